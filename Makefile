@@ -1,0 +1,57 @@
+# `make run` and `make test` are all that a fresh machine with Python and make needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install run test check format lint types tests lock clean
+
+help:
+	@echo "make run      a fleet on this machine with a demo camera; options: ARGS=\"--workers 2 --port 9090\""
+	@echo "make test     format, lint, types and tests"
+	@echo "make bench    the benchmarks: a table each, beside the limit of the same run"
+	@echo "make format   write the code as 'make check' wants it"
+	@echo "make lock     resolve the dependencies anew into requirements.lock"
+
+install: $(VENV)/.installed
+
+# Hashes are checked, and our own package is built with what the lock holds: nothing is fetched that it does not name.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+run: install
+	@exec $(BIN)/streamfleet up --demo $(ARGS)
+
+test: check
+
+check: format-check lint types tests
+
+.PHONY: format-check bench
+format-check: install
+	$(BIN)/ruff format --check .
+
+lint: install
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+tests: install
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: install
+	$(BIN)/python -m benchmarks $(ARGS)
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: install
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
+		--extra worker --extra cpu --extra api --group dev --custom-compile-command "make lock" \
+		--output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""The api: the door for people and programs, over HTTP and on the command line."""

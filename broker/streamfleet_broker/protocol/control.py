@@ -1,0 +1,85 @@
+"""The control plane's frames: a header of 36 bytes, a request id, one msgpack map. Nothing else.
+
+frame 0  magic 2 · major 1 · type 1 · broker_epoch 8 · session 16 · seq 8   (network order)
+frame 1  request id, 16 bytes or empty
+frame 2  body, one msgpack map of at most 65 536 bytes
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import msgspec
+
+from streamfleet_broker.protocol.errors import BadMessage
+from streamfleet_broker.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message
+from streamfleet_broker.protocol.values import from_plain, to_plain
+
+MAGIC = b"SF"
+MAJOR = 1
+MAX_BODY = 65_536  # bytes
+NO_SESSION = bytes(16)
+
+_HEADER = struct.Struct(">2sBBQ16sQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message with what fences it."""
+
+    message: Message
+    epoch: int = 0  # of the broker; 0 before a worker has heard of one
+    session: bytes = NO_SESSION  # 16 bytes
+    seq: int = 0  # +1 a message, for each session and direction
+    request_id: bytes = b""  # 16 bytes, or empty
+
+
+def encode(envelope: Envelope) -> list[bytes]:
+    """The three frames. Raises: BadMessage when the body is larger than the plane allows."""
+    message = envelope.message
+    body: bytes = msgpack.packb(to_plain(message))
+    if len(body) > MAX_BODY:
+        raise BadMessage(f"a body of at most {MAX_BODY} bytes", f"{len(body)} in {type(message).__name__}")
+    code = TYPE_CODES[type(message)]
+    header = _HEADER.pack(MAGIC, MAJOR, code, envelope.epoch, envelope.session, envelope.seq)
+    return [header, envelope.request_id, body]
+
+
+def decode(frames: Sequence[bytes]) -> Envelope:
+    """The message in three frames. Raises: BadMessage, and nothing else, whatever the bytes are."""
+    if len(frames) != 3:
+        raise BadMessage("3 frames", str(len(frames)))
+    header, request_id, body = frames
+    if len(header) != _HEADER.size:
+        raise BadMessage(f"a header of {_HEADER.size} bytes", str(len(header)))
+    magic, major, code, epoch, session, seq = _HEADER.unpack(header)
+    if magic != MAGIC or major != MAJOR:
+        raise BadMessage(f"version {MAGIC!r} {MAJOR}", f"{magic!r} {major}")
+    if len(request_id) not in (0, 16):
+        raise BadMessage("a request id of 0 or 16 bytes", str(len(request_id)))
+    if len(body) > MAX_BODY:
+        raise BadMessage(f"a body of at most {MAX_BODY} bytes", str(len(body)))
+    of = MESSAGE_TYPES.get(code)
+    if of is None:
+        raise BadMessage("a known message type", str(code))
+    return Envelope(_decode_body(body, of), epoch, session, seq, request_id)
+
+
+def _decode_body(body: bytes, of: type[Message]) -> Message:
+    try:
+        plain = msgpack.unpackb(body, strict_map_key=True, ext_hook=_refuse_extension)
+        if not isinstance(plain, dict):
+            raise BadMessage(f"a map in {of.__name__}", type(plain).__name__)
+        return from_plain(plain, of)
+    except msgspec.ValidationError as exc:
+        raise BadMessage(f"a {of.__name__}", str(exc)) from exc
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
+        raise BadMessage("msgpack", f"{type(exc).__name__}: {exc}") from exc
+
+
+def _refuse_extension(code: int, _data: bytes) -> Any:
+    raise BadMessage("plain msgpack", f"extension type {code}")

@@ -1,0 +1,112 @@
+"""The data plane's frames: a topic, a header of 48 bytes, one msgpack map.
+
+    frame 0  v1/<kind>/<pipeline id>/     ASCII; a device's own state is v1/stat/@<device>/
+    frame 1  magic 2 · major 1 · kind 1 · flags 2 · sources 2 · gen 8 · inc 4 · device 4 · seq 8 ·
+             capture wall ns 8 · capture BOOTTIME ns 8   (network order)
+    frame 2  body, one msgpack map of at most 1 MiB
+
+Kind comes first, so that `v1/pred/` is every prediction, and the slash comes last, because ZeroMQ matches
+prefixes. No device is in a pipeline's topic, because failover moves pipelines.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from streamfleet_broker.protocol.errors import BadData
+
+MAGIC = b"SD"
+MAJOR = 1
+MAX_BODY = 1_048_576  # bytes
+
+_HEADER = struct.Struct(">2sBBHHQIIQQQ")
+
+
+class Kind(enum.IntEnum):
+    """What a message on the data plane is about."""
+
+    PRED = 1
+    STAT = 2
+    EVT = 3
+    IMG = 4
+
+
+class Flag(enum.IntFlag):
+    """Facts about one message."""
+
+    NONE = 0
+    SNAPSHOT = 1
+    END_OF_STREAM = 2
+    GAP = 8  # something before this was lost
+    TRUNCATED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DataHeader:
+    """What orders and dates a message. A receiver accepts only larger keys."""
+
+    kind: Kind
+    gen: int
+    inc: int
+    seq: int  # from 0 within (gen, inc)
+    device: int = 0  # the short id of WELCOME
+    captured_wall_ns: int = 0
+    captured_boot_ns: int = 0
+    sources: int = 1
+    flags: Flag = Flag.NONE
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        """The order of messages of one pipeline and kind."""
+        return (self.gen, self.inc, self.seq)
+
+    def pack(self) -> bytes:
+        """The 48 bytes of frame 1."""
+        return _HEADER.pack(
+            MAGIC,
+            MAJOR,
+            self.kind,
+            self.flags,
+            self.sources,
+            self.gen,
+            self.inc,
+            self.device,
+            self.seq,
+            self.captured_wall_ns,
+            self.captured_boot_ns,
+        )
+
+    @classmethod
+    def unpack(cls, frame: bytes) -> DataHeader:
+        """Raises: BadData."""
+        if len(frame) != _HEADER.size:
+            raise BadData(f"a header of {_HEADER.size} bytes", str(len(frame)))
+        magic, major, kind, flags, sources, gen, inc, device, seq, wall, boot = _HEADER.unpack(frame)
+        if magic != MAGIC or major != MAJOR:
+            raise BadData(f"version {MAGIC!r} {MAJOR}", f"{magic!r} {major}")
+        if kind not in Kind.__members__.values():
+            raise BadData("a known kind", str(kind))
+        return cls(Kind(kind), gen, inc, seq, device, wall, boot, sources, Flag(flags))
+
+
+def pipeline_topic(kind: Kind, pipeline_id: str) -> bytes:
+    """The topic of one pipeline."""
+    return f"v1/{kind.name.lower()}/{pipeline_id}/".encode("ascii")
+
+
+def device_topic(device: str) -> bytes:
+    """The topic of a device's own state."""
+    return f"v1/stat/@{device}/".encode("ascii")
+
+
+def split(frames: Sequence[bytes]) -> tuple[str, DataHeader, bytes]:
+    """The subject (a pipeline's id, or `@` and a device), the header and the body. Raises: BadData."""
+    if len(frames) < 3:
+        raise BadData("3 frames or more", str(len(frames)))
+    parts = frames[0].split(b"/")
+    if len(parts) != 4 or parts[0] != b"v1" or parts[3]:
+        raise BadData("a topic v1/<kind>/<subject>/", repr(bytes(frames[0][:128])))
+    return parts[2].decode("ascii", "replace"), DataHeader.unpack(frames[1]), frames[2]

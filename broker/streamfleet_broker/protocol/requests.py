@@ -1,0 +1,235 @@
+"""What an operator may ask of the broker, and what comes back.
+
+Dispatch is a literal table: nothing is ever looked up by a name from the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from streamfleet_broker.protocol.errors import BadMessage
+from streamfleet_broker.protocol.messages import Request
+from streamfleet_broker.protocol.values import (
+    CurveKey,
+    Id,
+    ModelRef,
+    Natural,
+    ObservedState,
+    PipelineSpec,
+    Want,
+    from_plain,
+    to_plain,
+)
+
+DeviceState = Literal["new", "syncing", "ready", "suspect", "lost", "left", "quarantined"]
+PipelineStatus = Literal[
+    "pending",  # no device has room, or the named one is away
+    "starting",
+    "running",
+    "paused",
+    "reconnecting",
+    "unknown",  # its device is suspect: last known state
+    "moving",
+    "backoff",
+    "failed",
+    "ended",
+    "stopping",
+]
+
+
+# requests -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePipeline:
+    """Wish for a pipeline. Reply: PipelineView. An id that exists with the same spec is answered again."""
+
+    pipeline_id: Id
+    spec: PipelineSpec
+    device: Id | None = None  # None: whichever device has most room
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePipeline:
+    """Wish that a pipeline runs, pauses or stops. Reply: Changed.
+
+    The change is durable before the reply; the reply waits at most `wait_ms` for the device to confirm.
+    """
+
+    pipeline_id: Id
+    want: Want
+    wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListPipelines:
+    """Reply: tuple[PipelineView, ...], oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetPipeline:
+    """Reply: PipelineView."""
+
+    pipeline_id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class ListDevices:
+    """Reply: tuple[DeviceView, ...], by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddDevice:
+    """Let a device of this name enrol once. Reply: Token."""
+
+    device: Id
+    ttl: Annotated[float, Meta(gt=0, le=30 * 86_400)] = 900.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AddSubscriber:
+    """Make a key for a program that subscribes over TCP. Reply: Subscription."""
+
+    name: Id
+
+
+@dataclass(frozen=True, slots=True)
+class PutModel:
+    """Let pipelines name this content by this id. Reply: ModelRef."""
+
+    model: ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class ListModels:
+    """Reply: tuple[ModelRef, ...], by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTicket:
+    """May the holder of this ticket fetch bulk? Reply: the device's name, or None."""
+
+    ticket: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetFleet:
+    """Reply: FleetView."""
+
+
+OperatorRequest = (
+    CreatePipeline
+    | ChangePipeline
+    | ListPipelines
+    | GetPipeline
+    | ListDevices
+    | AddDevice
+    | AddSubscriber
+    | PutModel
+    | ListModels
+    | CheckTicket
+    | GetFleet
+)
+
+OPERATIONS: dict[str, type[OperatorRequest]] = {
+    "pipeline.create": CreatePipeline,
+    "pipeline.change": ChangePipeline,
+    "pipeline.list": ListPipelines,
+    "pipeline.get": GetPipeline,
+    "device.list": ListDevices,
+    "device.add": AddDevice,
+    "subscriber.add": AddSubscriber,
+    "model.put": PutModel,
+    "model.list": ListModels,
+    "ticket.check": CheckTicket,
+    "fleet.get": GetFleet,
+}
+_NAMES: dict[type[OperatorRequest], str] = {of: op for op, of in OPERATIONS.items()}
+
+
+def pack_request(request: OperatorRequest) -> Request:
+    """The request as a message."""
+    return Request(_NAMES[type(request)], to_plain(request))
+
+
+def unpack_request(message: Request) -> OperatorRequest:
+    """The request in a message.
+
+    Raises: BadMessage for an operation that is not in the table, msgspec.ValidationError for wrong arguments.
+    """
+    of = OPERATIONS.get(message.op)
+    if of is None:
+        raise BadMessage(f"one of {', '.join(sorted(OPERATIONS))}", repr(message.op[:64]))
+    return from_plain(message.args, of)
+
+
+# replies --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineView:
+    """A pipeline as the broker knows it."""
+
+    pipeline_id: Id
+    gen: Natural
+    want: Want
+    status: PipelineStatus
+    device: Id | None
+    pinned: bool  # stays on its device whatever happens
+    spec: PipelineSpec
+    observed: ObservedState | None = None  # what the device said last
+    reason: str = ""
+    restarts: Natural = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The wish is durable; `confirmed` tells whether the device has done it yet."""
+
+    pipeline: PipelineView
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """A device as the broker knows it."""
+
+    device: Id
+    state: DeviceState
+    capacity: Natural = 0
+    pipelines: Natural = 0
+    agent: str = ""
+    silent: float | None = None  # seconds since it was last heard, None when never
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What `streamfleet-worker --join` takes."""
+
+    device: Id
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """All that a subscriber over TCP needs. The secret key is kept nowhere else."""
+
+    name: Id
+    endpoint: str
+    server_key: CurveKey
+    public_key: CurveKey
+    secret_key: CurveKey
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """The broker itself."""
+
+    epoch: Natural
+    uptime: float  # seconds
+    devices_ready: Natural
+    devices: Natural
+    pipelines: Natural

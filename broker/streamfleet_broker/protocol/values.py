@@ -1,0 +1,178 @@
+"""The nouns of the fleet that cross a border: pipelines wished for, pipelines observed, models.
+
+Every value is frozen and is checked against its types where it is decoded, so nothing inside checks again.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgpack
+import msgspec
+from msgspec import Meta
+
+# An id is never joined to a path and never parsed: it is a name in a row. (S20)
+Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+# `<project>/<version>` of the original, or a single name.
+ModelId = Annotated[
+    str,
+    Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?\Z"),
+]
+Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+# A CURVE key in the Z85 text of ZeroMQ RFC 32.
+CurveKey = Annotated[str, Meta(min_length=40, max_length=40)]
+Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+
+Want = Literal["run", "pause", "stop"]
+OnDisconnect = Literal["stop", "continue"]
+Tracker = Literal["bytetrack"]
+Family = Literal["ultralytics", "yolox"]
+
+T = TypeVar("T")
+
+
+class ObservedState(str, enum.Enum):
+    """What a device says of one pipeline.
+
+    starting → running ⇄ paused, running → reconnecting → running, any → crashed → backoff → starting,
+    any → stopping → (gone from the list), running → ended, starting → failed.
+    """
+
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    RECONNECTING = "reconnecting"
+    CRASHED = "crashed"
+    BACKOFF = "backoff"
+    FAILED = "failed"  # will not heal by itself: the reason says what to do
+    STOPPING = "stopping"
+    ENDED = "ended"  # end of file: durable for the pipeline's `start_gen`
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model file, by content."""
+
+    sha256: Sha256
+    size: Annotated[int, Meta(ge=1)]  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a device must know of a model to run it. It travels as a blob of its own, named by its sha256."""
+
+    family: Family
+    labels: tuple[str, ...]
+    input_width: Annotated[int, Meta(ge=1, le=8192)]  # pixels
+    input_height: Annotated[int, Meta(ge=1, le=8192)]  # pixels
+    weights: Weights
+
+    def encode(self) -> bytes:
+        """The canonical JSON: equal manifests are equal bytes, so the digest names the content."""
+        return msgspec.json.encode(self, order="sorted")
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the canonical JSON."""
+        return hashlib.sha256(self.encode()).hexdigest()
+
+    @classmethod
+    def decode(cls, content: bytes) -> Manifest:
+        """Raises: msgspec.ValidationError with the field that is wrong."""
+        return msgspec.json.decode(content, type=cls)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model as a pipeline names it: what people call it, and which content that was when they said so."""
+
+    id: ModelId
+    digest: Sha256  # of the manifest
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """Where frames come from."""
+
+    reference: str | int  # file path, URL, device index, or the name of the test pattern
+    properties: dict[str, float] = field(default_factory=dict)  # OpenCV's CAP_PROP_*, lower case, no prefix
+
+
+@dataclass(frozen=True, slots=True)
+class UdpSink:
+    """One datagram a frame, as the original's `udp_sink`."""
+
+    host: Annotated[str, Meta(min_length=1, max_length=253)]
+    port: Port
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSpec:
+    """What to run: a model on sources, into sinks. None means the device's own default."""
+
+    model: ModelRef
+    sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1, max_length=1)]
+    sinks: Annotated[tuple[UdpSink, ...], Meta(max_length=16)] = ()
+    max_fps: Annotated[float, Meta(gt=0)] | None = None
+    confidence: Fraction | None = None
+    iou_threshold: Fraction | None = None
+    class_agnostic_nms: bool | None = None
+    max_candidates: Annotated[int, Meta(ge=1)] | None = None
+    max_detections: Annotated[int, Meta(ge=1)] | None = None
+    tracker: Tracker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One pipeline that a device must run, pause or stop."""
+
+    pipeline_id: Id
+    gen: Natural  # +1 in the transaction of any change of device, spec or want
+    start_gen: (
+        Natural  # the gen at which playing began anew: end of file and file position are durable for it
+    )
+    want: Want
+    on_disconnect: OnDisconnect
+    spec: PipelineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One pipeline as its device sees it. The figures that move with each frame travel as `stat` instead."""
+
+    pipeline_id: Id
+    gen: Natural
+    inc: Natural  # +1 at each start of the pipeline's process
+    state: ObservedState
+    reason: str = ""  # for people: what went wrong, redacted
+    restarts: Natural = 0
+
+
+def observed_digest(observed: tuple[Observed, ...]) -> int:
+    """64 bits of the whole list, in any order, so that both ends notice when they disagree."""
+    entries = sorted(
+        (entry.pipeline_id, entry.gen, entry.inc, entry.state.value, entry.reason, entry.restarts)
+        for entry in observed
+    )
+    content: bytes = msgpack.packb(entries)
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+
+
+def to_plain(value: object) -> Any:
+    """The maps, lists, numbers and strings of a value, as msgpack and the store write them."""
+    return msgspec.to_builtins(value, builtin_types=(bytes,))
+
+
+def from_plain(plain: object, of: type[T]) -> T:
+    """The value that was written as `plain`.
+
+    Unknown keys are ignored and missing ones take their default, so that a newer peer is understood.
+
+    Raises: msgspec.ValidationError with the field, what was expected and what came.
+    """
+    return msgspec.convert(plain, of)

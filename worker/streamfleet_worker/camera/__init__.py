@@ -1,0 +1,1 @@
+"""A camera process, one a pipeline: source, letterbox, engine, tracker, sinks."""

@@ -1,0 +1,176 @@
+"""What the agent and its child processes say to each other, over one pipe a child.
+
+A child gets its config at its start and says a report at every change of state, and every `REPORT_INTERVAL`
+seconds in between, so that silence means that the child is stuck. The agent says what should be different.
+No pickle travels here: a message is a msgpack array of its name and its fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import msgpack
+
+from streamfleet_broker.protocol.status import SourceStat
+from streamfleet_broker.protocol.values import (
+    CurveKey,
+    Manifest,
+    Natural,
+    ObservedState,
+    PipelineSpec,
+    Want,
+    from_plain,
+    to_plain,
+)
+
+REPORT_INTERVAL = 0.5  # seconds
+
+
+# what a child is started with -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PostProcessing:
+    """The device's defaults where a pipeline's spec says nothing; the original's environment variables."""
+
+    confidence: float = 0.4
+    iou_threshold: float = 0.3
+    class_agnostic_nms: bool = False
+    max_candidates: int = 3000
+    max_detections: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class CameraConfig:
+    """One camera process: everything that it needs, none of which it looks up anywhere else."""
+
+    pipeline_id: str
+    device: str
+    short_id: int  # of the device, for the data plane's header
+    gen: int
+    inc: int
+    want: Want  # run or pause
+    spec: PipelineSpec
+    manifest: Manifest
+    defaults: PostProcessing
+    engine_socket: str  # path of the engine's unix socket
+    publish_endpoint: str  # ipc:// of the publisher's PULL
+    progress_path: str  # file position of this playing, which outlives the process
+    fence_path: str  # until when fenced pipelines may emit
+    fenced: bool  # stop emitting when the fence says so (`on_disconnect` is stop)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """One engine process."""
+
+    manifest: Manifest
+    weights_path: str
+    socket_path: str  # of the unix socket that cameras connect to
+    threads: int  # run threads over one session; 0: as many as there are cores
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherConfig:
+    """The publisher process of a worker."""
+
+    device: str
+    pull_endpoint: str  # ipc:// where cameras and the agent push
+    local_endpoint: str  # ipc:// for subscribers on this host, without keys
+    direct_endpoint: str  # tcp:// for subscribers on the LAN, "" for none
+    public_key: str
+    secret_key: str = field(repr=False)
+    fence_path: str = ""
+
+
+# agent → child --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """To a camera: emit under this generation from now on, or pause."""
+
+    gen: Natural
+    want: Want
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To any child: end within two seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """To the publisher: connect PUB to these endpoints of the broker, which has this key."""
+
+    endpoints: tuple[str, ...]
+    server_key: CurveKey
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """To the publisher: these keys may subscribe to the direct socket."""
+
+    keys: tuple[CurveKey, ...]
+
+
+# child → agent --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CameraReport:
+    """The whole present state of a camera process.
+
+    After a report that says `paused`, nothing is emitted until the agent wants `run` again.
+    """
+
+    gen: Natural
+    state: ObservedState
+    reason: str
+    waiting_for_engine: bool  # no frame moves, and the camera is not to blame
+    emitted: Natural  # frames, since the process began; moves while the camera is healthy
+    sources: tuple[SourceStat, ...]
+    dropped: dict[str, int]  # by sink
+    fps: float
+    report: dict[str, Any]  # the original's status report
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """The whole present state of an engine process."""
+
+    state: Literal["loading", "ready", "failed"]
+    reason: str
+    provider: str  # of ONNX Runtime, as it names itself
+    inferences: Natural
+    oldest_run: float  # seconds that the longest inference under way has taken; 0 when none is
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherReport:
+    """The whole present state of the publisher process."""
+
+    published: Natural
+    fenced: Natural  # messages that came after the fence closed
+    rejected: Natural  # messages that were not three frames of ours
+
+
+ToChild = Change | Stop | Relay | Allow
+FromChild = CameraReport | EngineReport | PublisherReport
+
+_TYPES: dict[str, type[ToChild | FromChild]] = {
+    of.__name__: of for of in (Change, Stop, Relay, Allow, CameraReport, EngineReport, PublisherReport)
+}
+
+
+def send(connection: Connection, message: ToChild | FromChild) -> None:
+    """Raises: OSError when the other end is gone."""
+    connection.send_bytes(msgpack.packb([type(message).__name__, to_plain(message)]))
+
+
+def receive(connection: Connection) -> ToChild | FromChild:
+    """The next message. Raises: EOFError or OSError when the other end is gone."""
+    name, plain = msgpack.unpackb(connection.recv_bytes())
+    return from_plain(plain, _TYPES[name])

@@ -1,0 +1,1 @@
+"""An engine process, one a model: it serves every camera of the device."""
