@@ -1,0 +1,49 @@
+"""Put one video to work on each of two devices, over the HTTP API of the original Stream Management.
+
+python examples/two_devices.py VIDEO MODEL_ID DEVICE DEVICE
+"""
+
+import os
+import sys
+import time
+
+import requests
+
+URL = os.environ.get("STREAMFLEET_URL", "http://127.0.0.1:8080")
+
+
+def call(method: str, path: str, **body: object) -> dict:
+    """The answer's JSON; an error ends the program with the reason that the fleet gave."""
+    response = requests.request(method, URL + path, json=body or None, timeout=10)
+    answer = response.json()
+    if not response.ok:
+        sys.exit(f"{method} {path}: {answer.get('message') or answer.get('detail')}")
+    return answer
+
+
+def start(video: str, model_id: str, device: str, port: int) -> str:
+    """A pipeline on that device. `device` is ours; without it the fleet chooses."""
+    answer = call(
+        "POST",
+        "/initialise",
+        video_reference=video,
+        model_id=model_id,
+        device=device,
+        sink_configuration={"type": "udp_sink", "host": "127.0.0.1", "port": port},
+    )
+    return answer["context"]["pipeline_id"]
+
+
+video, model_id, *devices = sys.argv[1:]
+pipelines = {start(video, model_id, device, 12000 + i): device for i, device in enumerate(devices)}
+
+for _ in range(5):
+    time.sleep(1)
+    for pipeline_id, device in pipelines.items():
+        report = call("GET", f"/status/{pipeline_id}")["report"]
+        states = [source["state"] for source in report["sources_metadata"]]
+        print(f"{device}: {states} {report['inference_throughput']:.1f} frames/s", flush=True)
+
+for pipeline_id in pipelines:
+    call("POST", f"/terminate/{pipeline_id}")
+print("left:", call("GET", "/list_pipelines")["pipelines"])
