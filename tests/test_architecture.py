@@ -45,7 +45,7 @@ IMPURE = {
 
 def modules() -> Iterator[tuple[str, Path]]:
     """Every module of ours with its file."""
-    for package, folder in PACKAGES.items():
+    for folder in PACKAGES.values():
         for path in sorted(folder.rglob("*.py")):
             parts = path.relative_to(folder.parent).with_suffix("").parts
             yield ".".join(part for part in parts if part != "__init__"), path

@@ -1,0 +1,87 @@
+"""Fleets for tests: real processes, started as users start them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from streamfleet_api.demo import demo_model
+from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, short_folder
+from tests.videos import write_pattern
+
+SHARED = Path(__file__).parents[3] / "shared/data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """A real video and a real model, where there are any."""
+    if not (SHARED / "vtest.avi").exists():
+        pytest.skip("there is no real video here (../shared/data)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def demo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's model as a file."""
+    path = tmp_path_factory.mktemp("model") / "demo.onnx"
+    path.write_bytes(demo_model())
+    return path
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 frames of the test pattern as a file."""
+    return write_pattern(tmp_path_factory.mktemp("video") / "pattern.avi", 300)
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home directory of one's own."""
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def fleet(demo_file: Path) -> Iterator[Fleet]:
+    """A fleet of two workers with the demo's model, for all tests of a module."""
+    with short_folder() as folder:
+        fleet = Fleet(folder, workers=2)
+        try:
+            fleet.start()
+            fleet.add_model("shapes/1", demo_file)
+            yield fleet
+        finally:
+            fleet.stop()
+
+
+@pytest.fixture
+def clean(fleet: Fleet) -> Iterator[Fleet]:
+    """The module's fleet, without pipelines before and after."""
+    fleet.terminate_all()
+    yield fleet
+    fleet.terminate_all()
+
+
+@pytest.fixture
+def udp() -> Iterator[UdpReceiver]:
+    """A receiver of datagrams."""
+    receiver = UdpReceiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def subscribe(fleet: Fleet) -> Iterator[Callable[..., Subscriber]]:
+    """Makes subscribers on the module's fleet, through the relay on this host unless told otherwise."""
+    made: list[Subscriber] = []
+
+    def make(topic: str = "v1/pred/", endpoint: str | None = None, **options: object) -> Subscriber:
+        local = f"ipc://{fleet.data}/broker/predictions.ipc"
+        made.append(Subscriber(endpoint or local, topic, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for subscriber in made:
+        subscriber.close()

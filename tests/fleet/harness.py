@@ -1,0 +1,331 @@
+"""A whole fleet as users start it, and receivers as users write them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import msgpack
+import zmq
+
+from streamfleet_broker.protocol.data import DataHeader, split
+
+MARK = "STREAMFLEET_TEST_MARK"
+BIN = Path(sys.executable).parent
+T = TypeVar("T")
+
+
+def wait_for(
+    condition: Callable[[], T], what: str | Callable[[], str], *, timeout: float = 10.0, every: float = 0.02
+) -> T:
+    """The first true value of a condition. Raises: AssertionError that says what did not come."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            text = what if isinstance(what, str) else what()
+            raise AssertionError(f"not within {timeout} s: {text}")
+        time.sleep(every)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has at this moment."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for unix sockets in it (107 bytes in all)."""
+    folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Fleet:
+    """`streamfleet up`, with its home in a folder of its own."""
+
+    def __init__(self, home: Path, *options: str, workers: int = 1, prefix: list[str] | None = None) -> None:
+        self.home = home
+        self.prefix = prefix or []  # puts a command on another host
+        self.data = home / ".streamfleet"
+        self.mark = uuid.uuid4().hex
+        self.log_path = home / "up.log"
+        port, devices, relay_in, relay_out = free_ports(4)
+        self.port = port
+        self.broker_ports = (devices, relay_in, relay_out)
+        self.url = f"http://127.0.0.1:{port}"
+        self.command = [
+            *self.prefix,
+            str(BIN / "streamfleet"),
+            "up",
+            *("--workers", str(workers)),
+            *("--port", str(port)),
+            *("--devices-port", str(devices)),
+            *("--relay-in-port", str(relay_in)),
+            *("--relay-out-port", str(relay_out)),
+            *options,
+        ]
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("STREAMFLEET_")},
+            "HOME": str(home),
+            "STREAMFLEET_URL": self.url,
+            "NO_COLOR": "1",
+            MARK: self.mark,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(base_url=self.url, timeout=15, trust_env=False)
+
+    def start(self, *, timeout: float = 60) -> Fleet:
+        """Start it and wait until it says that it is ready."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_for(self.ready, lambda: f"ready\n{self.log()}", timeout=timeout, every=0.05)
+        return self
+
+    def ready(self) -> bool:
+        """Does `GET /readyz` answer 200?"""
+        assert self.process is not None
+        assert self.process.poll() is None, self.log()
+        if self.prefix:
+            return self.cli("pipelines", check=False).returncode == 0
+        try:
+            return self.http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def log(self) -> str:
+        """All that the fleet printed."""
+        return self.log_path.read_text(errors="replace")
+
+    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `streamfleet` against this fleet."""
+        done = subprocess.run(
+            [*self.prefix, str(BIN / "streamfleet"), *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done
+
+    def add_model(self, model_id: str, file: Path, *options: str) -> None:
+        """`streamfleet models add`."""
+        self.cli("models", "add", model_id, str(file), *options)
+
+    def initialise(self, video: str, model_id: str, port: int = 9, **extra: Any) -> str:
+        """`POST /initialise`: the new pipeline's id."""
+        answer = self.http.post(
+            "/initialise",
+            json={
+                "video_reference": video,
+                "model_id": model_id,
+                "sink_configuration": {"type": "udp_sink", "host": "127.0.0.1", "port": port},
+                **extra,
+            },
+        )
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["context"]["pipeline_id"])
+
+    def command_pipeline(self, verb: str, pipeline_id: str) -> httpx.Response:
+        """`POST /pause`, `/resume` or `/terminate`."""
+        return self.http.post(f"/{verb}/{pipeline_id}")
+
+    def pipelines(self) -> list[str]:
+        """`GET /list_pipelines`."""
+        return list(self.http.get("/list_pipelines").json()["pipelines"])
+
+    def report(self, pipeline_id: str) -> dict[str, Any]:
+        """The report of `GET /status`."""
+        answer = self.http.get(f"/status/{pipeline_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json()["report"])
+
+    def terminate_all(self) -> None:
+        """End every pipeline."""
+        for pipeline_id in self.pipelines():
+            self.command_pipeline("terminate", pipeline_id)
+
+    def pids(self, name: str | None = None) -> list[int]:
+        """The living processes of this fleet, by the name that the kernel knows them by."""
+        return [pid for pid in marked_processes(self.mark) if name is None or process_name(pid) == name]
+
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """Send a signal to one process of that name."""
+        pid = wait_for(lambda: self.pids(name), f"a process {name}; there are {self.names()}")[0]
+        os.kill(pid, number)
+        return pid
+
+    def names(self) -> list[str]:
+        """The names of the living processes."""
+        return sorted(process_name(pid) for pid in self.pids())
+
+    def stop(self) -> None:
+        """Ctrl-C, then whatever it takes."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(5)
+        for pid in self.pids():
+            os.kill(pid, signal.SIGKILL)
+        self.http.close()
+
+
+def marked_processes(mark: str) -> list[int]:
+    """Every process that inherited this mark in its environment."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if (
+                f"{MARK}={mark}".encode() in (folder / "environ").read_bytes()
+                and state(int(folder.name)) != "Z"
+            ):
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+def process_name(pid: int) -> str:
+    """The kernel's name of a process, at most 15 characters."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def state(pid: int) -> str:
+    """The kernel's letter for a process's state; Z has ended already."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+class UdpReceiver:
+    """Collects the datagrams of a sink."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.settimeout(0.1)
+        self.port = int(self._socket.getsockname()[1])
+        self.messages: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="udp receiver")
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                content = self._socket.recv(65_536)
+            except TimeoutError:
+                continue
+            self.messages.append(json.loads(content))
+            self.times.append(time.monotonic())
+        self._socket.close()
+
+    def frame_ids(self) -> list[int]:
+        """In the order of their coming."""
+        return [message["inference_metadata"]["frame_id"] for message in self.messages]
+
+    def wait_for(self, count: int, *, timeout: float = 20.0) -> None:
+        """Until that many datagrams have come."""
+        wait_for(
+            lambda: len(self.messages) >= count,
+            lambda: f"{count} datagrams, {len(self.messages)} came",
+            timeout=timeout,
+        )
+
+    def close(self) -> None:
+        """Stop collecting."""
+        self._closing.set()
+        self._thread.join(5)
+
+
+class Subscriber:
+    """Collects what a SUB socket receives."""
+
+    def __init__(
+        self, endpoint: str, topic: str = "v1/pred/", *, curve: tuple[bytes, bytes, bytes] | None = None
+    ) -> None:
+        self.received: list[tuple[str, DataHeader, dict[str, Any]]] = []
+        self._context = zmq.Context()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(endpoint, topic, curve), name="subscriber")
+        self._thread.start()
+
+    def _run(self, endpoint: str, topic: str, curve: tuple[bytes, bytes, bytes] | None) -> None:
+        with self._context.socket(zmq.SUB) as subscription:
+            subscription.linger = 0
+            subscription.rcvhwm = 100_000
+            if curve is not None:
+                subscription.curve_serverkey, subscription.curve_publickey, subscription.curve_secretkey = (
+                    curve
+                )
+            subscription.connect(endpoint)
+            subscription.subscribe(topic)
+            while not self._closing.is_set():
+                if subscription.poll(100):
+                    subject, header, body = split(subscription.recv_multipart())
+                    self.received.append((subject, header, msgpack.unpackb(body)))
+
+    def of(self, pipeline_id: str) -> list[tuple[DataHeader, dict[str, Any]]]:
+        """What came of one pipeline."""
+        return [(header, body) for subject, header, body in list(self.received) if subject == pipeline_id]
+
+    def keys(self, pipeline_id: str) -> list[tuple[int, int, int]]:
+        """The order keys of one pipeline, as they came."""
+        return [header.key for header, _ in self.of(pipeline_id)]
+
+    def wait_for(self, pipeline_id: str, count: int, *, timeout: float = 20.0) -> None:
+        """Until that many messages of a pipeline have come."""
+        wait_for(
+            lambda: len(self.of(pipeline_id)) >= count,
+            lambda: f"{count} messages of {pipeline_id}, {len(self.of(pipeline_id))} came",
+            timeout=timeout,
+        )
+
+    def close(self) -> None:
+        """Stop collecting."""
+        self._closing.set()
+        self._thread.join(5)
+        self._context.destroy(linger=0)
+
+
+def rises(keys: list[tuple[int, int, int]]) -> bool:
+    """Is every key greater than the one before it?"""
+    return all(earlier < later for earlier, later in itertools.pairwise(keys))

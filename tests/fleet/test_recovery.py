@@ -1,0 +1,142 @@
+"""Any process may be killed or stopped at any moment: what was wished for runs again, by itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
+
+# `STREAMFLEET_TEST_ROUNDS=10 make tests ARGS=tests/fleet/test_recovery.py` for the long run.
+ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "1"))
+PROCESSES = ["sf-camera", "sf-engine", "sf-publisher", "sf-agent", "sf-broker", "sf-api"]
+
+
+def running_again(fleet: Fleet, subscriber: Subscriber, wished: list[str], *, timeout: float) -> None:
+    """Until every wished pipeline has sent ten more predictions, and the api answers for all of them."""
+    before = {pipeline_id: len(subscriber.of(pipeline_id)) for pipeline_id in wished}
+    for pipeline_id in wished:
+        subscriber.wait_for(pipeline_id, before[pipeline_id] + 10, timeout=timeout)
+    wait_for(fleet.ready, "the api", timeout=timeout)
+    assert sorted(fleet.pipelines()) == sorted(wished)
+
+
+@pytest.mark.timeout(60 + 60 * ROUNDS)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_killed_process_is_back_within_ten_seconds(
+    clean: Fleet, subscribe: Callable[..., Subscriber], name: str
+) -> None:
+    subscriber = subscribe()
+    wished = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(3)]
+    for pipeline_id in wished:
+        subscriber.wait_for(pipeline_id, 3)
+
+    for _ in range(ROUNDS):
+        clean.kill(name)
+        running_again(clean, subscriber, wished, timeout=10)
+
+    for pipeline_id in wished:
+        assert rises(subscriber.keys(pipeline_id))
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("name", ["sf-camera", "sf-engine"])
+def test_a_stopped_process_is_replaced_within_fifteen_seconds(
+    clean: Fleet, subscribe: Callable[..., Subscriber], name: str
+) -> None:
+    subscriber = subscribe()
+    wished = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(2)]
+    for pipeline_id in wished:
+        subscriber.wait_for(pipeline_id, 3)
+
+    stopped = clean.kill(name, signal.SIGSTOP)
+
+    wait_for(lambda: stopped not in clean.pids(), f"the end of the stopped {name}", timeout=15)
+    running_again(clean, subscriber, wished, timeout=15)
+    for pipeline_id in wished:
+        assert rises(subscriber.keys(pipeline_id))
+
+
+def test_a_file_goes_on_after_its_last_emitted_frame_when_its_camera_is_killed(
+    clean: Fleet, video: Path, udp: UdpReceiver
+) -> None:
+    clean.initialise(str(video), "shapes/1", udp.port, max_fps=60)
+    udp.wait_for(60)
+
+    clean.kill("sf-camera")
+    wait_for(lambda: 300 in udp.frame_ids(), "the last frame", timeout=20)
+
+    ids = udp.frame_ids()
+    assert sorted(set(ids)) == list(range(1, 301))
+    assert len(ids) <= 301, "at most the frame that was being sent comes twice"
+
+
+def test_a_file_loses_no_frame_when_its_engine_is_killed(clean: Fleet, video: Path, udp: UdpReceiver) -> None:
+    clean.initialise(str(video), "shapes/1", udp.port, max_fps=60)
+    udp.wait_for(60)
+
+    clean.kill("sf-engine")
+    udp.wait_for(300)
+
+    assert udp.frame_ids() == list(range(1, 301))
+
+
+def test_a_file_that_ended_is_never_played_again(clean: Fleet, video: Path, udp: UdpReceiver) -> None:
+    pipeline_id = clean.initialise(str(video), "shapes/1", udp.port)
+    udp.wait_for(300)
+    wait_for(lambda: clean.report(pipeline_id).get("state") == "ended", "the end in the status")
+
+    clean.kill("sf-agent")
+    clean.kill("sf-broker")
+    witness = clean_start(clean)
+
+    assert len(udp.messages) == 300
+    assert clean.report(pipeline_id)["state"] == "ended"
+    clean.command_pipeline("terminate", witness)
+
+
+def clean_start(fleet: Fleet) -> str:
+    """A pipeline on each device that runs after the restart, so that all of them have read their wishes."""
+    wait_for(fleet.ready, "the fleet", timeout=15)
+    receivers = [UdpReceiver(), UdpReceiver()]
+    try:
+        pipelines = [
+            fleet.initialise("TestPatternStreamProducer", "shapes/1", receiver.port, device=device)
+            for receiver, device in zip(receivers, ("local-1", "local-2"), strict=True)
+        ]
+        for receiver in receivers:
+            receiver.wait_for(3)
+        fleet.command_pipeline("terminate", pipelines[1])
+        return pipelines[0]
+    finally:
+        for receiver in receivers:
+            receiver.close()
+
+
+def test_no_accepted_wish_is_lost_when_the_broker_is_killed_among_writes(clean: Fleet) -> None:
+    accepted: list[str] = []
+    for i in range(20):
+        if i == 10:
+            clean.kill("sf-broker")
+        answer = clean.http.post(
+            "/initialise",
+            json={
+                "video_reference": "TestPatternStreamProducer",
+                "model_id": "shapes/1",
+                "device": "local-1",
+                "sink_configuration": {"type": "udp_sink", "host": "127.0.0.1", "port": 9},
+            },
+        )
+        if answer.status_code == 200:
+            accepted.append(answer.json()["context"]["pipeline_id"])
+            clean.command_pipeline("pause", accepted[-1]) if i % 4 == 0 else None
+        else:
+            assert answer.status_code == 503, answer.text
+
+    wait_for(clean.ready, "the broker", timeout=15)
+    assert set(accepted) <= set(clean.pipelines())
+    assert len(accepted) >= 10

@@ -1,0 +1,186 @@
+"""A second machine joins with one token and gets to work. Two network namespaces stand for the machines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.harness import BIN, Fleet, Subscriber, marked_processes, short_folder, wait_for
+
+FIRST, SECOND = "10.213.77.1", "10.213.77.2"
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
+)
+
+
+def ip(*arguments: str) -> None:
+    """Run `ip`."""
+    subprocess.run(["ip", *arguments], check=True, timeout=10, capture_output=True)
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[list[str], list[str]]]:
+    """Two hosts on one wire: what to put before a command to run it on either."""
+    names = [f"sf{os.getpid()}a", f"sf{os.getpid()}b"]
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            ip("-n", name, "link", "set", "lo", "up")
+        ip(
+            "link",
+            "add",
+            "veth0",
+            "netns",
+            names[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "veth0",
+            "netns",
+            names[1],
+        )
+        for name, address in zip(names, (FIRST, SECOND), strict=True):
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "veth0")
+            ip("-n", name, "link", "set", "veth0", "up")
+        yield (["ip", "netns", "exec", names[0]], ["ip", "netns", "exec", names[1]])
+    except subprocess.CalledProcessError as exc:
+        pytest.skip(f"no network namespaces here: {exc.stderr.decode()}")
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], check=False, timeout=10, capture_output=True)
+
+
+class Worker:
+    """`streamfleet-worker` on another host, with a home of its own."""
+
+    def __init__(self, fleet: Fleet, home: Path, prefix: list[str]) -> None:
+        self.fleet = fleet
+        self.command = [*prefix, str(BIN / "streamfleet-worker"), "--data-dir", str(home / "worker")]
+        self.log = home / "worker.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        """Start it with options."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command, *options], env=self.fleet.environment, stdout=log, stderr=log
+            )
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(10)
+
+
+@pytest.fixture
+def fleet_on_first(hosts: tuple[list[str], list[str]], demo_file: Path) -> Iterator[Fleet]:
+    """A fleet on the first host that listens on the wire."""
+    with short_folder() as home:
+        fleet = Fleet(home, "--host", "0.0.0.0", prefix=hosts[0])
+        try:
+            fleet.start()
+            fleet.add_model("shapes/1", demo_file)
+            yield fleet
+        finally:
+            fleet.stop()
+            wait_for(lambda: not marked_processes(fleet.mark), "the end of all processes")
+
+
+def device_state(fleet: Fleet, name: str) -> str | None:
+    """The state of a device as `streamfleet devices` tells it."""
+    devices = json.loads(fleet.cli("devices", "--json").stdout)
+    return next((device["state"] for device in devices if device["device"] == name), None)
+
+
+def test_a_second_host_joins_with_its_token_and_works(
+    fleet_on_first: Fleet, hosts: tuple[list[str], list[str]]
+) -> None:
+    fleet = fleet_on_first
+    token = fleet.cli("devices", "add", "edge-1", "--token-only").stdout.strip()
+    with short_folder() as home, short_folder() as elsewhere:
+        edge = Worker(fleet, home, hosts[1])
+        edge.start("--join", token)
+        wait_for(
+            lambda: device_state(fleet, "edge-1") == "ready",
+            lambda: f"edge-1\n{edge.log.read_text()}",
+            timeout=20,
+        )
+        subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
+        script = home / "sub.py"
+        script.write_text(fleet.cli("keys", "subscriber", "wall").stdout)
+
+        init = (
+            "init",
+            "--model",
+            "shapes/1",
+            "--video",
+            "TestPatternStreamProducer",
+            "--device",
+            "edge-1",
+            "--json",
+        )
+        pipeline_id = json.loads(fleet.cli(*init).stdout)["context"]["pipeline_id"]
+        subscriber.wait_for(pipeline_id, 5)
+        subscriber.close()
+        on_second = subprocess.run(
+            ["timeout", "5", *hosts[1], str(BIN / "python"), str(script)],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+        assert subscriber.of(pipeline_id)[0][1]["inference_metadata"]["device"] == "edge-1"
+        assert list((home / "worker/models").iterdir()), "the model was fetched to the second host"
+        assert pipeline_id in on_second.stdout, on_second.stderr
+        assert len(fleet.cli("tail", "-n", "2").stdout.splitlines()) == 2
+
+        # The token was good for one device: whoever finds it in a shell history gets nothing.
+        thief = Worker(fleet, elsewhere, hosts[1])
+        thief.start("--join", token)
+        assert thief.process is not None
+        assert thief.process.wait(30) == 1
+        assert "token" in thief.log.read_text()
+        assert "Traceback" not in thief.log.read_text()
+        assert edge.stop() == 0
+        assert device_state(fleet, "edge-1") in ("left", "lost")
+
+        edge.start("--join", token)
+        wait_for(lambda: device_state(fleet, "edge-1") == "ready", "edge-1 once more", timeout=20)
+        assert edge.stop() == 0
+
+
+def test_http_from_the_wire_needs_the_token(
+    fleet_on_first: Fleet, hosts: tuple[list[str], list[str]]
+) -> None:
+    fleet = fleet_on_first
+    url = f"http://{FIRST}:{fleet.port}"
+    secret = (fleet.data / "api/token").read_text().strip()
+
+    def list_from_second(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*hosts[1], str(BIN / "streamfleet"), "--url", url, *options, "pipelines"],
+            env={**fleet.environment, "HOME": "/nonexistent"},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    without, wrong, right = (
+        list_from_second(),
+        list_from_second("--token", "x"),
+        list_from_second("--token", secret),
+    )
+
+    assert (without.returncode != 0, wrong.returncode != 0, right.returncode) == (True, True, 0)
+    assert "token" in without.stderr

@@ -1,0 +1,91 @@
+"""`streamfleet up`: a first prediction without another word, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.fleet.harness import Fleet, Subscriber, wait_for
+
+
+def left_behind(fleet: Fleet) -> str:
+    """Processes and listening ports that should be gone."""
+    ports = []
+    for port in (fleet.port, *fleet.broker_ports):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                ports.append(port)
+    return f"{fleet.names()} {ports}" if fleet.pids() or ports else ""
+
+
+def shared_memory() -> set[str]:
+    """What lies in /dev/shm."""
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int) -> None:
+    memory = shared_memory()
+    fleet = Fleet(home, "--demo").start()
+    assert fleet.process is not None
+    try:
+        subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
+        subscriber.wait_for("demo", 5, timeout=10)
+        subscriber.close()
+
+        os.kill(fleet.process.pid, number)
+
+        fleet.process.wait(5)
+        wait_for(lambda: not left_behind(fleet), lambda: f"all gone, but {left_behind(fleet)}", timeout=5)
+        assert shared_memory() <= memory
+        if number != signal.SIGKILL:
+            assert fleet.process.returncode == 0
+            assert "Traceback" not in fleet.log()
+    finally:
+        fleet.stop()
+
+
+def test_pipelines_survive_a_restart_of_everything(home: Path, demo_file: Path) -> None:
+    first = Fleet(home).start()
+    try:
+        first.add_model("shapes/1", demo_file)
+        running = first.initialise("TestPatternStreamProducer", "shapes/1")
+        paused = first.initialise("TestPatternStreamProducer", "shapes/1")
+        assert first.command_pipeline("pause", paused).status_code == 200
+    finally:
+        first.stop()
+
+    second = Fleet(home).start()
+    try:
+        subscriber = Subscriber(f"ipc://{second.data}/broker/predictions.ipc")
+        subscriber.wait_for(running, 5)
+        subscriber.close()
+        assert set(second.pipelines()) == {running, paused}
+        assert not subscriber.of(paused)
+    finally:
+        second.stop()
+
+
+def test_two_fleets_on_one_data_directory_are_told_apart(home: Path) -> None:
+    fleet = Fleet(home).start()
+    try:
+        done = fleet.cli("up", "--port", "0", check=False)
+
+        assert done.returncode == 1
+        assert "--data-dir" in done.stderr
+    finally:
+        fleet.stop()
+
+
+def test_a_taken_port_is_named_by_its_option(home: Path) -> None:
+    fleet = Fleet(home)
+    with socket.create_server(("127.0.0.1", fleet.port)):
+        done = fleet.cli(*fleet.command[1:], check=False)
+
+    assert done.returncode == 1
+    assert "--port" in done.stderr
+    assert not fleet.pids()
