@@ -2,7 +2,7 @@
 
 frame 0  magic 2 · major 1 · type 1 · broker_epoch 8 · session 16 · seq 8   (network order)
 frame 1  request id, 16 bytes or empty
-frame 2  body, one msgpack map of at most 65 536 bytes
+frame 2  body, one msgpack map of at most 65 536 bytes (16 MiB in a Reply, which may list the whole fleet)
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import msgpack
 import msgspec
 
 from streamfleet_broker.protocol.errors import BadMessage
-from streamfleet_broker.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message
+from streamfleet_broker.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message, Reply
 from streamfleet_broker.protocol.values import from_plain, to_plain
 
 MAGIC = b"SF"
 MAJOR = 1
 MAX_BODY = 65_536  # bytes
+MAX_REPLY = 16 * 1_048_576  # bytes
 NO_SESSION = bytes(16)
 
 _HEADER = struct.Struct(">2sBBQ16sQ")
@@ -42,8 +43,9 @@ def encode(envelope: Envelope) -> list[bytes]:
     """The three frames. Raises: BadMessage when the body is larger than the plane allows."""
     message = envelope.message
     body: bytes = msgpack.packb(to_plain(message))
-    if len(body) > MAX_BODY:
-        raise BadMessage(f"a body of at most {MAX_BODY} bytes", f"{len(body)} in {type(message).__name__}")
+    limit = _limit(type(message))
+    if len(body) > limit:
+        raise BadMessage(f"a body of at most {limit} bytes", f"{len(body)} in {type(message).__name__}")
     code = TYPE_CODES[type(message)]
     header = _HEADER.pack(MAGIC, MAJOR, code, envelope.epoch, envelope.session, envelope.seq)
     return [header, envelope.request_id, body]
@@ -61,12 +63,17 @@ def decode(frames: Sequence[bytes]) -> Envelope:
         raise BadMessage(f"version {MAGIC!r} {MAJOR}", f"{magic!r} {major}")
     if len(request_id) not in (0, 16):
         raise BadMessage("a request id of 0 or 16 bytes", str(len(request_id)))
-    if len(body) > MAX_BODY:
-        raise BadMessage(f"a body of at most {MAX_BODY} bytes", str(len(body)))
     of = MESSAGE_TYPES.get(code)
     if of is None:
         raise BadMessage("a known message type", str(code))
+    limit = _limit(of)
+    if len(body) > limit:
+        raise BadMessage(f"a body of at most {limit} bytes", str(len(body)))
     return Envelope(_decode_body(body, of), epoch, session, seq, request_id)
+
+
+def _limit(of: type[Message]) -> int:
+    return MAX_REPLY if of is Reply else MAX_BODY
 
 
 def _decode_body(body: bytes, of: type[Message]) -> Message:
