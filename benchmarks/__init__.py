@@ -1,0 +1,1 @@
+"""What the fleet does in figures, each beside its limit of the same run."""
