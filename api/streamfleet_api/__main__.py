@@ -1,0 +1,118 @@
+"""`streamfleet-api`: the api as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+import zmq.asyncio
+from starlette.types import ASGIApp
+
+from streamfleet_api.app import Services, create_app
+from streamfleet_api.auth import load_token
+from streamfleet_api.config import BadConfig, Config, parse
+from streamfleet_api.process import name_process
+from streamfleet_broker.protocol.keyfile import KeyExposed
+
+logger = logging.getLogger("streamfleet_api")
+
+_STOP = 1  # seconds that requests under way have when the process is told to stop
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT. The exit code."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s api %(levelname)s %(message)s"
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    try:
+        config = parse(sys.argv[1:], os.environ)
+        name_process("sf-api")
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        token, is_new = load_token(config.token_path)
+        listener = listen(config.host, config.port)
+    except (BadConfig, KeyExposed, OSError) as exc:
+        print(f"streamfleet-api: {exc}", file=sys.stderr)
+        return 1
+    if is_new:
+        announce(config, token)
+    with listener:
+        asyncio.run(serve(config, token, listener))
+    return 0
+
+
+def announce(config: Config, token: str) -> None:
+    """Show a new token once, where a person sees it and no log keeps it."""
+    if sys.stderr.isatty():
+        print(f"operator token (shown once, kept in {config.token_path}): {token}", file=sys.stderr)
+    else:
+        logger.info("made the operator token, %s", config.token_path)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises: BadConfig that names the option."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as exc:
+        raise BadConfig(f"--host {host}: {exc}") from exc
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as exc:
+        listener.close()
+        text = "is it in use? choose another with --port" if exc.errno == 98 else "choose another --host"
+        raise BadConfig(f"cannot listen on {host}, --port {port} ({exc.strerror}): {text}") from exc
+    return listener
+
+
+async def serve(config: Config, token: str, listener: socket.socket) -> None:
+    """Answer until told to stop."""
+    context = zmq.asyncio.Context()
+    services = Services.make(config, context)
+    server = _Server(create_app(config, services, token=token), services)
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", host, port)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        context.destroy(linger=0)
+
+
+class _Server(uvicorn.Server):
+    """A server that lets endless answers end when it is told to stop, and then leaves with success."""
+
+    def __init__(self, app: ASGIApp, services: Services) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,  # who asks is who connects: no header may say otherwise
+                server_header=False,
+                timeout_graceful_shutdown=_STOP,
+            )
+        )
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # uvicorn raises them again when all is closed
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._services.predictions.end)
+        super().handle_exit(sig, frame)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

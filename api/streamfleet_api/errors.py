@@ -1,0 +1,94 @@
+"""Every error as an answer, in the shape of the family whose route was asked.
+
+The fleet's own routes, `/v2`, answer problem details (RFC 9457); everything else answers as the original:
+    {"detail": [{"type", "loc", "msg", "input"}]}   422, as FastAPI validates
+    {"detail": "Not Found"}                         404 and 405, as FastAPI routes
+    {"status": "failure", "message": "…"}           everything that the original's own code says
+"""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from streamfleet_api.blobs import TooLarge, WrongDigest
+from streamfleet_api.events import TooManyFollowers
+from streamfleet_api.link import LinkError, Refused
+from streamfleet_api.modelfile import BadModel
+from streamfleet_api.problems import Problem
+from streamfleet_api.schemas import Invalid
+from streamfleet_api.wire import Json
+
+NATIVE = "/v2"
+UNREACHABLE = "Could not communicate with Process Manager"
+
+# What the broker refuses, in the words and statuses of the original.
+_ORIGINAL = {
+    "not_found": (404, "not_found"),
+    "invalid": (400, "invalid_payload"),
+    "conflict": (500, "operation_error"),
+    "bad_message": (500, "internal_error"),
+}
+
+
+class Failure(Exception):
+    """What the original would say: its type of error, and details."""
+
+    def __init__(self, status: int, error_type: str, details: str) -> None:
+        super().__init__(details)
+        self.status = status
+        self.error_type = error_type
+        self.details = details
+
+
+def answer(request: Request, error: Exception) -> Response:
+    """The answer to a request that failed."""
+    if request.url.path.startswith(NATIVE):
+        return _native(error)
+    return _original(error)
+
+
+def failure(status: int, message: str) -> Response:
+    """The original's own shape."""
+    return Json({"status": "failure", "message": message}, status)
+
+
+def _native(error: Exception) -> Response:
+    if isinstance(error, Problem):
+        return error.response()
+    if isinstance(error, LinkError):
+        return Problem.of(error).response()
+    if isinstance(error, Invalid):
+        return Problem(422, str(error)).response(errors=error.errors)
+    if isinstance(error, BadModel | WrongDigest):
+        return Problem(422, str(error)).response()
+    if isinstance(error, TooLarge):
+        return Problem(413, str(error)).response()
+    if isinstance(error, TooManyFollowers):
+        return Problem(503, str(error), headers={"retry-after": "10"}).response()
+    if isinstance(error, HTTPException):
+        return Problem(error.status_code, error.detail, headers=error.headers).response()
+    return Problem(500, "Internal error.").response()
+
+
+def _original(error: Exception) -> Response:
+    if isinstance(error, Failure):
+        text = f"Error in ProcessesManagerClient. Error type: {error.error_type}. Details: {error.details}"
+        return failure(error.status, text)
+    if isinstance(error, Refused) and error.code in _ORIGINAL:
+        status, error_type = _ORIGINAL[error.code]
+        return _original(Failure(status, error_type, error.message or "N/A"))
+    if isinstance(error, Refused):
+        return failure(503, f"{UNREACHABLE}: {error.message}")
+    if isinstance(error, LinkError):
+        return failure(503, UNREACHABLE)
+    if isinstance(error, Invalid):
+        return Json({"detail": error.errors}, 422)
+    if isinstance(error, Problem):
+        refusal = failure(error.status, error.detail)
+        refusal.headers.update(error.headers)
+        return refusal
+    if isinstance(error, HTTPException):
+        return Json({"detail": error.detail}, error.status_code, error.headers)
+    return failure(500, "Internal error.")

@@ -1,0 +1,80 @@
+"""From what people call a model to the content that a pipeline names: the registry, then the model cache."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from streamfleet_api import cache
+from streamfleet_api.blobs import BlobError, Blobs
+from streamfleet_api.link import Link
+from streamfleet_api.modelfile import BadModel, inspect
+from streamfleet_broker.protocol.requests import ListModels, PutModel
+from streamfleet_broker.protocol.values import Family, Manifest, ModelRef
+
+
+class UnknownModel(Exception):
+    """A model that neither the fleet nor the model cache knows."""
+
+    def __init__(self, model_id: str, cache_dir: Path | None) -> None:
+        where = "no MODEL_CACHE_DIR is set" if cache_dir is None else f"{cache_dir} has no folder {model_id}"
+        super().__init__(
+            f"no model {model_id!r} is registered and {where}: add it with "
+            f"'streamfleet models add {model_id} FILE'"
+        )
+        self.model_id = model_id
+
+
+class Models:
+    """The models of the fleet: names in the broker's registry, content in the blobs."""
+
+    def __init__(self, link: Link, blobs: Blobs, cache_dir: Path | None) -> None:
+        self._link = link
+        self._blobs = blobs
+        self._cache_dir = cache_dir
+
+    async def list(self) -> tuple[ModelRef, ...]:
+        """Raises: LinkError."""
+        return await self._link.ask(ListModels(), tuple[ModelRef, ...])
+
+    async def find(self, model_id: str) -> ModelRef:
+        """The content that this id stands for; a model that only the cache has is registered first.
+
+        Raises: UnknownModel, BadModel, LinkError.
+        """
+        for model in await self.list():
+            if model.id == model_id:
+                return model
+        if self._cache_dir is not None:
+            found = await asyncio.to_thread(self._from_cache, self._cache_dir, model_id)
+            if found is not None:
+                return await self._register(model_id, found)
+        raise UnknownModel(model_id, self._cache_dir)
+
+    async def put(
+        self, model_id: str, weights: Path, *, family: Family | None, labels: tuple[str, ...] | None
+    ) -> tuple[ModelRef, Manifest]:
+        """Register a blob as a model. Raises: BadModel, LinkError."""
+        manifest = await asyncio.to_thread(inspect, weights, weights.name, family=family, labels=labels)
+        return await self._register(model_id, manifest), manifest
+
+    def manifest(self, model: ModelRef) -> Manifest | None:
+        """What devices get to know of a model, or None when its blob is not here."""
+        path = self._blobs.find(model.digest)
+        return None if path is None else Manifest.decode(path.read_bytes())
+
+    async def _register(self, model_id: str, manifest: Manifest) -> ModelRef:
+        digest = await asyncio.to_thread(self._blobs.put_bytes, manifest.encode())
+        return await self._link.ask(PutModel(ModelRef(model_id, digest)), ModelRef)
+
+    def _from_cache(self, cache_dir: Path, model_id: str) -> Manifest | None:
+        try:
+            found = cache.find(cache_dir, model_id)
+            if found is None:
+                return None
+            digest = self._blobs.put_file(found.weights)
+        except (BlobError, OSError) as exc:
+            raise BadModel(f"the model cache cannot be read: {exc}") from exc
+        path = self._blobs.find(digest)
+        assert path is not None
+        return inspect(path, digest, family=found.family, labels=found.labels)

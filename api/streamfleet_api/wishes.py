@@ -1,0 +1,220 @@
+"""From the original's request to a wish of the fleet, and from the fleet's state to the original's words.
+
+Pure: what cannot be wished for raises Failure, which says what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, cast, get_args
+
+from streamfleet_api.errors import Failure
+from streamfleet_api.redact import redact
+from streamfleet_api.schemas import (
+    MODEL_ID_PATTERN,
+    ObjectDetectionModelConfiguration,
+    PipelineInitialisationRequest,
+)
+from streamfleet_api.statuses import Seen
+from streamfleet_broker.protocol.requests import PipelineStatus, PipelineView
+from streamfleet_broker.protocol.status import PipelineStat
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, Tracker, UdpSink
+
+TEST_PATTERN = "TestPatternStreamProducer"
+STALE = 5.0  # seconds after which a status says nothing of the present any more
+
+_FILLING = ("WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST")
+_CONSUMPTION = ("LAZY", "EAGER")
+_PROPERTY = re.compile(r"[a-z0-9_]{1,64}")
+_MAX_PROPERTIES = 64
+_MAX_TEXT = 4096  # characters of a video reference
+_MAX_COUNT = 1_000_000
+_MAX_FPS = 10_000
+
+_SOURCE_STATES: dict[PipelineStatus, str] = {
+    "pending": "NOT_STARTED",
+    "starting": "INITIALISING",
+    "running": "RUNNING",
+    "paused": "MUTED",
+    "reconnecting": "RESTARTING",
+    "unknown": "RUNNING",
+    "moving": "RESTARTING",
+    "backoff": "RESTARTING",
+    "failed": "ERROR",
+    "ended": "ENDED",
+    "stopping": "TERMINATING",
+}
+
+
+# a wish ---------------------------------------------------------------------------------------------------
+
+
+def check(request: PipelineInitialisationRequest) -> None:
+    """All that can be said of a request without asking anybody. Raises: Failure."""
+    spec_of(request, ModelRef(request.model_id, "0" * 64))
+
+
+def spec_of(request: PipelineInitialisationRequest, model: ModelRef) -> PipelineSpec:
+    """The pipeline that a request asks for. Raises: Failure."""
+    if not re.match(MODEL_ID_PATTERN, request.model_id):
+        raise _invalid("model_id as <project>/<version> of letters, digits, '.', '_', '-'", request.model_id)
+    _check_unused(request)
+    return PipelineSpec(
+        model=model,
+        sources=(_source(request),),
+        sinks=(_sink(request),),
+        max_fps=_max_fps(request.max_fps),
+        tracker=_tracker(request.tracker),
+        **_filtering(request.model_configuration),
+    )
+
+
+def _invalid(expected: str, came: object) -> Failure:
+    text = repr(came)
+    shown = text if len(text) <= 80 else f"{text[:80]}…"
+    return Failure(400, "invalid_payload", f"expected {expected}, came {shown}")
+
+
+def _check_unused(request: PipelineInitialisationRequest) -> None:
+    """What a detection pipeline of ours does not need is still refused where the original refused it."""
+    _choice("source_buffer_filling_strategy", request.source_buffer_filling_strategy, _FILLING)
+    _choice("source_buffer_consumption_strategy", request.source_buffer_consumption_strategy, _CONSUMPTION)
+    timeout = request.batch_collection_timeout
+    if timeout is not None and timeout < 0:
+        raise _invalid("batch_collection_timeout of 0 seconds or more", timeout)
+
+
+def _choice(name: str, value: str | None, legal: tuple[str, ...]) -> None:
+    if value is not None and value.upper() not in legal:
+        raise _invalid(f"{name} as one of {', '.join(legal)}", value)
+
+
+def _source(request: PipelineInitialisationRequest) -> SourceSpec:
+    references = request.video_reference
+    if not isinstance(references, list):
+        references = [references]
+    if not references:
+        raise Failure(500, "internal_error", "expected a video_reference, came an empty list")
+    if len(references) > 1:
+        raise _invalid("one video_reference (one source is supported per pipeline at present)", references)
+    reference = references[0]
+    if isinstance(reference, int) and not 0 <= reference < 2**31:
+        raise _invalid("video_reference as a device index of 0 or more", reference)
+    if isinstance(reference, str) and (not reference or "\0" in reference or len(reference) > _MAX_TEXT):
+        raise _invalid(f"video_reference of 1 to {_MAX_TEXT} characters", reference)
+    return SourceSpec(reference, _properties(request))
+
+
+def _properties(request: PipelineInitialisationRequest) -> dict[str, float]:
+    properties = request.video_source_properties
+    if isinstance(properties, list):
+        if len(properties) != 1:
+            raise _invalid("video_source_properties for one source", properties)
+        properties = properties[0]
+    if properties is None:
+        return {}
+    if len(properties) > _MAX_PROPERTIES:
+        raise _invalid(f"at most {_MAX_PROPERTIES} video_source_properties", len(properties))
+    for name in properties:
+        if not _PROPERTY.fullmatch(name):
+            raise _invalid("video_source_properties named as 'frame_width'", name)
+    return properties
+
+
+def _sink(request: PipelineInitialisationRequest) -> UdpSink:
+    sink = request.sink_configuration
+    if sink.type != "udp_sink":
+        raise _invalid("sink_configuration.type 'udp_sink'", sink.type)
+    if not 1 <= sink.port <= 65535:
+        raise _invalid("sink_configuration.port from 1 to 65535", sink.port)
+    if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", sink.host):
+        raise _invalid("sink_configuration.host as a name or an address", sink.host)
+    return UdpSink(sink.host, sink.port)
+
+
+def _max_fps(value: float | None) -> float | None:
+    if value is not None and not 0 < value <= _MAX_FPS:
+        raise _invalid(f"max_fps above 0, at most {_MAX_FPS}", value)
+    return None if value is None else float(value)
+
+
+def _tracker(value: str | None) -> Tracker | None:
+    if value is not None and value not in get_args(Tracker):
+        raise _invalid(f"tracker as one of {', '.join(get_args(Tracker))}", value)
+    return cast("Tracker | None", value)
+
+
+def _filtering(model: ObjectDetectionModelConfiguration) -> dict[str, Any]:
+    if model.type != "object-detection":
+        raise _invalid("model_configuration.type 'object-detection'", model.type)
+    fields = model.model_dump(exclude={"type"})
+    for name in ("confidence", "iou_threshold"):
+        if fields[name] is not None and not 0 <= fields[name] <= 1:
+            raise _invalid(f"model_configuration.{name} from 0 to 1", fields[name])
+    for name in ("max_candidates", "max_detections"):
+        if fields[name] is not None and not 1 <= fields[name] <= _MAX_COUNT:
+            raise _invalid(f"model_configuration.{name} from 1 to {_MAX_COUNT}", fields[name])
+    return fields
+
+
+# a state --------------------------------------------------------------------------------------------------
+
+
+def source_state(view: PipelineView) -> str:
+    """The original's name for the state of a pipeline's source."""
+    if view.status == "paused" and _is_file(view.spec.sources[0].reference):
+        return "PAUSED"
+    return _SOURCE_STATES[view.status]
+
+
+def not_allowed(operation: str, view: PipelineView) -> Failure:
+    """The original's answer to a transition that makes no sense."""
+    details = f"Could not {operation} stream in state: StreamState.{source_state(view)}"
+    return Failure(500, "operation_error", details)
+
+
+def report_of(view: PipelineView, seen: Seen[PipelineStat] | None) -> dict[str, Any]:
+    """The original's status report, with what the fleet knows beside its four keys.
+
+    A figure that is too old to tell of the present is not repeated: the throughput of a dead device is 0.
+    """
+    report = dict(seen.stat.report) if seen else _empty_report(view)
+    if seen and seen.age > STALE:
+        report["inference_throughput"] = 0.0
+    report["state"] = view.status
+    report["device"] = view.device
+    report["reason"] = view.reason or (seen.stat.reason if seen else "")
+    report["restarts"] = view.restarts
+    report["age"] = round(seen.age, 3) if seen else None
+    return report
+
+
+def _empty_report(view: PipelineView) -> dict[str, Any]:
+    source = view.spec.sources[0]
+    return {
+        "video_source_status_updates": [],
+        "latency_reports": [
+            {"source_id": 0, "frame_decoding_latency": None, "inference_latency": None, "e2e_latency": None}
+        ],
+        "inference_throughput": 0.0,
+        "sources_metadata": [
+            {
+                "source_properties": None,
+                "source_reference": redact(source.reference),
+                "buffer_size": 0,
+                "state": "NOT_STARTED",
+                "buffer_filling_strategy": None,
+                "buffer_consumption_strategy": None,
+                "source_id": 0,
+            }
+        ],
+    }
+
+
+def _is_file(reference: str | int) -> bool:
+    return (
+        isinstance(reference, str)
+        and reference != TEST_PATTERN
+        and "://" not in reference
+        and not reference.startswith("/dev/")
+    )
