@@ -1,0 +1,64 @@
+"""What a broker is told at its start."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+import ifaddr
+
+from streamfleet_broker.errors import BadConfig
+
+WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
+MAX_SOCKET_PATH = 107  # bytes, of a unix socket
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """Ports of 0 are chosen by the kernel. Raises: BadConfig, naming the option."""
+
+    data_dir: Path
+    host: str = "127.0.0.1"
+    devices_port: int = 7771
+    operators_port: int | None = None  # None: operators.ipc in the data directory
+    relay_in_port: int = 7773
+    relay_out_port: int = 7774
+    advertise: tuple[str, ...] = ()  # hosts; empty: `host`, or the addresses of this machine
+    api_port: int = 8080
+
+    def __post_init__(self) -> None:
+        longest = max(len(str(path).encode()) for path in (self.operators_path, self.predictions_path))
+        if longest > MAX_SOCKET_PATH:
+            raise BadConfig(
+                "--data-dir",
+                f"{self.data_dir} makes a socket's path {longest} bytes long, {MAX_SOCKET_PATH} are possible",
+            )
+
+    @property
+    def operators_path(self) -> Path:
+        """The unix socket of the operators' plane."""
+        return self.data_dir / "operators.ipc"
+
+    @property
+    def predictions_path(self) -> Path:
+        """The unix socket of the relay, for this host."""
+        return self.data_dir / "predictions.ipc"
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """How others reach this broker, the best first."""
+        if self.advertise:
+            return self.advertise
+        return own_addresses() if self.host in WILDCARDS else (self.host,)
+
+
+def own_addresses() -> tuple[str, ...]:
+    """The IPv4 addresses of this machine, loopback last."""
+    addresses = [
+        ipaddress.IPv4Address(address.ip)
+        for adapter in ifaddr.get_adapters()
+        for address in adapter.ips
+        if isinstance(address.ip, str)
+    ]
+    return tuple(str(address) for address in sorted(addresses, key=lambda address: address.is_loopback))

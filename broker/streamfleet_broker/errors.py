@@ -1,0 +1,72 @@
+"""Why a broker cannot start, or cannot go on. Each text is all that an operator gets to see.
+
+BrokerError
+├── BadConfig: an option that cannot be used
+├── CannotBind: an address that is taken, or not ours
+├── BadKey: a key file that is not what it should be
+├── StoreUnusable: a store that cannot be opened
+├── StoreDown: a store that took no write; it may do so later
+└── RelayDied: a relay thread that ended by itself
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class BrokerError(Exception):
+    """Something outside of the broker is not as it must be."""
+
+
+class BadConfig(BrokerError):
+    """An option that cannot be used."""
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(f"{option}: {reason}")
+        self.option = option
+        self.reason = reason
+
+
+class CannotBind(BrokerError):
+    """An address that is taken, or not ours."""
+
+    def __init__(self, option: str, endpoint: str, reason: str) -> None:
+        super().__init__(f"{option}: cannot listen on {endpoint}: {reason}")
+        self.option = option
+        self.endpoint = endpoint
+        self.reason = reason
+
+
+class BadKey(BrokerError):
+    """A key file that is not what it should be."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: expected a CURVE key pair, {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class StoreUnusable(BrokerError):
+    """A store that cannot be opened."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"--data-dir: {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class StoreDown(BrokerError):
+    """A store that took no write. Nothing of it is there."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: cannot write: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class RelayDied(BrokerError):
+    """A relay thread that ended by itself: nothing is relayed any more."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has ended")
+        self.name = name

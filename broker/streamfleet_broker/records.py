@@ -1,0 +1,109 @@
+"""The rows of the broker's store: what survives a kill -9. All else is learnt again from the devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamfleet_broker.protocol.values import (
+    CurveKey,
+    Id,
+    ModelRef,
+    Natural,
+    OnDisconnect,
+    PipelineSpec,
+    Want,
+    Wish,
+)
+
+# The name under which OpenCV is not asked: the original's test pattern.
+TEST_PATTERN = "TestPatternStreamProducer"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """A device that has enrolled."""
+
+    device: Id
+    public_key: CurveKey
+    short_id: Natural  # in the header of the data plane
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """The right to enrol, once."""
+
+    public_key: CurveKey  # of the one-time key pair
+    device: Id
+    expires_at: float  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRecord:
+    """A pipeline wished for. One row holds all that fences it."""
+
+    pipeline_id: Id
+    gen: Natural  # +1 at any change of device, spec or want
+    start_gen: Natural  # the gen at which playing must begin anew
+    want: Want  # `stop` until the device confirms that the pipeline is gone
+    spec: PipelineSpec
+    requested: Id | None  # the device that was asked for by name
+    device: Id | None  # where it runs; None: nowhere yet
+    created: Natural  # orders pipelines by age
+
+    @property
+    def pinned(self) -> bool:
+        """Does it stay on its device whatever happens?"""
+        return self.requested is not None or not is_movable(self.spec.sources[0].reference)
+
+    def wish(self) -> Wish:
+        """What its device is told."""
+        on_disconnect: OnDisconnect = "continue" if self.pinned else "stop"
+        return Wish(self.pipeline_id, self.gen, self.start_gen, self.want, on_disconnect, self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberRecord:
+    """A program that may subscribe over TCP."""
+
+    name: Id
+    public_key: CurveKey
+
+
+@dataclass(frozen=True, slots=True)
+class FloorRecord:
+    """No pipeline that is made from now on has a gen as low as this, so that an id may come again."""
+
+    gen: Natural
+
+
+Record = DeviceRecord | TokenRecord | PipelineRecord | SubscriberRecord | FloorRecord | ModelRef
+
+KINDS: dict[str, type[Record]] = {
+    "device": DeviceRecord,
+    "token": TokenRecord,
+    "pipeline": PipelineRecord,
+    "subscriber": SubscriberRecord,
+    "model": ModelRef,
+    "floor": FloorRecord,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One row as it was and as it is to be; None where there is none."""
+
+    kind: str
+    key: str
+    before: Record | None
+    after: Record | None
+
+
+def is_movable(reference: str | int) -> bool:
+    """Can another device open this source? Streams of the network and the test pattern: yes.
+
+    A device index, a path, and a `file://` are about what one machine has.
+    """
+    if isinstance(reference, int):
+        return False
+    scheme, separator, _ = reference.partition("://")
+    return reference == TEST_PATTERN or (bool(separator) and scheme.lower() != "file")

@@ -1,0 +1,290 @@
+"""The broker's sockets. It decides nothing: `fleet` does.
+
+One asyncio task owns the sockets, the fleet and the store, so there is nothing to lock: it takes a message,
+performs what the fleet makes of it in that order, and only then takes the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import zmq
+from typing_extensions import assert_never
+
+from streamfleet_broker.config import BrokerConfig
+from streamfleet_broker.effects import Allow, Answer, Audit, Effect, Save, Send
+from streamfleet_broker.errors import BadConfig, StoreDown
+from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, KeyPair, OperatorPeer
+from streamfleet_broker.keys import RandomSupply, load_or_make
+from streamfleet_broker.protocol.control import Envelope, decode, encode
+from streamfleet_broker.protocol.errors import BadMessage
+from streamfleet_broker.protocol.messages import Error
+from streamfleet_broker.relay import Relay
+from streamfleet_broker.sockets import CONTROL_OPTIONS, Socket, bind, configure, port_of, secure, tcp
+from streamfleet_broker.store import Store
+from streamfleet_broker.zap import AllowList, Doorkeeper
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.5  # seconds
+DRAIN = 256  # messages of one socket before the other gets its turn
+COMPLAINT_INTERVAL = 10.0  # seconds between two lines about one sender of junk
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a broker listens, as it was bound."""
+
+    devices: str
+    operators: str
+    predictions: str
+    relay_in: str
+    relay_out: str
+
+
+@contextlib.asynccontextmanager
+async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
+    """A broker that listens; its `run` serves. Raises: BrokerError."""
+    _make_private(config.data_dir)
+    # What is left is left from the bottom up: a context ends after the last socket in it.
+    async with contextlib.AsyncExitStack() as closing:
+        store = Store(config.data_dir)
+        closing.callback(store.close)
+        keys = load_or_make(config.data_dir / "keys/broker.key")
+        operator_keys = load_or_make(config.data_dir / "keys/operator.key")
+
+        context: zmq.Context[Socket] = zmq.Context()
+        closing.callback(context.term)
+        relay = Relay(keys)
+        closing.push_async_callback(asyncio.to_thread, relay.stop)
+        # Doors are kept before any is open. The keepers answer as soon as they know whom to let in.
+        allow_list = AllowList()
+        doorkeepers = (
+            Doorkeeper(context, allow_list, "control"),
+            Doorkeeper(relay.context, allow_list, "relay"),
+        )
+        for doorkeeper in doorkeepers:
+            closing.push_async_callback(doorkeeper.stop)
+        devices, operators = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
+        closing.callback(devices.close, linger=0)
+        closing.callback(operators.close, linger=0)
+
+        endpoints = _listen(config, keys, devices, operators, relay)
+        fleet = Fleet(
+            _fleet_config(config, endpoints, keys.public, operator_keys.public),
+            store.epoch,
+            store.records,
+            RandomSupply(),
+            now=time.monotonic(),
+            unix_time=time.time(),
+        )
+        broker = Broker(endpoints, fleet, store, allow_list, relay, devices, operators)
+        await broker.perform(fleet.start())
+        for doorkeeper in doorkeepers:
+            doorkeeper.start()
+        yield broker
+
+
+class Broker:
+    """A broker at work. One task runs it, and nothing else touches what it has."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        fleet: Fleet,
+        store: Store,
+        allow_list: AllowList,
+        relay: Relay,
+        devices: Socket,
+        operators: Socket,
+    ) -> None:
+        self.endpoints = endpoints
+        self.fleet = fleet
+        self._store = store
+        self._allow_list = allow_list
+        self._relay = relay
+        self._devices = devices
+        self._operators = operators
+        self._complaints: dict[str, float] = {}  # sender of junk → when it was last written about
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises: RelayDied."""
+        sockets = (self._devices, self._operators)
+        wake = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for socket in sockets:
+            loop.add_reader(socket, wake.set)
+        try:
+            next_tick = time.monotonic()
+            while True:
+                for socket in sockets:
+                    await self._drain(socket)
+                if time.monotonic() >= next_tick:
+                    next_tick = time.monotonic() + TICK
+                    self._relay.check()
+                    await self.perform(self.fleet.tick(time.monotonic()))
+                await self._wait(wake, next_tick)
+        finally:
+            for socket in sockets:
+                loop.remove_reader(socket)
+
+    async def _wait(self, wake: asyncio.Event, until: float) -> None:
+        """Until a message may be there, or until then.
+
+        A socket's descriptor tells of a change once. What came while we sent is seen in EVENTS only.
+        """
+        wake.clear()
+        if any(socket.poll(0) for socket in (self._devices, self._operators)):
+            await asyncio.sleep(0)  # let others run
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(wake.wait(), max(0.0, until - time.monotonic()))
+
+    async def perform(self, effects: Sequence[Effect]) -> None:
+        """Do what the fleet decided, in its order."""
+        for position, effect in enumerate(effects):
+            match effect:
+                case Save():
+                    if not await self._save(effect, effects[position + 1 :]):
+                        return
+                case Send():
+                    self._send(effect)
+                case Answer():
+                    self._answer(effect)
+                case Allow():
+                    self._allow_list.set(effect.domain, effect.keys)
+                case Audit():
+                    level = logging.ERROR if effect.alarm else logging.INFO
+                    logger.log(level, "%s: %s", effect.subject, effect.event)
+                case _:
+                    assert_never(effect)
+
+    async def _save(self, save: Save, following: Sequence[Effect]) -> bool:
+        try:
+            await asyncio.to_thread(self._store.commit, save.writes)
+        except StoreDown as exc:
+            logger.error("%s", exc)
+            await self.perform(self.fleet.unsaved(save, following))
+            return False
+        return True
+
+    def _send(self, send: Send) -> None:
+        frames = [send.routing_id, *encode(self.fleet.envelope(send))]
+        logger.debug("> %s %r", send.routing_id.hex(), send.message)
+        try:
+            self._devices.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.ZMQError as exc:
+            if exc.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
+                raise
+            self.fleet.unsent(send, gone=exc.errno == errno.EHOSTUNREACH)
+        else:
+            self.fleet.sent(send)
+
+    def _answer(self, answer: Answer) -> None:
+        """An operator that is gone, or reads nothing, asks again if it still wants to know."""
+        envelope = Envelope(answer.message, self.fleet.epoch, request_id=answer.request_id)
+        try:
+            frames = encode(envelope)
+        except BadMessage as exc:
+            frames = encode(replace(envelope, message=Error("too_many", f"the reply is too large: {exc}")))
+        try:
+            self._operators.send_multipart([answer.routing_id, *frames], zmq.DONTWAIT)
+        except zmq.ZMQError as exc:
+            if exc.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
+                raise
+            logger.warning("an operator did not take its answer: %s", exc.strerror)
+
+    async def _drain(self, socket: Socket) -> None:
+        """Take what is there, but let others have their turn."""
+        for _ in range(DRAIN):
+            try:
+                # Only a Frame knows whose key brought it.
+                frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            peer = _operator(frames) if socket is self._operators else _device(frames)
+            await self._receive(peer, [frame.bytes for frame in frames[1:]])
+
+    async def _receive(self, peer: DevicePeer | OperatorPeer, frames: Sequence[bytes]) -> None:
+        try:
+            envelope = decode(frames)
+        except BadMessage as exc:
+            self._complain(peer, exc)
+            request_id = frames[1] if len(frames) > 1 and len(frames[1]) == 16 else b""
+            await self.perform(self.fleet.garbled(peer, request_id, exc))
+            return
+        logger.debug("< %s %r", peer.routing_id.hex(), envelope.message)
+        await self.perform(self.fleet.receive(peer, envelope, time.monotonic()))
+
+    def _complain(self, peer: DevicePeer | OperatorPeer, error: BadMessage) -> None:
+        """Write about junk, but not so often that it fills the disk."""
+        sender = peer.key if isinstance(peer, DevicePeer) else "an operator"
+        now = time.monotonic()
+        if now - self._complaints.get(sender, float("-inf")) > COMPLAINT_INTERVAL:
+            self._complaints[sender] = now
+            logger.warning("%s: not a message: %s", sender, error)
+
+
+def _device(frames: Sequence[zmq.Frame]) -> DevicePeer:
+    # The key of the ZAP reply. A CURVE socket with an enforced domain lets no message through without.
+    return DevicePeer(frames[0].bytes, str(frames[-1].get("User-Id")))
+
+
+def _operator(frames: Sequence[zmq.Frame]) -> OperatorPeer:
+    return OperatorPeer(frames[0].bytes)
+
+
+def _make_private(folder: Path) -> None:
+    """Make the data directory, and let nobody else in: who may open the sockets in it commands the fleet."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as exc:
+        raise BadConfig("--data-dir", f"{folder}: {exc.strerror}") from exc
+
+
+def _listen(
+    config: BrokerConfig,
+    keys: KeyPair,
+    devices: Socket,
+    operators: Socket,
+    relay: Relay,
+) -> Endpoints:
+    for socket in (devices, operators):
+        configure(socket, CONTROL_OPTIONS)
+    secure(devices, keys, "devices")
+    if config.operators_port is None:
+        operators_endpoint = bind(operators, f"ipc://{config.operators_path}", "--data-dir")
+    else:
+        secure(operators, keys, "operators")
+        operators_endpoint = bind(operators, tcp(config.host, config.operators_port), "--operators-port")
+    predictions = f"ipc://{config.predictions_path}"
+    bound = bind(devices, tcp(config.host, config.devices_port), "--devices-port")
+    return Endpoints(
+        devices=bound,
+        operators=operators_endpoint,
+        predictions=predictions,
+        relay_in=relay.start_in(tcp(config.host, config.relay_in_port), predictions),
+        relay_out=relay.start_out(tcp(config.host, config.relay_out_port), predictions),
+    )
+
+
+def _fleet_config(
+    config: BrokerConfig, endpoints: Endpoints, broker_key: str, operator_key: str
+) -> FleetConfig:
+    devices_port, relay_out_port = port_of(endpoints.devices), port_of(endpoints.relay_out)
+    return FleetConfig(
+        broker_key=broker_key,
+        operator_key=operator_key,
+        endpoints=tuple(tcp(host, devices_port) for host in config.hosts),
+        subscribe_endpoint=tcp(config.hosts[0], relay_out_port),
+        relay=(tcp("*", port_of(endpoints.relay_in)),),
+        api=f"http://*:{config.api_port}",
+    )
