@@ -1,0 +1,159 @@
+"""The predictions of one frame as they leave: the original's object, as JSON and as msgpack.
+
+Too large a document is first written with shorter numbers, then without its least confident predictions;
+how many are missing stands in `inference_metadata.truncated`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgpack
+import supervision as sv
+
+from streamfleet_broker.protocol.data import MAX_BODY
+
+MAX_DATAGRAM = 65_507  # bytes, the most that UDP carries over IPv4
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A document in bytes."""
+
+    content: bytes
+    truncated: int  # predictions that were left out
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where and when the predictions come from: what stands in `inference_metadata`."""
+
+    frame_id: int
+    decoded_at: float  # Unix seconds
+    emitted_at: float  # Unix seconds
+    pipeline_id: str
+    device: str
+    gen: int
+    inc: int
+    seq: int
+
+
+def describe(
+    detections: sv.Detections, *, labels: Sequence[str], width: int, height: int, origin: Origin
+) -> Document:
+    """The document of one frame of this size in pixels; its keys in the original's order."""
+    return {
+        "image": {"width": width, "height": height},
+        "predictions": _predictions(detections, labels),
+        "inference_metadata": {
+            "source_id": 0,
+            "frame_id": origin.frame_id,
+            "frame_decoding_time": _local_time(origin.decoded_at),
+            "emission_time": _local_time(origin.emitted_at),
+            "pipeline_id": origin.pipeline_id,
+            "device": origin.device,
+            "gen": origin.gen,
+            "inc": origin.inc,
+            "seq": origin.seq,
+        },
+    }
+
+
+def to_json(document: Document, limit: int = MAX_DATAGRAM) -> Encoded:
+    """Python's default separators, as the original's. At most `limit` bytes."""
+    content = json.dumps(document).encode()
+    if len(content) <= limit:
+        return Encoded(content, 0)
+    short = {**document, "predictions": [_shortened(one) for one in document["predictions"]]}
+    return _fit(short, limit, lambda value: json.dumps(value).encode(), separator=2)
+
+
+def to_msgpack(document: Document, limit: int = MAX_BODY) -> Encoded:
+    """The same object for the data plane. At most `limit` bytes."""
+    content: bytes = msgpack.packb(document)
+    if len(content) <= limit:
+        return Encoded(content, 0)
+    return _fit(document, limit, msgpack.packb, separator=0)
+
+
+def _fit(document: Document, limit: int, encode: Callable[[Any], bytes], *, separator: int) -> Encoded:
+    """The document without its least confident predictions, if there is no other way."""
+    predictions = document["predictions"]
+    content = encode(document)
+    if len(content) <= limit:
+        return Encoded(content, 0)
+    # What everything but the predictions takes, with the largest count of those that are missing.
+    room = limit - len(encode(_without(document, [], len(predictions)))) - 8
+    kept: set[int] = set()
+    for index in sorted(range(len(predictions)), key=lambda at: -predictions[at]["confidence"]):
+        room -= len(encode(predictions[index])) + separator
+        if room < 0:
+            break
+        kept.add(index)
+    chosen = [one for index, one in enumerate(predictions) if index in kept]
+    truncated = len(predictions) - len(chosen)
+    return Encoded(encode(_without(document, chosen, truncated)), truncated)
+
+
+def _without(document: Document, chosen: list[Document], truncated: int) -> Document:
+    metadata = {**document["inference_metadata"], "truncated": truncated}
+    return {**document, "predictions": chosen, "inference_metadata": metadata}
+
+
+def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Document]:
+    count = len(detections)
+    if count == 0:
+        return []
+    boxes = detections.xyxy
+    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
+    sizes = (boxes[:, 2:] - boxes[:, :2]).tolist()
+    assert detections.confidence is not None
+    assert detections.class_id is not None
+    confidences, classes = detections.confidence.tolist(), detections.class_id.tolist()
+    ids = detections.tracker_id.tolist() if detections.tracker_id is not None else None
+    names = _detection_ids(count)
+    predictions = []
+    for index in range(count):
+        prediction: Document = {
+            "x": centres[index][0],
+            "y": centres[index][1],
+            "width": sizes[index][0],
+            "height": sizes[index][1],
+            "confidence": confidences[index],
+            "class": labels[classes[index]],
+            "class_id": classes[index],
+        }
+        if ids is not None:
+            prediction["tracker_id"] = ids[index]
+        prediction["detection_id"] = names[index]
+        predictions.append(prediction)
+    return predictions
+
+
+def _detection_ids(count: int) -> list[str]:
+    """So many random UUIDs (version 4). A frame may have thousands: one system call gives them all."""
+    digits = os.urandom(16 * count).hex()
+    ids = []
+    for start in range(0, 32 * count, 32):
+        one = digits[start : start + 32]
+        variant = "89ab"[int(one[16], 16) & 3]
+        ids.append(f"{one[:8]}-{one[8:12]}-4{one[13:16]}-{variant}{one[17:20]}-{one[20:]}")
+    return ids
+
+
+def _shortened(prediction: Document) -> Document:
+    """A tenth of a pixel and a thousandth of confidence: less than any model is exact to."""
+    short = {key: round(prediction[key], 1) for key in ("x", "y", "width", "height")}
+    return {**prediction, **short, "confidence": round(prediction["confidence"], 3)}
+
+
+def _local_time(at: float) -> str:
+    """As the original writes it: ISO 8601, local, without a zone."""
+    return datetime.fromtimestamp(at).isoformat()  # noqa: DTZ006

@@ -1,0 +1,72 @@
+"""The tracker: gives the detections of one pipeline ids that follow them. Only this file knows which it is.
+
+ByteTrack (arXiv 2110.06864) by the package `trackers`, which reorders rows and names a new track only in its
+second frame. Here every row keeps its place, and a track has its id from its first frame on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import supervision as sv
+from trackers import ByteTrackTracker
+
+_USUAL_FPS = 30.0  # frames/s where the source declares nothing
+_ROW = "row"  # of the detections that went in
+_SAME_BOX = 0.5  # pixels
+
+
+class Tracker:
+    """Frames must come in the order of their time. One thread uses it."""
+
+    def __init__(self, *, confidence: float, fps: float) -> None:
+        # With the tracker's own thresholds a detection of confidence 0.5 would never be tracked.
+        self._tracker = ByteTrackTracker(
+            frame_rate=fps or _USUAL_FPS,
+            track_activation_threshold=confidence,
+            high_conf_det_threshold=confidence,
+        )
+        self._ids: dict[Any, int] = {}  # ours, by track
+        self._next_id = 1
+
+    def update(self, detections: sv.Detections, media_time: float) -> sv.Detections:
+        """The same detections in the same order, with `tracker_id`: each has one, or none has."""
+        marked = sv.Detections(
+            xyxy=detections.xyxy,
+            confidence=detections.confidence,
+            class_id=detections.class_id,
+            data={_ROW: np.arange(len(detections))},
+        )
+        tracked = self._tracker.update(marked, timestamp=media_time)
+        self._name_tracks()
+        detections.tracker_id = self._ids_of(tracked, len(detections))
+        return detections
+
+    def _name_tracks(self) -> None:
+        names = {}
+        for track in self._tracker.tracks:
+            name = self._ids.get(track)
+            if name is None:
+                name, self._next_id = self._next_id, self._next_id + 1
+            names[track] = name
+        self._ids = names
+
+    def _ids_of(self, tracked: sv.Detections, count: int) -> npt.NDArray[np.int64] | None:
+        ids = np.full(count, -1, np.int64)
+        confirmed = {track.tracker_id: name for track, name in self._ids.items()}
+        begun = {track: name for track, name in self._ids.items() if track.tracker_id == -1}
+        assert tracked.tracker_id is not None
+        rows = tracked.data.get(_ROW, ())
+        for row, box, theirs in zip(rows, tracked.xyxy, tracked.tracker_id, strict=True):
+            if theirs != -1:
+                ids[row] = confirmed[theirs]
+                continue
+            for track in begun:
+                # A track that began with this detection has exactly its box.
+                if np.abs(track.get_state_bbox() - box).max() < _SAME_BOX:
+                    ids[row] = begun.pop(track)
+                    break
+        # `sv.Detections.from_inference` fails on a frame in which only some have ids.
+        return None if (ids == -1).any() else ids

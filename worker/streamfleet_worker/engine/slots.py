@@ -1,0 +1,98 @@
+"""The memory that a camera shares with an engine: a few slots, each an input blob and its raw output.
+
+A camera makes it with `memfd_create` and passes the descriptor, so that nothing is left behind by a kill and
+the size of /dev/shm does not matter. It is sealed: nobody can take memory away under the other's feet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_ALIGNMENT = 4096  # bytes; every blob begins on a page
+_ITEM = 4  # bytes of a float32
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class BadSlots(Exception):
+    """Shared memory that is not what it was announced as."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLayout:
+    """Where the blobs of each slot lie."""
+
+    input_shape: tuple[int, int, int, int]  # (1, 3, height, width) float32
+    output_shape: tuple[int, int, int]  # (1, rows, columns) float32, as the model gives it
+    count: int
+
+    @property
+    def input_room(self) -> int:
+        """Bytes from the beginning of a slot's input to that of its output."""
+        return _padded(int(np.prod(self.input_shape)) * _ITEM)
+
+    @property
+    def slot_room(self) -> int:
+        """Bytes from one slot to the next."""
+        return self.input_room + _padded(int(np.prod(self.output_shape)) * _ITEM)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all slots."""
+        return self.slot_room * self.count
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slot, mapped. The arrays keep the mapping alive for as long as anybody holds them."""
+
+    input: FloatArray  # (1, 3, height, width), in the channel order and range of the model's family
+    output: FloatArray  # (1, rows, columns)
+
+
+def create_memory(layout: SlotLayout) -> int:
+    """A descriptor of new memory for this layout, which its owner closes."""
+    descriptor = os.memfd_create("streamfleet-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, layout.size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return descriptor
+
+
+def map_slots(descriptor: int, layout: SlotLayout) -> list[Slot]:
+    """The slots in this memory. Raises: BadSlots when it has another size or may still shrink."""
+    try:
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        size = os.fstat(descriptor).st_size
+    except OSError as exc:
+        raise BadSlots(
+            f"expected sealed memory, came a descriptor of something else ({exc.strerror})"
+        ) from exc
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise BadSlots("expected memory that cannot shrink, came memory that is not sealed")
+    if size != layout.size:
+        raise BadSlots(f"expected {layout.size} bytes for {layout.count} slots, came {size}")
+    memory = mmap.mmap(descriptor, size)
+    return [_slot(memory, layout, index) for index in range(layout.count)]
+
+
+def _slot(memory: mmap.mmap, layout: SlotLayout, index: int) -> Slot:
+    start = index * layout.slot_room
+    return Slot(
+        input=_view(memory, start, layout.input_shape),
+        output=_view(memory, start + layout.input_room, layout.output_shape),
+    )
+
+
+def _view(memory: mmap.mmap, offset: int, shape: tuple[int, ...]) -> FloatArray:
+    flat = np.frombuffer(memory, dtype=np.float32, count=int(np.prod(shape)), offset=offset)
+    return flat.reshape(shape)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

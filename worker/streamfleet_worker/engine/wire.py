@@ -1,0 +1,106 @@
+"""What a camera and an engine say to each other, over one unix socket of packets (SOCK_SEQPACKET) a camera.
+
+    engine → camera   OFFER   the model's input and output shapes, at once
+    camera → engine   SHARE   how many slots, with the descriptor of their memory (SCM_RIGHTS), once
+    camera → engine   RUN     slot
+    engine → camera   DONE    slot: its output is there
+    engine → camera   FAILED  slot, and why
+
+One message is one packet; whoever sends anything else is cut off.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+MAX_PACKET = 1024  # bytes
+MAX_SLOTS = 16
+
+_OFFER = struct.Struct("<cIIII")
+_SLOT = struct.Struct("<cB")
+
+
+class BadPacket(Exception):
+    """A packet that this protocol does not know: says what was expected and what came."""
+
+    def __init__(self, expected: str, packet: bytes) -> None:
+        super().__init__(f"expected {expected}, came {packet[:32]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the engine's model takes and gives."""
+
+    input_height: int  # pixels
+    input_width: int  # pixels
+    rows: int  # of the output
+    columns: int  # of the output
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The camera's slots are in the memory that comes along."""
+
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The input of this slot is complete."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The output of this slot is complete."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The input of this slot led to nothing."""
+
+    slot: int
+    reason: str
+
+
+def pack(message: Offer | Share | Run | Done | Failed) -> bytes:
+    """One packet."""
+    match message:
+        case Offer():
+            return _OFFER.pack(b"O", message.input_height, message.input_width, message.rows, message.columns)
+        case Share():
+            return _SLOT.pack(b"S", message.slots)
+        case Run():
+            return _SLOT.pack(b"R", message.slot)
+        case Done():
+            return _SLOT.pack(b"D", message.slot)
+        case Failed():
+            return _SLOT.pack(b"F", message.slot) + message.reason.encode()[: MAX_PACKET - _SLOT.size]
+
+
+def unpack_from_camera(packet: bytes) -> Share | Run:
+    """Raises: BadPacket."""
+    if len(packet) == _SLOT.size:
+        kind, number = _SLOT.unpack(packet)
+        if kind == b"R":
+            return Run(number)
+        if kind == b"S" and 1 <= number <= MAX_SLOTS:
+            return Share(number)
+    raise BadPacket("a share or a run", packet)
+
+
+def unpack_from_engine(packet: bytes) -> Offer | Done | Failed:
+    """Raises: BadPacket."""
+    if len(packet) == _OFFER.size and packet[:1] == b"O":
+        return Offer(*_OFFER.unpack(packet)[1:])
+    if len(packet) >= _SLOT.size:
+        kind, slot = _SLOT.unpack_from(packet)
+        if kind == b"D" and len(packet) == _SLOT.size:
+            return Done(slot)
+        if kind == b"F":
+            return Failed(slot, packet[_SLOT.size :].decode(errors="replace"))
+    raise BadPacket("an offer, done or failed", packet)
