@@ -165,12 +165,23 @@ _TYPES: dict[str, type[ToChild | FromChild]] = {
 }
 
 
+def pack(message: ToChild | FromChild) -> bytes:
+    """The bytes of a message."""
+    content: bytes = msgpack.packb([type(message).__name__, to_plain(message)])
+    return content
+
+
+def unpack(content: bytes) -> ToChild | FromChild:
+    """The message in these bytes."""
+    name, plain = msgpack.unpackb(content)
+    return from_plain(plain, _TYPES[name])
+
+
 def send(connection: Connection, message: ToChild | FromChild) -> None:
     """Raises: OSError when the other end is gone."""
-    connection.send_bytes(msgpack.packb([type(message).__name__, to_plain(message)]))
+    connection.send_bytes(pack(message))
 
 
 def receive(connection: Connection) -> ToChild | FromChild:
     """The next message. Raises: EOFError or OSError when the other end is gone."""
-    name, plain = msgpack.unpackb(connection.recv_bytes())
-    return from_plain(plain, _TYPES[name])
+    return unpack(connection.recv_bytes())

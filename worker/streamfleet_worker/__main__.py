@@ -1,0 +1,19 @@
+"""`streamfleet-worker`, the program.
+
+Everything is loaded inside `main`, as each child of the fork server loads this module too.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Ends with 0 after SIGTERM or SIGINT, with 1 and one line where it cannot work."""
+    from streamfleet_worker.entry import run
+
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

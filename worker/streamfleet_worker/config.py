@@ -1,0 +1,135 @@
+"""The options of `streamfleet-worker`, from the command line and the environment, as one value."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamfleet_worker.control import PostProcessing
+
+MAX_SOCKET_PATH = 107  # bytes, the kernel's limit for the path of a unix socket
+_LONGEST_SOCKET = "run/engine-0123456789abcdef.sock"
+
+
+class ConfigError(Exception):
+    """An option or a variable has a value that cannot be used. Names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """All that a worker is told at its start."""
+
+    data_dir: Path  # absolute
+    join: str = field(default="", repr=False)  # a join token, or nothing
+    capacity: int = 8  # pipelines
+    publish_host: str = "*"
+    publish_port: int | None = None  # of the device's own PUB; None: it has none
+    engine_threads: int = 0  # 0: as many as there are cores
+    defaults: PostProcessing = field(default_factory=PostProcessing)
+
+    def __post_init__(self) -> None:
+        length = len(os.fsencode(self.data_dir / _LONGEST_SOCKET))
+        if length > MAX_SOCKET_PATH:
+            raise ConfigError(
+                f"--data-dir {self.data_dir}: the path is {length - MAX_SOCKET_PATH} bytes too long for the"
+                " sockets in it"
+            )
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerConfig:
+    """The options. Raises: ConfigError; ends the process for `--help` and for unknown options."""
+    parser = argparse.ArgumentParser(
+        prog="streamfleet-worker",
+        description="The agent on a device: runs the pipelines that its broker wishes for.",
+        epilog="Each option may be given in the environment: STREAMFLEET_DATA_DIR for --data-dir, and so on."
+        " CONFIDENCE, IOU_THRESHOLD, CLASS_AGNOSTIC_NMS, MAX_CANDIDATES and MAX_DETECTIONS are the device's"
+        " defaults where a pipeline says nothing.",
+    )
+    for name, description in _OPTIONS.items():
+        parser.add_argument(f"--{name}", help=description)
+    given = vars(parser.parse_args(arguments))
+    options = {name: _option(name, given, environment) for name in _OPTIONS}
+    if options["data-dir"] is None:
+        raise ConfigError("--data-dir is missing: a directory for this device's key, models and state")
+    port = options["publish-port"]
+    return WorkerConfig(
+        data_dir=Path(options["data-dir"]).expanduser().absolute(),
+        join=options["join"] or "",
+        capacity=_whole("--capacity", options["capacity"] or str(default_capacity()), 0, 1024),
+        publish_host=options["publish-host"] or "*",
+        publish_port=None if port is None else _whole("--publish-port", port, 1, 65535),
+        engine_threads=_whole("--engine-threads", options["engine-threads"] or "0", 0, 1024),
+        defaults=post_processing(environment),
+    )
+
+
+_OPTIONS = {
+    "data-dir": "directory for this device's key, models and state; made if missing",
+    "join": "token of a new device, from 'streamfleet devices add NAME'; harmless afterwards",
+    "capacity": "how many pipelines this device is willing to run",
+    "publish-port": "TCP port for subscribers that connect to this device itself; without it there is none",
+    "publish-host": "address that --publish-port is opened on, * for all",
+    "engine-threads": "threads that run one model; 0 for as many as there are cores",
+}
+
+
+def default_capacity() -> int:
+    """As many pipelines as a device is offered when nobody says otherwise."""
+    return max(8, 4 * (os.cpu_count() or 1))
+
+
+def post_processing(environment: Mapping[str, str]) -> PostProcessing:
+    """The original's variables. Raises: ConfigError with the name of the variable."""
+    known = PostProcessing()
+    return PostProcessing(
+        confidence=_fraction("CONFIDENCE", environment, known.confidence),
+        iou_threshold=_fraction("IOU_THRESHOLD", environment, known.iou_threshold),
+        class_agnostic_nms=_flag("CLASS_AGNOSTIC_NMS", environment, known.class_agnostic_nms),
+        max_candidates=_whole(
+            "MAX_CANDIDATES", environment.get("MAX_CANDIDATES", str(known.max_candidates)), 1, 10**6
+        ),
+        max_detections=_whole(
+            "MAX_DETECTIONS", environment.get("MAX_DETECTIONS", str(known.max_detections)), 1, 10**6
+        ),
+    )
+
+
+def _option(name: str, given: Mapping[str, str | None], environment: Mapping[str, str]) -> str | None:
+    variable = "STREAMFLEET_" + name.upper().replace("-", "_")
+    value = given[name.replace("-", "_")]
+    return value if value is not None else environment.get(variable) or None
+
+
+def _whole(name: str, text: str, lowest: int, highest: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = lowest - 1
+    if not lowest <= value <= highest:
+        raise ConfigError(f"{name}: expected a whole number from {lowest} to {highest}, came {text!r}")
+    return value
+
+
+def _fraction(name: str, environment: Mapping[str, str], default: float) -> float:
+    text = environment.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name}: expected a number from 0 to 1, came {text!r}")
+    return value
+
+
+def _flag(name: str, environment: Mapping[str, str], default: bool) -> bool:
+    text = environment.get(name)
+    if text is None:
+        return default
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ConfigError(f"{name}: expected True or False, came {text!r}")
+    return text.lower() in ("true", "1")

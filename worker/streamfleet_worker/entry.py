@@ -1,0 +1,119 @@
+"""What `streamfleet-worker` does: options, data directory, identity, and then the agent until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import faulthandler
+import fcntl
+import logging
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from streamfleet_broker.protocol.errors import ProtocolError
+from streamfleet_broker.protocol.tokens import JoinToken
+from streamfleet_worker.agent import Agent, Places
+from streamfleet_worker.config import ConfigError, WorkerConfig, parse
+from streamfleet_worker.identity import Identity, IdentityError, join, load
+from streamfleet_worker.state import StateError
+
+logger = logging.getLogger(__name__)
+
+HANG = 12.0  # seconds without a turn of the loop, after which we end so that we are started again
+PORT_PATIENCE = 3.0  # seconds for what a killed predecessor held to become free
+
+
+def run() -> int:
+    """The exit code."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold our secret key (S9)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        config = parse(sys.argv[1:], os.environ)
+        os.environ.pop("STREAMFLEET_JOIN", None)  # children inherit the environment (S9)
+        places = Places(config.data_dir)
+        places.make()
+        lock = _lock(places.root)
+        _check_port(config)
+        asyncio.run(_run(config, places))
+    except (ConfigError, IdentityError, StateError, ProtocolError, OSError) as exc:
+        print(f"streamfleet-worker: {exc}", file=sys.stderr)
+        return 1
+    os.close(lock)
+    return 0
+
+
+async def _run(config: WorkerConfig, places: Places) -> None:
+    loop = asyncio.get_running_loop()
+    working = asyncio.current_task()
+    assert working is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, working.cancel)
+    try:
+        identity = await _identify(config, places)
+    except asyncio.CancelledError:
+        return
+    agent = Agent(config, identity, rng=random.random, on_turn=_watch_the_loop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    try:
+        await agent.run()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+async def _identify(config: WorkerConfig, places: Places) -> Identity:
+    if config.join:
+        return await join(places.identity, JoinToken.decode(config.join))
+    identity = load(places.identity)
+    if identity is None:
+        raise IdentityError(
+            f"{places.root} belongs to no device yet: start once with --join TOKEN,"
+            " from 'streamfleet devices add NAME'"
+        )
+    return identity
+
+
+def _watch_the_loop() -> None:
+    """When the loop does not come back in time, a thread in C, which needs no lock of Python's, ends us."""
+    faulthandler.dump_traceback_later(HANG, exit=True)
+
+
+def _lock(root: Path) -> int:
+    """One worker a directory. The descriptor is the lock. Raises: ConfigError."""
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(descriptor)
+        raise ConfigError(f"--data-dir {root}: another worker is running on it") from exc
+    return descriptor
+
+
+def _check_port(config: WorkerConfig) -> None:
+    """The publisher binds it, but it is here that somebody reads the error. Raises: ConfigError."""
+    if config.publish_port is None:
+        return
+    host = "" if config.publish_host == "*" else config.publish_host
+    deadline = time.monotonic() + PORT_PATIENCE
+    while (problem := _problem_with(host, config.publish_port)) is not None:
+        if problem.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+            raise ConfigError(
+                f"--publish-port {config.publish_port} on {config.publish_host}: {problem.strerror}"
+            )
+        time.sleep(0.1)
+
+
+def _problem_with(host: str, port: int) -> OSError | None:
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as exc:
+        return exc
+    return None

@@ -1,0 +1,439 @@
+"""The worker's side of its session with the broker: pure decisions, no socket and no clock.
+
+    connecting --Hello sent--> hello_sent --Welcome--> syncing --Desired--> ready <--Ack-- degraded, fenced
+    any --refused, silent, or a gap in `seq`--> waiting --back-off--> connecting
+
+The lease runs beside it: it is measured from the *sending* of the last beat that was acknowledged, so it ends
+here before it ends at the broker. `now` is CLOCK_BOOTTIME in seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from streamfleet_broker.protocol.control import NO_SESSION, Envelope
+from streamfleet_broker.protocol.messages import (
+    Ack,
+    Beat,
+    Bye,
+    ByeReason,
+    Desired,
+    DeviceMessage,
+    Hello,
+    Refused,
+    Subscribers,
+    Welcome,
+)
+from streamfleet_broker.protocol.values import CurveKey, Observed, Wish, observed_digest
+
+SUSPECT = 3.0  # seconds without an acknowledged beat
+SILENCE = 10.0  # seconds without any message: the socket is given up
+HELLO_PATIENCE = 5.0  # seconds from Hello to Welcome
+CONNECT_PATIENCE = 3.0  # seconds for one endpoint to let us in, before the next is tried
+WAKE_GAP = (
+    2.0  # seconds between two turns: we were stopped or suspended, and know nothing of the time between
+)
+BACKOFF_FIRST = 0.1  # seconds
+BACKOFF_LAST = 5.0  # seconds
+MAX_OUTSTANDING = 64  # beats that wait for their Ack
+
+
+class SessionState(str, enum.Enum):
+    """What people see of a session."""
+
+    WAITING = "waiting"  # for the back-off to pass
+    CONNECTING = "connecting"
+    HELLO_SENT = "hello_sent"
+    SYNCING = "syncing"  # welcomed, but the wishes have not come yet
+    READY = "ready"
+    DEGRADED = "degraded"  # no Ack for `SUSPECT` seconds
+    FENCED = "fenced"  # no Ack for so long that another device may run our movable pipelines
+
+
+# effects ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open a socket to this endpoint, counted modulo the number that there are."""
+
+    endpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send at once or not at all. Who cannot, says so with `Session.unsent` before anything else."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class RememberEpoch:
+    """A broker of a higher epoch commands from now on, also after our own restart."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """A session began."""
+
+    welcome: Welcome
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """These are all the pipelines that are wished for. `observe` is called next with what follows from it."""
+
+    epoch: int
+    rev: int
+    wishes: tuple[Wish, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """These keys may subscribe to the device itself."""
+
+    keys: tuple[CurveKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendFence:
+    """Movable pipelines may emit until then."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFence:
+    """Movable pipelines must not emit now; their processes may stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """The broker may have given our movable pipelines to another device: stop them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """What the broker wished last is ours to run again."""
+
+
+Effect = (
+    Open
+    | Close
+    | Send
+    | RememberEpoch
+    | Welcomed
+    | Adopt
+    | Allow
+    | ExtendFence
+    | CloseFence
+    | LeaseEnded
+    | LeaseRenewed
+)
+
+
+# the session ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _SentBeat:
+    sent_at: float
+    digest: int
+
+
+class Session:
+    """One device's contact with its broker. Every input returns the effects, in the order to perform them.
+
+    `hello` is what the device says of itself; its `seen_epoch` is what was remembered of earlier runs.
+    `rng` gives numbers in [0, 1) for the jitter. At most one message is sent by one input.
+    """
+
+    def __init__(self, hello: Hello, rng: Callable[[], float]) -> None:
+        self._hello = hello
+        self._rng = rng
+        self._state = SessionState.WAITING
+        self._turned_at: float | None = None
+        self._open_at = float("-inf")  # when the back-off is over
+        self._opened_at = 0.0
+        self._heard_at = 0.0
+        self._endpoint = 0  # moves on when one did not let us in
+        self._failures = 0  # in a row, for the back-off
+
+        self._seen_epoch = hello.seen_epoch  # never falls
+        self._applied: tuple[int, int] = (hello.seen_epoch, 0)  # (epoch, rev) of the wishes, never falls
+        self._subscribers: tuple[int, int] = (hello.seen_epoch, 0)  # the same for the keys
+
+        self._welcome: Welcome | None = None  # of the present session
+        self._epoch = 0  # of the present session
+        self._sent_seq = 0
+        self._heard_seq = 0
+        self._beat_number = 0  # never falls, also across sessions
+        self._beat_at = 0.0
+        self._beats: dict[
+            int, _SentBeat
+        ] = {}  # sent and not acknowledged, in this session since the last wake
+        self._synced = False  # this session has told us the wishes
+
+        self._observed: tuple[Observed, ...] = ()
+        self._digest = observed_digest(())
+        self._beaten: tuple[int, int] | None = None  # digest and rev that the last beat carried
+        self._known_digest: int | None = None  # of the state that the broker has acknowledged
+
+        self._acked_at: float | None = None  # when the last acknowledged beat was *sent*
+        self._leased = False
+        self._lease_until = float("-inf")
+        self._fence_open = False
+
+    # inputs
+
+    def tick(self, now: float) -> list[Effect]:
+        """Called ten times a second."""
+        effects = self._turn(now)
+        if self._state is SessionState.WAITING:
+            if now >= self._open_at:
+                self._state = SessionState.CONNECTING
+                self._opened_at = now
+                effects.append(Open(self._endpoint))
+        elif self._state is SessionState.CONNECTING:
+            if now - self._opened_at >= CONNECT_PATIENCE:
+                effects += self._give_up(now, "no connection", counts=False)
+                self._endpoint += 1
+            else:
+                effects.append(self._say_hello(now))
+        elif self._state is SessionState.HELLO_SENT:
+            if now - self._heard_at >= HELLO_PATIENCE:
+                effects += self._give_up(now, f"no answer to Hello for {HELLO_PATIENCE:.0f} s")
+                self._endpoint += 1
+        elif now - self._heard_at >= SILENCE:
+            effects += self._give_up(now, f"nothing heard for {SILENCE:.0f} s")
+        elif now >= self._beat_at:
+            effects.append(self._beat(now))
+        return effects
+
+    def observe(self, observed: tuple[Observed, ...], now: float) -> list[Effect]:
+        """This is what runs now. A change is told at once."""
+        effects = self._turn(now)
+        self._observed = observed
+        self._digest = observed_digest(observed)
+        if self._welcome is not None and self._beaten != (self._digest, self._applied[1]):
+            effects.append(self._beat(now))
+        return effects
+
+    def receive(self, envelope: Envelope, now: float) -> list[Effect]:
+        """A message came. What is not for this session, or from a broker that was replaced, has no effect."""
+        effects = self._turn(now)
+        if (
+            self._state in (SessionState.WAITING, SessionState.CONNECTING)
+            or envelope.epoch < self._seen_epoch
+        ):
+            return effects
+        if envelope.epoch > self._seen_epoch:
+            self._seen_epoch = envelope.epoch
+            effects.append(RememberEpoch(envelope.epoch))
+        message = envelope.message
+        if isinstance(message, Refused):
+            if envelope.session in (NO_SESSION, self._session):
+                effects += self._refused(message, now)
+        elif self._welcome is None:
+            if isinstance(message, Welcome):
+                effects += self._welcomed(message, envelope, now)
+        elif envelope.session == self._session and envelope.epoch == self._epoch:
+            if envelope.seq != self._heard_seq + 1:
+                expected = self._heard_seq + 1
+                effects += self._give_up(now, f"message {envelope.seq} came where {expected} was expected")
+            else:
+                self._heard_seq = envelope.seq
+                self._heard_at = now
+                effects += self._heard(message, now)
+        return effects
+
+    def unsent(self, envelope: Envelope) -> None:
+        """The message of the last `Send` could not be sent: it never was."""
+        if isinstance(envelope.message, Hello):
+            self._state = SessionState.CONNECTING
+        elif isinstance(envelope.message, Beat):
+            self._sent_seq -= 1
+            self._beats.pop(envelope.message.n, None)
+            self._beat_at = float("-inf")  # the next tick tries again
+
+    def leave(self, reason: ByeReason) -> list[Effect]:
+        """We go on purpose."""
+        if self._welcome is None:
+            return []
+        return [Send(self._in_session(Bye(reason)))]
+
+    # facts
+
+    def state(self, now: float) -> SessionState:
+        """What people see."""
+        if self._state is not SessionState.READY:
+            return self._state
+        if not self._leased:
+            return SessionState.FENCED
+        if self._acked_at is None or now - self._acked_at >= SUSPECT:
+            return SessionState.DEGRADED
+        return SessionState.READY
+
+    @property
+    def applied_rev(self) -> int:
+        """The revision of the wishes that are carried out."""
+        return self._applied[1]
+
+    def check(self) -> None:
+        """Assert what is always true."""
+        in_session = self._state in (SessionState.SYNCING, SessionState.READY)
+        assert in_session == (self._welcome is not None)
+        assert self._synced == (self._state is SessionState.READY)
+        assert self._applied[0] <= self._seen_epoch
+        assert not self._beats or in_session
+        assert len(self._beats) <= MAX_OUTSTANDING
+        assert not self._fence_open or self._leased, "emission without a lease"
+        assert not self._leased or self._acked_at is not None
+        assert self._epoch <= self._seen_epoch
+
+    # turns
+
+    @property
+    def _session(self) -> bytes:
+        return NO_SESSION if self._welcome is None else self._welcome.session
+
+    def _turn(self, now: float) -> list[Effect]:
+        """What the mere passing of time does, before anything else is looked at."""
+        effects: list[Effect] = []
+        if self._turned_at is not None and now - self._turned_at > WAKE_GAP:
+            # An Ack that waits in the socket answers a beat from before: only a fresh one proves anything.
+            self._beats.clear()
+            self._beat_at = float("-inf")
+            if self._fence_open:
+                self._fence_open = False
+                effects.append(CloseFence())
+        self._turned_at = now
+        if self._leased and now >= self._lease_until:
+            self._leased = False
+            self._fence_open = False
+            effects.append(LeaseEnded())
+        return effects
+
+    def _say_hello(self, now: float) -> Effect:
+        self._state = SessionState.HELLO_SENT
+        self._heard_at = now
+        hello = replace(self._hello, seen_epoch=self._seen_epoch, observed=self._observed)
+        return Send(Envelope(hello, self._seen_epoch))
+
+    def _beat(self, now: float) -> Effect:
+        assert self._welcome is not None
+        self._beat_number += 1
+        self._beat_at = now + self._welcome.beat_ms / 1000
+        self._beats[self._beat_number] = _SentBeat(now, self._digest)
+        while len(self._beats) > MAX_OUTSTANDING:
+            del self._beats[next(iter(self._beats))]
+        self._beaten = (self._digest, self._applied[1])
+        changed = self._digest != self._known_digest
+        return Send(
+            self._in_session(
+                Beat(
+                    n=self._beat_number,
+                    sent_ms=int(now * 1000),
+                    applied_rev=self._applied[1],
+                    observed_digest=self._digest,
+                    observed=self._observed if changed else None,
+                )
+            )
+        )
+
+    def _in_session(self, message: DeviceMessage) -> Envelope:
+        self._sent_seq += 1
+        return Envelope(message, self._epoch, self._session, self._sent_seq)
+
+    # messages
+
+    def _welcomed(self, welcome: Welcome, envelope: Envelope, now: float) -> list[Effect]:
+        self._state = SessionState.SYNCING
+        self._welcome = welcome
+        self._epoch = envelope.epoch
+        self._sent_seq = 0
+        self._heard_seq = envelope.seq
+        self._heard_at = now
+        self._beat_at = now + welcome.beat_ms / 1000
+        # A revision of another epoch says nothing about this one's.
+        if self._applied[0] != envelope.epoch:
+            self._applied = (envelope.epoch, 0)
+            self._subscribers = (envelope.epoch, 0)
+        self._known_digest = None
+        self._beaten = None
+        return [Welcomed(welcome)]
+
+    def _heard(self, message: object, now: float) -> list[Effect]:
+        if isinstance(message, Ack):
+            return self._acknowledged(message, now)
+        if isinstance(message, Desired):
+            self._state = SessionState.READY
+            self._synced = True
+            if (self._epoch, message.rev) <= self._applied:
+                return []
+            self._applied = (self._epoch, message.rev)
+            return [Adopt(self._epoch, message.rev, message.wishes)]
+        if isinstance(message, Subscribers):
+            if (self._epoch, message.rev) < self._subscribers:
+                return []
+            self._subscribers = (self._epoch, message.rev)
+            return [Allow(message.keys)]
+        return []
+
+    def _acknowledged(self, ack: Ack, now: float) -> list[Effect]:
+        beat = self._beats.get(ack.n)
+        if beat is None:
+            return []
+        for number in [number for number in self._beats if number <= ack.n]:
+            del self._beats[number]
+        self._failures = 0
+        self._known_digest = beat.digest
+        effects: list[Effect] = []
+        if self._synced:
+            effects += self._renew(beat.sent_at, now)
+        if ack.want_full:
+            self._known_digest = None
+            effects.append(self._beat(now))
+        return effects
+
+    def _renew(self, sent_at: float, now: float) -> list[Effect]:
+        """Only after the wishes of this session: before them, ours may be another device's already."""
+        assert self._welcome is not None
+        self._acked_at = sent_at
+        self._lease_until = sent_at + self._welcome.self_stop_ms / 1000
+        if self._lease_until <= now:
+            return []
+        effects: list[Effect] = [ExtendFence(self._lease_until)]
+        if not self._leased:
+            effects.append(LeaseRenewed())
+        self._leased = True
+        self._fence_open = True
+        return effects
+
+    def _refused(self, refused: Refused, now: float) -> list[Effect]:
+        effects = self._give_up(now, f"refused, {refused.code}: {refused.detail}")
+        if refused.code != "stale_session":  # which heals with the next Hello
+            self._open_at = max(self._open_at, now + refused.retry_ms / 1000)
+        return effects
+
+    def _give_up(self, now: float, reason: str, *, counts: bool = True) -> list[Effect]:
+        self._state = SessionState.WAITING
+        self._welcome = None
+        self._epoch = 0
+        self._synced = False
+        self._beats.clear()
+        self._open_at = now + self._rng() * min(BACKOFF_LAST, BACKOFF_FIRST * 2**self._failures)
+        if counts:
+            self._failures = min(self._failures + 1, 10)
+        return [Close(reason)]

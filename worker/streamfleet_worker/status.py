@@ -1,0 +1,126 @@
+"""The `stat` document of a pipeline, made of what is wished, what is observed and what its camera said. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from streamfleet_broker.protocol.status import PipelineStat, SourceStat
+from streamfleet_broker.protocol.values import Observed, ObservedState, PipelineSpec, Wish
+from streamfleet_worker.camera.reference import sanitised
+from streamfleet_worker.control import CameraReport
+
+FRESH = 1.0  # seconds for which a figure is believed after it was reported
+STALE = 3.0  # seconds after which it is worth nothing
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+
+# What the original would say of a source whose camera has said nothing.
+_SOURCE_STATES: dict[ObservedState, str] = {
+    ObservedState.STARTING: "INITIALISING",
+    ObservedState.RUNNING: "RUNNING",
+    ObservedState.PAUSED: "PAUSED",
+    ObservedState.RECONNECTING: "INITIALISING",
+    ObservedState.CRASHED: "ERROR",
+    ObservedState.BACKOFF: "ERROR",
+    ObservedState.FAILED: "ERROR",
+    ObservedState.STOPPING: "TERMINATING",
+    ObservedState.ENDED: "ENDED",
+}
+
+
+def redacted(text: str) -> str:
+    """The text, with nothing in its addresses that opens a door."""
+    return _ADDRESS.sub(lambda found: str(sanitised(found.group())), text)
+
+
+def pipeline_stat(
+    wish: Wish,
+    observed: Observed,
+    report: CameraReport | None,
+    *,
+    device: str,
+    alive: bool,
+    report_age: float,
+    at: float,
+) -> PipelineStat:
+    """One pipeline. `alive`: its camera's process exists; `report_age`: seconds; `at`: Unix seconds."""
+    if not alive and observed.state is ObservedState.STARTING:
+        state = "NOT_STARTED"
+    else:
+        state = _SOURCE_STATES[observed.state]
+    if report is None:
+        sources = tuple(
+            SourceStat(number, sanitised(source.reference), state)
+            for number, source in enumerate(wish.spec.sources)
+        )
+        original = _unknown_report(wish.spec, state)
+        fps, dropped = 0.0, dict[str, int]()
+    else:
+        factor = _freshness(report_age) if alive else 0.0
+        sources = tuple(replace(source, reference=sanitised(source.reference)) for source in report.sources)
+        original = _faded(report.report, factor)
+        fps, dropped = report.fps * factor, report.dropped
+        if not alive:
+            sources = tuple(replace(source, state=state) for source in sources)
+            original = _in_state(original, state)
+    return PipelineStat(
+        pipeline_id=wish.pipeline_id,
+        device=device,
+        gen=observed.gen,
+        inc=observed.inc,
+        want=wish.want,
+        state=observed.state,
+        reason=observed.reason,
+        restarts=observed.restarts,
+        fps=fps,
+        sources=sources,
+        dropped=dropped,
+        report=original,
+        at=at,
+    )
+
+
+def _freshness(age: float) -> float:
+    """1 for a fresh figure, falling to 0: the original's last throughput stood for ever."""
+    return min(1.0, max(0.0, (STALE - age) / (STALE - FRESH)))
+
+
+def _faded(original: dict[str, Any], factor: float) -> dict[str, Any]:
+    throughput = original.get("inference_throughput", 0.0)
+    return {**original, "inference_throughput": throughput * factor}
+
+
+def _in_state(original: dict[str, Any], state: str) -> dict[str, Any]:
+    sources = [{**source, "state": state} for source in original.get("sources_metadata", ())]
+    return {**original, "sources_metadata": sources}
+
+
+def _unknown_report(spec: PipelineSpec, state: str) -> dict[str, Any]:
+    """The original's four keys where no camera has filled them."""
+    return {
+        "video_source_status_updates": [],
+        "latency_reports": [
+            {
+                "source_id": number,
+                "frame_decoding_latency": None,
+                "inference_latency": None,
+                "e2e_latency": None,
+            }
+            for number, _ in enumerate(spec.sources)
+        ],
+        "inference_throughput": 0.0,
+        "sources_metadata": [
+            {
+                "source_properties": None,
+                "source_reference": sanitised(source.reference),
+                "buffer_size": 64,
+                "state": state,
+                "buffer_filling_strategy": None,
+                "buffer_consumption_strategy": None,
+                "source_id": number,
+            }
+            for number, source in enumerate(spec.sources)
+        ],
+    }
