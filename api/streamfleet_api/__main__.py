@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from streamfleet_api.app import Services, create_app
 from streamfleet_api.auth import load_token
 from streamfleet_api.config import BadConfig, Config, parse
-from streamfleet_api.process import name_process
+from streamfleet_api.process import forbid_core_dumps, name_process
 from streamfleet_broker.protocol.keyfile import KeyExposed
 
 logger = logging.getLogger("streamfleet_api")
@@ -34,6 +34,7 @@ def main() -> int:
     try:
         config = parse(sys.argv[1:], os.environ)
         name_process("sf-api")
+        forbid_core_dumps()
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         token, is_new = load_token(config.token_path)
         listener = listen(config.host, config.port)

@@ -1,7 +1,8 @@
-"""A model that needs no training: it finds squares of pure red, green and blue, as the test pattern shows them.
+"""A model that needs no training: it finds squares of pure red, green and blue, as the test pattern has them.
 
-images (1, 3, 320, 320) RGB 0..1 ─▶ each channel minus the larger of the other two ─▶ mean over windows of 32 px,
-every 4 px ─▶ clipped to 0..1 ─▶ output0 (1, 7, 5329): centre x, centre y, 32, 32, and the scores of red, green, blue
+images (1, 3, 320, 320), RGB 0..1
+  ─▶ each channel minus the larger of the other two ─▶ its mean over 32 x 32 pixels, every 4 ─▶ 0..1
+  ─▶ output0 (1, 7, 5329): centre x, centre y, 32, 32, and the scores of red, green and blue
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ def demo_model() -> bytes:
     names = ", ".join(f"{index}: {label!r}" for index, label in enumerate(LABELS))
     properties = {"task": "detect", "names": f"{{{names}}}", "stride": "32", "imgsz": f"[{SIDE}, {SIDE}]"}
     helper.set_model_props(model, properties)
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _scores() -> list[onnx.NodeProto]:

@@ -35,6 +35,7 @@ from streamfleet_broker.protocol.values import ModelRef, Want
 
 CONFIRM_WAIT = 5.0  # seconds that a device has to confirm a pause or its end
 TERMINATE_WAIT = 1.5  # seconds; a terminated pipeline is gone for clients whether confirmed or not
+_OVER = ("ended", "failed")
 _MARGIN = 3.0  # seconds that the broker has beyond the wait
 
 
@@ -79,16 +80,18 @@ class Original:
     async def pause(self, request: Request) -> Response:
         """Nothing is emitted after the answer."""
         view = await self._view(_pipeline_id(request))
-        if view.status in ("paused", "ended", "failed"):
+        if view.status == "paused" or view.status in _OVER:
             raise not_allowed("MUTE", view)
-        return self._confirmed(await self._change(view.pipeline_id, "pause", CONFIRM_WAIT))
+        changed = await self._change(view.pipeline_id, "pause", CONFIRM_WAIT)
+        return _confirmed("MUTE", changed)
 
     async def resume(self, request: Request) -> Response:
         """Emission goes on, for a file with the next frame."""
         view = await self._view(_pipeline_id(request))
         if view.want == "run" and view.status != "paused":
             raise not_allowed("RESUME", view)
-        return self._confirmed(await self._change(view.pipeline_id, "run", CONFIRM_WAIT))
+        changed = await self._change(view.pipeline_id, "run", CONFIRM_WAIT)
+        return _confirmed("RESUME", changed)
 
     async def terminate(self, request: Request) -> Response:
         """The pipeline is gone for clients at once; a device that is away ends it when it returns."""
@@ -108,16 +111,6 @@ class Original:
         except Refused as exc:
             raise _as_original(exc) from exc
 
-    def _confirmed(self, changed: Changed) -> Response:
-        if changed.confirmed:
-            return _success(changed.pipeline)
-        view = changed.pipeline
-        return failure(
-            503,
-            f"{UNREACHABLE}: the wish to {view.want} is stored, but device {view.device} has not confirmed "
-            f"it within {CONFIRM_WAIT:g} s",
-        )
-
     async def _check_device(self, device: str | None) -> None:
         if device is None:
             return
@@ -135,6 +128,20 @@ class Original:
         except BadModel as exc:
             text = f"model {model_id!r} of the model cache cannot be used: {exc}"
             raise Failure(400, "invalid_payload", text) from exc
+
+
+def _confirmed(operation: str, changed: Changed) -> Response:
+    """The answer to a change. Raises: Failure when the pipeline ended before it could change."""
+    view = changed.pipeline
+    if changed.confirmed or view.device is None:  # what no device has emits nothing, and will do as wished
+        return _success(view)
+    if view.status in _OVER:
+        raise not_allowed(operation, view)
+    return failure(
+        503,
+        f"{UNREACHABLE}: the wish to {view.want} is stored, but device {view.device} has not confirmed it "
+        f"within {CONFIRM_WAIT:g} s",
+    )
 
 
 def _pipeline_id(request: Request) -> str:

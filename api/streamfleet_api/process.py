@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 from collections.abc import Callable
 
@@ -14,6 +15,11 @@ _PR_SET_NAME = 15
 def name_process(name: str) -> None:
     """Let `ps` and `top` show this process under a name of at most 15 characters."""
     _libc().prctl(_PR_SET_NAME, name.encode("ascii"), 0, 0, 0)
+
+
+def forbid_core_dumps() -> None:
+    """Keep keys and tokens in memory out of files. (S9)"""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def dying_with_parent() -> Callable[[], None]:

@@ -1,0 +1,151 @@
+"""HTTP to the api, for the command line: errors come with the next step."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ipaddress
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from streamfleet_api.commands import CommandFailed
+from streamfleet_broker.protocol.errors import ProtocolError
+from streamfleet_broker.protocol.keyfile import read_private
+
+TIMEOUT = 15.0  # seconds for an answer
+_UPLOAD_TIMEOUT = 120.0  # seconds in which nothing moves
+_CHUNK = 262_144  # bytes
+
+
+class Client:
+    """One api."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/")
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        # Proxies of the environment are not asked: a fleet is on this host or on the network beside it.
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._http.close()
+
+    def get(self, path: str) -> Any:
+        """The JSON of an answer. Raises: CommandFailed."""
+        return self._request("GET", path)
+
+    def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON of an answer. Raises: CommandFailed."""
+        return self._request(method, path, json=body)
+
+    def upload(self, digest: str, path: Path) -> None:
+        """Put a file into the blobs, unless it is there. Raises: CommandFailed, OSError."""
+        address = f"/v2/blobs/{digest}"
+        with self._failing():
+            if self._http.head(address).status_code == 200:
+                return
+            with path.open("rb") as file:
+                chunks = iter(lambda: file.read(_CHUNK), b"")
+                self._checked(self._http.put(address, content=chunks, timeout=_UPLOAD_TIMEOUT))
+
+    def events(self, path: str) -> Iterator[tuple[str, str]]:
+        """The server-sent events of an answer: name and data. Raises: CommandFailed."""
+        timeout = httpx.Timeout(TIMEOUT, read=30)
+        with self._failing(), self._http.stream("GET", path, timeout=timeout) as response:
+            if response.status_code != 200:
+                response.read()
+            self._checked(response)
+            name, data = "", ""
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    data = value
+                elif not line and data:
+                    yield name or "message", data
+                    name, data = "", ""
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        with self._failing():
+            response = self._checked(self._http.request(method, path, **options))
+            return response.json()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.TransportError, httpx.InvalidURL) as exc:
+            hint = "is the fleet running? 'streamfleet up' starts one; --url names another"
+            raise CommandFailed(f"cannot reach {self.url}: {exc}", hint) from exc
+        except json.JSONDecodeError as exc:
+            raise CommandFailed(f"{self.url} is not a fleet's api: its answer is no JSON") from exc
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        if response.is_success:
+            return response
+        hint = ""
+        if response.status_code == 401:
+            hint = "give the operator's token with --token or STREAMFLEET_TOKEN"
+        raise CommandFailed(reason(response), hint)
+
+
+def reason(response: httpx.Response) -> str:
+    """What an answer says went wrong, whichever shape it has."""
+    try:
+        body = response.json()
+    except ValueError:
+        return f"HTTP {response.status_code}"
+    if not isinstance(body, dict):
+        return f"HTTP {response.status_code}"
+    detail = body.get("message") or body.get("detail") or body.get("title") or response.status_code
+    if isinstance(detail, list):
+        return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in detail)
+    return str(detail)
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def path_of(*parts: str) -> str:
+    """A path of plain parts; nothing in a part can leave its place."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def token_for(url: str, token_file: Path) -> str | None:
+    """The token that this host's own fleet keeps, when the URL is this host: nobody else is shown it."""
+    if not _is_here(urlsplit(url).hostname or ""):
+        return None
+    try:
+        return read_private(token_file).decode("ascii").strip()
+    except (OSError, ProtocolError):
+        return None
+
+
+def _is_here(host: str) -> bool:
+    try:
+        addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
+        return all(_is_own(ipaddress.ip_address(address)) for address in addresses)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if address.is_loopback:
+        return True
+    import ifaddr  # slow, and most fleets are on loopback
+
+    own = {str(ip.ip if ip.is_IPv4 else ip.ip[0]) for adapter in ifaddr.get_adapters() for ip in adapter.ips}
+    return str(address) in own
