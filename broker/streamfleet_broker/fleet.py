@@ -846,12 +846,15 @@ class Fleet:
     def _change_pipeline(
         self, request: ChangePipeline, peer: OperatorPeer, request_id: bytes, now: float
     ) -> Reply | Error | None:
+        known = self._pipelines.get(request.pipeline_id)
+        if known is not None and request_id and known.changed_by == request_id:
+            return self._wait(known, request, peer, request_id, now)
         record = self._wished(request.pipeline_id)
         if record is None:
             return _no_pipeline(request.pipeline_id)
         if request.want != "stop" and (request.want == record.want or self._has_finished(record)):
             return Error("conflict", f"pipeline {record.pipeline_id} is {self._view(record).status}")
-        record = replace(record, want=request.want, gen=record.gen + 1)
+        record = replace(record, want=request.want, gen=record.gen + 1, changed_by=request_id)
         self._then.append(Audit(record.pipeline_id, f"wanted: {request.want}"))
         device = None if record.device is None else self._devices[record.device]
         if request.want == "stop" and (device is None or self._is_gone(device, now)):
@@ -863,8 +866,20 @@ class Fleet:
             self._stopped[record.pipeline_id] = self._rev
         for superseded in list(self._waiters.get(record.pipeline_id, ())):
             self._release(superseded, self._view(record), done=False)
-        if request.wait_ms == 0:
-            return Reply(Changed(self._view(record), confirmed=False))
+        return self._wait(record, request, peer, request_id, now)
+
+    def _wait(
+        self,
+        record: PipelineRecord,
+        request: ChangePipeline,
+        peer: OperatorPeer,
+        request_id: bytes,
+        now: float,
+    ) -> Reply | None:
+        """Answer when the device has done it, or after `wait_ms`."""
+        done = record.want != "stop" and confirmed(record, self._observed(record))
+        if done or request.wait_ms == 0:
+            return Reply(Changed(self._view(record), done or False))
         waiter = _Waiter(peer.routing_id, request_id, record, now + request.wait_ms / 1000)
         self._waiters.setdefault(record.pipeline_id, []).append(waiter)
         return None

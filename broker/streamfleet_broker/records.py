@@ -49,6 +49,7 @@ class PipelineRecord:
     requested: Id | None  # the device that was asked for by name
     device: Id | None  # where it runs; None: nowhere yet
     created: Natural  # orders pipelines by age
+    changed_by: bytes = b""  # the request behind `want`, which may be asked again when its answer got lost
 
     @property
     def pinned(self) -> bool:

@@ -1,0 +1,1043 @@
+"""The laws of the fleet: messages in, effects out. `Fleet.check` runs after every step of the desk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from streamfleet_broker.effects import Allow, Answer, Audit, Save, Send
+from streamfleet_broker.fleet import MAX_PIPELINES, MAX_WISHES, DevicePeer, Fleet
+from streamfleet_broker.protocol.control import NO_SESSION, Envelope, decode, encode
+from streamfleet_broker.protocol.errors import BadMessage
+from streamfleet_broker.protocol.messages import (
+    Ack,
+    Beat,
+    Bye,
+    Desired,
+    Enrolled,
+    Error,
+    Refused,
+    Reply,
+    Request,
+    Subscribers,
+    Welcome,
+)
+from streamfleet_broker.protocol.requests import (
+    AddDevice,
+    AddSubscriber,
+    Changed,
+    ChangePipeline,
+    CheckTicket,
+    CreatePipeline,
+    DeviceState,
+    DeviceView,
+    FleetView,
+    GetFleet,
+    GetPipeline,
+    ListDevices,
+    ListModels,
+    ListPipelines,
+    PipelineStatus,
+    PipelineView,
+    PutModel,
+    Subscription,
+    Token,
+)
+from streamfleet_broker.protocol.tokens import JoinToken
+from streamfleet_broker.protocol.values import (
+    ModelRef,
+    Observed,
+    ObservedState,
+    SourceSpec,
+    Want,
+    Wish,
+)
+from streamfleet_broker.records import (
+    TEST_PATTERN,
+    DeviceRecord,
+    FloorRecord,
+    PipelineRecord,
+    SubscriberRecord,
+    TokenRecord,
+    Write,
+    is_movable,
+)
+from streamfleet_broker.views import status
+from tests.broker.desk import (
+    CAMERA,
+    CONFIG,
+    EPOCH,
+    FILE,
+    OPERATOR,
+    RUNNING,
+    CountingSupply,
+    Desk,
+    desk,
+    devices,
+    key_of,
+    sent,
+)
+
+NEW_KEY = "N" * 40
+
+
+def refusals(effects: list[object]) -> list[str]:
+    """The codes of all refusals."""
+    return [e.message.code for e in effects if isinstance(e, Send) and isinstance(e.message, Refused)]
+
+
+def token_key(fleet: Desk, device: str, ttl: float = 900) -> str:
+    """Let a device enrol: the public half of its one-time key."""
+    effects = fleet.ask(AddDevice(device, ttl))
+    return next(
+        write.after.public_key
+        for effect in effects
+        if isinstance(effect, Save)
+        for write in effect.writes
+        if isinstance(write.after, TokenRecord)
+    )
+
+
+# enrolment ------------------------------------------------------------------------------------------------
+
+
+def test_at_the_start_exactly_those_who_are_known_are_let_in() -> None:
+    records = [*devices("a"), SubscriberRecord("wall", "w" * 40), TokenRecord("t" * 40, "b", 2e9)]
+    fleet = Fleet(CONFIG, EPOCH, records, CountingSupply(), now=0, unix_time=1e9)
+
+    assert fleet.start() == [
+        Allow("operators", frozenset({"O" * 40})),
+        Allow("devices", frozenset({key_of("a"), "t" * 40})),
+        Allow("relay-in", frozenset({key_of("a")})),
+        Allow("relay-out", frozenset({"w" * 40, "O" * 40})),
+    ]
+
+
+def test_a_token_is_durable_before_it_is_handed_out() -> None:
+    fleet = desk()
+
+    effects = fleet.ask(AddDevice("cam-7", ttl=60))
+
+    public, secret = f"public {1:033}", f"secret {1:033}"
+    record = TokenRecord(public, "cam-7", 1_000_000.0 + fleet.now + 60)
+    line = JoinToken("cam-7", CONFIG.endpoints, CONFIG.broker_key, secret).encode()
+    assert effects == [
+        Save((Write("token", public, None, record),)),
+        Allow("devices", frozenset({public})),
+        Audit("cam-7", "may enrol once"),
+        Answer(OPERATOR.routing_id, (1).to_bytes(16, "big"), Reply(Token("cam-7", line))),
+    ]
+    assert fleet.reply(ListDevices()) == (DeviceView("cam-7", "new"),)
+
+
+def test_enrolling_burns_the_token_in_the_transaction_that_makes_the_device() -> None:
+    fleet = desk()
+    one_time = token_key(fleet, "cam-7")
+
+    effects = fleet.enrol(one_time, NEW_KEY)
+
+    token = TokenRecord(one_time, "cam-7", 1_000_000.0 + fleet.now + 900)
+    device = DeviceRecord("cam-7", NEW_KEY, 1)
+    assert effects == [
+        Save((Write("device", "cam-7", None, device), Write("token", one_time, token, None))),
+        Allow("devices", frozenset({NEW_KEY})),
+        Allow("relay-in", frozenset({NEW_KEY})),
+        Send(b"new", Enrolled("cam-7"), NO_SESSION),
+        Audit("cam-7", "enrolled"),
+    ]
+
+
+def test_a_token_is_good_once() -> None:
+    fleet = desk()
+    one_time = token_key(fleet, "cam-7")
+    fleet.enrol(one_time, NEW_KEY)
+
+    assert refusals(fleet.enrol(one_time, "M" * 40)) == ["token_used"]
+    assert fleet.hello("cam-7", key="M" * 40)[0] == Send(
+        b"cam-7", Refused("revoked", "enrol first"), NO_SESSION
+    )
+
+
+def test_a_newer_token_ends_an_older_one() -> None:
+    fleet = desk()
+    older, newer = token_key(fleet, "cam-7"), token_key(fleet, "cam-7")
+
+    assert refusals(fleet.enrol(older, NEW_KEY)) == ["token_used"]
+    assert refusals(fleet.enrol(newer, NEW_KEY)) == []
+
+
+def test_a_token_ends_with_its_time() -> None:
+    fleet = desk()
+    one_time = token_key(fleet, "cam-7", ttl=3)
+
+    effects = fleet.pass_time(4)
+
+    token = TokenRecord(one_time, "cam-7", 1_000_013.0 + 3)
+    assert effects == [Save((Write("token", one_time, token, None),)), Allow("devices", frozenset())]
+    assert refusals(fleet.enrol(one_time, NEW_KEY)) == ["token_used"]
+
+
+def test_a_one_time_key_may_do_nothing_but_enrol() -> None:
+    fleet = desk()
+    one_time = token_key(fleet, "cam-7")
+
+    assert refusals(fleet.hello("cam-7", key=one_time)) == ["unknown_key"]
+
+
+def test_a_key_is_of_one_device_only() -> None:
+    fleet = desk("a")
+    one_time = token_key(fleet, "b")
+
+    assert refusals(fleet.enrol(one_time, key_of("a"))) == ["bad_message"]
+    assert refusals(fleet.enrol(one_time, one_time)) == ["bad_message"]
+
+
+def test_a_store_that_is_down_leaves_the_token_good() -> None:
+    fleet = desk()
+    one_time = token_key(fleet, "cam-7")
+    fleet.store_down = True
+    assert fleet.enrol(one_time, NEW_KEY) == []
+
+    fleet.store_down = False
+    assert sent(fleet.enrol(one_time, NEW_KEY), "new") == [Enrolled("cam-7")]
+
+
+def test_enrolling_anew_cuts_the_old_key_and_fences_what_it_may_still_emit() -> None:
+    fleet = desk("a")
+    fleet.create("door", FILE, "a")
+    fleet.obey()
+    one_time = token_key(fleet, "a")
+
+    fleet.enrol(one_time, NEW_KEY)
+
+    assert refusals(fleet.beat("a")) == ["revoked"]
+    assert refusals(fleet.hello("a")) == ["revoked"]
+    effects = fleet.hello("a", key=NEW_KEY)
+    assert [wish.gen for wish in sent(effects, "a")[1].wishes] == [2]
+    assert [wish.start_gen for wish in sent(effects, "a")[1].wishes] == [2]
+
+
+# sessions -------------------------------------------------------------------------------------------------
+
+
+def test_hello_is_answered_with_a_session_and_all_that_is_wished() -> None:
+    fleet = desk("a")
+    fleet.create("door", FILE, "a")
+
+    effects = fleet.hello("a")
+
+    session = fleet.devices["a"].session
+    welcome = Welcome(session, 10_000, 8_000, 1_000, 1, "http://*:8080", "ticket 4", ("tcp://*:7773",))
+    wish = Wish("door", 1, 1, "run", "continue", FILE)
+    assert effects == [
+        Send(b"a", welcome, session),
+        Send(b"a", Desired(2, (wish,)), session),
+        Send(b"a", Subscribers(1, ()), session),
+        Audit("a", "joined, agent 0.1.0"),
+    ]
+
+
+def test_a_session_counts_its_messages_from_one_and_refusals_stand_outside() -> None:
+    fleet = desk("a")
+    fleet.hello("a")
+    session = fleet.devices["a"].session
+
+    ack = Send(b"a", Ack(1, 1), session)
+    refused = Send(b"a", Refused("stale_session"), session)
+
+    assert fleet.fleet.envelope(refused) == Envelope(refused.message, EPOCH, session, 0)
+    fleet.fleet.sent(refused)
+    assert fleet.fleet.envelope(ack) == Envelope(ack.message, EPOCH, session, 4)
+
+
+def test_a_key_that_speaks_for_another_device_changes_nothing_for_it() -> None:
+    fleet = desk("a", "b")
+
+    effects = fleet.hello("b", key=key_of("a"), routing_id=b"impostor")
+
+    assert effects == [
+        Audit("a", "its key was used in the name of b", alarm=True),
+        Send(b"impostor", Refused("key_device_mismatch", "this is the key of a"), NO_SESSION),
+    ]
+    fleet = desk("a", "b")
+    fleet.perform(
+        fleet.fleet.receive(
+            DevicePeer(b"x", key_of("a")),
+            Envelope(Beat(1, 0, 1, 0), EPOCH, fleet.devices["b"].session, 14),
+            14,
+        )
+    )
+    assert sent(fleet.beat("b"), "b") == [Ack(15, 1)]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "session", "step", "routing_id"),
+    [
+        (EPOCH - 1, None, 1, b"a"),
+        (EPOCH + 1, None, 1, b"a"),
+        (EPOCH, b"s" * 16, 1, b"a"),
+        (EPOCH, NO_SESSION, 1, b"a"),
+        (EPOCH, None, 0, b"a"),
+        (EPOCH, None, 2, b"a"),
+        (EPOCH, None, 1, b"elsewhere"),
+    ],
+)
+def test_what_is_not_the_next_message_of_the_session_has_no_effect(
+    epoch: int, session: bytes | None, step: int, routing_id: bytes
+) -> None:
+    fleet = desk("a")
+    device = fleet.devices["a"]
+    quoted = device.session if session is None else session
+    envelope = Envelope(Bye("stop"), epoch, quoted, device.seq + step)
+
+    effects = fleet.perform(fleet.fleet.receive(DevicePeer(routing_id, key_of("a")), envelope, fleet.now))
+
+    assert effects == [Send(routing_id, Refused("stale_session", "hello first"), quoted)]
+    assert fleet.reply(ListDevices())[0].state == "ready"
+    assert sent(fleet.beat("a"), "a") == [Ack(device.n, 1)]
+
+
+def test_the_same_boot_takes_its_session_over() -> None:
+    fleet = desk("a")
+    old = replace(fleet.devices["a"])
+
+    for i in range(10):
+        fleet.hello("a", routing_id=f"again {i}".encode())
+        fleet.beat("a")
+
+    stale = Envelope(Bye("stop"), EPOCH, old.session, old.seq + 1)
+    assert refusals(fleet.perform(fleet.fleet.receive(old.peer, stale, fleet.now))) == ["stale_session"]
+    assert fleet.reply(ListDevices())[0].state == "ready"
+
+
+def test_an_agent_that_restarts_again_and_again_is_no_clone() -> None:
+    fleet = desk("a")
+
+    for i in range(20):
+        fleet.hello("a", boot=bytes([i]) * 16)
+        fleet.beat("a")
+
+    assert fleet.reply(ListDevices())[0].state == "ready"
+
+
+def test_two_boots_that_alternate_are_quarantined() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door", CAMERA)
+    assert fleet.view("door").device == "a"
+    for i in range(4):
+        assert refusals(fleet.hello("a", boot=bytes([2 + i % 2]) * 16)) == []
+
+    effects = fleet.hello("a", boot=b"\2" * 16)
+
+    refused = Refused("quarantined", "two machines use this key: enrol anew")
+    assert effects == [
+        Audit("a", "quarantined: two machines use its key, enrol anew", alarm=True),
+        Send(b"a", refused, NO_SESSION),
+    ]
+    assert sent(fleet.hello("a", boot=b"\3" * 16), "a") == [refused]
+    assert fleet.view("door").status == "moving"
+    fleet.pass_time(11, alive=["b"])
+    assert (fleet.view("door").device, fleet.view("door").status) == ("b", "starting")
+
+
+def test_enrolling_anew_ends_a_quarantine() -> None:
+    fleet = desk("a")
+    for i in range(6):
+        fleet.hello("a", boot=bytes([2 + i % 2]) * 16)
+
+    fleet.enrol(token_key(fleet, "a"), NEW_KEY)
+
+    assert refusals(fleet.hello("a", key=NEW_KEY)) == []
+
+
+def test_a_beat_is_acknowledged_and_wishes_are_said_again_until_they_are_applied() -> None:
+    fleet = desk("a")
+    fleet.create("door", FILE, "a")
+    session = fleet.devices["a"].session
+
+    effects = fleet.beat("a", applied_rev=1)
+
+    wish = Wish("door", 1, 1, "run", "continue", FILE)
+    assert effects == [
+        Send(b"a", Desired(2, (wish,)), session),
+        Send(b"a", Subscribers(1, ()), session),
+        Send(b"a", Ack(15, 2), session),
+    ]
+    assert fleet.beat("a", applied_rev=2) == [Send(b"a", Ack(16, 2), session)]
+
+
+def test_a_beat_whose_digest_is_another_is_asked_for_the_whole() -> None:
+    fleet = desk("a")
+    fleet.devices["a"].observed = (Observed("door", 1, 1, RUNNING),)
+
+    assert sent(fleet.beat("a", full=False), "a") == [Ack(15, 1, want_full=True)]
+    assert sent(fleet.beat("a", full=True), "a") == [Ack(16, 1)]
+    assert sent(fleet.beat("a", full=False), "a") == [Ack(17, 1)]
+
+
+def test_wishes_that_could_not_be_queued_go_out_before_the_next_ack() -> None:
+    fleet = desk("a")
+    fleet.create("door", FILE, "a")
+    send = Send(b"a", Desired(2, ()), fleet.devices["a"].session)
+
+    fleet.fleet.unsent(send, gone=False)
+
+    assert [type(message) for message in sent(fleet.beat("a"), "a")] == [Desired, Subscribers, Ack]
+    assert [type(message) for message in sent(fleet.beat("a"), "a")] == [Ack]
+
+
+def test_a_peer_that_is_gone_is_suspect_at_once() -> None:
+    fleet = desk("a", "b")
+    session = fleet.devices["a"].session
+
+    fleet.fleet.unsent(Send(b"b", Refused("stale_session"), session), gone=True)
+    assert [view.state for view in fleet.reply(ListDevices())] == ["ready", "ready"]
+    fleet.fleet.unsent(Send(b"a", Ack(1, 1), session), gone=True)
+
+    assert [view.state for view in fleet.reply(ListDevices())] == ["suspect", "ready"]
+    fleet.beat("a")
+    assert [view.state for view in fleet.reply(ListDevices())] == ["ready", "ready"]
+
+
+def test_a_silent_device_is_suspect_after_three_seconds_and_lost_after_its_lease() -> None:
+    fleet = desk("a", "b")
+
+    assert fleet.pass_time(3, alive=["b"])[-1] != Audit("a", "suspect: silent for 3.0 s")
+    assert Audit("a", "suspect: silent for 3.5 s") in fleet.pass_time(0.5)
+    assert fleet.reply(ListDevices())[0] == DeviceView("a", "suspect", 4, 0, "0.1.0", 3.5)
+    fleet.pass_time(6.5, alive=["b"])
+    assert fleet.reply(ListDevices())[0].state == "suspect"
+
+    effects = fleet.pass_time(0.5)
+
+    assert effects == [Audit("a", "lost: silent for 10.5 s", alarm=True)]
+    assert refusals(fleet.beat("a")) == ["stale_session"]
+
+
+def test_the_lease_runs_from_the_receipt_of_a_beat() -> None:
+    fleet = desk("a")
+    fleet.pass_time(9)
+
+    fleet.beat("a")
+    fleet.pass_time(10)
+
+    assert fleet.reply(ListDevices())[0].state == "suspect"
+    fleet.beat("a")
+    assert fleet.reply(ListDevices())[0].state == "ready"
+
+
+def test_after_a_start_nobody_is_lost_for_a_while() -> None:
+    record = PipelineRecord("door", 3, 2, "run", CAMERA, None, "a", 1)
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingSupply(), now=0, unix_time=1e6))
+    fleet.join("b")
+
+    fleet.pass_time(11.5, alive=["b"])
+    assert (fleet.view("door").device, fleet.view("door").status) == ("a", "unknown")
+
+    fleet.pass_time(1, alive=["b"])
+    assert (fleet.view("door").device, fleet.view("door").gen) == ("b", 4)
+
+
+def test_whoever_slept_does_not_call_others_silent() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door", CAMERA)
+
+    fleet.now += 60
+    fleet.perform(fleet.fleet.tick(fleet.now))
+    assert [view.state for view in fleet.reply(ListDevices())] == ["suspect", "suspect"]
+    fleet.pass_time(5, alive=["a", "b"])
+
+    assert [view.state for view in fleet.reply(ListDevices())] == ["ready", "ready"]
+    assert fleet.view("door").gen == 1
+
+
+def test_a_device_that_leaves_hands_over_at_once() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door", CAMERA)
+    fleet.create("disk", FILE, "a")
+
+    effects = fleet.leave("a")
+
+    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, "a", 1)
+    after = replace(before, gen=2, start_gen=2, device="b")
+    assert effects == [
+        Audit("a", "left: stop"),
+        Save((Write("pipeline", "door", before, after),)),
+        Send(b"b", Desired(4, (Wish("door", 2, 2, "run", "stop", CAMERA),)), fleet.devices["b"].session),
+        Audit("door", "from a to b"),
+    ]
+    assert (fleet.view("disk").device, fleet.view("disk").status) == ("a", "pending")
+
+
+def test_a_ticket_opens_as_long_as_its_session_lives() -> None:
+    fleet = desk()
+    fleet.enrol(token_key(fleet, "a"), NEW_KEY)
+    ticket = sent(fleet.hello("a", key=NEW_KEY), "a")[0].ticket
+
+    assert fleet.reply(CheckTicket(ticket)) == "a"
+    assert fleet.reply(CheckTicket("guess")) is None
+    fleet.pass_time(20)
+    assert fleet.reply(CheckTicket(ticket)) is None
+
+
+def test_bytes_that_are_no_message_are_answered_with_what_was_expected() -> None:
+    fleet = desk("a")
+    header, request_id, body = encode(Envelope(Bye("stop")))
+
+    for frames, code in (
+        ([b"x", b"", b""], "bad_message"),
+        ([b"SF\x07" + header[3:], request_id, body], "version"),
+    ):
+        with pytest.raises(BadMessage) as caught:
+            decode(frames)
+        effects = fleet.perform(fleet.fleet.garbled(DevicePeer(b"a", key_of("a")), b"", caught.value))
+        assert effects == [Send(b"a", Refused(code, str(caught.value)), NO_SESSION)]
+
+    effects = fleet.perform(fleet.fleet.garbled(OPERATOR, b"r" * 16, caught.value))
+    assert effects == [Answer(b"operator", b"r" * 16, Error("bad_message", str(caught.value)))]
+
+
+def test_a_device_may_not_say_what_the_broker_says() -> None:
+    fleet = desk("a")
+
+    assert refusals(fleet.say("a", Ack(1, 1))) == ["bad_message"]
+
+
+# placement ------------------------------------------------------------------------------------------------
+
+
+def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_of_it() -> None:
+    fleet = desk("a", "b")
+    fleet.create("first")
+
+    effects = fleet.ask(CreatePipeline("second", CAMERA))
+
+    record = PipelineRecord("second", 1, 1, "run", CAMERA, None, "b", 2)
+    view = PipelineView("second", 1, "run", "starting", "b", False, CAMERA)
+    wish = Wish("second", 1, 1, "run", "stop", CAMERA)
+    assert effects == [
+        Save((Write("pipeline", "second", None, record),)),
+        Send(b"b", Desired(3, (wish,)), fleet.devices["b"].session),
+        Audit("second", "created on b"),
+        Answer(b"operator", (2).to_bytes(16, "big"), Reply(view)),
+    ]
+
+
+def test_asking_twice_for_the_same_gets_the_same_answer() -> None:
+    fleet = desk("a")
+    view = fleet.create("door")
+
+    assert fleet.create("door") == view
+    assert fleet.error(CreatePipeline("door", FILE)).code == "conflict"
+    assert fleet.error(CreatePipeline("door", CAMERA, "a")).code == "conflict"
+
+
+def test_an_unknown_device_is_an_error_that_names_the_known_ones() -> None:
+    fleet = desk("a", "b")
+
+    assert fleet.error(CreatePipeline("door", CAMERA, "c")) == Error(
+        "invalid", "no device c, the known ones are: a, b"
+    )
+
+
+def test_a_device_that_is_away_gets_its_pipeline_when_it_returns() -> None:
+    fleet = desk("a", "b")
+    fleet.leave("a")
+
+    view = fleet.create("door", CAMERA, "a")
+
+    assert (view.device, view.status, view.pinned) == ("a", "pending", True)
+    assert [wish.pipeline_id for wish in sent(fleet.hello("a"), "a")[1].wishes] == ["door"]
+    assert fleet.view("door").status == "starting"
+
+
+def test_a_full_device_takes_only_what_names_it() -> None:
+    fleet = desk("a")
+    for i in range(4):
+        fleet.create(f"p{i}")
+
+    assert (fleet.create("p4").device, fleet.view("p4").status) == (None, "pending")
+    assert fleet.create("p5", CAMERA, "a").device == "a"
+
+
+def test_pending_pipelines_are_placed_oldest_first_when_a_device_becomes_ready() -> None:
+    fleet = desk("a", "b")
+    fleet.leave("a")
+    fleet.leave("b")
+    for name in ("z", "y", "x"):
+        assert fleet.create(name).status == "pending"
+
+    fleet.hello("b", capacity=2)
+    assert [fleet.view(name).device for name in "zyx"] == [None, None, None]
+    fleet.beat("b")
+
+    assert [fleet.view(name).device for name in "zyx"] == ["b", "b", None]
+    assert [view.pipeline_id for view in fleet.reply(ListPipelines())] == ["z", "y", "x"]
+
+
+def test_no_device_has_more_than_the_limit() -> None:
+    fleet = desk("a")
+    for i in range(MAX_PIPELINES):
+        fleet.create(f"p{i}", CAMERA, "a")
+
+    assert fleet.error(CreatePipeline("one-more", CAMERA, "a")) == Error(
+        "too_many", "device a has 64 pipelines already"
+    )
+
+
+def test_what_would_not_fit_into_one_message_is_refused() -> None:
+    fleet = desk("a")
+    long = replace(CAMERA, sources=(SourceSpec("rtsp://" + "x" * 20_000),))
+    for i in range(3):
+        fleet.create(f"p{i}", long, "a")
+
+    assert fleet.error(CreatePipeline("one-more", long, "a")).code == "too_many"
+    assert fleet.create("elsewhere", long).status == "pending"
+    endless = replace(CAMERA, sources=(SourceSpec("rtsp://" + "x" * MAX_WISHES),))
+    assert fleet.error(CreatePipeline("endless", endless)).code == "invalid"
+
+
+def test_pipelines_of_a_lost_device_move_and_begin_anew_and_pinned_ones_stay() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door", CAMERA)
+    fleet.create("disk", FILE, "a")
+    fleet.change("door", "pause")
+    assert fleet.view("door").device == "a"
+    fleet.obey("a")
+
+    fleet.pass_time(11, alive=["b"])
+
+    door, disk = fleet.view("door"), fleet.view("disk")
+    assert (door.device, door.gen, door.want, door.status) == ("b", 3, "pause", "starting")
+    assert fleet.devices["b"].wishes == (Wish("door", 3, 3, "pause", "stop", CAMERA),)
+    assert (disk.device, disk.gen, disk.status) == ("a", 1, "unknown")
+    assert [wish.pipeline_id for wish in sent(fleet.hello("a"), "a")[1].wishes] == ["disk"]
+
+
+def test_what_nobody_can_take_stays_where_it_is_and_goes_on_there() -> None:
+    fleet = desk("a")
+    fleet.create("door", CAMERA)
+    fleet.obey()
+    fleet.pass_time(60)
+    assert fleet.view("door").status == "moving"
+
+    fleet.hello("a", observed=fleet.devices["a"].observed)
+
+    assert (fleet.view("door").gen, fleet.view("door").status) == (1, "running")
+
+
+def test_a_stream_that_ended_is_not_played_again_elsewhere() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door", CAMERA)
+    fleet.obey("a", state=ObservedState.ENDED)
+
+    fleet.leave("a")
+
+    assert (fleet.view("door").device, fleet.view("door").gen) == ("a", 1)
+
+
+def test_when_most_of_the_fleet_falls_silent_nothing_is_moved() -> None:
+    fleet = desk("a", "b", "c", "d", "e")
+    for i in range(5):
+        fleet.create(f"p{i}")
+    before = [fleet.view(f"p{i}").device for i in range(5)]
+
+    effects = fleet.pass_time(60, alive=["d", "e"])
+
+    event = "3 of 5 devices are silent: nothing is moved until most are back"
+    assert [effect for effect in effects if isinstance(effect, Audit) and effect.subject == "fleet"] == [
+        Audit("fleet", event, alarm=True)
+    ]
+    assert [fleet.view(f"p{i}").device for i in range(5)] == before
+
+    fleet.join("a", "b")
+    effects = fleet.pass_time(1, alive=["a", "b", "d", "e"])
+    assert Audit("fleet", "pipelines of lost devices are moved again") in effects
+    assert fleet.view("p2").device != "c"
+    assert [fleet.view(f"p{i}").gen for i in range(5)] == [1, 1, 2, 1, 1]
+
+
+def test_a_loss_in_mass_that_lasts_is_moved_in_the_end() -> None:
+    fleet = desk("a", "b", "c", "d")
+    for i in range(4):
+        fleet.create(f"p{i}")
+
+    fleet.pass_time(300, alive=["d"])
+    assert fleet.view("p0").device == "a"
+    fleet.pass_time(20, alive=["d"])
+
+    assert [fleet.view(f"p{i}").device for i in range(4)] == ["d"] * 4
+
+
+def test_while_the_store_is_down_nothing_moves_and_beats_are_acknowledged() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door", CAMERA)
+    fleet.store_down = True
+
+    fleet.leave("a")
+    fleet.pass_time(20, alive=["b"])
+
+    assert (fleet.view("door").device, fleet.view("door").gen) == ("a", 1)
+    assert fleet.reply(ListDevices())[1].state == "ready"
+    assert Ack in map(type, sent(fleet.beat("b"), "b"))
+    fleet.store_down = False
+    fleet.pass_time(1, alive=["b"])
+    assert (fleet.view("door").device, fleet.view("door").gen) == ("b", 2)
+
+
+# changes --------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+
+    effects = fleet.change("door", "pause", wait_ms=2000)
+
+    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, "a", 1)
+    request_id = (2).to_bytes(16, "big")
+    after = replace(before, gen=2, want="pause", changed_by=request_id)
+    session = fleet.devices["a"].session
+    assert effects == [
+        Save((Write("pipeline", "door", before, after),)),
+        Send(b"a", Desired(3, (Wish("door", 2, 1, "pause", "stop", CAMERA),)), session),
+        Audit("door", "wanted: pause"),
+    ]
+    fleet.devices["a"].observed = (Observed("door", 1, 1, ObservedState.PAUSED),)
+    assert fleet.answer(fleet.beat("a")) is None
+    view = PipelineView("door", 2, "pause", "paused", "a", False, CAMERA, ObservedState.PAUSED)
+    assert fleet.obey()[1:] == [Answer(b"operator", request_id, Reply(Changed(view, True)))]
+
+
+def test_whoever_waits_is_answered_when_the_time_is_over() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+    fleet.change("door", "pause", wait_ms=2000)
+
+    assert fleet.answer(fleet.pass_time(1.5, alive=["a"])) is None
+    answer = fleet.answer(fleet.pass_time(0.5))
+
+    assert isinstance(answer, Reply)
+    assert (answer.data.confirmed, answer.data.pipeline.status) == (False, "running")
+
+
+def test_whoever_does_not_wait_is_answered_at_once() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+
+    answer = fleet.answer(fleet.change("door", "pause"))
+
+    assert isinstance(answer, Reply)
+    assert answer.data.confirmed is False
+
+
+def test_a_newer_wish_answers_who_waits_for_an_older_one() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+    fleet.change("door", "pause", wait_ms=60_000)
+
+    answers = [effect for effect in fleet.change("door", "run", 60_000) if isinstance(effect, Answer)]
+
+    assert [(answer.request_id[-1], answer.message.data.confirmed) for answer in answers] == [(2, False)]
+    assert fleet.answer(fleet.obey()).data.confirmed is True
+
+
+def test_a_change_that_can_never_be_confirmed_is_answered() -> None:
+    fleet = desk("a")
+    fleet.create("door", FILE, "a")
+    fleet.obey()
+    fleet.change("door", "pause", wait_ms=60_000)
+
+    answer = fleet.answer(fleet.obey(state=ObservedState.ENDED))
+
+    assert (answer.data.confirmed, answer.data.pipeline.status) == (False, "ended")
+
+
+def test_a_request_that_is_asked_again_waits_for_the_first() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+    request_id = b"q" * 16
+
+    for _ in range(2):
+        request = ChangePipeline("door", "pause", 5000)
+        assert fleet.answer(fleet.ask(request, request_id=request_id)) is None
+
+    assert fleet.view("door").gen == 2
+    answers = [effect for effect in fleet.obey() if isinstance(effect, Answer)]
+    assert [answer.request_id for answer in answers] == [request_id, request_id]
+
+
+@pytest.mark.parametrize(
+    ("before", "state", "want", "status_"),
+    [
+        ("run", RUNNING, "run", "running"),
+        ("run", ObservedState.RECONNECTING, "run", "reconnecting"),
+        ("pause", ObservedState.PAUSED, "pause", "paused"),
+        ("run", ObservedState.ENDED, "pause", "ended"),
+        ("run", ObservedState.ENDED, "run", "ended"),
+        ("run", ObservedState.FAILED, "pause", "failed"),
+        ("pause", ObservedState.FAILED, "run", "failed"),
+    ],
+)
+def test_an_illegal_change_is_refused_with_the_state(
+    before: Want, state: ObservedState, want: Want, status_: str
+) -> None:
+    fleet = desk("a")
+    fleet.create("door", FILE, "a")
+    if before == "pause":
+        fleet.change("door", "pause")
+    fleet.obey(state=state)
+
+    assert fleet.answer(fleet.change("door", want)) == Error("conflict", f"pipeline door is {status_}")
+    assert fleet.answer(fleet.change("door", "stop")).data.pipeline.status == "stopping"
+
+
+def test_a_stopped_pipeline_is_gone_for_operators_at_once() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+
+    fleet.change("door", "stop")
+
+    gone = Error("not_found", "no pipeline door")
+    assert fleet.error(GetPipeline("door")) == gone
+    assert fleet.reply(ListPipelines()) == ()
+    assert fleet.answer(fleet.change("door", "stop")) == gone
+    assert fleet.error(CreatePipeline("door", CAMERA)) == Error("conflict", "pipeline door is being stopped")
+    assert fleet.devices["a"].wishes == (Wish("door", 2, 1, "stop", "stop", CAMERA),)
+
+
+def test_a_stop_is_confirmed_by_absence_after_the_wish_was_applied() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.change("door", "stop", wait_ms=60_000)
+
+    # The device has not even begun with it: that it does not run it proves nothing.
+    assert fleet.answer(fleet.beat("a", applied_rev=1)) is None
+    assert fleet.answer(fleet.beat("a", applied_rev=2)) is None
+    effects = fleet.beat("a", applied_rev=3)
+
+    before = PipelineRecord("door", 2, 1, "stop", CAMERA, None, "a", 1, (2).to_bytes(16, "big"))
+    view = PipelineView("door", 2, "stop", "stopping", "a", False, CAMERA)
+    assert effects[1:] == [
+        Save((Write("pipeline", "door", before, None), Write("floor", "gen", None, FloorRecord(2)))),
+        Send(b"a", Desired(4, ()), fleet.devices["a"].session),
+        Answer(b"operator", (2).to_bytes(16, "big"), Reply(Changed(view, True))),
+    ]
+
+
+def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
+    record = PipelineRecord("door", 5, 1, "stop", FILE, None, "a", 1)
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingSupply(), now=0, unix_time=1e6))
+    fleet.hello("a")
+
+    assert Save not in map(type, fleet.beat("a", applied_rev=0))
+    assert Save in map(type, fleet.beat("a", applied_rev=1))
+
+
+def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
+    fleet = desk()
+    fleet.create("door")
+
+    effects = fleet.change("door", "stop", wait_ms=5000)
+
+    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, None, 1)
+    writes = (Write("pipeline", "door", before, None), Write("floor", "gen", None, FloorRecord(2)))
+    assert effects[0] == Save(writes)
+    assert fleet.answer(effects).data.confirmed is True
+
+
+@pytest.mark.parametrize(("spec", "certain"), [(CAMERA, True), (FILE, False)])
+def test_a_stop_on_a_lost_device_is_certain_only_where_the_lease_has_stopped_it(
+    spec: object, certain: bool
+) -> None:
+    fleet = desk("a")
+    fleet.create("door", spec)
+    fleet.obey()
+    fleet.pass_time(20)
+
+    assert fleet.answer(fleet.change("door", "stop", wait_ms=5000)).data.confirmed is certain
+    assert sent(fleet.hello("a"), "a")[1].wishes == ()
+
+
+def test_a_stop_under_way_ends_with_the_device() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+    assert fleet.answer(fleet.change("door", "stop", wait_ms=60_000)) is None
+
+    assert fleet.answer(fleet.leave("a")).data.confirmed is True
+
+
+def test_an_id_that_comes_again_has_a_higher_gen_than_ever() -> None:
+    fleet = desk("a")
+    for name in ("other", "door"):
+        fleet.create(name)
+        fleet.obey()
+    for want in ("pause", "run", "stop"):
+        fleet.change("door", want)
+        fleet.obey()
+
+    assert fleet.create("door").gen == 5
+    assert fleet.view("other").gen == 1
+
+
+def test_nothing_changes_when_the_store_is_down() -> None:
+    fleet = desk("a")
+    view = fleet.create("door")
+    fleet.store_down = True
+
+    down = Error("store_down", "the broker's store does not take writes; nothing was changed")
+    assert fleet.error(CreatePipeline("gate", CAMERA)) == down
+    assert fleet.error(PutModel(ModelRef("parts/1", "cd" * 32))) == down
+    assert fleet.error(AddDevice("b")) == down
+    assert fleet.error(AddSubscriber("wall")) == down
+    assert fleet.answer(fleet.change("door", "pause")) == down
+    assert fleet.answer(fleet.change("door", "stop", wait_ms=60_000)) == down
+
+    assert fleet.reply(ListPipelines()) == (view,)
+    assert fleet.reply(ListModels()) == ()
+    assert fleet.answer(fleet.pass_time(61, alive=["a"])) is None
+
+
+def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+    fleet.change("door", "stop")
+    fleet.store_down = True
+    assert Ack in map(type, sent(fleet.obey(), "a"))
+    fleet.store_down = False
+    fleet.obey()
+    fleet.obey()
+
+    assert fleet.create("door").gen == 3
+
+
+# everything else ------------------------------------------------------------------------------------------
+
+
+def test_a_new_subscriber_is_let_in_and_told_to_every_device() -> None:
+    fleet = desk("a")
+
+    effects = fleet.ask(AddSubscriber("wall"))
+
+    public, secret = f"public {3:033}", f"secret {3:033}"
+    subscription = Subscription("wall", CONFIG.subscribe_endpoint, CONFIG.broker_key, public, secret)
+    assert effects == [
+        Save((Write("subscriber", "wall", None, SubscriberRecord("wall", public)),)),
+        Allow("relay-out", frozenset({public, "O" * 40})),
+        Audit("wall", "may subscribe"),
+        Send(b"a", Subscribers(2, (public,)), fleet.devices["a"].session),
+        Answer(b"operator", (1).to_bytes(16, "big"), Reply(subscription)),
+    ]
+
+
+def test_a_model_is_named_and_named_otherwise() -> None:
+    fleet = desk()
+    first, second = ModelRef("b/1", "ab" * 32), ModelRef("b/1", "cd" * 32)
+
+    assert fleet.reply(PutModel(first)) == first
+    assert fleet.answer(fleet.ask(PutModel(first))) == Reply(first)
+    assert Save not in map(type, fleet.effects)
+    fleet.reply(PutModel(second))
+    fleet.reply(PutModel(ModelRef("a/1", "ef" * 32)))
+
+    assert fleet.reply(ListModels()) == (ModelRef("a/1", "ef" * 32), second)
+
+
+def test_the_fleet_counts_itself() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door")
+    fleet.leave("b")
+
+    assert fleet.reply(GetFleet()) == FleetView(EPOCH, 13.0, 1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "text"),
+    [
+        (Request("exec"), "bad_message", "expected one of device.add, "),
+        (Request("pipeline.get", {"pipeline_id": "../x"}), "invalid", "pipeline.get: "),
+        (Request("pipeline.get"), "invalid", "pipeline_id"),
+        (Reply(), "bad_message", "expected a Request, came Reply"),
+    ],
+)
+def test_a_wrong_request_is_answered_with_what_was_expected(
+    message: Request | Reply, code: str, text: str
+) -> None:
+    fleet = desk()
+
+    answer = fleet.answer(fleet.perform(fleet.fleet.receive(OPERATOR, Envelope(message), fleet.now)))
+
+    assert isinstance(answer, Error)
+    assert answer.code == code
+    assert text in answer.message
+
+
+@pytest.mark.parametrize(
+    ("reference", "movable"),
+    [
+        ("rtsp://10.0.0.9/door", True),
+        ("HTTP://10.0.0.9/door.mjpg", True),
+        (TEST_PATTERN, True),
+        (0, False),
+        ("0", False),
+        ("/dev/video0", False),
+        ("/videos/street.mp4", False),
+        ("street.mp4", False),
+        ("file:///videos/street.mp4", False),
+    ],
+)
+def test_what_another_device_could_open_may_move(reference: str | int, movable: bool) -> None:
+    assert is_movable(reference) is movable
+
+
+@pytest.mark.parametrize(
+    ("want", "device", "observed", "expected"),
+    [
+        ("run", None, None, "pending"),
+        ("run", "new", None, "pending"),
+        ("run", "left", RUNNING, "pending"),
+        ("run", "syncing", None, "starting"),
+        ("run", "ready", None, "starting"),
+        ("run", "ready", RUNNING, "running"),
+        ("pause", "ready", RUNNING, "running"),
+        ("pause", "ready", ObservedState.PAUSED, "paused"),
+        ("run", "ready", ObservedState.RECONNECTING, "reconnecting"),
+        ("run", "ready", ObservedState.CRASHED, "backoff"),
+        ("run", "ready", ObservedState.BACKOFF, "backoff"),
+        ("run", "ready", ObservedState.FAILED, "failed"),
+        ("run", "ready", ObservedState.ENDED, "ended"),
+        ("run", "suspect", RUNNING, "unknown"),
+        ("run", "lost", RUNNING, "moving"),
+        ("run", "quarantined", RUNNING, "moving"),
+        ("stop", "ready", RUNNING, "stopping"),
+        ("stop", "lost", RUNNING, "stopping"),
+    ],
+)
+def test_one_word_for_what_is_wished_and_seen(
+    want: Want, device: DeviceState | None, observed: ObservedState | None, expected: PipelineStatus
+) -> None:
+    record = PipelineRecord("door", 2, 1, want, CAMERA, None, "a", 1)
+    seen = None if observed is None else Observed("door", 2, 1, observed)
+
+    assert status(record, device, seen) == expected
+    if expected == "moving":
+        assert status(replace(record, requested="a"), device, seen) == "unknown"
+
+
+def test_a_playing_that_is_over_says_nothing_of_the_next() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey(state=ObservedState.ENDED)
+    fleet.enrol(token_key(fleet, "a"), NEW_KEY)
+
+    fleet.hello("a", key=NEW_KEY, observed=fleet.devices["a"].observed)
+
+    assert fleet.view("door").status == "starting"
