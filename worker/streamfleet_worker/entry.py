@@ -18,7 +18,7 @@ from pathlib import Path
 
 from streamfleet_broker.protocol.errors import ProtocolError
 from streamfleet_broker.protocol.tokens import JoinToken
-from streamfleet_worker.agent import Agent, Places
+from streamfleet_worker.agent import Agent, Entries, Places
 from streamfleet_worker.config import ConfigError, WorkerConfig, parse
 from streamfleet_worker.identity import Identity, IdentityError, join, load
 from streamfleet_worker.state import StateError
@@ -29,8 +29,8 @@ HANG = 12.0  # seconds without a turn of the loop, after which we end so that we
 PORT_PATIENCE = 3.0  # seconds for what a killed predecessor held to become free
 
 
-def run() -> int:
-    """The exit code."""
+def run(entries: Entries | None = None) -> int:
+    """The exit code. `entries`: what the children run, when it is not the usual."""
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold our secret key (S9)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
@@ -42,7 +42,7 @@ def run() -> int:
         places.make()
         lock = _lock(places.root)
         _check_port(config)
-        asyncio.run(_run(config, places))
+        asyncio.run(_run(config, places, entries))
     except (ConfigError, IdentityError, StateError, ProtocolError, OSError) as exc:
         print(f"streamfleet-worker: {exc}", file=sys.stderr)
         return 1
@@ -50,7 +50,7 @@ def run() -> int:
     return 0
 
 
-async def _run(config: WorkerConfig, places: Places) -> None:
+async def _run(config: WorkerConfig, places: Places, entries: Entries | None) -> None:
     loop = asyncio.get_running_loop()
     working = asyncio.current_task()
     assert working is not None
@@ -60,7 +60,7 @@ async def _run(config: WorkerConfig, places: Places) -> None:
         identity = await _identify(config, places)
     except asyncio.CancelledError:
         return
-    agent = Agent(config, identity, rng=random.random, on_turn=_watch_the_loop)
+    agent = Agent(config, identity, rng=random.random, entries=entries, on_turn=_watch_the_loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)
     try:

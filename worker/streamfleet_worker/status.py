@@ -1,4 +1,4 @@
-"""The `stat` document of a pipeline, made of what is wished, what is observed and what its camera said. Pure."""
+"""The `stat` document of a pipeline, of what is wished, what is observed and what its camera said. Pure."""
 
 from __future__ import annotations
 

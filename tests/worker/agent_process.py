@@ -1,0 +1,17 @@
+"""`streamfleet-worker` with the children of children.py, for tests. Loads nothing until it runs, as the original."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    from streamfleet_worker.agent import Entries
+    from streamfleet_worker.entry import run
+
+    children = "tests.worker.children"
+    sys.exit(run(Entries(f"{children}:camera", f"{children}:engine", f"{children}:publisher")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Small honest children for the agent's tests: real processes with the entry points' signature.
+
+What a camera does is said by its source: `rtsp://host/<behaviour>`, or a file's name.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+
+import msgpack
+import zmq
+
+from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic
+from streamfleet_broker.protocol.status import SourceStat
+from streamfleet_broker.protocol.values import ObservedState
+from streamfleet_worker.control import (
+    CameraConfig,
+    CameraReport,
+    Change,
+    EngineConfig,
+    EngineReport,
+    PublisherConfig,
+    PublisherReport,
+    Stop,
+    receive,
+    send,
+)
+from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.progress import Progress
+
+INTERVAL = 0.05  # seconds
+
+
+def engine(config: EngineConfig, connection: Connection) -> None:
+    """Loads nothing. A model whose first label is `broken` cannot work."""
+    broken = config.manifest.labels[0] == "broken"
+    report = EngineReport("failed" if broken else "ready", "bad opset" if broken else "", "Fake", 0, 0.0)
+    while True:
+        send(connection, report)
+        if connection.poll(INTERVAL) and isinstance(receive(connection), Stop):
+            return
+
+
+def camera(config: CameraConfig, connection: Connection) -> None:
+    """Emits a `pred` every interval, while it runs and the fence lets it."""
+    behaviour = str(config.spec.sources[0].reference).rpartition("/")[2]
+    if behaviour == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.linger = 0
+        push.connect(config.publish_endpoint)
+        _Camera(config, connection, push, behaviour).run()
+
+
+@dataclass
+class _Camera:
+    config: CameraConfig
+    connection: Connection
+    push: zmq.Socket[bytes]
+    behaviour: str
+    emitted: int = 0
+
+    def run(self) -> None:
+        fence = Fence.open(self.config.fence_path)
+        progress = Progress.open(self.config.progress_path)
+        gen, want = self.config.gen, self.config.want
+        while True:
+            if want == "run" and (not self.config.fenced or fence.passes(boot_time())):
+                self.emit(gen, progress.position + 1)
+                progress.advance(progress.position + 1)
+            state = ObservedState.RUNNING if want == "run" else ObservedState.PAUSED
+            if self.behaviour.endswith(".mp4") and progress.position >= 10:
+                send(self.connection, self.report(gen, ObservedState.ENDED))
+                return
+            if self.behaviour == "crash" and self.emitted == 5:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            send(self.connection, self.report(gen, state))
+            if self.connection.poll(INTERVAL):
+                message = receive(self.connection)
+                if isinstance(message, Change):
+                    gen, want = message.gen, message.want
+                elif isinstance(message, Stop) and self.behaviour != "deaf":
+                    return
+
+    def emit(self, gen: int, frame_id: int) -> None:
+        header = DataHeader(Kind.PRED, gen, self.config.inc, self.emitted, self.config.short_id)
+        topic = pipeline_topic(Kind.PRED, self.config.pipeline_id)
+        body = msgpack.packb({"frame_id": frame_id, "gen": gen, "inc": self.config.inc, "at": time.time()})
+        self.push.send_multipart([bytes([self.config.fenced]), topic, header.pack(), body], zmq.NOBLOCK)
+        self.emitted += 1
+
+    def report(self, gen: int, state: ObservedState) -> CameraReport:
+        reference = self.config.spec.sources[0].reference
+        original = {
+            "video_source_status_updates": [],
+            "latency_reports": [],
+            "inference_throughput": 20.0,
+            "sources_metadata": [{"source_reference": reference, "state": "RUNNING", "source_id": 0}],
+        }
+        return CameraReport(
+            gen=gen,
+            state=state,
+            reason="",
+            waiting_for_engine=False,
+            emitted=self.emitted,
+            sources=(SourceStat(0, reference, "RUNNING", emitted=self.emitted),),
+            dropped={},
+            fps=20.0,
+            report=original,
+        )
+
+
+def publisher(config: PublisherConfig, connection: Connection) -> None:
+    """From PULL to PUB, and no more."""
+    report = PublisherReport(0, 0, 0)
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.PUB) as pub:
+        pull.linger = pub.linger = 0
+        pull.bind(config.pull_endpoint)
+        pub.bind(config.local_endpoint)
+        while True:
+            if pull.poll(INTERVAL * 1000):
+                _, *frames = pull.recv_multipart()
+                pub.send_multipart(frames)
+                report = replace(report, published=report.published + 1)
+            if connection.poll() and isinstance(receive(connection), Stop):
+                return
+            send(connection, report)
