@@ -1,4 +1,4 @@
-"""`streamfleet-worker` with the children of children.py, for tests. Loads nothing until it runs, as the original."""
+"""`streamfleet-worker` with the children of children.py, for tests. Loads nothing before it runs."""
 
 from __future__ import annotations
 
