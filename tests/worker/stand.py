@@ -1,0 +1,261 @@
+"""Real child processes with a test in the agent's place: it starts them, hears them, and kills them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from streamfleet_broker.protocol.values import (
+    Manifest,
+    ModelRef,
+    PipelineSpec,
+    SourceSpec,
+    UdpSink,
+    Want,
+)
+from streamfleet_worker import publisher
+from streamfleet_worker.camera import process as camera_process
+from streamfleet_worker.control import (
+    CameraConfig,
+    CameraReport,
+    EngineConfig,
+    EngineReport,
+    PostProcessing,
+    PublisherConfig,
+    Stop,
+    ToChild,
+    receive,
+    send,
+)
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+DEADLINE = 20.0  # seconds, for whatever is awaited
+
+T = TypeVar("T")
+
+
+def wait_for(what: str, happened: Callable[[], T], deadline: float = DEADLINE) -> T:
+    """The first true value of a condition that is looked at every few milliseconds."""
+    until = time.monotonic() + deadline
+    while True:
+        value = happened()
+        if value:
+            return value
+        assert time.monotonic() < until, f"not within {deadline} s: {what}"
+        time.sleep(0.005)
+
+
+class Child:
+    """A child process; a thread keeps its reports."""
+
+    def __init__(self, entry: Callable[[Any, Connection], None], config: Any) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["streamfleet_worker.camera.process"])
+        self.connection, theirs = context.Pipe()
+        self.process: BaseProcess = context.Process(target=entry, args=(config, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.reports: list[Any] = []
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                self.reports.append(receive(self.connection))
+        except (EOFError, OSError):
+            return
+
+    def tell(self, message: ToChild) -> None:
+        send(self.connection, message)
+
+    def until(self, what: str, holds: Callable[[Any], bool], deadline: float = DEADLINE) -> Any:
+        """The first report of which this holds, beginning with the last one there is."""
+        start = max(0, len(self.reports) - 1)
+
+        def found() -> Any:
+            alive = self.process.is_alive()
+            report = next((one for one in self.reports[start:] if holds(one)), None)
+            assert report or alive, f"ended with {self.process.exitcode} before: {what}; {self.reports[-1:]}"
+            return report
+
+        return wait_for(what, found, deadline)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._reap()
+
+    def hang_up(self) -> int | None:
+        """Go away as a killed agent does. The exit code."""
+        # Not `close`: the listener reads from it, and would keep it open.
+        with socket.socket(fileno=self.connection.fileno()) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+            ours.detach()
+        self.process.join(3.0)
+        return self.process.exitcode
+
+    def stop(self) -> int | None:
+        """Say stop, as the agent does. The exit code; None when it did not end in time, and was killed."""
+        with contextlib.suppress(OSError):
+            send(self.connection, Stop())
+        self.process.join(2.0)
+        exit_code = self.process.exitcode
+        if exit_code is None:
+            self.process.kill()
+        self._reap()
+        return exit_code
+
+    def _reap(self) -> None:
+        self.process.join(DEADLINE)
+        self._listener.join(DEADLINE)
+        self.connection.close()
+
+
+class Receiver:
+    """A UDP port; a thread keeps every datagram that comes."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.settimeout(0.1)
+        self.sink = UdpSink("127.0.0.1", self._socket.getsockname()[1])
+        self.datagrams: list[bytes] = []
+        self._closing = False
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while not self._closing:
+            with contextlib.suppress(TimeoutError):
+                self.datagrams.append(self._socket.recv(65_536))
+
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(datagram) for datagram in list(self.datagrams)]
+
+    @property
+    def metadata(self) -> list[dict[str, Any]]:
+        return [document["inference_metadata"] for document in self.documents]
+
+    @property
+    def frame_ids(self) -> list[int]:
+        return [metadata["frame_id"] for metadata in self.metadata]
+
+    def close(self) -> None:
+        self._closing = True
+        self._thread.join()
+        self._socket.close()
+
+
+class Stand:
+    """A device without an agent: a folder for its sockets, and the children that were started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.receiver = Receiver()
+        self._children: list[Child] = []
+
+    def engine(self, weights: Path, manifest: Manifest, *, threads: int = 2, ready: bool = True) -> Child:
+        # Imported where it is needed: a test of cameras alone loads no ONNX Runtime.
+        from streamfleet_worker.engine.process import main
+
+        config = EngineConfig(manifest, str(weights), str(self.folder / "engine"), threads)
+        child = self._start(main, config)
+        if ready:
+            child.until("the engine is ready", lambda report: is_engine(report, "ready"))
+        return child
+
+    def camera(
+        self,
+        manifest: Manifest,
+        reference: str | int,
+        *,
+        gen: int = 1,
+        inc: int = 1,
+        want: Want = "run",
+        fenced: bool = False,
+        sinks: tuple[UdpSink, ...] | None = None,
+        properties: dict[str, float] | None = None,
+        **spec: Any,
+    ) -> Child:
+        config = CameraConfig(
+            pipeline_id="pipeline-1",
+            device="device-1",
+            short_id=7,
+            gen=gen,
+            inc=inc,
+            want=want,
+            spec=PipelineSpec(
+                model=ModelRef("model", manifest.digest),
+                sources=(SourceSpec(reference, properties or {}),),
+                sinks=(self.receiver.sink,) if sinks is None else sinks,
+                **spec,
+            ),
+            manifest=manifest,
+            defaults=PostProcessing(),
+            engine_socket=str(self.folder / "engine"),
+            publish_endpoint=self.push_endpoint,
+            progress_path=str(self.folder / "progress"),
+            fence_path=str(self.folder / "fence"),
+            fenced=fenced,
+        )
+        return self._start(camera_process.main, config)
+
+    def publisher(self, **more: str) -> Child:
+        config = PublisherConfig(
+            device="device-1",
+            pull_endpoint=self.push_endpoint,
+            local_endpoint=self.local_endpoint,
+            **{"direct_endpoint": "", "public_key": "", "secret_key": "", **more},
+        )
+        return self._start(publisher.main, config)
+
+    @property
+    def push_endpoint(self) -> str:
+        return f"ipc://{self.folder}/push"
+
+    @property
+    def local_endpoint(self) -> str:
+        return f"ipc://{self.folder}/local"
+
+    def close(self) -> None:
+        for child in self._children:
+            if child.process.is_alive():
+                child.kill()
+        self.receiver.close()
+
+    def _start(self, entry: Callable[[Any, Connection], None], config: Any) -> Child:
+        child = Child(entry, config)
+        self._children.append(child)
+        return child
+
+
+def is_camera(report: Any, state: str) -> bool:
+    return isinstance(report, CameraReport) and report.state.value == state
+
+
+def is_engine(report: Any, state: str) -> bool:
+    return isinstance(report, EngineReport) and report.state == state
+
+
+def write_video(path: Path, frames: int, *, size: tuple[int, int] = (64, 48), fps: float = 25.0) -> Path:
+    """A small film of grey pictures, each a little lighter than the last."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
+    assert writer.isOpened()
+    for index in range(frames):
+        writer.write(np.full((size[1], size[0], 3), index % 256, np.uint8))
+    writer.release()
+    return path

@@ -1,0 +1,300 @@
+"""The publisher process, with real sockets: what comes in goes out, to whom it may, while it may."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from streamfleet_broker.protocol.data import MAX_BODY, DataHeader, Kind, pipeline_topic
+from streamfleet_worker.control import Allow, PublisherReport, Relay
+from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.zap import Doorkeeper
+from tests.worker.stand import Stand, wait_for
+
+TOPIC = pipeline_topic(Kind.PRED, "pipeline-1")
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context]:
+    """Ends only when the test has closed every socket, which it does by `with`."""
+    with zmq.Context() as context:
+        yield context
+
+
+@pytest.fixture
+def push(stand: Stand, context: zmq.Context) -> Iterator[zmq.Socket]:
+    with context.socket(zmq.PUSH) as push:
+        push.linger = 0
+        push.connect(stand.push_endpoint)
+        yield push
+
+
+def message(seq: int, *, fenced: bool = False, body: bytes = b"\x80") -> list[bytes]:
+    header = DataHeader(kind=Kind.PRED, gen=1, inc=1, seq=seq)
+    return [b"\x01" if fenced else b"\x00", TOPIC, header.pack(), body]
+
+
+def subscriber(context: zmq.Context, endpoint: str, **curve: bytes) -> zmq.Socket:
+    sub = context.socket(zmq.SUB)
+    sub.linger = 0
+    for option, value in curve.items():
+        setattr(sub, option, value)
+    sub.subscribe(b"v1/pred/")
+    sub.connect(endpoint)
+    return sub
+
+
+def until_heard(push: zmq.Socket, sub: zmq.Socket, what: str = "a message comes through") -> list[bytes]:
+    """Push until the subscriber hears, because a subscription needs its time; then silence again."""
+
+    def heard() -> bool:
+        push.send_multipart(message(0))
+        return bool(sub.poll(20))
+
+    wait_for(what, heard)
+    first = sub.recv_multipart()
+    while sub.poll(100):
+        sub.recv_multipart()
+    return first
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def counts(report: object) -> tuple[int, int, int]:
+    assert isinstance(report, PublisherReport)
+    return report.published, report.fenced, report.rejected
+
+
+def test_what_is_pushed_goes_out_unchanged_and_in_order(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    publisher = stand.publisher()
+
+    with subscriber(context, stand.local_endpoint) as sub:
+        until_heard(push, sub)
+        sent = [message(seq, body=bytes([seq])) for seq in range(1, 101)]
+        for frames in sent:
+            push.send_multipart(frames)
+        came = [sub.recv_multipart() for _ in sent if sub.poll(5000)]
+
+    assert came == [frames[1:] for frames in sent]
+    assert publisher.stop() == 0
+
+
+def test_a_closed_fence_stops_what_is_fenced_and_nothing_else(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    fence = Fence.create(str(stand.folder / "fence"))
+    publisher = stand.publisher(fence_path=str(stand.folder / "fence"))
+
+    with subscriber(context, stand.local_endpoint) as sub:
+        until_heard(push, sub)
+        push.send_multipart(message(1, fenced=True))
+        push.send_multipart(message(2))
+        publisher.until("one message was fenced off", lambda report: report.fenced == 1)
+        fence.extend(boot_time() + 60)
+        push.send_multipart(message(3, fenced=True))
+        came = [DataHeader.unpack(sub.recv_multipart()[1]).seq for _ in range(2) if sub.poll(5000)]
+
+    assert came == [2, 3]
+    fence.close()
+
+
+def test_junk_is_counted_and_goes_nowhere(stand: Stand, context: zmq.Context, push: zmq.Socket) -> None:
+    publisher = stand.publisher()
+    good = message(1)
+    junk = [
+        [b""],
+        [b"x"] * 3,
+        [*good, b"more"],
+        [b"\x00\x00", *good[1:]],
+        [good[0], b"v2/pred/p/", *good[2:]],
+        [good[0], b"v1/pred/" + b"p" * 200 + b"/", *good[2:]],
+        [good[0], good[1], b"short", good[3]],
+        [*good[:3], bytes(MAX_BODY + 1)],
+    ]
+
+    with subscriber(context, stand.local_endpoint) as sub:
+        until_heard(push, sub)
+        for frames in junk:
+            push.send_multipart(frames)
+        push.send_multipart(good)
+        publisher.until("all junk was counted", lambda report: report.rejected == len(junk))
+
+        assert sub.poll(5000)
+        assert sub.recv_multipart() == good[1:]
+        assert not sub.poll(0)
+
+
+def test_it_publishes_to_the_relay_it_was_told_last(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    public, secret = zmq.curve_keypair()
+    server_public, server_secret = zmq.curve_keypair()
+    publisher = stand.publisher(public_key=public.decode(), secret_key=secret.decode())
+
+    with contextlib.ExitStack() as stack:
+        relays = []
+        for _ in range(2):
+            relay = stack.enter_context(context.socket(zmq.SUB))
+            relay.linger = 0
+            relay.curve_server, relay.curve_secretkey = True, server_secret
+            relay.subscribe(b"")
+            port = relay.bind_to_random_port("tcp://127.0.0.1")
+            relays.append((relay, Relay((f"tcp://127.0.0.1:{port}",), server_public.decode())))
+        (first, to_first), (second, to_second) = relays
+        publisher.tell(to_first)
+        until_heard(push, first, "the first relay hears")
+        publisher.tell(to_second)
+        until_heard(push, second, "the second relay hears")
+        while first.poll(0):
+            first.recv_multipart()  # from before it was told of the second
+        push.send_multipart(message(9))
+
+        assert second.poll(5000)
+        assert not first.poll(0)
+
+
+def test_a_relay_with_another_key_than_the_brokers_gets_nothing(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    public, secret = zmq.curve_keypair()
+    brokers, _ = zmq.curve_keypair()
+    _, impostor = zmq.curve_keypair()
+    publisher = stand.publisher(public_key=public.decode(), secret_key=secret.decode())
+
+    with context.socket(zmq.SUB) as relay:
+        relay.linger = 0
+        relay.curve_server, relay.curve_secretkey = True, impostor
+        relay.subscribe(b"")
+        port = relay.bind_to_random_port("tcp://127.0.0.1")
+        publisher.tell(Relay((f"tcp://127.0.0.1:{port}",), brokers.decode()))
+        for seq in range(20):
+            push.send_multipart(message(seq))
+            assert not relay.poll(20)
+
+
+def test_only_keys_that_were_named_may_subscribe_from_the_lan(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    endpoint, server, publisher = _direct(stand)
+    friend, stranger = zmq.curve_keypair(), zmq.curve_keypair()
+
+    with (
+        subscriber(context, endpoint, **_curve(friend, server)) as allowed,
+        subscriber(context, endpoint, **_curve(stranger, server)) as refused,
+        subscriber(context, endpoint) as plain,
+    ):
+        for seq in range(10):  # nobody is named yet, so nobody hears
+            push.send_multipart(message(seq))
+            assert not allowed.poll(10)
+        publisher.tell(Allow((friend[0].decode(),)))
+        # libzmq does not try again after a refusal, so the friend comes anew.
+        with subscriber(context, endpoint, **_curve(friend, server)) as again:
+            until_heard(push, again)
+
+        assert not refused.poll(0)
+        assert not plain.poll(0)
+
+
+def test_a_key_that_is_removed_is_cut_off_and_the_others_stay(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    endpoint, server, publisher = _direct(stand)
+    friend, former = zmq.curve_keypair(), zmq.curve_keypair()
+    publisher.tell(Allow((friend[0].decode(), former[0].decode())))
+
+    with (
+        subscriber(context, endpoint, **_curve(friend, server)) as stays,
+        subscriber(context, endpoint, **_curve(former, server)) as leaves,
+    ):
+        until_heard(push, stays)
+        until_heard(push, leaves)
+        while stays.poll(50):
+            stays.recv_multipart()
+        publisher.tell(Allow((friend[0].decode(),)))
+        until_heard(push, stays, "who may stay hears again")
+        while leaves.poll(0):
+            leaves.recv_multipart()
+        push.send_multipart(message(5))
+
+        assert stays.poll(5000)
+        assert not leaves.poll(100)
+
+
+def test_the_doorkeeper_refuses_whatever_is_no_request_of_its_domain(context: zmq.Context) -> None:
+    doorkeeper = Doorkeeper(context, "direct")
+    public, _ = zmq.curve_keypair()
+    doorkeeper.keys = frozenset({public.decode()})
+    key = zmq.utils.z85.decode(public)
+    good = [b"1.0", b"1", b"direct", b"127.0.0.1", b"", b"CURVE", key]
+
+    answers = {
+        name: doorkeeper.decide(request)[2]
+        for name, request in {
+            "good": good,
+            "empty": [],
+            "other domain": [*good[:2], b"relay-in", *good[3:]],
+            "no domain": [*good[:2], b"", *good[3:]],
+            "plain": [*good[:5], b"PLAIN", b"user", b"password"],
+            "null": [*good[:5], b"NULL"],
+            "short key": [*good[:6], key[:31]],
+            "other key": [*good[:6], bytes(32)],
+        }.items()
+    }
+    doorkeeper.close()
+
+    assert answers.pop("good") == b"200"
+    assert set(answers.values()) == {b"400"}
+
+
+def test_it_reports_even_when_nothing_comes(stand: Stand) -> None:
+    publisher = stand.publisher()
+
+    wait_for("three reports", lambda: len(publisher.reports) >= 3, deadline=5)
+
+    assert {counts(report) for report in publisher.reports} == {(0, 0, 0)}
+
+
+def test_it_ends_when_the_agent_is_gone(stand: Stand) -> None:
+    publisher = stand.publisher()
+    wait_for("a report", lambda: publisher.reports)
+
+    assert publisher.hang_up() == 0
+
+
+def test_a_port_that_another_holds_is_bound_when_it_is_free(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        endpoint, server, publisher = _direct(stand, port=other.getsockname()[1])
+        friend = zmq.curve_keypair()
+        publisher.tell(Allow((friend[0].decode(),)))
+        wait_for("it lives on without its port", lambda: len(publisher.reports) >= 2)
+
+    with subscriber(context, endpoint, **_curve(friend, server)) as sub:
+        until_heard(push, sub)
+
+
+def _direct(stand: Stand, port: int | None = None) -> tuple[str, bytes, object]:
+    public, secret = zmq.curve_keypair()
+    endpoint = f"tcp://127.0.0.1:{port or free_port()}"
+    publisher = stand.publisher(
+        direct_endpoint=endpoint, public_key=public.decode(), secret_key=secret.decode()
+    )
+    wait_for("the publisher runs", lambda: publisher.reports)
+    return endpoint, public, publisher
+
+
+def _curve(keys: tuple[bytes, bytes], server: bytes) -> dict[str, bytes]:
+    return {"curve_publickey": keys[0], "curve_secretkey": keys[1], "curve_serverkey": server}

@@ -1,0 +1,247 @@
+"""The publisher process: what the cameras and the agent of a device push, goes out on its PUB sockets.
+
+    cameras, agent ──PUSH──► PULL ──► PUB  to the broker's relay, with the device's key
+                                  ├─► PUB  ipc, for this host
+                                  └─► PUB  tcp, for subscribers whose keys the broker has named (optional)
+
+It passes messages on as they are, and blocks for nobody: a PUB socket drops what a slow peer does not take.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+
+import zmq
+
+from streamfleet_broker.protocol.data import MAX_BODY, split
+from streamfleet_broker.protocol.errors import BadData
+from streamfleet_worker.control import (
+    REPORT_INTERVAL,
+    Allow,
+    PublisherConfig,
+    PublisherReport,
+    Relay,
+    Stop,
+    receive,
+    send,
+)
+from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.lifeline import die_with_parent
+from streamfleet_worker.zap import Doorkeeper
+
+logger = logging.getLogger(__name__)
+
+DOMAIN = "direct"  # of ZAP, for subscribers on the LAN
+FENCED = 1  # bit of the flags: not to be emitted when the fence is closed
+
+_WAITING_IN = 1000  # messages that wait for us before a pusher has to drop
+_WAITING_OUT = 200  # messages for one slow peer, before what comes next is dropped for it
+_AT_ONCE = 256  # messages between two looks at the other sockets
+_TOPIC = 128  # bytes, of the longest topic
+_SMALL = 4096  # bytes: room for the frames around a body
+_REBIND = 0.1  # seconds between attempts to bind
+_RECONNECT = (100, 2000)  # milliseconds, from the first pause to the longest
+_HANDSHAKE = 5000  # milliseconds
+_HEARTBEAT = (2000, 6000)  # milliseconds from one to the next, and until the peer is given up
+
+_Context = zmq.Context[zmq.Socket[bytes]]
+_Socket = zmq.Socket[bytes]
+
+
+class Publisher:
+    """The sockets of one device. One thread uses it."""
+
+    def __init__(self, config: PublisherConfig, context: _Context) -> None:
+        """Raises: OSError without a fence, zmq.ZMQError when a local endpoint cannot be bound."""
+        self._config = config
+        self._context = context
+        self._fence = Fence.open(config.fence_path) if config.fence_path else None
+        self.doorkeeper = Doorkeeper(context, DOMAIN)
+        self.pull = _socket(context, zmq.PULL)
+        self.pull.rcvhwm = _WAITING_IN
+        self.pull.maxmsgsize = MAX_BODY + _SMALL
+        self.pull.bind(config.pull_endpoint)
+        self._local = _socket(context, zmq.PUB)
+        self._local.bind(config.local_endpoint)
+        self._relay: _Socket | None = None
+        self._relay_to: Relay | None = None
+        self._direct: _Socket | None = None
+        self._bind_at = 0.0  # monotonic seconds
+        self._published = self._fenced = self._rejected = 0
+
+    @property
+    def report(self) -> PublisherReport:
+        """The present state."""
+        return PublisherReport(self._published, self._fenced, self._rejected)
+
+    def pass_on(self) -> None:
+        """Publish what has come, up to a number of messages."""
+        for _ in range(_AT_ONCE):
+            try:
+                frames = self.pull.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._pass_on(frames)
+
+    def tend(self, now: float) -> float | None:
+        """Bind the direct socket if it is time to; the monotonic seconds at which to call again, if ever."""
+        if not self._config.direct_endpoint or self._direct is not None:
+            return None
+        if now >= self._bind_at:
+            self._direct = self._bind_direct()
+            self._bind_at = now + _REBIND
+        return None if self._direct is not None else self._bind_at
+
+    def connect(self, relay: Relay) -> None:
+        """Publish to this relay, instead of the one before."""
+        if relay == self._relay_to:
+            return
+        if self._relay is not None:
+            self._relay.close()
+        self._relay, self._relay_to = None, relay
+        if relay.endpoints:
+            self._relay = self._connect(relay)
+
+    def allow(self, allow: Allow) -> None:
+        """Let exactly these keys subscribe. Who is connected with another key is cut off."""
+        keys = frozenset(allow.keys)
+        removed = self.doorkeeper.keys - keys
+        self.doorkeeper.keys = keys
+        if removed and self._direct is not None:
+            # ZAP asks at the handshake only, so all have to shake hands again.
+            logger.info("%d subscriber keys removed, all subscribers reconnect", len(removed))
+            self._direct.close()
+            self._direct = None
+            self._bind_at = 0.0
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for socket in (self.pull, self._local, self._relay, self._direct):
+            if socket is not None:
+                socket.close()
+        self.doorkeeper.close()
+        if self._fence is not None:
+            self._fence.close()
+
+    def _pass_on(self, frames: Sequence[bytes]) -> None:
+        if not _is_ours(frames):
+            self._rejected += 1
+            return
+        flags, message = frames[0][0], frames[1:]
+        for socket in (self._local, self._direct, self._relay):
+            if flags & FENCED and not self._may_emit():
+                self._fenced += 1
+                return
+            if socket is not None:
+                socket.send_multipart(message, zmq.NOBLOCK)
+        self._published += 1
+
+    def _may_emit(self) -> bool:
+        return self._fence is not None and self._fence.passes(boot_time())
+
+    def _connect(self, relay: Relay) -> _Socket | None:
+        socket = _socket(self._context, zmq.PUB)
+        socket.immediate = True  # what could not be sent is not sent later: it would be the past
+        socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT
+        try:
+            socket.curve_serverkey = relay.server_key.encode()
+            socket.curve_publickey = self._config.public_key.encode()
+            socket.curve_secretkey = self._config.secret_key.encode()
+            for endpoint in relay.endpoints:
+                socket.connect(endpoint)
+        except zmq.ZMQError as exc:
+            logger.error("cannot publish to %s: %s", ", ".join(relay.endpoints), exc)
+            socket.close()
+            return None
+        logger.info("publishing to %s", ", ".join(relay.endpoints))
+        return socket
+
+    def _bind_direct(self) -> _Socket | None:
+        socket = _socket(self._context, zmq.PUB)
+        socket.maxmsgsize = _SMALL  # subscriptions are all that comes in
+        socket.curve_server = True
+        socket.curve_secretkey = self._config.secret_key.encode()
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, DOMAIN)
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        try:
+            socket.bind(self._config.direct_endpoint)
+        except zmq.ZMQError as exc:
+            # After a bounce the old socket may hold the port for a moment; else it is somebody else's.
+            if not self._bind_at:
+                logger.warning("%s cannot be bound yet: %s", self._config.direct_endpoint, exc)
+            socket.close()
+            return None
+        return socket
+
+
+def main(config: PublisherConfig, connection: Connection) -> None:
+    """The whole life of the process. It ends when it is told to, or when the agent is gone."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with zmq.Context() as context:
+        publisher = Publisher(config, context)
+        try:
+            _serve(publisher, connection)
+        except (EOFError, OSError):
+            logger.info("%s: the agent is gone", config.device)
+        finally:
+            publisher.close()
+
+
+def _serve(publisher: Publisher, connection: Connection) -> None:
+    poller = zmq.Poller()
+    for source in (publisher.pull, publisher.doorkeeper.socket, connection):
+        poller.register(source, zmq.POLLIN)
+    next_report = 0.0
+    while True:
+        now = time.monotonic()
+        if now >= next_report:
+            send(connection, publisher.report)
+            next_report = now + REPORT_INTERVAL
+        due = publisher.tend(now)
+        until = next_report if due is None else min(next_report, due)
+        ready = dict(poller.poll(math.ceil(max(0.0, until - now) * 1000)))
+        publisher.doorkeeper.answer()
+        publisher.pass_on()
+        if connection.fileno() in ready and not _obey(publisher, connection):
+            return
+
+
+def _obey(publisher: Publisher, connection: Connection) -> bool:
+    """Whether to go on."""
+    match receive(connection):
+        case Stop():
+            return False
+        case Relay() as relay:
+            publisher.connect(relay)
+        case Allow() as allow:
+            publisher.allow(allow)
+    return True
+
+
+def _is_ours(frames: Sequence[bytes]) -> bool:
+    """Flags, topic, header and body, as the data plane has them."""
+    if len(frames) != 4 or len(frames[0]) != 1 or len(frames[1]) > _TOPIC or len(frames[3]) > MAX_BODY:
+        return False
+    try:
+        split(frames[1:])
+    except BadData:
+        return False
+    return True
+
+
+def _socket(context: _Context, kind: int) -> _Socket:
+    socket = context.socket(kind)
+    socket.linger = 0
+    socket.sndhwm = _WAITING_OUT
+    socket.ipv6 = True
+    socket.tcp_keepalive = 1
+    socket.handshake_ivl = _HANDSHAKE
+    socket.heartbeat_ivl, socket.heartbeat_timeout = _HEARTBEAT
+    socket.heartbeat_ttl = _HEARTBEAT[1]
+    return socket
