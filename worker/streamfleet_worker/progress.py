@@ -20,10 +20,11 @@ class Progress:
 
     @classmethod
     def open(cls, path: str) -> Progress:
-        """The progress in this file, which is made, at 0, where it is missing. Raises: OSError."""
+        """The progress in this file, which begins at 0 where there is none yet. Raises: OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(descriptor).st_size != _SIZE:
+                os.ftruncate(descriptor, 0)
                 os.ftruncate(descriptor, _SIZE)
             return cls(descriptor)
         finally:

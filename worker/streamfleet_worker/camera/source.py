@@ -20,7 +20,7 @@ from streamfleet_worker.camera.reference import SourceKind, kind_of, sanitised
 from streamfleet_worker.camera.testpattern import PatternCapture
 
 OPEN_TIMEOUT = 10.0  # seconds until a URL counts as unreachable
-READ_TIMEOUT = 10.0  # seconds without a frame until a stream counts as lost
+READ_TIMEOUT = 8.0  # seconds without a frame until a stream counts as lost; the agent waits a little longer
 _DIAGNOSIS = 2.0  # seconds to find out why a URL did not open
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
 

@@ -135,7 +135,7 @@ def _check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:
         fits, expected = (batch, rows) == (1, 4 + classes), f"(1, {4 + classes}, N)"
     if not fits:
         raise BadModel(
-            f"expected an output of {expected} of a {manifest.family} model with {classes} labels, "
+            f"expected an output of {expected} for the family {manifest.family} and {classes} labels, "
             f"the model gives {_text(output.shape)}"
         )
     return batch, rows, columns
