@@ -1,4 +1,4 @@
-"""What the agent's tests share: a real broker, an operator, a worker as a process, waiting with a deadline."""
+"""What the agent's tests share: a real broker, an operator, a worker as a process, and waiting for things."""
 
 from __future__ import annotations
 

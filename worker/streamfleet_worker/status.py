@@ -14,7 +14,7 @@ from streamfleet_worker.control import CameraReport
 FRESH = 1.0  # seconds for which a figure is believed after it was reported
 STALE = 3.0  # seconds after which it is worth nothing
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]")
 
 # What the original would say of a source whose camera has said nothing.
 _SOURCE_STATES: dict[ObservedState, str] = {
