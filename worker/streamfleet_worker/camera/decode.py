@@ -108,9 +108,9 @@ def _suppress(
     xywh = boxes.astype(np.float64)
     xywh[:, 2:] -= xywh[:, :2]
     if rules.class_agnostic_nms:
-        kept = cv2.dnn.NMSBoxes(xywh, scores, -1.0, rules.iou_threshold)  # type: ignore[arg-type]
+        kept = cv2.dnn.NMSBoxes(xywh, scores, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
     else:
-        kept = cv2.dnn.NMSBoxesBatched(xywh, scores, classes, -1.0, rules.iou_threshold)  # type: ignore[arg-type]
+        kept = cv2.dnn.NMSBoxesBatched(xywh, scores, classes, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
     return np.asarray(kept, np.int64).reshape(-1)
 
 
