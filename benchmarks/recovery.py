@@ -16,7 +16,7 @@ from tests.fleet.harness import Fleet, Subscriber, rises, short_folder, wait_for
 LIMIT = 10.0  # seconds
 ROUNDS = 10
 PIPELINES = 3
-PROCESSES = ["sf-camera", "sf-engine", "sf-publisher", "sf-agent", "sf-broker", "sf-api"]
+PROCESSES = ["camera", "engine", "publisher", "sf-agent", "sf-broker", "sf-api"]
 
 
 def run() -> str:

@@ -1,7 +1,7 @@
 """A model that needs no training: it finds squares of pure red, green and blue, as the test pattern has them.
 
 images (1, 3, 320, 320), RGB 0..1
-  ─▶ each channel minus the larger of the other two ─▶ its mean over 32 x 32 pixels, every 4 ─▶ 0..1
+  ─▶ each channel minus the larger of the other two ─▶ its mean m over 32 x 32 pixels, every 4 ─▶ 2 m - 1
   ─▶ output0 (1, 7, 5329): centre x, centre y, 32, 32, and the scores of red, green and blue
 """
 
@@ -54,7 +54,10 @@ def _scores() -> list[onnx.NodeProto]:
         helper.make_node(
             "AveragePool", ["cells"], ["windows"], kernel_shape=[window, window], strides=[1, 1]
         ),
-        helper.make_node("Clip", ["windows", "zero", "one"], ["clipped"]),
+        # A window that is half a square is nothing: what overlaps too little to be merged must not be seen.
+        helper.make_node("Mul", ["windows", "two"], ["doubled"]),
+        helper.make_node("Sub", ["doubled", "one"], ["surplus"]),
+        helper.make_node("Clip", ["surplus", "zero", "one"], ["clipped"]),
         helper.make_node("Reshape", ["clipped", "flat_scores"], ["scores"]),
     ]
 
@@ -80,4 +83,5 @@ def _constants() -> list[onnx.TensorProto]:
         helper.make_tensor("flat_scores", TensorProto.INT64, [3], [1, len(LABELS), _COUNT]),
         helper.make_tensor("zero", TensorProto.FLOAT, [], [0.0]),
         helper.make_tensor("one", TensorProto.FLOAT, [], [1.0]),
+        helper.make_tensor("two", TensorProto.FLOAT, [], [2.0]),
     ]

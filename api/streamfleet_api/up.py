@@ -63,8 +63,16 @@ class Options:
     @property
     def url(self) -> str:
         """Where the api is reached from this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
-        return f"http://{host}:{self.port}"
+        return f"http://{self._own_host}:{self.port}"
+
+    @property
+    def broker_endpoint(self) -> str:
+        """Where the broker is reached from this machine."""
+        return f"tcp://{self._own_host}:{self.devices_port}"
+
+    @property
+    def _own_host(self) -> str:
+        return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
 
     @property
     def broker_dir(self) -> Path:
@@ -199,8 +207,7 @@ class Up:
         self._add("api", self._api_command())
         self._until(lambda: self._get("/v2/devices") is not None, START_TIMEOUT, "the broker and the api")
         for device in self._devices:
-            command = ["streamfleet_worker", "--data-dir", str(self._options.worker_dir(device))]
-            self._add(device, command, functools.partial(self._join, device))
+            self._add(device, self._worker_command(device), functools.partial(self._join, device))
         self._until(self._workers_ready, WORKERS_TIMEOUT, "the workers")
         rate = self._start_demo() if self._options.demo else None
         self._show(self._screen(rate))
@@ -254,6 +261,12 @@ class Up:
         for network in options.trust:
             command += ["--trust", network]
         return command
+
+    def _worker_command(self, device: str) -> list[str]:
+        options = self._options
+        command = ["streamfleet_worker", "--data-dir", str(options.worker_dir(device))]
+        # Its identity says where the broker was when it joined; the port may be another one by now.
+        return [*command, "--broker", options.broker_endpoint]
 
     def _join(self, device: str) -> dict[str, str]:
         """A token in the environment, where `ps` does not show it, for a worker that nobody knows yet."""

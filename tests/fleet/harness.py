@@ -176,11 +176,11 @@ class Fleet:
             self.command_pipeline("terminate", pipeline_id)
 
     def pids(self, name: str | None = None) -> list[int]:
-        """The living processes of this fleet, by the name that the kernel knows them by."""
-        return [pid for pid in marked_processes(self.mark) if name is None or process_name(pid) == name]
+        """The living processes of this fleet whose name begins so: `camera`, `engine`, `sf-broker`, …"""
+        return [pid for pid in marked_processes(self.mark) if process_name(pid).startswith(name or "")]
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
-        """Send a signal to one process of that name."""
+        """Send a signal to one process whose name begins so."""
         pid = wait_for(lambda: self.pids(name), f"a process {name}; there are {self.names()}")[0]
         os.kill(pid, number)
         return pid

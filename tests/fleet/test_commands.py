@@ -69,7 +69,7 @@ def test_terminate_succeeds_in_every_state_within_two_seconds(
     assert answer.status_code == 200
     assert time.monotonic() - started < 2
     assert clean.pipelines() == []
-    wait_for(lambda: not clean.pids("sf-camera"), "the end of the camera", timeout=3)
+    wait_for(lambda: not clean.pids("camera"), "the end of the camera", timeout=3)
 
 
 def test_an_unknown_pipeline_is_not_found(clean: Fleet) -> None:

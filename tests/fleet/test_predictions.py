@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import supervision as sv
 
-from streamfleet_worker.camera.testpattern import TestPattern
+from streamfleet_worker.camera.testpattern import truth
 from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
 
 
@@ -44,10 +44,10 @@ def test_predictions_are_where_the_squares_are(clean: Fleet, udp: UdpReceiver) -
 
     for message in udp.messages[:5]:
         found = sv.Detections.from_inference(message)
-        truth = TestPattern.truth(message["inference_metadata"]["frame_id"])
+        expected = truth(message["inference_metadata"]["frame_id"])
         assert sorted(found["class_name"].tolist()) == ["blue", "green", "red"]
         for box, class_id in zip(found.xyxy, found.class_id, strict=True):
-            assert sv.box_iou_batch(truth[class_id][None], box[None])[0, 0] > 0.7
+            assert sv.box_iou_batch(expected[class_id][None], box[None])[0, 0] > 0.7
 
 
 def test_status_tells_the_four_keys_of_the_original(clean: Fleet, udp: UdpReceiver) -> None:

@@ -13,7 +13,7 @@ from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
 
 # `STREAMFLEET_TEST_ROUNDS=10 make tests ARGS=tests/fleet/test_recovery.py` for the long run.
 ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "1"))
-PROCESSES = ["sf-camera", "sf-engine", "sf-publisher", "sf-agent", "sf-broker", "sf-api"]
+PROCESSES = ["camera", "engine", "publisher", "sf-agent", "sf-broker", "sf-api"]
 
 
 def running_again(fleet: Fleet, subscriber: Subscriber, wished: list[str], *, timeout: float) -> None:
@@ -44,7 +44,7 @@ def test_a_killed_process_is_back_within_ten_seconds(
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("name", ["sf-camera", "sf-engine"])
+@pytest.mark.parametrize("name", ["camera", "engine"])
 def test_a_stopped_process_is_replaced_within_fifteen_seconds(
     clean: Fleet, subscribe: Callable[..., Subscriber], name: str
 ) -> None:
@@ -67,7 +67,7 @@ def test_a_file_goes_on_after_its_last_emitted_frame_when_its_camera_is_killed(
     clean.initialise(str(video), "shapes/1", udp.port, max_fps=60)
     udp.wait_for(60)
 
-    clean.kill("sf-camera")
+    clean.kill("camera")
     wait_for(lambda: 300 in udp.frame_ids(), "the last frame", timeout=20)
 
     ids = udp.frame_ids()
@@ -79,7 +79,7 @@ def test_a_file_loses_no_frame_when_its_engine_is_killed(clean: Fleet, video: Pa
     clean.initialise(str(video), "shapes/1", udp.port, max_fps=60)
     udp.wait_for(60)
 
-    clean.kill("sf-engine")
+    clean.kill("engine")
     udp.wait_for(300)
 
     assert udp.frame_ids() == list(range(1, 301))

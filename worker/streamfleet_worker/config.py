@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamfleet_worker.control import PostProcessing
 
+DEFAULT_DATA_DIR = "~/.streamfleet/worker"
 MAX_SOCKET_PATH = 107  # bytes, the kernel's limit for the path of a unix socket
 _LONGEST_SOCKET = "run/engine-0123456789abcdef.sock"
 
@@ -24,6 +26,7 @@ class WorkerConfig:
 
     data_dir: Path  # absolute
     join: str = field(default="", repr=False)  # a join token, or nothing
+    broker: str = ""  # tcp://HOST:PORT, tried before the addresses that the token named
     capacity: int = 8  # pipelines
     publish_host: str = "*"
     publish_port: int | None = None  # of the device's own PUB; None: it has none
@@ -52,12 +55,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         parser.add_argument(f"--{name}", help=description)
     given = vars(parser.parse_args(arguments))
     options = {name: _option(name, given, environment) for name in _OPTIONS}
-    if options["data-dir"] is None:
-        raise ConfigError("--data-dir is missing: a directory for this device's key, models and state")
     port = options["publish-port"]
     return WorkerConfig(
-        data_dir=Path(options["data-dir"]).expanduser().absolute(),
+        data_dir=Path(options["data-dir"] or DEFAULT_DATA_DIR).expanduser().absolute(),
         join=options["join"] or "",
+        broker=_endpoint(options["broker"] or ""),
         capacity=_whole("--capacity", options["capacity"] or str(default_capacity()), 0, 1024),
         publish_host=options["publish-host"] or "*",
         publish_port=None if port is None else _whole("--publish-port", port, 1, 65535),
@@ -67,8 +69,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
 
 
 _OPTIONS = {
-    "data-dir": "directory for this device's key, models and state; made if missing",
+    "data-dir": f"directory for this device's key, models and state; made if missing [{DEFAULT_DATA_DIR}]",
     "join": "token of a new device, from 'streamfleet devices add NAME'; harmless afterwards",
+    "broker": "tcp://HOST:PORT of the broker, where it is no longer what the token named",
     "capacity": "how many pipelines this device is willing to run",
     "publish-port": "TCP port for subscribers that connect to this device itself; without it there is none",
     "publish-host": "address that --publish-port is opened on, * for all",
@@ -101,6 +104,12 @@ def _option(name: str, given: Mapping[str, str | None], environment: Mapping[str
     variable = "STREAMFLEET_" + name.upper().replace("-", "_")
     value = given[name.replace("-", "_")]
     return value if value is not None else environment.get(variable) or None
+
+
+def _endpoint(text: str) -> str:
+    if text and re.fullmatch(r"tcp://.+:\d+", text) is None:
+        raise ConfigError(f"--broker: expected tcp://HOST:PORT, came {text!r}")
+    return text
 
 
 def _whole(name: str, text: str, lowest: int, highest: int) -> int:

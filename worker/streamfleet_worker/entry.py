@@ -21,6 +21,7 @@ from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_worker.agent import Agent, Entries, Places
 from streamfleet_worker.config import ConfigError, WorkerConfig, parse
 from streamfleet_worker.identity import Identity, IdentityError, join, load
+from streamfleet_worker.lifeline import name_process
 from streamfleet_worker.state import StateError
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ PORT_PATIENCE = 3.0  # seconds for what a killed predecessor held to become free
 
 def run(entries: Entries | None = None) -> int:
     """The exit code. `entries`: what the children run, when it is not the usual."""
+    name_process("sf-agent")
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold our secret key (S9)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
@@ -60,6 +62,8 @@ async def _run(config: WorkerConfig, places: Places, entries: Entries | None) ->
         identity = await _identify(config, places)
     except asyncio.CancelledError:
         return
+    if config.broker:
+        identity = identity.reached_at(config.broker)
     agent = Agent(config, identity, rng=random.random, entries=entries, on_turn=_watch_the_loop)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.stop)

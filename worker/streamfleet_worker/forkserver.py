@@ -6,6 +6,7 @@ would outlive a killed agent, and its children with it.
 
 from __future__ import annotations
 
-from streamfleet_worker.lifeline import tie_to_parent
+from streamfleet_worker.lifeline import name_process, tie_to_parent
 
 tie_to_parent()
+name_process("sf-forkserver")

@@ -56,6 +56,11 @@ class Identity(msgspec.Struct, frozen=True):
         """For sockets to the broker."""
         return Keys(self.public_key, self.secret_key, self.broker_key)
 
+    def reached_at(self, endpoint: str) -> Identity:
+        """The same device, which tries this address first."""
+        others = tuple(other for other in self.endpoints if other != endpoint)
+        return msgspec.structs.replace(self, endpoints=(endpoint, *others))
+
 
 def load(path: Path) -> Identity | None:
     """None where there is none. Raises: IdentityError, KeyExposed."""
@@ -87,8 +92,9 @@ async def join(path: Path, token: JoinToken, *, patience: float = 30.0) -> Ident
         endpoint = await _enrol_somewhere(context, token, pair, patience)
     finally:
         context.destroy(linger=0)
-    endpoints = (endpoint, *(other for other in token.endpoints if other != endpoint))
-    identity = Identity(token.device, endpoints, token.broker_key, pair.public_key, pair.secret_key)
+    identity = Identity(
+        token.device, token.endpoints, token.broker_key, pair.public_key, pair.secret_key
+    ).reached_at(endpoint)
     write_private(path, msgspec.json.encode(identity))
     path.with_name("enrol.json").unlink()
     logger.info("%s: joined the fleet at %s", token.device, endpoint)
