@@ -19,6 +19,7 @@ from streamfleet_worker.camera.backoff import Backoff
 from streamfleet_worker.camera.buffer import FrameBuffer
 from streamfleet_worker.camera.frame import Frame, Stamp
 from streamfleet_worker.camera.ledger import Ledger
+from streamfleet_worker.camera.reference import sanitised
 from streamfleet_worker.camera.source import Capture, SourceLost, open_source
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Reader:
     ) -> None:
         self._spec = spec
         self._name = name  # of the pipeline, for the log
+        self._shown = sanitised(spec.reference)
         self._position = position  # of the last frame that an earlier process emitted
         self._frame_id = 0  # of the frame grabbed last
         self._buffer = buffer
@@ -88,7 +90,7 @@ class Reader:
         self._frame_id = 0 if capture.finite else max(self._frame_id, self._position)
         more = capture.grab()
         if not more:
-            raise SourceLost("the source opens, but holds no picture that can be decoded")
+            raise SourceLost(f"{self._shown}: it opens, but holds no picture that can be decoded")
         self._ledger.source_connected(capture)
         self._backoff.succeeded()
         self._ledger.consumption("STARTED")
@@ -102,7 +104,7 @@ class Reader:
             return
         self._ledger.consumption("FINISHED")
         if not capture.finite:
-            raise SourceLost("the stream ended, or gave no frame for too long")
+            raise SourceLost(f"{self._shown}: the stream ended, or gave no frame for too long")
         self._ledger.source_is("ENDED")
         self._buffer.finish()
 
