@@ -144,8 +144,12 @@ class Broker:
         if any(socket.poll(0) for socket in (self._devices, self._operators)):
             await asyncio.sleep(0)  # let others run
             return
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(wake.wait(), max(0.0, until - time.monotonic()))
+        # Not `wait_for`, which loses a cancellation that comes together with a message.
+        alarm = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), wake.set)
+        try:
+            await wake.wait()
+        finally:
+            alarm.cancel()
 
     async def perform(self, effects: Sequence[Effect]) -> None:
         """Do what the fleet decided, in its order."""

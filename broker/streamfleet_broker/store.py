@@ -21,7 +21,7 @@ from streamfleet_broker.errors import StoreDown, StoreUnusable
 from streamfleet_broker.protocol.values import from_plain, to_plain
 from streamfleet_broker.records import KINDS, Record, Write
 
-BUSY_TIMEOUT = 5.0  # seconds; a backup may read meanwhile
+BUSY_TIMEOUT = 1.0  # seconds; while a write waits, no beat is acknowledged
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;

@@ -1,0 +1,258 @@
+"""Peers of a broker on real sockets, each as small as it can be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
+
+from streamfleet_broker.config import BrokerConfig
+from streamfleet_broker.fleet import KeyPair
+from streamfleet_broker.keys import new_key_pair
+from streamfleet_broker.protocol.control import NO_SESSION, Envelope, decode, encode
+from streamfleet_broker.protocol.messages import (
+    Beat,
+    Desired,
+    DeviceMessage,
+    Enrol,
+    Enrolled,
+    Error,
+    Hello,
+    Message,
+    Reply,
+    Subscribers,
+    Welcome,
+)
+from streamfleet_broker.protocol.requests import AddDevice, OperatorRequest, Token, pack_request
+from streamfleet_broker.protocol.tokens import JoinToken
+from streamfleet_broker.protocol.values import Wish, from_plain, observed_digest
+from streamfleet_broker.server import Broker, open_broker
+
+PATIENCE = 5.0  # seconds for anything that must come
+T = TypeVar("T")
+
+OUTCOMES = {
+    zmq.EVENT_HANDSHAKE_SUCCEEDED: "in",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "refused",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "protocol",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "protocol",
+    zmq.EVENT_DISCONNECTED: "cut",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a CURVE client needs."""
+
+    own: KeyPair
+    server: str
+
+
+async def until(condition: Callable[[], T], what: str, *, timeout: float = PATIENCE) -> T:
+    """The first true value of a condition."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def serving(folder: Path, **options: Any) -> AsyncIterator[Broker]:
+    """A broker at work, on any ports."""
+    ports = {"devices_port": 0, "operators_port": None, "relay_in_port": 0, "relay_out_port": 0}
+    async with open_broker(BrokerConfig(folder, **{**ports, **options})) as broker:
+        running = asyncio.create_task(broker.run())
+        try:
+            yield broker
+            assert not running.done(), running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+
+class Sockets:
+    """Makes sockets that are closed at the end, whatever happens."""
+
+    def __init__(self) -> None:
+        self._context = zmq.asyncio.Context()
+        self._made: list[zmq.asyncio.Socket] = []  # a socket that nobody holds would be closed too early
+
+    def make(self, kind: int, curve: Curve | None = None, **options: Any) -> zmq.asyncio.Socket:
+        """A socket that is not connected yet."""
+        socket = self._context.socket(kind)
+        self._made.append(socket)
+        socket.linger = 0
+        socket.ipv6 = True
+        socket.handshake_ivl = 5000
+        for name, value in options.items():
+            setattr(socket, name, value)
+        if curve is not None:
+            socket.curve_publickey = curve.own.public.encode()
+            socket.curve_secretkey = curve.own.secret.encode()
+            socket.curve_serverkey = curve.server.encode()
+        return socket
+
+    async def handshake(self, socket: zmq.asyncio.Socket, endpoint: str, timeout: float = PATIENCE) -> str:
+        """Connect, and tell how it went: in, refused, protocol, cut, or waiting."""
+        events = 0
+        for event in OUTCOMES:
+            events |= event
+        monitor = socket.get_monitor_socket(events)
+        socket.connect(endpoint)
+        try:
+            event = await asyncio.wait_for(recv_monitor_message(monitor), timeout)
+            return OUTCOMES[event["event"]]
+        except asyncio.TimeoutError:
+            return "waiting"
+        finally:
+            socket.disable_monitor()
+
+    def close(self) -> None:
+        """Close them all."""
+        self._context.destroy(linger=0)
+
+
+class Operator:
+    """Asks the broker."""
+
+    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+        self._socket = socket
+
+    async def ask(self, request: OperatorRequest) -> Reply | Error:
+        """The answer to a request."""
+        request_id = uuid.uuid4().bytes
+        await self._socket.send_multipart(encode(Envelope(pack_request(request), request_id=request_id)))
+        envelope = decode(await asyncio.wait_for(self._socket.recv_multipart(), PATIENCE))
+        assert envelope.request_id == request_id
+        assert isinstance(envelope.message, Reply | Error)
+        return envelope.message
+
+    async def get(self, request: OperatorRequest, of: type[T]) -> T:
+        """The reply to a request that works."""
+        answer = await self.ask(request)
+        assert isinstance(answer, Reply), answer
+        return from_plain(answer.data, of)
+
+
+@dataclass
+class Device:
+    """A device that says what it is told to."""
+
+    name: str
+    curve: Curve
+    socket: zmq.asyncio.Socket
+    session: bytes = NO_SESSION
+    epoch: int = 0
+    seq: int = 0
+    n: int = 0
+    rev: int = 0
+    wishes: tuple[Wish, ...] = ()
+    subscribers: tuple[str, ...] = ()
+    sent: list[list[bytes]] = field(default_factory=list)  # everything, as bytes
+
+    async def send(self, message: DeviceMessage) -> None:
+        """Say something, as the next of the session."""
+        if self.session != NO_SESSION:
+            self.seq += 1
+        frames = encode(Envelope(message, self.epoch, self.session, self.seq))
+        self.sent.append(frames)
+        await self.socket.send_multipart(frames)
+
+    async def next(self) -> Envelope:
+        """What comes next."""
+        envelope = decode(await asyncio.wait_for(self.socket.recv_multipart(), PATIENCE))
+        match envelope.message:
+            case Welcome():
+                self.session, self.epoch, self.seq = envelope.message.session, envelope.epoch, 0
+            case Desired():
+                self.rev, self.wishes = envelope.message.rev, envelope.message.wishes
+            case Subscribers():
+                self.subscribers = envelope.message.keys
+        return envelope
+
+    async def await_(self, of: type[T]) -> T:
+        """The next message of this type; others are taken note of."""
+        while True:
+            message: Message = (await self.next()).message
+            if isinstance(message, of):
+                return message
+
+    async def hello(self, name: str | None = None, *, boot: bytes = b"b" * 16, capacity: int = 4) -> None:
+        """Ask for a session."""
+        self.session, self.seq = NO_SESSION, 0
+        await self.send(Hello(name or self.name, boot, "0.1.0", capacity))
+
+    async def beat(self) -> None:
+        """Be alive, and run nothing."""
+        self.n += 1
+        await self.send(Beat(self.n, 0, self.rev, observed_digest(()), ()))
+
+
+@dataclass
+class Site:
+    """A broker, and whoever wants to talk to it."""
+
+    broker: Broker
+    folder: Path
+    sockets: Sockets
+
+    def key(self, name: str) -> KeyPair:
+        """A key pair of the data directory: broker, or operator."""
+        return KeyPair(**json.loads((self.folder / f"keys/{name}.key").read_text()))
+
+    def curve(self, own: KeyPair | None = None) -> Curve:
+        """With a key, or with one that nobody knows."""
+        return Curve(own or new_key_pair(), self.key("broker").public)
+
+    def operator(self) -> Operator:
+        """An operator on this host, or over TCP where the broker has a port for it."""
+        endpoint = self.broker.endpoints.operators
+        curve = self.curve(self.key("operator")) if endpoint.startswith("tcp") else None
+        socket = self.sockets.make(zmq.DEALER, curve)
+        socket.connect(endpoint)
+        return Operator(socket)
+
+    async def token(self, name: str, ttl: float = 60.0) -> KeyPair:
+        """The one-time key of a new device."""
+        line = (await self.operator().get(AddDevice(name, ttl), Token)).token
+        secret = JoinToken.decode(line).secret_key
+        return KeyPair(zmq.curve_public(secret.encode()).decode(), secret)
+
+    def dealer(self, curve: Curve) -> zmq.asyncio.Socket:
+        """A DEALER on the devices' plane."""
+        socket = self.sockets.make(zmq.DEALER, curve)
+        socket.connect(self.broker.endpoints.devices)
+        return socket
+
+    async def enrol(self, name: str) -> Device:
+        """A new device with its own key."""
+        one_time = self.device(name, await self.token(name))
+        own = new_key_pair()
+        await one_time.send(Enrol(own.public))
+        assert await one_time.await_(Enrolled) == Enrolled(name)
+        return self.device(name, own)
+
+    def device(self, name: str, own: KeyPair) -> Device:
+        """A device on a new connection, with a key that it has already."""
+        curve = self.curve(own)
+        return Device(name, curve, self.dealer(curve))
+
+    async def ready(self, name: str) -> Device:
+        """A new device with a session."""
+        device = await self.enrol(name)
+        await device.hello()
+        await device.await_(Subscribers)
+        await device.beat()
+        return device

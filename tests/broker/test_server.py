@@ -1,0 +1,542 @@
+"""The broker on real sockets: who gets in, what gets through, and what nothing comes of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+import socket as tcp_sockets
+import sqlite3
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from streamfleet_broker.config import BrokerConfig
+from streamfleet_broker.errors import BadConfig, CannotBind, StoreUnusable
+from streamfleet_broker.fleet import KeyPair
+from streamfleet_broker.keys import new_key_pair
+from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
+from streamfleet_broker.protocol.messages import Ack, Bye, Desired, Enrol, Error, Hello, Refused
+from streamfleet_broker.protocol.requests import (
+    AddSubscriber,
+    CreatePipeline,
+    DeviceView,
+    FleetView,
+    GetFleet,
+    ListDevices,
+    ListPipelines,
+    PipelineView,
+    Subscription,
+)
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec
+from streamfleet_broker.zap import AllowList
+from tests.broker.clients import Curve, Device, Site, Sockets, serving
+
+SPEC = PipelineSpec(ModelRef("parts/1", "ab" * 32), (SourceSpec("rtsp://10.0.0.9/door"),))
+PLANES = ("devices", "operators", "relay_in", "relay_out")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+async def site(folder: Path) -> AsyncIterator[Site]:
+    """A broker with the operators on a unix socket."""
+    sockets = Sockets()
+    try:
+        async with serving(folder) as broker:
+            yield Site(broker, folder, sockets)
+    finally:
+        sockets.close()
+
+
+@pytest.fixture
+async def open_site(folder: Path) -> AsyncIterator[Site]:
+    """A broker with the operators on a port, so that there are four."""
+    sockets = Sockets()
+    try:
+        async with serving(folder, operators_port=0) as broker:
+            yield Site(broker, folder, sockets)
+    finally:
+        sockets.close()
+
+
+def endpoint(site: Site, plane: str) -> str:
+    return str(getattr(site.broker.endpoints, plane))
+
+
+def kind_of(plane: str) -> int:
+    """The socket that belongs on a port."""
+    return {"relay_in": zmq.PUB, "relay_out": zmq.SUB}.get(plane, zmq.DEALER)
+
+
+async def views(site: Site) -> dict[str, DeviceView]:
+    found = await site.operator().get(ListDevices(), tuple[DeviceView, ...])
+    return {view.device: view for view in found}
+
+
+async def still_works(site: Site, device: Device) -> None:
+    """A device that did nothing wrong is acknowledged as ever."""
+    await device.beat()
+    while (await device.await_(Ack)).n != device.n:
+        pass
+
+
+# a session ------------------------------------------------------------------------------------------------
+
+
+async def test_a_device_enrols_gets_a_session_and_is_told_its_wishes(site: Site) -> None:
+    device = await site.ready("cam-7")
+    await device.await_(Ack)
+    await site.operator().get(CreatePipeline("door", SPEC), PipelineView)
+
+    desired = await device.await_(Desired)
+
+    assert [wish.pipeline_id for wish in desired.wishes] == ["door"]
+    assert (await views(site))["cam-7"].state == "ready"
+    await device.send(Bye("stop"))
+    await until_state(site, "cam-7", "left")
+
+
+async def until_state(site: Site, name: str, state: str) -> None:
+    deadline = time.monotonic() + 5
+    while (now := (await views(site))[name].state) != state:
+        assert time.monotonic() < deadline, f"{name} is {now}, not {state}"
+        await asyncio.sleep(0.02)
+
+
+async def test_a_hundred_wishes_are_listed_in_one_reply(site: Site) -> None:
+    """A list may be larger than a control message."""
+    operator = site.operator()
+    long = PipelineSpec(SPEC.model, (SourceSpec("rtsp://10.0.0.9/" + "x" * 1000),))
+    for i in range(100):
+        await operator.get(CreatePipeline(f"p{i}", long), PipelineView)
+
+    found = await operator.get(ListPipelines(), tuple[PipelineView, ...])
+
+    assert [view.pipeline_id for view in found] == [f"p{i}" for i in range(100)]
+
+
+async def test_a_broker_that_starts_anew_knows_its_fleet_under_a_higher_epoch(
+    folder: Path,
+) -> None:
+    sockets = Sockets()
+    async with serving(folder) as broker:
+        site = Site(broker, folder, sockets)
+        device = await site.ready("cam-7")
+        await site.operator().get(CreatePipeline("door", SPEC), PipelineView)
+        first = await site.operator().get(GetFleet(), FleetView)
+    async with serving(folder) as broker:
+        site = Site(broker, folder, sockets)
+        again = site.device("cam-7", device.curve.own)
+        await again.hello()
+        desired = await again.await_(Desired)
+        second = await site.operator().get(GetFleet(), FleetView)
+        stale = Device(
+            "cam-7", again.curve, site.dealer(again.curve), device.session, first.epoch, device.seq
+        )
+        await stale.beat()
+        refused = await stale.await_(Refused)
+    sockets.close()
+
+    assert [wish.pipeline_id for wish in desired.wishes] == ["door"]
+    assert (first.epoch, second.epoch) == (1, 2)
+    assert refused.code == "stale_session"
+
+
+async def test_an_impostor_is_refused_and_disturbs_nobody(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    victim, thief = await site.ready("victim"), await site.enrol("thief")
+    await victim.await_(Ack)
+
+    await thief.hello("victim")
+    refused = await thief.await_(Refused)
+
+    assert refused.code == "key_device_mismatch"
+    assert "thief: its key was used in the name of victim" in caplog.text
+    began = time.monotonic()
+    await site.operator().get(CreatePipeline("door", SPEC, "victim"), PipelineView)
+    assert [wish.pipeline_id for wish in (await victim.await_(Desired)).wishes] == ["door"]
+    assert time.monotonic() - began < 1
+    await still_works(site, victim)
+
+
+async def test_bytes_of_a_former_session_have_no_effect(site: Site) -> None:
+    device = await site.ready("cam-7")
+    await device.send(Bye("stop"))
+    old = list(device.sent)
+    await device.hello()
+    await device.await_(Desired)
+    await still_works(site, device)
+
+    replaying = site.dealer(device.curve)
+    for frames in old[1:]:
+        await replaying.send_multipart(frames)
+        envelope = decode(await asyncio.wait_for(replaying.recv_multipart(), 5))
+        assert isinstance(envelope.message, Refused)
+        assert envelope.message.code == "stale_session"
+
+    await still_works(site, device)
+
+
+# who gets in ----------------------------------------------------------------------------------------------
+
+
+async def test_each_key_opens_its_own_doors_and_no_other(open_site: Site) -> None:
+    site = open_site
+    device = await site.enrol("cam-7")
+    subscription = await site.operator().get(AddSubscriber("wall"), Subscription)
+    keys = {
+        "device": device.curve.own,
+        "one-time": await site.token("cam-8"),
+        "subscriber": KeyPair(subscription.public_key, subscription.secret_key),
+        "operator": site.key("operator"),
+        "broker": site.key("broker"),
+        "stranger": new_key_pair(),
+    }
+
+    async def knock(name: str, plane: str) -> tuple[str, str, str]:
+        peer = site.sockets.make(kind_of(plane), site.curve(keys[name]))
+        return name, plane, await site.sockets.handshake(peer, endpoint(site, plane))
+
+    found = await asyncio.gather(*(knock(name, plane) for name in keys for plane in PLANES))
+
+    assert {(name, plane) for name, plane, outcome in found if outcome == "in"} == {
+        ("device", "devices"),
+        ("device", "relay_in"),
+        ("one-time", "devices"),
+        ("subscriber", "relay_out"),
+        ("operator", "operators"),
+        ("operator", "relay_out"),
+    }
+    assert {outcome for _, _, outcome in found} == {"in", "refused"}
+
+
+@pytest.mark.parametrize("plane", PLANES)
+async def test_a_peer_without_curve_does_not_get_in(open_site: Site, plane: str) -> None:
+    site = open_site
+    naked = site.sockets.make(kind_of(plane))
+
+    outcome = await site.sockets.handshake(naked, endpoint(site, plane))
+
+    assert outcome in ("protocol", "cut")
+    await site.ready("cam-7")
+
+
+async def test_what_a_peer_without_curve_publishes_reaches_nobody(site: Site) -> None:
+    device = await site.enrol("cam-7")
+    naked, known = site.sockets.make(zmq.PUB), site.sockets.make(zmq.PUB, device.curve)
+    listener = site.sockets.make(zmq.SUB)
+    listener.connect(site.broker.endpoints.predictions)
+    listener.subscribe("")
+    for publisher in (naked, known):
+        publisher.connect(site.broker.endpoints.relay_in)
+
+    async def publish() -> None:
+        for _ in range(300):
+            await naked.send_multipart([b"naked"])
+            await known.send_multipart([b"known"])
+            await asyncio.sleep(0.01)
+
+    publishing = asyncio.create_task(publish())
+    received = {(await asyncio.wait_for(listener.recv_multipart(), 5))[0] for _ in range(10)}
+    publishing.cancel()
+
+    assert received == {b"known"}
+
+
+async def test_a_wrong_server_key_is_no_broker_of_ours(site: Site) -> None:
+    """The device authenticates the broker, too."""
+    curve = Curve(await site.token("cam-7"), new_key_pair().public)
+    peer = site.sockets.make(zmq.DEALER, curve)
+
+    assert await site.sockets.handshake(peer, site.broker.endpoints.devices, 0.5) in (
+        "cut",
+        "protocol",
+        "waiting",
+    )
+    assert not await peer.poll(0)
+
+
+def zap_tasks(name: str) -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() in (name, f"{name} supervisor")]
+
+
+async def test_zap_is_back_within_a_second_when_its_task_is_killed(site: Site) -> None:
+    keys = (await site.enrol("cam-7")).curve
+    for name, port in (("zap control", "devices"), ("zap relay", "relay_in")):
+        next(task for task in zap_tasks(name) if task.get_name() == name).cancel()
+        await asyncio.sleep(0)
+
+        stranger, friend = (site.sockets.make(kind_of(port), curve) for curve in (site.curve(), keys))
+        began = time.monotonic()
+        outcomes = await asyncio.gather(
+            site.sockets.handshake(stranger, endpoint(site, port)),
+            site.sockets.handshake(friend, endpoint(site, port)),
+        )
+
+        assert outcomes == ["refused", "in"]
+        assert time.monotonic() - began < 1
+
+
+async def test_while_nobody_answers_for_zap_nobody_gets_in(site: Site) -> None:
+    keys = (await site.enrol("cam-7")).curve
+    for task in zap_tasks("zap control"):
+        task.cancel()
+
+    peer = site.sockets.make(zmq.DEALER, keys)
+
+    assert await site.sockets.handshake(peer, site.broker.endpoints.devices, 0.5) == "waiting"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        [],
+        [b"1.0"],
+        [b"1.0", b"7", b"devices", b"", b"", b"CURVE"],
+        [b"1.0", b"7", b"devices", b"", b"", b"CURVE", b"short"],
+        [b"1.0", b"7", b"\xff\xfe", b"", b"", b"CURVE", b"k" * 32],
+        [b"1.0", b"7", b"nowhere", b"", b"", b"CURVE", b"k" * 32],
+        [b"1.0", b"7", b"devices", b"", b"", b"NULL"],
+        [b"1.0", b"7", b"devices", b"", b"", b"PLAIN", b"user", b"password"],
+        [b"2.0", b"7", b"devices", b"", b"", b"CURVE", b"k" * 32],
+    ],
+)
+def test_whatever_is_asked_zap_has_an_answer(request_: list[bytes]) -> None:
+    allow_list = AllowList()
+    allow_list.set("devices", frozenset({zmq.utils.z85.encode(b"k" * 32).decode()}))
+
+    answer = allow_list.answer(request_)
+
+    assert answer[:3] == [b"1.0", request_[1] if len(request_) > 1 else b"", b"400"]
+    good = [b"1.0", b"7", b"devices", b"", b"", b"CURVE", b"k" * 32]
+    assert allow_list.answer(good)[2:5] == [b"200", b"OK", zmq.utils.z85.encode(b"k" * 32)]
+
+
+async def test_a_slow_store_keeps_nobody_out(site: Site) -> None:
+    keys = (await site.enrol("cam-7")).curve
+    blocker = sqlite3.connect(site.folder / "store.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    asking = asyncio.create_task(site.operator().ask(CreatePipeline("door", SPEC)))
+    await asyncio.sleep(0.05)
+
+    began = time.monotonic()
+    peer = site.sockets.make(zmq.DEALER, keys)
+    outcome = await site.sockets.handshake(peer, site.broker.endpoints.devices)
+
+    assert outcome == "in"
+    assert time.monotonic() - began < 1
+    answer = await asking
+    assert isinstance(answer, Error)
+    assert answer.code == "store_down"
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    await site.operator().get(CreatePipeline("door", SPEC), PipelineView)
+
+
+# enrolment ------------------------------------------------------------------------------------------------
+
+
+async def test_a_used_token_opens_nothing(site: Site) -> None:
+    one_time = await site.token("cam-7")
+    first = Device("cam-7", site.curve(one_time), site.dealer(site.curve(one_time)))
+    own = new_key_pair()
+    await first.send(Enrol(own.public))
+    await first.next()
+
+    await first.send(Enrol(new_key_pair().public))
+    again = site.sockets.make(zmq.DEALER, site.curve(one_time))
+
+    assert (await first.await_(Refused)).code == "token_used"
+    assert await site.sockets.handshake(again, site.broker.endpoints.devices) == "refused"
+    device = site.device("cam-7", own)
+    await device.hello()
+    await device.await_(Desired)
+
+
+async def test_an_expired_token_opens_nothing(site: Site) -> None:
+    one_time = await site.token("cam-7", ttl=0.1)
+
+    async def refused() -> bool:
+        peer = site.sockets.make(zmq.DEALER, site.curve(one_time))
+        return await site.sockets.handshake(peer, site.broker.endpoints.devices) == "refused"
+
+    deadline = time.monotonic() + 3
+    while not await refused():
+        assert time.monotonic() < deadline
+    assert await views(site) == {}
+
+
+async def test_a_replaced_key_is_cut_in_mid_session(site: Site) -> None:
+    old = await site.ready("cam-7")
+    await old.await_(Ack)
+
+    new = await site.ready("cam-7")
+    await new.await_(Ack)
+
+    await old.beat()
+    assert (await old.await_(Refused)).code == "revoked"
+    knocking = site.sockets.make(zmq.DEALER, old.curve)
+    assert await site.sockets.handshake(knocking, site.broker.endpoints.devices) == "refused"
+    await still_works(site, new)
+
+
+# junk -----------------------------------------------------------------------------------------------------
+
+
+async def test_random_bytes_on_every_port_reach_nobody(
+    open_site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = open_site
+    device = await site.ready("cam-7")
+    rng = random.Random(7)
+    greeting = b"\xff\0\0\0\0\0\0\0\1\x7f\3\1CURVE" + bytes(48)
+
+    for plane in PLANES:
+        port = int(endpoint(site, plane).rpartition(":")[2])
+        for prefix in (b"", b"\xff", b"\1\0", greeting):
+            with tcp_sockets.create_connection(("127.0.0.1", port)) as raw:
+                raw.sendall(prefix + rng.randbytes(rng.randrange(1, 5000)))
+
+    await still_works(site, device)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert set(await views(site)) == {"cam-7"}
+
+
+async def test_frames_that_are_no_message_are_refused_and_disturb_nobody(site: Site) -> None:
+    good, bad = await site.ready("good"), await site.ready("bad")
+    await bad.await_(Ack)
+    rng = random.Random(7)
+    real = encode(Envelope(Hello("bad", b"b" * 16, "0.1.0", 4)))
+
+    for _ in range(300):
+        frames = [bytearray(frame) for frame in real][: rng.randrange(1, 5)]
+        for _ in range(rng.randrange(1, 8)):
+            frame = rng.choice(frames)
+            if frame:
+                frame[rng.randrange(len(frame))] = rng.randrange(256)
+        frames += [bytearray(rng.randbytes(rng.randrange(100)))] * rng.randrange(3)
+        await bad.socket.send_multipart([bytes(frame) for frame in frames])
+
+    await still_works(site, good)
+    await bad.hello()
+    await bad.await_(Desired)
+
+
+async def test_an_oversize_frame_cuts_its_sender_only(site: Site) -> None:
+    good, bad = await site.ready("good"), await site.ready("bad")
+
+    await bad.socket.send_multipart([b"x" * (MAX_BODY + 1)])
+    await bad.hello()
+
+    await still_works(site, good)
+    fresh = site.device("bad", bad.curve.own)
+    await fresh.hello()
+    await fresh.await_(Desired)
+
+
+async def test_an_operator_that_sends_junk_is_told_so(site: Site) -> None:
+    junk = site.sockets.make(zmq.DEALER)
+    junk.connect(site.broker.endpoints.operators)
+
+    await junk.send_multipart([b"x" * 36, b"r" * 16, b"\x80"])
+    envelope = decode(await asyncio.wait_for(junk.recv_multipart(), 5))
+
+    assert envelope.request_id == b"r" * 16
+    assert isinstance(envelope.message, Error)
+    assert envelope.message.code == "bad_message"
+    assert "version" in envelope.message.message
+
+
+# the relay ------------------------------------------------------------------------------------------------
+
+
+async def test_predictions_go_from_a_device_to_this_host_and_to_subscribers_elsewhere(site: Site) -> None:
+    device = await site.enrol("cam-7")
+    subscription = await site.operator().get(AddSubscriber("wall"), Subscription)
+    publisher = site.sockets.make(zmq.PUB, device.curve)
+    publisher.connect(site.broker.endpoints.relay_in)
+    here = site.sockets.make(zmq.SUB)
+    here.connect(site.broker.endpoints.predictions)
+    there = site.sockets.make(
+        zmq.SUB,
+        Curve(KeyPair(subscription.public_key, subscription.secret_key), subscription.server_key),
+    )
+    there.connect(subscription.endpoint)
+    twin = site.sockets.make(zmq.SUB)
+    twin.connect(site.broker.endpoints.predictions)
+    for subscriber in (here, there, twin):
+        subscriber.subscribe("v1/pred/door/")
+
+    message = [b"v1/pred/door/", b"h" * 48, b"\x80"]
+    waiting = {here, there, twin}
+    deadline = time.monotonic() + 5
+    while waiting:
+        await publisher.send_multipart([b"v1/pred/gate/", b"h" * 48, b"\x80"])
+        await publisher.send_multipart(message)
+        await asyncio.sleep(0.01)
+        for subscriber in list(waiting):
+            if await subscriber.poll(0):
+                assert await subscriber.recv_multipart() == message
+                waiting.remove(subscriber)
+        assert time.monotonic() < deadline, len(waiting)
+
+
+async def test_subscribers_are_told_to_devices(site: Site) -> None:
+    device = await site.ready("cam-7")
+
+    subscription = await site.operator().get(AddSubscriber("wall"), Subscription)
+    await still_works(site, device)
+
+    assert device.subscribers == (subscription.public_key,)
+
+
+# starting -------------------------------------------------------------------------------------------------
+
+
+async def test_a_data_directory_belongs_to_one_broker(site: Site) -> None:
+    with pytest.raises(StoreUnusable, match=r"--data-dir: .*another broker"):
+        async with serving(site.folder):
+            pass
+
+    await site.ready("cam-7")
+
+
+@pytest.mark.parametrize("option", ["devices_port", "operators_port", "relay_in_port", "relay_out_port"])
+async def test_a_taken_port_is_an_error_that_names_the_option(folder: Path, option: str) -> None:
+    with tcp_sockets.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(CannotBind, match=rf"--{option.replace('_', '-')}: .*{port}: the port is taken"):
+            async with serving(folder, **{option: port}):
+                pass
+
+    async with serving(folder):
+        pass
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_an_error(folder: Path) -> None:
+    with pytest.raises(BadConfig, match=r"--data-dir: .* 107 are possible"):
+        BrokerConfig(folder / ("x" * 100))
+
+
+async def test_what_it_writes_is_for_its_owner_only(site: Site) -> None:
+    await site.ready("cam-7")
+
+    rights = {path.name: path.stat().st_mode & 0o077 for path in site.folder.rglob("*")}
+
+    assert {"store.db", "store.db-wal", "broker.key", "operator.key", "keys"} <= rights.keys()
+    files = {name: mode for name, mode in rights.items() if not name.endswith(".ipc")}
+    assert set(files.values()) == {0}
+    assert site.folder.stat().st_mode & 0o077 == 0
