@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, free_ports, rises, wait_for
 
@@ -82,7 +83,7 @@ def test_a_source_that_cannot_be_read_says_why(
     text.write_text("this is no video\n" * 100)
     (port,) = free_ports(1)
     reference, expected = {
-        "missing": (str(tmp_path / "gone.avi"), "no such file"),
+        "missing": (str(tmp_path / "gone.avi"), "there is no file"),
         "directory": (str(tmp_path), "directory"),
         "text": (str(text), "video"),
         "camera": (f"rtsp://user:hunter2@127.0.0.1:{port}/door", "refused"),
@@ -105,7 +106,7 @@ def test_a_source_that_cannot_be_read_says_why(
 
 def graph(path: Path, *, external: bool = False) -> Path:
     """A tiny graph with a weight, inside the file or beside it."""
-    weight = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    weight = numpy_helper.from_array(np.ones(1, np.float32), "w")
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 32, 32])
     output = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 3, 32, 32])
     node = helper.make_node("Mul", ["images", "w"], ["output0"])
@@ -170,13 +171,13 @@ def test_junk_on_every_port_disturbs_nobody(
 
 
 def test_thousands_of_detections_are_truncated_and_counted(
-    witness: UdpReceiver, clean: Fleet, tmp_path: Path, crowd: UdpReceiver
+    witness: UdpReceiver, clean: Fleet, tmp_path: Path, crowd: UdpReceiver, video: Path
 ) -> None:
     clean.add_model("crowd/1", crowd_model(tmp_path / "crowd.onnx"))
     thresholds = {"confidence": 0.01, "iou_threshold": 1.0, "max_candidates": 5000, "max_detections": 3000}
 
     clean.initialise(
-        "TestPatternStreamProducer",
+        str(video),
         "crowd/1",
         crowd.port,
         model_configuration={"type": "object-detection", **thresholds},
@@ -201,10 +202,10 @@ def crowd() -> Iterator[UdpReceiver]:
 
 def crowd_model(path: Path) -> Path:
     """A model of one class that sees 4 096 things in every picture, each elsewhere."""
-    count = 4096
-    boxes = [(8.0 * (i % 64) + 4) / 2 for i in range(count)] + [
-        (8.0 * (i // 64) + 4) / 2 for i in range(count)
-    ]
+    # Inside the rows 56 to 200 that a picture of 16:9 fills of the square input.
+    columns, rows = np.meshgrid(np.arange(64) * 4 + 2, np.arange(64) * 2.25 + 57)
+    count = columns.size
+    boxes = [*columns.ravel().tolist(), *rows.ravel().tolist()]
     constant = helper.make_tensor("boxes", TensorProto.FLOAT, [1, 4, count], [*boxes, *([3.0] * 2 * count)])
     scores = [0.5 + 0.4 * i / count for i in range(count)]
     score = helper.make_tensor("scores", TensorProto.FLOAT, [1, 1, count], scores)
