@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
 
 from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
@@ -80,6 +81,7 @@ class _Question:
     frames: list[bytes]
     answer: asyncio.Future[Message]
     sent: bool = False
+    lost: bool = False  # sent on a connection that broke since
 
 
 class Link:
@@ -109,7 +111,7 @@ class Link:
         if self._keys is not None:
             self._keys.apply(socket)
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
         self._monitor.linger = 0
         self._tasks = [
             asyncio.create_task(self._receive(socket), name="link answers"),
@@ -171,12 +173,17 @@ class Link:
 
     async def _ask_again(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket) -> None:
         while True:
-            await monitor.recv_multipart()
+            event = parse_monitor_message(await monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_DISCONNECTED:
+                logger.warning("broker: disconnected from %s", self.endpoint)
+                for question in self._questions.values():
+                    question.lost = question.sent
+                continue
             logger.info("broker: connected to %s", self.endpoint)
-            for question in list(self._questions.values()):
-                if question.sent and not question.answer.done():
-                    with contextlib.suppress(zmq.Again):
-                        await socket.send_multipart(question.frames, zmq.NOBLOCK)
+            for question in [each for each in self._questions.values() if each.lost]:
+                question.lost = False
+                with contextlib.suppress(zmq.Again):
+                    await socket.send_multipart(question.frames, zmq.NOBLOCK)
 
 
 def _unpack(answer: Message, reply_type: type[T]) -> T:

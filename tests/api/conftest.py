@@ -1,0 +1,122 @@
+"""The api as a process, in front of a small honest broker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.api.peer import Peer
+
+DEADLINE = 20.0  # seconds for a process to start
+
+
+class Api:
+    """One `streamfleet-api` process."""
+
+    def __init__(self, folder: Path, peer: Peer, *options: str) -> None:
+        self.folder = folder
+        self.log = folder / "api.log"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.cache = folder / "cache"
+        command = [sys.executable, "-m", "streamfleet_api", "--data-dir", str(folder / "api")]
+        command += ["--port", str(self.port), "--broker", peer.endpoint, "--predictions", peer.predictions]
+        command += ["--model-cache-dir", str(self.cache), *options]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+        self.http = httpx.Client(base_url=self.url, timeout=15, trust_env=False)
+        self._wait()
+
+    @property
+    def token(self) -> str:
+        """The operator's token."""
+        return (self.folder / "api/token").read_text().strip()
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            try:
+                if self.http.get("/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.02)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.http.close()
+        self.process.terminate()
+        try:
+            return self.process.wait(5)
+        finally:
+            self.process.kill()
+            self.process.wait(5)
+
+
+def environment() -> dict[str, str]:
+    """Ours, without what would steer the programs under test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("STREAMFLEET_")}
+
+
+def free_port() -> int:
+    """A port that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def short_dir() -> Iterator[Path]:
+    """A folder whose path leaves room for unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def one_peer(short_dir: Path) -> Iterator[Peer]:
+    """The broker of the session's api."""
+    peer = Peer(short_dir)
+    yield peer
+    peer.close()
+
+
+@pytest.fixture(scope="session")
+def one_api(short_dir: Path, one_peer: Peer) -> Iterator[Api]:
+    """The session's api."""
+    api = Api(short_dir, one_peer)
+    one_peer.wait_for_subscriber(b"v1/stat/")
+    yield api
+    assert api.stop() == 0
+    assert "Traceback" not in api.log.read_text()
+
+
+@pytest.fixture
+def peer(one_peer: Peer) -> Iterator[Peer]:
+    """The broker, empty before and after."""
+    one_peer.reset()
+    yield one_peer
+    one_peer.reset()
+
+
+@pytest.fixture
+def api(one_api: Api, peer: Peer) -> Api:
+    """The api in front of an empty broker."""
+    return one_api
+
+
+@pytest.fixture
+def http(api: Api) -> httpx.Client:
+    """A client of it."""
+    return api.http

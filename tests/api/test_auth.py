@@ -1,0 +1,176 @@
+"""Who may ask: this host, trusted networks, the operator's token; a device's ticket reads blobs, no more."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import stat
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+
+from streamfleet_api.auth import Door, load_token
+from streamfleet_broker.protocol.keyfile import KeyExposed
+from tests.api.conftest import Api
+from tests.api.peer import Peer, sha256
+
+TOKEN = "t" * 43
+DOOR = Door(TOKEN, (ipaddress.ip_network("10.1.0.0/16"),), frozenset({"localhost", "fleet-host"}))
+ELSEWHERE = {"host": "evil.example"}  # what a page whose name was rebound to this host sends
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "admitted"),
+    [
+        ("127.0.0.1", {"host": "127.0.0.1:8080"}, True),
+        ("127.0.0.1", {"host": "localhost:8080"}, True),
+        ("127.0.0.1", {"host": "fleet-host"}, True),
+        ("::1", {"host": "[::1]:8080"}, True),
+        ("::ffff:127.0.0.1", {"host": "127.0.0.1"}, True),
+        ("127.0.0.1", {"host": "evil.example"}, False),
+        ("127.0.0.1", {}, False),
+        ("127.0.0.1", {"host": "127.0.0.1", "x-forwarded-for": "203.0.113.9"}, False),
+        ("127.0.0.1", {"host": "127.0.0.1", "forwarded": "for=203.0.113.9"}, False),
+        ("10.1.2.3", {"host": "evil.example"}, True),
+        ("10.2.0.1", {"host": "127.0.0.1"}, False),
+        ("::ffff:10.1.2.3", {}, True),
+        (None, {"host": "127.0.0.1"}, False),
+        ("testclient", {"host": "127.0.0.1"}, False),
+        ("203.0.113.9", {"authorization": f"Bearer {TOKEN}"}, True),
+        ("203.0.113.9", {"authorization": f"bearer {TOKEN}"}, True),
+        ("203.0.113.9", {"authorization": f"Bearer {TOKEN}x"}, False),
+        ("203.0.113.9", {"authorization": "Bearer"}, False),
+        ("203.0.113.9", {"authorization": f"Basic {TOKEN}"}, False),
+        ("203.0.113.9", {"authorization": "Bearer \u00e9"}, False),
+        # The original's clients send their Roboflow key so: it does no harm.
+        ("127.0.0.1", {"host": "127.0.0.1", "authorization": "Bearer rf_key"}, True),
+    ],
+)
+def test_the_door_admits(peer: str | None, headers: dict[str, str], admitted: bool) -> None:
+    assert DOOR.admits(peer, Headers(headers)) is admitted
+
+
+def test_the_token_is_256_bits_kept_private_and_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "api/token"
+
+    first, made = load_token(path)
+    again, made_again = load_token(path)
+
+    assert (made, made_again) == (True, False)
+    assert first == again
+    assert len(first) == 43
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert first not in repr(Door(first))
+
+
+def test_a_token_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    load_token(path)
+    path.chmod(0o644)
+
+    with pytest.raises(KeyExposed, match="chmod 600"):
+        load_token(path)
+
+
+ROUTES = [
+    ("GET", "/list_pipelines"),
+    ("GET", "/status/x"),
+    ("POST", "/initialise"),
+    ("POST", "/pause/x"),
+    ("POST", "/resume/x"),
+    ("POST", "/terminate/x"),
+    ("GET", "/v2/devices"),
+    ("POST", "/v2/devices"),
+    ("GET", "/v2/pipelines"),
+    ("GET", "/v2/models"),
+    ("PUT", "/v2/models/a/1"),
+    ("POST", "/v2/subscribers"),
+    ("GET", "/v2/predictions"),
+    ("PUT", f"/v2/blobs/{'0' * 64}"),
+    ("GET", f"/v2/blobs/{'0' * 64}"),
+    ("GET", "/nothing"),
+    ("GET", "/v2/nothing"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("authorization", [{}, {"authorization": "Bearer wrong"}])
+def test_from_elsewhere_nothing_is_open_without_the_token(
+    http: httpx.Client, peer: Peer, method: str, path: str, authorization: dict[str, str]
+) -> None:
+    answer = http.request(method, path, headers={**ELSEWHERE, **authorization})
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    text = answer.json()["detail" if path.startswith("/v2") else "message"]
+    assert "operator's token" in text
+    assert not peer.pipelines
+
+
+def test_from_elsewhere_the_token_opens_everything(api: Api) -> None:
+    headers = {**ELSEWHERE, "authorization": f"Bearer {api.token}"}
+
+    assert api.http.get("/list_pipelines", headers=headers).status_code == 200
+    assert api.http.get("/v2/devices", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_whoever_supervises_needs_no_token(http: httpx.Client, path: str) -> None:
+    assert http.get(path, headers=ELSEWHERE).status_code in (200, 503)
+
+
+def test_a_devices_ticket_opens_blobs_for_reading_and_nothing_else(http: httpx.Client, peer: Peer) -> None:
+    content = os.urandom(64)
+    path = f"/v2/blobs/{sha256(content)}"
+    http.put(path, content=content)
+    peer.tickets["ticket-1"] = "edge-1"
+    ticket = {**ELSEWHERE, "authorization": "Bearer ticket-1"}
+
+    assert http.get(path, headers=ticket).content == content
+    assert http.head(path, headers=ticket).status_code == 200
+    assert http.get(path, headers={**ELSEWHERE, "authorization": "Bearer ticket-2"}).status_code == 401
+    assert http.put(path, content=content, headers=ticket).status_code == 401
+    assert http.get("/v2/devices", headers=ticket).status_code == 401
+    assert http.get("/list_pipelines", headers=ticket).status_code == 401
+
+
+def test_a_ticket_opens_nothing_while_the_broker_is_away(http: httpx.Client, peer: Peer) -> None:
+    peer.stop()
+    try:
+        headers = {**ELSEWHERE, "authorization": "Bearer ticket-1"}
+        answer = http.get(f"/v2/blobs/{'0' * 64}", headers=headers)
+    finally:
+        peer.start()
+
+    assert answer.status_code == 401
+
+
+# web pages ------------------------------------------------------------------------------------------------
+
+
+def test_any_origin_may_use_the_originals_routes_without_credentials(http: httpx.Client) -> None:
+    origin = {"origin": "http://page.example"}
+    preflight = {**origin, "access-control-request-method": "POST"}
+
+    answer = http.get("/list_pipelines", headers=origin)
+    asked = http.options("/initialise", headers=preflight)
+
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in answer.headers
+    assert asked.status_code == 200
+    assert "access-control-allow-credentials" not in asked.headers
+
+
+@pytest.mark.parametrize("path", ["/v2/devices", "/v2/subscribers"])
+def test_no_page_of_somebody_else_can_use_ours(http: httpx.Client, peer: Peer, path: str) -> None:
+    origin = {"origin": "http://page.example"}
+
+    simple = http.post(path, content=b'{"name": "x"}', headers={**origin, "content-type": "text/plain"})
+    nameless = http.post(path, content=b'{"name": "x"}', headers=origin)
+    preflight = http.options(path, headers={**origin, "access-control-request-method": "POST"})
+
+    assert (simple.status_code, nameless.status_code) == (415, 415)
+    assert "access-control-allow-origin" not in preflight.headers
+    assert not peer.asked

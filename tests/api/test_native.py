@@ -1,0 +1,296 @@
+"""The fleet's own routes: devices, pipelines, blobs, models, subscribers; problem details for what fails."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from streamfleet_api.demo import demo_model
+from streamfleet_broker.protocol.messages import Error, ErrorCode
+from streamfleet_broker.protocol.requests import AddDevice
+from streamfleet_broker.protocol.status import DeviceStat, EngineStat
+from streamfleet_broker.protocol.values import Manifest
+from tests.api.conftest import Api
+from tests.api.peer import KEY, Peer, device, pipeline, sha256
+
+DEMO = demo_model()
+
+
+def problem(answer: httpx.Response) -> str:
+    """The detail of a problem, which must have the shape of RFC 9457."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    content = answer.json()
+    assert content["status"] == answer.status_code
+    assert {"type", "title", "detail"} <= set(content)
+    return str(content["detail"])
+
+
+def upload(http: httpx.Client, content: bytes) -> str:
+    """Put a blob; its digest."""
+    digest = sha256(content)
+    answer = http.put(f"/v2/blobs/{digest}", content=content)
+    assert answer.status_code == 201, answer.text
+    assert answer.json() == {"sha256": digest, "size": len(content)}
+    return digest
+
+
+# devices, pipelines, subscribers --------------------------------------------------------------------------
+
+
+def test_readiness_is_a_broker_and_a_device(http: httpx.Client, peer: Peer) -> None:
+    without = http.get("/readyz")
+    peer.devices["edge-1"] = device("edge-1")
+    with_device = http.get("/readyz")
+
+    assert (without.status_code, with_device.status_code) == (503, 200)
+    assert with_device.json()["devices_ready"] == 1
+
+
+def test_devices_are_listed_with_their_engines(http: httpx.Client, peer: Peer) -> None:
+    peer.devices["edge-9"] = device("edge-9")
+    engine = EngineStat("ab" * 32, "ready", "", 7)
+    peer.tell(DeviceStat("edge-9", "ready", 8, 1, (engine,), 0.0))
+
+    deadline = time.monotonic() + 5
+    while not (entry := http.get("/v2/devices").json()["devices"][0])["engines"]:
+        assert time.monotonic() < deadline
+
+    assert (entry["device"], entry["state"], entry["capacity"]) == ("edge-9", "ready", 8)
+    assert entry["engines"][0]["inferences"] == 7
+
+
+def test_a_device_gets_a_token(http: httpx.Client, peer: Peer) -> None:
+    answer = http.post("/v2/devices", json={"name": "cam-7", "ttl": 60})
+
+    assert (answer.status_code, answer.json()) == (201, {"device": "cam-7", "token": "sf1.cam-7.60"})
+    assert answer.headers["cache-control"] == "no-store"
+    assert peer.asked == [AddDevice("cam-7", 60.0)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"name": ""},
+        {"name": "../x"},
+        {"name": "a b"},
+        {"name": "a\n"},
+        {"name": "x" * 65},
+        {"name": 7},
+        {"name": "x", "ttl": 0},
+        {"name": "x", "ttl": 1e9},
+        [],
+        "x",
+    ],
+)
+def test_a_wrong_device_is_a_problem_that_names_the_field(
+    http: httpx.Client, peer: Peer, content: object
+) -> None:
+    answer = http.post("/v2/devices", json=content)
+
+    assert answer.status_code == 422
+    assert "body" in problem(answer)
+    assert answer.json()["errors"]
+    assert not peer.asked
+
+
+def test_pipelines_are_listed_without_what_is_secret_in_their_sources(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    answer = http.get("/v2/pipelines")
+
+    (entry,) = answer.json()["pipelines"]
+    assert (entry["pipeline_id"], entry["status"], entry["device"]) == ("door", "running", "edge-1")
+    assert entry["spec"]["sources"] == [{"reference": "rtsp://10.0.0.9/door", "properties": {}}]
+    assert "hunter2" not in answer.text
+
+
+def test_a_subscriber_gets_a_key_that_no_cache_keeps(http: httpx.Client) -> None:
+    answer = http.post("/v2/subscribers", json={"name": "wall"})
+
+    assert answer.status_code == 201
+    assert answer.json()["secret_key"] == KEY
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("not_found", 404),
+        ("invalid", 422),
+        ("conflict", 409),
+        ("unavailable", 503),
+        ("too_many", 429),
+        ("store_down", 503),
+        ("bad_message", 400),
+    ],
+)
+def test_what_the_broker_refuses_is_a_problem(
+    http: httpx.Client, peer: Peer, code: ErrorCode, status: int
+) -> None:
+    peer.answer = lambda _asked: Error(code, "the reason")
+
+    answer = http.get("/v2/devices")
+
+    assert answer.status_code == status
+    assert problem(answer) == "the reason"
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v2/x", 404), ("PUT", "/v2/devices", 405)])
+def test_an_unknown_route_of_ours_is_a_problem(
+    http: httpx.Client, method: str, path: str, status: int
+) -> None:
+    answer = http.request(method, path)
+
+    assert answer.status_code == status
+    assert problem(answer)
+
+
+# blobs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_blob_comes_back_as_it_went_in(http: httpx.Client) -> None:
+    content = os.urandom(3_000_000)
+
+    digest = upload(http, content)
+
+    answer = http.get(f"/v2/blobs/{digest}")
+    assert answer.content == content
+    assert http.head(f"/v2/blobs/{digest}").headers["content-length"] == "3000000"
+    assert upload(http, content) == digest
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [("bytes=0-9", slice(0, 10)), ("bytes=990-", slice(990, 1000)), ("bytes=-5", slice(995, 1000))],
+)
+def test_a_transfer_resumes_where_it_broke_off(http: httpx.Client, asked: str, expected: slice) -> None:
+    content = os.urandom(1000)
+    digest = upload(http, content)
+
+    answer = http.get(f"/v2/blobs/{digest}", headers={"range": asked, "if-range": f'"{digest}"'})
+
+    assert answer.status_code == 206
+    assert answer.content == content[expected]
+    assert answer.headers["content-range"].endswith("/1000")
+
+
+def test_a_range_beyond_the_end_is_416(http: httpx.Client) -> None:
+    digest = upload(http, b"short")
+
+    assert http.get(f"/v2/blobs/{digest}", headers={"range": "bytes=5-"}).status_code == 416
+
+
+def test_content_that_is_not_what_its_name_says_is_refused_and_gone(api: Api) -> None:
+    digest = sha256(b"right")
+
+    answer = api.http.put(f"/v2/blobs/{digest}", content=b"wrong")
+
+    assert answer.status_code == 422
+    assert digest in problem(answer)
+    assert sha256(b"wrong") in problem(answer)
+    assert api.http.get(f"/v2/blobs/{digest}").status_code == 404
+    assert not list((api.folder / "api/blobs/arriving").iterdir())
+
+
+@pytest.mark.parametrize("name", ["x", "0" * 63, "A" * 64, "..%2f" + "0" * 64, "arriving"])
+def test_what_is_no_digest_is_no_blob(http: httpx.Client, name: str) -> None:
+    assert http.get(f"/v2/blobs/{name}").status_code == 404
+    assert http.put(f"/v2/blobs/{name}", content=b"x").status_code in (404, 405, 422)
+
+
+def test_an_interrupted_upload_leaves_nothing(api: Api) -> None:
+    content = os.urandom(200_000)
+    digest = sha256(content)
+    arriving = api.folder / "api/blobs/arriving"
+    head = f"PUT /v2/blobs/{digest} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {len(content)}\r\n\r\n"
+
+    with socket.create_connection(("127.0.0.1", api.port)) as connection:
+        connection.sendall(head.encode() + content[:100_000])
+        _until(lambda: bool(list(arriving.iterdir())))
+        assert api.http.get(f"/v2/blobs/{digest}").status_code == 404
+
+    _until(lambda: not list(arriving.iterdir()))
+    assert api.http.get(f"/v2/blobs/{digest}").status_code == 404
+    assert upload(api.http, content) == digest
+
+
+def test_a_blob_may_have_as_many_bytes_as_its_option_says(short_dir: Path, peer: Peer) -> None:
+    folder = short_dir / "small"
+    folder.mkdir()
+    api = Api(folder, peer, "--max-upload", "1000")
+    try:
+        content = b"x" * 1001
+
+        answer = api.http.put(f"/v2/blobs/{sha256(content)}", content=content)
+
+        assert answer.status_code == 413
+        assert "1000 bytes" in problem(answer)
+        assert upload(api.http, content[:1000])
+    finally:
+        assert api.stop() == 0
+
+
+def test_many_upload_the_same_content_at_once(http: httpx.Client) -> None:
+    content = os.urandom(500_000)
+    threads = [threading.Thread(target=upload, args=(http, content)) for _ in range(4)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert http.get(f"/v2/blobs/{sha256(content)}").content == content
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# models ---------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_registered_by_the_content_of_its_manifest(http: httpx.Client, peer: Peer) -> None:
+    digest = upload(http, DEMO)
+
+    answer = http.put("/v2/models/shapes/1", json={"weights": digest})
+
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["labels"] == ["red", "green", "blue"]
+    manifest = http.get(f"/v2/blobs/{peer.models['shapes/1'].digest}").content
+    assert Manifest.decode(manifest).weights.sha256 == digest
+    assert Manifest.decode(manifest).digest == peer.models["shapes/1"].digest == sha256(manifest)
+    assert http.get("/v2/models").json()["models"] == [answer.json()]
+
+
+def test_a_model_whose_weights_are_not_here_says_what_to_do_first(http: httpx.Client) -> None:
+    answer = http.put("/v2/models/shapes/1", json={"weights": "0" * 64})
+
+    assert answer.status_code == 404
+    assert f"PUT /v2/blobs/{'0' * 64}" in problem(answer)
+
+
+@pytest.mark.parametrize("model_id", ["a/b/c", "..%2f1", ".a/1", "a//1", "a%00/1"])
+def test_a_model_with_a_wrong_id_is_refused(http: httpx.Client, peer: Peer, model_id: str) -> None:
+    assert http.put(f"/v2/models/{model_id}", json={"weights": upload(http, DEMO)}).status_code == 422
+    assert not peer.models
+
+
+def test_a_file_that_is_no_model_is_refused_with_the_reason(http: httpx.Client, peer: Peer) -> None:
+    digest = upload(http, b"this is no model\n" * 20)
+
+    answer = http.put("/v2/models/a/1", json={"weights": digest})
+
+    assert answer.status_code == 422
+    assert "expected an ONNX file" in problem(answer)
+    assert not peer.models
