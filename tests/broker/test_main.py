@@ -1,0 +1,211 @@
+"""The broker as a process: options, signals, and what is left after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+
+from streamfleet_broker.__main__ import parse
+from streamfleet_broker.config import BrokerConfig, own_addresses
+from streamfleet_broker.protocol.requests import (
+    CreatePipeline,
+    FleetView,
+    GetFleet,
+    ListPipelines,
+    PipelineView,
+)
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec
+from tests.broker.clients import Operator, Sockets
+
+SPEC = PipelineSpec(ModelRef("parts/1", "ab" * 32), (SourceSpec("rtsp://10.0.0.9/door"),))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    ports = ("--devices-port", "0", "--relay-in-port", "0", "--relay-out-port", "0")
+    return [sys.executable, "-m", "streamfleet_broker", "--data-dir", str(folder), *ports, *options]
+
+
+@contextmanager
+def running(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A broker process that is ready."""
+    process = subprocess.Popen(command(folder, *options), stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "ready" in line, line + process.stderr.read()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def operator(sockets: Sockets, folder: Path) -> Operator:
+    peer = sockets.make(zmq.DEALER)
+    peer.connect(f"ipc://{folder}/operators.ipc")
+    return Operator(peer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(folder: Path, number: int) -> None:
+    with running(folder) as process:
+        assert Path(f"/proc/{process.pid}/comm").read_text() == "sf-broker\n"
+
+        began = time.monotonic()
+        process.send_signal(number)
+        _, log = process.communicate(timeout=5)
+
+        assert process.returncode == 0
+        assert time.monotonic() - began < 3
+        assert "stopped" in log
+        assert "Traceback" not in log
+
+
+async def test_every_answered_write_is_there_after_kill_9(folder: Path) -> None:
+    answered: list[str] = []
+    epochs = []
+    for _ in range(3):
+        sockets = Sockets()
+        with running(folder) as process:
+            asking = operator(sockets, folder)
+            epochs.append((await asking.get(GetFleet(), FleetView)).epoch)
+            asyncio.get_running_loop().call_later(0.15, process.kill)
+            while True:
+                name = f"p{len(answered)}"
+                question = asyncio.ensure_future(asking.get(CreatePipeline(name, SPEC), PipelineView))
+                done, _ = await asyncio.wait({question}, timeout=1)
+                if not done:
+                    question.cancel()
+                    break
+                answered.append((await question).pipeline_id)
+            # The one that was under way may have been written or not: it is asked for again.
+        sockets.close()
+
+    sockets = Sockets()
+    with running(folder):
+        views = await operator(sockets, folder).get(ListPipelines(), tuple[PipelineView, ...])
+        sockets.close()
+
+    names = [view.pipeline_id for view in views]
+    assert names[: len(answered)] == answered
+    assert len(names) <= len(answered) + 1
+    assert len(answered) > 30
+    assert epochs == [1, 2, 3]
+
+
+def test_a_taken_port_ends_it_with_the_option_and_no_traceback(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            command(folder, "--relay-out-port", port),
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert f"--relay-out-port: cannot listen on tcp://127.0.0.1:{port}: the port is taken" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_directory_in_use_ends_it_with_the_option(folder: Path) -> None:
+    with running(folder):
+        done = subprocess.run(command(folder), capture_output=True, text=True, timeout=10, check=False)
+
+    assert done.returncode == 1
+    assert re.search(r"--data-dir: .*another broker is running", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_data_directory_that_cannot_be_made_ends_it_with_the_option() -> None:
+    done = subprocess.run(
+        command(Path("/dev/null/x")), capture_output=True, text=True, timeout=10, check=False
+    )
+
+    assert done.returncode == 1
+    assert "--data-dir: /dev/null/x: Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_key_file_is_named_and_not_shown(folder: Path) -> None:
+    (folder / "keys").mkdir()
+    path = folder / "keys/broker.key"
+    path.touch(0o600)
+    path.write_text('{"public": "x", "secret": "hunter2"}')
+    done = subprocess.run(command(folder), capture_output=True, text=True, timeout=10, check=False)
+
+    assert done.returncode == 1
+    assert f"{path}: expected a CURVE key pair" in done.stderr
+    assert "hunter2" not in done.stderr
+    path.chmod(0o644)
+    done = subprocess.run(command(folder), capture_output=True, text=True, timeout=10, check=False)
+    assert "0600" in done.stderr
+
+
+def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
+    environment = {
+        "STREAMFLEET_DATA_DIR": "/srv/x",
+        "STREAMFLEET_DEVICES_PORT": "1",
+        "STREAMFLEET_ADVERTISE": "a,b",
+        "STREAMFLEET_OPERATORS_PORT": "3",
+    }
+
+    found = BrokerConfig(**vars(parse(["--devices-port", "2"], environment)))
+
+    assert found == BrokerConfig(Path("/srv/x"), devices_port=2, operators_port=3, advertise=("a", "b"))
+    assert BrokerConfig(**vars(parse(["--data-dir", "d"], {}))) == BrokerConfig(Path("d"))
+    hosts = parse(["--data-dir", "d", "--advertise", "x", "--advertise", "y"], environment).advertise
+    assert hosts == ("x", "y")
+
+
+@pytest.mark.parametrize("arguments", [["--data-dir", "d", "--devices-port", "70000"], []])
+def test_a_wrong_option_is_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments, {})
+
+    assert ("--devices-port" if arguments else "--data-dir") in capsys.readouterr().err
+
+
+def test_a_broker_on_all_addresses_is_reached_by_each_of_them() -> None:
+    config = BrokerConfig(Path("d"), host="0.0.0.0")
+
+    assert config.hosts == own_addresses()
+    assert config.hosts[-1] == "127.0.0.1"
+    assert BrokerConfig(Path("d"), host="10.0.0.1").hosts == ("10.0.0.1",)
+    assert BrokerConfig(Path("d"), advertise=("edge.example",)).hosts == ("edge.example",)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost"])
+def test_it_listens_on_the_address_that_it_is_given(folder: Path, host: str) -> None:
+    environment = {**os.environ, "STREAMFLEET_HOST": host}
+    process = subprocess.Popen(command(folder), env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.search(r"devices on tcp://\S+:(\d+)", line)
+        assert found, line + process.stderr.read()
+        socket.create_connection(("127.0.0.1", int(found[1])), timeout=2).close()
+    finally:
+        process.kill()
+        process.communicate()
