@@ -159,6 +159,7 @@ async def _attempt(context: zmq.asyncio.Context, endpoint: str, keys: Keys, enro
         raise IdentityError(f"the token names {endpoint!r}, which is no address: {exc}") from exc
     finally:
         socket.disable_monitor()
+        monitor.close(linger=0)
         socket.close(linger=0)
 
 

@@ -62,13 +62,14 @@ class Link:
         self._keys = keys
         self._on_message = on_message
         self._socket: zmq.asyncio.Socket | None = None
+        self._monitor: zmq.asyncio.Socket | None = None  # of that socket
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def open(self, endpoint: str) -> None:
         """Begin to connect. Raises: zmq.ZMQError for an endpoint that is none."""
         self.close()
         socket = self._socket = dealer(self._context, self._keys)
-        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        monitor = self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self._tasks = (
             asyncio.create_task(self._receive(socket), name="link"),
             asyncio.create_task(_watch(monitor, endpoint), name="link monitor"),
@@ -82,10 +83,11 @@ class Link:
         for task in self._tasks:
             task.cancel()
         self._tasks = ()
-        if self._socket is not None:
+        if self._socket is not None and self._monitor is not None:
             self._socket.disable_monitor()
+            self._monitor.close(linger=0)
             self._socket.close(linger=0)
-            self._socket = None
+            self._socket = self._monitor = None
 
     def send(self, envelope: Envelope) -> bool:
         """Send at once, or not at all: False when there is no connection or no room."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import struct
 from collections.abc import Callable
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 PRELOAD = ["streamfleet_worker.forkserver", "streamfleet_worker.camera.process"]
 FORK_PATIENCE = 25.0  # seconds for the fork server to load its modules and answer
 REAP_PATIENCE = 1.0  # seconds from SIGKILL to the end of a process
+END_PATIENCE_MS = 200  # from the end of its sentinel to that of the process, which is mostly over already
 MAX_REPORT = 8 * 1024 * 1024  # bytes
 MAX_UNREAD = 256 * 1024  # bytes that a child has not read; with more it is stuck
 _CHUNK = 256 * 1024  # bytes read at one turn, so that one talkative child leaves time for the others
@@ -252,7 +254,11 @@ def _fork(
 
 def _discard(started: _Started) -> None:
     """End the process if it lives, and give back what we hold of it."""
-    _kill(started.pidfd)  # also when the fork server has died: nobody else would know that it lives
+    # Also when it is its fork server that has died: the kernel is only about to end it then.
+    _kill(started.pidfd)
+    ended = select.poll()
+    ended.register(started.pidfd, select.POLLIN)
+    ended.poll(END_PATIENCE_MS)
     started.process.join(REAP_PATIENCE)
     started.connection.close()
     os.close(started.pidfd)

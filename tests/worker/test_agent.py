@@ -1,0 +1,312 @@
+"""The whole agent as a process, with a real broker and honest children."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamfleet_broker.protocol.requests import Changed, ChangePipeline, ListDevices
+from streamfleet_broker.protocol.values import Want, from_plain
+from tests.worker.peers import Broker, Worker, short_folder, wait_for
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def broker(folder: Path) -> Iterator[Broker]:
+    broker = Broker(folder)
+    broker.start()
+    broker.ask(ListDevices())
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def worker(folder: Path, broker: Broker) -> Iterator[Worker]:
+    """A device that is ready."""
+    worker = Worker(folder, "w", "--join", broker.token("cam-1"))
+    worker.lay_model()
+    worker.start()
+    try:
+        wait_for(lambda: broker.device("cam-1").state == "ready", "the device is ready")
+        yield worker
+    finally:
+        worker.kill()
+        wait_for(lambda: not worker.family(), "no process is left", timeout=3)
+
+
+def change(broker: Broker, pipeline_id: str, want: Want) -> Changed:
+    return from_plain(broker.ask(ChangePipeline(pipeline_id, want, 5000), timeout=6), Changed)
+
+
+def until(receive: Callable[..., Any], wanted: Callable[[Any], bool], what: str) -> Any:
+    """The first document that is wanted, of those that come within ten seconds."""
+    deadline = time.monotonic() + 10
+    document = None
+    while time.monotonic() < deadline:
+        document = receive()
+        if document is not None and wanted(document):
+            return document
+    raise AssertionError(f"not within 10 s: {what}; the last was {document}")
+
+
+def times_until_silence(receive: Callable[..., Any]) -> list[float]:
+    """When what comes was emitted, until nothing comes for a second."""
+    times = []
+    while (document := receive(1.0)) is not None:
+        times.append(document["at"])
+    return times
+
+
+def restarted(broker: Broker, pipeline_id: str, restarts: int) -> bool:
+    view = broker.pipelines()[pipeline_id]
+    return view.status == "running" and view.restarts >= restarts
+
+
+def test_a_wish_runs_pauses_resumes_and_stops_and_each_is_confirmed(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+
+    began = time.monotonic()
+    answers = [change(broker, "door", want) for want in ("pause", "run", "stop")]
+    took = time.monotonic() - began
+
+    assert [answer.confirmed for answer in answers] == [True, True, True]
+    assert took < 2
+    assert broker.pipelines() == {}
+    assert worker.children("camera") == []
+
+
+def test_a_paused_pipeline_emits_nothing_and_goes_on_in_the_same_process(
+    broker: Broker, worker: Worker
+) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+    (camera,) = worker.children("camera")
+    with worker.subscribed(b"v1/") as receive:
+        until(receive, lambda d: d.get("gen") == 1, "a prediction")
+        change(broker, "door", "pause")
+        paused_at = time.time()
+        late = until(receive, lambda d: d.get("state") == "paused", "paused status")
+        change(broker, "door", "run")
+        first = until(receive, lambda d: d.get("frame_id") and d["at"] > paused_at, "a prediction")
+
+    assert late["report"]["inference_throughput"] == 20.0
+    assert (first["gen"], first["inc"]) == (3, 1)
+    assert worker.children("camera") == [camera]
+
+
+def test_status_comes_every_second_of_each_pipeline_and_of_the_device(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://u:secret@h/door")
+    broker.await_status("door", "running")
+
+    with worker.subscribed(b"v1/stat/") as receive:
+        pipeline = until(receive, lambda d: d.get("pipeline_id") == "door", "status of the pipeline")
+        device = until(receive, lambda d: "session" in d, "status of the device")
+        again = until(receive, lambda d: d.get("pipeline_id") == "door", "status again")
+
+    assert (pipeline["state"], pipeline["fps"], pipeline["inc"]) == ("running", 20.0, 1)
+    assert pipeline["sources"][0]["reference"] == "rtsp://h/door"
+    assert (device["device"], device["session"], device["pipelines"]) == ("cam-1", "ready", 1)
+    assert device["engines"][0]["state"] == "ready"
+    assert 0.5 < again["at"] - pipeline["at"] < 3
+
+
+def test_a_killed_camera_runs_again_and_the_others_never_noticed(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.create("gate", "rtsp://h/gate")
+    broker.await_status("door", "running")
+    broker.await_status("gate", "running")
+
+    for count in range(1, 5):
+        began = time.monotonic()
+        os.kill(worker.children("camera door")[0], signal.SIGKILL)
+        wait_for(lambda count=count: restarted(broker, "door", count), "running again")  # type: ignore[misc]
+        assert time.monotonic() - began < 5
+
+    assert broker.pipelines()["gate"].restarts == 0
+
+
+def test_a_camera_that_segfaults_is_named_as_such(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/crash")
+
+    view = broker.await_status("door", "backoff")
+
+    assert view.reason == "the camera process was ended by SIGSEGV"
+
+
+def test_a_stopped_camera_is_killed_and_runs_again(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+
+    os.kill(worker.children("camera")[0], signal.SIGSTOP)
+
+    wait_for(lambda: restarted(broker, "door", 1), "running again", timeout=15)
+
+
+def test_killed_engines_and_publishers_come_back(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+    (engine,), (publisher,) = worker.children("engine"), worker.children("publisher")
+
+    os.kill(engine, signal.SIGKILL)
+    os.kill(publisher, signal.SIGKILL)
+
+    wait_for(lambda: worker.children("engine") not in ([], [engine]), "another engine")
+    wait_for(lambda: worker.children("publisher") not in ([], [publisher]), "another publisher")
+    with worker.subscribed(b"v1/pred/") as receive:
+        assert receive() is not None
+    assert broker.pipelines()["door"].restarts == 0
+
+
+def test_a_deaf_camera_is_stopped_within_two_seconds(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/deaf")
+    broker.await_status("door", "running")
+
+    began = time.monotonic()
+    answer = change(broker, "door", "stop")
+
+    assert answer.confirmed
+    assert time.monotonic() - began < 2
+    assert worker.children("camera") == []
+
+
+def test_a_file_ends_once_whatever_is_killed_afterwards(broker: Broker, worker: Worker) -> None:
+    broker.create("film", "/films/a.mp4", device="cam-1")
+    broker.await_status("film", "ended")
+
+    worker.kill()
+    worker.start()
+    broker.await_status("film", "ended")
+    with worker.subscribed(b"v1/stat/film/") as receive:
+        document = until(receive, lambda d: d["state"] == "ended", "ended")
+
+    assert document["inc"] == 1
+    assert worker.children("camera") == []
+
+
+def test_after_a_kill_the_agent_and_its_pipelines_are_back(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door", device="cam-1")
+    broker.await_status("door", "running")
+    before = set(worker.family())
+
+    began = time.monotonic()
+    worker.kill()
+    wait_for(lambda: not before & set(worker.family()), "children died with it", timeout=2)
+    worker.start()
+    with worker.subscribed(b"v1/pred/") as receive:
+        document = until(receive, lambda d: d["inc"] == 2, "a prediction of the next incarnation")
+
+    assert time.monotonic() - began < 10
+    assert document["gen"] == 1
+
+
+def test_a_killed_agent_leaves_nobody_though_a_child_is_stopped(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+    os.kill(worker.children("camera")[0], signal.SIGSTOP)
+
+    worker.kill()
+
+    wait_for(lambda: not worker.family(), "no process is left", timeout=2)
+
+
+def test_a_broker_that_is_back_soon_finds_everything_running(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+    (camera,) = worker.children("camera")
+
+    broker.kill()
+    broker.start()
+    wait_for(lambda: broker.device("cam-1").state == "ready", "ready again", timeout=5)
+
+    assert worker.children("camera") == [camera]
+    assert change(broker, "door", "pause").confirmed
+
+
+def test_without_a_broker_movable_pipelines_fall_silent_and_pinned_ones_go_on(
+    broker: Broker, worker: Worker
+) -> None:
+    broker.create("movable", "rtsp://h/door")
+    broker.create("pinned", "rtsp://h/gate", device="cam-1")
+    broker.await_status("movable", "running")
+    broker.await_status("pinned", "running")
+    with worker.subscribed(b"v1/pred/movable/") as receive:
+        assert receive() is not None
+
+        broker.kill()
+        killed_at = time.time()
+        last = max(times_until_silence(receive))
+
+    assert killed_at + 6 < last < killed_at + 8.2
+    wait_for(lambda: not worker.children("camera movable"), "its process stopped", timeout=2)
+    assert worker.children("camera pinned")
+    broker.start()
+    broker.await_status("movable", "running")
+    assert broker.pipelines()["pinned"].restarts == 0
+
+
+def test_a_stopped_agent_emits_nothing_after_its_lease_and_heals(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+    with worker.subscribed(b"v1/pred/door/") as receive:
+        assert receive() is not None
+
+        worker.send(signal.SIGSTOP)
+        stopped_at = time.time()
+        last = max(times_until_silence(receive))
+        worker.send(signal.SIGCONT)
+
+    assert stopped_at + 6 < last < stopped_at + 8.2
+    wait_for(lambda: broker.device("cam-1").state == "ready", "ready again")
+    broker.await_status("door", "running")
+
+
+def test_sigterm_ends_everything_in_order_within_three_seconds(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/deaf")
+    broker.await_status("door", "running")
+
+    began = time.monotonic()
+    worker.send(signal.SIGTERM)
+
+    assert worker.wait(5) == 0
+    assert time.monotonic() - began < 3
+    assert not worker.family()
+    assert broker.device("cam-1").state == "left"
+
+
+def test_a_second_worker_on_the_same_directory_is_refused(worker: Worker) -> None:
+    second = subprocess.run(worker.command, capture_output=True, text=True, timeout=10)
+
+    assert second.returncode == 1
+    assert second.stderr == f"streamfleet-worker: --data-dir {worker.data}: another worker is running on it\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], "belongs to no device yet: start once with --join TOKEN"),
+        (["--join=sf1.AAAA"], "not a join token"),
+        (["--capacity=x"], "--capacity: expected a whole number"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_exit_one(folder: Path, options: list[str], expected: str) -> None:
+    command = [sys.executable, "-m", "streamfleet_worker", f"--data-dir={folder}/w", *options]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=10)
+
+    assert ended.returncode == 1
+    assert expected in ended.stderr
+    assert ended.stderr.count("\n") == 1

@@ -1,0 +1,142 @@
+"""A device joins with a token, against a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+import zmq.asyncio
+
+from streamfleet_broker.protocol.keyfile import KeyExposed
+from streamfleet_broker.protocol.messages import Enrol
+from streamfleet_broker.protocol.requests import ListDevices
+from streamfleet_broker.protocol.tokens import JoinToken
+from streamfleet_worker import identity as module
+from streamfleet_worker.identity import Identity, IdentityError, join, load
+from streamfleet_worker.link import Keys
+from tests.worker.peers import Broker, free_ports, short_folder
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[Broker]:
+    with short_folder() as folder:
+        broker = Broker(folder)
+        broker.start()
+        broker.ask(ListDevices())
+        yield broker
+        broker.close()
+
+
+def token_of(broker: Broker, device: str) -> JoinToken:
+    return JoinToken.decode(broker.token(device))
+
+
+async def test_a_new_device_joins_and_is_known_from_then_on(broker: Broker, tmp_path: Path) -> None:
+    token = token_of(broker, "cam-1")
+
+    identity = await join(tmp_path / "identity.json", token)
+
+    assert load(tmp_path / "identity.json") == identity
+    assert (identity.device, identity.broker_key) == ("cam-1", token.broker_key)
+    assert identity.secret_key not in (token.secret_key, token.broker_key)
+    assert stat.S_IMODE((tmp_path / "identity.json").stat().st_mode) == 0o600
+    assert not (tmp_path / "enrol.json").exists()
+    assert broker.device("cam-1").state == "lost" or broker.device("cam-1").state == "new"
+
+
+async def test_the_same_token_again_is_harmless(broker: Broker, tmp_path: Path) -> None:
+    token = token_of(broker, "cam-2")
+    first = await join(tmp_path / "identity.json", token)
+
+    assert await join(tmp_path / "identity.json", token) == first
+
+
+async def test_a_used_token_makes_no_second_device(broker: Broker, tmp_path: Path) -> None:
+    token = token_of(broker, "cam-3")
+    await join(tmp_path / "one" / "identity.json", token)
+
+    with pytest.raises(IdentityError, match=r"refuses the join token of 'cam-3': it has been used"):
+        await join(tmp_path / "two" / "identity.json", token)
+
+
+async def test_a_lost_answer_costs_nothing(broker: Broker, tmp_path: Path) -> None:
+    token = token_of(broker, "cam-4")
+    pair = module._own_pair(tmp_path / "enrol.json")
+    one_time = Keys(module._public_of(token.secret_key), token.secret_key, token.broker_key)
+    context = zmq.asyncio.Context()
+    await module._attempt(context, token.endpoints[0], one_time, Enrol(pair.public_key))
+    context.destroy(linger=0)
+
+    identity = await join(tmp_path / "identity.json", token)
+
+    assert identity.public_key == pair.public_key
+
+
+async def test_an_address_where_nobody_is_is_followed_by_the_next(broker: Broker, tmp_path: Path) -> None:
+    token = token_of(broker, "cam-5")
+    (unused,) = free_ports(1)
+    detour = replace(token, endpoints=(f"tcp://127.0.0.1:{unused}", *token.endpoints))
+
+    identity = await join(tmp_path / "identity.json", detour)
+
+    assert identity.endpoints[0] == token.endpoints[0]
+
+
+async def test_nobody_at_all_is_an_error_with_the_addresses(broker: Broker, tmp_path: Path) -> None:
+    (unused,) = free_ports(1)
+    lost = replace(token_of(broker, "cam-6"), endpoints=(f"tcp://127.0.0.1:{unused}",))
+
+    with pytest.raises(IdentityError, match=rf"no broker answers at tcp://127\.0\.0\.1:{unused}"):
+        await join(tmp_path / "identity.json", lost, patience=0.0)
+
+
+async def test_a_broker_with_another_key_is_told_nothing(broker: Broker, tmp_path: Path) -> None:
+    public, _ = zmq.curve_keypair()
+    forged = replace(token_of(broker, "cam-7"), broker_key=public.decode())
+
+    with pytest.raises(IdentityError, match="no broker answers"):
+        await join(tmp_path / "identity.json", forged, patience=0.0)
+
+
+async def test_one_directory_is_one_device(broker: Broker, tmp_path: Path) -> None:
+    await join(tmp_path / "identity.json", token_of(broker, "cam-8"))
+
+    with pytest.raises(IdentityError, match="says that this is device 'cam-8', and the token is for 'cam-9'"):
+        await join(tmp_path / "identity.json", token_of(broker, "cam-9"))
+
+
+async def test_a_token_of_another_fleet_is_joined_anew(broker: Broker, tmp_path: Path) -> None:
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    old = Identity("cam-10", ("tcp://10.0.0.1:7771",), public, public, secret)
+    path = tmp_path / "identity.json"
+    path.touch(mode=0o600)
+    path.write_bytes(msgspec.json.encode(old))
+
+    identity = await asyncio.wait_for(join(path, token_of(broker, "cam-10")), 10)
+
+    assert identity.broker_key != public
+
+
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    path.write_text("{}")
+    path.chmod(0o644)
+
+    with pytest.raises(KeyExposed, match="chmod 600"):
+        load(path)
+
+
+def test_a_damaged_identity_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    path.touch(mode=0o600)
+    path.write_text(json.dumps({"device": "cam"}))
+
+    with pytest.raises(IdentityError, match="remove it and join again"):
+        load(path)
