@@ -43,6 +43,8 @@ from streamfleet_worker.control import (
 DATA = Path(__file__).parents[3] / "shared" / "data"
 DEADLINE = 20.0  # seconds, for whatever is awaited
 
+_MARKER = b"marker"
+
 T = TypeVar("T")
 
 
@@ -133,6 +135,7 @@ class Receiver:
         self._socket.settimeout(0.1)
         self.sink = UdpSink("127.0.0.1", self._socket.getsockname()[1])
         self.datagrams: list[bytes] = []
+        self._markers = 0
         self._closing = False
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
@@ -140,10 +143,21 @@ class Receiver:
     def _listen(self) -> None:
         while not self._closing:
             with contextlib.suppress(TimeoutError):
-                self.datagrams.append(self._socket.recv(65_536))
+                datagram = self._socket.recv(65_536)
+                if datagram == _MARKER:
+                    self._markers += 1
+                else:
+                    self.datagrams.append(datagram)
+
+    def settle(self) -> None:
+        """Wait until all that was sent so far is here: on this host datagrams keep their order."""
+        seen = self._markers
+        self._socket.sendto(_MARKER, self._socket.getsockname())
+        wait_for("the receiver has read what came before", lambda: self._markers > seen)
 
     @property
     def documents(self) -> list[dict[str, Any]]:
+        self.settle()
         return [json.loads(datagram) for datagram in list(self.datagrams)]
 
     @property

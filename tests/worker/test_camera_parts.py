@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import threading
@@ -182,8 +183,8 @@ def files(tmp_path: Path) -> Path:
     (tmp_path / "letter.avi").write_text("Dear reader,\n" * 100)
     (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(1).bytes(50_000))
     (tmp_path / "folder.mp4").mkdir()
-    film = write_video(tmp_path / "film.avi", 30).read_bytes()
-    (tmp_path / "cut.avi").write_bytes(film[:300])
+    os.mkfifo(tmp_path / "pipe.mp4")
+    write_video(tmp_path / "film.avi", 30)
     return tmp_path
 
 
@@ -192,6 +193,7 @@ def files(tmp_path: Path) -> Path:
     [
         ("none.mp4", "there is no file {}"),
         ("folder.mp4", "{} is a directory, expected a video file"),
+        ("pipe.mp4", "{} is no regular file, expected a video file"),
         ("empty.mp4", "{} is empty, expected a video file"),
         ("letter.txt", "{} is not a video that can be decoded"),
         ("letter.avi", "{} is not a video that can be decoded"),
@@ -210,7 +212,9 @@ def test_a_file_that_is_no_video_is_lost_with_a_reason(files: Path, name: str, r
 
 
 @pytest.mark.parametrize("where", ["refused", "unknown host"])
-def test_a_url_that_cannot_be_reached_is_lost_with_a_reason_and_no_secret(where: str) -> None:
+def test_a_url_that_cannot_be_reached_is_lost_with_a_reason_and_no_secret(
+    where: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     quiet_libraries()
     host = {"refused": "127.0.0.1:1", "unknown host": "no-such-host.invalid"}[where]
 
@@ -219,6 +223,7 @@ def test_a_url_that_cannot_be_reached_is_lost_with_a_reason_and_no_secret(where:
 
     reason = {"refused": "connection refused", "unknown host": "the host's name is unknown"}[where]
     assert str(caught.value) == f"rtsp://{host}/live: {reason}"
+    assert "canary" not in "".join(capfd.readouterr())
 
 
 def test_a_device_that_is_not_there_is_lost_with_a_reason() -> None:

@@ -130,7 +130,7 @@ def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, qui
 
     camera.tell(Change(gen=2, want="pause"))
     paused = camera.until("it is paused", lambda report: is_camera(report, "paused"))
-    time.sleep(0.05)  # for what was on its way to the receiver
+    stand.receiver.settle()
     before = len(stand.receiver.datagrams)
     reports = len(camera.reports)
     wait_for("two more reports", lambda: len(camera.reports) >= reports + 2)
@@ -165,7 +165,7 @@ def test_a_pace_slows_a_file_and_loses_none_of_it(stand: Stand, quick: Manifest)
     started = time.monotonic()
     until_ended(camera)
 
-    assert time.monotonic() - started == pytest.approx(1.0, abs=0.4)
+    assert time.monotonic() - started > 0.8
     assert stand.receiver.frame_ids == list(range(1, 41))
 
 
@@ -271,7 +271,7 @@ def test_the_squares_of_the_test_pattern_are_found_and_followed(stand: Stand, sq
             names[one["class"]].add(one["tracker_id"])
     assert all(len(ids) == 1 for ids in names.values())
     assert len(set.union(*names.values())) == 3
-    assert report.fps == pytest.approx(FPS, rel=0.3)
+    assert FPS / 2 < report.fps < FPS * 1.5
 
 
 def test_a_muted_live_source_goes_on_and_emits_nothing(stand: Stand, squares: Manifest) -> None:
@@ -296,8 +296,8 @@ def test_a_live_source_is_thinned_to_its_pace(stand: Stand, squares: Manifest) -
 
     report = camera.until("two seconds of it", lambda report: report.sources[0].received >= 20)
 
-    assert report.emitted == pytest.approx(report.sources[0].received * 4 / FPS, abs=2)
-    assert report.sources[0].dropped["max_fps"] == pytest.approx(report.sources[0].received * 0.6, abs=3)
+    assert report.emitted == pytest.approx(report.sources[0].received * 4 / FPS, abs=3)
+    assert report.sources[0].dropped["max_fps"] == pytest.approx(report.sources[0].received * 0.6, abs=4)
 
 
 def test_a_live_source_that_is_too_fast_loses_its_oldest_frames(stand: Stand) -> None:
@@ -455,7 +455,7 @@ def test_an_open_fence_is_not_asked_by_a_pipeline_that_stays(stand: Stand, quick
 
     until_ended(camera)
 
-    assert len(stand.receiver.datagrams) == 10
+    assert len(stand.receiver.documents) == 10
 
 
 def test_a_sink_that_cannot_be_reached_is_counted_and_the_others_get_all(
@@ -501,6 +501,40 @@ def test_thousands_of_detections_do_not_fit_and_are_cut_by_confidence(stand: Sta
     assert len(second["predictions"]) == len(kept)
     assert all(len(datagram) <= 65_507 for datagram in stand.receiver.datagrams)
     assert set(report.dropped.values()) == {0}
+
+
+def test_predictions_reach_subscribers_again_when_the_publisher_was_killed(
+    stand: Stand, squares: Manifest
+) -> None:
+    publisher = stand.publisher()
+    stand.camera(squares, "TestPatternStreamProducer")
+
+    with zmq.Context() as context, context.socket(zmq.SUB) as sub:
+        sub.linger = 0
+        sub.subscribe(b"v1/pred/pipeline-1/")
+        sub.connect(stand.local_endpoint)
+        assert sub.poll(10_000)
+        publisher.kill()
+        while sub.poll(200):
+            before = DataHeader.unpack(sub.recv_multipart()[1])
+        stand.publisher()
+        assert sub.poll(10_000)
+        _, header, body = sub.recv_multipart()
+
+    assert DataHeader.unpack(header).key > before.key
+    assert len(msgpack.unpackb(body)["predictions"]) == 3
+
+
+def test_a_film_that_is_cut_short_ends_where_it_was_cut(stand: Stand, quick: Manifest) -> None:
+    whole = write_video(stand.folder / "whole.avi", 100)
+    cut = stand.folder / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+
+    until_ended(stand.camera(quick, str(cut)))
+
+    ids = stand.receiver.frame_ids
+    assert 20 < len(ids) < 80
+    assert ids == list(range(1, len(ids) + 1))
 
 
 def test_it_says_how_it_is_while_its_source_and_engine_hang(stand: Stand) -> None:

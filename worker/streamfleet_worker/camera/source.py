@@ -73,7 +73,7 @@ def open_source(spec: SourceSpec, first_frame_id: int) -> Capture:
                 raise SourceLost(f"{sanitised(reference)}: {_why_not(str(reference))}")
             return VideoCapture(capture, finite=False)
         case SourceKind.DEVICE:
-            capture = _open(reference, cv2.CAP_ANY, spec, [])
+            capture = _open(reference, cv2.CAP_V4L2, spec, [])
             if capture is None:
                 raise SourceLost(f"no camera can be opened at {_device_path(reference)}")
             return VideoCapture(capture, finite=False)
@@ -135,8 +135,9 @@ def _property(name: str) -> int:
 
 def _check_file(path: Path) -> None:
     try:
-        if path.is_dir():
-            raise SourceLost(f"{path} is a directory, expected a video file")
+        if path.exists() and not path.is_file():
+            kind = "a directory" if path.is_dir() else "no regular file"
+            raise SourceLost(f"{path} is {kind}, expected a video file")
         with path.open("rb") as file:
             if not file.read(1):
                 raise SourceLost(f"{path} is empty, expected a video file")
@@ -152,10 +153,13 @@ def _is_text(capture: cv2.VideoCapture) -> bool:
     return int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True) == b"ansi"
 
 
-def _as_bgr(image: np.ndarray) -> Image:
+def _as_bgr(image: np.ndarray) -> Image | None:
+    """(height, width, 3) uint8. None for anything else: properties may ask a device for raw data."""
+    if image.dtype != np.uint8:
+        return None
     if image.ndim == 2:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)  # type: ignore[return-value]
-    return image
+        return np.repeat(image[:, :, np.newaxis], 3, axis=2)
+    return image if image.ndim == 3 and image.shape[2] == 3 else None
 
 
 def _device_path(reference: str | int) -> str:
