@@ -5,6 +5,7 @@ It starts fast: what a command needs is imported when that command runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -41,7 +42,9 @@ class Settings:
         """A client of the api."""
         from streamfleet_api.client import Client, token_for
 
-        return Client(self.url, self.token or token_for(self.url, self.data_dir / "api/token"))
+        client = Client(self.url, self.token or token_for(self.url, self.data_dir / "api/token"))
+        click.get_current_context().call_on_close(client.close)
+        return client
 
 
 class Commands(click.Group):
@@ -273,14 +276,15 @@ def tail(settings: Settings, pipeline_id: str | None, count: int | None, as_json
 
     query = f"?{urlencode({'pipeline': pipeline_id})}" if pipeline_id else ""
     shown = 0
-    for name, data in settings.client().events(f"/v2/predictions{query}"):
-        if name == "gap":
-            click.echo(f"{json.loads(data)['gap']} predictions are missing here", err=True)
-            continue
-        click.echo(data if as_json else _prediction(json.loads(data)))
-        shown += 1
-        if shown == count:
-            return
+    with contextlib.closing(settings.client().events(f"/v2/predictions{query}")) as events:
+        for name, data in events:
+            if name == "gap":
+                click.echo(f"{json.loads(data)['gap']} predictions are missing here", err=True)
+                continue
+            click.echo(data if as_json else _prediction(json.loads(data)))
+            shown += 1
+            if shown == count:
+                return
 
 
 # devices and keys -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -54,7 +54,7 @@ class Client:
                 chunks = iter(lambda: file.read(_CHUNK), b"")
                 self._checked(self._http.put(address, content=chunks, timeout=_UPLOAD_TIMEOUT))
 
-    def events(self, path: str) -> Iterator[tuple[str, str]]:
+    def events(self, path: str) -> Generator[tuple[str, str], None, None]:
         """The server-sent events of an answer: name and data. Raises: CommandFailed."""
         timeout = httpx.Timeout(TIMEOUT, read=30)
         with self._failing(), self._http.stream("GET", path, timeout=timeout) as response:

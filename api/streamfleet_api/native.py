@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,8 +79,8 @@ class Native:
     # the process ------------------------------------------------------------------------------------------
 
     async def healthz(self, _request: Request) -> Response:
-        """This process answers."""
-        return Json({"status": "ok"})
+        """This process answers; its pid tells whoever started it that it is this one."""
+        return Json({"status": "ok", "pid": os.getpid()})
 
     async def readyz(self, _request: Request) -> Response:
         """The broker answers, and at least one device is ready."""

@@ -146,6 +146,11 @@ class Child:
             )
         self._started = time.monotonic()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None while there is none."""
+        return None if self._process is None else self._process.pid
+
     def exit_code(self) -> int | None:
         """How the process ended, None while it runs."""
         return None if self._process is None else self._process.poll()
@@ -204,8 +209,8 @@ class Up:
     def start(self) -> None:
         """All processes and the demo. Raises: CommandFailed, Stopped."""
         self._add("broker", self._broker_command())
-        self._add("api", self._api_command())
-        self._until(lambda: self._get("/v2/devices") is not None, START_TIMEOUT, "the broker and the api")
+        api = self._add("api", self._api_command())
+        self._until(lambda: self._answers(api), START_TIMEOUT, "the broker and the api")
         for device in self._devices:
             self._add(device, self._worker_command(device), functools.partial(self._join, device))
         self._until(self._workers_ready, WORKERS_TIMEOUT, "the workers")
@@ -235,13 +240,19 @@ class Up:
 
     def _add(
         self, name: str, command: list[str], environment: Callable[[], Mapping[str, str]] = dict
-    ) -> None:
+    ) -> Child:
         log = self._logs / f"{name}.log" if self._logs else None
         if log is not None and log.exists() and log.stat().st_size > MAX_LOG:
             log.unlink()
         child = Child(name, command, log, environment)
         self._children.append(child)
         child.start()
+        return child
+
+    def _answers(self, api: Child) -> bool:
+        """Does our api reach our broker? On its port may be the api of another fleet."""
+        alive = self._get("/healthz")
+        return alive is not None and alive.get("pid") == api.pid and self._get("/v2/devices") is not None
 
     def _broker_command(self) -> list[str]:
         options = self._options
