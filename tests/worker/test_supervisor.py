@@ -68,10 +68,10 @@ def verbose(_config: object, connection: Connection) -> None:
 class Children:
     """A supervisor, and what it called back."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: float) -> None:
         self.reports: list[Report] = []
         self.exits: list[int | None] = []
-        self.supervisor = Supervisor(self._reported, self._exited)
+        self.supervisor = Supervisor(self._reported, self._exited, **options)
 
     def start(self, entry: str) -> None:
         self.supervisor.start(CHILD, name=entry, entry=f"{HERE}:{entry}", config=None)
@@ -218,6 +218,23 @@ async def test_children_of_a_killed_fork_server_die_and_the_next_ones_are_starte
     await again.until_heard()
     await again.supervisor.stop(1.0)
     assert again.exits == [0]
+
+
+async def test_a_fork_server_that_hangs_is_replaced(children: Children) -> None:
+    children.start("polite")
+    await children.until_heard()
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+
+    impatient = Children(fork_patience=0.3)
+    impatient.start("polite")
+    assert await impatient.until_exited() is None
+    await children.until_exited()
+
+    again = Children()
+    again.start("polite")
+    await again.until_heard()
+    for each in (impatient, again):
+        await each.supervisor.stop(1.0)
 
 
 async def started(children: Children) -> int:

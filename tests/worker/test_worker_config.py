@@ -40,7 +40,7 @@ def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
 @pytest.mark.parametrize(
     ("options", "environment", "expected"),
     [
-        ([], {}, "--data-dir is missing"),
+        (["--broker=cam"], {}, "--broker: expected tcp://HOST:PORT, came 'cam'"),
         (["--data-dir=/d", "--publish-port=99999"], {}, "--publish-port: expected a whole number from 1 to"),
         (["--data-dir=/d", "--capacity=many"], {}, "--capacity: expected a whole number .* came 'many'"),
         (["--data-dir=/d"], {"CONFIDENCE": "4"}, "CONFIDENCE: expected a number from 0 to 1, came '4'"),

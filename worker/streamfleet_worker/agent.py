@@ -9,6 +9,7 @@ Inputs are handled whole, one after the other. Only the actions of `reconcile` w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
@@ -58,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.1  # seconds
 STAT_INTERVAL = 1.0  # seconds
+WRITE_PATIENCE = 0.5  # seconds that the disk gets at an orderly stop
 STOP_PATIENCE = 1.5  # seconds that children get at an orderly stop
 STAT_HWM = 256  # messages to the publisher; what comes after them is dropped and counted
 _UNFENCED = b"\x00"
@@ -217,8 +219,12 @@ class Agent:
 
     async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         self._stopping = True
-        for task in tasks:
-            task.cancel()
+        ticks, performer = tasks
+        ticks.cancel()
+        # What was decided is still written: an end of file must be known when we come back.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._performed(performer), WRITE_PATIENCE)
+        performer.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # Before the broker hears of it, as it gives movable pipelines to others at once.
         self._fence.extend(0.0)
@@ -233,6 +239,12 @@ class Agent:
         self._plain_context.destroy(linger=0)
         self._fence.close()
         self._state.close()
+
+    async def _performed(self, performer: asyncio.Task[None]) -> None:
+        """Until nothing waits any more, or nobody is there to do it."""
+        nothing_waits = asyncio.ensure_future(self._waiting.join())
+        await asyncio.wait([nothing_waits, performer], return_when=asyncio.FIRST_COMPLETED)
+        nothing_waits.cancel()
 
     # inputs
 
@@ -342,12 +354,16 @@ class Agent:
             item = await self._waiting.get()
             if isinstance(item, effects.RememberEpoch):
                 await asyncio.to_thread(self._remember_epoch, item.epoch)
-                continue
-            changes = [change for change in item if isinstance(change, actions.Persist | actions.Forget)]
-            if changes:
-                await asyncio.to_thread(self._write, changes)
-            for action in item:
-                self._perform(action)
+            else:
+                await self._perform_batch(item)
+            self._waiting.task_done()
+
+    async def _perform_batch(self, batch: list[actions.Action]) -> None:
+        changes = [change for change in batch if isinstance(change, actions.Persist | actions.Forget)]
+        if changes:
+            await asyncio.to_thread(self._write, changes)
+        for action in batch:
+            self._perform(action)
 
     def _remember_epoch(self, epoch: int) -> None:
         try:
@@ -510,7 +526,7 @@ class Agent:
             self._stat.send_multipart([_UNFENCED, topic, header.pack(), body], zmq.NOBLOCK)
         except zmq.Again:
             self._stats_dropped += 1
-            if self._stats_dropped % 1000 == 1:
+            if self._stats_dropped % 1000 == 0:
                 logger.info("%d status messages dropped so far", self._stats_dropped)
 
 

@@ -23,6 +23,7 @@ from streamfleet_worker.config import ConfigError, WorkerConfig, parse
 from streamfleet_worker.identity import Identity, IdentityError, join, load
 from streamfleet_worker.lifeline import name_process
 from streamfleet_worker.state import StateError
+from streamfleet_worker.supervisor import end_fork_server
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def run(entries: Entries | None = None) -> int:
     except (ConfigError, IdentityError, StateError, ProtocolError, OSError) as exc:
         print(f"streamfleet-worker: {exc}", file=sys.stderr)
         return 1
+    end_fork_server()
     os.close(lock)
     return 0
 

@@ -66,7 +66,7 @@ class Link:
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def open(self, endpoint: str) -> None:
-        """Begin to connect. Raises: zmq.ZMQError for an endpoint that is none."""
+        """Begin to connect."""
         self.close()
         socket = self._socket = dealer(self._context, self._keys)
         monitor = self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
@@ -76,7 +76,10 @@ class Link:
         )
         for task in self._tasks:
             task.add_done_callback(_raise)
-        socket.connect(endpoint)
+        try:
+            socket.connect(endpoint)
+        except zmq.ZMQError as exc:
+            logger.error("%s is no address: %s", endpoint, exc)
 
     def close(self) -> None:
         """Forget the socket and all that is under way on it."""

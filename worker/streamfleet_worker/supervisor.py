@@ -74,9 +74,12 @@ class Supervisor:
         self,
         on_report: Callable[[ChildId, Report], None],
         on_exit: Callable[[ChildId, int | None], None],
+        *,
+        fork_patience: float = FORK_PATIENCE,
     ) -> None:
         self._on_report = on_report
         self._on_exit = on_exit
+        self._fork_patience = fork_patience
         self._children: dict[ChildId, _Child] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
@@ -164,9 +167,10 @@ class Supervisor:
             self._starter, _fork, self._context, record.name, entry, config
         )
         try:
-            return await asyncio.wait_for(forking, FORK_PATIENCE)
+            return await asyncio.wait_for(forking, self._fork_patience)
         except asyncio.TimeoutError:
-            _end_fork_server()
+            logger.error("the fork server does not answer and is killed")
+            _kill_fork_server()
             raise
 
     # while it lives
@@ -271,12 +275,19 @@ def _kill(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def _end_fork_server() -> None:
-    """It does not answer. Its children end with it, and the next start makes a new one."""
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # noqa: SLF001
+def end_fork_server() -> None:
+    """When nothing is started any more. By itself it would end after us, and who would reap it then?"""
+    pid = _kill_fork_server()
     if pid is not None:
-        logger.error("the fork server does not answer and is killed")
+        os.waitpid(pid, 0)
+
+
+def _kill_fork_server() -> int | None:
+    """Its children end with it, and the next start makes a new one. Returns its pid, if there is one."""
+    pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # noqa: SLF001
+    if pid is not None:
         os.kill(pid, signal.SIGKILL)
+    return pid
 
 
 def _take_reports(heard: bytearray) -> list[Report]:
