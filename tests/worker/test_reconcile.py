@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamfleet_broker.protocol.control import MAX_BODY, Envelope, encode
+from streamfleet_broker.protocol.messages import Hello
 from streamfleet_broker.protocol.values import ModelRef, Observed, ObservedState, Want, Wish
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
 from streamfleet_worker.reconcile import (
@@ -478,6 +480,18 @@ def test_a_reason_shows_no_password() -> None:
     device.feed(says(ObservedState.RECONNECTING, reason="cannot open rtsp://u:p@cam/1?key=2: timeout"))
 
     assert device.observed[0].reason == "cannot open rtsp://cam/1: timeout"
+
+
+def test_what_a_full_device_says_fits_into_one_message() -> None:
+    device = Device()
+    names = [f"{number:064}" for number in range(128)]
+    wishes = tuple(wish(pipeline_id=name) for name in names)
+    device.feed(Unfenced(), Adopted(wishes), ModelRefused(DIGEST, "ü" * 1000, permanent=True))
+
+    hello = Hello("cam-7", b"b" * 16, "0.1.0", 64, observed=device.observed)
+
+    assert len(device.observed) == 128
+    assert len(encode(Envelope(hello))[2]) < MAX_BODY
 
 
 # whatever happens ------------------------------------------------------------------------------------------

@@ -185,6 +185,7 @@ class Agent:
         self._waiting: asyncio.Queue[list[actions.Action] | effects.RememberEpoch] = asyncio.Queue()
         self._stopping = False
         self._endpoint = ""  # of the broker, as it is being used
+        self._closed_for = ""  # why the last session ended, until there is one again
         self._short_id = 0
         self._publisher: PublisherId | None = None
         self._relay: Relay | None = None
@@ -293,11 +294,9 @@ class Agent:
             case effects.Open():
                 endpoints = self._identity.endpoints
                 self._endpoint = endpoints[effect.endpoint % len(endpoints)]
-                logger.info("%s: connecting to %s", self._identity.device, self._endpoint)
                 self._link.open(self._endpoint)
             case effects.Close():
-                logger.warning("%s: session closed: %s", self._identity.device, effect.reason)
-                self._link.close()
+                self._closed(effect.reason)
             case effects.Send():
                 if not self._link.send(effect.envelope):
                     self._session.unsent(effect.envelope)
@@ -330,7 +329,17 @@ class Agent:
             case _:
                 assert_never(effect)
 
+    def _closed(self, reason: str) -> None:
+        self._link.close()
+        level = (
+            logging.WARNING if reason != self._closed_for else logging.DEBUG
+        )  # not for as long as it lasts
+        self._closed_for = reason
+        logger.log(level, "%s: %s: %s, trying again", self._identity.device, self._endpoint, reason)
+
     def _welcomed(self, welcome: Welcome) -> None:
+        logger.info("%s: session with the broker at %s", self._identity.device, self._endpoint)
+        self._closed_for = ""
         host = urlsplit(self._endpoint).hostname or ""
         self._short_id = welcome.short_id
         self._models.use(Source(_reached_by(welcome.api, host), welcome.ticket))

@@ -32,7 +32,7 @@ BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_FACTOR = 1.5
 BACKOFF_LAST = 300.0  # seconds
 HEALTHY = 60.0  # seconds after which a crash counts as the first one
-MAX_REASON = 300  # characters
+MAX_REASON = 300  # bytes: twice as many pipelines as a device may have fit into one message
 
 
 # children ---------------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ class Reconcile:
             EngineStat(
                 digest=digest,
                 state=_engine_state(model),
-                reason=(model.failed or model.trouble or model.crash)[:MAX_REASON],
+                reason=_reason(model.failed or model.trouble or model.crash),
                 inferences=model.report.inferences if model.report else 0,
                 restarts=model.restarts,
             )
@@ -777,7 +777,7 @@ class Reconcile:
             gen=gen,
             inc=pipeline.row.inc,
             state=state,
-            reason=redacted(reason)[:MAX_REASON],
+            reason=_reason(reason),
             restarts=pipeline.restarts,
         )
 
@@ -830,6 +830,11 @@ def _age(camera: _Camera | None, now: float) -> float:
     if camera is None or camera.heard_at is None:
         return float("inf")
     return now - camera.heard_at
+
+
+def _reason(text: str) -> str:
+    """Fit to be shown, and short enough to be sent."""
+    return redacted(text).encode()[:MAX_REASON].decode(errors="ignore")
 
 
 def _engine_state(model: _Model) -> str:

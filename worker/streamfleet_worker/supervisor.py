@@ -247,7 +247,7 @@ def _fork(
         process.start()
         assert process.pid is not None
         pidfd = os.pidfd_open(process.pid)
-    except OSError:
+    except (OSError, EOFError):
         ours.close()
         raise
     finally:
