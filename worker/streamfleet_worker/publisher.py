@@ -206,10 +206,11 @@ def _serve(publisher: Publisher, connection: Connection) -> None:
         due = publisher.tend(now)
         until = next_report if due is None else min(next_report, due)
         ready = dict(poller.poll(math.ceil(max(0.0, until - now) * 1000)))
-        publisher.doorkeeper.answer()
-        publisher.pass_on()
+        # The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
         if connection.fileno() in ready and not _obey(publisher, connection):
             return
+        publisher.doorkeeper.answer()
+        publisher.pass_on()
 
 
 def _obey(publisher: Publisher, connection: Connection) -> bool:
