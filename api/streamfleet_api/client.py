@@ -26,11 +26,11 @@ _CHUNK = 262_144  # bytes
 class Client:
     """One api."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, *, timeout: float = TIMEOUT) -> None:
         self.url = url.rstrip("/")
         headers = {"authorization": f"Bearer {token}"} if token else {}
         # Proxies of the environment are not asked: a fleet is on this host or on the network beside it.
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout, trust_env=False)
 
     def close(self) -> None:
         """Drop the connections."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections import Counter, deque
@@ -19,13 +18,15 @@ import zmq.asyncio
 from starlette.types import Receive, Scope, Send
 
 from streamfleet_api.link import CurveKeys
-from streamfleet_api.subscriber import Order, subscriber
+from streamfleet_api.subscriber import UNREADABLE, Order, subscriber
+from streamfleet_api.wire import render
 from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic, split
 from streamfleet_broker.protocol.errors import BadData
 
 logger = logging.getLogger(__name__)
 
 MAX_FOLLOWERS = 100
+MAX_SUBJECTS = 20_000
 MAX_EVENTS = 256  # that wait for one follower
 MAX_BYTES = 4 * 1024**2  # that wait for one follower
 PING = 10.0  # seconds of silence after which a comment shows that the stream lives
@@ -97,7 +98,7 @@ class Predictions:
         self._task: asyncio.Task[None] | None = None
         self._followers: set[Follower] = set()
         self._topics: Counter[bytes] = Counter()
-        self._orders: dict[str, Order] = {}
+        self._orders: dict[bytes, Order] = {}  # by topic
         self._ended = False
 
     async def start(self) -> None:
@@ -146,9 +147,9 @@ class Predictions:
                 del self._topics[follower.topic]
                 self._socket.unsubscribe(follower.topic)
                 self._orders = {
-                    subject: order
-                    for subject, order in self._orders.items()
-                    if _EVERYTHING in self._topics or pipeline_topic(Kind.PRED, subject) in self._topics
+                    topic: order
+                    for topic, order in self._orders.items()
+                    if _EVERYTHING in self._topics or topic in self._topics
                 }
 
     async def _run(self, socket: zmq.asyncio.Socket) -> None:
@@ -162,7 +163,9 @@ class Predictions:
 
     def _receive(self, frames: list[bytes], now: float) -> None:
         subject, header, body = split(frames)
-        missing = self._orders.setdefault(subject, Order()).accept(header.key, now)
+        if len(self._orders) > MAX_SUBJECTS:
+            self._orders.clear()
+        missing = self._orders.setdefault(frames[0], Order()).accept(header.key, now)
         if missing is None:
             return
         event = _event(header, body)
@@ -231,11 +234,11 @@ def _piece(content: bytes) -> dict[str, object]:
 
 def _event(header: DataHeader, body: bytes) -> bytes:
     try:
-        text = json.dumps(msgpack.unpackb(body), separators=(",", ":"), allow_nan=False)
-    except (ValueError, TypeError, msgpack.UnpackException) as exc:
+        text = render(msgpack.unpackb(body))
+    except UNREADABLE as exc:
         raise BadData("a prediction", f"{type(exc).__name__}: {exc}") from exc
-    return f"id: {header.gen}-{header.inc}-{header.seq}\ndata: {text}\n\n".encode()
+    return b"id: %d-%d-%d\ndata: %s\n\n" % (*header.key, text)
 
 
 def _gap(content: dict[str, object]) -> bytes:
-    return f"event: gap\ndata: {json.dumps(content, separators=(',', ':'))}\n\n".encode()
+    return b"event: gap\ndata: %s\n\n" % render(content)

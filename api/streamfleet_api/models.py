@@ -32,6 +32,7 @@ class Models:
         self._link = link
         self._blobs = blobs
         self._cache_dir = cache_dir
+        self._inspecting = asyncio.Lock()  # a file is read whole: one at a time
 
     async def list(self) -> tuple[ModelRef, ...]:
         """Raises: LinkError."""
@@ -46,7 +47,8 @@ class Models:
             if model.id == model_id:
                 return model
         if self._cache_dir is not None:
-            found = await asyncio.to_thread(self._from_cache, self._cache_dir, model_id)
+            async with self._inspecting:
+                found = await asyncio.to_thread(self._from_cache, self._cache_dir, model_id)
             if found is not None:
                 return await self._register(model_id, found)
         raise UnknownModel(model_id, self._cache_dir)
@@ -55,7 +57,8 @@ class Models:
         self, model_id: str, weights: Path, *, family: Family | None, labels: tuple[str, ...] | None
     ) -> tuple[ModelRef, Manifest]:
         """Register a blob as a model. Raises: BadModel, LinkError."""
-        manifest = await asyncio.to_thread(inspect, weights, weights.name, family=family, labels=labels)
+        async with self._inspecting:
+            manifest = await asyncio.to_thread(inspect, weights, weights.name, family=family, labels=labels)
         return await self._register(model_id, manifest), manifest
 
     def manifest(self, model: ModelRef) -> Manifest | None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgpack
-import msgspec
 import zmq.asyncio
 
 from streamfleet_api.link import CurveKeys
-from streamfleet_api.subscriber import Order, subscriber
+from streamfleet_api.subscriber import UNREADABLE, Order, subscriber
+from streamfleet_api.wire import render
 from streamfleet_broker.protocol.data import split
 from streamfleet_broker.protocol.errors import BadData
 from streamfleet_broker.protocol.status import DeviceStat, PipelineStat
@@ -50,11 +50,12 @@ class Board:
         subject, header, body = split(frames)
         try:
             plain = msgpack.unpackb(body)
+            render(plain)  # what cannot be shown is refused here, not in every answer that would hold it
             if subject.startswith("@"):
                 self._keep(self._devices, subject[1:], header.key, from_plain(plain, DeviceStat), now)
             else:
                 self._keep(self._pipelines, subject, header.key, from_plain(plain, PipelineStat), now)
-        except (ValueError, TypeError, msgpack.UnpackException, msgspec.ValidationError) as exc:
+        except UNREADABLE as exc:
             raise BadData("a stat document", f"{type(exc).__name__}: {exc}") from exc
 
     def pipeline(self, pipeline_id: str, now: float) -> Seen[PipelineStat] | None:

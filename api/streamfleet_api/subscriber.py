@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgpack
 import zmq
 import zmq.asyncio
 
 from streamfleet_api.link import CurveKeys
 from streamfleet_broker.protocol.data import MAX_BODY
 
+# All that msgpack, msgspec and json may raise for bytes from a peer.
+UNREADABLE = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
 FORGET = 10.0  # seconds of silence after which a subject may begin anew, from any key
 
 Key = tuple[int, int, int]  # (gen, inc, seq)

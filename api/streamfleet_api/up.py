@@ -40,6 +40,7 @@ START_TIMEOUT = 20.0  # seconds for broker and api
 WORKERS_TIMEOUT = 40.0  # seconds for all workers, which load numpy and OpenCV
 DEMO_TIMEOUT = 20.0  # seconds for the demo's first predictions
 STOP_TIMEOUT = 3.0  # seconds that a child has to end
+_HTTP_TIMEOUT = 3.0  # seconds; whoever waits for an answer watches nobody meanwhile
 MAX_LOG = 10 * 1024**2  # bytes; a log that is larger at a start begins anew
 _LONGEST_SOCKET = "workers/local-99/run/publisher-direct.ipc"
 _MAX_SOCKET_PATH = 107  # bytes
@@ -72,7 +73,8 @@ class Options:
 
     @property
     def _own_host(self) -> str:
-        return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"[{host}]" if ":" in host else host
 
     @property
     def broker_dir(self) -> Path:
@@ -137,7 +139,7 @@ class Child:
                 output = stack.enter_context(self.log.open("ab"))
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self._command],
-                env={**os.environ, **self._environment()},
+                env={**_inherited(), **self._environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -201,7 +203,7 @@ class Up:
         self._show = show
         self._stop = stop
         self._token, self._token_is_new = load_token(options.api_dir / "token")
-        self._client = Client(options.url, self._token)
+        self._client = Client(options.url, self._token, timeout=_HTTP_TIMEOUT)
         self._logs = _logs(options.data_dir)
         self._children: list[Child] = []
         self._devices = [f"local-{number}" for number in range(1, options.workers + 1)]
@@ -211,6 +213,7 @@ class Up:
         self._add("broker", self._broker_command())
         api = self._add("api", self._api_command())
         self._until(lambda: self._answers(api), START_TIMEOUT, "the broker and the api")
+        self._forget_strangers()
         for device in self._devices:
             self._add(device, self._worker_command(device), functools.partial(self._join, device))
         self._until(self._workers_ready, WORKERS_TIMEOUT, "the workers")
@@ -281,13 +284,19 @@ class Up:
 
     def _join(self, device: str) -> dict[str, str]:
         """A token in the environment, where `ps` does not show it, for a worker that nobody knows yet."""
-        known = {entry["device"]: entry["state"] for entry in self._client.get("/v2/devices")["devices"]}
-        identity = self._options.worker_dir(device) / "identity.json"
-        if device not in known:
-            identity.unlink(missing_ok=True)  # of a broker whose store is gone
-        if identity.exists():
+        if self._identity(device).exists():
             return {}
         return {"STREAMFLEET_JOIN": self._client.send("POST", "/v2/devices", {"name": device})["token"]}
+
+    def _forget_strangers(self) -> None:
+        """A worker whose broker lost its store joins anew. Raises: CommandFailed."""
+        known = {entry["device"] for entry in self._client.get("/v2/devices")["devices"]}
+        for device in self._devices:
+            if device not in known:
+                self._identity(device).unlink(missing_ok=True)
+
+    def _identity(self, device: str) -> Path:
+        return self._options.worker_dir(device) / "identity.json"
 
     def _workers_ready(self) -> bool:
         answer = self._get("/v2/devices") or {"devices": []}
@@ -370,6 +379,11 @@ class Up:
             "Ctrl-C ends it all.",
         ]
         return "\n".join(lines)
+
+
+def _inherited() -> dict[str, str]:
+    """Our environment, without what children have no need to know."""
+    return {name: value for name, value in os.environ.items() if name != "STREAMFLEET_TOKEN"}
 
 
 def _end(children: list[Child]) -> None:

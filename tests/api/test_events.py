@@ -69,8 +69,26 @@ def test_the_board_is_bounded_and_forgets_the_most_silent() -> None:
     assert [board.pipeline(name, 0.0) is not None for name in "abc"] == [True, False, True]
 
 
+def broken(**changes: object) -> bytes:
+    """A status with changes that no answer could show."""
+    content: bytes = msgpack.packb({**to_plain(told("door", 1.0)), **changes})
+    return content
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"\xc1", b"\x80", msgpack.packb([1]), msgpack.packb({"pipeline_id": 7})]
+    "body",
+    [
+        b"",
+        b"\xc1",
+        b"\x80",
+        msgpack.packb([1]),
+        msgpack.packb({"pipeline_id": 7}),
+        broken(fps=float("nan")),
+        broken(report={"a": b"bytes"}),
+        broken(report={"a": float("inf")}),
+        b"\x91" * 1000 + b"\x00",
+        b"\x81\xa6report" + b"\x91" * 900 + b"\x00",
+    ],
 )
 def test_a_status_that_is_none_is_told_apart(body: bytes) -> None:
     frames = [b"v1/stat/door/", DataHeader(Kind.STAT, 3, 0, 0).pack(), body]
@@ -129,6 +147,20 @@ def test_predictions_come_as_they_happen_with_their_gaps(http: httpx.Client, pee
     assert [name for name, _ in found] == ["3-0-0", "3-0-1", "gap", "3-0-4", "4-0-0"]
     assert found[2][1] == {"gap": 2, "pipeline_id": "door"}
     assert found[0][1]["image"] == {"width": 640, "height": 480}
+
+
+def test_what_is_no_prediction_is_dropped_and_ends_no_stream(http: httpx.Client, peer: Peer) -> None:
+    with http.stream("GET", "/v2/predictions") as response:
+        peer.wait_for_subscriber(b"v1/pred/")
+        peer.publish(b"v1/pred/\xff\xfe/", DataHeader(Kind.PRED, 3, 0, 7), {})
+        peer.publish(b"v1/pred/odd", DataHeader(Kind.PRED, 3, 0, 0), {})
+        for seq, body in enumerate([float("nan"), b"bytes", {b"key": 1}]):
+            peer.publish(b"v1/pred/door/", DataHeader(Kind.PRED, 3, 0, seq), body)
+        peer.predict("door", 3)
+        found = [name for _, (name, _) in zip(range(2), events(response), strict=False)]
+
+    assert found == ["3-0-7", "3-0-3"]
+    assert http.get("/list_pipelines").status_code == 200
 
 
 def test_predictions_of_all_pipelines_come_together(http: httpx.Client, peer: Peer) -> None:
