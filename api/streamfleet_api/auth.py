@@ -108,7 +108,7 @@ class Authorise:
         if ticket is None or scope["method"] not in ("GET", "HEAD") or not scope["path"].startswith(_BULK):
             return False
         try:
-            return isinstance(await self._link.ask(CheckTicket(ticket), object), str)
+            return isinstance(await self._link.ask(CheckTicket(ticket), object, timeout=2.0), str)
         except LinkError:
             return False
 
