@@ -63,9 +63,9 @@ def until(receive: Callable[..., Any], wanted: Callable[[Any], bool], what: str)
 
 
 def times_until_silence(receive: Callable[..., Any]) -> list[float]:
-    """When what comes was emitted, until nothing comes for a second."""
+    """When what comes was emitted, until nothing comes for a while."""
     times = []
-    while (document := receive(1.0)) is not None:
+    while (document := receive(1.5)) is not None:
         times.append(document["at"])
     return times
 

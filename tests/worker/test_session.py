@@ -255,6 +255,15 @@ def test_a_lower_epoch_has_no_effect() -> None:
     assert worker.receive(Envelope(Refused("stale_session"), 4, NO_SESSION), 0.1) == []
 
 
+def test_a_broker_that_was_replaced_gets_no_session() -> None:
+    worker, _ = connected()
+
+    effects = worker.receive(Broker(epoch=3).say(WELCOME), 0.1)
+
+    reason = "the broker is in epoch 3, and epoch 4 was seen: is it an old one, or its store an old copy?"
+    assert effects == [Close(reason)]
+
+
 def test_another_session_has_no_effect() -> None:
     worker, _broker = ready()
 

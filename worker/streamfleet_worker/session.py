@@ -233,11 +233,10 @@ class Session:
     def receive(self, envelope: Envelope, now: float) -> list[Effect]:
         """A message came. What is not for this session, or from a broker that was replaced, has no effect."""
         effects = self._turn(now)
-        if (
-            self._state in (SessionState.WAITING, SessionState.CONNECTING)
-            or envelope.epoch < self._seen_epoch
-        ):
+        if self._state in (SessionState.WAITING, SessionState.CONNECTING):
             return effects
+        if envelope.epoch < self._seen_epoch:
+            return effects + self._outdated(envelope, now)
         if envelope.epoch > self._seen_epoch:
             self._seen_epoch = envelope.epoch
             effects.append(RememberEpoch(envelope.epoch))
@@ -420,6 +419,17 @@ class Session:
         self._leased = True
         self._fence_open = True
         return effects
+
+    def _outdated(self, envelope: Envelope, now: float) -> list[Effect]:
+        """A broker that another one has replaced commands nobody, and somebody should know that it tries."""
+        if not isinstance(envelope.message, Welcome) or self._state is not SessionState.HELLO_SENT:
+            return []
+        self._endpoint += 1
+        return self._give_up(
+            now,
+            f"the broker is in epoch {envelope.epoch}, and epoch {self._seen_epoch} was seen:"
+            " is it an old one, or its store an old copy?",
+        )
 
     def _refused(self, refused: Refused, now: float) -> list[Effect]:
         effects = self._give_up(now, f"refused, {refused.code}: {refused.detail}")
