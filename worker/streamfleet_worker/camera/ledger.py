@@ -15,7 +15,7 @@ from streamfleet_worker.camera.buffer import Wakeup
 from streamfleet_worker.camera.reference import SourceKind, kind_of, sanitised
 from streamfleet_worker.camera.source import Capture
 
-INFO, WARNING, ERROR = 20, 30, 40  # severities, as the original numbers them
+INFO, ERROR = 20, 40  # severities, as the original numbers them
 
 _KEPT_UPDATES = 64
 _LATENCY_FRAMES = 64
