@@ -210,6 +210,7 @@ class Up:
 
     def start(self) -> None:
         """All processes and the demo. Raises: CommandFailed, Stopped."""
+        self._show("starting …")
         self._add("broker", self._broker_command())
         api = self._add("api", self._api_command())
         self._until(lambda: self._answers(api), START_TIMEOUT, "the broker and the api")

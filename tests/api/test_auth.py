@@ -6,12 +6,15 @@ import ipaddress
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from starlette.datastructures import Headers
 
 from streamfleet_api.auth import Door, load_token
+from streamfleet_api.native import Native
+from streamfleet_api.original import Original
 from streamfleet_broker.protocol.keyfile import KeyExposed
 from tests.api.conftest import Api
 from tests.api.peer import Peer, sha256
@@ -93,6 +96,21 @@ ROUTES = [
     ("GET", "/nothing"),
     ("GET", "/v2/nothing"),
 ]
+
+
+def test_every_route_is_in_the_table_above() -> None:
+    services: Any = None
+    routes = [*Original(*[services] * 3).routes(), *Native(*[services] * 5).routes()]
+
+    missing = [
+        (method, route.path)
+        for route in routes
+        for method in (route.methods or set()) - {"HEAD"}
+        if route.path not in ("/healthz", "/readyz")
+        and not any(method == m and route.path_regex.match(path) for m, path in ROUTES)
+    ]
+
+    assert missing == []
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
