@@ -18,9 +18,13 @@ PACKAGES = {
 }
 PURE = [
     "streamfleet_broker.fleet",
+    "streamfleet_broker.effects",
     "streamfleet_broker.placement",
+    "streamfleet_broker.records",
+    "streamfleet_broker.views",
     "streamfleet_worker.session",
     "streamfleet_worker.reconcile",
+    "streamfleet_worker.status",
     "streamfleet_worker.engine.batching",
 ]
 # A pure core has no socket, process, file, clock, thread, logger or random source of its own.

@@ -16,7 +16,6 @@ from streamfleet_api.events import EventStream, Predictions
 from streamfleet_api.link import Link
 from streamfleet_api.models import Models
 from streamfleet_api.problems import Problem
-from streamfleet_api.redact import redact
 from streamfleet_api.schemas import (
     DeviceRequest,
     M,
@@ -28,6 +27,7 @@ from streamfleet_api.schemas import (
 )
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.wire import Json
+from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.requests import (
     AddDevice,
     AddSubscriber,
@@ -204,5 +204,5 @@ def _drops(stat: PipelineStat) -> Iterator[int]:
 def _shown(spec: PipelineSpec) -> dict[str, Any]:
     plain: dict[str, Any] = to_plain(spec)
     for source in plain["sources"]:
-        source["reference"] = redact(source["reference"])
+        source["reference"] = sanitised(source["reference"])
     return plain

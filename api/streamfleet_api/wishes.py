@@ -9,18 +9,17 @@ import re
 from typing import Any, cast, get_args
 
 from streamfleet_api.errors import Failure
-from streamfleet_api.redact import redact
 from streamfleet_api.schemas import (
     MODEL_ID_PATTERN,
     ObjectDetectionModelConfiguration,
     PipelineInitialisationRequest,
 )
 from streamfleet_api.statuses import Seen
+from streamfleet_broker.protocol.reference import SourceKind, kind_of
 from streamfleet_broker.protocol.requests import PipelineStatus, PipelineView
-from streamfleet_broker.protocol.status import PipelineStat
+from streamfleet_broker.protocol.status import PipelineStat, empty_report
 from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, Tracker, UdpSink
 
-TEST_PATTERN = "TestPatternStreamProducer"
 STALE = 5.0  # seconds after which a status says nothing of the present any more
 
 _FILLING = ("WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST")
@@ -162,7 +161,7 @@ def _filtering(model: ObjectDetectionModelConfiguration) -> dict[str, Any]:
 
 def source_state(view: PipelineView) -> str:
     """The original's name for the state of a pipeline's source."""
-    if view.status == "paused" and _is_file(view.spec.sources[0].reference):
+    if view.status == "paused" and kind_of(view.spec.sources[0].reference) is SourceKind.FILE:
         return "PAUSED"
     return _SOURCE_STATES[view.status]
 
@@ -178,7 +177,7 @@ def report_of(view: PipelineView, seen: Seen[PipelineStat] | None) -> dict[str, 
 
     A figure that is too old to tell of the present is not repeated: the throughput of a dead device is 0.
     """
-    report = dict(seen.stat.report) if seen else _empty_report(view)
+    report = dict(seen.stat.report) if seen else empty_report(view.spec, "NOT_STARTED")
     if seen and seen.age > STALE:
         report["inference_throughput"] = 0.0
     report["state"] = view.status
@@ -187,34 +186,3 @@ def report_of(view: PipelineView, seen: Seen[PipelineStat] | None) -> dict[str, 
     report["restarts"] = view.restarts
     report["age"] = round(seen.age, 3) if seen else None
     return report
-
-
-def _empty_report(view: PipelineView) -> dict[str, Any]:
-    source = view.spec.sources[0]
-    return {
-        "video_source_status_updates": [],
-        "latency_reports": [
-            {"source_id": 0, "frame_decoding_latency": None, "inference_latency": None, "e2e_latency": None}
-        ],
-        "inference_throughput": 0.0,
-        "sources_metadata": [
-            {
-                "source_properties": None,
-                "source_reference": redact(source.reference),
-                "buffer_size": 0,
-                "state": "NOT_STARTED",
-                "buffer_filling_strategy": None,
-                "buffer_consumption_strategy": None,
-                "source_id": 0,
-            }
-        ],
-    }
-
-
-def _is_file(reference: str | int) -> bool:
-    return (
-        isinstance(reference, str)
-        and reference != TEST_PATTERN
-        and "://" not in reference
-        and not reference.startswith("/dev/")
-    )

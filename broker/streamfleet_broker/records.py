@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamfleet_broker.protocol.reference import is_movable
 from streamfleet_broker.protocol.values import (
     CurveKey,
     Id,
@@ -16,7 +17,6 @@ from streamfleet_broker.protocol.values import (
 )
 
 # The name under which OpenCV is not asked: the original's test pattern.
-TEST_PATTERN = "TestPatternStreamProducer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,3 @@ class Write:
     key: str
     before: Record | None
     after: Record | None
-
-
-def is_movable(reference: str | int) -> bool:
-    """Can another device open this source? Streams of the network and the test pattern: yes.
-
-    A device index, a path, and a `file://` are about what one machine has.
-    """
-    if isinstance(reference, int):
-        return False
-    scheme, separator, _ = reference.partition("://")
-    return reference == TEST_PATTERN or (bool(separator) and scheme.lower() != "file")

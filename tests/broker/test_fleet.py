@@ -23,6 +23,7 @@ from streamfleet_broker.protocol.messages import (
     Subscribers,
     Welcome,
 )
+from streamfleet_broker.protocol.reference import TEST_PATTERN, is_movable
 from streamfleet_broker.protocol.requests import (
     AddDevice,
     AddSubscriber,
@@ -54,14 +55,12 @@ from streamfleet_broker.protocol.values import (
     Wish,
 )
 from streamfleet_broker.records import (
-    TEST_PATTERN,
     DeviceRecord,
     FloorRecord,
     PipelineRecord,
     SubscriberRecord,
     TokenRecord,
     Write,
-    is_movable,
 )
 from streamfleet_broker.views import status
 from tests.broker.desk import (

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamfleet_broker.protocol.reference import SourceKind, kind_of, sanitised
 from streamfleet_broker.protocol.values import ObservedState, SourceSpec, UdpSink
 from streamfleet_worker.camera import testpattern
 from streamfleet_worker.camera.backoff import Backoff
@@ -19,7 +20,6 @@ from streamfleet_worker.camera.buffer import FrameBuffer, Wakeup
 from streamfleet_worker.camera.frame import Frame, Stamp
 from streamfleet_worker.camera.ledger import Ledger
 from streamfleet_worker.camera.pace import Pace
-from streamfleet_worker.camera.reference import SourceKind, kind_of, sanitised
 from streamfleet_worker.camera.report import observed_state, shown_source_state
 from streamfleet_worker.camera.source import SourceLost, open_source, quiet_libraries
 from streamfleet_worker.camera.udp import UdpDoor

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from streamfleet_broker.protocol.reference import redacted
 from streamfleet_broker.protocol.status import PipelineStat, SourceStat
 from streamfleet_broker.protocol.values import Observed, ObservedState, Wish
 from streamfleet_worker.control import CameraReport
-from streamfleet_worker.status import pipeline_stat, redacted
+from streamfleet_worker.status import pipeline_stat
 from tests.worker.peers import spec
 
 ADDRESS = "rtsp://user:secret@cam/door?key=secret#secret"

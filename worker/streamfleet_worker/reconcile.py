@@ -16,10 +16,10 @@ from dataclasses import dataclass, field, replace
 
 from typing_extensions import assert_never
 
+from streamfleet_broker.protocol.reference import redacted
 from streamfleet_broker.protocol.status import EngineStat
 from streamfleet_broker.protocol.values import Manifest, Observed, ObservedState, Want, Wish
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
-from streamfleet_worker.status import redacted
 
 START_PATIENCE = 30.0  # seconds to a child's first report, and for an engine to load
 SILENCE = 5.0  # seconds between two reports: the child is stuck

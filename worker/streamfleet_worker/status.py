@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
-from streamfleet_broker.protocol.status import PipelineStat, SourceStat
-from streamfleet_broker.protocol.values import Observed, ObservedState, PipelineSpec, Wish
-from streamfleet_worker.camera.reference import sanitised
+from streamfleet_broker.protocol.reference import sanitised
+from streamfleet_broker.protocol.status import PipelineStat, SourceStat, empty_report
+from streamfleet_broker.protocol.values import Observed, ObservedState, Wish
 from streamfleet_worker.control import CameraReport
 
 FRESH = 1.0  # seconds for which a figure is believed after it was reported
 STALE = 3.0  # seconds after which it is worth nothing
-
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]")
 
 # What the original would say of a source whose camera has said nothing.
 _SOURCE_STATES: dict[ObservedState, str] = {
@@ -28,11 +25,6 @@ _SOURCE_STATES: dict[ObservedState, str] = {
     ObservedState.STOPPING: "TERMINATING",
     ObservedState.ENDED: "ENDED",
 }
-
-
-def redacted(text: str) -> str:
-    """The text, with nothing in its addresses that opens a door."""
-    return _ADDRESS.sub(lambda found: str(sanitised(found.group())), text)
 
 
 def pipeline_stat(
@@ -55,7 +47,7 @@ def pipeline_stat(
             SourceStat(number, sanitised(source.reference), state)
             for number, source in enumerate(wish.spec.sources)
         )
-        original = _unknown_report(wish.spec, state)
+        original = empty_report(wish.spec, state)
         fps, dropped = 0.0, dict[str, int]()
     else:
         factor = _freshness(report_age) if alive else 0.0
@@ -95,32 +87,3 @@ def _faded(original: dict[str, Any], factor: float) -> dict[str, Any]:
 def _in_state(original: dict[str, Any], state: str) -> dict[str, Any]:
     sources = [{**source, "state": state} for source in original.get("sources_metadata", ())]
     return {**original, "sources_metadata": sources}
-
-
-def _unknown_report(spec: PipelineSpec, state: str) -> dict[str, Any]:
-    """The original's four keys where no camera has filled them."""
-    return {
-        "video_source_status_updates": [],
-        "latency_reports": [
-            {
-                "source_id": number,
-                "frame_decoding_latency": None,
-                "inference_latency": None,
-                "e2e_latency": None,
-            }
-            for number, _ in enumerate(spec.sources)
-        ],
-        "inference_throughput": 0.0,
-        "sources_metadata": [
-            {
-                "source_properties": None,
-                "source_reference": sanitised(source.reference),
-                "buffer_size": 64,
-                "state": state,
-                "buffer_filling_strategy": None,
-                "buffer_consumption_strategy": None,
-                "source_id": number,
-            }
-            for number, source in enumerate(spec.sources)
-        ],
-    }

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamfleet_broker.protocol.values import Id, Natural, ObservedState, Want
+from streamfleet_broker.protocol.reference import sanitised
+from streamfleet_broker.protocol.values import Id, Natural, ObservedState, PipelineSpec, Want
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,32 @@ class DeviceStat:
     pipelines: Natural
     engines: tuple[EngineStat, ...]
     at: float  # Unix seconds
+
+
+def empty_report(spec: PipelineSpec, state: str) -> dict[str, Any]:
+    """The original's four keys where no camera has filled them; `state` is the original's name of one."""
+    return {
+        "video_source_status_updates": [],
+        "latency_reports": [
+            {
+                "source_id": number,
+                "frame_decoding_latency": None,
+                "inference_latency": None,
+                "e2e_latency": None,
+            }
+            for number, _ in enumerate(spec.sources)
+        ],
+        "inference_throughput": 0.0,
+        "sources_metadata": [
+            {
+                "source_properties": None,
+                "source_reference": sanitised(source.reference),
+                "buffer_size": 0,
+                "state": state,
+                "buffer_filling_strategy": None,
+                "buffer_consumption_strategy": None,
+                "source_id": number,
+            }
+            for number, source in enumerate(spec.sources)
+        ],
+    }

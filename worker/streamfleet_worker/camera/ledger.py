@@ -10,9 +10,9 @@ from collections import Counter, deque
 from datetime import datetime
 from typing import Any
 
+from streamfleet_broker.protocol.reference import SourceKind, kind_of, sanitised
 from streamfleet_broker.protocol.status import SourceStat
 from streamfleet_worker.camera.buffer import Wakeup
-from streamfleet_worker.camera.reference import SourceKind, kind_of, sanitised
 from streamfleet_worker.camera.source import Capture
 
 INFO, ERROR = 20, 40  # severities, as the original numbers them

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import supervision as sv
 
+from streamfleet_broker.protocol.reference import SourceKind, kind_of
 from streamfleet_broker.protocol.values import Want
 from streamfleet_worker.camera.buffer import FrameBuffer, Wakeup
 from streamfleet_worker.camera.decode import decode, post_processing
@@ -24,7 +25,6 @@ from streamfleet_worker.camera.frame import Frame, Stamp
 from streamfleet_worker.camera.ledger import Ledger
 from streamfleet_worker.camera.letterbox import Geometry, Letterbox
 from streamfleet_worker.camera.pace import Pace
-from streamfleet_worker.camera.reference import SourceKind, kind_of
 from streamfleet_worker.camera.tracker import Tracker
 from streamfleet_worker.control import CameraConfig
 from streamfleet_worker.engine.wire import Failed

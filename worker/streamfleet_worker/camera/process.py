@@ -16,12 +16,12 @@ from multiprocessing.connection import Connection
 import cv2
 import zmq
 
+from streamfleet_broker.protocol.reference import SourceKind, kind_of
 from streamfleet_worker.camera.buffer import FrameBuffer, Wakeup
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.ledger import Ledger
 from streamfleet_worker.camera.player import Player
 from streamfleet_worker.camera.reader import Reader
-from streamfleet_worker.camera.reference import SourceKind, kind_of
 from streamfleet_worker.camera.report import observed_state, shown_source_state
 from streamfleet_worker.camera.source import quiet_libraries
 from streamfleet_worker.control import (

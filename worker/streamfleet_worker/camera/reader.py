@@ -14,12 +14,12 @@ import random
 import threading
 import time
 
+from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.values import SourceSpec
 from streamfleet_worker.camera.backoff import Backoff
 from streamfleet_worker.camera.buffer import FrameBuffer
 from streamfleet_worker.camera.frame import Frame, Stamp
 from streamfleet_worker.camera.ledger import Ledger
-from streamfleet_worker.camera.reference import sanitised
 from streamfleet_worker.camera.source import Capture, SourceLost, open_source
 
 logger = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
+from streamfleet_broker.protocol.reference import SourceKind, kind_of, path_of, sanitised
 from streamfleet_broker.protocol.values import SourceSpec
 from streamfleet_worker.camera.frame import Image
-from streamfleet_worker.camera.reference import SourceKind, kind_of, sanitised
 from streamfleet_worker.camera.testpattern import PatternCapture
 
 OPEN_TIMEOUT = 10.0  # seconds until a URL counts as unreachable
@@ -58,10 +58,10 @@ def open_source(spec: SourceSpec, first_frame_id: int) -> Capture:
         case SourceKind.PATTERN:
             return PatternCapture(first_frame_id)
         case SourceKind.FILE:
-            _check_file(Path(str(reference)))
-            capture = _open(str(reference), cv2.CAP_FFMPEG, spec, [])
+            path = _checked_path(str(reference))
+            capture = _open(path, cv2.CAP_FFMPEG, spec, [])
             if capture is None or _is_text(capture):
-                raise SourceLost(f"{reference} is not a video that can be decoded")
+                raise SourceLost(f"{path} is not a video that can be decoded")
             return VideoCapture(capture, finite=True)
         case SourceKind.URL:
             limits = [
@@ -133,8 +133,10 @@ def _property(name: str) -> int:
     return number
 
 
-def _check_file(path: Path) -> None:
+def _checked_path(reference: str) -> str:
+    path: str | Path = reference
     try:
+        path = Path(path_of(reference))
         if path.exists() and not path.is_file():
             kind = "a directory" if path.is_dir() else "no regular file"
             raise SourceLost(f"{path} is {kind}, expected a video file")
@@ -146,6 +148,7 @@ def _check_file(path: Path) -> None:
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise SourceLost(f"{path} cannot be read: {reason}") from exc
+    return str(path)
 
 
 def _is_text(capture: cv2.VideoCapture) -> bool:

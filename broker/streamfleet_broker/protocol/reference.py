@@ -1,0 +1,64 @@
+"""What a source's reference says: its kind of source, who can open it, and what of it may be shown."""
+
+from __future__ import annotations
+
+import enum
+import re
+from urllib.parse import unquote, urlsplit
+
+TEST_PATTERN = "TestPatternStreamProducer"  # the original's name
+
+_UNPARSEABLE = "<unparseable source>"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]")
+
+
+class SourceKind(enum.Enum):
+    """Only a file has an end and waits; everything else is live, and the newest frame wins."""
+
+    FILE = "file"
+    DEVICE = "device"
+    URL = "url"
+    PATTERN = "pattern"
+
+
+def kind_of(reference: str | int) -> SourceKind:
+    """Told by the text alone, so that a file which is missing is still a file."""
+    if isinstance(reference, int) or reference.startswith("/dev/"):
+        return SourceKind.DEVICE
+    if reference == TEST_PATTERN:
+        return SourceKind.PATTERN
+    scheme, separator, _ = reference.partition("://")
+    return SourceKind.URL if separator and scheme.lower() != "file" else SourceKind.FILE
+
+
+def is_movable(reference: str | int) -> bool:
+    """Can another device open this source? A file and a camera index are about what one machine has."""
+    return kind_of(reference) in (SourceKind.URL, SourceKind.PATTERN)
+
+
+def path_of(reference: str) -> str:
+    """The path of a file, which may be given as `file://`. Raises: ValueError when that cannot be read."""
+    return unquote(urlsplit(reference).path) if "://" in reference else reference
+
+
+def sanitised(reference: str | int) -> str | int:
+    """The reference without user, password, query and fragment: what may stand in reports and logs. (S30)"""
+    if kind_of(reference) is not SourceKind.URL:
+        return reference
+    try:
+        parts = urlsplit(str(reference))
+        port = f":{parts.port}" if parts.port is not None else ""
+        host = parts.hostname or ""
+    except ValueError:
+        return _UNPARSEABLE
+    if ":" in host:
+        host = f"[{host}]"
+    # Not a scheme, and not for us to take apart: `pipe://`, or a password with a slash in it.
+    if not parts.scheme or "@" in parts.path:
+        return _UNPARSEABLE
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def redacted(text: str) -> str:
+    """A text for people, with every address in it sanitised."""
+    return _ADDRESS.sub(lambda found: str(sanitised(found.group())), text)
