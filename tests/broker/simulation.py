@@ -1,8 +1,8 @@
 """A fleet in virtual time: the real `Fleet`, `Session` and `Reconcile`, and everything between them bad.
 
 Links lose, double, reorder and hold back messages; devices are cut off and suspended; agents and the broker
-are killed and stopped; the store takes no writes. What is small and honest here are the cameras: they emit when
-the rules let them, and obey when they get round to it.
+are killed and stopped; the store takes no writes. What is small and honest here are the cameras: they emit
+when the rules let them, and obey when they get round to it.
 """
 
 from __future__ import annotations
