@@ -40,6 +40,9 @@ START_TIMEOUT = 20.0  # seconds for broker and api
 WORKERS_TIMEOUT = 40.0  # seconds for all workers, which load numpy and OpenCV
 DEMO_TIMEOUT = 20.0  # seconds for the demo's first predictions
 STOP_TIMEOUT = 3.0  # seconds that a child has to end
+FIRST_PAUSE = 0.1  # seconds, doubled at each death in a row, until a child starts again
+LONGEST_PAUSE = 2.0  # seconds: whatever kills a broker again and again, the fleet is back within ten
+HEALTHY = 10.0  # seconds after which a death counts as the first one
 _HTTP_TIMEOUT = 3.0  # seconds; whoever waits for an answer watches nobody meanwhile
 MAX_LOG = 10 * 1024**2  # bytes; a log that is larger at a start begins anew
 _LONGEST_SOCKET = "workers/local-99/run/publisher-direct.ipc"
@@ -164,8 +167,8 @@ class Child:
             return None
         notice = None
         if self._process is not None:
-            self._failures = 1 if now - self._started > 60 else self._failures + 1
-            pause = min(0.1 * 2**self._failures, 10.0)
+            self._failures = 1 if now - self._started > HEALTHY else self._failures + 1
+            pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
             self._next = now + pause
             self._process = None
             notice = f"{self.name} ended with {code}, starts again in {pause:.1f} s"
