@@ -19,6 +19,7 @@ PACKAGES = {
 PURE = [
     "streamfleet_broker.fleet",
     "streamfleet_broker.effects",
+    "streamfleet_broker.ledger",
     "streamfleet_broker.placement",
     "streamfleet_broker.records",
     "streamfleet_broker.views",

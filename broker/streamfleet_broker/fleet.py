@@ -9,7 +9,6 @@ Everything with an effect on a device is the whole set of its wishes, sent until
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -18,6 +17,7 @@ import msgspec
 from typing_extensions import assert_never
 
 from streamfleet_broker.effects import Allow, Answer, Audit, Domain, Effect, Save, Send
+from streamfleet_broker.ledger import Ledger
 from streamfleet_broker.placement import Candidate, choose
 from streamfleet_broker.protocol.control import MAX_BODY, NO_SESSION, Envelope, encode
 from streamfleet_broker.protocol.errors import BadMessage
@@ -61,7 +61,7 @@ from streamfleet_broker.protocol.requests import (
     unpack_request,
 )
 from streamfleet_broker.protocol.tokens import JoinToken
-from streamfleet_broker.protocol.values import ModelRef, Observed, ObservedState, observed_digest
+from streamfleet_broker.protocol.values import Observed, ObservedState, observed_digest
 from streamfleet_broker.records import (
     DeviceRecord,
     FloorRecord,
@@ -69,7 +69,6 @@ from streamfleet_broker.records import (
     Record,
     SubscriberRecord,
     TokenRecord,
-    Write,
 )
 from streamfleet_broker.views import confirmed, view
 
@@ -153,7 +152,7 @@ class _Session:
 
 @dataclass(slots=True)
 class _Device:
-    record: DeviceRecord
+    name: str
     rev: int  # of the last change to its wishes
     state: DeviceState = "new"
     session: _Session | None = None  # there is one in `syncing` and `ready`, and mostly in `suspect`
@@ -208,31 +207,22 @@ class Fleet:
         self._subscribers_rev = 1
         self._mass = False  # most of the fleet fell silent: nothing is moved
 
-        self._devices: dict[str, _Device] = {}
-        self._owners: dict[str, str] = {}  # public key → device: exactly the keys in `_devices`
+        self._ledger = Ledger(records)
+        self._devices = {name: _Device(name, self._rev) for name in self._ledger.devices}
         self._sessions: dict[bytes, _Device] = {}  # exactly the sessions in `_devices`
         self._tickets: dict[str, str] = {}  # ticket → device: exactly those of the sessions
-        self._tokens: dict[str, TokenRecord] = {}
-        self._pipelines: dict[str, PipelineRecord] = {}
-        self._placed: defaultdict[str | None, set[str]] = defaultdict(set)  # device → its pipelines
         self._stopped: dict[str, int] = {}  # pipeline → rev of its stop, until the device confirms
-        self._subscribers: dict[str, SubscriberRecord] = {}
-        self._models: dict[str, ModelRef] = {}
-        self._floor = 0
         self._waiters: dict[str, list[_Waiter]] = {}
 
         # Of the step under way; empty between steps.
         self._first: list[Effect] = []  # hold whether or not the store does
-        self._writes: dict[tuple[str, str], Write] = {}
         self._changed: set[str] = set()  # devices whose wishes changed
         self._then: list[Effect] = []  # true only once the writes are durable
 
-        for record in records:
-            self._put(*_address(record), record)
         for name, device in self._devices.items():
             # Whoever has pipelines is expected back; nothing depends on the others.
-            device.state = "suspect" if self._placed[name] else "lost"
-            device.heard = now if self._placed[name] else None
+            device.state = "suspect" if self._ledger.placed[name] else "lost"
+            device.heard = now if self._ledger.placed[name] else None
 
     # entry points -----------------------------------------------------------------------------------------
 
@@ -311,15 +301,16 @@ class Fleet:
 
         Revisions stay as high as they were: devices get their wishes again, which does no harm.
         """
-        for write in reversed(save.writes):
-            self._put(write.kind, write.key, write.before)
+        self._ledger.undo(save.writes)
+        for name in self._devices.keys() - self._ledger.devices.keys():
+            del self._devices[name]
         answers = [
             Answer(effect.routing_id, effect.request_id, _STORE_DOWN)
             for effect in dropped
             if isinstance(effect, Answer)
         ]
         for pipeline_id, waiters in list(self._waiters.items()):
-            record = self._pipelines.get(pipeline_id)
+            record = self._ledger.pipelines.get(pipeline_id)
             for waiter in list(waiters):
                 if record is None or record.gen < waiter.record.gen:
                     self._dismiss(waiter)
@@ -328,9 +319,9 @@ class Fleet:
 
     def check(self) -> None:
         """Assert what always holds between two steps."""
-        assert [self._first, self._writes, self._changed, self._then] == [[], {}, set(), []]
-        assert self._owners == {device.record.public_key: name for name, device in self._devices.items()}
-        assert not self._owners.keys() & self._tokens.keys()
+        assert [self._first, self._changed, self._then] == [[], set(), []]
+        self._ledger.check()
+        assert self._devices.keys() == self._ledger.devices.keys()
         sessions = {d.session.id: d for d in self._devices.values() if d.session is not None}
         assert self._sessions == sessions
         assert self._tickets == {
@@ -339,100 +330,40 @@ class Fleet:
             if device.session is not None
         }
         for name, device in self._devices.items():
-            assert device.record.device == name
+            assert device.name == name
             assert 1 <= device.rev <= self._rev
             assert (device.session is not None) or device.state not in ("syncing", "ready"), name
             assert device.session is None or device.state in ("syncing", "ready", "suspect"), name
             assert device.heard is not None or device.state in ("new", "lost", "left"), name
-            assert len(self._placed[name]) <= MAX_PIPELINES
+            assert len(self._ledger.placed[name]) <= MAX_PIPELINES
             encode(Envelope(self._desired(device)))
-        for pipeline_id, record in self._pipelines.items():
-            assert 1 <= record.start_gen <= record.gen
-            assert pipeline_id in self._placed[record.device]
-            assert record.device is None or record.device in self._devices
-            assert record.requested in (None, record.device)
-            assert record.want != "stop" or record.device is not None
-        assert sum(map(len, self._placed.values())) == len(self._pipelines)
-        assert len({record.created for record in self._pipelines.values()}) == len(self._pipelines)
-        assert self._waiters.keys() <= self._pipelines.keys()
+        assert self._waiters.keys() <= self._ledger.pipelines.keys()
         assert all(self._waiters.values())
 
-    # steps and rows ---------------------------------------------------------------------------------------
+    # steps ------------------------------------------------------------------------------------------------
 
     def _finish(self) -> list[Effect]:
         effects = self._first
-        if self._writes:
-            effects.append(Save(tuple(self._writes.values())))
+        if writes := self._ledger.writes():
+            effects.append(Save(writes))
         for name in sorted(self._changed):
             if (session := self._devices[name].session) is not None:
                 effects.append(Send(session.routing_id, self._desired(self._devices[name]), session.id))
         effects += self._then
-        self._first, self._writes, self._changed, self._then = [], {}, set(), []
+        self._first, self._changed, self._then = [], set(), []
         return effects
-
-    def _write(self, kind: str, key: str, before: Record | None, after: Record | None) -> None:
-        earlier = self._writes.get((kind, key))
-        self._writes[kind, key] = Write(kind, key, earlier.before if earlier else before, after)
-        self._put(kind, key, after)
-
-    def _put(self, kind: str, key: str, record: Record | None) -> None:
-        match record:
-            case None:
-                self._take(kind, key)
-            case DeviceRecord():
-                self._put_device(record)
-            case TokenRecord():
-                self._tokens[key] = record
-            case PipelineRecord():
-                self._take(kind, key)
-                self._pipelines[key] = record
-                self._placed[record.device].add(key)
-            case SubscriberRecord():
-                self._subscribers[key] = record
-            case ModelRef():
-                self._models[key] = record
-            case FloorRecord():
-                self._floor = record.gen
-            case _:
-                assert_never(record)
-
-    def _put_device(self, record: DeviceRecord) -> None:
-        device = self._devices.get(record.device)
-        if device is None:
-            self._devices[record.device] = _Device(record, self._rev)
-        else:
-            del self._owners[device.record.public_key]
-            device.record = record
-        self._owners[record.public_key] = record.device
-
-    def _take(self, kind: str, key: str) -> None:
-        match kind:
-            case "device":
-                del self._owners[self._devices.pop(key).record.public_key]
-            case "token":
-                del self._tokens[key]
-            case "pipeline":
-                if (old := self._pipelines.pop(key, None)) is not None:
-                    self._placed[old.device].discard(key)
-            case "subscriber":
-                del self._subscribers[key]
-            case "model":
-                del self._models[key]
-            case _:
-                self._floor = 0
 
     def _change(self, record: PipelineRecord) -> None:
         """Write a pipeline, new or changed, and tell every device that this concerns."""
-        before = self._pipelines.get(record.pipeline_id)
-        self._write("pipeline", record.pipeline_id, before, record)
+        before = self._ledger.pipelines.get(record.pipeline_id)
+        self._ledger.write(record)
         self._touch({record.device, before.device if before is not None else None})
 
     def _remove(self, record: PipelineRecord, *, done: bool) -> None:
         """The pipeline is no more. `done`: it certainly emits nothing any longer."""
-        self._write("pipeline", record.pipeline_id, record, None)
-        if record.gen > self._floor:
-            before = FloorRecord(self._floor) if self._floor else None
-            self._write("floor", "gen", before, FloorRecord(record.gen))
+        self._ledger.remove(record)
+        if record.gen > self._ledger.floor:
+            self._ledger.write(FloorRecord(record.gen))
         self._touch({record.device})
         self._stopped.pop(record.pipeline_id, None)
         for waiter in list(self._waiters.get(record.pipeline_id, ())):
@@ -449,16 +380,16 @@ class Fleet:
     def _allow(self, domain: Domain) -> Allow:
         match domain:
             case "devices":
-                return Allow(domain, frozenset(self._owners.keys() | self._tokens.keys()))
+                return Allow(domain, frozenset(self._ledger.owners.keys() | self._ledger.tokens.keys()))
             case "relay-in":
-                return Allow(domain, frozenset(self._owners))
+                return Allow(domain, frozenset(self._ledger.owners))
             case "relay-out":
                 return Allow(domain, frozenset({*self._subscriber_keys(), self._config.operator_key}))
             case "operators":
                 return Allow(domain, frozenset({self._config.operator_key}))
 
     def _subscriber_keys(self) -> tuple[str, ...]:
-        return tuple(record.public_key for record in self._subscribers.values())
+        return tuple(record.public_key for record in self._ledger.subscribers.values())
 
     # the devices' plane -----------------------------------------------------------------------------------
 
@@ -467,10 +398,10 @@ class Fleet:
         if isinstance(message, Enrol):
             self._enrol(peer, message)
             return
-        name = self._owners.get(peer.key)
+        name = self._ledger.owners.get(peer.key)
         if name is None:
             # ZAP let the key in: it is a one-time key, or it was a device's when the connection was made.
-            code: RefusalCode = "unknown_key" if peer.key in self._tokens else "revoked"
+            code: RefusalCode = "unknown_key" if peer.key in self._ledger.tokens else "revoked"
             self._refuse(peer, envelope.session, code, "enrol first")
             return
         device = self._devices[name]
@@ -493,23 +424,22 @@ class Fleet:
         self._first.append(Send(peer.routing_id, Refused(code, detail), session))
 
     def _enrol(self, peer: DevicePeer, message: Enrol) -> None:
-        token = self._tokens.get(peer.key)
+        token = self._ledger.tokens.get(peer.key)
         if token is None:
             self._refuse(peer, NO_SESSION, "token_used", "ask for a new token")
             return
-        if message.public_key in self._owners or message.public_key in self._tokens:
+        if message.public_key in self._ledger.owners or message.public_key in self._ledger.tokens:
             self._refuse(peer, NO_SESSION, "bad_message", "this key is in use: make one of your own")
             return
-        known = self._devices.get(token.device)
+        known = self._ledger.devices.get(token.device)
         if known is None:
-            before = None
-            short_id = max((device.record.short_id for device in self._devices.values()), default=0) + 1
+            self._devices[token.device] = _Device(token.device, self._rev)
+            short_id = max((record.short_id for record in self._ledger.devices.values()), default=0) + 1
         else:
-            before, short_id = known.record, known.record.short_id
-            self._replace_machine(known)
-        record = DeviceRecord(token.device, message.public_key, short_id)
-        self._write("device", token.device, before, record)
-        self._write("token", token.public_key, token, None)
+            self._replace_machine(self._devices[token.device])
+            short_id = known.short_id
+        self._ledger.write(DeviceRecord(token.device, message.public_key, short_id))
+        self._ledger.remove(token)
         self._then += [
             self._allow("devices"),
             self._allow("relay-in"),
@@ -524,12 +454,11 @@ class Fleet:
             device.state = "suspect"
         elif device.state == "quarantined":
             device.state = "suspect"
-        for pipeline_id in sorted(self._placed[device.record.device]):
-            record = self._pipelines[pipeline_id]
+        for record in self._ledger.of_device(device.name):
             self._change(replace(record, gen=record.gen + 1, start_gen=record.gen + 1))
 
     def _greet(self, peer: DevicePeer, device: _Device, hello: Hello, now: float) -> None:
-        name = device.record.device
+        name = device.name
         if hello.device != name:
             self._first.append(Audit(name, f"its key was used in the name of {hello.device}", alarm=True))
             self._refuse(peer, NO_SESSION, "key_device_mismatch", f"this is the key of {name}")
@@ -564,11 +493,11 @@ class Fleet:
         device.capacity, device.agent = hello.capacity, hello.agent
         device.observed = {entry.pipeline_id: entry for entry in hello.observed}
         self._sessions[session.id] = device
-        self._tickets[session.ticket] = device.record.device
+        self._tickets[session.ticket] = device.name
         # Wishes go out before any beat is acknowledged: no device goes on emitting what is no longer its own.
         self._tell(session, self._welcome(device, session))
         self._tell_wishes(device, session)
-        self._first.append(Audit(device.record.device, f"joined, agent {hello.agent}"))
+        self._first.append(Audit(device.name, f"joined, agent {hello.agent}"))
 
     def _welcome(self, device: _Device, session: _Session) -> Welcome:
         config = self._config
@@ -577,7 +506,7 @@ class Fleet:
             lease_ms=round(config.lease * 1000),
             self_stop_ms=round(config.self_stop * 1000),
             beat_ms=round(config.beat * 1000),
-            short_id=device.record.short_id,
+            short_id=self._ledger.devices[device.name].short_id,
             api=config.api,
             ticket=session.ticket,
             relay=config.relay,
@@ -592,9 +521,8 @@ class Fleet:
         self._tell(session, Subscribers(self._subscribers_rev, self._subscriber_keys()))
 
     def _desired(self, device: _Device) -> Desired:
-        records = [self._pipelines[pipeline_id] for pipeline_id in self._placed[device.record.device]]
-        records.sort(key=lambda record: record.created)
-        return Desired(device.rev, tuple(record.wish() for record in records))
+        wishes = (record.wish() for record in self._ledger.of_device(device.name))
+        return Desired(device.rev, tuple(wishes))
 
     def _end_session(self, device: _Device) -> None:
         session = device.session
@@ -622,7 +550,7 @@ class Fleet:
             self._tell_wishes(device, session)
         self._tell(session, Ack(beat.n, device.rev, want_full))
         if device.state != "ready":
-            self._first.append(Audit(device.record.device, "ready"))
+            self._first.append(Audit(device.name, "ready"))
             device.state = "ready"
             self._place(now)
         self._confirm(device, session)
@@ -630,26 +558,27 @@ class Fleet:
     def _let_go(self, device: _Device, bye: Bye, now: float) -> None:
         self._end_session(device)
         device.state = "left"
-        self._first.append(Audit(device.record.device, f"left: {bye.reason}"))
+        self._first.append(Audit(device.name, f"left: {bye.reason}"))
         self._forget_stopped(now)
         self._place(now)
 
     def _confirm(self, device: _Device, session: _Session) -> None:
         """Draw the conclusions from what a device says that it runs."""
-        for pipeline_id in sorted(self._placed[device.record.device]):
-            record = self._pipelines[pipeline_id]
-            stopped = self._stopped.get(pipeline_id, device.rev)
+        for record in self._ledger.of_device(device.name):
+            stopped = self._stopped.get(record.pipeline_id, device.rev)
             if record.want != "stop":
                 self._settle(record)
-            elif pipeline_id not in device.observed and session.applied_rev >= stopped:
+            elif record.pipeline_id not in device.observed and session.applied_rev >= stopped:
                 self._remove(record, done=True)
 
     # time -------------------------------------------------------------------------------------------------
 
     def _expire_tokens(self, now: float) -> None:
-        expired = [token for token in self._tokens.values() if token.expires_at <= now + self._wall_ahead]
+        expired = [
+            token for token in self._ledger.tokens.values() if token.expires_at <= now + self._wall_ahead
+        ]
         for token in expired:
-            self._write("token", token.public_key, token, None)
+            self._ledger.remove(token)
         if expired:
             self._then.append(self._allow("devices"))
 
@@ -687,8 +616,7 @@ class Fleet:
         for device in self._devices.values():
             if not self._is_gone(device, now):
                 continue
-            for pipeline_id in sorted(self._placed[device.record.device]):
-                record = self._pipelines[pipeline_id]
+            for record in self._ledger.of_device(device.name):
                 if record.want == "stop":
                     self._remove(record, done=_is_silent(device, record))
 
@@ -701,9 +629,9 @@ class Fleet:
 
     def _place(self, now: float) -> None:
         """Give pipelines without a device one, and movable ones of a device that is gone another."""
-        waiting = [self._pipelines[pipeline_id] for pipeline_id in self._placed[None]]
+        waiting = self._ledger.of_device(None)
         for device in self._devices.values():
-            if self._placed[device.record.device] and self._may_move_from(device, now):
+            if self._ledger.placed[device.name] and self._may_move_from(device, now):
                 waiting += self._movable(device)
         if not waiting:
             return
@@ -722,16 +650,15 @@ class Fleet:
         return self._is_gone(device, now) and not (device.state == "lost" and self._mass)
 
     def _movable(self, device: _Device) -> list[PipelineRecord]:
-        records = [self._pipelines[pipeline_id] for pipeline_id in self._placed[device.record.device]]
         return [
             record
-            for record in records
+            for record in self._ledger.of_device(device.name)
             if record.want != "stop" and not record.pinned and not self._has_ended(record)
         ]
 
     def _candidates(self) -> dict[str, Candidate]:
         return {
-            name: Candidate(name, min(device.capacity, MAX_PIPELINES), len(self._placed[name]))
+            name: Candidate(name, min(device.capacity, MAX_PIPELINES), len(self._ledger.placed[name]))
             for name, device in self._devices.items()
             if device.state == "ready"
         }
@@ -751,7 +678,7 @@ class Fleet:
         for pipeline_id, waiters in list(self._waiters.items()):
             for waiter in list(waiters):
                 if now >= waiter.deadline:
-                    self._release(waiter, self._view(self._pipelines[pipeline_id]), done=False)
+                    self._release(waiter, self._view(self._ledger.pipelines[pipeline_id]), done=False)
 
     # the operators' plane ---------------------------------------------------------------------------------
 
@@ -784,8 +711,8 @@ class Fleet:
             case AddSubscriber():
                 return self._add_subscriber(request)
             case PutModel():
-                if (before := self._models.get(request.model.id)) != request.model:
-                    self._write("model", request.model.id, before, request.model)
+                if self._ledger.models.get(request.model.id) != request.model:
+                    self._ledger.write(request.model)
                 return Reply(request.model)
             case _:
                 return self._look_up(request, now)
@@ -793,7 +720,7 @@ class Fleet:
     def _look_up(self, request: Query, now: float) -> Reply | Error:
         match request:
             case ListPipelines():
-                records = sorted(self._pipelines.values(), key=lambda record: record.created)
+                records = sorted(self._ledger.pipelines.values(), key=lambda record: record.created)
                 return Reply(tuple(self._view(record) for record in records if record.want != "stop"))
             case GetPipeline():
                 record = self._wished(request.pipeline_id)
@@ -801,7 +728,7 @@ class Fleet:
             case ListDevices():
                 return Reply(self._device_views(now))
             case ListModels():
-                return Reply(tuple(sorted(self._models.values(), key=lambda model: model.id)))
+                return Reply(tuple(sorted(self._ledger.models.values(), key=lambda model: model.id)))
             case CheckTicket():
                 return Reply(self._tickets.get(request.ticket))
             case GetFleet():
@@ -811,14 +738,14 @@ class Fleet:
 
     def _create_pipeline(self, request: CreatePipeline) -> Reply | Error:
         pipeline_id, requested = request.pipeline_id, request.device
-        known = self._pipelines.get(pipeline_id)
+        known = self._ledger.pipelines.get(pipeline_id)
         if known is not None:
             if known.want != "stop" and (known.spec, known.requested) == (request.spec, requested):
                 return Reply(self._view(known))
             state = "being stopped" if known.want == "stop" else "there already, and another one"
             return Error("conflict", f"pipeline {pipeline_id} is {state}")
-        gen = self._floor + 1
-        created = max((record.created for record in self._pipelines.values()), default=0) + 1
+        gen = self._ledger.floor + 1
+        created = max((record.created for record in self._ledger.pipelines.values()), default=0) + 1
         record = PipelineRecord(pipeline_id, gen, gen, "run", request.spec, requested, requested, created)
         if (refusal := self._refuse_creation(record)) is not None:
             return refusal
@@ -837,7 +764,7 @@ class Fleet:
         if name not in self._devices:
             known = ", ".join(sorted(self._devices)) or "none"
             return Error("invalid", f"no device {name}, the known ones are: {known}")
-        if len(self._placed[name]) >= MAX_PIPELINES:
+        if len(self._ledger.placed[name]) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
         if not self._fits(record, name):
             return Error("too_many", f"the pipelines of device {name} would not fit into one message")
@@ -846,7 +773,7 @@ class Fleet:
     def _change_pipeline(
         self, request: ChangePipeline, peer: OperatorPeer, request_id: bytes, now: float
     ) -> Reply | Error | None:
-        known = self._pipelines.get(request.pipeline_id)
+        known = self._ledger.pipelines.get(request.pipeline_id)
         if known is not None and request_id and known.changed_by == request_id:
             return self._wait(known, request, peer, request_id, now)
         record = self._wished(request.pipeline_id)
@@ -858,7 +785,6 @@ class Fleet:
         self._then.append(Audit(record.pipeline_id, f"wanted: {request.want}"))
         device = None if record.device is None else self._devices[record.device]
         if request.want == "stop" and (device is None or self._is_gone(device, now)):
-            self._write("pipeline", record.pipeline_id, self._pipelines[record.pipeline_id], record)
             self._remove(record, done=device is None or _is_silent(device, record))
             return Reply(Changed(self._view(record), device is None or _is_silent(device, record)))
         self._change(record)
@@ -903,11 +829,11 @@ class Fleet:
 
     def _add_device(self, request: AddDevice, now: float) -> Reply:
         """One token is good at a time: a new one ends those that were made for the name before."""
-        for token in [token for token in self._tokens.values() if token.device == request.device]:
-            self._write("token", token.public_key, token, None)
+        for token in [token for token in self._ledger.tokens.values() if token.device == request.device]:
+            self._ledger.remove(token)
         pair = self._supply.key_pair()
         record = TokenRecord(pair.public, request.device, now + self._wall_ahead + request.ttl)
-        self._write("token", pair.public, None, record)
+        self._ledger.write(record)
         self._then += [self._allow("devices"), Audit(request.device, "may enrol once")]
         config = self._config
         token_line = JoinToken(request.device, config.endpoints, config.broker_key, pair.secret).encode()
@@ -915,11 +841,11 @@ class Fleet:
 
     def _add_subscriber(self, request: AddSubscriber) -> Reply | Error:
         """A name that exists gets a new key. Who is connected with the old one stays until it reconnects."""
-        before = self._subscribers.get(request.name)
-        if before is None and len(self._subscribers) >= MAX_SUBSCRIBERS:
+        subscribers = self._ledger.subscribers
+        if request.name not in subscribers and len(subscribers) >= MAX_SUBSCRIBERS:
             return Error("too_many", f"there are {MAX_SUBSCRIBERS} subscribers already")
         pair = self._supply.key_pair()
-        self._write("subscriber", request.name, before, SubscriberRecord(request.name, pair.public))
+        self._ledger.write(SubscriberRecord(request.name, pair.public))
         self._subscribers_rev += 1
         message = Subscribers(self._subscribers_rev, self._subscriber_keys())
         self._then += [self._allow("relay-out"), Audit(request.name, "may subscribe")]
@@ -937,7 +863,7 @@ class Fleet:
 
     def _wished(self, pipeline_id: str) -> PipelineRecord | None:
         """A pipeline that nobody has stopped."""
-        record = self._pipelines.get(pipeline_id)
+        record = self._ledger.pipelines.get(pipeline_id)
         return None if record is None or record.want == "stop" else record
 
     def _observed(self, record: PipelineRecord) -> Observed | None:
@@ -960,9 +886,9 @@ class Fleet:
         return view(record, state, self._observed(record))
 
     def _device_views(self, now: float) -> tuple[DeviceView, ...]:
-        views = {token.device: DeviceView(token.device, "new") for token in self._tokens.values()}
+        views = {token.device: DeviceView(token.device, "new") for token in self._ledger.tokens.values()}
         for name, device in self._devices.items():
-            records = [self._pipelines[pipeline_id] for pipeline_id in self._placed[name]]
+            records = self._ledger.of_device(name)
             views[name] = DeviceView(
                 name,
                 device.state,
@@ -979,7 +905,7 @@ class Fleet:
             now - self._started,
             sum(device.state == "ready" for device in self._devices.values()),
             len(self._devices),
-            sum(record.want != "stop" for record in self._pipelines.values()),
+            sum(record.want != "stop" for record in self._ledger.pipelines.values()),
         )
 
 
@@ -1004,22 +930,3 @@ def _is_silent(device: _Device, record: PipelineRecord) -> bool:
     A pinned one may go on where a device is only cut off; a movable one was stopped by its lease.
     """
     return not record.pinned or device.state in ("new", "left")
-
-
-def _address(record: Record) -> tuple[str, str]:
-    """The kind and key of a row."""
-    match record:
-        case DeviceRecord():
-            return "device", record.device
-        case TokenRecord():
-            return "token", record.public_key
-        case PipelineRecord():
-            return "pipeline", record.pipeline_id
-        case SubscriberRecord():
-            return "subscriber", record.name
-        case ModelRef():
-            return "model", record.id
-        case FloorRecord():
-            return "floor", "gen"
-        case _:
-            assert_never(record)

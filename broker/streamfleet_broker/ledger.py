@@ -1,0 +1,133 @@
+"""The rows as they are to be, by what one looks for, and the writes that make the store the same. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from typing_extensions import assert_never
+
+from streamfleet_broker.protocol.values import ModelRef
+from streamfleet_broker.records import (
+    DeviceRecord,
+    FloorRecord,
+    PipelineRecord,
+    Record,
+    SubscriberRecord,
+    TokenRecord,
+    Write,
+)
+
+
+class Ledger:
+    """All rows. What `write` and `remove` change is undone by `undo` when the store did not take it."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.devices: dict[str, DeviceRecord] = {}
+        self.owners: dict[str, str] = {}  # public key → device: exactly the keys in `devices`
+        self.tokens: dict[str, TokenRecord] = {}  # by public key
+        self.pipelines: dict[str, PipelineRecord] = {}
+        self.placed: defaultdict[str | None, set[str]] = defaultdict(set)  # device → its pipelines
+        self.subscribers: dict[str, SubscriberRecord] = {}
+        self.models: dict[str, ModelRef] = {}
+        self.floor = 0
+        self._tables: dict[str, dict[str, Any]] = {
+            "device": self.devices,
+            "token": self.tokens,
+            "pipeline": self.pipelines,
+            "subscriber": self.subscribers,
+            "model": self.models,
+        }
+        self._writes: dict[tuple[str, str], Write] = {}  # since `writes` was called last
+        for record in records:
+            self._put(*_address(record), record)
+
+    def write(self, record: Record) -> None:
+        """Put a row in the place of the one with its key, if there is one."""
+        kind, key = _address(record)
+        self._note(kind, key, record)
+        self._put(kind, key, record)
+
+    def remove(self, record: Record) -> None:
+        """Take a row away."""
+        kind, key = _address(record)
+        self._note(kind, key, None)
+        self._put(kind, key, None)
+
+    def writes(self) -> tuple[Write, ...]:
+        """What has changed since this was called last: one write a row."""
+        writes, self._writes = self._writes, {}
+        return tuple(writes.values())
+
+    def undo(self, writes: Iterable[Write]) -> None:
+        """Nothing of this was written."""
+        for write in writes:
+            self._put(write.kind, write.key, write.before)
+
+    def of_device(self, device: str | None) -> list[PipelineRecord]:
+        """The pipelines of a device, or those without one, oldest first."""
+        records = [self.pipelines[pipeline_id] for pipeline_id in self.placed[device]]
+        return sorted(records, key=lambda record: record.created)
+
+    def check(self) -> None:
+        """Assert what always holds."""
+        assert not self._writes
+        assert self.owners == {record.public_key: name for name, record in self.devices.items()}
+        assert not self.owners.keys() & self.tokens.keys()
+        assert len({record.short_id for record in self.devices.values()}) == len(self.devices)
+        assert len({record.created for record in self.pipelines.values()}) == len(self.pipelines)
+        assert sum(map(len, self.placed.values())) == len(self.pipelines)
+        for pipeline_id, record in self.pipelines.items():
+            assert pipeline_id in self.placed[record.device]
+            assert record.device is None or record.device in self.devices
+            assert record.requested in (None, record.device)
+            assert 1 <= record.start_gen <= record.gen
+            assert record.want != "stop" or record.device is not None
+
+    def _note(self, kind: str, key: str, after: Record | None) -> None:
+        earlier = self._writes.get((kind, key))
+        before = self._find(kind, key) if earlier is None else earlier.before
+        self._writes[kind, key] = Write(kind, key, before, after)
+
+    def _find(self, kind: str, key: str) -> Record | None:
+        if kind == "floor":
+            return FloorRecord(self.floor) if self.floor else None
+        found: Record | None = self._tables[kind].get(key)
+        return found
+
+    def _put(self, kind: str, key: str, record: Record | None) -> None:
+        before = self._find(kind, key)
+        if isinstance(before, DeviceRecord):
+            del self.owners[before.public_key]
+        if isinstance(record, DeviceRecord):
+            self.owners[record.public_key] = key
+        if isinstance(before, PipelineRecord):
+            self.placed[before.device].discard(key)
+        if isinstance(record, PipelineRecord):
+            self.placed[record.device].add(key)
+        if kind == "floor":
+            self.floor = record.gen if isinstance(record, FloorRecord) else 0
+        elif record is None:
+            self._tables[kind].pop(key, None)
+        else:
+            self._tables[kind][key] = record
+
+
+def _address(record: Record) -> tuple[str, str]:
+    """The kind and key of a row."""
+    match record:
+        case DeviceRecord():
+            return "device", record.device
+        case TokenRecord():
+            return "token", record.public_key
+        case PipelineRecord():
+            return "pipeline", record.pipeline_id
+        case SubscriberRecord():
+            return "subscriber", record.name
+        case ModelRef():
+            return "model", record.id
+        case FloorRecord():
+            return "floor", "gen"
+        case _:
+            assert_never(record)
