@@ -40,7 +40,7 @@ COMPLAINT_INTERVAL = 10.0  # seconds between two lines about one sender of junk
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a broker listens, as it was bound."""
+    """Where a broker listens, with the ports that it got."""
 
     devices: str
     operators: str
@@ -268,15 +268,18 @@ def _listen(
         operators_endpoint = bind(operators, f"ipc://{config.operators_path}", "--data-dir")
     else:
         secure(operators, keys, "operators")
-        operators_endpoint = bind(operators, tcp(config.host, config.operators_port), "--operators-port")
+        bound = bind(operators, tcp(config.host, config.operators_port), "--operators-port")
+        operators_endpoint = tcp(config.host, port_of(bound))
     predictions = f"ipc://{config.predictions_path}"
     bound = bind(devices, tcp(config.host, config.devices_port), "--devices-port")
+    bound_in = relay.start_in(tcp(config.host, config.relay_in_port), predictions)
+    bound_out = relay.start_out(tcp(config.host, config.relay_out_port), predictions)
     return Endpoints(
-        devices=bound,
+        devices=tcp(config.host, port_of(bound)),
         operators=operators_endpoint,
         predictions=predictions,
-        relay_in=relay.start_in(tcp(config.host, config.relay_in_port), predictions),
-        relay_out=relay.start_out(tcp(config.host, config.relay_out_port), predictions),
+        relay_in=tcp(config.host, port_of(bound_in)),
+        relay_out=tcp(config.host, port_of(bound_out)),
     )
 
 
