@@ -118,6 +118,7 @@ class Sockets:
             return "waiting"
         finally:
             socket.disable_monitor()
+            monitor.close(linger=0)
 
     def close(self) -> None:
         """Close them all."""

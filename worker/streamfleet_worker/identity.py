@@ -160,6 +160,7 @@ async def _attempt(context: zmq.asyncio.Context, endpoint: str, keys: Keys, enro
     finally:
         socket.disable_monitor()
         monitor.close(linger=0)
+        monitor.close(linger=0)
         socket.close(linger=0)
 
 
