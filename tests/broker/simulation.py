@@ -711,10 +711,12 @@ class Trouble:
                 worker.cut_up_until = worker.cut_down_until = until
 
     def freeze(self) -> None:
-        self.worker().frozen_until = self.some(30)
+        worker = self.worker()
+        worker.frozen_until = max(worker.frozen_until, self.some(30))
 
     def suspend(self) -> None:
-        self.worker().suspended_until = self.some(30)
+        worker = self.worker()
+        worker.suspended_until = max(worker.suspended_until, self.some(30))
 
     def kill_agent(self) -> None:
         self.worker().crash(self.some(20) - self.world.now)
@@ -723,7 +725,8 @@ class Trouble:
         self.world.broker.crash(self.some(20) - self.world.now)
 
     def freeze_broker(self) -> None:
-        self.world.broker.frozen_until = self.some(20)
+        broker = self.world.broker
+        broker.frozen_until = max(broker.frozen_until, self.some(20))
 
     def break_store(self) -> None:
         self.world.broker.store_down_until = self.some(15)
