@@ -22,7 +22,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
+from streamfleet_broker.protocol.control import MAX_REPLY, Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import Error, ErrorCode, Message, Reply
 from streamfleet_broker.protocol.requests import OperatorRequest, pack_request
@@ -103,7 +103,7 @@ class Link:
         socket.immediate = True  # what cannot be sent now fails now, it does not arrive minutes later
         socket.sndhwm = 1000
         socket.ipv6 = True
-        socket.setsockopt(zmq.MAXMSGSIZE, MAX_BODY)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_REPLY)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)

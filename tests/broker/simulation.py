@@ -414,6 +414,7 @@ class Worker:
 
     def drive(self, effects: list[session.Effect]) -> None:  # noqa: C901 - a table
         assert self.session is not None
+        assert self.reconcile is not None
         for effect in effects:
             match effect:
                 case session.Open():
@@ -430,7 +431,7 @@ class Worker:
                 case session.Adopt():
                     self.feed(reconcile.Adopted(effect.wishes))
                 case session.ExtendFence():
-                    if not self.is_leaving():
+                    if not self.reconcile.is_leaving():
                         self.fence_until = effect.until
                 case session.CloseFence():
                     self.fence_until = 0.0
@@ -439,15 +440,6 @@ class Worker:
                     self.feed(reconcile.Fenced())
                 case session.LeaseRenewed():
                     self.feed(reconcile.Unfenced())
-
-    def is_leaving(self) -> bool:
-        """Is a movable camera on its way out, whose pipeline may be another device's already?"""
-        assert self.reconcile is not None
-        leaving = (ObservedState.STOPPING, ObservedState.CRASHED)
-        return any(
-            view.alive and view.wish.on_disconnect == "stop" and view.observed.state in leaving
-            for view in self.reconcile.pipelines(self.boot_time())
-        )
 
     def put(self, actions: list[reconcile.Action]) -> None:
         """Actions wait for the disk, in their order."""

@@ -449,6 +449,19 @@ def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
     ]
 
 
+@pytest.mark.parametrize(("wished", "leaving"), [(movable(), True), (wish(), False)])
+def test_the_fence_waits_for_movable_cameras_that_are_on_their_way_out(wished: Wish, leaving: bool) -> None:
+    device = running(wished)
+    assert not device.core.is_leaving()
+
+    device.feed(Adopted(()))
+    asked = device.core.is_leaving()
+    device.feed(Exited(CAMERA, 0))
+
+    assert asked is leaving
+    assert not device.core.is_leaving()
+
+
 def test_before_the_first_contact_only_pinned_pipelines_start() -> None:
     device = Device()
 

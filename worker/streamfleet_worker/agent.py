@@ -316,7 +316,8 @@ class Agent:
                 self._allowed = Allow(effect.keys)
                 self._tell_publisher(self._allowed)
             case effects.ExtendFence():
-                self._fence.extend(effect.until)
+                if not self._reconcile.is_leaving():  # a stop takes less than a lease: it opens in time
+                    self._fence.extend(effect.until)
             case effects.CloseFence():
                 self._fence.extend(0.0)
             case effects.LeaseEnded():

@@ -425,6 +425,19 @@ class Reconcile:
         """The processes that should exist, or are on their way out."""
         return {child.id for child in self._children()}
 
+    def is_leaving(self) -> bool:
+        """Is a movable camera on its way out? Its pipeline may be another device's by now.
+
+        While it lives, the fence must not be opened for it.
+        """
+        return any(
+            pipeline.camera is not None
+            and not pipeline.camera.staying
+            and pipeline.wish is not None
+            and pipeline.wish.on_disconnect == "stop"
+            for pipeline in self._pipelines.values()
+        )
+
     def check(self) -> None:
         """Assert what is always true between two inputs."""
         for pipeline_id, pipeline in self._pipelines.items():
