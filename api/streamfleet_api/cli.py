@@ -337,15 +337,16 @@ def keys() -> None:
 
 @keys.command("subscriber")
 @click.argument("name")
+@click.option("--device", metavar="NAME", help="Connect to this device itself, which has a --publish-port.")
 @click.pass_obj
-def add_subscriber(settings: Settings, name: str) -> None:
+def add_subscriber(settings: Settings, name: str, device: str | None) -> None:
     """Print a Python program that subscribes to predictions from any host, with a key of its own.
 
     It needs pyzmq and msgpack: streamfleet keys subscriber NAME > sub.py
     """
     from streamfleet_api.script import subscriber_script
 
-    answer = settings.client().send("POST", "/v2/subscribers", {"name": name})
+    answer = settings.client().send("POST", "/v2/subscribers", {"name": name, "device": device})
     click.echo(subscriber_script(answer, settings.url), nl=False)
     if not sys.stdout.isatty():
         click.echo(

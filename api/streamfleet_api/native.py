@@ -168,9 +168,9 @@ class Native:
     # subscribers and predictions --------------------------------------------------------------------------
 
     async def add_subscriber(self, request: Request) -> Response:
-        """A key for a program that subscribes over TCP."""
+        """A key for a program that subscribes over TCP, to the relay or to one device itself."""
         asked = await _read(request, SubscriberRequest)
-        subscription = await self._link.ask(AddSubscriber(asked.name), Subscription)
+        subscription = await self._link.ask(AddSubscriber(asked.name, asked.device), Subscription)
         return Json(to_plain(subscription), 201, _SECRET)
 
     async def follow(self, request: Request) -> EventStream:

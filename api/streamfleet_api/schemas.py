@@ -85,6 +85,7 @@ class SubscriberRequest(BaseModel):
     """The body of `POST /v2/subscribers`."""
 
     name: Name
+    device: Name | None = None
 
 
 class ModelRequest(BaseModel):

@@ -161,6 +161,7 @@ class _Device:
     observed: dict[str, Observed] = field(default_factory=dict)  # the last list that it sent
     capacity: int = 0
     agent: str = ""
+    publish: str = ""  # its own PUB socket, as subscribers reach it
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over
     returns: list[float] = field(default_factory=list)  # when a replaced boot took over again
 
@@ -490,7 +491,7 @@ class Fleet:
             self._end_session(device)
         session = _Session(self._supply.session(), peer.routing_id, hello.boot, self._supply.ticket())
         device.session, device.state, device.heard = session, "syncing", now
-        device.capacity, device.agent = hello.capacity, hello.agent
+        device.capacity, device.agent, device.publish = hello.capacity, hello.agent, hello.publish
         device.observed = {entry.pipeline_id: entry for entry in hello.observed}
         self._sessions[session.id] = device
         self._tickets[session.ticket] = device.name
@@ -762,8 +763,7 @@ class Fleet:
         if name is None:
             return None
         if name not in self._devices:
-            known = ", ".join(sorted(self._devices)) or "none"
-            return Error("invalid", f"no device {name}, the known ones are: {known}")
+            return self._no_device(name)
         if len(self._ledger.placed[name]) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
         if not self._fits(record, name):
@@ -842,6 +842,9 @@ class Fleet:
     def _add_subscriber(self, request: AddSubscriber) -> Reply | Error:
         """A name that exists gets a new key. Who is connected with the old one stays until it reconnects."""
         subscribers = self._ledger.subscribers
+        source = self._source_of(request.device)
+        if isinstance(source, Error):
+            return source
         if request.name not in subscribers and len(subscribers) >= MAX_SUBSCRIBERS:
             return Error("too_many", f"there are {MAX_SUBSCRIBERS} subscribers already")
         pair = self._supply.key_pair()
@@ -854,10 +857,24 @@ class Fleet:
             for _, device in sorted(self._devices.items())
             if device.session is not None
         ]
-        config = self._config
-        return Reply(
-            Subscription(request.name, config.subscribe_endpoint, config.broker_key, pair.public, pair.secret)
-        )
+        endpoint, server_key = source
+        return Reply(Subscription(request.name, endpoint, server_key, pair.public, pair.secret))
+
+    def _source_of(self, name: str | None) -> tuple[str, str] | Error:
+        """Where to subscribe, and the public key there: the relay, or a device itself."""
+        if name is None:
+            return self._config.subscribe_endpoint, self._config.broker_key
+        device = self._devices.get(name)
+        if device is None:
+            return self._no_device(name)
+        if not device.publish:
+            text = f"device {name} has no PUB socket of its own; start its worker with --publish-port"
+            return Error("invalid", text)
+        return device.publish, self._ledger.devices[name].public_key
+
+    def _no_device(self, name: str) -> Error:
+        known = ", ".join(sorted(self._devices)) or "none"
+        return Error("invalid", f"no device {name}, the known ones are: {known}")
 
     # what is known ----------------------------------------------------------------------------------------
 

@@ -144,12 +144,13 @@ class Desk:
         routing_id: bytes | None = None,
         key: str | None = None,
         claims: str | None = None,
+        publish: str = "",
         observed: Iterable[Observed] = (),
     ) -> list[Effect]:
         """A device connects anew and says Hello."""
         peer = DevicePeer(routing_id or name.encode(), key or key_of(name))
         device = self.devices[name] = Device(name, peer, boot, observed=tuple(observed))
-        hello = Hello(claims or name, boot, "0.1.0", capacity, observed=device.observed)
+        hello = Hello(claims or name, boot, "0.1.0", capacity, observed=device.observed, publish=publish)
         return self.perform(self.fleet.receive(peer, Envelope(hello), self.now))
 
     def beat(self, name: str, *, applied_rev: int | None = None, full: bool = True) -> list[Effect]:

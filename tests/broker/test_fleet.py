@@ -937,6 +937,20 @@ def test_a_new_subscriber_is_let_in_and_told_to_every_device() -> None:
     ]
 
 
+def test_a_subscriber_is_told_where_a_device_itself_publishes_and_with_which_key() -> None:
+    fleet = desk("a", "b")
+    fleet.hello("b", publish="tcp://10.0.0.7:7780")
+
+    direct = fleet.reply(AddSubscriber("wall", "b"))
+    without, nobody = fleet.error(AddSubscriber("wall", "a")), fleet.error(AddSubscriber("wall", "z"))
+
+    assert (direct.endpoint, direct.server_key) == ("tcp://10.0.0.7:7780", key_of("b"))
+    assert without == Error(
+        "invalid", "device a has no PUB socket of its own; start its worker with --publish-port"
+    )
+    assert nobody == Error("invalid", "no device z, the known ones are: a, b")
+
+
 def test_a_model_is_named_and_named_otherwise() -> None:
     fleet = desk()
     first, second = ModelRef("b/1", "ab" * 32), ModelRef("b/1", "cd" * 32)

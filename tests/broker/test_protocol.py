@@ -41,7 +41,7 @@ OBSERVED = Observed("door", 7, 2, ObservedState.RUNNING)
 @pytest.mark.parametrize(
     "message",
     [
-        Hello("cam-7", b"b" * 16, "0.1.0", 4, 9, {"cores": 2}, (OBSERVED,)),
+        Hello("cam-7", b"b" * 16, "0.1.0", 4, 9, "tcp://10.0.0.7:7780", (OBSERVED,)),
         Beat(1, 2, 3, 4, None),
         Beat(1, 2, 3, 2**64 - 1, (OBSERVED,)),
         Ack(1, 3),

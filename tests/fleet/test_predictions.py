@@ -21,16 +21,18 @@ def test_every_frame_of_a_file_comes_once_and_in_order_on_every_way_out(
     clean: Fleet, video: Path, udp: UdpReceiver, subscribe: Callable[..., Subscriber]
 ) -> None:
     subscriber = subscribe()
-    clean.command_pipeline("terminate", clean.initialise("TestPatternStreamProducer", "shapes/1"))
+    direct = subscribe(endpoint=f"ipc://{clean.data}/workers/local-1/run/predictions.ipc")
 
-    pipeline_id = clean.initialise(str(video), "shapes/1", udp.port)
+    pipeline_id = clean.initialise(str(video), "shapes/1", udp.port, device="local-1")
     udp.wait_for(300)
     subscriber.wait_for(pipeline_id, 300)
+    direct.wait_for(pipeline_id, 300)
 
     assert udp.frame_ids() == list(range(1, 301))
     relayed = [body for _, body in subscriber.of(pipeline_id)]
     assert [body["predictions"] for body in relayed] == [message["predictions"] for message in udp.messages]
     assert [header.seq for header, _ in subscriber.of(pipeline_id)] == list(range(300))
+    assert direct.of(pipeline_id) == subscriber.of(pipeline_id)
     wait_for(
         lambda: clean.report(pipeline_id)["sources_metadata"][0]["state"] == "ENDED",
         "the end of the file in status",

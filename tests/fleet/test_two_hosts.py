@@ -6,14 +6,14 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fleet.harness import BIN, Fleet, Subscriber, marked_processes, short_folder, wait_for
 
-FIRST, SECOND = "10.213.77.1", "10.213.77.2"
+FIRST, SECOND, TRUSTED = "10.213.77.1", "10.213.77.2", "10.213.77.130"
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and iproute2"
@@ -33,23 +33,11 @@ def hosts() -> Iterator[tuple[list[str], list[str]]]:
         for name in names:
             ip("netns", "add", name)
             ip("-n", name, "link", "set", "lo", "up")
-        ip(
-            "link",
-            "add",
-            "veth0",
-            "netns",
-            names[0],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "veth0",
-            "netns",
-            names[1],
-        )
+        ip(*f"link add veth0 netns {names[0]} type veth peer name veth0 netns {names[1]}".split())
         for name, address in zip(names, (FIRST, SECOND), strict=True):
             ip("-n", name, "address", "add", f"{address}/24", "dev", "veth0")
             ip("-n", name, "link", "set", "veth0", "up")
+        ip("-n", names[1], "address", "add", f"{TRUSTED}/24", "dev", "veth0")
         yield (["ip", "netns", "exec", names[0]], ["ip", "netns", "exec", names[1]])
     except subprocess.CalledProcessError as exc:
         pytest.skip(f"no network namespaces here: {exc.stderr.decode()}")
@@ -85,7 +73,7 @@ class Worker:
 def fleet_on_first(hosts: tuple[list[str], list[str]], demo_file: Path) -> Iterator[Fleet]:
     """A fleet on the first host that listens on the wire."""
     with short_folder() as home:
-        fleet = Fleet(home, "--host", "0.0.0.0", prefix=hosts[0])
+        fleet = Fleet(home, "--host", "0.0.0.0", "--trust", f"{TRUSTED}/32", prefix=hosts[0])
         try:
             fleet.start()
             fleet.add_model("shapes/1", demo_file)
@@ -95,6 +83,29 @@ def fleet_on_first(hosts: tuple[list[str], list[str]], demo_file: Path) -> Itera
             wait_for(lambda: not marked_processes(fleet.mark), "the end of all processes")
 
 
+@pytest.fixture
+def workers(fleet_on_first: Fleet) -> Iterator[Callable[[Path, list[str]], Worker]]:
+    """Makes workers, and ends those that a test left running."""
+    made: list[Worker] = []
+
+    def make(home: Path, host: list[str]) -> Worker:
+        made.append(Worker(fleet_on_first, home, host))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        if worker.process is not None and worker.process.poll() is None:
+            worker.process.kill()
+            worker.process.wait(5)
+
+
+def run_for_a_while(host: list[str], script: Path) -> str:
+    """What a program prints on a host in five seconds."""
+    command = ["timeout", "5", *host, str(BIN / "python"), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout + done.stderr
+
+
 def device_state(fleet: Fleet, name: str) -> str | None:
     """The state of a device as `streamfleet devices` tells it."""
     devices = json.loads(fleet.cli("devices", "--json").stdout)
@@ -102,13 +113,15 @@ def device_state(fleet: Fleet, name: str) -> str | None:
 
 
 def test_a_second_host_joins_with_its_token_and_works(
-    fleet_on_first: Fleet, hosts: tuple[list[str], list[str]]
+    fleet_on_first: Fleet,
+    hosts: tuple[list[str], list[str]],
+    workers: Callable[[Path, list[str]], Worker],
 ) -> None:
     fleet = fleet_on_first
     token = fleet.cli("devices", "add", "edge-1", "--token-only").stdout.strip()
     with short_folder() as home, short_folder() as elsewhere:
-        edge = Worker(fleet, home, hosts[1])
-        edge.start("--join", token)
+        edge = workers(home, hosts[1])
+        edge.start("--join", token, "--publish-port", "7780")
         wait_for(
             lambda: device_state(fleet, "edge-1") == "ready",
             lambda: f"edge-1\n{edge.log.read_text()}",
@@ -131,21 +144,19 @@ def test_a_second_host_joins_with_its_token_and_works(
         pipeline_id = json.loads(fleet.cli(*init).stdout)["context"]["pipeline_id"]
         subscriber.wait_for(pipeline_id, 5)
         subscriber.close()
-        on_second = subprocess.run(
-            ["timeout", "5", *hosts[1], str(BIN / "python"), str(script)],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
+        relayed = run_for_a_while(hosts[1], script)
+        script.write_text(fleet.cli("keys", "subscriber", "wall", "--device", "edge-1").stdout)
+        direct = run_for_a_while(hosts[0], script)
 
         assert subscriber.of(pipeline_id)[0][1]["inference_metadata"]["device"] == "edge-1"
         assert list((home / "worker/models").iterdir()), "the model was fetched to the second host"
-        assert pipeline_id in on_second.stdout, on_second.stderr
+        assert pipeline_id in relayed
+        assert f"tcp://{SECOND}:7780" in script.read_text()
+        assert pipeline_id in direct
         assert len(fleet.cli("tail", "-n", "2").stdout.splitlines()) == 2
 
         # The token was good for one device: whoever finds it in a shell history gets nothing.
-        thief = Worker(fleet, elsewhere, hosts[1])
+        thief = workers(elsewhere, hosts[1])
         thief.start("--join", token)
         assert thief.process is not None
         assert thief.process.wait(30) == 1
@@ -184,3 +195,18 @@ def test_http_from_the_wire_needs_the_token(
 
     assert (without.returncode != 0, wrong.returncode != 0, right.returncode) == (True, True, 0)
     assert "token" in without.stderr
+
+
+def test_a_trusted_network_needs_no_token(fleet_on_first: Fleet, hosts: tuple[list[str], list[str]]) -> None:
+    program = (
+        "import http.client, sys\n"
+        f"for source in ({SECOND!r}, {TRUSTED!r}):\n"
+        f"    http_ = http.client.HTTPConnection({FIRST!r}, {fleet_on_first.port}, 5, (source, 0))\n"
+        "    http_.request('GET', '/list_pipelines')\n"
+        "    print(http_.getresponse().status)\n"
+    )
+
+    command = [*hosts[1], str(BIN / "python"), "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    assert done.stdout.split() == ["401", "200"], done.stderr

@@ -98,7 +98,7 @@ def test_weights_in_other_files_are_never_read(
     path.write_bytes(model.SerializeToString())
     monkeypatch.chdir(path.parent)
 
-    with pytest.raises(BadModel, match="External data path"):
+    with pytest.raises(BadModel, match="keeps weights in other files"):
         Session(str(path), manifest_of(path))
 
 

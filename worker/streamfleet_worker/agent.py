@@ -13,9 +13,8 @@ import contextlib
 import hashlib
 import importlib.metadata
 import logging
-import os
-import platform
 import secrets
+import socket
 import sqlite3
 import time
 from collections.abc import Callable
@@ -160,7 +159,7 @@ class Agent:
                 agent=importlib.metadata.version("streamfleet"),
                 capacity=config.capacity,
                 seen_epoch=self._state.seen_epoch,
-                hardware=_hardware(),
+                publish=_publish_endpoint(config, identity.endpoints[0]),
             ),
             rng,
         )
@@ -558,11 +557,23 @@ def _reached_by(address: str, host: str) -> str:
     return address.replace("*", f"[{host}]" if ":" in host else host, 1)
 
 
-def _hardware() -> dict[str, object]:
-    """For people."""
-    return {
-        "cores": os.cpu_count() or 1,
-        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "machine": platform.machine(),
-        "system": platform.system(),
-    }
+def _publish_endpoint(config: WorkerConfig, broker: str) -> str:
+    """The device's own PUB socket as others reach it, "" when there is none."""
+    if config.publish_port is None:
+        return ""
+    host = config.publish_host if config.publish_host != "*" else _address_towards(broker)
+    return f"tcp://{f'[{host}]' if ':' in host else host}:{config.publish_port}"
+
+
+def _address_towards(endpoint: str) -> str:
+    """The address of this host on the way to a broker; its name where there is no way at present."""
+    parts = urlsplit(endpoint)
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            parts.hostname, parts.port, type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # sends nothing
+            return str(probe.getsockname()[0])
+    except OSError:
+        return socket.gethostname()

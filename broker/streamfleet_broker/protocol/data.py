@@ -30,18 +30,13 @@ class Kind(enum.IntEnum):
 
     PRED = 1
     STAT = 2
-    EVT = 3
-    IMG = 4
 
 
 class Flag(enum.IntFlag):
     """Facts about one message."""
 
     NONE = 0
-    SNAPSHOT = 1
-    END_OF_STREAM = 2
-    GAP = 8  # something before this was lost
-    TRUNCATED = 16
+    TRUNCATED = 16  # predictions were left out, as there were too many for one message
 
 
 @dataclass(frozen=True, slots=True)

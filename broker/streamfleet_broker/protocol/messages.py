@@ -41,7 +41,7 @@ class Hello:
     agent: str  # version of the software
     capacity: Natural  # pipelines that the device is willing to run
     seen_epoch: Natural = 0
-    hardware: dict[str, Any] = field(default_factory=dict)  # for people: cores, memory, machine
+    publish: str = ""  # tcp://HOST:PORT of the device's own PUB socket, "" when it has none
     observed: tuple[Observed, ...] = ()
 
 

@@ -94,6 +94,7 @@ class AddSubscriber:
     """Make a key for a program that subscribes over TCP. Reply: Subscription."""
 
     name: Id
+    device: Id | None = None  # subscribe to this device itself; None: through the relay
 
 
 @dataclass(frozen=True, slots=True)

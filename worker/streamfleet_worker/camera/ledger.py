@@ -177,11 +177,6 @@ class Ledger:
         """Why there is no picture; empty when there is one."""
         return self._reason
 
-    @property
-    def frames_emitted(self) -> int:
-        """Since the process began."""
-        return self._emitted
-
     def fps(self, now: float) -> float:
         """Emitted frames a second over the last seconds; 0 when there were none."""
         with self._lock:
