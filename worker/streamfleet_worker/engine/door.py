@@ -81,6 +81,10 @@ class Door:
         until = time.monotonic() + deadline
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
+        # Not by the door thread: it may end before it is woken, and then there must be something to write to.
+        if not self._threads[0].is_alive():
+            os.close(self._wake_read)
+            os.close(self._wake_write)
 
     def figures(self, now: float) -> tuple[int, float]:
         """Inferences done so far, and the seconds that the longest one under way has taken."""
@@ -101,8 +105,6 @@ class Door:
                 key.data.link.close()
         self._selector.close()
         self._listener.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
 
     def _welcome(self) -> None:
         try:

@@ -21,6 +21,8 @@ _PROVIDERS = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", "CPUExecutio
 
 # A folder that never exists: ONNX Runtime then refuses every model that keeps weights in other files. (S21)
 _NO_FOLDER = "/proc/streamfleet-no-external-data"
+# Before 1.24 it follows absolute paths all the same. What points to another file is an entry of this name.
+_POINTER = b"\x0a\x08location"
 
 _STRIDES = (8, 16, 32)  # pixels an anchor point, of YOLOX
 
@@ -92,9 +94,13 @@ def _load(weights_path: str) -> ort.InferenceSession:
     offered = ort.get_available_providers()
     providers = [name for name in _PROVIDERS if name in offered]
     try:
-        return ort.InferenceSession(Path(weights_path).read_bytes(), options, providers=providers)
+        content = Path(weights_path).read_bytes()
     except OSError as exc:
         raise BadModel(f"the model file cannot be read: {exc.strerror}") from exc
+    if _POINTER in content:
+        raise BadModel("the model keeps weights in other files (external data); export it as one file")
+    try:
+        return ort.InferenceSession(content, options, providers=providers)
     except RunError as exc:
         raise BadModel(f"ONNX Runtime refuses the model: {_first_line(exc)}") from exc
 
