@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import recovery
+from benchmarks import recovery, throughput
 
-BENCHMARKS = {"recovery": recovery.run}
+BENCHMARKS = {"throughput": throughput.run, "recovery": recovery.run}
 
 
 def main() -> None:
