@@ -70,7 +70,7 @@ from streamfleet_broker.records import (
     SubscriberRecord,
     TokenRecord,
 )
-from streamfleet_broker.views import confirmed, view
+from streamfleet_broker.views import Home, confirmed, is_waiting, view, why_nowhere
 
 MAX_PIPELINES = 64  # a device, whatever its capacity
 MAX_SUBSCRIBERS = 1000  # their keys travel in one message
@@ -164,6 +164,10 @@ class _Device:
     publish: str = ""  # its own PUB socket, as subscribers reach it
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over
     returns: list[float] = field(default_factory=list)  # when a replaced boot took over again
+
+    def silent(self, now: float) -> float | None:
+        """Seconds since it was last heard; None when it never was, or only by a broker before this one."""
+        return None if self.heard is None or not self.agent else now - self.heard
 
 
 @dataclass(slots=True)
@@ -360,7 +364,7 @@ class Fleet:
         self._ledger.write(record)
         self._touch({record.device, before.device if before is not None else None})
 
-    def _remove(self, record: PipelineRecord, *, done: bool) -> None:
+    def _remove(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """The pipeline is no more. `done`: it certainly emits nothing any longer."""
         self._ledger.remove(record)
         if record.gen > self._ledger.floor:
@@ -368,7 +372,7 @@ class Fleet:
         self._touch({record.device})
         self._stopped.pop(record.pipeline_id, None)
         for waiter in list(self._waiters.get(record.pipeline_id, ())):
-            self._release(waiter, self._view(record), done=done and waiter.record.want == "stop")
+            self._release(waiter, self._view(record, now), done=done and waiter.record.want == "stop")
 
     def _touch(self, names: set[str | None]) -> None:
         if not self._changed:
@@ -554,7 +558,7 @@ class Fleet:
             self._first.append(Audit(device.name, "ready"))
             device.state = "ready"
             self._place(now)
-        self._confirm(device, session)
+        self._confirm(device, session, now)
 
     def _let_go(self, device: _Device, bye: Bye, now: float) -> None:
         self._end_session(device)
@@ -563,14 +567,14 @@ class Fleet:
         self._forget_stopped(now)
         self._place(now)
 
-    def _confirm(self, device: _Device, session: _Session) -> None:
+    def _confirm(self, device: _Device, session: _Session, now: float) -> None:
         """Draw the conclusions from what a device says that it runs."""
         for record in self._ledger.of_device(device.name):
             stopped = self._stopped.get(record.pipeline_id, device.rev)
             if record.want != "stop":
-                self._settle(record)
+                self._settle(record, now)
             elif record.pipeline_id not in device.observed and session.applied_rev >= stopped:
-                self._remove(record, done=True)
+                self._remove(record, now, done=True)
 
     # time -------------------------------------------------------------------------------------------------
 
@@ -619,7 +623,7 @@ class Fleet:
                 continue
             for record in self._ledger.of_device(device.name):
                 if record.want == "stop":
-                    self._remove(record, done=_is_silent(device, record))
+                    self._remove(record, now, done=_is_silent(device, record))
 
     def _is_gone(self, device: _Device, now: float) -> bool:
         """Is everything that this device may lose at an end there? Its lease is over, or it never had one."""
@@ -679,7 +683,7 @@ class Fleet:
         for pipeline_id, waiters in list(self._waiters.items()):
             for waiter in list(waiters):
                 if now >= waiter.deadline:
-                    self._release(waiter, self._view(self._ledger.pipelines[pipeline_id]), done=False)
+                    self._release(waiter, self._view(self._ledger.pipelines[pipeline_id], now), done=False)
 
     # the operators' plane ---------------------------------------------------------------------------------
 
@@ -704,7 +708,7 @@ class Fleet:
         """The answer to a request, or None when it comes later."""
         match request:
             case CreatePipeline():
-                return self._create_pipeline(request)
+                return self._create_pipeline(request, now)
             case ChangePipeline():
                 return self._change_pipeline(request, peer, request_id, now)
             case AddDevice():
@@ -722,10 +726,10 @@ class Fleet:
         match request:
             case ListPipelines():
                 records = sorted(self._ledger.pipelines.values(), key=lambda record: record.created)
-                return Reply(tuple(self._view(record) for record in records if record.want != "stop"))
+                return Reply(self._views([record for record in records if record.want != "stop"], now))
             case GetPipeline():
                 record = self._wished(request.pipeline_id)
-                return _no_pipeline(request.pipeline_id) if record is None else Reply(self._view(record))
+                return _no_pipeline(request.pipeline_id) if record is None else Reply(self._view(record, now))
             case ListDevices():
                 return Reply(self._device_views(now))
             case ListModels():
@@ -737,12 +741,12 @@ class Fleet:
             case _:
                 assert_never(request)
 
-    def _create_pipeline(self, request: CreatePipeline) -> Reply | Error:
+    def _create_pipeline(self, request: CreatePipeline, now: float) -> Reply | Error:
         pipeline_id, requested = request.pipeline_id, request.device
         known = self._ledger.pipelines.get(pipeline_id)
         if known is not None:
             if known.want != "stop" and (known.spec, known.requested) == (request.spec, requested):
-                return Reply(self._view(known))
+                return Reply(self._view(known, now))
             state = "being stopped" if known.want == "stop" else "there already, and another one"
             return Error("conflict", f"pipeline {pipeline_id} is {state}")
         gen = self._ledger.floor + 1
@@ -754,7 +758,7 @@ class Fleet:
             record = replace(record, device=self._target(record, self._candidates()))
         self._change(record)
         self._then.append(Audit(pipeline_id, f"created on {record.device or 'no device yet'}"))
-        return Reply(self._view(record))
+        return Reply(self._view(record, now))
 
     def _refuse_creation(self, record: PipelineRecord) -> Error | None:
         name = record.requested
@@ -780,18 +784,18 @@ class Fleet:
         if record is None:
             return _no_pipeline(request.pipeline_id)
         if request.want != "stop" and (request.want == record.want or self._has_finished(record)):
-            return Error("conflict", f"pipeline {record.pipeline_id} is {self._view(record).status}")
+            return Error("conflict", f"pipeline {record.pipeline_id} is {self._view(record, now).status}")
         record = replace(record, want=request.want, gen=record.gen + 1, changed_by=request_id)
         self._then.append(Audit(record.pipeline_id, f"wanted: {request.want}"))
         device = None if record.device is None else self._devices[record.device]
         if request.want == "stop" and (device is None or self._is_gone(device, now)):
-            self._remove(record, done=device is None or _is_silent(device, record))
-            return Reply(Changed(self._view(record), device is None or _is_silent(device, record)))
+            self._remove(record, now, done=device is None or _is_silent(device, record))
+            return Reply(Changed(self._view(record, now), device is None or _is_silent(device, record)))
         self._change(record)
         if request.want == "stop":
             self._stopped[record.pipeline_id] = self._rev
         for superseded in list(self._waiters.get(record.pipeline_id, ())):
-            self._release(superseded, self._view(record), done=False)
+            self._release(superseded, self._view(record, now), done=False)
         return self._wait(record, request, peer, request_id, now)
 
     def _wait(
@@ -805,17 +809,17 @@ class Fleet:
         """Answer when the device has done it, or after `wait_ms`."""
         done = record.want != "stop" and confirmed(record, self._observed(record))
         if done or request.wait_ms == 0:
-            return Reply(Changed(self._view(record), done or False))
+            return Reply(Changed(self._view(record, now), done or False))
         waiter = _Waiter(peer.routing_id, request_id, record, now + request.wait_ms / 1000)
         self._waiters.setdefault(record.pipeline_id, []).append(waiter)
         return None
 
-    def _settle(self, record: PipelineRecord) -> None:
+    def _settle(self, record: PipelineRecord, now: float) -> None:
         """Answer whoever waits for this pipeline, if there is something to say."""
         for waiter in list(self._waiters.get(record.pipeline_id, ())):
             done = confirmed(record, self._observed(record))
             if done is not None:
-                self._release(waiter, self._view(record), done=done)
+                self._release(waiter, self._view(record, now), done=done)
 
     def _release(self, waiter: _Waiter, pipeline: PipelineView, *, done: bool) -> None:
         self._dismiss(waiter)
@@ -898,9 +902,35 @@ class Fleet:
         observed = self._observed(record)
         return observed is not None and observed.state == ObservedState.ENDED
 
-    def _view(self, record: PipelineRecord) -> PipelineView:
-        state = None if record.device is None else self._devices[record.device].state
-        return view(record, state, self._observed(record))
+    def _view(self, record: PipelineRecord, now: float) -> PipelineView:
+        (found,) = self._views([record], now)
+        return found
+
+    def _views(self, records: Iterable[PipelineRecord], now: float) -> tuple[PipelineView, ...]:
+        known = [(record, self._home(record, now), self._observed(record)) for record in records]
+        candidates = self._candidates() if any(is_waiting(*entry) for entry in known) else {}
+        return tuple(
+            view(*entry, self._prospect(entry[0], candidates, now) if is_waiting(*entry) else "")
+            for entry in known
+        )
+
+    def _home(self, record: PipelineRecord, now: float) -> Home | None:
+        if record.device is None:
+            return None
+        device = self._devices[record.device]
+        return Home(device.name, device.state, device.silent(now))
+
+    def _prospect(self, record: PipelineRecord, candidates: dict[str, Candidate], now: float) -> str:
+        """Where a waiting pipeline goes, or why nowhere."""
+        device = None if record.device is None else self._devices[record.device]
+        if device is not None and device.state == "lost" and self._mass:
+            return "nothing is moved while most of the fleet is silent"
+        if device is not None and not self._is_gone(device, now):
+            return "it moves when the lease of that device has ended"
+        target = self._target(record, candidates)
+        if target is None:
+            return why_nowhere(candidates.values(), other=device is not None)
+        return f"it is about to go to {target}"
 
     def _device_views(self, now: float) -> tuple[DeviceView, ...]:
         views = {token.device: DeviceView(token.device, "new") for token in self._ledger.tokens.values()}
@@ -912,7 +942,7 @@ class Fleet:
                 device.capacity,
                 sum(record.want != "stop" for record in records),
                 device.agent,
-                None if device.heard is None or not device.agent else now - device.heard,
+                device.silent(now),
             )
         return tuple(views[name] for name in sorted(views))
 

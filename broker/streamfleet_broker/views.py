@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from streamfleet_broker.placement import Candidate
+from streamfleet_broker.protocol.reference import SourceKind, kind_of
 from streamfleet_broker.protocol.requests import DeviceState, PipelineStatus, PipelineView
 from streamfleet_broker.protocol.values import Observed, ObservedState
 from streamfleet_broker.records import PipelineRecord
+
+MAX_NAMED = 3  # devices that a reason names
 
 _OF_OBSERVED: dict[ObservedState, PipelineStatus] = {
     ObservedState.STARTING: "starting",
@@ -19,12 +26,23 @@ _OF_OBSERVED: dict[ObservedState, PipelineStatus] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The device of a pipeline, as far as it concerns the pipeline."""
+
+    device: str
+    state: DeviceState
+    silent: float | None  # seconds since it was last heard; None: never by this broker
+
+
 def status(
     record: PipelineRecord, device_state: DeviceState | None, observed: Observed | None
 ) -> PipelineStatus:
     """One word for a pipeline. `device_state` is None when it has no device."""
     if record.want == "stop":
         return "stopping"
+    if observed is not None and observed.state is ObservedState.ENDED:
+        return "ended"  # wherever its device is: what has ended is not begun again
     match device_state:
         case None | "new" | "left":
             return "pending"
@@ -36,20 +54,90 @@ def status(
             return "starting" if observed is None else _OF_OBSERVED[observed.state]
 
 
-def view(record: PipelineRecord, device_state: DeviceState | None, observed: Observed | None) -> PipelineView:
-    """A pipeline as operators see it. `observed` is of this playing, or None."""
+def is_waiting(record: PipelineRecord, home: Home | None, observed: Observed | None) -> bool:
+    """Would it go to another device than it has, if there were one?"""
+    state = None if home is None else home.state
+    may_move = home is None or not record.pinned
+    return may_move and status(record, state, observed) in ("pending", "moving")
+
+
+def view(
+    record: PipelineRecord, home: Home | None, observed: Observed | None, prospect: str = ""
+) -> PipelineView:
+    """A pipeline as operators see it.
+
+    `home` is None when it has no device; `observed` is of this playing, or None; `prospect` says of one that
+    is waiting where it goes, or why nowhere.
+    """
+    word = status(record, None if home is None else home.state, observed)
+    if word in ("pending", "unknown", "moving"):
+        reason = _why_away(record, home, prospect)
+    else:
+        reason = "" if observed is None else observed.reason
     return PipelineView(
         record.pipeline_id,
         record.gen,
         record.want,
-        status(record, device_state, observed),
+        word,
         record.device,
         record.pinned,
         record.spec,
         None if observed is None else observed.state,
-        "" if observed is None else observed.reason,
+        reason,
         0 if observed is None else observed.restarts,
     )
+
+
+def why_nowhere(candidates: Iterable[Candidate], *, other: bool) -> str:
+    """Why no device takes a pipeline. `other`: it has one already, which is gone."""
+    known = sorted(candidates, key=lambda candidate: candidate.device)
+    device = "no other device" if other else "no device"
+    if not known:
+        return f"{device} is ready"
+    named = [_occupation(candidate) for candidate in known[:MAX_NAMED]]
+    if len(known) > MAX_NAMED:
+        named.append(f"and {len(known) - MAX_NAMED} more")
+    return f"{device} has room: {', '.join(named)}"
+
+
+def _occupation(candidate: Candidate) -> str:
+    text = f"{candidate.device} runs {candidate.assigned} of {candidate.capacity}"
+    return text if candidate.room <= 0 else f"{text}, and no more of this size fit into its message"
+
+
+def _why_away(record: PipelineRecord, home: Home | None, prospect: str) -> str:
+    """Why nothing is known of it, or nothing runs."""
+    if home is None:
+        return prospect
+    if home.state == "new":
+        return f"its device {home.device} has not joined yet"
+    where = f"device {home.device} {_whereabouts(home)}"
+    if home.state == "suspect":
+        return where
+    return f"{where}; {_why_pinned(record)}" if record.pinned else f"{where}, and {prospect}"
+
+
+def _whereabouts(home: Home) -> str:
+    silent = "not heard since the broker began" if home.silent is None else f"silent for {home.silent:.0f} s"
+    match home.state:
+        case "suspect":
+            return f"is {silent}"
+        case "left":
+            return "has left"
+        case "quarantined":
+            return "is quarantined, as two machines use its key"
+        case _:
+            return f"is {home.state}, {silent}"
+
+
+def _why_pinned(record: PipelineRecord) -> str:
+    match kind_of(record.spec.sources[0].reference):
+        case SourceKind.FILE:
+            return "a file waits for its device"
+        case SourceKind.DEVICE:
+            return "a local camera waits for its device"
+        case _:
+            return "a pipeline that names its device waits for it"
 
 
 def confirmed(record: PipelineRecord, observed: Observed | None) -> bool | None:

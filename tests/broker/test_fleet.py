@@ -50,6 +50,7 @@ from streamfleet_broker.protocol.values import (
     ModelRef,
     Observed,
     ObservedState,
+    PipelineSpec,
     SourceSpec,
     Want,
     Wish,
@@ -916,6 +917,132 @@ def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
     fleet.obey()
 
     assert fleet.create("door").gen == 3
+
+
+# why a pipeline does not run ------------------------------------------------------------------------------
+
+
+def test_without_a_ready_device_a_pipeline_says_so() -> None:
+    fleet = desk()
+
+    assert fleet.create("door").reason == "no device is ready"
+
+
+def test_a_pipeline_without_a_device_says_who_is_full() -> None:
+    fleet = desk("a", "b", "c", "d", "e")
+    fleet.join("a", "b", "c", "d", "e", capacity=1)
+    for number in range(5):
+        fleet.create(f"p{number}")
+
+    view = fleet.create("door")
+
+    assert view.status == "pending"
+    assert view.reason == "no device has room: a runs 1 of 1, b runs 1 of 1, c runs 1 of 1, and 2 more"
+
+
+def test_a_pipeline_that_has_just_got_room_says_where_it_goes() -> None:
+    fleet = desk("a")
+    fleet.join("a", capacity=1)
+    fleet.create("gate")
+    fleet.create("door")
+    fleet.change("gate", "stop")
+    fleet.obey()
+
+    assert fleet.view("door").reason == "it is about to go to a"
+    fleet.pass_time(0.5)
+    assert (fleet.view("door").device, fleet.view("door").reason) == ("a", "")
+
+
+@pytest.mark.parametrize(
+    ("spec", "device", "why"),
+    [
+        (FILE, None, "a file waits for its device"),
+        (replace(FILE, sources=(SourceSpec(0),)), None, "a local camera waits for its device"),
+        (CAMERA, "a", "a pipeline that names its device waits for it"),
+    ],
+)
+def test_a_pinned_pipeline_says_how_long_its_device_is_silent(
+    spec: PipelineSpec, device: str | None, why: str
+) -> None:
+    fleet = desk("a")
+    fleet.create("door", spec, device)
+    fleet.obey()
+
+    fleet.pass_time(5)
+    assert (fleet.view("door").status, fleet.view("door").reason) == ("unknown", "device a is silent for 5 s")
+    fleet.pass_time(16)
+    assert fleet.view("door").reason == f"device a is lost, silent for 21 s; {why}"
+    fleet.hello("a")
+    fleet.leave("a")
+    assert fleet.view("door").reason == f"device a has left; {why}"
+
+
+def test_a_movable_pipeline_says_why_it_does_not_move() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+    fleet.pass_time(21)
+
+    assert fleet.view("door").status == "moving"
+    assert fleet.view("door").reason == "device a is lost, silent for 21 s, and no other device is ready"
+
+
+def test_a_movable_pipeline_says_that_the_others_are_full() -> None:
+    fleet = desk("a", "b")
+    fleet.join("b", capacity=1)
+    fleet.create("wall", FILE, "b")
+    fleet.create("door")
+    fleet.obey()
+
+    fleet.leave("a")
+
+    assert fleet.view("door").reason == "device a has left, and no other device has room: b runs 1 of 1"
+
+
+def test_a_pipeline_of_a_device_that_never_joined_says_so() -> None:
+    fleet = desk()
+    fleet.enrol(token_key(fleet, "edge-1"), NEW_KEY)
+
+    view = fleet.create("door", CAMERA, "edge-1")
+
+    assert (view.status, view.reason) == ("pending", "its device edge-1 has not joined yet")
+
+
+def test_a_new_broker_says_that_it_has_not_heard_a_device() -> None:
+    record = PipelineRecord("door", 5, 1, "run", FILE, None, "a", 1)
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingSupply(), now=0, unix_time=1e6))
+
+    assert fleet.view("door").reason == "device a is not heard since the broker began"
+
+
+def test_while_the_fleet_is_silent_a_pipeline_says_that_nothing_is_moved() -> None:
+    fleet = desk("a", "b", "c")
+    fleet.create("door")
+    fleet.obey()
+    fleet.pass_time(21)
+
+    assert fleet.view("door").reason == (
+        "device a is lost, silent for 21 s, and nothing is moved while most of the fleet is silent"
+    )
+
+
+def test_a_pipeline_of_a_device_that_is_there_says_what_the_device_said() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.devices["a"].observed = (Observed("door", 1, 1, ObservedState.BACKOFF, "no such host"),)
+    fleet.beat("a")
+
+    assert (fleet.view("door").status, fleet.view("door").reason) == ("backoff", "no such host")
+
+
+def test_what_has_ended_has_ended_wherever_its_device_is() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey(state=ObservedState.ENDED)
+
+    fleet.pass_time(21)
+
+    assert (fleet.view("door").status, fleet.view("door").reason) == ("ended", "")
 
 
 # everything else ------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from streamfleet_broker.protocol.values import (
 
 DeviceState = Literal["new", "syncing", "ready", "suspect", "lost", "left", "quarantined"]
 PipelineStatus = Literal[
-    "pending",  # no device has room, or the named one is away
+    "pending",  # no device has room, or the named one is away: `reason` says it
     "starting",
     "running",
     "paused",
@@ -182,7 +182,7 @@ class PipelineView:
     pinned: bool  # stays on its device whatever happens
     spec: PipelineSpec
     observed: ObservedState | None = None  # what the device said last
-    reason: str = ""
+    reason: str = ""  # for people: why it does not run, or what the device said
     restarts: Natural = 0
 
 
