@@ -663,10 +663,15 @@ class Fleet:
 
     def _candidates(self) -> dict[str, Candidate]:
         return {
-            name: Candidate(name, min(device.capacity, MAX_PIPELINES), len(self._ledger.placed[name]))
-            for name, device in self._devices.items()
-            if device.state == "ready"
+            name: self._candidate(device) for name, device in self._devices.items() if device.state == "ready"
         }
+
+    def _candidate(self, device: _Device) -> Candidate:
+        """What has finished takes no capacity, but its wish is still one of those that are told."""
+        records = self._ledger.of_device(device.name)
+        finished = sum(map(self._has_finished, records))
+        capacity = min(device.capacity, MAX_PIPELINES - finished)
+        return Candidate(device.name, capacity, len(records) - finished)
 
     def _target(self, record: PipelineRecord, candidates: dict[str, Candidate]) -> str | None:
         """The device with most room, also in the message that tells it its wishes."""
@@ -940,7 +945,7 @@ class Fleet:
                 name,
                 device.state,
                 device.capacity,
-                sum(record.want != "stop" for record in records),
+                sum(record.want != "stop" and not self._has_finished(record) for record in records),
                 device.agent,
                 device.silent(now),
             )

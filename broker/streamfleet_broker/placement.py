@@ -12,7 +12,7 @@ class Candidate:
 
     device: str
     capacity: int  # pipelines that it is willing to run
-    assigned: int  # pipelines that it has been given
+    assigned: int  # pipelines that it has been given and that have not ended or failed
 
     @property
     def room(self) -> int:

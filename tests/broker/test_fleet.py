@@ -919,6 +919,36 @@ def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
     assert fleet.create("door").gen == 3
 
 
+# capacity -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("finished", [ObservedState.ENDED, ObservedState.FAILED])
+def test_what_has_finished_makes_room(finished: ObservedState) -> None:
+    fleet = desk("a")
+    fleet.join("a", capacity=1)
+    fleet.create("clip", FILE, "a")
+    fleet.create("door")
+    assert fleet.view("door").device is None
+
+    fleet.obey(state=finished)
+    fleet.pass_time(0.5)
+
+    assert fleet.view("door").device == "a"
+    (device,) = fleet.reply(ListDevices())
+    assert (device.capacity, device.pipelines) == (1, 1)
+
+
+def test_what_has_finished_is_still_one_of_the_wishes_of_a_device() -> None:
+    fleet = desk("a")
+    fleet.join("a", capacity=1000)
+    for number in range(MAX_PIPELINES):
+        fleet.create(f"clip-{number}", FILE, "a")
+    fleet.obey(state=ObservedState.ENDED)
+
+    assert fleet.create("door").device is None
+    assert fleet.error(CreatePipeline("gate", FILE, "a")).code == "too_many"
+
+
 # why a pipeline does not run ------------------------------------------------------------------------------
 
 

@@ -196,7 +196,11 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class DeviceView:
-    """A device as the broker knows it."""
+    """A device as the broker knows it.
+
+    `pipelines` counts those that are wished for there, running or paused, and not what has ended or failed:
+    it is what takes of the `capacity`.
+    """
 
     device: Id
     state: DeviceState
