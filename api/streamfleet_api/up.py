@@ -1,97 +1,51 @@
 """A whole fleet on this machine: broker, api and workers as children, started, watched and ended together.
 
 lock the data directory ─▶ broker, api ─▶ a token for each new worker ─▶ workers ─▶ demo ─▶ watch
-Ctrl-C or SIGTERM: workers, api, broker, each with a deadline; kill -9: the kernel ends them all
+Ctrl-C or SIGTERM: broker, api and workers, with deadlines; kill -9: the kernel ends them all
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import hashlib
-import importlib.util
-import os
 import signal
-import socket
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import zmq.asyncio
 
+from streamfleet_api import preflight
 from streamfleet_api.auth import load_token
+from streamfleet_api.child import Child, end
 from streamfleet_api.client import Client
-from streamfleet_api.commands import DEFAULT_URL, CommandFailed
+from streamfleet_api.commands import CommandFailed
 from streamfleet_api.demo import MODEL_ID, PIPELINE_ID, demo_model
 from streamfleet_api.link import Link
-from streamfleet_api.process import dying_with_parent
+from streamfleet_api.options import Options
+from streamfleet_api.patience import Patience
+from streamfleet_api.probe import Probe
+from streamfleet_api.screen import screen
+from streamfleet_broker.protocol.keyfile import KeyExposed
 from streamfleet_broker.protocol.requests import CreatePipeline, PipelineView
 from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec
+
+__all__ = ["Options", "run"]
 
 START_TIMEOUT = 20.0  # seconds for broker and api
 WORKERS_TIMEOUT = 40.0  # seconds for all workers, which load numpy and OpenCV
 DEMO_TIMEOUT = 20.0  # seconds for the demo's first predictions
-STOP_TIMEOUT = 3.0  # seconds that a child has to end
-FIRST_PAUSE = 0.1  # seconds, doubled at each death in a row, until a child starts again
-LONGEST_PAUSE = 2.0  # seconds: whatever kills a broker again and again, the fleet is back within ten
-HEALTHY = 10.0  # seconds after which a death counts as the first one
+BROKER_STOP_TIMEOUT = 1.5  # seconds that the broker has to end
+STOP_TIMEOUT = 3.0  # seconds that everything else has then
 _HTTP_TIMEOUT = 3.0  # seconds; whoever waits for an answer watches nobody meanwhile
 MAX_LOG = 10 * 1024**2  # bytes; a log that is larger at a start begins anew
-_LONGEST_SOCKET = "workers/local-99/run/publisher-direct.ipc"
-_MAX_SOCKET_PATH = 107  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What `streamfleet up` is told."""
-
-    data_dir: Path
-    workers: int = 1
-    host: str = "127.0.0.1"
-    port: int = 8080
-    devices_port: int = 7771
-    relay_in_port: int = 7773
-    relay_out_port: int = 7774
-    advertise: tuple[str, ...] = ()
-    trust: tuple[str, ...] = ()
-    demo: bool = False
-
-    @property
-    def url(self) -> str:
-        """Where the api is reached from this machine."""
-        return f"http://{self._own_host}:{self.port}"
-
-    @property
-    def broker_endpoint(self) -> str:
-        """Where the broker is reached from this machine."""
-        return f"tcp://{self._own_host}:{self.devices_port}"
-
-    @property
-    def _own_host(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        return f"[{host}]" if ":" in host else host
-
-    @property
-    def broker_dir(self) -> Path:
-        """The broker's data directory."""
-        return self.data_dir / "broker"
-
-    @property
-    def api_dir(self) -> Path:
-        """The api's data directory."""
-        return self.data_dir / "api"
-
-    def worker_dir(self, device: str) -> Path:
-        """A local worker's data directory."""
-        return self.data_dir / "workers" / device
 
 
 class Stopped(Exception):
@@ -103,99 +57,22 @@ def run(options: Options, show: Callable[[str], None]) -> int:
 
     The exit code. Raises: CommandFailed when it cannot start.
     """
-    _check(options)
-    options.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(options.data_dir), _stop_event() as stop:
+    preflight.check(options)
+    with preflight.locked(options.data_dir), _stop_event() as stop:
         if options.port == 0:
-            options = replace(options, port=_free_port(options.host))
-        up = Up(options, show, stop)
+            options = replace(options, port=preflight.free_port(options.host))
+        preflight.check_ports(options.host, options.ports)
+        with _explained(options.data_dir):
+            up = Up(options, show, stop)
         try:
-            up.start()
+            with _explained(options.data_dir):
+                up.start()
             up.watch()
         except Stopped:
             show("stopping …")
         finally:
             up.stop()
     return 0
-
-
-class Child:
-    """One process of the fleet, started again when it dies."""
-
-    def __init__(
-        self, name: str, command: list[str], log: Path | None, environment: Callable[[], Mapping[str, str]]
-    ) -> None:
-        self.name = name
-        self.log = log
-        self._command = command
-        self._environment = environment  # asked at each start: a worker that has no identity needs a token
-        self._process: subprocess.Popen[bytes] | None = None
-        self._failures = 0
-        self._started = 0.0
-        self._next = 0.0
-
-    def start(self) -> None:
-        """Start the process. Raises: CommandFailed, OSError."""
-        with contextlib.ExitStack() as stack:
-            output: IO[bytes] | None = None
-            if self.log is not None:
-                output = stack.enter_context(self.log.open("ab"))
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._command],
-                env={**_inherited(), **self._environment()},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=dying_with_parent(),
-            )
-        self._started = time.monotonic()
-
-    @property
-    def pid(self) -> int | None:
-        """Of the process, None while there is none."""
-        return None if self._process is None else self._process.pid
-
-    def exit_code(self) -> int | None:
-        """How the process ended, None while it runs."""
-        return None if self._process is None else self._process.poll()
-
-    def revive(self, now: float) -> str | None:
-        """Start the process again when it ended and its back-off is over; a line for people when it ended."""
-        code = self.exit_code()
-        if code is None and self._process is not None:
-            return None
-        notice = None
-        if self._process is not None:
-            self._failures = 1 if now - self._started > HEALTHY else self._failures + 1
-            pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
-            self._next = now + pause
-            self._process = None
-            notice = f"{self.name} ended with {code}, starts again in {pause:.1f} s"
-        if now >= self._next:
-            try:
-                self.start()
-            except (CommandFailed, OSError) as exc:
-                self._next = now + 1.0
-                return f"{self.name} cannot start yet: {exc}"
-        return notice
-
-    def ask_to_stop(self) -> None:
-        """SIGTERM."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-
-    def wait(self, deadline: float) -> None:
-        """Until it has ended, or the deadline (monotonic) and then SIGKILL for its whole process group."""
-        if self._process is None:
-            return
-        try:
-            self._process.wait(max(deadline - time.monotonic(), 0.01))
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(STOP_TIMEOUT)
-        self._process = None
 
 
 class Up:
@@ -207,6 +84,7 @@ class Up:
         self._stop = stop
         self._token, self._token_is_new = load_token(options.api_dir / "token")
         self._client = Client(options.url, self._token, timeout=_HTTP_TIMEOUT)
+        self._probe = Probe(options.url, self._token)
         self._logs = _logs(options.data_dir)
         self._children: list[Child] = []
         self._devices = [f"local-{number}" for number in range(1, options.workers + 1)]
@@ -222,26 +100,36 @@ class Up:
             self._add(device, self._worker_command(device), functools.partial(self._join, device))
         self._until(self._workers_ready, WORKERS_TIMEOUT, "the workers")
         rate = self._start_demo() if self._options.demo else None
-        self._show(self._screen(rate))
+        token = self._token if self._token_is_new else None
+        self._show(screen(self._options, self._devices, token=token, rate=rate, logs=self._logs))
 
     def watch(self) -> None:
-        """Start again what dies. Raises: Stopped."""
+        """Start again what dies, and kill what hangs, so that it dies. Raises: Stopped."""
+        patience = Patience()
+        self._probe.start()
         while True:
             self._pause(0.1)
-            now = time.monotonic()
+            for look in self._probe.looks():
+                started = {each.name: each.started for each in self._children if each.started is not None}
+                self._kill(patience.see(look, started))
             for child in self._children:
-                notice = child.revive(now)
+                notice = child.revive(time.monotonic())
                 if notice:
-                    self._show(notice)
+                    self._tell(notice)
 
     def stop(self) -> None:
-        """End everything, in the order in which each still finds what it needs."""
-        workers = [child for child in self._children if child.name in self._devices]
-        # Workers first: they say goodbye to a broker that is still there.
-        _end(workers)
-        _end([child for child in self._children if child.name == "api"])
-        _end([child for child in self._children if child.name == "broker"])
+        """End everything, in the order in which nothing is moved."""
+        # The broker first: it gives the streams of a worker that says goodbye to other devices.
+        end([child for child in self._children if child.name == "broker"], BROKER_STOP_TIMEOUT)
+        end([child for child in self._children if child.name != "broker"], STOP_TIMEOUT)
+        self._probe.close()
         self._client.close()
+
+    def _kill(self, names: list[str]) -> None:
+        for child in self._children:
+            if child.name in names:
+                self._tell(f"{child.name} hangs and is killed")
+                child.kill()
 
     # starting ---------------------------------------------------------------------------------------------
 
@@ -314,7 +202,7 @@ class Up:
         path = self._options.data_dir / "demo.onnx"
         path.write_bytes(content)
         self._client.upload(digest, path)
-        model = self._client.send("PUT", f"/v2/models/{MODEL_ID}", {"weights": digest})
+        model = self._client.send("PUT", f"/v2/models/{MODEL_ID}", {"weights": digest, "replace": True})
         if self._demo() is None:
             asyncio.run(_create_demo(self._options, ModelRef(MODEL_ID, model["digest"])))
         with contextlib.suppress(CommandFailed):
@@ -339,8 +227,8 @@ class Up:
         deadline = time.monotonic() + timeout
         while not condition():
             for child in self._children:
-                if child.exit_code() is not None:
-                    raise CommandFailed(*self._why(child))
+                if child.ending() is not None:
+                    raise self._why(child)
             if time.monotonic() > deadline:
                 raise CommandFailed(f"{what} did not get ready within {timeout:g} s", self._where())
             self._pause(0.05)
@@ -349,53 +237,22 @@ class Up:
         if self._stop.wait(seconds):
             raise Stopped
 
-    def _why(self, child: Child) -> tuple[str, str]:
+    def _why(self, child: Child) -> CommandFailed:
         lines = [] if child.log is None else child.log.read_text(errors="replace").splitlines()[-3:]
-        return "\n".join([f"{child.name} ended with {child.exit_code()}", *lines]), self._where()
+        self._check_ports(child)
+        return CommandFailed("\n".join([f"{child.name} {child.ending()}", *lines]), self._where())
+
+    def _check_ports(self, ended: Child) -> None:
+        """It names the first port that is taken; people want to know them all. Raises: CommandFailed."""
+        names = {"api": ("--port",), "broker": ("--devices-port", "--relay-in-port", "--relay-out-port")}
+        options = names.get(ended.name, ())
+        preflight.check_ports(self._options.host, {name: self._options.ports[name] for name in options})
 
     def _where(self) -> str:
         return f"the logs are in {self._logs}" if self._logs else "its log is above"
 
-    # showing ----------------------------------------------------------------------------------------------
-
-    def _screen(self, rate: float | None) -> str:
-        options = self._options
-        lines = ["Streamfleet is ready.", "", f"  HTTP       {options.url}"]
-        if not _is_loopback(options.host):
-            shown = self._token if self._token_is_new else f"kept in {options.api_dir / 'token'}"
-            lines.append(f"  token      {shown}")
-        lines.append(f"  devices    {', '.join(self._devices) or 'none: streamfleet devices add NAME'}")
-        if options.demo:
-            text = "starting" if rate is None else f"{rate:.1f} predictions/s"
-            lines.append(f"  pipelines  {PIPELINE_ID}: {text}")
-        lines.append(f"  data       {options.data_dir}")
-        if self._logs:
-            lines.append(f"  logs       {self._logs}")
-        lines += ["", "in another terminal:"]
-        if options.url != DEFAULT_URL:
-            lines.append(f"  export STREAMFLEET_URL={options.url}")
-        lines += [
-            "  streamfleet tail                       predictions as they happen",
-            "  streamfleet pipelines                  what runs where",
-            "  streamfleet models add ID FILE         your own model",
-            "  streamfleet init --model ID --video …  your own camera",
-            "",
-            "Ctrl-C ends it all.",
-        ]
-        return "\n".join(lines)
-
-
-def _inherited() -> dict[str, str]:
-    """Our environment, without what children have no need to know."""
-    return {name: value for name, value in os.environ.items() if name != "STREAMFLEET_TOKEN"}
-
-
-def _end(children: list[Child]) -> None:
-    for child in children:
-        child.ask_to_stop()
-    deadline = time.monotonic() + STOP_TIMEOUT
-    for child in children:
-        child.wait(deadline)
+    def _tell(self, event: str) -> None:
+        self._show(f"{time.strftime('%H:%M:%S')} {event}")
 
 
 async def _create_demo(options: Options, model: ModelRef) -> None:
@@ -410,31 +267,17 @@ async def _create_demo(options: Options, model: ModelRef) -> None:
         context.destroy(linger=0)
 
 
-def _check(options: Options) -> None:
-    """Raises: CommandFailed for what would only fail later, and less clearly."""
-    longest = options.data_dir / _LONGEST_SOCKET
-    if len(os.fsencode(longest)) > _MAX_SOCKET_PATH:
-        room = _MAX_SOCKET_PATH - len(_LONGEST_SOCKET) - 1
-        raise CommandFailed(
-            f"expected a data directory of at most {room} characters, as unix sockets lie in it; "
-            f"came {options.data_dir}",
-            "choose a shorter --data-dir",
-        )
-    missing = [name for name in ("cv2", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if options.workers and missing:
-        hint = "pip install 'streamfleet[api,worker,cpu]', or run it with --workers 0"
-        raise CommandFailed(f"a worker on this machine needs {' and '.join(missing)}", hint)
-
-
 @contextlib.contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    with (data_dir / "up.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            hint = "stop it first, or choose another --data-dir"
-            raise CommandFailed(f"another 'streamfleet up' runs on {data_dir}", hint) from exc
+def _explained(data_dir: Path) -> Iterator[None]:
+    """What the machine refuses at the start, in one line. Raises: CommandFailed."""
+    try:
         yield
+    except KeyExposed as exc:
+        raise CommandFailed(str(exc)) from exc
+    except OSError as exc:
+        file = exc.filename if isinstance(exc.filename, str) else ""
+        option = f"--data-dir {data_dir}: " if file.startswith(str(data_dir)) else "cannot start: "
+        raise CommandFailed(f"{option}{file and file + ': '}{exc.strerror}") from exc
 
 
 @contextlib.contextmanager
@@ -453,12 +296,6 @@ def _stop_event() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
-
-
 def _logs(data_dir: Path) -> Path | None:
     """A folder when a person looks at the screen, which stays clear; else the logs go where ours goes."""
     if not sys.stderr.isatty():
@@ -466,7 +303,3 @@ def _logs(data_dir: Path) -> Path | None:
     folder = data_dir / "logs"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,10 @@ from typing import Any
 import httpx
 import pytest
 
+from streamfleet_api.screen import program_name
 from tests.api.conftest import environment, free_port
+
+BIN = Path(sys.executable).parent
 
 
 class Fleet:
@@ -28,9 +33,10 @@ class Fleet:
         self.log = folder / "up.log"
         self.port = port or free_port()
         command = [sys.executable, "-m", "streamfleet_api.cli", "up", "--data-dir", str(folder / "d")]
-        command += ["--workers", "0", "--port", str(self.port), *options]
+        command += ["--workers", "0", "--port", str(self.port)]
         for name in ("devices", "relay-in", "relay-out"):
             command += [f"--{name}-port", str(free_port())]
+        command += options  # the last one counts
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
 
@@ -90,6 +96,10 @@ def start() -> Iterator[Start]:
     def make(*options: str, **settings: Any) -> Fleet:
         where = settings.pop("folder", folder / str(len(started)))
         where.mkdir(parents=True, exist_ok=True)
+        blocked = settings.pop("blocked", None)  # a path on which a file lies already
+        if blocked is not None:
+            (where / blocked).parent.mkdir(parents=True)
+            (where / blocked).touch()
         started.append(Fleet(where, *options, **settings))
         return started[-1]
 
@@ -118,7 +128,7 @@ def test_what_dies_is_started_again(fleet: Fleet) -> None:
         until(lambda killed=killed, name=name: fleet.children().get(name, killed) != killed, fleet)
         until(fleet.answers, fleet)
 
-    assert "api ended with -9, starts again" in fleet.text()
+    assert re.search(r"^\d\d:\d\d:\d\d api was killed \(SIGKILL\), starts again in \d", fleet.text(), re.M)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -142,12 +152,40 @@ def test_two_on_one_data_directory_are_told_apart(fleet: Fleet, start: Start) ->
     assert fleet.answers()
 
 
-def test_a_taken_port_is_named_by_its_option_and_nothing_is_left(fleet: Fleet, start: Start) -> None:
-    second = start(port=fleet.port)
+def test_all_taken_ports_are_named_by_their_options_and_nothing_is_left(start: Start) -> None:
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        http, devices, relay = (each.getsockname()[1] for each in taken)
 
-    assert second.process.wait(20) == 1
-    assert f"--port {fleet.port}" in second.text()
-    assert not second.children()
+        fleet = start("--devices-port", str(devices), "--relay-in-port", str(relay), port=http)
+
+        assert fleet.process.wait(20) == 1
+    named = f"--port {http}, --devices-port {devices} and --relay-in-port {relay} are taken"
+    assert named in fleet.text()
+    assert not fleet.children()
+
+
+def test_an_address_of_another_machine_is_refused_by_its_option(start: Start) -> None:
+    fleet = start("--host", "192.0.2.1")
+
+    assert fleet.process.wait(10) == 1
+    assert fleet.text().splitlines() == ["error: --host 192.0.2.1: Cannot assign requested address"]
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_line_with_its_option(start: Start) -> None:
+    fleet = start("--data-dir", "/proc/nope")
+
+    assert fleet.process.wait(10) == 1
+    assert fleet.text().splitlines() == ["error: --data-dir /proc/nope: No such file or directory"]
+
+
+def test_a_file_in_the_way_is_one_line_with_its_name(start: Start) -> None:
+    fleet = start(blocked="d/api")
+
+    assert fleet.process.wait(10) == 1
+    path = fleet.folder / "d/api"
+    assert "Traceback" not in fleet.text()
+    assert f"error: --data-dir {fleet.folder / 'd'}: {path}" in fleet.text()
 
 
 def test_a_long_data_directory_is_refused_at_once(start: Start, fleet: Fleet) -> None:
@@ -170,3 +208,24 @@ def test_beyond_this_host_the_token_is_demanded_and_shown_once(start: Start) -> 
     assert token in shown
     assert token not in second.text()
     assert "d/api/token" in second.text()
+
+
+def test_the_screen_tells_the_addresses_that_others_use(start: Start) -> None:
+    fleet = ready(start("--host", "0.0.0.0", "--advertise", "10.1.2.3", "--advertise", "edge.example"))
+
+    assert f"http://127.0.0.1:{fleet.port}\n" in fleet.text()
+    for host in ("10.1.2.3", "edge.example"):
+        assert f"http://{host}:{fleet.port}  from other machines" in fleet.text()
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "typed"),
+    [(BIN, "/", "streamfleet"), ("", BIN.parent, f"{BIN.name}/streamfleet"), ("", BIN, "./streamfleet")],
+)
+def test_the_program_is_shown_as_it_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, path: Path | str, folder: Path | str, typed: str
+) -> None:
+    monkeypatch.setenv("PATH", str(path))
+    monkeypatch.chdir(folder)
+
+    assert program_name() == typed

@@ -44,10 +44,8 @@ def test_a_killed_process_is_back_within_ten_seconds(
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("name", ["camera", "engine"])
-def test_a_stopped_process_is_replaced_within_fifteen_seconds(
-    clean: Fleet, subscribe: Callable[..., Subscriber], name: str
-) -> None:
+@pytest.mark.parametrize("name", ["camera", "engine", "sf-broker", "sf-api", "sf-agent"])
+def test_a_stopped_process_is_replaced(clean: Fleet, subscribe: Callable[..., Subscriber], name: str) -> None:
     subscriber = subscribe()
     wished = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(2)]
     for pipeline_id in wished:
@@ -55,8 +53,8 @@ def test_a_stopped_process_is_replaced_within_fifteen_seconds(
 
     stopped = clean.kill(name, signal.SIGSTOP)
 
-    wait_for(lambda: stopped not in clean.pids(), f"the end of the stopped {name}", timeout=15)
-    running_again(clean, subscriber, wished, timeout=15)
+    wait_for(lambda: stopped not in clean.pids(), f"the end of the stopped {name}", timeout=25)
+    running_again(clean, subscriber, wished, timeout=10)
     for pipeline_id in wished:
         assert rises(subscriber.keys(pipeline_id))
 

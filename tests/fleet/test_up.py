@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.fleet.harness import Fleet, Subscriber, wait_for
+from tests.fleet.harness import BIN, Fleet, Subscriber, wait_for
 
 
 def left_behind(fleet: Fleet) -> str:
@@ -68,6 +69,52 @@ def test_pipelines_survive_a_restart_of_everything(home: Path, demo_file: Path) 
         assert not subscriber.of(paused)
     finally:
         second.stop()
+
+
+def test_a_stop_of_the_fleets_own_host_moves_nothing(home: Path, demo_file: Path) -> None:
+    fleet = Fleet(home)
+    elsewhere = None
+    try:
+        fleet.start()
+        fleet.add_model("shapes/1", demo_file)
+        wished = fleet.initialise("TestPatternStreamProducer", "shapes/1")
+        elsewhere = start_worker(fleet, "edge-1", home / "edge")
+        assert devices(fleet) == {"local-1": "ready", "edge-1": "ready"}
+        assert fleet.process is not None
+
+        fleet.process.send_signal(signal.SIGINT)
+        assert fleet.process.wait(5) == 0
+        assert "Traceback" not in fleet.log()
+        assert "ERROR" not in fleet.log()
+        fleet.start()
+        wait_for(lambda: set(devices(fleet).values()) == {"ready"}, "both devices", timeout=15)
+
+        [pipeline] = fleet.http.get("/v2/pipelines").json()["pipelines"]
+        assert (pipeline["pipeline_id"], pipeline["device"]) == (wished, "local-1")
+    finally:
+        fleet.stop()
+        if elsewhere is not None:
+            elsewhere.terminate()
+            elsewhere.wait(10)
+
+
+def start_worker(fleet: Fleet, device: str, folder: Path) -> subprocess.Popen[bytes]:
+    """A worker that was started by hand, and is ready."""
+    token = fleet.http.post("/v2/devices", json={"name": device}).json()["token"]
+    with (fleet.home / f"{device}.log").open("wb") as log:
+        worker = subprocess.Popen(
+            [str(BIN / "streamfleet-worker"), "--data-dir", str(folder)],
+            env={**os.environ, "STREAMFLEET_JOIN": token},
+            stdout=log,
+            stderr=log,
+        )
+    wait_for(lambda: devices(fleet).get(device) == "ready", f"{device} ready", timeout=20)
+    return worker
+
+
+def devices(fleet: Fleet) -> dict[str, str]:
+    """Device → state."""
+    return {each["device"]: each["state"] for each in fleet.http.get("/v2/devices").json()["devices"]}
 
 
 def test_two_fleets_on_one_data_directory_are_told_apart(home: Path) -> None:

@@ -1,0 +1,76 @@
+"""What `streamfleet up` is told, and what follows from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (nothing is bound here)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `streamfleet up`. A port of 0 is any that is free."""
+
+    data_dir: Path
+    workers: int = 1
+    host: str = "127.0.0.1"
+    port: int = 8080
+    devices_port: int = 7771
+    relay_in_port: int = 7773
+    relay_out_port: int = 7774
+    advertise: tuple[str, ...] = ()
+    trust: tuple[str, ...] = ()
+    demo: bool = False
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """Option → port, of all on which the fleet listens."""
+        return {
+            "--port": self.port,
+            "--devices-port": self.devices_port,
+            "--relay-in-port": self.relay_in_port,
+            "--relay-out-port": self.relay_out_port,
+        }
+
+    @property
+    def url(self) -> str:
+        """Where the api is reached from this machine."""
+        return self.url_at(_LOOPBACK.get(self.host, self.host))
+
+    @property
+    def broker_endpoint(self) -> str:
+        """Where the broker is reached from this machine."""
+        return f"tcp://{_bracketed(_LOOPBACK.get(self.host, self.host))}:{self.devices_port}"
+
+    @property
+    def is_private(self) -> bool:
+        """Does nobody reach it from another machine?"""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Does it listen on all addresses of this machine?"""
+        return self.host in _LOOPBACK
+
+    @property
+    def broker_dir(self) -> Path:
+        """The broker's data directory."""
+        return self.data_dir / "broker"
+
+    @property
+    def api_dir(self) -> Path:
+        """The api's data directory."""
+        return self.data_dir / "api"
+
+    def worker_dir(self, device: str) -> Path:
+        """A local worker's data directory."""
+        return self.data_dir / "workers" / device
+
+    def url_at(self, host: str) -> str:
+        """Where the api is reached under one of our addresses."""
+        return f"http://{_bracketed(host)}:{self.port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

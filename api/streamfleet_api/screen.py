@@ -1,0 +1,71 @@
+"""What people see of `streamfleet up`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import ifaddr
+
+from streamfleet_api.commands import DEFAULT_URL
+from streamfleet_api.demo import PIPELINE_ID
+from streamfleet_api.options import Options
+
+
+def screen(
+    options: Options, devices: list[str], *, token: str | None, rate: float | None, logs: Path | None
+) -> str:
+    """All about a fleet that is ready. `token` is None unless it is new, `rate` unless the demo has one."""
+    program = program_name()
+    lines = ["Streamfleet is ready.", "", f"  HTTP       {options.url}"]
+    if not options.is_private:
+        lines += [f"             {options.url_at(host)}  from other machines" for host in _hosts(options)]
+        lines.append(f"  token      {token or 'kept in ' + str(options.api_dir / 'token')}")
+    lines.append(f"  devices    {', '.join(devices) or f'none: {program} devices add NAME'}")
+    if options.demo:
+        text = "starting" if rate is None else f"{rate:.1f} predictions/s"
+        lines.append(f"  pipelines  {PIPELINE_ID}: {text}")
+    lines.append(f"  data       {options.data_dir}")
+    if logs:
+        lines.append(f"  logs       {logs}")
+    lines += ["", "in another terminal:"]
+    if options.url != DEFAULT_URL:
+        lines.append(f"  export STREAMFLEET_URL={options.url}")
+    lines += [
+        f"  {program} {arguments:26}  {text}"
+        for arguments, text in (
+            ("tail", "predictions as they happen"),
+            ("pipelines", "what runs where"),
+            ("models add ID FILE", "your own model"),
+            ("init --model ID --video …", "your own camera"),
+        )
+    ]
+    lines += ["", "Ctrl-C ends everything on this machine."]
+    return "\n".join(lines)
+
+
+def program_name() -> str:
+    """`streamfleet` as it can be typed here: by its name where PATH knows it, else by its shortest path."""
+    own = Path(sys.executable).with_name("streamfleet")
+    if not own.exists():
+        return f"{shlex.quote(sys.executable)} -m streamfleet_api.cli"
+    found = shutil.which(own.name)
+    if found is not None and own.samefile(found):
+        return own.name
+    relative = os.path.relpath(own)
+    if os.sep not in relative:
+        relative = f"./{relative}"  # or it would be looked for in PATH
+    return shlex.quote(min(relative, str(own), key=len))
+
+
+def _hosts(options: Options) -> list[str]:
+    """How other machines reach this one."""
+    if options.advertise:
+        return list(options.advertise)
+    if not options.is_everywhere:
+        return []  # the first line says it
+    addresses = [ip.ip for adapter in ifaddr.get_adapters() for ip in adapter.ips if isinstance(ip.ip, str)]
+    return [address for address in addresses if not address.startswith("127.")]
