@@ -23,6 +23,13 @@ class Save:
 
 
 @dataclass(frozen=True, slots=True)
+class RaiseEpoch:
+    """Make this epoch durable, then call `Fleet.raised`. When that fails, the old one stays."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Send to a device, in the envelope that `Fleet.envelope` makes.
 
@@ -60,4 +67,4 @@ class Audit:
     alarm: bool = False  # does not heal by itself
 
 
-Effect = Save | Send | Answer | Allow | Audit
+Effect = Save | RaiseEpoch | Send | Answer | Allow | Audit

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 from typing_extensions import assert_never
 
-from streamfleet_broker.effects import Allow, Answer, Audit, Domain, Effect, Save, Send
+from streamfleet_broker.effects import Allow, Answer, Audit, Domain, Effect, RaiseEpoch, Save, Send
 from streamfleet_broker.ledger import Ledger
 from streamfleet_broker.placement import Candidate, choose
 from streamfleet_broker.protocol.control import MAX_BODY, NO_SESSION, Envelope, encode
@@ -77,6 +77,7 @@ MAX_SUBSCRIBERS = 1000  # their keys travel in one message
 # The wishes of a device travel in one message too. What is left of it is for a `want` or a `gen` that grows.
 MAX_WISHES = MAX_BODY - MAX_PIPELINES * 24  # bytes
 MASS = 3  # silent devices that, being most of the fleet, mean that it is our network
+MAX_EPOCH_STEP = 1_000_000  # starts of a broker; no device may use up the numbers that there are
 RETURNS = 3  # of a replaced boot within the clone window: two machines have one key
 
 Query = ListPipelines | GetPipeline | ListDevices | ListModels | CheckTicket | GetFleet
@@ -155,6 +156,7 @@ class _Device:
     name: str
     rev: int  # of the last change to its wishes
     state: DeviceState = "new"
+    told_epoch: int = 0  # the epoch of the last answer to it
     session: _Session | None = None  # there is one in `syncing` and `ready`, and mostly in `suspect`
     heard: float | None = None  # since then the lease runs
     lost_at: float = float("-inf")
@@ -186,7 +188,7 @@ class Fleet:
     Each entry point returns the effects that the server must perform, in their order.
 
     Args:
-        epoch: larger than that of every broker before this one.
+        epoch: larger than that of every broker before this one, as far as the store knows.
         records: all rows of the store.
         now: any clock in seconds that only rises; the same one everywhere.
         unix_time: the wall clock at `now`. It is read once, so that a jump ends no token.
@@ -207,6 +209,7 @@ class Fleet:
         self._supply = supply
         self._started = self._ticked = now
         self._grace_until = now + config.grace
+        self._raise_after = now  # so that no device makes all sessions begin anew all the time
         self._wall_ahead = unix_time - now
         self._rev = 1
         self._subscribers_rev = 1
@@ -322,6 +325,11 @@ class Fleet:
                     answers.append(Answer(waiter.routing_id, waiter.request_id, _STORE_DOWN))
         return list(answers)
 
+    def raised(self, epoch: int) -> None:
+        """This epoch is durable. Sessions of the last one are refused at their next beat, and begin anew."""
+        assert epoch > self.epoch
+        self.epoch = epoch
+
     def check(self) -> None:
         """Assert what always holds between two steps."""
         assert [self._first, self._changed, self._then] == [[], set(), []]
@@ -410,7 +418,10 @@ class Fleet:
             self._refuse(peer, envelope.session, code, "enrol first")
             return
         device = self._devices[name]
+        follows = self._compare_epochs(device, envelope, now)
         match message:
+            case Hello() if not follows:
+                self._refuse(peer, NO_SESSION, "stale_session", "you saw this epoch before: hello again")
             case Hello():
                 self._greet(peer, device, message, now)
             case Beat() | Bye():
@@ -424,6 +435,28 @@ class Fleet:
             case _:
                 expected = BadMessage("Hello, Beat, Bye or Enrol", type(message).__name__)
                 self._refuse(peer, envelope.session, "bad_message", str(expected))
+
+    def _compare_epochs(self, device: _Device, envelope: Envelope, now: float) -> bool:
+        """Is ours higher than any epoch that the device saw of others? If not, a Hello makes it so.
+
+        A store that was restored from a backup knows too low an epoch. Devices follow nobody below the
+        highest one that they saw, and take the revisions of an equal one for old.
+        """
+        message = envelope.message
+        seen = message.seen_epoch if isinstance(message, Hello) else envelope.epoch
+        if seen < self.epoch or (seen == self.epoch and device.told_epoch == seen):
+            device.told_epoch = self.epoch
+            return True
+        if isinstance(message, Hello) and now >= self._raise_after:
+            self._raise_after = now + self._config.lease
+            event = (
+                f"in epoch {self.epoch}, and {device.name} saw {seen} before: is the store a restored backup?"
+            )
+            self._first.append(Audit("fleet", event, alarm=True))
+            if seen - self.epoch <= MAX_EPOCH_STEP:
+                device.told_epoch = seen + 1
+                self._first.append(RaiseEpoch(seen + 1))
+        return False
 
     def _refuse(self, peer: DevicePeer, session: bytes, code: RefusalCode, detail: str) -> None:
         self._first.append(Send(peer.routing_id, Refused(code, detail), session))

@@ -19,7 +19,7 @@ import zmq
 from typing_extensions import assert_never
 
 from streamfleet_broker.config import BrokerConfig
-from streamfleet_broker.effects import Allow, Answer, Audit, Effect, Save, Send
+from streamfleet_broker.effects import Allow, Answer, Audit, Effect, RaiseEpoch, Save, Send
 from streamfleet_broker.errors import BadConfig, StoreDown
 from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, KeyPair, OperatorPeer
 from streamfleet_broker.keys import RandomSupply, load_or_make
@@ -158,6 +158,8 @@ class Broker:
                 case Save():
                     if not await self._save(effect, effects[position + 1 :]):
                         return
+                case RaiseEpoch():
+                    await self._raise_epoch(effect.epoch)
                 case Send():
                     self._send(effect)
                 case Answer():
@@ -178,6 +180,15 @@ class Broker:
             await self.perform(self.fleet.unsaved(save, following))
             return False
         return True
+
+    async def _raise_epoch(self, epoch: int) -> None:
+        """When the store is down the old one stays, and the device asks again."""
+        try:
+            await asyncio.to_thread(self._store.raise_epoch, epoch)
+        except StoreDown as exc:
+            logger.error("%s", exc)
+        else:
+            self.fleet.raised(epoch)
 
     def _send(self, send: Send) -> None:
         frames = [send.routing_id, *encode(self.fleet.envelope(send))]

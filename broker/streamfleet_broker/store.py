@@ -65,6 +65,15 @@ class Store:
         except sqlite3.Error as exc:
             raise StoreDown(self.path, str(exc)) from exc
 
+    def raise_epoch(self, epoch: int) -> None:
+        """Command under a higher epoch from now on, and after every start. Raises: StoreDown."""
+        try:
+            with self._transaction() as connection:
+                connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (str(epoch),))
+        except sqlite3.Error as exc:
+            raise StoreDown(self.path, str(exc)) from exc
+        self.epoch = epoch
+
     def close(self) -> None:
         """Let another process have the data directory."""
         self._connection.close()

@@ -190,10 +190,12 @@ class Device:
             if isinstance(message, of):
                 return message
 
-    async def hello(self, name: str | None = None, *, boot: bytes = b"b" * 16, capacity: int = 4) -> None:
+    async def hello(
+        self, name: str | None = None, *, boot: bytes = b"b" * 16, capacity: int = 4, seen_epoch: int = 0
+    ) -> None:
         """Ask for a session."""
         self.session, self.seq = NO_SESSION, 0
-        await self.send(Hello(name or self.name, boot, "0.1.0", capacity))
+        await self.send(Hello(name or self.name, boot, "0.1.0", capacity, seen_epoch))
 
     async def beat(self) -> None:
         """Be alive, and run nothing."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from streamfleet_broker.effects import Answer, Effect, Save, Send
+from streamfleet_broker.effects import Answer, Effect, RaiseEpoch, Save, Send
 from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, KeyPair, OperatorPeer
 from streamfleet_broker.protocol.control import NO_SESSION, Envelope
 from streamfleet_broker.protocol.messages import (
@@ -92,6 +92,7 @@ class Device:
     peer: DevicePeer
     boot: bytes = b"1" * 16
     session: bytes = NO_SESSION
+    epoch: int = 0
     seq: int = 0
     applied_rev: int = 0
     wishes: tuple[Wish, ...] = ()
@@ -117,6 +118,8 @@ class Desk:
             if isinstance(effect, Save) and self.store_down:
                 self.effects = effects[:position] + self.fleet.unsaved(effect, effects[position + 1 :])
                 break
+            if isinstance(effect, RaiseEpoch) and not self.store_down:
+                self.fleet.raised(effect.epoch)
             if isinstance(effect, Send):
                 envelope = self.fleet.envelope(effect)
                 self.fleet.sent(effect)
@@ -128,7 +131,8 @@ class Desk:
         for device in self.devices.values():
             if device.peer.routing_id == send.routing_id:
                 if isinstance(envelope.message, Welcome):
-                    device.session, device.seq, device.applied_rev = envelope.message.session, 0, 0
+                    device.session, device.epoch = envelope.message.session, envelope.epoch
+                    device.seq, device.applied_rev = 0, 0
                 if isinstance(envelope.message, Desired):
                     device.wishes = envelope.message.wishes
                     device.applied_rev = envelope.message.rev
@@ -146,11 +150,14 @@ class Desk:
         claims: str | None = None,
         publish: str = "",
         observed: Iterable[Observed] = (),
+        seen_epoch: int = 0,
     ) -> list[Effect]:
         """A device connects anew and says Hello."""
         peer = DevicePeer(routing_id or name.encode(), key or key_of(name))
         device = self.devices[name] = Device(name, peer, boot, observed=tuple(observed))
-        hello = Hello(claims or name, boot, "0.1.0", capacity, observed=device.observed, publish=publish)
+        hello = Hello(
+            claims or name, boot, "0.1.0", capacity, seen_epoch, observed=device.observed, publish=publish
+        )
         return self.perform(self.fleet.receive(peer, Envelope(hello), self.now))
 
     def beat(self, name: str, *, applied_rev: int | None = None, full: bool = True) -> list[Effect]:
@@ -172,7 +179,7 @@ class Desk:
         """A device says something in its session."""
         device = self.devices[name]
         device.seq += 1
-        envelope = Envelope(message, EPOCH, device.session, device.seq)
+        envelope = Envelope(message, device.epoch, device.session, device.seq)
         return self.perform(self.fleet.receive(device.peer, envelope, self.now))
 
     def enrol(self, key: str, public_key: str, routing_id: bytes = b"new") -> list[Effect]:

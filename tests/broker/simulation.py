@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from streamfleet_broker.effects import Answer, Effect, Save
+from streamfleet_broker.effects import Answer, Effect, RaiseEpoch, Save
 from streamfleet_broker.effects import Send as BrokerSend
 from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, OperatorPeer
 from streamfleet_broker.protocol.control import Envelope
@@ -258,6 +258,10 @@ class Broker:
                 if self.world.chance(0.01):
                     self.crash(self.world.rng.uniform(0.1, 5))
                     return
+            elif isinstance(effect, RaiseEpoch):
+                if self.store_down_until <= self.world.now:
+                    self.epoch = effect.epoch
+                    fleet.raised(effect.epoch)
             elif isinstance(effect, BrokerSend):
                 self.send(fleet, effect)
             elif isinstance(effect, Answer):
@@ -655,6 +659,7 @@ class Trouble:
     def start(self) -> None:
         self.kinds = [self.cut, self.cut_one_way, self.freeze, self.suspend, self.kill_agent] * 2
         self.kinds += [self.kill_broker, self.freeze_broker, self.break_store, self.cut_most]
+        self.kinds += [self.forget_epochs]
         self.world.after(5.0, self.next_fault)
         self.world.after(2.0, self.next_wish)
 
@@ -715,6 +720,11 @@ class Trouble:
 
     def kill_broker(self) -> None:
         self.world.broker.crash(self.some(20) - self.world.now)
+
+    def forget_epochs(self) -> None:
+        """The broker is killed, and its store has an epoch of long ago."""
+        self.kill_broker()
+        self.world.broker.epoch = self.world.rng.randint(0, self.world.broker.epoch)
 
     def freeze_broker(self) -> None:
         broker = self.world.broker

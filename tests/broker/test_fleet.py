@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from streamfleet_broker.effects import Allow, Answer, Audit, Save, Send
+from streamfleet_broker.effects import Allow, Answer, Audit, RaiseEpoch, Save, Send
 from streamfleet_broker.fleet import MAX_PIPELINES, MAX_WISHES, DevicePeer, Fleet
 from streamfleet_broker.protocol.control import NO_SESSION, Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
@@ -917,6 +917,101 @@ def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
     fleet.obey()
 
     assert fleet.create("door").gen == 3
+
+
+# epochs ---------------------------------------------------------------------------------------------------
+
+
+def raises(effects: list[object]) -> list[int]:
+    """The epochs that are raised to."""
+    return [effect.epoch for effect in effects if isinstance(effect, RaiseEpoch)]
+
+
+def test_a_restored_broker_raises_its_epoch_above_that_of_a_device_before_it_answers() -> None:
+    fleet = desk("a", "b")
+
+    effects = fleet.hello("a", seen_epoch=EPOCH + 2)
+
+    event = "in epoch 7, and a saw 9 before: is the store a restored backup?"
+    refused = Refused("stale_session", "you saw this epoch before: hello again")
+    assert effects == [
+        Audit("fleet", event, alarm=True),
+        RaiseEpoch(EPOCH + 3),
+        Send(b"a", refused, NO_SESSION),
+    ]
+    assert fleet.fleet.epoch == EPOCH + 3
+    effects = fleet.hello("a", seen_epoch=EPOCH + 3)
+    assert [type(message) for message in sent(effects, "a")] == [Welcome, Desired, Subscribers]
+    assert fleet.devices["a"].epoch == EPOCH + 3
+
+
+def test_an_epoch_is_raised_once_for_all_devices_that_saw_it() -> None:
+    fleet = desk("a", "b")
+    fleet.hello("a", seen_epoch=EPOCH + 2)
+
+    effects = fleet.hello("b", seen_epoch=EPOCH + 2)
+
+    assert raises(effects) == []
+    assert Welcome in map(type, sent(effects, "b"))
+
+
+def test_a_session_of_the_epoch_before_begins_anew() -> None:
+    fleet = desk("a", "b")
+    fleet.hello("a", seen_epoch=EPOCH + 2)
+
+    assert refusals(fleet.beat("b")) == ["stale_session"]
+    fleet.join("a", "b")
+    assert {view.state for view in fleet.reply(ListDevices())} == {"ready"}
+
+
+def test_an_epoch_that_is_ours_by_chance_is_raised_too() -> None:
+    """Another broker had it: its revisions are not ours, and the device would take ours for old ones."""
+    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a", "b"), CountingSupply(), now=0, unix_time=1e6))
+
+    assert raises(fleet.hello("a", seen_epoch=EPOCH)) == [EPOCH + 1]
+    assert refusals(fleet.hello("b", seen_epoch=EPOCH + 1)) == ["stale_session"]
+    fleet.pass_time(CONFIG.lease)
+    assert raises(fleet.hello("b", seen_epoch=EPOCH + 1)) == [EPOCH + 2]
+
+
+def test_a_refusal_of_ours_does_not_hide_that_a_device_saw_our_epoch_elsewhere() -> None:
+    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingSupply(), now=0, unix_time=1e6))
+    beat = Envelope(Beat(1, 0, 0, 0, None), EPOCH, b"s" * 16, 1)  # in the session of another broker
+    peer = DevicePeer(b"a", key_of("a"))
+
+    assert refusals(fleet.perform(fleet.fleet.receive(peer, beat, 0))) == ["stale_session"]
+    assert raises(fleet.hello("a", seen_epoch=EPOCH)) == [EPOCH + 1]
+
+
+@pytest.mark.parametrize("seen", [EPOCH, EPOCH + 2])
+def test_an_epoch_that_could_not_be_saved_is_raised_later(seen: int) -> None:
+    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingSupply(), now=0, unix_time=1e6))
+    fleet.store_down = True
+    assert refusals(fleet.hello("a", seen_epoch=seen)) == ["stale_session"]
+    assert fleet.fleet.epoch == EPOCH
+    fleet.store_down = False
+    assert refusals(fleet.hello("a", seen_epoch=seen)) == ["stale_session"]
+    fleet.pass_time(CONFIG.lease)
+
+    assert raises(fleet.hello("a", seen_epoch=seen)) == [seen + 1]
+
+
+def test_one_device_cannot_make_all_sessions_begin_anew_all_the_time() -> None:
+    fleet = desk("a", "b")
+    fleet.hello("a", seen_epoch=EPOCH + 2)
+
+    assert raises(fleet.hello("a", seen_epoch=EPOCH + 9)) == []
+    fleet.pass_time(CONFIG.lease)
+    assert raises(fleet.hello("a", seen_epoch=EPOCH + 9)) == [EPOCH + 10]
+
+
+def test_one_device_cannot_use_up_the_epochs() -> None:
+    fleet = desk("a")
+
+    effects = fleet.hello("a", seen_epoch=2**63 - 1)
+
+    assert raises(effects) == []
+    assert Audit in map(type, effects)
 
 
 # capacity -------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from streamfleet_broker.errors import BadConfig, CannotBind, StoreUnusable
 from streamfleet_broker.fleet import KeyPair
 from streamfleet_broker.keys import new_key_pair
 from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
-from streamfleet_broker.protocol.messages import Ack, Bye, Desired, Enrol, Error, Hello, Refused
+from streamfleet_broker.protocol.messages import Ack, Bye, Desired, Enrol, Error, Hello, Refused, Subscribers
 from streamfleet_broker.protocol.requests import (
     AddSubscriber,
     CreatePipeline,
@@ -151,6 +151,26 @@ async def test_a_broker_that_starts_anew_knows_its_fleet_under_a_higher_epoch(
     assert [wish.pipeline_id for wish in desired.wishes] == ["door"]
     assert (first.epoch, second.epoch) == (1, 2)
     assert refused.code == "stale_session"
+
+
+async def test_a_restored_broker_goes_beyond_the_epoch_that_a_device_has_seen(folder: Path) -> None:
+    sockets = Sockets()
+    async with serving(folder) as broker:
+        device = await Site(broker, folder, sockets).ready("cam-7")
+    async with serving(folder) as broker:
+        again = Site(broker, folder, sockets).device("cam-7", device.curve.own)
+        await again.hello(seen_epoch=41)
+        refused = await again.next()
+        await again.hello(seen_epoch=refused.epoch)
+        await again.await_(Subscribers)
+        await again.beat()
+        await again.await_(Ack)
+    async with serving(folder) as broker:
+        fleet = await Site(broker, folder, sockets).operator().get(GetFleet(), FleetView)
+    sockets.close()
+
+    assert isinstance(refused.message, Refused)
+    assert (refused.epoch, again.epoch, fleet.epoch) == (42, 42, 43)
 
 
 async def test_an_impostor_is_refused_and_disturbs_nobody(

@@ -86,6 +86,18 @@ def test_a_row_is_replaced_and_removed(folder: Path) -> None:
     store.close()
 
 
+def test_an_epoch_that_was_raised_is_below_that_of_the_next_start(folder: Path) -> None:
+    store = Store(folder)
+    store.raise_epoch(8)
+    assert store.epoch == 8
+    store.close()
+
+    store = Store(folder)
+
+    assert store.epoch == 9
+    store.close()
+
+
 def test_each_start_has_a_higher_epoch_of_one_cluster(folder: Path) -> None:
     seen = []
     for _ in range(3):
