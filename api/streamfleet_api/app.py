@@ -26,7 +26,7 @@ from streamfleet_api.events import Predictions, TooManyFollowers
 from streamfleet_api.limits import Limit
 from streamfleet_api.link import Link, LinkError
 from streamfleet_api.modelfile import BadModel
-from streamfleet_api.models import Models
+from streamfleet_api.models import ModelExists, Models
 from streamfleet_api.native import BLOBS, Native
 from streamfleet_api.original import Original
 from streamfleet_api.problems import Problem
@@ -41,6 +41,7 @@ _ANSWERED = (
     HTTPException,
     Invalid,
     LinkError,
+    ModelExists,
     Problem,
     TooManyFollowers,
 )

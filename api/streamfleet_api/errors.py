@@ -16,6 +16,7 @@ from streamfleet_api.blobs import TooLarge, WrongDigest
 from streamfleet_api.events import TooManyFollowers
 from streamfleet_api.link import LinkError, Refused
 from streamfleet_api.modelfile import BadModel
+from streamfleet_api.models import ModelExists
 from streamfleet_api.problems import Problem
 from streamfleet_api.schemas import Invalid
 from streamfleet_api.wire import Json
@@ -63,6 +64,8 @@ def _native(error: Exception) -> Response:
         return Problem(422, str(error)).response(errors=error.errors)
     if isinstance(error, BadModel | WrongDigest):
         return Problem(422, str(error)).response()
+    if isinstance(error, ModelExists):
+        return Problem(409, str(error)).response()
     if isinstance(error, TooLarge):
         return Problem(413, str(error)).response()
     if isinstance(error, TooManyFollowers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 
 from streamfleet_api import cache
@@ -23,6 +24,26 @@ class UnknownModel(Exception):
             f"'streamfleet models add {model_id} FILE'"
         )
         self.model_id = model_id
+
+
+class ModelExists(Exception):
+    """The id stands for other content already."""
+
+    def __init__(self, model: ModelRef) -> None:
+        super().__init__(
+            f"{model.id} exists with other content ({model.digest[:12]}): to put this in its place say "
+            "'streamfleet models add --replace', or \"replace\": true over HTTP"
+        )
+        self.model = model
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A model that pipelines may name from now on."""
+
+    model: ModelRef
+    manifest: Manifest
+    replaces: str | None  # the digest that the id stood for before
 
 
 class Models:
@@ -54,12 +75,23 @@ class Models:
         raise UnknownModel(model_id, self._cache_dir)
 
     async def put(
-        self, model_id: str, weights: Path, *, family: Family | None, labels: tuple[str, ...] | None
-    ) -> tuple[ModelRef, Manifest]:
-        """Register a blob as a model. Raises: BadModel, LinkError."""
+        self,
+        model_id: str,
+        weights: Path,
+        *,
+        family: Family | None,
+        labels: tuple[str, ...] | None,
+        replace: bool,
+    ) -> Registered:
+        """Register a blob as a model. Raises: BadModel, ModelExists, LinkError."""
         async with self._inspecting:
             manifest = await asyncio.to_thread(inspect, weights, weights.name, family=family, labels=labels)
-        return await self._register(model_id, manifest), manifest
+            before = next((model for model in await self.list() if model.id == model_id), None)
+            if before is not None and before.digest != manifest.digest and not replace:
+                raise ModelExists(before)
+            model = await self._register(model_id, manifest)
+        replaces = None if before is None or before.digest == model.digest else before.digest
+        return Registered(model, manifest, replaces)
 
     def manifest(self, model: ModelRef) -> Manifest | None:
         """What devices get to know of a model, or None when its blob is not here."""

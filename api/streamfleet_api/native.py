@@ -137,8 +137,11 @@ class Native:
         if weights is None:
             raise Problem(404, f"expected the weights as a blob first: PUT {BLOBS}{asked.weights}")
         labels = None if asked.labels is None else tuple(asked.labels)
-        model, manifest = await self._models.put(model_id, weights, family=asked.family, labels=labels)
-        return Json(_described(model, manifest), 201)
+        done = await self._models.put(
+            model_id, weights, family=asked.family, labels=labels, replace=asked.replace
+        )
+        replaces = {"replaces": done.replaces} if done.replaces else {}
+        return Json({**_described(done.model, done.manifest), **replaces}, 201)
 
     async def get_blob(self, request: Request) -> Response:
         """Content, whole or from where a transfer broke off (Range)."""

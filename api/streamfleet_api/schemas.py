@@ -94,6 +94,7 @@ class ModelRequest(BaseModel):
     weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     family: Literal["yolox", "ultralytics"] | None = None
     labels: list[str] | None = None
+    replace: bool = False  # an id that stands for other content already is refused without
 
 
 def read(body: bytes, is_json: bool, of: type[M]) -> M:

@@ -273,6 +273,23 @@ def test_a_model_is_registered_by_the_content_of_its_manifest(http: httpx.Client
     assert http.get("/v2/models").json()["models"] == [answer.json()]
 
 
+def test_an_id_keeps_its_content_until_told_to_replace_it(http: httpx.Client, peer: Peer) -> None:
+    wish = {"weights": upload(http, DEMO)}
+    other = {**wish, "labels": ["a", "b", "c"]}
+    first = http.put("/v2/models/shapes/1", json=wish)
+
+    again = http.put("/v2/models/shapes/1", json=wish)
+    refused = http.put("/v2/models/shapes/1", json=other)
+    kept = peer.models["shapes/1"].digest
+    replaced = http.put("/v2/models/shapes/1", json={**other, "replace": True})
+
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert refused.status_code == 409
+    assert "replace" in problem(refused)
+    assert kept == first.json()["digest"] == replaced.json()["replaces"]
+    assert peer.models["shapes/1"].digest == replaced.json()["digest"]
+
+
 def test_a_model_whose_weights_are_not_here_says_what_to_do_first(http: httpx.Client) -> None:
     answer = http.put("/v2/models/shapes/1", json={"weights": "0" * 64})
 
