@@ -3,6 +3,7 @@
 python examples/detections.py [ENDPOINT]
 """
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def detections(endpoint: str, topic: str = "v1/pred/") -> Iterator[tuple[dict, s
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
     local = f"ipc://{Path.home()}/.streamfleet/broker/predictions.ipc"
     for message, found in detections(sys.argv[1] if len(sys.argv) > 1 else local):
         sure = found[found.confidence > 0.5]

@@ -3,12 +3,14 @@
 python examples/subscribe.py [ENDPOINT]
 """
 
+import signal
 import sys
 from pathlib import Path
 
 import msgpack
 import zmq
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
 local = f"ipc://{Path.home()}/.streamfleet/broker/predictions.ipc"
 socket = zmq.Context().socket(zmq.SUB)
 socket.connect(sys.argv[1] if len(sys.argv) > 1 else local)

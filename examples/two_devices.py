@@ -4,6 +4,7 @@ python examples/two_devices.py VIDEO MODEL_ID DEVICE DEVICE
 """
 
 import os
+import signal
 import sys
 import time
 
@@ -34,6 +35,9 @@ def start(video: str, model_id: str, device: str, port: int) -> str:
     return answer["context"]["pipeline_id"]
 
 
+if len(sys.argv) < 4:
+    sys.exit(__doc__)
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly; the pipelines go on
 video, model_id, *devices = sys.argv[1:]
 pipelines = {start(video, model_id, device, 12000 + i): device for i, device in enumerate(devices)}
 

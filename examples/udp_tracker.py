@@ -4,12 +4,14 @@ python examples/udp_tracker.py [PORT]
 """
 
 import json
+import signal
 import socket
 import sys
 
 import supervision as sv
 from trackers import ByteTrackTracker
 
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
 port = int(sys.argv[1]) if len(sys.argv) > 1 else 12000
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 receiver.bind(("127.0.0.1", port))
