@@ -6,21 +6,29 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import re
 import socket
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
 
-from streamfleet_api.commands import CommandFailed
+from streamfleet_api.commands import CommandFailed, Rejected, Unreachable
 from streamfleet_broker.protocol.errors import ProtocolError
 from streamfleet_broker.protocol.keyfile import read_private
 
 TIMEOUT = 15.0  # seconds for an answer
 _UPLOAD_TIMEOUT = 120.0  # seconds in which nothing moves
 _CHUNK = 262_144  # bytes
+
+# What the original's door says around a reason: names of its own parts, which are nothing to people.
+_AROUND = re.compile(
+    r"Error in ProcessesManagerClient\. Error type: \w+\. Details: "
+    r"|Could not communicate with Process Manager: "
+)
+_NO_BROKER = "Could not communicate with Process Manager"
 
 
 class Client:
@@ -40,6 +48,14 @@ class Client:
         """The JSON of an answer. Raises: CommandFailed."""
         return self._request("GET", path)
 
+    def list(self, what: str) -> list[dict[str, Any]]:
+        """All devices, models or pipelines. Raises: CommandFailed."""
+        answer = self.get(f"/v2/{what}")
+        if not isinstance(answer, dict) or what not in answer:
+            raise self._stranger(f"its answer has no {what}")
+        found: list[dict[str, Any]] = answer[what]
+        return found
+
     def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The JSON of an answer. Raises: CommandFailed."""
         return self._request(method, path, json=body)
@@ -55,14 +71,21 @@ class Client:
                 self._checked(self._http.put(address, content=chunks, timeout=_UPLOAD_TIMEOUT))
 
     def events(self, path: str) -> Generator[tuple[str, str], None, None]:
-        """The server-sent events of an answer: name and data. Raises: CommandFailed."""
+        """The server-sent events of an answer, name and data, after one named `open`.
+
+        One named `silence` tells that the api had nothing to send for 5 s. Raises: CommandFailed.
+        """
         timeout = httpx.Timeout(TIMEOUT, read=30)
         with self._failing(), self._http.stream("GET", path, timeout=timeout) as response:
             if response.status_code != 200:
                 response.read()
             self._checked(response)
+            yield "open", ""
             name, data = "", ""
             for line in response.iter_lines():
+                if line == ":":
+                    yield "silence", ""
+                    continue
                 field, _, value = line.partition(": ")
                 if field == "event":
                     name = value
@@ -83,9 +106,12 @@ class Client:
             yield
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             hint = "is the fleet running? 'streamfleet up' starts one; --url names another"
-            raise CommandFailed(f"cannot reach {self.url}: {exc}", hint) from exc
+            raise Unreachable(f"cannot reach {self.url}: {exc}", hint) from exc
         except json.JSONDecodeError as exc:
-            raise CommandFailed(f"{self.url} is not a fleet's api: its answer is no JSON") from exc
+            raise self._stranger("its answer is no JSON") from exc
+
+    def _stranger(self, why: str) -> CommandFailed:
+        return CommandFailed(f"{self.url} is no Streamfleet api: {why}", "--url names another")
 
     def _checked(self, response: httpx.Response) -> httpx.Response:
         if response.is_success:
@@ -93,21 +119,26 @@ class Client:
         hint = ""
         if response.status_code == 401:
             hint = "give the operator's token with --token or STREAMFLEET_TOKEN"
-        raise CommandFailed(reason(response), hint)
+        why = reason(response)
+        if why is None:
+            raise self._stranger(f"it answers HTTP {response.status_code}")
+        raise Rejected(response.status_code, why, hint)
 
 
-def reason(response: httpx.Response) -> str:
-    """What an answer says went wrong, whichever shape it has."""
+def reason(response: httpx.Response) -> str | None:
+    """What an answer says went wrong, whichever shape it has; None when it has none of the api's."""
     try:
         body = response.json()
     except ValueError:
-        return f"HTTP {response.status_code}"
-    if not isinstance(body, dict):
-        return f"HTTP {response.status_code}"
-    detail = body.get("message") or body.get("detail") or body.get("title") or response.status_code
+        return None
+    if not isinstance(body, dict) or body == {"detail": "Not Found"}:
+        return None
+    detail = body.get("message") or body.get("detail") or body.get("title")
     if isinstance(detail, list):
         return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in detail)
-    return str(detail)
+    if detail == _NO_BROKER:
+        return "the api cannot reach its broker"
+    return None if detail is None else _AROUND.sub("", str(detail))
 
 
 def digest_of(path: Path) -> str:
@@ -132,6 +163,18 @@ def token_for(url: str, token_file: Path) -> str | None:
         return read_private(token_file).decode("ascii").strip()
     except (OSError, ProtocolError):
         return None
+
+
+def only_here(endpoints: Iterable[str]) -> bool:
+    """Can these endpoints be reached from this host alone?"""
+    return all(_is_loopback(urlsplit(endpoint).hostname or "") for endpoint in endpoints)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name
 
 
 def _is_here(host: str) -> bool:

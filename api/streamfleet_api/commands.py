@@ -1,4 +1,9 @@
-"""What commands have in common: where the fleet is, and how they fail."""
+"""What commands have in common: where the fleet is, and how they fail.
+
+CommandFailed
+├── Unreachable: nobody answered
+└── Rejected: the api answered that it will not
+"""
 
 from __future__ import annotations
 
@@ -11,3 +16,15 @@ class CommandFailed(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class Unreachable(CommandFailed):
+    """Nobody answered: asking again later may help."""
+
+
+class Rejected(CommandFailed):
+    """The api answered that it will not."""
+
+    def __init__(self, status: int, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.status = status

@@ -22,11 +22,16 @@ while True:
 '''
 
 
-def subscriber_script(subscription: dict[str, Any], url: str) -> str:
-    """The program for one subscription; `*` in its endpoint is the host of the api's URL."""
+def reached(endpoint: str, url: str) -> str:
+    """An endpoint as it is reached from elsewhere: `*` in it is the host of the api's URL."""
     host = urlsplit(url).hostname or "127.0.0.1"
+    return endpoint.replace("*", f"[{host}]" if ":" in host else host)
+
+
+def subscriber_script(subscription: dict[str, Any], url: str) -> str:
+    """The program for one subscription."""
     return _SCRIPT.format(
         name=subscription["name"],
-        endpoint=subscription["endpoint"].replace("*", f"[{host}]" if ":" in host else host),
+        endpoint=reached(subscription["endpoint"], url),
         **{name: subscription[name].encode("ascii") for name in ("server_key", "public_key", "secret_key")},
     )

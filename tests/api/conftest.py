@@ -11,10 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import httpx
 import pytest
+from click.testing import CliRunner, Result
 
+from streamfleet_api.cli import cli
 from tests.api.peer import Peer
 
 DEADLINE = 20.0  # seconds for a process to start
@@ -29,11 +32,15 @@ class Api:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.cache = folder / "cache"
-        command = [sys.executable, "-m", "streamfleet_api", "--data-dir", str(folder / "api")]
-        command += ["--port", str(self.port), "--broker", peer.endpoint, "--predictions", peer.predictions]
-        command += ["--model-cache-dir", str(self.cache), *options]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+        self._command = [sys.executable, "-m", "streamfleet_api", "--data-dir", str(folder / "api")]
+        self._command += ["--port", str(self.port), "--broker", peer.endpoint]
+        self._command += ["--predictions", peer.predictions, "--model-cache-dir", str(self.cache), *options]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, for the first time or again on the same port."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
         self.http = httpx.Client(base_url=self.url, timeout=15, trust_env=False)
         self._wait()
 
@@ -62,6 +69,32 @@ class Api:
         finally:
             self.process.kill()
             self.process.wait(5)
+
+
+class Command:
+    """`streamfleet` in front of the api under test."""
+
+    def __init__(self, api: Api) -> None:
+        self.options = ["--url", api.url, "--data-dir", str(api.folder)]
+
+    def __call__(self, *arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(cli, [*self.options, *arguments])
+        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+        return result
+
+    def start(self, *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[str]:
+        """The same as a process of its own, under way."""
+        command = [sys.executable, "-m", "streamfleet_api.cli", *self.options, *arguments]
+        return subprocess.Popen(
+            command, stdout=stdout, stderr=subprocess.PIPE, text=True, env={**environment(), "COLUMNS": "80"}
+        )
+
+    def process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same as a process of its own."""
+        command = [sys.executable, "-m", "streamfleet_api.cli", *self.options, *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=20, env=environment(), check=False
+        )
 
 
 def environment() -> dict[str, str]:
@@ -120,3 +153,9 @@ def api(one_api: Api, peer: Peer) -> Api:
 def http(api: Api) -> httpx.Client:
     """A client of it."""
     return api.http
+
+
+@pytest.fixture
+def run(api: Api) -> Command:
+    """Runs one command."""
+    return Command(api)

@@ -8,46 +8,25 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from streamfleet_api.cli import cli
 from streamfleet_api.client import path_of, token_for
 from streamfleet_api.demo import demo_model
-from streamfleet_broker.protocol.requests import CreatePipeline
-from streamfleet_broker.protocol.values import ModelRef, SourceSpec, UdpSink
-from tests.api.conftest import Api, environment, free_port
-from tests.api.peer import KEY, Peer, device, pipeline, sha256
+from streamfleet_broker.protocol.messages import Reply
+from streamfleet_broker.protocol.requests import Token
+from streamfleet_broker.protocol.tokens import JoinToken
+from streamfleet_broker.protocol.values import to_plain
+from tests.api.conftest import Command, free_port
+from tests.api.peer import KEY, Peer, device, sha256
 from tests.api.test_modelfile import save
 
 DEMO = demo_model()
-
-
-class Command:
-    """`streamfleet` in front of the api under test."""
-
-    def __init__(self, api: Api) -> None:
-        self.options = ["--url", api.url, "--data-dir", str(api.folder)]
-
-    def __call__(self, *arguments: str, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [*self.options, *arguments])
-        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
-        return result
-
-    def process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """The same as a process of its own."""
-        command = [sys.executable, "-m", "streamfleet_api.cli", *self.options, *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=20, env=environment(), check=False
-        )
-
-
-@pytest.fixture
-def run(api: Api) -> Command:
-    """Runs one command."""
-    return Command(api)
 
 
 # models ---------------------------------------------------------------------------------------------------
@@ -88,114 +67,52 @@ def test_labels_and_family_may_come_with_the_command(run: Command, peer: Peer, t
     assert added.stdout == "pets/1: yolox, 96x64, 2 classes\n"
 
 
+def test_a_model_takes_the_place_of_another_only_when_told(run: Command, peer: Peer, tmp_path: Path) -> None:
+    file = tmp_path / "demo.onnx"
+    file.write_bytes(DEMO)
+    labels = tmp_path / "labels.txt"
+    labels.write_text("a\nb\nc\n")
+    run("models", "add", "shapes/1", str(file))
+    before = peer.models["shapes/1"]
+
+    refused = run("models", "add", "shapes/1", str(file), "--labels", str(labels), code=1)
+    kept = peer.models["shapes/1"]
+    replaced = run("models", "add", "shapes/1", str(file), "--labels", str(labels), "--replace")
+
+    assert "--replace" in refused.stderr
+    assert before == kept
+    assert replaced.stdout.splitlines()[1:] == [f"replaces {before.digest[:12]}; running pipelines keep it"]
+    assert peer.models["shapes/1"] != before
+
+
+def test_a_file_that_is_no_model_is_named(run: Command, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no model\n" * 20)
+
+    assert f"error: {file}: expected an ONNX file" in run("models", "add", "a/1", str(file), code=1).stderr
+
+
 def test_a_missing_file_is_a_usage_error(run: Command) -> None:
     assert "gone.onnx" in run("models", "add", "a/1", "gone.onnx", code=2).stderr
-
-
-# pipelines ------------------------------------------------------------------------------------------------
-
-
-def test_init_puts_a_video_and_a_model_to_work(run: Command, peer: Peer) -> None:
-    peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
-    peer.devices["edge-1"] = device("edge-1")
-
-    options = ["--sink", "10.0.0.2:12000", "--device", "edge-1", "--tracker", "bytetrack", "--max-fps", "5"]
-    result = run("init", "--model", "parts/1", "--video", "0", "--confidence", "0.5", *options)
-
-    created = peer.asked[-1]
-    assert isinstance(created, CreatePipeline)
-    assert result.stdout == f"{created.pipeline_id} on edge-1\n"
-    assert created.device == "edge-1"
-    assert created.spec.sources == (SourceSpec(0),)
-    assert created.spec.sinks == (UdpSink("10.0.0.2", 12000),)
-    assert (created.spec.confidence, created.spec.max_fps) == (0.5, 5.0)
-    assert created.spec.tracker == "bytetrack"
-
-
-def test_init_says_the_originals_answer_to_programs(run: Command, peer: Peer) -> None:
-    peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
-
-    result = run("init", "--model", "parts/1", "--video", "rtsp://cam/1", "--json")
-
-    assert json.loads(result.stdout)["context"]["pipeline_id"] in peer.pipelines
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["init", "--model", "nobody/1", "--video", "x"], "streamfleet models add nobody/1 FILE"),
-        (["status", "nobody"], "not_found"),
-        (["pause", "nobody"], "not_found"),
-        (["tail", "nobody"], "no such pipeline"),
-        (["status", "a b"], "pipeline_id"),
-        (["status", "../v2/devices"], "Not Found"),
-        (["devices", "add", "a b"], "name"),
+        (["init"], "--model"),
+        (["init", "--model", "a", "--video", "b", "--sink", "x"], "HOST:PORT"),
+        (["devices", "add", "x", "--ttl", "soon"], "15m, 90s, 2h"),
+        (["devices", "add", "x", "--ttl", "5"], "15m, 90s, 2h"),
+        (["models", "add", "../x/1", __file__], "shapes/1"),
     ],
 )
-def test_what_the_fleet_refuses_is_an_error(run: Command, arguments: list[str], expected: str) -> None:
-    result = run(*arguments, code=1)
+def test_a_wrong_command_is_a_usage_error_that_says_what_was_expected(
+    run: Command, arguments: list[str], expected: str
+) -> None:
+    stderr = run(*arguments, code=2).stderr
 
-    assert result.stderr.startswith("error: ")
-    assert expected in result.stderr
-    assert not result.stdout
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["init"],
-        ["init", "--model", "a", "--video", "b", "--sink", "x"],
-        ["devices", "add", "x", "--ttl", "soon"],
-    ],
-)
-def test_a_wrong_command_is_a_usage_error(run: Command, arguments: list[str]) -> None:
-    assert "Usage:" in run(*arguments, code=2).stderr
-
-
-def test_pipelines_are_a_table_for_people_and_a_list_for_programs(run: Command, peer: Peer) -> None:
-    empty = run("pipelines")
-    peer.pipelines["door"] = pipeline("door", status="failed", reason="no such [red]file\x1b[2J")
-
-    table = run("pipelines")
-    listed = json.loads(run("pipelines", "--json").stdout)
-
-    assert "streamfleet init" in empty.stderr
-    assert not empty.stdout
-    assert "no such [red]file?[2J" in table.stdout
-    assert "hunter2" not in table.stdout
-    assert [entry["pipeline_id"] for entry in listed] == ["door"]
-
-
-def test_a_pipeline_is_looked_at_paused_resumed_and_terminated(run: Command, peer: Peer) -> None:
-    peer.pipelines["door"] = pipeline("door")
-
-    texts = [run(verb, "door").stdout for verb in ("status", "pause", "resume", "terminate")]
-
-    assert texts[0].startswith("door: running on edge-1\n")
-    assert texts[1:] == ["door paused\n", "door resumed\n", "door terminated\n"]
-    assert not peer.pipelines
-
-
-@pytest.mark.parametrize("as_json", [False, True])
-def test_tail_prints_predictions_as_they_happen(api: Api, run: Command, peer: Peer, as_json: bool) -> None:
-    peer.pipelines["tailed"] = pipeline("tailed")
-    found: list[subprocess.CompletedProcess[str]] = []
-    arguments = ["tail", "tailed", "-n", "2", *(["--json"] if as_json else [])]
-    tail = threading.Thread(target=lambda: found.append(run.process(*arguments)), name="tail")
-    tail.start()
-
-    peer.wait_for_subscriber(b"v1/pred/tailed/")
-    for seq in (0, 5):
-        peer.predict("tailed", seq)
-    tail.join(20)
-
-    lines = found[0].stdout.splitlines()
-    assert found[0].returncode == 0, found[0].stderr
-    assert found[0].stderr == "4 predictions are missing here\n"
-    if as_json:
-        assert [json.loads(line)["inference_metadata"]["frame_id"] for line in lines] == [1, 6]
-    else:
-        assert lines == ["tailed edge-1 #1 car 0.90 (1,2)", "tailed edge-1 #6 car 0.90 (1,2)"]
+    assert "Usage:" in stderr
+    assert expected in stderr
 
 
 # devices and keys -----------------------------------------------------------------------------------------
@@ -232,6 +149,24 @@ def test_the_subscribers_program_is_all_of_stdout(run: Command) -> None:
     assert "private" in done.stderr
 
 
+def test_whoever_adds_a_device_to_a_fleet_on_loopback_is_told(run: Command, peer: Peer) -> None:
+    def answer(host: str) -> Reply:
+        line = JoinToken("cam-7", ("tcp://127.0.0.1:7771", f"tcp://{host}:7771"), KEY, KEY).encode()
+        return Reply(to_plain(Token("cam-7", line)))
+
+    peer.answer = lambda _asked: answer("[::1]")
+    alone = run("devices", "add", "cam-7", "--token-only")
+    peer.answer = lambda _asked: answer("10.0.0.2")
+    reachable = run("devices", "add", "cam-7", "--token-only")
+
+    assert alone.stderr == "the fleet listens on this machine only: start it with --host\n"
+    assert not reachable.stderr
+
+
+def test_whoever_subscribes_to_a_fleet_on_loopback_is_told(run: Command) -> None:
+    assert "this machine only" in run("keys", "subscriber", "wall").stderr
+
+
 # reaching the fleet ---------------------------------------------------------------------------------------
 
 
@@ -241,6 +176,44 @@ def test_without_a_fleet_the_error_says_how_to_start_one() -> None:
     assert result.exit_code == 1
     assert "cannot reach http://127.0.0.1:" in result.stderr
     assert "streamfleet up" in result.stderr
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Another web server."""
+
+    def do_GET(self) -> None:
+        """An answer that is none of the api's."""
+        self.send_response(200 if self.path == "/v2/models" else 404)
+        self.end_headers()
+        self.wfile.write(b"{}" if self.path == "/v2/models" else b"<html>")
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("arguments", [["pipelines"], ["models", "list"], ["tail"]])
+def test_another_web_server_is_no_api(arguments: list[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="stranger"
+        )
+        thread.start()
+        result = CliRunner().invoke(cli, ["--url", f"http://127.0.0.1:{server.server_port}", *arguments])
+        server.shutdown()
+        thread.join(5)
+
+    assert result.exit_code == 1
+    assert "is no Streamfleet api" in result.stderr
+
+
+def test_help_tells_of_the_environment_and_of_every_option() -> None:
+    text = CliRunner().invoke(cli, ["--help"]).stdout
+    options = cli.commands["init"].params
+
+    assert "STREAMFLEET_URL" in text
+    assert "STREAMFLEET_TOKEN" in text
+    assert all(option.help for option in options if isinstance(option, click.Option))
+    assert CliRunner().invoke(cli, ["--version"]).stdout.startswith("streamfleet ")
 
 
 def test_the_token_of_this_host_is_shown_to_nobody_else(tmp_path: Path) -> None:

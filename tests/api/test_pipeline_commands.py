@@ -1,0 +1,389 @@
+"""The commands about pipelines: put to work, look at, change, follow."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamfleet_api.client import Client
+from streamfleet_api.commands import CommandFailed
+from streamfleet_api.pipelines import find, short_ids
+from streamfleet_api.tables import middle
+from streamfleet_api.tail import follow
+from streamfleet_broker.protocol.messages import Error, Message
+from streamfleet_broker.protocol.requests import CreatePipeline, ListPipelines, OperatorRequest
+from streamfleet_broker.protocol.values import ModelRef, SourceSpec, UdpSink
+from tests.api.conftest import Api, Command
+from tests.api.peer import Peer, device, pipeline, spec
+
+DOOR = "90e1c1b2-6d1f-4a53-9f4e-0c54b4d1a7a1"
+GATE = "90e1c1b2-7aaa-4a53-9f4e-0c54b4d1a7a2"
+YARD = "1b2c3d4e-6d1f-4a53-9f4e-0c54b4d1a7a3"
+
+
+def settles(peer: Peer, **state: Any) -> None:
+    """Let each pipeline come to this state right after its start."""
+
+    def answer(asked: OperatorRequest) -> Message:
+        said = peer.honest(asked)
+        if isinstance(asked, CreatePipeline):
+            peer.pipelines[asked.pipeline_id] = replace(peer.pipelines[asked.pipeline_id], **state)
+        return said
+
+    peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
+    peer.answer = answer
+
+
+def on_terminal(run: Command, *arguments: str) -> list[str]:
+    """The lines that a command shows on a terminal of 80 columns."""
+    ours, its = pty.openpty()
+    process = run.start(*arguments, stdout=its)
+    os.close(its)
+    _, stderr = process.communicate(timeout=20)
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        try:
+            while piece := terminal.read(4096):
+                shown += piece
+        except OSError:  # EIO: all has been read
+            pass
+    assert process.returncode == 0, stderr
+    return shown.decode().replace("\x1b[1m", "").replace("\x1b[0m", "").split("\r\n")[:-1]
+
+
+# ids ------------------------------------------------------------------------------------------------------
+
+
+def test_a_short_id_is_as_long_as_it_must_be_and_leads_back() -> None:
+    ids = [DOOR, GATE, YARD, "demo", "demo-2", "entrance-north-1", "entrance-north-2"]
+
+    short = short_ids(ids)
+
+    assert list(short.values()) == sorted(short.values())
+    assert short[DOOR] == "90e1c1b2-6"
+    assert short[GATE] == "90e1c1b2-7"
+    assert short[YARD] == "1b2c3d4e"
+    assert (short["demo"], short["entrance-north-2"]) == ("demo", "entrance-north-2")
+    entries = [{"pipeline_id": each} for each in ids]
+    assert [find(short[each], entries)["pipeline_id"] for each in ids] == ids
+
+
+def test_a_prefix_of_several_ids_names_them() -> None:
+    with pytest.raises(CommandFailed, match=rf"90e1 may be any of {DOOR}, {GATE}"):
+        find("90e1", [{"pipeline_id": DOOR}, {"pipeline_id": GATE}, {"pipeline_id": YARD}])
+
+
+@pytest.mark.parametrize(("width", "expected"), [(11, "/videos/1.4"), (10, "/vide…/1.4"), (3, "/…4")])
+def test_a_long_text_is_shortened_in_the_middle(width: int, expected: str) -> None:
+    assert middle("/videos/1.4", width) == expected
+
+
+def test_on_a_terminal_every_id_can_be_copied(run: Command, peer: Peer) -> None:
+    video = "/videos/2026-11-20/north/entrance/camera-17/morning.mp4"
+    peer.pipelines[DOOR] = pipeline(DOOR, spec=spec(video), status="reconnecting", reason="no file " * 12)
+    peer.pipelines[GATE] = pipeline(GATE, spec=spec(video))
+
+    shown = on_terminal(run, "pipelines")
+    piped = run("pipelines").stdout.splitlines()
+
+    assert [len(line) <= 80 for line in shown] == [True] * 5
+    assert [line.split()[0] for line in shown] == ["ID", "90e1c1b2-6", "no", "file", "90e1c1b2-7"]
+    assert shown[2].startswith("    no file")
+    assert shown[1].endswith("ning.mp4")
+    assert "…" in shown[1]
+    assert piped[1].split() == [DOOR, "reconnecting", "edge-1", "parts/1", video]
+    assert piped[2] == "    " + ("no file " * 12).strip()
+
+
+@pytest.mark.parametrize("verb", ["status", "pause", "resume", "terminate", "tail"])
+def test_an_id_that_nobody_has_is_told_in_plain_words(run: Command, verb: str) -> None:
+    result = run(verb, "90e1", code=1)
+
+    assert result.stderr == "error: no pipeline 90e1\n       'streamfleet pipelines' lists them\n"
+    assert not result.stdout
+
+
+# init -----------------------------------------------------------------------------------------------------
+
+
+def test_init_puts_a_video_and_a_model_to_work(run: Command, peer: Peer) -> None:
+    settles(peer, status="running")
+    peer.devices["edge-1"] = device("edge-1")
+
+    options = ["--sink", "10.0.0.2:12000", "--device", "edge-1", "--tracker", "bytetrack", "--max-fps", "5"]
+    result = run("init", "--model", "parts/1", "--video", "0", "--confidence", "0.5", *options)
+
+    (created,) = [asked for asked in peer.asked if isinstance(asked, CreatePipeline)]
+    assert result.stdout == f"{created.pipeline_id} running on edge-1\n"
+    assert not result.stderr
+    assert created.device == "edge-1"
+    assert created.spec.sources == (SourceSpec(0),)
+    assert created.spec.sinks == (UdpSink("10.0.0.2", 12000),)
+    assert (created.spec.confidence, created.spec.max_fps) == (0.5, 5.0)
+    assert created.spec.tracker == "bytetrack"
+
+
+def test_init_says_the_originals_answer_to_programs(run: Command, peer: Peer) -> None:
+    peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
+
+    result = run("init", "--model", "parts/1", "--video", "rtsp://cam/1", "--json")
+
+    assert json.loads(result.stdout)["context"]["pipeline_id"] in peer.pipelines
+
+
+@pytest.mark.parametrize(
+    ("state", "device", "reason"),
+    [("reconnecting", "edge-1", "there is no file /x"), ("pending", None, "no device has room")],
+)
+def test_init_says_what_keeps_a_pipeline_from_working(
+    run: Command, peer: Peer, state: str, device: str | None, reason: str
+) -> None:
+    settles(peer, status=state, device=device, reason=reason)
+
+    result = run("init", "--model", "parts/1", "--video", "/x")
+
+    (pipeline_id,) = peer.pipelines
+    assert result.stdout == f"{pipeline_id} {state} on {device or 'no device yet'}\n"
+    assert result.stderr == f"{pipeline_id} is {state}: {reason}\n"
+
+
+def test_init_does_not_wait_when_told_so(run: Command, peer: Peer) -> None:
+    settles(peer, status="reconnecting", reason="there is no file /x")
+
+    result = run("init", "--model", "parts/1", "--video", "/x", "--no-wait")
+
+    (pipeline_id,) = peer.pipelines
+    assert (result.stdout, result.stderr) == (f"{pipeline_id} on edge-1\n", "")
+
+
+def test_init_tells_the_id_even_when_nobody_tells_the_state(run: Command, peer: Peer) -> None:
+    settles(peer)
+    creates = peer.answer
+    peer.answer = lambda asked: (
+        Error("unavailable", "later") if isinstance(asked, ListPipelines) else creates(asked)
+    )
+
+    result = run("init", "--model", "parts/1", "--video", "/x")
+
+    (pipeline_id,) = peer.pipelines
+    assert (result.stdout, result.stderr) == (f"{pipeline_id} on edge-1\n", "")
+
+
+def test_the_home_of_whoever_types_is_the_home_that_is_meant(run: Command, peer: Peer) -> None:
+    settles(peer)
+
+    run("init", "--model", "parts/1", "--video", "~/gone.mp4", "--no-wait")
+
+    (view,) = peer.pipelines.values()
+    assert view.spec.sources == (SourceSpec(str(Path.home() / "gone.mp4")),)
+
+
+def test_a_model_that_nobody_added_is_told_with_the_next_step(run: Command, peer: Peer) -> None:
+    result = run("init", "--model", "nobody/1", "--video", "x", code=1)
+
+    assert result.stderr.startswith("error: no model 'nobody/1' is registered")
+    assert "streamfleet models add nobody/1 FILE" in result.stderr
+    assert not result.stdout
+
+
+# look and change ------------------------------------------------------------------------------------------
+
+
+def test_pipelines_are_a_table_for_people_and_a_list_for_programs(run: Command, peer: Peer) -> None:
+    empty = run("pipelines")
+    peer.pipelines["door"] = pipeline("door", status="failed", reason="no such [red]file\x1b[2J")
+
+    table = run("pipelines")
+    listed = json.loads(run("pipelines", "--json").stdout)
+
+    assert "streamfleet init" in empty.stderr
+    assert not empty.stdout
+    assert "no such [red]file?[2J" in table.stdout
+    assert "hunter2" not in table.stdout
+    assert [entry["pipeline_id"] for entry in listed] == ["door"]
+
+
+def test_a_pipeline_is_looked_at_paused_resumed_and_terminated(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    texts = [run(verb, "door").stdout for verb in ("status", "pause", "resume", "terminate")]
+
+    assert texts[0].startswith("door: running on edge-1\n")
+    assert "restarts" not in texts[0]
+    assert texts[1:] == ["door paused\n", "door resumed\n", "door terminated\n"]
+    assert not peer.pipelines
+
+
+def test_status_tells_of_restarts_and_of_what_went_wrong(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door", restarts=3, reason="the model took too long")
+
+    lines = run("status", "do").stdout.splitlines()
+
+    assert lines[:3] == [
+        "door: running on edge-1",
+        "  restarts    3",
+        "  reason      the model took too long",
+    ]
+
+
+def test_several_pipelines_change_at_once_and_a_mistyped_one_keeps_none_back(
+    run: Command, peer: Peer
+) -> None:
+    for each in (DOOR, GATE, YARD):
+        peer.pipelines[each] = pipeline(each)
+
+    result = run("terminate", "1b2c", "typo", "90e1c1b2-6", code=1)
+
+    assert result.stdout == f"{YARD} terminated\n{DOOR} terminated\n"
+    assert "no pipeline typo" in result.stderr
+    assert list(peer.pipelines) == [GATE]
+
+
+@pytest.mark.parametrize(
+    ("verb", "state", "expected"),
+    [
+        ("pause", {"status": "paused", "want": "pause"}, "demo is paused already"),
+        ("resume", {}, "demo is running already"),
+        ("resume", {"status": "reconnecting"}, "demo is not paused, it is reconnecting"),
+        ("pause", {"status": "ended"}, "demo has ended\n       start it again with 'streamfleet init'"),
+        ("resume", {"status": "failed", "reason": "no file"}, "demo has failed (no file)\n       start it"),
+    ],
+)
+def test_what_a_state_does_not_allow_is_told_in_plain_words(
+    run: Command, peer: Peer, verb: str, state: dict[str, Any], expected: str
+) -> None:
+    peer.pipelines["demo"] = pipeline("demo", **state)
+
+    result = run(verb, "demo", code=1)
+
+    assert result.stderr.startswith(f"error: {expected}")
+    assert "Process" not in result.stderr
+    assert not result.stdout
+
+
+# follow ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_api(short_dir: Path, peer: Peer) -> Iterator[Api]:
+    """An api that the test may stop and start."""
+    folder = short_dir / uuid.uuid4().hex[:8]
+    folder.mkdir()
+    api = Api(folder, peer)
+    yield api
+    api.stop()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_tail_prints_predictions_as_they_happen(api: Api, run: Command, peer: Peer, as_json: bool) -> None:
+    peer.pipelines["tailed"] = pipeline("tailed")
+    found: list[subprocess.CompletedProcess[str]] = []
+    arguments = ["tail", "tailed", "-n", "2", *(["--json"] if as_json else [])]
+    tail = threading.Thread(target=lambda: found.append(run.process(*arguments)), name="tail")
+    tail.start()
+
+    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    for seq in (0, 5):
+        peer.predict("tailed", seq)
+    tail.join(20)
+
+    lines = found[0].stdout.splitlines()
+    assert found[0].returncode == 0, found[0].stderr
+    assert found[0].stderr == "4 predictions are missing here\n"
+    if as_json:
+        assert [json.loads(line)["inference_metadata"]["frame_id"] for line in lines] == [1, 6]
+    else:
+        assert lines == ["tailed edge-1 #1 car 0.90 (1,2)", "tailed edge-1 #6 car 0.90 (1,2)"]
+
+
+def test_tail_outlives_an_api_that_restarts(own_api: Api, peer: Peer) -> None:
+    peer.pipelines["tailed"] = pipeline("tailed")
+    tail = Command(own_api).start("tail", "tailed", "-n", "2")
+    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    peer.predict("tailed", 0)
+    assert tail.stdout is not None
+    assert tail.stdout.readline() == "tailed edge-1 #1 car 0.90 (1,2)\n"
+
+    own_api.stop()
+    own_api.start()
+    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    peer.predict("tailed", 1)
+    stdout, stderr = tail.communicate(timeout=20)
+
+    assert stdout == "tailed edge-1 #2 car 0.90 (1,2)\n"
+    assert stderr == "the connection to the api was lost, trying again …\n"
+    assert tail.returncode == 0
+
+
+def test_tail_gives_up_on_a_fleet_that_stays_away(own_api: Api, peer: Peer) -> None:
+    said: list[str] = []
+    client = Client(own_api.url, None)
+    found: list[str] = []
+
+    def tail() -> None:
+        try:
+            list(follow(client, "/v2/predictions", said.append, patience=0.1))
+        except CommandFailed as exc:
+            found.append(str(exc))
+
+    thread = threading.Thread(target=tail, name="tail")
+    thread.start()
+    peer.wait_for_subscriber(b"v1/pred/")
+    own_api.stop()
+    thread.join(10)
+    client.close()
+    own_api.start()
+
+    assert said == ["the connection to the api was lost, trying again …"]
+    assert found == ["the fleet does not answer any more"]
+
+
+def test_tail_says_that_nothing_comes_and_ends_quietly_by_ctrl_c(run: Command, peer: Peer) -> None:
+    tail = run.start("tail")
+    peer.wait_for_subscriber(b"v1/pred/")
+    assert tail.stderr is not None
+
+    silence = tail.stderr.readline()
+    tail.send_signal(signal.SIGINT)
+    stdout, stderr = tail.communicate(timeout=20)
+
+    assert silence == "no predictions for 5 s; 'streamfleet pipelines' tells what runs\n"
+    assert (tail.returncode, stdout, stderr) == (130, "", "")
+
+
+def test_tail_into_a_full_disk_is_one_line(run: Command, peer: Peer) -> None:
+    peer.pipelines["tailed"] = pipeline("tailed")
+    with Path("/dev/full").open("wb") as full:
+        tail = run.start("tail", "tailed", stdout=full)
+        peer.wait_for_subscriber(b"v1/pred/tailed/")
+        peer.predict("tailed", 0)
+        _, stderr = tail.communicate(timeout=20)
+
+    assert stderr == "error: [Errno 28] No space left on device\n"
+    assert tail.returncode == 1
+
+
+def test_tail_whose_reader_left_is_silent(run: Command, peer: Peer) -> None:
+    peer.pipelines["tailed"] = pipeline("tailed")
+    tail = run.start("tail", "tailed")
+    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    assert tail.stdout is not None
+    tail.stdout.close()
+    assert tail.stderr is not None
+
+    peer.predict("tailed", 0)
+
+    assert tail.stderr.read() == ""
+    assert tail.wait(20) == 1
+    tail.stderr.close()
