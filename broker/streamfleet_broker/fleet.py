@@ -229,8 +229,10 @@ class Fleet:
 
         for name, device in self._devices.items():
             # Whoever has pipelines is expected back; nothing depends on the others.
-            device.state = "suspect" if self._ledger.placed[name] else "lost"
-            device.heard = now if self._ledger.placed[name] else None
+            if self._ledger.placed[name]:
+                device.state, device.heard = "suspect", now
+            else:
+                device.state = "left" if self._ledger.devices[name].left else "lost"
 
     # entry points -----------------------------------------------------------------------------------------
 
@@ -532,6 +534,9 @@ class Fleet:
         device.observed = {entry.pipeline_id: entry for entry in hello.observed}
         self._sessions[session.id] = device
         self._tickets[session.ticket] = device.name
+        record = self._ledger.devices[device.name]
+        if record.left:
+            self._ledger.write(replace(record, left=False))
         # Wishes go out before any beat is acknowledged: no device goes on emitting what is no longer its own.
         self._tell(session, self._welcome(device, session))
         self._tell_wishes(device, session)
@@ -596,6 +601,7 @@ class Fleet:
     def _let_go(self, device: _Device, bye: Bye, now: float) -> None:
         self._end_session(device)
         device.state = "left"
+        self._ledger.write(replace(self._ledger.devices[device.name], left=True))
         self._first.append(Audit(device.name, f"left: {bye.reason}"))
         self._forget_stopped(now)
         self._place(now)

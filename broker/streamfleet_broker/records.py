@@ -26,6 +26,7 @@ class DeviceRecord:
     device: Id
     public_key: CurveKey
     short_id: Natural  # in the header of the data plane
+    left: bool = False  # said goodbye, and has not been back: for people, nothing is decided by it
 
 
 @dataclass(frozen=True, slots=True)

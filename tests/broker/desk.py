@@ -110,6 +110,7 @@ class Desk:
     effects: list[Effect] = field(default_factory=list)  # of the last input
     requests: int = 0
     devices: dict[str, Device] = field(default_factory=dict)
+    saved: dict[tuple[str, str], Record | None] = field(default_factory=dict)  # rows that were written
 
     def perform(self, effects: list[Effect]) -> list[Effect]:
         """What the server would do."""
@@ -118,6 +119,8 @@ class Desk:
             if isinstance(effect, Save) and self.store_down:
                 self.effects = effects[:position] + self.fleet.unsaved(effect, effects[position + 1 :])
                 break
+            if isinstance(effect, Save):
+                self.saved.update({(write.kind, write.key): write.after for write in effect.writes})
             if isinstance(effect, RaiseEpoch) and not self.store_down:
                 self.fleet.raised(effect.epoch)
             if isinstance(effect, Send):

@@ -459,11 +459,17 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
 
     effects = fleet.leave("a")
 
+    device, _ = devices("a", "b")
     before = PipelineRecord("door", 1, 1, "run", CAMERA, None, "a", 1)
     after = replace(before, gen=2, start_gen=2, device="b")
     assert effects == [
         Audit("a", "left: stop"),
-        Save((Write("pipeline", "door", before, after),)),
+        Save(
+            (
+                Write("device", "a", device, replace(device, left=True)),
+                Write("pipeline", "door", before, after),
+            )
+        ),
         Send(b"b", Desired(4, (Wish("door", 2, 2, "run", "stop", CAMERA),)), fleet.devices["b"].session),
         Audit("door", "from a to b"),
     ]
@@ -917,6 +923,32 @@ def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
     fleet.obey()
 
     assert fleet.create("door").gen == 3
+
+
+def test_who_has_left_has_left_after_a_restart_of_the_broker_too() -> None:
+    fleet = desk("a", "b")
+    fleet.leave("a")
+    fleet.leave("b")
+    fleet.hello("b")
+    rows = [row for row in fleet.saved.values() if row is not None]
+
+    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingSupply(), now=0, unix_time=1e6))
+
+    states = {view.device: view.state for view in again.reply(ListDevices())}
+    assert states == {"a": "left", "b": "lost"}
+
+
+def test_who_has_pipelines_is_expected_back_though_it_left() -> None:
+    """That it came back may not have been saved yet: what it runs must not go to another."""
+    fleet = desk("a")
+    fleet.create("wall", FILE, "a")
+    fleet.leave("a")
+    rows = [row for row in fleet.saved.values() if row is not None]
+
+    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingSupply(), now=0, unix_time=1e6))
+
+    (view,) = again.reply(ListDevices())
+    assert view.state == "suspect"
 
 
 # epochs ---------------------------------------------------------------------------------------------------
