@@ -1,7 +1,7 @@
 """A whole fleet on this machine: broker, api and workers as children, started, watched and ended together.
 
 lock the data directory ─▶ broker, api ─▶ a token for each new worker ─▶ workers ─▶ demo ─▶ watch
-Ctrl-C or SIGTERM: broker, api and workers, with deadlines; kill -9: the kernel ends them all
+Ctrl-C or SIGTERM: api, broker, workers, each with a deadline; kill -9: the kernel ends them all
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ __all__ = ["Options", "run"]
 START_TIMEOUT = 20.0  # seconds for broker and api
 WORKERS_TIMEOUT = 40.0  # seconds for all workers, which load numpy and OpenCV
 DEMO_TIMEOUT = 20.0  # seconds for the demo's first predictions
-BROKER_STOP_TIMEOUT = 1.5  # seconds that the broker has to end
-STOP_TIMEOUT = 3.0  # seconds that everything else has then
+STOP_TIMEOUTS = {"api": 1.5, "broker": 0.8, "workers": 2.5}  # seconds to end, within five in all
 _HTTP_TIMEOUT = 3.0  # seconds; whoever waits for an answer watches nobody meanwhile
 MAX_LOG = 10 * 1024**2  # bytes; a log that is larger at a start begins anew
 
@@ -119,9 +118,11 @@ class Up:
 
     def stop(self) -> None:
         """End everything, in the order in which nothing is moved."""
-        # The broker first: it gives the streams of a worker that says goodbye to other devices.
-        end([child for child in self._children if child.name == "broker"], BROKER_STOP_TIMEOUT)
-        end([child for child in self._children if child.name != "broker"], STOP_TIMEOUT)
+        # The api before the broker, which still answers the requests under way. The workers last: a broker
+        # that hears their goodbyes gives their streams to other devices.
+        end([child for child in self._children if child.name == "api"], STOP_TIMEOUTS["api"])
+        end([child for child in self._children if child.name == "broker"], STOP_TIMEOUTS["broker"])
+        end([child for child in self._children if child.name in self._devices], STOP_TIMEOUTS["workers"])
         self._probe.close()
         self._client.close()
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,28 @@ def test_nothing_is_left_when_it_ends(fleet: Fleet, number: int) -> None:
     until(lambda: not any(map(alive, pids)), fleet, timeout=5)
     assert fleet.process.wait(5) == (-number if number == signal.SIGKILL else 0)
     assert "Traceback" not in fleet.text()
+
+
+def test_a_stop_among_requests_is_clean_and_quick(fleet: Fleet) -> None:
+    asked = [threading.Thread(target=ask_until_the_end, args=(fleet,)) for _ in range(2)]
+    for thread in asked:
+        thread.start()
+    time.sleep(0.2)  # so that requests are under way
+
+    fleet.process.terminate()
+
+    assert fleet.process.wait(5) == 0
+    for thread in asked:
+        thread.join(5)
+    assert "Traceback" not in fleet.text()
+    assert "ERROR" not in fleet.text()
+
+
+def ask_until_the_end(fleet: Fleet) -> None:
+    """One question after the other, which the broker must answer, until nobody listens."""
+    with httpx.Client(trust_env=False) as http, contextlib.suppress(httpx.TransportError):
+        while True:
+            http.get(f"http://127.0.0.1:{fleet.port}/v2/devices")
 
 
 def test_two_on_one_data_directory_are_told_apart(fleet: Fleet, start: Start) -> None:
