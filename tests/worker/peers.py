@@ -190,8 +190,10 @@ class Worker(Process):
 
     def __init__(self, folder: Path, name: str, *options: str) -> None:
         self.data = folder / name
+        self.temporary = folder / f"{name}.tmp"  # what would be /tmp
+        self.temporary.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "tests.worker.agent_process", f"--data-dir={self.data}", *options]
-        super().__init__(command, folder / f"{name}.log")
+        super().__init__(command, folder / f"{name}.log", {"TMPDIR": str(self.temporary)})
 
     def lay_model(self) -> None:
         """As if it had been fetched before: what is in the cache needs no api."""

@@ -213,6 +213,19 @@ def test_after_a_kill_the_agent_and_its_pipelines_are_back(broker: Broker, worke
     assert document["gen"] == 1
 
 
+def test_a_killed_agent_leaves_nothing_outside_its_data_directory(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+    worker.kill()
+    wait_for(lambda: not worker.family(), "no process is left", timeout=2)
+    left = list(worker.temporary.iterdir())
+    worker.start()
+    wait_for(lambda: worker.children("camera"), "the camera is back")
+
+    assert left == []
+    assert len(list((worker.data / "run/tmp").iterdir())) == 1
+
+
 def test_a_killed_agent_leaves_nobody_though_a_child_is_stopped(broker: Broker, worker: Worker) -> None:
     broker.create("door", "rtsp://h/door")
     broker.await_status("door", "running")

@@ -104,6 +104,10 @@ class Places:
         return self.run / "progress"
 
     @property
+    def temporary(self) -> Path:
+        return self.run / "tmp"
+
+    @property
     def publisher(self) -> str:
         return f"ipc://{self.run}/publisher.ipc"
 

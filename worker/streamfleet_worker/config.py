@@ -13,7 +13,7 @@ from streamfleet_worker.control import PostProcessing
 
 DEFAULT_DATA_DIR = "~/.streamfleet/worker"
 MAX_SOCKET_PATH = 107  # bytes, the kernel's limit for the path of a unix socket
-_LONGEST_SOCKET = "run/engine-0123456789abcdef.sock"
+_LONGEST_SOCKET = "run/tmp/pymp-01234567/listener-01234567"  # the fork server's
 
 
 class ConfigError(Exception):

@@ -10,9 +10,11 @@ import logging
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -44,6 +46,7 @@ def run(entries: Entries | None = None) -> int:
         places = Places(config.data_dir)
         places.make()
         lock = _lock(places.root)
+        _keep_temporary_files_in(places.temporary)
         _check_port(config)
         asyncio.run(_run(config, places, entries))
     except (ConfigError, IdentityError, StateError, ProtocolError, OSError) as exc:
@@ -101,6 +104,13 @@ def _lock(root: Path) -> int:
         os.close(descriptor)
         raise ConfigError(f"--data-dir {root}: another worker is running on it") from exc
     return descriptor
+
+
+def _keep_temporary_files_in(folder: Path) -> None:
+    """What the fork server's socket lies in stays there when we are killed, until the next start."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    tempfile.tempdir = str(folder)
 
 
 def _check_port(config: WorkerConfig) -> None:
