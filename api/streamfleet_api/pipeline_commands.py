@@ -164,7 +164,7 @@ def _changing(verb: str, done: str, text: str) -> click.Command:
     def command(ctx: click.Context, pipeline_ids: tuple[str, ...], as_json: bool) -> None:
         client = ctx.obj.client()
         entries = client.list("pipelines")
-        well = [_change(client, verb, done, given, entries, as_json) for given in pipeline_ids]
+        well = [_change(client, verb, done, given, entries, as_json) for given in dict.fromkeys(pipeline_ids)]
         ctx.exit(0 if all(well) else 1)
 
     return command
@@ -201,7 +201,7 @@ def tail(settings: Settings, pipeline_id: str | None, count: int | None, as_json
 
     client = settings.client()
     query = ""
-    if pipeline_id:
+    if pipeline_id is not None:
         query = f"?{urlencode({'pipeline': find(pipeline_id, client.list('pipelines'))['pipeline_id']})}"
     name = ShortIds(client) if on_terminal() else str
     with contextlib.closing(follow(client, f"/v2/predictions{query}", warn)) as predictions:

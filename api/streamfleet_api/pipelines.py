@@ -32,7 +32,7 @@ def find(given: str, entries: Iterable[Entry]) -> Entry:
         if given and entry["pipeline_id"].startswith(given):
             matches.append(entry)
     if not matches:
-        raise CommandFailed(f"no pipeline {given}", "'streamfleet pipelines' lists them")
+        raise CommandFailed(f"no pipeline {given or repr(given)}", "'streamfleet pipelines' lists them")
     if len(matches) > 1:
         ids = ", ".join(match["pipeline_id"] for match in matches)
         raise CommandFailed(f"{given} may be any of {ids}", "give more of the id")

@@ -114,6 +114,14 @@ def test_an_id_that_nobody_has_is_told_in_plain_words(run: Command, verb: str) -
     assert not result.stdout
 
 
+@pytest.mark.parametrize("verb", ["terminate", "tail"])
+def test_an_empty_id_is_nobodys(run: Command, peer: Peer, verb: str) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    assert "no pipeline ''" in run(verb, "", code=1).stderr
+    assert list(peer.pipelines) == ["door"]
+
+
 # init -----------------------------------------------------------------------------------------------------
 
 
@@ -243,9 +251,10 @@ def test_several_pipelines_change_at_once_and_a_mistyped_one_keeps_none_back(
     for each in (DOOR, GATE, YARD):
         peer.pipelines[each] = pipeline(each)
 
-    result = run("terminate", "1b2c", "typo", "90e1c1b2-6", code=1)
+    result = run("terminate", "1b2c", "typo", "90e1c1b2-6", "1b2c", code=1)
 
     assert result.stdout == f"{YARD} terminated\n{DOOR} terminated\n"
+    assert result.stderr.count("error: ") == 1
     assert "no pipeline typo" in result.stderr
     assert list(peer.pipelines) == [GATE]
 
