@@ -20,9 +20,11 @@ from streamfleet_worker.camera.buffer import FrameBuffer, Wakeup
 from streamfleet_worker.camera.frame import Frame, Stamp
 from streamfleet_worker.camera.ledger import Ledger
 from streamfleet_worker.camera.pace import Pace
+from streamfleet_worker.camera.reader import Reader
 from streamfleet_worker.camera.report import observed_state, shown_source_state
 from streamfleet_worker.camera.source import SourceLost, open_source, quiet_libraries
 from streamfleet_worker.camera.udp import UdpDoor
+from tests.worker.peers import wait_for
 from tests.worker.stand import write_video
 
 
@@ -442,3 +444,18 @@ def test_a_datagram_that_is_too_large_is_counted_and_the_next_one_goes() -> None
     assert (refused, accepted) == (False, True)
     assert error == "Message too long"
     assert door.dropped == 1
+
+
+def test_a_lost_source_is_logged_without_the_pipeline_which_the_process_is_named_after(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = Ledger(str(tmp_path), now=0.0, changed=Wakeup())
+    buffer = FrameBuffer(1, waits=True, wakeup=Wakeup())
+    reader = Reader(SourceSpec(str(tmp_path)), position=0, buffer=buffer, ledger=ledger)
+
+    reader.start()
+    wait_for(lambda: caplog.records, "a line in the log")
+    reader.stop(5.0)
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path} is a directory, expected a video file; retrying in ")

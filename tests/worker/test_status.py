@@ -96,6 +96,12 @@ def test_a_dead_camera_has_no_figures_and_its_source_is_in_error() -> None:
     assert document.report["sources_metadata"][0]["state"] == document.sources[0].state == "ERROR"
 
 
+def test_a_camera_that_is_being_killed_has_no_figures_either() -> None:
+    document = stat(ObservedState.CRASHED, REPORT, alive=True)
+
+    assert (document.fps, document.report["inference_throughput"]) == (0.0, 0.0)
+
+
 def test_no_secret_of_an_address_is_shown() -> None:
     for report in (None, REPORT):
         assert "secret" not in str(stat(ObservedState.RUNNING, report, alive=True))

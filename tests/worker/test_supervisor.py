@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -144,6 +145,36 @@ async def test_a_deaf_child_is_killed(children: Children) -> None:
     children.supervisor.kill(CHILD)
 
     assert await children.until_exited() == -signal.SIGKILL
+
+
+async def test_an_end_that_nobody_asked_for_is_a_warning_that_names_the_signal(
+    children: Children, caplog: pytest.LogCaptureFixture
+) -> None:
+    children.start("deaf")
+    await children.until_heard()
+    pid = children.supervisor.pid(CHILD)
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    await children.until_exited()
+
+    assert warnings(caplog) == ["deaf: process was ended by SIGKILL"]
+
+
+async def test_an_end_that_was_asked_for_is_no_warning(
+    children: Children, caplog: pytest.LogCaptureFixture
+) -> None:
+    children.start("deaf")
+    await children.until_heard()
+
+    children.supervisor.kill(CHILD)
+    await children.until_exited()
+
+    assert warnings(caplog) == []
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_child_that_stops_in_the_middle_of_a_report_holds_nobody_up(children: Children) -> None:

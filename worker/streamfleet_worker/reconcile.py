@@ -839,6 +839,16 @@ def _stall(camera: _Camera, wish: Wish | None, now: float) -> str:
     return ""
 
 
+def how_it_ended(code: int) -> str:
+    """What an exit code says of a process."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
 def _age(camera: _Camera | None, now: float) -> float:
     if camera is None or camera.heard_at is None:
         return float("inf")
@@ -861,12 +871,4 @@ def _engine_state(model: _Model) -> str:
 
 
 def _exit_reason(what: str, code: int | None) -> str:
-    if code is None:
-        return f"the {what} process could not be started"
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"the {what} process was ended by {name}"
-    return f"the {what} process ended with code {code}"
+    return f"the {what} process {'could not be started' if code is None else how_it_ended(code)}"

@@ -25,6 +25,7 @@ _SOURCE_STATES: dict[ObservedState, str] = {
     ObservedState.STOPPING: "TERMINATING",
     ObservedState.ENDED: "ENDED",
 }
+_DOWN = (ObservedState.CRASHED, ObservedState.BACKOFF, ObservedState.FAILED)  # though the process may linger
 
 
 def pipeline_stat(
@@ -50,7 +51,8 @@ def pipeline_stat(
         original = empty_report(wish.spec, state)
         fps, dropped = 0.0, dict[str, int]()
     else:
-        factor = _freshness(report_age) if alive else 0.0
+        works = alive and observed.state not in _DOWN
+        factor = _freshness(report_age) if works else 0.0
         sources = tuple(replace(source, reference=sanitised(source.reference)) for source in report.sources)
         original = _faded(report.report, factor)
         fps, dropped = report.fps * factor, report.dropped

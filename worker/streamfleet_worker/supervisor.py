@@ -34,7 +34,7 @@ from streamfleet_worker.control import (
     unpack,
 )
 from streamfleet_worker.lifeline import run_child
-from streamfleet_worker.reconcile import ChildId, Report
+from streamfleet_worker.reconcile import ChildId, Report, how_it_ended
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class _Child:
     started: _Started | None = None  # None while the fork server works on it
     heard: bytearray = field(default_factory=bytearray)  # of a report that is not whole yet
     unsent: bytearray = field(default_factory=bytearray)
+    ending: bool = False  # it was asked to end, or made to, so that its exit surprises nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Supervisor:
         record = self._children.get(child)
         if record is None:
             return
+        record.ending |= isinstance(message, Stop)
         content = pack(message)
         record.unsent += _LENGTH.pack(len(content)) + content
         if record.started is not None:
@@ -112,6 +114,7 @@ class Supervisor:
         record = self._children.get(child)
         if record is None:
             return
+        record.ending = True
         if record.started is not None:
             _kill(record.started.pidfd)
         else:
@@ -192,7 +195,7 @@ class Supervisor:
         except (ValueError, KeyError, TypeError, msgpack.UnpackException, msgspec.ValidationError) as exc:
             logger.error("%s: said what no child says, and is killed: %s", record.name, exc)
             asyncio.get_running_loop().remove_reader(started.connection.fileno())
-            _kill(started.pidfd)
+            self.kill(record.id)
             return False
         for report in reports:
             self._on_report(record.id, report)
@@ -212,7 +215,7 @@ class Supervisor:
         if len(record.unsent) > MAX_UNREAD:
             logger.error("%s: does not read what it is told, and is killed", record.name)
             record.unsent.clear()
-            _kill(started.pidfd)
+            self.kill(record.id)
         if record.unsent:
             loop.add_writer(descriptor, self._flush, record, started)
         else:
@@ -229,7 +232,9 @@ class Supervisor:
         loop.remove_writer(started.connection.fileno())
         code = started.process.exitcode
         _discard(started)
-        logger.info("%s: process ended with code %s", record.name, code)
+        surprising = code != 0 and not record.ending
+        ending = "ended" if code is None else how_it_ended(code)
+        logger.log(logging.WARNING if surprising else logging.INFO, "%s: process %s", record.name, ending)
         self._forget(record, code)
 
     def _forget(self, record: _Child, code: int | None) -> None:

@@ -151,7 +151,7 @@ class Player:
                 self._turn()
             self._ledger.inference_thread("FINISHED")
         except Exception:
-            logger.exception("%s: the player died", self._config.pipeline_id)
+            logger.exception("the player died")
             self._failed = True
         finally:
             self._engine.close()

@@ -63,7 +63,6 @@ class Camera:
             position=progress.position,
             buffer=self._buffer,
             ledger=self._ledger,
-            name=config.pipeline_id,
         )
         self.player = Player(
             config,
@@ -125,7 +124,7 @@ def main(config: CameraConfig, connection: Connection) -> None:
     try:
         _serve(camera, connection)
     except (EOFError, OSError):
-        logger.info("%s: the agent is gone", config.pipeline_id)
+        logger.info("the agent is gone")
     camera.stop()
     if camera.failed:
         sys.exit(1)

@@ -32,11 +32,8 @@ _USUAL_FPS = 30.0  # frames/s where a file declares nothing
 class Reader:
     """Fills a buffer from a source until the file ends or `stop` is called."""
 
-    def __init__(
-        self, spec: SourceSpec, *, position: int, buffer: FrameBuffer, ledger: Ledger, name: str
-    ) -> None:
+    def __init__(self, spec: SourceSpec, *, position: int, buffer: FrameBuffer, ledger: Ledger) -> None:
         self._spec = spec
-        self._name = name  # of the pipeline, for the log
         self._shown = sanitised(spec.reference)
         self._position = position  # of the last frame that an earlier process emitted
         self._frame_id = 0  # of the frame grabbed last
@@ -62,7 +59,7 @@ class Reader:
             while not self._stopped.is_set() and self._read_until_lost():
                 self._ledger.source_is("RESTARTING")
         except Exception:
-            logger.exception("%s: the reader died", self._name)
+            logger.exception("the reader died")
             self._ledger.source_failed("an error of our own; the worker's log has it")
             self.failed = True
             self._ledger.source_is("ERROR")
@@ -80,7 +77,7 @@ class Reader:
             pause = self._backoff.failed(random.random())
             self._ledger.source_failed(str(exc))
             self._ledger.source_is("ERROR")
-            logger.warning("%s: %s; retrying in %.1f s", self._name, exc, pause)
+            logger.warning("%s; retrying in %.1f s", exc, pause)
             self._stopped.wait(pause)
             return True
         return False
