@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,12 @@ def settles(peer: Peer, **state: Any) -> None:
     peer.answer = answer
 
 
-def on_terminal(run: Command, *arguments: str) -> list[str]:
+def on_terminal(run: Command, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> list[str]:
     """The lines that a command shows on a terminal of 80 columns."""
     ours, its = pty.openpty()
     process = run.start(*arguments, stdout=its)
     os.close(its)
+    meanwhile()
     _, stderr = process.communicate(timeout=20)
     shown = b""
     with os.fdopen(ours, "rb", buffering=0) as terminal:
@@ -314,6 +315,18 @@ def test_tail_prints_predictions_as_they_happen(api: Api, run: Command, peer: Pe
         assert [json.loads(line)["inference_metadata"]["frame_id"] for line in lines] == [1, 6]
     else:
         assert lines == ["tailed edge-1 #1 car 0.90 (1,2)", "tailed edge-1 #6 car 0.90 (1,2)"]
+
+
+def test_tail_shows_the_short_ids_on_a_terminal(run: Command, peer: Peer) -> None:
+    peer.pipelines |= {each: pipeline(each) for each in (DOOR, GATE)}
+
+    def predict() -> None:
+        peer.wait_for_subscriber(f"v1/pred/{GATE}/".encode())
+        peer.predict(GATE, 0)
+
+    shown = on_terminal(run, "tail", "90e1c1b2-7", "-n", "1", meanwhile=predict)
+
+    assert shown == ["90e1c1b2-7 edge-1 #1 car 0.90 (1,2)"]
 
 
 def test_tail_outlives_an_api_that_restarts(own_api: Api, peer: Peer) -> None:

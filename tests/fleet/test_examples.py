@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,33 @@ def test_the_program_that_steers_two_devices(clean: Fleet) -> None:
     assert {line.split(":")[0] for line in found[:10]} == {"local-1", "local-2"}
     assert "RUNNING" in found[9]
     assert found[10] == "left: []\n"
+
+
+def test_the_program_that_steers_two_devices_says_what_it_takes() -> None:
+    command = [sys.executable, str(ROOT / "examples/two_devices.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    assert done.returncode == 1
+    assert "two_devices.py VIDEO MODEL_ID DEVICE DEVICE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["subscribe.py", "detections.py"])
+def test_ctrl_c_ends_an_example_quietly(clean: Fleet, pattern: str, name: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "examples" / name)],
+        env=clean.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert pattern in process.stdout.readline()
+
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+
+    assert (process.returncode, stderr) == (-signal.SIGINT, "")
 
 
 def test_the_script_for_a_subscriber_elsewhere(clean: Fleet, pattern: str, tmp_path: Path) -> None:
