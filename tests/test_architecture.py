@@ -23,6 +23,7 @@ PURE = [
     "streamfleet_broker.placement",
     "streamfleet_broker.records",
     "streamfleet_broker.views",
+    "streamfleet_api.patience",
     "streamfleet_worker.session",
     "streamfleet_worker.reconcile",
     "streamfleet_worker.status",
