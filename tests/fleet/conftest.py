@@ -80,6 +80,7 @@ def subscribe(fleet: Fleet) -> Iterator[Callable[..., Subscriber]]:
     def make(topic: str = "v1/pred/", endpoint: str | None = None, **options: object) -> Subscriber:
         local = f"ipc://{fleet.data}/broker/predictions.ipc"
         made.append(Subscriber(endpoint or local, topic, **options))  # type: ignore[arg-type]
+        made[-1].await_connection()
         return made[-1]
 
     yield make

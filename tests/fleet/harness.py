@@ -283,6 +283,7 @@ class Subscriber:
         self, endpoint: str, topic: str = "v1/pred/", *, curve: tuple[bytes, bytes, bytes] | None = None
     ) -> None:
         self.received: list[tuple[str, DataHeader, dict[str, Any]]] = []
+        self._connected = threading.Event()
         self._context = zmq.Context()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(endpoint, topic, curve), name="subscriber")
@@ -298,10 +299,18 @@ class Subscriber:
                 )
             subscription.connect(endpoint)
             subscription.subscribe(topic)
+            subscription.subscribe("v1/stat/@")  # comes each second: who hears it hears all
             while not self._closing.is_set():
                 if subscription.poll(100):
                     subject, header, body = split(subscription.recv_multipart())
-                    self.received.append((subject, header, msgpack.unpackb(body)))
+                    if subject.startswith("@"):
+                        self._connected.set()
+                    else:
+                        self.received.append((subject, header, msgpack.unpackb(body)))
+
+    def await_connection(self) -> None:
+        """Until its subscription has reached a device: what is published from now on comes."""
+        assert self._connected.wait(10), "a device's status"
 
     def of(self, pipeline_id: str) -> list[tuple[DataHeader, dict[str, Any]]]:
         """What came of one pipeline."""

@@ -163,6 +163,37 @@ def test_it_publishes_to_the_relay_it_was_told_last(
         assert not first.poll(0)
 
 
+def test_what_is_pushed_before_the_relay_is_there_is_not_lost(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    public, secret = zmq.curve_keypair()
+    server_public, server_secret = zmq.curve_keypair()
+    sent = [message(seq) for seq in range(50)]
+    for frames in sent:
+        push.send_multipart(frames)
+
+    with context.socket(zmq.SUB) as relay:
+        relay.linger = 0
+        relay.curve_server, relay.curve_secretkey = True, server_secret
+        relay.subscribe(b"v1/pred/")
+        port = relay.bind_to_random_port("tcp://127.0.0.1")
+        publisher = stand.publisher(public_key=public.decode(), secret_key=secret.decode())
+        publisher.tell(Relay((f"tcp://127.0.0.1:{port}",), server_public.decode()))
+        came = [relay.recv_multipart() for _ in sent if relay.poll(5000)]
+
+    assert came == [frames[1:] for frames in sent]
+
+
+def test_a_relay_that_never_comes_holds_nobody_else_up(
+    stand: Stand, context: zmq.Context, push: zmq.Socket
+) -> None:
+    publisher = stand.publisher(public_key="k" * 40, secret_key="s" * 40)
+    publisher.tell(Relay((f"tcp://127.0.0.1:{free_port()}",), "r" * 40))
+
+    with subscriber(context, stand.local_endpoint) as sub:
+        until_heard(push, sub)
+
+
 def test_a_relay_with_another_key_than_the_brokers_gets_nothing(
     stand: Stand, context: zmq.Context, push: zmq.Socket
 ) -> None:
@@ -177,6 +208,8 @@ def test_a_relay_with_another_key_than_the_brokers_gets_nothing(
         relay.subscribe(b"")
         port = relay.bind_to_random_port("tcp://127.0.0.1")
         publisher.tell(Relay((f"tcp://127.0.0.1:{port}",), brokers.decode()))
+        with subscriber(context, stand.local_endpoint) as sub:
+            until_heard(push, sub)
         for seq in range(20):
             push.send_multipart(message(seq))
             assert not relay.poll(20)
@@ -192,7 +225,9 @@ def test_only_keys_that_were_named_may_subscribe_from_the_lan(
         subscriber(context, endpoint, **_curve(friend, server)) as allowed,
         subscriber(context, endpoint, **_curve(stranger, server)) as refused,
         subscriber(context, endpoint) as plain,
+        subscriber(context, stand.local_endpoint) as local,
     ):
+        until_heard(push, local)
         for seq in range(10):  # nobody is named yet, so nobody hears
             push.send_multipart(message(seq))
             assert not allowed.poll(10)

@@ -5,6 +5,8 @@
                                   └─► PUB  tcp, for subscribers whose keys the broker has named (optional)
 
 It passes messages on as they are, and blocks for nobody: a PUB socket drops what a slow peer does not take.
+Only at its start it waits, a moment at most, until the relay has told what is subscribed to: what is sent
+before that reaches nobody, and it would be the first frames of a file.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ _WAITING_OUT = 200  # messages for one slow peer, before what comes next is drop
 _AT_ONCE = 256  # messages between two looks at the other sockets
 _TOPIC = 128  # bytes, of the longest topic
 _SMALL = 4096  # bytes: room for the frames around a body
+_HOLD = 1.0  # seconds after the start, the longest that messages wait for the relay
+_LOOK = 0.01  # seconds between two looks for the relay meanwhile
 _REBIND = 0.1  # seconds between attempts to bind
 _RECONNECT = (100, 2000)  # milliseconds, from the first pause to the longest
 _HANDSHAKE = 5000  # milliseconds
@@ -56,7 +60,7 @@ _Socket = zmq.Socket[bytes]
 class Publisher:
     """The sockets of one device. One thread uses it."""
 
-    def __init__(self, config: PublisherConfig, context: _Context) -> None:
+    def __init__(self, config: PublisherConfig, context: _Context, now: float) -> None:
         """Raises: OSError without a fence, zmq.ZMQError when a local endpoint cannot be bound."""
         self._config = config
         self._context = context
@@ -70,6 +74,7 @@ class Publisher:
         self._local.bind(config.local_endpoint)
         self._relay: _Socket | None = None
         self._relay_to: Relay | None = None
+        self._hold_until: float | None = now + _HOLD  # monotonic seconds; None: not any more
         self._direct: _Socket | None = None
         self._bind_at = 0.0  # monotonic seconds
         self._published = self._fenced = self._rejected = 0
@@ -78,6 +83,13 @@ class Publisher:
     def report(self) -> PublisherReport:
         """The present state."""
         return PublisherReport(self._published, self._fenced, self._rejected)
+
+    def holds_back(self, now: float) -> bool:
+        """Whether messages still wait for the relay to tell what is subscribed to. Reads what it told."""
+        heard = self._hear_subscriptions()
+        if heard or self._hold_until is None or now >= self._hold_until:
+            self._hold_until = None
+        return self._hold_until is not None
 
     def pass_on(self) -> None:
         """Publish what has come, up to a number of messages."""
@@ -141,11 +153,22 @@ class Publisher:
                 socket.send_multipart(message, zmq.NOBLOCK)
         self._published += 1
 
+    def _hear_subscriptions(self) -> bool:
+        """Whether any came. They are libzmq's to obey; here they only show that the relay is there."""
+        heard = False
+        while self._relay is not None:
+            try:
+                self._relay.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            heard = True
+        return heard
+
     def _may_emit(self) -> bool:
         return self._fence is not None and self._fence.passes(boot_time())
 
     def _connect(self, relay: Relay) -> _Socket | None:
-        socket = _socket(self._context, zmq.PUB)
+        socket = _socket(self._context, zmq.XPUB)  # a PUB that lets us see the subscriptions
         socket.immediate = True  # what could not be sent is not sent later: it would be the past
         socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT
         try:
@@ -184,7 +207,7 @@ def main(config: PublisherConfig, connection: Connection) -> None:
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with zmq.Context() as context:
-        publisher = Publisher(config, context)
+        publisher = Publisher(config, context, time.monotonic())
         try:
             _serve(publisher, connection)
         except (EOFError, OSError):
@@ -195,22 +218,28 @@ def main(config: PublisherConfig, connection: Connection) -> None:
 
 def _serve(publisher: Publisher, connection: Connection) -> None:
     poller = zmq.Poller()
-    for source in (publisher.pull, publisher.doorkeeper.socket, connection):
+    for source in (publisher.doorkeeper.socket, connection):
         poller.register(source, zmq.POLLIN)
     next_report = 0.0
     while True:
         now = time.monotonic()
+        holding = publisher.holds_back(now)
+        if not holding and publisher.pull not in poller:
+            poller.register(publisher.pull, zmq.POLLIN)
         if now >= next_report:
             send(connection, publisher.report)
             next_report = now + REPORT_INTERVAL
         due = publisher.tend(now)
         until = next_report if due is None else min(next_report, due)
+        if holding:
+            until = min(until, now + _LOOK)
         ready = dict(poller.poll(math.ceil(max(0.0, until - now) * 1000)))
         # The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
         if connection.fileno() in ready and not _obey(publisher, connection):
             return
         publisher.doorkeeper.answer()
-        publisher.pass_on()
+        if not holding:
+            publisher.pass_on()
 
 
 def _obey(publisher: Publisher, connection: Connection) -> bool:
