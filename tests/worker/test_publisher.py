@@ -163,23 +163,25 @@ def test_it_publishes_to_the_relay_it_was_told_last(
         assert not first.poll(0)
 
 
-def test_what_is_pushed_before_the_relay_is_there_is_not_lost(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
-) -> None:
+def test_what_is_pushed_before_the_relay_is_there_is_not_lost(stand: Stand, context: zmq.Context) -> None:
     public, secret = zmq.curve_keypair()
     server_public, server_secret = zmq.curve_keypair()
     sent = [message(seq) for seq in range(50)]
-    for frames in sent:
-        push.send_multipart(frames)
 
-    with context.socket(zmq.SUB) as relay:
-        relay.linger = 0
+    with context.socket(zmq.SUB) as relay, context.socket(zmq.PUSH) as push:
+        relay.linger = push.linger = 0
         relay.curve_server, relay.curve_secretkey = True, server_secret
         relay.subscribe(b"v1/pred/")
         port = relay.bind_to_random_port("tcp://127.0.0.1")
         publisher = stand.publisher(public_key=public.decode(), secret_key=secret.decode())
+        publisher.until("it listens", lambda report: True)
+        push.connect(stand.push_endpoint)
+        for frames in sent:
+            push.send_multipart(frames)
         publisher.tell(Relay((f"tcp://127.0.0.1:{port}",), server_public.decode()))
-        came = [relay.recv_multipart() for _ in sent if relay.poll(5000)]
+        came = []
+        while len(came) < len(sent) and relay.poll(5000):
+            came.append(relay.recv_multipart())
 
     assert came == [frames[1:] for frames in sent]
 
