@@ -230,12 +230,19 @@ class Player:
         self._engine.submit(slot, now)
 
     def _land_flights(self) -> None:
-        """Emit what the engine is through with, oldest first."""
+        """Emit what the engine is through with, oldest first.
+
+        A process may be killed between two lines of this. Then a file's frame comes twice, as it must not be
+        lost; and the number of a live source's frame is left out, as it must not be given to another.
+        """
         while self._flights and self._flights[0].ready_at is not None:
             flight = self._flights[0]
+            if not self._finite:
+                self._progress.advance(flight.stamp.frame_id)
             if not flight.failure and not self._emit(flight):
                 return
-            self._progress.advance(flight.stamp.frame_id)
+            if self._finite:
+                self._progress.advance(flight.stamp.frame_id)
             self._flights.popleft()
             self._engine.give_back(flight.slot)
 
