@@ -112,6 +112,10 @@ class Places:
         return f"ipc://{self.run}/publisher.ipc"
 
     @property
+    def pictures_in(self) -> str:
+        return f"ipc://{self.run}/pictures-in.ipc"
+
+    @property
     def predictions(self) -> str:
         return f"ipc://{self.run}/predictions.ipc"
 
@@ -423,7 +427,8 @@ class Agent:
             case actions.StartCamera():
                 self._start_camera(action)
             case actions.ChangeCamera():
-                self._supervisor.tell(action.child, Change(action.gen, action.want))
+                wish = action.wish
+                self._supervisor.tell(action.child, Change(wish.gen, wish.want, wish.spec))
             case actions.StopChild():
                 self._supervisor.tell(action.child, Stop())
             case actions.KillChild():
@@ -443,6 +448,7 @@ class Agent:
             config=PublisherConfig(
                 device=self._identity.device,
                 pull_endpoint=self._places.publisher,
+                picture_endpoint=self._places.pictures_in,
                 local_endpoint=self._places.predictions,
                 direct_endpoint=direct,
                 public_key=self._identity.public_key,
@@ -485,6 +491,7 @@ class Agent:
                 defaults=self._config.defaults,
                 engine_socket=self._places.engine(wish.spec.model.digest),
                 publish_endpoint=self._places.publisher,
+                picture_endpoint=self._places.pictures_in,
                 progress_path=str(self._places.playing(wish.pipeline_id, wish.start_gen)),
                 fence_path=str(self._places.fence),
                 fenced=wish.on_disconnect == "stop",

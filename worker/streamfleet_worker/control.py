@@ -57,7 +57,8 @@ class CameraConfig:
     defaults: PostProcessing
     engine_socket: str  # path of the engine's unix socket
     publish_endpoint: str  # ipc:// of the publisher's PULL
-    progress_path: str  # file position of this playing, which outlives the process
+    picture_endpoint: str  # ipc:// of the publisher's PULL for pictures
+    progress_path: str  # position in each source of this playing, which outlives the process
     fence_path: str  # until when fenced pipelines may emit
     fenced: bool  # stop emitting when the fence says so (`on_disconnect` is stop)
 
@@ -78,6 +79,7 @@ class PublisherConfig:
 
     device: str
     pull_endpoint: str  # ipc:// where cameras and the agent push
+    picture_endpoint: str  # ipc:// where cameras push pictures
     local_endpoint: str  # ipc:// for subscribers on this host, without keys
     direct_endpoint: str  # tcp:// for subscribers on the LAN, "" for none
     public_key: str
@@ -90,10 +92,21 @@ class PublisherConfig:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """To a camera: emit under this generation from now on, or pause."""
+    """To a camera: emit under this generation and spec from now on, or pause.
+
+    The spec plays like the one that the camera began with (`PipelineSpec.plays_like`).
+    """
 
     gen: Natural
     want: Want
+    spec: PipelineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """To a camera: somebody looks at its pictures, or nobody does any more."""
+
+    wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,7 @@ class Relay:
 
     endpoints: tuple[str, ...]
     server_key: CurveKey
+    pictures: tuple[str, ...] = ()  # endpoints for pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +169,14 @@ class PublisherReport:
     published: Natural
     fenced: Natural  # messages that came after the fence closed
     rejected: Natural  # messages that were not three frames of ours
+    watched: tuple[str, ...] = ()  # pipelines whose pictures somebody has subscribed to
 
 
-ToChild = Change | Stop | Relay | Allow
+ToChild = Change | Show | Stop | Relay | Allow
 FromChild = CameraReport | EngineReport | PublisherReport
 
 _TYPES: dict[str, type[ToChild | FromChild]] = {
-    of.__name__: of for of in (Change, Stop, Relay, Allow, CameraReport, EngineReport, PublisherReport)
+    of.__name__: of for of in (Change, Show, Stop, Relay, Allow, CameraReport, EngineReport, PublisherReport)
 }
 
 

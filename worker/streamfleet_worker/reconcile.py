@@ -198,11 +198,10 @@ class StartCamera:
 
 @dataclass(frozen=True, slots=True)
 class ChangeCamera:
-    """Tell a living camera its new generation, and whether to run."""
+    """Tell a living camera what is wished for now: the same sources and model under a later generation."""
 
     child: CameraId
-    gen: int
-    want: Want
+    wish: Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -724,7 +723,7 @@ class Reconcile:
             camera.told = (wish.gen, wish.want)
             camera.moved_at = None if camera.moved_at is None else now
             assert isinstance(camera.id, CameraId)
-            self._actions.append(ChangeCamera(camera.id, wish.gen, wish.want))
+            self._actions.append(ChangeCamera(camera.id, wish))
 
     def _start_camera(self, pipeline: _Pipeline, wish: Wish, now: float) -> None:
         model = self._models[wish.spec.model.digest]

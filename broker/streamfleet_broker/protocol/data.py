@@ -3,7 +3,7 @@
     frame 0  v1/<kind>/<pipeline id>/     ASCII; a device's own state is v1/stat/@<device>/
     frame 1  magic 2 · major 1 · kind 1 · flags 2 · sources 2 · gen 8 · inc 4 · device 4 · seq 8 ·
              capture wall ns 8 · capture BOOTTIME ns 8   (network order)
-    frame 2  body, one msgpack map of at most 1 MiB
+    frame 2  body, one msgpack map of at most 1 MiB; of `img`, which has sockets of its own, a JPEG picture
 
 Kind comes first, so that `v1/pred/` is every prediction, and the slash comes last, because ZeroMQ matches
 prefixes. No device is in a pipeline's topic, because failover moves pipelines.
@@ -30,6 +30,7 @@ class Kind(enum.IntEnum):
 
     PRED = 1
     STAT = 2
+    IMG = 4  # the body is a JPEG picture with the boxes of the prediction that has the same key
 
 
 class Flag(enum.IntFlag):

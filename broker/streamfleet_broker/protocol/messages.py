@@ -24,7 +24,7 @@ RefusalCode = Literal[
     "token_used",
 ]
 ErrorCode = Literal[
-    "not_found", "invalid", "conflict", "unavailable", "too_many", "store_down", "bad_message"
+    "not_found", "invalid", "conflict", "mismatch", "unavailable", "too_many", "store_down", "bad_message"
 ]
 ByeReason = Literal["stop", "drain", "upgrade"]
 
@@ -85,6 +85,7 @@ class Welcome:
     api: str  # base URL for models, "" when there is none
     ticket: str  # opens the bulk addresses of the api for as long as this session lives
     relay: tuple[str, ...] = ()  # where PUB connects
+    pictures: tuple[str, ...] = ()  # where the PUB for pictures connects
 
 
 @dataclass(frozen=True, slots=True)

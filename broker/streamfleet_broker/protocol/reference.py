@@ -6,19 +6,23 @@ import enum
 import re
 from urllib.parse import unquote, urlsplit
 
+from streamfleet_broker.protocol.values import SourceSpec
+
 TEST_PATTERN = "TestPatternStreamProducer"  # the original's name
+SCENE = "scene://"  # `scene://conveyor/1`: drawn by the device, the number says which of its kind
 
 _UNPARSEABLE = "<unparseable source>"
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]")
 
 
 class SourceKind(enum.Enum):
-    """Only a file has an end and waits; everything else is live, and the newest frame wins."""
+    """Where the frames of a reference come from."""
 
     FILE = "file"
     DEVICE = "device"
     URL = "url"
     PATTERN = "pattern"
+    SCENE = "scene"
 
 
 def kind_of(reference: str | int) -> SourceKind:
@@ -27,13 +31,22 @@ def kind_of(reference: str | int) -> SourceKind:
         return SourceKind.DEVICE
     if reference == TEST_PATTERN:
         return SourceKind.PATTERN
+    if reference.startswith(SCENE):
+        return SourceKind.SCENE
     scheme, separator, _ = reference.partition("://")
     return SourceKind.URL if separator and scheme.lower() != "file" else SourceKind.FILE
 
 
+def is_finite(source: SourceSpec) -> bool:
+    """Is every frame shown, and is there an end? Only a file is so, unless its mode says otherwise."""
+    if source.mode is not None:
+        return source.mode == "file"
+    return kind_of(source.reference) is SourceKind.FILE
+
+
 def is_movable(reference: str | int) -> bool:
     """Can another device open this source? A file and a camera index are about what one machine has."""
-    return kind_of(reference) in (SourceKind.URL, SourceKind.PATTERN)
+    return kind_of(reference) in (SourceKind.URL, SourceKind.PATTERN, SourceKind.SCENE)
 
 
 def path_of(reference: str) -> str:

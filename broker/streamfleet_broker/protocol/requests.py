@@ -5,7 +5,7 @@ Dispatch is a literal table: nothing is ever looked up by a name from the wire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -15,6 +15,8 @@ from streamfleet_broker.protocol.messages import Request
 from streamfleet_broker.protocol.values import (
     CurveKey,
     Id,
+    Labels,
+    ModelId,
     ModelRef,
     Natural,
     ObservedState,
@@ -50,6 +52,39 @@ class CreatePipeline:
     pipeline_id: Id
     spec: PipelineSpec
     device: Id | None = None  # None: whichever device has most room
+    selector: Labels = field(default_factory=dict)  # of the devices that it may run on
+    labels: Labels = field(default_factory=dict)
+    want: Literal["run", "pause"] = "run"
+    # A request that is made again under its key gets the answer of the first, for a day. The digest is of what
+    # was asked for: another one under the same key is refused as `mismatch`.
+    key: Annotated[str, Meta(max_length=255)] = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutPipeline:
+    """Wish that a pipeline is exactly so. Reply: Put. Doing it again changes nothing.
+
+    What can change while it plays (thresholds, fps, sinks, tracker, labels, want) changes so; another model,
+    source or device begins a new playing. With `expected`, it is refused as `conflict` when the pipeline has
+    another `version` by now, or is not there.
+    """
+
+    pipeline_id: Id
+    spec: PipelineSpec
+    device: Id | None = None
+    selector: Labels = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
+    want: Literal["run", "pause"] = "run"
+    expected: Natural | None = None
+    wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPipeline:
+    """Play from the beginning, a file that has ended too. Reply: PipelineView."""
+
+    pipeline_id: Id
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +125,50 @@ class AddDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class GetDevice:
+    """Reply: DeviceView."""
+
+    device: Id
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDevice:
+    """Let a device have exactly these labels. Reply: DeviceView.
+
+    A pipeline whose selector the device no longer meets is moved, if it may move.
+    """
+
+    device: Id
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDevice:
+    """Forget a device that is away and has no pipelines, its key and its tokens. Reply: None."""
+
+    device: Id
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveModel:
+    """Let pipelines name this id no longer; what runs goes on. Reply: the ModelRef that it was."""
+
+    model_id: ModelId
+
+
+@dataclass(frozen=True, slots=True)
+class GetEvents:
+    """What happened after event `after` of this epoch. Reply: Events, after `wait_ms` at most.
+
+    An older epoch, or a number that is forgotten already, gets all that are still known.
+    """
+
+    epoch: Natural = 0
+    after: Natural = 0
+    wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+
+
+@dataclass(frozen=True, slots=True)
 class AddSubscriber:
     """Make a key for a program that subscribes over TCP. Reply: Subscription."""
 
@@ -123,30 +202,44 @@ class GetFleet:
 
 OperatorRequest = (
     CreatePipeline
+    | PutPipeline
+    | RestartPipeline
     | ChangePipeline
     | ListPipelines
     | GetPipeline
     | ListDevices
     | AddDevice
+    | GetDevice
+    | LabelDevice
+    | RemoveDevice
     | AddSubscriber
     | PutModel
+    | RemoveModel
     | ListModels
     | CheckTicket
     | GetFleet
+    | GetEvents
 )
 
 OPERATIONS: dict[str, type[OperatorRequest]] = {
     "pipeline.create": CreatePipeline,
+    "pipeline.put": PutPipeline,
+    "pipeline.restart": RestartPipeline,
     "pipeline.change": ChangePipeline,
     "pipeline.list": ListPipelines,
     "pipeline.get": GetPipeline,
     "device.list": ListDevices,
     "device.add": AddDevice,
+    "device.get": GetDevice,
+    "device.label": LabelDevice,
+    "device.remove": RemoveDevice,
     "subscriber.add": AddSubscriber,
     "model.put": PutModel,
+    "model.remove": RemoveModel,
     "model.list": ListModels,
     "ticket.check": CheckTicket,
     "fleet.get": GetFleet,
+    "event.list": GetEvents,
 }
 _NAMES: dict[type[OperatorRequest], str] = {of: op for op, of in OPERATIONS.items()}
 
@@ -184,6 +277,11 @@ class PipelineView:
     observed: ObservedState | None = None  # what the device said last
     reason: str = ""  # for people: why it does not run, or what the device said
     restarts: Natural = 0
+    requested: Id | None = None  # the device that was asked for by name
+    selector: Labels = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
+    version: Natural = 0  # +1 at any change of what is wished for, labels too
+    created_at: float = 0.0  # Unix seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +306,41 @@ class DeviceView:
     pipelines: Natural = 0
     agent: str = ""
     silent: float | None = None  # seconds since it was last heard, None when never
+    labels: Labels = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The wish is durable. `confirmed`: the device has done it."""
+
+    pipeline: PipelineView
+    created: bool
+    changed: bool
+    confirmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FleetEvent:
+    """One thing that happened to a pipeline or a device."""
+
+    n: Natural  # +1 each, from 1 in each epoch
+    at: float  # Unix seconds
+    subject: Literal["pipeline", "device"]
+    id: Id
+    state: str  # a PipelineStatus or DeviceState, or `gone`
+    previous: str  # "" when it is new
+    device: Id | None = None  # of the pipeline
+    reason: str = ""  # for people
+    restarts: Natural = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Oldest first. `lost`: what came between `after` and the first of these is not known any more."""
+
+    epoch: Natural
+    events: tuple[FleetEvent, ...]
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,23 @@ The same documents go out on PUB and are served over HTTP, so that a figure mean
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.values import Id, Natural, ObservedState, PipelineSpec, Want
+
+# Why there is no picture.
+SourceCause = Literal[
+    "refused",  # nobody listens there
+    "unreachable",  # no such host, no way to it
+    "timeout",  # no answer, or no frame for too long
+    "authentication",
+    "not_found",
+    "codec",  # it is there, and cannot be decoded
+    "ended",  # the other side closed the stream
+    "invalid",  # the reference or one of its properties
+    "internal",  # a bug of ours
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +37,14 @@ class SourceStat:
     emitted: Natural = 0
     dropped: dict[str, int] = field(default_factory=dict)  # by cause
     attempts: Natural = 0  # to connect, since the last success
-    reason: str = ""  # of the last failed attempt
+    cause: SourceCause | None = None  # of the last failed attempt, in a word; None: there is a picture
+    reason: str = ""  # the same for people
     last_frame_age: float | None = None  # seconds; None before the first
+    fps: float = 0.0  # emitted frames a second over the last seconds; falls to 0 when they stop
+    width: Natural = 0  # pixels of the last frame; 0 before the first
+    height: Natural = 0
+    latency: float | None = None  # seconds from the capture of a frame to its emission, mean of the last ones
+    still_for: float | None = None  # seconds for which a live picture has not changed at all; None: it moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,10 @@ class DeviceStat:
     pipelines: Natural
     engines: tuple[EngineStat, ...]
     at: float  # Unix seconds
+    cores: Natural = 0
+    load: float = 0.0  # processes that run or want to, over the last minute
+    memory: Natural = 0  # bytes that the machine has
+    memory_available: Natural = 0  # bytes that programs may still have
 
 
 def empty_report(spec: PipelineSpec, state: str) -> dict[str, Any]:

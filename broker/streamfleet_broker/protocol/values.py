@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgpack
@@ -27,11 +27,22 @@ CurveKey = Annotated[str, Meta(min_length=40, max_length=40)]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+# What people sort pipelines and devices by. A selector is labels that must all be there with these values.
+LabelKey = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+LabelValue = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{0,63}\Z")]
+Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=32)]
+
+MAX_SOURCES = 16  # a pipeline
 
 Want = Literal["run", "pause", "stop"]
 OnDisconnect = Literal["stop", "continue"]
 Tracker = Literal["bytetrack"]
 Family = Literal["ultralytics", "yolox"]
+Mode = Literal["live", "file"]
+# What a source does with a frame for which its buffer has no room, in the original's words.
+Filling = Literal["WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST"]
+# Which frame is taken from the buffer next: the oldest, or the newest, which drops the others.
+Consumption = Literal["LAZY", "EAGER"]
 
 T = TypeVar("T")
 
@@ -97,10 +108,14 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """Where frames come from."""
+    """Where frames come from. None means what suits the source: see `reference.is_finite` for the mode."""
 
-    reference: str | int  # file path, URL, device index, or the name of the test pattern
+    reference: str | int  # file path, URL, device index, or the name of a generated picture
     properties: dict[str, float] = field(default_factory=dict)  # OpenCV's CAP_PROP_*, lower case, no prefix
+    mode: Mode | None = None  # file: every frame, and it ends; live: never waited for, and opened again
+    max_fps: Annotated[float, Meta(gt=0)] | None = None  # of this source; None: the pipeline's
+    filling: Filling | None = None  # None: WAIT for a file, ADAPTIVE_DROP_OLDEST for a live source
+    consumption: Consumption | None = None  # None: LAZY for a file, EAGER for a live source
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +131,24 @@ class PipelineSpec:
     """What to run: a model on sources, into sinks. None means the device's own default."""
 
     model: ModelRef
-    sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1, max_length=1)]
+    sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1, max_length=MAX_SOURCES)]
     sinks: Annotated[tuple[UdpSink, ...], Meta(max_length=16)] = ()
-    max_fps: Annotated[float, Meta(gt=0)] | None = None
+    max_fps: Annotated[float, Meta(gt=0)] | None = None  # of each source that says nothing itself
     confidence: Fraction | None = None
     iou_threshold: Fraction | None = None
     class_agnostic_nms: bool | None = None
     max_candidates: Annotated[int, Meta(ge=1)] | None = None
     max_detections: Annotated[int, Meta(ge=1)] | None = None
     tracker: Tracker | None = None
+
+    def plays_like(self, other: PipelineSpec) -> bool:
+        """Can what plays one go on as the other, without opening anything anew?"""
+        return (self.model, self.played) == (other.model, other.played)
+
+    @property
+    def played(self) -> tuple[SourceSpec, ...]:
+        """The sources without what can be changed while they play."""
+        return tuple(replace(source, max_fps=None) for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def open_source(spec: SourceSpec, first_frame_id: int) -> Capture:
     match kind_of(reference):
         case SourceKind.PATTERN:
             return PatternCapture(first_frame_id)
+        case SourceKind.SCENE:
+            raise SourceLost(f"there is no scene {reference}")
         case SourceKind.FILE:
             path = _checked_path(str(reference))
             capture = _open(path, cv2.CAP_FFMPEG, spec, [])
