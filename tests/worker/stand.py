@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -30,6 +31,7 @@ from streamfleet_worker.camera import process as camera_process
 from streamfleet_worker.control import (
     CameraConfig,
     CameraReport,
+    Change,
     EngineConfig,
     EngineReport,
     PostProcessing,
@@ -65,6 +67,7 @@ class Child:
     def __init__(self, entry: Callable[[Any, Connection], None], config: Any) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["streamfleet_worker.camera.process"])
+        self.config = config
         self.connection, theirs = context.Pipe()
         self.process: BaseProcess = context.Process(target=entry, args=(config, theirs), daemon=True)
         self.process.start()
@@ -82,6 +85,10 @@ class Child:
 
     def tell(self, message: ToChild) -> None:
         send(self.connection, message)
+
+    def change(self, gen: int, want: Want = "run", **different: Any) -> None:
+        """Tell a camera to go on like this; what is not named of its spec stays as it began."""
+        self.tell(Change(gen, want, replace(self.config.spec, **different)))
 
     def until(self, what: str, holds: Callable[[Any], bool], deadline: float = DEADLINE) -> Any:
         """The first report of which this holds, beginning with the last one there is."""
@@ -222,6 +229,7 @@ class Stand:
             defaults=PostProcessing(),
             engine_socket=str(self.folder / "engine"),
             publish_endpoint=self.push_endpoint,
+            picture_endpoint=self.picture_endpoint,
             progress_path=str(self.folder / "progress"),
             fence_path=str(self.folder / "fence"),
             fenced=fenced,
@@ -232,6 +240,7 @@ class Stand:
         config = PublisherConfig(
             device="device-1",
             pull_endpoint=self.push_endpoint,
+            picture_endpoint=self.picture_endpoint,
             local_endpoint=self.local_endpoint,
             **{"direct_endpoint": "", "public_key": "", "secret_key": "", **more},
         )
@@ -240,6 +249,10 @@ class Stand:
     @property
     def push_endpoint(self) -> str:
         return f"ipc://{self.folder}/push"
+
+    @property
+    def picture_endpoint(self) -> str:
+        return f"ipc://{self.folder}/pictures"
 
     @property
     def local_endpoint(self) -> str:

@@ -16,7 +16,7 @@ import zmq
 from streamfleet_broker.protocol.data import DataHeader, Flag, Kind
 from streamfleet_broker.protocol.values import Manifest, UdpSink
 from streamfleet_worker.camera.testpattern import FPS, LABELS, draw, truth
-from streamfleet_worker.control import CameraReport, Change
+from streamfleet_worker.control import CameraReport
 from streamfleet_worker.fence import Fence, boot_time
 from tests.worker.models import manifest_of, write_constant_model, write_slow_model, write_squares_model
 from tests.worker.stand import Child, Stand, is_camera, wait_for, write_video
@@ -128,14 +128,14 @@ def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, qui
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 200)), max_fps=100)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
 
-    camera.tell(Change(gen=2, want="pause"))
+    camera.change(2, "pause")
     paused = camera.until("it is paused", lambda report: is_camera(report, "paused"))
     stand.receiver.settle()
     before = len(stand.receiver.datagrams)
     reports = len(camera.reports)
     wait_for("two more reports", lambda: len(camera.reports) >= reports + 2)
     after = len(stand.receiver.datagrams)
-    camera.tell(Change(gen=3, want="run"))
+    camera.change(3)
     until_ended(camera)
 
     assert paused.emitted == before == after
@@ -152,7 +152,7 @@ def test_a_camera_may_begin_in_a_pause(stand: Stand, quick: Manifest) -> None:
     wait_for("two more reports", lambda: len(camera.reports) >= 3)
 
     assert stand.receiver.datagrams == []
-    camera.tell(Change(gen=1, want="run"))
+    camera.change(1)
     until_ended(camera)
 
     assert stand.receiver.frame_ids == list(range(1, 31))
@@ -278,11 +278,11 @@ def test_a_muted_live_source_goes_on_and_emits_nothing(stand: Stand, squares: Ma
     camera = stand.camera(squares, "TestPatternStreamProducer")
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 3)
 
-    camera.tell(Change(gen=2, want="pause"))
+    camera.change(2, "pause")
     paused = camera.until("it is paused", lambda report: is_camera(report, "paused"))
     muted = camera.until("frames are dropped", lambda report: report.sources[0].dropped.get("muted", 0) >= 5)
     before = stand.receiver.frame_ids
-    camera.tell(Change(gen=3, want="run"))
+    camera.change(3)
     wait_for("more frames", lambda: len(stand.receiver.datagrams) >= len(before) + 3)
 
     assert len(before) == paused.emitted == muted.emitted

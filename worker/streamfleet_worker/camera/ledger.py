@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from streamfleet_broker.protocol.reference import SourceKind, kind_of, sanitised
-from streamfleet_broker.protocol.status import SourceStat
+from streamfleet_broker.protocol.status import SourceCause, SourceStat
 from streamfleet_worker.camera.buffer import Wakeup
 from streamfleet_worker.camera.source import Capture
 
@@ -34,6 +34,7 @@ class Ledger:
         self._state = "NOT_STARTED"
         self._properties: dict[str, Any] | None = None
         self._reason = ""
+        self._cause: SourceCause | None = None
         self._attempts = 0
         self._dropped: Counter[str] = Counter()
         self._received = self._inferred = self._emitted = 0
@@ -79,12 +80,14 @@ class Ledger:
                 self._properties["timestamp_created"] = datetime.now().isoformat()
             self._attempts = 0
             self._reason = ""
+            self._cause = None
 
-    def source_failed(self, reason: str) -> None:
+    def source_failed(self, reason: str, cause: SourceCause = "internal") -> None:
         """An attempt to open the source, or to go on reading it, failed."""
         with self._lock:
             self._attempts += 1
             self._reason = reason
+            self._cause = cause
             self._update(
                 ERROR,
                 "SOURCE_ERROR",
@@ -197,6 +200,7 @@ class Ledger:
                 emitted=self._emitted,
                 dropped=dict(self._dropped),
                 attempts=self._attempts,
+                cause=self._cause,
                 reason=self._reason,
                 last_frame_age=age,
             )

@@ -142,7 +142,7 @@ def _serve(camera: Camera, connection: Connection) -> None:
                 match receive(connection):
                     case Stop():
                         return
-                    case Change(gen, want):
+                    case Change(gen, want, _):
                         camera.player.change(gen, want)
             if ready:
                 break
