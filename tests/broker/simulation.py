@@ -546,11 +546,11 @@ class Worker:
 
         def change() -> None:
             assert camera is not None
-            if action.gen < camera.gen:
+            if action.wish.gen < camera.gen:
                 return  # a pipe keeps the order
-            camera.gen, camera.want = action.gen, action.want
+            camera.gen, camera.want = action.wish.gen, action.wish.want
             if camera.state in (RUNNING, PAUSED):
-                camera.state = PAUSED if action.want == "pause" else RUNNING
+                camera.state = PAUSED if action.wish.want == "pause" else RUNNING
             self.feed_later(0.0, reconcile.Reported(camera.id, self.report(camera.id, camera)))
 
         if camera is not None:

@@ -165,10 +165,41 @@ def test_pause_and_resume_change_the_living_camera() -> None:
     after = device.observed
     resumed = device.feed(Adopted((wish(3),)))
 
-    assert paused == [Persist(Row("door", 2, 1, 1)), ChangeCamera(CAMERA, 2, "pause")]
+    assert paused == [Persist(Row("door", 2, 1, 1)), ChangeCamera(CAMERA, wish(2, "pause"))]
     assert before == (Observed("door", 1, 1, ObservedState.RUNNING),)
     assert after == (Observed("door", 2, 1, ObservedState.PAUSED),)
-    assert resumed == [Persist(Row("door", 3, 1, 1)), ChangeCamera(CAMERA, 3, "run")]
+    assert resumed == [Persist(Row("door", 3, 1, 1)), ChangeCamera(CAMERA, wish(3))]
+
+
+def test_what_can_change_while_it_plays_is_told_to_the_living_camera() -> None:
+    device = running()
+    stricter = replace(wish(2), spec=spec("rtsp://h/door", confidence=0.9, max_fps=5))
+
+    changed = device.feed(Adopted((stricter,)))
+    before = device.observed
+    device.feed(says(gen=2))
+
+    assert changed == [Persist(Row("door", 2, 1, 1)), ChangeCamera(CAMERA, stricter)]
+    assert before == (Observed("door", 1, 1, ObservedState.RUNNING),)
+    assert device.observed == (Observed("door", 2, 1, ObservedState.RUNNING),)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(replace(wish(2), on_disconnect="stop"), id="on_disconnect"),
+        pytest.param(replace(wish(2), spec=spec("rtsp://h/gate")), id="source"),
+    ],
+)
+def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(changed: Wish) -> None:
+    device = running()
+
+    asked = device.feed(Adopted((changed,)))
+    ended = device.feed(Exited(CAMERA, 0))
+
+    assert asked == [Persist(Row("door", 2, 1, 1)), StopChild(CAMERA)]
+    assert ended == [Persist(Row("door", 2, 1, 2)), StartCamera(CameraId("door", 2), changed, MANIFEST)]
+    assert device.observed[0].restarts == 0
 
 
 def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
@@ -520,8 +551,7 @@ class World:
     core: Reconcile = field(init=False)
     rows: dict[str, Row] = field(default_factory=dict)  # what is on the disk
     alive: dict[ChildId, float | None] = field(default_factory=dict)  # child → when it was asked to stop
-    told: dict[ChildId, tuple[int, str]] = field(default_factory=dict)
-    playing: dict[ChildId, int] = field(default_factory=dict)  # camera → its start_gen
+    told: dict[ChildId, Wish] = field(default_factory=dict)  # of a camera, what it knows
     wishes: dict[str, Wish] = field(default_factory=dict)
     ended: set[tuple[str, int]] = field(default_factory=set)
     incs: dict[str, int] = field(default_factory=dict)  # of a pipeline that was not forgotten since
@@ -569,7 +599,11 @@ class World:
                     self.start_camera(action)
                 case ChangeCamera():
                     assert self.alive[action.child] is None
-                    self.told[action.child] = (action.gen, action.want)
+                    before = self.told[action.child]
+                    assert action.wish.gen > before.gen
+                    assert action.wish.start_gen == before.start_gen
+                    assert action.wish.spec.plays_like(before.spec), "a change that a camera cannot obey"
+                    self.told[action.child] = action.wish
                 case StopChild():
                     assert self.alive[action.child] is None, "asked twice"
                     self.alive[action.child] = self.now
@@ -597,8 +631,7 @@ class World:
         assert not any(isinstance(c, CameraId) and c.pipeline_id == pipeline_id for c in self.alive)
         assert any(isinstance(c, EngineId) and c.digest == wish.spec.model.digest for c in self.alive)
         self.incs[pipeline_id] = child.inc
-        self.told[child] = (wish.gen, wish.want)
-        self.playing[child] = wish.start_gen
+        self.told[child] = wish
         self.start(child)
 
     def exit(self, child: ChildId, code: int | None) -> None:
@@ -620,7 +653,10 @@ class World:
         else:
             want: Want = self.rng.choice(["run", "pause", "stop"])
             start_gen = self.gen if self.rng.random() < 0.3 else known.start_gen
-            self.wishes[pipeline_id] = replace(known, gen=self.gen, start_gen=start_gen, want=want)
+            changed = replace(known, gen=self.gen, start_gen=start_gen, want=want)
+            if self.rng.random() < 0.3:
+                changed = replace(changed, spec=replace(known.spec, confidence=self.rng.random()))
+            self.wishes[pipeline_id] = changed
         self.feed(Adopted(tuple(self.wishes.values())))
 
     def report(self, child: ChildId, *, well: bool = False) -> None:
@@ -633,17 +669,17 @@ class World:
                 oldest = 11.0 if not well and self.rng.random() < 0.02 else 0.0
                 self.feed(Reported(child, EngineReport(state, "", "", 0, oldest)))  # type: ignore[arg-type]
             case CameraId():
-                gen, want = self.told[child]
-                state = ObservedState.PAUSED if want == "pause" else ObservedState.RUNNING
+                told = self.told[child]
+                state = ObservedState.PAUSED if told.want == "pause" else ObservedState.RUNNING
                 if not well and self.rng.random() < 0.15:
                     state = self.rng.choice(
                         [ObservedState.STARTING, ObservedState.RECONNECTING, ObservedState.ENDED]
                     )
-                start_gen = self.playing[child]
+                start_gen = told.start_gen
                 if state is ObservedState.ENDED and start_gen == self.rows[child.pipeline_id].start_gen:
                     self.ended.add((child.pipeline_id, start_gen))
                 emitted = int(self.now * 10)
-                report = CameraReport(gen, state, "", self.rng.random() < 0.2, emitted, (), {}, 1.0, {})
+                report = CameraReport(told.gen, state, "", self.rng.random() < 0.2, emitted, (), {}, 1.0, {})
                 self.feed(Reported(child, report))
 
     def step(self) -> None:

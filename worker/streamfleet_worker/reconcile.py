@@ -18,7 +18,7 @@ from typing_extensions import assert_never
 
 from streamfleet_broker.protocol.reference import redacted
 from streamfleet_broker.protocol.status import EngineStat
-from streamfleet_broker.protocol.values import Manifest, Observed, ObservedState, Want, Wish
+from streamfleet_broker.protocol.values import Manifest, Observed, ObservedState, Wish
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
 
 START_PATIENCE = 30.0  # seconds to a child's first report, and for an engine to load
@@ -279,10 +279,27 @@ class _Backoff:
 
 @dataclass(slots=True)
 class _Camera(_Child):
-    start_gen: int = 0  # which playing this is
-    digest: str = ""  # of its model
-    told: tuple[int, Want] = (0, "run")  # gen and want, as it was told last
+    told: Wish = field(kw_only=True)  # the last one that it knows; all play alike
     moved_at: float | None = None  # when `emitted` moved last while it should; None while nothing need move
+
+    @property
+    def start_gen(self) -> int:
+        """Which playing this is."""
+        return self.told.start_gen
+
+    @property
+    def digest(self) -> str:
+        """Of its model."""
+        return self.told.spec.model.digest
+
+    def can_become(self, wish: Wish) -> bool:
+        """Is what is wished for the playing of this process, which needs to be told at most?"""
+        told = self.told
+        return (
+            wish.start_gen == told.start_gen
+            and wish.on_disconnect == told.on_disconnect  # whether the fence stops it, it learns at its start
+            and wish.spec.plays_like(told.spec)
+        )
 
 
 @dataclass(slots=True)
@@ -451,7 +468,7 @@ class Reconcile:
                 assert self._should_run(pipeline), "a camera that nobody wished for"
                 assert camera.start_gen == row.start_gen
                 assert pipeline.wish is not None
-                assert camera.told == (pipeline.wish.gen, pipeline.wish.want)
+                assert camera.told == pipeline.wish
         for model in self._models.values():
             assert not (model.failed and model.engine and model.engine.staying), "an engine that cannot work"
             assert model.engine is None or model.manifest is not None
@@ -717,10 +734,10 @@ class Reconcile:
     def _keep_camera(self, pipeline: _Pipeline, camera: _Camera, now: float) -> None:
         wish = pipeline.wish
         assert wish is not None
-        if not camera.staying or camera.start_gen != wish.start_gen or not self._should_run(pipeline):
+        if not camera.staying or not camera.can_become(wish) or not self._should_run(pipeline):
             self._stop(camera, now)
-        elif camera.told != (wish.gen, wish.want):
-            camera.told = (wish.gen, wish.want)
+        elif camera.told != wish:
+            camera.told = wish
             camera.moved_at = None if camera.moved_at is None else now
             assert isinstance(camera.id, CameraId)
             self._actions.append(ChangeCamera(camera.id, wish))
@@ -731,13 +748,7 @@ class Reconcile:
             return
         pipeline.row = replace(pipeline.row, inc=pipeline.row.inc + 1)
         camera = CameraId(wish.pipeline_id, pipeline.row.inc)
-        pipeline.camera = _Camera(
-            camera,
-            now,
-            start_gen=wish.start_gen,
-            digest=model.digest,
-            told=(wish.gen, wish.want),
-        )
+        pipeline.camera = _Camera(camera, now, told=wish)
         self._actions += [Persist(pipeline.row), StartCamera(camera, wish, model.manifest)]
 
     def _stop(self, child: _Child | None, now: float) -> None:
@@ -778,7 +789,7 @@ class Reconcile:
         state, reason = self._state(pipeline, wish)
         gen = wish.gen
         if camera is not None and self._is_wished(pipeline):
-            gen = camera.told[0]
+            gen = camera.told.gen
             # A change is done when the camera says so, not when it was told.
             if camera.heard_at is not None and pipeline.report is not None:
                 gen = min(gen, pipeline.report.gen)
