@@ -1,0 +1,52 @@
+// The grid of cameras: one card a pipeline, kept from one look to the next so that pictures go on.
+
+import { Picture } from "./picture.js";
+import { cameraFigures, colourOf, isStale } from "./words.js";
+
+const template = document.querySelector("#camera");
+
+export class Cameras {
+  #grid;
+  #open;
+  #cards = new Map(); // pipeline id → {card, picture}
+
+  constructor(grid, open) {
+    this.#grid = grid;
+    this.#open = open;
+  }
+
+  show(pipelines) {
+    const wanted = new Set(pipelines.map((pipeline) => pipeline.pipeline_id));
+    for (const [id, { card, picture }] of this.#cards) {
+      if (wanted.has(id)) continue;
+      picture.close();
+      card.remove();
+      this.#cards.delete(id);
+    }
+    for (const pipeline of pipelines) this.#update(pipeline);
+  }
+
+  #update(pipeline) {
+    const { card, picture } = this.#cards.get(pipeline.pipeline_id) ?? this.#add(pipeline.pipeline_id);
+    const badge = card.querySelector(".badge");
+    badge.textContent = pipeline.status;
+    badge.className = `badge ${colourOf(pipeline.status)}`;
+    card.querySelector(".figures").textContent = cameraFigures(pipeline);
+    const reason = card.querySelector(".reason");
+    reason.textContent = pipeline.reason || (isStale(pipeline) && pipeline.device ? "its device says nothing of it" : "");
+    reason.hidden = !reason.textContent;
+    picture.tend();
+  }
+
+  #add(id) {
+    const card = template.content.firstElementChild.cloneNode(true);
+    card.dataset.pipeline = id;
+    const name = card.querySelector(".name");
+    name.textContent = id;
+    name.onclick = () => this.#open(id);
+    this.#grid.append(card);
+    const entry = { card, picture: new Picture(id, card.querySelector(".picture")) };
+    this.#cards.set(id, entry);
+    return entry;
+  }
+}

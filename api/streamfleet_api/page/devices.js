@@ -1,0 +1,27 @@
+// The list of devices.
+
+import { deviceFigures, deviceState } from "./words.js";
+
+export function showDevices(list, devices) {
+  list.replaceChildren(...devices.map(item));
+}
+
+function item(device) {
+  const { state, colour, why } = deviceState(device);
+  const line = document.createElement("li");
+  line.dataset.device = device.device;
+  line.dataset.state = state;
+  const head = document.createElement("div");
+  head.className = "head";
+  const name = document.createElement("strong");
+  name.textContent = device.device;
+  const badge = document.createElement("span");
+  badge.className = `badge ${colour}`;
+  badge.textContent = state;
+  head.append(name, badge);
+  const figures = document.createElement("p");
+  figures.className = "figures";
+  figures.textContent = why || deviceFigures(device);
+  line.append(head, figures);
+  return line;
+}

@@ -1,0 +1,87 @@
+// What states and figures are called, and which colour they have. Nothing here touches the page.
+
+const COLOURS = {
+  ready: "good", running: "good",
+  syncing: "warn", suspect: "warn", starting: "warn", reconnecting: "warn", unknown: "warn", moving: "warn", backoff: "warn",
+  lost: "bad", quarantined: "bad", failed: "bad",
+};
+const LATE = 2; // seconds without a status after which what is shown is of the past
+
+export const colourOf = (state) => COLOURS[state] ?? "";
+
+/** What to show of a device: a state, and why in a few words. */
+export function deviceState(device) {
+  const silent = Math.max(device.silent ?? 0, device.age ?? 0);
+  if (device.state === "ready" && silent > LATE) {
+    return { state: "silent", colour: "bad", why: `nothing heard for ${silent.toFixed(0)} s` };
+  }
+  const why = device.state === "ready" || device.silent == null ? "" : `last heard ${duration(device.silent)} ago`;
+  return { state: device.state, colour: colourOf(device.state), why };
+}
+
+/** Is what we know of a pipeline of the past? */
+export const isStale = (pipeline) => pipeline.age == null || pipeline.age > LATE;
+
+export function deviceFigures(device) {
+  const parts = [`${device.pipelines} of ${device.capacity} pipelines`];
+  if (device.cores) parts.push(`load ${device.load.toFixed(1)} on ${device.cores} cores`);
+  if (device.memory) parts.push(`${gigabytes(device.memory_available)} of ${gigabytes(device.memory)} GB free`);
+  return parts.join(" · ");
+}
+
+export function cameraFigures(pipeline) {
+  const parts = [pipeline.device ?? "no device"];
+  if (!isStale(pipeline)) {
+    parts.push(`${pipeline.fps.toFixed(1)} frames/s`);
+    if (pipeline.latency != null) parts.push(`${(pipeline.latency * 1000).toFixed(0)} ms`);
+  }
+  return parts.join(" · ");
+}
+
+/** [term, text] of what a pipeline is made of. */
+export function pipelineFacts(pipeline) {
+  const { spec } = pipeline;
+  const facts = [
+    ["device", pipeline.device ?? "none yet"],
+    ["model", spec.model.id],
+    ["sinks", spec.sinks.map((sink) => `udp ${sink.host}:${sink.port}`).join(", ") || "none but ZeroMQ"],
+    ["tracker", spec.tracker ?? "none"],
+    ["emitted", count(pipeline.emitted)],
+    ["not emitted", count(pipeline.dropped)],
+    ["restarts", count(pipeline.restarts)],
+  ];
+  const labels = Object.entries(pipeline.labels).map(([key, value]) => `${key}=${value}`);
+  if (labels.length) facts.push(["labels", labels.join(", ")]);
+  return facts;
+}
+
+/** The rows of the table of sources, the first is its head. */
+export function sourceRows(sources) {
+  const rows = sources.map((source) => [
+    String(source.source_id),
+    String(source.reference),
+    source.width ? `${source.width} × ${source.height}` : "",
+    source.state,
+    source.fps.toFixed(1),
+    count(source.received),
+    Object.entries(source.dropped).map(([cause, number]) => `${cause} ${count(number)}`).join(", "),
+    source.reason,
+  ]);
+  return [["", "source", "picture", "state", "frames/s", "received", "dropped", ""], ...rows];
+}
+
+export function eventText(event) {
+  const where = event.subject === "pipeline" && event.device ? ` on ${event.device}` : "";
+  return { who: event.id, state: event.state, colour: colourOf(event.state), rest: `${where}${event.reason ? `: ${event.reason}` : ""}` };
+}
+
+export const clock = (unixSeconds) => new Date(unixSeconds * 1000).toLocaleTimeString("en-GB");
+
+const count = (number) => (number ?? 0).toLocaleString("en");
+const gigabytes = (bytes) => (bytes / 1e9).toFixed(1);
+
+function duration(seconds) {
+  if (seconds < 90) return `${seconds.toFixed(0)} s`;
+  if (seconds < 5400) return `${(seconds / 60).toFixed(0)} min`;
+  return `${(seconds / 3600).toFixed(0)} h`;
+}
