@@ -84,6 +84,20 @@ def cli(ctx: click.Context, url: str, token: str | None, data_dir: Path) -> None
     type=click.IntRange(1, 65535),
     help="Subscribers elsewhere connect here.",
 )
+@click.option(
+    "--pictures-in-port",
+    default=7775,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Devices send pictures here.",
+)
+@click.option(
+    "--pictures-out-port",
+    default=7776,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Who looks at pictures from elsewhere connects here.",
+)
 @click.option("--advertise", multiple=True, metavar="HOST", help="How other hosts reach this one.")
 @click.option("--trust", multiple=True, metavar="CIDR", help="A network whose HTTP needs no token.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep everything here.")

@@ -19,6 +19,8 @@ class Options:
     devices_port: int = 7771
     relay_in_port: int = 7773
     relay_out_port: int = 7774
+    pictures_in_port: int = 7775
+    pictures_out_port: int = 7776
     advertise: tuple[str, ...] = ()
     trust: tuple[str, ...] = ()
     demo: bool = False
@@ -26,11 +28,17 @@ class Options:
     @property
     def ports(self) -> dict[str, int]:
         """Option → port, of all on which the fleet listens."""
+        return {"--port": self.port, **self.broker_ports}
+
+    @property
+    def broker_ports(self) -> dict[str, int]:
+        """The same, of all on which the broker listens."""
         return {
-            "--port": self.port,
             "--devices-port": self.devices_port,
             "--relay-in-port": self.relay_in_port,
             "--relay-out-port": self.relay_out_port,
+            "--pictures-in-port": self.pictures_in_port,
+            "--pictures-out-port": self.pictures_out_port,
         }
 
     @property

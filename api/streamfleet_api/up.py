@@ -153,10 +153,8 @@ class Up:
     def _broker_command(self) -> list[str]:
         options = self._options
         command = ["streamfleet_broker", "--data-dir", str(options.broker_dir), "--host", options.host]
-        command += ["--devices-port", str(options.devices_port)]
-        command += ["--relay-in-port", str(options.relay_in_port)]
-        command += ["--relay-out-port", str(options.relay_out_port)]
-        command += ["--api-port", str(options.port)]
+        for option, port in {**options.broker_ports, "--api-port": options.port}.items():
+            command += [option, str(port)]
         for host in options.advertise:
             command += ["--advertise", host]
         return command
@@ -245,9 +243,9 @@ class Up:
 
     def _check_ports(self, ended: Child) -> None:
         """It names the first port that is taken; people want to know them all. Raises: CommandFailed."""
-        names = {"api": ("--port",), "broker": ("--devices-port", "--relay-in-port", "--relay-out-port")}
-        options = names.get(ended.name, ())
-        preflight.check_ports(self._options.host, {name: self._options.ports[name] for name in options})
+        options = self._options
+        ports = {"api": {"--port": options.port}, "broker": options.broker_ports}
+        preflight.check_ports(options.host, ports.get(ended.name, {}))
 
     def _where(self) -> str:
         return f"the logs are in {self._logs}" if self._logs else "its log is above"

@@ -64,6 +64,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
         ),
         ("relay-in-port", "7773", "predictions from devices"),
         ("relay-out-port", "7774", "predictions to subscribers"),
+        ("pictures-in-port", "7775", "pictures from devices"),
+        ("pictures-out-port", "7776", "pictures to subscribers"),
         ("api-port", "8080", "where the api of this host listens, for devices that fetch models"),
     ):
         value = given(option.upper().replace("-", "_"), default)

@@ -24,11 +24,14 @@ class BrokerConfig:
     operators_port: int | None = None  # None: operators.ipc in the data directory
     relay_in_port: int = 7773
     relay_out_port: int = 7774
+    pictures_in_port: int = 7775
+    pictures_out_port: int = 7776
     advertise: tuple[str, ...] = ()  # hosts; empty: `host`, or the addresses of this machine
     api_port: int = 8080
 
     def __post_init__(self) -> None:
-        longest = max(len(str(path).encode()) for path in (self.operators_path, self.predictions_path))
+        sockets = (self.operators_path, self.predictions_path, self.pictures_path)
+        longest = max(len(str(path).encode()) for path in sockets)
         if longest > MAX_SOCKET_PATH:
             raise BadConfig(
                 "--data-dir",
@@ -44,6 +47,11 @@ class BrokerConfig:
     def predictions_path(self) -> Path:
         """The unix socket of the relay, for this host."""
         return self.data_dir / "predictions.ipc"
+
+    @property
+    def pictures_path(self) -> Path:
+        """The same for pictures."""
+        return self.data_dir / "pictures.ipc"
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -128,6 +128,7 @@ class FleetConfig:
     endpoints: tuple[str, ...]  # of the devices' ROUTER, as join tokens name it
     subscribe_endpoint: str  # of the relay, as subscribers reach it
     relay: tuple[str, ...]  # where devices publish; `*` is the host through which they reached us
+    pictures: tuple[str, ...]  # the same for pictures
     api: str  # where devices fetch models; the same
     beat: float = 1.0
     suspect: float = 3.0
@@ -553,6 +554,7 @@ class Fleet:
             api=config.api,
             ticket=session.ticket,
             relay=config.relay,
+            pictures=config.pictures,
         )
 
     def _tell(self, session: _Session, message: BrokerMessage) -> None:

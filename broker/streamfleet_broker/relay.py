@@ -1,12 +1,13 @@
-"""The relay of the data plane: two C proxies in threads of their own. It filters and counts nothing.
+"""The relay of the data plane: for predictions and for pictures each two C proxies, in threads of their own.
 
     devices' PUB ──▶ XSUB tcp, CURVE relay-in ═ XPUB predictions.ipc ──▶ api and programs on this host
                                                         │
                         XSUB ipc ◀──────────────────────┘
                         ═ XPUB tcp, CURVE relay-out ──▶ subscribers elsewhere
 
-A proxy ends only when its context does, so the relay has a context of its own. That gives it an I/O thread of
-its own, too: predictions never delay a heartbeat. ZAP is asked in a socket's context: this has one.
+It filters and counts nothing. A proxy ends only when its context does, so the relay has a context of its own.
+Predictions and pictures have an I/O thread each in it: no picture delays a prediction, and neither delays a
+heartbeat. ZAP is asked in a socket's context: this has one.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 
 import zmq
 
 from streamfleet_broker.errors import BrokerError, RelayDied
 from streamfleet_broker.fleet import KeyPair
-from streamfleet_broker.sockets import DATA_OPTIONS, Socket, bind, configure, secure
+from streamfleet_broker.sockets import DATA_OPTIONS, PICTURE_OPTIONS, Socket, bind, configure, secure
 
 logger = logging.getLogger(__name__)
 
@@ -28,33 +30,48 @@ START_TIMEOUT = 5.0  # seconds
 STOP_TIMEOUT = 2.0  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What two proxies forward. Its `io_thread` is a bit: no other traffic has the same."""
+
+    name: str
+    in_option: str  # that says where they listen for devices
+    out_option: str  # and for subscribers
+    socket_options: dict[int, int]
+    io_thread: int
+
+
+PREDICTIONS = Traffic("relay", "--relay-in-port", "--relay-out-port", DATA_OPTIONS, 1)
+PICTURES = Traffic("picture relay", "--pictures-in-port", "--pictures-out-port", PICTURE_OPTIONS, 2)
+
+
 class Relay:
-    """Both proxies."""
+    """All proxies."""
 
     def __init__(self, keys: KeyPair) -> None:
-        self.context: zmq.Context[Socket] = zmq.Context(io_threads=1)
+        self.context: zmq.Context[Socket] = zmq.Context(io_threads=2)
         self._keys = keys
         self._threads: list[threading.Thread] = []
 
-    def start_in(self, endpoint: str, predictions: str) -> str:
+    def start_in(self, traffic: Traffic, endpoint: str, here: str) -> str:
         """Relay from the devices to this host; the endpoint as it was bound. Raises: CannotBind."""
 
         def wire(source: Socket, sink: Socket) -> str:
             secure(source, self._keys, "relay-in")
-            bind(sink, predictions, "--data-dir")
-            return bind(source, endpoint, "--relay-in-port")
+            bind(sink, here, "--data-dir")
+            return bind(source, endpoint, traffic.in_option)
 
-        return self._start("relay in", wire)
+        return self._start(traffic, "in", wire)
 
-    def start_out(self, endpoint: str, predictions: str) -> str:
+    def start_out(self, traffic: Traffic, endpoint: str, here: str) -> str:
         """Relay from this host to subscribers; the endpoint as it was bound. Raises: CannotBind."""
 
         def wire(source: Socket, sink: Socket) -> str:
             secure(sink, self._keys, "relay-out")
-            source.connect(predictions)
-            return bind(sink, endpoint, "--relay-out-port")
+            source.connect(here)
+            return bind(sink, endpoint, traffic.out_option)
 
-        return self._start("relay out", wire)
+        return self._start(traffic, "out", wire)
 
     def check(self) -> None:
         """Raises: RelayDied."""
@@ -72,22 +89,32 @@ class Relay:
             if thread.is_alive():
                 logger.error("%s did not end within %.0f s", thread.name, STOP_TIMEOUT)
 
-    def _start(self, name: str, wire: Callable[[Socket, Socket], str]) -> str:
+    def _start(self, traffic: Traffic, direction: str, wire: Callable[[Socket, Socket], str]) -> str:
         started: Future[str] = Future()
-        thread = threading.Thread(target=_relay, args=(self.context, wire, started), name=name, daemon=True)
+        thread = threading.Thread(
+            target=_relay,
+            args=(self.context, traffic, wire, started),
+            name=f"{traffic.name} {direction}",
+            daemon=True,
+        )
         thread.start()
         endpoint = started.result(START_TIMEOUT)
         self._threads.append(thread)
         return endpoint
 
 
-def _relay(context: zmq.Context[Socket], wire: Callable[[Socket, Socket], str], started: Future[str]) -> None:
+def _relay(
+    context: zmq.Context[Socket],
+    traffic: Traffic,
+    wire: Callable[[Socket, Socket], str],
+    started: Future[str],
+) -> None:
     """The life of a thread: it makes its sockets, relays between them and closes them."""
+    # No XPUB_VERBOSE: it passes each subscription on and not each end of one, so that with equal ones the
+    # XSUB counts too many, and devices would publish for ever what nobody hears any more.
     with context.socket(zmq.XSUB) as source, context.socket(zmq.XPUB) as sink:
-        configure(source, DATA_OPTIONS)
-        configure(sink, DATA_OPTIONS)
-        # Without it the publisher hears of the first of several equal subscriptions only.
-        sink.setsockopt(zmq.XPUB_VERBOSE, 1)
+        for socket in (source, sink):
+            configure(socket, traffic.socket_options | {zmq.AFFINITY: traffic.io_thread})
         try:
             started.set_result(wire(source, sink))
         except BrokerError as exc:

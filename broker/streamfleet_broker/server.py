@@ -26,7 +26,7 @@ from streamfleet_broker.keys import RandomSupply, load_or_make
 from streamfleet_broker.protocol.control import Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import Error
-from streamfleet_broker.relay import Relay
+from streamfleet_broker.relay import PICTURES, PREDICTIONS, Relay
 from streamfleet_broker.sockets import CONTROL_OPTIONS, Socket, bind, configure, port_of, secure, tcp
 from streamfleet_broker.store import Store
 from streamfleet_broker.zap import AllowList, Doorkeeper
@@ -47,6 +47,9 @@ class Endpoints:
     predictions: str
     relay_in: str
     relay_out: str
+    pictures: str
+    pictures_in: str
+    pictures_out: str
 
 
 @contextlib.asynccontextmanager
@@ -281,16 +284,22 @@ def _listen(
         secure(operators, keys, "operators")
         bound = bind(operators, tcp(config.host, config.operators_port), "--operators-port")
         operators_endpoint = tcp(config.host, port_of(bound))
-    predictions = f"ipc://{config.predictions_path}"
-    bound = bind(devices, tcp(config.host, config.devices_port), "--devices-port")
-    bound_in = relay.start_in(tcp(config.host, config.relay_in_port), predictions)
-    bound_out = relay.start_out(tcp(config.host, config.relay_out_port), predictions)
+    predictions, pictures = f"ipc://{config.predictions_path}", f"ipc://{config.pictures_path}"
+    host = config.host
+    bound = bind(devices, tcp(host, config.devices_port), "--devices-port")
+    relay_in = relay.start_in(PREDICTIONS, tcp(host, config.relay_in_port), predictions)
+    relay_out = relay.start_out(PREDICTIONS, tcp(host, config.relay_out_port), predictions)
+    pictures_in = relay.start_in(PICTURES, tcp(host, config.pictures_in_port), pictures)
+    pictures_out = relay.start_out(PICTURES, tcp(host, config.pictures_out_port), pictures)
     return Endpoints(
-        devices=tcp(config.host, port_of(bound)),
+        devices=tcp(host, port_of(bound)),
         operators=operators_endpoint,
         predictions=predictions,
-        relay_in=tcp(config.host, port_of(bound_in)),
-        relay_out=tcp(config.host, port_of(bound_out)),
+        relay_in=tcp(host, port_of(relay_in)),
+        relay_out=tcp(host, port_of(relay_out)),
+        pictures=pictures,
+        pictures_in=tcp(host, port_of(pictures_in)),
+        pictures_out=tcp(host, port_of(pictures_out)),
     )
 
 
@@ -304,5 +313,6 @@ def _fleet_config(
         endpoints=tuple(tcp(host, devices_port) for host in config.hosts),
         subscribe_endpoint=tcp(config.hosts[0], relay_out_port),
         relay=(tcp("*", port_of(endpoints.relay_in)),),
+        pictures=(tcp("*", port_of(endpoints.pictures_in)),),
         api=f"http://*:{config.api_port}",
     )

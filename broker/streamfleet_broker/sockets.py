@@ -35,6 +35,10 @@ DATA_OPTIONS = _COMMON | {
     zmq.RCVHWM: 1000,
     zmq.MAXMSGSIZE: MAX_DATA,
 }
+PICTURE_OPTIONS = DATA_OPTIONS | {
+    zmq.SNDHWM: 4,  # an old picture is worth nothing: who is slow sees fewer, and not late ones
+    zmq.RCVHWM: 4,
+}
 
 
 def configure(socket: Socket, options: dict[int, int]) -> None:

@@ -35,7 +35,7 @@ class Fleet:
         self.port = port or free_port()
         command = [sys.executable, "-m", "streamfleet_api.cli", "up", "--data-dir", str(folder / "d")]
         command += ["--workers", "0", "--port", str(self.port)]
-        for name in ("devices", "relay-in", "relay-out"):
+        for name in ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out"):
             command += [f"--{name}-port", str(free_port())]
         command += options  # the last one counts
         with self.log.open("ab") as log:
@@ -177,14 +177,21 @@ def test_two_on_one_data_directory_are_told_apart(fleet: Fleet, start: Start) ->
 
 def test_all_taken_ports_are_named_by_their_options_and_nothing_is_left(start: Start) -> None:
     with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        http, devices, relay = (each.getsockname()[1] for each in taken)
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        http, devices, relay, pictures = (each.getsockname()[1] for each in taken)
 
-        fleet = start("--devices-port", str(devices), "--relay-in-port", str(relay), port=http)
+        fleet = start(
+            *("--devices-port", str(devices)),
+            *("--relay-in-port", str(relay)),
+            *("--pictures-out-port", str(pictures)),
+            port=http,
+        )
 
         assert fleet.process.wait(20) == 1
-    named = f"--port {http}, --devices-port {devices} and --relay-in-port {relay} are taken"
-    assert named in fleet.text()
+    named = (
+        f"--port {http}, --devices-port {devices}, --relay-in-port {relay} and --pictures-out-port {pictures}"
+    )
+    assert f"{named} are taken" in fleet.text()
     assert not fleet.children()
 
 

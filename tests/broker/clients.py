@@ -71,8 +71,9 @@ async def until(condition: Callable[[], T], what: str, *, timeout: float = PATIE
 @asynccontextmanager
 async def serving(folder: Path, **options: Any) -> AsyncIterator[Broker]:
     """A broker at work, on any ports."""
-    ports = {"devices_port": 0, "operators_port": None, "relay_in_port": 0, "relay_out_port": 0}
-    async with open_broker(BrokerConfig(folder, **{**ports, **options})) as broker:
+    ports = ("devices", "relay_in", "relay_out", "pictures_in", "pictures_out")
+    any_port = {f"{name}_port": 0 for name in ports}
+    async with open_broker(BrokerConfig(folder, **{**any_port, **options})) as broker:
         running = asyncio.create_task(broker.run())
         try:
             yield broker

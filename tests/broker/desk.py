@@ -50,6 +50,7 @@ CONFIG = FleetConfig(
     endpoints=("tcp://10.0.0.1:7771",),
     subscribe_endpoint="tcp://10.0.0.1:7774",
     relay=("tcp://*:7773",),
+    pictures=("tcp://*:7775",),
     api="http://*:8080",
 )
 OPERATOR = OperatorPeer(b"operator")

@@ -228,7 +228,17 @@ def test_hello_is_answered_with_a_session_and_all_that_is_wished() -> None:
     effects = fleet.hello("a")
 
     session = fleet.devices["a"].session
-    welcome = Welcome(session, 10_000, 8_000, 1_000, 1, "http://*:8080", "ticket 4", ("tcp://*:7773",))
+    welcome = Welcome(
+        session,
+        lease_ms=10_000,
+        self_stop_ms=8_000,
+        beat_ms=1_000,
+        short_id=1,
+        api="http://*:8080",
+        ticket="ticket 4",
+        relay=("tcp://*:7773",),
+        pictures=("tcp://*:7775",),
+    )
     wish = Wish("door", 1, 1, "run", "continue", FILE)
     assert effects == [
         Send(b"a", welcome, session),

@@ -42,7 +42,8 @@ def folder() -> Iterator[Path]:
 
 
 def command(folder: Path, *options: str) -> list[str]:
-    ports = ("--devices-port", "0", "--relay-in-port", "0", "--relay-out-port", "0")
+    names = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")
+    ports = (f"--{name}-port=0" for name in names)
     return [sys.executable, "-m", "streamfleet_broker", "--data-dir", str(folder), *ports, *options]
 
 

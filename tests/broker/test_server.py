@@ -10,16 +10,18 @@ import socket as tcp_sockets
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
+import zmq.asyncio
 
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BadConfig, CannotBind, StoreUnusable
 from streamfleet_broker.fleet import KeyPair
 from streamfleet_broker.keys import new_key_pair
+from streamfleet_broker.protocol import data
 from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
 from streamfleet_broker.protocol.messages import Ack, Bye, Desired, Enrol, Error, Hello, Refused, Subscribers
 from streamfleet_broker.protocol.requests import (
@@ -38,7 +40,7 @@ from streamfleet_broker.zap import AllowList
 from tests.broker.clients import Curve, Device, Site, Sockets, serving
 
 SPEC = PipelineSpec(ModelRef("parts/1", "ab" * 32), (SourceSpec("rtsp://10.0.0.9/door"),))
-PLANES = ("devices", "operators", "relay_in", "relay_out")
+PLANES = ("devices", "operators", "relay_in", "relay_out", "pictures_in", "pictures_out")
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
 
 @pytest.fixture
 async def open_site(folder: Path) -> AsyncIterator[Site]:
-    """A broker with the operators on a port, so that there are four."""
+    """A broker with the operators on a port, as all other planes."""
     sockets = Sockets()
     try:
         async with serving(folder, operators_port=0) as broker:
@@ -76,7 +78,8 @@ def endpoint(site: Site, plane: str) -> str:
 
 def kind_of(plane: str) -> int:
     """The socket that belongs on a port."""
-    return {"relay_in": zmq.PUB, "relay_out": zmq.SUB}.get(plane, zmq.DEALER)
+    publish, subscribe = ("relay_in", "pictures_in"), ("relay_out", "pictures_out")
+    return zmq.PUB if plane in publish else zmq.SUB if plane in subscribe else zmq.DEALER
 
 
 async def views(site: Site) -> dict[str, DeviceView]:
@@ -235,9 +238,12 @@ async def test_each_key_opens_its_own_doors_and_no_other(open_site: Site) -> Non
         ("device", "devices"),
         ("device", "relay_in"),
         ("one-time", "devices"),
+        ("device", "pictures_in"),
         ("subscriber", "relay_out"),
+        ("subscriber", "pictures_out"),
         ("operator", "operators"),
         ("operator", "relay_out"),
+        ("operator", "pictures_out"),
     }
     assert {outcome for _, _, outcome in found} == {"in", "refused"}
 
@@ -500,17 +506,98 @@ async def test_predictions_go_from_a_device_to_this_host_and_to_subscribers_else
         subscriber.subscribe("v1/pred/door/")
 
     message = [b"v1/pred/door/", b"h" * 48, b"\x80"]
-    waiting = {here, there, twin}
-    deadline = time.monotonic() + 5
-    while waiting:
+
+    async def publish() -> None:
         await publisher.send_multipart([b"v1/pred/gate/", b"h" * 48, b"\x80"])
         await publisher.send_multipart(message)
-        await asyncio.sleep(0.01)
-        for subscriber in list(waiting):
-            if await subscriber.poll(0):
-                assert await subscriber.recv_multipart() == message
-                waiting.remove(subscriber)
-        assert time.monotonic() < deadline, len(waiting)
+
+    for subscriber in (here, there, twin):
+        assert await heard(subscriber, publish) == message
+
+
+async def test_pictures_go_their_own_way_to_this_host_and_to_subscribers_elsewhere(site: Site) -> None:
+    device = await site.enrol("cam-7")
+    subscription = await site.operator().get(AddSubscriber("wall"), Subscription)
+    keys = KeyPair(subscription.public_key, subscription.secret_key)
+    endpoints = site.broker.endpoints
+    publisher = site.sockets.make(zmq.PUB, device.curve)
+    publisher.connect(endpoints.pictures_in)
+    here = site.sockets.make(zmq.SUB)
+    here.connect(endpoints.pictures)
+    there = site.sockets.make(zmq.SUB, Curve(keys, subscription.server_key))
+    there.connect(endpoints.pictures_out)
+    with_predictions = site.sockets.make(zmq.SUB)
+    with_predictions.connect(endpoints.predictions)
+    for subscriber in (here, there, with_predictions):
+        subscriber.subscribe("v1/img/door/")
+
+    picture = [b"v1/img/door/", b"h" * 48, bytes(data.MAX_BODY)]
+
+    async def publish() -> None:
+        await publisher.send_multipart(picture)
+
+    for subscriber in (here, there):
+        assert await heard(subscriber, publish) == picture
+    assert not await with_predictions.poll(0)
+
+
+async def heard(subscriber: zmq.asyncio.Socket, publish: Callable[[], Awaitable[None]]) -> list[bytes]:
+    """What it hears first of what is published until then."""
+    deadline = time.monotonic() + 5
+    while not await subscriber.poll(20):
+        assert time.monotonic() < deadline
+        await publish()
+    return await subscriber.recv_multipart()
+
+
+@pytest.mark.parametrize("traffic", ["predictions", "pictures"])
+async def test_a_device_learns_of_the_first_who_listens_and_of_the_last_who_goes(
+    site: Site, traffic: str
+) -> None:
+    device = await site.enrol("cam-7")
+    publisher = site.sockets.make(zmq.XPUB, device.curve)
+    publisher.connect(endpoint(site, "relay_in" if traffic == "predictions" else "pictures_in"))
+    listeners = [site.sockets.make(zmq.SUB) for _ in range(2)]
+    for listener in listeners:
+        listener.connect(endpoint(site, traffic))
+        listener.subscribe("v1/img/door/")
+
+    first = await asyncio.wait_for(publisher.recv(), 5)
+    listeners[0].close()
+    still_watched = not await publisher.poll(200)
+    listeners[1].close()
+    last = await asyncio.wait_for(publisher.recv(), 5)
+
+    assert (first, still_watched, last) == (b"\x01v1/img/door/", True, b"\x00v1/img/door/")
+
+
+async def test_a_flood_of_pictures_delays_no_prediction(site: Site) -> None:
+    device = await site.enrol("cam-7")
+    pictures = site.sockets.make(zmq.PUB, device.curve, sndhwm=4)
+    predictions = site.sockets.make(zmq.PUB, device.curve)
+    pictures.connect(site.broker.endpoints.pictures_in)
+    predictions.connect(site.broker.endpoints.relay_in)
+    watching, listening = site.sockets.make(zmq.SUB, rcvhwm=4), site.sockets.make(zmq.SUB)
+    watching.connect(site.broker.endpoints.pictures)  # and never reads
+    listening.connect(site.broker.endpoints.predictions)
+    for subscriber in (watching, listening):
+        subscriber.subscribe("v1/")
+
+    async def flood() -> None:
+        while True:
+            await pictures.send_multipart([b"v1/img/door/", b"h" * 48, bytes(data.MAX_BODY)])
+            await asyncio.sleep(0.02)
+
+    flooding = asyncio.create_task(flood())
+    assert await watching.poll(5000)
+    await heard(listening, lambda: predictions.send_multipart([b"v1/pred/door/", b"first"]))
+    while await listening.poll(100):
+        await listening.recv_multipart()
+    for number in range(50):
+        message = [b"v1/pred/door/", b"%d" % number]
+        await predictions.send_multipart(message)
+        assert await asyncio.wait_for(listening.recv_multipart(), 0.5) == message
+    flooding.cancel()
 
 
 async def test_subscribers_are_told_to_devices(site: Site) -> None:
@@ -533,8 +620,9 @@ async def test_a_data_directory_belongs_to_one_broker(site: Site) -> None:
     await site.ready("cam-7")
 
 
-@pytest.mark.parametrize("option", ["devices_port", "operators_port", "relay_in_port", "relay_out_port"])
-async def test_a_taken_port_is_an_error_that_names_the_option(folder: Path, option: str) -> None:
+@pytest.mark.parametrize("plane", PLANES)
+async def test_a_taken_port_is_an_error_that_names_the_option(folder: Path, plane: str) -> None:
+    option = f"{plane}_port"
     with tcp_sockets.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
 

@@ -76,19 +76,22 @@ class Fleet:
         self.data = home / ".streamfleet"
         self.mark = uuid.uuid4().hex
         self.log_path = home / "up.log"
-        port, devices, relay_in, relay_out = free_ports(4)
-        self.port = port
-        self.broker_ports = (devices, relay_in, relay_out)
-        self.url = f"http://127.0.0.1:{port}"
+        names = (
+            "--devices-port",
+            "--relay-in-port",
+            "--relay-out-port",
+            "--pictures-in-port",
+            "--pictures-out-port",
+        )
+        self.port, *self.broker_ports = free_ports(1 + len(names))
+        self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
             *self.prefix,
             str(BIN / "streamfleet"),
             "up",
             *("--workers", str(workers)),
-            *("--port", str(port)),
-            *("--devices-port", str(devices)),
-            *("--relay-in-port", str(relay_in)),
-            *("--relay-out-port", str(relay_out)),
+            *("--port", str(self.port)),
+            *(f"{name}={number}" for name, number in zip(names, self.broker_ports, strict=True)),
             *options,
         ]
         self.environment = {

@@ -132,14 +132,10 @@ class Broker(Process):
 
     def __init__(self, folder: Path) -> None:
         self.data = folder / "broker"
-        devices, relay_in, relay_out = free_ports(3)
-        options = [
-            f"--data-dir={self.data}",
-            f"--devices-port={devices}",
-            f"--relay-in-port={relay_in}",
-            f"--relay-out-port={relay_out}",
-        ]
-        super().__init__([sys.executable, "-m", "streamfleet_broker", *options], folder / "broker.log")
+        names = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")
+        ports = [f"--{name}-port={port}" for name, port in zip(names, free_ports(len(names)), strict=True)]
+        command = [sys.executable, "-m", "streamfleet_broker", f"--data-dir={self.data}", *ports]
+        super().__init__(command, folder / "broker.log")
         self._context = zmq.Context()
 
     def ask(self, request: OperatorRequest, timeout: float = 5.0) -> Any:
