@@ -9,7 +9,7 @@ Everything with an effect on a device is the whole set of its wishes, sent until
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -17,8 +17,9 @@ import msgspec
 from typing_extensions import assert_never
 
 from streamfleet_broker.effects import Allow, Answer, Audit, Domain, Effect, RaiseEpoch, Save, Send
+from streamfleet_broker.events import EventLog, Standing
 from streamfleet_broker.ledger import Ledger
-from streamfleet_broker.placement import Candidate, choose
+from streamfleet_broker.placement import Candidate, choose, meets
 from streamfleet_broker.protocol.control import MAX_BODY, NO_SESSION, Envelope, encode
 from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import (
@@ -30,6 +31,7 @@ from streamfleet_broker.protocol.messages import (
     Enrol,
     Enrolled,
     Error,
+    ErrorCode,
     Hello,
     RefusalCode,
     Refused,
@@ -47,40 +49,54 @@ from streamfleet_broker.protocol.requests import (
     CreatePipeline,
     DeviceState,
     DeviceView,
+    Events,
     FleetView,
+    GetDevice,
+    GetEvents,
     GetFleet,
     GetPipeline,
+    LabelDevice,
     ListDevices,
     ListModels,
     ListPipelines,
     OperatorRequest,
     PipelineView,
+    Put,
     PutModel,
+    PutPipeline,
+    RemoveDevice,
+    RemoveModel,
+    RestartPipeline,
     Subscription,
     Token,
     unpack_request,
 )
 from streamfleet_broker.protocol.tokens import JoinToken
-from streamfleet_broker.protocol.values import Observed, ObservedState, observed_digest
+from streamfleet_broker.protocol.values import Labels, Observed, ObservedState, observed_digest
 from streamfleet_broker.records import (
     DeviceRecord,
     FloorRecord,
+    KeyRecord,
     PipelineRecord,
     Record,
     SubscriberRecord,
     TokenRecord,
 )
-from streamfleet_broker.views import Home, confirmed, is_waiting, view, why_nowhere
+from streamfleet_broker.views import Home, confirmed, is_waiting, spelled, status, view, why_nowhere
 
 MAX_PIPELINES = 64  # a device, whatever its capacity
 MAX_SUBSCRIBERS = 1000  # their keys travel in one message
+MAX_KEYS = 10_000  # under which requests may be made again
+MAX_LISTENERS = 64  # who wait for events
+KEY_LIFE = 86_400.0  # seconds
 # The wishes of a device travel in one message too. What is left of it is for a `want` or a `gen` that grows.
 MAX_WISHES = MAX_BODY - MAX_PIPELINES * 24  # bytes
 MASS = 3  # silent devices that, being most of the fleet, mean that it is our network
 MAX_EPOCH_STEP = 1_000_000  # starts of a broker; no device may use up the numbers that there are
 RETURNS = 3  # of a replaced boot within the clone window: two machines have one key
 
-Query = ListPipelines | GetPipeline | ListDevices | ListModels | CheckTicket | GetFleet
+PipelineChange = CreatePipeline | PutPipeline | RestartPipeline | ChangePipeline
+Query = ListPipelines | GetPipeline | ListDevices | GetDevice | ListModels | CheckTicket | GetFleet
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +147,7 @@ class FleetConfig:
     pictures: tuple[str, ...]  # the same for pictures
     api: str  # where devices fetch models; the same
     beat: float = 1.0
+    probe: float = 1.25  # silent for so long, a device is spoken to: is its connection gone?
     suspect: float = 3.0
     lease: float = 10.0
     self_stop: float = 8.0  # before the lease ends, or two devices run one pipeline
@@ -173,13 +190,29 @@ class _Device:
         return None if self.heard is None or not self.agent else now - self.heard
 
 
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """Who asked, and under which id it waits for the answer."""
+
+    routing_id: bytes
+    request_id: bytes
+
+
 @dataclass(slots=True)
 class _Waiter:
     """An operator who waits until the device has done it."""
 
-    routing_id: bytes
-    request_id: bytes
+    asker: _Asker
     record: PipelineRecord  # as it was wished for
+    reply: Callable[[PipelineView, bool], Changed | Put]  # to be told, and whether the device has done it
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    """An operator who waits for what happens next."""
+
+    request: GetEvents
     deadline: float
 
 
@@ -220,20 +253,30 @@ class Fleet:
         self._devices = {name: _Device(name, self._rev) for name in self._ledger.devices}
         self._sessions: dict[bytes, _Device] = {}  # exactly the sessions in `_devices`
         self._tickets: dict[str, str] = {}  # ticket → device: exactly those of the sessions
-        self._stopped: dict[str, int] = {}  # pipeline → rev of its stop, until the device confirms
+        # Pipeline → the rev in which its holder was told to stop it or to give it up, until it confirms.
+        self._released: dict[str, int] = {}
         self._waiters: dict[str, list[_Waiter]] = {}
+        self._listeners: dict[_Asker, _Listener] = {}
+        self._events = EventLog()
 
         # Of the step under way; empty between steps.
         self._first: list[Effect] = []  # hold whether or not the store does
         self._changed: set[str] = set()  # devices whose wishes changed
         self._then: list[Effect] = []  # true only once the writes are durable
+        # Pipelines and devices that may stand otherwise than before; kept until the next step looks.
+        self._stirred: set[str] = set()
+        self._stirred_devices: set[str] = set()
 
         for name, device in self._devices.items():
             # Whoever has pipelines is expected back; nothing depends on the others.
-            if self._ledger.placed[name]:
+            if self._ledger.placed[name] or self._ledger.leaving[name]:
                 device.state, device.heard = "suspect", now
             else:
                 device.state = "left" if self._ledger.devices[name].left else "lost"
+        for name in self._devices:
+            self._events.assume("device", name, self._device_standing(name))
+        for pipeline_id, record in self._ledger.pipelines.items():
+            self._events.assume("pipeline", pipeline_id, self._standing(record))
 
     # entry points -----------------------------------------------------------------------------------------
 
@@ -243,7 +286,7 @@ class Fleet:
             Allow("operators", frozenset({self._config.operator_key})),
             *(self._allow(domain) for domain in ("devices", "relay-in", "relay-out")),
         ]
-        return self._finish()
+        return self._finish(self._ticked)
 
     def receive(self, peer: DevicePeer | OperatorPeer, envelope: Envelope, now: float) -> list[Effect]:
         """A message came."""
@@ -251,7 +294,7 @@ class Fleet:
             self._receive_from_operator(peer, envelope, now)
         else:
             self._receive_from_device(peer, envelope, now)
-        return self._finish()
+        return self._finish(now)
 
     def garbled(self, peer: DevicePeer | OperatorPeer, request_id: bytes, error: BadMessage) -> list[Effect]:
         """Bytes came that are no message."""
@@ -260,7 +303,7 @@ class Fleet:
         else:
             code: RefusalCode = "version" if error.expected.startswith("version") else "bad_message"
             self._refuse(peer, NO_SESSION, code, str(error))
-        return self._finish()
+        return self._finish(self._ticked)
 
     def tick(self, now: float) -> list[Effect]:
         """Time passed. Call it twice a second."""
@@ -271,10 +314,11 @@ class Fleet:
         self._expire_tokens(now)
         self._watch(now)
         self._weigh_losses(now)
-        self._forget_stopped(now)
+        self._release_gone(now)
         self._place(now)
         self._give_up_waiting(now)
-        return self._finish()
+        self._look_at_all()
+        return self._finish(now)
 
     def envelope(self, send: Send) -> Envelope:
         """What fences a message to a device. Refusals and enrolments stand outside the session's sequence."""
@@ -298,6 +342,7 @@ class Fleet:
         if gone:
             device = self._sessions[session.id]
             device.state = "suspect"
+            self._stir_device(device.name)
         elif isinstance(send.message, Desired | Subscribers):
             session.resend = True
 
@@ -313,8 +358,12 @@ class Fleet:
         Revisions stay as high as they were: devices get their wishes again, which does no harm.
         """
         self._ledger.undo(save.writes)
+        self._events.undo_step()
         for name in self._devices.keys() - self._ledger.devices.keys():
             del self._devices[name]
+        for name in self._ledger.devices.keys() - self._devices.keys():
+            state: DeviceState = "left" if self._ledger.devices[name].left else "lost"
+            self._devices[name] = _Device(name, self._rev, state)
         answers = [
             Answer(effect.routing_id, effect.request_id, _STORE_DOWN)
             for effect in dropped
@@ -323,9 +372,9 @@ class Fleet:
         for pipeline_id, waiters in list(self._waiters.items()):
             record = self._ledger.pipelines.get(pipeline_id)
             for waiter in list(waiters):
-                if record is None or record.gen < waiter.record.gen:
+                if record is None or record.version < waiter.record.version:
                     self._dismiss(waiter)
-                    answers.append(Answer(waiter.routing_id, waiter.request_id, _STORE_DOWN))
+                    answers.append(Answer(waiter.asker.routing_id, waiter.asker.request_id, _STORE_DOWN))
         return list(answers)
 
     def raised(self, epoch: int) -> None:
@@ -337,6 +386,9 @@ class Fleet:
         """Assert what always holds between two steps."""
         assert [self._first, self._changed, self._then] == [[], set(), []]
         self._ledger.check()
+        self._events.check()
+        assert len(self._ledger.keys) <= MAX_KEYS
+        assert len(self._listeners) <= MAX_LISTENERS
         assert self._devices.keys() == self._ledger.devices.keys()
         sessions = {d.session.id: d for d in self._devices.values() if d.session is not None}
         assert self._sessions == sessions
@@ -358,7 +410,8 @@ class Fleet:
 
     # steps ------------------------------------------------------------------------------------------------
 
-    def _finish(self) -> list[Effect]:
+    def _finish(self, now: float) -> list[Effect]:
+        self._notice(now)
         effects = self._first
         if writes := self._ledger.writes():
             effects.append(Save(writes))
@@ -374,6 +427,10 @@ class Fleet:
         before = self._ledger.pipelines.get(record.pipeline_id)
         self._ledger.write(record)
         self._touch({record.device, before.device if before is not None else None})
+        self._stirred.add(record.pipeline_id)
+        taken = before is not None and record.leaving not in (None, before.leaving)
+        if taken or (record.want == "stop" and record.leaving is None):
+            self._released[record.pipeline_id] = self._rev
 
     def _remove(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """The pipeline is no more. `done`: it certainly emits nothing any longer."""
@@ -381,7 +438,8 @@ class Fleet:
         if record.gen > self._ledger.floor:
             self._ledger.write(FloorRecord(record.gen))
         self._touch({record.device})
-        self._stopped.pop(record.pipeline_id, None)
+        self._stirred.add(record.pipeline_id)
+        self._released.pop(record.pipeline_id, None)
         for waiter in list(self._waiters.get(record.pipeline_id, ())):
             self._release(waiter, self._view(record, now), done=done and waiter.record.want == "stop")
 
@@ -476,10 +534,11 @@ class Fleet:
         if known is None:
             self._devices[token.device] = _Device(token.device, self._rev)
             short_id = max((record.short_id for record in self._ledger.devices.values()), default=0) + 1
+            self._ledger.write(DeviceRecord(token.device, message.public_key, short_id))
         else:
             self._replace_machine(self._devices[token.device])
-            short_id = known.short_id
-        self._ledger.write(DeviceRecord(token.device, message.public_key, short_id))
+            self._ledger.write(replace(known, public_key=message.public_key, left=False))
+        self._stir_device(token.device)
         self._ledger.remove(token)
         self._then += [
             self._allow("devices"),
@@ -507,6 +566,7 @@ class Fleet:
         if device.state != "quarantined" and self._is_cloned(device, hello.boot, now):
             self._end_session(device)
             device.state, device.heard = "quarantined", now
+            self._stir_device(name)
             self._first.append(Audit(name, "quarantined: two machines use its key, enrol anew", alarm=True))
         if device.state == "quarantined":
             self._refuse(peer, NO_SESSION, "quarantined", "two machines use this key: enrol anew")
@@ -541,6 +601,7 @@ class Fleet:
         # Wishes go out before any beat is acknowledged: no device goes on emitting what is no longer its own.
         self._tell(session, self._welcome(device, session))
         self._tell_wishes(device, session)
+        self._stir_device(device.name)
         self._first.append(Audit(device.name, f"joined, agent {hello.agent}"))
 
     def _welcome(self, device: _Device, session: _Session) -> Welcome:
@@ -566,8 +627,9 @@ class Fleet:
         self._tell(session, Subscribers(self._subscribers_rev, self._subscriber_keys()))
 
     def _desired(self, device: _Device) -> Desired:
-        wishes = (record.wish() for record in self._ledger.of_device(device.name))
-        return Desired(device.rev, tuple(wishes))
+        """What a device is told: not of what another one still has to give up."""
+        records = self._ledger.of_device(device.name)
+        return Desired(device.rev, tuple(record.wish() for record in records if record.leaving is None))
 
     def _end_session(self, device: _Device) -> None:
         session = device.session
@@ -590,6 +652,7 @@ class Fleet:
         session.applied_rev = beat.applied_rev
         if beat.observed is not None:
             device.observed = {entry.pipeline_id: entry for entry in beat.observed}
+            self._stir_device(device.name)
         want_full = observed_digest(tuple(device.observed.values())) != beat.observed_digest
         if session.resend or beat.applied_rev != device.rev:
             self._tell_wishes(device, session)
@@ -597,32 +660,48 @@ class Fleet:
         if device.state != "ready":
             self._first.append(Audit(device.name, "ready"))
             device.state = "ready"
+            self._stir_device(device.name)
             self._place(now)
         self._confirm(device, session, now)
 
     def _let_go(self, device: _Device, bye: Bye, now: float) -> None:
         self._end_session(device)
         device.state = "left"
+        self._stir_device(device.name)
         self._ledger.write(replace(self._ledger.devices[device.name], left=True))
         self._first.append(Audit(device.name, f"left: {bye.reason}"))
-        self._forget_stopped(now)
+        self._release_gone(now)
         self._place(now)
 
     def _confirm(self, device: _Device, session: _Session, now: float) -> None:
         """Draw the conclusions from what a device says that it runs."""
         for record in self._ledger.of_device(device.name):
-            stopped = self._stopped.get(record.pipeline_id, device.rev)
-            if record.want != "stop":
+            if record.leaving is None and record.want != "stop":
                 self._settle(record, now)
-            elif record.pipeline_id not in device.observed and session.applied_rev >= stopped:
+            elif record.leaving is None and self._has_released(device, session, record):
                 self._remove(record, now, done=True)
+        for record in self._ledger.taken_from(device.name):
+            if self._has_released(device, session, record):
+                self._give_free(record, now, done=True)
+
+    def _has_released(self, device: _Device, session: _Session, record: PipelineRecord) -> bool:
+        """Has the holder of a pipeline heard that it must not run it, and does not?"""
+        told = self._released.get(record.pipeline_id, device.rev)
+        return record.pipeline_id not in device.observed and session.applied_rev >= told
+
+    def _give_free(self, record: PipelineRecord, now: float, *, done: bool) -> None:
+        """The device that a pipeline was taken from does not hold it any longer."""
+        if record.want == "stop":
+            self._remove(record, now, done=done)
+            return
+        self._released.pop(record.pipeline_id, None)
+        self._change(replace(record, leaving=None))
+        self._place(now)
 
     # time -------------------------------------------------------------------------------------------------
 
     def _expire_tokens(self, now: float) -> None:
-        expired = [
-            token for token in self._ledger.tokens.values() if token.expires_at <= now + self._wall_ahead
-        ]
+        expired = [token for token in self._ledger.tokens.values() if token.expires_at <= self._wall(now)]
         for token in expired:
             self._ledger.remove(token)
         if expired:
@@ -634,6 +713,9 @@ class Fleet:
                 continue
             assert device.heard is not None
             silent = now - device.heard
+            if device.session is not None and device.state != "suspect" and silent > self._config.probe:
+                # If its agent was killed, libzmq says so when something is sent.
+                self._tell(device.session, self._desired(device))
             if silent > self._config.lease and now >= self._grace_until:
                 if device.session is not None:
                     self._end_session(device)
@@ -657,14 +739,16 @@ class Fleet:
             self._first.append(Audit("fleet", "pipelines of lost devices are moved again"))
         self._mass = mass
 
-    def _forget_stopped(self, now: float) -> None:
-        """Nobody confirms a stop for a device that is gone. Should it return, it is told what it may run."""
+    def _release_gone(self, now: float) -> None:
+        """A device that is gone confirms nothing. Should it return, it is told what it may run."""
         for device in self._devices.values():
             if not self._is_gone(device, now):
                 continue
             for record in self._ledger.of_device(device.name):
-                if record.want == "stop":
+                if record.want == "stop" and record.leaving is None:
                     self._remove(record, now, done=_is_silent(device, record))
+            for record in self._ledger.taken_from(device.name):
+                self._give_free(record, now, done=_is_silent(device, record))
 
     def _is_gone(self, device: _Device, now: float) -> bool:
         """Is everything that this device may lose at an end there? Its lease is over, or it never had one."""
@@ -675,7 +759,7 @@ class Fleet:
 
     def _place(self, now: float) -> None:
         """Give pipelines without a device one, and movable ones of a device that is gone another."""
-        waiting = self._ledger.of_device(None)
+        waiting = [record for record in self._ledger.of_device(None) if record.want != "stop"]
         for device in self._devices.values():
             if self._ledger.placed[device.name] and self._may_move_from(device, now):
                 waiting += self._movable(device)
@@ -686,11 +770,17 @@ class Fleet:
             target = self._target(record, candidates)
             if target is None:
                 continue
-            moved = replace(record, gen=record.gen + 1, start_gen=record.gen + 1, device=target)
-            self._change(moved)
+            self._change(self._moved(record, target, now))
             candidate = candidates[target]
             candidates[target] = replace(candidate, assigned=candidate.assigned + 1)
             self._then.append(Audit(record.pipeline_id, f"from {record.device or 'nowhere'} to {target}"))
+
+    def _moved(self, record: PipelineRecord, target: str | None, now: float) -> PipelineRecord:
+        """A pipeline, to begin anew on another device, or on none yet."""
+        holder = record.holder
+        free = holder is None or holder == target or self._is_gone(self._devices[holder], now)
+        gen = record.gen + 1
+        return replace(record, gen=gen, start_gen=gen, device=target, leaving=None if free else holder)
 
     def _may_move_from(self, device: _Device, now: float) -> bool:
         return self._is_gone(device, now) and not (device.state == "lost" and self._mass)
@@ -716,20 +806,28 @@ class Fleet:
 
     def _target(self, record: PipelineRecord, candidates: dict[str, Candidate]) -> str | None:
         """The device with most room, also in the message that tells it its wishes."""
-        left = dict(candidates)
+        left = {name: of for name, of in candidates.items() if self._meets(name, record.selector)}
         while (name := choose(left.values())) is not None and not self._fits(record, name):
             del left[name]
         return name
 
     def _fits(self, record: PipelineRecord, name: str) -> bool:
-        desired = self._desired(self._devices[name])
-        return _size(replace(desired, wishes=(*desired.wishes, record.wish()))) <= MAX_WISHES
+        """Is there room for a pipeline in the message that tells a device its wishes?"""
+        others = [other for other in self._ledger.of_device(name) if other.pipeline_id != record.pipeline_id]
+        wishes = (*(other.wish() for other in others), record.wish())
+        return _size(Desired(self._rev, wishes)) <= MAX_WISHES
+
+    def _meets(self, name: str, selector: Labels) -> bool:
+        return meets(self._ledger.devices[name].labels, selector)
 
     def _give_up_waiting(self, now: float) -> None:
         for pipeline_id, waiters in list(self._waiters.items()):
             for waiter in list(waiters):
                 if now >= waiter.deadline:
                     self._release(waiter, self._view(self._ledger.pipelines[pipeline_id], now), done=False)
+        for asker, listener in list(self._listeners.items()):
+            if now >= listener.deadline:
+                self._tell_events(asker, self._events_after(listener.request))
 
     # the operators' plane ---------------------------------------------------------------------------------
 
@@ -740,7 +838,8 @@ class Fleet:
             outcome = Error("bad_message", str(BadMessage("a Request", type(message).__name__)))
         else:
             try:
-                outcome = self._do(unpack_request(message), peer, envelope.request_id, now)
+                asker = _Asker(peer.routing_id, envelope.request_id)
+                outcome = self._do(unpack_request(message), asker, now)
             except BadMessage as exc:
                 outcome = Error("bad_message", str(exc))
             except msgspec.ValidationError as exc:
@@ -748,25 +847,52 @@ class Fleet:
         if outcome is not None:
             self._then.append(Answer(peer.routing_id, envelope.request_id, outcome))
 
-    def _do(
-        self, request: OperatorRequest, peer: OperatorPeer, request_id: bytes, now: float
-    ) -> Reply | Error | None:
+    def _do(self, request: OperatorRequest, asker: _Asker, now: float) -> Reply | Error | None:
         """The answer to a request, or None when it comes later."""
         match request:
-            case CreatePipeline():
-                return self._create_pipeline(request, now)
-            case ChangePipeline():
-                return self._change_pipeline(request, peer, request_id, now)
+            case CreatePipeline() | PutPipeline() | RestartPipeline() | ChangePipeline():
+                return self._change_wishes(request, asker, now)
             case AddDevice():
                 return self._add_device(request, now)
+            case LabelDevice():
+                return self._label_device(request, now)
+            case RemoveDevice():
+                return self._remove_device(request)
             case AddSubscriber():
                 return self._add_subscriber(request)
             case PutModel():
-                if self._ledger.models.get(request.model.id) != request.model:
-                    self._ledger.write(request.model)
-                return Reply(request.model)
+                return self._put_model(request)
+            case RemoveModel():
+                return self._remove_model(request)
+            case GetEvents():
+                return self._listen(request, asker, now)
             case _:
                 return self._look_up(request, now)
+
+    def _change_wishes(self, request: PipelineChange, asker: _Asker, now: float) -> Reply | Error | None:
+        match request:
+            case CreatePipeline():
+                return self._create_pipeline(request, now)
+            case PutPipeline():
+                return self._put_pipeline(request, asker, now)
+            case RestartPipeline():
+                return self._restart_pipeline(request, asker, now)
+            case ChangePipeline():
+                return self._change_pipeline(request, asker, now)
+            case _:
+                assert_never(request)
+
+    def _put_model(self, request: PutModel) -> Reply:
+        if self._ledger.models.get(request.model.id) != request.model:
+            self._ledger.write(request.model)
+        return Reply(request.model)
+
+    def _remove_model(self, request: RemoveModel) -> Reply | Error:
+        model = self._ledger.models.get(request.model_id)
+        if model is None:
+            return Error("not_found", f"no model {request.model_id}")
+        self._ledger.remove(model)
+        return Reply(model)
 
     def _look_up(self, request: Query, now: float) -> Reply | Error:
         match request:
@@ -778,6 +904,9 @@ class Fleet:
                 return _no_pipeline(request.pipeline_id) if record is None else Reply(self._view(record, now))
             case ListDevices():
                 return Reply(self._device_views(now))
+            case GetDevice():
+                found = [view for view in self._device_views(now) if view.device == request.device]
+                return Reply(found[0]) if found else self._no_device(request.device, "not_found")
             case ListModels():
                 return Reply(tuple(sorted(self._ledger.models.values(), key=lambda model: model.id)))
             case CheckTicket():
@@ -788,25 +917,60 @@ class Fleet:
                 assert_never(request)
 
     def _create_pipeline(self, request: CreatePipeline, now: float) -> Reply | Error:
-        pipeline_id, requested = request.pipeline_id, request.device
-        known = self._ledger.pipelines.get(pipeline_id)
-        if known is not None:
-            if known.want != "stop" and (known.spec, known.requested) == (request.spec, requested):
-                return Reply(self._view(known, now))
+        if (earlier := self._made_before(request, now)) is not None:
+            return earlier
+        known = self._ledger.pipelines.get(request.pipeline_id)
+        if known is None:
+            record = self._begin(_new(request), now)
+        elif known.want != "stop" and _is_same(known, _new(request)):
+            record = known
+        else:
             state = "being stopped" if known.want == "stop" else "there already, and another one"
-            return Error("conflict", f"pipeline {pipeline_id} is {state}")
-        gen = self._ledger.floor + 1
-        created = max((record.created for record in self._ledger.pipelines.values()), default=0) + 1
-        record = PipelineRecord(pipeline_id, gen, gen, "run", request.spec, requested, requested, created)
-        if (refusal := self._refuse_creation(record)) is not None:
-            return refusal
-        if requested is None:
-            record = replace(record, device=self._target(record, self._candidates()))
-        self._change(record)
-        self._then.append(Audit(pipeline_id, f"created on {record.device or 'no device yet'}"))
+            return Error("conflict", f"pipeline {request.pipeline_id} is {state}")
+        if isinstance(record, Error):
+            return record
+        if request.key:
+            self._keep_key(KeyRecord(request.key, request.digest, request.pipeline_id, self._wall(now)))
         return Reply(self._view(record, now))
 
-    def _refuse_creation(self, record: PipelineRecord) -> Error | None:
+    def _made_before(self, request: CreatePipeline, now: float) -> Reply | Error | None:
+        """What came of the first request under the same key."""
+        row = self._ledger.keys.get(request.key)
+        if row is None or self._wall(now) - row.created_at > KEY_LIFE:
+            return None
+        if row.digest != request.digest:
+            return Error("mismatch", "something else was asked for under this key before")
+        record = self._wished(row.pipeline_id)
+        if record is None:
+            text = f"pipeline {row.pipeline_id} was made under this key and has been deleted"
+            return Error("conflict", text)
+        return Reply(self._view(record, now))
+
+    def _keep_key(self, row: KeyRecord) -> None:
+        """Keys that are too old, or too many, go."""
+        oldest = sorted(self._ledger.keys.values(), key=lambda known: known.created_at)
+        surplus = len(oldest) + 1 - MAX_KEYS
+        for position, known in enumerate(oldest):
+            if position < surplus or row.created_at - known.created_at > KEY_LIFE:
+                self._ledger.remove(known)
+        self._ledger.write(row)
+
+    def _begin(self, wished: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """A pipeline that is not there yet comes to be, with all that is wished of it."""
+        if (refusal := self._refuse_wish(wished)) is not None:
+            return refusal
+        gen = self._ledger.floor + 1
+        created = max((record.created for record in self._ledger.pipelines.values()), default=0) + 1
+        record = replace(
+            wished, gen=gen, start_gen=gen, created=created, version=1, created_at=self._wall(now)
+        )
+        if record.requested is None:
+            record = replace(record, device=self._target(record, self._candidates()))
+        self._change(record)
+        self._then.append(Audit(record.pipeline_id, f"created on {record.device or 'no device yet'}"))
+        return record
+
+    def _refuse_wish(self, record: PipelineRecord) -> Error | None:
         name = record.requested
         if _size(Desired(self._rev, (record.wish(),))) > MAX_WISHES:
             return Error("invalid", f"pipeline {record.pipeline_id} is larger than {MAX_WISHES} bytes")
@@ -814,49 +978,128 @@ class Fleet:
             return None
         if name not in self._devices:
             return self._no_device(name)
-        if len(self._ledger.placed[name]) >= MAX_PIPELINES:
+        if not self._meets(name, record.selector):
+            return Error("invalid", f"device {name} has not the labels {spelled(record.selector)}")
+        if len(self._ledger.placed[name] - {record.pipeline_id}) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
         if not self._fits(record, name):
             return Error("too_many", f"the pipelines of device {name} would not fit into one message")
         return None
 
-    def _change_pipeline(
-        self, request: ChangePipeline, peer: OperatorPeer, request_id: bytes, now: float
-    ) -> Reply | Error | None:
+    def _put_pipeline(self, request: PutPipeline, asker: _Asker, now: float) -> Reply | Error | None:
         known = self._ledger.pipelines.get(request.pipeline_id)
-        if known is not None and request_id and known.changed_by == request_id:
-            return self._wait(known, request, peer, request_id, now)
+        if known is not None and _is_asked_again(known, asker):
+            return self._wait(known, _put(created=known.version == 1), asker, request.wait_ms, now)
+        if known is not None and known.want == "stop":
+            return Error("conflict", f"pipeline {request.pipeline_id} is being stopped")
+        if request.expected is not None and (known is None or known.version != request.expected):
+            state = "is not there" if known is None else f"has version {known.version}"
+            text = f"pipeline {request.pipeline_id} {state}, expected version {request.expected}"
+            return Error("conflict", text)
+        wished = replace(_new(request), changed_by=asker.request_id)
+        if known is not None and _is_same(known, wished):
+            return self._wait(known, _put(changed=False), asker, request.wait_ms, now)
+        record = self._begin(wished, now) if known is None else self._rewish(known, wished, now)
+        if isinstance(record, Error):
+            return record
+        return self._wait(record, _put(created=known is None), asker, request.wait_ms, now)
+
+    def _rewish(self, known: PipelineRecord, wished: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """A pipeline becomes what is wished of it, with no more disturbance than that needs."""
+        record = replace(
+            known,
+            spec=wished.spec,
+            requested=wished.requested,
+            selector=wished.selector,
+            labels=wished.labels,
+            want=wished.want,
+            version=known.version + 1,
+            changed_by=wished.changed_by,
+        )
+        if (refusal := self._refuse_wish(record)) is not None:
+            return refusal
+        device = self._device_for(record)
+        if device != known.device:
+            record = self._moved(record, device, now)
+        elif not record.spec.plays_like(known.spec) or record.pinned != known.pinned:
+            record = replace(record, gen=known.gen + 1, start_gen=known.gen + 1)
+        elif (record.spec, record.want) != (known.spec, known.want):
+            record = replace(record, gen=known.gen + 1)
+        if record.gen == known.gen:
+            self._ledger.write(record)
+        else:
+            self._change(record)
+            self._supersede(record, now)
+        self._then.append(Audit(record.pipeline_id, f"version {record.version}: {_summary(known, record)}"))
+        return record
+
+    def _device_for(self, record: PipelineRecord) -> str | None:
+        """Where a changed pipeline runs: where it did, if that still suits it."""
+        name = record.device
+        if record.requested is not None:
+            return record.requested
+        if name is not None and self._meets(name, record.selector) and self._fits(record, name):
+            return name
+        return self._target(record, self._candidates())
+
+    def _restart_pipeline(self, request: RestartPipeline, asker: _Asker, now: float) -> Reply | Error:
+        record = self._wished(request.pipeline_id)
+        if record is None:
+            return _no_pipeline(request.pipeline_id)
+        if not _is_asked_again(record, asker):
+            gen, version = record.gen + 1, record.version + 1
+            record = replace(
+                record, want="run", gen=gen, start_gen=gen, version=version, changed_by=asker.request_id
+            )
+            self._change(record)
+            self._supersede(record, now)
+            self._then.append(Audit(record.pipeline_id, "begins anew"))
+        return Reply(self._view(record, now))
+
+    def _change_pipeline(self, request: ChangePipeline, asker: _Asker, now: float) -> Reply | Error | None:
+        known = self._ledger.pipelines.get(request.pipeline_id)
+        if known is not None and _is_asked_again(known, asker):
+            return self._wait(known, Changed, asker, request.wait_ms, now)
         record = self._wished(request.pipeline_id)
         if record is None:
             return _no_pipeline(request.pipeline_id)
         if request.want != "stop" and (request.want == record.want or self._has_finished(record)):
             return Error("conflict", f"pipeline {record.pipeline_id} is {self._view(record, now).status}")
-        record = replace(record, want=request.want, gen=record.gen + 1, changed_by=request_id)
+        record = replace(
+            record,
+            want=request.want,
+            gen=record.gen + 1,
+            version=record.version + 1,
+            changed_by=asker.request_id,
+        )
         self._then.append(Audit(record.pipeline_id, f"wanted: {request.want}"))
-        device = None if record.device is None else self._devices[record.device]
-        if request.want == "stop" and (device is None or self._is_gone(device, now)):
-            self._remove(record, now, done=device is None or _is_silent(device, record))
-            return Reply(Changed(self._view(record, now), device is None or _is_silent(device, record)))
+        holder = None if record.holder is None else self._devices[record.holder]
+        if request.want == "stop" and (holder is None or self._is_gone(holder, now)):
+            done = holder is None or _is_silent(holder, record)
+            self._remove(record, now, done=done)
+            return Reply(Changed(self._view(record, now), done))
         self._change(record)
-        if request.want == "stop":
-            self._stopped[record.pipeline_id] = self._rev
-        for superseded in list(self._waiters.get(record.pipeline_id, ())):
-            self._release(superseded, self._view(record, now), done=False)
-        return self._wait(record, request, peer, request_id, now)
+        self._supersede(record, now)
+        return self._wait(record, Changed, asker, request.wait_ms, now)
+
+    def _supersede(self, record: PipelineRecord, now: float) -> None:
+        """Who waits for an earlier wish will never see it done."""
+        for waiter in list(self._waiters.get(record.pipeline_id, ())):
+            self._release(waiter, self._view(record, now), done=False)
 
     def _wait(
         self,
         record: PipelineRecord,
-        request: ChangePipeline,
-        peer: OperatorPeer,
-        request_id: bytes,
+        reply: Callable[[PipelineView, bool], Changed | Put],
+        asker: _Asker,
+        wait_ms: int,
         now: float,
     ) -> Reply | None:
         """Answer when the device has done it, or after `wait_ms`."""
-        done = record.want != "stop" and confirmed(record, self._observed(record))
-        if done or request.wait_ms == 0:
-            return Reply(Changed(self._view(record, now), done or False))
-        waiter = _Waiter(peer.routing_id, request_id, record, now + request.wait_ms / 1000)
+        done = None if record.want == "stop" else confirmed(record, self._observed(record))
+        if done is not None or wait_ms == 0:
+            return Reply(reply(self._view(record, now), done or False))
+        waiter = _Waiter(asker, record, reply, now + wait_ms / 1000)
         self._waiters.setdefault(record.pipeline_id, []).append(waiter)
         return None
 
@@ -869,7 +1112,10 @@ class Fleet:
 
     def _release(self, waiter: _Waiter, pipeline: PipelineView, *, done: bool) -> None:
         self._dismiss(waiter)
-        self._then.append(Answer(waiter.routing_id, waiter.request_id, Reply(Changed(pipeline, done))))
+        self._answer(waiter.asker, waiter.reply(pipeline, done))
+
+    def _answer(self, asker: _Asker, data: object) -> None:
+        self._then.append(Answer(asker.routing_id, asker.request_id, Reply(data)))
 
     def _dismiss(self, waiter: _Waiter) -> None:
         waiters = self._waiters[waiter.record.pipeline_id]
@@ -882,12 +1128,59 @@ class Fleet:
         for token in [token for token in self._ledger.tokens.values() if token.device == request.device]:
             self._ledger.remove(token)
         pair = self._supply.key_pair()
-        record = TokenRecord(pair.public, request.device, now + self._wall_ahead + request.ttl)
+        record = TokenRecord(pair.public, request.device, self._wall(now) + request.ttl)
         self._ledger.write(record)
         self._then += [self._allow("devices"), Audit(request.device, "may enrol once")]
         config = self._config
         token_line = JoinToken(request.device, config.endpoints, config.broker_key, pair.secret).encode()
         return Reply(Token(request.device, token_line))
+
+    def _label_device(self, request: LabelDevice, now: float) -> Reply | Error:
+        name = request.device
+        known = self._ledger.devices.get(name)
+        if known is None:
+            return self._no_device(name, "not_found")
+        if known.labels != request.labels:
+            self._ledger.write(replace(known, labels=request.labels))
+            self._then.append(Audit(name, f"labels: {spelled(request.labels) or 'none'}"))
+            for record in self._movable(self._devices[name]):
+                if not self._meets(name, record.selector):
+                    self._change(self._moved(record, None, now))
+                    self._then.append(Audit(record.pipeline_id, f"taken from {name}, which lost its labels"))
+            self._place(now)
+        (view,) = (view for view in self._device_views(now) if view.device == name)
+        return Reply(view)
+
+    def _remove_device(self, request: RemoveDevice) -> Reply | Error:
+        name = request.device
+        device, record = self._devices.get(name), self._ledger.devices.get(name)
+        tokens = [token for token in self._ledger.tokens.values() if token.device == name]
+        if device is None and not tokens:
+            return self._no_device(name, "not_found")
+        if device is not None and (why := self._why_needed(device)):
+            return Error("conflict", why)
+        for token in tokens:
+            self._ledger.remove(token)
+        if record is not None:
+            self._ledger.remove(record)
+            del self._devices[name]
+            self._stir_device(name)
+        self._then += [self._allow("devices"), self._allow("relay-in"), Audit(name, "removed")]
+        return Reply(None)
+
+    def _why_needed(self, device: _Device) -> str:
+        """Why a device cannot be forgotten, and what to do about it."""
+        name = device.name
+        if device.state in ("syncing", "ready", "suspect"):
+            return (
+                f"device {name} is {device.state}: stop its worker, and try again when it has left or is lost"
+            )
+        held = [*self._ledger.of_device(name), *self._ledger.taken_from(name)]
+        if not held:
+            return ""
+        first = ", ".join(record.pipeline_id for record in held[:3])
+        text = first if len(held) <= 3 else f"{first} and {len(held) - 3} more"
+        return f"device {name} has pipelines: end {text}, or put them on another device"
 
     def _add_subscriber(self, request: AddSubscriber) -> Reply | Error:
         """A name that exists gets a new key. Who is connected with the old one stays until it reconnects."""
@@ -922,9 +1215,73 @@ class Fleet:
             return Error("invalid", text)
         return device.publish, self._ledger.devices[name].public_key
 
-    def _no_device(self, name: str) -> Error:
+    def _no_device(self, name: str, code: ErrorCode = "invalid") -> Error:
         known = ", ".join(sorted(self._devices)) or "none"
-        return Error("invalid", f"no device {name}, the known ones are: {known}")
+        return Error(code, f"no device {name}, the known ones are: {known}")
+
+    # events -----------------------------------------------------------------------------------------------
+
+    def _listen(self, request: GetEvents, asker: _Asker, now: float) -> Reply | Error | None:
+        """Answer when something has happened, or after `wait_ms`."""
+        events = self._events_after(request)
+        if events.events or events.lost or request.wait_ms == 0:
+            return Reply(events)
+        if len(self._listeners) >= MAX_LISTENERS and asker not in self._listeners:
+            return Error("too_many", f"{MAX_LISTENERS} others wait for events already")
+        self._listeners[asker] = _Listener(request, now + request.wait_ms / 1000)
+        return None
+
+    def _events_after(self, request: GetEvents) -> Events:
+        if request.epoch == self.epoch:
+            return self._events.after(request.after, self.epoch)
+        events = self._events.after(None, self.epoch)
+        return replace(events, lost=request.epoch != 0)
+
+    def _tell_events(self, asker: _Asker, events: Events) -> None:
+        del self._listeners[asker]
+        self._answer(asker, events)
+
+    def _stir_device(self, name: str) -> None:
+        """How a device stands may have changed, and how its pipelines do."""
+        self._stirred_devices.add(name)
+        self._stirred |= self._ledger.placed[name] | self._ledger.leaving[name]
+
+    def _look_at_all(self) -> None:
+        self._stirred_devices = self._devices.keys() | self._events.known("device")
+        self._stirred = self._ledger.pipelines.keys() | self._events.known("pipeline")
+
+    def _notice(self, now: float) -> None:
+        """Make events of what stands otherwise now, and tell them to who waits for some."""
+        self._events.begin_step()
+        at = self._wall(now)
+        happened = False
+        for name in sorted(self._stirred_devices):
+            standing = self._device_standing(name) if name in self._devices else None
+            if self._events.is_new("device", name, standing):
+                self._events.add("device", name, standing, "", at)
+                happened = True
+        for pipeline_id in sorted(self._stirred):
+            record = self._ledger.pipelines.get(pipeline_id)
+            seen = None if record is None else self._standing(record)
+            if self._events.is_new("pipeline", pipeline_id, seen):
+                reason = "" if record is None else self._view(record, now).reason
+                self._events.add("pipeline", pipeline_id, seen, reason, at)
+                happened = True
+        self._stirred, self._stirred_devices = set(), set()
+        if happened:
+            for asker, listener in list(self._listeners.items()):
+                events = self._events_after(listener.request)
+                if events.events:
+                    self._tell_events(asker, events)
+
+    def _device_standing(self, name: str) -> Standing:
+        return self._devices[name].state, None, 0
+
+    def _standing(self, record: PipelineRecord) -> Standing:
+        holder, observed = record.holder, self._observed(record)
+        state = None if holder is None else self._devices[holder].state
+        restarts = 0 if observed is None else observed.restarts
+        return status(record, state, observed), record.device, restarts
 
     # what is known ----------------------------------------------------------------------------------------
 
@@ -935,7 +1292,7 @@ class Fleet:
 
     def _observed(self, record: PipelineRecord) -> Observed | None:
         """What its device said last of this playing of a pipeline."""
-        if record.device is None:
+        if record.device is None or record.leaving is not None:
             return None
         observed = self._devices[record.device].observed.get(record.pipeline_id)
         return observed if observed is not None and observed.gen >= record.start_gen else None
@@ -961,9 +1318,9 @@ class Fleet:
         )
 
     def _home(self, record: PipelineRecord, now: float) -> Home | None:
-        if record.device is None:
+        if record.holder is None:
             return None
-        device = self._devices[record.device]
+        device = self._devices[record.holder]
         return Home(device.name, device.state, device.silent(now))
 
     def _prospect(self, record: PipelineRecord, candidates: dict[str, Candidate], now: float) -> str:
@@ -975,7 +1332,13 @@ class Fleet:
             return "it moves when the lease of that device has ended"
         target = self._target(record, candidates)
         if target is None:
-            return why_nowhere(candidates.values(), other=device is not None)
+            meeting = {name for name in self._devices if self._meets(name, record.selector)}
+            return why_nowhere(
+                (candidates[name] for name in candidates.keys() & meeting),
+                other=device is not None,
+                selector=record.selector,
+                exists=bool(meeting - {record.device}),
+            )
         return f"it is about to go to {target}"
 
     def _device_views(self, now: float) -> tuple[DeviceView, ...]:
@@ -989,8 +1352,13 @@ class Fleet:
                 sum(record.want != "stop" and not self._has_finished(record) for record in records),
                 device.agent,
                 device.silent(now),
+                self._ledger.devices[name].labels,
             )
         return tuple(views[name] for name in sorted(views))
+
+    def _wall(self, now: float) -> float:
+        """Unix seconds at `now`."""
+        return now + self._wall_ahead
 
     def _fleet_view(self, now: float) -> FleetView:
         return FleetView(
@@ -1007,6 +1375,46 @@ _STORE_DOWN = Error("store_down", "the broker's store does not take writes; noth
 
 def _no_pipeline(pipeline_id: str) -> Error:
     return Error("not_found", f"no pipeline {pipeline_id}")
+
+
+def _new(request: CreatePipeline | PutPipeline) -> PipelineRecord:
+    """What is wished for, of a pipeline about which nothing is known yet."""
+    return PipelineRecord(
+        request.pipeline_id,
+        1,
+        1,
+        request.want,
+        request.spec,
+        request.device,
+        request.device,
+        1,
+        selector=request.selector,
+        labels=request.labels,
+    )
+
+
+def _is_same(record: PipelineRecord, wished: PipelineRecord) -> bool:
+    """Is it wished for just so already?"""
+    return all(
+        getattr(record, name) == getattr(wished, name)
+        for name in ("spec", "requested", "selector", "labels", "want")
+    )
+
+
+def _is_asked_again(record: PipelineRecord, asker: _Asker) -> bool:
+    """Is this the request that made a pipeline what it is? Its answer got lost."""
+    return bool(asker.request_id) and record.changed_by == asker.request_id
+
+
+def _put(*, created: bool = False, changed: bool = True) -> Callable[[PipelineView, bool], Put]:
+    return lambda pipeline, done: Put(pipeline, created, changed, done)
+
+
+def _summary(known: PipelineRecord, record: PipelineRecord) -> str:
+    """What a change means for who looks at the pipeline."""
+    if record.start_gen != known.start_gen:
+        return f"begins anew on {record.device or 'no device yet'}"
+    return "changes as it runs" if record.gen != known.gen else "nothing that a device is told"
 
 
 def _size(desired: Desired) -> int:

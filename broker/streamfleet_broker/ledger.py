@@ -12,6 +12,7 @@ from streamfleet_broker.protocol.values import ModelRef
 from streamfleet_broker.records import (
     DeviceRecord,
     FloorRecord,
+    KeyRecord,
     PipelineRecord,
     Record,
     SubscriberRecord,
@@ -29,6 +30,8 @@ class Ledger:
         self.tokens: dict[str, TokenRecord] = {}  # by public key
         self.pipelines: dict[str, PipelineRecord] = {}
         self.placed: defaultdict[str | None, set[str]] = defaultdict(set)  # device → its pipelines
+        self.leaving: defaultdict[str, set[str]] = defaultdict(set)  # device → what is taken from it
+        self.keys: dict[str, KeyRecord] = {}
         self.subscribers: dict[str, SubscriberRecord] = {}
         self.models: dict[str, ModelRef] = {}
         self.floor = 0
@@ -36,6 +39,7 @@ class Ledger:
             "device": self.devices,
             "token": self.tokens,
             "pipeline": self.pipelines,
+            "key": self.keys,
             "subscriber": self.subscribers,
             "model": self.models,
         }
@@ -70,6 +74,11 @@ class Ledger:
         records = [self.pipelines[pipeline_id] for pipeline_id in self.placed[device]]
         return sorted(records, key=lambda record: record.created)
 
+    def taken_from(self, device: str) -> list[PipelineRecord]:
+        """The pipelines that a device must give up before they may begin elsewhere, oldest first."""
+        records = [self.pipelines[pipeline_id] for pipeline_id in self.leaving[device]]
+        return sorted(records, key=lambda record: record.created)
+
     def check(self) -> None:
         """Assert what always holds."""
         assert not self._writes
@@ -78,12 +87,17 @@ class Ledger:
         assert len({record.short_id for record in self.devices.values()}) == len(self.devices)
         assert len({record.created for record in self.pipelines.values()}) == len(self.pipelines)
         assert sum(map(len, self.placed.values())) == len(self.pipelines)
+        leaving = sum(record.leaving is not None for record in self.pipelines.values())
+        assert sum(map(len, self.leaving.values())) == leaving
         for pipeline_id, record in self.pipelines.items():
             assert pipeline_id in self.placed[record.device]
             assert record.device is None or record.device in self.devices
             assert record.requested in (None, record.device)
             assert 1 <= record.start_gen <= record.gen
-            assert record.want != "stop" or record.device is not None
+            assert record.want != "stop" or record.holder is not None
+            assert record.leaving is None or record.leaving != record.device
+            assert record.leaving is None or record.leaving in self.devices
+            assert record.leaving is None or pipeline_id in self.leaving[record.leaving]
 
     def _note(self, kind: str, key: str, after: Record | None) -> None:
         earlier = self._writes.get((kind, key))
@@ -104,8 +118,12 @@ class Ledger:
             self.owners[record.public_key] = key
         if isinstance(before, PipelineRecord):
             self.placed[before.device].discard(key)
+            if before.leaving is not None:
+                self.leaving[before.leaving].discard(key)
         if isinstance(record, PipelineRecord):
             self.placed[record.device].add(key)
+            if record.leaving is not None:
+                self.leaving[record.leaving].add(key)
         if kind == "floor":
             self.floor = record.gen if isinstance(record, FloorRecord) else 0
         elif record is None:
@@ -123,6 +141,8 @@ def _address(record: Record) -> tuple[str, str]:
             return "token", record.public_key
         case PipelineRecord():
             return "pipeline", record.pipeline_id
+        case KeyRecord():
+            return "key", record.key
         case SubscriberRecord():
             return "subscriber", record.name
         case ModelRef():

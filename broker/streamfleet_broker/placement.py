@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from streamfleet_broker.protocol.values import Labels
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -24,3 +26,8 @@ def choose(candidates: Iterable[Candidate]) -> str | None:
     """The device with most room, of equals the first by name. None when nobody has room."""
     roomy = [candidate for candidate in candidates if candidate.room > 0]
     return min(roomy, key=lambda candidate: (-candidate.room, candidate.device)).device if roomy else None
+
+
+def meets(labels: Labels, selector: Labels) -> bool:
+    """Has a device with these labels all that a selector asks for?"""
+    return selector.items() <= labels.items()

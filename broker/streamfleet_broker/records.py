@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamfleet_broker.protocol.reference import is_movable
 from streamfleet_broker.protocol.values import (
     CurveKey,
     Id,
+    Labels,
     ModelRef,
     Natural,
     OnDisconnect,
@@ -15,8 +16,6 @@ from streamfleet_broker.protocol.values import (
     Want,
     Wish,
 )
-
-# The name under which OpenCV is not asked: the original's test pattern.
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,7 @@ class DeviceRecord:
     public_key: CurveKey
     short_id: Natural  # in the header of the data plane
     left: bool = False  # said goodbye, and has not been back: for people, nothing is decided by it
+    labels: Labels = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +50,41 @@ class PipelineRecord:
     requested: Id | None  # the device that was asked for by name
     device: Id | None  # where it runs; None: nowhere yet
     created: Natural  # orders pipelines by age
-    changed_by: bytes = b""  # the request behind `want`, which may be asked again when its answer got lost
+    changed_by: bytes = b""  # the request behind this wish, which may be asked again when its answer got lost
+    selector: Labels = field(default_factory=dict)  # of the devices that it may run on
+    labels: Labels = field(default_factory=dict)
+    version: Natural = 0  # +1 at any change of what is wished for; moving is none
+    created_at: float = 0.0  # Unix seconds
+    # The device that it is taken from. Nobody else is told of it until that one has confirmed that it is
+    # absent there, or has lost it with its lease.
+    leaving: Id | None = None
 
     @property
     def pinned(self) -> bool:
-        """Does it stay on its device whatever happens?"""
-        return self.requested is not None or not is_movable(self.spec.sources[0].reference)
+        """Does it stay on its device whatever happens to that?"""
+        return self.requested is not None or not all(
+            is_movable(source.reference) for source in self.spec.sources
+        )
+
+    @property
+    def holder(self) -> str | None:
+        """The device on which it may be running."""
+        return self.device if self.leaving is None else self.leaving
 
     def wish(self) -> Wish:
         """What its device is told."""
         on_disconnect: OnDisconnect = "continue" if self.pinned else "stop"
         return Wish(self.pipeline_id, self.gen, self.start_gen, self.want, on_disconnect, self.spec)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A request to create that may be made again under its key."""
+
+    key: str
+    digest: str  # of what was asked for
+    pipeline_id: Id  # what was made of it
+    created_at: float  # Unix seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +102,13 @@ class FloorRecord:
     gen: Natural
 
 
-Record = DeviceRecord | TokenRecord | PipelineRecord | SubscriberRecord | FloorRecord | ModelRef
+Record = DeviceRecord | TokenRecord | PipelineRecord | KeyRecord | SubscriberRecord | FloorRecord | ModelRef
 
 KINDS: dict[str, type[Record]] = {
     "device": DeviceRecord,
     "token": TokenRecord,
     "pipeline": PipelineRecord,
+    "key": KeyRecord,
     "subscriber": SubscriberRecord,
     "model": ModelRef,
     "floor": FloorRecord,

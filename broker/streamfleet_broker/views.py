@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamfleet_broker.placement import Candidate
-from streamfleet_broker.protocol.reference import SourceKind, kind_of
+from streamfleet_broker.protocol.reference import SourceKind, is_movable, kind_of
 from streamfleet_broker.protocol.requests import DeviceState, PipelineStatus, PipelineView
-from streamfleet_broker.protocol.values import Observed, ObservedState
+from streamfleet_broker.protocol.values import Labels, Observed, ObservedState, SourceSpec
 from streamfleet_broker.records import PipelineRecord
 
 MAX_NAMED = 3  # devices that a reason names
@@ -28,7 +28,7 @@ _OF_OBSERVED: dict[ObservedState, PipelineStatus] = {
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The device of a pipeline, as far as it concerns the pipeline."""
+    """The device that holds a pipeline, as far as it concerns the pipeline."""
 
     device: str
     state: DeviceState
@@ -38,9 +38,11 @@ class Home:
 def status(
     record: PipelineRecord, device_state: DeviceState | None, observed: Observed | None
 ) -> PipelineStatus:
-    """One word for a pipeline. `device_state` is None when it has no device."""
+    """One word for a pipeline. `device_state` is of its holder, None when it has none."""
     if record.want == "stop":
         return "stopping"
+    if record.leaving is not None:
+        return "moving"
     if observed is not None and observed.state is ObservedState.ENDED:
         return "ended"  # wherever its device is: what has ended is not begun again
     match device_state:
@@ -58,7 +60,7 @@ def is_waiting(record: PipelineRecord, home: Home | None, observed: Observed | N
     """Would it go to another device than it has, if there were one?"""
     state = None if home is None else home.state
     may_move = home is None or not record.pinned
-    return may_move and status(record, state, observed) in ("pending", "moving")
+    return may_move and record.leaving is None and status(record, state, observed) in ("pending", "moving")
 
 
 def view(
@@ -85,19 +87,39 @@ def view(
         None if observed is None else observed.state,
         reason,
         0 if observed is None else observed.restarts,
+        record.requested,
+        record.selector,
+        record.labels,
+        record.version,
+        record.created_at,
     )
 
 
-def why_nowhere(candidates: Iterable[Candidate], *, other: bool) -> str:
-    """Why no device takes a pipeline. `other`: it has one already, which is gone."""
+def why_nowhere(
+    candidates: Iterable[Candidate], *, other: bool, selector: Labels | None = None, exists: bool = True
+) -> str:
+    """Why no device takes a pipeline.
+
+    `candidates` meet its selector; `other`: it has a device already, which is gone; `exists`: there are
+    devices that would meet the selector, if they were ready.
+    """
     known = sorted(candidates, key=lambda candidate: candidate.device)
     device = "no other device" if other else "no device"
+    if selector and not exists:
+        return f"{device} has the labels {spelled(selector)}"
+    if selector:
+        device += f" with the labels {spelled(selector)}"
     if not known:
         return f"{device} is ready"
     named = [_occupation(candidate) for candidate in known[:MAX_NAMED]]
     if len(known) > MAX_NAMED:
         named.append(f"and {len(known) - MAX_NAMED} more")
     return f"{device} has room: {', '.join(named)}"
+
+
+def spelled(labels: Labels) -> str:
+    """Labels as people write them."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def _occupation(candidate: Candidate) -> str:
@@ -109,6 +131,11 @@ def _why_away(record: PipelineRecord, home: Home | None, prospect: str) -> str:
     """Why nothing is known of it, or nothing runs."""
     if home is None:
         return prospect
+    if record.leaving is not None:
+        silent = f", which {_whereabouts(home)}" if home.state == "suspect" else ""
+        return (
+            f"it goes to {record.device or 'another device'} when device {home.device} has stopped it{silent}"
+        )
     if home.state == "new":
         return f"its device {home.device} has not joined yet"
     where = f"device {home.device} {_whereabouts(home)}"
@@ -131,13 +158,18 @@ def _whereabouts(home: Home) -> str:
 
 
 def _why_pinned(record: PipelineRecord) -> str:
-    match kind_of(record.spec.sources[0].reference):
-        case SourceKind.FILE:
-            return "a file waits for its device"
-        case SourceKind.DEVICE:
-            return "a local camera waits for its device"
-        case _:
-            return "a pipeline that names its device waits for it"
+    bound = [(number, source) for number, source in enumerate(record.spec.sources) if not _movable(source)]
+    if not bound:
+        return "a pipeline that names its device waits for it"
+    number, source = bound[0]
+    what = "a file" if kind_of(source.reference) is SourceKind.FILE else "a local camera"
+    if len(record.spec.sources) > 1:
+        what = f"source {number}, {what},"
+    return f"{what} waits for its device"
+
+
+def _movable(source: SourceSpec) -> bool:
+    return is_movable(source.reference)
 
 
 def confirmed(record: PipelineRecord, observed: Observed | None) -> bool | None:

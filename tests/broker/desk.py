@@ -54,6 +54,7 @@ CONFIG = FleetConfig(
     api="http://*:8080",
 )
 OPERATOR = OperatorPeer(b"operator")
+CREATED = 1_000_013.0  # Unix seconds at which a new desk is ready
 
 
 class CountingSupply:

@@ -67,6 +67,7 @@ from streamfleet_broker.views import status
 from tests.broker.desk import (
     CAMERA,
     CONFIG,
+    CREATED,
     EPOCH,
     FILE,
     OPERATOR,
@@ -470,7 +471,7 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
     effects = fleet.leave("a")
 
     device, _ = devices("a", "b")
-    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, "a", 1)
+    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, "a", 1, version=1, created_at=CREATED)
     after = replace(before, gen=2, start_gen=2, device="b")
     assert effects == [
         Audit("a", "left: stop"),
@@ -529,8 +530,8 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
 
     effects = fleet.ask(CreatePipeline("second", CAMERA))
 
-    record = PipelineRecord("second", 1, 1, "run", CAMERA, None, "b", 2)
-    view = PipelineView("second", 1, "run", "starting", "b", False, CAMERA)
+    record = PipelineRecord("second", 1, 1, "run", CAMERA, None, "b", 2, version=1, created_at=CREATED)
+    view = PipelineView("second", 1, "run", "starting", "b", False, CAMERA, version=1, created_at=CREATED)
     wish = Wish("second", 1, 1, "run", "stop", CAMERA)
     assert effects == [
         Save((Write("pipeline", "second", None, record),)),
@@ -712,9 +713,9 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
 
     effects = fleet.change("door", "pause", wait_ms=2000)
 
-    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, "a", 1)
+    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, "a", 1, version=1, created_at=CREATED)
     request_id = (2).to_bytes(16, "big")
-    after = replace(before, gen=2, want="pause", changed_by=request_id)
+    after = replace(before, gen=2, want="pause", version=2, changed_by=request_id)
     session = fleet.devices["a"].session
     assert effects == [
         Save((Write("pipeline", "door", before, after),)),
@@ -724,6 +725,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
     fleet.devices["a"].observed = (Observed("door", 1, 1, ObservedState.PAUSED),)
     assert fleet.answer(fleet.beat("a")) is None
     view = PipelineView("door", 2, "pause", "paused", "a", False, CAMERA, ObservedState.PAUSED)
+    view = replace(view, version=2, created_at=CREATED)
     assert fleet.obey()[1:] == [Answer(b"operator", request_id, Reply(Changed(view, True)))]
 
 
@@ -839,7 +841,8 @@ def test_a_stop_is_confirmed_by_absence_after_the_wish_was_applied() -> None:
     effects = fleet.beat("a", applied_rev=3)
 
     before = PipelineRecord("door", 2, 1, "stop", CAMERA, None, "a", 1, (2).to_bytes(16, "big"))
-    view = PipelineView("door", 2, "stop", "stopping", "a", False, CAMERA)
+    before = replace(before, version=2, created_at=CREATED)
+    view = PipelineView("door", 2, "stop", "stopping", "a", False, CAMERA, version=2, created_at=CREATED)
     assert effects[1:] == [
         Save((Write("pipeline", "door", before, None), Write("floor", "gen", None, FloorRecord(2)))),
         Send(b"a", Desired(4, ()), fleet.devices["a"].session),
@@ -862,7 +865,7 @@ def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
 
     effects = fleet.change("door", "stop", wait_ms=5000)
 
-    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, None, 1)
+    before = PipelineRecord("door", 1, 1, "run", CAMERA, None, None, 1, version=1, created_at=CREATED)
     writes = (Write("pipeline", "door", before, None), Write("floor", "gen", None, FloorRecord(2)))
     assert effects[0] == Save(writes)
     assert fleet.answer(effects).data.confirmed is True

@@ -55,8 +55,8 @@ class CreatePipeline:
     selector: Labels = field(default_factory=dict)  # of the devices that it may run on
     labels: Labels = field(default_factory=dict)
     want: Literal["run", "pause"] = "run"
-    # A request that is made again under its key gets the answer of the first, for a day. The digest is of what
-    # was asked for: another one under the same key is refused as `mismatch`.
+    # A request that is made again under its key, within a day, gets the pipeline of the first; `conflict`
+    # if that was deleted. The digest is of what was asked for: another one under the key is a `mismatch`.
     key: Annotated[str, Meta(max_length=255)] = ""
     digest: str = ""
 
@@ -65,9 +65,11 @@ class CreatePipeline:
 class PutPipeline:
     """Wish that a pipeline is exactly so. Reply: Put. Doing it again changes nothing.
 
-    What can change while it plays (thresholds, fps, sinks, tracker, labels, want) changes so; another model,
-    source or device begins a new playing. With `expected`, it is refused as `conflict` when the pipeline has
-    another `version` by now, or is not there.
+    What can change while it plays (thresholds, fps, sinks, tracker, labels, want) changes so, also after its
+    end, which it does not undo; another model, source or device begins a new playing. The device stays the
+    same unless another one is named or it does not meet the selector, and on another one nothing begins
+    before the first has confirmed that it stopped, or was lost. With `expected`, it is refused as `conflict`
+    when the pipeline has another `version` by now, or is not there.
     """
 
     pipeline_id: Id
@@ -133,7 +135,7 @@ class GetDevice:
 
 @dataclass(frozen=True, slots=True)
 class LabelDevice:
-    """Let a device have exactly these labels. Reply: DeviceView.
+    """Let a device that has enrolled have exactly these labels. Reply: DeviceView.
 
     A pipeline whose selector the device no longer meets is moved, if it may move.
     """
@@ -144,7 +146,10 @@ class LabelDevice:
 
 @dataclass(frozen=True, slots=True)
 class RemoveDevice:
-    """Forget a device that is away and has no pipelines, its key and its tokens. Reply: None."""
+    """Forget a device that is away and has no pipelines, its key and its tokens. Reply: None.
+
+    `conflict` says what is in the way. Its key is refused from then on, also on a connection that it has.
+    """
 
     device: Id
 
@@ -160,7 +165,7 @@ class RemoveModel:
 class GetEvents:
     """What happened after event `after` of this epoch. Reply: Events, after `wait_ms` at most.
 
-    An older epoch, or a number that is forgotten already, gets all that are still known.
+    Another epoch (0: none yet), or a number that is forgotten already, gets all that are still known.
     """
 
     epoch: Natural = 0
@@ -323,7 +328,7 @@ class Put:
 class FleetEvent:
     """One thing that happened to a pipeline or a device."""
 
-    n: Natural  # +1 each, from 1 in each epoch
+    n: Natural  # +1 each, from 1 at each start of a broker
     at: float  # Unix seconds
     subject: Literal["pipeline", "device"]
     id: Id
