@@ -31,7 +31,8 @@ class Config:
     port: int
     broker: str  # endpoint of the operators' ROUTER
     predictions: str  # endpoint of the relay's XPUB
-    keys: CurveKeys | None = None  # for both, when they are on TCP
+    pictures: str  # the same for pictures
+    keys: CurveKeys | None = None  # for all three, when they are on TCP
     trust: tuple[Network, ...] = ()
     model_cache_dir: Path | None = None
     max_upload: int = MAX_UPLOAD
@@ -53,12 +54,17 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         port=options.port,
         broker=options.broker or f"ipc://{broker_dir}/operators.ipc",
         predictions=options.predictions or f"ipc://{broker_dir}/predictions.ipc",
+        pictures=options.pictures or f"ipc://{broker_dir}/pictures.ipc",
         keys=_keys(options.operator_key, options.broker_key),
         trust=tuple(_network(text) for text in options.trust),
         model_cache_dir=Path(options.model_cache_dir).expanduser() if options.model_cache_dir else None,
         max_upload=options.max_upload,
     )
-    for option, endpoint in (("--broker", config.broker), ("--predictions", config.predictions)):
+    for option, endpoint in (
+        ("--broker", config.broker),
+        ("--predictions", config.predictions),
+        ("--pictures", config.pictures),
+    ):
         _check_endpoint(option, endpoint, config.keys)
     return config
 
@@ -85,6 +91,7 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     add("--broker", default=given("broker"), help="endpoint of the broker (beside the data directory)")
     add("--predictions", default=given("predictions"), help="endpoint of the broker's relay (likewise)")
+    add("--pictures", default=given("pictures"), help="the same for pictures (likewise)")
     add("--operator-key", default=given("operator_key"), help="file of the key for a broker on TCP")
     add("--broker-key", default=given("broker_key"), help="the public key of a broker on TCP")
     add(
