@@ -5,13 +5,13 @@ Three squares, pure red, green and blue, run to and fro on three lanes that neve
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from streamfleet_worker.camera.frame import Image
+from streamfleet_worker.camera.metronome import Metronome
 
 WIDTH, HEIGHT = 1920, 1080  # pixels
 FPS = 10.0
@@ -66,13 +66,11 @@ class PatternCapture:
 
     def __init__(self, first_frame_id: int) -> None:
         self._frame_id = first_frame_id - 1
-        self._due = time.monotonic()
+        self._metronome = Metronome(FPS)
 
     def grab(self) -> bool:
         """Wait for the next frame's time."""
-        now = time.monotonic()
-        self._due = max(self._due + 1 / FPS, now - 1 / FPS)
-        time.sleep(max(0.0, self._due - now))
+        self._metronome.wait()
         self._frame_id += 1
         return True
 
