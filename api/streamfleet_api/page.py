@@ -1,4 +1,4 @@
-"""The page at `/`: files of this package, the same for everybody, which then ask the api as any program does."""
+"""The page at `/`: files of this package, the same for everybody, which ask the api as any program does."""
 
 from __future__ import annotations
 
