@@ -242,6 +242,7 @@ class Stand:
             pull_endpoint=self.push_endpoint,
             picture_endpoint=self.picture_endpoint,
             local_endpoint=self.local_endpoint,
+            local_picture_endpoint=self.local_picture_endpoint,
             **{"direct_endpoint": "", "public_key": "", "secret_key": "", **more},
         )
         return self._start(publisher.main, config)
@@ -257,6 +258,10 @@ class Stand:
     @property
     def local_endpoint(self) -> str:
         return f"ipc://{self.folder}/local"
+
+    @property
+    def local_picture_endpoint(self) -> str:
+        return f"ipc://{self.folder}/local-pictures"
 
     def close(self) -> None:
         for child in self._children:

@@ -35,6 +35,7 @@ from streamfleet_worker.reconcile import (
     Refuse,
     Reported,
     Row,
+    ShowPictures,
     StartCamera,
     StartEngine,
     StartPublisher,
@@ -200,6 +201,50 @@ def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(cha
     assert asked == [Persist(Row("door", 2, 1, 1)), StopChild(CAMERA)]
     assert ended == [Persist(Row("door", 2, 1, 2)), StartCamera(CameraId("door", 2), changed, MANIFEST)]
     assert device.observed[0].restarts == 0
+
+
+def looks(*watched: str, publisher: int = 1) -> Reported:
+    return Reported(PublisherId(publisher), PublisherReport(0, 0, 0, watched))
+
+
+def test_a_camera_makes_pictures_only_while_somebody_looks() -> None:
+    device = running()
+
+    elsewhere = device.feed(looks("gate/"))
+    first = device.feed(looks("door/", "gate/"))
+    same = device.feed(looks("door/"))
+    nobody = device.feed(looks())
+
+    assert (elsewhere, same) == ([], [])
+    assert first == [ShowPictures(CAMERA, True)]
+    assert nobody == [ShowPictures(CAMERA, False)]
+
+
+def test_a_camera_that_starts_later_is_told_that_somebody_looks() -> None:
+    device = running()
+    device.feed(looks(""))
+
+    device.feed(Exited(CAMERA, -9))
+    again = device.wait(0.4)
+    device.well[0] = looks("")
+    again += device.wait(0.2)
+
+    assert again[-2:] == [
+        StartCamera(CameraId("door", 2), wish(), MANIFEST),
+        ShowPictures(CameraId("door", 2), True),
+    ]
+
+
+def test_without_a_publisher_nobody_looks() -> None:
+    device = running()
+    device.feed(looks("door/"))
+
+    gone = device.feed(Exited(PublisherId(1), -9))
+    device.well[0] = looks("door/", publisher=2)
+    back = device.wait(1)
+
+    assert gone == [ShowPictures(CAMERA, False)]
+    assert back == [StartPublisher(PublisherId(2)), ShowPictures(CAMERA, True)]
 
 
 def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
@@ -552,6 +597,7 @@ class World:
     rows: dict[str, Row] = field(default_factory=dict)  # what is on the disk
     alive: dict[ChildId, float | None] = field(default_factory=dict)  # child → when it was asked to stop
     told: dict[ChildId, Wish] = field(default_factory=dict)  # of a camera, what it knows
+    showing: set[ChildId] = field(default_factory=set)  # cameras
     wishes: dict[str, Wish] = field(default_factory=dict)
     ended: set[tuple[str, int]] = field(default_factory=set)
     incs: dict[str, int] = field(default_factory=dict)  # of a pipeline that was not forgotten since
@@ -604,6 +650,10 @@ class World:
                     assert action.wish.start_gen == before.start_gen
                     assert action.wish.spec.plays_like(before.spec), "a change that a camera cannot obey"
                     self.told[action.child] = action.wish
+                case ShowPictures():
+                    assert self.alive[action.child] is None
+                    assert action.wanted != (action.child in self.showing), "told twice"
+                    self.showing ^= {action.child}
                 case StopChild():
                     assert self.alive[action.child] is None, "asked twice"
                     self.alive[action.child] = self.now
@@ -632,6 +682,7 @@ class World:
         assert any(isinstance(c, EngineId) and c.digest == wish.spec.model.digest for c in self.alive)
         self.incs[pipeline_id] = child.inc
         self.told[child] = wish
+        self.showing.discard(child)
         self.start(child)
 
     def exit(self, child: ChildId, code: int | None) -> None:
@@ -662,7 +713,8 @@ class World:
     def report(self, child: ChildId, *, well: bool = False) -> None:
         match child:
             case PublisherId():
-                self.feed(Reported(child, PublisherReport(0, 0, 0)))
+                watched = ("a/",) if well else self.rng.choice([(), ("a/",), ("a/", "b/"), ("",)])
+                self.feed(Reported(child, PublisherReport(0, 0, 0, watched)))
             case EngineId():
                 sick = not well and self.rng.random() < 0.05
                 state = self.rng.choice(["loading", "failed"]) if sick else "ready"
@@ -736,6 +788,8 @@ def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_wished(see
     wished = {pipeline_id: w for pipeline_id, w in world.wishes.items() if w.want != "stop"}
     observed = {entry.pipeline_id: entry for entry in world.core.observed()}
     assert observed.keys() == wished.keys()
+    cameras = [child for child in world.alive if isinstance(child, CameraId)]
+    assert {child for child in cameras if child.pipeline_id == "a"} == world.showing & set(cameras)
     for pipeline_id, entry in observed.items():
         expected = ObservedState.PAUSED if wished[pipeline_id].want == "pause" else ObservedState.RUNNING
         assert entry.state in (expected, ObservedState.ENDED, ObservedState.FAILED)

@@ -42,6 +42,7 @@ from streamfleet_worker.control import (
     EngineConfig,
     PublisherConfig,
     Relay,
+    Show,
     Stop,
 )
 from streamfleet_worker.fence import Fence, boot_time
@@ -118,6 +119,10 @@ class Places:
     @property
     def predictions(self) -> str:
         return f"ipc://{self.run}/predictions.ipc"
+
+    @property
+    def pictures(self) -> str:
+        return f"ipc://{self.run}/pictures.ipc"
 
     def engine(self, digest: str) -> str:
         """The same for every process of one model, so that cameras find the next one where the last was."""
@@ -352,7 +357,9 @@ class Agent:
         self._short_id = welcome.short_id
         self._models.use(Source(_reached_by(welcome.api, host), welcome.ticket))
         relay = Relay(
-            tuple(_reached_by(endpoint, host) for endpoint in welcome.relay), self._identity.broker_key
+            tuple(_reached_by(endpoint, host) for endpoint in welcome.relay),
+            self._identity.broker_key,
+            tuple(_reached_by(endpoint, host) for endpoint in welcome.pictures),
         )
         if relay != self._relay:
             self._relay = relay
@@ -429,6 +436,8 @@ class Agent:
             case actions.ChangeCamera():
                 wish = action.wish
                 self._supervisor.tell(action.child, Change(wish.gen, wish.want, wish.spec))
+            case actions.ShowPictures():
+                self._supervisor.tell(action.child, Show(action.wanted))
             case actions.StopChild():
                 self._supervisor.tell(action.child, Stop())
             case actions.KillChild():
@@ -450,6 +459,7 @@ class Agent:
                 pull_endpoint=self._places.publisher,
                 picture_endpoint=self._places.pictures_in,
                 local_endpoint=self._places.predictions,
+                local_picture_endpoint=self._places.pictures,
                 direct_endpoint=direct,
                 public_key=self._identity.public_key,
                 secret_key=self._identity.secret_key,

@@ -81,6 +81,7 @@ class PublisherConfig:
     pull_endpoint: str  # ipc:// where cameras and the agent push
     picture_endpoint: str  # ipc:// where cameras push pictures
     local_endpoint: str  # ipc:// for subscribers on this host, without keys
+    local_picture_endpoint: str  # the same for pictures
     direct_endpoint: str  # tcp:// for subscribers on the LAN, "" for none
     public_key: str
     secret_key: str = field(repr=False)
@@ -169,7 +170,7 @@ class PublisherReport:
     published: Natural
     fenced: Natural  # messages that came after the fence closed
     rejected: Natural  # messages that were not three frames of ours
-    watched: tuple[str, ...] = ()  # pipelines whose pictures somebody has subscribed to
+    watched: tuple[str, ...] = ()  # beginnings of `<pipeline id>/` whose pictures somebody wants; "" is all
 
 
 ToChild = Change | Show | Stop | Relay | Allow

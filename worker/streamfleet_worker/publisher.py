@@ -3,10 +3,13 @@
     cameras, agent ──PUSH──► PULL ──► PUB  to the broker's relay, with the device's key
                                   ├─► PUB  ipc, for this host
                                   └─► PUB  tcp, for subscribers whose keys the broker has named (optional)
+    cameras' pictures ─PUSH► PULL ──► PUB  to the relay of pictures
+                                  └─► PUB  ipc, for this host
 
 It passes messages on as they are, and blocks for nobody: a PUB socket drops what a slow peer does not take.
 Only at its start it waits, a moment at most, until the relay has told what is subscribed to: what is sent
-before that reaches nobody, and it would be the first frames of a file.
+before that reaches nobody, and it would be the first frames of a file. Pictures come after predictions, on
+sockets and an I/O thread of their own, and who subscribes to them is told to the agent at once.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import math
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import zmq
 
-from streamfleet_broker.protocol.data import MAX_BODY, split
+from streamfleet_broker.protocol.data import MAX_BODY, Kind, split
 from streamfleet_broker.protocol.errors import BadData
+from streamfleet_worker.audience import Audience
 from streamfleet_worker.control import (
     REPORT_INTERVAL,
     Allow,
@@ -41,8 +46,6 @@ logger = logging.getLogger(__name__)
 DOMAIN = "direct"  # of ZAP, for subscribers on the LAN
 FENCED = 1  # bit of the flags: not to be emitted when the fence is closed
 
-_WAITING_IN = 1000  # messages that wait for us before a pusher has to drop
-_WAITING_OUT = 200  # messages for one slow peer, before what comes next is dropped for it
 _AT_ONCE = 256  # messages between two looks at the other sockets
 _TOPIC = 128  # bytes, of the longest topic
 _SMALL = 4096  # bytes: room for the frames around a body
@@ -57,6 +60,21 @@ _Context = zmq.Context[zmq.Socket[bytes]]
 _Socket = zmq.Socket[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """What goes one way, on sockets of its own."""
+
+    kinds: tuple[Kind, ...]
+    io_thread: int  # a bit
+    waiting_in: int  # messages that wait for us before a pusher has to drop
+    waiting_out: int  # messages for one slow peer, before what comes next is dropped for it
+    at_once: int  # messages between two looks at the other sockets
+
+
+_PREDICTIONS = _Traffic((Kind.PRED, Kind.STAT), 1, 1000, 200, _AT_ONCE)
+_PICTURES = _Traffic((Kind.IMG,), 2, 4, 4, 2)  # an old picture is worth nothing
+
+
 class Publisher:
     """The sockets of one device. One thread uses it."""
 
@@ -66,13 +84,13 @@ class Publisher:
         self._context = context
         self._fence = Fence.open(config.fence_path) if config.fence_path else None
         self.doorkeeper = Doorkeeper(context, DOMAIN)
-        self.pull = _socket(context, zmq.PULL)
-        self.pull.rcvhwm = _WAITING_IN
-        self.pull.maxmsgsize = MAX_BODY + _SMALL
-        self.pull.bind(config.pull_endpoint)
-        self._local = _socket(context, zmq.PUB)
-        self._local.bind(config.local_endpoint)
+        self._pull = _bound(context, zmq.PULL, _PREDICTIONS, config.pull_endpoint)
+        self._local = _bound(context, zmq.PUB, _PREDICTIONS, config.local_endpoint)
+        self._picture_pull = _bound(context, zmq.PULL, _PICTURES, config.picture_endpoint)
+        local_pictures = _bound(context, zmq.XPUB, _PICTURES, config.local_picture_endpoint)
+        self._audiences = {local_pictures: Audience()}  # all sockets that pictures go out on
         self._relay: _Socket | None = None
+        self._relay_pictures: _Socket | None = None
         self._relay_to: Relay | None = None
         self._hold_until: float | None = now + _HOLD  # monotonic seconds; None: not any more
         self._direct: _Socket | None = None
@@ -82,7 +100,14 @@ class Publisher:
     @property
     def report(self) -> PublisherReport:
         """The present state."""
-        return PublisherReport(self._published, self._fenced, self._rejected)
+        watched = frozenset[str]().union(*(audience.watched for audience in self._audiences.values()))
+        return PublisherReport(self._published, self._fenced, self._rejected, tuple(sorted(watched)))
+
+    @property
+    def inputs(self) -> list[_Socket]:
+        """The sockets that something may come from."""
+        predictions = [] if self._hold_until is not None else [self._pull]
+        return [self.doorkeeper.socket, *predictions, self._picture_pull, *self._audiences]
 
     def holds_back(self, now: float) -> bool:
         """Whether messages still wait for the relay to tell what is subscribed to. Reads what it told."""
@@ -93,12 +118,22 @@ class Publisher:
 
     def pass_on(self) -> None:
         """Publish what has come, up to a number of messages."""
-        for _ in range(_AT_ONCE):
-            try:
-                frames = self.pull.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._pass_on(frames)
+        self._pass_all_on(_PREDICTIONS, self._pull, (self._local, self._direct, self._relay))
+
+    def pass_pictures_on(self) -> None:
+        """The same for pictures, but so few that predictions do not wait for them."""
+        self._pass_all_on(_PICTURES, self._picture_pull, tuple(self._audiences))
+
+    def hear_audiences(self) -> None:
+        """Take what has come of who looks at pictures, and who does no more."""
+        for socket, audience in self._audiences.items():
+            for _ in range(_AT_ONCE):
+                try:
+                    message = socket.recv(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                if audience.hear(message):
+                    logger.warning("too many pictures are asked for: %r is not shown", message[1:])
 
     def tend(self, now: float) -> float | None:
         """Bind the direct socket if it is time to; the monotonic seconds at which to call again, if ever."""
@@ -113,11 +148,15 @@ class Publisher:
         """Publish to this relay, instead of the one before."""
         if relay == self._relay_to:
             return
-        if self._relay is not None:
-            self._relay.close()
-        self._relay, self._relay_to = None, relay
-        if relay.endpoints:
-            self._relay = self._connect(relay)
+        for socket in (self._relay, self._relay_pictures):
+            if socket is not None:
+                self._audiences.pop(socket, None)
+                socket.close()
+        self._relay_to = relay
+        self._relay = self._connect(_PREDICTIONS, relay.endpoints, relay.server_key)
+        self._relay_pictures = self._connect(_PICTURES, relay.pictures, relay.server_key)
+        if self._relay_pictures is not None:
+            self._audiences[self._relay_pictures] = Audience()
 
     def allow(self, allow: Allow) -> None:
         """Let exactly these keys subscribe. Who is connected with another key is cut off."""
@@ -133,19 +172,28 @@ class Publisher:
 
     def close(self) -> None:
         """Close all sockets."""
-        for socket in (self.pull, self._local, self._relay, self._direct):
+        sockets = (self._pull, self._local, self._relay, self._direct, self._picture_pull)
+        for socket in (*sockets, *self._audiences):
             if socket is not None:
                 socket.close()
         self.doorkeeper.close()
         if self._fence is not None:
             self._fence.close()
 
-    def _pass_on(self, frames: Sequence[bytes]) -> None:
-        if not _is_ours(frames):
+    def _pass_all_on(self, traffic: _Traffic, pull: _Socket, to: Sequence[_Socket | None]) -> None:
+        for _ in range(traffic.at_once):
+            try:
+                frames = pull.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._pass_on(traffic, frames, to)
+
+    def _pass_on(self, traffic: _Traffic, frames: Sequence[bytes], to: Sequence[_Socket | None]) -> None:
+        if not _is_ours(frames, traffic.kinds):
             self._rejected += 1
             return
         flags, message = frames[0][0], frames[1:]
-        for socket in (self._local, self._direct, self._relay):
+        for socket in to:
             if flags & FENCED and not self._may_emit():
                 self._fenced += 1
                 return
@@ -167,25 +215,29 @@ class Publisher:
     def _may_emit(self) -> bool:
         return self._fence is not None and self._fence.passes(boot_time())
 
-    def _connect(self, relay: Relay) -> _Socket | None:
-        socket = _socket(self._context, zmq.XPUB)  # a PUB that lets us see the subscriptions
-        socket.immediate = True  # what could not be sent is not sent later: it would be the past
+    def _connect(self, traffic: _Traffic, endpoints: Sequence[str], server_key: str) -> _Socket | None:
+        if not endpoints:
+            return None
+        socket = _socket(self._context, zmq.XPUB, traffic)  # a PUB that lets us see the subscriptions
+        # What could not be sent is not sent later: it would be the past. And with a connection its
+        # subscriptions end.
+        socket.immediate = True
         socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT
         try:
-            socket.curve_serverkey = relay.server_key.encode()
+            socket.curve_serverkey = server_key.encode()
             socket.curve_publickey = self._config.public_key.encode()
             socket.curve_secretkey = self._config.secret_key.encode()
-            for endpoint in relay.endpoints:
+            for endpoint in endpoints:
                 socket.connect(endpoint)
         except zmq.ZMQError as exc:
-            logger.error("cannot publish to %s: %s", ", ".join(relay.endpoints), exc)
+            logger.error("cannot publish to %s: %s", ", ".join(endpoints), exc)
             socket.close()
             return None
-        logger.info("publishing to %s", ", ".join(relay.endpoints))
+        logger.info("publishing to %s", ", ".join(endpoints))
         return socket
 
     def _bind_direct(self) -> _Socket | None:
-        socket = _socket(self._context, zmq.PUB)
+        socket = _socket(self._context, zmq.PUB, _PREDICTIONS)
         socket.maxmsgsize = _SMALL  # subscriptions are all that comes in
         socket.curve_server = True
         socket.curve_secretkey = self._config.secret_key.encode()
@@ -206,7 +258,7 @@ def main(config: PublisherConfig, connection: Connection) -> None:
     """The whole life of the process. It ends when it is told to, or when the agent is gone."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with zmq.Context() as context:
+    with zmq.Context(io_threads=2) as context:
         publisher = Publisher(config, context, time.monotonic())
         try:
             _serve(publisher, connection)
@@ -217,29 +269,36 @@ def main(config: PublisherConfig, connection: Connection) -> None:
 
 
 def _serve(publisher: Publisher, connection: Connection) -> None:
-    poller = zmq.Poller()
-    for source in (publisher.doorkeeper.socket, connection):
-        poller.register(source, zmq.POLLIN)
     next_report = 0.0
+    watched: tuple[str, ...] = ()
     while True:
         now = time.monotonic()
         holding = publisher.holds_back(now)
-        if not holding and publisher.pull not in poller:
-            poller.register(publisher.pull, zmq.POLLIN)
-        if now >= next_report:
-            send(connection, publisher.report)
-            next_report = now + REPORT_INTERVAL
+        report = publisher.report
+        if now >= next_report or report.watched != watched:
+            send(connection, report)
+            next_report, watched = now + REPORT_INTERVAL, report.watched
         due = publisher.tend(now)
         until = next_report if due is None else min(next_report, due)
         if holding:
             until = min(until, now + _LOOK)
-        ready = dict(poller.poll(math.ceil(max(0.0, until - now) * 1000)))
         # The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
-        if connection.fileno() in ready and not _obey(publisher, connection):
+        if _wait(publisher, connection, until - now) and not _obey(publisher, connection):
             return
         publisher.doorkeeper.answer()
         if not holding:
             publisher.pass_on()
+        publisher.hear_audiences()
+        publisher.pass_pictures_on()
+
+
+def _wait(publisher: Publisher, connection: Connection, seconds: float) -> bool:
+    """Until something comes, so long at most. Returns whether it was the agent that said something."""
+    poller = zmq.Poller()  # anew, as the sockets change
+    for source in (connection, *publisher.inputs):
+        poller.register(source, zmq.POLLIN)
+    ready = dict(poller.poll(math.ceil(max(0.0, seconds) * 1000)))
+    return connection.fileno() in ready
 
 
 def _obey(publisher: Publisher, connection: Connection) -> bool:
@@ -254,21 +313,30 @@ def _obey(publisher: Publisher, connection: Connection) -> bool:
     return True
 
 
-def _is_ours(frames: Sequence[bytes]) -> bool:
-    """Flags, topic, header and body, as the data plane has them."""
+def _is_ours(frames: Sequence[bytes], kinds: Sequence[Kind]) -> bool:
+    """Flags, topic, header and body, as the data plane has them for these kinds."""
     if len(frames) != 4 or len(frames[0]) != 1 or len(frames[1]) > _TOPIC or len(frames[3]) > MAX_BODY:
         return False
     try:
-        split(frames[1:])
+        _, header, _ = split(frames[1:])
     except BadData:
         return False
-    return True
+    return header.kind in kinds
 
 
-def _socket(context: _Context, kind: int) -> _Socket:
+def _bound(context: _Context, kind: int, traffic: _Traffic, endpoint: str) -> _Socket:
+    """A socket for this host."""
+    socket = _socket(context, kind, traffic)
+    socket.maxmsgsize = MAX_BODY + _SMALL
+    socket.bind(endpoint)
+    return socket
+
+
+def _socket(context: _Context, kind: int, traffic: _Traffic) -> _Socket:
     socket = context.socket(kind)
     socket.linger = 0
-    socket.sndhwm = _WAITING_OUT
+    socket.affinity = traffic.io_thread
+    socket.rcvhwm, socket.sndhwm = traffic.waiting_in, traffic.waiting_out
     socket.ipv6 = True
     socket.tcp_keepalive = 1
     socket.handshake_ivl = _HANDSHAKE

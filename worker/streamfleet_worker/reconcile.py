@@ -19,6 +19,7 @@ from typing_extensions import assert_never
 from streamfleet_broker.protocol.reference import redacted
 from streamfleet_broker.protocol.status import EngineStat
 from streamfleet_broker.protocol.values import Manifest, Observed, ObservedState, Wish
+from streamfleet_worker.audience import is_watched
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
 
 START_PATIENCE = 30.0  # seconds to a child's first report, and for an engine to load
@@ -205,6 +206,14 @@ class ChangeCamera:
 
 
 @dataclass(frozen=True, slots=True)
+class ShowPictures:
+    """Tell a living camera whether somebody looks at its pictures. Without a word it makes none."""
+
+    child: CameraId
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StopChild:
     """Ask a child to end."""
 
@@ -229,6 +238,7 @@ Action = (
     | StartEngine
     | StartCamera
     | ChangeCamera
+    | ShowPictures
     | StopChild
     | KillChild
 )
@@ -281,6 +291,7 @@ class _Backoff:
 class _Camera(_Child):
     told: Wish = field(kw_only=True)  # the last one that it knows; all play alike
     moved_at: float | None = None  # when `emitted` moved last while it should; None while nothing need move
+    shows: bool = False  # it was told that somebody looks at its pictures
 
     @property
     def start_gen(self) -> int:
@@ -362,6 +373,7 @@ class Reconcile:
         self._publisher: _Child | None = None
         self._publisher_runs = 0
         self._publisher_backoff = _Backoff()
+        self._watched: tuple[str, ...] = ()  # of the present publisher's last report
         self._adopted = False  # before the first wishes, nothing that is remembered is forgotten
         self._fenced = True
         self._turned_at: float | None = None
@@ -444,13 +456,12 @@ class Reconcile:
     def is_leaving(self) -> bool:
         """Is a movable camera on its way out? Its pipeline may be another device's by now.
 
-        While it lives, the fence must not be opened for it.
+        While it lives, the fence must not be opened for it, whatever is wished for in its place.
         """
         return any(
             pipeline.camera is not None
             and not pipeline.camera.staying
-            and pipeline.wish is not None
-            and pipeline.wish.on_disconnect == "stop"
+            and pipeline.camera.told.on_disconnect == "stop"
             for pipeline in self._pipelines.values()
         )
 
@@ -469,6 +480,7 @@ class Reconcile:
                 assert camera.start_gen == row.start_gen
                 assert pipeline.wish is not None
                 assert camera.told == pipeline.wish
+                assert camera.shows == is_watched(pipeline_id, self._watched)
         for model in self._models.values():
             assert not (model.failed and model.engine and model.engine.staying), "an engine that cannot work"
             assert model.engine is None or model.manifest is not None
@@ -547,6 +559,7 @@ class Reconcile:
             case PublisherId(), PublisherReport():
                 if self._publisher is not None and self._publisher.id == child:
                     self._publisher.heard_at = now
+                    self._watched = report.watched
             case _:
                 raise TypeError(f"{child} cannot have said {type(report).__name__}")
 
@@ -585,6 +598,7 @@ class Reconcile:
                 if self._publisher is not None and self._publisher.id == child:
                     self._publisher_backoff.crashed(self._publisher, now, self._rng())
                     self._publisher = None
+                    self._watched = ()
             case _:
                 assert_never(child)
 
@@ -736,20 +750,29 @@ class Reconcile:
         assert wish is not None
         if not camera.staying or not camera.can_become(wish) or not self._should_run(pipeline):
             self._stop(camera, now)
-        elif camera.told != wish:
+            return
+        assert isinstance(camera.id, CameraId)
+        if camera.told != wish:
             camera.told = wish
             camera.moved_at = None if camera.moved_at is None else now
-            assert isinstance(camera.id, CameraId)
             self._actions.append(ChangeCamera(camera.id, wish))
+        self._show(camera, camera.id)
 
     def _start_camera(self, pipeline: _Pipeline, wish: Wish, now: float) -> None:
         model = self._models[wish.spec.model.digest]
         if model.manifest is None or model.engine is None or not model.engine.staying:
             return
         pipeline.row = replace(pipeline.row, inc=pipeline.row.inc + 1)
-        camera = CameraId(wish.pipeline_id, pipeline.row.inc)
-        pipeline.camera = _Camera(camera, now, told=wish)
-        self._actions += [Persist(pipeline.row), StartCamera(camera, wish, model.manifest)]
+        child = CameraId(wish.pipeline_id, pipeline.row.inc)
+        pipeline.camera = _Camera(child, now, told=wish)
+        self._actions += [Persist(pipeline.row), StartCamera(child, wish, model.manifest)]
+        self._show(pipeline.camera, child)
+
+    def _show(self, camera: _Camera, child: CameraId) -> None:
+        watched = is_watched(child.pipeline_id, self._watched)
+        if camera.shows != watched:
+            camera.shows = watched
+            self._actions.append(ShowPictures(child, watched))
 
     def _stop(self, child: _Child | None, now: float) -> None:
         """Ask, and after `STOP_PATIENCE` do not ask any more."""
