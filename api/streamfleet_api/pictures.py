@@ -1,0 +1,119 @@
+"""The pictures of the fleet, asked for only while somebody looks: a camera makes none otherwise.
+
+The newest wins: nobody gets a picture late, whoever is slow gets fewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import zmq.asyncio
+
+from streamfleet_api.audience import Audience, Follower, Hub, TooManyFollowers
+from streamfleet_api.backlog import Backlog, Message
+from streamfleet_api.filters import PictureFilter
+from streamfleet_api.link import CurveKeys
+from streamfleet_api.subscriber import Order, name_of, received, subscriber
+from streamfleet_broker.protocol.data import Kind, pipeline_topic, split
+from streamfleet_broker.protocol.errors import BadData
+
+logger = logging.getLogger(__name__)
+
+MAX_LOOKING = 64  # clients: each may take some megabits a second
+KEEP_ON = 3.0  # seconds after the last one left, so that whoever comes back finds the camera at work
+FRESH = 3.0  # seconds for which a picture is shown to who comes later
+_WAITING = 4  # pictures in the socket
+
+
+class Pictures:
+    """One subscription to the relay of pictures, as narrow as what is looked at."""
+
+    def __init__(
+        self, context: zmq.asyncio.Context, endpoint: str, keys: CurveKeys | None, audience: Audience
+    ) -> None:
+        self._context = context
+        self._endpoint = endpoint
+        self._keys = keys
+        self._hub: Hub[PictureFilter] = Hub(audience)
+        self._looking: Counter[str] = Counter()  # clients, by pipeline
+        self._endings: dict[str, asyncio.TimerHandle] = {}  # of subscriptions that nobody needs
+        self._orders: dict[PictureFilter, Order] = {}
+        self._newest: dict[PictureFilter, tuple[Message, float]] = {}  # and when it came
+        self._socket: zmq.asyncio.Socket | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect; the relay need not be there yet."""
+        self._socket = subscriber(self._context, self._endpoint, self._keys, waiting=_WAITING)
+        self._task = asyncio.create_task(self._run(self._socket), name="pictures")
+
+    async def close(self) -> None:
+        """Disconnect."""
+        for ending in self._endings.values():
+            ending.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._socket is not None:
+            self._socket.close(linger=0)
+
+    @contextlib.contextmanager
+    def follow(self, chosen: PictureFilter) -> Iterator[Follower]:
+        """A follower of one source's pictures, the newest that is there first. Raises: TooManyFollowers."""
+        if self._looking.total() >= MAX_LOOKING:
+            raise TooManyFollowers(MAX_LOOKING, "streams of pictures")
+        with self._hub.follow(chosen, Backlog()) as follower, self._looked_at(chosen.pipeline_id):
+            picture, came = self._newest.get(chosen, (None, 0.0))
+            if picture is not None and time.monotonic() - came < FRESH:
+                follower.push(picture)
+            yield follower
+
+    @contextlib.contextmanager
+    def _looked_at(self, pipeline_id: str) -> Iterator[None]:
+        ending = self._endings.pop(pipeline_id, None)
+        if ending is not None:
+            ending.cancel()
+        elif not self._looking[pipeline_id]:
+            assert self._socket is not None, "start() comes first"
+            self._socket.subscribe(pipeline_topic(Kind.IMG, pipeline_id))
+        self._looking[pipeline_id] += 1
+        try:
+            yield
+        finally:
+            self._looking[pipeline_id] -= 1
+            if not self._looking[pipeline_id]:
+                later = asyncio.get_running_loop().call_later
+                self._endings[pipeline_id] = later(KEEP_ON, self._unsubscribe, pipeline_id)
+
+    def _unsubscribe(self, pipeline_id: str) -> None:
+        del self._endings[pipeline_id], self._looking[pipeline_id]
+        assert self._socket is not None
+        self._socket.unsubscribe(pipeline_topic(Kind.IMG, pipeline_id))
+        for chosen in [each for each in self._orders if each.pipeline_id == pipeline_id]:
+            del self._orders[chosen]
+            self._newest.pop(chosen, None)
+
+    async def _run(self, socket: zmq.asyncio.Socket) -> None:
+        async for frames in received(socket):
+            try:
+                self._receive(frames, time.monotonic())
+            except BadData as exc:
+                logger.warning("relay: dropped a picture: %s", exc)
+
+    def _receive(self, frames: list[bytes], now: float) -> None:
+        pipeline_id, header, jpeg = split(frames)
+        if pipeline_id not in self._looking:
+            return  # on its way when the last one left
+        chosen = PictureFilter(pipeline_id, header.sources)
+        if self._orders.setdefault(chosen, Order()).accept(header.key, now) is None:
+            return
+        picture = Message("picture", jpeg, name_of(header.key), subject="picture")
+        self._newest[chosen] = (picture, now)
+        for follower in self._hub.groups.get(chosen, ()):
+            follower.push(picture)
