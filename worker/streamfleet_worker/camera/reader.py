@@ -2,7 +2,7 @@
 
     NOT_STARTED → INITIALISING ⇄ ERROR
                   INITIALISING → RUNNING → ERROR → RESTARTING → INITIALISING
-                                 RUNNING → ENDED   (files only)
+                                 RUNNING → ENDED   (finite sources only)
 
 It is the one thread that may be held up by a source, and nobody waits for it.
 """
@@ -13,33 +13,38 @@ import logging
 import random
 import threading
 import time
+from contextlib import closing
 
-from streamfleet_broker.protocol.reference import sanitised
+from streamfleet_broker.protocol.reference import SourceKind, is_finite, kind_of, sanitised
 from streamfleet_broker.protocol.values import SourceSpec
-from streamfleet_worker.camera.backoff import Backoff
+from streamfleet_worker.camera.backoff import SourceBackoff
 from streamfleet_worker.camera.buffer import FrameBuffer
 from streamfleet_worker.camera.frame import Frame, Stamp
 from streamfleet_worker.camera.ledger import Ledger
-from streamfleet_worker.camera.source import Capture, SourceLost, open_source
+from streamfleet_worker.camera.lost import SourceLost
+from streamfleet_worker.camera.pace import Pace
+from streamfleet_worker.camera.source import READ_TIMEOUT, Capture, open_source
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE = 1.0  # seconds, between attempts to open a source
-LONGEST_PAUSE = 30.0  # seconds
-_USUAL_FPS = 30.0  # frames/s where a file declares nothing
+_USUAL_FPS = 25.0  # frames/s where a file declares nothing
 
 
 class Reader:
-    """Fills a buffer from a source until the file ends or `stop` is called."""
+    """Fills a buffer from a source until it ends or `stop` is called."""
 
     def __init__(self, spec: SourceSpec, *, position: int, buffer: FrameBuffer, ledger: Ledger) -> None:
         self._spec = spec
         self._shown = sanitised(spec.reference)
-        self._position = position  # of the last frame that an earlier process emitted
+        self._finite = is_finite(spec)
+        self._kind = kind_of(spec.reference)
+        self._loops = self._kind is SourceKind.FILE and not self._finite  # a file that plays the live camera
+        self._position = position  # of the last frame that was handed on, by this process or an earlier one
         self._frame_id = 0  # of the frame grabbed last
+        self._broke_off = 0  # the frame after which a finite source was lost
         self._buffer = buffer
         self._ledger = ledger
-        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._backoff = SourceBackoff()
         self._stopped = threading.Event()
         self.failed = False  # the thread ended by an error of ours
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
@@ -60,7 +65,7 @@ class Reader:
                 self._ledger.source_is("RESTARTING")
         except Exception:
             logger.exception("the reader died")
-            self._ledger.source_failed("an error of our own; the worker's log has it")
+            self._ledger.source_failed("an error of our own; the worker's log has it", "internal")
             self.failed = True
             self._ledger.source_is("ERROR")
 
@@ -68,49 +73,86 @@ class Reader:
         """Whether there is reason to try again, after a pause that is over when this returns."""
         self._ledger.source_is("INITIALISING")
         try:
-            capture = open_source(self._spec, max(self._frame_id, self._position) + 1)
-            try:
-                self._read(capture)
-            finally:
-                capture.close()
+            self._play()
         except SourceLost as exc:
-            pause = self._backoff.failed(random.random())
-            self._ledger.source_failed(str(exc))
+            pause = self._backoff.failed(exc.cause, random.random())
+            self._ledger.source_failed(str(exc), exc.cause)
             self._ledger.source_is("ERROR")
             logger.warning("%s; retrying in %.1f s", exc, pause)
             self._stopped.wait(pause)
             return True
         return False
 
-    def _read(self, capture: Capture) -> None:
-        """Read until the end of a file, or until stopped. Raises: SourceLost."""
-        self._frame_id = 0 if capture.finite else max(self._frame_id, self._position)
-        more = capture.grab()
+    def _play(self) -> None:
+        """Until the end, or until stopped. Raises: SourceLost."""
+        first = True
+        while first or (self._loops and not self._stopped.is_set()):
+            with closing(open_source(self._spec, self._next_frame_id())) as capture:
+                self._frame_id = self._next_frame_id() - 1
+                waited = self._read(capture, first=first)
+            first = False
+        if not self._stopped.is_set():
+            self._ledger.consumption("FINISHED")
+            self._end(capture, waited)
+
+    def _next_frame_id(self) -> int:
+        return 1 if self._finite else max(self._frame_id, self._position) + 1
+
+    def _read(self, capture: Capture, *, first: bool) -> float:
+        """Until the source has no more, or until stopped. The seconds that the last frame was waited for.
+
+        Raises: SourceLost when there is not one picture.
+        """
+        pace = Pace(capture.fps or _USUAL_FPS) if self._loops else Pace(None)
+        more, waited = _grab(capture)
         if not more:
-            raise SourceLost(f"{self._shown}: it opens, but holds no picture that can be decoded")
-        self._ledger.source_connected(capture)
-        self._backoff.succeeded()
-        self._ledger.consumption("STARTED")
-        while more and not self._stopped.is_set():
+            raise self._nothing_came(waited)
+        if first:
+            self._ledger.source_connected(capture)
+            self._backoff.succeeded()
+            self._ledger.consumption("STARTED")
+        while more and not self._stopped.wait(pace.wait(time.monotonic())):
+            pace.went(time.monotonic())
             self._frame_id += 1
-            # What an earlier process emitted is grabbed again and not shown: seeking is not exact.
-            if not capture.finite or self._frame_id > self._position:
+            # What was emitted before is grabbed again and not shown: seeking is not exact.
+            if not self._finite or self._frame_id > self._position:
                 self._hand_on(capture)
-            more = capture.grab()
-        if self._stopped.is_set():
-            return
-        self._ledger.consumption("FINISHED")
-        if not capture.finite:
-            raise SourceLost(f"{self._shown}: the stream ended, or gave no frame for too long")
+            more, waited = _grab(capture)
+        return waited
+
+    def _end(self, capture: Capture, waited: float) -> None:
+        """Was this the end? Raises: SourceLost when it was not."""
+        if self._kind is SourceKind.URL and waited >= READ_TIMEOUT:
+            self._broke_off = self._frame_id
+            raise SourceLost("timeout", f"{self._shown}: no frame came for {READ_TIMEOUT:.0f} s")
+        if not self._finite:
+            gone = "the camera was unplugged" if self._kind is SourceKind.DEVICE else "the stream ended"
+            raise SourceLost("ended", f"{self._shown}: {gone}")
+        if self._kind is SourceKind.URL and self._is_too_early(capture):
+            self._broke_off = self._frame_id
+            text = f"the stream ended after {self._frame_id} of {capture.total_frames} frames"
+            raise SourceLost("ended", f"{self._shown}: {text}")
         self._ledger.source_is("ENDED")
         self._buffer.finish()
 
+    def _is_too_early(self, capture: Capture) -> bool:
+        """The number of frames is often a guess: what ends twice at the same frame has its end there."""
+        return self._frame_id < capture.total_frames and self._frame_id != self._broke_off
+
+    def _nothing_came(self, waited: float) -> SourceLost:
+        if self._kind is SourceKind.URL and waited >= READ_TIMEOUT:
+            text = f"it opens, but no frame came for {READ_TIMEOUT:.0f} s"
+            return SourceLost("timeout", f"{self._shown}: {text}")
+        return SourceLost("codec", f"{self._shown}: it opens, but holds no picture that can be decoded")
+
     def _hand_on(self, capture: Capture) -> None:
-        image = capture.retrieve(self._buffer.spare())
+        wanted = self._buffer.wants(time.monotonic(), capture.fps)
+        image = capture.retrieve(self._buffer.spare()) if wanted else None
         now = time.monotonic()
         self._ledger.grabbed(now)
+        self._position = self._frame_id
         if image is None:
-            self._ledger.dropped("damaged")
+            self._ledger.dropped("damaged" if wanted else "adaptive")
             return
         self._ledger.source_is("RUNNING")
         stamp = Stamp(
@@ -118,9 +160,16 @@ class Reader:
             decoded_at=now,
             wall_ns=time.time_ns(),
             boot_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-            media_time=self._frame_id / (capture.fps or _USUAL_FPS) if capture.finite else now,
+            media_time=self._frame_id / (capture.fps or _USUAL_FPS) if self._finite else now,
             fps=capture.fps,
         )
         dropped = self._buffer.put(Frame(stamp, image))
         if dropped:
             self._ledger.dropped("buffer", dropped)
+
+
+def _grab(capture: Capture) -> tuple[bool, float]:
+    """Whether there is another frame, and the seconds that it took to come."""
+    began = time.monotonic()
+    more = capture.grab()
+    return more, time.monotonic() - began

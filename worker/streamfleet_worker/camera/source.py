@@ -1,38 +1,45 @@
-"""Opening sources: files, URLs and devices by OpenCV, and the test pattern.
+"""Opening sources: files, URLs and devices by OpenCV, and the pictures that we make ourselves.
 
-Whatever goes wrong becomes a `SourceLost`, with a reason for people that shows no credentials.
+Whatever goes wrong becomes a `SourceLost`, with its cause and a reason for people that shows no credentials.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
 import os
-import socket
+import stat
+import time
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
-from streamfleet_broker.protocol.reference import SourceKind, kind_of, path_of, sanitised
+from streamfleet_broker.protocol.reference import SourceKind, is_finite, kind_of, path_of, sanitised
 from streamfleet_broker.protocol.values import SourceSpec
 from streamfleet_worker.camera.frame import Image
+from streamfleet_worker.camera.inquiry import inquired
+from streamfleet_worker.camera.lost import SourceLost
+from streamfleet_worker.camera.scene import SceneCapture, UnknownScene, number_of
 from streamfleet_worker.camera.testpattern import PatternCapture
+
+logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 10.0  # seconds until a URL counts as unreachable
 READ_TIMEOUT = 8.0  # seconds without a frame until a stream counts as lost; the agent waits a little longer
-_DIAGNOSIS = 2.0  # seconds to find out why a URL did not open
-_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
-
-
-class SourceLost(Exception):
-    """There is no picture from a source; the text says why."""
+# The first is OpenCV's own default. With the second a stream is open after a second and not after five, which
+# is what FFmpeg takes to be sure of the frame rate of a slow camera.
+_FFMPEG_OPTIONS = "rtsp_flags;prefer_tcp|analyzeduration;1000000"
+_QUERYCAP = 0x80685600  # VIDIOC_QUERYCAP, the first thing to ask a V4L2 device
+_CAPABILITIES = 104  # bytes of its answer
 
 
 class Capture(Protocol):
     """An open source. One thread uses it."""
 
-    finite: bool  # a file: it ends, and it waits to be read
+    finite: bool  # every frame is wanted, and there is an end
     width: int  # pixels
     height: int  # pixels
     fps: float  # as the source declares it; 0 when it does not
@@ -58,27 +65,16 @@ def open_source(spec: SourceSpec, first_frame_id: int) -> Capture:
         case SourceKind.PATTERN:
             return PatternCapture(first_frame_id)
         case SourceKind.SCENE:
-            raise SourceLost(f"there is no scene {reference}")
+            try:
+                return SceneCapture(number_of(str(reference)), first_frame_id)
+            except UnknownScene as exc:
+                raise SourceLost("invalid", str(exc)) from exc
         case SourceKind.FILE:
-            path = _checked_path(str(reference))
-            capture = _open(path, cv2.CAP_FFMPEG, spec, [])
-            if capture is None or _is_text(capture):
-                raise SourceLost(f"{path} is not a video that can be decoded")
-            return VideoCapture(capture, finite=True)
+            return _open_file(spec)
         case SourceKind.URL:
-            limits = [
-                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN_TIMEOUT * 1000)),
-                *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)),
-            ]
-            capture = _open(str(reference), cv2.CAP_FFMPEG, spec, limits)
-            if capture is None:
-                raise SourceLost(f"{sanitised(reference)}: {_why_not(str(reference))}")
-            return VideoCapture(capture, finite=False)
+            return _open_url(spec)
         case SourceKind.DEVICE:
-            capture = _open(reference, cv2.CAP_V4L2, spec, [])
-            if capture is None:
-                raise SourceLost(f"no camera can be opened at {_device_path(reference)}")
-            return VideoCapture(capture, finite=False)
+            return _open_device(spec)
 
 
 class VideoCapture:
@@ -108,30 +104,78 @@ class VideoCapture:
 
 
 def quiet_libraries() -> None:
-    """Keep OpenCV and FFmpeg from writing references, which may hold passwords, to stderr. (S30)"""
+    """Before a source is opened: no password goes to stderr (S30), and FFmpeg does not look on for 5 s."""
     os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", _FFMPEG_OPTIONS)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def _open(
-    reference: str | int, backend: int, spec: SourceSpec, parameters: list[int]
-) -> cv2.VideoCapture | None:
-    numbers = {_property(name): value for name, value in spec.properties.items()}
+def _open_file(spec: SourceSpec) -> Capture:
+    path = _checked_path(str(spec.reference))
+    capture = _open(path, cv2.CAP_FFMPEG, [])
+    if capture is None or _is_text(capture):
+        raise SourceLost("codec", f"{path} is not a video that can be decoded")
+    _set_properties(capture, spec)
+    return VideoCapture(capture, finite=is_finite(spec))
+
+
+def _open_url(spec: SourceSpec) -> Capture:
+    url = str(spec.reference)
+    limits = [
+        *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN_TIMEOUT * 1000)),
+        *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)),
+    ]
+    with inquired(url) as after_all:
+        began = time.monotonic()
+        capture = _open(url, cv2.CAP_FFMPEG, limits)
+    if capture is None and time.monotonic() - began >= OPEN_TIMEOUT:
+        text = f"it answers, but no picture came within {OPEN_TIMEOUT:.0f} s"
+        raise SourceLost("timeout", f"{sanitised(url)}: {text}")
+    if capture is None:
+        raise after_all
+    _set_properties(capture, spec)
+    return VideoCapture(capture, finite=is_finite(spec))
+
+
+def _open_device(spec: SourceSpec) -> Capture:
+    path = _device_path(spec.reference)
+    _check_device(path)
+    capture = _open(spec.reference, cv2.CAP_V4L2, [])
+    if capture is None:
+        raise SourceLost("refused", f"{path} gives no picture: another program uses it, or it is no camera")
+    for name, value in _set_properties(capture, spec).items():
+        capture.release()
+        raise SourceLost("invalid", f"{path} refuses the property {name} = {value:g}")
+    return VideoCapture(capture, finite=is_finite(spec))
+
+
+def _open(reference: str | int, backend: int, parameters: list[int]) -> cv2.VideoCapture | None:
     try:
         capture = cv2.VideoCapture(reference, backend, parameters)
-        if not capture.isOpened():
-            return None
-        for number, value in numbers.items():
-            capture.set(number, value)
     except cv2.error:  # its text may hold the reference
         return None
-    return capture
+    return capture if capture.isOpened() else None
+
+
+def _set_properties(capture: cv2.VideoCapture, spec: SourceSpec) -> dict[str, float]:
+    """What was refused. A file or a URL refuses almost everything, which harms nobody, so it is only told."""
+    numbers = {name: _property(name) for name in spec.properties}
+    refused = {}
+    for name, number in numbers.items():
+        wanted = spec.properties[name]
+        if not capture.set(number, wanted):
+            refused[name] = wanted
+            logger.warning("%s refuses the property %s = %g", sanitised(spec.reference), name, wanted)
+        elif (came := capture.get(number)) != wanted:
+            logger.warning("%s: %s is %g, not %g", sanitised(spec.reference), name, came, wanted)
+    return refused
 
 
 def _property(name: str) -> int:
     number = getattr(cv2, f"CAP_PROP_{name.upper()}", None)
     if not isinstance(number, int):
-        raise SourceLost(f"expected a property of OpenCV such as frame_width, came {name[:64]!r}")
+        text = f"expected a property of OpenCV such as frame_width, came {name[:64]!r}"
+        raise SourceLost("invalid", text)
     return number
 
 
@@ -141,16 +185,48 @@ def _checked_path(reference: str) -> str:
         path = Path(path_of(reference))
         if path.exists() and not path.is_file():
             kind = "a directory" if path.is_dir() else "no regular file"
-            raise SourceLost(f"{path} is {kind}, expected a video file")
+            raise SourceLost("invalid", f"{path} is {kind}, expected a video file")
         with path.open("rb") as file:
             if not file.read(1):
-                raise SourceLost(f"{path} is empty, expected a video file")
+                raise SourceLost("codec", f"{path} is empty, expected a video file")
     except FileNotFoundError as exc:
-        raise SourceLost(f"there is no file {path}") from exc
+        raise SourceLost("not_found", f"there is no file {path}") from exc
+    except PermissionError as exc:
+        raise SourceLost("authentication", f"{path} cannot be read: permission denied") from exc
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise SourceLost(f"{path} cannot be read: {reason}") from exc
+        raise SourceLost("invalid", f"{path} cannot be read: {reason}") from exc
     return str(path)
+
+
+def _check_device(path: str) -> None:
+    """Tell apart what OpenCV does not. Raises: SourceLost."""
+    try:
+        device = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        raise _not_opened(path, exc) from exc
+    try:
+        if not stat.S_ISCHR(os.fstat(device).st_mode):
+            raise SourceLost("invalid", f"{path} is no device")
+        fcntl.ioctl(device, _QUERYCAP, bytes(_CAPABILITIES))
+    except OSError as exc:
+        raise SourceLost("invalid", f"{path} is a device, but no camera") from exc
+    finally:
+        os.close(device)
+
+
+def _not_opened(path: str, exc: OSError) -> SourceLost:
+    match exc.errno:
+        case errno.ENOENT | errno.ENODEV | errno.ENXIO:
+            return SourceLost("not_found", f"there is no camera {path}")
+        case errno.EACCES | errno.EPERM:
+            return SourceLost(
+                "authentication", f"{path} may not be opened: is the worker's user in the group video?"
+            )
+        case errno.EBUSY:
+            return SourceLost("refused", f"{path} is in use by another program")
+        case _:
+            return SourceLost("invalid", f"{path} cannot be opened: {exc.strerror}")
 
 
 def _is_text(capture: cv2.VideoCapture) -> bool:
@@ -169,23 +245,3 @@ def _as_bgr(image: np.ndarray) -> Image | None:
 
 def _device_path(reference: str | int) -> str:
     return f"/dev/video{reference}" if isinstance(reference, int) else reference
-
-
-def _why_not(url: str) -> str:
-    """The likeliest reason why a URL did not open: FFmpeg tells it only to stderr."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return "the address cannot be read"
-    if not host or not port:
-        return "it cannot be opened"
-    try:
-        socket.create_connection((host, port), timeout=_DIAGNOSIS).close()
-    except TimeoutError:
-        return "no answer from the host"
-    except socket.gaierror:
-        return "the host's name is unknown"
-    except OSError as exc:
-        return (exc.strerror or "no connection").lower()
-    return "the host answers, but gives no stream: wrong path, credentials or codec"
