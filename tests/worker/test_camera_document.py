@@ -16,6 +16,7 @@ from streamfleet_worker.camera.document import MAX_DATAGRAM, Origin, describe, t
 
 LABELS = ("car", "person")
 ORIGIN = Origin(
+    source_id=0,
     frame_id=12,
     decoded_at=1_760_000_000.25,
     emitted_at=1_760_000_000.5,

@@ -412,7 +412,7 @@ def test_a_stream_that_breaks_is_taken_up_again(stand: Stand, quick: Manifest, m
     wait_for("more frames", lambda: len(stand.receiver.datagrams) >= before + 5)
 
     shown = f"http://127.0.0.1:{movie.port}/live.mjpg"
-    assert lost.reason == f"{shown}: the stream ended, or gave no frame for too long"
+    assert lost.reason == f"{shown}: the stream ended"
     assert lost.sources[0].reference == shown
     ids = stand.receiver.frame_ids
     assert ids == sorted(set(ids))
@@ -426,7 +426,7 @@ def test_a_url_that_nobody_serves_is_tried_again_and_can_be_stopped(stand: Stand
     report = camera.until("it was tried", lambda report: report.sources[0].attempts >= 1)
 
     assert report.state.value == "reconnecting"
-    assert report.reason == "rtsp://127.0.0.1:1/live: connection refused"
+    assert report.reason.startswith("rtsp://127.0.0.1:1/live: connection refused")
     assert camera.stop() == 0
 
 

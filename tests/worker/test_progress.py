@@ -13,7 +13,7 @@ from streamfleet_worker.progress import Progress
 def test_it_begins_before_the_first_frame(tmp_path: Path) -> None:
     progress = Progress.open(str(tmp_path / "progress"))
 
-    assert progress.position == 0
+    assert progress.position() == 0
     progress.close()
 
 
@@ -26,7 +26,7 @@ def test_a_process_that_is_killed_has_lost_nothing(tmp_path: Path) -> None:
     progress = Progress.open(path)
 
     assert process.exitcode == -signal.SIGKILL
-    assert progress.position == 12_345
+    assert progress.position() == 12_345
     progress.close()
 
 
@@ -35,11 +35,11 @@ def test_a_file_of_another_size_begins_anew(tmp_path: Path) -> None:
     path.write_bytes(b"\xff" * 3)
 
     progress = Progress.open(str(path))
-    position = progress.position
+    position = progress.position()
     progress.advance(7)
 
     assert position == 0
-    assert (progress.position, path.stat().st_size) == (7, 8)
+    assert (progress.position(), path.stat().st_size) == (7, 8)
     progress.close()
 
 

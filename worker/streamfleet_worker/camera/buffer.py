@@ -1,6 +1,12 @@
 """The frames that are decoded and not yet letterboxed: one thread puts, one takes.
 
-When it is full, a file waits, so no frame is lost; on a live source the oldest is dropped, and counted.
+WAIT           what does not fit waits, so no frame is lost
+DROP_OLDEST    the frame that waited longest makes room
+DROP_LATEST    what does not fit is dropped
+ADAPTIVE_…     the same, and frames that would be dropped anyway are not even decoded
+
+LAZY           the oldest frame is taken first
+EAGER          the newest is taken, and those before it are dropped
 """
 
 from __future__ import annotations
@@ -9,7 +15,9 @@ import os
 import threading
 from collections import deque
 
+from streamfleet_broker.protocol.values import Consumption, Filling
 from streamfleet_worker.camera.frame import Frame, Image
+from streamfleet_worker.camera.strategy import Paces, Rate, Skipping
 
 
 class Wakeup:
@@ -37,37 +45,63 @@ class Wakeup:
 class FrameBuffer:
     """At most `capacity` frames, and the pictures that were given back, to decode the next ones into."""
 
-    def __init__(self, capacity: int, *, waits: bool, wakeup: Wakeup) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        wakeup: Wakeup,
+        filling: Filling = "WAIT",
+        consumption: Consumption = "LAZY",
+    ) -> None:
         self.capacity = capacity
-        self._waits = waits
+        self.filling: Filling = filling
+        self.consumption: Consumption = consumption
         self._wakeup = wakeup
         self._frames: deque[Frame] = deque()
         self._pool: deque[Image] = deque(maxlen=capacity + 1)
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # guards all but the pool
+        self._held = False
         self._finished = False
         self._closed = False
+        self._skipping = Skipping() if filling.startswith("ADAPTIVE") else None
+        self._grabbing, self._decoding, self._reading = Rate(), Rate(), Rate()
+
+    def wants(self, now: float, announced: float) -> bool:
+        """Whether the frame that was just grabbed is to be decoded; `announced` is the source's own rate."""
+        if self._skipping is None:
+            return True
+        with self._changed:
+            self._grabbing.tick(now)
+            paces = Paces(announced, self._grabbing.until(), self._decoding.until(), self._reading.until(now))
+            waiting = now - self._frames[-1].stamp.decoded_at if self._frames else None
+            return not self._skipping.skips(paces, waiting)
 
     def put(self, frame: Frame) -> int:
-        """How many older frames had to make room. With `waits` it blocks until there is room, or `close`."""
+        """How many frames were dropped for it, or with it. A buffer that waits blocks until there is room."""
         with self._changed:
-            while self._waits and len(self._frames) >= self.capacity and not self._closed:
+            while self._full and self._waits and not self._closed:
                 self._changed.wait()
-            dropped = 0
-            while len(self._frames) >= self.capacity and not self._waits:
+            self._decoding.tick(frame.stamp.decoded_at)
+            dropped = 1 if self._full and not self._waits else 0
+            if dropped and self.filling.endswith("DROP_LATEST"):
+                self._pool.append(frame.image)
+                return dropped
+            if dropped:
                 self._pool.append(self._frames.popleft().image)
-                dropped += 1
             self._frames.append(frame)
         self._wakeup.set()
         return dropped
 
-    def take(self) -> Frame | None:
-        """The next frame, or None when there is none now."""
+    def take(self, now: float) -> list[Frame]:
+        """The frame that is next, as the last, and before it those that it has overtaken. Empty: none."""
         with self._changed:
             if not self._frames:
-                return None
-            frame = self._frames.popleft()
+                return []
+            self._reading.tick(now)
+            count = len(self._frames) if self.consumption == "EAGER" else 1
+            frames = [self._frames.popleft() for _ in range(count)]
             self._changed.notify()
-            return frame
+            return frames
 
     def give_back(self, image: Image) -> None:
         """The picture is not looked at any more."""
@@ -79,6 +113,12 @@ class FrameBuffer:
             return self._pool.pop()
         except IndexError:
             return None
+
+    def hold(self, held: bool) -> None:
+        """Wait for room whatever the strategy says: a file that is paused must not run through."""
+        with self._changed:
+            self._held = held
+            self._changed.notify_all()
 
     def finish(self) -> None:
         """No frame will come any more."""
@@ -96,3 +136,11 @@ class FrameBuffer:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    @property
+    def _full(self) -> bool:
+        return len(self._frames) >= self.capacity
+
+    @property
+    def _waits(self) -> bool:
+        return self._held or self.filling == "WAIT"

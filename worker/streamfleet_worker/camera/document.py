@@ -35,6 +35,7 @@ class Encoded:
 class Origin:
     """Where and when the predictions come from: what stands in `inference_metadata`."""
 
+    source_id: int
     frame_id: int
     decoded_at: float  # Unix seconds
     emitted_at: float  # Unix seconds
@@ -53,7 +54,7 @@ def describe(
         "image": {"width": width, "height": height},
         "predictions": _predictions(detections, labels),
         "inference_metadata": {
-            "source_id": 0,
+            "source_id": origin.source_id,
             "frame_id": origin.frame_id,
             "frame_decoding_time": _local_time(origin.decoded_at),
             "emission_time": _local_time(origin.emitted_at),

@@ -1,4 +1,4 @@
-"""Everything that leaves a camera: a datagram to each UDP sink, and the same object to the publisher.
+"""What leaves a camera: datagrams to the UDP sinks, the same objects and pictures to the publisher.
 
 The fence is tested directly before each send. Order keys (gen, inc, seq) never go down.
 """
@@ -6,11 +6,14 @@ The fence is tested directly before each send. Order keys (gen, inc, seq) never 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import supervision as sv
 import zmq
 
 from streamfleet_broker.protocol.data import DataHeader, Flag, Kind, pipeline_topic
+from streamfleet_broker.protocol.values import UdpSink
 from streamfleet_worker.camera import push
 from streamfleet_worker.camera.document import Document, Encoded, Origin, describe, to_json, to_msgpack
 from streamfleet_worker.camera.frame import Stamp
@@ -20,17 +23,24 @@ from streamfleet_worker.camera.udp import UdpDoor
 from streamfleet_worker.control import CameraConfig
 from streamfleet_worker.fence import Fence, boot_time
 
+_PICTURES_WAITING = 4  # for a publisher that does not take them
+_LOOKUP = 1.0  # seconds that the look-ups of new sinks may take
+
 
 class Emitter:
-    """The sinks of one camera. One thread uses it; `dropped` and `errors` may be read by any."""
+    """The sinks of one camera. Calls come one after another; `dropped` and `errors` may be read any time."""
 
     def __init__(self, config: CameraConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Raises: OSError when there is no fence."""
         self._config = config
         self._fence = Fence.open(config.fence_path) if config.fenced else None
+        self._context = context
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
+        self._picture_topic = pipeline_topic(Kind.IMG, config.pipeline_id)
         self._udp = [UdpDoor(sink, time.monotonic()) for sink in config.spec.sinks]
         self._push = PushDoor(context, config.publish_endpoint)
+        self._pictures: PushDoor | None = None  # there is none until the first picture
+        self._closed = False
         self._gen = config.gen
         self._seq = 0
 
@@ -39,18 +49,50 @@ class Emitter:
         for door in self._udp:
             door.await_address()
 
-    def emit(self, detections: sv.Detections, stamp: Stamp, geometry: Geometry, *, gen: int) -> bool:
-        """Send one frame's predictions to all sinks. False: the fence is closed, nothing left."""
+    def doors_to(self, sinks: Sequence[UdpSink]) -> list[UdpDoor]:
+        """Doors to these sinks, for `use`; those that there are already stay as they are.
+
+        The only method that may be called beside another. It waits a moment for the addresses of new ones.
+        """
+        known = {door.sink: door for door in self._udp}
+        now = time.monotonic()
+        doors = [known.get(sink) or UdpDoor(sink, now) for sink in sinks]
+        for door in doors:
+            if door.sink not in known:
+                door.await_address(max(0.0, now + _LOOKUP - time.monotonic()))
+        return doors
+
+    def use(self, doors: list[UdpDoor]) -> None:
+        """Send to these from now on, and to no other."""
+        former, self._udp = self._udp, doors
+        for door in former:
+            if door not in doors:
+                door.close()
+
+    def emit(
+        self, detections: sv.Detections, stamp: Stamp, geometry: Geometry, *, source_id: int, gen: int
+    ) -> DataHeader | None:
+        """Send one frame's predictions to all sinks. None: the fence is closed, nothing left."""
         if self._fenced_off():
-            return False
+            return None
         if gen != self._gen:
             self._gen, self._seq = gen, 0
-        document = self._describe(detections, stamp, geometry)
+        document = self._describe(detections, stamp, geometry, source_id)
         if self._udp:
             self._send_datagrams(to_json(document).content)
-        self._send_on(to_msgpack(document), stamp)
+        header = self._send_on(to_msgpack(document), stamp)
         self._seq += 1
-        return True
+        return header
+
+    def emit_picture(self, jpeg: bytes, source_id: int, header: DataHeader) -> None:
+        """Send the picture of a frame whose predictions have left under this header."""
+        if self._closed or self._fenced_off():
+            return
+        if self._pictures is None:
+            endpoint = self._config.picture_endpoint
+            self._pictures = PushDoor(self._context, endpoint, waiting=_PICTURES_WAITING)
+        of_picture = replace(header, kind=Kind.IMG, sources=source_id, flags=Flag.NONE)
+        self._pictures.send(self._picture_topic, of_picture, jpeg, fenced=self._config.fenced)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -67,9 +109,15 @@ class Emitter:
         for door in self._udp:
             door.close()
         self._push.close()
+        if self._pictures is not None:
+            self._pictures.close()
+        self._closed = True
 
-    def _describe(self, detections: sv.Detections, stamp: Stamp, geometry: Geometry) -> Document:
+    def _describe(
+        self, detections: sv.Detections, stamp: Stamp, geometry: Geometry, source_id: int
+    ) -> Document:
         origin = Origin(
+            source_id=source_id,
             frame_id=stamp.frame_id,
             decoded_at=stamp.wall_ns / 1e9,
             emitted_at=time.time(),
@@ -93,7 +141,7 @@ class Emitter:
                 return
             door.send(datagram, time.monotonic())
 
-    def _send_on(self, body: Encoded, stamp: Stamp) -> None:
+    def _send_on(self, body: Encoded, stamp: Stamp) -> DataHeader:
         header = DataHeader(
             kind=Kind.PRED,
             gen=self._gen,
@@ -105,6 +153,7 @@ class Emitter:
             flags=Flag.TRUNCATED if body.truncated else Flag.NONE,
         )
         self._push.send(self._topic, header, body.content, fenced=self._config.fenced)
+        return header
 
     def _fenced_off(self) -> bool:
         return self._fence is not None and not self._fence.passes(boot_time())

@@ -26,7 +26,6 @@ from streamfleet_worker.engine.wire import (
 
 logger = logging.getLogger(__name__)
 
-SLOTS = 3  # frames in flight: two run while the next is prepared or the last is read
 _ANSWER = 1.0  # seconds that a new engine gets to say what it offers
 _FIRST_PAUSE = 0.05  # seconds, between attempts to connect
 _LONGEST_PAUSE = 1.0  # seconds
@@ -35,9 +34,10 @@ _LONGEST_PAUSE = 1.0  # seconds
 class EngineClient:
     """Which slot is free, which runs. One thread uses it; `connected` may be read by any."""
 
-    def __init__(self, socket_path: str, manifest: Manifest) -> None:
+    def __init__(self, socket_path: str, manifest: Manifest, *, slots: int) -> None:
         self._path = socket_path
         self._manifest = manifest
+        self._count = slots
         self._link: socket.socket | None = None
         self._layout: SlotLayout | None = None
         self._memory = -1  # descriptor
@@ -73,6 +73,11 @@ class EngineClient:
             return False
         self._backoff.succeeded()
         return True
+
+    @property
+    def free(self) -> int:
+        """How many slots can be borrowed."""
+        return len(self._free)
 
     def borrow(self) -> int | None:
         """A free slot to write into, or None. It comes back by `give_back`."""
@@ -141,11 +146,11 @@ class EngineClient:
         if taken != (self._manifest.input_height, self._manifest.input_width):
             expected = f"an input of {self._manifest.input_height} x {self._manifest.input_width}"
             raise BadPacket(expected, b"%d x %d" % taken)
-        layout = SlotLayout((1, 3, *taken), (1, offer.rows, offer.columns), SLOTS)
+        layout = SlotLayout((1, 3, *taken), (1, offer.rows, offer.columns), self._count)
         if self._layout is None:
             self._memory = create_memory(layout)
             self._slots = map_slots(self._memory, layout)
-            self._free = list(range(SLOTS))
+            self._free = list(range(self._count))
             self._layout = layout
         elif layout != self._layout:
             raise BadPacket(f"the shapes {self._layout}", repr(layout).encode())

@@ -1,6 +1,6 @@
-"""What has happened in a camera process, for its reports: the original's status report, and our own counters.
+"""What has happened in a camera process, for its reports: the events of the original, and our own counters.
 
-Every thread of the process writes here, the one that talks to the agent reads. It never decides anything.
+The threads of the process write here, the one that talks to the agent reads. It never decides anything.
 """
 
 from __future__ import annotations
@@ -8,31 +8,98 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from datetime import datetime
+from itertools import count
 from typing import Any
 
-from streamfleet_broker.protocol.reference import SourceKind, kind_of, sanitised
+from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.status import SourceCause, SourceStat
 from streamfleet_worker.camera.buffer import Wakeup
 from streamfleet_worker.camera.source import Capture
+from streamfleet_worker.camera.stillness import FORGOTTEN
 
-INFO, ERROR = 20, 40  # severities, as the original numbers them
+INFO, WARNING, ERROR = 20, 30, 40  # severities, as the original numbers them
 
-_KEPT_UPDATES = 64
+_KEPT_EVENTS = 64  # of all sources together
+_FEWEST_EVENTS = 8  # of each source, however many there are
 _LATENCY_FRAMES = 64
 _THROUGHPUT_WINDOW = 3.0  # seconds
 
 
-class Ledger:
-    """Counters only rise. Any thread may call any method."""
+class Journal:
+    """The last events of a pipeline. One source that comes and goes does not push the others' out."""
 
-    def __init__(self, reference: str | int, *, now: float, changed: Wakeup) -> None:
+    def __init__(self, sources: int = 1) -> None:
+        self._lock = threading.Lock()
+        self._room = max(_FEWEST_EVENTS, _KEPT_EVENTS // sources)
+        self._numbers = count()
+        self._rows: dict[
+            int | None, deque[tuple[int, dict[str, Any]]]
+        ] = {}  # by source; None: the pipeline's
+
+    def note(
+        self, severity: int, event_type: str, payload: dict[str, Any], context: str, *, of: int | None
+    ) -> None:
+        """It happened just now, to a source or to the pipeline."""
+        event = {
+            "timestamp": datetime.now().isoformat(),
+            "severity": severity,
+            "event_type": event_type,
+            "payload": payload,
+            "context": context,
+        }
+        with self._lock:
+            row = self._rows.setdefault(of, deque(maxlen=self._room))
+            row.append((next(self._numbers), event))
+
+    def error(self, event_type: str, kind: str, message: str, context: str, *, of: int | None = None) -> None:
+        """An error, of this type, in the original's words."""
+        payload = {"error_type": kind, "error_message": message, "error_context": context}
+        if of is not None:
+            payload["source_id"] = of  # type: ignore[assignment]
+        where = "video_source.video_consumer" if of is not None else "inference_pipeline"
+        self.note(ERROR, event_type, payload, where, of=of)
+
+    def inference_thread(self, event: str) -> None:
+        """Inference has STARTED or FINISHED."""
+        self.note(INFO, f"INFERENCE_THREAD_{event}", {}, "inference_pipeline", of=None)
+
+    def sink_failed(self, sink: str, reason: str) -> None:
+        """A sink began to refuse what it is sent."""
+        self.error(
+            "INFERENCE_RESULTS_DISPATCHING_ERROR",
+            "SinkFailed",
+            f"{sink}: {reason}",
+            "inference_results_dispatching",
+        )
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Oldest first."""
+        with self._lock:
+            rows = [entry for row in self._rows.values() for entry in row]
+        return [event for _, event in sorted(rows, key=lambda entry: entry[0])]
+
+
+class Ledger:
+    """One source's. Counters only rise. Any thread may call any method."""
+
+    def __init__(
+        self,
+        reference: str | int,
+        *,
+        now: float,
+        changed: Wakeup,
+        source_id: int = 0,
+        journal: Journal | None = None,
+    ) -> None:
         self._lock = threading.Lock()
         self._changed = changed  # wakes the thread that reports
-        self._kind = kind_of(reference)
+        self._journal = journal or Journal()
+        self._source_id = source_id
         self._reference = sanitised(reference)
-        self._updates: deque[dict[str, Any]] = deque(maxlen=_KEPT_UPDATES)
         self._state = "NOT_STARTED"
         self._properties: dict[str, Any] | None = None
+        self._size = (0, 0)  # pixels, width and height
         self._reason = ""
         self._cause: SourceCause | None = None
         self._attempts = 0
@@ -40,11 +107,14 @@ class Ledger:
         self._received = self._inferred = self._emitted = 0
         self._failing = False  # the last frame that came back from the engine came without an output
         self._last_frame_at: float | None = None  # monotonic seconds
+        self._still_since: float | None = None  # monotonic seconds
+        self._looked_at = now  # monotonic seconds
         self._began = now
         self._ticks: deque[float] = deque()  # monotonic seconds of what was emitted lately
         self._decoding: deque[float] = deque(maxlen=_LATENCY_FRAMES)  # seconds
         self._inference: deque[float] = deque(maxlen=_LATENCY_FRAMES)
         self._end_to_end: deque[float] = deque(maxlen=_LATENCY_FRAMES)
+        self._latency: deque[float] = deque(maxlen=_LATENCY_FRAMES)
 
     # what the threads write -------------------------------------------------------------------------------
 
@@ -54,17 +124,14 @@ class Ledger:
             previous, self._state = self._state, state
             if previous == state:
                 return
-            self._update(
-                INFO,
-                "SOURCE_STATE_UPDATE",
-                {"previous_state": previous, "new_state": state, "source_id": 0},
-                "video_source",
-            )
+        states = {"previous_state": previous, "new_state": state, "source_id": self._source_id}
+        self._note(INFO, "SOURCE_STATE_UPDATE", states, "video_source")
         self._changed.set()
 
     def source_connected(self, capture: Capture) -> None:
         """The source is open."""
         with self._lock:
+            created = None if self._properties is None else self._properties["timestamp_created"]
             self._properties = {
                 "width": capture.width,
                 "height": capture.height,
@@ -72,80 +139,61 @@ class Ledger:
                 "is_file": capture.finite,
                 "fps": capture.fps,
                 "is_reconnectable": not capture.finite,
-                "timestamp_created": None
-                if self._properties is None
-                else self._properties["timestamp_created"],
+                "timestamp_created": created or datetime.now().isoformat(),
             }
-            if self._properties["timestamp_created"] is None:
-                self._properties["timestamp_created"] = datetime.now().isoformat()
             self._attempts = 0
             self._reason = ""
             self._cause = None
 
-    def source_failed(self, reason: str, cause: SourceCause = "internal") -> None:
+    def source_failed(self, reason: str, cause: SourceCause) -> None:
         """An attempt to open the source, or to go on reading it, failed."""
         with self._lock:
             self._attempts += 1
             self._reason = reason
             self._cause = cause
-            self._update(
-                ERROR,
-                "SOURCE_ERROR",
-                {
-                    "error_type": "SourceLost",
-                    "error_message": reason,
-                    "error_context": "stream_consumer_thread",
-                },
-                "video_source.video_consumer",
-            )
+        self._journal.error(
+            "SOURCE_ERROR", "SourceLost", reason, "stream_consumer_thread", of=self._source_id
+        )
 
     def consumption(self, event: str) -> None:
         """Reading has STARTED or FINISHED."""
-        with self._lock:
-            self._update(INFO, f"VIDEO_CONSUMPTION_{event}", {"source_id": 0}, "video_source.video_consumer")
-
-    def inference_thread(self, event: str) -> None:
-        """Inference has STARTED or FINISHED."""
-        with self._lock:
-            self._update(INFO, f"INFERENCE_THREAD_{event}", {}, "inference_pipeline")
+        self._note(
+            INFO,
+            f"VIDEO_CONSUMPTION_{event}",
+            {"source_id": self._source_id},
+            "video_source.video_consumer",
+        )
 
     def inference_failed(self, reason: str) -> None:
         """The engine gave nothing for a frame."""
         with self._lock:
             self._dropped["inference"] += 1
-            if self._failing:  # one update for a row of failures, or they would push everything else out
+            if self._failing:  # one event for a row of failures, or they would push everything else out
                 return
             self._failing = True
-            self._update(
-                ERROR,
-                "INFERENCE_ERROR",
-                {
-                    "error_type": "InferenceFailed",
-                    "error_message": reason,
-                    "error_context": "inference_thread",
-                },
-                "inference_pipeline",
-            )
-
-    def sink_failed(self, sink: str, reason: str) -> None:
-        """A sink began to refuse what it is sent."""
-        with self._lock:
-            self._update(
-                ERROR,
-                "INFERENCE_RESULTS_DISPATCHING_ERROR",
-                {
-                    "error_type": "SinkFailed",
-                    "error_message": f"{sink}: {reason}",
-                    "error_context": "inference_results_dispatching",
-                },
-                "inference_pipeline",
-            )
+        self._journal.error("INFERENCE_ERROR", "InferenceFailed", reason, "inference_thread")
 
     def grabbed(self, now: float) -> None:
         """One more frame came from the source."""
         with self._lock:
             self._received += 1
             self._last_frame_at = now
+
+    def seen(self, width: int, height: int) -> None:
+        """A picture has this size in pixels."""
+        self._size = (width, height)
+
+    def looked(self, still_for: float | None, now: float) -> None:
+        """The picture has not changed for so many seconds; None: it moves."""
+        with self._lock:
+            was_still = self._still_since is not None
+            self._still_since = None if still_for is None else now - still_for
+            self._looked_at = now
+        if was_still != (still_for is not None):
+            event = "PICTURE_MOVES" if was_still else "PICTURE_STANDS_STILL"
+            severity = INFO if was_still else WARNING
+            self._note(severity, event, {"source_id": self._source_id}, "video_source")
+            self._changed.set()
 
     def dropped(self, cause: str, count: int = 1) -> None:
         """So many frames are not emitted, and why."""
@@ -161,10 +209,11 @@ class Ledger:
             self._inference.append(ready_at - started_at)
             self._end_to_end.append(ready_at - decoded_at)
 
-    def emitted(self, now: float) -> None:
-        """The predictions of one more frame have left."""
+    def emitted(self, now: float, *, latency: float) -> None:
+        """The predictions of one more frame have left, so many seconds after its capture."""
         with self._lock:
             self._emitted += 1
+            self._latency.append(latency)
             self._ticks.append(now)
             self._forget_ticks(now)
 
@@ -175,24 +224,19 @@ class Ledger:
         """The source's, as the original names it."""
         return self._state
 
-    @property
-    def reason(self) -> str:
-        """Why there is no picture; empty when there is one."""
-        return self._reason
-
     def fps(self, now: float) -> float:
         """Emitted frames a second over the last seconds; 0 when there were none."""
         with self._lock:
-            self._forget_ticks(now)
-            span = min(_THROUGHPUT_WINDOW, now - self._began)
-            return round(len(self._ticks) / span, 3) if span > 0 else 0.0
+            return self._fps(now)
 
     def source_stat(self, now: float, *, shown: str) -> SourceStat:
         """The source with its counters; `shown` is its state for people, which knows of pauses too."""
         with self._lock:
             age = None if self._last_frame_at is None else round(now - self._last_frame_at, 3)
+            latency = _mean(self._latency)
+            still_for = self._still_for(now)
             return SourceStat(
-                source_id=0,
+                source_id=self._source_id,
                 reference=self._reference,
                 state=shown,
                 received=self._received,
@@ -201,49 +245,44 @@ class Ledger:
                 dropped=dict(self._dropped),
                 attempts=self._attempts,
                 cause=self._cause,
-                reason=self._reason,
+                reason=self._reason or _stands_still(still_for),
                 last_frame_age=age,
+                fps=self._fps(now),
+                width=self._size[0],
+                height=self._size[1],
+                latency=None if latency is None else round(latency, 4),
+                still_for=None if still_for is None else round(still_for, 1),
             )
 
-    def report(self, now: float, *, shown: str, buffer_size: int) -> dict[str, Any]:
-        """The original's status report: these four keys, in this order."""
-        throughput = self.fps(now)
-        is_file = self._kind is SourceKind.FILE
+    @property
+    def latencies(self) -> dict[str, Any]:
+        """The original's latency report of one source."""
         with self._lock:
             return {
-                "video_source_status_updates": list(self._updates),
-                "latency_reports": [
-                    {
-                        "source_id": 0,
-                        "frame_decoding_latency": _mean(self._decoding),
-                        "inference_latency": _mean(self._inference),
-                        "e2e_latency": _mean(self._end_to_end),
-                    }
-                ],
-                "inference_throughput": throughput,
-                "sources_metadata": [
-                    {
-                        "source_properties": None if self._properties is None else dict(self._properties),
-                        "source_reference": self._reference,
-                        "buffer_size": buffer_size,
-                        "state": shown,
-                        "buffer_filling_strategy": "WAIT" if is_file else "DROP_OLDEST",
-                        "buffer_consumption_strategy": "LAZY" if is_file else "EAGER",
-                        "source_id": 0,
-                    }
-                ],
+                "source_id": self._source_id,
+                "frame_decoding_latency": _mean(self._decoding),
+                "inference_latency": _mean(self._inference),
+                "e2e_latency": _mean(self._end_to_end),
             }
 
-    def _update(self, severity: int, event_type: str, payload: dict[str, Any], context: str) -> None:
-        self._updates.append(
-            {
-                "timestamp": datetime.now().isoformat(),
-                "severity": severity,
-                "event_type": event_type,
-                "payload": payload,
-                "context": context,
-            }
-        )
+    @property
+    def properties(self) -> dict[str, Any] | None:
+        """The original's properties of one source; None until it was open."""
+        with self._lock:
+            return None if self._properties is None else dict(self._properties)
+
+    def _note(self, severity: int, event_type: str, payload: dict[str, Any], context: str) -> None:
+        self._journal.note(severity, event_type, payload, context, of=self._source_id)
+
+    def _fps(self, now: float) -> float:
+        self._forget_ticks(now)
+        span = min(_THROUGHPUT_WINDOW, now - self._began)
+        return round(len(self._ticks) / span, 3) if span > 0 else 0.0
+
+    def _still_for(self, now: float) -> float | None:
+        if self._still_since is None or now - self._looked_at > FORGOTTEN:
+            return None
+        return now - self._still_since
 
     def _forget_ticks(self, now: float) -> None:
         while self._ticks and self._ticks[0] <= now - _THROUGHPUT_WINDOW:
@@ -252,3 +291,14 @@ class Ledger:
 
 def _mean(values: deque[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _stands_still(still_for: float | None) -> str:
+    """In steps, because every other text is news that travels through the fleet."""
+    if still_for is None:
+        return ""
+    if still_for < 60:
+        return f"the picture has not changed for {still_for // 10 * 10:.0f} s"
+    if still_for < 3600:
+        return f"the picture has not changed for {still_for // 60:.0f} min"
+    return f"the picture has not changed for {still_for // 3600:.0f} h"

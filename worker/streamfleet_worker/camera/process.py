@@ -1,7 +1,9 @@
-"""A camera process: one source, one model, one pipeline's sinks. This module only puts the parts together.
+"""A camera process: a pipeline's sources, its model and its sinks. This module only puts the parts together.
 
-reader ──frames──► player ⇄ engine         each a thread; this one speaks with the agent,
-                      └──► sinks           and waits for neither
+reader ──┐
+reader ──┼─frames─► player ⇄ engine        each a thread; this one speaks with the agent,
+reader ──┘             ├──► sinks          and waits for none of them
+                       └──► painter        pictures, while somebody looks
 """
 
 from __future__ import annotations
@@ -16,19 +18,28 @@ from multiprocessing.connection import Connection
 import cv2
 import zmq
 
-from streamfleet_broker.protocol.reference import SourceKind, kind_of
-from streamfleet_worker.camera.buffer import FrameBuffer, Wakeup
+from streamfleet_broker.protocol.values import SourceSpec
+from streamfleet_worker.camera.buffer import Wakeup
+from streamfleet_worker.camera.channel import Channel
 from streamfleet_worker.camera.emitter import Emitter
-from streamfleet_worker.camera.ledger import Ledger
+from streamfleet_worker.camera.ledger import Journal, Ledger
 from streamfleet_worker.camera.player import Player
 from streamfleet_worker.camera.reader import Reader
-from streamfleet_worker.camera.report import observed_state, shown_source_state
+from streamfleet_worker.camera.report import (
+    SourceFacts,
+    observed_state,
+    reason_of,
+    shown_source_state,
+    source_metadata,
+    status_report,
+)
 from streamfleet_worker.camera.source import quiet_libraries
 from streamfleet_worker.control import (
     REPORT_INTERVAL,
     CameraConfig,
     CameraReport,
     Change,
+    Show,
     Stop,
     receive,
     send,
@@ -38,9 +49,7 @@ from streamfleet_worker.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-_FILE_FRAMES = 4  # decoded ahead
-_LIVE_FRAMES = 1  # the newest
-_STOPPING = 0.7  # seconds that each thread gets at the end
+_STOPPING = 0.7  # seconds that the player gets at the end, and then all readers together
 
 
 class Camera:
@@ -48,69 +57,101 @@ class Camera:
 
     def __init__(self, config: CameraConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Raises: OSError when the fence or the progress cannot be opened."""
-        source = config.spec.sources[0]
-        self._finite = kind_of(source.reference) is SourceKind.FILE
+        self._config = config
         self.changed = Wakeup()
-        wakeup = Wakeup()
-        self._ledger = Ledger(source.reference, now=time.monotonic(), changed=self.changed)
-        self._buffer = FrameBuffer(
-            _FILE_FRAMES if self._finite else _LIVE_FRAMES, waits=self._finite, wakeup=wakeup
-        )
-        progress = Progress.open(config.progress_path)
+        self._wakeup = Wakeup()
+        self._journal = Journal(len(config.spec.sources))
+        self._progress = Progress.open(config.progress_path, sources=len(config.spec.sources))
         self._emitter = Emitter(config, context)
-        self._reader = Reader(
-            source,
-            position=progress.position,
-            buffer=self._buffer,
-            ledger=self._ledger,
-        )
+        now = time.monotonic()
+        self._channels = [self._channel(*numbered, now) for numbered in enumerate(config.spec.sources)]
+        self._readers = [
+            Reader(
+                spec,
+                position=self._progress.position(channel.source_id),
+                buffer=channel.buffer,
+                ledger=channel.ledger,
+            )
+            for spec, channel in zip(config.spec.sources, self._channels, strict=True)
+        ]
         self.player = Player(
             config,
-            buffer=self._buffer,
-            wakeup=wakeup,
+            self._channels,
+            wakeup=self._wakeup,
             emitter=self._emitter,
-            progress=progress,
-            ledger=self._ledger,
+            journal=self._journal,
             changed=self.changed,
         )
 
     def start(self) -> None:
         """Begin to play."""
         self.player.start()
-        self._reader.start()
+        for reader in self._readers:
+            reader.start()
 
     def stop(self) -> None:
-        """End within two seconds, whatever the source does."""
+        """End within two seconds, whatever the sources do."""
         self.player.stop(_STOPPING)  # first: nothing is emitted from here on
-        self._reader.stop(_STOPPING)
+        for reader in self._readers:
+            reader.stop(0.0)  # all hear it before one is waited for
+        until = time.monotonic() + _STOPPING
+        for reader in self._readers:
+            reader.stop(max(0.0, until - time.monotonic()))
 
     @property
     def failed(self) -> bool:
         """A thread ended by an error of ours: only a new process heals that."""
-        return self.player.failed or self._reader.failed
+        return self.player.failed or any(reader.failed for reader in self._readers)
 
     def report(self) -> CameraReport:
         """The present state. Waits for nothing."""
         now = time.monotonic()
-        player, ledger = self.player, self._ledger
+        player, channels = self.player, self._channels
         # Read once, and before the counters: what is said to be paused has emitted all that it will.
-        paused, done = player.paused, player.done
-        shown = shown_source_state(ledger.state, finite=self._finite, paused=paused, done=done)
-        source = ledger.source_stat(now, shown=shown)
-        state = observed_state(
-            ledger.state, paused=paused, done=done, attempts=source.attempts, engine_met=player.began
+        paused, done, over = player.paused, player.done, [channel.done for channel in channels]
+        states = [channel.ledger.state for channel in channels]
+        sources = tuple(
+            channel.ledger.source_stat(
+                now, shown=shown_source_state(state, finite=channel.finite, paused=paused, done=ended)
+            )
+            for channel, state, ended in zip(channels, states, over, strict=True)
         )
+        facts = [
+            SourceFacts(state, source.attempts, ended)
+            for state, source, ended in zip(states, sources, over, strict=True)
+        ]
+        fps = round(sum(source.fps for source in sources), 3)
         return CameraReport(
             gen=player.gen,
-            state=state,
-            reason=source.reason,
+            state=observed_state(facts, paused=paused, engine_met=player.began),
+            reason=reason_of(sources),
             waiting_for_engine=not done and player.waits_for_engine(now),
-            emitted=source.emitted,
-            sources=(source,),
+            emitted=sum(source.emitted for source in sources),
+            sources=sources,
             dropped=self._emitter.dropped,
-            fps=ledger.fps(now),
-            report=ledger.report(now, shown=shown, buffer_size=self._buffer.capacity),
+            fps=fps,
+            report=status_report(
+                events=self._journal.events,
+                latencies=[channel.ledger.latencies for channel in channels],
+                throughput=fps,
+                metadata=[
+                    source_metadata(
+                        source,
+                        properties=channel.ledger.properties,
+                        buffer_size=channel.buffer.capacity,
+                        filling=channel.buffer.filling,
+                        consumption=channel.buffer.consumption,
+                    )
+                    for source, channel in zip(sources, channels, strict=True)
+                ],
+            ),
         )
+
+    def _channel(self, source_id: int, spec: SourceSpec, now: float) -> Channel:
+        ledger = Ledger(
+            spec.reference, now=now, changed=self.changed, source_id=source_id, journal=self._journal
+        )
+        return Channel(source_id, spec, wakeup=self._wakeup, ledger=ledger, progress=self._progress)
 
 
 def main(config: CameraConfig, connection: Connection) -> None:
@@ -142,7 +183,9 @@ def _serve(camera: Camera, connection: Connection) -> None:
                 match receive(connection):
                     case Stop():
                         return
-                    case Change(gen, want, _):
-                        camera.player.change(gen, want)
+                    case Change(gen, want, spec):
+                        camera.player.change(gen, want, spec)
+                    case Show(wanted):
+                        camera.player.show(wanted)
             if ready:
                 break

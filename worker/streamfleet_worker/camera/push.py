@@ -9,18 +9,20 @@ from streamfleet_broker.protocol.data import DataHeader
 FENCED = b"\x01"  # flags: the publisher tests the fence before it sends this on
 FREE = b"\x00"
 
-_WAITING = 64  # messages that a publisher which is being restarted still gets
+WAITING = 64  # messages that a publisher which is being restarted still gets
 NAME = "publisher"
 
 
 class PushDoor:
     """One PUSH socket. One thread uses it."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, *, waiting: int = WAITING
+    ) -> None:
         self.dropped = 0  # messages, since the process began
         self._socket = context.socket(zmq.PUSH)
         self._socket.linger = 0
-        self._socket.sndhwm = _WAITING
+        self._socket.sndhwm = waiting
         self._socket.connect(endpoint)
 
     def send(self, topic: bytes, header: DataHeader, body: bytes, *, fenced: bool) -> bool:

@@ -31,6 +31,11 @@ class Tracker:
         self._ids: dict[Any, int] = {}  # ours, by track
         self._next_id = 1
 
+    def retune(self, *, confidence: float) -> None:
+        """Begin tracks at another confidence from now on; those that there are go on."""
+        self._tracker.track_activation_threshold = confidence
+        self._tracker.high_conf_det_threshold = confidence
+
     def update(self, detections: sv.Detections, media_time: float) -> sv.Detections:
         """The same detections in the same order, with `tracker_id`: each has one, or none has."""
         marked = sv.Detections(

@@ -20,10 +20,10 @@ class UdpDoor:
     """Sends to one host and port. One thread uses it; a name is looked up in a thread of its own."""
 
     def __init__(self, sink: UdpSink, now: float) -> None:
+        self.sink = sink
         self.name = f"udp://{sink.host}:{sink.port}"
         self.dropped = 0  # datagrams, since the process began
         self.error = ""  # why the last one was dropped; empty after one that was sent
-        self._sink = sink
         self._address: tuple[str, int] | None = None
         self._looked_up_at = now
         self._lookup = self._start_lookup()
@@ -33,15 +33,15 @@ class UdpDoor:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._socket.settimeout(_SEND_TIMEOUT)
 
-    def await_address(self) -> None:
-        """Give the first look-up its time, so that the first frames of a file are not lost."""
-        self._lookup.join(_FIRST_LOOKUP)
+    def await_address(self, deadline: float = _FIRST_LOOKUP) -> None:
+        """Give the first look-up so many seconds, so that the first frames of a file are not lost."""
+        self._lookup.join(deadline)
 
     def send(self, datagram: bytes, now: float) -> bool:
         """Whether it left this host, as far as one can know. `now` is in monotonic seconds."""
         address = self._address
         if address is None:
-            return self._drop(f"the host {self._sink.host} has no IPv4 address", now)
+            return self._drop(f"the host {self.sink.host} has no IPv4 address", now)
         try:
             self._socket.sendto(datagram, address)
         except OSError as exc:
@@ -64,13 +64,13 @@ class UdpDoor:
         return False
 
     def _start_lookup(self) -> threading.Thread:
-        thread = threading.Thread(target=self._look_up, name=f"look up {self._sink.host}", daemon=True)
+        thread = threading.Thread(target=self._look_up, name=f"look up {self.sink.host}", daemon=True)
         thread.start()
         return thread
 
     def _look_up(self) -> None:
         try:
-            found = socket.getaddrinfo(self._sink.host, self._sink.port, socket.AF_INET, socket.SOCK_DGRAM)
+            found = socket.getaddrinfo(self.sink.host, self.sink.port, socket.AF_INET, socket.SOCK_DGRAM)
         except (OSError, UnicodeError):
             return  # the address known so far, if any, is still the best guess
         self._address = found[0][4][:2]  # type: ignore[assignment]

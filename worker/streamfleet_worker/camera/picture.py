@@ -1,0 +1,148 @@
+"""Pictures with boxes, for people who look at a pipeline right now: which frames, and what is drawn on them.
+
+Drawing and JPEG take some milliseconds, so they have a thread of their own; what it cannot take is left out.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import supervision as sv
+
+from streamfleet_broker.protocol.data import MAX_BODY, DataHeader
+from streamfleet_worker.camera.frame import Image
+from streamfleet_worker.camera.pace import Pace
+
+logger = logging.getLogger(__name__)
+
+_A_SECOND = 5.0  # pictures of one pipeline
+_WIDEST, _HIGHEST = 640, 1280  # pixels
+_QUALITY = 75  # of the JPEG
+_GONE = 0.4  # seconds without a frame, after which no other source waits for its turn
+_COLOURS = sv.ColorPalette.DEFAULT
+
+
+class Viewing:
+    """Of which frames pictures are made: some a second, the sources in turn. Pure."""
+
+    def __init__(self) -> None:
+        self._pace = Pace(_A_SECOND)
+        self._seen: dict[int, float] = {}  # monotonic seconds of the last frame, by source
+        self._shown: dict[int, float] = {}  # monotonic seconds of the last picture, by source
+
+    def wants(self, source_id: int, now: float) -> bool:
+        """Whether a picture is made of this frame of this source."""
+        self._seen[source_id] = now
+        if self._pace.wait(now) > 0:
+            return False
+        present = [source for source, at in self._seen.items() if now - at < _GONE]
+        turn = min(present, key=lambda source: self._shown.get(source, float("-inf")))
+        if self._shown.get(source_id, float("-inf")) > self._shown.get(turn, float("-inf")):
+            return False
+        self._shown[source_id] = now
+        self._pace.went(now)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """What a picture is made of."""
+
+    image: Image  # as it was decoded; not written to
+    detections: sv.Detections  # in pixels of the image
+    source_id: int
+    header: DataHeader  # of the predictions
+    give_back: Callable[[Image], None]  # the image is not looked at any more
+
+
+class Painter:
+    """One thread that draws one sketch after the other, and hands the JPEG to `leave`."""
+
+    def __init__(self, labels: Sequence[str], leave: Callable[[bytes, Sketch], None]) -> None:
+        self._labels = labels
+        self._leave = leave
+        self._changed = threading.Condition()  # guards _next and _stopped
+        self._next: Sketch | None = None
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="painter", daemon=True)
+
+    def start(self) -> None:
+        """Begin to draw."""
+        self._thread.start()
+
+    def offer(self, sketch: Sketch) -> None:
+        """Draw this next; if one is waiting already, this is left out."""
+        with self._changed:
+            if self._next is None and not self._stopped:
+                self._next = sketch
+                self._changed.notify()
+                return
+        sketch.give_back(sketch.image)
+
+    def stop(self) -> None:
+        """Draw nothing more. Does not wait."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+    def _run(self) -> None:
+        while (sketch := self._wait()) is not None:
+            try:
+                jpeg = draw(sketch.image, sketch.detections, self._labels)
+            except cv2.error:
+                logger.exception("no picture could be drawn")
+                continue
+            finally:
+                sketch.give_back(sketch.image)
+            if len(jpeg) <= MAX_BODY:
+                self._leave(jpeg, sketch)
+
+    def _wait(self) -> Sketch | None:
+        with self._changed:
+            while self._next is None and not self._stopped:
+                self._changed.wait()
+            sketch, self._next = self._next, None
+            return None if self._stopped else sketch
+
+
+def draw(image: Image, detections: sv.Detections, labels: Sequence[str]) -> bytes:
+    """A JPEG of the picture, made smaller, with its detections drawn on it."""
+    height, width = image.shape[:2]
+    scale = min(1.0, _WIDEST / width, _HIGHEST / height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = _smaller(image, size) if scale < 1 else image.copy()
+    if len(detections):
+        smaller = sv.Detections(
+            xyxy=detections.xyxy * np.float32(scale),
+            confidence=detections.confidence,
+            class_id=detections.class_id,
+            tracker_id=detections.tracker_id,
+        )
+        canvas = sv.BoxAnnotator(color=_COLOURS, thickness=2).annotate(canvas, smaller)
+        labeller = sv.LabelAnnotator(color=_COLOURS, text_scale=0.4, text_padding=3)
+        canvas = labeller.annotate(canvas, smaller, labels=captions(smaller, labels))
+    _, jpeg = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return jpeg.tobytes()
+
+
+def _smaller(image: Image, size: tuple[int, int]) -> Image:
+    smaller: Image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+    return smaller
+
+
+def captions(detections: sv.Detections, labels: Sequence[str]) -> list[str]:
+    """What stands at each box: the class, how sure that is, and which track it is."""
+    assert detections.confidence is not None
+    assert detections.class_id is not None
+    texts = [
+        f"{labels[number]} {sure:.2f}"
+        for number, sure in zip(detections.class_id.tolist(), detections.confidence.tolist(), strict=True)
+    ]
+    if detections.tracker_id is None:
+        return texts
+    return [f"{text} #{name}" for text, name in zip(texts, detections.tracker_id.tolist(), strict=True)]
