@@ -1,6 +1,6 @@
 """The web application: what a request passes on its way in, from the outermost to the routes.
 
-CORS (the original's routes only) → who may ask → how large it may be → routes
+what is counted → CORS (the original's routes only) → who may ask → how large it may be → routes
 """
 
 from __future__ import annotations
@@ -16,22 +16,35 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from streamfleet_api.auth import Authorise, Door, names_of_this_host
+from streamfleet_api.audience import Audience, TooManyFollowers
+from streamfleet_api.auth import Authorise, Door, Tickets, names_of_this_host
 from streamfleet_api.blobs import BlobError, Blobs
 from streamfleet_api.config import Config
 from streamfleet_api.errors import NATIVE, Failure, answer
-from streamfleet_api.events import Predictions, TooManyFollowers
+from streamfleet_api.happenings import Happenings
 from streamfleet_api.limits import Limit
 from streamfleet_api.link import Link, LinkError
+from streamfleet_api.metrics import Measure, Metrics
 from streamfleet_api.modelfile import BadModel
 from streamfleet_api.models import ModelExists, Models
-from streamfleet_api.native import BLOBS, Native
 from streamfleet_api.original import Original
+from streamfleet_api.page import Page
+from streamfleet_api.pictures import Pictures
+from streamfleet_api.predictions import Predictions
 from streamfleet_api.problems import Problem
+from streamfleet_api.roster import Roster
+from streamfleet_api.routes.devices import DeviceRoutes
+from streamfleet_api.routes.documents import DocumentRoutes
+from streamfleet_api.routes.models import BLOBS, ModelRoutes
+from streamfleet_api.routes.pipelines import PipelineRoutes
+from streamfleet_api.routes.process import ProcessRoutes
+from streamfleet_api.routes.streams import documented
 from streamfleet_api.schemas import Invalid
 from streamfleet_api.statuses import Statuses
+from streamfleet_api.streams import Streams
 
 _ANSWERED = (
     BadModel,
@@ -53,17 +66,27 @@ class Services:
 
     link: Link
     blobs: Blobs
+    audience: Audience
+    roster: Roster
     statuses: Statuses
     predictions: Predictions
+    happenings: Happenings
+    pictures: Pictures
 
     @classmethod
     def make(cls, config: Config, context: zmq.asyncio.Context) -> Services:
         """The services, not yet started."""
+        link = Link(context, config.broker, keys=config.keys)
+        audience, roster = Audience(stuck=config.stuck), Roster(link)
         return cls(
-            Link(context, config.broker, keys=config.keys),
+            link,
             Blobs(config.data_dir / "blobs", limit=config.max_upload),
-            Statuses(context, config.predictions, config.keys),
-            Predictions(context, config.predictions, config.keys),
+            audience,
+            roster,
+            Statuses(context, config.predictions, config.keys, audience, roster),
+            Predictions(context, config.predictions, config.keys, audience, roster),
+            Happenings(link, audience, roster),
+            Pictures(context, config.pictures, config.keys, audience),
         )
 
     @contextlib.asynccontextmanager
@@ -71,7 +94,11 @@ class Services:
         """Start all, and close all in the reverse order."""
         self.blobs.open()
         async with contextlib.AsyncExitStack() as stack:
-            for service in (self.link, self.statuses, self.predictions):
+            services = (
+                *(self.link, self.roster, self.statuses, self.predictions, self.happenings, self.pictures),
+                self.audience,
+            )
+            for service in services:
                 await service.start()
                 stack.push_async_callback(service.close)
             yield
@@ -80,9 +107,31 @@ class Services:
 def create_app(config: Config, services: Services, *, token: str) -> Starlette:
     """The application. It starts and closes the services with itself."""
     models = Models(services.link, services.blobs, config.model_cache_dir)
-    original = Original(services.link, models, services.statuses)
-    native = Native(services.link, models, services.blobs, services.statuses, services.predictions)
+    metrics = Metrics(services.link, services.statuses)
+    tickets = Tickets()
+    streams = Streams(
+        services.link,
+        services.roster,
+        services.predictions,
+        services.statuses,
+        services.happenings,
+        services.pictures,
+        tickets,
+    )
     door = Door(token, config.trust, names_of_this_host())
+    documents = DocumentRoutes()
+    endpoints = [
+        *Original(services.link, models, services.statuses).endpoints(),
+        *PipelineRoutes(services.link, models, services.statuses).endpoints(),
+        *DeviceRoutes(services.link, services.statuses).endpoints(),
+        *ModelRoutes(models, services.blobs).endpoints(),
+        *ProcessRoutes(services.link, metrics).endpoints(),
+        *documents.endpoints(),
+    ]
+    flowing = streams.routes()
+    documents.describe([*endpoints, *documented(flowing)])
+    routes = [*(endpoint.route() for endpoint in endpoints), *flowing, *Page().routes()]
+    templates = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -90,10 +139,11 @@ def create_app(config: Config, services: Services, *, token: str) -> Starlette:
             yield
 
     return Starlette(
-        routes=[*original.routes(), *native.routes()],
+        routes=routes,
         middleware=[
+            Middleware(Measure, requests=metrics.requests, routes=templates),
             Middleware(_OriginalCors),
-            Middleware(Authorise, door=door, link=services.link),
+            Middleware(Authorise, door=door, link=services.link, tickets=tickets),
             Middleware(Limit, streamed=BLOBS),
         ],
         exception_handlers=dict.fromkeys(_ANSWERED, _answer),

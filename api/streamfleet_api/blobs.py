@@ -11,7 +11,8 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -57,6 +58,20 @@ class Blobs:
             return None
         path = self._folder / digest
         return path if path.is_file() else None
+
+    def remove(self, digests: Iterable[str]) -> None:
+        """Remove content; what is not here is removed already. It blocks."""
+        for digest in digests:
+            path = self.find(digest)
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+    def sweep(self, needed: set[str], unused: float) -> None:
+        """Remove what is not needed and was put longer than `unused` seconds ago. It blocks."""
+        before = time.time() - unused
+        for path in self._folder.iterdir():
+            if _NAME.match(path.name) and path.name not in needed and path.stat().st_mtime < before:
+                path.unlink(missing_ok=True)
 
     async def put(self, digest: str, content: AsyncIterator[bytes]) -> Path:
         """Take content as it comes; it is visible when it is whole.

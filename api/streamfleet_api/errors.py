@@ -9,11 +9,11 @@ The fleet's own routes, `/v2`, answer problem details (RFC 9457); everything els
 from __future__ import annotations
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from streamfleet_api.audience import TooManyFollowers
 from streamfleet_api.blobs import TooLarge, WrongDigest
-from streamfleet_api.events import TooManyFollowers
 from streamfleet_api.link import LinkError, Refused
 from streamfleet_api.modelfile import BadModel
 from streamfleet_api.models import ModelExists
@@ -43,7 +43,7 @@ class Failure(Exception):
         self.details = details
 
 
-def answer(request: Request, error: Exception) -> Response:
+def answer(request: HTTPConnection, error: Exception) -> Response:
     """The answer to a request that failed."""
     if request.url.path.startswith(NATIVE):
         return _native(error)
@@ -61,7 +61,7 @@ def _native(error: Exception) -> Response:
     if isinstance(error, LinkError):
         return Problem.of(error).response()
     if isinstance(error, Invalid):
-        return Problem(422, str(error)).response(errors=error.errors)
+        return Problem(422, error.summary).response(errors=error.shown)
     if isinstance(error, BadModel | WrongDigest):
         return Problem(422, str(error)).response()
     if isinstance(error, ModelExists):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,16 @@ from streamfleet_api import cache
 from streamfleet_api.blobs import BlobError, Blobs
 from streamfleet_api.link import Link
 from streamfleet_api.modelfile import BadModel, inspect
-from streamfleet_broker.protocol.requests import ListModels, PutModel
+from streamfleet_broker.protocol.requests import (
+    ListModels,
+    ListPipelines,
+    PipelineView,
+    PutModel,
+    RemoveModel,
+)
 from streamfleet_broker.protocol.values import Family, Manifest, ModelRef
+
+UNUSED = 3600.0  # seconds for which a blob may be here without a model: its model is about to be put
 
 
 class UnknownModel(Exception):
@@ -92,6 +101,27 @@ class Models:
             model = await self._register(model_id, manifest)
         replaces = None if before is None or before.digest == model.digest else before.digest
         return Registered(model, manifest, replaces)
+
+    async def remove(self, model_id: str) -> None:
+        """Forget a model, and remove the blobs that nothing names any more. Raises: LinkError."""
+        async with self._inspecting:
+            removed = await self._link.ask(RemoveModel(model_id), ModelRef)
+            pipelines = await self._link.ask(ListPipelines(), tuple[PipelineView, ...])
+            named = [*await self.list(), *(view.spec.model for view in pipelines)]
+            needed = await asyncio.to_thread(self._content, named)
+            gone = await asyncio.to_thread(self._content, [removed])
+            await asyncio.to_thread(self._blobs.remove, gone - needed)
+            await asyncio.to_thread(self._blobs.sweep, needed, UNUSED)
+
+    def _content(self, models: Iterable[ModelRef]) -> set[str]:
+        """The digests of all that these models are made of."""
+        digests = set()
+        for model in set(models):
+            digests.add(model.digest)
+            manifest = self.manifest(model)
+            if manifest is not None:
+                digests.add(manifest.weights.sha256)
+        return digests
 
     def manifest(self, model: ModelRef) -> Manifest | None:
         """What devices get to know of a model, or None when its blob is not here."""

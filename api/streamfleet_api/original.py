@@ -6,17 +6,27 @@ of a request, `device` and `tracker`, and extra keys: `device` in `context`; `st
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from streamfleet_api.errors import UNREACHABLE, Failure, failure
 from streamfleet_api.link import Link, Refused
 from streamfleet_api.modelfile import BadModel
 from streamfleet_api.models import Models, UnknownModel
+from streamfleet_api.original_answers import (
+    CommandResponse,
+    FailureResponse,
+    HttpError,
+    HTTPValidationError,
+    InferencePipelineStatusResponse,
+    ListPipelinesResponse,
+)
+from streamfleet_api.routes.endpoint import Answer, Content, Endpoint, Handler
 from streamfleet_api.schemas import PipelineInitialisationRequest, check_id, read
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.wire import Json
@@ -36,6 +46,15 @@ from streamfleet_broker.protocol.values import ModelRef, Want
 CONFIRM_WAIT = 5.0  # seconds that a device has to confirm a pause or its end
 TERMINATE_WAIT = 1.5  # seconds; a terminated pipeline is gone for clients whether confirmed or not
 _OVER = ("ended", "failed")
+_FAILURES = {
+    400: Answer("What was asked for cannot be done by anybody.", FailureResponse),
+    401: Answer("No token, and not from a trusted place.", FailureResponse),
+    404: Answer("There is no such pipeline or model.", FailureResponse | HttpError),
+    413: Answer("The body is too large.", FailureResponse),
+    415: Answer("The body is encoded.", FailureResponse),
+    500: Answer("It makes no sense in this state, or a value is none of those there are.", FailureResponse),
+    503: Answer("The broker or the device does not answer.", FailureResponse),
+}
 _MARGIN = 3.0  # seconds that the broker has beyond the wait
 
 
@@ -47,15 +66,15 @@ class Original:
         self._models = models
         self._statuses = statuses
 
-    def routes(self) -> list[Route]:
-        """What the original routed."""
+    def endpoints(self) -> list[Endpoint]:
+        """What the original routed, under its operation ids."""
         return [
-            Route("/list_pipelines", self.list_pipelines, methods=["GET"]),
-            Route("/status/{pipeline_id}", self.status, methods=["GET"]),
-            Route("/initialise", self.initialise, methods=["POST"]),
-            Route("/pause/{pipeline_id}", self.pause, methods=["POST"]),
-            Route("/resume/{pipeline_id}", self.resume, methods=["POST"]),
-            Route("/terminate/{pipeline_id}", self.terminate, methods=["POST"]),
+            _endpoint("GET", "/list_pipelines", self.list_pipelines, ListPipelinesResponse),
+            _endpoint("GET", "/status/{pipeline_id}", self.status, InferencePipelineStatusResponse),
+            _endpoint("POST", "/initialise", self.initialise, CommandResponse, PipelineInitialisationRequest),
+            _endpoint("POST", "/pause/{pipeline_id}", self.pause, CommandResponse),
+            _endpoint("POST", "/resume/{pipeline_id}", self.resume, CommandResponse),
+            _endpoint("POST", "/terminate/{pipeline_id}", self.terminate, CommandResponse),
         ]
 
     async def list_pipelines(self, _request: Request) -> Response:
@@ -128,6 +147,29 @@ class Original:
         except BadModel as exc:
             text = f"model {model_id!r} of the model cache cannot be used: {exc}"
             raise Failure(400, "invalid_payload", text) from exc
+
+
+def _endpoint(
+    method: str, path: str, handler: Handler, answer: type[BaseModel], body: type[BaseModel] | None = None
+) -> Endpoint:
+    name = path.split("/")[1]
+    function = "get_status" if name == "status" else name
+    place = re.sub(r"\W", "_", path)
+    answers = {200: Answer("Successful Response", answer), **_FAILURES}
+    if method == "POST" or "{" in path:
+        answers[422] = Answer("Validation Error", HTTPValidationError)
+    return Endpoint(
+        method,
+        path,
+        handler,
+        f"{function}{place}_{method.lower()}",  # as FastAPI made them
+        function.replace("_", " ").capitalize(),
+        "original",
+        answers,
+        errors=frozenset(),
+        body=Content(body) if body else None,
+        path_schemas={"pipeline_id": {"type": "string", "title": "Pipeline Id"}},
+    )
 
 
 def _confirmed(operation: str, changed: Changed) -> Response:

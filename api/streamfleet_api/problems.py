@@ -15,6 +15,7 @@ _STATUS: dict[str, int] = {
     "not_found": 404,
     "invalid": 422,
     "conflict": 409,
+    "mismatch": 422,
     "unavailable": 503,
     "too_many": 429,
     "store_down": 503,

@@ -5,18 +5,21 @@ What the original accepted is accepted here; `wishes` looks at what it means.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from streamfleet_api.wire import BadJson, parse
+from streamfleet_broker.protocol.reference import redacted
 
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 MODEL_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
 
-M = TypeVar("M", bound=BaseModel)
+MAX_SHOWN = 20  # errors of one request
+MAX_INPUT = 80  # characters of what came
+MAX_REDACTED = 4096  # characters of a text that is looked through for addresses
 
-Name = Annotated[str, Field(pattern=ID_PATTERN)]
+M = TypeVar("M", bound=BaseModel)
 
 
 class Invalid(Exception):
@@ -27,6 +30,32 @@ class Invalid(Exception):
         where = ".".join(map(str, first["loc"]))
         super().__init__(f"{where}: {first['msg']}")
         self.errors = errors
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """The first errors, each with what came when that is short, and without what is secret in it."""
+        return [_shown(error) for error in self.errors[:MAX_SHOWN]]
+
+    @property
+    def summary(self) -> str:
+        """For people: what is wrong first, and how much more."""
+        first = _shown(self.errors[0])
+        where = ".".join(map(str, first["loc"]))
+        came = f", came {first['input']!r}" if "input" in first else ""
+        more = len(self.errors) - 1
+        return f"{where}: {first['msg']}{came}{f' (and {more} more)' if more else ''}"
+
+
+def _shown(error: dict[str, Any]) -> dict[str, Any]:
+    loc = [part[:MAX_INPUT] if isinstance(part, str) else part for part in error["loc"]]
+    shown = {"loc": loc, "msg": error["msg"], "type": error["type"]}
+    came = error.get("input")
+    if isinstance(came, str) and len(came) <= MAX_REDACTED:
+        came = redacted(came)  # before it is cut, or half of an address is left
+        return {**shown, "input": came if len(came) <= MAX_INPUT else f"{came[:MAX_INPUT]}…"}
+    if isinstance(came, float) or (isinstance(came, int) and abs(came) < 2**63):
+        return {**shown, "input": came}
+    return shown
 
 
 class UDPSinkConfiguration(BaseModel):
@@ -74,42 +103,19 @@ class PipelineInitialisationRequest(BaseModel):
     tracker: str | None = None
 
 
-class DeviceRequest(BaseModel):
-    """The body of `POST /v2/devices`."""
-
-    name: Name
-    ttl: Annotated[float, Field(gt=0, le=30 * 86_400)] = 900.0  # seconds
-
-
-class SubscriberRequest(BaseModel):
-    """The body of `POST /v2/subscribers`."""
-
-    name: Name
-    device: Name | None = None
-
-
-class ModelRequest(BaseModel):
-    """The body of `PUT /v2/models/{id}`."""
-
-    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    family: Literal["yolox", "ultralytics"] | None = None
-    labels: list[str] | None = None
-    replace: bool = False  # an id that stands for other content already is refused without
-
-
 def read(body: bytes, is_json: bool, of: type[M]) -> M:
     """The request in a body. Raises: Invalid."""
     return validate(_value(body, is_json), of)
 
 
-def validate(value: Any, of: type[M]) -> M:
+def validate(value: Any, of: type[M], where: str = "body") -> M:
     """The request in a JSON value. Raises: Invalid."""
     if value is None:
-        raise Invalid([{"type": "missing", "loc": ["body"], "msg": "Field required", "input": None}])
+        raise Invalid([{"type": "missing", "loc": [where], "msg": "Field required", "input": None}])
     try:
         return of.model_validate(value, from_attributes=True)
     except ValidationError as exc:
-        raise Invalid(_errors(exc, "body")) from exc
+        raise Invalid(_errors(exc, where)) from exc
 
 
 def check_id(value: str, name: str) -> str:

@@ -18,12 +18,21 @@ from streamfleet_api.statuses import Seen
 from streamfleet_broker.protocol.reference import SourceKind, kind_of
 from streamfleet_broker.protocol.requests import PipelineStatus, PipelineView
 from streamfleet_broker.protocol.status import PipelineStat, empty_report
-from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, Tracker, UdpSink
+from streamfleet_broker.protocol.values import (
+    MAX_SOURCES,
+    Consumption,
+    Filling,
+    ModelRef,
+    PipelineSpec,
+    SourceSpec,
+    Tracker,
+    UdpSink,
+)
 
 STALE = 5.0  # seconds after which a status says nothing of the present any more
 
-_FILLING = ("WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST")
-_CONSUMPTION = ("LAZY", "EAGER")
+_FILLING: tuple[str, ...] = get_args(Filling)
+_CONSUMPTION: tuple[str, ...] = get_args(Consumption)
 _PROPERTY = re.compile(r"[a-z0-9_]{1,64}")
 _MAX_PROPERTIES = 64
 _MAX_TEXT = 4096  # characters of a video reference
@@ -60,7 +69,7 @@ def spec_of(request: PipelineInitialisationRequest, model: ModelRef) -> Pipeline
     _check_unused(request)
     return PipelineSpec(
         model=model,
-        sources=(_source(request),),
+        sources=_sources(request),
         sinks=(_sink(request),),
         max_fps=_max_fps(request.max_fps),
         tracker=_tracker(request.tracker),
@@ -69,47 +78,72 @@ def spec_of(request: PipelineInitialisationRequest, model: ModelRef) -> Pipeline
 
 
 def _invalid(expected: str, came: object) -> Failure:
+    return Failure(400, "invalid_payload", f"expected {expected}, came {_brief(came)}")
+
+
+def _brief(came: object) -> str:
     text = repr(came)
-    shown = text if len(text) <= 80 else f"{text[:80]}…"
-    return Failure(400, "invalid_payload", f"expected {expected}, came {shown}")
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _check_unused(request: PipelineInitialisationRequest) -> None:
-    """What a detection pipeline of ours does not need is still refused where the original refused it."""
-    _choice("source_buffer_filling_strategy", request.source_buffer_filling_strategy, _FILLING)
-    _choice("source_buffer_consumption_strategy", request.source_buffer_consumption_strategy, _CONSUMPTION)
+    """What has no effect here is still refused where the original refused it."""
     timeout = request.batch_collection_timeout
     if timeout is not None and timeout < 0:
         raise _invalid("batch_collection_timeout of 0 seconds or more", timeout)
 
 
-def _choice(name: str, value: str | None, legal: tuple[str, ...]) -> None:
-    if value is not None and value.upper() not in legal:
-        raise _invalid(f"{name} as one of {', '.join(legal)}", value)
-
-
-def _source(request: PipelineInitialisationRequest) -> SourceSpec:
-    references = request.video_reference
-    if not isinstance(references, list):
-        references = [references]
+def _sources(request: PipelineInitialisationRequest) -> tuple[SourceSpec, ...]:
+    given = request.video_reference
+    references = given if isinstance(given, list) else [given]
     if not references:
         raise Failure(500, "internal_error", "expected a video_reference, came an empty list")
-    if len(references) > 1:
-        raise _invalid("one video_reference (one source is supported per pipeline at present)", references)
-    reference = references[0]
+    if len(references) > MAX_SOURCES:
+        raise _invalid(f"at most {MAX_SOURCES} video_reference of one pipeline", len(references))
+    filling = _strategy("BufferFillingStrategy", request.source_buffer_filling_strategy, _FILLING)
+    consumption = _strategy(
+        "BufferConsumptionStrategy", request.source_buffer_consumption_strategy, _CONSUMPTION
+    )
+    return tuple(
+        SourceSpec(
+            _reference(reference),
+            _properties(properties),
+            filling=cast("Filling | None", filling),
+            consumption=cast("Consumption | None", consumption),
+        )
+        for reference, properties in zip(references, _each(request, len(references)), strict=True)
+    )
+
+
+def _strategy(kind: str, value: str | None, legal: tuple[str, ...]) -> str | None:
+    """In the original's words, also where there is none of that name."""
+    if value is None:
+        return None
+    if value.upper() not in legal:
+        raise Failure(500, "internal_error", f"{_brief(value.upper())} is not a valid {kind}")
+    return value.upper()
+
+
+def _reference(reference: str | int) -> str | int:
     if isinstance(reference, int) and not 0 <= reference < 2**31:
         raise _invalid("video_reference as a device index of 0 or more", reference)
     if isinstance(reference, str) and (not reference or "\0" in reference or len(reference) > _MAX_TEXT):
         raise _invalid(f"video_reference of 1 to {_MAX_TEXT} characters", reference)
-    return SourceSpec(reference, _properties(request))
+    return reference
 
 
-def _properties(request: PipelineInitialisationRequest) -> dict[str, float]:
-    properties = request.video_source_properties
-    if isinstance(properties, list):
-        if len(properties) != 1:
-            raise _invalid("video_source_properties for one source", properties)
-        properties = properties[0]
+def _each(request: PipelineInitialisationRequest, count: int) -> list[dict[str, float] | None]:
+    """The properties of each source: an object is for all of them, a list has one for each."""
+    given = request.video_source_properties
+    if not isinstance(given, list):
+        return [given] * count
+    if len(given) != count:
+        text = f"expected video_source_properties for each of {count} sources, came {len(given)}"
+        raise Failure(500, "internal_error", text)
+    return given
+
+
+def _properties(properties: dict[str, float] | None) -> dict[str, float]:
     if properties is None:
         return {}
     if len(properties) > _MAX_PROPERTIES:

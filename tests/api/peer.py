@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +25,25 @@ from streamfleet_broker.protocol.requests import (
     CheckTicket,
     CreatePipeline,
     DeviceView,
+    Events,
+    FleetEvent,
     FleetView,
+    GetDevice,
+    GetEvents,
     GetFleet,
     GetPipeline,
+    LabelDevice,
     ListDevices,
     ListModels,
     ListPipelines,
     OperatorRequest,
     PipelineView,
+    Put,
     PutModel,
+    PutPipeline,
+    RemoveDevice,
+    RemoveModel,
+    RestartPipeline,
     Subscription,
     Token,
     unpack_request,
@@ -60,32 +71,57 @@ def device(name: str, **changes: Any) -> DeviceView:
     return replace(DeviceView(name, "ready", 8, 1, "0.1.0", 0.2), **changes)
 
 
+def _wished(asked: CreatePipeline | PutPipeline, version: int) -> PipelineView:
+    return pipeline(
+        asked.pipeline_id,
+        spec=asked.spec,
+        device=asked.device or "edge-1",
+        requested=asked.device,
+        selector=asked.selector,
+        labels=asked.labels,
+        want=asked.want,
+        status="starting",
+        version=version,
+    )
+
+
 class Peer:
     """The broker's two ends that the api knows. Its tables are the test's to change between requests."""
 
     def __init__(self, folder: Path) -> None:
         self.endpoint = f"ipc://{folder}/operators.ipc"
         self.predictions = f"ipc://{folder}/predictions.ipc"
-        self.asked: list[OperatorRequest] = []
+        self.pictures = f"ipc://{folder}/pictures.ipc"
+        self.asked: list[OperatorRequest] = []  # but for what the api asks of its own accord
+        self.gen = 3  # of predictions and pictures; later with each test, as an api accepts no earlier one
+        self.epoch = 7
+        self.events: list[FleetEvent] = []
         self.pipelines: dict[str, PipelineView] = {}
         self.devices: dict[str, DeviceView] = {}
         self.models: dict[str, ModelRef] = {}
         self.tickets: dict[str, str] = {}
+        self.keys: dict[str, tuple[str, str]] = {}  # digest and pipeline, by Idempotency-Key
         self.confirms = True
         self.answer: Callable[[OperatorRequest], Message | bytes | None] = self.honest
         self._context = zmq.Context()
-        self._publisher = self._context.socket(zmq.XPUB)
-        self._publisher.linger = 0
-        self._publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
-        self._publisher.bind(self.predictions)
+        self._publisher = self._relay(self.predictions)
+        self._picture_publisher = self._relay(self.pictures)
+        self._polls: list[tuple[bytes, bytes, GetEvents, float]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.start()
 
     def reset(self) -> None:
         """Forget everything."""
-        for table in (self.asked, self.pipelines, self.devices, self.models, self.tickets):
+        for table in (self.asked, self.pipelines, self.devices, self.models, self.tickets, self.keys):
             table.clear()
+        if self.events:  # the next test's begin a new epoch
+            self.epoch += 1
+            self.events = []
+        for publisher in (self._publisher, self._picture_publisher):
+            while publisher.poll(0):
+                publisher.recv()
+        self.gen += 10
         self.confirms = True
         self.answer = self.honest
 
@@ -109,6 +145,7 @@ class Peer:
         """End all."""
         self.stop()
         self._publisher.close(linger=0)
+        self._picture_publisher.close(linger=0)
         self._context.term()
 
     def _run(self, ready: threading.Event) -> None:
@@ -116,20 +153,43 @@ class Peer:
             router.linger = 0
             router.bind(self.endpoint)
             ready.set()
+            self._polls.clear()
             while not self._stop.is_set():
+                self._answer_polls(router)
                 if not router.poll(20):
                     continue
                 identity, *frames = router.recv_multipart()
                 envelope = decode(frames)
                 assert isinstance(envelope.message, Request)
                 asked = unpack_request(envelope.message)
-                self.asked.append(asked)
+                if isinstance(asked, GetEvents):
+                    until = time.monotonic() + asked.wait_ms / 1000
+                    self._polls.append((identity, envelope.request_id, asked, until))
+                    continue
+                if not isinstance(asked, ListPipelines):
+                    self.asked.append(asked)
                 answer = self.answer(asked)
                 if isinstance(answer, bytes):
                     router.send_multipart([identity, answer])
                 elif answer is not None:
                     reply = Envelope(answer, request_id=envelope.request_id)
                     router.send_multipart([identity, *encode(reply)])
+
+    def _answer_polls(self, router: zmq.Socket[bytes]) -> None:
+        for poll in list(self._polls):
+            identity, request_id, asked, until = poll
+            known = tuple(self.events)
+            first = known[0].n if known else 1
+            here = asked.epoch == self.epoch and asked.after >= first - 1
+            events = tuple(event for event in known if not here or event.n > asked.after)
+            if events or time.monotonic() > until or asked.epoch < self.epoch:
+                self._polls.remove(poll)
+                reply = Envelope(Reply(to_plain(Events(self.epoch, events, not here))), request_id=request_id)
+                router.send_multipart([identity, *encode(reply)])
+
+    def happen(self, n: int, subject_id: str = "door", state: str = "running") -> None:
+        """Let something happen to a pipeline."""
+        self.events.append(FleetEvent(n, 1.5, "pipeline", subject_id, state, "starting", "edge-1"))
 
     def honest(self, asked: OperatorRequest) -> Message:
         """What a broker with these tables would say."""
@@ -139,18 +199,38 @@ class Peer:
     def _honest(self, asked: OperatorRequest) -> object:  # noqa: C901 - one case an operation
         match asked:
             case CreatePipeline():
-                view = pipeline(
-                    asked.pipeline_id, spec=asked.spec, device=asked.device or "edge-1", status="starting"
-                )
-                return self.pipelines.setdefault(asked.pipeline_id, view)
+                return self._create(asked)
+            case PutPipeline():
+                return self._put(asked)
             case ChangePipeline():
                 return self._change(asked)
+            case RestartPipeline():
+                view = self.pipelines.get(asked.pipeline_id)
+                if view is None:
+                    return UNKNOWN
+                self.pipelines[asked.pipeline_id] = replace(view, want="run", status="starting")
+                return self.pipelines[asked.pipeline_id]
             case ListPipelines():
                 return tuple(self.pipelines.values())
             case GetPipeline():
                 return self.pipelines.get(asked.pipeline_id, UNKNOWN)
             case ListDevices():
                 return tuple(self.devices.values())
+            case GetDevice():
+                return self.devices.get(asked.device, UNKNOWN)
+            case LabelDevice():
+                if asked.device not in self.devices:
+                    return UNKNOWN
+                labelled = replace(self.devices[asked.device], labels=asked.labels)
+                self.devices[asked.device] = labelled
+                return labelled
+            case RemoveDevice():
+                if asked.device not in self.devices:
+                    return UNKNOWN
+                if self.devices[asked.device].state == "ready":
+                    return Error("conflict", "it is here")
+                del self.devices[asked.device]
+                return None
             case AddDevice():
                 return Token(asked.device, f"sf1.{asked.device}.{asked.ttl:g}")
             case AddSubscriber():
@@ -160,12 +240,37 @@ class Peer:
                 return asked.model
             case ListModels():
                 return tuple(self.models.values())
+            case RemoveModel():
+                return self.models.pop(asked.model_id, UNKNOWN)
             case CheckTicket():
                 return self.tickets.get(asked.ticket)
             case GetFleet():
                 ready = sum(view.state == "ready" for view in self.devices.values())
                 return FleetView(7, 1.5, ready, len(self.devices), len(self.pipelines))
         assert_never(asked)
+
+    def _create(self, asked: CreatePipeline) -> object:
+        if asked.key in self.keys:
+            digest, pipeline_id = self.keys[asked.key]
+            return self.pipelines[pipeline_id] if digest == asked.digest else Error("mismatch", "another one")
+        if asked.key:
+            self.keys[asked.key] = (asked.digest, asked.pipeline_id)
+        before = self.pipelines.get(asked.pipeline_id)
+        if before is not None and before.spec != asked.spec:
+            return Error("conflict", "it is there with another wish")
+        return self.pipelines.setdefault(asked.pipeline_id, _wished(asked, 1))
+
+    def _put(self, asked: PutPipeline) -> object:
+        before = self.pipelines.get(asked.pipeline_id)
+        version = before.version if before else 0
+        if asked.expected is not None and (before is None or asked.expected != version):
+            return Error("conflict", f"expected version {asked.expected}, it is at {version}")
+        view = _wished(asked, version)
+        changed = view != before
+        if changed:
+            view = _wished(asked, version + 1)
+        self.pipelines[asked.pipeline_id] = view
+        return Put(view, before is None, changed, self.confirms)
 
     def _change(self, asked: ChangePipeline) -> object:
         view = self.pipelines.get(asked.pipeline_id)
@@ -183,27 +288,66 @@ class Peer:
 
     # the data plane ---------------------------------------------------------------------------------------
 
-    def wait_for_subscriber(self, topic: bytes) -> None:
-        """Until somebody subscribed to exactly this."""
-        while True:
-            assert self._publisher.poll(5000), f"nobody subscribes to {topic!r}"
-            if self._publisher.recv() == b"\x01" + topic:
-                return
+    def _relay(self, endpoint: str) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.XPUB)
+        socket.linger = 0
+        socket.setsockopt(zmq.XPUB_VERBOSE, 1)
+        socket.bind(endpoint)
+        return socket
+
+    def restart_relay(self) -> None:
+        """Close the relay of predictions and statuses, and open it again, as a broker that was restarted."""
+        self._publisher.unbind(self.predictions)
+        self._publisher.close(linger=0)
+        self._publisher = self._relay(self.predictions)
+
+    def wait_for_subscribers(self, *topics: bytes) -> None:
+        """Until somebody subscribed to exactly these."""
+        _wait_for(self._publisher, {b"\x01" + topic for topic in topics})
+
+    def wait_for_looker(self, pipeline_id: str) -> None:
+        """Until somebody wants pictures."""
+        _wait_for(self._picture_publisher, {b"\x01" + pipeline_topic(Kind.IMG, pipeline_id)})
+
+    def wait_for_no_looker(self, pipeline_id: str) -> None:
+        """Until nobody wants pictures any more."""
+        _wait_for(self._picture_publisher, {b"\x00" + pipeline_topic(Kind.IMG, pipeline_id)})
+
+    def picture(self, pipeline_id: str, seq: int, jpeg: bytes, *, source: int = 0) -> None:
+        """Send one picture."""
+        header = DataHeader(Kind.IMG, self.gen, 0, seq, sources=source)
+        self._picture_publisher.send_multipart([pipeline_topic(Kind.IMG, pipeline_id), header.pack(), jpeg])
 
     def publish(self, topic: bytes, header: DataHeader, body: object) -> None:
         """Send one message."""
         self._publisher.send_multipart([topic, header.pack(), msgpack.packb(body)])
 
-    def predict(self, pipeline_id: str, seq: int, *, gen: int = 3, text: str = "") -> None:
-        """Send one prediction."""
+    def predict(
+        self, pipeline_id: str, seq: int, *, gen: int = 0, text: str = "", source: int = 0, **first: Any
+    ) -> None:
+        """Send one prediction, of one object with these changes."""
         body = {
             "image": {"width": 640, "height": 480},
             "predictions": [
-                {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, "confidence": 0.9, "class": f"car{text}"}
+                {
+                    "x": 1.0,
+                    "y": 2.0,
+                    "width": 3.0,
+                    "height": 4.0,
+                    "confidence": 0.9,
+                    "class": f"car{text}",
+                    **first,
+                }
             ],
-            "inference_metadata": {"pipeline_id": pipeline_id, "device": "edge-1", "frame_id": seq + 1},
+            "inference_metadata": {
+                "source_id": source,
+                "pipeline_id": pipeline_id,
+                "device": "edge-1",
+                "frame_id": seq + 1,
+            },
         }
-        self.publish(pipeline_topic(Kind.PRED, pipeline_id), DataHeader(Kind.PRED, gen, 0, seq), body)
+        header = DataHeader(Kind.PRED, gen or self.gen, 0, seq)
+        self.publish(pipeline_topic(Kind.PRED, pipeline_id), header, body)
 
     def tell(self, stat: PipelineStat | DeviceStat, seq: int = 0) -> None:
         """Send one status."""
@@ -212,6 +356,12 @@ class Peer:
         else:
             topic, gen = device_topic(stat.device), 0
         self.publish(topic, DataHeader(Kind.STAT, gen, 0, seq), to_plain(stat))
+
+
+def _wait_for(publisher: zmq.Socket[bytes], messages: set[bytes]) -> None:
+    while messages:
+        assert publisher.poll(5000), f"these did not come: {messages}"
+        messages.discard(publisher.recv())
 
 
 def sha256(content: bytes) -> str:

@@ -94,7 +94,14 @@ def test_every_field_of_a_request_reaches_the_wish(http: httpx.Client, peer: Pee
     assert created.device == "edge-1"
     assert created.spec == PipelineSpec(
         MODEL,
-        (SourceSpec("rtsp://cam/1", {"frame_width": 1920.0, "fps": 30.0}),),
+        (
+            SourceSpec(
+                "rtsp://cam/1",
+                {"frame_width": 1920.0, "fps": 30.0},
+                filling="DROP_OLDEST",
+                consumption="EAGER",
+            ),
+        ),
         (UdpSink("127.0.0.1", 12000),),
         max_fps=7.5,
         confidence=0.5,
@@ -103,6 +110,37 @@ def test_every_field_of_a_request_reaches_the_wish(http: httpx.Client, peer: Pee
         max_candidates=100,
         max_detections=10,
         tracker="bytetrack",
+    )
+
+
+def test_several_sources_have_their_own_properties_and_one_strategy(http: httpx.Client, peer: Peer) -> None:
+    sources = ["rtsp://cam/1", 0, "/videos/a.mp4"]
+
+    each = http.post(
+        "/initialise", json=body(video_reference=sources, video_source_properties=[{"fps": 5}, None, {}])
+    )
+    listed = peer.asked[-1]
+    same = http.post(
+        "/initialise",
+        json=body(
+            video_reference=sources,
+            video_source_properties={"fps": 5},
+            source_buffer_filling_strategy="Drop_Latest",
+            source_buffer_consumption_strategy="lazy",
+        ),
+    )
+    shared = peer.asked[-1]
+
+    assert (each.status_code, same.status_code) == (200, 200), (each.text, same.text)
+    assert isinstance(listed, CreatePipeline)
+    assert listed.spec.sources == (
+        SourceSpec("rtsp://cam/1", {"fps": 5.0}),
+        SourceSpec(0),
+        SourceSpec(sources[2]),
+    )
+    assert isinstance(shared, CreatePipeline)
+    assert shared.spec.sources == tuple(
+        SourceSpec(source, {"fps": 5.0}, filling="DROP_LATEST", consumption="LAZY") for source in sources
     )
 
 
@@ -316,14 +354,21 @@ def test_a_body_that_is_no_request_is_422(
         ({"model_configuration": {"type": "classification"}}, 400, "object-detection"),
         ({"model_configuration": {"confidence": 1.5}}, 400, "confidence from 0 to 1"),
         ({"model_configuration": {"max_detections": 0}}, 400, "max_detections from 1"),
-        ({"source_buffer_filling_strategy": "ZZZ"}, 400, "WAIT, DROP_OLDEST"),
-        ({"source_buffer_consumption_strategy": "ZZZ"}, 400, "LAZY, EAGER"),
-        ({"video_reference": ["a", "b"]}, 400, "one source is supported per pipeline"),
+        ({"source_buffer_filling_strategy": "zzz"}, 500, "'ZZZ' is not a valid BufferFillingStrategy"),
+        ({"source_buffer_filling_strategy": "z" * 9999}, 500, "is not a valid BufferFillingStrategy"),
+        (
+            {"source_buffer_consumption_strategy": "ZZZ"},
+            500,
+            "'ZZZ' is not a valid BufferConsumptionStrategy",
+        ),
+        ({"video_reference": ["a"] * 17}, 400, "at most 16 video_reference"),
+        ({"video_reference": ["a", -1]}, 400, "device index"),
         ({"video_reference": []}, 500, "empty list"),
         ({"video_reference": -1}, 400, "device index"),
         ({"video_reference": 10**400}, 400, "device index"),
         ({"video_reference": ""}, 400, "video_reference"),
-        ({"video_source_properties": [{}, {}]}, 400, "one source"),
+        ({"video_source_properties": [{}, {}]}, 500, "each of 1 sources, came 2"),
+        ({"video_source_properties": []}, 500, "each of 1 sources, came 0"),
         ({"video_source_properties": {"a b": 1}}, 400, "frame_width"),
         ({"max_fps": 0}, 400, "max_fps"),
         ({"max_fps": 10**400}, 400, "max_fps"),
@@ -470,7 +515,6 @@ def test_without_a_broker_everything_is_503_in_the_originals_words(http: httpx.C
     ("method", "path", "status", "expected"),
     [
         ("GET", "/nothing", 404, {"detail": "Not Found"}),
-        ("GET", "/", 404, {"detail": "Not Found"}),
         ("POST", "/list_pipelines", 405, {"detail": "Method Not Allowed"}),
         ("GET", "/initialise", 405, {"detail": "Method Not Allowed"}),
         ("DELETE", "/status/x", 405, {"detail": "Method Not Allowed"}),

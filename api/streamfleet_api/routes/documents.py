@@ -1,0 +1,85 @@
+"""`/openapi.json`, and `/docs`: the same for people, on pages of our own that need nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from streamfleet_api.docs import page
+from streamfleet_api.openapi import document
+from streamfleet_api.routes.endpoint import JSON, Answer, Endpoint
+from streamfleet_api.routes.process import REFUSED
+from streamfleet_api.wire import render
+
+_FILES = {"docs.css": "text/css", "docs.js": "text/javascript"}
+_TEXT = {"type": "string"}
+
+# What stands on the page is text; should it ever get to be markup, it still runs nothing. (S28)
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+
+class DocumentRoutes:
+    """The endpoints. `describe` is told last what there is to describe, these themselves among it."""
+
+    def __init__(self) -> None:
+        folder = resources.files("streamfleet_api.docs")
+        self._files = {name: folder.joinpath(name).read_bytes() for name in _FILES}
+        self._document = b""
+        self._page = b""
+
+    def describe(self, endpoints: Sequence[Endpoint]) -> None:
+        """Write both documents, once."""
+        described = document(endpoints)
+        self._document = render(described)
+        self._page = page(described).encode()
+
+    def endpoints(self) -> list[Endpoint]:
+        """As they are declared."""
+        shapes = {"type": "object"}
+        return [
+            Endpoint(
+                *("GET", "/openapi.json", self.openapi, "openapi", "This document", "fleet"),
+                {200: Answer("OpenAPI 3.1.", schema=shapes, media=JSON), **REFUSED},
+                errors=frozenset(),
+            ),
+            Endpoint(
+                *("GET", "/docs", self.docs, "docs", "This document for people", "fleet"),
+                {200: Answer("A page.", media="text/html", schema=_TEXT), **REFUSED},
+                errors=frozenset(),
+            ),
+            Endpoint(
+                *("GET", "/docs/{name}", self.file, "docs_file", "A file of that page", "fleet"),
+                {
+                    200: Answer("The file.", media="text/css", schema=_TEXT),
+                    404: Answer("There is no such file.", media=JSON, schema=shapes),
+                    **REFUSED,
+                },
+                errors=frozenset(),
+                path_schemas={"name": {"type": "string", "enum": sorted(_FILES)}},
+            ),
+        ]
+
+    async def openapi(self, _request: Request) -> Response:
+        """For programs."""
+        return Response(self._document, media_type=JSON, headers={"cache-control": "no-cache"})
+
+    async def docs(self, _request: Request) -> Response:
+        """For people."""
+        return Response(self._page, media_type="text/html", headers=HEADERS)
+
+    async def file(self, request: Request) -> Response:
+        """One of two."""
+        name = request.path_params["name"]
+        if name not in self._files:
+            raise HTTPException(404)
+        return Response(self._files[name], media_type=_FILES[name], headers=HEADERS)

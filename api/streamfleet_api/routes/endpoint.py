@@ -1,0 +1,76 @@
+"""A route as it is declared: of this its place in the application and its documentation are made."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+
+Handler = Callable[[Request], Awaitable[ASGIApp]]
+
+# What any route of `/v2` may answer: the limits, the token, and what becomes of a question to the broker.
+NATIVE_ERRORS = frozenset({400, 401, 413, 415, 429, 502, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One way in which a route answers."""
+
+    text: str
+    model: Any = None  # a pydantic model or a dataclass; None: no body, or one of another type
+    media: str = JSON
+    schema: Mapping[str, Any] | None = None  # of a body that is no model
+    headers: Mapping[str, str] = field(default_factory=dict)  # name → what it says
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header that a client may send."""
+
+    name: str
+    text: str
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A body that a client sends."""
+
+    model: type[BaseModel] | None  # None: bytes
+    media: tuple[str, ...] = (JSON,)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One method of one path."""
+
+    method: str
+    path: str  # as Starlette writes it: `/v2/models/{model_id:path}`
+    handler: Handler
+    operation_id: str
+    summary: str
+    tag: str
+    answers: Mapping[int, Answer]
+    text: str = ""  # more than the summary says
+    errors: frozenset[int] = NATIVE_ERRORS  # answered as problem details
+    body: Content | None = None
+    query: type[BaseModel] | None = None
+    headers: tuple[Header, ...] = ()
+    path_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def route(self) -> Route:
+        """As Starlette takes it."""
+        return Route(self.path, self.handler, methods=[self.method], name=self.operation_id)
+
+
+def native(*more: int) -> frozenset[int]:
+    """The errors of a route of `/v2`: those that all have, and some of its own."""
+    return NATIVE_ERRORS | set(more)

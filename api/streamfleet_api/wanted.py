@@ -1,0 +1,148 @@
+"""From what a client asks of `/v2` to a wish of the fleet, and back for a patch. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from streamfleet_api.bodies import NewPipelineRequest, PipelinePatch, PipelineRequest, SourceRequest
+from streamfleet_api.schemas import validate
+from streamfleet_broker.protocol.reference import sanitised
+from streamfleet_broker.protocol.requests import CreatePipeline, PipelineView, PutPipeline
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink
+
+_BY_KEY = ("selector", "labels")  # a patch changes these key by key, everything else whole
+
+
+def spec_of(request: PipelineRequest, model: ModelRef) -> PipelineSpec:
+    """The pipeline that a request asks for."""
+    return PipelineSpec(
+        model=model,
+        sources=tuple(_source(source) for source in request.sources),
+        sinks=tuple(UdpSink(sink.host, sink.port) for sink in request.sinks),
+        max_fps=request.max_fps,
+        confidence=request.confidence,
+        iou_threshold=request.iou_threshold,
+        class_agnostic_nms=request.class_agnostic_nms,
+        max_candidates=request.max_candidates,
+        max_detections=request.max_detections,
+        tracker=request.tracker,
+    )
+
+
+def _source(source: str | int | SourceRequest) -> SourceSpec:
+    if not isinstance(source, SourceRequest):
+        return SourceSpec(source)
+    return SourceSpec(
+        source.reference,
+        source.properties,
+        source.mode,
+        source.max_fps,
+        source.filling,
+        source.consumption,
+    )
+
+
+def create(request: NewPipelineRequest, pipeline_id: str, model: ModelRef, key: str) -> CreatePipeline:
+    """The wish for a new pipeline."""
+    return CreatePipeline(
+        pipeline_id,
+        spec_of(request, model),
+        request.device,
+        request.selector,
+        request.labels,
+        _want(request),
+        key,
+        digest_of(request) if key else "",
+    )
+
+
+def put(request: PipelineRequest, pipeline_id: str, model: ModelRef, *, expected: int | None) -> PutPipeline:
+    """The wish that a pipeline is exactly so."""
+    return PutPipeline(
+        pipeline_id,
+        spec_of(request, model),
+        request.device,
+        request.selector,
+        request.labels,
+        _want(request),
+        expected,
+    )
+
+
+def _want(request: PipelineRequest) -> Literal["run", "pause"]:
+    return "pause" if request.paused else "run"
+
+
+def digest_of(request: NewPipelineRequest) -> str:
+    """The sha256 of what was asked for, however it was written."""
+    content = json.dumps(request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def patched(view: PipelineView, patch: PipelinePatch) -> PipelineRequest:
+    """What a pipeline is asked to be after a patch. Raises: Invalid when that is no pipeline any more."""
+    wanted = _as_request(view)
+    for name, value in patch.model_dump(exclude_unset=True).items():
+        if value is None:
+            wanted.pop(name, None)
+        elif name in _BY_KEY:
+            wanted[name] = _merged(wanted[name], value)
+        else:
+            wanted[name] = value
+    if patch.sources is not None:
+        wanted["sources"] = [
+            _with_credentials(source, view.spec.sources[number : number + 1])
+            for number, source in enumerate(wanted["sources"])
+        ]
+    return validate(wanted, PipelineRequest)
+
+
+def _as_request(view: PipelineView) -> dict[str, Any]:
+    spec = view.spec
+    return {
+        "model": spec.model.id,
+        "sources": [
+            {
+                "reference": source.reference,
+                "mode": source.mode,
+                "max_fps": source.max_fps,
+                "properties": source.properties,
+                "filling": source.filling,
+                "consumption": source.consumption,
+            }
+            for source in spec.sources
+        ],
+        "sinks": [{"type": "udp", "host": sink.host, "port": sink.port} for sink in spec.sinks],
+        "max_fps": spec.max_fps,
+        "confidence": spec.confidence,
+        "iou_threshold": spec.iou_threshold,
+        "class_agnostic_nms": spec.class_agnostic_nms,
+        "max_candidates": spec.max_candidates,
+        "max_detections": spec.max_detections,
+        "tracker": spec.tracker,
+        "device": view.requested,
+        "selector": view.selector,
+        "labels": view.labels,
+        "paused": view.want == "pause",
+    }
+
+
+def _merged(before: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    kept = {key: value for key, value in before.items() if key not in changes}
+    return {**kept, **{key: value for key, value in changes.items() if value is not None}}
+
+
+def merged_labels(before: Mapping[str, str], changes: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Labels after a patch; None takes all away."""
+    return {} if changes is None else _merged(before, changes)
+
+
+def _with_credentials(source: Any, stored: tuple[SourceSpec, ...]) -> Any:
+    """A source that came back as it was shown is the stored one: credentials are never shown."""
+    given = source["reference"] if isinstance(source, dict) else source
+    if not stored or given != sanitised(stored[0].reference):
+        return source
+    return {**source, "reference": stored[0].reference} if isinstance(source, dict) else stored[0].reference
