@@ -91,9 +91,9 @@ class PredictionFilter:
         """The document itself, or one of the wanted predictions alone, or None when it is not wanted."""
         about = document.get("inference_metadata")
         about = about if isinstance(about, dict) else {}
-        if self.devices and about.get("device") not in self.devices:
+        if self.devices and not _is_among(about.get("device"), self.devices):
             return None
-        if self.sources and about.get("source_id", 0) not in self.sources:
+        if self.sources and not _is_among(about.get("source_id", 0), self.sources):
             return None
         if not self.classes and not self.min_confidence:
             return document
@@ -108,7 +108,12 @@ class PredictionFilter:
         confidence = prediction.get("confidence", 0.0)
         if not isinstance(confidence, int | float) or confidence < self.min_confidence:
             return False
-        return not self.classes or prediction.get("class") in self.classes
+        return not self.classes or _is_among(prediction.get("class"), self.classes)
+
+
+def _is_among(value: Any, chosen: frozenset[Any]) -> bool:
+    """A device may say anything: not all of it can be looked up."""
+    return isinstance(value, str | int) and value in chosen
 
 
 @dataclass(frozen=True, slots=True)
