@@ -22,6 +22,9 @@ from streamfleet_broker.protocol.keyfile import KeyExposed
 
 logger = logging.getLogger("streamfleet_api")
 
+_MAX_SAID = 4096  # bytes that a client of a WebSocket may say: it has nothing to say
+_UNTAKEN = 60  # seconds for which sent bytes may stay with us
+_PING = 20.0  # seconds between two signs of life of a WebSocket
 _STOP = 1  # seconds that requests under way have when the process is told to stop
 
 
@@ -66,6 +69,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as exc:
         raise BadConfig(f"--host {host}: {exc}") from exc
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _lose_the_dead(listener)
     try:
         listener.bind(address)
     except OSError as exc:
@@ -73,6 +77,18 @@ def listen(host: str, port: int) -> socket.socket:
         text = "is it in use? choose another with --port" if exc.errno == 98 else "choose another --host"
         raise BadConfig(f"cannot listen on {host}, --port {port} ({exc.strerror}): {text}") from exc
     return listener
+
+
+def _lose_the_dead(listener: socket.socket) -> None:
+    """Let the kernel drop whoever takes nothing or is not there any more: every connection inherits this."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in (
+        (socket.TCP_KEEPIDLE, 20),
+        (socket.TCP_KEEPINTVL, 10),
+        (socket.TCP_KEEPCNT, 4),
+        (socket.TCP_USER_TIMEOUT, _UNTAKEN * 1000),
+    ):
+        listener.setsockopt(socket.IPPROTO_TCP, option, seconds)
 
 
 async def serve(config: Config, token: str, listener: socket.socket) -> None:
@@ -96,7 +112,11 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http="h11",
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=_MAX_SAID,
+                ws_per_message_deflate=False,
+                ws_ping_interval=_PING,
+                ws_ping_timeout=_PING,
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -111,7 +131,7 @@ class _Server(uvicorn.Server):
             signal.signal(number, lambda *_: None)  # uvicorn raises them again when all is closed
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._services.predictions.end)
+        self._loop.call_soon_threadsafe(self._services.audience.end)
         super().handle_exit(sig, frame)
 
 

@@ -1,20 +1,25 @@
 """Who may ask: programs on this host, trusted networks, and whoever holds the operator's token. (S6)
 
-A device's session ticket opens the bulk addresses, for reading, and nothing else.
+A device's session ticket opens the bulk addresses, for reading, and nothing else. A page in a browser, which
+can send no header with a stream, opens one with a ticket that is good once and for 30 s. (S25)
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
+import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamfleet_api.errors import answer
@@ -27,7 +32,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _OPEN = frozenset({"/healthz", "/readyz"})
 _BULK = "/v2/blobs/"
+_STREAM = re.compile(r"/v2/(predictions|status|events|pipelines/[^/]+/pictures?)")
 _FORWARDED = ("forwarded", "x-forwarded-for")
+
+
+TICKET_TTL = 30.0  # seconds
+MAX_TICKETS = 1_000
 
 
 def load_token(path: Path) -> tuple[str, bool]:
@@ -67,6 +77,38 @@ class Door:
         return host in self.names or _address(host) is not None
 
 
+class Tickets:
+    """Tickets that each open one stream, once and soon. `now` is in monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._ends: OrderedDict[bytes, float] = OrderedDict()  # by the sha256 of the ticket, oldest first
+
+    def issue(self, now: float) -> str:
+        """A new one; the oldest goes when there are too many."""
+        ticket = secrets.token_urlsafe(32)
+        self._ends[_digest(ticket)] = now + TICKET_TTL
+        while len(self._ends) > MAX_TICKETS:
+            self._ends.popitem(last=False)
+        return ticket
+
+    def redeem(self, ticket: str, now: float) -> bool:
+        """Is it good? It is not any more."""
+        return self._ends.pop(_digest(ticket), now) > now
+
+
+def _digest(ticket: str) -> bytes:
+    return hashlib.sha256(ticket.encode("utf-8", "replace")).digest()
+
+
+def is_own_page(headers: Headers) -> bool:
+    """Does a program ask, or a page that this api itself showed? No page of somebody else. (S27)"""
+    origin = headers.get("origin")
+    if origin is None:
+        return True
+    parts = urlsplit(origin)
+    return parts.scheme in ("http", "https") and parts.netloc.lower() == headers.get("host", "").lower()
+
+
 def names_of_this_host() -> frozenset[str]:
     """What programs on this host may call it."""
     return frozenset({"localhost", "ip6-localhost", socket.gethostname().lower()})
@@ -81,18 +123,23 @@ def bearer_of(headers: Headers) -> str | None:
 class Authorise:
     """The one place that every request passes."""
 
-    def __init__(self, app: ASGIApp, door: Door, link: Link) -> None:
+    def __init__(self, app: ASGIApp, door: Door, link: Link, tickets: Tickets) -> None:
         self._app = app
         self._door = door
         self._link = link
+        self._tickets = tickets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN:
+        if scope["type"] == "lifespan" or scope["path"] in _OPEN:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         peer = scope["client"][0] if scope.get("client") else None
-        if self._door.admits(peer, headers) or await self._opens_bulk(scope, headers):
+        if (
+            self._door.admits(peer, headers)
+            or self._opens_stream(scope)
+            or await self._opens_bulk(scope, headers)
+        ):
             await self._app(scope, receive, send)
             return
         refusal = Problem(
@@ -101,11 +148,21 @@ class Authorise:
             "its data directory, in api/token",
             headers={"www-authenticate": "Bearer"},
         )
-        await answer(Request(scope), refusal)(scope, receive, send)
+        await answer(HTTPConnection(scope), refusal)(scope, receive, send)
+
+    def _opens_stream(self, scope: Scope) -> bool:
+        if scope.get("method", "GET") != "GET" or not _STREAM.fullmatch(scope["path"]):
+            return False
+        given = parse_qs(scope["query_string"].decode("ascii", "replace")).get("ticket", [])
+        return len(given) == 1 and self._tickets.redeem(given[0], time.monotonic())
 
     async def _opens_bulk(self, scope: Scope, headers: Headers) -> bool:
         ticket = bearer_of(headers)
-        if ticket is None or scope["method"] not in ("GET", "HEAD") or not scope["path"].startswith(_BULK):
+        if (
+            ticket is None
+            or scope.get("method") not in ("GET", "HEAD")
+            or not scope["path"].startswith(_BULK)
+        ):
             return False
         try:
             return isinstance(await self._link.ask(CheckTicket(ticket), object, timeout=2.0), str)

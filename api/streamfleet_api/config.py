@@ -15,6 +15,7 @@ from streamfleet_api.link import CurveKeys
 from streamfleet_broker.protocol.keyfile import read_private
 
 MAX_UPLOAD = 4 * 1024**3  # bytes
+STUCK = 30.0  # seconds for which a client of a stream may take nothing
 MAX_SOCKET_PATH = 107  # bytes that the kernel gives the path of a unix socket
 
 
@@ -36,6 +37,7 @@ class Config:
     trust: tuple[Network, ...] = ()
     model_cache_dir: Path | None = None
     max_upload: int = MAX_UPLOAD
+    stuck: float = STUCK
 
     @property
     def token_path(self) -> Path:

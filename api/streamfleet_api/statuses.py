@@ -1,4 +1,7 @@
-"""The last `stat` document of each pipeline and device, with its age. Nobody is ever asked for a status."""
+"""The last `stat` document of each pipeline and device, with its age, and all of them as they come.
+
+Nobody is ever asked for a status.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,23 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgpack
 import zmq.asyncio
 
+from streamfleet_api.audience import Audience, Follower, Hub
+from streamfleet_api.backlog import Backlog, Message
+from streamfleet_api.filters import StatusFilter
 from streamfleet_api.link import CurveKeys
-from streamfleet_api.subscriber import UNREADABLE, Order, subscriber
+from streamfleet_api.roster import Roster
+from streamfleet_api.subscriber import UNREADABLE, Key, Order, received, subscriber
 from streamfleet_api.wire import render
 from streamfleet_broker.protocol.data import split
 from streamfleet_broker.protocol.errors import BadData
+from streamfleet_broker.protocol.requests import PipelineView
 from streamfleet_broker.protocol.status import DeviceStat, PipelineStat
 from streamfleet_broker.protocol.values import from_plain
 
@@ -37,24 +45,37 @@ class Seen(Generic[T]):
     age: float  # seconds
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[T]):
+    order: Order
+    stat: T
+    message: Message
+
+
 class Board:
     """The documents. It has no socket and no clock: `now` is in monotonic seconds."""
 
     def __init__(self, *, limit: int = MAX_SUBJECTS) -> None:
         self._limit = limit
-        self._pipelines: OrderedDict[str, tuple[Order, PipelineStat]] = OrderedDict()
-        self._devices: OrderedDict[str, tuple[Order, DeviceStat]] = OrderedDict()
+        self._pipelines: OrderedDict[str, _Entry[PipelineStat]] = OrderedDict()
+        self._devices: OrderedDict[str, _Entry[DeviceStat]] = OrderedDict()
 
-    def receive(self, frames: Sequence[bytes], now: float) -> None:
-        """Keep a document, unless a later one came before it. Raises: BadData."""
+    def receive(
+        self, frames: Sequence[bytes], now: float
+    ) -> tuple[PipelineStat | DeviceStat, Message] | None:
+        """Keep a document, and what tells it; None when a later one came before it. Raises: BadData."""
         subject, header, body = split(frames)
         try:
             plain = msgpack.unpackb(body)
-            render(plain)  # what cannot be shown is refused here, not in every answer that would hold it
+            # What cannot be shown is refused here, not in every answer that would hold it.
+            message = Message("status", render(plain), subject=subject)
             if subject.startswith("@"):
-                self._keep(self._devices, subject[1:], header.key, from_plain(plain, DeviceStat), now)
-            else:
-                self._keep(self._pipelines, subject, header.key, from_plain(plain, PipelineStat), now)
+                device = from_plain(plain, DeviceStat)
+                kept = self._keep(self._devices, subject[1:], header.key, device, message, now)
+                return (device, message) if kept else None
+            pipeline = from_plain(plain, PipelineStat)
+            kept = self._keep(self._pipelines, subject, header.key, pipeline, message, now)
+            return (pipeline, message) if kept else None
         except UNREADABLE as exc:
             raise BadData("a stat document", f"{type(exc).__name__}: {exc}") from exc
 
@@ -66,39 +87,65 @@ class Board:
         """The last document of a device, None when there was none."""
         return self._seen(self._devices, device, now)
 
+    def told(self, chosen: StatusFilter, labels: Callable[[str], Mapping[str, str] | None]) -> list[Message]:
+        """The last documents of all that was chosen, devices first."""
+        devices = [entry.message for name, entry in self._devices.items() if chosen.wants_device(name)]
+        return devices + [
+            entry.message
+            for pipeline_id, entry in self._pipelines.items()
+            if chosen.wants_pipeline(pipeline_id, entry.stat.device, labels(pipeline_id))
+        ]
+
+    def retain(self, pipeline_ids: Collection[str]) -> None:
+        """Forget all other pipelines."""
+        for pipeline_id in [each for each in self._pipelines if each not in pipeline_ids]:
+            del self._pipelines[pipeline_id]
+
     def _keep(
         self,
-        table: OrderedDict[str, tuple[Order, T]],
+        table: OrderedDict[str, _Entry[T]],
         subject: str,
-        key: tuple[int, int, int],
+        key: Key,
         stat: T,
+        message: Message,
         now: float,
-    ) -> None:
-        order = table[subject][0] if subject in table else Order()
+    ) -> bool:
+        order = table[subject].order if subject in table else Order()
         if order.accept(key, now) is None:
-            return
-        table[subject] = (order, stat)
+            return False
+        table[subject] = _Entry(order, stat, message)
         table.move_to_end(subject)
         if len(table) > self._limit:
             table.popitem(last=False)
+        return True
 
     @staticmethod
-    def _seen(table: OrderedDict[str, tuple[Order, T]], subject: str, now: float) -> Seen[T] | None:
+    def _seen(table: OrderedDict[str, _Entry[T]], subject: str, now: float) -> Seen[T] | None:
         if subject not in table:
             return None
-        order, stat = table[subject]
-        return Seen(stat, now - order.heard)
+        entry = table[subject]
+        return Seen(entry.stat, now - entry.order.heard)
 
 
 class Statuses:
-    """The board, fed by a subscription to every `stat` of the fleet."""
+    """The board, fed by a subscription to every `stat` of the fleet, and those who follow it."""
 
-    def __init__(self, context: zmq.asyncio.Context, endpoint: str, keys: CurveKeys | None) -> None:
+    def __init__(
+        self,
+        context: zmq.asyncio.Context,
+        endpoint: str,
+        keys: CurveKeys | None,
+        audience: Audience,
+        roster: Roster,
+    ) -> None:
         self._context = context
         self._endpoint = endpoint
         self._keys = keys
+        self._roster = roster
+        self._hub: Hub[StatusFilter] = Hub(audience)
         self._board = Board()
         self._task: asyncio.Task[None] | None = None
+        roster.when_seen(self._retain)
 
     async def start(self) -> None:
         """Subscribe; the relay need not be there yet."""
@@ -119,12 +166,40 @@ class Statuses:
         """The last document of a device, None when there was none."""
         return self._board.device(device, time.monotonic())
 
+    @contextlib.contextmanager
+    def follow(self, chosen: StatusFilter) -> Iterator[Follower]:
+        """A follower of what was chosen: the last known first, then what comes. Raises: TooManyFollowers.
+
+        Of each pipeline and device the newest waits, so a slow follower misses nothing that is still true.
+        """
+        watched = self._roster.watched() if chosen.selector.needs else contextlib.nullcontext()
+        with watched, self._hub.follow(chosen, Backlog(max_messages=MAX_SUBJECTS)) as follower:
+            for message in self._board.told(chosen, self._roster.labels):
+                follower.push(message)
+            yield follower
+
     async def _run(self) -> None:
         with subscriber(self._context, self._endpoint, self._keys) as socket:
             socket.subscribe(b"v1/stat/")
-            while True:
-                frames = await socket.recv_multipart()
+            async for frames in received(socket):
                 try:
-                    self._board.receive(frames, time.monotonic())
+                    news = self._board.receive(frames, time.monotonic())
                 except BadData as exc:
                     logger.warning("relay: dropped a status: %s", exc)
+                    continue
+                if news is not None and self._hub.groups:
+                    self._tell(*news)
+
+    def _tell(self, stat: PipelineStat | DeviceStat, message: Message) -> None:
+        for chosen, followers in self._hub.groups.items():
+            if self._wants(chosen, stat):
+                for follower in followers:
+                    follower.push(message)
+
+    def _wants(self, chosen: StatusFilter, stat: PipelineStat | DeviceStat) -> bool:
+        if isinstance(stat, DeviceStat):
+            return chosen.wants_device(stat.device)
+        return chosen.wants_pipeline(stat.pipeline_id, stat.device, self._roster.labels(stat.pipeline_id))
+
+    def _retain(self, pipelines: Mapping[str, PipelineView]) -> None:
+        self._board.retain(pipelines)

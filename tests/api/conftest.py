@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from streamfleet_api.cli import cli
+from streamfleet_broker.protocol.requests import GetPipeline
 from tests.api.peer import Peer
 
 DEADLINE = 20.0  # seconds for a process to start
@@ -28,13 +29,15 @@ class Api:
 
     def __init__(self, folder: Path, peer: Peer, *options: str) -> None:
         self.folder = folder
+        self._peer = peer
         self.log = folder / "api.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.cache = folder / "cache"
         self._command = [sys.executable, "-m", "streamfleet_api", "--data-dir", str(folder / "api")]
         self._command += ["--port", str(self.port), "--broker", peer.endpoint]
-        self._command += ["--predictions", peer.predictions, "--model-cache-dir", str(self.cache), *options]
+        self._command += ["--predictions", peer.predictions, "--pictures", peer.pictures]
+        self._command += ["--model-cache-dir", str(self.cache), *options]
         self.start()
 
     def start(self) -> None:
@@ -43,6 +46,15 @@ class Api:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
         self.http = httpx.Client(base_url=self.url, timeout=15, trust_env=False)
         self._wait()
+
+    def wait_for_follower(self, pipeline_id: str) -> None:
+        """Until somebody follows this pipeline."""
+        deadline = time.monotonic() + DEADLINE
+        while GetPipeline(pipeline_id) not in self._peer.asked:
+            assert time.monotonic() < deadline, "nobody follows"
+            time.sleep(0.01)
+        # The answer to that question came before the answer to this one.
+        assert self.http.get("/list_pipelines").status_code == 200
 
     @property
     def token(self) -> str:
@@ -129,7 +141,7 @@ def one_peer(short_dir: Path) -> Iterator[Peer]:
 def one_api(short_dir: Path, one_peer: Peer) -> Iterator[Api]:
     """The session's api."""
     api = Api(short_dir, one_peer)
-    one_peer.wait_for_subscriber(b"v1/stat/")
+    one_peer.wait_for_subscribers(b"v1/stat/", b"v1/pred/")
     yield api
     assert api.stop() == 0
     assert "Traceback" not in api.log.read_text()

@@ -303,7 +303,7 @@ def test_tail_prints_predictions_as_they_happen(api: Api, run: Command, peer: Pe
     tail = threading.Thread(target=lambda: found.append(run.process(*arguments)), name="tail")
     tail.start()
 
-    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    api.wait_for_follower("tailed")
     for seq in (0, 5):
         peer.predict("tailed", seq)
     tail.join(20)
@@ -317,11 +317,11 @@ def test_tail_prints_predictions_as_they_happen(api: Api, run: Command, peer: Pe
         assert lines == ["tailed edge-1 #1 car 0.90 (1,2)", "tailed edge-1 #6 car 0.90 (1,2)"]
 
 
-def test_tail_shows_the_short_ids_on_a_terminal(run: Command, peer: Peer) -> None:
+def test_tail_shows_the_short_ids_on_a_terminal(api: Api, run: Command, peer: Peer) -> None:
     peer.pipelines |= {each: pipeline(each) for each in (DOOR, GATE)}
 
     def predict() -> None:
-        peer.wait_for_subscriber(f"v1/pred/{GATE}/".encode())
+        api.wait_for_follower(GATE)
         peer.predict(GATE, 0)
 
     shown = on_terminal(run, "tail", "90e1c1b2-7", "-n", "1", meanwhile=predict)
@@ -332,14 +332,17 @@ def test_tail_shows_the_short_ids_on_a_terminal(run: Command, peer: Peer) -> Non
 def test_tail_outlives_an_api_that_restarts(own_api: Api, peer: Peer) -> None:
     peer.pipelines["tailed"] = pipeline("tailed")
     tail = Command(own_api).start("tail", "tailed", "-n", "2")
-    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    peer.wait_for_subscribers(b"v1/pred/")
+    own_api.wait_for_follower("tailed")
     peer.predict("tailed", 0)
     assert tail.stdout is not None
     assert tail.stdout.readline() == "tailed edge-1 #1 car 0.90 (1,2)\n"
 
     own_api.stop()
+    peer.asked.clear()
     own_api.start()
-    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    peer.wait_for_subscribers(b"v1/pred/")
+    own_api.wait_for_follower("tailed")
     peer.predict("tailed", 1)
     stdout, stderr = tail.communicate(timeout=20)
 
@@ -349,19 +352,20 @@ def test_tail_outlives_an_api_that_restarts(own_api: Api, peer: Peer) -> None:
 
 
 def test_tail_gives_up_on_a_fleet_that_stays_away(own_api: Api, peer: Peer) -> None:
+    peer.pipelines["tailed"] = pipeline("tailed")
     said: list[str] = []
     client = Client(own_api.url, None)
     found: list[str] = []
 
     def tail() -> None:
         try:
-            list(follow(client, "/v2/predictions", said.append, patience=0.1))
+            list(follow(client, "/v2/predictions?pipeline=tailed", said.append, patience=0.1))
         except CommandFailed as exc:
             found.append(str(exc))
 
     thread = threading.Thread(target=tail, name="tail")
     thread.start()
-    peer.wait_for_subscriber(b"v1/pred/")
+    own_api.wait_for_follower("tailed")
     own_api.stop()
     thread.join(10)
     client.close()
@@ -373,7 +377,6 @@ def test_tail_gives_up_on_a_fleet_that_stays_away(own_api: Api, peer: Peer) -> N
 
 def test_tail_says_that_nothing_comes_and_ends_quietly_by_ctrl_c(run: Command, peer: Peer) -> None:
     tail = run.start("tail")
-    peer.wait_for_subscriber(b"v1/pred/")
     assert tail.stderr is not None
 
     silence = tail.stderr.readline()
@@ -384,11 +387,11 @@ def test_tail_says_that_nothing_comes_and_ends_quietly_by_ctrl_c(run: Command, p
     assert (tail.returncode, stdout, stderr) == (130, "", "")
 
 
-def test_tail_into_a_full_disk_is_one_line(run: Command, peer: Peer) -> None:
+def test_tail_into_a_full_disk_is_one_line(api: Api, run: Command, peer: Peer) -> None:
     peer.pipelines["tailed"] = pipeline("tailed")
     with Path("/dev/full").open("wb") as full:
         tail = run.start("tail", "tailed", stdout=full)
-        peer.wait_for_subscriber(b"v1/pred/tailed/")
+        api.wait_for_follower("tailed")
         peer.predict("tailed", 0)
         _, stderr = tail.communicate(timeout=20)
 
@@ -396,10 +399,10 @@ def test_tail_into_a_full_disk_is_one_line(run: Command, peer: Peer) -> None:
     assert tail.returncode == 1
 
 
-def test_tail_whose_reader_left_is_silent(run: Command, peer: Peer) -> None:
+def test_tail_whose_reader_left_is_silent(api: Api, run: Command, peer: Peer) -> None:
     peer.pipelines["tailed"] = pipeline("tailed")
     tail = run.start("tail", "tailed")
-    peer.wait_for_subscriber(b"v1/pred/tailed/")
+    api.wait_for_follower("tailed")
     assert tail.stdout is not None
     tail.stdout.close()
     assert tail.stderr is not None
