@@ -1,121 +1,189 @@
-"""Frames a second of one camera through a whole fleet, beside the bare loop of the same run.
+"""Frames a second through a whole fleet, beside the bare loop of the same run.
 
-The bare loop does what a program without a fleet would do in one process: decode, letterbox, run, suppress
-overlapping boxes. It has the better of two arrangements: one frame after the other with all of ONNX Runtime's
-threads, or as many frames side by side as there are cores with one thread each.
+From the moment when every video has given its first result until one of them ends or the time is over. Of the
+fleet: files as fast as they go, all through one worker and one engine, counted where the datagrams arrive. Of
+the bare loop (bare.py): the same files, counted where the detections are known. The rounds alternate between
+the two, so that both see the same machine; the ratio is taken within each round. The baseline is the
+arrangement with the best median.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-import onnxruntime
+from benchmarks import bare
+from benchmarks.bare import ARRANGEMENTS, Played, Task
+from benchmarks.fleets import delete_all, names, put, running
+from benchmarks.receiver import Arrival, Receiver, boot_ns, heard
+from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
+from benchmarks.setting import Setting
+from tests.fleet.harness import Fleet, wait_for
 
-from streamfleet_api.demo import demo_model
-from tests.fleet.harness import Fleet, UdpReceiver, short_folder
-from tests.videos import write_pattern
-
-FRAMES = 600
-ROUNDS = 5
-SIDE = 320  # pixels of the model's input
+LIMITS = {1: 0.90, 4: 0.95}  # by cameras: of the best arrangement
+COUNTS_AGREE = 0.01  # of the detections in the same frames
+_FLEET = "fleet"
+_START = 20.0  # seconds for all cameras to be there
+_SILENCE_NS = 10**9  # after which all files are at their end
 
 
-def run() -> str:
-    """The table."""
-    with tempfile.TemporaryDirectory() as folder, short_folder() as home:
-        model, video = Path(folder) / "demo.onnx", Path(folder) / "pattern.avi"
-        model.write_bytes(demo_model())
-        write_pattern(video, FRAMES, width=768, height=576)
-        fleet = Fleet(home)
-        try:
-            fleet.start()
-            fleet.add_model("shapes/1", model)
-            measured = [(bare(model, video), of_fleet(fleet, video)) for _ in range(ROUNDS)]
-        finally:
-            fleet.stop()
-    best, ours = (statistics.median(column) for column in zip(*measured, strict=True))
-    ratio = statistics.median(fleet / bare for bare, fleet in measured)
-    return "\n".join(
-        [
-            f"throughput of one camera, {FRAMES} frames of 768x576, demo model, median of {ROUNDS} rounds",
-            f"{'bare loop, better arrangement':32} {best:8.1f} frames/s",
-            f"{'through the fleet, as datagrams':32} {ours:8.1f} frames/s",
-            f"{'ratio, pair by pair':32} {ratio:8.2f}",
-        ]
+def run(setting: Setting) -> Report:
+    """Measure 1, 2, 4 and 8 cameras."""
+    sizes = setting.pick((1, 2, 4, 8), (1,))
+    seconds = setting.pick(4.0, 0.7)
+    rounds: dict[str, list[float]] = {}
+    differences: list[float] = []
+    with running(setting, capacity=max(sizes)) as fleet:
+        measure(fleet, setting, sizes[0], 1.0)  # nobody pays for the first time
+        for cameras in sizes:
+            for _ in range(setting.rounds_of(4 if cameras in LIMITS else 3)):
+                difference = one_round(fleet, setting, cameras, seconds, rounds)
+                differences.append(difference)
+    return report(setting, sizes, rounds, differences, seconds=seconds)
+
+
+def one_round(
+    fleet: Fleet, setting: Setting, cameras: int, seconds: float, rounds: dict[str, list[float]]
+) -> float:
+    """Every arrangement and the fleet, once; how far their counts of detections lie apart."""
+    task = Task(setting.model, setting.manifest, (setting.video,) * cameras, seconds)
+    counted: dict[str, list[Played]] = {}
+    for arrangement in ARRANGEMENTS:
+        counted[arrangement] = bare.play(arrangement, task)
+    counted[_FLEET] = measure(fleet, setting, cameras, seconds)
+    for name, played in counted.items():
+        rate = bare.rate([each.times for each in played], seconds)
+        rounds.setdefault(key(name, cameras), []).append(rate)
+    return max(difference_of(counted[_FLEET], counted[name]) for name in ARRANGEMENTS)
+
+
+def measure(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> list[Played]:
+    """What the fleet makes of each video."""
+    wished = names(cameras)
+    with Receiver() as receiver, ThreadPoolExecutor(cameras) as pool:
+        list(pool.map(lambda name: put(fleet, name, str(setting.video), port=receiver.port), wished))
+        wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera", timeout=_START)
+        until = max(receiver.began_ns.values()) + round(seconds * 1e9)
+        wait_for(
+            lambda: (
+                receiver.arrivals[-1].at_ns > until or boot_ns() - receiver.arrivals[-1].at_ns > _SILENCE_NS
+            ),
+            "the end of the measurement",
+            timeout=seconds + 10,
+            every=0.1,
+        )
+        delete_all(fleet)
+        return played_by(receiver.arrivals, wished)
+
+
+def played_by(arrivals: Sequence[Arrival], wished: Sequence[str]) -> list[Played]:
+    """The datagrams, video by video. They come in the order of the frames."""
+    played = {name: Played([], []) for name in wished}
+    for arrival in arrivals:
+        told = heard(arrival)
+        played[told.pipeline_id].times.append(arrival.at_ns / 1e9)
+        played[told.pipeline_id].detections.append(told.detections)
+    return [played[name] for name in wished]
+
+
+def difference_of(ours: Sequence[Played], theirs: Sequence[Played]) -> float:
+    """How far the counts of detections lie apart in the frames that both have, as a part of theirs."""
+    pairs = [
+        pair
+        for one, other in zip(ours, theirs, strict=True)
+        for pair in zip(one.detections, other.detections, strict=False)
+    ]
+    expected = sum(count for _, count in pairs)
+    return abs(sum(count for count, _ in pairs) - expected) / max(expected, 1)
+
+
+def report(
+    setting: Setting,
+    sizes: Sequence[int],
+    rounds: dict[str, list[float]],
+    differences: list[float],
+    *,
+    seconds: float,
+) -> Report:
+    """Medians; the ratio of each round is to the arrangement whose median is the best."""
+    best = {cameras: best_arrangement(rounds, cameras) for cameras in sizes}
+    ratios = {cameras: ratio(rounds, cameras, best[cameras]) for cameras in sizes}
+    rows = tuple(
+        Row(
+            f"{cameras} camera{'s' if cameras > 1 else ''}",
+            (
+                *(statistics.median(rounds[key(name, cameras)]) for name in (*ARRANGEMENTS, _FLEET)),
+                ratios[cameras],
+                LIMITS.get(cameras),
+                best[cameras],
+            ),
+        )
+        for cameras in sizes
+    )
+    columns = (*(Column(name) for name in (*ARRANGEMENTS, _FLEET)), Column("ratio", digits=3))
+    checks = [
+        Check(
+            f"{cameras} cameras, of the best bare loop", ratios[cameras], LIMITS[cameras], "", at_least=True
+        )
+        for cameras in sizes
+        if cameras in LIMITS
+    ]
+    checks.append(Check("counts of detections differ by", 100 * max(differences), 100 * COUNTS_AGREE, "%"))
+    return Report(
+        name="throughput",
+        title=f"Throughput: {setting.model_name} on {setting.video_name}",
+        sizes={
+            "cameras": list(sizes),
+            "seconds": seconds,
+            "rounds": {str(n): len(rounds[key(_FLEET, n)]) for n in sizes},
+            "model": setting.model_name,
+            "video": setting.video_name,
+        },
+        tables=(Table("frames/s", (*columns, Column("limit", digits=2), Column("best bare loop")), rows),),
+        charts=charts(sizes, rounds, ratios),
+        checks=tuple(checks),
+        rounds={**rounds, "differences of counts": differences},
     )
 
 
-def of_fleet(fleet: Fleet, video: Path) -> float:
-    """Frames a second between the first datagram and the last."""
-    receiver = UdpReceiver()
-    try:
-        pipeline_id = fleet.initialise(str(video), "shapes/1", receiver.port)
-        receiver.wait_for(FRAMES, timeout=120)
-        fleet.command_pipeline("terminate", pipeline_id)
-        return (FRAMES - 1) / (receiver.times[FRAMES - 1] - receiver.times[0])
-    finally:
-        receiver.close()
+def charts(
+    sizes: Sequence[int], rounds: dict[str, list[float]], ratios: dict[int, float]
+) -> tuple[Bars, Bars]:
+    """Frames a second, and the ratio beside its limit."""
+    groups = tuple(f"{cameras} camera{'s' if cameras > 1 else ''}" for cameras in sizes)
+    rates = tuple(
+        Series(name, tuple(statistics.median(rounds[key(name, cameras)]) for cameras in sizes))
+        for name in (*ARRANGEMENTS, _FLEET)
+    )
+    return (
+        Bars("All cameras together (higher is better)", "frames/s", groups, rates, digits=0),
+        Bars(
+            "The fleet, of the best bare loop",
+            "ratio",
+            groups,
+            (
+                Series("ratio, pair by pair", tuple(ratios[cameras] for cameras in sizes)),
+                Series("limit", tuple(LIMITS.get(cameras) for cameras in sizes)),
+            ),
+            limit=1.0,
+            limit_name="the bare loop",
+            digits=2,
+        ),
+    )
 
 
-def bare(model: Path, video: Path) -> float:
-    """Frames a second of the better arrangement."""
-    return max(one_by_one(model, video), side_by_side(model, video))
+def best_arrangement(rounds: dict[str, list[float]], cameras: int) -> str:
+    """The one with the best median."""
+    return max(ARRANGEMENTS, key=lambda name: statistics.median(rounds[key(name, cameras)]))
 
 
-def one_by_one(model: Path, video: Path) -> float:
-    """One frame after the other."""
-    session = onnxruntime.InferenceSession(model.read_bytes())
-    started = time.monotonic()
-    for blob in blobs(video):
-        boxes(session.run(None, {"images": blob})[0])
-    return FRAMES / (time.monotonic() - started)
+def ratio(rounds: dict[str, list[float]], cameras: int, arrangement: str) -> float:
+    """The median over the rounds of fleet to bare loop."""
+    pairs = zip(rounds[key(_FLEET, cameras)], rounds[key(arrangement, cameras)], strict=True)
+    return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
-def side_by_side(model: Path, video: Path) -> float:
-    """As many frames at once as there are cores."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.read_bytes(), options)
-    cores = os.cpu_count() or 1
-    started = time.monotonic()
-    with ThreadPoolExecutor(cores) as pool:
-        pending = []
-        for blob in blobs(video):
-            pending.append(pool.submit(lambda blob: boxes(session.run(None, {"images": blob})[0]), blob))
-            if len(pending) > cores:
-                pending.pop(0).result()
-        for each in pending:
-            each.result()
-    return FRAMES / (time.monotonic() - started)
-
-
-def blobs(video: Path) -> Iterator[npt.NDArray[np.float32]]:
-    """The frames as the model takes them."""
-    capture = cv2.VideoCapture(str(video))
-    while True:
-        ok, frame = capture.read()
-        if not ok:
-            return
-        scale = SIDE / max(frame.shape[:2])
-        small = cv2.resize(frame, (round(frame.shape[1] * scale), round(frame.shape[0] * scale)))
-        canvas = np.full((SIDE, SIDE, 3), 114, np.uint8)
-        top = (SIDE - small.shape[0]) // 2
-        canvas[top : top + small.shape[0], : small.shape[1]] = small
-        yield cv2.dnn.blobFromImage(canvas, 1 / 255, swapRB=True).astype(np.float32)
-
-
-def boxes(output: npt.NDArray[np.float32]) -> int:
-    """How many boxes stay."""
-    rows = output[0].T
-    rows = rows[rows[:, 4:].max(1) > 0.4]
-    corners = np.concatenate([rows[:, :2] - rows[:, 2:4] / 2, rows[:, 2:4]], 1).astype(float)
-    return len(cv2.dnn.NMSBoxesBatched(corners, rows[:, 4:].max(1), rows[:, 4:].argmax(1), 0.4, 0.3))
+def key(name: str, cameras: int) -> str:
+    """What the rounds of this are called."""
+    return f"{name}, {cameras} cameras, frames/s"

@@ -1,0 +1,66 @@
+"""Fleets to measure: real processes, started as users start them, and steered over `/v2`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.setting import Setting
+from tests.fleet.harness import Fleet, short_folder, wait_for
+
+MODEL_ID = "bench/1"
+
+
+@contextmanager
+def running(setting: Setting, *, workers: int = 1, capacity: int | None = None) -> Iterator[Fleet]:
+    """A fleet that knows the model, and ends with the block."""
+    with short_folder() as home:
+        fleet = Fleet(home, workers=workers)
+        if capacity is not None:
+            fleet.environment["STREAMFLEET_CAPACITY"] = str(capacity)
+        try:
+            fleet.start()
+            fleet.add_model(MODEL_ID, setting.model, *setting.model_options)
+            yield fleet
+        finally:
+            fleet.stop()
+
+
+def put(
+    fleet: Fleet, pipeline_id: str, source: dict[str, Any] | str, *, port: int | None = None, **more: Any
+) -> None:
+    """`PUT /v2/pipelines/{id}`."""
+    sinks = [] if port is None else [{"type": "udp", "host": "127.0.0.1", "port": port}]
+    wish = {"model": MODEL_ID, "sources": [source], "sinks": sinks, **more}
+    answer = fleet.http.put(f"/v2/pipelines/{pipeline_id}", json=wish)
+    assert answer.status_code in (200, 201), answer.text
+
+
+def delete(fleet: Fleet, pipeline_id: str) -> None:
+    """`DELETE /v2/pipelines/{id}`."""
+    answer = fleet.http.delete(f"/v2/pipelines/{pipeline_id}")
+    assert answer.status_code == 204, answer.text
+
+
+def delete_all(fleet: Fleet) -> None:
+    """End every pipeline, and wait until none of their processes is left."""
+    for pipeline_id in fleet.pipelines():
+        delete(fleet, pipeline_id)
+    wait_for(lambda: not fleet.pids("camera"), "the end of the cameras", timeout=15)
+
+
+def relay_of(fleet: Fleet) -> str:
+    """Where programs on the broker's host subscribe."""
+    return f"ipc://{fleet.data}/broker/predictions.ipc"
+
+
+def direct_of(fleet: Fleet) -> str:
+    """Where programs on the device itself subscribe."""
+    return f"ipc://{fleet.data}/workers/local-1/run/predictions.ipc"
+
+
+def names(count: int) -> list[str]:
+    """Ids that no earlier round has used."""
+    return [f"cam-{number}-{time.monotonic_ns() % 10**9}" for number in range(1, count + 1)]

@@ -1,0 +1,77 @@
+"""What a figure was measured on: the machine, the versions, the moment."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+_PACKAGES = ("streamfleet", "onnxruntime", "opencv-python", "pyzmq", "numpy", "starlette", "uvicorn")
+
+
+def about() -> dict[str, Any]:
+    """Everything that must be known to compare two results."""
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": len(os.sched_getaffinity(0)),
+            "memory_mb": _memory(),
+            "kernel": platform.release(),
+            "load_average": [round(load, 2) for load in os.getloadavg()],  # was it quiet?
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+            "commit": _commit(),
+        },
+    }
+
+
+def caption(known: dict[str, Any]) -> str:
+    """One line below a chart."""
+    machine, versions = known["machine"], known["versions"]
+    return (
+        f"{known['date'][:16].replace('T', ' ')} · {machine['cpu']}, {machine['cores']} cores · "
+        f"Python {versions['python']} · ONNX Runtime {versions['onnxruntime']} · {versions['commit'][:12]}"
+    )
+
+
+def _cpu_model() -> str:
+    """The kernel's name for it; ARM kernels give none, then the architecture."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024**2
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The commit, and whether anything in the folder differs from it."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return commit + (" with changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()

@@ -1,0 +1,134 @@
+"""A receiver that costs little: it notes when each message came, and leaves reading it for later."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from streamfleet_broker.protocol.data import DataHeader, split
+from tests.fleet.harness import wait_for
+
+UDP = "UDP"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message as it came."""
+
+    way: str
+    at_ns: int  # CLOCK_BOOTTIME, as the capture's
+    frames: tuple[bytes, ...]  # of ZeroMQ, or one datagram
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a message of a pipeline says about itself."""
+
+    pipeline_id: str
+    key: tuple[int, int, int]
+    frame_id: int
+    detections: int
+
+
+class Receiver:
+    """One UDP socket and any number of SUB sockets by name, in one thread."""
+
+    def __init__(self, endpoints: dict[str, str] | None = None) -> None:
+        self.arrivals: list[Arrival] = []
+        self.began_ns: dict[object, int] = {}  # by sender of datagrams: when its first one came
+        self._connected: set[str] = set()
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.setblocking(False)
+        self.port = int(self._socket.getsockname()[1])
+        self._endpoints = endpoints or {}
+        self._context = zmq.Context()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Receiver:
+        wait_for(lambda: self._connected >= self._endpoints.keys(), "a device's status on every way")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join(5)
+        self._context.destroy(linger=0)
+        self._socket.close()
+
+    def count(self, way: str = UDP) -> int:
+        """How many messages came this way."""
+        return sum(arrival.way == way for arrival in list(self.arrivals))
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        ways = {self._subscribe(endpoint): way for way, endpoint in self._endpoints.items()}
+        for subscription in ways:
+            poller.register(subscription, zmq.POLLIN)
+        while not self._closing.is_set():
+            for ready, _ in poller.poll(100):
+                if ready in ways:
+                    self._take_message(ways[ready], ready)
+                else:
+                    self._take_datagrams()
+        for subscription in ways:
+            subscription.close()
+
+    def _subscribe(self, endpoint: str) -> zmq.Socket[bytes]:
+        subscription = self._context.socket(zmq.SUB)
+        subscription.linger = 0
+        subscription.rcvhwm = 100_000
+        subscription.connect(endpoint)
+        subscription.subscribe("v1/pred/")
+        subscription.subscribe("v1/stat/@")  # comes each second: who hears it hears all
+        return subscription
+
+    def _take_message(self, way: str, subscription: zmq.Socket[bytes]) -> None:
+        frames = subscription.recv_multipart()
+        if frames[0].startswith(b"v1/stat/"):
+            self._connected.add(way)
+        else:
+            self.arrivals.append(Arrival(way, boot_ns(), tuple(frames)))
+
+    def _take_datagrams(self) -> None:
+        while True:
+            try:
+                content, sender = self._socket.recvfrom(65_536)
+            except BlockingIOError:
+                return
+            now = boot_ns()
+            self.began_ns.setdefault(sender, now)
+            self.arrivals.append(Arrival(UDP, now, (content,)))
+
+
+def boot_ns() -> int:
+    """The clock that a capture is dated with."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def pipeline_of(arrival: Arrival) -> str:
+    """Whose message it is."""
+    return heard(arrival).pipeline_id if arrival.way == UDP else header_of(arrival)[0]
+
+
+def header_of(arrival: Arrival) -> tuple[str, DataHeader]:
+    """The pipeline and the header of a message that came over ZeroMQ."""
+    pipeline_id, header, _ = split(arrival.frames)
+    return pipeline_id, header
+
+
+def heard(arrival: Arrival) -> Heard:
+    """What is in a datagram."""
+    document: dict[str, Any] = json.loads(arrival.frames[0])
+    about = document["inference_metadata"]
+    key = (about["gen"], about["inc"], about["seq"])
+    return Heard(about["pipeline_id"], key, about["frame_id"], len(document["predictions"]))

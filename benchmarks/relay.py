@@ -1,0 +1,240 @@
+"""Messages of 470 bytes through the broker's relay, beside plain `zmq.proxy` processes of the same run.
+
+One publisher process and one subscriber process with 1 or 20 SUB sockets, the relay between them, all on
+one machine. At full speed: deliveries a second, where the publisher waits for the relay and the relay waits
+for nobody, so that what subscribers do not take in time is lost, as it is meant to be. At a steady 5 000
+messages a second: how much of what was sent did not arrive, and the relay's CPU time for each message (of
+all threads of its process, from the kernel's scheduler; what the idle broker does besides is in it).
+
+Ours is the broker of a real fleet, under the keys of its device and of a real subscriber: from TCP with
+CURVE to the unix socket on its host, and on to TCP with CURVE, which is a second proxy behind the first.
+The plain ones are one proxy each, with libzmq's defaults, and let everybody in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import zmq
+
+from benchmarks.fleets import relay_of, running
+from benchmarks.processes import PATIENCE, child, receive
+from benchmarks.relay_peers import SIZE, Counted, Keys, Side, publish, subscribe
+from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
+from benchmarks.setting import Setting
+from tests.fleet.harness import Fleet, short_folder
+
+STEADY = 5000  # messages/s
+LOST = 0.0  # % of what was sent at that rate through our relay, to one subscriber
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """A relay that runs."""
+
+    name: str
+    pid: int
+    into: Side
+    out: Side
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What one measurement found."""
+
+    deliveries: float  # a second
+    lost: float  # % of what should have been delivered
+    cpu: float  # microseconds of the relay for each message that was sent
+
+
+def run(setting: Setting) -> Report:
+    """Every relay with every count of subscribers, at both speeds."""
+    counts = setting.pick((1, 20), (1,))
+    seconds, rounds = setting.pick(1.5, 0.3), setting.rounds_of(2)
+    found: dict[str, list[float]] = {}
+    with running(setting) as fleet, short_folder() as folder, relays(fleet, folder) as known:
+        for _ in range(rounds):
+            for subscribers in counts:
+                for relay in known:
+                    full, steady = measure(relay, subscribers, seconds)
+                    for what, value in (
+                        ("full speed, deliveries/s", full.deliveries),
+                        ("steady, lost %", steady.lost),
+                        ("steady, CPU us per message", steady.cpu),
+                    ):
+                        found.setdefault(key(relay.name, subscribers, what), []).append(value)
+    return report([relay.name for relay in known], counts, found, seconds=seconds, rounds=rounds)
+
+
+def measure(relay: Relay, subscribers: int, seconds: float) -> tuple[Passed, Passed]:
+    """Full speed, then a steady rate."""
+    with (
+        child(publish, relay.into) as publisher,
+        child(subscribe, relay.out, subscribers) as subscriber,
+    ):
+        subscriber.send("connect")
+        publisher.send("connect")
+        receive(subscriber)  # each of its sockets has heard the publisher
+        return (
+            one(relay, publisher, subscriber, subscribers, seconds, 0),
+            one(relay, publisher, subscriber, subscribers, seconds, STEADY),
+        )
+
+
+def one(
+    relay: Relay, publisher: Connection, subscriber: Connection, subscribers: int, seconds: float, rate: int
+) -> Passed:
+    """One measurement at one speed; 0 is as fast as it goes."""
+    before = cpu_ns(relay.pid)
+    publisher.send((rate, seconds))
+    sent = receive(publisher, seconds + PATIENCE)
+    subscriber.send(sent * subscribers)
+    counted: Counted = receive(subscriber)
+    used_us = (cpu_ns(relay.pid) - before) / 1000
+    lost = 1 - counted.messages / (sent * subscribers)
+    return Passed(counted.messages / counted.seconds, 100 * lost, used_us / sent)
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of all threads of a process so far."""
+    total = 0
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        total += int(path.read_text().split()[0])
+    return total
+
+
+# the relays -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def relays(fleet: Fleet, folder: Path) -> Iterator[list[Relay]]:
+    """Ours in both its ways, and the plain ones."""
+    with (
+        proxy("zmq.proxy, TCP to TCP, no encryption", "tcp://127.0.0.1:*", curve=False) as plain,
+        proxy("zmq.proxy, TCP CURVE to unix socket", f"ipc://{folder}/out.ipc", curve=True) as local,
+        proxy("zmq.proxy, TCP CURVE to TCP CURVE", "tcp://127.0.0.1:*", curve=True) as curve,
+    ):
+        yield [plain, local, ours_local(fleet), curve, ours_out(fleet)]
+
+
+def ours_local(fleet: Fleet) -> Relay:
+    """From the device to this host."""
+    identity = json.loads((fleet.data / "workers/local-1/identity.json").read_text())
+    keys = Keys(identity["broker_key"], identity["public_key"], identity["secret_key"])
+    into = Side(f"tcp://127.0.0.1:{fleet.broker_ports[1]}", keys)
+    (pid,) = fleet.pids("sf-broker")
+    return Relay("our relay, TCP CURVE to unix socket", pid, into, Side(relay_of(fleet), None))
+
+
+def ours_out(fleet: Fleet) -> Relay:
+    """From the device to a subscriber elsewhere."""
+    local = ours_local(fleet)
+    answer = fleet.http.post("/v2/subscribers", json={"name": "bench"})
+    assert answer.status_code == 201, answer.text
+    told = answer.json()
+    keys = Keys(told["server_key"], told["public_key"], told["secret_key"])
+    return Relay("our relay, TCP CURVE to TCP CURVE", local.pid, local.into, Side(told["endpoint"], keys))
+
+
+@contextlib.contextmanager
+def proxy(name: str, out: str, *, curve: bool) -> Iterator[Relay]:
+    """A plain proxy in a process of its own."""
+    with child(_proxy, out, curve) as connection:
+        pid, into, bound, server_key = receive(connection)
+        keys = Keys(server_key, *Keys.pair()) if curve else None
+        local = bound.startswith("ipc:")
+        yield Relay(name, pid, Side(into, keys), Side(bound, None if local else keys))
+
+
+def _proxy(connection: Connection, out: str, curve: bool) -> None:
+    """Until it is killed."""
+    public, secret = zmq.curve_keypair()
+    with zmq.Context() as context, context.socket(zmq.XSUB) as source, context.socket(zmq.XPUB) as sink:
+        for each in (source, sink):
+            each.linger = 0
+        if curve:
+            for each in (source,) if out.startswith("ipc:") else (source, sink):
+                each.curve_server = True
+                each.curve_secretkey = secret
+        source.bind("tcp://127.0.0.1:*")
+        sink.bind(out)
+        ends = [each.getsockopt_string(zmq.LAST_ENDPOINT) for each in (source, sink)]
+        connection.send((os.getpid(), *ends, public.decode()))
+        zmq.proxy(source, sink)
+
+
+# the report -----------------------------------------------------------------------------------------------
+
+
+def key(name: str, subscribers: int, what: str) -> str:
+    """What the rounds of this are called."""
+    return f"{name}, {subscribers} subscribers, {what}"
+
+
+_COLUMNS = (
+    ("full speed, deliveries/s", Column("deliveries/s", digits=0)),
+    ("steady, CPU us per message", Column("CPU/message", "us", 2)),
+    ("steady, lost %", Column("lost", "%", 3)),
+)
+
+
+def report(
+    names: Sequence[str], counts: Sequence[int], found: dict[str, list[float]], *, seconds: float, rounds: int
+) -> Report:
+    """Medians."""
+
+    def median(name: str, subscribers: int, what: str) -> float:
+        return statistics.median(found[key(name, subscribers, what)])
+
+    tables = tuple(
+        Table(
+            f"{n} subscriber{'s' if n > 1 else ''}",
+            tuple(column for _, column in _COLUMNS),
+            tuple(Row(name, tuple(median(name, n, what) for what, _ in _COLUMNS)) for name in names),
+        )
+        for n in counts
+    )
+    groups = tuple(f"{n} subscriber{'s' if n > 1 else ''}" for n in counts)
+    titles = {
+        "full speed, deliveries/s": ("Full speed (higher is better)", "deliveries/s"),
+        "steady, CPU us per message": (
+            f"Relay's CPU at {STEADY} messages/s (lower is better)",
+            "µs per message",
+        ),
+    }
+    charts = tuple(
+        Bars(
+            title,
+            axis,
+            groups,
+            tuple(Series(name, tuple(median(name, n, what) for n in counts)) for name in names),
+            digits=0 if "deliveries" in what else 1,
+        )
+        for what, (title, axis) in titles.items()
+    )
+    ours = [name for name in names if name.startswith("our")]
+    return Report(
+        name="relay",
+        title=f"The broker's relay and plain zmq.proxy, messages of {SIZE} bytes",
+        sizes={
+            "subscribers": list(counts),
+            "seconds": seconds,
+            "rounds": rounds,
+            "bytes": SIZE,
+            "steady": STEADY,
+        },
+        tables=tables,
+        charts=charts,
+        checks=tuple(
+            Check(f"{name}: lost at {STEADY}/s", median(name, 1, "steady, lost %"), LOST, "%")
+            for name in ours
+        ),
+        rounds=found,
+    )
