@@ -82,7 +82,16 @@ from streamfleet_broker.records import (
     SubscriberRecord,
     TokenRecord,
 )
-from streamfleet_broker.views import Home, confirmed, is_waiting, spelled, status, view, why_nowhere
+from streamfleet_broker.views import (
+    Home,
+    confirmed,
+    is_waiting,
+    spelled,
+    status,
+    view,
+    whereabouts,
+    why_nowhere,
+)
 
 MAX_PIPELINES = 64  # a device, whatever its capacity
 MAX_SUBSCRIBERS = 1000  # their keys travel in one message
@@ -680,9 +689,15 @@ class Fleet:
                 self._settle(record, now)
             elif record.leaving is None and self._has_released(device, session, record):
                 self._remove(record, now, done=True)
-        for record in self._ledger.taken_from(device.name):
-            if self._has_released(device, session, record):
-                self._give_free(record, now, done=True)
+        given_up = [
+            record
+            for record in self._ledger.taken_from(device.name)
+            if self._has_released(device, session, record)
+        ]
+        for record in given_up:
+            self._give_free(record, now, done=True)
+        if given_up:
+            self._place(now)
 
     def _has_released(self, device: _Device, session: _Session, record: PipelineRecord) -> bool:
         """Has the holder of a pipeline heard that it must not run it, and does not?"""
@@ -696,7 +711,6 @@ class Fleet:
             return
         self._released.pop(record.pipeline_id, None)
         self._change(replace(record, leaving=None))
-        self._place(now)
 
     # time -------------------------------------------------------------------------------------------------
 
@@ -713,9 +727,6 @@ class Fleet:
                 continue
             assert device.heard is not None
             silent = now - device.heard
-            if device.session is not None and device.state != "suspect" and silent > self._config.probe:
-                # If its agent was killed, libzmq says so when something is sent.
-                self._tell(device.session, self._desired(device))
             if silent > self._config.lease and now >= self._grace_until:
                 if device.session is not None:
                     self._end_session(device)
@@ -724,6 +735,10 @@ class Fleet:
             elif silent > self._config.suspect and device.state != "suspect":
                 device.state = "suspect"
                 self._first.append(Audit(name, f"suspect: silent for {silent:.1f} s"))
+            elif silent > self._config.probe and device.state != "suspect":
+                # If its agent was killed, libzmq tells it to who sends something.
+                assert device.session is not None
+                self._tell(device.session, self._desired(device))
 
     def _weigh_losses(self, now: float) -> None:
         """When most of the fleet falls silent together, it is probably our network: move nothing then."""
@@ -922,7 +937,7 @@ class Fleet:
         known = self._ledger.pipelines.get(request.pipeline_id)
         if known is None:
             record = self._begin(_new(request), now)
-        elif known.want != "stop" and _is_same(known, _new(request)):
+        elif known.want != "stop" and _is_same(known, replace(_new(request), want=known.want)):
             record = known
         else:
             state = "being stopped" if known.want == "stop" else "there already, and another one"
@@ -979,7 +994,7 @@ class Fleet:
         if name not in self._devices:
             return self._no_device(name)
         if not self._meets(name, record.selector):
-            return Error("invalid", f"device {name} has not the labels {spelled(record.selector)}")
+            return Error("invalid", f"device {name} does not have the labels {spelled(record.selector)}")
         if len(self._ledger.placed[name] - {record.pipeline_id}) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
         if not self._fits(record, name):
@@ -1096,7 +1111,7 @@ class Fleet:
         now: float,
     ) -> Reply | None:
         """Answer when the device has done it, or after `wait_ms`."""
-        done = None if record.want == "stop" else confirmed(record, self._observed(record))
+        done = confirmed(record, self._observed(record))
         if done is not None or wait_ms == 0:
             return Reply(reply(self._view(record, now), done or False))
         waiter = _Waiter(asker, record, reply, now + wait_ms / 1000)
@@ -1224,7 +1239,7 @@ class Fleet:
     def _listen(self, request: GetEvents, asker: _Asker, now: float) -> Reply | Error | None:
         """Answer when something has happened, or after `wait_ms`."""
         events = self._events_after(request)
-        if events.events or events.lost or request.wait_ms == 0:
+        if events.events or request.wait_ms == 0:
             return Reply(events)
         if len(self._listeners) >= MAX_LISTENERS and asker not in self._listeners:
             return Error("too_many", f"{MAX_LISTENERS} others wait for events already")
@@ -1258,7 +1273,8 @@ class Fleet:
         for name in sorted(self._stirred_devices):
             standing = self._device_standing(name) if name in self._devices else None
             if self._events.is_new("device", name, standing):
-                self._events.add("device", name, standing, "", at)
+                reason = "" if standing is None else self._device_reason(name, now)
+                self._events.add("device", name, standing, reason, at)
                 happened = True
         for pipeline_id in sorted(self._stirred):
             record = self._ledger.pipelines.get(pipeline_id)
@@ -1273,6 +1289,12 @@ class Fleet:
                 events = self._events_after(listener.request)
                 if events.events:
                     self._tell_events(asker, events)
+
+    def _device_reason(self, name: str, now: float) -> str:
+        device = self._devices[name]
+        if device.state in ("syncing", "ready"):
+            return ""
+        return f"it {whereabouts(Home(name, device.state, device.silent(now)))}"
 
     def _device_standing(self, name: str) -> Standing:
         return self._devices[name].state, None, 0

@@ -132,23 +132,26 @@ def _why_away(record: PipelineRecord, home: Home | None, prospect: str) -> str:
     if home is None:
         return prospect
     if record.leaving is not None:
-        silent = f", which {_whereabouts(home)}" if home.state == "suspect" else ""
+        silent = f", which {whereabouts(home)}" if home.state == "suspect" else ""
         return (
             f"it goes to {record.device or 'another device'} when device {home.device} has stopped it{silent}"
         )
     if home.state == "new":
-        return f"its device {home.device} has not joined yet"
-    where = f"device {home.device} {_whereabouts(home)}"
+        return f"its device {home.device} {whereabouts(home)}"
+    where = f"device {home.device} {whereabouts(home)}"
     if home.state == "suspect":
         return where
     return f"{where}; {_why_pinned(record)}" if record.pinned else f"{where}, and {prospect}"
 
 
-def _whereabouts(home: Home) -> str:
+def whereabouts(home: Home) -> str:
+    """Where a device is that is not ready, as the end of a sentence about it."""
     silent = "not heard since the broker began" if home.silent is None else f"silent for {home.silent:.0f} s"
     match home.state:
         case "suspect":
             return f"is {silent}"
+        case "new":
+            return "has not joined yet"
         case "left":
             return "has left"
         case "quarantined":
@@ -173,13 +176,13 @@ def _movable(source: SourceSpec) -> bool:
 
 
 def confirmed(record: PipelineRecord, observed: Observed | None) -> bool | None:
-    """Has the device done what is wished for? None: not yet. False: it never will."""
-    if observed is None or observed.gen != record.gen:
+    """Has the device done what is wished for? None: not yet. False: never, this playing is over."""
+    if observed is None or record.want == "stop":
         return None
+    if observed.state in (ObservedState.ENDED, ObservedState.FAILED):
+        return False
     match observed.state, record.want:
         case (ObservedState.PAUSED, "pause") | (ObservedState.RUNNING | ObservedState.RECONNECTING, "run"):
-            return True
-        case (ObservedState.ENDED | ObservedState.FAILED, "pause" | "run"):
-            return False
+            return True if observed.gen == record.gen else None
         case _:
             return None

@@ -17,14 +17,20 @@ from typing import Any
 from streamfleet_broker.effects import Answer, Effect, RaiseEpoch, Save
 from streamfleet_broker.effects import Send as BrokerSend
 from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, OperatorPeer
+from streamfleet_broker.placement import meets
 from streamfleet_broker.protocol.control import Envelope
 from streamfleet_broker.protocol.messages import Hello, Reply
 from streamfleet_broker.protocol.requests import (
     Changed,
     ChangePipeline,
     CreatePipeline,
+    DeviceView,
+    LabelDevice,
     OperatorRequest,
     PipelineView,
+    Put,
+    PutPipeline,
+    RestartPipeline,
     pack_request,
 )
 from streamfleet_broker.protocol.values import (
@@ -36,7 +42,7 @@ from streamfleet_broker.protocol.values import (
     Weights,
     Wish,
 )
-from streamfleet_broker.records import PipelineRecord, Record
+from streamfleet_broker.records import DeviceRecord, PipelineRecord, Record
 from streamfleet_worker import reconcile, session
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
 from streamfleet_worker.reconcile import CameraId, ChildId, EngineId, Reconcile, Row
@@ -48,6 +54,7 @@ QUIET = 45.0  # seconds; the longest back-off, a lease and a start fit in
 SHORT = 40  # frames of a file
 MANIFEST = Manifest("yolox", ("person",), 416, 416, Weights("cd" * 32, 100))
 NAMES = ("a", "b", "c")
+SITES = ({}, {}, {"site": "x"}, {"site": "y"})  # labels of devices, and what pipelines ask of them
 RUNNING, PAUSED, ENDED = ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.ENDED
 
 
@@ -83,8 +90,12 @@ class World:
         self.emitted: dict[str, tuple[int, int, int]] = {}  # pipeline → last key of a movable one
         self.created: dict[str, int] = {}  # pipeline → its first gen since it was created last
         self.stopped: dict[str, tuple[int, int]] = {}  # pipeline → gens that a confirmed stop has ended
+        # Pipeline → the gen at which another playing took the place of a pinned one. What is pinned goes on
+        # where it is cut off, and no stop of the new playing can speak for the old one: its gen fences it.
+        self.replaced: dict[str, int] = {}
         self.ended: set[tuple[str, int]] = set()  # pipelines and the start_gen that came to its end
         self.moves = 0
+        self.handovers = 0  # from devices that were there
 
     def after(self, delay: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + delay, next(self._count), what))
@@ -107,6 +118,8 @@ class World:
         if (pid, camera.wish.start_gen) in self.ended:
             raise Violation(f"{self.now:.2f}: {pid} of {worker.name} plays a file again that had ended")
         first, last = self.stopped.get(pid, (1, 0))
+        if not camera.fenced:
+            first = max(first, self.replaced.get(pid, 0))
         if first <= camera.gen <= last:
             raise Violation(f"{self.now:.2f}: I4, {pid} emits on {worker.name} after a confirmed stop")
         if not camera.fenced:
@@ -131,6 +144,7 @@ class World:
             (row.device, row.pipeline_id): (row.gen, PAUSED if row.want == "pause" else RUNNING)
             for row in rows
             if row.want != "stop" and (row.pipeline_id, row.start_gen) not in self.ended
+            if row.device is not None or self.has_home(row)
         }
         there = {
             (worker.name, camera.id.pipeline_id): (camera.gen, camera.state)
@@ -141,10 +155,18 @@ class World:
         if wished != there:
             raise Violation(f"{self.now:.2f}: I3, {wished.items() ^ there.items()} differ")
         assert self.broker.fleet is not None
+        held = [row.pipeline_id for row in rows if row.leaving is not None]
+        if held:
+            raise Violation(f"{self.now:.2f}: I3, {held} were taken from a device and never given free")
         stops = [row.pipeline_id for row in rows if row.want == "stop"]
         if stops:
             raise Violation(f"{self.now:.2f}: I3, {stops} were stopped and never confirmed")
         self.check()
+
+    def has_home(self, row: PipelineRecord) -> bool:
+        """Is there a device for a pipeline?"""
+        found = [device for device in self.broker.rows.values() if isinstance(device, DeviceRecord)]
+        return any(meets(device.labels, row.selector) for device in found)
 
     def check(self) -> None:
         """The invariants of every part."""
@@ -273,8 +295,19 @@ class Broker:
                 del self.rows[write.kind, write.key]
             else:
                 self.rows[write.kind, write.key] = write.after
-            if write.before is None and isinstance(write.after, PipelineRecord):
-                self.world.created[write.key] = write.after.gen
+            if isinstance(write.after, PipelineRecord):
+                self.note(write.before, write.after)
+
+    def note(self, before: Record | None, after: PipelineRecord) -> None:
+        """What an observer must know of a change."""
+        world = self.world
+        if not isinstance(before, PipelineRecord):
+            world.created[after.pipeline_id] = after.gen
+            return
+        if before.pinned and before.start_gen != after.start_gen:
+            world.replaced[after.pipeline_id] = after.start_gen
+        if before.leaving is not None and after.leaving is None and after.device is not None:
+            world.handovers += 1
 
     def send(self, fleet: Fleet, send: BrokerSend) -> None:
         connection = self.connections.get(send.routing_id)
@@ -294,12 +327,14 @@ class Broker:
         if request is None or not isinstance(answer.message, Reply):
             return
         data: Any = answer.message.data
-        view = data.pipeline if isinstance(data, Changed) else data
+        if isinstance(data, DeviceView):
+            return
+        view = data.pipeline if isinstance(data, Changed | Put) else data
         assert isinstance(view, PipelineView)
         row = self.rows.get(("pipeline", view.pipeline_id))
-        if view.want != "stop" or not data.confirmed:
+        if view.want != "stop" or not isinstance(data, Changed) or not data.confirmed:
             assert row is None or (isinstance(row, PipelineRecord) and row.gen >= view.gen), (row, view)
-        elif isinstance(data, Changed) and data.confirmed:
+        else:
             self.world.stopped[view.pipeline_id] = (self.world.created[view.pipeline_id], view.gen)
 
 
@@ -359,7 +394,7 @@ class Worker:
     def boot(self) -> None:
         self.life += 1
         rng = self.world.rng
-        hello = Hello(self.name, rng.randbytes(16), "0.1.0", 4, self.seen_epoch)
+        hello = Hello(self.name, rng.randbytes(16), "0.1.0", len(SPECS), self.seen_epoch)
         self.session = Session(hello, rng.random)
         self.reconcile = Reconcile(self.rows.values(), rng.random)
         self.fence_until = 0.0
@@ -522,7 +557,7 @@ class Worker:
 
     def end_file(self, camera: Camera) -> None:
         playing = (camera.id.pipeline_id, camera.wish.start_gen)
-        if camera.wish.spec == SPECS["clip"] and self.progress.get(playing, 0) >= SHORT:
+        if camera.wish.spec.sources == SPECS["clip"].sources and self.progress.get(playing, 0) >= SHORT:
             camera.state = ENDED
             self.world.ended.add(playing)
 
@@ -671,16 +706,38 @@ class Trouble:
     def next_wish(self) -> None:
         if self.world.faulty:
             self.world.broker.ask(self.wish())
-            self.world.after(self.world.rng.expovariate(1 / 2), self.next_wish)
+            self.world.after(self.world.rng.expovariate(2 / 3), self.next_wish)
 
     def wish(self) -> OperatorRequest:
         rng = self.world.rng
         pid = rng.choice(list(SPECS))
-        rows = self.world.broker.rows
-        if ("pipeline", pid) not in rows:
+        there = ("pipeline", pid) in self.world.broker.rows
+        dice = rng.random()
+        if dice < 0.1:
+            return LabelDevice(rng.choice(NAMES), rng.choice(SITES))
+        if dice < 0.15:
+            return RestartPipeline(pid)
+        if dice < 0.55:
+            return self.put(pid)
+        if not there:
             pinned = rng.choice(NAMES) if pid in ("disk", "clip") and rng.random() < 0.5 else None
             return CreatePipeline(pid, SPECS[pid], pinned)
         return ChangePipeline(pid, rng.choice(["run", "run", "pause", "pause", "stop"]), 5000)
+
+    def put(self, pid: str) -> PutPipeline:
+        """The same pipeline with something about it changed: mostly little, rarely what it plays."""
+        rng = self.world.rng
+        row = self.world.broker.rows.get(("pipeline", pid))
+        spec = row.spec if isinstance(row, PipelineRecord) else SPECS[pid]
+        if rng.random() < 0.2:
+            spec = replace(spec, sources=rng.choice(list(SPECS.values())).sources)
+        if rng.random() < 0.3:
+            spec = replace(spec, confidence=rng.choice([0.2, 0.4]))
+        device = rng.choice(NAMES) if rng.random() < 0.2 else None
+        selector = rng.choice(SITES)
+        expected = row.version if isinstance(row, PipelineRecord) and rng.random() < 0.3 else None
+        want = rng.choice(["run", "run", "pause"])
+        return PutPipeline(pid, spec, device, selector, {}, want, expected, rng.choice([0, 5000]))
 
     def worker(self) -> Worker:
         return self.world.rng.choice(list(self.world.workers.values()))

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from streamfleet_broker.effects import Allow, Answer, Audit, RaiseEpoch, Save, Send
-from streamfleet_broker.fleet import MAX_PIPELINES, MAX_WISHES, DevicePeer, Fleet
+from streamfleet_broker.fleet import (
+    MAX_KEYS,
+    MAX_LISTENERS,
+    MAX_PIPELINES,
+    MAX_WISHES,
+    DevicePeer,
+    Fleet,
+)
 from streamfleet_broker.protocol.control import NO_SESSION, Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import (
@@ -33,15 +41,25 @@ from streamfleet_broker.protocol.requests import (
     CreatePipeline,
     DeviceState,
     DeviceView,
+    Events,
+    FleetEvent,
     FleetView,
+    GetDevice,
+    GetEvents,
     GetFleet,
     GetPipeline,
+    LabelDevice,
     ListDevices,
     ListModels,
     ListPipelines,
     PipelineStatus,
     PipelineView,
+    Put,
     PutModel,
+    PutPipeline,
+    RemoveDevice,
+    RemoveModel,
+    RestartPipeline,
     Subscription,
     Token,
 )
@@ -58,6 +76,7 @@ from streamfleet_broker.protocol.values import (
 from streamfleet_broker.records import (
     DeviceRecord,
     FloorRecord,
+    KeyRecord,
     PipelineRecord,
     SubscriberRecord,
     TokenRecord,
@@ -1351,3 +1370,606 @@ def test_a_playing_that_is_over_says_nothing_of_the_next() -> None:
     fleet.hello("a", key=NEW_KEY, observed=fleet.devices["a"].observed)
 
     assert fleet.view("door").status == "starting"
+
+
+# putting, restarting --------------------------------------------------------------------------------------
+
+
+QUICKER = replace(CAMERA, max_fps=30.0, confidence=0.7)
+GATE = replace(CAMERA, sources=(SourceSpec("rtsp://10.0.0.9/gate"),))
+
+
+def put(fleet: Desk, spec: PipelineSpec = CAMERA, **wish: Any) -> Put:
+    """Wish that the pipeline `door` is exactly so."""
+    done = fleet.reply(PutPipeline("door", spec, **wish))
+    assert isinstance(done, Put)
+    return done
+
+
+def test_putting_makes_what_is_not_there_and_putting_it_again_changes_nothing() -> None:
+    fleet = desk("a")
+
+    first = put(fleet, labels={"line": "2"}, want="pause")
+    again = put(fleet, labels={"line": "2"}, want="pause")
+
+    assert (first.created, first.changed, first.pipeline.version, first.pipeline.gen) == (True, True, 1, 1)
+    assert fleet.devices["a"].wishes == (Wish("door", 1, 1, "pause", "stop", CAMERA),)
+    assert again == replace(first, created=False, changed=False)
+    assert Save not in map(type, fleet.effects)
+
+
+def test_what_no_device_is_told_of_changes_the_version_alone() -> None:
+    fleet = desk("a")
+    fleet.reply(LabelDevice("a", {"site": "hall-1"}))
+    put(fleet)
+
+    done = put(fleet, labels={"line": "2"}, selector={"site": "hall-1"})
+
+    assert (done.changed, done.pipeline.version, done.pipeline.gen) == (True, 2, 1)
+    assert (done.pipeline.labels, done.pipeline.selector) == ({"line": "2"}, {"site": "hall-1"})
+    assert sent(fleet.effects, "a") == []
+
+
+def test_what_plays_alike_changes_as_it_plays() -> None:
+    fleet = desk("a")
+    put(fleet)
+    fleet.obey()
+
+    done = put(fleet, QUICKER, want="pause")
+
+    assert (done.pipeline.version, done.pipeline.status) == (2, "running")
+    assert fleet.devices["a"].wishes == (Wish("door", 2, 1, "pause", "stop", QUICKER),)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [GATE, replace(CAMERA, model=ModelRef("parts/2", "cd" * 32)), FILE],
+)
+def test_another_source_or_model_begins_anew_on_the_same_device(spec: PipelineSpec) -> None:
+    fleet = desk("a", "b")
+    put(fleet)
+    fleet.obey()
+
+    done = put(fleet, spec)
+
+    assert (done.pipeline.device, done.pipeline.gen, done.pipeline.status) == ("a", 2, "starting")
+    assert [wish.start_gen for wish in fleet.devices["a"].wishes] == [2]
+
+
+def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
+    """Whether it goes on when its device is cut off is a matter of its start."""
+    fleet = desk("a", "b")
+    put(fleet)
+    fleet.obey()
+
+    put(fleet, device="a")
+
+    assert fleet.devices["a"].wishes == (Wish("door", 2, 2, "run", "continue", CAMERA),)
+    put(fleet, FILE, device="a")
+    gen = fleet.view("door").gen
+    put(fleet, FILE)
+    assert (fleet.view("door").gen, fleet.view("door").requested) == (gen, None)
+
+
+@pytest.mark.parametrize("state", [ObservedState.ENDED, ObservedState.FAILED])
+def test_a_file_is_not_played_again_because_a_threshold_changed(state: ObservedState) -> None:
+    fleet = desk("a")
+    put(fleet, FILE)
+    fleet.obey(state=state)
+
+    done = put(fleet, replace(FILE, confidence=0.7), wait_ms=5000)
+
+    assert (done.pipeline.status, done.confirmed, done.pipeline.gen) == (state.value, False, 2)
+    assert put(fleet, replace(GATE, confidence=0.7)).pipeline.status == "starting"
+
+
+def test_putting_waits_until_the_device_has_done_it() -> None:
+    fleet = desk("a")
+    assert fleet.answer(fleet.ask(PutPipeline("door", CAMERA, wait_ms=5000))) is None
+    assert fleet.answer(fleet.obey()).data.confirmed is True
+
+    assert fleet.answer(fleet.ask(PutPipeline("door", QUICKER, wait_ms=5000))) is None
+    answer = fleet.answer(fleet.obey())
+
+    assert isinstance(answer, Reply)
+    assert (answer.data.created, answer.data.changed, answer.data.confirmed) == (False, True, True)
+    assert put(fleet, QUICKER, wait_ms=5000).confirmed is True
+
+
+def test_putting_under_a_version_that_is_not_the_present_one_is_refused() -> None:
+    fleet = desk("a")
+    assert fleet.error(PutPipeline("door", CAMERA, expected=1)) == Error(
+        "conflict", "pipeline door is not there, expected version 1"
+    )
+    put(fleet)
+    fleet.change("door", "pause")
+
+    error = fleet.error(PutPipeline("door", GATE, expected=1))
+
+    assert error == Error("conflict", "pipeline door has version 2, expected version 1")
+    assert put(fleet, GATE, expected=2).pipeline.version == 3
+
+
+def test_a_put_whose_answer_got_lost_is_answered_as_before() -> None:
+    fleet = desk("a")
+    request = PutPipeline("door", CAMERA)
+    put(fleet)
+    changed = PutPipeline("door", GATE, expected=1)
+
+    first = fleet.answer(fleet.ask(changed, request_id=b"q" * 16))
+    again = fleet.answer(fleet.ask(changed, request_id=b"q" * 16))
+
+    assert isinstance(again, Reply)
+    assert again == first
+    assert fleet.answer(fleet.ask(request, request_id=b"r" * 16)).data.pipeline.version == 3
+
+
+def test_what_is_being_stopped_is_not_put() -> None:
+    fleet = desk("a")
+    put(fleet)
+    fleet.change("door", "stop")
+
+    assert fleet.error(PutPipeline("door", CAMERA)) == Error("conflict", "pipeline door is being stopped")
+
+
+def test_a_put_that_the_store_did_not_take_is_no_change() -> None:
+    fleet = desk("a")
+    before = put(fleet).pipeline
+    fleet.store_down = True
+
+    for wait_ms in (0, 5000):
+        answer = fleet.answer(fleet.ask(PutPipeline("door", CAMERA, labels={"x": "y"}, wait_ms=wait_ms)))
+        assert isinstance(answer, Error)
+        assert answer.code == "store_down"
+
+    assert fleet.view("door") == before
+    assert fleet.answer(fleet.obey()) is None
+
+
+def test_restarting_begins_anew_whatever_it_did() -> None:
+    fleet = desk("a")
+    fleet.create("door", FILE)
+    for state in (RUNNING, ObservedState.PAUSED, ObservedState.ENDED, ObservedState.FAILED):
+        fleet.obey(state=state)
+        assert fleet.reply(RestartPipeline("door")).status == "starting"
+
+    assert [(wish.gen, wish.start_gen, wish.want) for wish in fleet.devices["a"].wishes] == [(5, 5, "run")]
+    for _ in range(2):
+        fleet.ask(RestartPipeline("door"), request_id=b"q" * 16)
+    assert fleet.view("door").gen == 6
+    assert fleet.error(RestartPipeline("gate")).code == "not_found"
+
+
+# creating under a key -------------------------------------------------------------------------------------
+
+
+def test_a_request_under_a_key_makes_one_pipeline_however_often_it_is_made() -> None:
+    fleet = desk("a")
+
+    first = fleet.reply(CreatePipeline("one", CAMERA, key="k", digest="d"))
+    row = KeyRecord("k", "d", "one", CREATED)
+    assert fleet.saved["key", "k"] == row
+    again = fleet.reply(CreatePipeline("two", CAMERA, key="k", digest="d"))
+
+    assert again == first
+    assert [view.pipeline_id for view in fleet.reply(ListPipelines())] == ["one"]
+
+
+def test_another_request_under_the_same_key_is_refused() -> None:
+    fleet = desk("a")
+    fleet.reply(CreatePipeline("one", CAMERA, key="k", digest="d"))
+
+    assert fleet.error(CreatePipeline("two", GATE, key="k", digest="e")).code == "mismatch"
+    fleet.change("one", "stop")
+    assert fleet.error(CreatePipeline("two", CAMERA, key="k", digest="d")) == Error(
+        "conflict", "pipeline one was made under this key and has been deleted"
+    )
+
+
+def test_a_key_is_kept_for_a_day_and_after_a_restart_of_the_broker() -> None:
+    record = PipelineRecord("one", 1, 1, "run", CAMERA, None, "a", 1)
+    rows = [*devices("a"), record, KeyRecord("k", "d", "one", 1e6 - 86_390)]
+    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingSupply(), now=0, unix_time=1e6))
+
+    assert fleet.reply(CreatePipeline("two", CAMERA, key="k", digest="d")).pipeline_id == "one"
+    fleet.now = 11
+    assert fleet.reply(CreatePipeline("two", CAMERA, key="k", digest="d")).pipeline_id == "two"
+
+
+def test_of_too_many_keys_the_oldest_go() -> None:
+    rows = [KeyRecord(f"k{n}", "d", "one", 1e6 - n) for n in range(MAX_KEYS)]
+    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingSupply(), now=0, unix_time=1e6))
+
+    fleet.reply(CreatePipeline("two", CAMERA, key="new", digest="d"))
+
+    gone = [key for (kind, key), row in fleet.saved.items() if kind == "key" and row is None]
+    assert gone == [f"k{MAX_KEYS - 1}"]
+
+
+# labels and moving ----------------------------------------------------------------------------------------
+
+
+def labelled(**labels: str) -> Desk:
+    """Devices that are ready, each with this site."""
+    fleet = desk(*labels)
+    for name, site in labels.items():
+        fleet.reply(LabelDevice(name, {"site": site}))
+    return fleet
+
+
+def create_at(fleet: Desk, site: str, pipeline_id: str = "door", spec: PipelineSpec = CAMERA) -> PipelineView:
+    view = fleet.reply(CreatePipeline(pipeline_id, spec, selector={"site": site}))
+    assert isinstance(view, PipelineView)
+    return view
+
+
+def test_a_pipeline_goes_only_where_its_selector_is_met() -> None:
+    fleet = labelled(a="yard", b="hall-1", c="hall-1")
+
+    assert [create_at(fleet, "hall-1", f"p{n}").device for n in range(4)] == ["b", "c", "b", "c"]
+    assert create_at(fleet, "roof").reason == "no device has the labels site=roof"
+    fleet.leave("a")
+    assert create_at(fleet, "yard", "q").reason == "no device with the labels site=yard is ready"
+    fleet.join("b", "c", capacity=1)
+    reason = "no device with the labels site=hall-1 has room: b runs 2 of 1, c runs 2 of 1"
+    assert create_at(fleet, "hall-1", "r").reason == reason
+
+
+def test_a_named_device_must_meet_the_selector() -> None:
+    fleet = labelled(a="yard")
+    text = "device a does not have the labels site=hall-1"
+
+    create = CreatePipeline("door", CAMERA, "a", selector={"site": "hall-1"})
+    assert fleet.error(create) == Error("invalid", text)
+    put(fleet, device="a")
+    assert fleet.error(PutPipeline("door", CAMERA, "a", selector={"site": "hall-1"})).message == text
+
+
+def test_labels_are_durable_and_outlive_a_new_enrolment() -> None:
+    fleet = labelled(a="yard")
+    fleet.enrol(token_key(fleet, "a"), NEW_KEY)
+
+    assert fleet.reply(GetDevice("a")).labels == {"site": "yard"}
+    assert fleet.saved["device", "a"] == DeviceRecord("a", NEW_KEY, 1, labels={"site": "yard"})
+    assert fleet.error(LabelDevice("z", {})) == Error("not_found", "no device z, the known ones are: a")
+
+
+def test_a_pipeline_waits_for_the_device_that_it_is_taken_from() -> None:
+    fleet = labelled(a="hall-1", b="yard")
+    create_at(fleet, "hall-1")
+    fleet.obey()
+    fleet.reply(LabelDevice("b", {"site": "hall-1"}))
+
+    fleet.reply(LabelDevice("a", {}))
+
+    view = fleet.view("door")
+    assert (view.device, view.status, view.gen, view.version) == ("b", "moving", 3, 1)
+    assert view.reason == "it goes to b when device a has stopped it"
+    assert (fleet.devices["a"].wishes, fleet.devices["b"].wishes) == ((), ())
+    fleet.obey("b")
+    assert fleet.devices["b"].wishes == ()
+    fleet.obey("a")
+    assert fleet.devices["b"].wishes == (Wish("door", 3, 3, "run", "stop", CAMERA),)
+    fleet.obey("b")
+    assert fleet.view("door").status == "running"
+
+
+def test_absence_proves_nothing_before_the_device_has_heard_of_it() -> None:
+    fleet = desk("a", "b")
+    put(fleet, device="a")
+    put(fleet, device="b")
+
+    fleet.beat("a", applied_rev=1)
+    fleet.beat("a", applied_rev=2)
+    assert fleet.devices["b"].wishes == ()
+    fleet.beat("a", applied_rev=3)
+
+    assert [wish.pipeline_id for wish in fleet.devices["b"].wishes] == ["door"]
+
+
+def test_a_pipeline_is_not_waited_for_longer_than_the_lease_of_the_device_it_leaves() -> None:
+    fleet = desk("a", "b")
+    put(fleet)
+    fleet.obey()
+    fleet.pass_time(4, alive=["b"])
+
+    put(fleet, device="b")
+
+    reason = "it goes to b when device a has stopped it, which is silent for 4 s"
+    assert (fleet.view("door").status, fleet.view("door").reason) == ("moving", reason)
+    fleet.pass_time(6, alive=["b"])
+    assert fleet.devices["b"].wishes == ()
+    fleet.pass_time(0.5, alive=["b"])
+    assert [wish.gen for wish in fleet.devices["b"].wishes] == [2]
+
+
+def test_a_device_that_leaves_gives_up_what_was_taken_from_it() -> None:
+    fleet = desk("a", "b")
+    put(fleet)
+    fleet.obey()
+    put(fleet, device="b")
+
+    fleet.leave("a")
+
+    assert [wish.gen for wish in fleet.devices["b"].wishes] == [2]
+
+
+def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> None:
+    record = PipelineRecord("door", 4, 4, "run", CAMERA, "b", "b", 1, leaving="a")
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingSupply(), now=0, unix_time=1e6))
+    fleet.join("b")
+    assert fleet.view("door").status == "moving"
+    assert fleet.devices["b"].wishes == ()
+
+    fleet.hello("a", observed=[Observed("door", 3, 1, RUNNING)])
+    fleet.beat("a")
+    assert fleet.devices["b"].wishes == ()
+    fleet.obey("a")
+
+    assert [wish.gen for wish in fleet.devices["b"].wishes] == [4]
+
+
+def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
+    fleet = desk("a", "b")
+    put(fleet)
+    fleet.obey()
+    put(fleet, device="b")
+
+    put(fleet, device="a")
+
+    assert fleet.devices["a"].wishes == (Wish("door", 3, 3, "run", "continue", CAMERA),)
+    fleet.obey()
+    assert (fleet.view("door").status, fleet.devices["b"].wishes) == ("running", ())
+
+
+def test_what_is_stopped_while_it_moves_is_stopped_where_it_was() -> None:
+    fleet = desk("a", "b")
+    put(fleet)
+    fleet.obey()
+    put(fleet, device="b")
+
+    assert fleet.answer(fleet.change("door", "stop", wait_ms=5000)) is None
+    assert fleet.answer(fleet.obey("b")) is None
+    answer = fleet.answer(fleet.obey("a"))
+
+    assert isinstance(answer, Reply)
+    assert answer.data.confirmed is True
+    assert fleet.devices["b"].wishes == ()
+    assert fleet.create("door").gen == 4
+
+
+def test_several_that_leave_a_device_are_given_free_together() -> None:
+    fleet = labelled(a="hall-1", b="yard")
+    for name in ("p", "q", "r"):
+        create_at(fleet, "hall-1", name)
+    fleet.obey()
+    fleet.reply(LabelDevice("a", {}))
+    assert [fleet.view(name).device for name in "pqr"] == [None] * 3
+
+    fleet.obey("a")
+    reason = "no device has the labels site=hall-1"
+    assert [fleet.view(name).reason for name in "pqr"] == [reason] * 3
+    fleet.reply(LabelDevice("b", {"site": "hall-1"}))
+
+    assert [wish.gen for wish in fleet.devices["b"].wishes] == [3, 3, 3]
+
+
+def test_what_may_not_move_stays_where_the_labels_are_gone() -> None:
+    fleet = labelled(a="hall-1", b="yard")
+    create_at(fleet, "hall-1", "disk", FILE)
+    create_at(fleet, "hall-1", "seen", CAMERA)
+    fleet.obey(state=ObservedState.ENDED)
+
+    fleet.reply(LabelDevice("a", {}))
+
+    assert [fleet.view(name).device for name in ("disk", "seen")] == ["a", "a"]
+    fleet.reply(PutPipeline("disk", FILE, selector={"site": "yard"}))
+    assert fleet.view("disk").device == "b"
+
+
+def test_a_pipeline_with_one_source_that_is_bound_to_a_device_is_bound_to_it() -> None:
+    fleet = desk("a", "b")
+    both = replace(CAMERA, sources=(SourceSpec("rtsp://10.0.0.9/door"), SourceSpec(0)))
+    fleet.create("door", both)
+    fleet.obey()
+
+    fleet.pass_time(20, alive=["b"])
+
+    assert (fleet.view("door").device, fleet.view("door").pinned) == ("a", True)
+    assert fleet.view("door").reason.endswith("; source 1, a local camera, waits for its device")
+
+
+# removing -------------------------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_needed_is_not_removed() -> None:
+    fleet = desk("a")
+    fleet.create("disk", FILE)
+    ready = "device a is ready: stop its worker, and try again when it has left or is lost"
+    assert fleet.error(RemoveDevice("a")) == Error("conflict", ready)
+
+    fleet.leave("a")
+
+    needed = "device a has pipelines: end disk, or put them on another device"
+    assert fleet.error(RemoveDevice("a")) == Error("conflict", needed)
+    assert fleet.error(RemoveDevice("b")).code == "not_found"
+
+
+def test_a_removed_device_is_refused_and_may_enrol_anew() -> None:
+    fleet = desk("a", "b")
+    one_time = token_key(fleet, "a")
+    fleet.leave("a")
+
+    effects = fleet.ask(RemoveDevice("a"))
+
+    assert Allow("devices", frozenset({key_of("b")})) in effects
+    assert Allow("relay-in", frozenset({key_of("b")})) in effects
+    assert fleet.answer(effects) == Reply(None)
+    assert [view.device for view in fleet.reply(ListDevices())] == ["b"]
+    assert refusals(fleet.hello("a")) == ["revoked"]
+    assert refusals(fleet.enrol(one_time, NEW_KEY)) == ["token_used"]
+    assert refusals(fleet.enrol(token_key(fleet, "a"), NEW_KEY)) == []
+
+
+def test_a_device_that_could_not_be_removed_is_there() -> None:
+    fleet = desk("a")
+    fleet.leave("a")
+    fleet.store_down = True
+
+    assert fleet.error(RemoveDevice("a")).code == "store_down"
+
+    assert fleet.reply(GetDevice("a")).state == "left"
+    fleet.store_down = False
+    fleet.join("a")
+    assert fleet.reply(GetDevice("a")).state == "ready"
+
+
+def test_a_token_alone_is_removed_too() -> None:
+    fleet = desk()
+    token_key(fleet, "new")
+    assert fleet.reply(GetDevice("new")) == DeviceView("new", "new")
+
+    fleet.reply(RemoveDevice("new"))
+
+    assert fleet.error(GetDevice("new")) == Error("not_found", "no device new, the known ones are: none")
+
+
+def test_a_model_is_named_no_longer() -> None:
+    fleet = desk()
+    model = ModelRef("parts/1", "ab" * 32)
+    fleet.reply(PutModel(model))
+
+    assert fleet.reply(RemoveModel("parts/1")) == model
+    assert fleet.reply(ListModels()) == ()
+    assert fleet.error(RemoveModel("parts/1")) == Error("not_found", "no model parts/1")
+
+
+# silence and events ---------------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_late_is_spoken_to() -> None:
+    """Who was killed has no connection any more, and libzmq says so when something is sent."""
+    fleet = desk("a", "b")
+
+    effects = fleet.pass_time(3, alive=["b"])
+
+    assert sent(effects, "a") == [Desired(1, ())] * 4
+    assert [m for m in sent(effects, "b") if isinstance(m, Desired)] == []
+    session = fleet.devices["a"].session
+    fleet.fleet.unsent(Send(b"a", Desired(1, ()), session), gone=True)
+    fleet.pass_time(0.5, alive=["b"])
+    (event,) = fleet.reply(GetEvents(EPOCH, 4)).events
+    assert (event.id, event.state, event.reason) == ("a", "suspect", "it is silent for 4 s")
+
+
+def events(fleet: Desk, after: int = 0) -> list[tuple[str, str, str]]:
+    """Whom it happened to, and from what to what."""
+    told = fleet.reply(GetEvents(EPOCH, after)).events
+    return [(event.id, event.previous, event.state) for event in told]
+
+
+def test_what_happens_to_pipelines_and_devices_is_told_in_order() -> None:
+    fleet = desk("a", "b")
+    fleet.create("door")
+    fleet.obey()
+    fleet.pass_time(11, alive=["b"])
+    fleet.obey("b")
+    fleet.change("door", "stop")
+    fleet.obey("b")
+
+    assert events(fleet, after=4) == [
+        ("door", "", "starting"),
+        ("door", "starting", "running"),
+        ("a", "ready", "suspect"),
+        ("door", "running", "unknown"),
+        ("a", "suspect", "lost"),
+        ("door", "unknown", "starting"),
+        ("door", "starting", "running"),
+        ("door", "running", "stopping"),
+        ("door", "stopping", "gone"),
+    ]
+    told = fleet.reply(GetEvents(EPOCH)).events
+    assert [event.n for event in told] == list(range(1, 14))
+    assert told[4] == FleetEvent(5, CREATED, "pipeline", "door", "starting", "", "a")
+    unknown = FleetEvent(
+        8, CREATED + 3.5, "pipeline", "door", "unknown", "running", "a", "device a is silent for 4 s"
+    )
+    assert told[7] == unknown
+
+
+def test_a_process_that_begins_again_is_told_though_it_runs_as_before() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    fleet.obey()
+
+    fleet.devices["a"].observed = (Observed("door", 1, 2, RUNNING, restarts=1),)
+    fleet.beat("a")
+
+    event = fleet.reply(GetEvents(EPOCH)).events[-1]
+    assert (event.previous, event.state, event.restarts) == ("running", "running", 1)
+
+
+def test_who_waits_for_events_is_answered_when_one_comes() -> None:
+    fleet = desk("a")
+    assert fleet.answer(fleet.ask(GetEvents(EPOCH, 2, wait_ms=5000))) is None
+    assert fleet.answer(fleet.pass_time(4.5, alive=["a"])) is None
+
+    effects = fleet.ask(CreatePipeline("door", CAMERA))
+
+    answers = [effect for effect in effects if isinstance(effect, Answer)]
+    assert [type(answer.message.data) for answer in answers] == [PipelineView, Events]
+    assert [event.n for event in answers[1].message.data.events] == [3]
+    assert fleet.answer(fleet.ask(GetEvents(EPOCH, 3, wait_ms=1000))) is None
+    assert fleet.answer(fleet.pass_time(1, alive=["a"])) == Reply(Events(EPOCH, ()))
+
+
+def test_who_knows_another_epoch_gets_all_and_hears_that_something_is_lost() -> None:
+    fleet = desk("a")
+
+    first, other = fleet.reply(GetEvents()), fleet.reply(GetEvents(EPOCH - 1, 7))
+    beyond = fleet.reply(GetEvents(EPOCH, 99))
+
+    assert (len(first.events), first.lost, first.epoch) == (2, False, EPOCH)
+    assert other == beyond == replace(first, lost=True)
+
+
+def test_nothing_happened_when_the_store_did_not_take_it() -> None:
+    fleet = desk("a")
+    fleet.create("door")
+    before = events(fleet)
+    fleet.store_down = True
+    assert fleet.answer(fleet.ask(GetEvents(EPOCH, len(before), wait_ms=5000))) is None
+
+    fleet.ask(CreatePipeline("gate", CAMERA))
+
+    codes = [effect.message.code for effect in fleet.effects if isinstance(effect, Answer)]
+    assert codes == ["store_down", "store_down"]
+    assert events(fleet) == before
+    fleet.store_down = False
+    fleet.create("gate")
+    assert events(fleet)[len(before) :] == [("gate", "", "starting")]
+
+
+def test_only_so_many_wait_for_events() -> None:
+    fleet = desk()
+    for _ in range(MAX_LISTENERS):
+        assert fleet.answer(fleet.ask(GetEvents(wait_ms=1000))) is None
+
+    assert fleet.error(GetEvents(wait_ms=1000)).code == "too_many"
+    answers = [effect for effect in fleet.pass_time(1) if isinstance(effect, Answer)]
+    assert len(answers) == MAX_LISTENERS
+
+
+def test_what_a_new_broker_finds_is_no_event() -> None:
+    record = PipelineRecord("door", 5, 1, "run", CAMERA, None, "a", 1)
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingSupply(), now=0, unix_time=1e6))
+    fleet.pass_time(1)
+    assert events(fleet) == []
+
+    fleet.hello("a")
+    fleet.obey("a")
+
+    assert [event for event in events(fleet) if event[0] == "door"] == [
+        ("door", "unknown", "starting"),
+        ("door", "starting", "running"),
+    ]

@@ -26,7 +26,10 @@ def test_the_fleet_keeps_its_promises(seed: int) -> None:
 
 def test_the_faults_make_pipelines_move() -> None:
     """Or the simulation would prove nothing."""
-    assert sum(simulate(seed).moves for seed in range(5)) > 10
+    worlds = [simulate(seed) for seed in range(5)]
+
+    assert sum(world.moves for world in worlds) > 10
+    assert sum(world.handovers for world in worlds) > 10
 
 
 @pytest.mark.parametrize("rule", [{"self_stop": 1000.0}, {"lease": 6.0}])
