@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamfleet_broker.placement import Candidate, choose
+from streamfleet_broker.placement import Candidate, choose, meets
 
 
 def test_most_room_wins() -> None:
@@ -15,3 +15,12 @@ def test_of_equals_the_first_by_name_wins() -> None:
 
 def test_a_full_device_is_never_chosen() -> None:
     assert choose([Candidate("a", 0, 0), Candidate("b", 2, 2), Candidate("c", 1, 5)]) is None
+
+
+def test_a_selector_asks_for_all_of_its_labels() -> None:
+    labels = {"site": "hall-1", "line": "2"}
+
+    assert meets(labels, {})
+    assert meets(labels, {"line": "2"})
+    assert not meets(labels, {"line": "2", "camera": "3"})
+    assert not meets(labels, {"site": "hall-2"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +13,26 @@ from hypothesis import strategies as st
 from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
 from streamfleet_broker.protocol.data import DataHeader, Flag, Kind, device_topic, pipeline_topic, split
 from streamfleet_broker.protocol.errors import BadData, BadMessage, BadToken
-from streamfleet_broker.protocol.messages import Ack, Beat, Desired, Hello, Refused
-from streamfleet_broker.protocol.requests import CreatePipeline, GetPipeline, pack_request, unpack_request
+from streamfleet_broker.protocol.messages import Ack, Beat, Desired, Hello, Refused, Reply
+from streamfleet_broker.protocol.requests import (
+    CreatePipeline,
+    DeviceView,
+    Events,
+    FleetEvent,
+    GetDevice,
+    GetEvents,
+    GetPipeline,
+    LabelDevice,
+    OperatorRequest,
+    PipelineView,
+    Put,
+    PutPipeline,
+    RemoveDevice,
+    RemoveModel,
+    RestartPipeline,
+    pack_request,
+    unpack_request,
+)
 from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_broker.protocol.values import (
     Manifest,
@@ -25,6 +44,7 @@ from streamfleet_broker.protocol.values import (
     UdpSink,
     Weights,
     Wish,
+    from_plain,
     observed_digest,
 )
 
@@ -56,10 +76,43 @@ def test_a_message_is_read_as_it_was_written(message: object) -> None:
     assert decode(encode(envelope)) == envelope
 
 
-def test_a_request_is_read_as_it_was_written() -> None:
-    request = CreatePipeline("door", SPEC, "cam-7")
+@pytest.mark.parametrize(
+    "request_",
+    [
+        CreatePipeline("door", SPEC, "cam-7"),
+        CreatePipeline("door", SPEC, None, {"site": "hall-1"}, {"line": "2"}, "pause", "key", "digest"),
+        PutPipeline("door", SPEC, None, {"site": "hall-1"}, {"line": "2"}, "pause", 3, 5000),
+        RestartPipeline("door"),
+        GetDevice("cam-7"),
+        LabelDevice("cam-7", {"site": "hall-1"}),
+        RemoveDevice("cam-7"),
+        RemoveModel("parts/1"),
+        GetEvents(7, 41, 5000),
+    ],
+)
+def test_a_request_is_read_as_it_was_written(request_: OperatorRequest) -> None:
+    assert unpack_request(pack_request(request_)) == request_
 
-    assert unpack_request(pack_request(request)) == request
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Put(PipelineView("door", 7, "run", "moving", "cam-7", False, SPEC, version=3), False, True, False),
+        Events(7, (FleetEvent(41, 1.5e9, "pipeline", "door", "gone", "stopping", "cam-7"),), lost=True),
+        DeviceView("cam-7", "ready", 4, 1, "0.1.0", 0.5, {"site": "hall-1"}),
+    ],
+)
+def test_the_data_of_a_reply_is_read_as_it_was_written(data: Put | Events | DeviceView) -> None:
+    message = decode(encode(Envelope(Reply(data)))).message
+
+    assert isinstance(message, Reply)
+    assert from_plain(message.data, type(data)) == data
+
+
+@pytest.mark.parametrize("labels", [{"": "x"}, {"a b": "x"}, {"a": "x,y"}, {"a": "x" * 64}, {"../x": "y"}])
+def test_a_label_is_a_word(labels: dict[str, str]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        unpack_request(pack_request(LabelDevice("cam-7", labels)))
 
 
 def test_a_newer_peer_is_understood() -> None:

@@ -28,7 +28,9 @@ from streamfleet_broker.protocol.requests import (
     AddSubscriber,
     CreatePipeline,
     DeviceView,
+    Events,
     FleetView,
+    GetEvents,
     GetFleet,
     ListDevices,
     ListPipelines,
@@ -115,6 +117,21 @@ async def until_state(site: Site, name: str, state: str) -> None:
     while (now := (await views(site))[name].state) != state:
         assert time.monotonic() < deadline, f"{name} is {now}, not {state}"
         await asyncio.sleep(0.02)
+
+
+async def test_a_device_whose_connection_is_gone_is_suspect_soon(site: Site) -> None:
+    """The kernel ends the connections of whoever is killed."""
+    device = await site.ready("cam-7")
+    await until_state(site, "cam-7", "ready")
+    operator = site.operator()
+    known = await operator.get(GetEvents(), Events)
+
+    device.socket.close(linger=0)
+    gone_at = time.monotonic()
+    told = await operator.get(GetEvents(known.epoch, known.events[-1].n, 4000), Events)
+
+    assert [(event.id, event.state) for event in told.events] == [("cam-7", "suspect")]
+    assert time.monotonic() - gone_at < 2.5
 
 
 async def test_a_hundred_wishes_are_listed_in_one_reply(site: Site) -> None:

@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from streamfleet_broker.errors import StoreDown, StoreUnusable
-from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink, to_plain
 from streamfleet_broker.records import (
     DeviceRecord,
     FloorRecord,
+    KeyRecord,
     PipelineRecord,
     Record,
     SubscriberRecord,
@@ -33,13 +35,29 @@ SPEC = PipelineSpec(
     MODEL, (SourceSpec("rtsp://10.0.0.9/door", {"fps": 10.0}),), (UdpSink("127.0.0.1", 12000),), 15.0, 0.3
 )
 ROWS: dict[tuple[str, str], Record] = {
-    ("device", "cam-7"): DeviceRecord("cam-7", "k" * 40, 3),
+    ("device", "cam-7"): DeviceRecord("cam-7", "k" * 40, 3, labels={"site": "hall-1"}),
     ("floor", "gen"): FloorRecord(17),
+    ("key", "again"): KeyRecord("again", "digest", "gate", 1.5e9),
     ("model", "parts/1"): MODEL,
     ("pipeline", "door"): PipelineRecord(
         "door", 2**40, 3, "pause", SPEC, "cam-7", "cam-7", 1, bytes(range(16))
     ),
     ("pipeline", "gate"): PipelineRecord("gate", 1, 1, "run", SPEC, None, None, 2),
+    ("pipeline", "wide"): PipelineRecord(
+        "wide",
+        9,
+        9,
+        "run",
+        replace(SPEC, sources=(SourceSpec("rtsp://10.0.0.9/door"), SourceSpec(0, max_fps=5.0))),
+        None,
+        "cam-8",
+        3,
+        selector={"site": "hall-1"},
+        labels={"line": "2"},
+        version=4,
+        created_at=1.5e9,
+        leaving="cam-7",
+    ),
     ("subscriber", "wall"): SubscriberRecord("wall", "w" * 40),
     ("token", "t" * 40): TokenRecord("t" * 40, "cam-8", 1.5e9),
 }
@@ -65,6 +83,21 @@ def test_every_row_is_read_as_it_was_written(folder: Path) -> None:
     store = Store(folder)
 
     assert store.records == tuple(ROWS.values())
+    store.close()
+
+
+def test_a_row_of_an_earlier_version_is_read(folder: Path) -> None:
+    store = Store(folder)
+    gate = PipelineRecord("gate", 1, 1, "run", SPEC, None, None, 2)
+    plain = to_plain(gate)
+    for name in ("selector", "labels", "version", "created_at", "leaving"):
+        del plain[name]
+    store._connection.execute("INSERT INTO rows VALUES ('pipeline', 'gate', ?, 1)", (msgpack.packb(plain),))
+    store.close()
+
+    store = Store(folder)
+
+    assert store.records == (gate,)
     store.close()
 
 

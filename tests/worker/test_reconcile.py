@@ -538,6 +538,14 @@ def test_the_fence_waits_for_movable_cameras_that_are_on_their_way_out(wished: W
     assert not device.core.is_leaving()
 
 
+def test_the_fence_waits_for_a_movable_camera_whatever_takes_its_place() -> None:
+    device = running(movable())
+
+    device.feed(Adopted((wish(gen=2, start_gen=2),)))
+
+    assert device.core.is_leaving()
+
+
 def test_before_the_first_contact_only_pinned_pipelines_start() -> None:
     device = Device()
 
