@@ -290,6 +290,130 @@ def test_the_doorkeeper_refuses_whatever_is_no_request_of_its_domain(context: zm
     assert set(answers.values()) == {b"400"}
 
 
+def picture(pipeline_id: str = "door", *, body: bytes = b"\xff\xd8", fenced: bool = False) -> list[bytes]:
+    topic = pipeline_topic(Kind.IMG, pipeline_id)
+    return [bytes([fenced]), topic, DataHeader(Kind.IMG, 1, 1, 0).pack(), body]
+
+
+def viewer(context: zmq.Context, endpoint: str, topic: bytes = b"v1/img/door/") -> zmq.Socket:
+    sub = context.socket(zmq.SUB)
+    sub.linger = 0
+    sub.subscribe(topic)
+    sub.connect(endpoint)
+    return sub
+
+
+def watched(report: object) -> tuple[str, ...]:
+    assert isinstance(report, PublisherReport)
+    return report.watched
+
+
+@pytest.fixture
+def show(stand: Stand, context: zmq.Context) -> Iterator[zmq.Socket]:
+    with context.socket(zmq.PUSH) as push:
+        push.linger = 0
+        push.connect(stand.picture_endpoint)
+        yield push
+
+
+def test_who_looks_at_pictures_is_told_at_once_and_gets_them(
+    stand: Stand, context: zmq.Context, show: zmq.Socket
+) -> None:
+    publisher = stand.publisher()
+    publisher.until("nobody looks", lambda report: watched(report) == ())
+    sent = picture(body=bytes(MAX_BODY))
+
+    with viewer(context, stand.local_picture_endpoint) as door:
+        publisher.until("one looks", lambda report: watched(report) == ("door/",))
+        with viewer(context, stand.local_picture_endpoint, b"v1/img/"):
+            publisher.until("another looks at all", lambda report: watched(report) == ("", "door/"))
+        publisher.until("and has gone", lambda report: watched(report) == ("door/",))
+        show.send_multipart(picture("gate"))
+        show.send_multipart(sent)
+
+        assert door.poll(5000)
+        assert door.recv_multipart() == sent[1:]
+    publisher.until("nobody looks any more", lambda report: watched(report) == ())
+
+
+def test_a_closed_fence_stops_pictures_and_junk_goes_nowhere(
+    stand: Stand, context: zmq.Context, show: zmq.Socket, push: zmq.Socket
+) -> None:
+    fence = Fence.create(str(stand.folder / "fence"))
+    publisher = stand.publisher(fence_path=str(stand.folder / "fence"))
+
+    with viewer(context, stand.local_picture_endpoint, b"") as sub:
+        publisher.until("somebody looks", lambda report: watched(report) == ("",))
+        show.send_multipart(picture(fenced=True))
+        show.send_multipart(message(1))  # no picture
+        push.send_multipart(picture())  # not the way of pictures
+        publisher.until("all were counted", lambda report: counts(report) == (0, 1, 2))
+        show.send_multipart(picture("gate"))
+
+        assert sub.poll(5000)
+        assert sub.recv_multipart()[0] == b"v1/img/gate/"
+        assert not sub.poll(0)
+    fence.close()
+
+
+def test_who_looked_through_a_relay_that_is_gone_looks_no_more(
+    stand: Stand, context: zmq.Context, show: zmq.Socket
+) -> None:
+    public, secret = zmq.curve_keypair()
+    server_public, server_secret = zmq.curve_keypair()
+    publisher = stand.publisher(public_key=public.decode(), secret_key=secret.decode())
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    publisher.tell(Relay((), server_public.decode(), (endpoint,)))
+    publisher.until("nobody looks", lambda report: watched(report) == ())
+
+    @contextlib.contextmanager
+    def relay() -> Iterator[zmq.Socket]:
+        """One that is there, and through which somebody looks at a pipeline."""
+        with context.socket(zmq.SUB) as relay:
+            relay.linger = 0
+            relay.subscribe(b"v1/img/door/")
+            relay.curve_server, relay.curve_secretkey = True, server_secret
+            relay.bind(endpoint)
+
+            def looks() -> bool:
+                relay.poll(0)  # its subscriptions go out in its own turns
+                return watched(publisher.reports[-1]) == ("door/",)
+
+            wait_for("somebody looks", looks)
+            yield relay
+
+    for _ in range(2):  # it comes back
+        with relay() as one:
+            show.send_multipart(picture())
+            assert one.poll(5000)
+            assert one.recv_multipart() == picture()[1:]
+        publisher.until("nobody looks", lambda report: watched(report) == ())
+    with relay():
+        publisher.tell(Relay((), server_public.decode()))
+        publisher.until("it has another relay", lambda report: watched(report) == ())
+
+
+def test_a_flood_of_pictures_delays_no_prediction(
+    stand: Stand, context: zmq.Context, push: zmq.Socket, show: zmq.Socket
+) -> None:
+    publisher = stand.publisher()
+    show.sndhwm = 4
+    flood = picture(body=bytes(MAX_BODY))
+
+    with (
+        viewer(context, stand.local_picture_endpoint),  # and never reads
+        subscriber(context, stand.local_endpoint) as sub,
+    ):
+        publisher.until("somebody looks", lambda report: watched(report) == ("door/",))
+        until_heard(push, sub)
+        for seq in range(1, 101):
+            with contextlib.suppress(zmq.Again):
+                show.send_multipart(flood, zmq.NOBLOCK)
+            push.send_multipart(message(seq))
+            assert sub.poll(500), f"message {seq}"
+            assert DataHeader.unpack(sub.recv_multipart()[1]).seq == seq
+
+
 def test_it_reports_even_when_nothing_comes(stand: Stand) -> None:
     publisher = stand.publisher()
 
