@@ -25,8 +25,8 @@ from streamfleet_broker.protocol.values import to_plain
 logger = logging.getLogger(__name__)
 
 MAX_KEPT = 2_000  # events
-_WAIT_MS = 5_000  # that the broker may wait for an event
-_TIMEOUT = 7.0  # seconds, after which the broker is away
+_WAIT_MS = 3_000  # that the broker may wait for an event
+_TIMEOUT = 4.0  # seconds, after which the broker is away
 _PAUSE = 1.0  # seconds between two attempts
 _BREATH = 0.1  # seconds after an answer without news: whoever does not wait must not make us run
 _START = Mark(0, 0)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import stat
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+import zmq.asyncio
 from starlette.datastructures import Headers
+from starlette.routing import Route, WebSocketRoute
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
+from streamfleet_api.app import Services, create_app
 from streamfleet_api.auth import Door, load_token
-from streamfleet_api.native import Native
-from streamfleet_api.original import Original
+from streamfleet_api.config import parse
 from streamfleet_broker.protocol.keyfile import KeyExposed
 from tests.api.conftest import Api
 from tests.api.peer import Peer, sha256
@@ -86,11 +90,33 @@ ROUTES = [
     ("POST", "/terminate/x"),
     ("GET", "/v2/devices"),
     ("POST", "/v2/devices"),
+    ("GET", "/v2/devices/x"),
+    ("PATCH", "/v2/devices/x"),
+    ("DELETE", "/v2/devices/x"),
     ("GET", "/v2/pipelines"),
+    ("POST", "/v2/pipelines"),
+    ("GET", "/v2/pipelines/x"),
+    ("PUT", "/v2/pipelines/x"),
+    ("PATCH", "/v2/pipelines/x"),
+    ("DELETE", "/v2/pipelines/x"),
+    ("POST", "/v2/pipelines/x/pause"),
+    ("POST", "/v2/pipelines/x/resume"),
+    ("POST", "/v2/pipelines/x/restart"),
+    ("GET", "/v2/pipelines/x/status"),
+    ("GET", "/v2/pipelines/x/picture"),
+    ("GET", "/v2/pipelines/x/pictures"),
+    ("GET", "/v2/pipelines/x/predictions/last"),
     ("GET", "/v2/models"),
+    ("GET", "/v2/models/a/1"),
     ("PUT", "/v2/models/a/1"),
+    ("DELETE", "/v2/models/a/1"),
     ("POST", "/v2/subscribers"),
     ("GET", "/v2/predictions"),
+    ("GET", "/v2/status"),
+    ("GET", "/v2/events"),
+    ("GET", "/v2/events/recent"),
+    ("POST", "/v2/tickets"),
+    ("GET", "/metrics"),
     ("PUT", f"/v2/blobs/{'0' * 64}"),
     ("GET", f"/v2/blobs/{'0' * 64}"),
     ("GET", "/nothing"),
@@ -98,19 +124,40 @@ ROUTES = [
 ]
 
 
-def test_every_route_is_in_the_table_above() -> None:
-    services: Any = None
-    routes = [*Original(*[services] * 3).routes(), *Native(*[services] * 5).routes()]
+WEBSOCKETS = ["/v2/predictions", "/v2/status", "/v2/events", "/v2/pipelines/x/pictures"]
+OPEN = re.compile(r"/healthz|/readyz|/|/page/.*|/openapi.json|/docs.*")
+
+
+def test_every_route_is_in_the_tables_above(tmp_path: Path) -> None:
+    config = parse(["--data-dir", f"/tmp/{tmp_path.name}"], {})
+    context = zmq.asyncio.Context()
+    app = create_app(config, Services.make(config, context), token=TOKEN)
+    context.term()
 
     missing = [
         (method, route.path)
-        for route in routes
+        for route in app.routes
+        if isinstance(route, Route) and not OPEN.fullmatch(route.path)
         for method in (route.methods or set()) - {"HEAD"}
-        if route.path not in ("/healthz", "/readyz")
-        and not any(method == m and route.path_regex.match(path) for m, path in ROUTES)
+        if not any(method == m and route.path_regex.match(path) for m, path in ROUTES)
+    ]
+    missing += [
+        ("websocket", route.path)
+        for route in app.routes
+        if isinstance(route, WebSocketRoute) and not any(map(route.path_regex.match, WEBSOCKETS))
     ]
 
     assert missing == []
+
+
+@pytest.mark.parametrize("path", WEBSOCKETS)
+def test_from_elsewhere_no_websocket_is_open_without_the_token(api: Api, path: str) -> None:
+    headers = {"x-forwarded-for": "203.0.113.9"}
+
+    with pytest.raises(InvalidStatus) as caught:
+        connect(f"ws://127.0.0.1:{api.port}{path}", proxy=None, additional_headers=headers)
+
+    assert caught.value.response.status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
