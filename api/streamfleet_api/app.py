@@ -38,6 +38,7 @@ from streamfleet_api.problems import Problem
 from streamfleet_api.roster import Roster
 from streamfleet_api.routes.devices import DeviceRoutes
 from streamfleet_api.routes.documents import DocumentRoutes
+from streamfleet_api.routes.endpoint import routes_of
 from streamfleet_api.routes.models import BLOBS, ModelRoutes
 from streamfleet_api.routes.pipelines import PipelineRoutes
 from streamfleet_api.routes.process import ProcessRoutes
@@ -130,7 +131,7 @@ def create_app(config: Config, services: Services, *, token: str) -> Starlette:
     ]
     flowing = streams.routes()
     documents.describe([*endpoints, *documented(flowing)])
-    routes = [*(endpoint.route() for endpoint in endpoints), *flowing, *Page().routes()]
+    routes = [*routes_of(endpoints), *flowing, *Page().routes()]
     templates = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
 
     @contextlib.asynccontextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -32,8 +31,6 @@ class DocumentRoutes:
     """The endpoints. `describe` is told last what there is to describe, these themselves among it."""
 
     def __init__(self) -> None:
-        folder = resources.files("streamfleet_api.docs")
-        self._files = {name: folder.joinpath(name).read_bytes() for name in _FILES}
         self._document = b""
         self._page = b""
 
@@ -45,11 +42,10 @@ class DocumentRoutes:
 
     def endpoints(self) -> list[Endpoint]:
         """As they are declared."""
-        shapes = {"type": "object"}
         return [
             Endpoint(
                 *("GET", "/openapi.json", self.openapi, "openapi", "This document", "fleet"),
-                {200: Answer("OpenAPI 3.1.", schema=shapes, media=JSON), **REFUSED},
+                {200: Answer("OpenAPI 3.1.", schema={"type": "object"}), **REFUSED},
                 errors=frozenset(),
             ),
             Endpoint(
@@ -57,17 +53,20 @@ class DocumentRoutes:
                 {200: Answer("A page.", media="text/html", schema=_TEXT), **REFUSED},
                 errors=frozenset(),
             ),
-            Endpoint(
-                *("GET", "/docs/{name}", self.file, "docs_file", "A file of that page", "fleet"),
-                {
-                    200: Answer("The file.", media="text/css", schema=_TEXT),
-                    404: Answer("There is no such file.", media=JSON, schema=shapes),
-                    **REFUSED,
-                },
-                errors=frozenset(),
-                path_schemas={"name": {"type": "string", "enum": sorted(_FILES)}},
-            ),
+            *(self._file(name, media) for name, media in _FILES.items()),
         ]
+
+    def _file(self, name: str, media: str) -> Endpoint:
+        content = resources.files("streamfleet_api.docs").joinpath(name).read_bytes()
+
+        async def file(_request: Request) -> Response:
+            return Response(content, media_type=media, headers=HEADERS)
+
+        return Endpoint(
+            *("GET", f"/docs/{name}", file, name.replace(".", "_"), "A file of that page", "fleet"),
+            {200: Answer("The file.", media=media, schema=_TEXT), **REFUSED},
+            errors=frozenset(),
+        )
 
     async def openapi(self, _request: Request) -> Response:
         """For programs."""
@@ -76,10 +75,3 @@ class DocumentRoutes:
     async def docs(self, _request: Request) -> Response:
         """For people."""
         return Response(self._page, media_type="text/html", headers=HEADERS)
-
-    async def file(self, request: Request) -> Response:
-        """One of two."""
-        name = request.path_params["name"]
-        if name not in self._files:
-            raise HTTPException(404)
-        return Response(self._files[name], media_type=_FILES[name], headers=HEADERS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,9 +66,21 @@ class Endpoint:
     headers: tuple[Header, ...] = ()
     path_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def route(self) -> Route:
-        """As Starlette takes it."""
-        return Route(self.path, self.handler, methods=[self.method], name=self.operation_id)
+
+def routes_of(endpoints: Iterable[Endpoint]) -> list[Route]:
+    """As Starlette takes them: one a path, so that a 405 tells all methods that there are."""
+    paths: dict[str, dict[str, Handler]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint.handler
+    return [Route(path, _by_method(handlers), methods=list(handlers)) for path, handlers in paths.items()]
+
+
+def _by_method(handlers: Mapping[str, Handler]) -> Callable[[Request], Awaitable[Any]]:
+    async def handle(request: Request) -> ASGIApp:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await handlers[method](request)
+
+    return handle
 
 
 def native(*more: int) -> frozenset[int]:
