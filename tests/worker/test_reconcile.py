@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from streamfleet_broker.protocol.control import MAX_BODY, Envelope, encode
 from streamfleet_broker.protocol.messages import Hello
-from streamfleet_broker.protocol.values import ModelRef, Observed, ObservedState, Want, Wish
+from streamfleet_broker.protocol.status import SourceStat
+from streamfleet_broker.protocol.values import ModelRef, Observed, ObservedState, SourceSpec, Want, Wish
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
 from streamfleet_worker.reconcile import (
     Action,
@@ -65,8 +66,9 @@ def says(
     waiting: bool = False,
     reason: str = "",
     camera: CameraId = CAMERA,
+    sources: tuple[SourceStat, ...] = (),
 ) -> Reported:
-    report = CameraReport(gen, state, reason, waiting, emitted, (), {}, 20.0, {})
+    report = CameraReport(gen, state, reason, waiting, emitted, sources, {}, 20.0, {})
     return Reported(camera, report)
 
 
@@ -426,6 +428,21 @@ def test_a_camera_may_be_as_slow_as_it_was_told_to_be() -> None:
     device.well.append(says(emitted=7))
 
     assert device.wait(29) == []
+
+
+def test_of_several_sources_the_fastest_that_runs_says_how_slow_a_camera_may_be() -> None:
+    sources = (SourceSpec("rtsp://h/door", max_fps=0.1), SourceSpec("rtsp://h/gate"))
+    device = running(replace(wish(), spec=replace(wish().spec, sources=sources)))
+    slow, fast = SourceStat(0, "door", "RUNNING"), SourceStat(1, "gate", "RUNNING")
+    lost = replace(fast, state="INITIALISING")
+    device.well.append(says(emitted=7, sources=(slow, lost)))
+
+    only_the_slow_one = device.wait(29)
+    device.well[-1] = says(emitted=8, sources=(slow, fast))
+    both = device.wait(10.2)
+
+    assert only_the_slow_one == []
+    assert both == [KillChild(CAMERA, "it says that it runs, and emitted nothing for 10 s")]
 
 
 def test_whoever_slept_blames_nobody() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from streamfleet_broker.protocol.reference import redacted
 from streamfleet_broker.protocol.status import PipelineStat, SourceStat
-from streamfleet_broker.protocol.values import Observed, ObservedState, Wish
+from streamfleet_broker.protocol.values import Observed, ObservedState, SourceSpec, Wish
 from streamfleet_worker.control import CameraReport
 from streamfleet_worker.status import pipeline_stat
 from tests.worker.peers import spec
@@ -21,7 +21,7 @@ REPORT = CameraReport(
     reason="",
     waiting_for_engine=False,
     emitted=9,
-    sources=(SourceStat(0, ADDRESS, "RUNNING", emitted=9),),
+    sources=(SourceStat(0, ADDRESS, "RUNNING", emitted=9, fps=20.0, latency=0.05, last_frame_age=0.5),),
     dropped={"udp": 1},
     fps=20.0,
     report={
@@ -49,7 +49,7 @@ def test_it_is_what_the_camera_said() -> None:
         reason="",
         restarts=0,
         fps=20.0,
-        sources=(replace(REPORT.sources[0], reference="rtsp://cam/door"),),
+        sources=(replace(REPORT.sources[0], reference="rtsp://cam/door", last_frame_age=0.6),),
         dropped={"udp": 1},
         report=REPORT.report,
         at=1.5,
@@ -81,12 +81,29 @@ def test_before_the_first_report_it_has_the_originals_four_keys(
     assert document.sources == (SourceStat(0, "rtsp://cam/door", expected),)
 
 
+def test_before_the_first_report_each_source_is_there() -> None:
+    two = replace(WISH, spec=replace(WISH.spec, sources=(SourceSpec(ADDRESS), SourceSpec(3))))
+    observed = Observed("door", 2, 3, ObservedState.STARTING)
+
+    document = pipeline_stat(two, observed, None, device="cam-7", alive=True, report_age=9.0, at=1.5)
+
+    assert document.sources == (
+        SourceStat(0, "rtsp://cam/door", "INITIALISING"),
+        SourceStat(1, 3, "INITIALISING"),
+    )
+    assert [entry["source_id"] for entry in document.report["sources_metadata"]] == [0, 1]
+    assert [entry["source_id"] for entry in document.report["latency_reports"]] == [0, 1]
+
+
 def test_figures_of_a_camera_that_falls_silent_fall_to_nothing() -> None:
     halfway = stat(ObservedState.RUNNING, REPORT, alive=True, age=2.0)
     silent = stat(ObservedState.RUNNING, REPORT, alive=True, age=3.0)
 
     assert (halfway.fps, halfway.report["inference_throughput"]) == (10.0, 10.5)
     assert (silent.fps, silent.report["inference_throughput"]) == (0.0, 0.0)
+    assert (halfway.sources[0].fps, halfway.sources[0].latency) == (10.0, 0.05)
+    assert (silent.sources[0].fps, silent.sources[0].latency) == (0.0, None)
+    assert silent.sources[0].last_frame_age == 3.5
 
 
 def test_a_dead_camera_has_no_figures_and_its_source_is_in_error() -> None:
@@ -94,6 +111,17 @@ def test_a_dead_camera_has_no_figures_and_its_source_is_in_error() -> None:
 
     assert (document.fps, document.report["inference_throughput"]) == (0.0, 0.0)
     assert document.report["sources_metadata"][0]["state"] == document.sources[0].state == "ERROR"
+    assert document.sources[0].last_frame_age is None
+
+
+def test_a_source_at_its_end_stays_there_though_the_camera_of_another_crashes() -> None:
+    original = {"sources_metadata": [{"state": "ENDED"}, {"state": "RUNNING"}]}
+    sources = (SourceStat(0, "a.mp4", "ENDED"), SourceStat(1, "rtsp://h/door", "RUNNING"))
+
+    document = stat(ObservedState.BACKOFF, replace(REPORT, sources=sources, report=original), alive=False)
+
+    assert [source.state for source in document.sources] == ["ENDED", "ERROR"]
+    assert [entry["state"] for entry in document.report["sources_metadata"]] == ["ENDED", "ERROR"]
 
 
 def test_a_camera_that_is_being_killed_has_no_figures_either() -> None:

@@ -48,6 +48,7 @@ from streamfleet_worker.control import (
 from streamfleet_worker.fence import Fence, boot_time
 from streamfleet_worker.identity import Identity
 from streamfleet_worker.link import Link
+from streamfleet_worker.machine import look
 from streamfleet_worker.models import Models, Source
 from streamfleet_worker.reconcile import ChildId, Event, PublisherId, Reconcile, Row
 from streamfleet_worker.session import Session
@@ -525,6 +526,7 @@ class Agent:
             )
             topic = pipeline_topic(Kind.STAT, stat.pipeline_id)
             self._publish(topic, stat, at, now, gen=stat.gen, inc=stat.inc)
+        machine = look()
         device = DeviceStat(
             device=self._identity.device,
             session=self._session.state(now).value,
@@ -532,6 +534,10 @@ class Agent:
             pipelines=len(views),
             engines=self._reconcile.engines(),
             at=at,
+            cores=machine.cores,
+            load=machine.load,
+            memory=machine.memory,
+            memory_available=machine.memory_available,
         )
         self._publish(device_topic(device.device), device, at, now)
 

@@ -18,7 +18,7 @@ from typing_extensions import assert_never
 
 from streamfleet_broker.protocol.reference import redacted
 from streamfleet_broker.protocol.status import EngineStat
-from streamfleet_broker.protocol.values import Manifest, Observed, ObservedState, Wish
+from streamfleet_broker.protocol.values import Manifest, Observed, ObservedState, PipelineSpec, Wish
 from streamfleet_worker.audience import is_watched
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
 
@@ -647,7 +647,8 @@ class Reconcile:
         for pipeline in self._pipelines.values():
             camera = pipeline.camera
             if camera is not None and camera.staying:
-                stuck.append((camera, camera.silence(now, SILENCE) or _stall(camera, pipeline.wish, now)))
+                complaint = camera.silence(now, SILENCE) or _stall(camera, pipeline.report, now)
+                stuck.append((camera, complaint))
         for model in self._models.values():
             engine, report = model.engine, model.report
             if engine is not None and engine.staying:
@@ -863,13 +864,22 @@ class Reconcile:
         return model.crash if model is not None and report.waiting_for_engine else ""
 
 
-def _stall(camera: _Camera, wish: Wish | None, now: float) -> str:
+def _stall(camera: _Camera, report: CameraReport | None, now: float) -> str:
     """A camera that says it runs must emit, as often as it may."""
-    slowest = 3 / wish.spec.max_fps if wish is not None and wish.spec.max_fps is not None else 0.0
-    limit = max(STALL, slowest)
+    limit = max(STALL, 3 * _interval(camera.told.spec, report))
     if camera.moved_at is not None and now - camera.moved_at >= limit:
         return f"it says that it runs, and emitted nothing for {limit:.0f} s"
     return ""
+
+
+def _interval(spec: PipelineSpec, report: CameraReport | None) -> float:
+    """Seconds between two frames of the fastest source that runs, if all are as slow as they may be."""
+    running = (
+        {source.source_id for source in report.sources if source.state == "RUNNING"} if report else set()
+    )
+    limits = [source.max_fps or spec.max_fps for source in spec.sources]
+    of_running = [limits[number] for number in sorted(running) if number < len(limits)]
+    return min(0.0 if limit is None else 1 / limit for limit in of_running or limits)
 
 
 def how_it_ended(code: int) -> str:

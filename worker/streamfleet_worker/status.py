@@ -53,11 +53,12 @@ def pipeline_stat(
     else:
         works = alive and observed.state not in _DOWN
         factor = _freshness(report_age) if works else 0.0
-        sources = tuple(replace(source, reference=sanitised(source.reference)) for source in report.sources)
+        age = report_age if works else None
+        sources = tuple(_as_of_now(source, factor, age) for source in report.sources)
         original = _faded(report.report, factor)
         fps, dropped = report.fps * factor, report.dropped
         if not alive:
-            sources = tuple(replace(source, state=state) for source in sources)
+            sources = tuple(replace(source, state=_still(source.state, state)) for source in sources)
             original = _in_state(original, state)
     return PipelineStat(
         pipeline_id=wish.pipeline_id,
@@ -81,11 +82,31 @@ def _freshness(age: float) -> float:
     return min(1.0, max(0.0, (STALE - age) / (STALE - FRESH)))
 
 
+def _as_of_now(source: SourceStat, factor: float, age: float | None) -> SourceStat:
+    """What a camera said of a source so many seconds ago; None: it does not work any more."""
+    last = source.last_frame_age
+    return replace(
+        source,
+        reference=sanitised(source.reference),
+        fps=source.fps * factor,
+        latency=source.latency if factor else None,
+        last_frame_age=None if last is None or age is None else last + age,
+        still_for=source.still_for if factor else None,
+    )
+
+
+def _still(known: str, state: str) -> str:
+    """A source that has come to its end stays there, whatever becomes of its camera."""
+    return known if known == "ENDED" else state
+
+
 def _faded(original: dict[str, Any], factor: float) -> dict[str, Any]:
     throughput = original.get("inference_throughput", 0.0)
     return {**original, "inference_throughput": throughput * factor}
 
 
 def _in_state(original: dict[str, Any], state: str) -> dict[str, Any]:
-    sources = [{**source, "state": state} for source in original.get("sources_metadata", ())]
+    sources = [
+        {**source, "state": _still(source["state"], state)} for source in original.get("sources_metadata", ())
+    ]
     return {**original, "sources_metadata": sources}
