@@ -53,8 +53,8 @@ class Ring:
             self.last = _START
         events = [event for event in came.events if Mark(came.epoch, event.n) > self.last]
         news: list[_Entry] = []
-        if came.lost and events and self.last != _START:
-            mark = Mark(came.epoch, events[0].n)
+        mark = Mark(came.epoch, events[0].n if events else 0)
+        if came.lost and _START < self.last < mark:
             news.append(_Entry(mark, gap(_between(self.last, mark)), None))
         for event in events:
             mark = Mark(came.epoch, event.n)

@@ -255,6 +255,15 @@ def test_what_the_broker_has_forgotten_is_told_as_a_gap() -> None:
     assert ids(ring.after(Mark(7, 1))) == ['{"gap":3}', "7-5", '{"gap":null}', "8-1"]
 
 
+def test_a_new_epoch_is_a_gap_even_before_anything_happens_in_it() -> None:
+    ring = Ring()
+    ring.add(events(7, 1))
+
+    assert ids(ring.add(events(8, lost=True))) == ['{"gap":null}']
+    assert ids(ring.add(events(8, 1))) == ["8-1"]
+    assert ids(ring.after(Mark(7, 1))) == ['{"gap":null}', "8-1"]
+
+
 def test_the_first_that_a_ring_hears_of_is_no_gap() -> None:
     assert ids(Ring().add(events(7, 40, lost=True))) == ["7-40"]
 

@@ -1,0 +1,167 @@
+"""Pictures: made only while somebody looks, the newest for everybody, and a reason when none comes."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection
+
+from streamfleet_api.pictures import MAX_LOOKING
+from streamfleet_broker.protocol.values import SourceSpec
+from tests.api.conftest import Api
+from tests.api.peer import Peer, pipeline, spec
+from tests.api.streams import websocket
+
+JPEG = b"\xff\xd8 a picture \xff\xd9"
+
+
+@pytest.fixture
+def door(peer: Peer) -> str:
+    """A pipeline of two sources whose pictures nobody looks at yet."""
+    name = f"door-{peer.gen}"
+    peer.pipelines[name] = pipeline(name, spec=replace(spec(), sources=(SourceSpec(0), SourceSpec(1))))
+    return name
+
+
+def parts(response: httpx.Response) -> Iterator[tuple[str, bytes]]:
+    """(key, JPEG) of each part of a multipart/x-mixed-replace, as a browser reads it."""
+    kind, _, boundary = response.headers["content-type"].partition("; boundary=")
+    assert kind == "multipart/x-mixed-replace"
+    mark = b"--" + boundary.encode() + b"\r\n"
+    received = b""
+    for chunk in response.iter_raw():
+        received += chunk
+        while received.count(mark) > 1:
+            _, part, rest = received.split(mark, 2)
+            received = mark + rest
+            head, _, body = part.partition(b"\r\n\r\n")
+            headers = dict(line.lower().split(": ") for line in head.decode().splitlines())
+            jpeg = body[: int(headers["content-length"])]
+            assert body == jpeg + b"\r\n"
+            assert headers["content-type"] == "image/jpeg"
+            yield headers["x-streamfleet-key"], jpeg
+
+
+def test_a_picture_moves_for_whoever_looks(http: httpx.Client, peer: Peer, door: str) -> None:
+    with http.stream("GET", f"/v2/pipelines/{door}/pictures") as response:
+        peer.wait_for_looker(door)
+        came = parts(response)
+        found = []
+        for seq in range(3):
+            peer.picture(door, seq, JPEG + b"%d" % seq)
+            found.append(next(came))
+
+    assert found == [(f"{peer.gen}-0-{seq}", JPEG + b"%d" % seq) for seq in range(3)]
+    assert response.headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_a_websocket_gets_the_pictures_of_its_source_as_they_are(api: Api, peer: Peer, door: str) -> None:
+    with websocket(api, f"/v2/pipelines/{door}/pictures?source=1") as connection:
+        peer.wait_for_looker(door)
+        peer.picture(door, 0, b"of the other source")
+        peer.picture(door, 0, JPEG, source=1)
+
+        assert connection.recv(timeout=5) == JPEG
+
+
+def test_the_camera_is_asked_once_and_let_go_when_the_last_one_has_left(
+    api: Api, peer: Peer, door: str
+) -> None:
+    path = f"/v2/pipelines/{door}/pictures"
+    with websocket(api, path) as first:
+        peer.wait_for_looker(door)
+        with websocket(api, path) as second:
+            peer.picture(door, 0, JPEG)
+            assert [each.recv(timeout=5) for each in (first, second)] == [JPEG, JPEG]
+        peer.picture(door, 1, JPEG)
+        assert first.recv(timeout=5) == JPEG
+    left = time.monotonic()
+
+    with websocket(api, path) as third:  # in time: the camera has gone on
+        peer.picture(door, 2, JPEG)
+        assert third.recv(timeout=5) == JPEG
+    peer.wait_for_no_looker(door)
+
+    assert time.monotonic() - left > 2
+
+
+def test_one_picture_is_the_next_that_comes(http: httpx.Client, peer: Peer, door: str) -> None:
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection(("127.0.0.1", http.base_url.port or 0)))
+        connection.settimeout(5)
+        connection.sendall(f"GET /v2/pipelines/{door}/picture HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+        peer.wait_for_looker(door)
+        peer.picture(door, 0, JPEG)
+        answer = connection.recv(4096)
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"content-type: image/jpeg" in head
+    assert f"x-streamfleet-key: {peer.gen}-0-0".encode() in head
+    assert body == JPEG
+
+
+def test_a_picture_that_does_not_come_has_a_reason(http: httpx.Client, peer: Peer, door: str) -> None:
+    paused = replace(peer.pipelines[door], status="reconnecting", reason="source 0: no route to it")
+    peer.pipelines[door] = paused
+    started = time.monotonic()
+
+    answer = http.get(f"/v2/pipelines/{door}/picture")
+
+    assert answer.status_code == 504
+    assert answer.json()["detail"].endswith("the pipeline is reconnecting, source 0: no route to it")
+    assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("nobody/picture", 404), ("{door}/picture?source=2", 404), ("{door}/pictures?source=x", 422)],
+)
+def test_what_has_no_pictures_is_a_problem(http: httpx.Client, door: str, path: str, status: int) -> None:
+    answer = http.get(f"/v2/pipelines/{path.format(door=door)}")
+
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_so_many_may_look_and_no_more(api: Api, peer: Peer, door: str) -> None:
+    path = f"/v2/pipelines/{door}/pictures"
+    with ExitStack() as stack:
+        for _ in range(MAX_LOOKING):
+            stack.enter_context(websocket(api, path))
+
+        answer = api.http.get(path)
+
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "10"
+
+
+def newest(connection: ClientConnection, last: bytes) -> int:
+    """How many pictures came until this one."""
+    count = 1
+    while connection.recv(timeout=10) != last:
+        count += 1
+    return count
+
+
+def test_who_looks_slowly_gets_fewer_pictures_and_none_late(api: Api, peer: Peer, door: str) -> None:
+    count = 400
+    path = f"/v2/pipelines/{door}/pictures"
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect(("127.0.0.1", api.port))
+    with websocket(api, path) as quick, websocket(api, path, sock=slow, max_queue=1) as lazy:
+        peer.wait_for_looker(door)
+        for seq in range(count):
+            peer.picture(door, seq, b"%06d" % seq + bytes(50_000))
+            quick.recv(timeout=10)
+
+        last = b"%06d" % (count - 1) + bytes(50_000)
+
+        assert newest(lazy, last) < count
