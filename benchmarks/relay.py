@@ -6,15 +6,15 @@ for nobody, so that what subscribers do not take in time is lost, as it is meant
 messages a second: how much of what was sent did not arrive, and the relay's CPU time for each message (of
 all threads of its process, from the kernel's scheduler; what the idle broker does besides is in it).
 
-Ours is the broker of a real fleet, under the keys of its device and of a real subscriber: from TCP with
-CURVE to the unix socket on its host, and on to TCP with CURVE, which is a second proxy behind the first.
-The plain ones are one proxy each, with libzmq's defaults, and let everybody in.
+Ours is a broker process with one device that has joined and one subscriber: from TCP with CURVE to the unix
+socket on its host, and on to TCP with CURVE, which is a second proxy behind the first. It holds at most 200
+messages for a subscriber that is slow, on purpose; the plain proxies hold libzmq's 1000, are one proxy each,
+and let everybody in.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import statistics
 from collections.abc import Iterator, Sequence
@@ -24,12 +24,12 @@ from pathlib import Path
 
 import zmq
 
-from benchmarks.fleets import relay_of, running
+from benchmarks.broker import running_broker
 from benchmarks.processes import PATIENCE, child, receive
 from benchmarks.relay_peers import SIZE, Counted, Keys, Side, publish, subscribe
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
-from tests.fleet.harness import Fleet, short_folder
+from tests.fleet.harness import short_folder
 
 STEADY = 5000  # messages/s
 LOST = 0.0  # % of what was sent at that rate through our relay, to one subscriber
@@ -59,13 +59,14 @@ def run(setting: Setting) -> Report:
     counts = setting.pick((1, 20), (1,))
     seconds, rounds = setting.pick(1.5, 0.3), setting.rounds_of(2)
     found: dict[str, list[float]] = {}
-    with running(setting) as fleet, short_folder() as folder, relays(fleet, folder) as known:
+    with short_folder() as folder, relays(folder) as known:
         for _ in range(rounds):
             for subscribers in counts:
                 for relay in known:
                     full, steady = measure(relay, subscribers, seconds)
                     for what, value in (
                         ("full speed, deliveries/s", full.deliveries),
+                        ("full speed, lost %", full.lost),
                         ("steady, lost %", steady.lost),
                         ("steady, CPU us per message", steady.cpu),
                     ):
@@ -114,33 +115,17 @@ def cpu_ns(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def relays(fleet: Fleet, folder: Path) -> Iterator[list[Relay]]:
+def relays(folder: Path) -> Iterator[list[Relay]]:
     """Ours in both its ways, and the plain ones."""
     with (
+        running_broker(folder) as broker,
         proxy("zmq.proxy, TCP to TCP, no encryption", "tcp://127.0.0.1:*", curve=False) as plain,
         proxy("zmq.proxy, TCP CURVE to unix socket", f"ipc://{folder}/out.ipc", curve=True) as local,
         proxy("zmq.proxy, TCP CURVE to TCP CURVE", "tcp://127.0.0.1:*", curve=True) as curve,
     ):
-        yield [plain, local, ours_local(fleet), curve, ours_out(fleet)]
-
-
-def ours_local(fleet: Fleet) -> Relay:
-    """From the device to this host."""
-    identity = json.loads((fleet.data / "workers/local-1/identity.json").read_text())
-    keys = Keys(identity["broker_key"], identity["public_key"], identity["secret_key"])
-    into = Side(f"tcp://127.0.0.1:{fleet.broker_ports[1]}", keys)
-    (pid,) = fleet.pids("sf-broker")
-    return Relay("our relay, TCP CURVE to unix socket", pid, into, Side(relay_of(fleet), None))
-
-
-def ours_out(fleet: Fleet) -> Relay:
-    """From the device to a subscriber elsewhere."""
-    local = ours_local(fleet)
-    answer = fleet.http.post("/v2/subscribers", json={"name": "bench"})
-    assert answer.status_code == 201, answer.text
-    told = answer.json()
-    keys = Keys(told["server_key"], told["public_key"], told["secret_key"])
-    return Relay("our relay, TCP CURVE to TCP CURVE", local.pid, local.into, Side(told["endpoint"], keys))
+        ours_local = Relay("our relay, TCP CURVE to unix socket", broker.pid, broker.into, broker.local)
+        ours_out = Relay("our relay, TCP CURVE to TCP CURVE", broker.pid, broker.into, broker.out)
+        yield [plain, local, ours_local, curve, ours_out]
 
 
 @contextlib.contextmanager
@@ -179,8 +164,9 @@ def key(name: str, subscribers: int, what: str) -> str:
 
 
 _COLUMNS = (
-    ("full speed, deliveries/s", Column("deliveries/s", digits=0)),
-    ("steady, CPU us per message", Column("CPU/message", "us", 2)),
+    ("full speed, deliveries/s", Column("full speed: deliveries/s", digits=0)),
+    ("full speed, lost %", Column("lost", "%", 1)),
+    ("steady, CPU us per message", Column(f"{STEADY}/s: CPU/message", "us", 2)),
     ("steady, lost %", Column("lost", "%", 3)),
 )
 

@@ -171,9 +171,9 @@ def as_json(report: Report, about: dict[str, Any]) -> str:
 
 
 def _plain_table(table: Table) -> dict[str, Any]:
-    names = [f"{column.title} {column.unit}".strip() for column in table.columns]
-    rows = [{"name": row.name, **dict(zip(names, row.cells, strict=True))} for row in table.rows]
-    return {"title": table.title, "rows": rows}
+    columns = [f"{column.title} {column.unit}".strip() for column in table.columns]
+    rows = [{"name": row.name, "cells": row.cells} for row in table.rows]
+    return {"title": table.title, "columns": columns, "rows": rows}
 
 
 # as a picture ---------------------------------------------------------------------------------------------
