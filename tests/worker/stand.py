@@ -8,7 +8,7 @@ import multiprocessing
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -202,7 +202,7 @@ class Stand:
     def camera(
         self,
         manifest: Manifest,
-        reference: str | int,
+        reference: str | int | Sequence[SourceSpec],
         *,
         gen: int = 1,
         inc: int = 1,
@@ -221,7 +221,9 @@ class Stand:
             want=want,
             spec=PipelineSpec(
                 model=ModelRef("model", manifest.digest),
-                sources=(SourceSpec(reference, properties or {}),),
+                sources=(SourceSpec(reference, properties or {}),)
+                if isinstance(reference, (str, int))
+                else tuple(reference),
                 sinks=(self.receiver.sink,) if sinks is None else sinks,
                 **spec,
             ),
@@ -273,6 +275,13 @@ class Stand:
         child = Child(entry, config)
         self._children.append(child)
         return child
+
+
+def until_ended(camera: Child) -> CameraReport:
+    """The report of a camera whose files are all at their end."""
+    report = camera.until("the files are at their end", lambda report: is_camera(report, "ended"))
+    assert isinstance(report, CameraReport)
+    return report
 
 
 def is_camera(report: Any, state: str) -> bool:

@@ -16,35 +16,9 @@ import zmq
 from streamfleet_broker.protocol.data import DataHeader, Flag, Kind
 from streamfleet_broker.protocol.values import Manifest, UdpSink
 from streamfleet_worker.camera.testpattern import FPS, LABELS, draw, truth
-from streamfleet_worker.control import CameraReport
 from streamfleet_worker.fence import Fence, boot_time
 from tests.worker.models import manifest_of, write_constant_model, write_slow_model, write_squares_model
-from tests.worker.stand import Child, Stand, is_camera, wait_for, write_video
-
-
-@pytest.fixture
-def squares(stand: Stand) -> Manifest:
-    """An engine that finds the squares of the test pattern."""
-    manifest = write_squares_model(stand.folder / "squares.onnx")
-    stand.engine(stand.folder / "squares.onnx", manifest)
-    return manifest
-
-
-@pytest.fixture
-def quick(stand: Stand) -> Manifest:
-    """An engine that finds one box in every picture, at once."""
-    path = stand.folder / "quick.onnx"
-    output = np.array([[32, 32, 16, 8, 0.9, 0, 0]], np.float32).T[None]
-    write_constant_model(path, output)
-    manifest = manifest_of(path, width=64, height=64)
-    stand.engine(path, manifest)
-    return manifest
-
-
-def until_ended(camera: Child) -> CameraReport:
-    report = camera.until("the file is at its end", lambda report: is_camera(report, "ended"))
-    assert isinstance(report, CameraReport)
-    return report
+from tests.worker.stand import Stand, is_camera, until_ended, wait_for, write_video
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -21,6 +21,8 @@ from streamfleet_worker.camera.pace import Pace
 logger = logging.getLogger(__name__)
 
 _A_SECOND = 5.0  # pictures of one pipeline
+_INTERVAL = 1 / _A_SECOND  # seconds
+_NEVER = float("-inf")
 _WIDEST, _HIGHEST = 640, 1280  # pixels
 _QUALITY = 75  # of the JPEG
 _GONE = 0.4  # seconds without a frame, after which no other source waits for its turn
@@ -38,15 +40,26 @@ class Viewing:
     def wants(self, source_id: int, now: float) -> bool:
         """Whether a picture is made of this frame of this source."""
         self._seen[source_id] = now
-        if self._pace.wait(now) > 0:
+        wait = self._pace.wait(now)
+        if wait > 0 and (wait > _INTERVAL or not self._is_overdue(source_id, now)):
             return False
-        present = [source for source, at in self._seen.items() if now - at < _GONE]
-        turn = min(present, key=lambda source: self._shown.get(source, float("-inf")))
-        if self._shown.get(source_id, float("-inf")) > self._shown.get(turn, float("-inf")):
+        if wait == 0 and not self._is_next(source_id, now):
             return False
         self._shown[source_id] = now
         self._pace.went(now)
         return True
+
+    def _is_next(self, source_id: int, now: float) -> bool:
+        """Is there no other source in view that was shown longer ago?"""
+        mine = self._shown.get(source_id, _NEVER)
+        return all(self._shown.get(source, _NEVER) >= mine for source in self._in_view(now))
+
+    def _is_overdue(self, source_id: int, now: float) -> bool:
+        """A source of few frames would never hit the moment, so it may take the next one before its time."""
+        return now - self._shown.get(source_id, _NEVER) > 2 * _INTERVAL * len(self._in_view(now))
+
+    def _in_view(self, now: float) -> list[int]:
+        return [source for source, at in self._seen.items() if now - at < _GONE]
 
 
 @dataclass(frozen=True, slots=True)
