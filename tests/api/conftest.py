@@ -27,14 +27,14 @@ DEADLINE = 20.0  # seconds for a process to start
 class Api:
     """One `streamfleet-api` process."""
 
-    def __init__(self, folder: Path, peer: Peer, *options: str) -> None:
+    def __init__(self, folder: Path, peer: Peer, *options: str, module: str = "streamfleet_api") -> None:
         self.folder = folder
         self._peer = peer
         self.log = folder / "api.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.cache = folder / "cache"
-        self._command = [sys.executable, "-m", "streamfleet_api", "--data-dir", str(folder / "api")]
+        self._command = [sys.executable, "-m", module, "--data-dir", str(folder / "api")]
         self._command += ["--port", str(self.port), "--broker", peer.endpoint]
         self._command += ["--predictions", peer.predictions, "--pictures", peer.pictures]
         self._command += ["--model-cache-dir", str(self.cache), *options]

@@ -1,0 +1,26 @@
+"""An api that is in a hurry: whoever takes nothing for two seconds is left.
+
+python -m tests.api.impatient OPTIONS OF streamfleet-api
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from dataclasses import replace
+
+from streamfleet_api.__main__ import listen, serve
+from streamfleet_api.auth import load_token
+from streamfleet_api.config import parse
+
+STUCK = 2.0  # seconds
+
+if __name__ == "__main__":
+    config = replace(parse(sys.argv[1:], os.environ), stuck=STUCK)
+    config.data_dir.mkdir(mode=0o700, parents=True)
+    with listen(config.host, config.port) as listener:
+        # As long as the api's own patience, from the first byte that is not taken.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2 * STUCK * 1000))
+        asyncio.run(serve(config, load_token(config.token_path)[0], listener))
