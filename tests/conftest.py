@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.rtsp import PACKAGES, RtspServer, is_missing
+
+# FFmpeg in the tests' own process is silent whichever test opens a film first; it is asked only once.
+os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 
 
 @pytest.fixture

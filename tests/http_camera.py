@@ -1,4 +1,4 @@
-"""A camera that speaks HTTP, for tests: MJPEG without end, a film as a file, and what goes wrong with both."""
+"""A camera that speaks HTTP, for tests: MJPEG without end, a film as a file, and what may go wrong."""
 
 from __future__ import annotations
 

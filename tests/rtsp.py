@@ -1,4 +1,4 @@
-"""Real RTSP servers for tests: `rtsp_server.py` as a process, which can be stopped, frozen and begun again."""
+"""Real RTSP servers for tests: `rtsp_server.py` as a process, which can be stopped, frozen, begun again."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import logging
 import random
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 from streamfleet_broker.protocol.reference import SourceKind, is_finite, kind_of, sanitised
 from streamfleet_broker.protocol.values import SourceSpec
@@ -85,46 +85,58 @@ class Reader:
 
     def _play(self) -> None:
         """Until the end, or until stopped. Raises: SourceLost."""
-        first = True
-        while first or (self._loops and not self._stopped.is_set()):
-            with closing(open_source(self._spec, self._next_frame_id())) as capture:
-                self._frame_id = self._next_frame_id() - 1
-                waited = self._read(capture, first=first)
-            first = False
-        if not self._stopped.is_set():
+        capture = self._begin()
+        self._ledger.source_connected(capture)
+        self._backoff.succeeded()
+        self._ledger.consumption("STARTED")
+        try:
+            self._read(capture)
+            while self._loops and not self._stopped.is_set():
+                capture = self._begin()
+                self._read(capture)
+        finally:
             self._ledger.consumption("FINISHED")
-            self._end(capture, waited)
+        if not self._stopped.is_set():
+            self._end(capture)
 
-    def _next_frame_id(self) -> int:
-        return 1 if self._finite else max(self._frame_id, self._position) + 1
+    def _begin(self) -> Capture:
+        """The source, open and at its first frame. Raises: SourceLost."""
+        first = 1 if self._finite else max(self._frame_id, self._position) + 1
+        capture = open_source(self._spec, first)
+        self._frame_id = first - 1
+        with ExitStack() as if_it_fails:
+            if_it_fails.callback(capture.close)
+            if not self._grab(capture):
+                text = "it opens, but holds no picture that can be decoded"
+                raise SourceLost("codec", f"{self._shown}: {text}")
+            if_it_fails.pop_all()
+        return capture
 
-    def _read(self, capture: Capture, *, first: bool) -> float:
-        """Until the source has no more, or until stopped. The seconds that the last frame was waited for.
-
-        Raises: SourceLost when there is not one picture.
-        """
+    def _read(self, capture: Capture) -> None:
+        """Until the source has no more, or until stopped. Raises: SourceLost."""
         pace = Pace(capture.fps or _USUAL_FPS) if self._loops else Pace(None)
-        more, waited = _grab(capture)
-        if not more:
-            raise self._nothing_came(waited)
-        if first:
-            self._ledger.source_connected(capture)
-            self._backoff.succeeded()
-            self._ledger.consumption("STARTED")
-        while more and not self._stopped.wait(pace.wait(time.monotonic())):
-            pace.went(time.monotonic())
-            self._frame_id += 1
-            # What was emitted before is grabbed again and not shown: seeking is not exact.
-            if not self._finite or self._frame_id > self._position:
-                self._hand_on(capture)
-            more, waited = _grab(capture)
-        return waited
+        more = True
+        with closing(capture):
+            while more and not self._stopped.wait(pace.wait(time.monotonic())):
+                pace.went(time.monotonic())
+                self._frame_id += 1
+                # What was emitted before is grabbed again and not shown: seeking is not exact.
+                if not self._finite or self._frame_id > self._position:
+                    self._hand_on(capture)
+                more = self._grab(capture)
 
-    def _end(self, capture: Capture, waited: float) -> None:
-        """Was this the end? Raises: SourceLost when it was not."""
-        if self._kind is SourceKind.URL and waited >= READ_TIMEOUT:
-            self._broke_off = self._frame_id
+    def _grab(self, capture: Capture) -> bool:
+        """Go on to the next frame. False: there is none. Raises: SourceLost when it takes too long."""
+        began = time.monotonic()
+        more = capture.grab()
+        # Even if there is one: when FFmpeg has given up, OpenCV still hands out what the decoder kept back,
+        # and waits as long again for each.
+        if self._kind is SourceKind.URL and time.monotonic() - began >= READ_TIMEOUT:
             raise SourceLost("timeout", f"{self._shown}: no frame came for {READ_TIMEOUT:.0f} s")
+        return more
+
+    def _end(self, capture: Capture) -> None:
+        """Was this the end? Raises: SourceLost when it was not."""
         if not self._finite:
             gone = "the camera was unplugged" if self._kind is SourceKind.DEVICE else "the stream ended"
             raise SourceLost("ended", f"{self._shown}: {gone}")
@@ -138,12 +150,6 @@ class Reader:
     def _is_too_early(self, capture: Capture) -> bool:
         """The number of frames is often a guess: what ends twice at the same frame has its end there."""
         return self._frame_id < capture.total_frames and self._frame_id != self._broke_off
-
-    def _nothing_came(self, waited: float) -> SourceLost:
-        if self._kind is SourceKind.URL and waited >= READ_TIMEOUT:
-            text = f"it opens, but no frame came for {READ_TIMEOUT:.0f} s"
-            return SourceLost("timeout", f"{self._shown}: {text}")
-        return SourceLost("codec", f"{self._shown}: it opens, but holds no picture that can be decoded")
 
     def _hand_on(self, capture: Capture) -> None:
         wanted = self._buffer.wants(time.monotonic(), capture.fps)
@@ -166,10 +172,3 @@ class Reader:
         dropped = self._buffer.put(Frame(stamp, image))
         if dropped:
             self._ledger.dropped("buffer", dropped)
-
-
-def _grab(capture: Capture) -> tuple[bool, float]:
-    """Whether there is another frame, and the seconds that it took to come."""
-    began = time.monotonic()
-    more = capture.grab()
-    return more, time.monotonic() - began
