@@ -1,0 +1,92 @@
+"""Tells how right a detector is on scenes held out from training, and how long a frame takes on one core.
+
+It uses the worker's own letterbox and decoding, in the project's environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import supervision as sv
+from supervision.metrics import MeanAveragePrecision
+
+from streamfleet_api.modelfile import inspect
+from streamfleet_worker.camera.decode import decode
+from streamfleet_worker.camera.letterbox import Letterbox
+from streamfleet_worker.camera.scene import Scene
+from streamfleet_worker.control import PostProcessing
+
+HELD_OUT = range(900, 950)  # numbers of scenes
+
+
+class Clock:
+    """Where the time goes."""
+
+    names = ("draw", "letterbox", "infer", "decode")
+
+    def __init__(self) -> None:
+        self._laps: list[list[float]] = []
+
+    def start(self) -> None:
+        """A frame begins."""
+        self._laps.append([time.perf_counter()])
+
+    def lap(self) -> None:
+        """One of the steps is done."""
+        self._laps[-1].append(time.perf_counter())
+
+    def medians(self) -> dict[str, float]:
+        """Milliseconds of each step."""
+        steps = np.median(np.diff(self._laps, axis=1), axis=0) * 1000
+        return dict(zip(self.names, steps.tolist(), strict=True))
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, help="an ONNX file")
+    parser.add_argument("--frames", type=int, default=20, help="of each scene")
+    parser.add_argument("--confidence", type=float, default=PostProcessing().confidence)
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    content = options.model.read_bytes()
+    manifest = inspect(options.model, hashlib.sha256(content).hexdigest())
+    session = _session(content)
+    letterbox, clock, metric = Letterbox(manifest), Clock(), MeanAveragePrecision()
+    blob = np.empty((1, 3, manifest.input_height, manifest.input_width), np.float32)
+    rules = PostProcessing(confidence=options.confidence)
+    rng = np.random.default_rng(0)
+    for number in HELD_OUT:
+        scene = Scene(number)
+        for frame_id in rng.integers(1, 100_000, size=options.frames).tolist():
+            clock.start()
+            image = scene.draw(frame_id)
+            clock.lap()
+            geometry = letterbox.write(image, blob)
+            clock.lap()
+            (output,) = session.run(None, {"images": blob})
+            clock.lap()
+            found = decode(output, geometry, manifest=manifest, rules=rules)
+            clock.lap()
+            boxes, class_ids = scene.truth(frame_id)
+            metric.update(found, sv.Detections(xyxy=boxes, class_id=class_ids))
+    result = metric.compute()
+    print(f"{len(HELD_OUT) * options.frames} frames of {len(HELD_OUT)} scenes")
+    print(f"mAP50 {result.map50:.4f}, mAP50:95 {result.map50_95:.4f}, at confidence {options.confidence}")
+    print(", ".join(f"{name} {value:.2f} ms" for name, value in clock.medians().items()))
+
+
+def _session(content: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+if __name__ == "__main__":
+    main()
