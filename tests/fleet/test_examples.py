@@ -80,6 +80,12 @@ def test_predictions_as_detections(clean: Fleet, pattern: str) -> None:
         assert all(line.startswith(f"{pattern}: 3 of 3 above 0.5") for line in first(lines, 3))
 
 
+def test_what_is_seen_over_a_websocket(clean: Fleet, pattern: str) -> None:
+    address = clean.url.replace("http", "ws")
+    with program(clean, ROOT / "examples/websocket.py", "red", address) as lines:
+        assert all(re.fullmatch(rf"{pattern} red \d+ \d+\n", line) for line in first(lines, 3))
+
+
 def test_the_udp_receiver_that_tracks(clean: Fleet) -> None:
     (port,) = free_ports(1)
 
