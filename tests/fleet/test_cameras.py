@@ -1,0 +1,219 @@
+"""Cameras that come late, go, come back, change and lie: through a whole fleet, from RTSP to subscribers.
+
+`STREAMFLEET_TEST_OUTAGE=15 STREAMFLEET_TEST_ROUNDS=5 pytest -s tests/fleet/test_cameras.py` is the long run,
+which says how long each camera took from its return to its next prediction.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.fleet.harness import Fleet, Subscriber, rises, wait_for
+from tests.rtsp import RtspServer
+
+OUTAGE = float(os.environ.get("STREAMFLEET_TEST_OUTAGE", "2"))  # seconds
+ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "1"))
+BACK = 5.0  # seconds, from a camera's return to its next prediction
+LOST = 10.0  # seconds, from a camera's silence to the status that says so
+SIZE = (320, 240)
+PASSWORD = "c@nary/pass word"
+
+pytestmark = pytest.mark.timeout(90 + ROUNDS * (OUTAGE + 30))
+
+
+class Camera:
+    """A pipeline on an RTSP server, as users see it."""
+
+    def __init__(self, fleet: Fleet, subscriber: Subscriber, server: RtspServer, url: str = "") -> None:
+        self._fleet = fleet
+        self._subscriber = subscriber
+        self.server = server
+        self.pipeline_id = fleet.initialise(url or server.url, "shapes/1")
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """`GET /v2/pipelines/{id}/status`."""
+        return dict(self._fleet.http.get(f"/v2/pipelines/{self.pipeline_id}/status").json())
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Its one source in the status."""
+        return dict(self.status["sources"][0])
+
+    @property
+    def count(self) -> int:
+        """Predictions until now."""
+        return len(self._subscriber.of(self.pipeline_id))
+
+    def plays(self, *, timeout: float) -> float:
+        """The seconds until the next prediction comes."""
+        began, known = time.monotonic(), self.count
+        wait_for(lambda: self.count > known, lambda: f"a prediction; {self.source}", timeout=timeout)
+        return time.monotonic() - began
+
+    def is_lost(self, cause: str) -> dict[str, Any]:
+        """Its source, once the status says that it is lost for this cause."""
+
+        def lost() -> bool:
+            status = self.status
+            return status["state"] == "reconnecting" and status["sources"][0]["cause"] == cause
+
+        wait_for(lost, lambda: f"{cause} in {self.source}", timeout=LOST, every=0.1)
+        return self.source
+
+    def is_running(self) -> None:
+        """Until the status shows no trouble any more, and the order of all that came is right."""
+
+        def running() -> bool:
+            status = self.status
+            return status["state"] == "running" and status["sources"][0]["cause"] is None
+
+        wait_for(running, lambda: f"running; {self.source}", timeout=5, every=0.1)
+        assert rises(self._subscriber.keys(self.pipeline_id))
+
+
+@pytest.fixture
+def subscriber(subscribe: Callable[..., Subscriber]) -> Subscriber:
+    """Hears all predictions."""
+    return subscribe()
+
+
+@pytest.fixture
+def camera(clean: Fleet, subscriber: Subscriber) -> Callable[..., Camera]:
+    """Makes pipelines of servers."""
+    return lambda server, url="": Camera(clean, subscriber, server, url)
+
+
+@pytest.fixture(autouse=True)
+def witnesses(clean: Fleet, subscriber: Subscriber) -> Iterator[None]:
+    """Two other cameras of the fleet, which notice nothing of what a test does."""
+    names = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(2)]
+    for name in names:
+        subscriber.wait_for(name, 10)
+    before = {name: len(subscriber.of(name)) for name in names}
+
+    yield
+
+    for name in names:
+        seen = subscriber.of(name)[before[name] :]
+        ids = [body["inference_metadata"]["frame_id"] for _, body in seen]
+        share = len(ids) / (ids[-1] - ids[0] + 1)
+        print(f"a witness kept {share:.2%} of {len(ids)} frames")
+        assert share >= 0.99
+
+
+def told(what: str, seconds: list[float]) -> None:
+    """The figures of a test, for whoever runs it with `-s`."""
+    median, most = statistics.median(seconds), max(seconds)
+    print(f"{what}: {median:.2f} s median, {most:.2f} s at most of {len(seconds)}")
+    assert most < BACK
+
+
+def wait_out() -> None:
+    """An outage is time that passes."""
+    threading.Event().wait(OUTAGE)
+
+
+def test_a_camera_that_is_absent_at_first_plays_when_it_comes(
+    rtsp: Callable[..., RtspServer], camera: Callable[..., Camera]
+) -> None:
+    took = []
+    for _ in range(ROUNDS):
+        absent = camera(rtsp(size=SIZE))
+
+        source = absent.is_lost("refused")
+        wait_out()
+        absent.server.start()
+        took.append(absent.plays(timeout=BACK + 5))
+
+        assert source["reason"] == f"rtsp://{absent.server.place}: connection refused"
+        absent.is_running()
+        absent.server.stop()
+    told("absent at first", took)
+
+
+def test_a_camera_that_stops_and_comes_back_in_another_size_plays_on(
+    rtsp: Callable[..., RtspServer], camera: Callable[..., Camera]
+) -> None:
+    stopped = camera(rtsp(size=SIZE).start())
+    stopped.plays(timeout=15)
+
+    took = []
+    for number in range(ROUNDS):
+        stopped.server.stop()
+        stopped.is_lost("refused")
+        wait_out()
+        stopped.server.size = (640, 360) if number % 2 == 0 else SIZE
+        stopped.server.start()
+        took.append(stopped.plays(timeout=BACK + 5))
+
+        stopped.is_running()
+        assert (stopped.source["width"], stopped.source["height"]) == stopped.server.size
+        assert stopped.status["restarts"] == 0
+    told("stopped", took)
+
+
+def test_a_camera_whose_cable_was_pulled_is_noticed_within_ten_seconds_and_plays_on(
+    rtsp: Callable[..., RtspServer], camera: Callable[..., Camera]
+) -> None:
+    pulled = camera(rtsp(size=SIZE).start())
+    pulled.plays(timeout=15)
+    pulled.is_running()
+
+    took = []
+    for _ in range(ROUNDS):
+        pulled.server.freeze()
+        pulled.is_lost("timeout")
+        wait_out()
+        pulled.server.thaw()
+        took.append(pulled.plays(timeout=BACK + 5))
+
+        pulled.is_running()
+        assert pulled.status["restarts"] == 0
+    told("half-open", took)
+
+
+def test_a_wrong_password_is_tried_once_and_shown_nowhere(
+    clean: Fleet, subscriber: Subscriber, rtsp: Callable[..., RtspServer], camera: Callable[..., Camera]
+) -> None:
+    server = rtsp(size=SIZE, login=("viewer", PASSWORD)).start()
+
+    right = camera(server)
+    wrong = camera(server, server.url_of("viewer", "canary"))
+    query = camera(server, f"rtsp://{server.place}x?user=viewer&password={quote(PASSWORD, safe='')}")
+    right.plays(timeout=15)
+    source = wrong.is_lost("authentication")
+    query.is_lost("not_found")
+    wait_out()
+
+    assert source["reason"] == f"rtsp://{server.place}: the user or the password is wrong"
+    assert server.wrong_logins == 1
+    assert wrong.source["attempts"] == 1
+    right.is_running()
+    shows_no_secret(clean, subscriber)
+
+
+def shows_no_secret(fleet: Fleet, subscriber: Subscriber) -> None:
+    """Nothing that the fleet says, prints or logs. Its two databases keep references as they are."""
+    paths = ["/list_pipelines", "/v2/pipelines", "/v2/events/recent", "/v2/devices", "/metrics"]
+    for pipeline_id in fleet.pipelines():
+        paths += [f"/status/{pipeline_id}", f"/v2/pipelines/{pipeline_id}"]
+        paths += [f"/v2/pipelines/{pipeline_id}/status", f"/v2/pipelines/{pipeline_id}/predictions/last"]
+    said = {path: fleet.http.get(path).text for path in paths}
+    said["predictions"] = json.dumps([body for _, _, body in list(subscriber.received)])
+    said["command line"] = fleet.cli("pipelines").stdout
+    for file in (path for path in fleet.home.rglob("*") if path.is_file() and ".db" not in path.name):
+        said[str(file)] = file.read_bytes().decode(errors="replace")
+
+    for where, text in said.items():
+        for secret in ("canary", "c@nary", "c%40nary", quote(PASSWORD, safe="")):
+            assert secret not in text, f"{secret} is in {where}"
