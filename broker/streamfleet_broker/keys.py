@@ -9,9 +9,9 @@ from pathlib import Path
 import zmq
 
 from streamfleet_broker.errors import BadKey
-from streamfleet_broker.fleet import KeyPair
 from streamfleet_broker.protocol.errors import ProtocolError
 from streamfleet_broker.protocol.keyfile import read_private, write_private
+from streamfleet_broker.supply import KeyPair
 
 
 def new_key_pair() -> KeyPair:

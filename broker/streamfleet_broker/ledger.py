@@ -74,6 +74,10 @@ class Ledger:
         records = [self.pipelines[pipeline_id] for pipeline_id in self.placed[device]]
         return sorted(records, key=lambda record: record.created)
 
+    def tokens_of(self, device: str) -> list[TokenRecord]:
+        """With which a device may enrol."""
+        return [token for token in self.tokens.values() if token.device == device]
+
     def taken_from(self, device: str) -> list[PipelineRecord]:
         """The pipelines that a device must give up before they may begin elsewhere, oldest first."""
         records = [self.pipelines[pipeline_id] for pipeline_id in self.leaving[device]]

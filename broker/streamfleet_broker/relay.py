@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import zmq
 
 from streamfleet_broker.errors import BrokerError, RelayDied
-from streamfleet_broker.fleet import KeyPair
 from streamfleet_broker.sockets import DATA_OPTIONS, PICTURE_OPTIONS, Socket, bind, configure, secure
+from streamfleet_broker.supply import KeyPair
 
 logger = logging.getLogger(__name__)
 

@@ -21,14 +21,17 @@ from typing_extensions import assert_never
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.effects import Allow, Answer, Audit, Effect, RaiseEpoch, Save, Send
 from streamfleet_broker.errors import BadConfig, StoreDown
-from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, KeyPair, OperatorPeer
+from streamfleet_broker.fleet import Fleet
 from streamfleet_broker.keys import RandomSupply, load_or_make
 from streamfleet_broker.protocol.control import Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import Error
 from streamfleet_broker.relay import PICTURES, PREDICTIONS, Relay
+from streamfleet_broker.roster import DevicePeer, OperatorPeer
 from streamfleet_broker.sockets import CONTROL_OPTIONS, Socket, bind, configure, port_of, secure, tcp
+from streamfleet_broker.state import FleetConfig
 from streamfleet_broker.store import Store
+from streamfleet_broker.supply import KeyPair
 from streamfleet_broker.zap import AllowList, Doorkeeper
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import errno
 import zmq
 
 from streamfleet_broker.errors import CannotBind
-from streamfleet_broker.fleet import KeyPair
 from streamfleet_broker.protocol.control import MAX_BODY
+from streamfleet_broker.supply import KeyPair
 
 Socket = zmq.Socket[bytes]
 

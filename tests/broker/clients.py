@@ -17,7 +17,6 @@ import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from streamfleet_broker.config import BrokerConfig
-from streamfleet_broker.fleet import KeyPair
 from streamfleet_broker.keys import new_key_pair
 from streamfleet_broker.protocol.control import NO_SESSION, Envelope, decode, encode
 from streamfleet_broker.protocol.messages import (
@@ -37,6 +36,7 @@ from streamfleet_broker.protocol.requests import AddDevice, OperatorRequest, Tok
 from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_broker.protocol.values import Wish, from_plain, observed_digest
 from streamfleet_broker.server import Broker, open_broker
+from streamfleet_broker.supply import KeyPair
 
 PATIENCE = 5.0  # seconds for anything that must come
 T = TypeVar("T")

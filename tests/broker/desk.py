@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamfleet_broker.effects import Answer, Effect, RaiseEpoch, Save, Send
-from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, KeyPair, OperatorPeer
+from streamfleet_broker.fleet import Fleet
 from streamfleet_broker.protocol.control import NO_SESSION, Envelope
 from streamfleet_broker.protocol.messages import (
     Beat,
@@ -39,6 +39,9 @@ from streamfleet_broker.protocol.values import (
     observed_digest,
 )
 from streamfleet_broker.records import DeviceRecord, Record
+from streamfleet_broker.roster import DevicePeer, OperatorPeer
+from streamfleet_broker.state import FleetConfig
+from streamfleet_broker.supply import KeyPair
 
 EPOCH = 7
 CAMERA = PipelineSpec(ModelRef("parts/1", "ab" * 32), (SourceSpec("rtsp://10.0.0.9/door"),))

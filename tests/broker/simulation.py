@@ -16,7 +16,7 @@ from typing import Any
 
 from streamfleet_broker.effects import Answer, Effect, RaiseEpoch, Save
 from streamfleet_broker.effects import Send as BrokerSend
-from streamfleet_broker.fleet import DevicePeer, Fleet, FleetConfig, OperatorPeer
+from streamfleet_broker.fleet import Fleet
 from streamfleet_broker.placement import meets
 from streamfleet_broker.protocol.control import Envelope
 from streamfleet_broker.protocol.messages import Hello, Reply
@@ -43,6 +43,8 @@ from streamfleet_broker.protocol.values import (
     Wish,
 )
 from streamfleet_broker.records import DeviceRecord, PipelineRecord, Record
+from streamfleet_broker.roster import DevicePeer, OperatorPeer
+from streamfleet_broker.state import FleetConfig
 from streamfleet_worker import reconcile, session
 from streamfleet_worker.control import CameraReport, EngineReport, PublisherReport
 from streamfleet_worker.reconcile import CameraId, ChildId, EngineId, Reconcile, Row

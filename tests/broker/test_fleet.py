@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 
 from streamfleet_broker.effects import Allow, Answer, Audit, RaiseEpoch, Save, Send
-from streamfleet_broker.fleet import (
-    MAX_KEYS,
-    MAX_LISTENERS,
-    MAX_PIPELINES,
-    MAX_WISHES,
-    DevicePeer,
-    Fleet,
-)
+from streamfleet_broker.fleet import Fleet
+from streamfleet_broker.lookout import MAX_LISTENERS
+from streamfleet_broker.movement import MAX_WISHES
 from streamfleet_broker.protocol.control import NO_SESSION, Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import (
@@ -82,7 +77,10 @@ from streamfleet_broker.records import (
     TokenRecord,
     Write,
 )
+from streamfleet_broker.roster import DevicePeer
+from streamfleet_broker.state import MAX_PIPELINES
 from streamfleet_broker.views import status
+from streamfleet_broker.wishes import MAX_KEYS
 from tests.broker.desk import (
     CAMERA,
     CONFIG,
@@ -1785,7 +1783,7 @@ def test_a_pipeline_with_one_source_that_is_bound_to_a_device_is_bound_to_it() -
 def test_a_device_that_is_needed_is_not_removed() -> None:
     fleet = desk("a")
     fleet.create("disk", FILE)
-    ready = "device a is ready: stop its worker, and try again when it has left or is lost"
+    ready = "device a is ready: stop its worker, and try again when that is gone"
     assert fleet.error(RemoveDevice("a")) == Error("conflict", ready)
 
     fleet.leave("a")

@@ -19,7 +19,6 @@ import zmq.asyncio
 
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BadConfig, CannotBind, StoreUnusable
-from streamfleet_broker.fleet import KeyPair
 from streamfleet_broker.keys import new_key_pair
 from streamfleet_broker.protocol import data
 from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
@@ -38,6 +37,7 @@ from streamfleet_broker.protocol.requests import (
     Subscription,
 )
 from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec
+from streamfleet_broker.supply import KeyPair
 from streamfleet_broker.zap import AllowList
 from tests.broker.clients import Curve, Device, Site, Sockets, serving
 
