@@ -107,6 +107,22 @@ def test_an_address_is_read_with_its_login_decoded() -> None:
     assert address.shown == "rtsp://[::1]:8554/live 1"
 
 
+@pytest.mark.parametrize(
+    ("url", "place", "target"),
+    [
+        ("rtsp://camera", "camera:554", ""),
+        ("rtsp://camera/?x=1", "camera:554", "/?x=1"),
+        ("http://camera?x=1", "camera:80", "/?x=1"),
+        ("https://camera:8443/a%20b", "camera:8443", "/a%20b"),
+        ("udp://@:5000", ":5000", ""),
+    ],
+)
+def test_an_address_asks_for_what_ffmpeg_asks_for(url: str, place: str, target: str) -> None:
+    address = address_of(url)
+
+    assert (address.place, address.target) == (place, target)
+
+
 def test_an_address_does_not_show_its_secrets(no_secret: Callable[[str], None]) -> None:
     no_secret(repr(address_of(f"rtsp://user:{ENCODED}@camera/live?password=canary")))
 

@@ -112,7 +112,9 @@ def address_of(url: str) -> Address:
         raise SourceLost("invalid", f"{shown}: expected one of {expected}, came {parts.scheme!r}")
     if not host and parts.scheme != "udp":
         raise SourceLost("invalid", f"{shown}: expected a host, came none")
-    target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    # As FFmpeg does: HTTP wants a path, an RTSP server may tell rtsp://host from rtsp://host/.
+    path = parts.path or ("/" if parts.scheme.startswith("http") else "")
+    target = f"{path}?{parts.query}" if parts.query else path
     return Address(
         shown=shown,
         scheme=parts.scheme,
