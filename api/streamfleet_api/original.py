@@ -101,7 +101,7 @@ class Original:
         view = await self._view(_pipeline_id(request))
         if view.status == "paused" or view.status in _OVER:
             raise not_allowed("MUTE", view)
-        changed = await self._change(view.pipeline_id, "pause", CONFIRM_WAIT)
+        changed = await self._change(view.pipeline_id, "pause", _wait(view))
         return _confirmed("MUTE", changed)
 
     async def resume(self, request: Request) -> Response:
@@ -109,7 +109,7 @@ class Original:
         view = await self._view(_pipeline_id(request))
         if view.want == "run" and view.status != "paused":
             raise not_allowed("RESUME", view)
-        changed = await self._change(view.pipeline_id, "run", CONFIRM_WAIT)
+        changed = await self._change(view.pipeline_id, "run", _wait(view))
         return _confirmed("RESUME", changed)
 
     async def terminate(self, request: Request) -> Response:
@@ -184,6 +184,11 @@ def _confirmed(operation: str, changed: Changed) -> Response:
         f"{UNREACHABLE}: the wish to {view.want} is stored, but device {view.device} has not confirmed it "
         f"within {CONFIRM_WAIT:g} s",
     )
+
+
+def _wait(view: PipelineView) -> float:
+    """Seconds: nobody confirms for a pipeline that no device has."""
+    return 0.0 if view.device is None else CONFIRM_WAIT
 
 
 def _pipeline_id(request: Request) -> str:

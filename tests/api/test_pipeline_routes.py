@@ -490,6 +490,8 @@ def test_a_wish_that_no_device_confirmed_is_accepted(http: httpx.Client, peer: P
 
     assert (unconfirmed.status_code, unconfirmed.json()["want"]) == (202, "pause")
     assert homeless.status_code == 200
+    waits = [asked.wait_ms for asked in peer.asked if isinstance(asked, ChangePipeline)]
+    assert waits == [5000, 0]  # there is nobody to wait for
 
 
 def test_what_has_ended_is_played_again(http: httpx.Client, peer: Peer) -> None:

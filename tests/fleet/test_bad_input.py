@@ -48,7 +48,7 @@ def request(**changes: Any) -> dict[str, Any]:
         ({"device": "nobody"}, 400, "local-1"),
         ({"tracker": "magic"}, 400, "bytetrack"),
         ({"video_reference": []}, 500, ""),
-        ({"video_reference": ["a", "b"]}, 400, "one"),
+        ({"video_reference": ["a"] * 17}, 400, "at most 16"),
         ({"video_reference": {"a": 1}}, 422, "video_reference"),
         ({"sink_configuration": {"type": "udp_sink", "host": "127.0.0.1", "port": 70_000}}, 400, "65535"),
         ({"sink_configuration": {"type": "udp_sink", "host": "127.0.0.1", "port": 99.5}}, 422, "port"),

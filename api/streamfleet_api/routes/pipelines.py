@@ -233,9 +233,10 @@ class PipelineRoutes:
         if view.status in _OVER or view.want == "stop":
             again = "restart plays it from the beginning" if view.want != "stop" else "it is being stopped"
             raise Problem(409, f"{view.pipeline_id} is {view.status} and cannot be {done}: {again}")
-        changed = await self._change(view.pipeline_id, want, CONFIRM_WAIT)
-        waits = changed.pipeline.device is None  # what no device has emits nothing, and will do as wished
-        return self._answer(changed.pipeline, 200 if changed.confirmed or waits else 202)
+        # What no device has emits nothing, and will do as wished: there is nobody to wait for.
+        changed = await self._change(view.pipeline_id, want, CONFIRM_WAIT if view.device else 0.0)
+        done = changed.confirmed or changed.pipeline.device is None
+        return self._answer(changed.pipeline, 200 if done else 202)
 
     # helpers ----------------------------------------------------------------------------------------------
 
