@@ -30,7 +30,8 @@ from streamfleet_broker.protocol.requests import CheckTicket
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_OPEN = frozenset({"/healthz", "/readyz"})
+# Whoever supervises this process, and the page where the token is entered: files, the same for everybody.
+_OPEN = re.compile(r"/|/page/[^/]+|/healthz|/readyz")
 _BULK = "/v2/blobs/"
 _STREAM = re.compile(r"/v2/(predictions|status|events|pipelines/[^/]+/pictures?)")
 _FORWARDED = ("forwarded", "x-forwarded-for")
@@ -130,7 +131,7 @@ class Authorise:
         self._tickets = tickets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or scope["path"] in _OPEN:
+        if scope["type"] == "lifespan" or _OPEN.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)

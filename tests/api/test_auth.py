@@ -117,6 +117,10 @@ ROUTES = [
     ("GET", "/v2/events/recent"),
     ("POST", "/v2/tickets"),
     ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+    ("GET", "/docs/docs.css"),
+    ("GET", "/docs/docs.js"),
     ("PUT", f"/v2/blobs/{'0' * 64}"),
     ("GET", f"/v2/blobs/{'0' * 64}"),
     ("GET", "/nothing"),
@@ -125,7 +129,7 @@ ROUTES = [
 
 
 WEBSOCKETS = ["/v2/predictions", "/v2/status", "/v2/events", "/v2/pipelines/x/pictures"]
-OPEN = re.compile(r"/healthz|/readyz|/|/page/.*|/openapi.json|/docs.*")
+OPEN = re.compile(r"/healthz|/readyz|/|/page/.*")
 
 
 def test_every_route_is_in_the_tables_above(tmp_path: Path) -> None:
@@ -179,6 +183,14 @@ def test_from_elsewhere_the_token_opens_everything(api: Api) -> None:
 
     assert api.http.get("/list_pipelines", headers=headers).status_code == 200
     assert api.http.get("/v2/devices", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/page/main.js", "/page/style.css"])
+def test_the_page_where_the_token_is_entered_needs_none(http: httpx.Client, path: str) -> None:
+    assert http.get(path, headers=ELSEWHERE).status_code == 200
+    assert http.request("POST", path, headers=ELSEWHERE).status_code == 405
+    assert http.get("/page/../v2/devices", headers=ELSEWHERE).status_code == 401
+    assert http.get("/page/..%2Fv2%2Fdevices", headers=ELSEWHERE).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
