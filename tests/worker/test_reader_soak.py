@@ -1,4 +1,4 @@
-"""A camera process that is dropped again and again keeps no memory, descriptor or thread of what it lost.
+"""A camera process whose connection breaks again and again keeps nothing of what it lost.
 
 `STREAMFLEET_TEST_RECONNECTS=300 pytest -s tests/worker/test_reader_soak.py` is the long run.
 """
@@ -6,21 +6,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from streamfleet_broker.protocol.values import Manifest
-from streamfleet_worker.control import CameraReport
+from tests.cutter import Cutter
 from tests.http_camera import HttpCamera
+from tests.rtsp import RtspServer
 from tests.worker.peers import wait_for
 from tests.worker.stand import Child, Stand
 
-RECONNECTS = int(os.environ.get("STREAMFLEET_TEST_RECONNECTS", "6"))
-SETTLING = RECONNECTS // 3  # until every pool and cache of the libraries has its size
-_FRAMES = 5  # that a connection gets
+RECONNECTS = int(os.environ.get("STREAMFLEET_TEST_RECONNECTS", "3"))
+LOOKS = 3  # the first when the libraries' pools and caches have their size
+_LIMIT = 60_000  # bytes that each connection gets: a dozen pictures
+
+pytestmark = pytest.mark.timeout(120 + 6 * RECONNECTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,39 +47,61 @@ def holdings(pid: int) -> Holdings:
 
 
 @pytest.fixture
-def dropping() -> Iterator[HttpCamera]:
-    """Hangs up after a few frames."""
-    camera = HttpCamera(sizes=((640, 480),), frames_each=_FRAMES)
+def http() -> Iterator[HttpCamera]:
+    """MJPEG without end."""
+    camera = HttpCamera(sizes=((640, 480),))
     yield camera
     camera.close()
 
 
-def reconnected(child: Child, camera: HttpCamera, times: int) -> Holdings:
-    """What the process holds when it has been dropped so often, and is connected again."""
+@pytest.fixture
+def cut() -> Iterator[Callable[[int], Cutter]]:
+    """Makes cables that break."""
+    made: list[Cutter] = []
 
-    def reached() -> bool:
-        report = child.reports[-1] if child.reports else None
-        return isinstance(report, CameraReport) and report.sources[0].received >= times * _FRAMES
+    def make(port: int) -> Cutter:
+        made.append(Cutter(port, limit=_LIMIT))
+        return made[-1]
 
-    wait_for(reached, f"{times} connections", timeout=30 + 3 * times)
-    camera.frames_each = None
-    before = child.reports[-1].sources[0].received
-    wait_for(lambda: child.reports[-1].sources[0].received > before + 2 * _FRAMES, "a steady picture")
-    now = holdings(child.process.pid or 0)
-    camera.frames_each = _FRAMES
-    return now
+    yield make
+    for cutter in made:
+        cutter.close()
 
 
-@pytest.mark.timeout(120 + 4 * RECONNECTS)
-def test_reconnecting_costs_nothing_that_stays(stand: Stand, quick: Manifest, dropping: HttpCamera) -> None:
-    child = stand.camera(quick, dropping.url())
+def held_after(child: Child, cutter: Cutter, cuts: int) -> Holdings:
+    """What the process holds when its cable broke so often, and it has a steady picture again."""
+    wait_for(lambda: cutter.cuts >= cuts, f"{cuts} cuts", timeout=30 + 5 * cuts)
+    cutter.limit = None
+    known = child.reports[-1].sources[0].received
+    wait_for(lambda: child.reports[-1].sources[0].received > known + 20, "a steady picture")
+    held = holdings(child.process.pid or 0)
+    cutter.limit = _LIMIT
+    return held
 
-    seen = [
-        reconnected(child, dropping, times)
-        for times in range(SETTLING, RECONNECTS + 1, max(1, SETTLING // 2))
-    ]
 
-    print(*seen, sep="\n")
-    first, last = seen[0], seen[-1]
+def stays_flat(child: Child, cutter: Cutter) -> None:
+    """From one look to the next."""
+    looks = [held_after(child, cutter, RECONNECTS * look // LOOKS) for look in range(1, LOOKS + 1)]
+
+    print(*looks, sep="\n")
+    first, last = looks[0], looks[-1]
     assert (last.descriptors, last.threads) == (first.descriptors, first.threads)
     assert last.memory - first.memory < 4096
+
+
+def test_broken_http_connections_leave_nothing(
+    stand: Stand, quick: Manifest, http: HttpCamera, cut: Callable[[int], Cutter]
+) -> None:
+    cutter = cut(http.port)
+    child = stand.camera(quick, f"http://127.0.0.1:{cutter.port}/live")
+
+    stays_flat(child, cutter)
+
+
+def test_broken_rtsp_connections_leave_nothing(
+    stand: Stand, quick: Manifest, rtsp: Callable[..., RtspServer], cut: Callable[[int], Cutter]
+) -> None:
+    cutter = cut(rtsp(codec="jpeg", fps=30).start().port)
+    child = stand.camera(quick, f"rtsp://127.0.0.1:{cutter.port}/live")
+
+    stays_flat(child, cutter)
