@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Measured:
 
     rates: list[float] = field(default_factory=list)  # commands/s
     latencies: list[float] = field(default_factory=list)  # milliseconds, of all rounds
-    failures: int = 0
+    failures: Counter[int] = field(default_factory=Counter)  # by status
 
 
 _Point = tuple[str, int, bool]  # kind, clients, whether connections are kept
@@ -147,16 +148,16 @@ def _serve_constant(connection: Connection) -> None:
 def report(setting: Setting, sizes: Sequence[int], found: _Found, *, seconds: float) -> Report:
     """Medians of the rates, percentiles of all latencies."""
     rows = tuple(
-        Row(_name(point), (statistics.median(one.rates), *_spread(one), one.failures))
+        Row(_name(point), (statistics.median(one.rates), *_spread(one), _failures(one)))
         for kind in KINDS
         for point, one in sorted(found.items(), key=lambda item: (item[0][1], not item[0][2]))
         if point[0] == kind
     )
     columns = (
         *(Column("commands/s", digits=0), Column("p50", "ms", 2), Column("p99", "ms", 2)),
-        Column("failures", digits=0),
+        Column("failures"),
     )
-    failures = sum(one.failures for one in found.values())
+    failures = sum(one.failures.total() for one in found.values())
     return Report(
         name="commands",
         title="Commands over HTTP, up to the device and back",
@@ -205,6 +206,10 @@ def _spread(measured: Measured) -> tuple[float | None, float | None]:
         return None, None
     p50, _, p99 = percentiles(measured.latencies)
     return p50, p99
+
+
+def _failures(measured: Measured) -> str:
+    return ", ".join(f"{count} of {status}" for status, count in sorted(measured.failures.items())) or "none"
 
 
 def _name(point: _Point) -> str:

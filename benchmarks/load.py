@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Load:
 
     seconds: float
     latencies: list[float]  # seconds, of those that were answered 200
-    failures: int  # that were answered otherwise
+    failures: Counter[int]  # that were answered otherwise, by status
 
     @property
     def rate(self) -> float:
@@ -39,7 +40,8 @@ async def _load(port: int, ask: Next, clients: int, keep: bool, seconds: float) 
         *(caller.work(ask, number, started + seconds) for number, caller in enumerate(callers))
     )
     latencies = [latency for caller in callers for latency in caller.latencies]
-    return Load(time.monotonic() - started, latencies, sum(caller.failures for caller in callers))
+    failures = sum((caller.failures for caller in callers), Counter[int]())
+    return Load(time.monotonic() - started, latencies, failures)
 
 
 class _Caller:
@@ -50,7 +52,7 @@ class _Caller:
         self._keep = keep
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self.latencies: list[float] = []
-        self.failures = 0
+        self.failures: Counter[int] = Counter()
 
     async def work(self, ask: Next, number: int, until: float) -> None:
         """Ask, an even number of times, so that what was paused is resumed."""
@@ -62,7 +64,7 @@ class _Caller:
             if status == 200:
                 self.latencies.append(time.monotonic() - started)
             else:
-                self.failures += 1
+                self.failures[status] += 1
             count += 1
         self._hang_up()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 Cell = float | int | str | None
 
@@ -181,20 +183,23 @@ def _plain_table(table: Table) -> dict[str, Any]:
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")  # told apart by all
 _LIMIT_COLOUR = "#bb2222"
 _PANEL = (6.8, 4.4)  # inches
+_BAR = 0.42  # inches that a bar needs with its figure
 _GROUP_WIDTH = 0.8  # of the room that a group has
+_LEGEND = 72  # characters that fit beside one another below a panel
+_TITLE = 8.5  # characters of the title an inch
 
 
 def draw(report: Report, path: Path, *, caption: str) -> None:
     """The charts beside one another, as a PNG."""
-    width = sum(max(_PANEL[0], 0.42 * _bars_in(chart)) for chart in report.charts)
-    figure = Figure(figsize=(width, _PANEL[1] + 0.5), layout="constrained")
+    widths = [max(_PANEL[0], _BAR * _bars_in(chart)) for chart in report.charts]
+    figure = Figure(figsize=(sum(widths), _PANEL[1] + 0.8), layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    ratios = [max(_PANEL[0], 0.42 * _bars_in(chart)) for chart in report.charts]
-    grid = figure.subplots(1, len(report.charts), squeeze=False, gridspec_kw={"width_ratios": ratios})
+    grid = figure.subplots(1, len(report.charts), squeeze=False, gridspec_kw={"width_ratios": widths})
     for axes, chart in zip(grid[0], report.charts, strict=True):
         (_draw_stacked if chart.stacked else _draw_beside)(axes, chart)
         _finish(axes, chart)
-    figure.suptitle(report.title, fontsize=12, fontweight="bold")
+    title = textwrap.fill(report.title, round(_TITLE * sum(widths)))
+    figure.suptitle(title, fontsize=12, fontweight="bold")
     figure.supxlabel(caption, fontsize=7, color="#555555")
     canvas.print_figure(str(path))
 
@@ -241,7 +246,17 @@ def _finish(axes: Axes, chart: Bars) -> None:
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
+    if not chart.logarithmic:
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.legend(
+        fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=_columns(chart)
+    )
+
+
+def _columns(chart: Bars) -> int:
+    """Of a legend whose names all fit below the panel."""
+    names = [series.name for series in chart.series] + ([] if chart.limit is None else [chart.limit_name])
+    return max(1, min(len(names), _LEGEND // (max(map(len, names)) + 6)))
 
 
 def _colour(index: int) -> str:
