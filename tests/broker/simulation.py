@@ -25,7 +25,10 @@ from streamfleet_broker.protocol.requests import (
     ChangePipeline,
     CreatePipeline,
     DeviceView,
+    GetEvents,
     LabelDevice,
+    ListDevices,
+    ListPipelines,
     OperatorRequest,
     PipelineView,
     Put,
@@ -163,7 +166,25 @@ class World:
         stops = [row.pipeline_id for row in rows if row.want == "stop"]
         if stops:
             raise Violation(f"{self.now:.2f}: I3, {stops} were stopped and never confirmed")
+        self.replay()
         self.check()
+
+    def replay(self) -> None:
+        """Who followed the events knows how everything stands."""
+        stands: dict[tuple[str, str], str] = {}
+        for event in self.broker.answer_of(GetEvents()).events:
+            before = stands.setdefault((event.subject, event.id), event.previous or "gone")
+            if before != (event.previous or "gone"):
+                raise Violation(f"{event} comes after {before}")
+            stands[event.subject, event.id] = event.state
+        pipelines = {
+            ("pipeline", view.pipeline_id): view.status for view in self.broker.answer_of(ListPipelines())
+        }
+        known = {**dict.fromkeys(stands, "gone"), **pipelines}
+        known |= {("device", view.device): view.state for view in self.broker.answer_of(ListDevices())}
+        wrong = {address: state for address, state in stands.items() if known[address] != state}
+        if wrong:
+            raise Violation(f"{self.now:.2f}: the events say {wrong}, and it is {known}")
 
     def has_home(self, row: PipelineRecord) -> bool:
         """Is there a device for a pipeline?"""
@@ -266,6 +287,15 @@ class Broker:
             self.perform(fleet.receive(OperatorPeer(b"operator"), envelope, self.world.now))
 
         self.run(receive)
+
+    def answer_of(self, request: OperatorRequest) -> Any:
+        """What an operator is told now."""
+        assert self.fleet is not None
+        envelope = Envelope(pack_request(request), request_id=self.supply.session())
+        effects = self.fleet.receive(OperatorPeer(b"observer"), envelope, self.world.now)
+        (answer,) = (effect for effect in effects if isinstance(effect, Answer))
+        assert isinstance(answer.message, Reply)
+        return answer.message.data
 
     def perform(self, effects: list[Effect]) -> None:
         fleet = self.fleet
