@@ -1,4 +1,4 @@
-"""`streamfleet-worker` with the children of children.py, for tests. Loads nothing before it runs."""
+"""`streamfleet-worker` with cameras and engines of children.py, for tests. Loads nothing before it runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def main() -> None:
     from streamfleet_worker.entry import run
 
     children = "tests.worker.children"
-    sys.exit(run(Entries(f"{children}:camera", f"{children}:engine", f"{children}:publisher")))
+    sys.exit(run(Entries(f"{children}:camera", f"{children}:engine")))
 
 
 if __name__ == "__main__":

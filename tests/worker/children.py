@@ -5,6 +5,7 @@ What a camera does is said by its source: `rtsp://host/<behaviour>`, or a file's
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -23,8 +24,7 @@ from streamfleet_worker.control import (
     Change,
     EngineConfig,
     EngineReport,
-    PublisherConfig,
-    PublisherReport,
+    Show,
     Stop,
     receive,
     send,
@@ -33,6 +33,7 @@ from streamfleet_worker.fence import Fence, boot_time
 from streamfleet_worker.progress import Progress
 
 INTERVAL = 0.05  # seconds
+PICTURE = b"\xff\xd8\xff\xd9"  # an empty one
 
 
 def engine(config: EngineConfig, connection: Connection) -> None:
@@ -50,10 +51,15 @@ def camera(config: CameraConfig, connection: Connection) -> None:
     behaviour = str(config.spec.sources[0].reference).rpartition("/")[2]
     if behaviour == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
-        push.linger = 0
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.PUSH) as push,
+        context.socket(zmq.PUSH) as show,
+    ):
+        push.linger = show.linger = 0
         push.connect(config.publish_endpoint)
-        _Camera(config, connection, push, behaviour).run()
+        show.connect(config.picture_endpoint)
+        _Camera(config, connection, push, show, behaviour).run()
 
 
 @dataclass
@@ -61,8 +67,11 @@ class _Camera:
     config: CameraConfig
     connection: Connection
     push: zmq.Socket[bytes]
+    show: zmq.Socket[bytes]
     behaviour: str
     emitted: int = 0
+    shows: bool = False
+    pictures: int = 0
 
     def run(self) -> None:
         fence = Fence.open(self.config.fence_path)
@@ -70,10 +79,10 @@ class _Camera:
         gen, want = self.config.gen, self.config.want
         while True:
             if want == "run" and (not self.config.fenced or fence.passes(boot_time())):
-                self.emit(gen, progress.position + 1)
-                progress.advance(progress.position + 1)
+                self.emit(gen, progress.position() + 1)
+                progress.advance(progress.position() + 1)
             state = ObservedState.RUNNING if want == "run" else ObservedState.PAUSED
-            if self.behaviour.endswith(".mp4") and progress.position >= 10:
+            if self.behaviour.endswith(".mp4") and progress.position() >= 10:
                 send(self.connection, self.report(gen, ObservedState.ENDED))
                 return
             if self.behaviour == "crash" and self.emitted == 5:
@@ -83,6 +92,8 @@ class _Camera:
                 message = receive(self.connection)
                 if isinstance(message, Change):
                     gen, want = message.gen, message.want
+                elif isinstance(message, Show):
+                    self.shows = message.wanted
                 elif isinstance(message, Stop) and self.behaviour != "deaf":
                     return
 
@@ -91,7 +102,16 @@ class _Camera:
         topic = pipeline_topic(Kind.PRED, self.config.pipeline_id)
         body = msgpack.packb({"frame_id": frame_id, "gen": gen, "inc": self.config.inc, "at": time.time()})
         self.push.send_multipart([bytes([self.config.fenced]), topic, header.pack(), body], zmq.NOBLOCK)
+        if self.shows:
+            self.emit_picture(replace(header, kind=Kind.IMG))
         self.emitted += 1
+
+    def emit_picture(self, header: DataHeader) -> None:
+        topic = pipeline_topic(Kind.IMG, self.config.pipeline_id)
+        with contextlib.suppress(zmq.Again):
+            frames = [bytes([self.config.fenced]), topic, header.pack(), PICTURE]
+            self.show.send_multipart(frames, zmq.NOBLOCK)
+        self.pictures += 1
 
     def report(self, gen: int, state: ObservedState) -> CameraReport:
         reference = self.config.spec.sources[0].reference
@@ -108,24 +128,7 @@ class _Camera:
             waiting_for_engine=False,
             emitted=self.emitted,
             sources=(SourceStat(0, reference, "RUNNING", emitted=self.emitted),),
-            dropped={},
+            dropped={"pictures": self.pictures},  # made, which only a test wants to know
             fps=20.0,
             report=original,
         )
-
-
-def publisher(config: PublisherConfig, connection: Connection) -> None:
-    """From PULL to PUB, and no more."""
-    report = PublisherReport(0, 0, 0)
-    with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.PUB) as pub:
-        pull.linger = pub.linger = 0
-        pull.bind(config.pull_endpoint)
-        pub.bind(config.local_endpoint)
-        while True:
-            if pull.poll(INTERVAL * 1000):
-                _, *frames = pull.recv_multipart()
-                pub.send_multipart(frames)
-                report = replace(report, published=report.published + 1)
-            if connection.poll() and isinstance(receive(connection), Stop):
-                return
-            send(connection, report)

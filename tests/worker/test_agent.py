@@ -8,13 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
+from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic
 from streamfleet_broker.protocol.requests import Changed, ChangePipeline, ListDevices
 from streamfleet_broker.protocol.values import Want, from_plain
+from tests.worker.children import PICTURE
 from tests.worker.peers import Broker, Worker, short_folder, wait_for
 
 
@@ -181,6 +185,58 @@ def test_a_deaf_camera_is_stopped_within_two_seconds(broker: Broker, worker: Wor
     assert answer.confirmed
     assert time.monotonic() - began < 2
     assert worker.children("camera") == []
+
+
+@contextmanager
+def looking_at(broker: Broker, pipeline_id: str) -> Iterator[zmq.Socket]:
+    """Somebody on the broker's host who looks at a pipeline's pictures."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as sub:
+        sub.linger = 0
+        sub.subscribe(pipeline_topic(Kind.IMG, pipeline_id))
+        sub.connect(f"ipc://{broker.data}/pictures.ipc")
+        yield sub
+
+
+def pictures_made(receive: Callable[..., Any]) -> int:
+    """Of the only pipeline, as its next status says."""
+    return int(receive()["dropped"]["pictures"])
+
+
+def test_pictures_are_made_only_while_somebody_looks_wherever_that_is(broker: Broker, worker: Worker) -> None:
+    broker.create("door", "rtsp://h/door")
+    broker.await_status("door", "running")
+
+    with worker.subscribed(b"v1/stat/door/") as receive:
+        unwatched = [pictures_made(receive), pictures_made(receive)]
+        with looking_at(broker, "gate"), looking_at(broker, "door") as sub:
+            assert sub.poll(5000)
+            topic, header, body = sub.recv_multipart()
+        wait_for(lambda: pictures_made(receive) == pictures_made(receive) > 0, "no more pictures")
+
+    assert unwatched == [0, 0]
+    assert (topic, body) == (b"v1/img/door/", PICTURE)
+    assert DataHeader.unpack(header).kind is Kind.IMG
+
+
+def test_who_looks_goes_on_looking_when_camera_publisher_or_broker_were_killed(
+    broker: Broker, worker: Worker
+) -> None:
+    broker.create("door", "rtsp://h/door", device="cam-1")
+    broker.await_status("door", "running")
+
+    with looking_at(broker, "door") as sub, worker.subscribed(b"v1/stat/door/") as receive:
+        for victim in ("camera", "publisher"):
+            assert sub.poll(10_000)
+            os.kill(worker.children(victim)[0], signal.SIGKILL)
+            wait_for(lambda: not sub.poll(0) or not sub.recv_multipart(), "all was read")
+        assert sub.poll(10_000)
+        broker.kill()
+        wait_for(lambda: pictures_made(receive) == pictures_made(receive), "nobody looks any more")
+        while sub.poll(0):
+            sub.recv_multipart()
+        broker.start()
+
+        assert sub.poll(10_000)
 
 
 def test_a_file_ends_once_whatever_is_killed_afterwards(broker: Broker, worker: Worker) -> None:
