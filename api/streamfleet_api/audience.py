@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Hashable, Iterator, Mapping
 from typing import Generic, TypeVar
 
+from streamfleet_api.background import Background
 from streamfleet_api.backlog import Backlog, Message
 
 logger = logging.getLogger(__name__)
@@ -91,22 +92,19 @@ class Audience:
         self._limit = limit
         self._stuck = stuck
         self._followers: set[Follower] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background("audience", self._sweep)
 
     def __len__(self) -> int:
         return len(self._followers)
 
     async def start(self) -> None:
         """Begin to look who is stuck."""
-        self._task = asyncio.create_task(self._sweep(), name="audience")
+        self._work.start()
 
     async def close(self) -> None:
         """End all streams."""
         self.end()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._work.close()
 
     def end(self) -> None:
         """Let every stream end after what it has."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamfleet_api.audience import Audience, Follower, Hub
+from streamfleet_api.background import Background
 from streamfleet_api.backlog import Backlog, Message, gap
 from streamfleet_api.filters import Document, Mark
 from streamfleet_api.link import BrokerUnreachable, Link, LinkError
@@ -94,18 +95,15 @@ class Happenings:
         self._hub: Hub[None] = Hub(audience)
         self._roster = roster
         self._ring = Ring()
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background("happenings", self._run)
 
     async def start(self) -> None:
         """Begin to ask."""
-        self._task = asyncio.create_task(self._run(), name="happenings")
+        self._work.start()
 
     async def close(self) -> None:
         """Ask no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._work.close()
 
     @contextlib.contextmanager
     def follow(self, after: Mark | None) -> Iterator[Follower]:
@@ -137,7 +135,6 @@ class Happenings:
             news = self._ring.add(came)
             for message in news:
                 self._hub.push(message)
-            if came.events:
-                self._roster.changed()
+            self._roster.happened(came.events)
             if not news:
                 await asyncio.sleep(_BREATH)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import zmq.asyncio
 
 from streamfleet_api.audience import Audience, Follower, Hub, TooManyFollowers
+from streamfleet_api.background import Background
 from streamfleet_api.backlog import Backlog, Message
 from streamfleet_api.filters import PictureFilter
 from streamfleet_api.link import CurveKeys
@@ -45,21 +46,18 @@ class Pictures:
         self._orders: dict[PictureFilter, Order] = {}
         self._newest: dict[PictureFilter, tuple[Message, float]] = {}  # and when it came
         self._socket: zmq.asyncio.Socket | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background("pictures", self._run)
 
     async def start(self) -> None:
         """Connect; the relay need not be there yet."""
         self._socket = subscriber(self._context, self._endpoint, self._keys, waiting=_WAITING)
-        self._task = asyncio.create_task(self._run(self._socket), name="pictures")
+        self._work.start()
 
     async def close(self) -> None:
         """Disconnect."""
         for ending in self._endings.values():
             ending.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._work.close()
         if self._socket is not None:
             self._socket.close(linger=0)
 
@@ -99,8 +97,9 @@ class Pictures:
             del self._orders[chosen]
             self._newest.pop(chosen, None)
 
-    async def _run(self, socket: zmq.asyncio.Socket) -> None:
-        async for frames in received(socket):
+    async def _run(self) -> None:
+        assert self._socket is not None
+        async for frames in received(self._socket):
             try:
                 self._receive(frames, time.monotonic())
             except BadData as exc:

@@ -5,7 +5,6 @@ The last one of each pipeline and source is kept for whoever comes later.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -18,6 +17,7 @@ import msgspec
 import zmq.asyncio
 
 from streamfleet_api.audience import Audience, Follower, Hub
+from streamfleet_api.background import Background
 from streamfleet_api.backlog import Backlog, Message, gap
 from streamfleet_api.filters import Document, PredictionFilter
 from streamfleet_api.link import CurveKeys
@@ -97,19 +97,16 @@ class Predictions:
         self._roster = roster
         self._lasts = Lasts()
         self._orders: dict[str, Order] = {}  # by pipeline
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background("predictions", self._run)
         roster.when_seen(self._retain)
 
     async def start(self) -> None:
         """Subscribe; the relay need not be there yet."""
-        self._task = asyncio.create_task(self._run(), name="predictions")
+        self._work.start()
 
     async def close(self) -> None:
         """Unsubscribe."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._work.close()
 
     @contextlib.contextmanager
     def follow(self, chosen: PredictionFilter) -> Iterator[Follower]:

@@ -1,14 +1,15 @@
-"""The broker's list of pipelines, looked at when something happened, and at most once a second."""
+"""The broker's list of pipelines, looked at when something happened that matters, at most once a second."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from streamfleet_api.background import Background
 from streamfleet_api.link import Link, LinkError
-from streamfleet_broker.protocol.requests import ListPipelines, PipelineView
+from streamfleet_broker.protocol.requests import FleetEvent, ListPipelines, PipelineView
 
 logger = logging.getLogger(__name__)
 
@@ -27,26 +28,27 @@ class Roster:
         self._changed.set()
         self._watchers = 0
         self._seen: list[Callable[[Mapping[str, PipelineView]], None]] = []
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background("roster", self._run)
 
     async def start(self) -> None:
         """Begin to look."""
-        self._task = asyncio.create_task(self._run(), name="roster")
+        self._work.start()
 
     async def close(self) -> None:
         """Look no more."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._work.close()
 
     def when_seen(self, call: Callable[[Mapping[str, PipelineView]], None]) -> None:
         """Call this with the list after each look."""
         self._seen.append(call)
 
-    def changed(self) -> None:
-        """Something happened: look soon."""
-        self._changed.set()
+    def happened(self, events: Iterable[FleetEvent]) -> None:
+        """Look soon when a pipeline has gone, and while somebody selects by labels whatever has changed.
+
+        The list is long in a large fleet, and most events change nothing that is asked of it.
+        """
+        if self._watchers or any((event.subject, event.state) == ("pipeline", "gone") for event in events):
+            self._changed.set()
 
     def labels(self, pipeline_id: str) -> Mapping[str, str] | None:
         """The labels of a pipeline, None when the broker has not listed it."""

@@ -5,7 +5,6 @@ Nobody is ever asked for a status.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -18,6 +17,7 @@ import msgpack
 import zmq.asyncio
 
 from streamfleet_api.audience import Audience, Follower, Hub
+from streamfleet_api.background import Background
 from streamfleet_api.backlog import Backlog, Message
 from streamfleet_api.filters import StatusFilter
 from streamfleet_api.link import CurveKeys
@@ -144,19 +144,16 @@ class Statuses:
         self._roster = roster
         self._hub: Hub[StatusFilter] = Hub(audience)
         self._board = Board()
-        self._task: asyncio.Task[None] | None = None
+        self._work = Background("statuses", self._run)
         roster.when_seen(self._retain)
 
     async def start(self) -> None:
         """Subscribe; the relay need not be there yet."""
-        self._task = asyncio.create_task(self._run(), name="statuses")
+        self._work.start()
 
     async def close(self) -> None:
         """Unsubscribe."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await self._work.close()
 
     def pipeline(self, pipeline_id: str) -> Seen[PipelineStat] | None:
         """The last document of a pipeline, None when there was none."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -91,19 +92,16 @@ def test_the_camera_is_asked_once_and_let_go_when_the_last_one_has_left(
     assert time.monotonic() - left > 2
 
 
-def test_one_picture_is_the_next_that_comes(http: httpx.Client, peer: Peer, door: str) -> None:
-    with ExitStack() as stack:
-        connection = stack.enter_context(socket.create_connection(("127.0.0.1", http.base_url.port or 0)))
-        connection.settimeout(5)
-        connection.sendall(f"GET /v2/pipelines/{door}/picture HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+def test_one_picture_is_the_next_that_comes(api: Api, peer: Peer, door: str) -> None:
+    with closing(HTTPConnection("127.0.0.1", api.port, timeout=10)) as connection:
+        connection.request("GET", f"/v2/pipelines/{door}/picture")
         peer.wait_for_looker(door)
         peer.picture(door, 0, JPEG)
-        answer = connection.recv(4096)
+        answer = connection.getresponse()
+        body = answer.read()
 
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 200")
-    assert b"content-type: image/jpeg" in head
-    assert f"x-streamfleet-key: {peer.gen}-0-0".encode() in head
+    assert (answer.status, answer.headers["content-type"]) == (200, "image/jpeg")
+    assert answer.headers["x-streamfleet-key"] == f"{peer.gen}-0-0"
     assert body == JPEG
 
 

@@ -15,6 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from streamfleet_broker.protocol.data import DataHeader, Kind
+from streamfleet_broker.protocol.messages import Reply
+from streamfleet_broker.protocol.requests import ListPipelines
 from streamfleet_broker.protocol.status import DeviceStat
 from tests.api.conftest import Api
 from tests.api.peer import Peer, pipeline
@@ -177,6 +179,22 @@ def test_the_last_prediction_of_each_source_is_kept(http: httpx.Client, peer: Pe
     assert last.headers["x-streamfleet-key"] == f"{peer.gen}-0-2"
     assert last.json()["inference_metadata"]["frame_id"] == 3
     assert of_source.headers["x-streamfleet-key"] == f"{peer.gen}-0-1"
+
+
+def test_of_a_pipeline_that_has_gone_nothing_is_kept(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["gone"] = pipeline("gone")
+    with http.stream("GET", "/v2/predictions?pipeline=gone") as response:
+        peer.predict("gone", 0)
+        first(response, 1)
+
+    peer.answer = lambda asked: Reply([]) if isinstance(asked, ListPipelines) else peer.honest(asked)
+    peer.happen(1, "gone", "gone")
+
+    deadline = time.monotonic() + 10
+    while (answer := http.get("/v2/pipelines/gone/predictions/last")).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert answer.status_code == 404
 
 
 # statuses -------------------------------------------------------------------------------------------------
