@@ -28,7 +28,16 @@ from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import Error
 from streamfleet_broker.relay import PICTURES, PREDICTIONS, Relay
 from streamfleet_broker.roster import DevicePeer, OperatorPeer
-from streamfleet_broker.sockets import CONTROL_OPTIONS, Socket, bind, configure, port_of, secure, tcp
+from streamfleet_broker.sockets import (
+    CONTROL_OPTIONS,
+    OPERATOR_OPTIONS,
+    Socket,
+    bind,
+    configure,
+    port_of,
+    secure,
+    tcp,
+)
 from streamfleet_broker.state import FleetConfig
 from streamfleet_broker.store import Store
 from streamfleet_broker.supply import KeyPair
@@ -278,8 +287,8 @@ def _listen(
     operators: Socket,
     relay: Relay,
 ) -> Endpoints:
-    for socket in (devices, operators):
-        configure(socket, CONTROL_OPTIONS)
+    configure(devices, CONTROL_OPTIONS)
+    configure(operators, OPERATOR_OPTIONS)
     secure(devices, keys, "devices")
     if config.operators_port is None:
         operators_endpoint = bind(operators, f"ipc://{config.operators_path}", "--data-dir")

@@ -30,6 +30,9 @@ CONTROL_OPTIONS = _COMMON | {
     zmq.MAXMSGSIZE: MAX_BODY,
     zmq.ROUTER_MANDATORY: 1,  # or messages to nobody vanish without a word
 }
+OPERATOR_OPTIONS = CONTROL_OPTIONS | {
+    zmq.SNDHWM: 1000,  # one peer is an api with many clients: all that it asks at once is answered
+}
 DATA_OPTIONS = _COMMON | {
     zmq.SNDHWM: 200,  # messages a subscriber: a slow one loses its own, and holds up nobody
     zmq.RCVHWM: 1000,

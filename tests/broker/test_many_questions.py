@@ -1,0 +1,35 @@
+"""An api with many clients asks many questions at once over one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+
+import zmq.asyncio
+
+from streamfleet_api.link import Link
+from streamfleet_broker.protocol.requests import FleetView, GetFleet
+from tests.broker.clients import serving
+
+QUESTIONS = 500  # at once
+
+
+async def test_every_one_of_many_questions_at_once_is_answered() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+    context = zmq.asyncio.Context()
+    try:
+        async with serving(folder):
+            link = Link(context, f"ipc://{folder}/operators.ipc")
+            await link.start()
+            try:
+                asked = [link.ask(GetFleet(), FleetView) for _ in range(QUESTIONS)]
+                views = await asyncio.gather(*asked)
+            finally:
+                await link.close()
+    finally:
+        context.destroy(linger=0)
+        shutil.rmtree(folder)
+
+    assert len(views) == QUESTIONS
