@@ -59,8 +59,8 @@ class Fleet:
         self._lookout = Lookout(self._state, facts)
         self._releases = Releases(self._state, self._movement, self._waiting)
         self._sessions = Sessions(self._state, self._movement, self._releases, now)
-        wishes = Wishes(self._state, self._movement, facts, self._waiting, self._releases)
-        self._operators = Operators(self._state, self._movement, facts, wishes, self._lookout)
+        self._wishes = Wishes(self._state, self._movement, facts, self._waiting, self._releases)
+        self._operators = Operators(self._state, self._movement, facts, self._wishes, self._lookout)
 
     @property
     def epoch(self) -> int:
@@ -129,6 +129,7 @@ class Fleet:
     def check(self) -> None:
         """Assert what always holds between two steps."""
         self._state.check()
+        self._wishes.check()
         self._waiting.check()
         self._lookout.check()
 

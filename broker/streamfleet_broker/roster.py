@@ -48,6 +48,7 @@ class Session:
     sent: int = 0  # the last seq that was sent
     applied_rev: int = 0  # what the device says it applied
     resend: bool = False  # wishes could not be queued
+    cut: bool = False  # its connection is gone, and nobody has been told yet
 
 
 @dataclass(slots=True)

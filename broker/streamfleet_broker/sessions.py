@@ -79,6 +79,7 @@ class Sessions:
             return
         if gone:
             device = self._state.sessions[session.id]
+            session.cut = device.state != "suspect"
             device.state = "suspect"
             self._state.stir_device(device.name)
         elif isinstance(send.message, Desired | Subscribers):
@@ -303,6 +304,9 @@ class Sessions:
                 continue
             assert device.heard is not None
             silent = now - device.heard
+            if device.session is not None and device.session.cut:
+                device.session.cut = False
+                self._state.first.append(Audit(name, f"suspect: cut off, silent for {silent:.1f} s"))
             if silent > self._state.config.lease and now >= self._grace_until:
                 if device.session is not None:
                     self._state.end_session(device)

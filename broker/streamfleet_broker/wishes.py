@@ -45,7 +45,13 @@ class Wishes:
         self._waiting = waiting
         self._releases = releases
 
+    def check(self) -> None:
+        """Assert what always holds between two steps."""
+        assert len(self._state.ledger.keys) <= MAX_KEYS
+        assert "" not in self._state.ledger.keys
+
     def do(self, request: PipelineChange, asker: Asker, now: float) -> Reply | Error | None:
+        """The answer to a request, or None when it comes later."""
         match request:
             case CreatePipeline():
                 return self._create_pipeline(request, now)

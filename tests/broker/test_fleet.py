@@ -424,6 +424,7 @@ def test_a_peer_that_is_gone_is_suspect_at_once() -> None:
     fleet.fleet.unsent(Send(b"a", Ack(1, 1), session), gone=True)
 
     assert [view.state for view in fleet.reply(ListDevices())] == ["suspect", "ready"]
+    assert fleet.pass_time(1) == [Audit("a", "suspect: cut off, silent for 0.5 s")]
     fleet.beat("a")
     assert [view.state for view in fleet.reply(ListDevices())] == ["ready", "ready"]
 
