@@ -38,6 +38,7 @@ PURE = [
     "streamfleet_api.backlog",
     "streamfleet_api.filters",
     "streamfleet_api.patience",
+    "streamfleet_worker.audience",
     "streamfleet_worker.session",
     "streamfleet_worker.reconcile",
     "streamfleet_worker.status",
