@@ -50,6 +50,12 @@ class Camera:
         return dict(self.status["sources"][0])
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Pixels, width and height of its picture."""
+        source = self.source
+        return source["width"], source["height"]
+
+    @property
     def count(self) -> int:
         """Predictions until now."""
         return len(self._subscriber.of(self.pipeline_id))
@@ -157,7 +163,7 @@ def test_a_camera_that_stops_and_comes_back_in_another_size_plays_on(
         took.append(stopped.plays(timeout=BACK + 5))
 
         stopped.is_running()
-        assert (stopped.source["width"], stopped.source["height"]) == stopped.server.size
+        wait_for(lambda: stopped.size == stopped.server.size, "the new size", timeout=5, every=0.1)
         assert stopped.status["restarts"] == 0
     told("stopped", took)
 
