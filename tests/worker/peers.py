@@ -182,21 +182,23 @@ class Broker(Process):
 
 
 class Worker(Process):
-    """The agent as a process, with the honest children of children.py."""
+    """The agent as a process, with the honest children of children.py unless the program is another."""
 
-    def __init__(self, folder: Path, name: str, *options: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, *options: str, program: str = "tests.worker.agent_process"
+    ) -> None:
         self.data = folder / name
         self.temporary = folder / f"{name}.tmp"  # what would be /tmp
         self.temporary.mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "tests.worker.agent_process", f"--data-dir={self.data}", *options]
+        command = [sys.executable, "-m", program, f"--data-dir={self.data}", *options]
         super().__init__(command, folder / f"{name}.log", {"TMPDIR": str(self.temporary)})
 
-    def lay_model(self) -> None:
+    def lay_model(self, manifest: Manifest = MANIFEST, weights: bytes = b"onnx") -> None:
         """As if it had been fetched before: what is in the cache needs no api."""
         models = self.data / "models"
         models.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (models / MANIFEST.digest).write_bytes(MANIFEST.encode())
-        (models / MANIFEST.weights.sha256).write_bytes(b"onnx")
+        (models / manifest.digest).write_bytes(manifest.encode())
+        (models / manifest.weights.sha256).write_bytes(weights)
 
     def children(self, prefix: str) -> list[int]:
         """Pids of the children with such a name."""
