@@ -66,20 +66,22 @@ class Channel:
 
     def take(self, now: float) -> Frame | None:
         """The frame that is next; those that it has overtaken are counted."""
-        *overtaken, frame = self.buffer.take(now) or (None,)
-        for one in overtaken:
-            assert one is not None
+        frames = self.buffer.take(now)
+        for overtaken in frames[:-1]:
             self.ledger.dropped("eager")
-            self.buffer.give_back(one.image)
-        if frame is not None:
-            self._look(frame.image, now)
-        return frame
+            self.buffer.give_back(overtaken.image)
+        if not frames:
+            return None
+        self._look(frames[-1].image, now)
+        return frames[-1]
 
     def drain(self, cause: str, now: float) -> None:
         """Drop all frames that there are."""
-        while (frame := self.take(now)) is not None:
-            self.ledger.dropped(cause)
-            self.buffer.give_back(frame.image)
+        while frames := self.buffer.take(now):
+            self._look(frames[-1].image, now)
+            self.ledger.dropped(cause, len(frames))
+            for frame in frames:
+                self.buffer.give_back(frame.image)
 
     def advance(self, frame_id: int) -> None:
         """Note for a later process that it must not give this frame again."""

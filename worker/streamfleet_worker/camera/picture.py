@@ -104,16 +104,20 @@ class Painter:
             self._changed.notify()
 
     def _run(self) -> None:
-        while (sketch := self._wait()) is not None:
-            try:
-                jpeg = draw(sketch.image, sketch.detections, self._labels)
-            except cv2.error:
-                logger.exception("no picture could be drawn")
-                continue
-            finally:
-                sketch.give_back(sketch.image)
-            if len(jpeg) <= MAX_BODY:
-                self._leave(jpeg, sketch)
+        try:
+            while (sketch := self._wait()) is not None:
+                self._paint(sketch)
+        except Exception:
+            logger.exception("the painter died")
+            self.stop()
+
+    def _paint(self, sketch: Sketch) -> None:
+        try:
+            jpeg = draw(sketch.image, sketch.detections, self._labels)
+        finally:
+            sketch.give_back(sketch.image)
+        if len(jpeg) <= MAX_BODY:
+            self._leave(jpeg, sketch)
 
     def _wait(self) -> Sketch | None:
         with self._changed:

@@ -159,6 +159,7 @@ class Player:
 
     def _run(self) -> None:
         try:
+            self._obey(time.monotonic())  # first: what is to be paused must not run through meanwhile
             self._emitter.await_sinks()
             self._journal.inference_thread("STARTED")
             while not self._stopped and not self._done:
