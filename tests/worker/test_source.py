@@ -377,6 +377,11 @@ def test_a_property_that_nobody_knows_is_invalid(tmp_path: Path, name: str) -> N
     )
 
 
+def test_a_property_that_nobody_knows_costs_a_camera_no_request(camera: HttpCamera) -> None:
+    assert why(camera.url(), colour=1.0)[0] == "invalid"
+    assert camera.requests == []
+
+
 def test_a_property_that_a_file_refuses_is_told_and_it_plays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

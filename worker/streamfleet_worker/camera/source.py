@@ -61,6 +61,8 @@ class Capture(Protocol):
 def open_source(spec: SourceSpec, first_frame_id: int) -> Capture:
     """Raises: SourceLost."""
     reference = spec.reference
+    for name in spec.properties:
+        _property(name)  # before a server is asked for anything
     match kind_of(reference):
         case SourceKind.PATTERN:
             return PatternCapture(first_frame_id)
@@ -159,10 +161,9 @@ def _open(reference: str | int, backend: int, parameters: list[int]) -> cv2.Vide
 
 def _set_properties(capture: cv2.VideoCapture, spec: SourceSpec) -> dict[str, float]:
     """What was refused. A file or a URL refuses almost everything, which harms nobody, so it is only told."""
-    numbers = {name: _property(name) for name in spec.properties}
     refused = {}
-    for name, number in numbers.items():
-        wanted = spec.properties[name]
+    for name, wanted in spec.properties.items():
+        number = _property(name)
         if not capture.set(number, wanted):
             refused[name] = wanted
             logger.warning("%s refuses the property %s = %g", sanitised(spec.reference), name, wanted)
