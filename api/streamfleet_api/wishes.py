@@ -15,7 +15,7 @@ from streamfleet_api.schemas import (
     PipelineInitialisationRequest,
 )
 from streamfleet_api.statuses import Seen
-from streamfleet_broker.protocol.reference import SourceKind, kind_of
+from streamfleet_broker.protocol.reference import is_finite
 from streamfleet_broker.protocol.requests import PipelineStatus, PipelineView
 from streamfleet_broker.protocol.status import PipelineStat, empty_report
 from streamfleet_broker.protocol.values import (
@@ -195,7 +195,7 @@ def _filtering(model: ObjectDetectionModelConfiguration) -> dict[str, Any]:
 
 def source_state(view: PipelineView) -> str:
     """The original's name for the state of a pipeline's source."""
-    if view.status == "paused" and kind_of(view.spec.sources[0].reference) is SourceKind.FILE:
+    if view.status == "paused" and is_finite(view.spec.sources[0]):
         return "PAUSED"
     return _SOURCE_STATES[view.status]
 

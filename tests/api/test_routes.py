@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ from streamfleet_broker.protocol.requests import AddDevice
 from streamfleet_broker.protocol.status import DeviceStat, EngineStat
 from streamfleet_broker.protocol.values import Manifest
 from tests.api.conftest import Api
-from tests.api.peer import KEY, Peer, device, pipeline, sha256
+from tests.api.peer import KEY, Peer, device, pipeline, sha256, spec
 
 DEMO = demo_model()
 
@@ -151,6 +152,66 @@ def test_an_unknown_route_of_ours_is_a_problem(
 
     assert answer.status_code == status
     assert problem(answer)
+
+
+def test_one_device_is_shown_with_what_it_told_last(http: httpx.Client, peer: Peer) -> None:
+    peer.devices["edge-8"] = device("edge-8", labels={"site": "a"})
+    silent = http.get("/v2/devices/edge-8").json()
+    peer.tell(DeviceStat("edge-8", "ready", 8, 1, (), 0.0, 4, 0.5, 2**33, 2**32))
+
+    deadline = time.monotonic() + 5
+    while (told := http.get("/v2/devices/edge-8").json())["age"] is None:
+        assert time.monotonic() < deadline
+
+    figures = ("cores", "load", "memory", "memory_available")
+    assert [silent[name] for name in figures] == [None] * 4
+    assert [told[name] for name in figures] == [4, 0.5, 2**33, 2**32]
+    assert told["labels"] == {"site": "a"}
+    assert http.get("/v2/devices/nobody").status_code == 404
+
+
+def test_devices_are_selected(http: httpx.Client, peer: Peer) -> None:
+    peer.devices["a"] = device("a", labels={"site": "1"})
+    peer.devices["b"] = device("b", labels={"site": "2"}, state="lost")
+
+    def names(query: str) -> list[str]:
+        return [entry["device"] for entry in http.get(f"/v2/devices?{query}").json()["devices"]]
+
+    assert names("selector=site=1") == ["a"]
+    assert names("state=lost") == ["b"]
+    assert names("state=lost&selector=site=1") == []
+    assert http.get("/v2/devices?state=well").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ({"labels": {"site": None, "line": "3"}}, {"kept": "", "line": "3"}),
+        ({"labels": {}}, {"site": "a", "kept": ""}),
+        ({"labels": None}, {}),
+        ({}, {"site": "a", "kept": ""}),
+    ],
+)
+def test_labels_of_a_device_are_changed_key_by_key(
+    http: httpx.Client, peer: Peer, content: object, labels: dict[str, str]
+) -> None:
+    peer.devices["edge-8"] = device("edge-8", labels={"site": "a", "kept": ""})
+
+    answer = http.patch("/v2/devices/edge-8", json=content)
+
+    assert (answer.status_code, answer.json()["labels"]) == (200, labels)
+    assert peer.devices["edge-8"].labels == labels
+
+
+def test_a_device_that_is_away_is_forgotten_and_one_that_is_here_is_not(
+    http: httpx.Client, peer: Peer
+) -> None:
+    peer.devices.update({"here": device("here"), "away": device("away", state="left")})
+
+    here, away = http.delete("/v2/devices/here"), http.delete("/v2/devices/away")
+
+    assert (here.status_code, away.status_code) == (409, 204)
+    assert list(peer.devices) == ["here"]
 
 
 # blobs ----------------------------------------------------------------------------------------------------
@@ -313,3 +374,44 @@ def test_a_file_that_is_no_model_is_refused_with_the_reason(http: httpx.Client, 
     assert answer.status_code == 422
     assert "expected an ONNX file" in problem(answer)
     assert not peer.models
+
+
+def test_a_model_goes_with_its_content(api: Api, peer: Peer) -> None:
+    weights = upload(api.http, DEMO)
+    manifest = api.http.put("/v2/models/shapes/1", json={"weights": weights}).json()["digest"]
+
+    answer = api.http.delete("/v2/models/shapes/1")
+
+    assert answer.status_code == 204
+    assert not peer.models
+    assert [api.http.head(f"/v2/blobs/{each}").status_code for each in (weights, manifest)] == [404, 404]
+    assert api.http.delete("/v2/models/shapes/1").status_code == 404
+    assert api.http.get("/v2/models/shapes/1").status_code == 404
+
+
+@pytest.mark.parametrize("user", ["pipeline", "model"])
+def test_content_that_something_else_needs_stays(api: Api, peer: Peer, user: str) -> None:
+    weights = upload(api.http, DEMO)
+    manifest = api.http.put("/v2/models/shapes/1", json={"weights": weights}).json()["digest"]
+    if user == "pipeline":
+        playing = replace(spec(), model=peer.models["shapes/1"])
+        peer.pipelines["door"] = pipeline("door", spec=playing)
+    else:
+        api.http.put("/v2/models/other/1", json={"weights": weights, "labels": ["a", "b", "c"]})
+
+    assert api.http.delete("/v2/models/shapes/1").status_code == 204
+
+    assert api.http.head(f"/v2/blobs/{weights}").status_code == 200
+    assert api.http.head(f"/v2/blobs/{manifest}").status_code == (200 if user == "pipeline" else 404)
+
+
+def test_content_that_nothing_needs_is_removed_when_it_is_old(api: Api) -> None:
+    weights = upload(api.http, DEMO)
+    young, old = upload(api.http, b"young"), upload(api.http, b"old")
+    os.utime(api.folder / "api/blobs" / old, (0, 0))
+    api.http.put("/v2/models/shapes/1", json={"weights": weights})
+
+    api.http.delete("/v2/models/shapes/1")
+
+    assert api.http.head(f"/v2/blobs/{young}").status_code == 200
+    assert api.http.head(f"/v2/blobs/{old}").status_code == 404
