@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help install run test check format lint types tests lock clean
 
 help:
-	@echo "make run      a fleet on this machine with a demo camera; options: ARGS=\"--workers 2 --port 9090\""
+	@echo "make run      a fleet on this machine with four demo cameras; options: ARGS=\"--workers 3 --port 9090\""
 	@echo "make test     format, lint, types and tests"
 	@echo "make bench    the benchmarks: a table each, beside the limit of the same run"
 	@echo "make format   write the code as 'make check' wants it"

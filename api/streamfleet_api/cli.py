@@ -59,7 +59,7 @@ def cli(ctx: click.Context, url: str, token: str | None, data_dir: Path) -> None
 
 @cli.command()
 @click.option(
-    "--workers", default=1, show_default=True, type=click.IntRange(0, 64), help="Workers on this machine."
+    "--workers", show_default="1; 2 with --demo", type=click.IntRange(0, 64), help="Workers on this machine."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen here; 0.0.0.0 for the network.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="HTTP.")
@@ -101,14 +101,17 @@ def cli(ctx: click.Context, url: str, token: str | None, data_dir: Path) -> None
 @click.option("--advertise", multiple=True, metavar="HOST", help="How other hosts reach this one.")
 @click.option("--trust", multiple=True, metavar="CIDR", help="A network whose HTTP needs no token.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep everything here.")
-@click.option("--demo", is_flag=True, help="With a demo model on a test pattern.")
+@click.option("--demo", is_flag=True, help="With four cameras over generated conveyor belts.")
 @click.pass_obj
-def up(settings: Settings, /, data_dir: Path | None, **options: Any) -> None:
+def up(settings: Settings, /, data_dir: Path | None, workers: int | None, **options: Any) -> None:
     """Start a fleet: broker, api and workers, until Ctrl-C."""
+    from streamfleet_api.demo import WORKERS
     from streamfleet_api.up import Options, run
 
     folder = data_dir.expanduser().absolute() if data_dir else settings.data_dir
-    sys.exit(run(Options(data_dir=folder, **options), lambda text: click.echo(text)))
+    if workers is None:
+        workers = WORKERS if options["demo"] else 1
+    sys.exit(run(Options(data_dir=folder, workers=workers, **options), lambda text: click.echo(text)))
 
 
 # models ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""A model that needs no training: it finds squares of pure red, green and blue, as the test pattern has them.
+"""The demo: cameras over generated conveyor belts, and the models for what can be seen without a camera.
+
+`conveyor_model` was trained on such belts, as `demo/README.md` in the repository tells. `demo_model` needs no
+training: it finds squares of pure red, green and blue, as the test pattern has them.
 
 images (1, 3, 320, 320), RGB 0..1
   ─▶ each channel minus the larger of the other two ─▶ its mean m over 32 x 32 pixels, every 4 ─▶ 2 m - 1
@@ -7,11 +10,15 @@ images (1, 3, 320, 320), RGB 0..1
 
 from __future__ import annotations
 
+from importlib import resources
+
 import onnx
 from onnx import TensorProto, helper
 
-MODEL_ID = "demo/1"
-PIPELINE_ID = "demo"
+MODEL_ID = "conveyor/1"
+CAMERAS = {f"belt-{number}": f"scene://conveyor/{number}" for number in (1, 2, 3, 4)}  # by pipeline
+WORKERS = 2  # devices of the demo, so that it is a fleet
+
 LABELS = ("red", "green", "blue")
 SIDE = 320  # pixels of the square input
 BOX = 32  # pixels of a side of every box
@@ -21,8 +28,13 @@ _PER_SIDE = (SIDE - BOX) // STEP + 1
 _COUNT = _PER_SIDE**2
 
 
+def conveyor_model() -> bytes:
+    """The ONNX file of the detector of bolts, nuts and washers."""
+    return resources.files("streamfleet_api").joinpath("conveyor.onnx").read_bytes()
+
+
 def demo_model() -> bytes:
-    """The ONNX file, the same bytes each time, with the metadata of an Ultralytics export."""
+    """The ONNX file of the finder of squares, the same bytes each time; metadata as Ultralytics has it."""
     graph = helper.make_graph(
         [*_scores(), *_boxes(), helper.make_node("Concat", ["boxes", "scores"], ["output0"], axis=1)],
         "streamfleet-demo",

@@ -11,7 +11,7 @@ from pathlib import Path
 import ifaddr
 
 from streamfleet_api.commands import DEFAULT_URL
-from streamfleet_api.demo import PIPELINE_ID
+from streamfleet_api.demo import CAMERAS
 from streamfleet_api.options import Options
 
 
@@ -26,8 +26,8 @@ def screen(
         lines.append(f"  token      {token or 'kept in ' + str(options.api_dir / 'token')}")
     lines.append(f"  devices    {', '.join(devices) or f'none: {program} devices add NAME'}")
     if options.demo:
-        text = "starting" if rate is None else f"{rate:.1f} predictions/s"
-        lines.append(f"  pipelines  {PIPELINE_ID}: {text}")
+        text = "starting" if rate is None else f"{rate:.0f} predictions/s in all"
+        lines.append(f"  pipelines  {', '.join(CAMERAS)}: {text}")
     lines.append(f"  data       {options.data_dir}")
     if logs:
         lines.append(f"  logs       {logs}")

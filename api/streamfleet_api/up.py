@@ -27,7 +27,7 @@ from streamfleet_api.auth import load_token
 from streamfleet_api.child import Child, end
 from streamfleet_api.client import Client
 from streamfleet_api.commands import CommandFailed
-from streamfleet_api.demo import MODEL_ID, PIPELINE_ID, demo_model
+from streamfleet_api.demo import CAMERAS, MODEL_ID, conveyor_model
 from streamfleet_api.link import Link
 from streamfleet_api.options import Options
 from streamfleet_api.patience import Patience
@@ -195,24 +195,26 @@ class Up:
         return ready.issuperset(self._devices)
 
     def _start_demo(self) -> float | None:
-        """Register the model, create the pipeline unless it is there, and wait for its rate."""
-        content = demo_model()
+        """Register the model, create the pipelines that are not there, and wait for what they do together."""
+        content = conveyor_model()
         digest = hashlib.sha256(content).hexdigest()
-        path = self._options.data_dir / "demo.onnx"
+        path = self._options.data_dir / "conveyor.onnx"
         path.write_bytes(content)
         self._client.upload(digest, path)
         model = self._client.send("PUT", f"/v2/models/{MODEL_ID}", {"weights": digest, "replace": True})
-        if self._demo() is None:
-            asyncio.run(_create_demo(self._options, ModelRef(MODEL_ID, model["digest"])))
+        missing = CAMERAS.keys() - {entry["pipeline_id"] for entry in self._demo()}
+        asyncio.run(_create_demo(self._options, ModelRef(MODEL_ID, model["digest"]), sorted(missing)))
         with contextlib.suppress(CommandFailed):
-            self._until(lambda: (self._demo() or {}).get("fps"), DEMO_TIMEOUT, "the demo's first predictions")
-        rate: float | None = (self._demo() or {}).get("fps")
-        return rate
+            self._until(lambda: all(self._demo_rates()), DEMO_TIMEOUT, "the demo's first predictions")
+        return sum(self._demo_rates()) or None
 
-    def _demo(self) -> dict[str, Any] | None:
+    def _demo_rates(self) -> list[float]:
+        """Predictions a second of each pipeline of the demo that somebody wants to run."""
+        return [entry["fps"] or 0.0 for entry in self._demo() if entry["want"] == "run"]
+
+    def _demo(self) -> list[dict[str, Any]]:
         answer = self._get("/v2/pipelines") or {"pipelines": []}
-        found = [entry for entry in answer["pipelines"] if entry["pipeline_id"] == PIPELINE_ID]
-        return found[0] if found else None
+        return [entry for entry in answer["pipelines"] if entry["pipeline_id"] in CAMERAS]
 
     def _get(self, path: str) -> Any:
         with contextlib.suppress(CommandFailed):
@@ -254,13 +256,14 @@ class Up:
         self._show(f"{time.strftime('%H:%M:%S')} {event}")
 
 
-async def _create_demo(options: Options, model: ModelRef) -> None:
+async def _create_demo(options: Options, model: ModelRef, pipeline_ids: list[str]) -> None:
     context = zmq.asyncio.Context()
     link = Link(context, f"ipc://{options.broker_dir}/operators.ipc")
     await link.start()
     try:
-        spec = PipelineSpec(model, (SourceSpec("TestPatternStreamProducer"),))
-        await link.ask(CreatePipeline(PIPELINE_ID, spec), PipelineView)
+        for pipeline_id in pipeline_ids:
+            spec = PipelineSpec(model, (SourceSpec(CAMERAS[pipeline_id]),), tracker="bytetrack")
+            await link.ask(CreatePipeline(pipeline_id, spec), PipelineView)
     finally:
         await link.close()
         context.destroy(linger=0)

@@ -1,4 +1,4 @@
-"""The demo's model: small, the same each time, and right about the test pattern."""
+"""The demo's models: small, and right about the scenes and the test pattern."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import supervision as sv
+from supervision.metrics import MeanAveragePrecision
 
-from streamfleet_api.demo import BOX, LABELS, SIDE, demo_model
+from streamfleet_api.demo import BOX, CAMERAS, LABELS, SIDE, conveyor_model, demo_model
 from streamfleet_api.modelfile import inspect
+from streamfleet_broker.protocol.values import Manifest
+from streamfleet_worker.camera import parts
+from streamfleet_worker.camera.decode import decode
+from streamfleet_worker.camera.letterbox import Letterbox
+from streamfleet_worker.camera.scene import draw, number_of, truth
+from streamfleet_worker.control import PostProcessing
 
 
 def test_it_is_a_small_file_that_is_the_same_each_time(tmp_path: Path) -> None:
@@ -50,3 +58,41 @@ def test_it_finds_each_square_of_the_pattern_and_nothing_else() -> None:
         shift = np.abs(boxes[:2, scores[channel] > 0.4] - boxes[:2, best, None])
         common = (BOX - shift).prod(axis=0)
         assert (common / (2 * BOX**2 - common)).min() > 0.3
+
+
+def conveyor_manifest(folder: Path) -> Manifest:
+    path = folder / "conveyor.onnx"
+    path.write_bytes(conveyor_model())
+    return inspect(path, "0" * 64)
+
+
+def test_the_detector_is_a_small_file_that_says_what_it_finds(tmp_path: Path) -> None:
+    content = conveyor_model()
+
+    onnx.checker.check_model(content, full_check=True)
+
+    assert len(content) <= 1_000_000
+    manifest = conveyor_manifest(tmp_path)
+    assert (manifest.family, manifest.labels) == ("ultralytics", parts.LABELS)
+    assert (manifest.input_width, manifest.input_height) == (320, 320)
+
+
+def test_the_detector_finds_the_parts_on_belts_that_it_never_saw(tmp_path: Path) -> None:
+    """`demo/train.py` learns from numbers from 1000 on; the cameras of the demo are not among them."""
+    manifest = conveyor_manifest(tmp_path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(conveyor_model(), options)
+    letterbox = Letterbox(manifest)
+    blob = np.empty((1, 3, 320, 320), np.float32)
+    metric = MeanAveragePrecision()
+
+    for number in (*range(900, 916), *map(number_of, CAMERAS.values())):
+        for frame_id in (50, 333, 1210, 7001):
+            geometry = letterbox.write(draw(number, frame_id), blob)
+            (output,) = session.run(None, {"images": blob})
+            found = decode(output, geometry, manifest=manifest, rules=PostProcessing())
+            boxes, class_ids = truth(number, frame_id)
+            metric.update(found, sv.Detections(xyxy=boxes, class_id=class_ids))
+
+    assert metric.compute().map50 >= 0.95

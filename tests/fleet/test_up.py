@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from streamfleet_api.demo import CAMERAS
 from tests.fleet.harness import BIN, Fleet, Subscriber, wait_for
 
 
@@ -31,12 +32,15 @@ def shared_memory() -> set[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int) -> None:
     memory = shared_memory()
-    fleet = Fleet(home, "--demo").start()
+    fleet = Fleet(home, "--demo", workers=2).start()
     assert fleet.process is not None
     try:
         subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
-        subscriber.wait_for("demo", 5, timeout=10)
+        for pipeline_id in CAMERAS:
+            subscriber.wait_for(pipeline_id, 5, timeout=20)
         subscriber.close()
+        placed = [each["device"] for each in fleet.http.get("/v2/pipelines").json()["pipelines"]]
+        assert sorted(placed) == ["local-1", "local-1", "local-2", "local-2"]
 
         os.kill(fleet.process.pid, number)
 
