@@ -19,7 +19,6 @@ from streamfleet_api.backlog import Message
 Piece = dict[str, Any]  # an ASGI message
 
 _BOUNDARY = b"streamfleet"
-_NO_STORE = (b"cache-control", b"no-store")
 # A page of somebody else can show no picture of ours.
 _OURS_ONLY = (b"cross-origin-resource-policy", b"same-origin")
 
@@ -35,21 +34,24 @@ class Transport(Protocol):
         """The ASGI messages for these."""
 
 
+def _start(media: bytes, *more: tuple[bytes, bytes]) -> Piece:
+    headers = [(b"content-type", media), (b"cache-control", b"no-store"), *more]
+    return {"type": "http.response.start", "status": 200, "headers": headers}
+
+
+def _body(content: bytes) -> Piece:
+    return {"type": "http.response.body", "body": content, "more_body": True}
+
+
+_END: Piece = {"type": "http.response.body", "body": b"", "more_body": False}
+
+
 class Sse:
     """Server-sent events, as the WHATWG's HTML standard has them."""
 
-    opening: Sequence[Piece]
-    ping: Sequence[Piece]
-    closing: Sequence[Piece]
-
-    def __init__(self) -> None:
-        headers = [(b"content-type", b"text/event-stream"), _NO_STORE]
-        self.opening = (
-            {"type": "http.response.start", "status": 200, "headers": headers},
-            _body(b": events follow\n\n"),
-        )
-        self.ping = (_body(b":\n\n"),)
-        self.closing = (_end(),)
+    opening: Sequence[Piece] = (_start(b"text/event-stream"), _body(b": events follow\n\n"))
+    ping: Sequence[Piece] = (_body(b":\n\n"),)
+    closing: Sequence[Piece] = (_END,)
 
     def pieces(self, messages: Sequence[Message]) -> Sequence[Piece]:
         """All in one piece."""
@@ -59,19 +61,12 @@ class Sse:
 class MixedReplace:
     """JPEGs that replace one another (multipart/x-mixed-replace), which every browser shows as an <img>."""
 
-    opening: Sequence[Piece]
-    ping: Sequence[Piece]
-    closing: Sequence[Piece]
-
-    def __init__(self) -> None:
-        kind = b"multipart/x-mixed-replace; boundary=" + _BOUNDARY
-        headers = [(b"content-type", kind), _NO_STORE, _OURS_ONLY]
-        self.opening = (
-            {"type": "http.response.start", "status": 200, "headers": headers},
-            _body(b"--%s\r\n" % _BOUNDARY),
-        )
-        self.ping = ()
-        self.closing = (_end(),)
+    opening: Sequence[Piece] = (
+        _start(b"multipart/x-mixed-replace; boundary=" + _BOUNDARY, _OURS_ONLY),
+        _body(b"--%s\r\n" % _BOUNDARY),
+    )
+    ping: Sequence[Piece] = ()
+    closing: Sequence[Piece] = (_END,)
 
     def pieces(self, messages: Sequence[Message]) -> Sequence[Piece]:
         """Each with the boundary after it: browsers show a part when the next one begins."""
@@ -81,14 +76,9 @@ class MixedReplace:
 class WebSocket:
     """One message each (RFC 6455): text, of a picture binary. The server itself pings."""
 
-    opening: Sequence[Piece]
-    ping: Sequence[Piece]
-    closing: Sequence[Piece]
-
-    def __init__(self) -> None:
-        self.opening = ({"type": "websocket.accept"},)
-        self.ping = ()
-        self.closing = ({"type": "websocket.close", "code": 1001, "reason": "the api stops"},)
+    opening: Sequence[Piece] = ({"type": "websocket.accept"},)
+    ping: Sequence[Piece] = ()
+    closing: Sequence[Piece] = ({"type": "websocket.close", "code": 1001, "reason": "the api stops"},)
 
     def pieces(self, messages: Sequence[Message]) -> Sequence[Piece]:
         """One for each message."""
@@ -152,14 +142,6 @@ async def _until_gone(receive: Receive) -> None:
     """What a client says is of no interest, but that it goes."""
     while not (await receive())["type"].endswith(".disconnect"):
         pass
-
-
-def _body(content: bytes) -> Piece:
-    return {"type": "http.response.body", "body": content, "more_body": True}
-
-
-def _end() -> Piece:
-    return {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 def _part(picture: Message) -> bytes:
