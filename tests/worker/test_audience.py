@@ -44,12 +44,13 @@ def test_what_is_no_subscription_has_no_effect() -> None:
 def test_nobody_fills_the_memory_with_subscriptions() -> None:
     audience = Audience()
 
-    refused = [audience.hear(b"\x01v1/img/%d/" % number) for number in range(MAX_SUBSCRIPTIONS + 1)]
+    first_refused = [audience.hear(b"\x01v1/img/%d/" % number) for number in range(MAX_SUBSCRIPTIONS + 9)]
+    full = set(audience.watched)
     audience.hear(b"\x00v1/img/0/")
-    accepted = not audience.hear(b"\x01v1/img/door/")
+    audience.hear(b"\x01v1/img/door/")
 
-    assert refused == [False] * MAX_SUBSCRIPTIONS + [True]
-    assert accepted
+    assert [number for number, first in enumerate(first_refused) if first] == [MAX_SUBSCRIPTIONS]
+    assert full == {f"{number}/" for number in range(MAX_SUBSCRIPTIONS)}
     assert "door/" in audience.watched
     assert len(audience.watched) == MAX_SUBSCRIPTIONS
 

@@ -260,6 +260,28 @@ def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
     assert ended == [Persist(Row("door", 2, 2, 2)), StartCamera(CameraId("door", 2), changed, MANIFEST)]
 
 
+def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_when_it_is_cold() -> None:
+    device = running()
+    other = replace(wish(2, start_gen=2), spec=replace(wish().spec, model=ModelRef("parts/2", "2" * 64)))
+    engine, camera = EngineId("2" * 64, 1), CameraId("door", 2)
+
+    asked = device.feed(Adopted((other,)))
+    ended = device.feed(Exited(CAMERA, 0))
+    fetched = device.feed(ModelFetched("2" * 64, MANIFEST))
+    report = EngineReport("ready", "", "CPU", 1, 0.0)
+    device.well += [Reported(engine, report), says(ObservedState.PAUSED, gen=2, camera=camera)]
+    cold = device.wait(30.2)
+
+    assert asked == [Persist(Row("door", 2, 2, 1)), FetchModel("2" * 64), StopChild(CAMERA)]
+    assert ended == []
+    assert fetched == [
+        StartEngine(engine, MANIFEST),
+        Persist(Row("door", 2, 2, 2)),
+        StartCamera(camera, other, MANIFEST),
+    ]
+    assert cold == [StopChild(ENGINE)]
+
+
 def test_a_stop_is_asked_for_and_after_a_second_forced_and_then_confirmed() -> None:
     device = running()
     device.well.append(says())

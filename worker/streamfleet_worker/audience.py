@@ -22,18 +22,21 @@ class Audience:
 
     def __init__(self) -> None:
         self._subscriptions: set[bytes] = set()
+        self._overflowed = False
 
     def hear(self, message: bytes) -> bool:
-        """Something came from the socket. Returns whether it was refused, as there are too many."""
+        """Something came from the socket. Returns whether it is the first that is one too many."""
         if not message:
             return False
         kind, topic = message[0], message[1:]
         if kind == _ENDS:
             self._subscriptions.discard(topic)
         elif kind == _BEGINS and _wanted(topic) is not None:
-            if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            if len(self._subscriptions) < MAX_SUBSCRIPTIONS:
+                self._subscriptions.add(topic)
+            elif not self._overflowed:
+                self._overflowed = True
                 return True
-            self._subscriptions.add(topic)
         return False
 
     @property

@@ -133,7 +133,7 @@ class Publisher:
                 except zmq.Again:
                     break
                 if audience.hear(message):
-                    logger.warning("too many pictures are asked for: %r is not shown", message[1:])
+                    logger.warning("more pictures are asked for than can be: %r is not shown", message[1:])
 
     def tend(self, now: float) -> float | None:
         """Bind the direct socket if it is time to; the monotonic seconds at which to call again, if ever."""
