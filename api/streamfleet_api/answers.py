@@ -36,10 +36,6 @@ class Answer(BaseModel):
 
     model_config = ConfigDict(protected_namespaces=(), use_attribute_docstrings=True)
 
-    def plain(self) -> dict[str, Any]:
-        """As it is written, its keys in the order of the fields."""
-        return self.model_dump(mode="json")
-
 
 # pipelines ------------------------------------------------------------------------------------------------
 

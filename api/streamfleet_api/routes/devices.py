@@ -8,12 +8,11 @@ from starlette.responses import Response
 from streamfleet_api.answers import Device, DeviceList, JoinToken, SubscriberKeys
 from streamfleet_api.bodies import DevicePatch, DeviceQuery, DeviceRequest, SubscriberRequest
 from streamfleet_api.link import Link
-from streamfleet_api.routes.endpoint import JSON, Answer, Content, Endpoint, native
+from streamfleet_api.routes.endpoint import JSON, Answer, Content, Endpoint, native, written
 from streamfleet_api.routes.reading import MERGE_PATCH, query, read, selector_of
 from streamfleet_api.schemas import ID_PATTERN, check_id
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.wanted import merged_labels
-from streamfleet_api.wire import Json
 from streamfleet_broker.protocol.requests import (
     AddDevice,
     AddSubscriber,
@@ -93,18 +92,18 @@ class DeviceRoutes:
             for view in views
             if selector.meets(view.labels) and asked.state in (None, view.state)
         ]
-        return Json(DeviceList(devices=found).plain())
+        return written(DeviceList(devices=found))
 
     async def add(self, request: Request) -> Response:
         """A token."""
         asked = await read(request, DeviceRequest)
         token = await self._link.ask(AddDevice(asked.name, asked.ttl), Token)
-        return Json(JoinToken(device=token.device, token=token.token).plain(), 201, _SECRET)
+        return written(JoinToken(device=token.device, token=token.token), 201, _SECRET)
 
     async def get(self, request: Request) -> Response:
         """One device."""
         view = await self._link.ask(GetDevice(_name(request)), DeviceView)
-        return Json(self._shown(view).plain())
+        return written(self._shown(view))
 
     async def patch(self, request: Request) -> Response:
         """Its labels, key by key."""
@@ -114,7 +113,7 @@ class DeviceRoutes:
         if "labels" in asked.model_fields_set:
             labels = merged_labels(view.labels, asked.labels)
             view = await self._link.ask(LabelDevice(name, labels), DeviceView)
-        return Json(self._shown(view).plain())
+        return written(self._shown(view))
 
     async def remove(self, request: Request) -> Response:
         """Key, tokens and labels go."""
@@ -132,7 +131,7 @@ class DeviceRoutes:
             public_key=made.public_key,
             secret_key=made.secret_key,
         )
-        return Json(keys.plain(), 201, _SECRET)
+        return written(keys, 201, _SECRET)
 
     def _shown(self, view: DeviceView) -> Device:
         return Device.of(view, self._statuses.device(view.device))

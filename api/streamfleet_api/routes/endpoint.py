@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -86,3 +87,8 @@ def _by_method(handlers: Mapping[str, Handler]) -> Callable[[Request], Awaitable
 def native(*more: int) -> frozenset[int]:
     """The errors of a route of `/v2`: those that all have, and some of its own."""
     return NATIVE_ERRORS | set(more)
+
+
+def written(answer: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer as JSON, its keys in the order of its fields."""
+    return Response(answer.model_dump_json().encode(), status, headers, JSON)

@@ -13,10 +13,9 @@ from streamfleet_api.blobs import Blobs
 from streamfleet_api.bodies import ModelRequest
 from streamfleet_api.models import Models
 from streamfleet_api.problems import Problem
-from streamfleet_api.routes.endpoint import Answer, Content, Endpoint, Header, native
+from streamfleet_api.routes.endpoint import Answer, Content, Endpoint, Header, native, written
 from streamfleet_api.routes.reading import read
 from streamfleet_api.schemas import MODEL_ID_PATTERN, check_model_id
-from streamfleet_api.wire import Json
 from streamfleet_broker.protocol.values import ModelRef
 
 BLOBS = "/v2/blobs/"
@@ -101,14 +100,14 @@ class ModelRoutes:
     async def list(self, _request: Request) -> Response:
         """All, by id."""
         found = [self._shown(model) for model in await self._models.list()]
-        return Json(ModelList(models=found).plain())
+        return written(ModelList(models=found))
 
     async def get(self, request: Request) -> Response:
         """One."""
         model_id = check_model_id(request.path_params["model_id"])
         for model in await self._models.list():
             if model.id == model_id:
-                return Json(self._shown(model).plain())
+                return written(self._shown(model))
         raise Problem(404, f"no model {model_id} is registered: GET /v2/models lists them")
 
     async def put(self, request: Request) -> Response:
@@ -126,7 +125,7 @@ class ModelRoutes:
         except OSError as exc:
             raise _disk(exc) from exc
         shown = Model.of(done.model, done.manifest)
-        return Json(PutModelAnswer(**dict(shown), replaces=done.replaces).plain(), 201)
+        return written(PutModelAnswer(**dict(shown), replaces=done.replaces), 201)
 
     async def remove(self, request: Request) -> Response:
         """The name, and the content that nothing else needs."""
@@ -157,7 +156,7 @@ class ModelRoutes:
             return Response(status_code=400)  # nobody is there to read it
         except OSError as exc:
             raise _disk(exc) from exc
-        return Json(Blob(sha256=digest, size=path.stat().st_size).plain(), 201)
+        return written(Blob(sha256=digest, size=path.stat().st_size), 201)
 
 
 def _check_range(asked: str | None) -> None:

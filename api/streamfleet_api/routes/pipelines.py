@@ -13,7 +13,7 @@ from streamfleet_api.link import Link, Refused
 from streamfleet_api.modelfile import BadModel
 from streamfleet_api.models import Models, UnknownModel
 from streamfleet_api.problems import Problem
-from streamfleet_api.routes.endpoint import JSON, Answer, Content, Endpoint, Handler, native
+from streamfleet_api.routes.endpoint import JSON, Answer, Content, Endpoint, Handler, native, written
 from streamfleet_api.routes.reading import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -29,7 +29,6 @@ from streamfleet_api.routes.reading import (
 from streamfleet_api.schemas import ID_PATTERN, Invalid, check_id
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.wanted import create, patched, put
-from streamfleet_api.wire import Json
 from streamfleet_broker.protocol.requests import (
     Changed,
     ChangePipeline,
@@ -149,7 +148,7 @@ class PipelineRoutes:
             and asked.status in (None, view.status)
             and asked.device in (None, view.device)
         ]
-        return Json(PipelineList(pipelines=found).plain())
+        return written(PipelineList(pipelines=found))
 
     async def get(self, request: Request) -> Response:
         """One, with its version as its ETag."""
@@ -158,7 +157,7 @@ class PipelineRoutes:
     async def status(self, request: Request) -> Response:
         """What its device told last, or what the broker knows before the first."""
         view = await self._view(request)
-        return Json(PipelineReport.of(view, self._statuses.pipeline(view.pipeline_id)).plain())
+        return written(PipelineReport.of(view, self._statuses.pipeline(view.pipeline_id)))
 
     # wishing ----------------------------------------------------------------------------------------------
 
@@ -235,8 +234,8 @@ class PipelineRoutes:
             raise Problem(409, f"{view.pipeline_id} is {view.status} and cannot be {done}: {again}")
         # What no device has emits nothing, and will do as wished: there is nobody to wait for.
         changed = await self._change(view.pipeline_id, want, CONFIRM_WAIT if view.device else 0.0)
-        done = changed.confirmed or changed.pipeline.device is None
-        return self._answer(changed.pipeline, 200 if done else 202)
+        is_done = changed.confirmed or changed.pipeline.device is None
+        return self._answer(changed.pipeline, 200 if is_done else 202)
 
     # helpers ----------------------------------------------------------------------------------------------
 
@@ -296,7 +295,7 @@ class PipelineRoutes:
         headers = {"etag": f'"{view.version}"'}
         if status == 201:
             headers["location"] = f"/v2/pipelines/{view.pipeline_id}"
-        return Json(self._shown(view).plain(), status, headers)
+        return written(self._shown(view), status, headers)
 
 
 def _pipeline_id(request: Request) -> str:

@@ -11,8 +11,7 @@ from streamfleet_api.answers import Health, Readiness
 from streamfleet_api.link import Link
 from streamfleet_api.metrics import CONTENT_TYPE, Metrics
 from streamfleet_api.original_answers import FailureResponse
-from streamfleet_api.routes.endpoint import Answer, Endpoint
-from streamfleet_api.wire import Json
+from streamfleet_api.routes.endpoint import Answer, Endpoint, written
 from streamfleet_broker.protocol.requests import FleetView, GetFleet
 
 _TEXT = {"type": "string"}
@@ -61,12 +60,12 @@ class ProcessRoutes:
 
     async def healthz(self, _request: Request) -> Response:
         """This process answers; its pid tells whoever started it that it is this one."""
-        return Json(Health(status="ok", pid=os.getpid()).plain())
+        return written(Health(status="ok", pid=os.getpid()))
 
     async def readyz(self, _request: Request) -> Response:
         """The broker answers, and at least one device is ready."""
         fleet = await self._link.ask(GetFleet(), FleetView, timeout=2.0)
-        return Json(Readiness.of(fleet).plain(), 200 if fleet.devices_ready else 503)
+        return written(Readiness.of(fleet), 200 if fleet.devices_ready else 503)
 
     async def metrics(self, _request: Request) -> Response:
         """All that is known, now."""
