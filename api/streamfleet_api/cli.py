@@ -157,7 +157,7 @@ def add_model(
     except Rejected as exc:
         raise CommandFailed(f"{file}: {exc}", exc.hint) if exc.status == 422 else exc from exc
     text = f"{model['id']}: {model['family']}, {_size(model)}, {len(model['labels'])} classes"
-    if "replaces" in model:
+    if model["replaces"]:
         text += f"\nreplaces {model['replaces'][:12]}; running pipelines keep it"
     show(model, as_json, text)
 
@@ -171,9 +171,9 @@ def list_models(settings: Settings, as_json: bool) -> None:
     rows = [
         (
             model["id"],
-            model.get("family", ""),
-            _size(model) if "input_width" in model else "",
-            _labels(model.get("labels", [])),
+            model["family"] or "",
+            _size(model) if model["input_width"] else "",
+            _labels(model["labels"] or []),
             model["digest"][:12],
         )
         for model in found
