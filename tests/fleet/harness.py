@@ -95,7 +95,11 @@ class Fleet:
             *options,
         ]
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("STREAMFLEET_")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("STREAMFLEET_", "OPENCV_"))
+            },
             "HOME": str(home),
             "STREAMFLEET_URL": self.url,
             "NO_COLOR": "1",
