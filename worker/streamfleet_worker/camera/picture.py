@@ -134,12 +134,9 @@ def draw(image: Image, detections: sv.Detections, labels: Sequence[str]) -> byte
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = _smaller(image, size) if scale < 1 else image.copy()
     if len(detections):
-        smaller = sv.Detections(
-            xyxy=detections.xyxy * np.float32(scale),
-            confidence=detections.confidence,
-            class_id=detections.class_id,
-            tracker_id=detections.tracker_id,
-        )
+        smaller = detections[::-1]  # the surest is drawn last, so that nothing covers its label
+        assert isinstance(smaller, sv.Detections)
+        smaller.xyxy = smaller.xyxy * np.float32(scale)
         canvas = sv.BoxAnnotator(color=_COLOURS, thickness=2).annotate(canvas, smaller)
         labeller = sv.LabelAnnotator(color=_COLOURS, text_scale=0.4, text_padding=3)
         canvas = labeller.annotate(canvas, smaller, labels=captions(smaller, labels))
