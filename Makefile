@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make run      a fleet on this machine with four demo cameras; options: ARGS=\"--workers 3 --port 9090\""
 	@echo "make test     format, lint, types and tests"
-	@echo "make bench    the benchmarks: a table each, beside the limit of the same run"
+	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
 	@echo "make format   write the code as 'make check' wants it"
 	@echo "make lock     resolve the dependencies anew into requirements.lock"
 

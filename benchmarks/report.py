@@ -246,8 +246,7 @@ def _finish(axes: Axes, chart: Bars) -> None:
     axes.grid(axis="y", alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if not chart.logarithmic:
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.legend(
         fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=_columns(chart)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,11 +95,6 @@ def prepared(
             model_name=model.name if model else "the demo's model",
             video_name=video.name if video else f"test pattern as MJPEG, {_SIZE[0]}x{_SIZE[1]}",
         )
-
-
-def spread(values: list[float]) -> float:
-    """How far apart the rounds lie: (largest - smallest) / smallest."""
-    return (max(values) - min(values)) / min(values) if values and min(values) > 0 else math.inf
 
 
 def _made_model(folder: Path) -> Path:
