@@ -16,9 +16,9 @@ from streamfleet_api.options import Options
 
 
 def screen(
-    options: Options, devices: list[str], *, token: str | None, rate: float | None, logs: Path | None
+    options: Options, devices: list[str], *, token: str | None, playing: bool, logs: Path | None
 ) -> str:
-    """All about a fleet that is ready. `token` is None unless it is new, `rate` unless the demo has one."""
+    """All about a fleet that is ready. `token` is None unless it is new; `playing`: the demo predicts."""
     program = program_name()
     lines = ["Streamfleet is ready.", "", f"  HTTP       {options.url}"]
     if not options.is_private:
@@ -26,7 +26,7 @@ def screen(
         lines.append(f"  token      {token or 'kept in ' + str(options.api_dir / 'token')}")
     lines.append(f"  devices    {', '.join(devices) or f'none: {program} devices add NAME'}")
     if options.demo:
-        text = "starting" if rate is None else f"{rate:.0f} predictions/s in all"
+        text = "running" if playing else "starting"
         lines.append(f"  pipelines  {', '.join(CAMERAS)}: {text}")
     lines.append(f"  data       {options.data_dir}")
     if logs:

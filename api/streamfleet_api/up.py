@@ -98,9 +98,9 @@ class Up:
         for device in self._devices:
             self._add(device, self._worker_command(device), functools.partial(self._join, device))
         self._until(self._workers_ready, WORKERS_TIMEOUT, "the workers")
-        rate = self._start_demo() if self._options.demo else None
+        playing = self._options.demo and self._start_demo()
         token = self._token if self._token_is_new else None
-        self._show(screen(self._options, self._devices, token=token, rate=rate, logs=self._logs))
+        self._show(screen(self._options, self._devices, token=token, playing=playing, logs=self._logs))
 
     def watch(self) -> None:
         """Start again what dies, and kill what hangs, so that it dies. Raises: Stopped."""
@@ -194,8 +194,8 @@ class Up:
         ready = {entry["device"] for entry in answer["devices"] if entry["state"] == "ready"}
         return ready.issuperset(self._devices)
 
-    def _start_demo(self) -> float | None:
-        """Register the model, create the pipelines that are not there, and wait for what they do together."""
+    def _start_demo(self) -> bool:
+        """Register the model, create the pipelines that are not there, and wait until all predict."""
         content = conveyor_model()
         digest = hashlib.sha256(content).hexdigest()
         path = self._options.data_dir / "conveyor.onnx"
@@ -205,12 +205,13 @@ class Up:
         missing = CAMERAS.keys() - {entry["pipeline_id"] for entry in self._demo()}
         asyncio.run(_create_demo(self._options, ModelRef(MODEL_ID, model["digest"]), sorted(missing)))
         with contextlib.suppress(CommandFailed):
-            self._until(lambda: all(self._demo_rates()), DEMO_TIMEOUT, "the demo's first predictions")
-        return sum(self._demo_rates()) or None
+            self._until(self._demo_plays, DEMO_TIMEOUT, "the demo's first predictions")
+        return self._demo_plays()
 
-    def _demo_rates(self) -> list[float]:
-        """Predictions a second of each pipeline of the demo that somebody wants to run."""
-        return [entry["fps"] or 0.0 for entry in self._demo() if entry["want"] == "run"]
+    def _demo_plays(self) -> bool:
+        """Does each pipeline of the demo predict? One that somebody paused need not."""
+        entries = self._demo()
+        return bool(entries) and all(entry["fps"] for entry in entries if entry["want"] == "run")
 
     def _demo(self) -> list[dict[str, Any]]:
         answer = self._get("/v2/pipelines") or {"pipelines": []}

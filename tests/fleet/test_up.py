@@ -54,6 +54,27 @@ def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int)
         fleet.stop()
 
 
+def test_the_demo_makes_again_what_is_missing_and_leaves_the_rest_as_it_is(home: Path) -> None:
+    fleet = Fleet(home, "--demo")
+    try:
+        fleet.start()
+        wait_for(lambda: "belt-4: running" in fleet.log(), fleet.log, timeout=30)
+        assert fleet.command_pipeline("pause", "belt-1").status_code == 200
+        assert fleet.command_pipeline("terminate", "belt-2").status_code == 200
+        assert fleet.process is not None
+        fleet.process.send_signal(signal.SIGINT)
+        assert fleet.process.wait(5) == 0
+
+        fleet.start()
+        wait_for(lambda: fleet.log().count("belt-4: running") == 2, fleet.log, timeout=30)
+
+        pipelines = fleet.http.get("/v2/pipelines").json()["pipelines"]
+        statuses = {each["pipeline_id"]: each["status"] for each in pipelines}
+        assert statuses == {name: "paused" if name == "belt-1" else "running" for name in CAMERAS}
+    finally:
+        fleet.stop()
+
+
 def test_pipelines_survive_a_restart_of_everything(home: Path, demo_file: Path) -> None:
     first = Fleet(home).start()
     try:
