@@ -38,6 +38,11 @@ class Body(BaseModel):
     )
 
 
+def _example(**example: Any) -> ConfigDict:
+    """What the documentation shows first."""
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
 def _table(key: str, value: dict[str, Any], limit: int) -> WithJsonSchema:
     """The schema of an object whose keys have a pattern, which pydantic leaves open to all other keys."""
     names = {"pattern": key}
@@ -136,6 +141,17 @@ Sinks = Annotated[list[SinkRequest], Field(max_length=MAX_SINKS)]
 class PipelineRequest(Body):
     """A pipeline as it should be: a model on sources, into sinks. Null is the device's own default."""
 
+    model_config = _example(
+        model="demo/1",
+        sources=[
+            "TestPatternStreamProducer",
+            {"reference": "rtsp://user:password@10.0.0.9/door", "max_fps": 5},
+        ],
+        sinks=[{"type": "udp", "host": "127.0.0.1", "port": 37020}],
+        tracker="bytetrack",
+        labels={"line": "3"},
+    )
+
     model: ModelName
     """As in `GET /v2/models`."""
     sources: Sources
@@ -175,6 +191,8 @@ class PipelinePatch(Body):
     by one. A source that is given back as it was shown keeps the credentials that were not shown.
     """
 
+    model_config = _example(confidence=0.6, max_fps=None, labels={"line": "4"})
+
     model: ModelName | None = None
     sources: Sources | None = None
     sinks: Sinks | None = None
@@ -212,6 +230,8 @@ class DeviceQuery(Body):
 class DeviceRequest(Body):
     """A device that may join."""
 
+    model_config = _example(name="cam-7", ttl=900)
+
     name: Name
     ttl: Annotated[float, Field(gt=0, le=30 * 86_400)] = 900.0
     """Seconds for which its token is good."""
@@ -220,11 +240,15 @@ class DeviceRequest(Body):
 class DevicePatch(Body):
     """What to change of a device, as in a JSON merge patch: a label of null is taken away."""
 
+    model_config = _example(labels={"site": "hall-1", "old": None})
+
     labels: LabelChanges | None = None
 
 
 class SubscriberRequest(Body):
     """A program that subscribes over TCP."""
+
+    model_config = _example(name="wall")
 
     name: Name
     device: Name | None = None

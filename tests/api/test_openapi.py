@@ -14,10 +14,12 @@ import pytest
 import zmq.asyncio
 from starlette.routing import Route
 
+from streamfleet_api import bodies
 from streamfleet_api.app import Services, create_app
 from streamfleet_api.config import parse
 from streamfleet_api.docs import page
 from streamfleet_api.openapi import template
+from streamfleet_api.schemas import validate
 
 ORIGINAL = Path(__file__).parents[3] / "shared/design/enterprise-openapi.json"
 OPERATIONS = {
@@ -201,3 +203,13 @@ def test_what_stands_in_the_document_is_text_on_the_page(document: dict[str, Any
 
     assert canary not in text
     assert "&lt;img src=x" in text
+
+
+def test_every_example_is_one_that_is_accepted(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    examples = {name: schema["examples"] for name, schema in schemas.items() if "examples" in schema}
+
+    for name, given in examples.items():
+        for example in given:
+            assert validate(example, getattr(bodies, name))
+    assert {"PipelineRequest", "NewPipelineRequest", "PipelinePatch"} <= set(examples)

@@ -45,26 +45,27 @@ def page(document: dict[str, Any]) -> str:
         for method, operation in methods.items()
         if method in _METHODS
     ]
+    schemas = document["components"]["schemas"]
     tags = [tag for tag in document["tags"] if any(tag["name"] in each["tags"] for *_, each in operations)]
     return _FRAME.format(
         title=escape(f"{document['info']['title']} {document['info']['version']}"),
         text=_paragraphs(document["info"]["description"]),
         contents=" ".join(f'<a href="#{escape(tag["name"])}">{escape(tag["name"])}</a>' for tag in tags)
         + ' <a href="#schemas">schemas</a>',
-        sections="\n".join(_section(tag, operations) for tag in tags),
-        schemas="\n".join(
-            _schema(name, schema) for name, schema in sorted(document["components"]["schemas"].items())
-        ),
+        sections="\n".join(_section(tag, operations, schemas) for tag in tags),
+        schemas="\n".join(_schema(name, schema) for name, schema in sorted(schemas.items())),
     )
 
 
-def _section(tag: dict[str, str], operations: list[tuple[str, str, dict[str, Any]]]) -> str:
+def _section(
+    tag: dict[str, str], operations: list[tuple[str, str, dict[str, Any]]], schemas: dict[str, Any]
+) -> str:
     name = escape(tag["name"])
-    shown = [_operation(*each) for each in operations if tag["name"] in each[2]["tags"]]
+    shown = [_operation(*each, schemas) for each in operations if tag["name"] in each[2]["tags"]]
     return f'<h2 id="{name}">{name}</h2>\n<p>{_inline(tag["description"])}</p>\n' + "\n".join(shown)
 
 
-def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
+def _operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     body = operation.get("requestBody")
     parts = [_paragraphs(operation.get("description", ""))]
     if operation.get("parameters"):
@@ -73,7 +74,7 @@ def _operation(path: str, method: str, operation: dict[str, Any]) -> str:
         kinds = ", ".join(f"{escape(kind)} {_kind(each)}" for kind, each in body["content"].items())
         parts.append(f"<h4>Body</h4><p>{kinds}</p>")
     parts.append(_answers(operation["responses"]))
-    parts.append(_form(path, method, operation))
+    parts.append(_form(path, method, operation, schemas))
     return (
         f'<details id="{escape(operation["operationId"])}"><summary>'
         f"<b class={method}>{method.upper()}</b> <code>{escape(path)}</code> {_inline(operation['summary'])}"
@@ -100,7 +101,7 @@ def _answers(answers: dict[str, Any]) -> str:
     return f"<h4>Answers</h4><table>{''.join(rows)}</table>"
 
 
-def _form(path: str, method: str, operation: dict[str, Any]) -> str:
+def _form(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     """What the script makes a request of; without a script it is not shown."""
     content = operation.get("requestBody", {}).get("content", {})
     kind = next(iter(content), "")
@@ -112,11 +113,20 @@ def _form(path: str, method: str, operation: dict[str, Any]) -> str:
         f'<input data-in="{escape(each["in"])}" name="{escape(each["name"])}"></label>'
         for each in operation.get("parameters", ())
     )
-    text = f'<textarea rows="6" data-type="{escape(kind)}" spellcheck="false">{{}}</textarea>' if kind else ""
+    text = ""
+    if kind:
+        example = escape(json.dumps(_example(content[kind]["schema"], schemas), indent=2))
+        text = f'<textarea rows="10" data-type="{escape(kind)}" spellcheck="false">{example}</textarea>'
     return (
         f'<div class="try" hidden data-method="{method.upper()}" data-path="{escape(path)}">'
         f"{fields}{text}<button>Send</button><pre></pre></div>"
     )
+
+
+def _example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
+    """The first example of a body, {} when there is none."""
+    named = schemas.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    return next(iter(named.get("examples", ())), {})
 
 
 def _schema(name: str, schema: dict[str, Any]) -> str:
