@@ -10,7 +10,7 @@ from streamfleet_broker.placement import Candidate
 from streamfleet_broker.protocol.requests import DeviceView, FleetView, PipelineView
 from streamfleet_broker.records import PipelineRecord
 from streamfleet_broker.state import State
-from streamfleet_broker.views import Home, is_waiting, status, view, whereabouts, why_nowhere
+from streamfleet_broker.views import Home, is_waiting, spelled, status, view, whereabouts, why_nowhere
 
 
 class Facts:
@@ -29,9 +29,9 @@ class Facts:
         """Several pipelines, for little more than the price of one."""
         known = [(record, self._home(record, now), self._state.observed(record)) for record in records]
         candidates = self._movement.candidates() if any(is_waiting(*entry) for entry in known) else {}
+        prospects = _Prospects(self._state, self._movement, candidates)
         return tuple(
-            view(*entry, self._prospect(entry[0], candidates, now) if is_waiting(*entry) else "")
-            for entry in known
+            view(*entry, prospects.of(entry[0], now) if is_waiting(*entry) else "") for entry in known
         )
 
     def standing(self, record: PipelineRecord) -> Standing:
@@ -86,20 +86,36 @@ class Facts:
         device = self._state.devices[record.holder]
         return Home(device.name, device.state, device.silent(now))
 
-    def _prospect(self, record: PipelineRecord, candidates: dict[str, Candidate], now: float) -> str:
-        """Where a waiting pipeline goes, or why nowhere."""
+
+class _Prospects:
+    """Where waiting pipelines go, or why nowhere. There may be thousands of them, and a thousand devices."""
+
+    def __init__(self, state: State, movement: Movement, candidates: dict[str, Candidate]) -> None:
+        self._state = state
+        self._movement = movement
+        self._candidates = candidates
+        self._roomy = {name: candidate for name, candidate in candidates.items() if candidate.room > 0}
+        self._reasons: dict[tuple[str, str | None], str] = {}  # by selector and present device
+
+    def of(self, record: PipelineRecord, now: float) -> str:
+        """For people."""
         device = None if record.device is None else self._state.devices[record.device]
         if device is not None and device.state == "lost" and self._state.mass:
             return "nothing is moved while most of the fleet is silent"
         if device is not None and not self._state.is_gone(device, now):
             return "it moves when the lease of that device has ended"
-        target = self._movement.target(record, candidates)
-        if target is None:
-            meeting = {name for name in self._state.devices if self._movement.meets(name, record.selector)}
-            return why_nowhere(
-                (candidates[name] for name in candidates.keys() & meeting),
-                other=device is not None,
-                selector=record.selector,
-                exists=bool(meeting - {record.device}),
-            )
-        return f"it is about to go to {target}"
+        if (target := self._movement.target(record, self._roomy)) is not None:
+            return f"it is about to go to {target}"
+        address = (spelled(record.selector), record.device)
+        if address not in self._reasons:
+            self._reasons[address] = self._why_nowhere(record)
+        return self._reasons[address]
+
+    def _why_nowhere(self, record: PipelineRecord) -> str:
+        meeting = {name for name in self._state.devices if self._movement.meets(name, record.selector)}
+        return why_nowhere(
+            (self._candidates[name] for name in self._candidates.keys() & meeting),
+            other=record.device is not None,
+            selector=record.selector,
+            exists=bool(meeting - {record.device}),
+        )

@@ -36,14 +36,18 @@ class Movement:
                 waiting += self.movable(device)
         if not waiting:
             return
-        candidates = self.candidates()
+        # Once nobody has room, it does not matter how many wait.
+        candidates = {name: of for name, of in self.candidates().items() if of.room > 0}
         for record in sorted(waiting, key=lambda record: record.created):
+            if not candidates:
+                break
             target = self.target(record, candidates)
             if target is None:
                 continue
             self._state.change(self.moved(record, target, now))
-            candidate = candidates[target]
-            candidates[target] = replace(candidate, assigned=candidate.assigned + 1)
+            candidate = candidates.pop(target)
+            if candidate.room > 1:
+                candidates[target] = replace(candidate, assigned=candidate.assigned + 1)
             self._state.then.append(
                 Audit(record.pipeline_id, f"from {record.device or 'nowhere'} to {target}")
             )
@@ -73,7 +77,9 @@ class Movement:
 
     def target(self, record: PipelineRecord, candidates: dict[str, Candidate]) -> str | None:
         """The device with most room, also in the message that tells it its wishes."""
-        left = {name: of for name, of in candidates.items() if self.meets(name, record.selector)}
+        left = {name: of for name, of in candidates.items() if of.room > 0}
+        if record.selector:
+            left = {name: of for name, of in left.items() if self.meets(name, record.selector)}
         while (name := choose(left.values())) is not None and not self.fits(record, name):
             del left[name]
         return name
