@@ -142,7 +142,7 @@ class PipelineRequest(Body):
     """A pipeline as it should be: a model on sources, into sinks. Null is the device's own default."""
 
     model_config = _example(
-        model="demo/1",
+        model="conveyor/1",
         sources=[
             "TestPatternStreamProducer",
             {"reference": "rtsp://user:password@10.0.0.9/door", "max_fps": 5},
