@@ -144,7 +144,7 @@ class PipelineRequest(Body):
     model_config = _example(
         model="conveyor/1",
         sources=[
-            "TestPatternStreamProducer",
+            "scene://conveyor/1",
             {"reference": "rtsp://user:password@10.0.0.9/door", "max_fps": 5},
         ],
         sinks=[{"type": "udp", "host": "127.0.0.1", "port": 37020}],
