@@ -5,10 +5,10 @@ The threads of the process write here, the one that talks to the agent reads. It
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter, deque
 from datetime import datetime
-from itertools import count
 from typing import Any
 
 from streamfleet_broker.protocol.reference import sanitised
@@ -31,7 +31,7 @@ class Journal:
     def __init__(self, sources: int = 1) -> None:
         self._lock = threading.Lock()
         self._room = max(_FEWEST_EVENTS, _KEPT_EVENTS // sources)
-        self._numbers = count()
+        self._numbers = itertools.count()
         self._rows: dict[
             int | None, deque[tuple[int, dict[str, Any]]]
         ] = {}  # by source; None: the pipeline's
@@ -53,9 +53,9 @@ class Journal:
 
     def error(self, event_type: str, kind: str, message: str, context: str, *, of: int | None = None) -> None:
         """An error, of this type, in the original's words."""
-        payload = {"error_type": kind, "error_message": message, "error_context": context}
+        payload: dict[str, Any] = {"error_type": kind, "error_message": message, "error_context": context}
         if of is not None:
-            payload["source_id"] = of  # type: ignore[assignment]
+            payload["source_id"] = of
         where = "video_source.video_consumer" if of is not None else "inference_pipeline"
         self.note(ERROR, event_type, payload, where, of=of)
 
@@ -223,11 +223,6 @@ class Ledger:
     def state(self) -> str:
         """The source's, as the original names it."""
         return self._state
-
-    def fps(self, now: float) -> float:
-        """Emitted frames a second over the last seconds; 0 when there were none."""
-        with self._lock:
-            return self._fps(now)
 
     def source_stat(self, now: float, *, shown: str) -> SourceStat:
         """The source with its counters; `shown` is its state for people, which knows of pauses too."""
