@@ -1,7 +1,7 @@
 // The grid of cameras: one card a pipeline, kept from one look to the next so that pictures go on.
 
 import { Picture } from "./picture.js";
-import { cameraFigures, colourOf, isStale } from "./words.js";
+import { cameraFigures, cameraTrouble, colourOf, shortName } from "./words.js";
 
 const template = document.querySelector("#camera");
 
@@ -33,7 +33,7 @@ export class Cameras {
     badge.className = `badge ${colourOf(pipeline.status)}`;
     card.querySelector(".figures").textContent = cameraFigures(pipeline);
     const reason = card.querySelector(".reason");
-    reason.textContent = pipeline.reason || (isStale(pipeline) && pipeline.device ? "its device says nothing of it" : "");
+    reason.textContent = cameraTrouble(pipeline);
     reason.hidden = !reason.textContent;
     picture.tend();
   }
@@ -42,7 +42,8 @@ export class Cameras {
     const card = template.content.firstElementChild.cloneNode(true);
     card.dataset.pipeline = id;
     const name = card.querySelector(".name");
-    name.textContent = id;
+    name.textContent = shortName(id);
+    name.title = id;
     name.onclick = () => this.#open(id);
     this.#grid.append(card);
     const entry = { card, picture: new Picture(id, card.querySelector(".picture")) };

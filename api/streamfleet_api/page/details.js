@@ -1,7 +1,7 @@
 // The dialog of one pipeline: what it is made of, its counters, and what can be done with it.
 
 import { ask } from "./door.js";
-import { pipelineFacts, sourceRows } from "./words.js";
+import { pipelineFacts, shortName, sourceRows } from "./words.js";
 
 const dialog = document.querySelector("#details");
 const facts = document.querySelector("#details-facts");
@@ -34,7 +34,7 @@ export class Details {
   }
 
   #fill(pipeline) {
-    document.querySelector("#details-title").textContent = `${pipeline.pipeline_id} – ${pipeline.status}`;
+    document.querySelector("#details-title").textContent = `${shortName(pipeline.pipeline_id)} – ${pipeline.status}`;
     document.querySelector("#details-reason").textContent = this.#failure || pipeline.reason;
     facts.replaceChildren(...pipelineFacts(pipeline).flatMap(([term, text]) => [element("dt", term), element("dd", text)]));
     const [head, ...rows] = sourceRows(pipeline.sources);

@@ -19,8 +19,19 @@ export function deviceState(device) {
   return { state: device.state, colour: colourOf(device.state), why };
 }
 
-/** Is what we know of a pipeline of the past? */
-export const isStale = (pipeline) => pipeline.age == null || pipeline.age > LATE;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+
+/** An id that a person can read; one that was made up by the fleet is shortened to what tells it apart. */
+export const shortName = (id) => (UUID.test(id) ? id.slice(0, 8) : id);
+
+/** Are there figures of a pipeline, and of now? */
+const isFresh = (pipeline) => pipeline.age != null && pipeline.age <= LATE;
+
+/** Why a pipeline is not as it should be, or "". */
+export function cameraTrouble(pipeline) {
+  if (pipeline.reason) return pipeline.reason;
+  return pipeline.age > LATE ? `no news of it for ${pipeline.age.toFixed(0)} s` : "";
+}
 
 export function deviceFigures(device) {
   const parts = [`${device.pipelines} of ${device.capacity} pipelines`];
@@ -31,7 +42,7 @@ export function deviceFigures(device) {
 
 export function cameraFigures(pipeline) {
   const parts = [pipeline.device ?? "no device"];
-  if (!isStale(pipeline)) {
+  if (isFresh(pipeline)) {
     parts.push(`${pipeline.fps.toFixed(1)} frames/s`);
     if (pipeline.latency != null) parts.push(`${(pipeline.latency * 1000).toFixed(0)} ms`);
   }
@@ -42,6 +53,7 @@ export function cameraFigures(pipeline) {
 export function pipelineFacts(pipeline) {
   const { spec } = pipeline;
   const facts = [
+    ["id", pipeline.pipeline_id],
     ["device", pipeline.device ?? "none yet"],
     ["model", spec.model.id],
     ["sinks", spec.sinks.map((sink) => `udp ${sink.host}:${sink.port}`).join(", ") || "none but ZeroMQ"],
@@ -72,7 +84,7 @@ export function sourceRows(sources) {
 
 export function eventText(event) {
   const where = event.subject === "pipeline" && event.device ? ` on ${event.device}` : "";
-  return { who: event.id, state: event.state, colour: colourOf(event.state), rest: `${where}${event.reason ? `: ${event.reason}` : ""}` };
+  return { who: shortName(event.id), state: event.state, colour: colourOf(event.state), rest: `${where}${event.reason ? `: ${event.reason}` : ""}` };
 }
 
 export const clock = (unixSeconds) => new Date(unixSeconds * 1000).toLocaleTimeString("en-GB");

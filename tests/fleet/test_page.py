@@ -1,0 +1,139 @@
+"""The page at `/` in a real browser: pictures that move, and what happens to the fleet as it happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+
+from tests.fleet.harness import BIN, Fleet, short_folder  # noqa: E402
+
+CHROMIUM = shutil.which("chromium")
+# Where screenshots are kept, for whoever wants to look at them.
+PICTURES = os.environ.get("STREAMFLEET_TEST_PICTURES")
+PATTERN = "TestPatternStreamProducer"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, fleet: Fleet) -> Iterator[Page]:
+    """The fleet's page, which says nothing on the console of the browser."""
+    complaints: list[str] = []
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+    page.goto(fleet.url)
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def keep(page: Page, name: str) -> None:
+    """A screenshot, where they are wanted."""
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+# Pixels of the colours in which supervision draws its first three boxes; the pattern itself has none of them.
+BOX_PIXELS = """canvas => {
+    const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const found = [];
+    for (let i = 0; i < data.length; i += 4) {
+        const [red, green, blue] = [data[i], data[i + 1], data[i + 2]];
+        const grey = Math.min(Math.abs(red - green), Math.abs(green - blue)) < 25;
+        const mixed = Math.min(red, Math.max(green, blue)) > 60 && Math.max(red, green, blue) > 120;
+        if (mixed && !grey) found.push(i / 4);
+    }
+    return found;
+}"""
+
+
+def test_a_camera_shows_moving_pictures_with_boxes(clean: Fleet, page: Page) -> None:
+    pipeline_id = clean.initialise(PATTERN, "shapes/1")
+    canvas = page.locator(f"[data-pipeline='{pipeline_id}'] canvas")
+
+    expect(page.locator(f"[data-pipeline='{pipeline_id}'] .badge")).to_have_text("running", timeout=10_000)
+    page.wait_for_function("canvas => canvas.dataset.drawn >= 3", arg=canvas.element_handle())
+    first = canvas.evaluate(BOX_PIXELS)
+    page.wait_for_function("canvas => canvas.dataset.drawn >= 8", arg=canvas.element_handle())
+    later = canvas.evaluate(BOX_PIXELS)
+
+    keep(page, "camera")
+    assert len(first) > 100
+    assert len(later) > 100
+    assert len(set(first) - set(later)) > len(first) / 4, "the boxes stand still"
+
+
+def test_a_killed_worker_is_shown_within_three_seconds(clean: Fleet, page: Page, tmp_path: Path) -> None:
+    with joined(clean, "edge", tmp_path / "worker.log") as worker:
+        device = page.locator("[data-device='edge']")
+        expect(device).to_have_attribute("data-state", "ready", timeout=20_000)
+        pipeline_id = clean.initialise(PATTERN, "shapes/1", device="edge")
+        expect(page.locator(f"[data-pipeline='{pipeline_id}'] .badge")).to_have_text(
+            "running", timeout=10_000
+        )
+        keep(page, "before")
+
+        killed_at = time.monotonic()
+        os.killpg(worker.pid, signal.SIGKILL)
+        expect(device).not_to_have_attribute("data-state", "ready", timeout=10_000)
+        shown_after = time.monotonic() - killed_at
+
+        expect(page.locator("#events li").first).to_contain_text("edge", timeout=10_000)
+        keep(page, "after")
+        assert shown_after < 3.0
+
+
+def test_the_details_of_a_camera_pause_and_resume_it(clean: Fleet, page: Page) -> None:
+    pipeline_id = clean.initialise(PATTERN, "shapes/1")
+    badge = page.locator(f"[data-pipeline='{pipeline_id}'] .badge")
+    expect(badge).to_have_text("running", timeout=10_000)
+
+    page.locator(f"[data-pipeline='{pipeline_id}'] .name").click()
+    keep(page, "details")
+    page.get_by_role("button", name="Pause").click()
+    expect(badge).to_have_text("paused", timeout=10_000)
+    page.get_by_role("button", name="Resume").click()
+
+    expect(badge).to_have_text("running", timeout=10_000)
+
+
+@contextlib.contextmanager
+def joined(fleet: Fleet, name: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that nobody restarts."""
+    token = fleet.http.post("/v2/devices", json={"name": name}).json()["token"]
+    with short_folder() as home, log.open("ab") as output:
+        process = subprocess.Popen(
+            [str(BIN / "streamfleet-worker"), "--data-dir", str(home / "worker"), "--join", token],
+            env=fleet.environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(5)
