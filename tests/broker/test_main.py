@@ -90,8 +90,11 @@ async def test_every_answered_write_is_there_after_kill_9(folder: Path) -> None:
         with running(folder) as process:
             asking = operator(sockets, folder)
             epochs.append((await asking.get(GetFleet(), FleetView)).epoch)
-            asyncio.get_running_loop().call_later(0.15, process.kill)
+            enough = len(answered) + 12
             while True:
+                if len(answered) == enough:
+                    # In the midst of the writes that follow.
+                    asyncio.get_running_loop().call_later(0.01, process.kill)
                 name = f"p{len(answered)}"
                 question = asyncio.ensure_future(asking.get(CreatePipeline(name, SPEC), PipelineView))
                 done, _ = await asyncio.wait({question}, timeout=1)
