@@ -8,9 +8,18 @@ BIN := $(VENV)/bin
 help:
 	@echo "make run      a fleet on this machine with four demo cameras; options: ARGS=\"--workers 3 --port 9090\""
 	@echo "make test     format, lint, types and tests"
+	@echo "make debian   as root, once: the browser and the RTSP server that some tests use"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
 	@echo "make format   write the code as 'make check' wants it"
 	@echo "make lock     resolve the dependencies anew into requirements.lock"
+
+# What the tests use beside Python. Without a browser or an RTSP server, the tests that need it are skipped.
+DEBIAN := chromium gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good python3-gi
+
+.PHONY: debian
+debian:
+	@dpkg -s $(DEBIAN) >/dev/null 2>&1 || \
+	(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(DEBIAN) >/dev/null)
 
 install: $(VENV)/.installed
 
