@@ -25,6 +25,7 @@ ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "1"))
 BACK = 5.0  # seconds, from a camera's return to its next prediction
 LOST = 10.0  # seconds, from a camera's silence to the status that says so
 SIZE = (320, 240)
+HICCUP = 3  # frames that a busy machine may cost in a run too short for a percentage
 PASSWORD = "c@nary/pass word"
 
 pytestmark = pytest.mark.timeout(90 + ROUNDS * (OUTAGE + 30))
@@ -112,9 +113,9 @@ def witnesses(clean: Fleet, subscriber: Subscriber) -> Iterator[None]:
     for name in names:
         seen = subscriber.of(name)[before[name] :]
         ids = [body["inference_metadata"]["frame_id"] for _, body in seen]
-        share = len(ids) / (ids[-1] - ids[0] + 1)
-        print(f"a witness kept {share:.2%} of {len(ids)} frames")
-        assert share >= 0.99
+        there_were = ids[-1] - ids[0] + 1
+        print(f"a witness kept {len(ids)} of {there_were} frames")
+        assert there_were - len(ids) <= max(HICCUP, there_were / 100)
 
 
 def told(what: str, seconds: list[float]) -> None:
