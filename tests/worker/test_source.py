@@ -15,7 +15,8 @@ import pytest
 
 from streamfleet_broker.protocol.values import SourceSpec
 from streamfleet_worker.camera import inquiry
-from streamfleet_worker.camera.inquiry import address_of
+from streamfleet_worker.camera.inquiry import Answer, address_of, doubted
+from streamfleet_worker.camera.login import Authorization
 from streamfleet_worker.camera.lost import SourceLost
 from streamfleet_worker.camera.source import Capture, _not_opened, open_source, quiet_libraries
 from tests.http_camera import HttpCamera
@@ -210,6 +211,15 @@ def test_an_answer_has_its_cause(
 
     assert (came, reason in text) == (cause, True), text
     no_secret(text)
+
+
+def test_a_login_that_ffmpeg_does_not_know_is_told_apart_from_a_codec() -> None:
+    address = address_of("rtsp://user:canary@camera/live")
+
+    lost = doubted(address, Answer(200, ()), Authorization("SHA-256", "canary"))
+
+    assert lost.cause == "authentication"
+    assert str(lost).startswith("rtsp://camera/live: the login is right, but OpenCV's FFmpeg does not know")
 
 
 # HTTP
