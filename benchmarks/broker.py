@@ -20,7 +20,8 @@ from streamfleet_api.link import Link
 from streamfleet_broker.protocol.requests import AddDevice, AddSubscriber, Subscription, Token
 from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_worker.identity import Identity, join
-from tests.fleet.harness import free_ports, wait_for
+from tests.fleet.harness import wait_for
+from tests.places import free_ports
 
 _PORTS = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")
 

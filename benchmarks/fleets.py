@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.setting import Setting
-from tests.fleet.harness import Fleet, short_folder, wait_for
+from tests.fleet.harness import Fleet, wait_for
+from tests.places import short_folder
 
 MODEL_ID = "bench/1"
 

@@ -29,7 +29,7 @@ from benchmarks.processes import PATIENCE, child, receive
 from benchmarks.relay_peers import SIZE, Counted, Keys, Side, publish, subscribe
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
-from tests.fleet.harness import short_folder
+from tests.places import short_folder
 
 STEADY = 5000  # messages/s
 LOST = 0.0  # % of what was sent at that rate through our relay, to one subscriber

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from streamfleet_api.demo import demo_model
 from streamfleet_api.modelfile import inspect
 from streamfleet_broker.protocol.values import Family, Manifest
-from tests.fleet.harness import short_folder
+from tests.places import short_folder
 from tests.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,7 +10,10 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
+from tests.places import free_port
+
 PYTHON = "/usr/bin/python3"  # Debian's, for which there is `gi`
+
 PACKAGES = "gir1.2-gst-rtsp-server-1.0 python3-gi"
 _SCRIPT = Path(__file__).with_name("rtsp_server.py")
 _STARTING = 20.0  # seconds; GStreamer looks through its plugins when it starts for the first time
@@ -28,18 +29,6 @@ def is_missing() -> bool:
     return done.returncode != 0
 
 
-def steady_port() -> int:
-    """A free port that the kernel gives to nobody by itself, so that it stays free while a server is down."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as trial:
-            try:
-                trial.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-
-
 class RtspServer:
     """One server with one stream. Not started yet."""
 
@@ -52,7 +41,7 @@ class RtspServer:
         login: tuple[str, str] | None = None,
         auth: str = "digest",
     ) -> None:
-        self.port = steady_port()
+        self.port = free_port()
         self.size = size
         self._fps = fps
         self._codec = codec

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from click.testing import CliRunner, Result
 from streamfleet_api.cli import cli
 from streamfleet_broker.protocol.requests import GetPipeline
 from tests.api.peer import Peer
+from tests.places import free_port
 
 DEADLINE = 20.0  # seconds for a process to start
 
@@ -112,13 +112,6 @@ class Command:
 def environment() -> dict[str, str]:
     """Ours, without what would steer the programs under test."""
     return {name: value for name, value in os.environ.items() if not name.startswith("STREAMFLEET_")}
-
-
-def free_port() -> int:
-    """A port that nobody has at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

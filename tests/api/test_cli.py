@@ -22,9 +22,10 @@ from streamfleet_broker.protocol.messages import Reply
 from streamfleet_broker.protocol.requests import Token
 from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_broker.protocol.values import to_plain
-from tests.api.conftest import Command, free_port
+from tests.api.conftest import Command
 from tests.api.peer import KEY, Peer, device, sha256
 from tests.api.test_modelfile import save
+from tests.places import free_port
 
 DEMO = demo_model()
 
@@ -123,7 +124,7 @@ def test_devices_are_a_table_for_people_and_a_list_for_programs(run: Command, pe
 
     table = run("devices").stdout.splitlines()
 
-    assert table[0].split() == ["device", "state", "pipelines", "silent", "version"]
+    assert table[0].split() == ["device", "state", "pipelines", "silent", "version", "labels"]
     assert table[1].split() == ["edge-1", "ready", "1", "of", "8", "0", "s", "0.1.0"]
     assert json.loads(run("devices", "--json").stdout)[0]["device"] == "edge-1"
 

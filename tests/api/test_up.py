@@ -21,7 +21,8 @@ import httpx
 import pytest
 
 from streamfleet_api.screen import program_name
-from tests.api.conftest import environment, free_port
+from tests.api.conftest import environment
+from tests.places import free_port
 
 BIN = Path(sys.executable).parent
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from streamfleet_api.demo import demo_model
-from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, short_folder
+from tests.fleet.harness import Fleet, Subscriber, UdpReceiver
+from tests.places import short_folder
 from tests.videos import write_pattern
 
 SHARED = Path(__file__).parents[3] / "shared/data"

@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +21,7 @@ import msgpack
 import zmq
 
 from streamfleet_broker.protocol.data import DataHeader, split
+from tests.places import free_ports
 
 MARK = "STREAMFLEET_TEST_MARK"
 BIN = Path(sys.executable).parent
@@ -43,28 +41,6 @@ def wait_for(
             text = what if isinstance(what, str) else what()
             raise AssertionError(f"not within {timeout} s: {text}")
         time.sleep(every)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has at this moment."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for unix sockets in it (107 bytes in all)."""
-    folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Fleet:

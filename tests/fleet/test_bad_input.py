@@ -13,7 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, free_ports, rises, wait_for
+from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
+from tests.places import free_ports
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from tests.fleet.harness import Fleet, short_folder
+from tests.fleet.harness import Fleet
+from tests.places import short_folder
 
 EXAMPLES = int(os.environ.get("STREAMFLEET_TEST_EXAMPLES", "0"))
 FEW = 5  # examples of each operation in the suite, for each way of making them

@@ -14,7 +14,8 @@ from threading import Thread
 
 import pytest
 
-from tests.fleet.harness import Fleet, free_ports
+from tests.fleet.harness import Fleet
+from tests.places import free_ports
 
 ROOT = Path(__file__).parents[2]
 

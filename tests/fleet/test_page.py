@@ -17,7 +17,8 @@ sync_api = pytest.importorskip("playwright.sync_api")
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
-from tests.fleet.harness import BIN, Fleet, short_folder  # noqa: E402
+from tests.fleet.harness import BIN, Fleet  # noqa: E402
+from tests.places import short_folder  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 # Where screenshots are kept, for whoever wants to look at them.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.harness import BIN, Fleet, Subscriber, marked_processes, short_folder, wait_for
+from tests.fleet.harness import BIN, Fleet, Subscriber, marked_processes, wait_for
+from tests.places import short_folder
 
 FIRST, SECOND, TRUSTED = "10.213.77.1", "10.213.77.2", "10.213.77.130"
 

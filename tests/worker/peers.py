@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -43,6 +40,7 @@ from streamfleet_broker.protocol.values import (
     Weights,
     from_plain,
 )
+from tests.places import free_ports
 
 T = TypeVar("T")
 
@@ -57,25 +55,6 @@ def wait_for(condition: Callable[[], T], what: str, *, timeout: float = 10.0) ->
             raise AssertionError(f"not within {timeout} s: {what}; the last was {value!r}")
         time.sleep(0.02)
     return value
-
-
-@contextmanager
-def short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for unix sockets in it."""
-    folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has at this moment."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Process:

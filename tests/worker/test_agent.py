@@ -18,8 +18,9 @@ import zmq
 from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic
 from streamfleet_broker.protocol.requests import Changed, ChangePipeline, ListDevices
 from streamfleet_broker.protocol.values import Want, from_plain
+from tests.places import short_folder
 from tests.worker.children import PICTURE
-from tests.worker.peers import Broker, Worker, short_folder, wait_for
+from tests.worker.peers import Broker, Worker, wait_for
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ import pytest
 
 from streamfleet_broker.protocol.requests import Changed, ChangePipeline, CreatePipeline, ListDevices
 from streamfleet_broker.protocol.values import Manifest, ModelRef, PipelineSpec, SourceSpec, from_plain
+from tests.places import short_folder
 from tests.worker.models import manifest_of, write_constant_model
-from tests.worker.peers import Broker, Worker, short_folder, wait_for
+from tests.worker.peers import Broker, Worker, wait_for
 
 ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "6"))
 LOOKS = 3  # the first when pools and caches have their size

@@ -21,7 +21,8 @@ from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_worker import identity as module
 from streamfleet_worker.identity import Identity, IdentityError, join, load
 from streamfleet_worker.link import Keys
-from tests.worker.peers import Broker, free_ports, short_folder
+from tests.places import free_ports, short_folder
+from tests.worker.peers import Broker
 
 
 @pytest.fixture(scope="module")

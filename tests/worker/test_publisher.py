@@ -13,6 +13,7 @@ from streamfleet_broker.protocol.data import MAX_BODY, DataHeader, Kind, pipelin
 from streamfleet_worker.control import Allow, PublisherReport, Relay
 from streamfleet_worker.fence import Fence, boot_time
 from streamfleet_worker.zap import Doorkeeper
+from tests.places import free_port
 from tests.worker.stand import Stand, wait_for
 
 TOPIC = pipeline_topic(Kind.PRED, "pipeline-1")
@@ -60,12 +61,6 @@ def until_heard(push: zmq.Socket, sub: zmq.Socket, what: str = "a message comes 
     while sub.poll(100):
         sub.recv_multipart()
     return first
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def counts(report: object) -> tuple[int, int, int]:

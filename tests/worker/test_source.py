@@ -20,7 +20,8 @@ from streamfleet_worker.camera.login import Authorization
 from streamfleet_worker.camera.lost import SourceLost
 from streamfleet_worker.camera.source import Capture, _not_opened, open_source, quiet_libraries
 from tests.http_camera import HttpCamera
-from tests.rtsp import RtspServer, steady_port
+from tests.places import free_port
+from tests.rtsp import RtspServer
 from tests.worker.stand import write_video
 
 CANARY = "c@nary/é?"
@@ -153,7 +154,7 @@ def test_a_url_that_cannot_play_is_invalid(url: str, reason: str, no_secret: Cal
 
 @pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "https", "rtmp"])
 def test_a_port_where_nobody_listens_refuses(scheme: str) -> None:
-    place = f"127.0.0.1:{steady_port()}"
+    place = f"127.0.0.1:{free_port()}"
 
     assert why(f"{scheme}://u:canary@{place}/live?p=canary") == (
         "refused",
