@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
+NONE = "none"  # the word for an empty list
+DEFAULT = "default"  # the word for what holds when nothing is said
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def or_default(inner: click.ParamType[Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A value as `inner` has it, or the word that puts the default back, as it is."""
+
+    def convert(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+        return text if text in (None, DEFAULT) else inner.convert(text, parameter, ctx)
+
+    return convert
 
 
 def model_id(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
@@ -25,20 +38,52 @@ def model_id(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str
         ) from exc
 
 
-def host_and_port(_ctx: click.Context, _parameter: click.Parameter, text: str) -> tuple[str, int]:
+def sinks(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Each HOST:PORT as the api takes it; `none` alone is an empty list."""
+    return [] if list(texts) == [NONE] else [sink(text) for text in texts]
+
+
+def sink(text: str) -> dict[str, Any]:
     """A sink's host and port."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit():
-        raise click.BadParameter(f"expected HOST:PORT, came {text!r}")
-    return host.strip("[]"), int(port)
+    if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise click.BadParameter(f"expected HOST:PORT, as 127.0.0.1:37020, came {text!r}")
+    return {"type": "udp", "host": host.strip("[]"), "port": int(port)}
 
 
-def reference(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str | int:
+def references(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str | int]:
+    """Where frames come from."""
+    return [reference(text) for text in texts]
+
+
+def reference(text: str) -> str | int:
     """A device index is a number; a file of this machine is named whole, as the worker has another folder."""
     if text.isdigit():
         return int(text)
     path = Path(text).expanduser() if text.startswith("~/") else Path(text)
     return str(path.absolute()) if path.is_file() or text.startswith("~/") else text
+
+
+def labels(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> dict[str, str]:
+    """Each key=value."""
+    return {key: value for key, value in map(_label, texts) if value is not None}
+
+
+def label_changes(
+    _ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]
+) -> dict[str, str | None]:
+    """Each key=value, or key- for a label that goes."""
+    return dict(_label(text, removable=True) for text in texts)
+
+
+def _label(text: str, *, removable: bool = False) -> tuple[str, str | None]:
+    key, equals, value = text.partition("=")
+    if key and equals:
+        return key, value
+    if removable and not equals and len(text) > 1 and text.endswith("-"):
+        return text[:-1], None
+    wanted = "key=value, or key- to take it away" if removable else "key=value"
+    raise click.BadParameter(f"expected {wanted}, came {text!r}")
 
 
 def seconds(text: str, option: str) -> float:

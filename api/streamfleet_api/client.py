@@ -6,12 +6,11 @@ import contextlib
 import hashlib
 import ipaddress
 import json
-import re
 import socket
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
@@ -23,12 +22,15 @@ TIMEOUT = 15.0  # seconds for an answer
 _UPLOAD_TIMEOUT = 120.0  # seconds in which nothing moves
 _CHUNK = 262_144  # bytes
 
-# What the original's door says around a reason: names of its own parts, which are nothing to people.
-_AROUND = re.compile(
-    r"Error in ProcessesManagerClient\. Error type: \w+\. Details: "
-    r"|Could not communicate with Process Manager: "
-)
-_NO_BROKER = "Could not communicate with Process Manager"
+Moved = Callable[[int], None]  # gets how many bytes more have been read or sent
+
+
+class ServerSent(NamedTuple):
+    """One server-sent event, as the WHATWG's HTML standard has them."""
+
+    name: str
+    data: str
+    id: str
 
 
 class Client:
@@ -48,57 +50,87 @@ class Client:
         """The JSON of an answer. Raises: CommandFailed."""
         return self._request("GET", path)
 
-    def list(self, what: str) -> list[dict[str, Any]]:
-        """All devices, models or pipelines. Raises: CommandFailed."""
-        answer = self.get(f"/v2/{what}")
+    def list(self, what: str, **chosen: str | None) -> list[dict[str, Any]]:
+        """All devices, models or pipelines, or those that were chosen. Raises: CommandFailed."""
+        query = urlencode({name: value for name, value in chosen.items() if value is not None})
+        answer = self.get(f"/v2/{what}{query and '?' + query}")
         if not isinstance(answer, dict) or what not in answer:
             raise self._stranger(f"its answer has no {what}")
         found: list[dict[str, Any]] = answer[what]
         return found
 
-    def send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON of an answer. Raises: CommandFailed."""
-        return self._request(method, path, json=body)
+    def find(self, path: str) -> Any:
+        """The JSON of an answer, None when there is nothing. Raises: CommandFailed."""
+        try:
+            return self.get(path)
+        except Rejected as exc:
+            if exc.status == 404:
+                return None
+            raise
 
-    def upload(self, digest: str, path: Path) -> None:
-        """Put a file into the blobs, unless it is there. Raises: CommandFailed, OSError."""
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+    ) -> Any:
+        """The JSON of an answer, None of an empty one. Raises: CommandFailed."""
+        return self._request(method, path, json=body, headers=headers)
+
+    def done(self, method: str, path: str) -> tuple[bool, Any]:
+        """Whether it is done already, not only wished for, and the JSON. Raises: CommandFailed."""
+        with self._failing():
+            response = self._checked(self._http.request(method, path))
+            return response.status_code != 202, response.json() if response.content else None
+
+    def fetch(self, path: str) -> bytes:
+        """The bytes of an answer. Raises: CommandFailed."""
+        with self._failing():
+            return self._checked(self._http.get(path)).content
+
+    def upload(self, digest: str, path: Path, moved: Moved = lambda _count: None) -> bool:
+        """Put a file into the blobs; False: it is there already. Raises: CommandFailed, OSError."""
         address = f"/v2/blobs/{digest}"
         with self._failing():
             if self._http.head(address).status_code == 200:
-                return
-            with path.open("rb") as file:
-                chunks = iter(lambda: file.read(_CHUNK), b"")
-                self._checked(self._http.put(address, content=chunks, timeout=_UPLOAD_TIMEOUT))
+                return False
+            content = _chunks(path, moved)
+            with contextlib.closing(content):
+                self._checked(self._http.put(address, content=content, timeout=_UPLOAD_TIMEOUT))
+        return True
 
-    def events(self, path: str) -> Generator[tuple[str, str], None, None]:
-        """The server-sent events of an answer, name and data, after one named `open`.
+    def events(self, path: str, last: str = "") -> Generator[ServerSent, None, None]:
+        """The server-sent events of an answer after the one of this id, after one named `open`.
 
         One named `silence` tells that the api had nothing to send for 5 s. Raises: CommandFailed.
         """
         timeout = httpx.Timeout(TIMEOUT, read=30)
-        with self._failing(), self._http.stream("GET", path, timeout=timeout) as response:
+        headers = {"last-event-id": last} if last else {}
+        with (
+            self._failing(),
+            self._http.stream("GET", path, timeout=timeout, headers=headers) as response,
+        ):
             if response.status_code != 200:
                 response.read()
             self._checked(response)
-            yield "open", ""
-            name, data = "", ""
+            yield ServerSent("open", "", "")
+            fields: dict[str, str] = {}
             for line in response.iter_lines():
                 if line == ":":
-                    yield "silence", ""
-                    continue
-                field, _, value = line.partition(": ")
-                if field == "event":
-                    name = value
-                elif field == "data":
-                    data = value
-                elif not line and data:
-                    yield name or "message", data
-                    name, data = "", ""
+                    yield ServerSent("silence", "", "")
+                elif line:
+                    field, _, value = line.partition(": ")
+                    fields[field] = value
+                elif "data" in fields:
+                    yield ServerSent(fields.get("event", "message"), fields["data"], fields.get("id", ""))
+                    fields = {}
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
         with self._failing():
             response = self._checked(self._http.request(method, path, **options))
-            return response.json()
+            return response.json() if response.content else None
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
@@ -122,32 +154,41 @@ class Client:
         why = reason(response)
         if why is None:
             raise self._stranger(f"it answers HTTP {response.status_code}")
-        raise Rejected(response.status_code, why, hint)
+        raise Rejected(response.status_code, why, hint, _errors(response.json()))
 
 
 def reason(response: httpx.Response) -> str | None:
-    """What an answer says went wrong, whichever shape it has; None when it has none of the api's."""
+    """What an answer says went wrong; None when it has no shape of the api's."""
     try:
         body = response.json()
     except ValueError:
         return None
     if not isinstance(body, dict) or body == {"detail": "Not Found"}:
         return None
-    detail = body.get("message") or body.get("detail") or body.get("title")
-    if isinstance(detail, list):
-        return "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in detail)
-    if detail == _NO_BROKER:
-        return "the api cannot reach its broker"
-    return None if detail is None else _AROUND.sub("", str(detail))
+    detail = body.get("detail") or body.get("title")
+    return None if detail is None else str(detail)
 
 
-def digest_of(path: Path) -> str:
+def _errors(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """What RFC 9457 leaves to the api: each wrong value with its place."""
+    errors = body.get("errors")
+    return errors if isinstance(errors, list) else []
+
+
+def digest_of(path: Path, moved: Moved = lambda _count: None) -> str:
     """The sha256 of a file."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+    with contextlib.closing(_chunks(path, moved)) as chunks:
+        for chunk in chunks:
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _chunks(path: Path, moved: Moved) -> Generator[bytes, None, None]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+            moved(len(chunk))
 
 
 def path_of(*parts: str) -> str:

@@ -7,7 +7,11 @@ CommandFailed
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_DATA_DIR = "~/.streamfleet"
 
 
 class CommandFailed(Exception):
@@ -23,8 +27,11 @@ class Unreachable(CommandFailed):
 
 
 class Rejected(CommandFailed):
-    """The api answered that it will not."""
+    """The api answered that it will not. `errors` are those of a problem document, one a wrong value."""
 
-    def __init__(self, status: int, message: str, hint: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, hint: str = "", errors: Sequence[dict[str, Any]] = ()
+    ) -> None:
         super().__init__(message, hint)
         self.status = status
+        self.errors = errors

@@ -1,137 +1,74 @@
-"""The commands of `streamfleet` that are about pipelines: put to work, look at, change, follow."""
+"""The commands of `streamfleet` that look at pipelines and change what they do: list, status, pause, …"""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from streamfleet_api import arguments
-from streamfleet_api.commands import CommandFailed
-from streamfleet_api.pipelines import change, find, rate, settle, short_ids, trouble
-from streamfleet_api.settings import Settings, as_json_option, show_error, warn
-from streamfleet_api.tables import on_terminal, plain, show, show_table
+from streamfleet_api.commands import CommandFailed, Rejected
+from streamfleet_api.pipelines import Entry, find, rate, short_ids
+from streamfleet_api.report import status_lines
+from streamfleet_api.settings import Settings, as_json_option, completes, selector_option, show_error
+from streamfleet_api.tables import Table, on_terminal, plain, show, show_table, size
 
 if TYPE_CHECKING:
     from streamfleet_api.client import Client
 
-DEFAULT_SINK = "127.0.0.1:37020"  # where the original's UdpStream sends
+_EMPTY = "no pipelines: streamfleet run --model ID --video SOURCE"
+_pipeline_ids = completes("pipelines", "pipeline_id")
+
+
+def _state(ctx: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """One of those that there are, which are known when one is asked for."""
+    from streamfleet_broker.protocol.requests import PipelineStatus
+
+    return text and click.Choice(get_args(PipelineStatus)).convert(text, parameter, ctx)
 
 
 @click.command()
-@click.option("--model", required=True, metavar="ID", help="As in 'streamfleet models list'.")
+@selector_option
+@click.option("--status", "state", callback=_state, metavar="STATE", help="As running, pending or failed.")
 @click.option(
-    "--video",
-    required=True,
-    callback=arguments.reference,
-    help="A file on the device, a URL, a device index, or TestPatternStreamProducer.",
+    "--device", metavar="NAME", shell_complete=completes("devices", "device"), help="On this device."
 )
-@click.option(
-    "--sink",
-    default=DEFAULT_SINK,
-    show_default=True,
-    metavar="HOST:PORT",
-    callback=arguments.host_and_port,
-    help="Where the device sends a datagram for each prediction; the default is the device itself.",
-)
-@click.option("--device", show_default="the one with most room", help="Run it on this device and no other.")
-@click.option(
-    "--tracker",
-    type=click.Choice(["bytetrack"]),
-    show_default="none",
-    help="Give objects an id from frame to frame.",
-)
-@click.option(
-    "--max-fps", type=float, show_default="as fast as the source", help="Frames a second that are looked at."
-)
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0, 1),
-    show_default="the device's, 0.4 unless set there",
-    help="Leave out what is less sure.",
-)
-@click.option(
-    "--iou-threshold",
-    type=click.FloatRange(0, 1),
-    show_default="the device's, 0.3 unless set there",
-    help="Two boxes that overlap more are one object.",
-)
-@click.option(
-    "--max-detections",
-    type=click.IntRange(1),
-    show_default="the device's, 300 unless set there",
-    help="Keep the surest of one frame.",
-)
-@click.option(
-    "--class-agnostic-nms",
-    is_flag=True,
-    default=None,
-    show_default="the device's, off unless set there",
-    help="Boxes of different classes that overlap are one object too.",
-)
-@click.option("--no-wait", is_flag=True, help="Do not look for 3 s whether it works.")
+@click.option("-w", "--watch", is_flag=True, help="Look each second, until Ctrl-C.")
 @as_json_option
 @click.pass_obj
-def init(
+def pipelines(
     settings: Settings,
     /,
-    model: str,
-    video: str | int,
-    sink: tuple[str, int],
+    selector: str | None,
+    state: str | None,
     device: str | None,
-    tracker: str | None,
-    max_fps: float | None,
-    no_wait: bool,
+    watch: bool,
     as_json: bool,
-    **filtering: Any,
 ) -> None:
-    """Put a video and a model to work, and look whether they do (not with --json)."""
-    host, port = sink
-    body = {
-        "model_id": model,
-        "video_reference": video,
-        "sink_configuration": {"type": "udp_sink", "host": host, "port": port},
-        "max_fps": max_fps,
-        "device": device,
-        "tracker": tracker,
-        "model_configuration": filtering,
-    }
+    """Every pipeline: where it runs, its rate, what went wrong.
+
+    \b
+      streamfleet pipelines -l site=hall-1 --status running
+    """
+    if watch and (as_json or not on_terminal()):
+        raise click.UsageError("--watch is for people at a terminal; programs: streamfleet events -f --json")
     client = settings.client()
-    answer = client.send("POST", "/initialise", body)
-    pipeline_id, chosen = answer["context"]["pipeline_id"], answer["context"]["device"]
-    entry = None if no_wait or as_json else settle(client, pipeline_id)
-    if entry is None:
-        show(answer, as_json, f"{pipeline_id} on {chosen or 'no device yet'}")
+    chosen = {"selector": selector, "status": state, "device": device}
+    if watch:
+        from streamfleet_api.watch import watch_table
+
+        watch_table(lambda: client.list("pipelines", **chosen), pipeline_table, _tally)
         return
-    click.echo(f"{pipeline_id} {entry['status']} on {entry['device'] or 'no device yet'}")
-    if wrong := trouble(entry):
-        warn(wrong)
+    found = client.list("pipelines", **chosen)
+    empty = "no such pipelines: 'streamfleet pipelines' lists all" if any(chosen.values()) else _EMPTY
+    show_table(found, as_json, pipeline_table(found), empty=empty)
 
 
-@click.command()
-@click.argument("pipeline_id", metavar="ID")
-@as_json_option
-@click.pass_obj
-def status(settings: Settings, pipeline_id: str, as_json: bool) -> None:
-    """All that is known of one pipeline."""
-    from streamfleet_api.client import path_of
-
-    client = settings.client()
-    pipeline_id = find(pipeline_id, client.list("pipelines"))["pipeline_id"]
-    answer = client.get(path_of("status", pipeline_id))
-    show(answer, as_json, "\n".join(map(plain, _status_lines(pipeline_id, answer["report"]))))
-
-
-@click.command()
-@as_json_option
-@click.pass_obj
-def pipelines(settings: Settings, as_json: bool) -> None:
-    """Every pipeline: where it runs, its rate, what went wrong."""
-    found = settings.client().list("pipelines")
+def pipeline_table(found: Sequence[Entry]) -> Table:
+    """Pipelines for people; their ids are short where somebody looks."""
     ids = [entry["pipeline_id"] for entry in found]
     names = short_ids(ids) if on_terminal() else dict(zip(ids, ids, strict=True))
     rows = [
@@ -141,29 +78,95 @@ def pipelines(settings: Settings, as_json: bool) -> None:
             entry["device"] or "",
             rate(entry),
             entry["spec"]["model"]["id"],
-            str(entry["spec"]["sources"][0]["reference"]),
+            _videos(entry),
         )
         for entry in found
     ]
-    show_table(
-        found,
-        as_json,
-        ("ID", "state", "device", "fps", "model", "video"),
-        rows,
-        empty="no pipelines: streamfleet init --model ID --video SOURCE",
-        shortened="video",
-        notes=[entry["reason"] for entry in found],
-    )
+    header = ("ID", "state", "device", "fps", "model", "video")
+    return Table(header, rows, "video", [entry["reason"] for entry in found])
+
+
+def _videos(entry: Entry) -> str:
+    first, *others = entry["spec"]["sources"]
+    return f"{first['reference']}{f' and {len(others)} more' if others else ''}"
+
+
+def _tally(found: Sequence[Entry]) -> str:
+    running = sum(entry["status"] == "running" for entry in found)
+    return f"{len(found)} pipelines, {running} running"
+
+
+@click.command()
+@click.argument("pipeline_id", metavar="ID", shell_complete=_pipeline_ids)
+@as_json_option
+@click.pass_obj
+def status(settings: Settings, pipeline_id: str, as_json: bool) -> None:
+    """All that is known of one pipeline.
+
+    Its sources, their rates, what went wrong, what was dropped and why.
+
+    \b
+      streamfleet status door
+    """
+    from streamfleet_api.client import path_of
+
+    client = settings.client()
+    entry = find(pipeline_id, client.list("pipelines"))
+    answer = client.get(path_of("v2", "pipelines", entry["pipeline_id"], "status"))
+    show(answer, as_json, "" if as_json else "\n".join(map(plain, status_lines(entry, answer))))
+
+
+@click.command()
+@click.argument("pipeline_id", metavar="ID", shell_complete=_pipeline_ids)
+@click.argument("file", metavar="FILE.jpg", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--source", type=click.IntRange(0), help="Which, when it has several; the first is 0.")
+@click.pass_obj
+def picture(settings: Settings, pipeline_id: str, file: Path, source: int | None) -> None:
+    """Save the next picture with what was found in it.
+
+    '-' is stdout.
+
+    \b
+      streamfleet picture door door.jpg
+    """
+    from streamfleet_api.client import path_of
+
+    client = settings.client()
+    pipeline_id = find(pipeline_id, client.list("pipelines"))["pipeline_id"]
+    query = "" if source is None else f"?source={source}"
+    content = client.fetch(path_of("v2", "pipelines", pipeline_id, "picture") + query)
+    if str(file) == "-":
+        sys.stdout.buffer.write(content)
+        return
+    try:
+        file.write_bytes(content)
+    except OSError as exc:
+        raise CommandFailed(f"{file}: {exc.strerror}") from exc
+    click.echo(f"{file}: {size(len(content))}")
+
+
+# words ----------------------------------------------------------------------------------------------------
 
 
 def _changing(verb: str, done: str, text: str) -> click.Command:
-    @click.command(verb, help=f"{text} Each ID may be what it begins with.")
-    @click.argument("pipeline_ids", metavar="ID...", nargs=-1, required=True)
+    example = f"\b\n  streamfleet {verb} door\n  streamfleet {verb} -l site=hall-1"
+
+    @click.command(verb, help=f"{text} Each ID may be what it begins with.\n\n{example}")
+    @click.argument("pipeline_ids", metavar="[ID]...", nargs=-1, shell_complete=_pipeline_ids)
+    @selector_option
     @as_json_option
     @click.pass_context
-    def command(ctx: click.Context, pipeline_ids: tuple[str, ...], as_json: bool) -> None:
+    def command(
+        ctx: click.Context, pipeline_ids: tuple[str, ...], selector: str | None, as_json: bool
+    ) -> None:
+        if bool(pipeline_ids) == (selector is not None):
+            raise click.UsageError("expected IDs or --selector, one of both")
         client = ctx.obj.client()
-        entries = client.list("pipelines")
+        entries = client.list("pipelines", selector=selector)
+        if selector is not None:
+            pipeline_ids = tuple(entry["pipeline_id"] for entry in entries)
+            if not pipeline_ids:
+                raise CommandFailed(f"no pipeline has {selector}", "'streamfleet pipelines' lists them")
         well = [_change(client, verb, done, given, entries, as_json) for given in dict.fromkeys(pipeline_ids)]
         ctx.exit(0 if all(well) else 1)
 
@@ -171,63 +174,45 @@ def _changing(verb: str, done: str, text: str) -> click.Command:
 
 
 def _change(
-    client: Client, verb: str, done: str, given: str, entries: Sequence[dict[str, Any]], as_json: bool
+    client: Client, verb: str, done: str, given: str, entries: Sequence[Entry], as_json: bool
 ) -> bool:
     """Whether it went well; if not the others change all the same."""
+    from streamfleet_api.client import path_of
+
     try:
-        pipeline_id = find(given, entries)["pipeline_id"]
-        show(change(client, verb, pipeline_id), as_json, f"{pipeline_id} {done}")
+        before = find(given, entries)
+        path = path_of("v2", "pipelines", before["pipeline_id"])
+        request = ("DELETE", path) if verb == "terminate" else ("POST", f"{path}/{verb}")
+        confirmed, answer = client.done(*request)
     except CommandFailed as exc:
-        show_error(exc)
+        over = isinstance(exc, Rejected) and exc.status == 409 and before["status"] in ("ended", "failed")
+        show_error(_over(before) if over else exc)
         return False
+    if as_json:  # a line each, whether it is one or many
+        click.echo(json.dumps(answer or {"pipeline_id": before["pipeline_id"], "status": "gone"}))
+    else:
+        click.echo(_said(verb, done, before, confirmed=confirmed))
     return True
+
+
+def _over(entry: Entry) -> CommandFailed:
+    because = f" ({entry['reason']})" if entry["reason"] else ""
+    again = f"start it again with 'streamfleet restart {entry['pipeline_id']}'"
+    return CommandFailed(f"{entry['pipeline_id']} has {entry['status']}{because}", again)
+
+
+def _said(verb: str, done: str, before: Entry, *, confirmed: bool) -> str:
+    pipeline_id, state = before["pipeline_id"], before["status"]
+    if (verb, state) in (("pause", "paused"), ("resume", "running")):
+        return f"{pipeline_id} is {state} already"
+    if verb == "resume" and before["want"] == "run":
+        return f"{pipeline_id} is not paused, it is {state}"
+    return f"{pipeline_id} {done}{'' if confirmed else ' as soon as its device answers'}"
 
 
 pause = _changing("pause", "paused", "Stop emitting; a file waits at its frame.")
 resume = _changing("resume", "resumed", "Go on emitting.")
+restart = _changing("restart", "restarted", "Play from the beginning, also what ended or failed.")
 terminate = _changing("terminate", "terminated", "End a pipeline and forget it.")
 
-
-@click.command()
-@click.argument("pipeline_id", metavar="[ID]", required=False)
-@click.option("-n", "count", type=click.IntRange(1), help="Stop after that many.")
-@as_json_option
-@click.pass_obj
-def tail(settings: Settings, pipeline_id: str | None, count: int | None, as_json: bool) -> None:
-    """Predictions as they happen, of one pipeline or of all."""
-    from urllib.parse import urlencode
-
-    from streamfleet_api.tail import ShortIds, follow, line
-
-    client = settings.client()
-    query = ""
-    if pipeline_id is not None:
-        query = f"?{urlencode({'pipeline': find(pipeline_id, client.list('pipelines'))['pipeline_id']})}"
-    name = ShortIds(client) if on_terminal() else str
-    with contextlib.closing(follow(client, f"/v2/predictions{query}", warn)) as predictions:
-        for data in itertools.islice(predictions, count):
-            click.echo(data if as_json else plain(line(json.loads(data), name)))
-
-
-def _status_lines(pipeline_id: str, report: dict[str, Any]) -> Iterator[str]:
-    yield f"{pipeline_id}: {report['state']} on {report['device'] or 'no device'}"
-    if report["restarts"]:
-        yield f"  restarts    {report['restarts']}"
-    if report["reason"]:
-        yield f"  reason      {report['reason']}"
-    yield f"  throughput  {report['inference_throughput']:.1f} frames/s"
-    for source in report["sources_metadata"]:
-        yield f"  source {source['source_id']}    {source['source_reference']} {source['state']}"
-    for latency in report["latency_reports"]:
-        if latency["e2e_latency"] is not None:
-            milliseconds = latency["e2e_latency"] * 1000
-            yield f"  latency {latency['source_id']}   {milliseconds:.0f} ms from frame to prediction"
-    for update in report["video_source_status_updates"][-5:]:
-        yield f"  {update['timestamp']}  {update['event_type']}  {_brief(update['payload'])}"
-
-
-def _brief(payload: dict[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in payload.items())
-
-
-PIPELINE_COMMANDS = (init, status, pipelines, pause, resume, terminate, tail)
+PIPELINE_COMMANDS = (pipelines, status, picture, pause, resume, restart, terminate)

@@ -1,4 +1,4 @@
-"""Pipelines in the words of people: a prefix of an id, a state, its reason, what it does not allow."""
+"""Pipelines in the words of people: a prefix of an id, a state, its reason."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, Any
 
 from streamfleet_api.commands import CommandFailed
+from streamfleet_api.settings import did_you_mean
 
 if TYPE_CHECKING:
     from streamfleet_api.client import Client
@@ -19,23 +20,24 @@ SHORTEST = 8  # characters of an id
 SETTLING = 3.0  # seconds in which a source that can be opened is open
 STALE = 5.0  # seconds after which a rate says nothing of the present any more
 _EVERY = 0.1  # seconds between two looks
-_OVER = ("ended", "failed")
 _WELL = ("starting", "running", "paused", "ended")
 
 
 def find(given: str, entries: Iterable[Entry]) -> Entry:
     """The pipeline of this id, or the only one whose id begins so. Raises: CommandFailed."""
-    matches = []
+    matches, ids = [], []
     for entry in entries:
-        if entry["pipeline_id"] == given:
+        ids.append(entry["pipeline_id"])
+        if ids[-1] == given:
             return entry
-        if given and entry["pipeline_id"].startswith(given):
+        if given and ids[-1].startswith(given):
             matches.append(entry)
     if not matches:
-        raise CommandFailed(f"no pipeline {given or repr(given)}", "'streamfleet pipelines' lists them")
+        hint = did_you_mean(given, ids) or "'streamfleet pipelines' lists them"
+        raise CommandFailed(f"no pipeline {given or repr(given)}", hint)
     if len(matches) > 1:
-        ids = ", ".join(match["pipeline_id"] for match in matches)
-        raise CommandFailed(f"{given} may be any of {ids}", "give more of the id")
+        possible = ", ".join(match["pipeline_id"] for match in matches)
+        raise CommandFailed(f"{given} may be any of {possible}", "give more of the id")
     return matches[0]
 
 
@@ -55,27 +57,9 @@ def rate(entry: Entry) -> str:
     return "" if entry["fps"] is None or entry["age"] > STALE else f"{entry['fps']:.1f}"
 
 
-def why_not(verb: str, entry: Entry) -> CommandFailed | None:
-    """Why a pipeline in this state cannot be paused or resumed; None when the state is no reason."""
-    pipeline_id, status = entry["pipeline_id"], entry["status"]
-    if status in _OVER:
-        because = f" ({entry['reason']})" if entry["reason"] else ""
-        return CommandFailed(f"{pipeline_id} has {status}{because}", "start it again with 'streamfleet init'")
-    if (verb, status) in (("pause", "paused"), ("resume", "running")):
-        return CommandFailed(f"{pipeline_id} is {status} already")
-    if verb == "resume" and entry["want"] == "run":
-        return CommandFailed(f"{pipeline_id} is not paused, it is {status}")
-    return None
-
-
-def change(client: Client, verb: str, pipeline_id: str) -> Any:
-    """Pause, resume or terminate; the answer. Raises: CommandFailed."""
-    from streamfleet_api.client import path_of
-
-    try:
-        return client.send("POST", path_of(verb, pipeline_id))
-    except CommandFailed as exc:
-        raise why_not(verb, find(pipeline_id, client.list("pipelines"))) or exc from exc
+def place(entry: Entry) -> str:
+    """What it does, and where."""
+    return f"{entry['status']} on {entry['device'] or 'no device yet'}"
 
 
 def settle(client: Client, pipeline_id: str) -> Entry | None:
@@ -83,13 +67,15 @@ def settle(client: Client, pipeline_id: str) -> Entry | None:
 
     None when the api does not tell: the pipeline is there all the same.
     """
+    from streamfleet_api.client import path_of
+
+    path = path_of("v2", "pipelines", pipeline_id)
     deadline = time.monotonic() + SETTLING
     while True:
         try:
-            entries = client.list("pipelines")
+            entry: Entry | None = client.find(path)
         except CommandFailed:
             return None
-        entry = next((each for each in entries if each["pipeline_id"] == pipeline_id), None)
         if entry is None or _says_something(entry) or time.monotonic() > deadline:
             return entry
         time.sleep(_EVERY)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ifaddr
 
-from streamfleet_api.commands import DEFAULT_URL
+from streamfleet_api.commands import DEFAULT_DATA_DIR, DEFAULT_URL
 from streamfleet_api.demo import CAMERAS
 from streamfleet_api.options import Options
 
@@ -34,13 +34,16 @@ def screen(
     lines += ["", "in another terminal:"]
     if options.url != DEFAULT_URL:
         lines.append(f"  export STREAMFLEET_URL={options.url}")
+    if options.data_dir != Path(DEFAULT_DATA_DIR).expanduser():
+        lines.append(f"  export STREAMFLEET_DATA_DIR={shlex.quote(str(options.data_dir))}")
     lines += [
-        f"  {program} {arguments:26}  {text}"
+        f"  {program} {arguments:24}  {text}"
         for arguments, text in (
             ("tail", "predictions as they happen"),
             ("pipelines", "what runs where"),
             ("models add ID FILE", "your own model"),
-            ("init --model ID --video …", "your own camera"),
+            ("run --model ID --video …", "your own camera"),
+            *([("logs -f", "what the parts say")] if logs else []),
         )
     ]
     lines += ["", "Ctrl-C ends everything on this machine."]

@@ -6,18 +6,45 @@ A table is as wide as the terminal at most; in a pipe nothing is shortened.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
+ENDLESS = 1_000_000  # columns of a pipe
 _GAP = "  "  # between two columns
 _INDENT = "    "  # before a note
 _NARROWEST = 16  # characters that are left of a shortened cell
-_ENDLESS = 1_000_000  # columns of a pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a header.
+
+    The column named `shortened` gives way where the terminal is narrow. `notes` are one a row, empty or
+    written below it.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    shortened: str = ""
+    notes: Sequence[str] = ()
+
+    def lines(self, width: int) -> list[str]:
+        """The header, and what is below it."""
+        shortened = self.header.index(self.shortened) if self.shortened else None
+        head, *rest = _aligned([self.header, *self.rows], shortened, width)
+        lines = [head]
+        for line, note in zip(rest, self.notes or [""] * len(rest), strict=True):
+            lines.append(line)
+            if note:
+                lines += textwrap.wrap(plain(note), width, initial_indent=_INDENT, subsequent_indent=_INDENT)
+        return lines
 
 
 def on_terminal() -> bool:
@@ -25,39 +52,32 @@ def on_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def in_colour() -> bool:
+    """Somebody looks, and wants colours (no-color.org)."""
+    return on_terminal() and not os.environ.get("NO_COLOR")
+
+
+def width() -> int:
+    """Columns that there are."""
+    return shutil.get_terminal_size().columns if on_terminal() else ENDLESS
+
+
 def show(answer: Any, as_json: bool, text: str) -> None:
     """Print an answer, or what it says to people."""
     click.echo(json.dumps(answer, indent=2) if as_json else text)
 
 
-def show_table(
-    found: list[Any],
-    as_json: bool,
-    header: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    *,
-    empty: str,
-    shortened: str = "",
-    notes: Iterable[str] = (),
-) -> None:
-    """Print what was found, or `empty` on stderr.
-
-    The column named `shortened` gives way where the terminal is narrow. `notes` are one a row, empty or
-    printed below it.
-    """
+def show_table(found: list[Any], as_json: bool, table: Table, *, empty: str) -> None:
+    """Print what was found, or `empty` on stderr."""
     if as_json:
         click.echo(json.dumps(found, indent=2))
-        return
-    if not found:
+    elif not found:
         click.echo(empty, err=True)
-        return
-    width = shutil.get_terminal_size().columns if on_terminal() else _ENDLESS
-    head, *lines = _aligned([header, *rows], header.index(shortened) if shortened else None, width)
-    click.secho(head, bold=True)
-    for line, note in zip(lines, notes or [""] * len(lines), strict=True):
-        click.echo(line)
-        if note:
-            click.echo(textwrap.fill(plain(note), width, initial_indent=_INDENT, subsequent_indent=_INDENT))
+    else:
+        head, *rest = table.lines(width())
+        click.secho(head, bold=True)
+        for line in rest:
+            click.echo(line)
 
 
 def plain(text: str) -> str:
@@ -71,6 +91,20 @@ def middle(text: str, width: int) -> str:
         return text
     tail = (width - 1) // 2
     return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def size(count: float) -> str:
+    """Bytes for people, in powers of ten."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def labelled(labels: dict[str, str]) -> str:
+    """Labels as they are typed."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def _aligned(rows: Iterable[Sequence[str]], shortened: int | None, width: int) -> list[str]:

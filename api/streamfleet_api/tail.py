@@ -1,4 +1,4 @@
-"""Predictions as they happen, on as many connections as it takes: an api that restarts interrupts nobody."""
+"""Streams of the api, on as many connections as it takes: an api that restarts interrupts nobody."""
 
 from __future__ import annotations
 
@@ -16,30 +16,42 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0  # seconds without a connection
 _PAUSE = 0.5  # seconds between two attempts
+_SILENT = "no predictions for 5 s; 'streamfleet pipelines' tells what runs"
+_NO_BROKER = "the broker does not answer; what happens meanwhile is told later"
 
 Warn = Callable[[str], None]
 
 
 def follow(
-    client: Client, path: str, warn: Warn, *, patience: float = PATIENCE
+    client: Client,
+    path: str,
+    warn: Warn,
+    *,
+    what: str = "predictions",
+    silent: str = _SILENT,
+    after: str | None = None,
+    patience: float = PATIENCE,
 ) -> Generator[str, None, None]:
-    """The JSON of each prediction; `warn` gets what a person should know of those that do not come.
+    """The JSON of each message; `warn` gets what a person should know of those that do not come.
 
-    Raises: CommandFailed, at once when the first connection fails.
+    With `after` it begins after the message of this id, and goes on after the last one on the next
+    connection. `silent` is said when nothing comes for 5 s. Raises: CommandFailed, at once when the first
+    connection fails.
     """
-    connected = silent = False
+    connected = False
+    once = _Once(warn)
     lost_at: float | None = None
     while True:
         try:
-            for name, data in client.events(path):
+            for name, data, message_id in client.events(path, after or ""):
                 connected, lost_at = True, None
                 if name == "message":
+                    after = message_id if after is not None else None
                     yield data
                 elif name == "gap":
-                    warn(f"{json.loads(data)['gap']} predictions are missing here")
-                elif name == "silence" and not silent:
-                    silent = True
-                    warn("no predictions for 5 s; 'streamfleet pipelines' tells what runs")
+                    warn(_missing(json.loads(data), what))
+                elif name == "silence":
+                    once(_NO_BROKER if data else silent)
         except CommandFailed as exc:
             if not (connected and _may_heal(exc)):
                 raise
@@ -51,9 +63,26 @@ def follow(
         time.sleep(_PAUSE)
 
 
+class _Once:
+    """Says nothing again, and nothing when there is nothing."""
+
+    def __init__(self, warn: Warn) -> None:
+        self._warn = warn
+        self._said = {""}
+
+    def __call__(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._warn(text)
+
+
 def _may_heal(failure: CommandFailed) -> bool:
     """Nobody is there, or an api that has no broker yet."""
     return isinstance(failure, Unreachable) or (isinstance(failure, Rejected) and failure.status == 503)
+
+
+def _missing(gap: dict[str, Any], what: str) -> str:
+    return f"{'some' if gap['gap'] is None else gap['gap']} {what} are missing here"
 
 
 class ShortIds:
@@ -73,14 +102,26 @@ class ShortIds:
         return self._known[pipeline_id]
 
 
-def line(message: dict[str, Any], name: Callable[[str], str]) -> str:
+def prediction_line(message: dict[str, Any], name: Callable[[str], str]) -> str:
     """One prediction for people."""
     about = message["inference_metadata"]
+    source = f" source {about['source_id']}" if about.get("source_id") else ""
     found = " ".join(_object(prediction) for prediction in message["predictions"]) or "nothing"
-    return f"{name(about['pipeline_id'])} {about['device']} #{about['frame_id']} {found}"
+    return f"{name(about['pipeline_id'])} {about['device']}{source} #{about['frame_id']} {found}"
 
 
 def _object(prediction: dict[str, Any]) -> str:
     track = f"#{prediction['tracker_id']}" if "tracker_id" in prediction else ""
     place = f"({prediction['x']:.0f},{prediction['y']:.0f})"
     return f"{prediction['class']}{track} {prediction['confidence']:.2f} {place}"
+
+
+def event_line(event: dict[str, Any], name: Callable[[str], str], now: float) -> str:
+    """One event for people: when, who, from what to what, where, why."""
+    then, today = time.localtime(event["at"]), time.localtime(now)
+    form = "%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M:%S"
+    who = name(event["id"]) if event["subject"] == "pipeline" else event["id"]
+    step = f"{event['previous']} → {event['state']}" if event["previous"] else event["state"]
+    where = f" on {event['device']}" if event["device"] else ""
+    why = f": {event['reason']}" if event["reason"] else ""
+    return f"{time.strftime(form, then)}  {event['subject']} {who}  {step}{where}{why}"

@@ -22,7 +22,7 @@ from streamfleet_api.pipelines import find, short_ids
 from streamfleet_api.tables import middle
 from streamfleet_api.tail import follow
 from streamfleet_broker.protocol.messages import Error, Message
-from streamfleet_broker.protocol.requests import CreatePipeline, ListPipelines, OperatorRequest
+from streamfleet_broker.protocol.requests import CreatePipeline, GetPipeline, OperatorRequest
 from streamfleet_broker.protocol.values import ModelRef, SourceSpec, UdpSink
 from tests.api.conftest import Api, Command
 from tests.api.peer import Peer, device, pipeline, spec
@@ -180,7 +180,7 @@ def test_init_tells_the_id_even_when_nobody_tells_the_state(run: Command, peer: 
     settles(peer)
     creates = peer.answer
     peer.answer = lambda asked: (
-        Error("unavailable", "later") if isinstance(asked, ListPipelines) else creates(asked)
+        Error("unavailable", "later") if isinstance(asked, GetPipeline) else creates(asked)
     )
 
     result = run("init", "--model", "parts/1", "--video", "/x")
@@ -201,7 +201,7 @@ def test_the_home_of_whoever_types_is_the_home_that_is_meant(run: Command, peer:
 def test_a_model_that_nobody_added_is_told_with_the_next_step(run: Command, peer: Peer) -> None:
     result = run("init", "--model", "nobody/1", "--video", "x", code=1)
 
-    assert result.stderr.startswith("error: no model 'nobody/1' is registered")
+    assert result.stderr.startswith("error: --model nobody/1: expected a model of the fleet: none yet\n")
     assert "streamfleet models add nobody/1 FILE" in result.stderr
     assert not result.stdout
 
@@ -216,7 +216,7 @@ def test_pipelines_are_a_table_for_people_and_a_list_for_programs(run: Command, 
     table = run("pipelines")
     listed = json.loads(run("pipelines", "--json").stdout)
 
-    assert "streamfleet init" in empty.stderr
+    assert "streamfleet run" in empty.stderr
     assert not empty.stdout
     assert "no such [red]file?[2J" in table.stdout
     assert "hunter2" not in table.stdout
@@ -263,23 +263,74 @@ def test_several_pipelines_change_at_once_and_a_mistyped_one_keeps_none_back(
 @pytest.mark.parametrize(
     ("verb", "state", "expected"),
     [
-        ("pause", {"status": "paused", "want": "pause"}, "demo is paused already"),
-        ("resume", {}, "demo is running already"),
-        ("resume", {"status": "reconnecting"}, "demo is not paused, it is reconnecting"),
-        ("pause", {"status": "ended"}, "demo has ended\n       start it again with 'streamfleet init'"),
-        ("resume", {"status": "failed", "reason": "no file"}, "demo has failed (no file)\n       start it"),
+        ("pause", {"status": "paused", "want": "pause"}, "demo is paused already\n"),
+        ("resume", {}, "demo is running already\n"),
+        ("resume", {"status": "reconnecting"}, "demo is not paused, it is reconnecting\n"),
     ],
 )
-def test_what_a_state_does_not_allow_is_told_in_plain_words(
+def test_what_is_so_already_is_said_and_no_failure(
     run: Command, peer: Peer, verb: str, state: dict[str, Any], expected: str
 ) -> None:
     peer.pipelines["demo"] = pipeline("demo", **state)
 
-    result = run(verb, "demo", code=1)
+    assert run(verb, "demo").stdout == expected
 
-    assert result.stderr.startswith(f"error: {expected}")
-    assert "Process" not in result.stderr
-    assert not result.stdout
+
+@pytest.mark.parametrize(
+    ("verb", "state", "expected"),
+    [
+        ("pause", {"status": "ended"}, "demo has ended"),
+        ("resume", {"status": "failed", "reason": "no file"}, "demo has failed (no file)"),
+    ],
+)
+def test_what_is_over_is_played_again_by_restart_alone(
+    run: Command, peer: Peer, verb: str, state: dict[str, Any], expected: str
+) -> None:
+    peer.pipelines["demo"] = pipeline("demo", **state)
+
+    refused = run(verb, "demo", code=1)
+    again = run("restart", "demo")
+
+    hint = "start it again with 'streamfleet restart demo'"
+    assert (refused.stdout, refused.stderr) == ("", f"error: {expected}\n       {hint}\n")
+    assert again.stdout == "demo restarted\n"
+
+
+def test_what_a_device_has_not_confirmed_is_told(run: Command, peer: Peer) -> None:
+    peer.pipelines["demo"] = pipeline("demo")
+    peer.confirms = False
+
+    assert run("pause", "demo").stdout == "demo paused as soon as its device answers\n"
+
+
+def test_labels_choose_what_is_changed(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door", labels={"site": "hall-1"})
+    peer.pipelines["gate"] = pipeline("gate", labels={"site": "hall-2"})
+
+    paused = run("pause", "-l", "site=hall-1")
+    nobody = run("pause", "-l", "site=hall-3", code=1)
+    both = run("pause", "door", "-l", "site", code=2)
+    wrong = run("terminate", "-l", "a b", code=1)
+
+    assert paused.stdout == "door paused\n"
+    assert peer.pipelines["gate"].status == "running"
+    assert nobody.stderr.startswith("error: no pipeline has site=hall-3\n")
+    assert "one of both" in both.stderr
+    assert wrong.stderr.startswith("error: --selector a b: expected labels as key=value")
+    assert len(peer.pipelines) == 2
+
+
+def test_programs_get_a_line_for_each_change(run: Command, peer: Peer) -> None:
+    peer.pipelines |= {each: pipeline(each) for each in ("door", "gate")}
+
+    paused = [json.loads(line) for line in run("pause", "door", "gate", "--json").stdout.splitlines()]
+    ended = [json.loads(line) for line in run("terminate", "door", "--json").stdout.splitlines()]
+
+    assert [(entry["pipeline_id"], entry["status"]) for entry in paused] == [
+        ("door", "paused"),
+        ("gate", "paused"),
+    ]
+    assert ended == [{"pipeline_id": "door", "status": "gone"}]
 
 
 # follow ---------------------------------------------------------------------------------------------------

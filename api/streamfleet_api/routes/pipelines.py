@@ -233,7 +233,14 @@ class PipelineRoutes:
             again = "restart plays it from the beginning" if view.want != "stop" else "it is being stopped"
             raise Problem(409, f"{view.pipeline_id} is {view.status} and cannot be {done}: {again}")
         # What no device has emits nothing, and will do as wished: there is nobody to wait for.
-        changed = await self._change(view.pipeline_id, want, CONFIRM_WAIT if view.device else 0.0)
+        try:
+            changed = await self._change(view.pipeline_id, want, CONFIRM_WAIT if view.device else 0.0)
+        except Refused as exc:
+            if exc.code != "conflict" or view.want != want:
+                raise
+            # The broker refuses what is wished for already: here that is done, or its device is still at it.
+            is_done = want == "run" or view.status == "paused" or view.device is None
+            return self._answer(view, 200 if is_done else 202)
         is_done = changed.confirmed or changed.pipeline.device is None
         return self._answer(changed.pipeline, 200 if is_done else 202)
 

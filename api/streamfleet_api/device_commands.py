@@ -1,0 +1,257 @@
+"""The commands of `streamfleet` about devices, and about keys for programs elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import click
+
+from streamfleet_api import arguments
+from streamfleet_api.commands import CommandFailed, Rejected
+from streamfleet_api.pipelines import STALE
+from streamfleet_api.settings import (
+    Ordered,
+    Settings,
+    as_json_option,
+    completes,
+    did_you_mean,
+    selector_option,
+    show_error,
+    warn,
+)
+from streamfleet_api.tables import Table, labelled, on_terminal, plain, show, show_table, size
+
+Entry = dict[str, Any]  # one of `GET /v2/devices`
+
+_devices = completes("devices", "device")
+
+
+@click.group(cls=Ordered, invoke_without_command=True)
+@selector_option
+@as_json_option
+@click.pass_context
+def devices(ctx: click.Context, selector: str | None, as_json: bool) -> None:
+    """Every device, its state, how many pipelines it runs.
+
+    \b
+      streamfleet devices -l site=hall-1
+    """
+    if ctx.invoked_subcommand is None:
+        _list(ctx.obj, selector, as_json)
+
+
+@devices.command("list")
+@selector_option
+@as_json_option
+@click.pass_obj
+def list_devices(settings: Settings, selector: str | None, as_json: bool) -> None:
+    """The same as 'streamfleet devices'."""
+    _list(settings, selector, as_json)
+
+
+def _list(settings: Settings, selector: str | None, as_json: bool) -> None:
+    found = settings.client().list("devices", selector=selector)
+    rows = [
+        (
+            entry["device"],
+            entry["state"],
+            f"{entry['pipelines']} of {entry['capacity']}",
+            "" if entry["silent"] is None else f"{entry['silent']:.0f} s",
+            entry["agent"],
+            labelled(entry["labels"]),
+        )
+        for entry in found
+    ]
+    empty = f"no device has {selector}" if selector else "no devices: streamfleet devices add NAME"
+    header = ("device", "state", "pipelines", "silent", "version", "labels")
+    show_table(found, as_json, Table(header, rows, "labels"), empty=empty)
+
+
+@devices.command("show")
+@click.argument("name", shell_complete=_devices)
+@as_json_option
+@click.pass_obj
+def show_device(settings: Settings, name: str, as_json: bool) -> None:
+    """One device: load, memory, models, what runs there.
+
+    \b
+      streamfleet devices show edge-1
+    """
+    from streamfleet_api.client import path_of
+
+    client = settings.client()
+    with _guessing(settings, name):
+        entry = client.get(path_of("v2", "devices", name))
+    if as_json:
+        show(entry, as_json, "")
+        return
+    here = [each["pipeline_id"] for each in client.list("pipelines", device=name)]
+    models = {model["digest"]: model["id"] for model in client.list("models")}
+    click.echo("\n".join(map(plain, device_lines(entry, here, models))))
+
+
+def device_lines(entry: Entry, pipelines: Sequence[str], models: dict[str, str]) -> Iterator[str]:
+    """A device for people; `models`: ids by digest."""
+    yield f"{entry['device']}: {entry['state']}"
+    where = f": {', '.join(pipelines)}" if pipelines else ""
+    yield _line("pipelines", f"{entry['pipelines']} of {entry['capacity']}{where}")
+    if entry["labels"]:
+        yield _line("labels", labelled(entry["labels"]))
+    if entry["cores"]:
+        yield _line("load", f"{entry['load']:.1f} on {entry['cores']} cores{_age(entry)}")
+        memory = f"{size(entry['memory_available'])} of {size(entry['memory'])} available"
+        yield _line("memory", memory)
+    for engine in entry["engines"]:
+        name = models.get(engine["digest"], engine["digest"][:12])
+        restarts = f", {engine['restarts']} restarts" if engine["restarts"] else ""
+        why = f": {engine['reason']}" if engine["reason"] else ""
+        yield _line("model", f"{name} {engine['state']}, {engine['inferences']} inferences{restarts}{why}")
+    yield _line("version", entry["agent"] or "unknown")
+    if entry["silent"] is not None:
+        yield _line("heard", f"{entry['silent']:.1f} s ago")
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:10}  {text}"
+
+
+def _age(entry: Entry) -> str:
+    return f", {entry['age']:.0f} s ago" if entry["age"] > STALE else ""
+
+
+@devices.command("add")
+@click.argument("name")
+@click.option(
+    "--ttl",
+    default="15m",
+    show_default=True,
+    help="How long the token is good: 90s, 15m, 2h, 1d.",
+)
+@click.option("--token-only", is_flag=True, help="Nothing but the token, for scripts.")
+@as_json_option
+@click.pass_obj
+def add_device(settings: Settings, name: str, ttl: str, token_only: bool, as_json: bool) -> None:
+    """Let one device of this NAME join: prints its token.
+
+    \b
+      streamfleet devices add edge-1 --ttl 2h
+    """
+    from streamfleet_broker.protocol.errors import BadToken
+    from streamfleet_broker.protocol.tokens import JoinToken
+
+    body = {"name": name, "ttl": arguments.seconds(ttl, "--ttl")}
+    answer = settings.client().send("POST", "/v2/devices", body)
+    show(answer, as_json, answer["token"])
+    if not token_only and not as_json:
+        click.echo(
+            f"\nOn the device, within {ttl}:\n\n"
+            f"  streamfleet-worker --join {answer['token']}\n\n"
+            "The token is good for one device, once.",
+            err=True,
+        )
+    with contextlib.suppress(BadToken):  # a fleet of another version: what its tokens hold is its own
+        _warn_if_only_here(JoinToken.decode(answer["token"]).endpoints)
+
+
+@devices.command("label")
+@click.argument("name", shell_complete=_devices)
+@click.argument(
+    "labels", metavar="KEY=VALUE|KEY-...", nargs=-1, required=True, callback=arguments.label_changes
+)
+@as_json_option
+@click.pass_obj
+def label_device(settings: Settings, name: str, labels: dict[str, str | None], as_json: bool) -> None:
+    """Set labels, or take them away with KEY-. Pipelines that select others move.
+
+    \b
+      streamfleet devices label edge-1 site=hall-1 old-
+    """
+    from streamfleet_api.client import path_of
+
+    with _guessing(settings, name):
+        entry = settings.client().send("PATCH", path_of("v2", "devices", name), {"labels": labels})
+    show(entry, as_json, f"{name}: {labelled(entry['labels']) or 'no labels'}")
+
+
+@devices.command("remove")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_devices)
+@as_json_option
+@click.pass_context
+def remove_devices(ctx: click.Context, names: tuple[str, ...], as_json: bool) -> None:
+    """Forget devices, and their keys.
+
+    Only such as are away and have no pipelines.
+
+    \b
+      streamfleet devices remove edge-1
+    """
+    well = [_remove(ctx.obj, name, as_json) for name in dict.fromkeys(names)]
+    ctx.exit(0 if all(well) else 1)
+
+
+def _remove(settings: Settings, name: str, as_json: bool) -> bool:
+    from streamfleet_api.client import path_of
+
+    try:
+        with _guessing(settings, name):
+            settings.client().send("DELETE", path_of("v2", "devices", name))
+    except CommandFailed as exc:
+        show_error(exc)
+        return False
+    click.echo(json.dumps({"device": name, "state": "gone"}) if as_json else f"{name} removed")
+    return True
+
+
+@contextlib.contextmanager
+def _guessing(settings: Settings, name: str) -> Iterator[None]:
+    """For a device that nobody knows: which was meant. Raises: CommandFailed."""
+    try:
+        yield
+    except Rejected as exc:
+        if exc.status != 404:
+            raise
+        known = [entry["device"] for entry in settings.client().list("devices")]
+        hint = did_you_mean(name, known) or "'streamfleet devices' lists them"
+        raise CommandFailed(f"no device {name}", hint) from exc
+
+
+# keys -----------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=Ordered)
+def keys() -> None:
+    """Keys for programs elsewhere."""
+
+
+@keys.command("subscriber")
+@click.argument("name")
+@click.option(
+    "--device",
+    metavar="NAME",
+    shell_complete=_devices,
+    help="Connect to this device itself, which has a --publish-port.",
+)
+@click.pass_obj
+def add_subscriber(settings: Settings, name: str, device: str | None) -> None:
+    """Print a Python program that subscribes to predictions from any host, with a key of its own.
+
+    It needs pyzmq and msgpack: streamfleet keys subscriber NAME > sub.py
+    """
+    from streamfleet_api.script import reached, subscriber_script
+
+    answer = settings.client().send("POST", "/v2/subscribers", {"name": name, "device": device})
+    click.echo(subscriber_script(answer, settings.url), nl=False)
+    if not on_terminal():
+        warn(f"the key in it is known nowhere else: keep the program as private as '{name}' is")
+    if device is None:
+        _warn_if_only_here([reached(answer["endpoint"], settings.url)])
+
+
+def _warn_if_only_here(endpoints: Iterable[str]) -> None:
+    from streamfleet_api.client import only_here
+
+    if only_here(endpoints):
+        warn("the fleet listens on this machine only: start it with --host")

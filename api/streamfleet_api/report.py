@@ -1,0 +1,96 @@
+"""The whole state of one pipeline, in lines for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from streamfleet_api.pipelines import STALE, Entry, place
+from streamfleet_api.tables import labelled
+
+MAX_UPDATES = 5  # of the last things that happened to its sources
+
+
+def status_lines(entry: Entry, status: Entry) -> Iterator[str]:
+    """Of `GET /v2/pipelines/{id}`, and of its `/status`."""
+    yield f"{entry['pipeline_id']}: {place(entry)}"
+    if entry["restarts"]:
+        yield _line("restarts", str(entry["restarts"]))
+    if reason := entry["reason"] or status["reason"]:
+        yield _line("reason", reason)
+    yield _line("rate", _rate(entry))
+    if entry["latency"] is not None:
+        yield _line("latency", f"{entry['latency'] * 1000:.0f} ms from frame to prediction")
+    yield from _wish(entry)
+    for source in status["sources"]:
+        yield from _source(source)
+    if lost := {sink: count for sink, count in status["dropped"].items() if count}:
+        yield _line("not sent", ", ".join(f"{count} to {sink}" for sink, count in lost.items()))
+    for update in status["report"]["video_source_status_updates"][-MAX_UPDATES:]:
+        when = update["timestamp"][:19].replace("T", " ")
+        yield f"  {when}  {_update(update['event_type'], update['payload'])}"
+
+
+def _update(kind: str, payload: Entry) -> str:
+    """One of the original's status updates."""
+    about = dict(payload)
+    source = f"source {about.pop('source_id')} " if "source_id" in about else ""
+    if kind == "SOURCE_STATE_UPDATE":
+        return f"{source}{payload['previous_state'].lower()} → {payload['new_state'].lower()}"
+    details = ", ".join(str(value) for value in about.values() if value not in (None, ""))
+    return f"{source}{kind.lower().replace('_', ' ')}{details and ': ' + details}"
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:10}  {text}"
+
+
+def _rate(entry: Entry) -> str:
+    if entry["fps"] is None:
+        return "nothing is known yet"
+    stale = f", {entry['age']:.0f} s ago" if entry["age"] > STALE else ""
+    most = entry["spec"]["max_fps"]
+    return f"{entry['fps']:.1f} frames/s{stale}{'' if most is None else f', at most {most:g}'}"
+
+
+def _wish(entry: Entry) -> Iterator[str]:
+    spec = entry["spec"]
+    thresholds = [
+        f"{name} {spec[key]:g}"
+        for key, name in (("confidence", "confidence"), ("iou_threshold", "iou"))
+        if spec[key] is not None
+    ]
+    tracker = [spec["tracker"]] if spec["tracker"] else []
+    yield _line("model", ", ".join([spec["model"]["id"], *thresholds, *tracker]))
+    if spec["sinks"]:
+        yield _line("sinks", ", ".join(f"{sink['host']}:{sink['port']}" for sink in spec["sinks"]))
+    if entry["labels"]:
+        yield _line("labels", labelled(entry["labels"]))
+    if entry["requested"] or entry["selector"]:
+        yield _line("only on", entry["requested"] or labelled(entry["selector"]))
+
+
+def _source(source: Entry) -> Iterator[str]:
+    yield _line(f"source {source['source_id']}", f"{source['reference']}: {source['state'].lower()}")
+    if source["cause"] or source["reason"]:
+        tries = f", tried {source['attempts']} times" if source["attempts"] > 1 else ""
+        why = ": ".join(part for part in (source["cause"], source["reason"]) if part)
+        yield _line("", f"{why}{tries}")
+    if source["width"]:
+        latency = "" if source["latency"] is None else f", {source['latency'] * 1000:.0f} ms"
+        size = f"{source['width']}x{source['height']}"
+        yield _line("", f"{size}, {source['fps']:.1f} frames/s{latency}{_seen(source)}")
+    if source["received"]:
+        yield _line("", f"received {source['received']}, emitted {source['emitted']}{_drops(source)}")
+
+
+def _seen(source: Entry) -> str:
+    if source["still_for"]:
+        return f", the picture stands still for {source['still_for']:.0f} s"
+    age = source["last_frame_age"]
+    return f", the last frame {age:.0f} s ago" if age is not None and age >= 1 else ""
+
+
+def _drops(source: dict[str, Any]) -> str:
+    causes = [f"{count} {cause}" for cause, count in source["dropped"].items() if count]
+    return f", dropped {', '.join(causes)}" if causes else ", none dropped"
