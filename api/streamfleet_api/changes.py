@@ -72,9 +72,14 @@ def _value(value: Any, absent: str) -> str:
 
 
 def _sources(sources: list[Entry]) -> str:
-    return ", ".join(
-        f"{source['reference']}{' (' + source['mode'] + ')' if source['mode'] else ''}" for source in sources
-    )
+    return ", ".join(map(_source, sources))
+
+
+def _source(source: Entry) -> str:
+    how = [source["mode"]] if source["mode"] else []
+    if source["max_fps"] is not None:
+        how.append(f"max-fps {source['max_fps']:g}")
+    return f"{source['reference']} ({', '.join(how)})" if how else str(source["reference"])
 
 
 def _sinks(sinks: list[Entry]) -> str:

@@ -223,7 +223,11 @@ def _guessing(settings: Settings, name: str) -> Iterator[None]:
 
 @click.group(cls=Ordered)
 def keys() -> None:
-    """Keys for programs elsewhere."""
+    """Keys for programs elsewhere.
+
+    \b
+      streamfleet keys subscriber wall > wall.py
+    """
 
 
 @keys.command("subscriber")

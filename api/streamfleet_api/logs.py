@@ -40,9 +40,10 @@ def last_lines(lines: list[LogLine], count: int) -> list[LogLine]:
 class Reader:
     """All logs of a folder, or those of some parts; each `read` gives what is new."""
 
-    def __init__(self, folder: Path, parts: Collection[str] = ()) -> None:
+    def __init__(self, folder: Path, parts: Collection[str] = (), *, first: int = FIRST) -> None:
         self._folder = folder
         self._parts = parts
+        self._first = first
         self._files: dict[str, _File] | None = None  # None: nothing was read yet
 
     def read(self) -> list[LogLine]:
@@ -50,7 +51,7 @@ class Reader:
         known = {} if self._files is None else self._files
         for path in sorted(self._folder.glob("*.log")):
             if path.stem not in known and (not self._parts or path.stem in self._parts):
-                known[path.stem] = _File(path, most=FIRST if self._files is None else None)
+                known[path.stem] = _File(path, most=self._first if self._files is None else None)
         self._files = known
         return merged([list(file.read()) for file in known.values()])
 

@@ -94,11 +94,16 @@ class Command:
         assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
         return result
 
-    def start(self, *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str,
+        stdout: int | IO[bytes] = subprocess.PIPE,
+        stderr: int | IO[bytes] = subprocess.PIPE,
+    ) -> subprocess.Popen[str]:
         """The same as a process of its own, under way."""
         command = [sys.executable, "-m", "streamfleet_api.cli", *self.options, *arguments]
         return subprocess.Popen(
-            command, stdout=stdout, stderr=subprocess.PIPE, text=True, env={**environment(), "COLUMNS": "80"}
+            command, stdout=stdout, stderr=stderr, text=True, env={**environment(), "COLUMNS": "80"}
         )
 
     def process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -107,6 +112,18 @@ class Command:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=20, env=environment(), check=False
         )
+
+
+def terminal_text(ours: int) -> str:
+    """All that was written to a terminal whose other ends are closed."""
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        try:
+            while piece := terminal.read(4096):
+                shown += piece
+        except OSError:  # EIO: all has been read
+            pass
+    return shown.decode()
 
 
 def environment() -> dict[str, str]:

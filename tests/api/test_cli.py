@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import pty
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -22,8 +25,8 @@ from streamfleet_broker.protocol.messages import Reply
 from streamfleet_broker.protocol.requests import Token
 from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_broker.protocol.values import to_plain
-from tests.api.conftest import Command
-from tests.api.peer import KEY, Peer, device, sha256
+from tests.api.conftest import Api, Command, environment, terminal_text
+from tests.api.peer import KEY, Peer, device, pipeline, sha256, spec
 from tests.api.test_modelfile import save
 from tests.places import free_port
 
@@ -84,6 +87,38 @@ def test_a_model_takes_the_place_of_another_only_when_told(run: Command, peer: P
     assert before == kept
     assert replaced.stdout.splitlines()[1:] == [f"replaces {before.digest[:12]}; running pipelines keep it"]
     assert peer.models["shapes/1"] != before
+
+
+def test_a_model_is_shown_and_removed(run: Command, peer: Peer, tmp_path: Path) -> None:
+    file = tmp_path / "demo.onnx"
+    file.write_bytes(DEMO)
+    run("models", "add", "shapes/1", str(file))
+    ours = replace(spec("0"), model=peer.models["shapes/1"])
+    peer.pipelines["door"] = pipeline("door", spec=ours)
+
+    shown = run("models", "show", "shapes/1").stdout.splitlines()
+    removed = run("models", "remove", "shapes/1", "shapes/2", code=1)
+
+    assert shown[0] == "shapes/1: ultralytics"
+    assert "  classes     3: red, green, blue" in shown
+    assert "  pipelines   door" in shown
+    assert removed.stdout == "shapes/1 removed\n"
+    assert removed.stderr.startswith("error: no model shapes/2\n")
+    assert not peer.models
+
+
+def test_on_a_terminal_an_upload_shows_how_far_it_is(run: Command, peer: Peer, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(DEMO)
+    ours, its = pty.openpty()
+    process = run.start("models", "add", "shapes/2", str(file), "--json", stderr=its)
+    os.close(its)
+    stdout, _ = process.communicate(timeout=20)
+    shown = terminal_text(ours)
+
+    assert process.returncode == 0, shown
+    assert json.loads(stdout)["id"] == "shapes/2"
+    assert "reading" in shown
 
 
 def test_a_file_that_is_no_model_is_named(run: Command, tmp_path: Path) -> None:
@@ -215,6 +250,42 @@ def test_help_tells_of_the_environment_and_of_every_option() -> None:
     assert "STREAMFLEET_TOKEN" in text
     assert all(option.help for option in options if isinstance(option, click.Option))
     assert CliRunner().invoke(cli, ["--version"]).stdout.startswith("streamfleet ")
+
+
+def test_a_mistyped_command_is_guessed_and_an_option_put_in_its_place(run: Command) -> None:
+    assert "did you mean pipelines?" in run("pipeline", code=2).stderr
+    assert "did you mean show?" in run("devices", "shw", code=2).stderr
+    assert "--url comes before the command" in run("pipelines", "--url", "x", code=2).stderr
+
+
+def test_every_command_has_a_help_with_an_example_and_a_line_that_fits(run: Command) -> None:
+    shown = {name: run(name, "--help").stdout for name, each in cli.commands.items() if not each.hidden}
+    list_of_all = run("--help").stdout
+
+    assert list(shown)[:4] == ["up", "run", "set", "pipelines"]
+    assert [name for name, text in shown.items() if f"streamfleet {name}" not in text] == []
+    assert "..." not in list_of_all.partition("Commands:")[2]
+    assert "_STREAMFLEET_COMPLETE" in list_of_all
+
+
+def test_a_shell_completes_what_the_fleet_has(api: Api, peer: Peer) -> None:
+    peer.pipelines |= {each: pipeline(each) for each in ("door", "gate")}
+    completion = {
+        "_STREAMFLEET_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"streamfleet --url {api.url} pause d",
+        "COMP_CWORD": "4",
+    }
+
+    done = subprocess.run(
+        [Path(sys.executable).with_name("streamfleet")],
+        env={**environment(), **completion},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert done.stdout == "plain,door\n"
 
 
 def test_the_token_of_this_host_is_shown_to_nobody_else(tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ from streamfleet_api.tables import middle
 from streamfleet_api.tail import follow
 from streamfleet_broker.protocol.messages import Error, Message
 from streamfleet_broker.protocol.requests import CreatePipeline, GetPipeline, OperatorRequest
-from streamfleet_broker.protocol.values import ModelRef, SourceSpec, UdpSink
-from tests.api.conftest import Api, Command
+from streamfleet_broker.protocol.status import PipelineStat, SourceStat, empty_report
+from streamfleet_broker.protocol.values import ModelRef, ObservedState, SourceSpec, UdpSink
+from tests.api.conftest import Api, Command, terminal_text
 from tests.api.peer import Peer, device, pipeline, spec
 
 DOOR = "90e1c1b2-6d1f-4a53-9f4e-0c54b4d1a7a1"
@@ -52,15 +53,9 @@ def on_terminal(run: Command, *arguments: str, meanwhile: Callable[[], None] = l
     os.close(its)
     meanwhile()
     _, stderr = process.communicate(timeout=20)
-    shown = b""
-    with os.fdopen(ours, "rb", buffering=0) as terminal:
-        try:
-            while piece := terminal.read(4096):
-                shown += piece
-        except OSError:  # EIO: all has been read
-            pass
+    shown = terminal_text(ours)
     assert process.returncode == 0, stderr
-    return shown.decode().replace("\x1b[1m", "").replace("\x1b[0m", "").split("\r\n")[:-1]
+    return shown.replace("\x1b[1m", "").replace("\x1b[0m", "").split("\r\n")[:-1]
 
 
 # ids ------------------------------------------------------------------------------------------------------
@@ -244,6 +239,101 @@ def test_status_tells_of_restarts_and_of_what_went_wrong(run: Command, peer: Pee
         "  restarts    3",
         "  reason      the model took too long",
     ]
+
+
+def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: Command, peer: Peer) -> None:
+    two = replace(spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2")))
+    sinks = (UdpSink("10.0.0.2", 12000),)
+    wished = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack")
+    peer.pipelines["door"] = pipeline("door", spec=wished, labels={"line": "3"}, selector={"site": "a"})
+    update = {
+        "timestamp": "2026-11-20T15:04:14.5",
+        "event_type": "SOURCE_STATE_UPDATE",
+        "payload": {"previous_state": "INITIALISING", "new_state": "RUNNING", "source_id": 0},
+    }
+    report = {**empty_report(wished, "RUNNING"), "video_source_status_updates": [update]}
+    first = SourceStat(0, "rtsp://cam/1", "RUNNING", 90, 50, 49, {"rate": 41, "buffer": 0}, fps=4.9)
+    first = replace(first, width=640, height=480, latency=0.04, last_frame_age=0.1)
+    second = SourceStat(1, "rtsp://cam/2", "ERROR", attempts=3, cause="refused", reason="nobody listens")
+    stat = PipelineStat(
+        *("door", "edge-1", peer.gen, 0, "run", ObservedState.RUNNING, "", 0, 4.9),
+        *((first, second), {"10.0.0.2:12000": 2}, report, 1.5),
+    )
+    while api.http.get("/v2/pipelines/door").json()["fps"] != 4.9:
+        peer.tell(stat)
+
+    assert run("status", "door").stdout.splitlines() == [
+        "door: running on edge-1",
+        "  rate        4.9 frames/s, at most 5",
+        "  latency     40 ms from frame to prediction",
+        "  model       parts/1, confidence 0.5, bytetrack",
+        "  sinks       10.0.0.2:12000",
+        "  labels      line=3",
+        "  only on     site=a",
+        "  source 0    rtsp://cam/1: running",
+        "              640x480, 4.9 frames/s, 40 ms",
+        "              received 90, emitted 49, dropped 41 rate",
+        "  source 1    rtsp://cam/2: error",
+        "              refused: nobody listens, tried 3 times",
+        "  not sent    2 to 10.0.0.2:12000",
+        "  2026-11-20 15:04:14  source 0 initialising → running",
+    ]
+    assert json.loads(run("status", "door", "--json").stdout)["sources"][1]["cause"] == "refused"
+
+
+def test_pipelines_are_chosen_by_label_state_and_device(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door", labels={"line": "3"})
+    peer.pipelines["gate"] = pipeline("gate", status="paused", device="edge-2")
+
+    found = [
+        [entry["pipeline_id"] for entry in json.loads(run("pipelines", *options, "--json").stdout)]
+        for options in (["-l", "line=3"], ["--status", "paused"], ["--device", "edge-2"], ["-l", "no"])
+    ]
+
+    assert found == [["door"], ["gate"], ["gate"], []]
+    assert "'streamfleet pipelines' lists all" in run("pipelines", "-l", "no").stderr
+    assert "'failed'" in run("pipelines", "--status", "fialed", code=2).stderr
+
+
+def test_pipelines_are_watched_on_a_terminal_until_ctrl_c(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    ours, its = pty.openpty()
+    process = run.start("pipelines", "--watch", stdout=its)
+    os.close(its)
+    shown = b""
+    while b"1 pipelines, 1 running" not in shown:
+        shown += os.read(ours, 4096)
+    peer.pipelines["gate"] = pipeline("gate", status="failed", reason="no [bold]file")
+    while b"no [bold]file" not in shown:
+        shown += os.read(ours, 4096)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    terminal_text(ours)
+
+    assert b"2 pipelines, 1 running" in shown
+    assert (process.returncode, stderr) == (130, "")
+    assert "at a terminal" in run("pipelines", "--watch", code=2).stderr
+
+
+def test_a_picture_is_saved(run: Command, peer: Peer, tmp_path: Path) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    file = tmp_path / "door.jpg"
+    process = run.start("picture", "do", str(file))
+    peer.wait_for_looker("door")
+    peer.picture("door", 0, b"\xff\xd8 a picture")
+    stdout, stderr = process.communicate(timeout=20)
+
+    assert (stdout, stderr) == (f"{file}: 12 bytes\n", "")
+    assert file.read_bytes() == b"\xff\xd8 a picture"
+
+
+def test_a_picture_that_cannot_be_had_leaves_no_file(run: Command, peer: Peer, tmp_path: Path) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    done = run("picture", "door", str(tmp_path / "x.jpg"), "--source", "4", code=1)
+
+    assert "door has 1 sources" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_several_pipelines_change_at_once_and_a_mistyped_one_keeps_none_back(
