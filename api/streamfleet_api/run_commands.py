@@ -312,6 +312,8 @@ def _tell_state(entry: Entry) -> None:
     click.echo(f"{entry['pipeline_id']} {place(entry)}")
     if wrong := trouble(entry):
         warn(wrong)
+    elif entry["status"] == "starting":
+        warn(f"it is starting still: 'streamfleet status {entry['pipeline_id']}' tells how it goes on")
 
 
 def _tell(client: Client, before: Entry, after: Entry, *, wait: bool = True) -> None:
