@@ -42,8 +42,15 @@ def fleet(demo_file: Path) -> Iterator[Fleet]:
 
 
 def status(fleet: Fleet) -> dict[str, Any]:
-    """What the device tells of the pipeline."""
-    return dict(json.loads(fleet.cli("status", "belt", "--json").stdout))
+    """What the device tells of the pipeline, as soon as it has told anything."""
+
+    def told() -> dict[str, Any] | None:
+        answer = dict(json.loads(fleet.cli("status", "belt", "--json").stdout))
+        return None if answer["at"] is None else answer
+
+    found = wait_for(told, "a status", timeout=20)
+    assert found is not None
+    return found
 
 
 def test_a_pipeline_is_run_changed_while_it_plays_and_begun_anew(clean: Fleet, udp: UdpReceiver) -> None:
