@@ -38,6 +38,20 @@ def model_id(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str
         ) from exc
 
 
+def name(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """The id of a pipeline, or the name of a device or a program."""
+    import msgspec
+
+    from streamfleet_broker.protocol.values import Id
+
+    try:
+        return None if text is None else msgspec.convert(text, Id)
+    except msgspec.ValidationError as exc:
+        raise click.BadParameter(
+            f"expected up to 64 letters, digits, '.', '_', '-', the first a letter or a digit; came {text!r}"
+        ) from exc
+
+
 def sinks(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Each HOST:PORT as the api takes it; `none` alone is an empty list."""
     return [] if list(texts) == [NONE] else [sink(text) for text in texts]

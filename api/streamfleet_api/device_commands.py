@@ -71,7 +71,7 @@ def _list(settings: Settings, selector: str | None, as_json: bool) -> None:
 
 
 @devices.command("show")
-@click.argument("name", shell_complete=_devices)
+@click.argument("name", callback=arguments.name, shell_complete=_devices)
 @as_json_option
 @click.pass_obj
 def show_device(settings: Settings, name: str, as_json: bool) -> None:
@@ -123,7 +123,7 @@ def _age(entry: Entry) -> str:
 
 
 @devices.command("add")
-@click.argument("name")
+@click.argument("name", callback=arguments.name)
 @click.option(
     "--ttl",
     default="15m",
@@ -157,7 +157,7 @@ def add_device(settings: Settings, name: str, ttl: str, token_only: bool, as_jso
 
 
 @devices.command("label")
-@click.argument("name", shell_complete=_devices)
+@click.argument("name", callback=arguments.name, shell_complete=_devices)
 @click.argument(
     "labels", metavar="KEY=VALUE|KEY-...", nargs=-1, required=True, callback=arguments.label_changes
 )
@@ -231,7 +231,7 @@ def keys() -> None:
 
 
 @keys.command("subscriber")
-@click.argument("name")
+@click.argument("name", callback=arguments.name)
 @click.option(
     "--device",
     metavar="NAME",

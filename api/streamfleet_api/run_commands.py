@@ -146,7 +146,13 @@ def _wish(*, changing: bool) -> Callable[[F], F]:
 
 def _runner(name: str, *, hidden: bool) -> click.Command:
     @click.command(name, hidden=hidden)
-    @click.option("--id", "pipeline_id", metavar="NAME", help="Its id. Doing it again changes that pipeline.")
+    @click.option(
+        "--id",
+        "pipeline_id",
+        metavar="NAME",
+        callback=arguments.name,
+        help="Its id. Doing it again changes that pipeline.",
+    )
     @_wish(changing=False)
     @click.option("--paused", is_flag=True, help="Emit nothing until 'streamfleet resume'.")
     @click.option("--no-wait", is_flag=True, help="Do not look for 3 s whether it works.")

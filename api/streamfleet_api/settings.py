@@ -25,6 +25,7 @@ _OPTIONS = {
     "iou_threshold": "--iou",
     "labels": "--label",
 }
+_NAMED = ("device", "labels", "selector")
 _HINTS = {
     "model": "'streamfleet models' lists them; 'streamfleet models add {} FILE' adds one",
     "device": "'streamfleet devices' lists them",
@@ -130,6 +131,8 @@ def explained(refusal: Rejected) -> CommandFailed:
         option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
         option = "--select" if (where, name) == ("body", "selector") else option
         expected = str(error["msg"]).partition("; PUT ")[0].replace("Input should be", "expected")
+        if name in _NAMED and error["type"] == "string_pattern_mismatch":
+            expected = "expected up to 64 letters, digits, '.', '_', '-'"
         came = f" {error['input']}" if isinstance(error.get("input"), str | int | float) else ""
         lines.append(f"{option}{came}: {expected}" if name else f"{where}: {expected}")
         hint = hint or _HINTS.get(name, "").format(error.get("input"))

@@ -136,6 +136,8 @@ def test_a_missing_file_is_a_usage_error(run: Command) -> None:
     ("arguments", "expected"),
     [
         (["init"], "--model"),
+        (["run", "--id", "no/slash", "--model", "a", "--video", "b"], "up to 64 letters"),
+        (["devices", "add", "a b"], "up to 64 letters"),
         (["init", "--model", "a", "--video", "b", "--sink", "x"], "HOST:PORT"),
         (["devices", "add", "x", "--ttl", "soon"], "15m, 90s, 2h"),
         (["devices", "add", "x", "--ttl", "5"], "15m, 90s, 2h"),

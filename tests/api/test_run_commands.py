@@ -135,8 +135,9 @@ def test_run_answers_programs_with_the_pipeline(run: Command) -> None:
     [
         (["--device", "edge-7"], "error: --device edge-7: expected a device of the fleet: edge-1\n"),
         (["--model", "car/1"], "error: --model car/1: expected a model of the fleet: parts/1\n"),
-        (["--label", "a b=c"], "error: --label"),
-        (["--id", "no/slash"], "error: "),
+        (["--label", "a b=c"], "error: --label a b: expected up to 64 letters"),
+        (["--select", "a=b c"], "error: --select b c: expected up to 64 letters"),
+        (["--sink", "a b:1"], "error: --sink a b: "),
     ],
 )
 def test_what_the_api_refuses_is_said_by_the_option(run: Command, options: list[str], said: str) -> None:
