@@ -109,7 +109,7 @@ class Pictures:
         pipeline_id, header, jpeg = split(frames)
         if pipeline_id not in self._looking:
             return  # on its way when the last one left
-        chosen = PictureFilter(pipeline_id, header.sources)
+        chosen = PictureFilter(pipeline_id, header.source)
         if self._orders.setdefault(chosen, Order()).accept(header.key, now) is None:
             return
         picture = Message("picture", jpeg, name_of(header.key), subject="picture")

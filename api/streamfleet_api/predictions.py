@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SUBJECTS = 20_000
 MAX_KEPT = 64 * 1024**2  # bytes of last predictions
+IDLE_PAUSE = 0.05  # seconds that predictions may lie when nobody follows
 _EVERYTHING = b"v1/pred/"
 
 
@@ -127,21 +128,25 @@ class Predictions:
     async def _run(self) -> None:
         with subscriber(self._context, self._endpoint, self._keys) as socket:
             socket.subscribe(_EVERYTHING)
-            async for frames in received(socket):
+            async for frames in received(socket, self._pause):
                 try:
                     self._receive(frames, time.monotonic())
                 except BadData as exc:
                     logger.warning("relay: dropped a prediction: %s", exc)
+
+    def _pause(self) -> float:
+        return 0.0 if self._hub.groups else IDLE_PAUSE
 
     def _receive(self, frames: list[bytes], now: float) -> None:
         pipeline_id, header, body = split(frames)
         missing = self._order(pipeline_id).accept(header.key, now)
         if missing is None:
             return
-        document = _document(body)
-        self._lasts.keep(pipeline_id, _source(document), Last(header.key, body))
+        if header.source >= MAX_SOURCES:
+            raise BadData(f"a source below {MAX_SOURCES}", str(header.source))
+        self._lasts.keep(pipeline_id, header.source, Last(header.key, body))
         if self._hub.groups:
-            self._tell(pipeline_id, header, document, missing)
+            self._tell(pipeline_id, header, _document(body), missing)
 
     def _order(self, pipeline_id: str) -> Order:
         order = self._orders.get(pipeline_id)
@@ -195,10 +200,3 @@ def _message(key: Key, document: Document) -> Message:
         return Message("prediction", render(document), name_of(key))
     except UNREADABLE as exc:
         raise BadData("a prediction", f"{type(exc).__name__}: {exc}") from exc
-
-
-def _source(document: Document) -> int:
-    """The source's index; what has none, or an impossible one, is taken for the first."""
-    about = document.get("inference_metadata")
-    source = about.get("source_id", 0) if isinstance(about, dict) else 0
-    return source if isinstance(source, int) and 0 <= source < MAX_SOURCES else 0

@@ -315,7 +315,7 @@ class Peer:
 
     def picture(self, pipeline_id: str, seq: int, jpeg: bytes, *, source: int = 0) -> None:
         """Send one picture."""
-        header = DataHeader(Kind.IMG, self.gen, 0, seq, sources=source)
+        header = DataHeader(Kind.IMG, self.gen, 0, seq, source=source)
         self._picture_publisher.send_multipart([pipeline_topic(Kind.IMG, pipeline_id), header.pack(), jpeg])
 
     def publish(self, topic: bytes, header: DataHeader, body: object) -> None:
@@ -346,7 +346,7 @@ class Peer:
                 "frame_id": seq + 1,
             },
         }
-        header = DataHeader(Kind.PRED, gen or self.gen, 0, seq)
+        header = DataHeader(Kind.PRED, gen or self.gen, 0, seq, source=source)
         self.publish(pipeline_topic(Kind.PRED, pipeline_id), header, body)
 
     def tell(self, stat: PipelineStat | DeviceStat, seq: int = 0) -> None:

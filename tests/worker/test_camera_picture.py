@@ -135,7 +135,7 @@ def test_a_picture_has_the_key_of_its_predictions_and_shows_their_frame(
     metadata = {(one["gen"], one["inc"], one["seq"]): one for one in stand.receiver.metadata}
     for header, picture in came:
         assert header.kind is Kind.IMG
-        assert header.sources == 0
+        assert header.source == 0
         assert picture.shape == (360, 640, 3)
         for (left, top, right, bottom), channel in zip(
             truth(metadata[header.key]["frame_id"]) / 3, (2, 1, 0), strict=True
@@ -169,7 +169,7 @@ def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures
     camera = stand.camera(squares, [SourceSpec(PATTERN), SourceSpec(PATTERN)])
     camera.tell(Show(True))
 
-    sources = [receive(pictures)[0].sources for _ in range(12)]
+    sources = [receive(pictures)[0].source for _ in range(12)]
 
     assert sources.count(0) == pytest.approx(6, abs=2)
     assert set(sources) == {0, 1}

@@ -14,11 +14,12 @@ sockets and an I/O thread of their own, and who subscribes to them is told to th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -50,7 +51,6 @@ _AT_ONCE = 256  # messages between two looks at the other sockets
 _TOPIC = 128  # bytes, of the longest topic
 _SMALL = 4096  # bytes: room for the frames around a body
 _HOLD = 1.0  # seconds after the start, the longest that messages wait for the relay
-_LOOK = 0.01  # seconds between two looks for the relay meanwhile
 _REBIND = 0.1  # seconds between attempts to bind
 _RECONNECT = (100, 2000)  # milliseconds, from the first pause to the longest
 _HANDSHAKE = 5000  # milliseconds
@@ -96,35 +96,34 @@ class Publisher:
         self._direct: _Socket | None = None
         self._bind_at = 0.0  # monotonic seconds
         self._published = self._fenced = self._rejected = 0
+        self._watched: tuple[str, ...] = ()  # pipelines whose pictures somebody looks at
 
     @property
     def report(self) -> PublisherReport:
         """The present state."""
-        watched = frozenset[str]().union(*(audience.watched for audience in self._audiences.values()))
-        return PublisherReport(self._published, self._fenced, self._rejected, tuple(sorted(watched)))
+        return PublisherReport(self._published, self._fenced, self._rejected, self._watched)
 
     @property
     def inputs(self) -> list[_Socket]:
-        """The sockets that something may come from."""
+        """The sockets that something may come from, and is to be taken from, now."""
         predictions = [] if self._hold_until is not None else [self._pull]
-        return [self.doorkeeper.socket, *predictions, self._picture_pull, *self._audiences]
+        relay = [] if self._relay is None else [self._relay]
+        return [self.doorkeeper.socket, *predictions, *relay, self._picture_pull, *self._audiences]
 
-    def holds_back(self, now: float) -> bool:
-        """Whether messages still wait for the relay to tell what is subscribed to. Reads what it told."""
-        heard = self._hear_subscriptions()
-        if heard or self._hold_until is None or now >= self._hold_until:
-            self._hold_until = None
-        return self._hold_until is not None
+    def serve(self, ready: Collection[object]) -> None:
+        """Do what is to be done for those of `inputs` to which something has come."""
+        if self.doorkeeper.socket in ready:
+            self.doorkeeper.answer()
+        if self._relay in ready:
+            self._hear_subscriptions()
+        if self._pull in ready:
+            self._pass_all_on(_PREDICTIONS, self._pull, (self._local, self._direct, self._relay))
+        if any(socket in ready for socket in self._audiences):
+            self._hear_audiences()
+        if self._picture_pull in ready:  # few at a time, so that predictions do not wait for them
+            self._pass_all_on(_PICTURES, self._picture_pull, tuple(self._audiences))
 
-    def pass_on(self) -> None:
-        """Publish what has come, up to a number of messages."""
-        self._pass_all_on(_PREDICTIONS, self._pull, (self._local, self._direct, self._relay))
-
-    def pass_pictures_on(self) -> None:
-        """The same for pictures, but so few that predictions do not wait for them."""
-        self._pass_all_on(_PICTURES, self._picture_pull, tuple(self._audiences))
-
-    def hear_audiences(self) -> None:
+    def _hear_audiences(self) -> None:
         """Take what has come of who looks at pictures, and who does no more."""
         for socket, audience in self._audiences.items():
             for _ in range(_AT_ONCE):
@@ -134,15 +133,21 @@ class Publisher:
                     break
                 if audience.hear(message):
                     logger.warning("more pictures are asked for than can be: %r is not shown", message[1:])
+        self._count_watched()
+
+    def _count_watched(self) -> None:
+        watched = frozenset[str]().union(*(audience.watched for audience in self._audiences.values()))
+        self._watched = tuple(sorted(watched))
 
     def tend(self, now: float) -> float | None:
-        """Bind the direct socket if it is time to; the monotonic seconds at which to call again, if ever."""
-        if not self._config.direct_endpoint or self._direct is not None:
-            return None
-        if now >= self._bind_at:
+        """Do what it is time for; the monotonic seconds at which to call again, if ever."""
+        if self._hold_until is not None and now >= self._hold_until:
+            self._hold_until = None
+        if self._config.direct_endpoint and self._direct is None and now >= self._bind_at:
             self._direct = self._bind_direct()
             self._bind_at = now + _REBIND
-        return None if self._direct is not None else self._bind_at
+        unbound = self._config.direct_endpoint and self._direct is None
+        return min(filter(None, (self._hold_until, self._bind_at if unbound else None)), default=None)
 
     def connect(self, relay: Relay) -> None:
         """Publish to this relay, instead of the one before."""
@@ -157,6 +162,7 @@ class Publisher:
         self._relay_pictures = self._connect(_PICTURES, relay.pictures, relay.server_key)
         if self._relay_pictures is not None:
             self._audiences[self._relay_pictures] = Audience()
+        self._count_watched()
 
     def allow(self, allow: Allow) -> None:
         """Let exactly these keys subscribe. Who is connected with another key is cut off."""
@@ -201,16 +207,13 @@ class Publisher:
                 socket.send_multipart(message, zmq.NOBLOCK)
         self._published += 1
 
-    def _hear_subscriptions(self) -> bool:
-        """Whether any came. They are libzmq's to obey; here they only show that the relay is there."""
-        heard = False
-        while self._relay is not None:
-            try:
+    def _hear_subscriptions(self) -> None:
+        """They are libzmq's to obey; here they only show that the relay is there: nothing waits any more."""
+        assert self._relay is not None
+        self._hold_until = None
+        with contextlib.suppress(zmq.Again):
+            for _ in range(_AT_ONCE):
                 self._relay.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            heard = True
-        return heard
 
     def _may_emit(self) -> bool:
         return self._fence is not None and self._fence.passes(boot_time())
@@ -271,34 +274,41 @@ def main(config: PublisherConfig, connection: Connection) -> None:
 def _serve(publisher: Publisher, connection: Connection) -> None:
     next_report = 0.0
     watched: tuple[str, ...] = ()
+    inputs = _Inputs(connection)
     while True:
         now = time.monotonic()
-        holding = publisher.holds_back(now)
         report = publisher.report
         if now >= next_report or report.watched != watched:
             send(connection, report)
             next_report, watched = now + REPORT_INTERVAL, report.watched
         due = publisher.tend(now)
         until = next_report if due is None else min(next_report, due)
-        if holding:
-            until = min(until, now + _LOOK)
+        ready = inputs.wait(publisher.inputs, until - now)
         # The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
-        if _wait(publisher, connection, until - now) and not _obey(publisher, connection):
+        if connection.fileno() in ready and not _obey(publisher, connection):
             return
-        publisher.doorkeeper.answer()
-        if not holding:
-            publisher.pass_on()
-        publisher.hear_audiences()
-        publisher.pass_pictures_on()
+        publisher.serve(ready)
 
 
-def _wait(publisher: Publisher, connection: Connection, seconds: float) -> bool:
-    """Until something comes, so long at most. Returns whether it was the agent that said something."""
-    poller = zmq.Poller()  # anew, as the sockets change
-    for source in (connection, *publisher.inputs):
-        poller.register(source, zmq.POLLIN)
-    ready = dict(poller.poll(math.ceil(max(0.0, seconds) * 1000)))
-    return connection.fileno() in ready
+class _Inputs:
+    """What is waited for. A poller costs more than a wait, so it is kept for as long as the sockets stay."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sockets: list[_Socket] = []
+        self._poller = zmq.Poller()
+
+    def wait(self, sockets: list[_Socket], seconds: float) -> dict[object, int]:
+        """What something has come to, after so long at most; the connection by its descriptor."""
+        if not _are_the_same(sockets, self._sockets):
+            self._sockets, self._poller = sockets, zmq.Poller()
+            for source in (self._connection, *sockets):
+                self._poller.register(source, zmq.POLLIN)
+        return dict(self._poller.poll(math.ceil(max(0.0, seconds) * 1000)))
+
+
+def _are_the_same(some: list[_Socket], others: list[_Socket]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
 def _obey(publisher: Publisher, connection: Connection) -> bool:

@@ -1,7 +1,7 @@
 """The data plane's frames: a topic, a header of 48 bytes, one msgpack map.
 
     frame 0  v1/<kind>/<pipeline id>/     ASCII; a device's own state is v1/stat/@<device>/
-    frame 1  magic 2 · major 1 · kind 1 · flags 2 · sources 2 · gen 8 · inc 4 · device 4 · seq 8 ·
+    frame 1  magic 2 · major 1 · kind 1 · flags 2 · source 2 · gen 8 · inc 4 · device 4 · seq 8 ·
              capture wall ns 8 · capture BOOTTIME ns 8   (network order)
     frame 2  body, one msgpack map of at most 1 MiB; of `img`, which has sockets of its own, a JPEG picture
 
@@ -51,7 +51,7 @@ class DataHeader:
     device: int = 0  # the short id of WELCOME
     captured_wall_ns: int = 0
     captured_boot_ns: int = 0
-    sources: int = 1
+    source: int = 0  # its index in the pipeline
     flags: Flag = Flag.NONE
 
     @property
@@ -66,7 +66,7 @@ class DataHeader:
             MAJOR,
             self.kind,
             self.flags,
-            self.sources,
+            self.source,
             self.gen,
             self.inc,
             self.device,
@@ -80,12 +80,12 @@ class DataHeader:
         """Raises: BadData."""
         if len(frame) != _HEADER.size:
             raise BadData(f"a header of {_HEADER.size} bytes", str(len(frame)))
-        magic, major, kind, flags, sources, gen, inc, device, seq, wall, boot = _HEADER.unpack(frame)
+        magic, major, kind, flags, source, gen, inc, device, seq, wall, boot = _HEADER.unpack(frame)
         if magic != MAGIC or major != MAJOR:
             raise BadData(f"version {MAGIC!r} {MAJOR}", f"{magic!r} {major}")
         if kind not in Kind.__members__.values():
             raise BadData("a known kind", str(kind))
-        return cls(Kind(kind), gen, inc, seq, device, wall, boot, sources, Flag(flags))
+        return cls(Kind(kind), gen, inc, seq, device, wall, boot, source, Flag(flags))
 
 
 def pipeline_topic(kind: Kind, pipeline_id: str) -> bytes:

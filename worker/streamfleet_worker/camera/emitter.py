@@ -80,18 +80,18 @@ class Emitter:
         document = self._describe(detections, stamp, geometry, source_id)
         if self._udp:
             self._send_datagrams(to_json(document).content)
-        header = self._send_on(to_msgpack(document), stamp)
+        header = self._send_on(to_msgpack(document), stamp, source_id)
         self._seq += 1
         return header
 
-    def emit_picture(self, jpeg: bytes, source_id: int, header: DataHeader) -> None:
+    def emit_picture(self, jpeg: bytes, header: DataHeader) -> None:
         """Send the picture of a frame whose predictions have left under this header."""
         if self._closed or self._fenced_off():
             return
         if self._pictures is None:
             endpoint = self._config.picture_endpoint
             self._pictures = PushDoor(self._context, endpoint, waiting=_PICTURES_WAITING)
-        of_picture = replace(header, kind=Kind.IMG, sources=source_id, flags=Flag.NONE)
+        of_picture = replace(header, kind=Kind.IMG, flags=Flag.NONE)
         self._pictures.send(self._picture_topic, of_picture, jpeg, fenced=self._config.fenced)
 
     @property
@@ -141,7 +141,7 @@ class Emitter:
                 return
             door.send(datagram, time.monotonic())
 
-    def _send_on(self, body: Encoded, stamp: Stamp) -> DataHeader:
+    def _send_on(self, body: Encoded, stamp: Stamp, source_id: int) -> DataHeader:
         header = DataHeader(
             kind=Kind.PRED,
             gen=self._gen,
@@ -150,6 +150,7 @@ class Emitter:
             device=self._config.short_id,
             captured_wall_ns=stamp.wall_ns,
             captured_boot_ns=stamp.boot_ns,
+            source=source_id,
             flags=Flag.TRUNCATED if body.truncated else Flag.NONE,
         )
         self._push.send(self._topic, header, body.content, fenced=self._config.fenced)

@@ -373,7 +373,7 @@ class Player:
         """Called by the painter's thread."""
         with self._emission:
             if self._showing and self._orders.want == "run":
-                self._emitter.emit_picture(jpeg, sketch.source_id, sketch.header)
+                self._emitter.emit_picture(jpeg, sketch.header)
 
     def _release(self, channel: Channel, flight: Flight) -> None:
         self._engine.give_back(flight.slot)
