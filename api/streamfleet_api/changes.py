@@ -13,6 +13,7 @@ _VALUES = {
     "confidence": ("confidence", "default"),
     "iou_threshold": ("iou", "default"),
     "class_agnostic_nms": ("class-agnostic-nms", "default"),
+    "max_candidates": ("max-candidates", "default"),
     "max_detections": ("max-detections", "default"),
     "tracker": ("tracker", "none"),
 }
@@ -20,7 +21,9 @@ _VALUES = {
 
 def changes(before: Entry, after: Entry) -> list[str]:
     """Each thing that is another one now, as `confidence 0.4 → 0.3`."""
-    return list(_changes(before, after))
+    return list(_changes(before, after)) or (
+        ["video with another login"] if _is_hidden(before, after) else []
+    )
 
 
 def _changes(before: Entry, after: Entry) -> Iterator[str]:
@@ -28,7 +31,7 @@ def _changes(before: Entry, after: Entry) -> Iterator[str]:
     if old["model"] != new["model"]:
         yield _step("model", *_models(old["model"], new["model"]))
     if old["sources"] != new["sources"]:
-        yield _step("video", _sources(old["sources"]), _sources(new["sources"]))
+        yield _videos(_sources(old["sources"]), _sources(new["sources"]))
     if old["sinks"] != new["sinks"]:
         yield _step("sink", _sinks(old["sinks"]), _sinks(new["sinks"]))
     for key, (name, absent) in _VALUES.items():
@@ -44,7 +47,13 @@ def _changes(before: Entry, after: Entry) -> Iterator[str]:
 
 def begins_anew(before: Entry, after: Entry) -> bool:
     """Does it play from the beginning? As `PipelineSpec.plays_like`, and on another device in any case."""
-    return _played(before) != _played(after) or before["device"] != after["device"]
+    visible = _played(before) != _played(after) or before["device"] != after["device"]
+    return visible or _is_hidden(before, after)
+
+
+def _is_hidden(before: Entry, after: Entry) -> bool:
+    """Did only change what is never shown, the credentials of a source?"""
+    return before["gen"] != after["gen"] and not any(_changes(before, after))
 
 
 def _played(entry: Entry) -> tuple[Any, list[Any]]:
@@ -69,6 +78,10 @@ def _value(value: Any, absent: str) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return absent if value is None else str(value)
+
+
+def _videos(before: str, after: str) -> str:
+    return f"video {after} with other properties" if before == after else _step("video", before, after)
 
 
 def _sources(sources: list[Entry]) -> str:

@@ -5,6 +5,7 @@ Of a long file only the end is read at first. One that was truncated or replaced
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import os
 import re
@@ -51,7 +52,8 @@ class Reader:
         known = {} if self._files is None else self._files
         for path in sorted(self._folder.glob("*.log")):
             if path.stem not in known and (not self._parts or path.stem in self._parts):
-                known[path.stem] = _File(path, most=self._first if self._files is None else None)
+                with contextlib.suppress(FileNotFoundError):  # it is being replaced
+                    known[path.stem] = _File(path, most=self._first if self._files is None else None)
         self._files = known
         return merged([list(file.read()) for file in known.values()])
 
@@ -91,9 +93,11 @@ class _File:
             self._begin()
         new = self._file.read()
         if self._is_replaced():
-            self._file.close()
-            self._file = self._path.open("rb")
-            new += self._file.read()
+            with contextlib.suppress(FileNotFoundError):  # again
+                successor = self._path.open("rb")
+                self._file.close()
+                self._file = successor
+                new += self._file.read()
         return new
 
     def _begin(self) -> None:

@@ -91,7 +91,8 @@ def _model_lines(model: Entry, used: list[Entry]) -> Iterator[str]:
     if model["input_width"]:
         yield _line("input", _input(model))
     if model["weights"]:
-        yield _line("weights", f"{size(model['weights']['size'])}, sha256 {model['weights']['sha256']}")
+        yield _line("weights", size(model["weights"]["size"]))
+        yield _line("sha256", model["weights"]["sha256"])
     yield _line("digest", model["digest"])
     if model["labels"]:
         yield _line("classes", f"{len(model['labels'])}: {', '.join(model['labels'])}")

@@ -37,8 +37,8 @@ def _update(kind: str, payload: Entry) -> str:
     source = f"source {about.pop('source_id')} " if "source_id" in about else ""
     if kind == "SOURCE_STATE_UPDATE":
         return f"{source}{payload['previous_state'].lower()} → {payload['new_state'].lower()}"
-    details = ", ".join(str(value) for value in about.values() if value not in (None, ""))
-    return f"{source}{kind.lower().replace('_', ' ')}{details and ': ' + details}"
+    what = f"{source}{kind.lower().replace('_', ' ')}"
+    return f"{what}: {about['error_message']}" if about.get("error_message") else what
 
 
 def _line(name: str, text: str) -> str:

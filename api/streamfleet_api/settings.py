@@ -82,7 +82,10 @@ class Commands(Ordered):
             show_error(exc)
             ctx.exit(1)
         except click.NoSuchOption as exc:
-            raise self._misplaced(exc) or exc from exc
+            misplaced = self._misplaced(exc)
+            if misplaced is None:
+                raise
+            raise misplaced from exc
         except KeyboardInterrupt:
             if sys.stderr.isatty():
                 click.echo(err=True)  # the shell's next line does not stand behind its ^C

@@ -55,11 +55,12 @@ def entry(**changes: Any) -> dict[str, Any]:
         "confidence": None,
         "iou_threshold": None,
         "class_agnostic_nms": None,
+        "max_candidates": None,
         "max_detections": None,
         "tracker": None,
     }
     known = {name: changes.pop(name) for name in list(changes) if name in spec}
-    plain = {"device": "edge-1", "requested": None, "want": "run", "selector": {}, "labels": {}}
+    plain = {"gen": 1, "device": "edge-1", "requested": None, "want": "run", "selector": {}, "labels": {}}
     return {**plain, **changes, "spec": {**spec, **known}}
 
 
@@ -280,6 +281,8 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ({"device": "edge-2", "requested": "edge-2"}, ["device default → edge-2"], True),
         ({"want": "pause"}, ["paused"], False),
         ({"selector": {"site": "a"}}, ["select site=a"], False),
+        ({"gen": 2}, ["video with another login"], True),
+        ({"gen": 2, "max_fps": 5.0}, ["max-fps default → 5"], False),
     ],
 )
 def test_a_change_is_said_with_what_it_does_to_the_playing(
