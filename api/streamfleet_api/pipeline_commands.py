@@ -55,14 +55,14 @@ def pipelines(
     """
     if watch and (as_json or not on_terminal()):
         raise click.UsageError("--watch is for people at a terminal; programs: streamfleet events -f --json")
-    client = settings.client()
     chosen = {"selector": selector, "status": state, "device": device}
     if watch:
-        from streamfleet_api.watch import watch_table
+        from streamfleet_api.watch import TIMEOUT, watch_table
 
-        watch_table(lambda: client.list("pipelines", **chosen), pipeline_table, _tally)
+        watching = settings.client(timeout=TIMEOUT)
+        watch_table(lambda: watching.list("pipelines", **chosen), pipeline_table, _tally)
         return
-    found = client.list("pipelines", **chosen)
+    found = settings.client().list("pipelines", **chosen)
     empty = "no such pipelines: 'streamfleet pipelines' lists all" if any(chosen.values()) else _EMPTY
     show_table(found, as_json, pipeline_table(found), empty=empty)
 

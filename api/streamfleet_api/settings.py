@@ -46,11 +46,12 @@ class Settings:
     token: str | None
     data_dir: Path
 
-    def client(self) -> Client:
+    def client(self, *, timeout: float | None = None) -> Client:
         """A client of the api."""
-        from streamfleet_api.client import Client, token_for
+        from streamfleet_api.client import TIMEOUT, Client, token_for
 
-        client = Client(self.url, self.token or token_for(self.url, self.data_dir / "api/token"))
+        token = self.token or token_for(self.url, self.data_dir / "api/token")
+        client = Client(self.url, token, timeout=timeout or TIMEOUT)
         click.get_current_context().call_on_close(client.close)
         return client
 

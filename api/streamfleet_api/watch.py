@@ -14,6 +14,7 @@ from streamfleet_api.commands import CommandFailed
 from streamfleet_api.tables import Table
 
 EVERY = 1.0  # seconds
+TIMEOUT = 3.0  # seconds for an answer, after which what is shown is called old
 
 Entries = Sequence[dict[str, Any]]
 
