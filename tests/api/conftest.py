@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -112,6 +112,15 @@ class Command:
         return subprocess.run(
             command, capture_output=True, text=True, timeout=20, env=environment(), check=False
         )
+
+
+def until(condition: Callable[[], object], again: Callable[[], None] = lambda: None) -> None:
+    """Do this again and again, until that is true."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        again()
+        time.sleep(0.01)
 
 
 def terminal_text(ours: int) -> str:

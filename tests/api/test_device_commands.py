@@ -8,21 +8,21 @@ import pytest
 
 from streamfleet_broker.protocol.status import DeviceStat, EngineStat
 from streamfleet_broker.protocol.values import ModelRef
-from tests.api.conftest import Api, Command
+from tests.api.conftest import Api, Command, until
 from tests.api.peer import Peer, device, pipeline
 
 
 def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: Command, peer: Peer) -> None:
-    peer.devices["edge-1"] = device("edge-1", labels={"site": "hall-1"})
-    peer.pipelines["door"] = pipeline("door")
+    peer.devices["edge-shown"] = device("edge-shown", labels={"site": "hall-1"})
+    peer.pipelines["door"] = pipeline("door", device="edge-shown")
     peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
     engine = EngineStat("ab" * 32, "ready", inferences=7, restarts=1)
     figures = {"cores": 4, "load": 1.25, "memory": 8 * 10**9, "memory_available": 10**9}
-    while api.http.get("/v2/devices/edge-1").json()["load"] != 1.25:
-        peer.tell(DeviceStat("edge-1", "ready", 8, 1, (engine,), 1.5, **figures))
+    stat = DeviceStat("edge-shown", "ready", 8, 1, (engine,), 1.5, **figures)
+    until(lambda: api.http.get("/v2/devices/edge-shown").json()["load"] == 1.25, lambda: peer.tell(stat))
 
-    assert run("devices", "show", "edge-1").stdout.splitlines() == [
-        "edge-1: ready",
+    assert run("devices", "show", "edge-shown").stdout.splitlines() == [
+        "edge-shown: ready",
         "  pipelines   1 of 8: door",
         "  labels      site=hall-1",
         "  load        1.2 on 4 cores",
@@ -31,7 +31,7 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         "  version     0.1.0",
         "  heard       0.2 s ago",
     ]
-    assert json.loads(run("devices", "show", "edge-1", "--json").stdout)["cores"] == 4
+    assert json.loads(run("devices", "show", "edge-shown", "--json").stdout)["cores"] == 4
 
 
 def test_labels_of_a_device_are_set_and_taken_away(run: Command, peer: Peer) -> None:

@@ -25,7 +25,7 @@ from streamfleet_broker.protocol.messages import Error, Message
 from streamfleet_broker.protocol.requests import CreatePipeline, GetPipeline, OperatorRequest
 from streamfleet_broker.protocol.status import PipelineStat, SourceStat, empty_report
 from streamfleet_broker.protocol.values import ModelRef, ObservedState, SourceSpec, UdpSink
-from tests.api.conftest import Api, Command, terminal_text
+from tests.api.conftest import Api, Command, terminal_text, until
 from tests.api.peer import Peer, device, pipeline, spec
 
 DOOR = "90e1c1b2-6d1f-4a53-9f4e-0c54b4d1a7a1"
@@ -245,7 +245,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
     two = replace(spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2")))
     sinks = (UdpSink("10.0.0.2", 12000),)
     wished = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack")
-    peer.pipelines["door"] = pipeline("door", spec=wished, labels={"line": "3"}, selector={"site": "a"})
+    peer.pipelines["sources"] = pipeline("sources", spec=wished, labels={"line": "3"}, selector={"site": "a"})
     update = {
         "timestamp": "2026-11-20T15:04:14.5",
         "event_type": "SOURCE_STATE_UPDATE",
@@ -256,14 +256,13 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
     first = replace(first, width=640, height=480, latency=0.04, last_frame_age=0.1)
     second = SourceStat(1, "rtsp://cam/2", "ERROR", attempts=3, cause="refused", reason="nobody listens")
     stat = PipelineStat(
-        *("door", "edge-1", peer.gen, 0, "run", ObservedState.RUNNING, "", 0, 4.9),
+        *("sources", "edge-1", peer.gen, 0, "run", ObservedState.RUNNING, "", 0, 4.9),
         *((first, second), {"10.0.0.2:12000": 2}, report, 1.5),
     )
-    while api.http.get("/v2/pipelines/door").json()["fps"] != 4.9:
-        peer.tell(stat)
+    until(lambda: api.http.get("/v2/pipelines/sources").json()["fps"] == 4.9, lambda: peer.tell(stat))
 
-    assert run("status", "door").stdout.splitlines() == [
-        "door: running on edge-1",
+    assert run("status", "sources").stdout.splitlines() == [
+        "sources: running on edge-1",
         "  rate        4.9 frames/s, at most 5",
         "  latency     40 ms from frame to prediction",
         "  model       parts/1, confidence 0.5, bytetrack",
@@ -278,7 +277,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "  not sent    2 to 10.0.0.2:12000",
         "  2026-11-20 15:04:14  source 0 initialising → running",
     ]
-    assert json.loads(run("status", "door", "--json").stdout)["sources"][1]["cause"] == "refused"
+    assert json.loads(run("status", "sources", "--json").stdout)["sources"][1]["cause"] == "refused"
 
 
 def test_pipelines_are_chosen_by_label_state_and_device(run: Command, peer: Peer) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from streamfleet_api.tail import event_line, prediction_line
-from tests.api.conftest import Api, Command
+from tests.api.conftest import Api, Command, until
 from tests.api.peer import Peer, pipeline
 
 HAPPENED = {
@@ -86,10 +86,7 @@ def happened(api: Api, peer: Peer) -> None:
     """Three events that the api knows of."""
     for n, state in enumerate(("starting", "running", "paused"), 1):
         peer.happen(n, state=state)
-    deadline = time.monotonic() + 10
-    while len(api.http.get("/v2/events/recent").json()["events"]) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(api.http.get("/v2/events/recent").json()["events"]) == 3)
 
 
 @pytest.mark.usefixtures("happened")
