@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,12 @@ from tests.rtsp import PACKAGES, RtspServer, is_missing
 
 # FFmpeg in the tests' own process is silent whichever test opens a film first; it is asked only once.
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them ignore Ctrl-C; what they start must not."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
