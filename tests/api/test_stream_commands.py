@@ -86,7 +86,7 @@ def happened(api: Api, peer: Peer) -> None:
     """Three events that the api knows of."""
     for n, state in enumerate(("starting", "running", "paused"), 1):
         peer.happen(n, state=state)
-    until(lambda: len(api.http.get("/v2/events/recent").json()["events"]) == 3)
+    until(lambda: api.http.get("/v2/events/recent").json()["last"] == f"{peer.epoch}-3")
 
 
 @pytest.mark.usefixtures("happened")
