@@ -46,7 +46,7 @@ def test_a_picture_belongs_to_a_prediction_and_comes_to_this_host_and_elsewhere(
         known = DataHeader.unpack(header)
         picture = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
         assert topic == b"v1/img/%s/" % door.encode()
-        assert (known.kind, known.sources) == (Kind.IMG, 0)
+        assert (known.kind, known.source) == (Kind.IMG, 0)
         assert picture is not None
         assert 0 < picture.shape[1] <= 640
         key = known.key
