@@ -1,7 +1,7 @@
 // The grid of cameras: one card a pipeline, kept from one look to the next so that pictures go on.
 
 import { Picture } from "./picture.js";
-import { cameraFigures, cameraTrouble, colourOf, shortName } from "./words.js";
+import { cameraFigures, cameraTrouble, colourOf, insteadOfPicture, shortName } from "./words.js";
 
 const template = document.querySelector("#camera");
 
@@ -35,6 +35,7 @@ export class Cameras {
     const reason = card.querySelector(".reason");
     reason.textContent = cameraTrouble(pipeline);
     reason.hidden = !reason.textContent;
+    card.querySelector(".waiting").textContent = insteadOfPicture(pipeline);
     picture.tend();
   }
 
@@ -44,7 +45,7 @@ export class Cameras {
     const name = card.querySelector(".name");
     name.textContent = shortName(id);
     name.title = id;
-    name.onclick = () => this.#open(id);
+    name.onclick = card.querySelector(".picture").onclick = () => this.#open(id);
     this.#grid.append(card);
     const entry = { card, picture: new Picture(id, card.querySelector(".picture")) };
     this.#cards.set(id, entry);

@@ -1,16 +1,16 @@
 // The dialog of one pipeline: what it is made of, its counters, and what can be done with it.
 
 import { ask } from "./door.js";
-import { pipelineFacts, shortName, sourceRows } from "./words.js";
+import { pipelineFacts, shortName, sourceFacts } from "./words.js";
 
 const dialog = document.querySelector("#details");
 const facts = document.querySelector("#details-facts");
-const table = document.querySelector("#details-sources");
+const sources = document.querySelector("#details-sources");
+const note = document.querySelector("#details-note");
 const actions = document.querySelector("#details-actions");
 
 export class Details {
   #id = null;
-  #failure = "";
   #done;
 
   /** `done` is called after something was done. */
@@ -21,7 +21,7 @@ export class Details {
 
   open(pipeline) {
     this.#id = pipeline.pipeline_id;
-    this.#failure = "";
+    note.textContent = "";
     this.#fill(pipeline);
     dialog.showModal();
   }
@@ -35,10 +35,9 @@ export class Details {
 
   #fill(pipeline) {
     document.querySelector("#details-title").textContent = `${shortName(pipeline.pipeline_id)} – ${pipeline.status}`;
-    document.querySelector("#details-reason").textContent = this.#failure || pipeline.reason;
-    facts.replaceChildren(...pipelineFacts(pipeline).flatMap(([term, text]) => [element("dt", term), element("dd", text)]));
-    const [head, ...rows] = sourceRows(pipeline.sources);
-    table.replaceChildren(row("th", head), ...rows.map((cells) => row("td", cells)));
+    document.querySelector("#details-reason").textContent = pipeline.reason;
+    facts.replaceChildren(...terms(pipelineFacts(pipeline)));
+    sources.replaceChildren(...sourceFacts(pipeline).map(sourceItem));
     const paused = pipeline.want === "pause";
     this.#offer([
       [paused ? "Resume" : "Pause", () => this.#post(paused ? "resume" : "pause")],
@@ -59,12 +58,13 @@ export class Details {
   }
 
   async #ask(what, method) {
-    this.#failure = "";
-    try {
-      await ask(`v2/pipelines/${encodeURIComponent(this.#id)}${what}`, { method });
-    } catch (error) {
-      this.#failure = error.message;
-    }
+    const id = this.#id;
+    note.textContent = "…";
+    const said = await ask(`v2/pipelines/${encodeURIComponent(id)}${what}`, { method }).then(
+      () => "Done.",
+      (error) => error.message,
+    );
+    if (this.#id === id) note.textContent = said;
     this.#done();
   }
 }
@@ -73,8 +73,14 @@ function element(name, text) {
   return Object.assign(document.createElement(name), { textContent: text });
 }
 
-function row(cell, texts) {
-  const line = document.createElement("tr");
-  line.append(...texts.map((text) => element(cell, text)));
-  return line;
+function terms(facts) {
+  return facts.flatMap(([term, text]) => [element("dt", term), element("dd", text)]);
+}
+
+function sourceItem({ title, facts }) {
+  const item = document.createElement("li");
+  const list = document.createElement("dl");
+  list.append(...terms(facts));
+  item.append(element("strong", title), list);
+  return item;
 }

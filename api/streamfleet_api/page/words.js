@@ -62,24 +62,32 @@ export function pipelineFacts(pipeline) {
     ["not emitted", count(pipeline.dropped)],
     ["restarts", count(pipeline.restarts)],
   ];
+  if (spec.confidence != null) facts.push(["confidence", String(spec.confidence)]);
+  if (spec.max_fps != null) facts.push(["at most", `${spec.max_fps} frames/s`]);
   const labels = Object.entries(pipeline.labels).map(([key, value]) => `${key}=${value}`);
   if (labels.length) facts.push(["labels", labels.join(", ")]);
   return facts;
 }
 
-/** The rows of the table of sources, the first is its head. */
-export function sourceRows(sources) {
-  const rows = sources.map((source) => [
-    String(source.source_id),
-    String(source.reference),
-    source.width ? `${source.width} × ${source.height}` : "",
-    source.state,
-    source.fps.toFixed(1),
-    count(source.received),
-    Object.entries(source.dropped).map(([cause, number]) => `${cause} ${count(number)}`).join(", "),
-    source.reason,
-  ]);
-  return [["", "source", "picture", "state", "frames/s", "received", "dropped", ""], ...rows];
+/** What to say of each source: its address, and [term, text] of what is known of it. */
+export function sourceFacts(pipeline) {
+  if (!pipeline.sources.length) {
+    return pipeline.spec.sources.map(({ reference }) => ({ title: String(reference), facts: [] }));
+  }
+  return pipeline.sources.map((source) => {
+    const facts = [["state", source.state], ["frames/s", source.fps.toFixed(1)], ["received", count(source.received)]];
+    if (source.width) facts.push(["picture", `${source.width} × ${source.height}`]);
+    const dropped = Object.entries(source.dropped).map(([cause, number]) => `${cause} ${count(number)}`);
+    if (dropped.length) facts.push(["dropped", dropped.join(", ")]);
+    if (source.attempts) facts.push(["attempts", count(source.attempts)]);
+    if (source.reason) facts.push(["trouble", source.reason]);
+    return { title: String(source.reference), facts };
+  });
+}
+
+/** What stands in place of a picture that has not come. */
+export function insteadOfPicture(pipeline) {
+  return { running: "waiting for a picture", starting: "starting", paused: "paused", ended: "ended" }[pipeline.status] ?? "no picture";
 }
 
 export function eventText(event) {
