@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from streamfleet_api.schemas import ID_PATTERN, MODEL_ID_PATTERN
+from streamfleet_broker.protocol.reference import EXPECTED, is_playable
 from streamfleet_broker.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_broker.protocol.values import MAX_SOURCES, Consumption, Family, Filling, Mode, Tracker
 
@@ -84,7 +86,18 @@ def _kind(value: object) -> str | None:
     return "source" if isinstance(value, dict | Body) else None
 
 
-Address = Annotated[str, Field(min_length=1, max_length=MAX_REFERENCE, pattern=r"^[^\x00]*$")]
+def _playable(reference: str) -> str:
+    """What no device can ever open is refused at once, and takes nobody's room."""
+    if not is_playable(reference):
+        raise PydanticCustomError("source_reference", f"Input should be {EXPECTED}")
+    return reference
+
+
+Address = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_REFERENCE, pattern=r"^[^\x00]*$"),
+    AfterValidator(_playable),
+]
 CameraIndex = Annotated[int, Field(ge=0, lt=2**31)]
 _NO_REFERENCE = {
     "custom_error_type": "source_type",

@@ -131,6 +131,12 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
         ({"sources": ["x"] * 17}, ["body", "sources"], "at most 16"),
         ({"sources": [""]}, ["body", "sources", 0, "address"], "at least 1"),
         ({"sources": ["a\0b"]}, ["body", "sources", 0, "address"], "pattern"),
+        ({"sources": ["foo://x"]}, ["body", "sources", 0, "address"], "a path, a URL of rtsp, rtsps, http"),
+        (
+            {"sources": [{"reference": "scene://conveyor/abc"}]},
+            ["body", "sources", 0, "source", "reference", "address"],
+            "scene://conveyor/NUMBER or TestPatternStreamProducer, came 'scene://conveyor/abc'",
+        ),
         ({"sources": [-1]}, ["body", "sources", 0, "index"], "greater than or equal to 0"),
         ({"sources": [True]}, ["body", "sources", 0], "the index of a camera"),
         ({"sources": [0.0]}, ["body", "sources", 0], "the index of a camera"),

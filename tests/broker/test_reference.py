@@ -8,6 +8,7 @@ from streamfleet_broker.protocol.reference import (
     TEST_PATTERN,
     SourceKind,
     is_movable,
+    is_playable,
     kind_of,
     path_of,
     redacted,
@@ -54,3 +55,26 @@ def test_nothing_that_opens_a_door_is_shown(reference: str | int, shown: str | i
 
 def test_addresses_in_a_text_are_shown_without_what_opens_a_door() -> None:
     assert redacted("lost rtsp://u:p@h/x: retrying") == "lost rtsp://h/x: retrying"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("/videos/a.mp4", "missing.avi", "file:///videos/a.mp4", 0, "/dev/video0", TEST_PATTERN),
+        *("rtsp://10.0.0.9/door", "RTSPS://u:p@h/x", "http://h/v.mp4", "rtmp://h/x", "udp://@:5000"),
+        *("scene://conveyor/1", "scene://conveyor/999999"),
+    ],
+)
+def test_what_some_device_may_open_is_playable(reference: str | int) -> None:
+    assert is_playable(reference)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        *("foo://x", "gopher://u:p@h/", "://x", "/videos/a://b"),
+        *("scene://foo", "scene://conveyor/abc", "scene://conveyor/0", "scene://conveyor/1000000"),
+    ],
+)
+def test_what_no_device_can_ever_open_is_not_playable(reference: str) -> None:
+    assert not is_playable(reference)

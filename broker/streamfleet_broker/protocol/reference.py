@@ -10,8 +10,13 @@ from streamfleet_broker.protocol.values import SourceSpec
 
 TEST_PATTERN = "TestPatternStreamProducer"  # the original's name
 SCENE = "scene://"  # `scene://conveyor/1`: drawn by the device, the number says which of its kind
+SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "udp", "rtp", "tcp")  # of the URLs that play
+EXPECTED = (
+    f"a path, a URL of {', '.join(SCHEMES)}, the index of a camera, {SCENE}conveyor/NUMBER or {TEST_PATTERN}"
+)
 
 _UNPARSEABLE = "<unparseable source>"
+_SCENE = re.compile(SCENE + r"conveyor/([1-9][0-9]{0,5})")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]")
 
 
@@ -35,6 +40,23 @@ def kind_of(reference: str | int) -> SourceKind:
         return SourceKind.SCENE
     scheme, separator, _ = reference.partition("://")
     return SourceKind.URL if separator and scheme.lower() != "file" else SourceKind.FILE
+
+
+def is_playable(reference: str | int) -> bool:
+    """Can it ever work, on whatever device? Not when no device knows what it names."""
+    match kind_of(reference):
+        case SourceKind.SCENE:
+            return scene_of(str(reference)) is not None
+        case SourceKind.URL:
+            return str(reference).partition("://")[0].lower() in SCHEMES
+        case _:
+            return True
+
+
+def scene_of(reference: str) -> int | None:
+    """The number in `scene://conveyor/NUMBER`. None: it names no scene."""
+    found = _SCENE.fullmatch(reference)
+    return None if found is None else int(found[1])
 
 
 def is_finite(source: SourceSpec) -> bool:

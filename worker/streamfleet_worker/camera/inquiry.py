@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from streamfleet_broker.protocol.reference import sanitised
+from streamfleet_broker.protocol.reference import SCHEMES, sanitised
 from streamfleet_broker.protocol.status import SourceCause
 from streamfleet_worker.camera.login import Authorization, Login, authorization
 from streamfleet_worker.camera.lost import SourceLost
@@ -28,8 +28,6 @@ CONNECT_LIMIT = 2.0  # seconds for each address of a host
 ANSWER_LIMIT = 5.0  # seconds for a whole answer
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
-# Not to be asked: nothing listens, or it serves the first who comes and nobody after that.
-_MUTE = ("udp", "rtp", "tcp")
 _ENCRYPTED = ("rtsps", "https")
 _MOST = 65_536  # bytes of an answer that are read
 _NO_PICTURE = "it answers, but gives nothing that can be decoded"
@@ -91,6 +89,7 @@ def inquired(url: str) -> Iterator[SourceLost]:
             _Line(address).close()
             yield address.lost("codec", _NO_PICTURE)
         case _:
+            # Not to be asked: nothing listens, or it serves the first who comes and nobody after that.
             yield address.lost("codec", _NO_PICTURE)
 
 
@@ -107,8 +106,8 @@ def address_of(url: str) -> Address:
     except ValueError:
         why = "expected a URL such as rtsp://user:password@host:554/path, with %2F for a / in the password"
         raise SourceLost("invalid", f"{shown}: {why}") from None
-    if parts.scheme not in (*_PORTS, *_MUTE):
-        expected = ", ".join((*_PORTS, *_MUTE))
+    if parts.scheme not in SCHEMES:
+        expected = ", ".join(SCHEMES)
         raise SourceLost("invalid", f"{shown}: expected one of {expected}, came {parts.scheme!r}")
     if not host and parts.scheme != "udp":
         raise SourceLost("invalid", f"{shown}: expected a host, came none")

@@ -9,13 +9,13 @@ is a function of the number and frame_id alone, so that who receives predictions
 from __future__ import annotations
 
 import math
-import re
 from functools import lru_cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from streamfleet_broker.protocol.reference import scene_of
 from streamfleet_worker.camera.belt import LENGTH, make_belt
 from streamfleet_worker.camera.fixtures import make_fixtures, make_reach
 from streamfleet_worker.camera.frame import Image
@@ -28,7 +28,6 @@ VISIBLE = 0.4  # of a part's outline: what shows less, behind others or beyond t
 _EXPOSURE = 0.3  # of the time from one frame to the next
 _DRIFT = 48  # pixels that the light wanders
 _NOISE_MARGIN = 64  # pixels
-_NAME = re.compile(r"scene://conveyor/([1-9][0-9]{0,5})")
 
 Boxes = npt.NDArray[np.float32]
 
@@ -39,12 +38,12 @@ class UnknownScene(Exception):
 
 def number_of(reference: str) -> int:
     """The number in `scene://conveyor/NUMBER`. Raises: UnknownScene."""
-    found = _NAME.fullmatch(reference)
-    if found is None:
+    number = scene_of(reference)
+    if number is None:
         raise UnknownScene(
             f"expected scene://conveyor/1 or another number up to 999999, came {reference[:100]}"
         )
-    return int(found[1])
+    return number
 
 
 def draw(number: int, frame_id: int, into: Image | None = None) -> Image:
