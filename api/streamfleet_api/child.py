@@ -18,6 +18,7 @@ from streamfleet_api.process import dying_with_parent
 FIRST_PAUSE = 0.1  # seconds, doubled at each death in a row, until a child starts again
 LONGEST_PAUSE = 2.0  # seconds: whatever kills a broker again and again, the fleet is back within ten
 HEALTHY = 10.0  # seconds after which a death counts as the first one
+_FOLDERS = ("STREAMFLEET_MODEL_CACHE_DIR", "MODEL_CACHE_DIR")  # of the environment, for the api
 _REAP_TIMEOUT = 3.0  # seconds until the kernel has ended what was killed
 
 
@@ -48,6 +49,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                cwd="/",  # `-m` imports from its folder first, and in ours may lie anything
                 start_new_session=True,
                 preexec_fn=dying_with_parent(),
             )
@@ -129,5 +131,7 @@ def _told(code: int) -> str:
 
 
 def _inherited() -> dict[str, str]:
-    """Our environment, without what children have no need to know."""
-    return {name: value for name, value in os.environ.items() if name != "STREAMFLEET_TOKEN"}
+    """Our environment, without what children have no need to know; folders as they are from anywhere."""
+    ours = {name: value for name, value in os.environ.items() if name != "STREAMFLEET_TOKEN"}
+    folders = {name: str(Path(ours[name]).expanduser().absolute()) for name in _FOLDERS if ours.get(name)}
+    return {**ours, **folders}

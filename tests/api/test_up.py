@@ -30,17 +30,21 @@ BIN = Path(sys.executable).parent
 class Fleet:
     """`streamfleet up` without workers, as a process."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, port: int | None = None, here: Path | None = None, **variables: str
+    ) -> None:
         self.folder = folder
         self.log = folder / "up.log"
         self.port = port or free_port()
-        command = [sys.executable, "-m", "streamfleet_api.cli", "up", "--data-dir", str(folder / "d")]
+        command = [str(BIN / "streamfleet"), "up", "--data-dir", str(folder / "d")]
         command += ["--workers", "0", "--port", str(self.port)]
         for name in ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out"):
             command += [f"--{name}-port", str(free_port())]
         command += options  # the last one counts
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=here, env={**environment(), **variables}
+            )
 
     def text(self) -> str:
         """All that it printed."""
@@ -131,6 +135,23 @@ def test_what_dies_is_started_again(fleet: Fleet) -> None:
         until(fleet.answers, fleet)
 
     assert re.search(r"^\d\d:\d\d:\d\d api was killed \(SIGKILL\), starts again in \d", fleet.text(), re.M)
+
+
+def test_no_program_in_the_folder_one_stands_in_is_run(start: Start, short_dir: Path) -> None:
+    here = short_dir / "here"
+    here.mkdir()
+    for name in ("types", "msgpack", "zmq"):
+        (here / f"{name}.py").write_text("raise SystemExit(f'{__file__} was run')")
+
+    fleet = ready(start("--data-dir", "data", here=here, MODEL_CACHE_DIR="models"))
+
+    assert "was run" not in fleet.text()
+    for pid in fleet.children().values():
+        assert Path(f"/proc/{pid}/cwd").readlink() == Path("/")
+    # What was given as seen from that folder is meant there all the same.
+    assert (here / "data/api/token").exists()
+    variables = Path(f"/proc/{fleet.children()['sf-api']}/environ").read_text().split("\0")
+    assert f"MODEL_CACHE_DIR={here}/models" in variables
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
