@@ -19,6 +19,7 @@ from streamfleet_broker.protocol.reference import SourceKind, is_finite, kind_of
 from streamfleet_broker.protocol.values import SourceSpec
 from streamfleet_worker.camera.backoff import SourceBackoff
 from streamfleet_worker.camera.buffer import FrameBuffer
+from streamfleet_worker.camera.complaints import Complaints
 from streamfleet_worker.camera.frame import Frame, Stamp
 from streamfleet_worker.camera.ledger import Ledger
 from streamfleet_worker.camera.lost import SourceLost
@@ -45,6 +46,7 @@ class Reader:
         self._buffer = buffer
         self._ledger = ledger
         self._backoff = SourceBackoff()
+        self._complaints = Complaints()
         self._stopped = threading.Event()
         self.failed = False  # the thread ended by an error of ours
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
@@ -78,10 +80,17 @@ class Reader:
             pause = self._backoff.failed(exc.cause, random.random())
             self._ledger.source_failed(str(exc), exc.cause)
             self._ledger.source_is("ERROR")
-            logger.warning("%s; retrying in %.1f s", exc, pause)
+            self._complain(str(exc), pause)
             self._stopped.wait(pause)
             return True
         return False
+
+    def _complain(self, reason: str, pause: float) -> None:
+        times = self._complaints.failed(reason, time.monotonic())
+        if times > 1:
+            logger.warning("%s; %d attempts since this was said; retrying in %.1f s", reason, times, pause)
+        elif times:
+            logger.warning("%s; retrying in %.1f s", reason, pause)
 
     def _play(self) -> None:
         """Until the end, or until stopped. Raises: SourceLost."""
