@@ -151,6 +151,7 @@ def test_several_sources_have_their_own_properties_and_one_strategy(http: httpx.
         {"sink_configuration": {"host": "127.0.0.1", "port": "99"}},
         {"video_reference": 0},
         {"video_reference": ["rtsp://cam/1"]},
+        {"video_reference": "foo://x"},
         {"video_source_properties": {"frame_width": 1}},
         {"model_configuration": {}},
         {"max_fps": 30},
