@@ -15,6 +15,7 @@ import click
 from streamfleet_api.commands import DEFAULT_DATA_DIR, DEFAULT_URL
 from streamfleet_api.device_commands import devices, keys
 from streamfleet_api.model_commands import models
+from streamfleet_api.options import MAX_WORKERS, Options, joined_before, workers_for
 from streamfleet_api.pipeline_commands import PIPELINE_COMMANDS
 from streamfleet_api.run_commands import RUN_COMMANDS
 from streamfleet_api.settings import Commands, Settings
@@ -65,7 +66,10 @@ def cli(ctx: click.Context, url: str, token: str | None, data_dir: Path) -> None
 
 @cli.command()
 @click.option(
-    "--workers", show_default="1; 2 with --demo", type=click.IntRange(0, 64), help="Workers on this machine."
+    "--workers",
+    show_default="as many as there were; at first 1, 2 with --demo",
+    type=click.IntRange(0, MAX_WORKERS),
+    help="Workers on this machine.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen here; 0.0.0.0 for the network.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="HTTP.")
@@ -116,11 +120,11 @@ def up(settings: Settings, /, data_dir: Path | None, workers: int | None, **opti
       streamfleet up --demo
     """
     from streamfleet_api.demo import WORKERS
-    from streamfleet_api.up import Options, run
+    from streamfleet_api.up import run
 
     folder = data_dir.expanduser().absolute() if data_dir else settings.data_dir
     if workers is None:
-        workers = WORKERS if options["demo"] else 1
+        workers = workers_for(joined_before(folder), at_least=WORKERS if options["demo"] else 1)
     sys.exit(run(Options(data_dir=folder, workers=workers, **options), lambda text: click.echo(text)))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (nothing is bound here)
+
+MAX_WORKERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,17 @@ class Options:
     def url_at(self, host: str) -> str:
         """Where the api is reached under one of our addresses."""
         return f"http://{_bracketed(host)}:{self.port}"
+
+
+def workers_for(joined: Iterable[str], *, at_least: int) -> int:
+    """How many workers it takes that all local devices which joined before are there again."""
+    numbers = [int(found[1]) for name in joined if (found := re.fullmatch(r"local-([1-9]\d?)", name))]
+    return min(max(at_least, *numbers), MAX_WORKERS) if numbers else at_least
+
+
+def joined_before(data_dir: Path) -> list[str]:
+    """The local devices that have an identity in this data directory."""
+    return [path.parent.name for path in data_dir.glob("workers/*/identity.json")]
 
 
 def _bracketed(host: str) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 
+from streamfleet_api.options import joined_before, workers_for
 from streamfleet_api.screen import program_name
 from tests.api.conftest import environment
 from tests.places import free_port
@@ -268,6 +269,32 @@ def test_the_screen_tells_the_addresses_that_others_use(start: Start) -> None:
     assert f"http://127.0.0.1:{fleet.port}\n" in fleet.text()
     for host in ("10.1.2.3", "edge.example"):
         assert f"http://{host}:{fleet.port}  from other machines" in fleet.text()
+
+
+@pytest.mark.parametrize(
+    ("joined", "at_least", "workers"),
+    [
+        ([], 1, 1),
+        (["local-1"], 2, 2),
+        (["local-2", "local-1"], 1, 2),
+        (["local-3"], 1, 3),  # the others were removed: its number is its name
+        (["local-99", "local-x", "local-0", "edge-7"], 1, 64),
+        (["local-x", "local-0", "edge-7"], 1, 1),
+    ],
+)
+def test_all_local_workers_that_joined_are_there_again(
+    joined: list[str], at_least: int, workers: int
+) -> None:
+    assert workers_for(joined, at_least=at_least) == workers
+
+
+def test_a_local_worker_has_joined_when_it_has_an_identity(tmp_path: Path) -> None:
+    assert joined_before(tmp_path / "new") == []
+    for name in ("local-1", "local-2"):
+        (tmp_path / "workers" / name).mkdir(parents=True)
+    (tmp_path / "workers/local-2/identity.json").touch()
+
+    assert joined_before(tmp_path) == ["local-2"]
 
 
 @pytest.mark.parametrize(
