@@ -207,14 +207,16 @@ def _remove(settings: Settings, name: str, as_json: bool) -> bool:
 
 @contextlib.contextmanager
 def _guessing(settings: Settings, name: str) -> Iterator[None]:
-    """For a device that nobody knows: which was meant. Raises: CommandFailed."""
+    """For a device that is not there: that it has not joined, or which was meant. Raises: CommandFailed."""
     try:
         yield
     except Rejected as exc:
         if exc.status != 404:
             raise
-        known = [entry["device"] for entry in settings.client().list("devices")]
-        hint = did_you_mean(name, known) or "'streamfleet devices' lists them"
+        known = {entry["device"]: entry["state"] for entry in settings.client().list("devices")}
+        if known.get(name) == "new":  # there is a token for it, and no more
+            raise CommandFailed(f"{name} has not joined yet", "try again when it has") from exc
+        hint = did_you_mean(name, list(known)) or "'streamfleet devices' lists them"
         raise CommandFailed(f"no device {name}", hint) from exc
 
 

@@ -30,6 +30,7 @@ _HINTS = {
     "model": "'streamfleet models' lists them; 'streamfleet models add {} FILE' adds one",
     "device": "'streamfleet devices' lists them",
 }
+_CLOSE = 0.7  # of 1, where two are the same: with less, short names with one version are like any other
 _COMPLETION_TIMEOUT = 2.0  # seconds that somebody who pressed Tab waits
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="For programs: JSON on stdout.")
@@ -102,7 +103,7 @@ class Commands(Ordered):
 
 def did_you_mean(given: str, known: list[str], before: str = "") -> str:
     """A question for people; nothing when nothing is like it."""
-    close = get_close_matches(given, known, n=3, cutoff=0.6)
+    close = get_close_matches(given, known, n=3, cutoff=_CLOSE)
     return f"{before}did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -219,7 +219,7 @@ class Peer:
             case GetDevice():
                 return self.devices.get(asked.device, UNKNOWN)
             case LabelDevice():
-                if asked.device not in self.devices:
+                if asked.device not in self.devices or self.devices[asked.device].state == "new":
                     return UNKNOWN
                 labelled = replace(self.devices[asked.device], labels=asked.labels)
                 self.devices[asked.device] = labelled

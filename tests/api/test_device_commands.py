@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from streamfleet_api.settings import did_you_mean
 from streamfleet_broker.protocol.status import DeviceStat, EngineStat
 from streamfleet_broker.protocol.values import ModelRef
 from tests.api.conftest import Api, Command, until
@@ -65,6 +66,28 @@ def test_a_device_that_nobody_knows_is_guessed(run: Command, peer: Peer, argumen
     done = run("devices", *arguments, code=1)
 
     assert done.stderr == "error: no device edge-l\n       did you mean edge-1?\n"
+
+
+def test_a_device_that_has_a_token_and_no_more_cannot_be_labelled_yet(run: Command, peer: Peer) -> None:
+    peer.devices["edge-1"] = device("edge-1", state="new")
+
+    done = run("devices", "label", "edge-1", "a=b", code=1)
+
+    assert done.stderr == "error: edge-1 has not joined yet\n       try again when it has\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "question"),
+    [
+        ("nono/1", ["conveyor/1"], ""),
+        ("conveyr/1", ["conveyor/1", "shapes/1"], "did you mean conveyor/1?"),
+        ("yolo/1", ["yolo11n/1"], "did you mean yolo11n/1?"),
+        ("edge-l", ["edge-1", "edge-2"], "did you mean edge-2 or edge-1?"),
+        ("a/1", ["b/1"], ""),
+    ],
+)
+def test_only_what_is_like_it_is_guessed(given: str, known: list[str], question: str) -> None:
+    assert did_you_mean(given, known) == question
 
 
 @pytest.mark.parametrize("label", ["site", "-", "=x"])
