@@ -165,6 +165,8 @@ class PipelineReport(Answer):
     """What the broker says."""
     reason: str
     restarts: int
+    last_crash: str
+    """Why it was restarted last, though it may run again."""
     fps: float
     sources: list[SourceStat]
     dropped: dict[str, int]
@@ -190,6 +192,7 @@ class PipelineReport(Answer):
             status=view.status,
             reason=view.reason or stat.reason,
             restarts=view.restarts,
+            last_crash=stat.last_crash,
             fps=stat.fps,
             sources=list(stat.sources),
             dropped=stat.dropped,

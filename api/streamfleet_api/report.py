@@ -14,9 +14,12 @@ MAX_UPDATES = 5  # of the last things that happened to its sources
 def status_lines(entry: Entry, status: Entry) -> Iterator[str]:
     """Of `GET /v2/pipelines/{id}`, and of its `/status`."""
     yield f"{entry['pipeline_id']}: {place(entry)}"
+    reason = entry["reason"] or status["reason"]
     if entry["restarts"]:
-        yield _line("restarts", str(entry["restarts"]))
-    if reason := entry["reason"] or status["reason"]:
+        crash = status["last_crash"] if status["last_crash"] != reason else ""
+        why = f", the last because: {crash}" if crash else ""
+        yield _line("restarts", f"{entry['restarts']}{why}")
+    if reason:
         yield _line("reason", reason)
     yield _line("rate", _rate(entry))
     if entry["latency"] is not None:

@@ -241,6 +241,22 @@ def test_status_tells_of_restarts_and_of_what_went_wrong(run: Command, peer: Pee
     ]
 
 
+def test_status_tells_why_a_pipeline_that_runs_again_was_restarted(
+    api: Api, run: Command, peer: Peer
+) -> None:
+    peer.pipelines["again"] = pipeline("again", restarts=1)
+    stat = PipelineStat(
+        *("again", "edge-1", peer.gen, 1, "run", ObservedState.RUNNING, "", 1, 5.0, (), {}),
+        *(empty_report(spec(), "RUNNING"), 1.5, "the camera process was ended by SIGSEGV"),
+    )
+    until(lambda: api.http.get("/v2/pipelines/again/status").json()["last_crash"], lambda: peer.tell(stat))
+
+    assert run("status", "again").stdout.splitlines()[:2] == [
+        "again: running on edge-1",
+        "  restarts    1, the last because: the camera process was ended by SIGSEGV",
+    ]
+
+
 def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: Command, peer: Peer) -> None:
     two = replace(spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2")))
     sinks = (UdpSink("10.0.0.2", 12000),)
@@ -333,6 +349,18 @@ def test_a_picture_that_cannot_be_had_leaves_no_file(run: Command, peer: Peer, t
 
     assert "door has 1 sources" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_not_written_under_the_ending_of_another_format(run: Command, tmp_path: Path) -> None:
+    done = run("picture", "door", str(tmp_path / "x.png"), code=2)
+
+    assert "expected a name that ends in .jpg or .jpeg, came" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["-", "a.JPG", "a.b.jpeg", "/dev/stdout"])
+def test_a_picture_goes_where_no_other_format_is_promised(run: Command, name: str) -> None:
+    assert "no pipeline door" in run("picture", "door", name, code=1).stderr
 
 
 def test_several_pipelines_change_at_once_and_a_mistyped_one_keeps_none_back(

@@ -440,7 +440,7 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
     other = replace(source, source_id=1, latency=0.75)
     told = PipelineStat(
         *("later", "edge-1", 3, 1, "run", ObservedState.RUNNING, "", 2, 8.0, (source, other), {"udp": 2}),
-        *({"latency_reports": []}, 1.5),
+        *({"latency_reports": []}, 1.5, "it was ended by SIGSEGV"),
     )
     peer.tell(told)
 
@@ -454,6 +454,7 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
     assert len(early["report"]) == 4
     assert (later["status"], later["inc"], later["restarts"], later["at"]) == ("running", 1, 2, 1.5)
     assert later["sources"][0]["dropped"] == {"late": 1}
+    assert (early["last_crash"], later["last_crash"]) == ("", "it was ended by SIGSEGV")
     shown = http.get("/v2/pipelines/later").json()
     assert (shown["fps"], shown["latency"], shown["emitted"], shown["dropped"]) == (8.0, 0.5, 16, 4)
     assert [each["source_id"] for each in shown["sources"]] == [0, 1]

@@ -371,6 +371,21 @@ def test_a_crash_is_seen_and_then_tried_again_with_a_new_incarnation() -> None:
     assert again == [Persist(Row("door", 1, 1, 2)), StartCamera(CameraId("door", 2), wish(), MANIFEST)]
 
 
+def test_why_it_crashed_is_known_while_it_runs_again_and_forgotten_when_it_is_played_anew() -> None:
+    device = running()
+    device.feed(Exited(CAMERA, -11))
+    device.wait(0.5)
+
+    device.feed(says(camera=CameraId("door", 2)))
+    (again,) = device.core.pipelines(device.now)
+    device.feed(Adopted((wish(2, start_gen=2),)))
+    (anew,) = device.core.pipelines(device.now)
+
+    assert (again.observed.state, again.observed.reason) == (ObservedState.RUNNING, "")
+    assert (again.observed.restarts, again.last_crash) == (1, "the camera process was ended by SIGSEGV")
+    assert (anew.observed.restarts, anew.last_crash) == (0, "")
+
+
 def test_six_crashes_in_a_row_are_each_followed_by_a_start_within_four_seconds() -> None:
     device = running()
     device.core._rng = lambda: 1.0

@@ -33,9 +33,28 @@ REPORT = CameraReport(
 )
 
 
+def test_it_tells_why_it_was_restarted_last() -> None:
+    observed = Observed("door", 2, 4, ObservedState.RUNNING, restarts=1)
+
+    document = pipeline_stat(
+        WISH,
+        observed,
+        REPORT,
+        device="cam-7",
+        alive=True,
+        report_age=0.1,
+        at=1.5,
+        last_crash="ended by SIGSEGV",
+    )
+
+    assert (document.restarts, document.reason, document.last_crash) == (1, "", "ended by SIGSEGV")
+
+
 def stat(state: ObservedState, report: CameraReport | None, *, alive: bool, age: float = 0.1) -> PipelineStat:
     observed = Observed("door", 2, 3, state)
-    return pipeline_stat(WISH, observed, report, device="cam-7", alive=alive, report_age=age, at=1.5)
+    return pipeline_stat(
+        WISH, observed, report, device="cam-7", alive=alive, report_age=age, at=1.5, last_crash=""
+    )
 
 
 def test_it_is_what_the_camera_said() -> None:
@@ -85,7 +104,9 @@ def test_before_the_first_report_each_source_is_there() -> None:
     two = replace(WISH, spec=replace(WISH.spec, sources=(SourceSpec(ADDRESS), SourceSpec(3))))
     observed = Observed("door", 2, 3, ObservedState.STARTING)
 
-    document = pipeline_stat(two, observed, None, device="cam-7", alive=True, report_age=9.0, at=1.5)
+    document = pipeline_stat(
+        two, observed, None, device="cam-7", alive=True, report_age=9.0, at=1.5, last_crash=""
+    )
 
     assert document.sources == (
         SourceStat(0, "rtsp://cam/door", "INITIALISING"),

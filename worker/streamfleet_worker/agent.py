@@ -523,6 +523,7 @@ class Agent:
                 alive=view.alive,
                 report_age=view.report_age,
                 at=at,
+                last_crash=view.last_crash,
             )
             topic = pipeline_topic(Kind.STAT, stat.pipeline_id)
             self._publish(topic, stat, at, now, gen=stat.gen, inc=stat.inc)

@@ -321,7 +321,8 @@ class _Pipeline:
     camera: _Camera | None = None
     report: CameraReport | None = None  # of the present camera, or of the last one of this playing
     backoff: _Backoff = field(default_factory=_Backoff)
-    crash: str = ""  # why the last camera ended
+    crash: str = ""  # why the last camera ended, until one works
+    last_crash: str = ""  # the same, for as long as `restarts` counts it
     fresh_crash: bool = False  # until the next tick, so that it is seen
     restarts: int = 0  # of this playing, since the agent's start
     failed: str = ""  # why this playing can never work
@@ -358,6 +359,7 @@ class PipelineView:
     alive: bool  # its camera process exists
     report: CameraReport | None  # the last one
     report_age: float  # seconds
+    last_crash: str  # why it was restarted last
 
 
 class Reconcile:
@@ -431,6 +433,7 @@ class Reconcile:
                 alive=pipeline.camera is not None,
                 report=pipeline.report,
                 report_age=_age(pipeline.camera, now),
+                last_crash=_reason(pipeline.last_crash),
             )
             for _, pipeline in sorted(self._pipelines.items())
             if pipeline.wish is not None and (pipeline.camera is not None or self._is_wished(pipeline))
@@ -515,7 +518,7 @@ class Reconcile:
         """A playing of which nothing is known yet."""
         pipeline.report = None
         pipeline.backoff = _Backoff()
-        pipeline.crash = pipeline.failed = ""
+        pipeline.crash = pipeline.last_crash = pipeline.failed = ""
         pipeline.restarts = 0
         # What could not work may work now: somebody changed the spec in the hope of it.
         model = self._models.get(wish.spec.model.digest)
@@ -605,7 +608,7 @@ class Reconcile:
     def _camera_exited(self, pipeline: _Pipeline, camera: _Camera, code: int | None, now: float) -> None:
         pipeline.camera = None
         if camera.asked_at is None and camera.start_gen == pipeline.row.start_gen:
-            pipeline.crash = camera.complaint or _exit_reason("camera", code)
+            pipeline.crash = pipeline.last_crash = camera.complaint or _exit_reason("camera", code)
             pipeline.fresh_crash = True
             pipeline.restarts += 1
             pipeline.backoff.crashed(camera, now, self._rng())

@@ -37,6 +37,7 @@ def pipeline_stat(
     alive: bool,
     report_age: float,
     at: float,
+    last_crash: str,
 ) -> PipelineStat:
     """One pipeline. `alive`: its camera's process exists; `report_age`: seconds; `at`: Unix seconds."""
     if not alive and observed.state is ObservedState.STARTING:
@@ -74,6 +75,7 @@ def pipeline_stat(
         dropped=dropped,
         report=original,
         at=at,
+        last_crash=last_crash,
     )
 
 

@@ -64,6 +64,7 @@ class PipelineStat:
     dropped: dict[str, int]  # emitted but not delivered, by sink
     report: dict[str, Any]
     at: float  # Unix seconds
+    last_crash: str = ""  # why it was restarted last, though it may run again; redacted
 
 
 @dataclass(frozen=True, slots=True)
