@@ -52,6 +52,13 @@ def name(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> 
         ) from exc
 
 
+def jpeg(_ctx: click.Context, _parameter: click.Parameter, file: Path) -> Path:
+    """Where a JPEG is written. A name without an ending promises nothing, as /dev/stdout."""
+    if file.suffix.lower() not in ("", ".jpg", ".jpeg"):
+        raise click.BadParameter(f"expected a name that ends in .jpg or .jpeg, came {str(file)!r}")
+    return file
+
+
 def sinks(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Each HOST:PORT as the api takes it; `none` alone is an empty list."""
     return [] if list(texts) == [NONE] else [sink(text) for text in texts]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from streamfleet_api import arguments
 from streamfleet_api.commands import CommandFailed, Rejected
 from streamfleet_api.pipelines import Entry, find, rate, short_ids
 from streamfleet_api.report import status_lines
@@ -118,13 +119,18 @@ def status(settings: Settings, pipeline_id: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("pipeline_id", metavar="ID", shell_complete=_pipeline_ids)
-@click.argument("file", metavar="FILE.jpg", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument(
+    "file",
+    metavar="FILE.jpg",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    callback=arguments.jpeg,
+)
 @click.option("--source", type=click.IntRange(0), help="Which, when it has several; the first is 0.")
 @click.pass_obj
 def picture(settings: Settings, pipeline_id: str, file: Path, source: int | None) -> None:
     """Save the next picture with what was found in it.
 
-    '-' is stdout.
+    A JPEG, at most 640 pixels wide; '-' is stdout.
 
     \b
       streamfleet picture door door.jpg
