@@ -168,6 +168,9 @@ def _runner(name: str, *, hidden: bool) -> click.Command:
     ) -> None:
         """Put a model to work on a video, and look whether it works.
 
+        It exits with 0 as soon as the pipeline is wished for, also where the look finds that it does not work
+        yet: 'streamfleet status ID' tells how it goes on.
+
         \b
           streamfleet run --id door --model yolo11n/1 --video rtsp://10.0.0.9/door
         """
