@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import functools
 import hashlib
+import os
+import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -57,7 +58,7 @@ def run(options: Options, show: Callable[[str], None]) -> int:
     The exit code. Raises: CommandFailed when it cannot start.
     """
     preflight.check(options)
-    with preflight.locked(options.data_dir), _stop_event() as stop:
+    with preflight.locked(options.data_dir), _stop_signal() as stop:
         if options.port == 0:
             options = replace(options, port=preflight.free_port(options.host))
         preflight.check_ports(options.host, options.ports)
@@ -77,7 +78,7 @@ def run(options: Options, show: Callable[[str], None]) -> int:
 class Up:
     """The story of one `streamfleet up`, told in the main thread, which outlives all children."""
 
-    def __init__(self, options: Options, show: Callable[[str], None], stop: threading.Event) -> None:
+    def __init__(self, options: Options, show: Callable[[str], None], stop: StopSignal) -> None:
         self._options = options
         self._show = show
         self._stop = stop
@@ -283,10 +284,30 @@ def _explained(data_dir: Path) -> Iterator[None]:
         raise CommandFailed(f"{option}{file and file + ': '}{exc.strerror}") from exc
 
 
+class StopSignal:
+    """Set by SIGINT and SIGTERM. A handler may interrupt anything, itself too, so it must take no lock."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def set(self) -> None:
+        """For ever."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b".")
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is set, after so long at most."""
+        return bool(select.select([self._reader], [], [], seconds)[0])
+
+    def close(self) -> None:
+        """Give the pipe back."""
+        os.close(self._writer)
+        os.close(self._reader)
+
+
 @contextlib.contextmanager
-def _stop_event() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
+def _stop_signal() -> Iterator[StopSignal]:
+    stop = StopSignal()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.set()
@@ -297,6 +318,7 @@ def _stop_event() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        stop.close()
 
 
 def _logs(data_dir: Path) -> Path | None:

@@ -167,6 +167,14 @@ def test_nothing_is_left_when_it_ends(fleet: Fleet, number: int) -> None:
     assert "Traceback" not in fleet.text()
 
 
+def test_a_stop_that_is_asked_for_again_and_again_is_one_stop(fleet: Fleet) -> None:
+    for _ in range(200):
+        fleet.process.send_signal(signal.SIGTERM)
+        fleet.process.send_signal(signal.SIGINT)
+
+    assert fleet.process.wait(10) == 0
+
+
 def test_a_stop_among_requests_is_clean_and_quick(fleet: Fleet) -> None:
     asked = [threading.Thread(target=ask_until_the_end, args=(fleet,)) for _ in range(2)]
     for thread in asked:
