@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -20,6 +21,8 @@ from streamfleet_api.pipeline_commands import PIPELINE_COMMANDS
 from streamfleet_api.run_commands import RUN_COMMANDS
 from streamfleet_api.settings import Commands, Settings
 from streamfleet_api.stream_commands import STREAM_COMMANDS
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -64,6 +67,12 @@ def cli(ctx: click.Context, url: str, token: str | None, data_dir: Path) -> None
 # a fleet on this machine ----------------------------------------------------------------------------------
 
 
+def _port(option: str, default: int, text: str) -> Callable[[F], F]:
+    """An option for a port of the broker's."""
+    number = click.IntRange(1, 65535)
+    return click.option(option, default=default, show_default=True, type=number, help=text)
+
+
 @cli.command()
 @click.option(
     "--workers",
@@ -73,41 +82,11 @@ def cli(ctx: click.Context, url: str, token: str | None, data_dir: Path) -> None
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen here; 0.0.0.0 for the network.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="HTTP.")
-@click.option(
-    "--devices-port",
-    default=7771,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Devices join and are steered here.",
-)
-@click.option(
-    "--relay-in-port",
-    default=7773,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Devices send predictions here.",
-)
-@click.option(
-    "--relay-out-port",
-    default=7774,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Subscribers elsewhere connect here.",
-)
-@click.option(
-    "--pictures-in-port",
-    default=7775,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Devices send pictures here.",
-)
-@click.option(
-    "--pictures-out-port",
-    default=7776,
-    show_default=True,
-    type=click.IntRange(1, 65535),
-    help="Who looks at pictures from elsewhere connects here.",
-)
+@_port("--devices-port", 7771, "Devices join and are steered here.")
+@_port("--relay-in-port", 7773, "Devices send predictions here.")
+@_port("--relay-out-port", 7774, "Subscribers elsewhere connect here.")
+@_port("--pictures-in-port", 7775, "Devices send pictures here.")
+@_port("--pictures-out-port", 7776, "Who looks at pictures from elsewhere connects here.")
 @click.option("--advertise", multiple=True, metavar="HOST", help="How other hosts reach this one.")
 @click.option("--trust", multiple=True, metavar="CIDR", help="A network whose HTTP needs no token.")
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep everything here.")

@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from streamfleet_broker.protocol.requests import ListDevices
 from streamfleet_broker.protocol.values import Manifest
+from tests.places import short_folder
 from tests.worker.models import manifest_of, write_constant_model, write_squares_model
+from tests.worker.peers import Broker
 from tests.worker.stand import Stand
 
 
 @pytest.fixture
-def stand() -> Iterator[Stand]:
-    """A device without an agent; its folder has a short path, because those of unix sockets must be short."""
-    folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+def folder() -> Iterator[Path]:
+    """A folder of one's own, whose path leaves room for unix sockets."""
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def stand(folder: Path) -> Iterator[Stand]:
+    """A device without an agent."""
     stand = Stand(folder)
     yield stand
     stand.close()
-    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def broker(folder: Path) -> Iterator[Broker]:
+    """A broker that answers."""
+    broker = Broker(folder)
+    broker.start()
+    broker.ask(ListDevices())
+    yield broker
+    broker.close()
 
 
 @pytest.fixture

@@ -16,26 +16,10 @@ import pytest
 import zmq
 
 from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic
-from streamfleet_broker.protocol.requests import Changed, ChangePipeline, ListDevices
+from streamfleet_broker.protocol.requests import Changed, ChangePipeline
 from streamfleet_broker.protocol.values import Want, from_plain
-from tests.places import short_folder
 from tests.worker.children import PICTURE
 from tests.worker.peers import Broker, Worker, wait_for
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as folder:
-        yield folder
-
-
-@pytest.fixture
-def broker(folder: Path) -> Iterator[Broker]:
-    broker = Broker(folder)
-    broker.start()
-    broker.ask(ListDevices())
-    yield broker
-    broker.close()
 
 
 @pytest.fixture

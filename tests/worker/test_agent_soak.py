@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamfleet_broker.protocol.requests import Changed, ChangePipeline, CreatePipeline, ListDevices
+from streamfleet_broker.protocol.requests import Changed, ChangePipeline, CreatePipeline
 from streamfleet_broker.protocol.values import Manifest, ModelRef, PipelineSpec, SourceSpec, from_plain
-from tests.places import short_folder
 from tests.worker.models import manifest_of, write_constant_model
 from tests.worker.peers import Broker, Worker, wait_for
 
@@ -37,26 +36,11 @@ class Holdings:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    with short_folder() as folder:
-        yield folder
-
-
-@pytest.fixture
 def model(folder: Path) -> Path:
     """Finds nothing, quickly."""
     path = folder / "model.onnx"
     write_constant_model(path, np.zeros((1, 7, 1)))
     return path
-
-
-@pytest.fixture
-def broker(folder: Path) -> Iterator[Broker]:
-    broker = Broker(folder)
-    broker.start()
-    broker.ask(ListDevices())
-    yield broker
-    broker.close()
 
 
 @pytest.fixture

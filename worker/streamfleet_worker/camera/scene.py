@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from streamfleet_broker.protocol.reference import scene_of
 from streamfleet_worker.camera.belt import LENGTH, make_belt
+from streamfleet_worker.camera.drawn import DrawnCapture
 from streamfleet_worker.camera.fixtures import make_fixtures, make_reach
 from streamfleet_worker.camera.frame import Image
-from streamfleet_worker.camera.metronome import Metronome
 
 WIDTH, HEIGHT = 640, 480  # pixels
 FPS = 15.0
@@ -134,31 +134,12 @@ class Scene:
         cv2.addWeighted(canvas, gain, noise, self._grain, -128 * self._grain, dst=into)
 
 
-class SceneCapture:
-    """Plays a scene at its own pace, from a frame onwards."""
-
-    finite = False
-    width, height, fps = WIDTH, HEIGHT, FPS
-    total_frames = -1
+class SceneCapture(DrawnCapture):
+    """A scene as a source."""
 
     def __init__(self, number: int, first_frame_id: int) -> None:
-        self._scene = Scene(number)
-        self._frame_id = first_frame_id - 1
-        self._metronome = Metronome(FPS)
-
-    def grab(self) -> bool:
-        """Wait for the next frame's time."""
-        self._metronome.wait()
-        self._frame_id += 1
-        return True
-
-    def retrieve(self, into: Image | None) -> Image | None:
-        """The picture that was grabbed last."""
-        fits = into is not None and into.shape == (HEIGHT, WIDTH, 3)
-        return self._scene.draw(self._frame_id, into if fits else None)
-
-    def close(self) -> None:
-        """There is nothing to give back."""
+        draw = Scene(number).draw
+        super().__init__(draw, width=WIDTH, height=HEIGHT, fps=FPS, first_frame_id=first_frame_id)
 
 
 @lru_cache(maxsize=4)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from streamfleet_worker.camera.drawn import DrawnCapture
 from streamfleet_worker.camera.frame import Image
-from streamfleet_worker.camera.metronome import Metronome
 
 WIDTH, HEIGHT = 1920, 1080  # pixels
 FPS = 10.0
@@ -57,27 +57,8 @@ def _corners(frame_id: int) -> list[tuple[int, int]]:
     return corners
 
 
-class PatternCapture:
-    """Plays the pattern at its own pace, from a frame onwards."""
-
-    finite = False
-    width, height, fps = WIDTH, HEIGHT, FPS
-    total_frames = -1
+class PatternCapture(DrawnCapture):
+    """The pattern as a source."""
 
     def __init__(self, first_frame_id: int) -> None:
-        self._frame_id = first_frame_id - 1
-        self._metronome = Metronome(FPS)
-
-    def grab(self) -> bool:
-        """Wait for the next frame's time."""
-        self._metronome.wait()
-        self._frame_id += 1
-        return True
-
-    def retrieve(self, into: Image | None) -> Image | None:
-        """The picture that was grabbed last."""
-        fits = into is not None and into.shape == (HEIGHT, WIDTH, 3)
-        return draw(self._frame_id, into if fits else None)
-
-    def close(self) -> None:
-        """There is nothing to give back."""
+        super().__init__(draw, width=WIDTH, height=HEIGHT, fps=FPS, first_frame_id=first_frame_id)
