@@ -5,11 +5,9 @@ The newest wins: nobody gets a picture late, whoever is slow gets fewer.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
 
 import zmq.asyncio
@@ -20,6 +18,7 @@ from streamfleet_api.backlog import Backlog, Message
 from streamfleet_api.filters import PictureFilter
 from streamfleet_api.link import CurveKeys
 from streamfleet_api.subscriber import Order, name_of, received, subscriber
+from streamfleet_api.topics import Topics
 from streamfleet_broker.protocol.data import Kind, pipeline_topic, split
 from streamfleet_broker.protocol.errors import BadData
 
@@ -41,73 +40,49 @@ class Pictures:
         self._endpoint = endpoint
         self._keys = keys
         self._hub: Hub[PictureFilter] = Hub(audience)
-        self._looking: Counter[str] = Counter()  # clients, by pipeline
-        self._endings: dict[str, asyncio.TimerHandle] = {}  # of subscriptions that nobody needs
+        self._topics = Topics(changed=self._forget, keep_on=KEEP_ON)
         self._orders: dict[PictureFilter, Order] = {}
         self._newest: dict[PictureFilter, tuple[Message, float]] = {}  # and when it came
-        self._socket: zmq.asyncio.Socket | None = None
         self._work = Background("pictures", self._run)
 
     async def start(self) -> None:
         """Connect; the relay need not be there yet."""
-        self._socket = subscriber(self._context, self._endpoint, self._keys, waiting=_WAITING)
         self._work.start()
 
     async def close(self) -> None:
         """Disconnect."""
-        for ending in self._endings.values():
-            ending.cancel()
         await self._work.close()
-        if self._socket is not None:
-            self._socket.close(linger=0)
 
     @contextlib.contextmanager
     def follow(self, chosen: PictureFilter) -> Iterator[Follower]:
         """A follower of one source's pictures, the newest that is there first. Raises: TooManyFollowers."""
-        if self._looking.total() >= MAX_LOOKING:
+        if self._topics.followers >= MAX_LOOKING:
             raise TooManyFollowers(MAX_LOOKING, "streams of pictures")
-        with self._hub.follow(chosen, Backlog()) as follower, self._looked_at(chosen.pipeline_id):
+        topic = pipeline_topic(Kind.IMG, chosen.pipeline_id)
+        with self._hub.follow(chosen, Backlog()) as follower, self._topics.followed(topic):
             picture, came = self._newest.get(chosen, (None, 0.0))
             if picture is not None and time.monotonic() - came < FRESH:
                 follower.push(picture)
             yield follower
 
-    @contextlib.contextmanager
-    def _looked_at(self, pipeline_id: str) -> Iterator[None]:
-        ending = self._endings.pop(pipeline_id, None)
-        if ending is not None:
-            ending.cancel()
-        elif not self._looking[pipeline_id]:
-            assert self._socket is not None, "start() comes first"
-            self._socket.subscribe(pipeline_topic(Kind.IMG, pipeline_id))
-        self._looking[pipeline_id] += 1
-        try:
-            yield
-        finally:
-            self._looking[pipeline_id] -= 1
-            if not self._looking[pipeline_id]:
-                later = asyncio.get_running_loop().call_later
-                self._endings[pipeline_id] = later(KEEP_ON, self._unsubscribe, pipeline_id)
-
-    def _unsubscribe(self, pipeline_id: str) -> None:
-        del self._endings[pipeline_id], self._looking[pipeline_id]
-        assert self._socket is not None
-        self._socket.unsubscribe(pipeline_topic(Kind.IMG, pipeline_id))
-        for chosen in [each for each in self._orders if each.pipeline_id == pipeline_id]:
+    def _forget(self, topic: bytes) -> None:
+        """Somebody looks for the first time, or the last one has gone."""
+        for chosen in [each for each in self._orders if pipeline_topic(Kind.IMG, each.pipeline_id) == topic]:
             del self._orders[chosen]
             self._newest.pop(chosen, None)
 
     async def _run(self) -> None:
-        assert self._socket is not None
-        async for frames in received(self._socket):
-            try:
-                self._receive(frames, time.monotonic())
-            except BadData as exc:
-                logger.warning("relay: dropped a picture: %s", exc)
+        socket = subscriber(self._context, self._endpoint, self._keys, waiting=_WAITING)
+        with socket, self._topics.served_by(socket):
+            async for frames in received(socket):
+                try:
+                    self._receive(frames, time.monotonic())
+                except BadData as exc:
+                    logger.warning("relay: dropped a picture: %s", exc)
 
     def _receive(self, frames: list[bytes], now: float) -> None:
         pipeline_id, header, jpeg = split(frames)
-        if pipeline_id not in self._looking:
+        if frames[0] not in self._topics:
             return  # on its way when the last one left
         chosen = PictureFilter(pipeline_id, header.source)
         if self._orders.setdefault(chosen, Order()).accept(header.key, now) is None:

@@ -1,6 +1,6 @@
-"""The predictions of the fleet: one subscription to the relay, from the api's start, for all who follow.
+"""The predictions of the fleet: one socket for all who follow, subscribed to no more than what they follow.
 
-The last one of each pipeline and source is kept for whoever comes later.
+Of what nobody follows the last one of each source comes once a second, and is kept for whoever asks.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from streamfleet_api.filters import Document, PredictionFilter
 from streamfleet_api.link import CurveKeys
 from streamfleet_api.roster import Roster
 from streamfleet_api.subscriber import UNREADABLE, Key, Order, name_of, received, subscriber
+from streamfleet_api.topics import Topics
 from streamfleet_api.wire import render
-from streamfleet_broker.protocol.data import DataHeader, split
+from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic, split
 from streamfleet_broker.protocol.errors import BadData
 from streamfleet_broker.protocol.requests import PipelineView
 from streamfleet_broker.protocol.values import MAX_SOURCES, Id, from_plain
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SUBJECTS = 20_000
 MAX_KEPT = 64 * 1024**2  # bytes of last predictions
-IDLE_PAUSE = 0.05  # seconds that predictions may lie when nobody follows
 _EVERYTHING = b"v1/pred/"
+_LASTS = b"v1/last/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ class Predictions:
         self._hub: Hub[PredictionFilter] = Hub(audience)
         self._roster = roster
         self._lasts = Lasts()
-        self._orders: dict[str, Order] = {}  # by pipeline
+        self._topics = Topics(changed=self._forget)
+        self._orders: dict[tuple[str, int | None], Order] = {}  # by pipeline; of last ones, by source too
         self._work = Background("predictions", self._run)
         roster.when_seen(self._retain)
 
@@ -113,11 +115,15 @@ class Predictions:
     def follow(self, chosen: PredictionFilter) -> Iterator[Follower]:
         """A follower of what was chosen, from now on. Raises: TooManyFollowers."""
         watched = self._roster.watched() if chosen.selector.needs else contextlib.nullcontext()
-        with watched, self._hub.follow(chosen, Backlog()) as follower:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(watched)
+            follower = stack.enter_context(self._hub.follow(chosen, Backlog()))
+            for topic in topics_of(chosen):
+                stack.enter_context(self._topics.followed(topic))
             yield follower
 
     def last(self, pipeline_id: str, source: int | None) -> Message | None:
-        """The last prediction since the api began, None when there was none that can be shown."""
+        """The last prediction, at most a second old; None when none has come that can be shown."""
         last = self._lasts.find(pipeline_id, source)
         try:
             return None if last is None else _message(last.key, _document(last.body))
@@ -126,34 +132,33 @@ class Predictions:
             return None
 
     async def _run(self) -> None:
-        with subscriber(self._context, self._endpoint, self._keys) as socket:
-            socket.subscribe(_EVERYTHING)
-            async for frames in received(socket, self._pause):
+        socket = subscriber(self._context, self._endpoint, self._keys)
+        with socket, self._topics.served_by(socket):
+            socket.subscribe(_LASTS)
+            async for frames in received(socket):
                 try:
                     self._receive(frames, time.monotonic())
                 except BadData as exc:
                     logger.warning("relay: dropped a prediction: %s", exc)
 
-    def _pause(self) -> float:
-        return 0.0 if self._hub.groups else IDLE_PAUSE
-
     def _receive(self, frames: list[bytes], now: float) -> None:
         pipeline_id, header, body = split(frames)
-        missing = self._order(pipeline_id).accept(header.key, now)
-        if missing is None:
-            return
         if header.source >= MAX_SOURCES:
             raise BadData(f"a source below {MAX_SOURCES}", str(header.source))
+        followed = header.kind is Kind.PRED
+        missing = self._order(pipeline_id, None if followed else header.source).accept(header.key, now)
+        if missing is None:
+            return
         self._lasts.keep(pipeline_id, header.source, Last(header.key, body))
-        if self._hub.groups:
+        if followed and self._hub.groups:
             self._tell(pipeline_id, header, _document(body), missing)
 
-    def _order(self, pipeline_id: str) -> Order:
-        order = self._orders.get(pipeline_id)
+    def _order(self, pipeline_id: str, source: int | None) -> Order:
+        order = self._orders.get((pipeline_id, source))
         if order is None:
             if len(self._orders) >= MAX_SUBJECTS:
                 self._orders.clear()
-            order = self._orders[_checked(pipeline_id)] = Order()
+            order = self._orders[_checked(pipeline_id), source] = Order()
         return order
 
     def _tell(self, pipeline_id: str, header: DataHeader, document: Document, missing: int) -> None:
@@ -174,8 +179,20 @@ class Predictions:
                 for message in told:
                     follower.push(message)
 
+    def _forget(self, topic: bytes) -> None:
+        """What came between two subscriptions is nobody's gap."""
+        if topic == _EVERYTHING:
+            self._orders.clear()
+        else:
+            self._orders.pop((topic.split(b"/")[2].decode("ascii"), None), None)
+
     def _retain(self, pipelines: Mapping[str, PipelineView]) -> None:
         self._lasts.retain(pipelines)
+
+
+def topics_of(chosen: PredictionFilter) -> list[bytes]:
+    """What a follower needs: no more than the pipelines that it names."""
+    return [pipeline_topic(Kind.PRED, each) for each in sorted(chosen.pipelines)] or [_EVERYTHING]
 
 
 def _checked(pipeline_id: str) -> str:

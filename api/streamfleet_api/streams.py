@@ -128,7 +128,7 @@ class Streams:
         return Response(picture.data, 200, headers, "image/jpeg")
 
     async def last_prediction(self, request: Request) -> Response:
-        """The last prediction since the api began."""
+        """The last prediction, at most a second old."""
         view = await self._view(request)
         last = self._predictions.last(view.pipeline_id, _read(read_source, request))
         if last is None:

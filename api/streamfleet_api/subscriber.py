@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import msgpack
@@ -43,14 +43,11 @@ def subscriber(
     return socket
 
 
-async def received(
-    socket: zmq.asyncio.Socket, pause: Callable[[], float] = lambda: 0.0
-) -> AsyncIterator[list[bytes]]:
+async def received(socket: zmq.asyncio.Socket) -> AsyncIterator[list[bytes]]:
     """The messages of a socket, without end.
 
     What is there already is taken without asking the event loop, at a third of the cost; yet an always busy
-    socket must not starve everything else (pyzmq #1928). `pause` says for how many seconds what comes may
-    lie: to wake up for each message costs many times what it costs to read it.
+    socket must not starve everything else (pyzmq #1928).
     """
     direct: zmq.Socket[bytes] = zmq.Socket.shadow(socket)
     while True:
@@ -61,7 +58,7 @@ async def received(
             except zmq.Again:
                 break
             yield frames
-        await asyncio.sleep(pause())
+        await asyncio.sleep(0)
 
 
 def name_of(key: Key) -> str:

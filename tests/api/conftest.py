@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from streamfleet_api.cli import cli
-from streamfleet_broker.protocol.requests import GetPipeline
 from tests.api.peer import Peer
 from tests.places import free_port
 
@@ -49,12 +48,7 @@ class Api:
 
     def wait_for_follower(self, pipeline_id: str) -> None:
         """Until somebody follows this pipeline."""
-        deadline = time.monotonic() + DEADLINE
-        while GetPipeline(pipeline_id) not in self._peer.asked:
-            assert time.monotonic() < deadline, "nobody follows"
-            time.sleep(0.01)
-        # The answer to that question came before the answer to this one.
-        assert self.http.get("/list_pipelines").status_code == 200
+        self._peer.wait_for_followers(pipeline_id)
 
     @property
     def token(self) -> str:
@@ -160,7 +154,7 @@ def one_peer(short_dir: Path) -> Iterator[Peer]:
 def one_api(short_dir: Path, one_peer: Peer) -> Iterator[Api]:
     """The session's api."""
     api = Api(short_dir, one_peer)
-    one_peer.wait_for_subscribers(b"v1/stat/", b"v1/pred/")
+    one_peer.wait_for_subscribers(b"v1/stat/", b"v1/last/")
     yield api
     assert api.stop() == 0
     assert "Traceback" not in api.log.read_text()

@@ -105,6 +105,7 @@ class Peer:
         self.answer: Callable[[OperatorRequest], Message | bytes | None] = self.honest
         self._context = zmq.Context()
         self._publisher = self._relay(self.predictions)
+        self._subscribed: set[bytes] = set()  # topics of predictions and statuses
         self._picture_publisher = self._relay(self.pictures)
         self._polls: list[tuple[bytes, bytes, GetEvents, float]] = []
         self._stop = threading.Event()
@@ -118,9 +119,9 @@ class Peer:
         if self.events:  # the next test's begin a new epoch
             self.epoch += 1
             self.events = []
-        for publisher in (self._publisher, self._picture_publisher):
-            while publisher.poll(0):
-                publisher.recv()
+        self.wait_for_no_followers()
+        while self._picture_publisher.poll(0):
+            self._picture_publisher.recv()
         self.gen += 10
         self.confirms = True
         self.answer = self.honest
@@ -299,11 +300,12 @@ class Peer:
         """Close the relay of predictions and statuses, and open it again, as a broker that was restarted."""
         self._publisher.unbind(self.predictions)
         self._publisher.close(linger=0)
+        self._subscribed.clear()
         self._publisher = self._relay(self.predictions)
 
     def wait_for_subscribers(self, *topics: bytes) -> None:
-        """Until somebody subscribed to exactly these."""
-        _wait_for(self._publisher, {b"\x01" + topic for topic in topics})
+        """Until somebody is subscribed to exactly these."""
+        self._hear_until(lambda: self._subscribed.issuperset(topics))
 
     def wait_for_looker(self, pipeline_id: str) -> None:
         """Until somebody wants pictures."""
@@ -312,6 +314,22 @@ class Peer:
     def wait_for_no_looker(self, pipeline_id: str) -> None:
         """Until nobody wants pictures any more."""
         _wait_for(self._picture_publisher, {b"\x00" + pipeline_topic(Kind.IMG, pipeline_id)})
+
+    def wait_for_followers(self, *pipeline_ids: str) -> None:
+        """Until the api has subscribed to the predictions of these; of none: of all."""
+        self.wait_for_subscribers(
+            *[pipeline_topic(Kind.PRED, each) for each in pipeline_ids] or [b"v1/pred/"]
+        )
+
+    def wait_for_no_followers(self) -> None:
+        """Until the api has no subscription to predictions."""
+        self._hear_until(lambda: not any(topic.startswith(b"v1/pred/") for topic in self._subscribed))
+
+    def _hear_until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            assert self._publisher.poll(5000), f"subscriptions are {self._subscribed}"
+            message = self._publisher.recv()
+            (self._subscribed.add if message[0] else self._subscribed.discard)(message[1:])
 
     def picture(self, pipeline_id: str, seq: int, jpeg: bytes, *, source: int = 0) -> None:
         """Send one picture."""
@@ -323,7 +341,15 @@ class Peer:
         self._publisher.send_multipart([topic, header.pack(), msgpack.packb(body)])
 
     def predict(
-        self, pipeline_id: str, seq: int, *, gen: int = 0, text: str = "", source: int = 0, **first: Any
+        self,
+        pipeline_id: str,
+        seq: int,
+        *,
+        gen: int = 0,
+        text: str = "",
+        source: int = 0,
+        kind: Kind = Kind.PRED,
+        **first: Any,
     ) -> None:
         """Send one prediction, of one object with these changes."""
         body = {
@@ -346,8 +372,8 @@ class Peer:
                 "frame_id": seq + 1,
             },
         }
-        header = DataHeader(Kind.PRED, gen or self.gen, 0, seq, source=source)
-        self.publish(pipeline_topic(Kind.PRED, pipeline_id), header, body)
+        header = DataHeader(kind, gen or self.gen, 0, seq, source=source)
+        self.publish(pipeline_topic(kind, pipeline_id), header, body)
 
     def tell(self, stat: PipelineStat | DeviceStat, seq: int = 0) -> None:
         """Send one status."""

@@ -34,7 +34,7 @@ def impatient(short_dir: Path, peer: Peer) -> Iterator[Api]:
     folder = short_dir / f"impatient-{peer.gen}"
     folder.mkdir()
     api = Api(folder, peer, module="tests.api.impatient")
-    peer.wait_for_subscribers(b"v1/pred/")
+    peer.wait_for_subscribers(b"v1/last/")
     yield api
     assert api.stop() == 0
     assert "Traceback" not in api.log.read_text()
@@ -96,6 +96,7 @@ def test_two_hundred_slow_or_dead_clients_delay_nobody_and_are_dropped(impatient
     peer.pipelines["flood"] = pipeline("flood")
     path = "/v2/predictions?pipeline=flood"
     with websocket(impatient, path) as live, ExitStack() as stack:
+        peer.wait_for_followers("flood")
         alone = latencies(peer, live, 0)
         sockets, before = connections(impatient), memory(impatient)
         clients = crowd(impatient, stack, path)
@@ -131,6 +132,7 @@ def test_a_client_that_reads_slowly_loses_the_oldest_is_told_and_keeps_nobody(ap
     with slow, websocket(api, path) as live:
         slow.sendall(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
         assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+        peer.wait_for_followers("flood")
         for seq in range(count):
             peer.predict("flood", seq, text=TEXT)
             assert json.loads(live.recv(timeout=10))["id"] == f"{peer.gen}-0-{seq}"

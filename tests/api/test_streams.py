@@ -31,6 +31,7 @@ def test_predictions_come_as_they_happen_with_their_gaps(http: httpx.Client, pee
     peer.pipelines["door"] = pipeline("door")
     gen = peer.gen
     with http.stream("GET", "/v2/predictions", params={"pipeline": "door"}) as response:
+        peer.wait_for_followers("door")
         assert response.headers["content-type"].startswith("text/event-stream")
         for seq in (0, 1, 1, 0, 4):
             peer.predict("door", seq)
@@ -46,6 +47,7 @@ def test_predictions_come_as_they_happen_with_their_gaps(http: httpx.Client, pee
 def test_a_websocket_says_the_same(api: Api, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
     with websocket(api, "/v2/predictions?pipeline=door") as connection:
+        peer.wait_for_followers("door")
         for seq in (0, 3):
             peer.predict("door", seq)
         found = [said(connection) for _ in range(3)]
@@ -61,6 +63,7 @@ def test_a_websocket_says_the_same(api: Api, peer: Peer) -> None:
 
 def test_what_is_no_prediction_is_dropped_and_ends_no_stream(http: httpx.Client, peer: Peer) -> None:
     with http.stream("GET", "/v2/predictions") as response:
+        peer.wait_for_followers()
         peer.publish(b"v1/pred/\xff\xfe/", DataHeader(Kind.PRED, peer.gen, 0, 0), {})
         peer.publish(b"v1/pred/odd", DataHeader(Kind.PRED, peer.gen, 0, 0), {})
         for seq, body in enumerate([float("nan"), b"bytes", {b"key": 1}, [1], {"a": float("inf")}]):
@@ -84,6 +87,7 @@ def test_predictions_are_chosen_by_pipeline_source_class_and_confidence(
     peer.pipelines |= {name: pipeline(name) for name in ("a", "b")}
     query = "pipeline=a&pipeline=b&source=1&class=person&min_confidence=0.5"
     with http.stream("GET", f"/v2/predictions?{query}") as response:
+        peer.wait_for_followers("a", "b")
         wanted: dict[str, Any] = {"source": 1, "confidence": 0.6, "class": "person"}
         for seq, name, changes in (
             (0, "a", {"source": 0}),
@@ -103,6 +107,7 @@ def test_predictions_are_chosen_by_the_labels_of_their_pipeline(http: httpx.Clie
     labels = {"a": {"site": "hall-1"}, "b": {"site": "hall-2"}, "c": {"site": "hall-1", "line": "2"}}
     peer.pipelines |= {name: pipeline(name, labels=labels[name]) for name in "abc"}
     with http.stream("GET", "/v2/predictions?selector=site%3Dhall-1,line") as response:
+        peer.wait_for_followers()
         for name in "abc":
             peer.predict(name, 0)
         found = first(response, 1)
@@ -149,12 +154,13 @@ def test_a_head_request_ends(http: httpx.Client) -> None:
 
 def test_predictions_come_again_when_the_broker_has_restarted(http: httpx.Client, peer: Peer) -> None:
     with http.stream("GET", "/v2/predictions") as response:
+        peer.wait_for_followers()
         came = events(response)
         peer.predict("door", 0)
         before = next(came)
 
         peer.restart_relay()
-        peer.wait_for_subscribers(b"v1/pred/", b"v1/stat/")
+        peer.wait_for_subscribers(b"v1/pred/", b"v1/last/", b"v1/stat/")
         peer.predict("door", 5)
         after = [next(came), next(came)]
 
@@ -166,6 +172,7 @@ def test_the_last_prediction_of_each_source_is_kept(http: httpx.Client, peer: Pe
     peer.pipelines["kept"] = pipeline("kept")
     none_yet = http.get("/v2/pipelines/kept/predictions/last")
     with http.stream("GET", "/v2/predictions?pipeline=kept") as response:
+        peer.wait_for_followers("kept")
         for seq, source in ((0, 0), (1, 1), (2, 0)):
             peer.predict("kept", seq, source=source)
         first(response, 3)
@@ -181,9 +188,45 @@ def test_the_last_prediction_of_each_source_is_kept(http: httpx.Client, peer: Pe
     assert of_source.headers["x-streamfleet-key"] == f"{peer.gen}-0-1"
 
 
+def test_the_last_prediction_is_known_of_what_nobody_follows(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["quiet"] = pipeline("quiet")
+    for seq in (7, 6):
+        peer.predict("quiet", seq, kind=Kind.LAST)
+    with http.stream("GET", "/v2/predictions?pipeline=quiet") as response:
+        peer.wait_for_followers("quiet")
+        peer.predict("quiet", 8, source=1)
+        first(response, 1)
+
+    last = http.get("/v2/pipelines/quiet/predictions/last?source=0")
+
+    assert last.headers["x-streamfleet-key"] == f"{peer.gen}-0-7"
+
+
+def test_nobody_is_subscribed_to_what_nobody_follows(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    with http.stream("GET", "/v2/predictions?pipeline=door"):
+        peer.wait_for_followers("door")
+
+    peer.wait_for_no_followers()
+
+
+def test_what_came_while_nobody_followed_is_no_gap(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    found = []
+    for seq in (0, 50):
+        with http.stream("GET", "/v2/predictions?pipeline=door") as response:
+            peer.wait_for_followers("door")
+            peer.predict("door", seq)
+            found += first(response, 1)
+        peer.wait_for_no_followers()
+
+    assert [name for name, _ in found] == [f"{peer.gen}-0-0", f"{peer.gen}-0-50"]
+
+
 def test_of_a_pipeline_that_has_gone_nothing_is_kept(http: httpx.Client, peer: Peer) -> None:
     peer.pipelines["gone"] = pipeline("gone")
     with http.stream("GET", "/v2/predictions?pipeline=gone") as response:
+        peer.wait_for_followers("gone")
         peer.predict("gone", 0)
         first(response, 1)
 

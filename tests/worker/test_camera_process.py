@@ -88,14 +88,49 @@ def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Sta
         camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 20)), gen=4, inc=9)
 
         until_ended(camera)
-        messages = [pull.recv_multipart() for _ in range(20) if pull.poll(5000)]
+        came = messages_until(pull, b"v1/last/pipeline-1/", (4, 9, 19))
 
-    assert {(flags, topic) for flags, topic, *_ in messages} == {(b"\x00", b"v1/pred/pipeline-1/")}
+    assert {flags for flags, *_ in came} == {b"\x00"}
+    messages = [message for message in came if message[1] == b"v1/pred/pipeline-1/"]
     headers = [DataHeader.unpack(header) for _, _, header, _ in messages]
     assert [header.key for header in headers] == [(4, 9, seq) for seq in range(20)]
     assert {(header.kind, header.device, header.flags) for header in headers} == {(Kind.PRED, 7, Flag.NONE)}
     assert all(abs(header.captured_wall_ns / 1e9 - time.time()) < 60 for header in headers)
     assert [msgpack.unpackb(body) for *_, body in messages] == stand.receiver.documents
+
+
+def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: Stand, quick: Manifest) -> None:
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+        pull.linger = 0
+        pull.bind(stand.push_endpoint)
+        film = str(write_video(stand.folder / "film.avi", 200))
+        camera = stand.camera(quick, film, gen=4, inc=0, max_fps=100)
+        wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
+        camera.change(5, "pause")
+        camera.until("it is paused", lambda report: is_camera(report, "paused"))
+        stand.receiver.settle()
+        key = (4, 0, len(stand.receiver.datagrams) - 1)
+        came = messages_until(pull, b"v1/last/pipeline-1/", key)
+        again = messages_until(pull, b"v1/last/pipeline-1/", key)
+
+    (last,) = [
+        body for _, topic, header, body in came if topic.startswith(b"v1/pred/") and key_of(header) == key
+    ]
+    assert [(DataHeader.unpack(header).kind, body) for _, _, header, body in again] == [(Kind.LAST, last)]
+
+
+def key_of(header: bytes) -> tuple[int, int, int]:
+    """The order key of a message."""
+    return DataHeader.unpack(header).key
+
+
+def messages_until(pull: zmq.Socket[bytes], topic: bytes, key: tuple[int, int, int]) -> list[list[bytes]]:
+    """What comes, with the first message of this topic and key as the last."""
+    messages: list[list[bytes]] = []
+    while not messages or (messages[-1][1], key_of(messages[-1][2])) != (topic, key):
+        assert pull.poll(5000), f"{topic!r} {key} did not come"
+        messages.append(pull.recv_multipart())
+    return messages
 
 
 def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, quick: Manifest) -> None:

@@ -71,7 +71,7 @@ class _Traffic:
     at_once: int  # messages between two looks at the other sockets
 
 
-_PREDICTIONS = _Traffic((Kind.PRED, Kind.STAT), 1, 1000, 200, _AT_ONCE)
+_PREDICTIONS = _Traffic((Kind.PRED, Kind.LAST, Kind.STAT), 1, 1000, 200, _AT_ONCE)
 _PICTURES = _Traffic((Kind.IMG,), 2, 4, 4, 2)  # an old picture is worth nothing
 
 

@@ -30,6 +30,7 @@ class Kind(enum.IntEnum):
 
     PRED = 1
     STAT = 2
+    LAST = 3  # a prediction again, the last one of its source, once a second: for who does not follow all
     IMG = 4  # the body is a JPEG picture with the boxes of the prediction that has the same key
 
 

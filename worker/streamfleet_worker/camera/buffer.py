@@ -88,8 +88,10 @@ class FrameBuffer:
                 return dropped
             if dropped:
                 self._pool.append(self._frames.popleft().image)
+            first = not self._frames
             self._frames.append(frame)
-        self._wakeup.set()
+        if first:  # who left frames here waits for something else than one more
+            self._wakeup.set()
         return dropped
 
     def take(self, now: float) -> list[Frame]:

@@ -36,6 +36,7 @@ class Emitter:
         self._fence = Fence.open(config.fence_path) if config.fenced else None
         self._context = context
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
+        self._last_topic = pipeline_topic(Kind.LAST, config.pipeline_id)
         self._picture_topic = pipeline_topic(Kind.IMG, config.pipeline_id)
         self._udp = [UdpDoor(sink, time.monotonic()) for sink in config.spec.sinks]
         self._push = PushDoor(context, config.publish_endpoint)
@@ -43,6 +44,7 @@ class Emitter:
         self._closed = False
         self._gen = config.gen
         self._seq = 0
+        self._lasts: dict[int, tuple[DataHeader, bytes]] = {}  # by source
 
     def await_sinks(self) -> None:
         """Wait, a few seconds at most, until the sinks can be reached."""
@@ -83,6 +85,14 @@ class Emitter:
         header = self._send_on(to_msgpack(document), stamp, source_id)
         self._seq += 1
         return header
+
+    def repeat_lasts(self) -> None:
+        """Send the last prediction of each source once more, for those who do not follow all of them."""
+        if self._fenced_off():
+            return
+        for header, body in self._lasts.values():
+            again = replace(header, kind=Kind.LAST)
+            self._push.send(self._last_topic, again, body, fenced=self._config.fenced)
 
     def emit_picture(self, jpeg: bytes, header: DataHeader) -> None:
         """Send the picture of a frame whose predictions have left under this header."""
@@ -154,6 +164,7 @@ class Emitter:
             flags=Flag.TRUNCATED if body.truncated else Flag.NONE,
         )
         self._push.send(self._topic, header, body.content, fenced=self._config.fenced)
+        self._lasts[source_id] = (header, body.content)
         return header
 
     def _fenced_off(self) -> bool:

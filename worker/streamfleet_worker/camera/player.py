@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is read
 STUCK = 1.0  # seconds that an inference may take until the engine is to blame
+_REPEAT = 1.0  # seconds after which the last predictions are sent once more
 _IDLE = 0.5  # seconds, the longest wait: what else may need a look is seen then
 
 
@@ -90,6 +91,7 @@ class Player:
         self._paused_at: float | None = None  # monotonic seconds
         self._held = 0.0  # seconds of all pauses that are over
         self._viewing = Viewing()
+        self._repeat_at = 0.0  # monotonic seconds
         self._showing = False
         self._painter: Painter | None = None  # there is none until somebody looks
         self._stopped = False
@@ -164,6 +166,7 @@ class Player:
             self._journal.inference_thread("STARTED")
             while not self._stopped and not self._done:
                 self._turn()
+            self._repeat_lasts(time.monotonic())
             self._journal.inference_thread("FINISHED")
         except Exception:
             logger.exception("the player died")
@@ -186,6 +189,8 @@ class Player:
         self._land_flights()
         self._submit_frames()
         self._note_ends()
+        if now >= self._repeat_at:
+            self._repeat_lasts(now)
         if not self._done:
             self._wait()
 
@@ -386,6 +391,11 @@ class Player:
         for sink in errors.keys() - self._failing_sinks:
             self._journal.sink_failed(sink, errors[sink])
         self._failing_sinks = set(errors)
+
+    def _repeat_lasts(self, now: float) -> None:
+        self._repeat_at = now + _REPEAT
+        with self._emission:
+            self._emitter.repeat_lasts()
 
     def _note_ends(self) -> None:
         for channel in self._channels:
