@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -153,6 +154,16 @@ def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, qui
     keys = [(one["gen"], one["inc"], one["seq"]) for one in stand.receiver.metadata]
     assert keys == sorted(set(keys))
     assert {gen for gen, *_ in keys} == {1, 3}
+
+
+def test_neither_a_camera_nor_the_publisher_interrupts_an_inference(stand: Stand, quick: Manifest) -> None:
+    children = [stand.camera(quick, "TestPatternStreamProducer"), stand.publisher()]
+    for child in children:
+        wait_for("a first report", lambda child=child: child.reports)
+
+    found = [os.sched_getscheduler(child.process.pid or 0) for child in children]
+
+    assert found == [os.SCHED_BATCH, os.SCHED_BATCH]
 
 
 def test_a_camera_may_begin_in_a_pause(stand: Stand, quick: Manifest) -> None:

@@ -40,6 +40,7 @@ from streamfleet_worker.control import (
 )
 from streamfleet_worker.fence import Fence, boot_time
 from streamfleet_worker.lifeline import die_with_parent
+from streamfleet_worker.scheduling import let_others_finish
 from streamfleet_worker.zap import Doorkeeper
 
 logger = logging.getLogger(__name__)
@@ -260,6 +261,7 @@ class Publisher:
 def main(config: PublisherConfig, connection: Connection) -> None:
     """The whole life of the process. It ends when it is told to, or when the agent is gone."""
     die_with_parent()
+    let_others_finish()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with zmq.Context(io_threads=2) as context:
         publisher = Publisher(config, context, time.monotonic())

@@ -46,6 +46,7 @@ from streamfleet_worker.control import (
 )
 from streamfleet_worker.lifeline import die_with_parent
 from streamfleet_worker.progress import Progress
+from streamfleet_worker.scheduling import let_others_finish
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +159,7 @@ def main(config: CameraConfig, connection: Connection) -> None:
     """The whole life of the process. It ends when it is told to, or when the agent is gone."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    let_others_finish()
     quiet_libraries()
     cv2.setNumThreads(1)  # a camera is one core's work; the engine has the others
     camera = Camera(config, zmq.Context(io_threads=1))
