@@ -23,7 +23,7 @@ from streamfleet_api.audience import Audience, TooManyFollowers
 from streamfleet_api.auth import Authorise, Door, Tickets, names_of_this_host
 from streamfleet_api.blobs import BlobError, Blobs
 from streamfleet_api.config import Config
-from streamfleet_api.errors import NATIVE, Failure, answer
+from streamfleet_api.errors import NATIVE, Failure, Unconfirmed, answer
 from streamfleet_api.happenings import Happenings
 from streamfleet_api.limits import Limit
 from streamfleet_api.link import Link, LinkError
@@ -45,6 +45,7 @@ from streamfleet_api.routes.process import ProcessRoutes
 from streamfleet_api.routes.streams import documented
 from streamfleet_api.schemas import Invalid
 from streamfleet_api.statuses import Statuses
+from streamfleet_api.stream_manager import StreamManager
 from streamfleet_api.streams import Streams
 
 _ANSWERED = (
@@ -58,6 +59,7 @@ _ANSWERED = (
     ModelExists,
     Problem,
     TooManyFollowers,
+    Unconfirmed,
 )
 
 
@@ -108,6 +110,7 @@ class Services:
 def create_app(config: Config, services: Services, *, token: str) -> Starlette:
     """The application. It starts and closes the services with itself."""
     models = Models(services.link, services.blobs, config.model_cache_dir)
+    manager = StreamManager(services.link, models, services.statuses)
     metrics = Metrics(services.link, services.statuses)
     tickets = Tickets()
     streams = Streams(
@@ -122,7 +125,7 @@ def create_app(config: Config, services: Services, *, token: str) -> Starlette:
     door = Door(token, config.trust, names_of_this_host())
     documents = DocumentRoutes()
     endpoints = [
-        *Original(services.link, models, services.statuses).endpoints(),
+        *Original(manager).endpoints(),
         *PipelineRoutes(services.link, models, services.statuses).endpoints(),
         *DeviceRoutes(services.link, services.statuses).endpoints(),
         *ModelRoutes(models, services.blobs).endpoints(),

@@ -36,11 +36,17 @@ _ORIGINAL = {
 class Failure(Exception):
     """What the original would say: its type of error, and details."""
 
-    def __init__(self, status: int, error_type: str, details: str) -> None:
+    def __init__(self, status: int, error_type: str, details: str, *, error_class: str | None = None) -> None:
+        """`error_class` is the exception that the original has there, where that is not a ValueError."""
         super().__init__(details)
         self.status = status
         self.error_type = error_type
         self.details = details
+        self.error_class = error_class
+
+
+class Unconfirmed(Exception):
+    """A wish is stored, and its device has not said within the time that it did as wished."""
 
 
 def answer(request: HTTPConnection, error: Exception) -> Response:
@@ -84,6 +90,8 @@ def _original(error: Exception) -> Response:
         return _original(Failure(status, error_type, error.message or "N/A"))
     if isinstance(error, Refused):
         return failure(503, f"{UNREACHABLE}: {error.message}")
+    if isinstance(error, Unconfirmed):
+        return failure(503, str(error))
     if isinstance(error, LinkError):
         return failure(503, UNREACHABLE)
     if isinstance(error, Invalid):

@@ -1,0 +1,133 @@
+"""What the original's Stream Manager does, for each of its doors: two families of HTTP, and a TCP socket.
+
+A door reads its own requests and words its own answers; what a command means is decided here.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from streamfleet_api.errors import UNREACHABLE, Failure, Unconfirmed
+from streamfleet_api.link import Link, Refused
+from streamfleet_api.modelfile import BadModel
+from streamfleet_api.models import Models, UnknownModel
+from streamfleet_api.statuses import Statuses
+from streamfleet_api.wishes import not_allowed, report_of
+from streamfleet_broker.protocol.requests import (
+    Changed,
+    ChangePipeline,
+    CreatePipeline,
+    DeviceView,
+    GetPipeline,
+    ListDevices,
+    ListPipelines,
+    PipelineView,
+)
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, Want
+
+CONFIRM_WAIT = 5.0  # seconds that a device has to confirm a pause or its end
+TERMINATE_WAIT = 1.5  # seconds; a terminated pipeline is gone for clients whether confirmed or not
+_OVER = ("ended", "failed")
+_MARGIN = 3.0  # seconds that the broker has beyond the wait
+
+
+class StreamManager:
+    """The commands. All raise Failure for what the original refuses, and LinkError without a broker."""
+
+    def __init__(self, link: Link, models: Models, statuses: Statuses) -> None:
+        self._link = link
+        self._models = models
+        self._statuses = statuses
+
+    async def list(self) -> list[str]:
+        """The ids of all pipelines of the fleet, oldest first."""
+        views = await self._link.ask(ListPipelines(), tuple[PipelineView, ...])
+        return [view.pipeline_id for view in views]
+
+    async def report(self, pipeline_id: str) -> tuple[PipelineView, dict[str, Any]]:
+        """What is known of a pipeline; no device is asked, so none can keep the answer back."""
+        view = await self.view(pipeline_id)
+        return view, report_of(view, self._statuses.pipeline(pipeline_id))
+
+    async def view(self, pipeline_id: str) -> PipelineView:
+        """The pipeline as the broker has it."""
+        try:
+            return await self._link.ask(GetPipeline(pipeline_id), PipelineView)
+        except Refused as exc:
+            raise _as_original(exc) from exc
+
+    async def initialise(
+        self, model_id: str, spec_of: Callable[[ModelRef], PipelineSpec], *, device: str | None = None
+    ) -> PipelineView:
+        """A new pipeline, under an id of our making."""
+        await self._check_device(device)
+        spec = spec_of(await self._model(model_id))
+        return await self._link.ask(CreatePipeline(str(uuid.uuid4()), spec, device), PipelineView)
+
+    async def mute(self, pipeline_id: str) -> PipelineView:
+        """Pause: nothing is emitted any more when this returns. Raises: Unconfirmed."""
+        view = await self.view(pipeline_id)
+        if view.status == "paused" or view.status in _OVER:
+            raise not_allowed("MUTE", view)
+        return _confirmed("MUTE", await self._change(pipeline_id, "pause", _wait(view)))
+
+    async def resume(self, pipeline_id: str) -> PipelineView:
+        """Emission goes on, for a file with the next frame. Raises: Unconfirmed."""
+        view = await self.view(pipeline_id)
+        if view.want == "run" and view.status != "paused":
+            raise not_allowed("RESUME", view)
+        return _confirmed("RESUME", await self._change(pipeline_id, "run", _wait(view)))
+
+    async def terminate(self, pipeline_id: str) -> PipelineView:
+        """The pipeline is gone for clients at once; a device that is away ends it when it returns."""
+        return (await self._change(pipeline_id, "stop", TERMINATE_WAIT)).pipeline
+
+    async def _change(self, pipeline_id: str, want: Want, wait: float) -> Changed:
+        change = ChangePipeline(pipeline_id, want, wait_ms=round(wait * 1000))
+        try:
+            return await self._link.ask(change, Changed, timeout=wait + _MARGIN)
+        except Refused as exc:
+            raise _as_original(exc) from exc
+
+    async def _check_device(self, device: str | None) -> None:
+        if device is None:
+            return
+        known = [view.device for view in await self._link.ask(ListDevices(), tuple[DeviceView, ...])]
+        if device not in known:
+            names = ", ".join(known) or "none yet"
+            text = f"expected device as one of the fleet's ({names}), came {device[:80]!r}"
+            raise Failure(400, "invalid_payload", text)
+
+    async def _model(self, model_id: str) -> ModelRef:
+        try:
+            return await self._models.find(model_id)
+        except UnknownModel as exc:
+            raise Failure(404, "not_found", str(exc)) from exc
+        except BadModel as exc:
+            text = f"model {model_id!r} of the model cache cannot be used: {exc}"
+            raise Failure(400, "invalid_payload", text) from exc
+
+
+def _confirmed(operation: str, changed: Changed) -> PipelineView:
+    """Raises: Failure when the pipeline ended before it could change, Unconfirmed."""
+    view = changed.pipeline
+    if changed.confirmed or view.device is None:  # what no device has emits nothing, and will do as wished
+        return view
+    if view.status in _OVER:
+        raise not_allowed(operation, view)
+    raise Unconfirmed(
+        f"{UNREACHABLE}: the wish to {view.want} is stored, but device {view.device} has not confirmed it "
+        f"within {CONFIRM_WAIT:g} s"
+    )
+
+
+def _wait(view: PipelineView) -> float:
+    """Seconds: nobody confirms for a pipeline that no device has."""
+    return 0.0 if view.device is None else CONFIRM_WAIT
+
+
+def _as_original(refused: Refused) -> Exception:
+    """The original says nothing about an id that it does not know."""
+    return Failure(404, "not_found", "N/A") if refused.code == "not_found" else refused
