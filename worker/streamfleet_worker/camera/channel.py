@@ -33,7 +33,8 @@ class Flight:
     submitted_at: float  # monotonic seconds
     ready_at: float | None = None  # monotonic seconds, when the engine was through with it
     failure: str = ""  # why there is no output
-    image: Image | None = None  # for as long as a picture is to be made of it
+    image: Image | None = None  # for as long as somebody may want to look at it
+    shown: bool = False  # a picture for people is made of it
 
 
 class Channel:

@@ -16,7 +16,7 @@ from streamfleet_broker.protocol.data import DataHeader, Flag, Kind, pipeline_to
 from streamfleet_broker.protocol.values import UdpSink
 from streamfleet_worker.camera import push
 from streamfleet_worker.camera.document import Document, Encoded, Origin, describe, to_json, to_msgpack
-from streamfleet_worker.camera.frame import Stamp
+from streamfleet_worker.camera.frame import Image, Stamp
 from streamfleet_worker.camera.letterbox import Geometry
 from streamfleet_worker.camera.push import PushDoor
 from streamfleet_worker.camera.udp import UdpDoor
@@ -71,10 +71,25 @@ class Emitter:
             if door not in doors:
                 door.close()
 
+    @property
+    def wants_images(self) -> bool:
+        """Whether frames come to `emit` with their pictures."""
+        return False
+
     def emit(
-        self, detections: sv.Detections, stamp: Stamp, geometry: Geometry, *, source_id: int, gen: int
+        self,
+        detections: sv.Detections,
+        stamp: Stamp,
+        geometry: Geometry,
+        *,
+        source_id: int,
+        gen: int,
+        image: Image | None,
     ) -> DataHeader | None:
-        """Send one frame's predictions to all sinks. None: the fence is closed, nothing left."""
+        """Send one frame's predictions to all sinks. None: the fence is closed, nothing left.
+
+        The image is valid during the call only: the next frame is decoded into the same memory.
+        """
         if self._fenced_off():
             return None
         if gen != self._gen:

@@ -300,7 +300,8 @@ class Player:
             held=self._held,
             submitted_at=time.monotonic(),
         )
-        if self._showing and self._viewing.wants(channel.source_id, now):
+        flight.shown = self._showing and self._viewing.wants(channel.source_id, now)
+        if flight.shown or self._emitter.wants_images:
             flight.image = frame.image
         else:
             channel.buffer.give_back(frame.image)
@@ -341,7 +342,12 @@ class Player:
                 return True
             detections = self._detect(channel, flight, orders)
             header = self._emitter.emit(
-                detections, flight.stamp, flight.geometry, source_id=channel.source_id, gen=orders.gen
+                detections,
+                flight.stamp,
+                flight.geometry,
+                source_id=channel.source_id,
+                gen=orders.gen,
+                image=flight.image,
             )
         if header is None:
             channel.ledger.dropped("fenced")
@@ -369,7 +375,7 @@ class Player:
         self, channel: Channel, flight: Flight, detections: sv.Detections, header: DataHeader
     ) -> None:
         """Have a picture made, if this is a frame for one."""
-        if flight.image is None or self._painter is None:
+        if not flight.shown or flight.image is None or self._painter is None:
             return
         image, flight.image = flight.image, None
         self._painter.offer(Sketch(image, detections, channel.source_id, header, channel.buffer.give_back))

@@ -1,0 +1,21 @@
+"""A frame as the library hands it to the user's functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from streamfleet_worker.camera.frame import Image
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """The fields of the original's frame. The image belongs to whoever gets it: no other frame is decoded into it."""
+
+    image: Image  # (height, width, 3) uint8, BGR
+    frame_id: int  # counts from 1 since the source was opened; gaps mean dropped frames
+    frame_timestamp: datetime  # local time without a zone, when it was decoded
+    source_id: int | None = None  # index in the list of sources
+    fps: float | None = None  # that the source declares
+    measured_fps: float | None = None  # that came of late
+    comes_from_video_file: bool | None = None
