@@ -10,7 +10,7 @@ from streamfleet_worker.camera.frame import Image
 
 @dataclass(frozen=True, slots=True)
 class VideoFrame:
-    """The fields of the original's frame. The image belongs to whoever gets it: no other frame is decoded into it."""
+    """One picture of a source. The image belongs to whoever gets it: no other is decoded into it."""
 
     image: Image  # (height, width, 3) uint8, BGR
     frame_id: int  # counts from 1 since the source was opened; gaps mean dropped frames
