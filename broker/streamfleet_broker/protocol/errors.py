@@ -3,7 +3,9 @@
 ProtocolError
 ├── BadMessage: a control message that is not what it should be
 ├── BadData: a data plane message that is not what it should be
-└── BadToken: a join token that cannot be read
+├── BadToken: a join token that cannot be read
+├── KeyExposed: a private file that others may read (`keyfile`)
+└── NoSampleName: a text that cannot name a sample (`spool`)
 """
 
 from __future__ import annotations

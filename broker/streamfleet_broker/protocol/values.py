@@ -14,6 +14,8 @@ import msgpack
 import msgspec
 from msgspec import Meta
 
+from streamfleet_broker.protocol.samples import Sampling
+
 # An id is never joined to a path and never parsed: it is a name in a row. (S20)
 Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 # `<project>/<version>` of the original, or a single name.
@@ -140,6 +142,7 @@ class PipelineSpec:
     max_candidates: Annotated[int, Meta(ge=1)] | None = None
     max_detections: Annotated[int, Meta(ge=1)] | None = None
     tracker: Tracker | None = None
+    sampling: Sampling | None = None  # None: no frame is kept
 
     def plays_like(self, other: PipelineSpec) -> bool:
         """Can what plays one go on as the other, without opening anything anew?"""
