@@ -15,6 +15,7 @@ class Progress:
     """The id of the last emitted frame of each source. One process writes it."""
 
     def __init__(self, descriptor: int, sources: int) -> None:
+        """A descriptor of -1 is memory of this process alone."""
         self._map = mmap.mmap(descriptor, _SIZE * sources)
         self._positions = memoryview(self._map).cast("q")
 

@@ -14,10 +14,19 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
+from typing import Protocol
 
 from streamfleet_broker.protocol.values import Consumption, Filling
 from streamfleet_worker.camera.frame import Frame, Image
 from streamfleet_worker.camera.strategy import Paces, Rate, Skipping
+
+
+class Signal(Protocol):
+    """What wakes a thread: a `Wakeup`, or a `threading.Event`."""
+
+    def set(self) -> None:
+        """Wake the thread that waits, or the next wait."""
+        ...
 
 
 class Wakeup:
@@ -49,7 +58,7 @@ class FrameBuffer:
         self,
         capacity: int,
         *,
-        wakeup: Wakeup,
+        wakeup: Signal,
         filling: Filling = "WAIT",
         consumption: Consumption = "LAZY",
     ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamfleet_broker.protocol.reference import is_finite
 from streamfleet_broker.protocol.values import SourceSpec
-from streamfleet_worker.camera.buffer import FrameBuffer, Wakeup
+from streamfleet_worker.camera.buffer import FrameBuffer, Signal
 from streamfleet_worker.camera.frame import Frame, Image, Stamp
 from streamfleet_worker.camera.ledger import Ledger
 from streamfleet_worker.camera.letterbox import Geometry
@@ -41,13 +41,20 @@ class Channel:
     """The player's thread owns all but the buffer and the ledger, which lock themselves."""
 
     def __init__(
-        self, source_id: int, spec: SourceSpec, *, wakeup: Wakeup, ledger: Ledger, progress: Progress
+        self,
+        source_id: int,
+        spec: SourceSpec,
+        *,
+        wakeup: Signal,
+        ledger: Ledger,
+        progress: Progress,
+        frames: int | None = None,  # that are decoded ahead; None: as many as suit the source
     ) -> None:
         self.source_id = source_id
         self.finite = is_finite(spec)
         self.ledger = ledger
         self.buffer = FrameBuffer(
-            _FILE_FRAMES if self.finite else _LIVE_FRAMES,
+            frames or (_FILE_FRAMES if self.finite else _LIVE_FRAMES),
             wakeup=wakeup,
             filling=filling_of(spec, finite=self.finite),
             consumption=consumption_of(spec, finite=self.finite),

@@ -1,7 +1,7 @@
 """The predictions of one frame as they leave: the original's object, as JSON and as msgpack.
 
 Too large a document is first written with shorter numbers, then without its least confident predictions;
-how many are missing stands in `inference_metadata.truncated`.
+how many are missing stands in `inference_metadata.truncated`, or beside the predictions where there is none.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ def describe(
 ) -> Document:
     """The document of one frame of this size in pixels; its keys in the original's order."""
     return {
-        "image": {"width": width, "height": height},
-        "predictions": _predictions(detections, labels),
+        **describe_picture(detections, labels=labels, width=width, height=height),
         "inference_metadata": {
             "source_id": origin.source_id,
             "frame_id": origin.frame_id,
@@ -67,13 +66,28 @@ def describe(
     }
 
 
-def to_json(document: Document, limit: int = MAX_DATAGRAM) -> Encoded:
-    """Python's default separators, as the original's. At most `limit` bytes."""
-    content = json.dumps(document).encode()
+def describe_picture(
+    detections: sv.Detections, *, labels: Sequence[str], width: int, height: int
+) -> Document:
+    """What can be said of a picture of this size in pixels alone, wherever it comes from."""
+    return {
+        "image": {"width": width, "height": height},
+        "predictions": _predictions(detections, labels),
+    }
+
+
+def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = False) -> Encoded:
+    """With Python's default separators, or compact without a space. At most `limit` bytes."""
+
+    def encode(value: Any) -> bytes:
+        return json.dumps(value, separators=separators).encode()
+
+    separators = (",", ":") if compact else (", ", ": ")
+    content = encode(document)
     if len(content) <= limit:
         return Encoded(content, 0)
     short = {**document, "predictions": [_shortened(one) for one in document["predictions"]]}
-    return _fit(short, limit, lambda value: json.dumps(value).encode(), separator=2)
+    return _fit(short, limit, encode, separator=len(separators[0]))
 
 
 def to_msgpack(document: Document, limit: int = MAX_BODY) -> Encoded:
@@ -104,8 +118,10 @@ def _fit(document: Document, limit: int, encode: Callable[[Any], bytes], *, sepa
 
 
 def _without(document: Document, chosen: list[Document], truncated: int) -> Document:
-    metadata = {**document["inference_metadata"], "truncated": truncated}
-    return {**document, "predictions": chosen, "inference_metadata": metadata}
+    rest = {**document, "predictions": chosen}
+    if "inference_metadata" not in document:
+        return {**rest, "truncated": truncated}
+    return {**rest, "inference_metadata": {**document["inference_metadata"], "truncated": truncated}}
 
 
 def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Document]:
