@@ -20,7 +20,7 @@ from tests.api.peer import Peer, device, pipeline
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 SOURCE = SourceStat(
-    *(0, "rtsp://10.0.0.9/door", "RUNNING", 10, 9, 8, {"late": 1, "buffer": 0}, 2),
+    *(0, "rtsp://10.0.0.9/door", "RUNNING", 10, 10, 9, 8, {"late": 1, "buffer": 0}, 2),
     last_frame_age=0.5,
     fps=24.5,
     latency=0.25,

@@ -236,7 +236,7 @@ def told(pipeline_id: str, throughput: float, gen: int = 3) -> PipelineStat:
         "inference_throughput": throughput,
         "sources_metadata": [],
     }
-    source = SourceStat(0, "rtsp://10.0.0.9/door", "RUNNING", 10, 9, 8, {"late": 1})
+    source = SourceStat(0, "rtsp://10.0.0.9/door", "RUNNING", 10, 10, 9, 8, {"late": 1})
     return PipelineStat(
         pipeline_id,
         "edge-1",

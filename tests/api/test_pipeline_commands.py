@@ -268,7 +268,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "payload": {"previous_state": "INITIALISING", "new_state": "RUNNING", "source_id": 0},
     }
     report = {**empty_report(wished, "RUNNING"), "video_source_status_updates": [update]}
-    first = SourceStat(0, "rtsp://cam/1", "RUNNING", 90, 50, 49, {"rate": 41, "buffer": 0}, fps=4.9)
+    first = SourceStat(0, "rtsp://cam/1", "RUNNING", 90, 90, 50, 49, {"rate": 41, "buffer": 0}, fps=4.9)
     first = replace(first, width=640, height=480, latency=0.04, last_frame_age=0.1)
     second = SourceStat(1, "rtsp://cam/2", "ERROR", attempts=3, cause="refused", reason="nobody listens")
     stat = PipelineStat(

@@ -436,7 +436,7 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
 ) -> None:
     peer.pipelines["early"] = pipeline("early", status="starting", spec=spec(SECRET))
     peer.pipelines["later"] = pipeline("later", status="running", restarts=2)
-    source = SourceStat(0, "rtsp://10.0.0.9/door", "RUNNING", 10, 9, 8, {"late": 1}, latency=0.25)
+    source = SourceStat(0, "rtsp://10.0.0.9/door", "RUNNING", 10, 10, 9, 8, {"late": 1}, latency=0.25)
     other = replace(source, source_id=1, latency=0.75)
     told = PipelineStat(
         *("later", "edge-1", 3, 1, "run", ObservedState.RUNNING, "", 2, 8.0, (source, other), {"udp": 2}),

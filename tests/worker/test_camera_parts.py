@@ -182,7 +182,7 @@ def test_a_lost_source_is_logged_without_the_pipeline_which_the_process_is_named
     reader = Reader(SourceSpec(str(tmp_path)), position=0, buffer=buffer, ledger=ledger)
 
     reader.start()
-    wait_for(lambda: ledger.source_stat(0.0, shown="").attempts >= 2, "a second attempt")
+    wait_for(lambda: ledger.source_stat(0.0).attempts >= 2, "a second attempt")
     reader.stop(5.0)
 
     (record,) = caplog.records

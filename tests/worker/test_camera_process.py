@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import cv2
 import msgpack
@@ -309,6 +310,32 @@ def test_a_muted_live_source_goes_on_and_emits_nothing(stand: Stand, squares: Ma
     assert muted.report["sources_metadata"][0]["state"] == "MUTED"
     assert stand.receiver.frame_ids[len(before)] > before[-1] + 4
     assert camera.stop() == 0
+
+
+def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stand: Stand) -> None:
+    path = stand.folder / "slow.onnx"
+    manifest = write_slow_model(path, rounds=1500)  # a frame is under way for longer than the pause lasts
+    stand.engine(path, manifest, threads=1)
+    camera = stand.camera(manifest, "TestPatternStreamProducer")
+
+    resumed = {}
+    for gen in range(2, 8, 2):
+        seen = len(stand.receiver.datagrams)
+        wait_for("a prediction", lambda seen=seen: len(stand.receiver.datagrams) > seen)
+        camera.change(gen, "pause")
+        camera.until("it is paused", lambda report: is_camera(report, "paused"))
+        resumed[gen + 1] = datetime.now()
+        camera.change(gen + 1)
+        camera.until("it runs", lambda report: is_camera(report, "running"))
+    wait_for(
+        "a prediction of the last",
+        lambda: stand.receiver.metadata[-1]["gen"] == 7,
+    )
+
+    firsts = {one["gen"]: one["frame_decoding_time"] for one in reversed(stand.receiver.metadata)}
+    assert set(resumed) <= set(firsts)
+    for gen, at in resumed.items():
+        assert datetime.fromisoformat(firsts[gen]) >= at
 
 
 def test_a_live_source_is_thinned_to_its_pace(stand: Stand, squares: Manifest) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgpack
 import pytest
 
 from streamfleet_broker.protocol.status import SourceStat
@@ -16,6 +19,9 @@ from streamfleet_worker.camera.report import (
     source_metadata,
     status_report,
 )
+from streamfleet_worker.camera.testpattern import PatternCapture
+
+CAPTURE = PatternCapture(1)
 
 RUNS = SourceFacts("RUNNING", 0)
 READ_TO_ITS_END = SourceFacts("ENDED", 0)  # the last frames are still under way
@@ -23,6 +29,18 @@ OVER = SourceFacts("ENDED", 0, over=True)
 OPENS = SourceFacts("INITIALISING", 0)
 LOST = SourceFacts("ERROR", 1)
 TRIED_AGAIN = SourceFacts("INITIALISING", 2)
+
+
+def ledger_of(journal: Journal, **more: Any) -> Ledger:
+    return Ledger(0, now=0.0, changed=Wakeup(), journal=journal, **more)
+
+
+def told(event: dict[str, Any]) -> str:
+    """An update in a line."""
+    payload = event["payload"]
+    if "new_state" in payload:
+        return f"{payload['previous_state']} → {payload['new_state']}"
+    return f"{event['event_type']}: {payload['cause']}"
 
 
 @pytest.mark.parametrize(
@@ -98,19 +116,19 @@ def test_throughput_decays_to_zero() -> None:
     for index in range(100):
         ledger.emitted(100 + index / 10, latency=0.0)
 
-    figures = [ledger.source_stat(now, shown="RUNNING").fps for now in (109.9, 111.4, 112.9, 200.0)]
+    figures = [ledger.source_stat(now).fps for now in (109.9, 111.4, 112.9, 200.0)]
 
     assert figures == [10.0, 5.0, 0.0, 0.0]
 
 
 def test_the_latency_is_that_of_the_last_frames() -> None:
     ledger = Ledger(0, now=0.0, changed=Wakeup())
-    before = ledger.source_stat(0.0, shown="RUNNING").latency
+    before = ledger.source_stat(0.0).latency
     for index in range(100):
         ledger.emitted(index, latency=9.0 if index < 36 else index % 2)
 
     assert before is None
-    assert ledger.source_stat(100.0, shown="RUNNING").latency == 0.5
+    assert ledger.source_stat(100.0).latency == 0.5
 
 
 def test_the_report_has_the_originals_keys_in_their_order() -> None:
@@ -121,7 +139,7 @@ def test_the_report_has_the_originals_keys_in_their_order() -> None:
     ledger.source_is("ERROR")
     ledger.inferred(decoded_at=10.0, started_at=10.5, ready_at=12.0)
     ledger.inferred(decoded_at=20.0, started_at=20.0, ready_at=20.5)
-    source = ledger.source_stat(30.0, shown="ERROR")
+    source = ledger.source_stat(30.0)
 
     report = status_report(
         events=journal.events,
@@ -143,9 +161,12 @@ def test_the_report_has_the_originals_keys_in_their_order() -> None:
     updates = report["video_source_status_updates"]
     assert [(update["event_type"], update["severity"]) for update in updates] == [
         ("SOURCE_STATE_UPDATE", 20),
-        ("SOURCE_ERROR", 40),
+        ("SOURCE_CONNECTION_ATTEMPT_FAILED", 30),
         ("SOURCE_STATE_UPDATE", 20),
     ]
+    assert [list(update) for update in updates] == [
+        ["timestamp", "severity", "event_type", "payload", "context"]
+    ] * 3
     assert updates[0]["payload"] == {
         "previous_state": "NOT_STARTED",
         "new_state": "INITIALISING",
@@ -182,25 +203,130 @@ def test_a_row_of_failures_does_not_push_everything_else_out_of_the_report() -> 
         ledger.inference_failed("out of memory")
 
     assert [event["event_type"] for event in journal.events] == ["SOURCE_STATE_UPDATE", "INFERENCE_ERROR"]
-    assert ledger.source_stat(1.0, shown="RUNNING").dropped == {"inference": 1000}
+    assert ledger.source_stat(1.0).dropped == {"inference": 1000}
 
 
 def test_a_source_that_comes_and_goes_does_not_push_the_others_out_of_the_report() -> None:
-    journal = Journal(2)
-    good, bad = (Ledger(0, now=0.0, changed=Wakeup(), source_id=number, journal=journal) for number in (0, 1))
+    journal = Journal()
+    good, bad = (ledger_of(journal, source_id=number) for number in (0, 1))
     bad.source_is("INITIALISING")
     good.source_is("RUNNING")
     for _ in range(1000):
+        bad.source_connected(CAPTURE)
+        bad.source_is("RUNNING")
+        bad.source_failed("the stream ended", "ended")
         bad.source_is("ERROR")
-        bad.source_is("INITIALISING")
 
     events = journal.events
 
     assert [event["payload"]["new_state"] for event in events if not event["payload"]["source_id"]] == [
         "RUNNING"
     ]
-    assert len(events) == 33
+    assert len(events) == 128
     assert events[0]["payload"]["new_state"] == "RUNNING"
+    assert len(msgpack.packb(events)) < 32_768  # it travels each second
+
+
+def test_sixteen_sources_that_come_and_go_share_the_room() -> None:
+    journal = Journal()
+    ledgers = [ledger_of(journal, source_id=number) for number in range(16)]
+    for _ in range(100):
+        for ledger in ledgers:
+            ledger.source_connected(CAPTURE)
+            ledger.source_failed("the stream ended", "ended")
+
+    told = [event["payload"]["source_id"] for event in journal.events]
+    assert {told.count(number) for number in range(16)} == {8}
+
+
+def test_an_outage_is_told_in_a_few_entries_however_long_it_lasts() -> None:
+    journal = Journal()
+    ledger = ledger_of(journal)
+    ledger.source_is("INITIALISING")
+    ledger.source_connected(CAPTURE)
+    ledger.source_is("RUNNING")
+    ledger.source_failed("no frame came for 8 s", "timeout")
+    ledger.source_is("ERROR")
+    for _ in range(1000):
+        ledger.source_is("RESTARTING")
+        ledger.source_is("INITIALISING")
+        ledger.source_failed("connection refused", "refused")
+        ledger.source_is("ERROR")
+    ledger.source_is("RESTARTING")
+    ledger.source_is("INITIALISING")
+    ledger.source_connected(CAPTURE)
+    ledger.source_is("RUNNING")
+
+    events = journal.events
+
+    assert [(told(event), event.get("times", 1)) for event in events] == [
+        ("NOT_STARTED → INITIALISING", 1),
+        ("INITIALISING → RUNNING", 1),
+        ("SOURCE_CONNECTION_LOST: timeout", 1),
+        ("RUNNING → ERROR", 1),
+        ("SOURCE_CONNECTION_ATTEMPT_FAILED: refused", 1000),
+        ("INITIALISING → ERROR", 1000),
+        ("ERROR → RESTARTING", 1001),
+        ("RESTARTING → INITIALISING", 1001),
+        ("INITIALISING → RUNNING", 1),
+    ]
+    failed = events[4]
+    assert list(failed) == [
+        *("timestamp", "severity", "event_type", "payload", "context"),
+        *("times", "since"),
+    ]
+    assert events[3]["timestamp"] <= failed["since"] < failed["timestamp"]
+    assert [event["timestamp"] for event in events] == sorted(event["timestamp"] for event in events)
+    source = ledger.source_stat(1.0)
+    assert (source.attempts, source.failures, source.cause, source.reason) == (0, 1001, None, "")
+
+
+def test_an_error_of_ours_is_an_error_and_no_lost_connection() -> None:
+    journal = Journal()
+
+    ledger_of(journal).source_failed("an error of our own", "internal")
+
+    (event,) = journal.events
+    assert (event["event_type"], event["severity"]) == ("SOURCE_ERROR", 40)
+
+
+@pytest.mark.parametrize(("finite", "paused"), [(True, "PAUSED"), (False, "MUTED")])
+def test_a_pause_is_told_as_the_originals_is(finite: bool, paused: str) -> None:
+    journal = Journal()
+    ledger = ledger_of(journal, finite=finite)
+    ledger.source_is("RUNNING")
+
+    ledger.paused(True)
+    while_paused = ledger.source_stat(0.0).state
+    ledger.paused(True)
+    ledger.paused(False)
+    ledger.source_is("ENDED")
+    read_to_its_end = ledger.source_stat(0.0).state
+    ledger.over()
+
+    assert (while_paused, read_to_its_end, ledger.source_stat(0.0).state) == (paused, "RUNNING", "ENDED")
+    assert [told(event) for event in journal.events] == [
+        "NOT_STARTED → RUNNING",
+        f"RUNNING → {paused}",
+        f"{paused} → RUNNING",
+        "RUNNING → ENDED",
+    ]
+
+
+def test_a_frame_is_counted_at_each_step_that_it_reaches() -> None:
+    ledger = Ledger(0, now=0.0, changed=Wakeup())
+    for reached in range(5):
+        ledger.grabbed(1.0)
+        if reached > 0:
+            ledger.decoded()
+        if reached > 1:
+            ledger.inferred(decoded_at=1.0, started_at=1.0, ready_at=1.0)
+        if reached > 2:
+            ledger.emitted(1.0, latency=0.1)
+
+    source = ledger.source_stat(1.0)
+
+    assert (source.received, source.decoded, source.inferred, source.emitted) == (5, 4, 3, 2)
 
 
 def test_a_picture_that_stands_still_is_told_and_so_is_its_end() -> None:
@@ -208,12 +334,12 @@ def test_a_picture_that_stands_still_is_told_and_so_is_its_end() -> None:
     ledger = Ledger(0, now=0.0, changed=Wakeup(), journal=journal)
 
     ledger.looked(12.0, now=100.0)
-    still = ledger.source_stat(101.5, shown="RUNNING")
-    later = ledger.source_stat(150.0, shown="RUNNING")
+    still = ledger.source_stat(101.5)
+    later = ledger.source_stat(150.0)
     ledger.looked(82.0, now=170.0)
-    long_still = ledger.source_stat(170.0, shown="RUNNING")
+    long_still = ledger.source_stat(170.0)
     ledger.looked(None, now=171.0)
-    moves = ledger.source_stat(171.0, shown="RUNNING")
+    moves = ledger.source_stat(171.0)
 
     assert (still.still_for, still.reason) == (13.5, "the picture has not changed for 10 s")
     assert (later.still_for, later.reason) == (None, "")  # no frame has come for long, so nobody knows
@@ -227,4 +353,4 @@ def test_what_is_lost_is_the_reason_before_what_stands_still() -> None:
     ledger.looked(12.0, now=100.0)
     ledger.source_failed("the stream ended", "ended")
 
-    assert ledger.source_stat(100.0, shown="ERROR").reason == "the stream ended"
+    assert ledger.source_stat(100.0).reason == "the stream ended"

@@ -50,7 +50,7 @@ class Playing:
 
     @property
     def stat(self) -> SourceStat:
-        return self.ledger.source_stat(time.monotonic(), shown=self.ledger.state)
+        return self.ledger.source_stat(time.monotonic())
 
     @property
     def ids(self) -> list[int]:

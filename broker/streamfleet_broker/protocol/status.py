@@ -33,10 +33,12 @@ class SourceStat:
     reference: str | int  # without credentials, query and fragment
     state: str  # the original's names: NOT_STARTED, INITIALISING, RUNNING, PAUSED, MUTED, ENDED, ERROR, …
     received: Natural = 0  # frames grabbed
+    decoded: Natural = 0  # those of which there was a picture
     inferred: Natural = 0
     emitted: Natural = 0
     dropped: dict[str, int] = field(default_factory=dict)  # by cause
-    attempts: Natural = 0  # to connect, since the last success
+    attempts: Natural = 0  # to connect that failed, since the last success
+    failures: Natural = 0  # the same and the connections that were lost, in all
     cause: SourceCause | None = None  # of the last failed attempt, in a word; None: there is a picture
     reason: str = ""  # the same for people
     last_frame_age: float | None = None  # seconds; None before the first

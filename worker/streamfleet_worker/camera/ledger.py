@@ -8,33 +8,55 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter, deque
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.status import SourceCause, SourceStat
-from streamfleet_worker.camera.buffer import Wakeup
+from streamfleet_worker.camera.buffer import Signal
+from streamfleet_worker.camera.report import shown_source_state
 from streamfleet_worker.camera.source import Capture
 from streamfleet_worker.camera.stillness import FORGOTTEN
 
 INFO, WARNING, ERROR = 20, 30, 40  # severities, as the original numbers them
 
-_KEPT_EVENTS = 64  # of all sources together
-_FEWEST_EVENTS = 8  # of each source, however many there are
+_KEPT_EVENTS = 128  # of all sources together
 _LATENCY_FRAMES = 64
 _THROUGHPUT_WINDOW = 3.0  # seconds
 
 
-class Journal:
-    """The last events of a pipeline. One source that comes and goes does not push the others' out."""
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    number: int  # of all entries, in the order of their coming
+    era: int  # of its row
+    event: dict[str, Any]
 
-    def __init__(self, sources: int = 1) -> None:
+    def tells(self, other: dict[str, Any]) -> bool:
+        """The same happened."""
+        return all(self.event[key] == other[key] for key in ("event_type", "severity", "payload", "context"))
+
+
+@dataclass(slots=True)
+class _Row:
+    """What happened to one source, or to the pipeline itself."""
+
+    era: int = 0  # +1 whenever all is well again
+    entries: deque[_Entry] = field(default_factory=deque)
+
+
+class Journal:
+    """The last events of a pipeline, in far less room than the original's 512: they travel each second.
+
+    What happens again and again while nothing has become well is one entry: its last time, how many `times`
+    and `since` when. Where there is no room any more, the source with most entries loses its oldest: one that
+    comes and goes does not push the others' out.
+    """
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._room = max(_FEWEST_EVENTS, _KEPT_EVENTS // sources)
         self._numbers = itertools.count()
-        self._rows: dict[
-            int | None, deque[tuple[int, dict[str, Any]]]
-        ] = {}  # by source; None: the pipeline's
+        self._rows: dict[int | None, _Row] = {}  # by source; None: the pipeline's
 
     def note(
         self, severity: int, event_type: str, payload: dict[str, Any], context: str, *, of: int | None
@@ -48,16 +70,24 @@ class Journal:
             "context": context,
         }
         with self._lock:
-            row = self._rows.setdefault(of, deque(maxlen=self._room))
-            row.append((next(self._numbers), event))
+            row = self._rows.setdefault(of, _Row())
+            for entry in [entry for entry in row.entries if entry.era == row.era and entry.tells(event)]:
+                row.entries.remove(entry)
+                event["times"] = entry.event.get("times", 1) + 1
+                event["since"] = entry.event.get("since", entry.event["timestamp"])
+            row.entries.append(_Entry(next(self._numbers), row.era, event))
+            if sum(len(other.entries) for other in self._rows.values()) > _KEPT_EVENTS:
+                max(self._rows.values(), key=lambda other: len(other.entries)).entries.popleft()
 
-    def error(self, event_type: str, kind: str, message: str, context: str, *, of: int | None = None) -> None:
-        """An error, of this type, in the original's words."""
-        payload: dict[str, Any] = {"error_type": kind, "error_message": message, "error_context": context}
-        if of is not None:
-            payload["source_id"] = of
-        where = "video_source.video_consumer" if of is not None else "inference_pipeline"
-        self.note(ERROR, event_type, payload, where, of=of)
+    def well(self, of: int) -> None:
+        """The source works again: what happens to it from here on is another story."""
+        with self._lock:
+            self._rows.setdefault(of, _Row()).era += 1
+
+    def error(self, event_type: str, kind: str, message: str, context: str) -> None:
+        """An error of the pipeline, of this type, in the original's words."""
+        payload = {"error_type": kind, "error_message": message, "error_context": context}
+        self.note(ERROR, event_type, payload, "inference_pipeline", of=None)
 
     def inference_thread(self, event: str) -> None:
         """Inference has STARTED or FINISHED."""
@@ -76,8 +106,8 @@ class Journal:
     def events(self) -> list[dict[str, Any]]:
         """Oldest first."""
         with self._lock:
-            rows = [entry for row in self._rows.values() for entry in row]
-        return [event for _, event in sorted(rows, key=lambda entry: entry[0])]
+            entries = [entry for row in self._rows.values() for entry in row.entries]
+        return [entry.event for entry in sorted(entries, key=lambda entry: entry.number)]
 
 
 class Ledger:
@@ -88,23 +118,28 @@ class Ledger:
         reference: str | int,
         *,
         now: float,
-        changed: Wakeup,
+        changed: Signal,
         source_id: int = 0,
         journal: Journal | None = None,
+        finite: bool = False,
     ) -> None:
         self._lock = threading.Lock()
         self._changed = changed  # wakes the thread that reports
         self._journal = journal or Journal()
         self._source_id = source_id
         self._reference = sanitised(reference)
-        self._state = "NOT_STARTED"
+        self._finite = finite
+        self._state = self._shown = "NOT_STARTED"
+        self._paused = False
+        self._over = False  # it is finite, and every frame of it has been dealt with
+        self._connected = False
         self._properties: dict[str, Any] | None = None
         self._size = (0, 0)  # pixels, width and height
         self._reason = ""
         self._cause: SourceCause | None = None
-        self._attempts = 0
+        self._attempts = self._failures = 0
         self._dropped: Counter[str] = Counter()
-        self._received = self._inferred = self._emitted = 0
+        self._received = self._decoded = self._inferred = self._emitted = 0
         self._failing = False  # the last frame that came back from the engine came without an output
         self._last_frame_at: float | None = None  # monotonic seconds
         self._still_since: float | None = None  # monotonic seconds
@@ -121,12 +156,20 @@ class Ledger:
     def source_is(self, state: str) -> None:
         """The source is in another state of the original's."""
         with self._lock:
-            previous, self._state = self._state, state
-            if previous == state:
-                return
-        states = {"previous_state": previous, "new_state": state, "source_id": self._source_id}
-        self._note(INFO, "SOURCE_STATE_UPDATE", states, "video_source")
-        self._changed.set()
+            self._state = state
+            self._tell_state()
+
+    def paused(self, paused: bool) -> None:
+        """Nothing of it is emitted from now on, or it goes on."""
+        with self._lock:
+            self._paused = paused
+            self._tell_state()
+
+    def over(self) -> None:
+        """It has come to its end, and so has the last of its frames."""
+        with self._lock:
+            self._over = True
+            self._tell_state()
 
     def source_connected(self, capture: Capture) -> None:
         """The source is open."""
@@ -141,18 +184,34 @@ class Ledger:
                 "is_reconnectable": not capture.finite,
                 "timestamp_created": created or datetime.now().isoformat(),
             }
+            self._connected = True
             self._attempts = 0
             self._reason = ""
             self._cause = None
+        self._journal.well(self._source_id)
 
     def source_failed(self, reason: str, cause: SourceCause) -> None:
         """An attempt to open the source, or to go on reading it, failed."""
         with self._lock:
+            lost, self._connected = self._connected, False
             self._attempts += 1
+            self._failures += 1
             self._reason = reason
             self._cause = cause
-        self._journal.error(
-            "SOURCE_ERROR", "SourceLost", reason, "stream_consumer_thread", of=self._source_id
+        event_type = "SOURCE_CONNECTION_LOST" if lost else "SOURCE_CONNECTION_ATTEMPT_FAILED"
+        ours = cause == "internal"
+        payload = {
+            "error_type": "SourceLost",
+            "error_message": reason,
+            "error_context": "stream_consumer_thread",
+            "source_id": self._source_id,
+            "cause": cause,
+        }
+        self._note(
+            ERROR if ours else WARNING,
+            "SOURCE_ERROR" if ours else event_type,
+            payload,
+            "video_source.video_consumer",
         )
 
     def consumption(self, event: str) -> None:
@@ -178,6 +237,11 @@ class Ledger:
         with self._lock:
             self._received += 1
             self._last_frame_at = now
+
+    def decoded(self) -> None:
+        """There is a picture of the frame that came last."""
+        with self._lock:
+            self._decoded += 1
 
     def seen(self, width: int, height: int) -> None:
         """A picture has this size in pixels."""
@@ -221,11 +285,11 @@ class Ledger:
 
     @property
     def state(self) -> str:
-        """The source's, as the original names it."""
+        """The source's own, whether it is paused or not, as the original names it."""
         return self._state
 
-    def source_stat(self, now: float, *, shown: str) -> SourceStat:
-        """The source with its counters; `shown` is its state for people, which knows of pauses too."""
+    def source_stat(self, now: float) -> SourceStat:
+        """The source with its counters, and its state as people see it, which knows of pauses too."""
         with self._lock:
             age = None if self._last_frame_at is None else round(now - self._last_frame_at, 3)
             latency = _mean(self._latency)
@@ -233,12 +297,14 @@ class Ledger:
             return SourceStat(
                 source_id=self._source_id,
                 reference=self._reference,
-                state=shown,
+                state=self._shown,
                 received=self._received,
+                decoded=self._decoded,
                 inferred=self._inferred,
                 emitted=self._emitted,
                 dropped=dict(self._dropped),
                 attempts=self._attempts,
+                failures=self._failures,
                 cause=self._cause,
                 reason=self._reason or _stands_still(still_for),
                 last_frame_age=age,
@@ -265,6 +331,16 @@ class Ledger:
         """The original's properties of one source; None until it was open."""
         with self._lock:
             return None if self._properties is None else dict(self._properties)
+
+    def _tell_state(self) -> None:
+        previous = self._shown
+        self._shown = shown_source_state(
+            self._state, finite=self._finite, paused=self._paused, done=self._over
+        )
+        if self._shown != previous:
+            states = {"previous_state": previous, "new_state": self._shown, "source_id": self._source_id}
+            self._note(INFO, "SOURCE_STATE_UPDATE", states, "video_source")
+            self._changed.set()
 
     def _note(self, severity: int, event_type: str, payload: dict[str, Any], context: str) -> None:
         self._journal.note(severity, event_type, payload, context, of=self._source_id)

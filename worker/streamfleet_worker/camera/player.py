@@ -88,8 +88,10 @@ class Player:
         self._emission = threading.Lock()  # held while anything leaves; guards _orders and the emitter
         self._orders = _orders(config.gen, config.want, config.spec, config.defaults)
         self._obeyed: _Orders | None = None  # the orders that the channels know
+        self._tell_ledgers()
         self._paused_at: float | None = None  # monotonic seconds
         self._held = 0.0  # seconds of all pauses that are over
+        self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
         self._viewing = Viewing()
         self._repeat_at = 0.0  # monotonic seconds
         self._showing = False
@@ -117,8 +119,11 @@ class Player:
         orders = _orders(max(self._orders.gen, gen), want, spec, self._config.defaults)
         doors = self._emitter.doors_to(spec.sinks)
         with self._emission:
+            if self.paused and want == "run":
+                self._fresh_from = time.monotonic()
             self._orders = orders
             self._emitter.use(doors)
+            self._tell_ledgers()
         self._wakeup.set()
 
     def show(self, wanted: bool) -> None:
@@ -156,6 +161,10 @@ class Player:
     def waits_for_engine(self, now: float) -> bool:
         """No frame moves, and the camera is not to blame."""
         return not self._engine.connected or any(_is_stuck(channel, now) for channel in self._channels)
+
+    def _tell_ledgers(self) -> None:
+        for channel in self._channels:
+            channel.ledger.paused(self.paused)
 
     # the thread -------------------------------------------------------------------------------------------
 
@@ -335,9 +344,10 @@ class Player:
         """Whether the frame is dealt with; a file's frame that meets a pause is not, and is kept."""
         with self._emission:
             orders = self._orders
-            if orders.want == "pause":
-                if channel.finite:
-                    return False
+            if orders.want == "pause" and channel.finite:
+                return False
+            # A live source shows what is now: not what was under way when a pause began, nor after it.
+            if not channel.finite and (orders.want == "pause" or flight.stamp.decoded_at < self._fresh_from):
                 channel.ledger.dropped("muted")
                 return True
             detections = self._detect(channel, flight, orders)
@@ -407,7 +417,7 @@ class Player:
         for channel in self._channels:
             if not channel.done and channel.over:
                 channel.done = True
-                self._changed.set()
+                channel.ledger.over()
         self._done = all(channel.done for channel in self._channels)
 
     def _wait(self) -> None:

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 import cv2
 import zmq
 
+from streamfleet_broker.protocol.reference import is_finite
 from streamfleet_broker.protocol.values import SourceSpec
 from streamfleet_worker.camera.buffer import Wakeup
 from streamfleet_worker.camera.channel import Channel
@@ -29,7 +30,6 @@ from streamfleet_worker.camera.report import (
     SourceFacts,
     observed_state,
     reason_of,
-    shown_source_state,
     source_metadata,
     status_report,
 )
@@ -61,7 +61,7 @@ class Camera:
         self._config = config
         self.changed = Wakeup()
         self._wakeup = Wakeup()
-        self._journal = Journal(len(config.spec.sources))
+        self._journal = Journal()
         self._progress = Progress.open(config.progress_path, sources=len(config.spec.sources))
         self._emitter = Emitter(config, context)
         now = time.monotonic()
@@ -111,12 +111,7 @@ class Camera:
         # Read once, and before the counters: what is said to be paused has emitted all that it will.
         paused, done, over = player.paused, player.done, [channel.done for channel in channels]
         states = [channel.ledger.state for channel in channels]
-        sources = tuple(
-            channel.ledger.source_stat(
-                now, shown=shown_source_state(state, finite=channel.finite, paused=paused, done=ended)
-            )
-            for channel, state, ended in zip(channels, states, over, strict=True)
-        )
+        sources = tuple(channel.ledger.source_stat(now) for channel in channels)
         facts = [
             SourceFacts(state, source.attempts, ended)
             for state, source, ended in zip(states, sources, over, strict=True)
@@ -150,7 +145,12 @@ class Camera:
 
     def _channel(self, source_id: int, spec: SourceSpec, now: float) -> Channel:
         ledger = Ledger(
-            spec.reference, now=now, changed=self.changed, source_id=source_id, journal=self._journal
+            spec.reference,
+            now=now,
+            changed=self.changed,
+            source_id=source_id,
+            journal=self._journal,
+            finite=is_finite(spec),
         )
         return Channel(source_id, spec, wakeup=self._wakeup, ledger=ledger, progress=self._progress)
 

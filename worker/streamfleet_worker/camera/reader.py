@@ -169,6 +169,7 @@ class Reader:
         if image is None:
             self._ledger.dropped("damaged" if wanted else "adaptive")
             return
+        self._ledger.decoded()
         self._ledger.source_is("RUNNING")
         stamp = Stamp(
             frame_id=self._frame_id,
