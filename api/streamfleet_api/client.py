@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import ipaddress
 import json
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
@@ -17,12 +16,10 @@ import httpx
 from streamfleet_api.commands import CommandFailed, Rejected, Unreachable
 from streamfleet_broker.protocol.errors import ProtocolError
 from streamfleet_broker.protocol.keyfile import read_private
+from streamfleet_models.content import Told, pieces_of, untold
 
 TIMEOUT = 15.0  # seconds for an answer
 _UPLOAD_TIMEOUT = 120.0  # seconds in which nothing moves
-_CHUNK = 262_144  # bytes
-
-Moved = Callable[[int], None]  # gets how many bytes more have been read or sent
 
 
 class ServerSent(NamedTuple):
@@ -85,20 +82,34 @@ class Client:
             response = self._checked(self._http.request(method, path))
             return response.status_code != 202, response.json() if response.content else None
 
+    def look(self, path: str) -> tuple[int, dict[str, Any]]:
+        """The status and the object of an answer, whatever it says. Raises: CommandFailed."""
+        with self._failing():
+            response = self._http.get(path)
+            found = response.json()
+        if not isinstance(found, dict):
+            raise self._stranger("its answer is no object")
+        return response.status_code, found
+
     def fetch(self, path: str) -> bytes:
         """The bytes of an answer. Raises: CommandFailed."""
         with self._failing():
             return self._checked(self._http.get(path)).content
 
-    def upload(self, digest: str, path: Path, moved: Moved = lambda _count: None) -> bool:
+    def upload(self, digest: str, path: Path, told: Told = untold) -> bool:
         """Put a file into the blobs; False: it is there already. Raises: CommandFailed, OSError."""
+        return self.pass_on(digest, pieces_of(path, told))
+
+    def pass_on(self, digest: str, content: Generator[bytes, None, None]) -> bool:
+        """Put content into the blobs; False: it is there already, and none of it was asked for.
+
+        Raises: CommandFailed, whatever `content` raises.
+        """
         address = f"/v2/blobs/{digest}"
-        with self._failing():
+        with self._failing(), contextlib.closing(content):
             if self._http.head(address).status_code == 200:
                 return False
-            content = _chunks(path, moved)
-            with contextlib.closing(content):
-                self._checked(self._http.put(address, content=content, timeout=_UPLOAD_TIMEOUT))
+            self._checked(self._http.put(address, content=content, timeout=_UPLOAD_TIMEOUT))
         return True
 
     def events(self, path: str, last: str = "") -> Generator[ServerSent, None, None]:
@@ -173,22 +184,6 @@ def _errors(body: dict[str, Any]) -> list[dict[str, Any]]:
     """What RFC 9457 leaves to the api: each wrong value with its place."""
     errors = body.get("errors")
     return errors if isinstance(errors, list) else []
-
-
-def digest_of(path: Path, moved: Moved = lambda _count: None) -> str:
-    """The sha256 of a file."""
-    digest = hashlib.sha256()
-    with contextlib.closing(_chunks(path, moved)) as chunks:
-        for chunk in chunks:
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _chunks(path: Path, moved: Moved) -> Generator[bytes, None, None]:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
-            moved(len(chunk))
 
 
 def path_of(*parts: str) -> str:

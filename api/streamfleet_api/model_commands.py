@@ -22,6 +22,7 @@ from streamfleet_api.settings import (
     show_error,
 )
 from streamfleet_api.tables import Table, plain, show, show_table, size
+from streamfleet_models.content import Told, untold
 
 Entry = dict[str, Any]  # one of `GET /v2/models`
 
@@ -108,7 +109,8 @@ def _line(name: str, text: str) -> str:
 
 @models.command("add")
 @click.argument("model_id", metavar="ID", callback=arguments.model_id)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("source", metavar="FILE|FOLDER|URL")
+@click.option("--sha256", metavar="HEX", help="What the file must be; a URL needs it.")
 @click.option(
     "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Class names, one a line."
 )
@@ -120,19 +122,24 @@ def add_model(
     settings: Settings,
     /,
     model_id: str,
-    file: Path,
+    source: str,
+    sha256: str | None,
     labels: Path | None,
     family: str | None,
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Upload the ONNX FILE, and let pipelines name it ID, as in shapes/1.
+    """Upload an ONNX file, and let pipelines name it ID, as in shapes/1.
+
+    A FOLDER holds weights.onnx, and may hold class_names.txt and manifest.json. A URL is fetched by this
+    command and passed on, so that the fleet itself needs no internet.
 
     \b
       streamfleet models add yolo11n/1 yolo11n.onnx
+      streamfleet models add yolo11n/1 https://host/yolo11n.onnx --sha256 9f86d081…
     """
     client = settings.client()
-    body: dict[str, Any] = {"weights": _upload(settings, file), "replace": replace}
+    body: dict[str, Any] = {**_uploaded(settings, source, sha256), "replace": replace}
     if labels is not None:
         body["labels"] = [line.strip() for line in labels.read_text("utf-8").splitlines() if line.strip()]
     if family is not None:
@@ -140,29 +147,65 @@ def add_model(
     try:
         model = client.send("PUT", _path(model_id), body)
     except Rejected as exc:
-        raise CommandFailed(f"{file}: {exc}", exc.hint) if exc.status == 422 else exc from exc
+        raise CommandFailed(f"{source}: {exc}", exc.hint) if exc.status == 422 else exc from exc
     text = f"{model['id']}: {model['family']}, {_input(model)}, {len(model['labels'])} classes"
     if model["replaces"]:
         text += f"\nreplaces {model['replaces'][:12]}; running pipelines keep it"
     show(model, as_json, text)
 
 
-def _upload(settings: Settings, file: Path) -> str:
-    """The sha256 of a file that is in the fleet then."""
-    from streamfleet_api.client import digest_of
+def _uploaded(settings: Settings, source: str, sha256: str | None) -> dict[str, Any]:
+    """What the fleet has then, as the api takes it: the sha256 of the weights, and what lies beside them.
 
-    total = file.stat().st_size
-    with _progress(total) as stage:
+    Raises: CommandFailed, click.BadParameter.
+    """
+    if "://" in source:
+        return {"weights": _pass_on(settings, source, sha256)}
+    from streamfleet_models.folder import FoundModel, read_folder
+    from streamfleet_models.graph import BadModel
+
+    path = Path(source)
+    try:
+        found = read_folder(path) if path.is_dir() else FoundModel(path)
+        beside = {"family": found.family, "labels": found.labels and list(found.labels)}
+        return {**beside, "weights": _upload(settings, found.weights, sha256)}
+    except BadModel as exc:
+        raise CommandFailed(str(exc)) from exc
+    except OSError as exc:
+        wanted = "a file, a folder or https://…"
+        raise click.UsageError(f"expected {wanted}, {source} cannot be read: {exc.strerror}") from exc
+
+
+def _upload(settings: Settings, file: Path, expected: str | None) -> str:
+    """The sha256 of a file that is in the fleet then. Raises: CommandFailed, OSError."""
+    from streamfleet_models.content import digest_of
+
+    with _progress() as stage:
         digest = digest_of(file, stage("reading"))
+        if expected is not None and digest != expected.lower():
+            raise CommandFailed(f"{file}: expected content of sha256 {expected}, came {digest}")
         settings.client().upload(digest, file, stage("sending"))
     return digest
 
 
+def _pass_on(settings: Settings, address: str, sha256: str | None) -> str:
+    """The sha256 of content of the web that is in the fleet then. Raises: CommandFailed."""
+    from streamfleet_models.download import DownloadFailed, Remote, fetch
+
+    try:
+        remote = Remote.of(address, sha256)
+        with _progress() as stage:
+            settings.client().pass_on(remote.sha256, fetch(remote, stage("fetching")))
+    except DownloadFailed as exc:
+        raise CommandFailed(str(exc)) from exc
+    return remote.sha256
+
+
 @contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
+def _progress() -> Iterator[Callable[[str], Told]]:
     """Starts a stage that is told of bytes; it is drawn where somebody looks."""
     if not sys.stderr.isatty():
-        yield lambda _name: lambda _count: None
+        yield lambda _name: untold
         return
     from rich import progress
     from rich.console import Console
@@ -176,10 +219,10 @@ def _progress(total: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
 
-        def stage(name: str) -> Callable[[int], None]:
-            task = bar.add_task(name, total=total, visible=False)
+        def stage(name: str) -> Told:
+            task = bar.add_task(name, total=None, visible=False)
             # What is in the fleet already is not sent, and no bar of it is drawn.
-            return lambda count: bar.update(task, advance=count, visible=True)
+            return lambda passed, total: bar.update(task, completed=passed, total=total, visible=True)
 
         yield stage
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamfleet_api import cache
 from streamfleet_api.blobs import BlobError, Blobs
 from streamfleet_api.link import Link
 from streamfleet_api.modelfile import BadModel, inspect
@@ -19,6 +18,7 @@ from streamfleet_broker.protocol.requests import (
     RemoveModel,
 )
 from streamfleet_broker.protocol.values import Family, Manifest, ModelRef
+from streamfleet_models import folder
 
 UNUSED = 3600.0  # seconds for which a blob may be here without a model: its model is about to be put
 
@@ -134,7 +134,7 @@ class Models:
 
     def _from_cache(self, cache_dir: Path, model_id: str) -> Manifest | None:
         try:
-            found = cache.find(cache_dir, model_id)
+            found = folder.find(cache_dir, model_id)
             if found is None:
                 return None
             digest = self._blobs.put_file(found.weights)

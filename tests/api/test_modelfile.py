@@ -12,10 +12,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from streamfleet_api import cache
 from streamfleet_api.demo import demo_model
-from streamfleet_api.modelfile import BadModel, inspect, labels_in
+from streamfleet_api.modelfile import inspect
 from streamfleet_broker.protocol.values import Manifest, Weights
+from streamfleet_models import folder as cache
+from streamfleet_models.graph import BadModel, labels_in
 from tests.api.conftest import Api
 from tests.api.peer import Peer
 
@@ -219,7 +220,7 @@ def test_the_cache_holds_weights_and_class_names(tmp_path: Path) -> None:
 
     found = cache.find(tmp_path, "parts/1")
 
-    assert found == cache.CachedModel(folder / "weights.onnx", "ultralytics", ("a", "b"))
+    assert found == cache.FoundModel(folder / "weights.onnx", "ultralytics", ("a", "b"))
     assert cache.find(tmp_path, "parts/2") is None
 
 

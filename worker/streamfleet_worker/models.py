@@ -7,7 +7,6 @@ what its name says.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import httpx
 import msgspec
 
 from streamfleet_broker.protocol.values import Manifest
+from streamfleet_models.content import digest_of
 from streamfleet_worker.reconcile import ModelFetched, ModelRefused
 
 logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Models:
                 raise FetchError("no address to fetch from yet")
             partial = self._directory / f"{digest}.part"
             resumed = await self._download(digest, partial, size)
-            if await asyncio.to_thread(_digest, partial) == digest:
+            if await asyncio.to_thread(digest_of, partial) == digest:
                 await asyncio.to_thread(_move_into_place, partial, self.path(digest))
                 return
             await asyncio.to_thread(partial.unlink)
@@ -198,14 +198,6 @@ def _write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _size(path: Path) -> int:
