@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from streamfleet_api.statuses import Seen
+from streamfleet_api.statuses import Seen, as_of_now
 from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.requests import (
     DeviceState,
@@ -17,7 +17,14 @@ from streamfleet_broker.protocol.requests import (
     PipelineStatus,
     PipelineView,
 )
-from streamfleet_broker.protocol.status import DeviceStat, EngineStat, PipelineStat, SourceStat, empty_report
+from streamfleet_broker.protocol.status import (
+    DeviceStat,
+    EngineStat,
+    PipelineStat,
+    SourceStat,
+    empty_report,
+    silent_sources,
+)
 from streamfleet_broker.protocol.values import (
     Family,
     Manifest,
@@ -118,7 +125,7 @@ class Pipeline(Answer):
     @classmethod
     def of(cls, view: PipelineView, seen: Seen[PipelineStat] | None) -> Pipeline:
         """What the broker knows, and what the device told last."""
-        stat = seen.stat if seen else None
+        stat = as_of_now(seen) if seen else None
         return cls(
             pipeline_id=view.pipeline_id,
             version=view.version,
@@ -181,7 +188,7 @@ class PipelineReport(Answer):
     @classmethod
     def of(cls, view: PipelineView, seen: Seen[PipelineStat] | None) -> PipelineReport:
         """The last status, or what the broker knows before the first."""
-        stat = seen.stat if seen else _before_the_first(view)
+        stat = as_of_now(seen) if seen else _before_the_first(view)
         return cls(
             pipeline_id=view.pipeline_id,
             device=stat.device if seen else view.device,
@@ -203,10 +210,7 @@ class PipelineReport(Answer):
 
 
 def _before_the_first(view: PipelineView) -> PipelineStat:
-    sources = tuple(
-        SourceStat(number, sanitised(source.reference), "NOT_STARTED")
-        for number, source in enumerate(view.spec.sources)
-    )
+    sources = silent_sources(view.spec, "NOT_STARTED")
     report = empty_report(view.spec, "NOT_STARTED")
     return PipelineStat(
         view.pipeline_id,

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamfleet_api.link import Link, LinkError
-from streamfleet_api.statuses import Seen, Statuses
+from streamfleet_api.statuses import STALE, Seen, Statuses, as_of_now
 from streamfleet_broker.protocol.requests import (
     DeviceView,
     FleetView,
@@ -33,7 +33,6 @@ from streamfleet_broker.protocol.requests import (
 from streamfleet_broker.protocol.status import DeviceStat, PipelineStat, SourceStat
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STALE = 5.0  # seconds after which a rate says nothing of the present any more
 _ASK = 2.0  # seconds that the broker has
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -141,6 +140,7 @@ def _of_sources(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric]:
     labels = ["pipeline_id", "source"]
     counters = {
         "received": "Frames that came from the source.",
+        "decoded": "Frames of which there was a picture.",
         "inferred": "Frames that a model looked at.",
         "emitted": "Frames whose predictions were emitted.",
     }
@@ -151,11 +151,16 @@ def _of_sources(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric]:
     dropped = CounterMetricFamily(
         "streamfleet_source_frames_dropped", "Frames that were left out, by cause.", labels=[*labels, "cause"]
     )
+    failures = CounterMetricFamily(
+        "streamfleet_source_connection_failures",
+        "Attempts to connect that failed, and connections that were lost.",
+        labels=labels,
+    )
     gauges = {
         name: GaugeMetricFamily(f"streamfleet_source_{name}", text, labels=labels)
         for name, text in (
             ("up", "Whether there is a picture."),
-            ("connection_attempts", "Attempts to connect since the last success."),
+            ("connection_attempts", "Attempts to connect that failed since the last success."),
             ("fps", "Frames emitted a second."),
             ("latency_seconds", "Seconds from the capture of a frame to its emission."),
             ("last_frame_age_seconds", "Seconds since the last frame."),
@@ -166,31 +171,30 @@ def _of_sources(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric]:
         series = [seen.stat.pipeline_id, str(source.source_id)]
         for name, counter in counts.items():
             counter.add_metric(series, getattr(source, name))
+        failures.add_metric(series, source.failures)
         for cause, count in source.dropped.items():
             dropped.add_metric([*series, cause], count)
         for name, value in _gauges_of(source, seen.age).items():
             if value is not None:
                 gauges[name].add_metric(series, value)
-    yield from (*counts.values(), dropped, *gauges.values())
+    yield from (*counts.values(), dropped, failures, *gauges.values())
 
 
 def _sources_of(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[tuple[Seen[PipelineStat], SourceStat]]:
-    """Each source once: a series that is there twice makes the whole text unreadable."""
+    """Each source once, as of now: a series that is there twice makes the whole text unreadable."""
     for seen in pipelines:
-        for source in {source.source_id: source for source in seen.stat.sources}.values():
+        for source in {source.source_id: source for source in as_of_now(seen).sources}.values():
             yield seen, source
 
 
 def _gauges_of(source: SourceStat, age: float) -> dict[str, float | None]:
-    """The gauges of a source; a rate that nobody told lately is 0, and an age goes on."""
-    fresh = age <= STALE
-    last = source.last_frame_age
+    """The gauges of a source of which something was told so many seconds ago."""
     return {
-        "up": float(fresh and source.state == "RUNNING"),
+        "up": float(age <= STALE and source.state == "RUNNING"),
         "connection_attempts": source.attempts,
-        "fps": source.fps if fresh else 0.0,
+        "fps": source.fps,
         "latency_seconds": source.latency,
-        "last_frame_age_seconds": None if last is None else last + age,
+        "last_frame_age_seconds": source.last_frame_age,
         "still_seconds": source.still_for,
     }
 
@@ -255,8 +259,7 @@ def _of_original(known: Known) -> Iterator[Metric]:
     active = GaugeMetricFamily("inference_pipeline_active_streams", "Pipelines that run.")
     active.add_metric([], sum(view.status == "running" for view in known.pipelines))
     for seen, source in _sources_of(known.of_pipelines.values()):
-        fps = source.fps if seen.age <= STALE else 0.0
-        gauges["inference_fps"].add_metric([seen.stat.pipeline_id, str(source.source_id)], fps)
+        gauges["inference_fps"].add_metric([seen.stat.pipeline_id, str(source.source_id)], source.fps)
     for seen in known.of_pipelines.values():
         for (source_id, figure), value in dict(_reported(seen.stat)).items():
             gauges[figure].add_metric([seen.stat.pipeline_id, source_id], value)

@@ -31,7 +31,7 @@ def status_lines(entry: Entry, status: Entry) -> Iterator[str]:
         yield _line("not sent", ", ".join(f"{count} to {sink}" for sink, count in lost.items()))
     for update in status["report"]["video_source_status_updates"][-MAX_UPDATES:]:
         when = update["timestamp"][:19].replace("T", " ")
-        yield f"  {when}  {_update(update['event_type'], update['payload'])}"
+        yield f"  {when}  {_update(update['event_type'], update['payload'])}{_repeats(update)}"
 
 
 def _update(kind: str, payload: Entry) -> str:
@@ -40,8 +40,14 @@ def _update(kind: str, payload: Entry) -> str:
     source = f"source {about.pop('source_id')} " if "source_id" in about else ""
     if kind == "SOURCE_STATE_UPDATE":
         return f"{source}{payload['previous_state'].lower()} → {payload['new_state'].lower()}"
-    what = f"{source}{kind.lower().replace('_', ' ')}"
+    name = kind.removeprefix("SOURCE_") if source else kind
+    what = f"{source}{name.lower().replace('_', ' ')}"
     return f"{what}: {about['error_message']}" if about.get("error_message") else what
+
+
+def _repeats(update: Entry) -> str:
+    """Of an update that stands for several, in ours."""
+    return f", {update['times']} times since {update['since'][11:19]}" if "times" in update else ""
 
 
 def _line(name: str, text: str) -> str:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import msgpack
@@ -33,6 +33,7 @@ from streamfleet_broker.protocol.values import from_plain
 logger = logging.getLogger(__name__)
 
 MAX_SUBJECTS = 20_000  # of each kind; the one that was silent for longest goes first
+STALE = 5.0  # seconds after which a rate says nothing of the present any more
 
 T = TypeVar("T")
 
@@ -43,6 +44,24 @@ class Seen(Generic[T]):
 
     stat: T
     age: float  # seconds
+
+
+def as_of_now(seen: Seen[PipelineStat]) -> PipelineStat:
+    """What a status says of the present: ages go on, and the rates of one that is too old are 0."""
+    stale = seen.age > STALE
+    sources = tuple(
+        replace(
+            source,
+            fps=0.0 if stale else source.fps,
+            still_for=None if stale else source.still_for,
+            last_frame_age=None
+            if source.last_frame_age is None
+            else round(source.last_frame_age + seen.age, 3),
+        )
+        for source in seen.stat.sources
+    )
+    report = {**seen.stat.report, "inference_throughput": 0.0} if stale else seen.stat.report
+    return replace(seen.stat, fps=0.0 if stale else seen.stat.fps, sources=sources, report=report)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 SOURCE = SourceStat(
     *(0, "rtsp://10.0.0.9/door", "RUNNING", 10, 10, 9, 8, {"late": 1, "buffer": 0}, 2),
+    failures=3,
     last_frame_age=0.5,
     fps=24.5,
     latency=0.25,
@@ -99,12 +100,14 @@ def test_all_figures_of_the_last_known_state_are_told() -> None:
         ("streamfleet_pipeline_status_age_seconds", of): 1,
         ("streamfleet_sink_dropped_total", (*of, ("sink", "udp"))): 4,
         ("streamfleet_source_frames_received_total", source): 10,
+        ("streamfleet_source_frames_decoded_total", source): 10,
         ("streamfleet_source_frames_inferred_total", source): 9,
         ("streamfleet_source_frames_emitted_total", source): 8,
         ("streamfleet_source_frames_dropped_total", (("cause", "late"), *source)): 1,
         ("streamfleet_source_frames_dropped_total", (("cause", "buffer"), *source)): 0,
         ("streamfleet_source_up", source): 1,
         ("streamfleet_source_connection_attempts", source): 2,
+        ("streamfleet_source_connection_failures_total", source): 3,
         ("streamfleet_source_fps", source): 24.5,
         ("streamfleet_source_latency_seconds", source): 0.25,
         ("streamfleet_source_last_frame_age_seconds", source): 1.5,

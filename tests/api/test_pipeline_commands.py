@@ -267,7 +267,14 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "event_type": "SOURCE_STATE_UPDATE",
         "payload": {"previous_state": "INITIALISING", "new_state": "RUNNING", "source_id": 0},
     }
-    report = {**empty_report(wished, "RUNNING"), "video_source_status_updates": [update]}
+    again = {
+        "timestamp": "2026-11-20T15:05:01.5",
+        "event_type": "SOURCE_CONNECTION_ATTEMPT_FAILED",
+        "payload": {"error_message": "nobody listens", "source_id": 1},
+        "times": 3,
+        "since": "2026-11-20T15:04:20.1",
+    }
+    report = {**empty_report(wished, "RUNNING"), "video_source_status_updates": [update, again]}
     first = SourceStat(0, "rtsp://cam/1", "RUNNING", 90, 90, 50, 49, {"rate": 41, "buffer": 0}, fps=4.9)
     first = replace(first, width=640, height=480, latency=0.04, last_frame_age=0.1)
     second = SourceStat(1, "rtsp://cam/2", "ERROR", attempts=3, cause="refused", reason="nobody listens")
@@ -292,6 +299,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "              refused: nobody listens, tried 3 times",
         "  not sent    2 to 10.0.0.2:12000",
         "  2026-11-20 15:04:14  source 0 initialising → running",
+        "  2026-11-20 15:05:01  source 1 connection attempt failed: nobody listens, 3 times since 15:04:20",
     ]
     assert json.loads(run("status", "sources", "--json").stdout)["sources"][1]["cause"] == "refused"
 

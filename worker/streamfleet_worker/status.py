@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from streamfleet_broker.protocol.reference import sanitised
-from streamfleet_broker.protocol.status import PipelineStat, SourceStat, empty_report
+from streamfleet_broker.protocol.status import PipelineStat, SourceStat, empty_report, silent_sources
 from streamfleet_broker.protocol.values import Observed, ObservedState, Wish
 from streamfleet_worker.control import CameraReport
 
@@ -45,10 +45,7 @@ def pipeline_stat(
     else:
         state = _SOURCE_STATES[observed.state]
     if report is None:
-        sources = tuple(
-            SourceStat(number, sanitised(source.reference), state)
-            for number, source in enumerate(wish.spec.sources)
-        )
+        sources = silent_sources(wish.spec, state)
         original = empty_report(wish.spec, state)
         fps, dropped = 0.0, dict[str, int]()
     else:

@@ -96,6 +96,13 @@ class DeviceStat:
     memory_available: Natural = 0  # bytes that programs may still have
 
 
+def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:
+    """The sources of a pipeline whose camera has said nothing; `state` is the original's name of one."""
+    return tuple(
+        SourceStat(number, sanitised(source.reference), state) for number, source in enumerate(spec.sources)
+    )
+
+
 def empty_report(spec: PipelineSpec, state: str) -> dict[str, Any]:
     """The original's four keys where no camera has filled them; `state` is the original's name of one."""
     return {
