@@ -23,9 +23,11 @@ TAGS = {
     "devices": "The machines of the fleet.",
     "models": "What pipelines may run.",
     "blobs": "Bulk, by its sha256.",
+    "samples": "Pictures worth labelling, which devices picked.",
     "subscribers": "Programs that subscribe over ZeroMQ.",
     "fleet": "This process and what it knows.",
     "original": "The six endpoints of the original Stream Management API, as its clients know them.",
+    "core": "The original's newer endpoints: workflows of one model, and results that are taken one by one.",
 }
 
 _INTRODUCTION = """Video inference on a fleet of devices.
@@ -106,7 +108,7 @@ def _operation(endpoint: Endpoint, shapes: _Shapes) -> dict[str, Any]:
         model = endpoint.body.model
         content = {"schema": shapes.of(model, "validation")} if model is not None else {}
         operation["requestBody"] = {
-            "required": True,
+            "required": endpoint.body.required,
             "content": dict.fromkeys(endpoint.body.media, content),
         }
     answers = {status: _answer(answer, shapes) for status, answer in endpoint.answers.items()}

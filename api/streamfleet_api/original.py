@@ -62,33 +62,33 @@ class Original:
 
     async def list_pipelines(self, _request: Request) -> Response:
         """The ids of all pipelines of the fleet, oldest first."""
-        return _success(None, pipelines=await self._manager.list())
+        return success(None, pipelines=await self._manager.list())
 
     async def status(self, request: Request) -> Response:
         """What is known of a pipeline; no device is asked, so none can keep the answer back."""
-        view, report = await self._manager.report(_pipeline_id(request))
-        return _success(view, report=report)
+        view, report = await self._manager.report(pipeline_id_of(request))
+        return success(view, report=report)
 
     async def initialise(self, request: Request) -> Response:
         """A new pipeline, under an id of our making."""
-        wish = read(await request.body(), _is_json(request), PipelineInitialisationRequest)
+        wish = read(await request.body(), is_json(request), PipelineInitialisationRequest)
         check(wish)
         view = await self._manager.initialise(
             wish.model_id, functools.partial(spec_of, wish), device=wish.device
         )
-        return _success(view)
+        return success(view)
 
     async def pause(self, request: Request) -> Response:
         """Nothing is emitted after the answer."""
-        return _success(await self._manager.mute(_pipeline_id(request)))
+        return success(await self._manager.mute(pipeline_id_of(request)))
 
     async def resume(self, request: Request) -> Response:
         """Emission goes on, for a file with the next frame."""
-        return _success(await self._manager.resume(_pipeline_id(request)))
+        return success(await self._manager.resume(pipeline_id_of(request)))
 
     async def terminate(self, request: Request) -> Response:
         """The pipeline is gone for clients at once; a device that is away ends it when it returns."""
-        return _success(await self._manager.terminate(_pipeline_id(request)))
+        return success(await self._manager.terminate(pipeline_id_of(request)))
 
 
 def _endpoint(
@@ -114,17 +114,19 @@ def _endpoint(
     )
 
 
-def _pipeline_id(request: Request) -> str:
+def pipeline_id_of(request: Request) -> str:
+    """Which pipeline the path names. Raises: Invalid."""
     return check_id(request.path_params["pipeline_id"], "pipeline_id")
 
 
-def _is_json(request: Request) -> bool:
+def is_json(request: Request) -> bool:
     """As FastAPI: a body without a type is taken for JSON."""
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-def _success(view: PipelineView | None, **content: Any) -> Response:
+def success(view: PipelineView | None, **content: Any) -> Response:
+    """It was done, to this pipeline if to one."""
     context: dict[str, Any] = {"request_id": str(uuid.uuid4()), "pipeline_id": None}
     if view is not None:
         context |= {"pipeline_id": view.pipeline_id, "device": view.device}

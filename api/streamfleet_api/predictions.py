@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgpack
@@ -36,6 +36,8 @@ MAX_SUBJECTS = 20_000
 MAX_KEPT = 64 * 1024**2  # bytes of last predictions
 _EVERYTHING = b"v1/pred/"
 _LASTS = b"v1/last/"
+
+Tap = Callable[[DataHeader, bytes], None]  # of each prediction of a pipeline, its body as it came
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class Predictions:
         self._roster = roster
         self._lasts = Lasts()
         self._topics = Topics(changed=self._forget)
+        self._taps: dict[str, Tap] = {}
         self._orders: dict[tuple[str, int | None], Order] = {}  # by pipeline; of last ones, by source too
         self._work = Background("predictions", self._run)
         roster.when_seen(self._retain)
@@ -121,6 +124,17 @@ class Predictions:
             for topic in topics_of(chosen):
                 stack.enter_context(self._topics.followed(topic))
             yield follower
+
+    @contextlib.contextmanager
+    def tapped(self, pipeline_id: str, tap: Tap) -> Iterator[None]:
+        """Give every prediction of a pipeline to `tap` from now on; a pipeline has one tap at most."""
+        assert pipeline_id not in self._taps
+        with self._topics.followed(pipeline_topic(Kind.PRED, pipeline_id)):
+            self._taps[pipeline_id] = tap
+            try:
+                yield
+            finally:
+                del self._taps[pipeline_id]
 
     def last(self, pipeline_id: str, source: int | None) -> Message | None:
         """The last prediction, at most a second old; None when none has come that can be shown."""
@@ -150,6 +164,8 @@ class Predictions:
         if missing is None:
             return
         self._lasts.keep(pipeline_id, header.source, Last(header.key, body))
+        if followed and pipeline_id in self._taps:
+            self._taps[pipeline_id](header, body)
         if followed and self._hub.groups:
             self._tell(pipeline_id, header, _document(body), missing)
 

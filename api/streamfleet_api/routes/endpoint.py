@@ -47,6 +47,7 @@ class Content:
 
     model: type[BaseModel] | None  # None: bytes
     media: tuple[str, ...] = (JSON,)
+    required: bool = True
 
 
 @dataclass(frozen=True, slots=True)

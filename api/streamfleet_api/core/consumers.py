@@ -1,0 +1,204 @@
+"""The results of pipelines whose consumers ask for them one by one: a ring each, and when nobody asks.
+
+Who is made for consumers has a ring from the beginning, and again after a restart of the api. Of every other
+pipeline results are kept from the first question on, until nobody has asked for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from streamfleet_api.background import Background
+from streamfleet_api.core.records import Records
+from streamfleet_api.core.results import Consumed, Plan, consumed
+from streamfleet_api.core.ring import WAIT, Result, Ring
+from streamfleet_api.errors import Failure, Unconfirmed
+from streamfleet_api.link import LinkError
+from streamfleet_api.predictions import Predictions
+from streamfleet_api.roster import Roster
+from streamfleet_broker.protocol.data import DataHeader
+from streamfleet_broker.protocol.requests import PipelineView
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 256 * 1024**2  # of all results that wait
+RING_BYTES = 32 * 1024**2  # of those of one pipeline
+IDLE = 60.0  # seconds without a question after which nothing is kept of a pipeline that is not made for it
+_SWEEP = 0.5  # seconds
+
+Terminate = Callable[[str], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class _Consumer:
+    plan: Plan
+    remembered: bool  # in a file, for as long as its pipeline is there
+    settled: bool  # its pipeline is there: the broker said so
+    asked_at: float  # monotonic seconds, at first when it began
+    ring: Ring
+    listening: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    listens: bool = False
+
+    @classmethod
+    def begun(cls, plan: Plan, now: float, *, remembered: bool, settled: bool) -> _Consumer:
+        """With an empty ring."""
+        return cls(plan, remembered, settled, now, _ring(plan))
+
+    def is_late(self, now: float) -> bool:
+        """Must its pipeline end, because nobody asks?"""
+        return self.settled and self.plan.timeout is not None and now - self.asked_at > self.plan.timeout
+
+    def is_idle(self, now: float) -> bool:
+        return not self.plan.kept and now - self.asked_at > IDLE
+
+
+def _ring(plan: Plan) -> Ring:
+    return Ring(plan.sources, size=plan.size, wait=WAIT if plan.wait is None else plan.wait)
+
+
+class Consumers:
+    """The rings of this api. One event loop uses it."""
+
+    def __init__(
+        self, predictions: Predictions, roster: Roster, records: Records, *, terminate: Terminate
+    ) -> None:
+        self._predictions = predictions
+        self._records = records
+        self._terminate = terminate
+        self._consumers: dict[str, _Consumer] = {}
+        self._bytes = 0  # of all rings
+        self._work = Background("consumers", self._sweep)
+        roster.when_seen(self._retain)
+
+    def __contains__(self, pipeline_id: str) -> bool:
+        return pipeline_id in self._consumers
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Begin where another run of this api has ended; what is remembered stays."""
+        for pipeline_id, plan in (await asyncio.to_thread(self._records.load)).items():
+            self._begin(pipeline_id, plan, remembered=True, settled=True)
+        self._work.start()
+        try:
+            yield
+        finally:
+            await self._work.close()
+            for pipeline_id in list(self._consumers):
+                self._end(pipeline_id)
+
+    def expect(self, pipeline_id: str, plan: Plan) -> None:
+        """The ring of a pipeline that is about to be made: call `settle` or `forget` after it."""
+        self._begin(pipeline_id, plan, remembered=True, settled=False)
+
+    async def settle(self, pipeline_id: str) -> None:
+        """The pipeline is there."""
+        consumer = self._consumers[pipeline_id]
+        consumer.settled = True
+        await asyncio.to_thread(self._records.save, pipeline_id, consumer.plan)
+
+    def begin(self, pipeline_id: str, plan: Plan) -> None:
+        """The ring of a pipeline that was made elsewhere, unless it has one."""
+        if pipeline_id not in self._consumers:
+            self._begin(pipeline_id, plan, remembered=False, settled=True)
+
+    def consume(self, pipeline_id: str, *, excluded: Collection[str]) -> Consumed:
+        """The oldest entry of a ring that there is. To ask is a sign of life, also when nothing is there."""
+        consumer = self._consumers[pipeline_id]
+        consumer.asked_at = time.monotonic()
+        self._listen(pipeline_id, consumer)
+        with self._weighed(consumer.ring):
+            entry = consumer.ring.pop(consumer.asked_at)
+        if entry is None:
+            return Consumed()
+        return consumed(consumer.plan, entry, consumer.ring.take_dropped(), excluded=excluded)
+
+    async def forget(self, pipeline_id: str) -> None:
+        """The pipeline has gone."""
+        if pipeline_id in self._consumers and self._end(pipeline_id).remembered:
+            await asyncio.to_thread(self._records.forget, pipeline_id)
+
+    def _begin(self, pipeline_id: str, plan: Plan, *, remembered: bool, settled: bool) -> None:
+        consumer = _Consumer.begun(plan, time.monotonic(), remembered=remembered, settled=settled)
+        self._consumers[pipeline_id] = consumer
+        if plan.kept:
+            self._listen(pipeline_id, consumer)
+
+    def _end(self, pipeline_id: str) -> _Consumer:
+        consumer = self._consumers.pop(pipeline_id)
+        self._be_deaf(consumer)
+        return consumer
+
+    def _listen(self, pipeline_id: str, consumer: _Consumer) -> None:
+        if consumer.listens:
+            return
+
+        def take(header: DataHeader, body: bytes) -> None:
+            result = Result(header.source, header.key, header.captured_wall_ns / 1e9, body)
+            self._take(consumer.ring, result)
+
+        consumer.listens = True
+        consumer.listening.enter_context(self._predictions.tapped(pipeline_id, take))
+
+    def _be_deaf(self, consumer: _Consumer) -> None:
+        """Take no more results, and let go of those that wait."""
+        consumer.listens = False
+        consumer.listening.close()
+        self._bytes -= consumer.ring.bytes
+        consumer.ring = _ring(consumer.plan)
+
+    @contextlib.contextmanager
+    def _weighed(self, ring: Ring) -> Iterator[None]:
+        """Whatever is done to a ring, the sum stays right."""
+        before = ring.bytes
+        yield
+        self._bytes += ring.bytes - before
+
+    def _take(self, ring: Ring, result: Result) -> None:
+        with self._weighed(ring):
+            ring.push(result, time.monotonic())
+            while ring.bytes > RING_BYTES:
+                ring.drop_oldest()
+        while self._bytes > MAX_BYTES:
+            fullest = max((each.ring for each in self._consumers.values()), key=lambda ring: ring.bytes)
+            with self._weighed(fullest):
+                fullest.drop_oldest()
+
+    def _retain(self, pipelines: Mapping[str, PipelineView]) -> None:
+        """Pipelines that the broker does not list have gone, whoever ended them."""
+        gone = [each for each, one in self._consumers.items() if one.settled and each not in pipelines]
+        for pipeline_id in gone:
+            if self._end(pipeline_id).remembered:
+                self._records.forget(pipeline_id)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            now = time.monotonic()
+            for pipeline_id, consumer in list(self._consumers.items()):
+                if consumer.is_idle(now):
+                    self._rest(pipeline_id, consumer)
+            late = [each for each, consumer in self._consumers.items() if consumer.is_late(now)]
+            await asyncio.gather(*(self._give_up(pipeline_id) for pipeline_id in late))
+
+    def _rest(self, pipeline_id: str, consumer: _Consumer) -> None:
+        if consumer.remembered:
+            self._be_deaf(consumer)
+        else:
+            self._end(pipeline_id)
+
+    async def _give_up(self, pipeline_id: str) -> None:
+        """Terminate a pipeline that nobody consumes; when that fails, at the next look again."""
+        logger.info("%s: nobody has consumed its results for long enough: it is terminated", pipeline_id)
+        try:
+            await self._terminate(pipeline_id)
+        except Failure as exc:
+            logger.info("%s: it has gone already: %s", pipeline_id, exc)
+        except (LinkError, Unconfirmed) as exc:
+            logger.warning("%s: cannot be terminated now: %s", pipeline_id, exc)
+            return
+        await self.forget(pipeline_id)

@@ -1,0 +1,92 @@
+"""The results of one pipeline that wait to be taken, oldest first. Pure: `now` is in monotonic seconds.
+
+An entry has a place for each source. Sources give frames when they like, so an entry is closed when all have
+given one, when one gives its next, or when it has waited for long enough; places of others stay empty.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+WAIT = 2.0  # seconds that an entry waits for the other sources, unless told otherwise
+_OVERHEAD = 300  # bytes that a result takes beside its body
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The predictions of one frame of one source, as they came."""
+
+    source: int
+    key: tuple[int, int, int]  # (gen, inc, seq)
+    captured_at: float  # Unix seconds
+    body: bytes  # msgpack
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, more or less."""
+        return len(self.body) + _OVERHEAD
+
+
+Entry = tuple[Result | None, ...]  # by source
+
+
+class Ring:
+    """At most so many entries; the oldest go, and are counted, when there are more."""
+
+    def __init__(self, sources: int, *, size: int, wait: float = WAIT) -> None:
+        self.bytes = 0  # of all results that wait
+        self._sources = sources
+        self._size = size
+        self._wait = wait
+        self._closed: deque[Entry] = deque()
+        self._open: dict[int, Result] = {}
+        self._opened_at = 0.0
+        self._dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._closed) + bool(self._open)
+
+    def push(self, result: Result, now: float) -> None:
+        """Add a result; a pipeline that was changed may have more sources than it had."""
+        self._sources = max(self._sources, result.source + 1)
+        if result.source in self._open or self._is_overdue(now):
+            self._close()
+        if not self._open:
+            self._opened_at = now
+        self._open[result.source] = result
+        self.bytes += result.size
+        if len(self._open) == self._sources:
+            self._close()
+        while len(self._closed) > self._size:
+            self.drop_oldest()
+
+    def pop(self, now: float) -> Entry | None:
+        """Take the oldest entry; None when none is complete."""
+        if not self._closed and self._is_overdue(now):
+            self._close()
+        return self._take() if self._closed else None
+
+    def drop_oldest(self) -> None:
+        """Make room: there is something to drop, as its bytes show."""
+        if not self._closed:
+            self._close()
+        self._take()
+        self._dropped += 1
+
+    def take_dropped(self) -> int:
+        """The number of entries that went unseen since this was asked last."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
+    def _is_overdue(self, now: float) -> bool:
+        return bool(self._open) and now - self._opened_at >= self._wait
+
+    def _close(self) -> None:
+        self._closed.append(tuple(self._open.get(source) for source in range(self._sources)))
+        self._open = {}
+
+    def _take(self) -> Entry:
+        entry = self._closed.popleft()
+        self.bytes -= sum(result.size for result in entry if result is not None)
+        return entry

@@ -1,0 +1,128 @@
+"""From the newer family's request to a wish of the fleet. Pure: what cannot be wished for raises Failure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from streamfleet_api.core import workflow
+from streamfleet_api.core.payloads import (
+    RESULTS,
+    InitialisePipelinePayload,
+    MemorySinkConfiguration,
+    ModelConfiguration,
+    UdpSinkConfiguration,
+    WorkflowConfiguration,
+)
+from streamfleet_api.core.results import Plan
+from streamfleet_api.core.workflow import BadWorkflow, Filtering, Workflow
+from streamfleet_api.errors import Failure
+from streamfleet_api.schemas import MODEL_ID_PATTERN
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink
+
+_NO_SERVER = (
+    "expected a workflow_specification: there is no Roboflow server here that would know a workflow by "
+    "workspace_name and workflow_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request asks for."""
+
+    workflow: Workflow
+    sources: tuple[SourceSpec, ...]
+    sinks: tuple[UdpSink, ...]
+    max_fps: float | None
+    device: str | None
+    plan: Plan
+
+    def spec(self, model: ModelRef) -> PipelineSpec:
+        """The pipeline."""
+        filtering = self.workflow.filtering
+        return PipelineSpec(
+            model=model,
+            sources=self.sources,
+            sinks=self.sinks,
+            max_fps=self.max_fps,
+            confidence=filtering.confidence,
+            iou_threshold=filtering.iou_threshold,
+            class_agnostic_nms=filtering.class_agnostic_nms,
+            max_candidates=filtering.max_candidates,
+            max_detections=filtering.max_detections,
+            tracker=self.workflow.tracker,
+        )
+
+
+def wanted(payload: InitialisePipelinePayload) -> Wanted:
+    """What a request asks for. Raises: Failure."""
+    flow = _flow(payload.processing_configuration)
+    if not re.match(MODEL_ID_PATTERN, flow.model_id):
+        text = "expected model_id as <project>/<version> of letters, digits, '.', '_', '-'"
+        raise Failure(400, "invalid_payload", f"{text}, came {flow.model_id[:80]!r}")
+    sources = _sources(payload)
+    given = payload.sink_configuration
+    sinks = given if isinstance(given, list) else [given]
+    memory = [sink for sink in sinks if isinstance(sink, MemorySinkConfiguration)]
+    plan = Plan(
+        flow.model_id,
+        len(sources),
+        flow.outputs,
+        flow.classes,
+        size=memory[-1].results_buffer_size if memory else RESULTS,
+        kept=bool(memory),
+        wait=payload.video_configuration.batch_collection_timeout,
+        timeout=payload.consumption_timeout,
+    )
+    return Wanted(
+        workflow=flow,
+        sources=sources,
+        sinks=tuple(
+            UdpSink(sink.host, sink.port) for sink in sinks if isinstance(sink, UdpSinkConfiguration)
+        ),
+        max_fps=payload.video_configuration.max_fps,
+        device=payload.device,
+        plan=plan,
+    )
+
+
+def _flow(processing: WorkflowConfiguration | ModelConfiguration) -> Workflow:
+    try:
+        if isinstance(processing, ModelConfiguration):
+            return _bare(processing)
+        if processing.workflow_specification is None:
+            raise Failure(400, "invalid_payload", _NO_SERVER)
+        return workflow.read(
+            processing.workflow_specification,
+            processing.workflows_parameters,
+            image=processing.image_input_name,
+        )
+    except BadWorkflow as exc:
+        raise Failure(400, "invalid_payload", str(exc), error_class="WorkflowSyntaxError") from exc
+
+
+def _bare(processing: ModelConfiguration) -> Workflow:
+    given = processing.model_configuration
+    if given.type != "object-detection":
+        text = f"expected model_configuration.type 'object-detection', came {given.type[:80]!r}"
+        raise Failure(400, "invalid_payload", text, error_class="NotImplementedError")
+    filtering = Filtering(**given.model_dump(exclude={"type"}))
+    return Workflow(
+        processing.model_id,
+        workflow.checked(filtering, "model_configuration"),
+        tracker=processing.tracker,
+    )
+
+
+def _sources(payload: InitialisePipelinePayload) -> tuple[SourceSpec, ...]:
+    video = payload.video_configuration
+    given = video.video_reference
+    return tuple(
+        SourceSpec(
+            reference,
+            video.video_source_properties or {},
+            filling=video.source_buffer_filling_strategy,
+            consumption=video.source_buffer_consumption_strategy,
+        )
+        for reference in (given if isinstance(given, list) else [given])
+    )
