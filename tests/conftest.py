@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.rtsp import PACKAGES, RtspServer, is_missing
+from tests.web import Web, make_certificate
 
 # FFmpeg in the tests' own process is silent whichever test opens a film first; it is asked only once.
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
@@ -35,3 +38,21 @@ def rtsp() -> Iterator[Callable[..., RtspServer]]:
     yield make
     for server in made:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the tests' web server."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl here to make a certificate with")
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def web(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """A web server that is trusted by what this test runs, and asked without a proxy."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = Web(certificate)
+    yield server
+    server.close()

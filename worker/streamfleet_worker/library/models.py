@@ -1,0 +1,149 @@
+"""From what a program calls a model to its file: an id of the model cache, a folder, a file, an address.
+
+What came from the web lies in the cache as `sha256/<digest>/weights.onnx`: it is an id of the cache too, and
+no network is needed when it is asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from streamfleet_broker.protocol.values import Manifest, ModelId, Weights
+from streamfleet_models import folder
+from streamfleet_models.content import digest_of
+from streamfleet_models.download import Remote, fetch
+from streamfleet_models.folder import FoundModel
+from streamfleet_models.graph import BadModel, Graph, Port, manifest_of
+from streamfleet_worker.engine import session
+from streamfleet_worker.library.errors import LibraryError
+
+DEFAULT_CACHE = Path("~/.streamfleet/models")
+_PART = "part-"
+_LEFT_BEHIND = 86_400.0  # seconds after which nobody writes to a part any more
+
+
+class UnknownModel(LibraryError):
+    """A model that is not here: says where it was looked for."""
+
+    def __init__(self, model: str, cache: Path) -> None:
+        super().__init__(
+            f"no model {model!r}: the model cache {cache} (MODEL_CACHE_DIR) has no such folder, and there is "
+            "no such file or folder; expected PROJECT/VERSION of the cache, a path, or https://…#sha256=…"
+        )
+        self.model = model
+
+
+def load(
+    model: str | Path,
+    *,
+    cache_dir: Path | None = None,
+    api_key: str | None = None,
+) -> tuple[Path, Manifest]:
+    """The file of a model, and what must be known to run it. It blocks, and may ask the web.
+
+    `cache_dir`: the folder of models, `<project>/<version>/weights.onnx`; None: ~/.streamfleet/models.
+    `api_key`: as the original has it; it is not needed, and not kept.
+
+    Raises: UnknownModel, BadModel, DownloadFailed, OSError.
+    """
+    cache = (cache_dir or DEFAULT_CACHE).expanduser()
+    found = _find(str(model), cache)
+    if found is None:
+        raise UnknownModel(str(model), cache)
+    try:
+        return found.weights, _inspect(found)
+    except BadModel as exc:
+        raise BadModel(f"{found.weights}: {exc}") from exc
+
+
+def _find(model: str, cache: Path) -> FoundModel | None:
+    if "://" in model:
+        return folder.read_folder(_from_web(Remote.of(model), cache))
+    if _is_id(model):
+        cached = folder.find(cache, model)
+        if cached is not None:
+            return cached
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return folder.read_folder(path)
+    return folder.read_file(path) if path.is_file() else None
+
+
+def _is_id(model: str) -> bool:
+    try:
+        msgspec.convert(model, ModelId)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def _inspect(found: FoundModel) -> Manifest:
+    weights = Weights(digest_of(found.weights), found.weights.stat().st_size)
+    return manifest_of(_graph(found.weights), weights, found.family, found.labels)
+
+
+# the file -------------------------------------------------------------------------------------------------
+
+
+def _graph(weights: Path) -> Graph:
+    """As ONNX Runtime sees it: what the api reads with `onnx` is a dependency that no device needs."""
+    try:
+        opened = session.open_session(str(weights), to_run=False)
+    except session.BadModel as exc:
+        raise BadModel(str(exc)) from exc
+    return Graph(
+        tuple(map(_port, opened.get_inputs())),
+        tuple(map(_port, opened.get_outputs())),
+        dict(opened.get_modelmeta().custom_metadata_map),
+    )
+
+
+def _port(port: Any) -> Port:  # onnxruntime.NodeArg
+    dtype = port.type.removeprefix("tensor(").removesuffix(")").upper()
+    # A dimension that the file leaves open has a name, or nothing, in the place of a number.
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in port.shape)
+    return Port(port.name, dtype, shape)
+
+
+# the web --------------------------------------------------------------------------------------------------
+
+
+def _from_web(remote: Remote, cache: Path) -> Path:
+    """The folder where it lies then. Raises: DownloadFailed, OSError."""
+    place = cache / "sha256" / remote.sha256
+    weights = place / folder.WEIGHTS
+    if not weights.is_file() or digest_of(weights) != remote.sha256:
+        place.mkdir(parents=True, exist_ok=True)
+        _sweep(place)
+        _store(remote, weights)
+    return place
+
+
+def _store(remote: Remote, weights: Path) -> None:
+    """All of it or nothing: other programs may look for it at the same time."""
+    part = weights.with_name(f"{_PART}{secrets.token_hex(8)}")
+    try:
+        with part.open("xb") as file, contextlib.closing(fetch(remote)) as pieces:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(weights)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sweep(place: Path) -> None:
+    """What a killed program left half fetched."""
+    before = time.time() - _LEFT_BEHIND
+    for part in place.glob(f"{_PART}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if part.stat().st_mtime < before:
+                part.unlink()
