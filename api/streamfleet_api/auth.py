@@ -1,7 +1,8 @@
 """Who may ask: programs on this host, trusted networks, and whoever holds the operator's token. (S6)
 
-A device's session ticket opens the bulk addresses, for reading, and nothing else. A page in a browser, which
-can send no header with a stream, opens one with a ticket that is good once and for 30 s. (S25)
+A device's session ticket opens the blobs for reading and the samples for putting its own, and nothing else.
+A page in a browser, which can send no header with a stream, opens one with a ticket that is good once and for
+30 s. (S25)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # Whoever supervises this process, and the page where the token is entered: files, the same for everybody.
 _OPEN = re.compile(r"/|/page/[^/]+|/healthz|/readyz")
-_BULK = "/v2/blobs/"
+_BULK = {"GET": "/v2/blobs/", "HEAD": "/v2/blobs/", "PUT": "/v2/samples/"}  # what a device does there
 _STREAM = re.compile(r"/v2/(predictions|status|events|pipelines/[^/]+/pictures?)")
 _FORWARDED = ("forwarded", "x-forwarded-for")
 
@@ -158,17 +159,22 @@ class Authorise:
         return len(given) == 1 and self._tickets.redeem(given[0], time.monotonic())
 
     async def _opens_bulk(self, scope: Scope, headers: Headers) -> bool:
-        ticket = bearer_of(headers)
-        if (
-            ticket is None
-            or scope.get("method") not in ("GET", "HEAD")
-            or not scope["path"].startswith(_BULK)
-        ):
+        """Whoever answers finds in the request's state which device asks."""
+        ticket, place = bearer_of(headers), _BULK.get(scope.get("method", ""))
+        if ticket is None or place is None or not scope["path"].startswith(place):
             return False
         try:
-            return isinstance(await self._link.ask(CheckTicket(ticket), object, timeout=2.0), str)
+            device = await self._link.ask(CheckTicket(ticket), object, timeout=2.0)
         except LinkError:
             return False
+        scope.setdefault("state", {})["device"] = device
+        return isinstance(device, str)
+
+
+def device_of(request: HTTPConnection) -> str | None:
+    """The device that asks with its ticket; None: somebody who may do everything."""
+    device: str | None = getattr(request.state, "device", None)
+    return device
 
 
 def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -15,7 +15,7 @@ MAX_BODY = 1_048_576  # bytes
 class Limit:
     """Refuses bodies that are large or encoded; below `streamed` whoever writes them measures them."""
 
-    def __init__(self, app: ASGIApp, *, streamed: str) -> None:
+    def __init__(self, app: ASGIApp, *, streamed: tuple[str, ...]) -> None:
         self._app = app
         self._streamed = streamed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -52,3 +53,10 @@ class Problem(Exception):
             **extra,
         }
         return Response(render(content), self.status, self.headers, "application/problem+json")
+
+
+def of_disk(error: OSError) -> Exception:
+    """What a failing disk is over HTTP: full is the operator's to mend, the rest is not expected."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Problem(507, "no room for it on the disk of the api")
+    return error

@@ -106,7 +106,7 @@ def _form(path: str, method: str, operation: dict[str, Any], schemas: dict[str, 
     content = operation.get("requestBody", {}).get("content", {})
     kind = next(iter(content), "")
     streams = any("event-stream" in each for each in operation["responses"].get("200", {}).get("content", {}))
-    if "octet-stream" in kind or streams:
+    if (kind and "schema" not in content[kind]) or streams:  # bytes cannot be typed
         return ""
     fields = "".join(
         f"<label>{escape(each['name'])} "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 
 from starlette.requests import ClientDisconnect, Request
@@ -12,7 +11,7 @@ from streamfleet_api.answers import Blob, Model, ModelList, PutModelAnswer
 from streamfleet_api.blobs import Blobs
 from streamfleet_api.bodies import ModelRequest
 from streamfleet_api.models import Models
-from streamfleet_api.problems import Problem
+from streamfleet_api.problems import Problem, of_disk
 from streamfleet_api.routes.endpoint import Answer, Content, Endpoint, Header, native, written
 from streamfleet_api.routes.reading import read
 from streamfleet_api.schemas import MODEL_ID_PATTERN, check_model_id
@@ -123,7 +122,7 @@ class ModelRoutes:
                 model_id, weights, family=asked.family, labels=labels, replace=asked.replace
             )
         except OSError as exc:
-            raise _disk(exc) from exc
+            raise of_disk(exc) from exc
         shown = Model.of(done.model, done.manifest)
         return written(PutModelAnswer(**dict(shown), replaces=done.replaces), 201)
 
@@ -155,7 +154,7 @@ class ModelRoutes:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         except OSError as exc:
-            raise _disk(exc) from exc
+            raise of_disk(exc) from exc
         return written(Blob(sha256=digest, size=path.stat().st_size), 201)
 
 
@@ -168,10 +167,3 @@ def _check_range(asked: str | None) -> None:
         raise Problem(
             400, f"expected Range as bytes=FIRST-, bytes=FIRST-LAST or bytes=-COUNT, came {asked[:64]!r}"
         )
-
-
-def _disk(error: OSError) -> Exception:
-    """What a failing disk is over HTTP: full is the operator's to mend, the rest is not expected."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Problem(507, "no room for it on the disk of the api")
-    return error

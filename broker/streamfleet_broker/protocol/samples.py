@@ -199,3 +199,24 @@ class Sample:
         if self.prediction is None:
             return ()
         return msgspec.convert(self.prediction, _Prediction).predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """A sample on its way from a device to the api: the body of one request, whole or not at all."""
+
+    sample: Sample
+    image: bytes  # JPEG
+
+    def encode(self) -> bytes:
+        """As it travels."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, content: bytes) -> Picked:
+        """Raises: msgspec.DecodeError, RecursionError."""
+        return msgspec.msgpack.decode(content, type=cls)
+
+
+PICKED = "application/vnd.msgpack"  # the type of its body
+MAX_PICKED = 16 * 1024**2  # bytes of one
