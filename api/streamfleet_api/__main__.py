@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -41,13 +43,14 @@ def main() -> int:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         token, is_new = load_token(config.token_path)
         listener = listen(config.host, config.port)
+        manager_listener = listen_for_manager(config)
     except (BadConfig, KeyExposed, OSError) as exc:
         print(f"streamfleet-api: {exc}", file=sys.stderr)
         return 1
     if is_new:
         announce(config, token)
-    with listener:
-        asyncio.run(serve(config, token, listener))
+    with listener, manager_listener or contextlib.nullcontext():
+        asyncio.run(serve(config, token, listener, manager_listener))
     return 0
 
 
@@ -59,7 +62,32 @@ def announce(config: Config, token: str) -> None:
         logger.info("made the operator token, %s", config.token_path)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen_for_manager(config: Config) -> socket.socket | None:
+    """The socket of the Stream Manager, if it shall have one. Raises: BadConfig that names the option."""
+    if config.manager_port == 0:
+        return None
+    host = config.host
+    if config.manager_host is not None and is_here(config.manager_host):
+        host = config.manager_host
+    elif config.manager_host is not None:
+        logger.warning("STREAM_MANAGER_HOST=%s is no address of this machine: ignored", config.manager_host)
+    return listen(host, config.manager_port, "--manager-port")
+
+
+def is_here(host: str) -> bool:
+    """Can one listen on this address? A name, which in the original's setups is another host's, is none."""
+    if host == "localhost":
+        return True
+    try:
+        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """A listening socket. Raises: BadConfig that names the option."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -74,8 +102,8 @@ def listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as exc:
         listener.close()
-        text = "is it in use? choose another with --port" if exc.errno == 98 else "choose another --host"
-        raise BadConfig(f"cannot listen on {host}, --port {port} ({exc.strerror}): {text}") from exc
+        text = f"is it in use? choose another with {option}" if exc.errno == 98 else "choose another --host"
+        raise BadConfig(f"cannot listen on {host}, {option} {port} ({exc.strerror}): {text}") from exc
     return listener
 
 
@@ -91,11 +119,14 @@ def _lose_the_dead(listener: socket.socket) -> None:
         listener.setsockopt(socket.IPPROTO_TCP, option, seconds)
 
 
-async def serve(config: Config, token: str, listener: socket.socket) -> None:
+async def serve(
+    config: Config, token: str, listener: socket.socket, manager_listener: socket.socket | None = None
+) -> None:
     """Answer until told to stop."""
     context = zmq.asyncio.Context()
     services = Services.make(config, context)
-    server = _Server(create_app(config, services, token=token), services)
+    app = create_app(config, services, token=token, manager_listener=manager_listener)
+    server = _Server(app, services)
     host, port = listener.getsockname()[:2]
     logger.info("listening on http://%s:%d", host, port)
     try:

@@ -6,6 +6,7 @@ what is counted → CORS (the original's routes only) → who may ask → how la
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ from streamfleet_api.errors import NATIVE, Failure, Unconfirmed, answer
 from streamfleet_api.happenings import Happenings
 from streamfleet_api.limits import Limit
 from streamfleet_api.link import Link, LinkError
+from streamfleet_api.manager.commands import Commands
+from streamfleet_api.manager.server import ManagerServer
 from streamfleet_api.metrics import Measure, Metrics
 from streamfleet_api.modelfile import BadModel
 from streamfleet_api.models import ModelExists, Models
@@ -107,10 +110,12 @@ class Services:
             yield
 
 
-def create_app(config: Config, services: Services, *, token: str) -> Starlette:
-    """The application. It starts and closes the services with itself."""
+def create_app(
+    config: Config, services: Services, *, token: str, manager_listener: socket.socket | None = None
+) -> Starlette:
+    """The application. It starts and closes the services with itself, and the Stream Manager's port."""
     models = Models(services.link, services.blobs, config.model_cache_dir)
-    manager = StreamManager(services.link, models, services.statuses)
+    manager = StreamManager(services.link, models, services.statuses, timeout=config.command_timeout)
     metrics = Metrics(services.link, services.statuses)
     tickets = Tickets()
     streams = Streams(
@@ -139,7 +144,7 @@ def create_app(config: Config, services: Services, *, token: str) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with services.running():
+        async with services.running(), manager.running(), _listening(manager, manager_listener, config):
             yield
 
     return Starlette(
@@ -153,6 +158,22 @@ def create_app(config: Config, services: Services, *, token: str) -> Starlette:
         exception_handlers=dict.fromkeys(_ANSWERED, _answer),
         lifespan=lifespan,
     )
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    manager: StreamManager, listener: socket.socket | None, config: Config
+) -> AsyncIterator[None]:
+    """Serve the Stream Manager's commands over TCP, when there is a port for them."""
+    if listener is None:
+        yield
+        return
+    server = ManagerServer(listener, Commands(manager), trust=config.trust, silence=config.manager_silence)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.close()
 
 
 async def _answer(request: Request, error: Exception) -> Response:

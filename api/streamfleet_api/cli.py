@@ -82,6 +82,13 @@ def _port(option: str, default: int, text: str) -> Callable[[F], F]:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Listen here; 0.0.0.0 for the network.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="HTTP.")
+@click.option(
+    "--manager-port",
+    default=7070,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="The Stream Manager's commands over TCP; 0: none.",
+)
 @_port("--devices-port", 7771, "Devices join and are steered here.")
 @_port("--relay-in-port", 7773, "Devices send predictions here.")
 @_port("--relay-out-port", 7774, "Subscribers elsewhere connect here.")

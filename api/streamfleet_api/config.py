@@ -15,6 +15,7 @@ from streamfleet_api.link import CurveKeys
 from streamfleet_broker.protocol.keyfile import read_private
 
 MAX_UPLOAD = 4 * 1024**3  # bytes
+SILENCE = 5.0  # seconds for which a client of the Stream Manager's port may say nothing
 STUCK = 30.0  # seconds for which a client of a stream may take nothing
 MAX_SOCKET_PATH = 107  # bytes that the kernel gives the path of a unix socket
 
@@ -38,6 +39,10 @@ class Config:
     model_cache_dir: Path | None = None
     max_upload: int = MAX_UPLOAD
     stuck: float = STUCK
+    manager_host: str | None = None  # where the Stream Manager listens, if that is here; None: as `host`
+    manager_port: int = 0  # 0: nowhere
+    manager_silence: float = SILENCE
+    command_timeout: float | None = None  # seconds that a command of the original's may take; None: its own
 
     @property
     def token_path(self) -> Path:
@@ -61,6 +66,10 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         trust=tuple(_network(text) for text in options.trust),
         model_cache_dir=Path(options.model_cache_dir).expanduser() if options.model_cache_dir else None,
         max_upload=options.max_upload,
+        manager_host=environment.get("STREAM_MANAGER_HOST") or None,
+        manager_port=options.manager_port,
+        manager_silence=_seconds("STREAM_MANAGER_SOCKET_TIMEOUT", environment) or SILENCE,
+        command_timeout=_seconds("STREAM_MANAGER_OPERATIONS_TIMEOUT", environment),
     )
     for option, endpoint in (
         ("--broker", config.broker),
@@ -90,6 +99,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         type=int,
         default=given("port", "8080", "STREAM_MANAGEMENT_API_PORT"),
         help="HTTP (%(default)s)",
+    )
+    add(
+        "--manager-port",
+        type=int,
+        default=given("manager_port", "7070", "STREAM_MANAGER_PORT", "PORT"),
+        help="the original's Stream Manager over TCP, 0 for none; STREAM_MANAGER_PORT, PORT (%(default)s)",
     )
     add("--broker", default=given("broker"), help="endpoint of the broker (beside the data directory)")
     add("--predictions", default=given("predictions"), help="endpoint of the broker's relay (likewise)")
@@ -130,6 +145,20 @@ def _keys(operator_key: str | None, broker_key: str | None) -> CurveKeys | None:
     except (OSError, ValueError, KeyError, TypeError) as exc:
         text = '{"public": …, "secret": …}'
         raise BadConfig(f"expected --operator-key as a file of {text}: {exc}") from exc
+
+
+def _seconds(name: str, environment: Mapping[str, str]) -> float | None:
+    """A time from the environment, None when there is none."""
+    text = environment.get(name)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise BadConfig(f"expected {name} as seconds above 0, came {text!r}")
+    return seconds
 
 
 def _network(text: str) -> Network:

@@ -23,6 +23,7 @@ from streamfleet_api.wire import Json
 
 NATIVE = "/v2"
 UNREACHABLE = "Could not communicate with Process Manager"
+NOTHING = "N/A"  # the details of an error of which the original says no more than its type
 
 # What the broker refuses, in the words and statuses of the original.
 _ORIGINAL = {
@@ -46,7 +47,15 @@ class Failure(Exception):
 
 
 class Unconfirmed(Exception):
-    """A wish is stored, and its device has not said within the time that it did as wished."""
+    """Nobody said within the time that it was done; it may still be."""
+
+
+def as_failure(refused: Refused) -> Failure | None:
+    """What the broker refuses, as the original would say it; None when the broker itself is not well."""
+    if refused.code not in _ORIGINAL:
+        return None
+    status, error_type = _ORIGINAL[refused.code]
+    return Failure(status, error_type, refused.message or NOTHING)
 
 
 def answer(request: HTTPConnection, error: Exception) -> Response:
@@ -82,12 +91,11 @@ def _native(error: Exception) -> Response:
 
 
 def _original(error: Exception) -> Response:
+    if isinstance(error, Refused):
+        error = as_failure(error) or error
     if isinstance(error, Failure):
         text = f"Error in ProcessesManagerClient. Error type: {error.error_type}. Details: {error.details}"
         return failure(error.status, text)
-    if isinstance(error, Refused) and error.code in _ORIGINAL:
-        status, error_type = _ORIGINAL[error.code]
-        return _original(Failure(status, error_type, error.message or "N/A"))
     if isinstance(error, Refused):
         return failure(503, f"{UNREACHABLE}: {error.message}")
     if isinstance(error, Unconfirmed):

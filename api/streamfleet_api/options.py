@@ -14,12 +14,13 @@ MAX_WORKERS = 64
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of `streamfleet up`. A port of 0 is any that is free."""
+    """The options of `streamfleet up`. A port of 0 is any that is free; for the Stream Manager it is none."""
 
     data_dir: Path
     workers: int = 1
     host: str = "127.0.0.1"
     port: int = 8080
+    manager_port: int = 7070
     devices_port: int = 7771
     relay_in_port: int = 7773
     relay_out_port: int = 7774
@@ -32,7 +33,13 @@ class Options:
     @property
     def ports(self) -> dict[str, int]:
         """Option → port, of all on which the fleet listens."""
-        return {"--port": self.port, **self.broker_ports}
+        return {**self.api_ports, **self.broker_ports}
+
+    @property
+    def api_ports(self) -> dict[str, int]:
+        """The same, of all on which the api listens."""
+        manager = {"--manager-port": self.manager_port} if self.manager_port else {}
+        return {"--port": self.port, **manager}
 
     @property
     def broker_ports(self) -> dict[str, int]:

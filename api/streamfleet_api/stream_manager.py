@@ -5,12 +5,16 @@ A door reads its own requests and words its own answers; what a command means is
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import functools
+import logging
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar, cast
 
-from streamfleet_api.errors import UNREACHABLE, Failure, Unconfirmed
-from streamfleet_api.link import Link, Refused
+from streamfleet_api.errors import NOTHING, UNREACHABLE, Failure, Unconfirmed
+from streamfleet_api.link import Link, LinkError, Refused
 from streamfleet_api.modelfile import BadModel
 from streamfleet_api.models import Models, UnknownModel
 from streamfleet_api.statuses import Statuses
@@ -27,25 +31,66 @@ from streamfleet_broker.protocol.requests import (
 )
 from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, Want
 
+logger = logging.getLogger(__name__)
+
 CONFIRM_WAIT = 5.0  # seconds that a device has to confirm a pause or its end
 TERMINATE_WAIT = 1.5  # seconds; a terminated pipeline is gone for clients whether confirmed or not
 _OVER = ("ended", "failed")
 _MARGIN = 3.0  # seconds that the broker has beyond the wait
+_UNDO_ATTEMPTS = 30  # to take back a pipeline whose creation nobody confirmed
+_UNDO_PAUSE = 1.0  # seconds between two of them
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+def _in_time(command: F) -> F:
+    """A command that takes no longer than STREAM_MANAGER_OPERATIONS_TIMEOUT says. Raises: Unconfirmed."""
+
+    @functools.wraps(command)
+    async def limited(self: StreamManager, *arguments: Any, **options: Any) -> Any:
+        if self.timeout is None:
+            return await command(self, *arguments, **options)
+        try:
+            return await asyncio.wait_for(command(self, *arguments, **options), self.timeout)
+        except asyncio.TimeoutError as exc:
+            raise Unconfirmed(f"{UNREACHABLE}: it took longer than {self.timeout:g} s") from exc
+
+    return cast("F", limited)
 
 
 class StreamManager:
-    """The commands. All raise Failure for what the original refuses, and LinkError without a broker."""
+    """The commands.
 
-    def __init__(self, link: Link, models: Models, statuses: Statuses) -> None:
+    All raise Failure for what the original refuses, LinkError without a broker, and Unconfirmed when they
+    take longer than `timeout` seconds.
+    """
+
+    def __init__(
+        self, link: Link, models: Models, statuses: Statuses, *, timeout: float | None = None
+    ) -> None:
+        self.timeout = timeout
         self._link = link
         self._models = models
         self._statuses = statuses
+        self._undoing: set[asyncio.Task[None]] = set()
 
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """What is still to be taken back is, until the block ends."""
+        try:
+            yield
+        finally:
+            for task in self._undoing:
+                task.cancel()
+            await asyncio.gather(*self._undoing, return_exceptions=True)
+
+    @_in_time
     async def list(self) -> list[str]:
         """The ids of all pipelines of the fleet, oldest first."""
         views = await self._link.ask(ListPipelines(), tuple[PipelineView, ...])
         return [view.pipeline_id for view in views]
 
+    @_in_time
     async def report(self, pipeline_id: str) -> tuple[PipelineView, dict[str, Any]]:
         """What is known of a pipeline; no device is asked, so none can keep the answer back."""
         view = await self.view(pipeline_id)
@@ -58,14 +103,28 @@ class StreamManager:
         except Refused as exc:
             raise _as_original(exc) from exc
 
+    @_in_time
     async def initialise(
-        self, model_id: str, spec_of: Callable[[ModelRef], PipelineSpec], *, device: str | None = None
+        self,
+        model_id: str,
+        spec_of: Callable[[ModelRef], PipelineSpec],
+        *,
+        device: str | None = None,
+        pipeline_id: str | None = None,
     ) -> PipelineView:
-        """A new pipeline, under an id of our making."""
+        """A new pipeline, under an id of our making. When this fails there is none."""
         await self._check_device(device)
         spec = spec_of(await self._model(model_id))
-        return await self._link.ask(CreatePipeline(str(uuid.uuid4()), spec, device), PipelineView)
+        create = CreatePipeline(pipeline_id or str(uuid.uuid4()), spec, device)
+        try:
+            return await self._link.ask(create, PipelineView)
+        except Refused:
+            raise  # there is none
+        except (LinkError, asyncio.CancelledError):
+            self._undo(create.pipeline_id)
+            raise
 
+    @_in_time
     async def mute(self, pipeline_id: str) -> PipelineView:
         """Pause: nothing is emitted any more when this returns. Raises: Unconfirmed."""
         view = await self.view(pipeline_id)
@@ -73,6 +132,7 @@ class StreamManager:
             raise not_allowed("MUTE", view)
         return _confirmed("MUTE", await self._change(pipeline_id, "pause", _wait(view)))
 
+    @_in_time
     async def resume(self, pipeline_id: str) -> PipelineView:
         """Emission goes on, for a file with the next frame. Raises: Unconfirmed."""
         view = await self.view(pipeline_id)
@@ -80,6 +140,7 @@ class StreamManager:
             raise not_allowed("RESUME", view)
         return _confirmed("RESUME", await self._change(pipeline_id, "run", _wait(view)))
 
+    @_in_time
     async def terminate(self, pipeline_id: str) -> PipelineView:
         """The pipeline is gone for clients at once; a device that is away ends it when it returns."""
         return (await self._change(pipeline_id, "stop", TERMINATE_WAIT)).pipeline
@@ -90,6 +151,28 @@ class StreamManager:
             return await self._link.ask(change, Changed, timeout=wait + _MARGIN)
         except Refused as exc:
             raise _as_original(exc) from exc
+
+    def _undo(self, pipeline_id: str) -> None:
+        """Nobody knows whether it was created, and its id nobody was told: it must not stay."""
+        task = asyncio.create_task(self._take_back(pipeline_id), name=f"take back {pipeline_id}")
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+    async def _take_back(self, pipeline_id: str) -> None:
+        for _ in range(_UNDO_ATTEMPTS):
+            try:
+                # It reaches the broker behind the creation, if that reached it at all.
+                await self._link.ask(ChangePipeline(pipeline_id, "stop"), Changed)
+            except Refused as exc:
+                if exc.code == "not_found":
+                    return
+            except LinkError as exc:
+                logger.debug("%s: not yet taken back: %s", pipeline_id, exc)
+            else:
+                logger.info("%s: taken back, as its creation was not confirmed in time", pipeline_id)
+                return
+            await asyncio.sleep(_UNDO_PAUSE)
+        logger.warning("%s: may exist, though its creation was answered with a failure", pipeline_id)
 
     async def _check_device(self, device: str | None) -> None:
         if device is None:
@@ -104,7 +187,7 @@ class StreamManager:
         try:
             return await self._models.find(model_id)
         except UnknownModel as exc:
-            raise Failure(404, "not_found", str(exc)) from exc
+            raise Failure(404, "not_found", str(exc), error_class="RoboflowAPINotNotFoundError") from exc
         except BadModel as exc:
             text = f"model {model_id!r} of the model cache cannot be used: {exc}"
             raise Failure(400, "invalid_payload", text) from exc
@@ -130,4 +213,4 @@ def _wait(view: PipelineView) -> float:
 
 def _as_original(refused: Refused) -> Exception:
     """The original says nothing about an id that it does not know."""
-    return Failure(404, "not_found", "N/A") if refused.code == "not_found" else refused
+    return Failure(404, "not_found", NOTHING) if refused.code == "not_found" else refused

@@ -163,7 +163,7 @@ class Up:
     def _api_command(self) -> list[str]:
         options = self._options
         command = ["streamfleet_api", "--data-dir", str(options.api_dir), "--host", options.host]
-        command += ["--port", str(options.port)]
+        command += ["--port", str(options.port), "--manager-port", str(options.manager_port)]
         for network in options.trust:
             command += ["--trust", network]
         return command
@@ -248,7 +248,7 @@ class Up:
     def _check_ports(self, ended: Child) -> None:
         """It names the first port that is taken; people want to know them all. Raises: CommandFailed."""
         options = self._options
-        ports = {"api": {"--port": options.port}, "broker": options.broker_ports}
+        ports = {"api": options.api_ports, "broker": options.broker_ports}
         preflight.check_ports(options.host, ports.get(ended.name, {}))
 
     def _where(self) -> str:

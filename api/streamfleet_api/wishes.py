@@ -81,6 +81,11 @@ def _invalid(expected: str, came: object) -> Failure:
     return Failure(400, "invalid_payload", f"expected {expected}, came {_brief(came)}")
 
 
+def _unsupported(expected: str, came: object) -> Failure:
+    text = f"{expected}, came {_brief(came)}"
+    return Failure(400, "invalid_payload", text, error_class="NotImplementedError")
+
+
 def _brief(came: object) -> str:
     text = repr(came)
     return text if len(text) <= 80 else f"{text[:80]}…"
@@ -157,7 +162,8 @@ def _properties(properties: dict[str, float] | None) -> dict[str, float]:
 def _sink(request: PipelineInitialisationRequest) -> UdpSink:
     sink = request.sink_configuration
     if sink.type != "udp_sink":
-        raise _invalid("sink_configuration.type 'udp_sink'", sink.type)
+        expected = "Only `udp_socket` sink type is supported: expected sink_configuration.type 'udp_sink'"
+        raise _unsupported(expected, sink.type)
     if not 1 <= sink.port <= 65535:
         raise _invalid("sink_configuration.port from 1 to 65535", sink.port)
     if not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", sink.host):
@@ -179,7 +185,7 @@ def _tracker(value: str | None) -> Tracker | None:
 
 def _filtering(model: ObjectDetectionModelConfiguration) -> dict[str, Any]:
     if model.type != "object-detection":
-        raise _invalid("model_configuration.type 'object-detection'", model.type)
+        raise _unsupported("expected model_configuration.type 'object-detection'", model.type)
     fields = model.model_dump(exclude={"type"})
     for name in ("confidence", "iou_threshold"):
         if fields[name] is not None and not 0 <= fields[name] <= 1:
@@ -203,7 +209,7 @@ def source_state(view: PipelineView) -> str:
 def not_allowed(operation: str, view: PipelineView) -> Failure:
     """The original's answer to a transition that makes no sense."""
     details = f"Could not {operation} stream in state: StreamState.{source_state(view)}"
-    return Failure(500, "operation_error", details)
+    return Failure(500, "operation_error", details, error_class="StreamOperationNotAllowedError")
 
 
 def report_of(view: PipelineView, seen: Seen[PipelineStat] | None) -> dict[str, Any]:

@@ -30,11 +30,12 @@ class Api:
         self.folder = folder
         self._peer = peer
         self.log = folder / "api.log"
-        self.port = free_port()
+        self.port, self.manager_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.cache = folder / "cache"
         self._command = [sys.executable, "-m", module, "--data-dir", str(folder / "api")]
-        self._command += ["--port", str(self.port), "--broker", peer.endpoint]
+        self._command += ["--port", str(self.port), "--manager-port", str(self.manager_port)]
+        self._command += ["--broker", peer.endpoint]
         self._command += ["--predictions", peer.predictions, "--pictures", peer.pictures]
         self._command += ["--model-cache-dir", str(self.cache), *options]
         self.start()

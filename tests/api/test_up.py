@@ -39,7 +39,7 @@ class Fleet:
         self.port = port or free_port()
         command = [str(BIN / "streamfleet"), "up", "--data-dir", str(folder / "d")]
         command += ["--workers", "0", "--port", str(self.port)]
-        for name in ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out"):
+        for name in ("manager", "devices", "relay-in", "relay-out", "pictures-in", "pictures-out"):
             command += [f"--{name}-port", str(free_port())]
         command += options  # the last one counts
         with self.log.open("ab") as log:

@@ -59,7 +59,7 @@ class Fleet:
             "--pictures-in-port",
             "--pictures-out-port",
         )
-        self.port, *self.broker_ports = free_ports(1 + len(names))
+        self.port, self.manager_port, *self.broker_ports = free_ports(2 + len(names))
         self.url = f"http://127.0.0.1:{self.port}"
         self.command = [
             *self.prefix,
@@ -67,6 +67,7 @@ class Fleet:
             "up",
             *("--workers", str(workers)),
             *("--port", str(self.port)),
+            *("--manager-port", str(self.manager_port)),
             *(f"{name}={number}" for name, number in zip(names, self.broker_ports, strict=True)),
             *options,
         ]

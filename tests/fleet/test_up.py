@@ -17,7 +17,7 @@ from tests.fleet.harness import BIN, Fleet, Subscriber, wait_for
 def left_behind(fleet: Fleet) -> str:
     """Processes and listening ports that should be gone."""
     ports = []
-    for port in (fleet.port, *fleet.broker_ports):
+    for port in (fleet.port, fleet.manager_port, *fleet.broker_ports):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 ports.append(port)

@@ -1,0 +1,1 @@
+"""The original's Stream Manager as a TCP server: its frames, its commands, its replies."""
