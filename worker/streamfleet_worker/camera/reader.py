@@ -61,6 +61,11 @@ class Reader:
         self._buffer.close()
         self._thread.join(deadline)
 
+    @property
+    def running(self) -> bool:
+        """The thread has not ended, as it does only when its source answers."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         try:
             while not self._stopped.is_set() and self._read_until_lost():

@@ -1,0 +1,93 @@
+"""What the library takes from the environment where its caller says nothing. Read here, and nowhere else.
+
+It is read when a pipeline or a stream is made; what is changed later changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from streamfleet_worker.config import ConfigError, post_processing
+from streamfleet_worker.control import PostProcessing
+
+T = TypeVar("T")
+
+_PROPERTY = "CV2_CAP_PROP_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The original's variables."""
+
+    rules: PostProcessing = field(default_factory=PostProcessing)
+    api_key: str | None = field(default=None, repr=False)
+    cache_dir: Path | None = None  # of models; None: where `models.load` looks by itself
+    buffer_size: int | None = None  # frames decoded ahead; None: as many as suit the source
+    strides: bool = False  # a file with a limit is thinned out, and not slowed down
+    model_id: str | None = None  # from here on: of Stream and UdpStream
+    stream_id: str | int | None = None
+    enforce_fps: bool = False
+    bytetrack: bool = False
+    broadcast_host: str = "127.0.0.1"
+    broadcast_port: int = 37020
+    properties: dict[str, float] = field(default_factory=dict)  # OpenCV's, lower case, without prefix
+
+
+def current_settings() -> Settings:
+    """The environment of this process. Raises: ConfigError with the name of the variable."""
+    return settings_in(os.environ)
+
+
+def settings_in(environment: Mapping[str, str]) -> Settings:
+    """The variables. Raises: ConfigError with the name of the one that cannot be read."""
+    stream_id = environment.get("STREAM_ID") or None
+    return Settings(
+        rules=post_processing(environment),
+        api_key=environment.get("ROBOFLOW_API_KEY") or environment.get("API_KEY") or None,
+        cache_dir=_read(environment, "MODEL_CACHE_DIR", Path, None),
+        buffer_size=_read(environment, "VIDEO_SOURCE_BUFFER_SIZE", _count, None),
+        strides=_read(environment, "ENABLE_FRAME_DROP_ON_VIDEO_FILE_RATE_LIMITING", _flag, False),
+        model_id=environment.get("MODEL_ID") or None,
+        stream_id=int(stream_id) if stream_id and stream_id.isdecimal() else stream_id,
+        enforce_fps=_read(environment, "ENFORCE_FPS", _flag, False),
+        bytetrack=_read(environment, "ENABLE_BYTE_TRACK", _flag, False),
+        broadcast_host=environment.get("IP_BROADCAST_ADDR") or "127.0.0.1",
+        broadcast_port=_read(environment, "IP_BROADCAST_PORT", _port, 37020),
+        properties={
+            name.removeprefix(_PROPERTY).lower(): _read(environment, name, float, 0.0)
+            for name in environment
+            if name.startswith(_PROPERTY)
+        },
+    )
+
+
+def _read(environment: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+    text = environment.get(name)
+    if not text:
+        return default
+    try:
+        return parse(text)
+    except ValueError as exc:
+        raise ConfigError(f"{name}: {exc}") from exc
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError(f"expected True or False, came {text!r}")
+    return text.lower() in ("true", "1")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"expected a whole number above 0, came {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise ValueError(f"expected a port from 1 to 65535, came {text!r}")
+    return int(text)
