@@ -208,6 +208,7 @@ class Stand:
         inc: int = 1,
         want: Want = "run",
         fenced: bool = False,
+        samples_size: int = 1 << 30,
         sinks: tuple[UdpSink, ...] | None = None,
         properties: dict[str, float] | None = None,
         **spec: Any,
@@ -235,6 +236,8 @@ class Stand:
             progress_path=str(self.folder / "progress"),
             fence_path=str(self.folder / "fence"),
             fenced=fenced,
+            samples_path=str(self.folder / "samples"),
+            samples_size=samples_size,
         )
         return self._start(camera_process.main, config)
 

@@ -30,11 +30,12 @@ from typing_extensions import assert_never
 from streamfleet_broker.protocol.control import Envelope
 from streamfleet_broker.protocol.data import MAX_BODY, DataHeader, Kind, device_topic, pipeline_topic
 from streamfleet_broker.protocol.messages import Hello, Welcome
+from streamfleet_broker.protocol.spool import Spool
 from streamfleet_broker.protocol.status import DeviceStat
 from streamfleet_broker.protocol.values import to_plain
 from streamfleet_worker import reconcile as actions
 from streamfleet_worker import session as effects
-from streamfleet_worker.config import WorkerConfig
+from streamfleet_worker.config import SAMPLES, WorkerConfig
 from streamfleet_worker.control import (
     Allow,
     CameraConfig,
@@ -51,6 +52,7 @@ from streamfleet_worker.link import Link
 from streamfleet_worker.machine import look
 from streamfleet_worker.models import Models, Source
 from streamfleet_worker.reconcile import ChildId, Event, PublisherId, Reconcile, Row
+from streamfleet_worker.samples.sweeper import Sweeper
 from streamfleet_worker.session import Session
 from streamfleet_worker.state import State
 from streamfleet_worker.status import pipeline_stat
@@ -92,6 +94,10 @@ class Places:
     @property
     def models(self) -> Path:
         return self.root / "models"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / SAMPLES
 
     @property
     def run(self) -> Path:
@@ -182,6 +188,7 @@ class Agent:
             on_report=lambda child, report: self._feed_and_tell(actions.Reported(child, report)),
             on_exit=lambda child, code: self._feed_and_tell(actions.Exited(child, code)),
         )
+        self._sweeper = Sweeper(Spool(self._places.samples, size=config.samples_size, age=config.samples_age))
         self._context = zmq.asyncio.Context()
         self._link = Link(self._context, identity.keys, self._on_message)
         self._plain_context = zmq.Context[zmq.Socket[bytes]]()
@@ -213,6 +220,7 @@ class Agent:
         """Work until `stop`. A bug of ours anywhere ends it too, as whatever started us starts us again."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
+        self._sweeper.start()
         tasks = [
             asyncio.create_task(self._tick_for_ever(), name="ticks"),
             asyncio.create_task(self._perform_for_ever(), name="actions"),
@@ -233,6 +241,7 @@ class Agent:
 
     async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         self._stopping = True
+        self._sweeper.stop()
         ticks, performer = tasks
         ticks.cancel()
         # What was decided is still written: an end of file must be known when we come back.
@@ -506,6 +515,8 @@ class Agent:
                 progress_path=str(self._places.playing(wish.pipeline_id, wish.start_gen)),
                 fence_path=str(self._places.fence),
                 fenced=wish.on_disconnect == "stop",
+                samples_path=str(self._places.samples),
+                samples_size=self._config.samples_size,
             ),
         )
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from streamfleet_broker.protocol import spool
 from streamfleet_worker.control import PostProcessing
 
 DEFAULT_DATA_DIR = "~/.streamfleet/worker"
+SAMPLES = "samples"  # in the data directory: frames that are kept for labelling
 MAX_SOCKET_PATH = 107  # bytes, the kernel's limit for the path of a unix socket
 _LONGEST_SOCKET = "run/tmp/pymp-01234567/listener-01234567"  # the fork server's
 
@@ -31,6 +33,8 @@ class WorkerConfig:
     publish_host: str = "*"
     publish_port: int | None = None  # of the device's own PUB; None: it has none
     engine_threads: int = 0  # 0: as many as there are cores
+    samples_size: int = spool.SIZE  # bytes of all frames that are kept for labelling
+    samples_age: float = spool.AGE  # seconds that they are kept
     defaults: PostProcessing = field(default_factory=PostProcessing)
 
     def __post_init__(self) -> None:
@@ -64,6 +68,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         publish_host=options["publish-host"] or "*",
         publish_port=None if port is None else _whole("--publish-port", port, 1, 65535),
         engine_threads=_whole("--engine-threads", options["engine-threads"] or "0", 0, 1024),
+        samples_size=_whole("--samples-size", options["samples-size"] or str(spool.SIZE), 1, 2**50),
+        samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
         defaults=post_processing(environment),
     )
 
@@ -76,6 +82,8 @@ _OPTIONS = {
     "publish-port": "TCP port for subscribers that connect to this device itself; without it there is none",
     "publish-host": "address that --publish-port is opened on, * for all",
     "engine-threads": "threads that run one model; 0 for as many as there are cores",
+    "samples-size": "bytes of the frames that are kept for labelling; the oldest go first [1 GiB]",
+    "samples-age": "seconds that such a frame is kept [30 days]",
 }
 
 

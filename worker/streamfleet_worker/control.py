@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgpack
 
-from streamfleet_broker.protocol.status import SourceStat
+from streamfleet_broker.protocol.status import SampleStat, SourceStat
 from streamfleet_broker.protocol.values import (
     CurveKey,
     Manifest,
@@ -61,6 +61,8 @@ class CameraConfig:
     progress_path: str  # position in each source of this playing, which outlives the process
     fence_path: str  # until when fenced pipelines may emit
     fenced: bool  # stop emitting when the fence says so (`on_disconnect` is stop)
+    samples_path: str  # folder of all samples of the device
+    samples_size: int  # bytes that all of them may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ class CameraReport:
     dropped: dict[str, int]  # by sink
     fps: float
     report: dict[str, Any]  # the original's status report
+    samples: SampleStat | None = None  # None: no frame is kept, and none was
 
 
 @dataclass(frozen=True, slots=True)

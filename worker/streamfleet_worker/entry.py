@@ -24,6 +24,7 @@ from streamfleet_worker.agent import Agent, Entries, Places
 from streamfleet_worker.config import ConfigError, WorkerConfig, parse
 from streamfleet_worker.identity import Identity, IdentityError, join, load
 from streamfleet_worker.lifeline import name_process
+from streamfleet_worker.samples import command
 from streamfleet_worker.state import StateError
 from streamfleet_worker.supervisor import end_fork_server
 
@@ -35,6 +36,8 @@ PORT_PATIENCE = 3.0  # seconds for what a killed predecessor held to become free
 
 def run(entries: Entries | None = None) -> int:
     """The exit code. `entries`: what the children run, when it is not the usual."""
+    if sys.argv[1:2] == ["samples"]:
+        return command.run(sys.argv[2:], os.environ)
     name_process("sf-agent")
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold our secret key (S9)

@@ -47,14 +47,14 @@ def pipeline_stat(
     if report is None:
         sources = silent_sources(wish.spec, state)
         original = empty_report(wish.spec, state)
-        fps, dropped = 0.0, dict[str, int]()
+        fps, dropped, samples = 0.0, dict[str, int](), None
     else:
         works = alive and observed.state not in _DOWN
         factor = _freshness(report_age) if works else 0.0
         age = report_age if works else None
         sources = tuple(_as_of_now(source, factor, age) for source in report.sources)
         original = _faded(report.report, factor)
-        fps, dropped = report.fps * factor, report.dropped
+        fps, dropped, samples = report.fps * factor, report.dropped, report.samples
         if not alive:
             sources = tuple(replace(source, state=_still(source.state, state)) for source in sources)
             original = _in_state(original, state)
@@ -73,6 +73,7 @@ def pipeline_stat(
         report=original,
         at=at,
         last_crash=last_crash,
+        samples=samples,
     )
 
 

@@ -28,7 +28,7 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 MAX_STRATEGIES = 16  # of one sampling
 MAX_TAGS = 32
 MAX_CLASSES = 1000  # that a strategy names
-MAX_LABELS = 10_000  # of a model
+MAX_LABELS = 100_000  # of a model
 
 Tags = Annotated[tuple[Text, ...], Meta(max_length=MAX_TAGS)]
 ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=1, max_length=MAX_CLASSES)]
@@ -158,8 +158,8 @@ class Box(msgspec.Struct, frozen=True):
     y: Annotated[float, Meta(ge=-1e6, le=1e6)]
     width: Annotated[float, Meta(ge=0, le=1e6)]
     height: Annotated[float, Meta(ge=0, le=1e6)]
-    confidence: Share
-    class_name: Annotated[str, Meta(max_length=256)] = msgspec.field(name="class")
+    confidence: Annotated[float, Meta(ge=-1e6, le=1e6)]  # 0…1 of every model that is worth one
+    class_name: str = msgspec.field(name="class")
 
 
 class _Prediction(msgspec.Struct, frozen=True):
@@ -178,7 +178,7 @@ class Sample:
     width: Annotated[int, Meta(ge=1, le=65_535)]  # pixels of the picture as it is kept
     height: Annotated[int, Meta(ge=1, le=65_535)]
     size: Annotated[int, Meta(ge=1)]  # bytes of its JPEG: one that is cut short is known by it
-    labels: Annotated[tuple[Annotated[str, Meta(max_length=256)], ...], Meta(max_length=MAX_LABELS)]
+    labels: Annotated[tuple[str, ...], Meta(max_length=MAX_LABELS)]
     prediction: dict[str, Any] | None  # the original's document, in pixels of the picture as it is kept
     strategy: Text
     tags: Annotated[tuple[Text, ...], Meta(max_length=2 * MAX_TAGS)]

@@ -50,6 +50,16 @@ class SourceStat:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleStat:
+    """The frames of a pipeline that are kept for labelling. Counters only rise while `inc` stays."""
+
+    picked: Natural = 0
+    written: Natural = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # picked and not written, by cause
+    error: str = ""  # why the last one could not be written; "" when it could
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineStat:
     """One pipeline. `report` is the original's status report, key by key."""
 
@@ -67,6 +77,7 @@ class PipelineStat:
     report: dict[str, Any]
     at: float  # Unix seconds
     last_crash: str = ""  # why it was restarted last, though it may run again; redacted
+    samples: SampleStat | None = None  # None: no frame is kept, and none was
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import supervision as sv
 import zmq
 
 from streamfleet_broker.protocol.data import DataHeader, Flag, Kind, pipeline_topic
+from streamfleet_broker.protocol.samples import Sampling
+from streamfleet_broker.protocol.status import SampleStat
 from streamfleet_broker.protocol.values import UdpSink
 from streamfleet_worker.camera import push
 from streamfleet_worker.camera.document import Document, Encoded, Origin, describe, to_json, to_msgpack
@@ -22,9 +25,11 @@ from streamfleet_worker.camera.push import PushDoor
 from streamfleet_worker.camera.udp import UdpDoor
 from streamfleet_worker.control import CameraConfig
 from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.samples.sampler import Destination, Sampler
 
 _PICTURES_WAITING = 4  # for a publisher that does not take them
 _LOOKUP = 1.0  # seconds that the look-ups of new sinks may take
+_WRITING = 0.3  # seconds that the last samples may take at the end
 
 
 class Emitter:
@@ -45,6 +50,16 @@ class Emitter:
         self._gen = config.gen
         self._seq = 0
         self._lasts: dict[int, tuple[DataHeader, bytes]] = {}  # by source
+        self._sampler = Sampler(
+            Destination(
+                pipeline_id=config.pipeline_id,
+                device=config.device,
+                labels=config.manifest.labels,
+                folder=Path(config.samples_path),
+                size=config.samples_size,
+            )
+        )
+        self._sampler.use(config.spec.sampling)
 
     def await_sinks(self) -> None:
         """Wait, a few seconds at most, until the sinks can be reached."""
@@ -74,7 +89,7 @@ class Emitter:
     @property
     def wants_images(self) -> bool:
         """Whether frames come to `emit` with their pictures."""
-        return False
+        return self._sampler.active
 
     def emit(
         self,
@@ -99,6 +114,8 @@ class Emitter:
             self._send_datagrams(to_json(document).content)
         header = self._send_on(to_msgpack(document), stamp, source_id)
         self._seq += 1
+        if image is not None:
+            self._sampler.look(image, document, stamp, source_id=source_id, now=time.time())
         return header
 
     def repeat_lasts(self) -> None:
@@ -129,14 +146,24 @@ class Emitter:
         """Why the last frame did not leave, by sink; only the sinks that did not take it."""
         return {door.name: door.error for door in self._udp if door.error}
 
+    def sample(self, sampling: Sampling | None) -> None:
+        """Keep frames by this from now on. Any thread may call this."""
+        self._sampler.use(sampling)
+
+    @property
+    def samples(self) -> SampleStat | None:
+        """What was kept of the frames. None: that was never asked for."""
+        return self._sampler.stat
+
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets; what was picked is written, if the disk takes it soon."""
         for door in self._udp:
             door.close()
         self._push.close()
         if self._pictures is not None:
             self._pictures.close()
         self._closed = True
+        self._sampler.close(_WRITING)
 
     def _describe(
         self, detections: sv.Detections, stamp: Stamp, geometry: Geometry, source_id: int

@@ -19,7 +19,7 @@ import cv2
 import zmq
 
 from streamfleet_broker.protocol.reference import is_finite
-from streamfleet_broker.protocol.values import SourceSpec
+from streamfleet_broker.protocol.values import PipelineSpec, SourceSpec, Want
 from streamfleet_worker.camera.buffer import Wakeup
 from streamfleet_worker.camera.channel import Channel
 from streamfleet_worker.camera.emitter import Emitter
@@ -99,6 +99,11 @@ class Camera:
         for reader in self._readers:
             reader.stop(max(0.0, until - time.monotonic()))
 
+    def change(self, gen: int, want: Want, spec: PipelineSpec) -> None:
+        """Go on under this generation and by this spec, or pause. When this returns, it is so."""
+        self.player.change(gen, want, spec)
+        self._emitter.sample(spec.sampling)
+
     @property
     def failed(self) -> bool:
         """A thread ended by an error of ours: only a new process heals that."""
@@ -125,6 +130,7 @@ class Camera:
             emitted=sum(source.emitted for source in sources),
             sources=sources,
             dropped=self._emitter.dropped,
+            samples=self._emitter.samples,
             fps=fps,
             report=status_report(
                 events=self._journal.events,
@@ -186,7 +192,7 @@ def _serve(camera: Camera, connection: Connection) -> None:
                     case Stop():
                         return
                     case Change(gen, want, spec):
-                        camera.player.change(gen, want, spec)
+                        camera.change(gen, want, spec)
                     case Show(wanted):
                         camera.player.show(wanted)
             if ready:
