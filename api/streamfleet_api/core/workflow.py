@@ -170,9 +170,8 @@ def _filtering(inputs: _Inputs, name: str, step: Step) -> Filtering:
         return inputs.value(step.get(parameter), f"steps.{name}.{parameter}")
 
     confidence = value("confidence")
-    if "confidence_mode" in step or "custom_confidence" in step:  # as the third version says it
-        custom = value("confidence_mode") in (None, "custom")
-        confidence = value("custom_confidence") if custom else None
+    if step["type"].endswith("@v3"):  # it says it in two words, and "best" unless told otherwise
+        confidence = value("custom_confidence") if value("confidence_mode") == "custom" else None
     filtering = Filtering(
         confidence,
         value("iou_threshold"),

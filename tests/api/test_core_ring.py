@@ -1,0 +1,155 @@
+"""What waits for a consumer: in order, a place for each source, and never more than there is room for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+
+from streamfleet_api.core.results import Consumed, Plan, consumed
+from streamfleet_api.core.ring import WAIT, Result, Ring
+from streamfleet_api.core.workflow import Output
+
+
+def result(seq: int, source: int = 0, **document: Any) -> Result:
+    """One frame with one object."""
+    content = {
+        "image": {"width": 640, "height": 480},
+        "predictions": [{"class": "car", "x": 1.0}, {"class": "bus", "x": 2.0}],
+        "inference_metadata": {"frame_id": seq + 1, "source_id": source},
+        **document,
+    }
+    return Result(source, (3, 0, seq), 0.0, msgpack.packb(content))
+
+
+def taken(ring: Ring, now: float) -> list[list[int | None]]:
+    """All entries that can be taken now, as the number of each place's result."""
+    entries = []
+    while (entry := ring.pop(now)) is not None:
+        entries.append([None if each is None else each.key[2] for each in entry])
+    return entries
+
+
+def test_the_oldest_is_taken_first_and_dropped_first() -> None:
+    ring = Ring(1, size=3)
+
+    for seq in range(5):
+        ring.push(result(seq), now=seq)
+
+    assert len(ring) == 3
+    assert taken(ring, now=5) == [[2], [3], [4]]
+    assert (ring.take_dropped(), ring.take_dropped()) == (2, 0)
+    assert (len(ring), ring.bytes) == (0, 0)
+
+
+def test_an_entry_has_a_place_for_each_source() -> None:
+    ring = Ring(2, size=8)
+
+    for seq, source in enumerate([1, 0, 0, 0, 1]):
+        ring.push(result(seq, source), now=0)
+
+    assert taken(ring, now=0) == [[1, 0], [2, None], [3, 4]]
+
+
+def test_an_entry_waits_for_the_other_sources_no_longer_than_it_may() -> None:
+    ring = Ring(2, size=8)
+
+    ring.push(result(0, 0), now=10)
+
+    assert taken(ring, now=10 + WAIT - 0.1) == []
+    assert taken(ring, now=10 + WAIT) == [[0, None]]
+
+
+def test_what_comes_too_late_for_an_entry_begins_the_next() -> None:
+    ring = Ring(2, size=8, wait=0.5)
+
+    ring.push(result(0, 0), now=1)
+    ring.push(result(1, 1), now=2)
+
+    assert taken(ring, now=2) == [[0, None]]
+    assert taken(ring, now=2.5) == [[None, 1]]
+
+
+def test_a_pipeline_that_gets_more_sources_has_more_places() -> None:
+    ring = Ring(1, size=8)
+
+    ring.push(result(0, 0), now=0)
+    ring.push(result(1, 2), now=0)
+
+    assert taken(ring, now=WAIT) == [[0], [None, None, 1]]
+
+
+def test_bytes_are_those_of_what_waits_and_all_can_be_dropped() -> None:
+    ring = Ring(2, size=8)
+
+    for seq in range(3):
+        ring.push(result(seq, seq % 2), now=0)
+    assert ring.bytes == sum(result(seq, seq % 2).size for seq in range(3))
+    ring.drop_oldest()
+    ring.drop_oldest()
+
+    assert (ring.bytes, len(ring), ring.take_dropped()) == (0, 0, 2)
+
+
+# what a consumer gets -------------------------------------------------------------------------------------
+
+
+def test_outputs_have_their_names_and_frames_say_which_they_are_of() -> None:
+    plan = Plan("parts/1", 2, (Output("found", "predictions"), Output("id", "inference_id")))
+    image = {"width": 640, "height": 480}
+
+    got = consumed(plan, (result(4), None), 7, excluded=())
+
+    found = {"image": image, "predictions": [{"class": "car", "x": 1.0}, {"class": "bus", "x": 2.0}]}
+    assert got.outputs == [{"found": found, "id": "3-0-4"}, None]
+    assert got.frames_metadata[1] is None
+    assert got.frames_metadata[0] is not None
+    assert (got.frames_metadata[0]["frame_id"], got.frames_metadata[0]["source_id"]) == (5, 0)
+    assert got.dropped == 7
+
+
+def test_what_is_excluded_is_left_out_and_nothing_else() -> None:
+    plan = Plan("parts/1", 1, (Output("found", "predictions"), Output("id", "inference_id")))
+
+    assert consumed(plan, (result(4),), 0, excluded=["found", "other"]).outputs == [{"id": "3-0-4"}]
+    assert consumed(plan, (result(4),), 0, excluded=["found", "id"]).outputs == [{}]
+
+
+def test_a_step_can_be_an_output_as_a_whole() -> None:
+    plan = Plan(
+        "parts/1",
+        1,
+        (Output("a", "detection"), Output("b", "tracking"), Output("c", "model_id")),
+        classes=("bus",),
+    )
+
+    found = {"image": {"width": 640, "height": 480}, "predictions": [{"class": "bus", "x": 2.0}]}
+    assert consumed(plan, (result(4),), 0, excluded=()).outputs == [
+        {
+            "a": {"inference_id": "3-0-4", "model_id": "parts/1", "predictions": found},
+            "b": {"tracked_detections": found},
+            "c": "parts/1",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xc1",
+        msgpack.packb(1),
+        msgpack.packb([]),
+        msgpack.packb({}),
+        result(0, image=b"raw").body,
+        result(0, predictions=[1]).body,
+        result(0, predictions=[{"class": "car", "x": float("nan")}]).body,
+        result(0, inference_metadata=None).body,
+        result(0, inference_metadata={"frame_id": "1"}).body,
+    ],
+)
+def test_a_result_that_cannot_be_read_leaves_its_place_empty(body: bytes) -> None:
+    plan = Plan("parts/1", 1, classes=("car",))
+
+    assert consumed(plan, (Result(0, (1, 0, 0), 0.0, body),), 0, excluded=()) == Consumed([None], [None])
