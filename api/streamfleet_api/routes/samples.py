@@ -28,8 +28,8 @@ SAMPLES = "/v2/samples/"
 ZIP = "application/zip"
 JPEG = "image/jpeg"
 MAX_PAGE = 1_000  # samples
-_AT_ONCE = 8  # samples that may be on their way in: each is in memory
-_PATIENCE = 60.0  # seconds in which one must have come
+_AT_ONCE = 8 * MAX_PICKED  # bytes that may be on their way in, in memory
+_PATIENCE = 300.0  # seconds in which a sample must have come: some come over 256 kbit/s
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 _NAME = r"^[0-9]{1,15}-[A-Za-z0-9][A-Za-z0-9._-]{0,63}-[0-9]{1,5}-[0-9]{1,19}$"
@@ -144,7 +144,7 @@ class SampleRoutes:
 
     def __init__(self, samples: Samples) -> None:
         self._samples = samples
-        self._arriving = 0
+        self._arriving = 0  # bytes
 
     def endpoints(self) -> list[Endpoint]:
         """As they are declared: what is looked for in this order."""
@@ -292,11 +292,10 @@ class SampleRoutes:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != PICKED:
             raise Problem(415, f"expected Content-Type {PICKED}, came {kind[:64] or 'none'}")
-        if self._arriving >= _AT_ONCE:
-            raise Problem(503, "too many samples come at once", headers={"retry-after": "2"})
-        self._arriving += 1
+        content = bytearray()
         try:
-            picked = _checked(request, await asyncio.wait_for(_body(request), _PATIENCE))
+            await asyncio.wait_for(self._take(request, content), _PATIENCE)
+            picked = _checked(request, content)
             is_new = await self._samples.put(picked.sample, picked.image)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
@@ -309,22 +308,22 @@ class SampleRoutes:
         except OSError as exc:
             raise of_disk(exc) from exc
         finally:
-            self._arriving -= 1
+            self._arriving -= len(content)
         answer = PutSampleAnswer(dataset=picked.sample.dataset, name=picked.sample.name)
         return written(answer, 201 if is_new else 200)
 
+    async def _take(self, request: Request, content: bytearray) -> None:
+        """The body. Raises: Problem when it is too large, or all together are."""
+        async for piece in request.stream():
+            content += piece
+            self._arriving += len(piece)
+            if len(content) > MAX_PICKED:
+                raise Problem(413, f"expected a sample of at most {MAX_PICKED} bytes, it is larger")
+            if self._arriving > _AT_ONCE:
+                raise Problem(503, "too many samples come at once", headers={"retry-after": "5"})
 
-async def _body(request: Request) -> bytes:
-    """Raises: Problem when it is too large."""
-    content = bytearray()
-    async for piece in request.stream():
-        content += piece
-        if len(content) > MAX_PICKED:
-            raise Problem(413, f"expected a sample of at most {MAX_PICKED} bytes, it is larger")
-    return bytes(content)
 
-
-def _checked(request: Request, content: bytes) -> Picked:
+def _checked(request: Request, content: bytearray) -> Picked:
     """What came, which is what its name says and of the device that says it. Raises: Problem."""
     try:
         picked = Picked.decode(content)

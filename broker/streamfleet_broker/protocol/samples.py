@@ -213,7 +213,7 @@ class Picked:
         return msgspec.msgpack.encode(self)
 
     @classmethod
-    def decode(cls, content: bytes) -> Picked:
+    def decode(cls, content: bytes | bytearray) -> Picked:
         """Raises: msgspec.DecodeError, RecursionError."""
         return msgspec.msgpack.decode(content, type=cls)
 
