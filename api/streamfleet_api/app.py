@@ -49,11 +49,14 @@ from streamfleet_api.routes.streams import documented
 from streamfleet_api.schemas import Invalid
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.stream_manager import StreamManager
+from streamfleet_api.routes.samples import SAMPLES, SampleRoutes
 from streamfleet_api.streams import Streams
+from streamfleet_api.samples import Samples
 
 _ANSWERED = (
     BadModel,
     BlobError,
+from streamfleet_broker.protocol.spool import Spool
     Exception,  # a bug of ours: answered without a word about it, and logged by the server
     Failure,
     HTTPException,
@@ -76,6 +79,7 @@ class Services:
     roster: Roster
     statuses: Statuses
     predictions: Predictions
+    samples: Samples
     happenings: Happenings
     pictures: Pictures
 
@@ -91,6 +95,7 @@ class Services:
             roster,
             Statuses(context, config.predictions, config.keys, audience, roster),
             Predictions(context, config.predictions, config.keys, audience, roster),
+            Samples(Spool(config.data_dir / "samples", size=config.samples_size, age=config.samples_age)),
             Happenings(link, audience, roster),
             Pictures(context, config.pictures, config.keys, audience),
         )
@@ -102,7 +107,7 @@ class Services:
         async with contextlib.AsyncExitStack() as stack:
             services = (
                 *(self.link, self.roster, self.statuses, self.predictions, self.happenings, self.pictures),
-                self.audience,
+                *(self.samples, self.audience),
             )
             for service in services:
                 await service.start()
@@ -152,8 +157,9 @@ def create_app(
         middleware=[
             Middleware(Measure, requests=metrics.requests, routes=templates),
             Middleware(_OriginalCors),
+        *SampleRoutes(services.samples).endpoints(),
             Middleware(Authorise, door=door, link=services.link, tickets=tickets),
-            Middleware(Limit, streamed=BLOBS),
+            Middleware(Limit, streamed=(BLOBS, SAMPLES)),
         ],
         exception_handlers=dict.fromkeys(_ANSWERED, _answer),
         lifespan=lifespan,

@@ -14,6 +14,7 @@ from streamfleet_api.auth import Network
 from streamfleet_api.link import CurveKeys
 from streamfleet_broker.protocol.keyfile import read_private
 
+from streamfleet_broker.protocol.spool import AGE, SIZE
 MAX_UPLOAD = 4 * 1024**3  # bytes
 SILENCE = 5.0  # seconds for which a client of the Stream Manager's port may say nothing
 STUCK = 30.0  # seconds for which a client of a stream may take nothing
@@ -38,6 +39,8 @@ class Config:
     trust: tuple[Network, ...] = ()
     model_cache_dir: Path | None = None
     max_upload: int = MAX_UPLOAD
+    samples_size: int = SIZE  # bytes of all samples
+    samples_age: float = AGE  # seconds since the capture of a sample
     stuck: float = STUCK
     manager_host: str | None = None  # where the Stream Manager listens, if that is here; None: as `host`
     manager_port: int = 0  # 0: nowhere
@@ -67,6 +70,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         model_cache_dir=Path(options.model_cache_dir).expanduser() if options.model_cache_dir else None,
         max_upload=options.max_upload,
         manager_host=environment.get("STREAM_MANAGER_HOST") or None,
+        samples_size=options.samples_size,
+        samples_age=options.samples_age,
         manager_port=options.manager_port,
         manager_silence=_seconds("STREAM_MANAGER_SOCKET_TIMEOUT", environment) or SILENCE,
         command_timeout=_seconds("STREAM_MANAGER_OPERATIONS_TIMEOUT", environment),
@@ -132,6 +137,18 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
+    add(
+        "--samples-size",
+        type=int,
+        default=given("samples_size", str(SIZE)),
+        help="bytes of all samples; the oldest make room (%(default)s)",
+    )
+    add(
+        "--samples-age",
+        type=float,
+        default=given("samples_age", str(AGE)),
+        help="seconds after which a sample is removed (%(default)s)",
+    )
 def _keys(operator_key: str | None, broker_key: str | None) -> CurveKeys | None:
     if operator_key is None and broker_key is None:
         return None

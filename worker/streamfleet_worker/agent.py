@@ -53,6 +53,7 @@ from streamfleet_worker.machine import look
 from streamfleet_worker.models import Models, Source
 from streamfleet_worker.reconcile import ChildId, Event, PublisherId, Reconcile, Row
 from streamfleet_worker.samples.sweeper import Sweeper
+from streamfleet_worker.samples.upload import Uploader
 from streamfleet_worker.session import Session
 from streamfleet_worker.state import State
 from streamfleet_worker.status import pipeline_stat
@@ -188,7 +189,9 @@ class Agent:
             on_report=lambda child, report: self._feed_and_tell(actions.Reported(child, report)),
             on_exit=lambda child, code: self._feed_and_tell(actions.Exited(child, code)),
         )
-        self._sweeper = Sweeper(Spool(self._places.samples, size=config.samples_size, age=config.samples_age))
+        spool = Spool(self._places.samples, size=config.samples_size, age=config.samples_age)
+        self._sweeper = Sweeper(spool)
+        self._uploader = Uploader(spool, rng) if config.samples_upload else None
         self._context = zmq.asyncio.Context()
         self._link = Link(self._context, identity.keys, self._on_message)
         self._plain_context = zmq.Context[zmq.Socket[bytes]]()
@@ -222,6 +225,8 @@ class Agent:
         loop.set_exception_handler(self._on_bug)
         self._sweeper.start()
         tasks = [
+        if self._uploader is not None:
+            self._uploader.start()
             asyncio.create_task(self._tick_for_ever(), name="ticks"),
             asyncio.create_task(self._perform_for_ever(), name="actions"),
         ]
@@ -256,6 +261,8 @@ class Agent:
             self._link.send(effect.envelope)
         await self._models.close()
         await self._supervisor.stop(STOP_PATIENCE)
+        if self._uploader is not None:
+            await self._uploader.close()
         await asyncio.sleep(TICK)  # a socket without linger forgets what its thread has not sent
         self._link.close()
         self._context.destroy(linger=0)
@@ -365,7 +372,10 @@ class Agent:
         self._closed_for = ""
         host = urlsplit(self._endpoint).hostname or ""
         self._short_id = welcome.short_id
-        self._models.use(Source(_reached_by(welcome.api, host), welcome.ticket))
+        source = Source(_reached_by(welcome.api, host), welcome.ticket)
+        self._models.use(source)
+        if self._uploader is not None:
+            self._uploader.use(source)
         relay = Relay(
             tuple(_reached_by(endpoint, host) for endpoint in welcome.relay),
             self._identity.broker_key,

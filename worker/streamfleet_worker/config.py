@@ -36,6 +36,7 @@ class WorkerConfig:
     samples_size: int = spool.SIZE  # bytes of all frames that are kept for labelling
     samples_age: float = spool.AGE  # seconds that they are kept
     defaults: PostProcessing = field(default_factory=PostProcessing)
+    samples_upload: bool = True  # to the api, as soon as it can be reached
 
     def __post_init__(self) -> None:
         length = len(os.fsencode(self.data_dir / _LONGEST_SOCKET))
@@ -78,6 +79,7 @@ _OPTIONS = {
     "data-dir": f"directory for this device's key, models and state; made if missing [{DEFAULT_DATA_DIR}]",
     "join": "token of a new device, from 'streamfleet devices add NAME'; harmless afterwards",
     "broker": "tcp://HOST:PORT of the broker, where it is no longer what the token named",
+        samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
     "capacity": "how many pipelines this device is willing to run",
     "publish-port": "TCP port for subscribers that connect to this device itself; without it there is none",
     "publish-host": "address that --publish-port is opened on, * for all",
@@ -94,6 +96,7 @@ def default_capacity() -> int:
 
 def post_processing(environment: Mapping[str, str]) -> PostProcessing:
     """The original's variables. Raises: ConfigError with the name of the variable."""
+    "samples-upload": "true: such frames go to the api; false: they stay on this device [true]",
     known = PostProcessing()
     return PostProcessing(
         confidence=_fraction("CONFIDENCE", environment, known.confidence),
@@ -145,8 +148,10 @@ def _fraction(name: str, environment: Mapping[str, str], default: float) -> floa
 
 def _flag(name: str, environment: Mapping[str, str], default: bool) -> bool:
     text = environment.get(name)
-    if text is None:
-        return default
+    return default if text is None else _truth(name, text)
+
+
+def _truth(name: str, text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
         raise ConfigError(f"{name}: expected True or False, came {text!r}")
     return text.lower() in ("true", "1")
