@@ -1,0 +1,345 @@
+"""What the sinks of the library do with predictions of one source and of several."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import supervision as sv
+
+from streamfleet_worker.library import sinks
+from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.sinks import (
+    InMemoryBufferSink,
+    UDPSink,
+    VideoFileSink,
+    multi_sink,
+    render_boxes,
+)
+from tests.worker.stand import Receiver
+
+AT = datetime.fromisoformat("2026-11-20T08:22:43.893326")
+GREY = 90
+
+
+def frame(source_id: int = 0, frame_id: int = 1, size: tuple[int, int] = (320, 240)) -> VideoFrame:
+    """A grey picture of this width and height."""
+    image = np.full((size[1], size[0], 3), GREY, np.uint8)
+    return VideoFrame(image=image, frame_id=frame_id, frame_timestamp=AT, source_id=source_id)
+
+
+def box(x: float = 100.0, y: float = 60.0, **more: Any) -> dict[str, Any]:
+    """One thing that was found, of 40 by 20 pixels."""
+    found = {"x": x, "y": y, "width": 40.0, "height": 20.0, "confidence": 0.9, "class": "car", "class_id": 3}
+    return {**found, "detection_id": "cdf8", **more}
+
+
+def seen(*boxes: dict[str, Any], size: tuple[int, int] = (320, 240)) -> dict[str, Any]:
+    """The predictions of a frame."""
+    return {"image": {"width": size[0], "height": size[1]}, "predictions": list(boxes)}
+
+
+# datagrams ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A port that keeps what comes."""
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def udp(receiver: Receiver) -> Iterator[UDPSink]:
+    """A sink that sends to it."""
+    sink = UDPSink.init(ip_address=receiver.sink.host, port=receiver.sink.port)
+    yield sink
+    sink.close()
+
+
+def test_a_datagram_is_the_originals_byte_for_byte(udp: UDPSink, receiver: Receiver) -> None:
+    prediction = seen(box())
+
+    udp.send_predictions(prediction, frame(source_id=2, frame_id=7))
+
+    (document,) = receiver.documents
+    emitted = document["inference_metadata"]["emission_time"]
+    assert receiver.datagrams[0].decode() == (
+        '{"image": {"width": 320, "height": 240}, "predictions": [{"x": 100.0, "y": 60.0, "width": 40.0, '
+        '"height": 20.0, "confidence": 0.9, "class": "car", "class_id": 3, "detection_id": "cdf8"}], '
+        '"inference_metadata": {"source_id": 2, "frame_id": 7, "frame_decoding_time": '
+        f'"2026-11-20T08:22:43.893326", "emission_time": "{emitted}"}}}}'
+    )
+    assert abs((datetime.now() - datetime.fromisoformat(emitted)).total_seconds()) < 60
+    assert prediction == seen(box())  # the next sink gets it as it came
+
+
+def test_nothing_found_is_sent_too(udp: UDPSink, receiver: Receiver) -> None:
+    udp.send_predictions(seen(), frame())
+
+    assert [document["predictions"] for document in receiver.documents] == [[]]
+
+
+def test_of_several_sources_each_that_gave_something_sends_one(udp: UDPSink, receiver: Receiver) -> None:
+    udp.send_predictions([seen(box()), None, seen()], [frame(0, 5), None, frame(2, 9)])
+
+    assert [(each["source_id"], each["frame_id"]) for each in receiver.metadata] == [(0, 5), (2, 9)]
+
+
+def test_the_constructor_does_as_the_documentation_of_the_original_says(receiver: Receiver) -> None:
+    sink = UDPSink(ip_address="localhost", port=receiver.sink.port)
+
+    sink.send_predictions(seen(), frame())
+    sink.close()
+
+    assert receiver.frame_ids == [1]
+
+
+def test_too_large_a_datagram_loses_the_least_confident_and_says_so(udp: UDPSink, receiver: Receiver) -> None:
+    boxes = [box(x=index / 3, confidence=1 - index / 1000) for index in range(900)]
+
+    udp.send_predictions(seen(*boxes), frame())
+
+    (document,) = receiver.documents
+    kept = document["predictions"]
+    assert len(receiver.datagrams[0]) <= 65_507
+    assert len(kept) + document["inference_metadata"]["truncated"] == 900
+    assert min(each["confidence"] for each in kept) > 0.5
+    assert len(sv.Detections.from_inference(document)) == len(kept)
+
+
+def test_a_datagram_that_cannot_leave_is_an_error_and_counted(udp: UDPSink) -> None:
+    udp.close()
+
+    with pytest.raises(OSError, match=r"udp://127\.0\.0\.1:"):
+        udp.send_predictions([seen(), seen()], [frame(0), frame(1)])
+
+    assert udp.dropped == 2
+
+
+@pytest.mark.parametrize("port", [0, 65_536, "http"])
+def test_a_port_that_is_none_is_refused_at_once(port: Any) -> None:
+    with pytest.raises(ValueError, match=r"\$\.port"):
+        UDPSink.init("127.0.0.1", port)
+
+
+# drawing --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rendered() -> list[Any]:
+    """What was drawn."""
+    return []
+
+
+def coloured(picture: np.ndarray) -> np.ndarray:
+    """Which pixels are neither the grey of the frame nor black."""
+    return (picture != GREY).any(axis=2) & (picture != 0).any(axis=2)
+
+
+def test_boxes_are_drawn_where_they_are_and_the_frame_stays_as_it_is(rendered: list[Any]) -> None:
+    given = frame(source_id=4)
+
+    render_boxes(seen(box()), given, display_size=None, on_frame_rendered=rendered.append)
+
+    ((source_id, picture),) = rendered
+    assert source_id == 4
+    assert picture.shape == (240, 320, 3)
+    rows, columns = np.nonzero(coloured(picture)[50:])
+    assert (columns.min(), columns.max()) == pytest.approx((80, 120), abs=3)
+    assert rows.max() + 50 == pytest.approx(70, abs=3)
+    assert (given.image == GREY).all()
+
+
+def test_a_picture_is_made_to_fit_with_black_beside_it(rendered: list[Any]) -> None:
+    render_boxes(seen(), frame(), display_size=(1280, 720), on_frame_rendered=rendered.append)
+
+    picture = rendered[0][1]
+    assert picture.shape == (720, 1280, 3)
+    assert (picture[:, 160:1120] == GREY).all()
+    assert not picture[:, :160].any()
+
+
+def test_several_sources_are_drawn_by_their_place_and_an_absent_one_black(rendered: list[Any]) -> None:
+    render_boxes([seen(box()), None], [frame(7), None], on_frame_rendered=rendered.append)
+
+    ((first, second),) = rendered
+    assert [first[0], second[0]] == [0, 1]
+    assert coloured(first[1]).any()
+    assert not second[1].any()
+
+
+def test_the_users_annotators_are_used_in_their_order(rendered: list[Any]) -> None:
+    blue, red = (sv.BoxAnnotator(sv.Color(*rgb), thickness=4) for rgb in ((0, 0, 255), (255, 0, 0)))
+
+    for annotator in (blue, [red, blue]):
+        render_boxes(
+            seen(box()),
+            frame(),
+            annotator=annotator,
+            display_size=None,
+            on_frame_rendered=rendered.append,
+        )
+
+    assert [tuple(picture[60, 80]) for _, picture in rendered] == [(255, 0, 0)] * 2
+
+
+def test_figures_are_written_into_the_picture_when_asked_for(rendered: list[Any]) -> None:
+    monitor = sv.FPSMonitor()
+    draw = partial(render_boxes, fps_monitor=monitor, on_frame_rendered=rendered.append)
+
+    draw([seen(), None], [frame(), None])
+    draw([seen(), seen()], [frame(), frame()], display_statistics=True)
+
+    assert not coloured(rendered[0][0][1]).any()
+    assert coloured(rendered[1][0][1])[650:].any()
+    assert len(monitor.all_timestamps) == 3
+
+
+@pytest.mark.parametrize(
+    "prediction", [{"top": "cat", "predictions": [{"class": "cat", "confidence": 1.0}]}, [1], object()]
+)
+def test_what_cannot_be_drawn_is_told_once_and_the_frame_shown(
+    prediction: Any, rendered: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "_complaints", sinks.Complaints())
+
+    for _ in range(3):
+        render_boxes([prediction], [frame()], display_size=None, on_frame_rendered=rendered.append)
+
+    assert (rendered[-1][0][1] == GREY).all()
+    assert [record.message.split(":")[0] for record in caplog.records] == ["render_boxes"]
+
+
+# files ----------------------------------------------------------------------------------------------------
+
+
+def film(path: Path) -> list[np.ndarray]:
+    """All pictures of a file."""
+    video = cv2.VideoCapture(str(path))
+    pictures = []
+    while True:
+        there, picture = video.read()
+        if not there:
+            video.release()
+            return pictures
+        pictures.append(picture)
+
+
+@pytest.mark.parametrize("name", ["seen.avi", "seen.mp4"])
+def test_a_film_has_each_frame_with_what_was_found(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    sink = VideoFileSink.init(
+        str(file), display_size=(320, 240), output_fps=10, quiet=True, video_frame_size=(320, 240)
+    )
+
+    for number in range(12):
+        sink.on_prediction(seen(box()) if number >= 6 else seen(), frame(frame_id=number + 1))
+    sink.release()
+
+    pictures = film(file)
+    changed = [int((np.abs(picture.astype(int) - GREY) > 60).sum()) for picture in pictures]
+    assert [picture.shape for picture in pictures] == [(240, 320, 3)] * 12
+    assert max(changed[:6]) == 0
+    assert min(changed[6:]) > 100
+    video = cv2.VideoCapture(str(file))
+    assert video.get(cv2.CAP_PROP_FPS) == 10
+    video.release()
+
+
+def test_several_sources_are_tiles_of_one_film(tmp_path: Path) -> None:
+    file = tmp_path / "tiles.avi"
+
+    with VideoFileSink.init(
+        str(file), display_size=(160, 120), quiet=True, video_frame_size=(320, 240)
+    ) as sink:
+        sink.on_prediction([seen(), None, seen()], [frame(0), None, frame(2)])
+
+    (picture,) = film(file)
+    tiles = [picture[:120, :160], picture[:120, 160:], picture[120:, :160], picture[120:, 160:]]
+    assert [round(float(tile.mean()) / GREY) for tile in tiles] == [1, 0, 1, 0]
+
+
+def test_it_says_how_many_frames_were_written_unless_it_is_quiet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    for quiet in (False, True):
+        with VideoFileSink.init(str(tmp_path / "seen.avi"), quiet=quiet) as sink:
+            sink.on_prediction(seen(), frame())
+            sink.on_prediction(seen(), frame())
+
+    assert caplog.messages == [f"{tmp_path / 'seen.avi'}: 2 frames written"]
+
+
+def test_a_film_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"nowhere/seen.avi: expected a name such as seen.avi"):
+        VideoFileSink.init(str(tmp_path / "nowhere/seen.avi"))
+
+
+def test_a_frame_after_the_release_is_refused(tmp_path: Path) -> None:
+    sink = VideoFileSink.init(str(tmp_path / "seen.avi"), quiet=True)
+    sink.release()
+    sink.release()
+
+    with pytest.raises(ValueError, match="a frame came after the release"):
+        sink.on_prediction(seen(), frame())
+
+
+# memory ---------------------------------------------------------------------------------------------------
+
+
+def test_a_buffer_gives_back_what_came_oldest_first_and_keeps_the_newest() -> None:
+    sink = InMemoryBufferSink.init(queue_size=2)
+    first, second, third = frame(0, 1), frame(0, 2), frame(1, 3)
+
+    assert sink.empty()
+    sink.on_prediction(seen(), first)
+    sink.on_prediction(seen(box()), second)
+    sink.on_prediction([None, seen()], [None, third])
+
+    assert sink.consume_prediction() == ([seen(box())], [second])
+    assert sink.consume_prediction() == ([None, seen()], [None, third])
+    assert sink.empty()
+    with pytest.raises(IndexError):
+        sink.consume_prediction()
+
+
+# several --------------------------------------------------------------------------------------------------
+
+
+def test_one_sink_that_fails_takes_nothing_from_the_others(
+    udp: UDPSink, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "_complaints", sinks.Complaints())
+    kept = InMemoryBufferSink.init(queue_size=8)
+
+    def fails(_predictions: Any, _frames: Any) -> None:
+        raise RuntimeError("the disk is full")
+
+    on_prediction = partial(multi_sink, sinks=[fails, udp.send_predictions, fails, kept.on_prediction])
+    for number in (1, 2):
+        on_prediction(seen(box()), frame(frame_id=number))
+
+    assert receiver.frame_ids == [1, 2]
+    assert "inference_metadata" not in json.dumps(kept.consume_prediction()[0])
+    assert len(caplog.records) == 1
+    assert "fails failed: RuntimeError: the disk is full" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_the_sockets_of_sinks_can_broadcast(udp: UDPSink) -> None:
+    ours = udp._door._socket
+
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST)
