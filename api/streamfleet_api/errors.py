@@ -4,6 +4,9 @@ The fleet's own routes, `/v2`, answer problem details (RFC 9457); everything els
     {"detail": [{"type", "loc", "msg", "input"}]}   422, as FastAPI validates
     {"detail": "Not Found"}                         404 and 405, as FastAPI routes
     {"status": "failure", "message": "…"}           everything that the original's own code says
+and below `/inference_pipelines`, where the first two are the same, as its newer family:
+    {"message", "error_type", "inner_error_type"}   everything that the original's own code says
+    {"message": "…"}                                who may not ask, and bugs
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from streamfleet_api.schemas import Invalid
 from streamfleet_api.wire import Json
 
 NATIVE = "/v2"
+CORE = "/inference_pipelines"
 UNREACHABLE = "Could not communicate with Process Manager"
 NOTHING = "N/A"  # the details of an error of which the original says no more than its type
 
@@ -32,6 +36,15 @@ _ORIGINAL = {
     "conflict": (500, "operation_error"),
     "bad_message": (500, "internal_error"),
 }
+# Its types of errors, by the classes that its newer family names.
+_CORE_CLASSES = {
+    "invalid_payload": "ProcessesManagerInvalidPayload",
+    "not_found": "ProcessesManagerNotFoundError",
+    "operation_error": "ProcessesManagerOperationError",
+    "internal_error": "ProcessesManagerInternalError",
+}
+_CORE_UNREACHABLE = "Could not establish communication with InferencePipeline Manager"
+_CORE_PROBLEMS = {413: "MessageToBigError", 415: "MalformedPayloadError"}
 
 
 class Failure(Exception):
@@ -62,6 +75,8 @@ def answer(request: HTTPConnection, error: Exception) -> Response:
     """The answer to a request that failed."""
     if request.url.path.startswith(NATIVE):
         return _native(error)
+    if request.url.path.startswith(f"{CORE}/"):
+        return _core(error)
     return _original(error)
 
 
@@ -111,3 +126,29 @@ def _original(error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return Json({"detail": error.detail}, error.status_code, error.headers)
     return failure(500, "Internal error.")
+
+
+def _core(error: Exception) -> Response:
+    if isinstance(error, Refused):
+        error = as_failure(error) or error
+    if isinstance(error, Failure):
+        text = (
+            "Error with command handling raised by InferencePipeline Manager. "
+            f"Error type: {error.error_type}. Details: {error.details}"
+        )
+        kind = _CORE_CLASSES.get(error.error_type, "ProcessesManagerClientError")
+        return _core_failure(error.status, text, kind, error.error_class)
+    if isinstance(error, LinkError | Unconfirmed):
+        why = error.message if isinstance(error, Refused) else str(error).removeprefix(f"{UNREACHABLE}: ")
+        return _core_failure(500, f"{_CORE_UNREACHABLE}: {why}", "ConnectivityError")
+    if isinstance(error, Problem) and error.status in _CORE_PROBLEMS:
+        return _core_failure(error.status, error.detail, _CORE_PROBLEMS[error.status])
+    if isinstance(error, Problem):
+        return Json({"message": error.detail}, error.status, error.headers)
+    if isinstance(error, Invalid | HTTPException):
+        return _original(error)
+    return Json({"message": "Internal error."}, 500)
+
+
+def _core_failure(status: int, message: str, kind: str, inner: str | None = None) -> Response:
+    return Json({"message": message, "error_type": kind, "inner_error_type": inner}, status)
