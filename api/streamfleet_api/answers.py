@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from streamfleet_api.bodies import SamplingRequest
 from streamfleet_api.statuses import Seen, as_of_now
+from streamfleet_api.wanted import asked_sampling
 from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.requests import (
     DeviceState,
@@ -21,6 +23,7 @@ from streamfleet_broker.protocol.status import (
     DeviceStat,
     EngineStat,
     PipelineStat,
+    SampleStat,
     SourceStat,
     empty_report,
     silent_sources,
@@ -68,6 +71,7 @@ class Spec(Answer):
     max_candidates: int | None
     max_detections: int | None
     tracker: Tracker | None
+    sampling: SamplingRequest | None
 
     @classmethod
     def of(cls, spec: PipelineSpec) -> Spec:
@@ -83,6 +87,7 @@ class Spec(Answer):
             max_candidates=spec.max_candidates,
             max_detections=spec.max_detections,
             tracker=spec.tracker,
+            sampling=asked_sampling(spec.sampling),
         )
 
 
@@ -120,6 +125,8 @@ class Pipeline(Answer):
     """Seconds since the last status."""
     emitted: int | None
     dropped: int | None
+    samples: SampleStat | None
+    """Frames that are kept for labelling. Null: none is, and none was."""
     sources: list[SourceStat]
 
     @classmethod
@@ -147,6 +154,7 @@ class Pipeline(Answer):
             age=round(seen.age, 3) if seen else None,
             emitted=sum(source.emitted for source in stat.sources) if stat else None,
             dropped=drops_of(stat) if stat else None,
+            samples=stat.samples if stat else None,
             sources=list(stat.sources) if stat else [],
         )
 
@@ -178,6 +186,8 @@ class PipelineReport(Answer):
     sources: list[SourceStat]
     dropped: dict[str, int]
     """Emitted but not delivered, by sink."""
+    samples: SampleStat | None
+    """Frames that are kept for labelling. Null: none is, and none was."""
     report: dict[str, Any]
     """The status report of the original."""
     at: float | None
@@ -203,6 +213,7 @@ class PipelineReport(Answer):
             fps=stat.fps,
             sources=list(stat.sources),
             dropped=stat.dropped,
+            samples=stat.samples,
             report=stat.report,
             at=stat.at if seen else None,
             age=round(seen.age, 3) if seen else None,

@@ -5,12 +5,22 @@ Strict: nothing is coerced, unknown keys are refused, and everything is bounded.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from streamfleet_api.schemas import ID_PATTERN, MODEL_ID_PATTERN
+from streamfleet_broker.protocol import samples
 from streamfleet_broker.protocol.reference import EXPECTED, is_playable
 from streamfleet_broker.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_broker.protocol.values import MAX_SOURCES, Consumption, Family, Filling, Mode, Tracker
@@ -26,6 +36,8 @@ _LABEL_VALUE = r"^[A-Za-z0-9._-]{0,63}$"
 _PROPERTY = r"^[a-z0-9_]{1,64}$"
 _HOST = r"^[A-Za-z0-9._:%-]{1,253}$"
 _SHA256 = r"^[0-9a-f]{64}$"
+
+T = TypeVar("T")
 
 
 class Body(BaseModel):
@@ -147,6 +159,147 @@ class SinkRequest(Body):
     port: Annotated[int, Field(ge=1, le=65535)]
 
 
+class SamplingLimit(Body):
+    """At most so many samples in each minute, hour or day of UTC, also over restarts."""
+
+    type: samples.Window
+    value: Annotated[int, Field(ge=1, le=MAX_COUNT)]
+
+
+def _distinct_types(limits: list[SamplingLimit]) -> list[SamplingLimit]:
+    return _checked(limits, samples.double("limit", [limit.type for limit in limits]))
+
+
+def _checked(value: T, problem: str) -> T:
+    if problem:
+        raise PydanticCustomError("sampling", "{problem}", {"problem": problem})
+    return value
+
+
+Text = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{1,64}$")]
+TagList = Annotated[list[Text], Field(max_length=samples.MAX_TAGS)]
+ClassNames = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=256)]],
+    Field(min_length=1, max_length=samples.MAX_CLASSES),
+]
+Number = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+class _Strategy(Body):
+    """What all strategies have in common."""
+
+    name: Text
+    """No other strategy of the pipeline has it; its limits are counted under it."""
+    limits: Annotated[list[SamplingLimit], Field(max_length=3), AfterValidator(_distinct_types)] = []
+    tags: TagList = []
+
+
+class RandomStrategy(_Strategy):
+    """Any frame."""
+
+    type: Literal["random"]
+    traffic_percentage: Share
+    """From 0 to 1, in the original's word."""
+
+
+class CloseToThresholdStrategy(_Strategy):
+    """Frames of which the model is not sure."""
+
+    type: Literal["close_to_threshold"]
+    threshold: Share
+    epsilon: Share
+    """An object counts whose confidence is less than this away from the threshold."""
+    probability: Share = 1.0
+    selected_class_names: ClassNames | None = None
+    """Null: all."""
+    only_top_classes: bool = True
+    """Of classifications; it changes nothing for objects, which have one class each."""
+    minimum_objects_close_to_threshold: Count = 1
+
+
+class ClassesBasedStrategy(_Strategy):
+    """Frames on which there is an object of one of these classes."""
+
+    type: Literal["classes_based"]
+    selected_class_names: ClassNames
+    probability: Share = 1.0
+
+
+class DetectionsNumberBasedStrategy(_Strategy):
+    """Frames with more objects than one figure, and fewer than the other."""
+
+    type: Literal["detections_number_based"]
+    more_than: Number | None = None
+    less_than: Number | None = None
+    selected_class_names: ClassNames | None = None
+    """Null: all."""
+    probability: Share = 1.0
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> DetectionsNumberBasedStrategy:
+        return _checked(self, samples.empty_range(self.more_than, self.less_than))
+
+
+AnyStrategy = Annotated[
+    RandomStrategy | CloseToThresholdStrategy | ClassesBasedStrategy | DetectionsNumberBasedStrategy,
+    Field(discriminator="type"),
+]
+
+
+def _distinct_names(strategies: list[AnyStrategy]) -> list[AnyStrategy]:
+    return _checked(strategies, samples.double("strategy", [strategy.name for strategy in strategies]))
+
+
+class SamplingBatches(Body):
+    """How samples are put together for those who label them."""
+
+    batches_name_prefix: Text = "samples"
+    recreation_interval: samples.Interval = "never"
+    """In UTC; the day on which a batch began is added to its name. Weeks begin on Monday."""
+    max_batch_images: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """Null: any number."""
+
+
+Side = Annotated[int, Field(ge=16, le=16_384)]
+
+
+class SamplingRequest(Body):
+    """Which frames are kept for labelling, and as what.
+
+    The first strategy that matches a frame, and is under all of its limits, takes it.
+    """
+
+    model_config = _example(
+        dataset="conveyor",
+        strategies=[
+            {
+                "type": "close_to_threshold",
+                "name": "unsure",
+                "threshold": 0.5,
+                "epsilon": 0.1,
+                "limits": [{"type": "hourly", "value": 10}],
+            }
+        ],
+        batching={"recreation_interval": "daily"},
+    )
+
+    dataset: Name
+    strategies: Annotated[
+        list[AnyStrategy],
+        Field(min_length=1, max_length=samples.MAX_STRATEGIES),
+        AfterValidator(_distinct_names),
+    ]
+    batching: SamplingBatches = SamplingBatches()
+    max_image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    """Height and width in pixels that a picture is made to fit. Null: as it came."""
+    jpeg_compression_level: Annotated[int, Field(ge=1, le=100)] = 95
+    """The quality, in the original's word."""
+    tags: TagList = []
+    """Of every sample, before those of its strategy."""
+    persist_predictions: bool = True
+    """Keep what the model saw with the picture."""
+
+
 Sources = Annotated[list[AnySource], Field(min_length=1, max_length=MAX_SOURCES)]
 Sinks = Annotated[list[SinkRequest], Field(max_length=MAX_SINKS)]
 
@@ -181,6 +334,8 @@ class PipelineRequest(Body):
     max_detections: Count | None = None
     tracker: Tracker | None = None
     """Gives objects an id from frame to frame."""
+    sampling: SamplingRequest | None = None
+    """Frames that are kept for labelling. Null: none."""
     device: Name | None = None
     """Run it there and nowhere else. Null: where most room is."""
     selector: LabelTable = {}
@@ -200,8 +355,9 @@ class NewPipelineRequest(PipelineRequest):
 class PipelinePatch(Body):
     """What to change of a pipeline, as in a JSON merge patch (RFC 7396).
 
-    Null puts the default back, lists are replaced whole, the keys of `selector` and `labels` are changed one
-    by one. A source that is given back as it was shown keeps the credentials that were not shown.
+    Null puts the default back, lists and `sampling` are replaced whole, the keys of `selector` and `labels`
+    are changed one by one. A source that is given back as it was shown keeps the credentials that were not
+    shown.
     """
 
     model_config = _example(confidence=0.6, max_fps=None, labels={"line": "4"})
@@ -216,6 +372,7 @@ class PipelinePatch(Body):
     max_candidates: Count | None = None
     max_detections: Count | None = None
     tracker: Tracker | None = None
+    sampling: SamplingRequest | None = None
     device: Name | None = None
     selector: LabelChanges | None = None
     labels: LabelChanges | None = None

@@ -7,14 +7,15 @@ import ipaddress
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from streamfleet_api.active_learning import ActiveLearning
 from streamfleet_api.auth import Network
 from streamfleet_api.link import CurveKeys
 from streamfleet_broker.protocol.keyfile import read_private
-
 from streamfleet_broker.protocol.spool import AGE, SIZE
+
 MAX_UPLOAD = 4 * 1024**3  # bytes
 SILENCE = 5.0  # seconds for which a client of the Stream Manager's port may say nothing
 STUCK = 30.0  # seconds for which a client of a stream may take nothing
@@ -38,9 +39,10 @@ class Config:
     keys: CurveKeys | None = None  # for all three, when they are on TCP
     trust: tuple[Network, ...] = ()
     model_cache_dir: Path | None = None
-    max_upload: int = MAX_UPLOAD
     samples_size: int = SIZE  # bytes of all samples
     samples_age: float = AGE  # seconds since the capture of a sample
+    max_upload: int = MAX_UPLOAD
+    learning: ActiveLearning = field(default_factory=ActiveLearning)  # where an original's request is silent
     stuck: float = STUCK
     manager_host: str | None = None  # where the Stream Manager listens, if that is here; None: as `host`
     manager_port: int = 0  # 0: nowhere
@@ -68,10 +70,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         keys=_keys(options.operator_key, options.broker_key),
         trust=tuple(_network(text) for text in options.trust),
         model_cache_dir=Path(options.model_cache_dir).expanduser() if options.model_cache_dir else None,
-        max_upload=options.max_upload,
-        manager_host=environment.get("STREAM_MANAGER_HOST") or None,
         samples_size=options.samples_size,
         samples_age=options.samples_age,
+        max_upload=options.max_upload,
+        learning=_learning(environment),
+        manager_host=environment.get("STREAM_MANAGER_HOST") or None,
         manager_port=options.manager_port,
         manager_silence=_seconds("STREAM_MANAGER_SOCKET_TIMEOUT", environment) or SILENCE,
         command_timeout=_seconds("STREAM_MANAGER_OPERATIONS_TIMEOUT", environment),
@@ -134,9 +137,6 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=given("max_upload", str(MAX_UPLOAD)),
         help="bytes of one blob (%(default)s)",
     )
-    return parser
-
-
     add(
         "--samples-size",
         type=int,
@@ -149,6 +149,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=given("samples_age", str(AGE)),
         help="seconds after which a sample is removed (%(default)s)",
     )
+    return parser
+
+
 def _keys(operator_key: str | None, broker_key: str | None) -> CurveKeys | None:
     if operator_key is None and broker_key is None:
         return None
@@ -162,6 +165,13 @@ def _keys(operator_key: str | None, broker_key: str | None) -> CurveKeys | None:
     except (OSError, ValueError, KeyError, TypeError) as exc:
         text = '{"public": …, "secret": …}'
         raise BadConfig(f"expected --operator-key as a file of {text}: {exc}") from exc
+
+
+def _learning(environment: Mapping[str, str]) -> ActiveLearning:
+    try:
+        return ActiveLearning.of(environment)
+    except ValueError as exc:
+        raise BadConfig(str(exc)) from exc
 
 
 def _seconds(name: str, environment: Mapping[str, str]) -> float | None:

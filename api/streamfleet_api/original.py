@@ -74,7 +74,9 @@ class Original:
         wish = read(await request.body(), is_json(request), PipelineInitialisationRequest)
         check(wish)
         view = await self._manager.initialise(
-            wish.model_id, functools.partial(spec_of, wish), device=wish.device
+            wish.model_id,
+            functools.partial(spec_of, wish, learning=self._manager.learning),
+            device=wish.device,
         )
         return success(view)
 

@@ -13,10 +13,12 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar, cast
 
+from streamfleet_api.active_learning import ActiveLearning
 from streamfleet_api.errors import NOTHING, UNREACHABLE, Failure, Unconfirmed
 from streamfleet_api.link import Link, LinkError, Refused
 from streamfleet_api.modelfile import BadModel
 from streamfleet_api.models import Models, UnknownModel
+from streamfleet_api.recent import Recent
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.wishes import not_allowed, report_of
 from streamfleet_broker.protocol.requests import (
@@ -66,12 +68,20 @@ class StreamManager:
     """
 
     def __init__(
-        self, link: Link, models: Models, statuses: Statuses, *, timeout: float | None = None
+        self,
+        link: Link,
+        models: Models,
+        statuses: Statuses,
+        *,
+        timeout: float | None = None,
+        learning: ActiveLearning | None = None,
     ) -> None:
         self.timeout = timeout
+        self.learning = learning or ActiveLearning()  # of pipelines whose request does not say
         self._link = link
         self._models = models
         self._statuses = statuses
+        self._views = Recent(self._ask_for_views, lambda: link.changes)
         self._undoing: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
@@ -84,16 +94,20 @@ class StreamManager:
                 task.cancel()
             await asyncio.gather(*self._undoing, return_exceptions=True)
 
+    def listed(self) -> list[str] | None:
+        """What `list` returns, where nobody must be asked."""
+        views = self._views.known()
+        return None if views is None else list(views)
+
     @_in_time
     async def list(self) -> list[str]:
         """The ids of all pipelines of the fleet, oldest first."""
-        views = await self._link.ask(ListPipelines(), tuple[PipelineView, ...])
-        return [view.pipeline_id for view in views]
+        return list(await self._views.get())
 
     @_in_time
     async def report(self, pipeline_id: str) -> tuple[PipelineView, dict[str, Any]]:
         """What is known of a pipeline; no device is asked, so none can keep the answer back."""
-        view = await self.view(pipeline_id)
+        view = (self._views.known() or {}).get(pipeline_id) or await self.view(pipeline_id)
         return view, report_of(view, self._statuses.pipeline(pipeline_id))
 
     async def view(self, pipeline_id: str) -> PipelineView:
@@ -144,6 +158,10 @@ class StreamManager:
     async def terminate(self, pipeline_id: str) -> PipelineView:
         """The pipeline is gone for clients at once; a device that is away ends it when it returns."""
         return (await self._change(pipeline_id, "stop", TERMINATE_WAIT)).pipeline
+
+    async def _ask_for_views(self) -> dict[str, PipelineView]:
+        views = await self._link.ask(ListPipelines(), tuple[PipelineView, ...])
+        return {view.pipeline_id: view for view in views}
 
     async def _change(self, pipeline_id: str, want: Want, wait: float) -> Changed:
         change = ChangePipeline(pipeline_id, want, wait_ms=round(wait * 1000))

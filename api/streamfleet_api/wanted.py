@@ -7,11 +7,20 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from streamfleet_api.bodies import NewPipelineRequest, PipelinePatch, PipelineRequest, SourceRequest
+import msgspec
+
+from streamfleet_api.bodies import (
+    NewPipelineRequest,
+    PipelinePatch,
+    PipelineRequest,
+    SamplingRequest,
+    SourceRequest,
+)
 from streamfleet_api.schemas import validate
 from streamfleet_broker.protocol.reference import sanitised
 from streamfleet_broker.protocol.requests import CreatePipeline, PipelineView, PutPipeline
-from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink
+from streamfleet_broker.protocol.samples import Sampling
+from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink, from_plain
 
 _BY_KEY = ("selector", "labels")  # a patch changes these key by key, everything else whole
 
@@ -29,7 +38,17 @@ def spec_of(request: PipelineRequest, model: ModelRef) -> PipelineSpec:
         max_candidates=request.max_candidates,
         max_detections=request.max_detections,
         tracker=request.tracker,
+        sampling=_sampling(request.sampling),
     )
+
+
+def _sampling(request: SamplingRequest | None) -> Sampling | None:
+    return None if request is None else from_plain(request.model_dump(), Sampling)
+
+
+def asked_sampling(sampling: Sampling | None) -> SamplingRequest | None:
+    """The request for this sampling."""
+    return None if sampling is None else SamplingRequest.model_validate_json(msgspec.json.encode(sampling))
 
 
 def _source(source: str | int | SourceRequest) -> SourceSpec:
@@ -123,6 +142,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
         "max_candidates": spec.max_candidates,
         "max_detections": spec.max_detections,
         "tracker": spec.tracker,
+        "sampling": asked_sampling(spec.sampling),
         "device": view.requested,
         "selector": view.selector,
         "labels": view.labels,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any, cast, get_args
 
+from streamfleet_api.active_learning import ActiveLearning
 from streamfleet_api.errors import Failure
 from streamfleet_api.schemas import (
+    ID_PATTERN,
     MODEL_ID_PATTERN,
     ObjectDetectionModelConfiguration,
     PipelineInitialisationRequest,
@@ -17,6 +19,7 @@ from streamfleet_api.schemas import (
 from streamfleet_api.statuses import Seen
 from streamfleet_broker.protocol.reference import is_finite
 from streamfleet_broker.protocol.requests import PipelineStatus, PipelineView
+from streamfleet_broker.protocol.samples import Sampling
 from streamfleet_broker.protocol.status import PipelineStat, empty_report
 from streamfleet_broker.protocol.values import (
     MAX_SOURCES,
@@ -31,6 +34,7 @@ from streamfleet_broker.protocol.values import (
 
 STALE = 5.0  # seconds after which a status says nothing of the present any more
 
+_OFF = ActiveLearning()
 _FILLING: tuple[str, ...] = get_args(Filling)
 _CONSUMPTION: tuple[str, ...] = get_args(Consumption)
 _PROPERTY = re.compile(r"[a-z0-9_]{1,64}")
@@ -62,8 +66,10 @@ def check(request: PipelineInitialisationRequest) -> None:
     spec_of(request, ModelRef(request.model_id, "0" * 64))
 
 
-def spec_of(request: PipelineInitialisationRequest, model: ModelRef) -> PipelineSpec:
-    """The pipeline that a request asks for. Raises: Failure."""
+def spec_of(
+    request: PipelineInitialisationRequest, model: ModelRef, learning: ActiveLearning = _OFF
+) -> PipelineSpec:
+    """The pipeline that a request asks for; `learning`: where it says nothing of that. Raises: Failure."""
     if not re.match(MODEL_ID_PATTERN, request.model_id):
         raise _invalid("model_id as <project>/<version> of letters, digits, '.', '_', '-'", request.model_id)
     _check_unused(request)
@@ -73,6 +79,7 @@ def spec_of(request: PipelineInitialisationRequest, model: ModelRef) -> Pipeline
         sinks=(_sink(request),),
         max_fps=_max_fps(request.max_fps),
         tracker=_tracker(request.tracker),
+        sampling=_sampling(request, learning),
         **_filtering(request.model_configuration),
     )
 
@@ -181,6 +188,15 @@ def _tracker(value: str | None) -> Tracker | None:
     if value is not None and value not in get_args(Tracker):
         raise _invalid(f"tracker as one of {', '.join(get_args(Tracker))}", value)
     return cast("Tracker | None", value)
+
+
+def _sampling(request: PipelineInitialisationRequest, learning: ActiveLearning) -> Sampling | None:
+    """Samples go to the project of the model, if no other dataset is named."""
+    name = request.active_learning_target_dataset or request.model_id.split("/")[0]
+    sampling = learning.sampling(request.active_learning_enabled, name)
+    if sampling is not None and not re.fullmatch(ID_PATTERN, name):
+        raise _invalid("active_learning_target_dataset of letters, digits, '.', '_', '-'", name)
+    return sampling
 
 
 def _filtering(model: ObjectDetectionModelConfiguration) -> dict[str, Any]:
