@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,6 +84,50 @@ def reference(text: str) -> str | int:
         return int(text)
     path = Path(text).expanduser() if text.startswith("~/") else Path(text)
     return str(path.absolute()) if path.is_file() or text.startswith("~/") else text
+
+
+def sampling(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> dict[str, Any] | str | None:
+    """Which pictures are kept, as the api takes it; the word for none of them is the default."""
+    if text is None or text in (NONE, DEFAULT):
+        return text and DEFAULT
+    if text.endswith(".json"):
+        return _object_in(Path(text).expanduser())
+    import msgspec
+
+    from streamfleet_api.active_learning import ActiveLearning
+    from streamfleet_broker.protocol.samples import Dataset, Random, Sampling
+
+    dataset, equals, share = text.partition("=")
+    try:
+        msgspec.convert(dataset, Dataset)
+        wanted = ActiveLearning().sampling(True, dataset)
+        if equals:
+            wanted = Sampling(dataset, (Random(name="random", traffic_percentage=_share(share)),))
+    except (ValueError, msgspec.ValidationError) as exc:
+        raise click.BadParameter(
+            f"expected a dataset, one with a share from 0 to 1, as doors=0.01, or FILE.json; came {text!r}"
+        ) from exc
+    return dict(msgspec.to_builtins(wanted))
+
+
+def _share(text: str) -> float:
+    """Raises: ValueError."""
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ValueError(text)
+    return share
+
+
+def _object_in(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise click.BadParameter(f"{file}: {exc}") from exc
+    if not isinstance(value, dict):
+        raise click.BadParameter(f"{file}: expected an object with a dataset and strategies")
+    return value
 
 
 def labels(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> dict[str, str]:

@@ -37,6 +37,8 @@ def _changes(before: Entry, after: Entry) -> Iterator[str]:
     for key, (name, absent) in _VALUES.items():
         if old[key] != new[key]:
             yield _step(name, _value(old[key], absent), _value(new[key], absent))
+    if old["sampling"] != new["sampling"]:
+        yield _sampling(old["sampling"], new["sampling"])
     if before["requested"] != after["requested"]:
         yield _step("device", before["requested"] or "default", after["requested"] or "default")
     if before["want"] != after["want"]:
@@ -97,6 +99,15 @@ def _source(source: Entry) -> str:
 
 def _sinks(sinks: list[Entry]) -> str:
     return ", ".join(f"{sink['host']}:{sink['port']}" for sink in sinks) or "none"
+
+
+def _sampling(before: Entry | None, after: Entry | None) -> str:
+    names = [f"{each['dataset']} ({_strategies(each)})" if each else "none" for each in (before, after)]
+    return f"sample {names[0]} by other rules" if names[0] == names[1] else _step("sample", *names)
+
+
+def _strategies(sampling: Entry) -> str:
+    return ", ".join(strategy["name"] for strategy in sampling["strategies"])
 
 
 def _labels(name: str, before: dict[str, str], after: dict[str, str]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from streamfleet_api.options import MAX_WORKERS, Options, joined_before, workers
 from streamfleet_api.pipeline_commands import PIPELINE_COMMANDS
 from streamfleet_api.run_commands import RUN_COMMANDS
 from streamfleet_api.settings import Commands, Settings
+from streamfleet_api.sample_commands import samples
 from streamfleet_api.stream_commands import STREAM_COMMANDS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,6 +122,7 @@ for _each in (
     devices,
     models,
     keys,
+    samples,
 ):
     cli.add_command(_each)
 

@@ -8,7 +8,7 @@ import json
 import socket
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
@@ -47,13 +47,17 @@ class Client:
         """The JSON of an answer. Raises: CommandFailed."""
         return self._request("GET", path)
 
-    def list(self, what: str, **chosen: str | None) -> list[dict[str, Any]]:
-        """All devices, models or pipelines, or those that were chosen. Raises: CommandFailed."""
+    def list(self, what: str, *, within: str | None = None, **chosen: str | None) -> list[dict[str, Any]]:
+        """All devices, models or pipelines, or those that were chosen. Raises: CommandFailed.
+
+        `within` is the key of the answer that has them, where it is not `what`.
+        """
         query = urlencode({name: value for name, value in chosen.items() if value is not None})
         answer = self.get(f"/v2/{what}{query and '?' + query}")
-        if not isinstance(answer, dict) or what not in answer:
-            raise self._stranger(f"its answer has no {what}")
-        found: list[dict[str, Any]] = answer[what]
+        key = within or what
+        if not isinstance(answer, dict) or key not in answer:
+            raise self._stranger(f"its answer has no {key}")
+        found: list[dict[str, Any]] = answer[key]
         return found
 
     def find(self, path: str) -> Any:
@@ -95,6 +99,14 @@ class Client:
         """The bytes of an answer. Raises: CommandFailed."""
         with self._failing():
             return self._checked(self._http.get(path)).content
+
+    def save(self, path: str, file: IO[bytes]) -> None:
+        """Write the bytes of an answer as they come, of whatever length. Raises: CommandFailed, OSError."""
+        with self._failing(), self._http.stream("GET", path, timeout=_UPLOAD_TIMEOUT) as response:
+            if not response.is_success:
+                response.read()
+            for piece in self._checked(response).iter_bytes():
+                file.write(piece)
 
     def upload(self, digest: str, path: Path, told: Told = untold) -> bool:
         """Put a file into the blobs; False: it is there already. Raises: CommandFailed, OSError."""

@@ -134,6 +134,14 @@ def _wish(*, changing: bool) -> Callable[[F], F]:
             help="Give objects an id from frame to frame.",
         ),
         click.option("--no-tracker", is_flag=True, help="Take the tracker away."),
+        click.option(
+            "--sample",
+            "sampling",
+            metavar="DATASET[=SHARE]|FILE.json|none",
+            callback=arguments.sampling,
+            help="Keep pictures for labelling: of what the model is unsure of, at most 144 a day; a share of "
+            "all, as doors=0.01; or as the file says. 'streamfleet samples' lists them.",
+        ),
     ]
 
     def decorate(function: F) -> F:
@@ -239,7 +247,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 def _body(wish: dict[str, Any]) -> dict[str, Any]:
     """A request for a pipeline."""
-    body = {name: value for name, value in wish.items() if value not in (None, {})}
+    body = {name: value for name, value in wish.items() if value not in (None, {}, DEFAULT)}
     body["sources"] = _sources(body.pop("videos"), body.pop("mode", None))
     if body.pop("no_tracker"):
         body["tracker"] = None

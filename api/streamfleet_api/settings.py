@@ -24,6 +24,7 @@ _OPTIONS = {
     "sinks": "--sink",
     "iou_threshold": "--iou",
     "labels": "--label",
+    "sampling": "--sample",
 }
 _NAMED = ("device", "labels", "selector")
 _HINTS = {
@@ -107,7 +108,7 @@ def did_you_mean(given: str, known: list[str], before: str = "") -> str:
     return f"{before}did you mean {' or '.join(close)}?" if close else ""
 
 
-def completes(what: str, key: str) -> Callable[..., list[CompletionItem]]:
+def completes(what: str, key: str, *, within: str | None = None) -> Callable[..., list[CompletionItem]]:
     """What a shell offers: the names of what the fleet has, as pipelines by their pipeline_id."""
 
     def complete(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -118,7 +119,7 @@ def completes(what: str, key: str) -> Callable[..., list[CompletionItem]]:
         token = root["token"] or token_for(url, data_dir / "api/token")
         client = Client(url, token, timeout=_COMPLETION_TIMEOUT)
         try:
-            names = [entry[key] for entry in client.list(what)]
+            names = [entry[key] for entry in client.list(what, within=within)]
         except CommandFailed:
             return []
         finally:

@@ -58,6 +58,7 @@ def entry(**changes: Any) -> dict[str, Any]:
         "max_candidates": None,
         "max_detections": None,
         "tracker": None,
+        "sampling": None,
     }
     known = {name: changes.pop(name) for name in list(changes) if name in spec}
     plain = {"gen": 1, "device": "edge-1", "requested": None, "want": "run", "selector": {}, "labels": {}}
