@@ -5,6 +5,7 @@ What the original accepted is accepted here; `wishes` looks at what it means.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -18,6 +19,8 @@ MODEL_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(/[A-Za-z0-9][A-Za-z0-9._-]
 MAX_SHOWN = 20  # errors of one request
 MAX_INPUT = 80  # characters of what came
 MAX_REDACTED = 4096  # characters of a text that is looked through for addresses
+_HIDDEN = "***"
+_KEY_IN_TEXT = re.compile(r'("api_key"\s*:\s*)"(?:[^"\\]|\\.)*"?')  # of JSON that was not sent as JSON
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -155,7 +158,19 @@ def _value(body: bytes, is_json: bool) -> Any:
 
 
 def _errors(exc: ValidationError, *where: str) -> list[dict[str, Any]]:
+    found = exc.errors(include_url=False, include_context=True)
     return [
-        {**error, "loc": [*where, *error["loc"]]}
-        for error in exc.errors(include_url=False, include_context=True)
+        {**error, "loc": [*where, *error["loc"]], "input": _without_key(error["input"], *error["loc"][-1:])}
+        for error in found
     ]
+
+
+def _without_key(came: Any, name: str | int = "") -> Any:
+    """What came, as the original repeats it in its answer, but for the api key in it."""
+    if name == "api_key" and came is not None:
+        return _HIDDEN
+    if isinstance(came, dict):
+        return {key: _without_key(value, key) for key, value in came.items()}
+    if isinstance(came, list):
+        return [_without_key(value) for value in came]
+    return _KEY_IN_TEXT.sub(rf'\1"{_HIDDEN}"', came) if isinstance(came, str) else came
