@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pty
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from streamfleet_api.demo import demo_model
 from streamfleet_models import download
 from streamfleet_models.download import DownloadFailed, Remote, fetch
-from tests.api.conftest import Api, Command, until
+from tests.api.conftest import Api, Command, terminal_text, until
 from tests.api.peer import Peer
 from tests.api.test_modelfile import save
 from tests.web import Web
@@ -51,6 +53,21 @@ def test_the_digest_may_stand_behind_the_address(run: Command, peer: Peer, site:
     added = run("models", "add", "shapes/1", f"{site.url('/model.onnx')}#sha256={DIGEST.upper()}")
 
     assert added.stdout == ADDED
+
+
+def test_who_looks_on_sees_how_far_it_is(run: Command, peer: Peer, site: Web) -> None:
+    site.files["/large.onnx"] = bytes(2_000_000)  # no model, which is seen only once it is here
+    digest = hashlib.sha256(site.files["/large.onnx"]).hexdigest()
+
+    ours, its = pty.openpty()
+    command = ("models", "add", "shapes/1", site.url("/large.onnx"), "--sha256", digest)
+    process = run.start(*command, stderr=its)
+    os.close(its)
+    process.communicate(timeout=20)
+    shown = terminal_text(ours)
+
+    assert "fetching" in shown
+    assert "2.0/2.0 MB" in shown
 
 
 def test_content_that_the_fleet_has_already_is_not_fetched(
