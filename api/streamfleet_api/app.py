@@ -45,18 +45,18 @@ from streamfleet_api.routes.endpoint import routes_of
 from streamfleet_api.routes.models import BLOBS, ModelRoutes
 from streamfleet_api.routes.pipelines import PipelineRoutes
 from streamfleet_api.routes.process import ProcessRoutes
+from streamfleet_api.routes.samples import SAMPLES, SampleRoutes
 from streamfleet_api.routes.streams import documented
+from streamfleet_api.samples import Samples
 from streamfleet_api.schemas import Invalid
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.stream_manager import StreamManager
-from streamfleet_api.routes.samples import SAMPLES, SampleRoutes
 from streamfleet_api.streams import Streams
-from streamfleet_api.samples import Samples
+from streamfleet_broker.protocol.spool import Spool
 
 _ANSWERED = (
     BadModel,
     BlobError,
-from streamfleet_broker.protocol.spool import Spool
     Exception,  # a bug of ours: answered without a word about it, and logged by the server
     Failure,
     HTTPException,
@@ -75,11 +75,11 @@ class Services:
 
     link: Link
     blobs: Blobs
+    samples: Samples
     audience: Audience
     roster: Roster
     statuses: Statuses
     predictions: Predictions
-    samples: Samples
     happenings: Happenings
     pictures: Pictures
 
@@ -91,11 +91,11 @@ class Services:
         return cls(
             link,
             Blobs(config.data_dir / "blobs", limit=config.max_upload),
+            Samples(Spool(config.data_dir / "samples", size=config.samples_size, age=config.samples_age)),
             audience,
             roster,
             Statuses(context, config.predictions, config.keys, audience, roster),
             Predictions(context, config.predictions, config.keys, audience, roster),
-            Samples(Spool(config.data_dir / "samples", size=config.samples_size, age=config.samples_age)),
             Happenings(link, audience, roster),
             Pictures(context, config.pictures, config.keys, audience),
         )
@@ -139,6 +139,7 @@ def create_app(
         *PipelineRoutes(services.link, models, services.statuses).endpoints(),
         *DeviceRoutes(services.link, services.statuses).endpoints(),
         *ModelRoutes(models, services.blobs).endpoints(),
+        *SampleRoutes(services.samples).endpoints(),
         *ProcessRoutes(services.link, metrics).endpoints(),
         *documents.endpoints(),
     ]
@@ -157,7 +158,6 @@ def create_app(
         middleware=[
             Middleware(Measure, requests=metrics.requests, routes=templates),
             Middleware(_OriginalCors),
-        *SampleRoutes(services.samples).endpoints(),
             Middleware(Authorise, door=door, link=services.link, tickets=tickets),
             Middleware(Limit, streamed=(BLOBS, SAMPLES)),
         ],

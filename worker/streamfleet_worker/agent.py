@@ -191,7 +191,7 @@ class Agent:
         )
         spool = Spool(self._places.samples, size=config.samples_size, age=config.samples_age)
         self._sweeper = Sweeper(spool)
-        self._uploader = Uploader(spool, rng) if config.samples_upload else None
+        self._uploader = Uploader(spool, rng)
         self._context = zmq.asyncio.Context()
         self._link = Link(self._context, identity.keys, self._on_message)
         self._plain_context = zmq.Context[zmq.Socket[bytes]]()
@@ -224,9 +224,9 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
         self._sweeper.start()
-        tasks = [
-        if self._uploader is not None:
+        if self._config.samples_upload:
             self._uploader.start()
+        tasks = [
             asyncio.create_task(self._tick_for_ever(), name="ticks"),
             asyncio.create_task(self._perform_for_ever(), name="actions"),
         ]
@@ -260,9 +260,8 @@ class Agent:
             assert isinstance(effect, effects.Send)
             self._link.send(effect.envelope)
         await self._models.close()
+        await self._uploader.close()
         await self._supervisor.stop(STOP_PATIENCE)
-        if self._uploader is not None:
-            await self._uploader.close()
         await asyncio.sleep(TICK)  # a socket without linger forgets what its thread has not sent
         self._link.close()
         self._context.destroy(linger=0)
@@ -374,8 +373,7 @@ class Agent:
         self._short_id = welcome.short_id
         source = Source(_reached_by(welcome.api, host), welcome.ticket)
         self._models.use(source)
-        if self._uploader is not None:
-            self._uploader.use(source)
+        self._uploader.use(source)
         relay = Relay(
             tuple(_reached_by(endpoint, host) for endpoint in welcome.relay),
             self._identity.broker_key,

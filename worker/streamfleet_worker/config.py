@@ -35,8 +35,8 @@ class WorkerConfig:
     engine_threads: int = 0  # 0: as many as there are cores
     samples_size: int = spool.SIZE  # bytes of all frames that are kept for labelling
     samples_age: float = spool.AGE  # seconds that they are kept
-    defaults: PostProcessing = field(default_factory=PostProcessing)
     samples_upload: bool = True  # to the api, as soon as it can be reached
+    defaults: PostProcessing = field(default_factory=PostProcessing)
 
     def __post_init__(self) -> None:
         length = len(os.fsencode(self.data_dir / _LONGEST_SOCKET))
@@ -71,6 +71,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         engine_threads=_whole("--engine-threads", options["engine-threads"] or "0", 0, 1024),
         samples_size=_whole("--samples-size", options["samples-size"] or str(spool.SIZE), 1, 2**50),
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
+        samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
         defaults=post_processing(environment),
     )
 
@@ -79,13 +80,13 @@ _OPTIONS = {
     "data-dir": f"directory for this device's key, models and state; made if missing [{DEFAULT_DATA_DIR}]",
     "join": "token of a new device, from 'streamfleet devices add NAME'; harmless afterwards",
     "broker": "tcp://HOST:PORT of the broker, where it is no longer what the token named",
-        samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
     "capacity": "how many pipelines this device is willing to run",
     "publish-port": "TCP port for subscribers that connect to this device itself; without it there is none",
     "publish-host": "address that --publish-port is opened on, * for all",
     "engine-threads": "threads that run one model; 0 for as many as there are cores",
     "samples-size": "bytes of the frames that are kept for labelling; the oldest go first [1 GiB]",
     "samples-age": "seconds that such a frame is kept [30 days]",
+    "samples-upload": "true: such frames go to the api; false: they stay on this device [true]",
 }
 
 
@@ -96,7 +97,6 @@ def default_capacity() -> int:
 
 def post_processing(environment: Mapping[str, str]) -> PostProcessing:
     """The original's variables. Raises: ConfigError with the name of the variable."""
-    "samples-upload": "true: such frames go to the api; false: they stay on this device [true]",
     known = PostProcessing()
     return PostProcessing(
         confidence=_fraction("CONFIDENCE", environment, known.confidence),
