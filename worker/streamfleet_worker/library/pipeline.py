@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from streamfleet_broker.protocol.values import Consumption, Filling, SourceSpec
 from streamfleet_worker.camera.report import source_metadata, status_report
+from streamfleet_worker.camera.source import quiet_libraries
 from streamfleet_worker.control import PostProcessing
 from streamfleet_worker.library.callbacks import Callbacks
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
@@ -75,13 +76,13 @@ class InferencePipeline:
         if watchdog is not None:
             handlers = [*handlers, watchdog.on_status_update]
         self._updates = Updates(handlers, changed=wakeup)
-        self._callbacks = Callbacks(self._updates)
+        self.callbacks = Callbacks(self._updates)  # for who has functions of the user's to call himself
         self._sources = Sources(plans, updates=self._updates, wakeup=wakeup, batch_timeout=batch_timeout)
         self._flow = Flow(
             self._sources,
             inference,
             outlet=self._hand_over,
-            callbacks=self._callbacks,
+            callbacks=self.callbacks,
             updates=self._updates,
             wakeup=wakeup,
             tracking=tracking,
@@ -309,6 +310,7 @@ class InferencePipeline:
 
     def _open(self) -> None:
         try:
+            quiet_libraries()
             self._inference.start()
             self._sources.open(self._flow.stopped)
         except BaseException:
@@ -319,13 +321,13 @@ class InferencePipeline:
         try:
             self._updates.inference_thread("STARTED")
             if self._on_start is not None:
-                self._callbacks.call("the function for the start", self._on_start)
+                self.callbacks.call("the function for the start", self._on_start)
             self._flow.run()
             self._updates.inference_thread("FINISHED")
         finally:
             self._flow.stop()
             if self._on_end is not None:
-                self._callbacks.call("the function for the end", self._on_end)
+                self.callbacks.call("the function for the end", self._on_end)
             self._close()
 
     def _close(self) -> None:
@@ -347,7 +349,7 @@ class InferencePipeline:
 
     def _call_sinks(self, predictions: Any, frames: Any) -> None:
         for sink in self._sinks:
-            self._callbacks.call("a sink", sink, predictions, frames)
+            self.callbacks.call("a sink", sink, predictions, frames)
 
 
 def plans_of(

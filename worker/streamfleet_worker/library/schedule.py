@@ -13,7 +13,7 @@ class Schedule:
         """`native`: each frame at its time, but none that is late. `max_fps`: no more than so many."""
         self._native = native
         self._interval = 1 / max_fps if max_fps else 0.0  # seconds of the file
-        self._next = 0.0  # seconds of the file
+        self._next: float | None = None  # seconds of the file; None before the first frame
         self._began_at: float | None = None  # monotonic seconds, at which the file's clock stood at 0
 
     def skips(self, media_time: float, fps: float, now: float) -> bool:
@@ -22,9 +22,10 @@ class Schedule:
             return True  # the next one is due already
         if not self._interval:
             return False
-        if media_time < self._next - _SAME:
+        due = media_time if self._next is None else self._next
+        if media_time < due - _SAME:
             return True
-        self._next = max(self._next, media_time - self._interval) + self._interval
+        self._next = max(due, media_time - self._interval) + self._interval
         return False
 
     def wait(self, media_time: float, now: float) -> float:
