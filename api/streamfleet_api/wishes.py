@@ -6,6 +6,7 @@ Pure: what cannot be wished for raises Failure, which says what was expected and
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any, cast, get_args
 
 from streamfleet_api.active_learning import ActiveLearning
@@ -16,11 +17,11 @@ from streamfleet_api.schemas import (
     ObjectDetectionModelConfiguration,
     PipelineInitialisationRequest,
 )
-from streamfleet_api.statuses import Seen
+from streamfleet_api.statuses import Seen, as_of_now
 from streamfleet_broker.protocol.reference import is_finite
 from streamfleet_broker.protocol.requests import PipelineStatus, PipelineView
 from streamfleet_broker.protocol.samples import Sampling
-from streamfleet_broker.protocol.status import PipelineStat, empty_report
+from streamfleet_broker.protocol.status import PipelineStat, empty_report, silent_sources
 from streamfleet_broker.protocol.values import (
     MAX_SOURCES,
     Consumption,
@@ -30,9 +31,8 @@ from streamfleet_broker.protocol.values import (
     SourceSpec,
     Tracker,
     UdpSink,
+    to_plain,
 )
-
-STALE = 5.0  # seconds after which a status says nothing of the present any more
 
 _OFF = ActiveLearning()
 _FILLING: tuple[str, ...] = get_args(Filling)
@@ -233,12 +233,36 @@ def report_of(view: PipelineView, seen: Seen[PipelineStat] | None) -> dict[str, 
 
     A figure that is too old to tell of the present is not repeated: the throughput of a dead device is 0.
     """
-    report = dict(seen.stat.report) if seen else empty_report(view.spec, "NOT_STARTED")
-    if seen and seen.age > STALE:
-        report["inference_throughput"] = 0.0
+    stat = _caught_up(as_of_now(seen), view) if seen else None
+    report = dict(stat.report) if stat else empty_report(view.spec, "NOT_STARTED")
     report["state"] = view.status
     report["device"] = view.device
-    report["reason"] = view.reason or (seen.stat.reason if seen else "")
+    report["reason"] = view.reason or (stat.reason if stat else "")
     report["restarts"] = view.restarts
     report["age"] = round(seen.age, 3) if seen else None
+    report["sources"] = to_plain(stat.sources if stat else silent_sources(view.spec, "NOT_STARTED"))
+    report["dropped"] = stat.dropped if stat else {}
     return report
+
+
+def _caught_up(stat: PipelineStat, view: PipelineView) -> PipelineStat:
+    """A status from before a pause, or its end, that the device has confirmed: the next one says so too."""
+    if stat.gen >= view.gen or view.status not in ("paused", "running"):
+        return stat
+
+    def present(state: object, source_id: object) -> Any:
+        if state not in ("RUNNING", "MUTED", "PAUSED"):
+            return state
+        if view.status == "running":
+            return "RUNNING"
+        return "PAUSED" if source_id in finite else "MUTED"
+
+    finite = {number for number, source in enumerate(view.spec.sources) if is_finite(source)}
+    sources = tuple(replace(each, state=present(each.state, each.source_id)) for each in stat.sources)
+    metadata = stat.report.get("sources_metadata")
+    entries = [
+        {**entry, "state": present(entry.get("state"), entry.get("source_id"))}
+        for entry in (metadata if isinstance(metadata, list) else ())
+        if isinstance(entry, dict)
+    ]
+    return replace(stat, sources=sources, report={**stat.report, "sources_metadata": entries})

@@ -51,7 +51,7 @@ from streamfleet_worker.identity import Identity
 from streamfleet_worker.link import Link
 from streamfleet_worker.machine import look
 from streamfleet_worker.models import Models, Source
-from streamfleet_worker.reconcile import ChildId, Event, PublisherId, Reconcile, Row
+from streamfleet_worker.reconcile import ChildId, Event, PipelineView, PublisherId, Reconcile, Row
 from streamfleet_worker.samples.sweeper import Sweeper
 from streamfleet_worker.samples.upload import Uploader
 from streamfleet_worker.session import Session
@@ -203,6 +203,7 @@ class Agent:
         self._stat_seq = self._state.starts << 32  # rises across restarts, whatever the clock does
         self._stat_at = float("-inf")
         self._stats_dropped = 0
+        self._told: dict[str, object] = {}  # states by pipeline, as they were published last
 
         # Actions in their order, and what must be on the disk before them.
         self._waiting: asyncio.Queue[list[actions.Action] | effects.RememberEpoch] = asyncio.Queue()
@@ -284,9 +285,7 @@ class Agent:
             self._put(self._reconcile.tick(boot_time()))
             self._tell_broker()
             now = boot_time()
-            if now - self._stat_at >= STAT_INTERVAL:
-                self._stat_at = now
-                self._publish_stats(now)
+            self._publish_stats(now)
             if now - turned_at >= 1.0:
                 turned_at = now
                 self._on_turn()
@@ -299,6 +298,7 @@ class Agent:
     def _feed_and_tell(self, event: Event) -> None:
         if not self._stopping:
             self._feed(event)
+            self._publish_stats(boot_time())  # first: who hears from the broker that it is done, looks there
             self._tell_broker()
 
     def _feed(self, event: Event) -> None:
@@ -531,9 +531,14 @@ class Agent:
     # status
 
     def _publish_stats(self, now: float) -> None:
+        """Of all each second, and of what is in another state at once: whoever changed it may look now."""
+        due = now - self._stat_at >= STAT_INTERVAL
         at = time.time()
         views = self._reconcile.pipelines(now)
+        told, self._told = self._told, {view.wish.pipeline_id: _states(view) for view in views}
         for view in views:
+            if not due and self._told[view.wish.pipeline_id] == told.get(view.wish.pipeline_id):
+                continue
             stat = pipeline_stat(
                 view.wish,
                 view.observed,
@@ -546,12 +551,17 @@ class Agent:
             )
             topic = pipeline_topic(Kind.STAT, stat.pipeline_id)
             self._publish(topic, stat, at, now, gen=stat.gen, inc=stat.inc)
+        if due:
+            self._stat_at = now
+            self._publish_device(len(views), at, now)
+
+    def _publish_device(self, pipelines: int, at: float, now: float) -> None:
         machine = look()
         device = DeviceStat(
             device=self._identity.device,
             session=self._session.state(now).value,
             capacity=self._config.capacity,
-            pipelines=len(views),
+            pipelines=pipelines,
             engines=self._reconcile.engines(),
             at=at,
             cores=machine.cores,
@@ -584,6 +594,12 @@ class Agent:
             self._stats_dropped += 1
             if self._stats_dropped % 1000 == 0:
                 logger.info("%d status messages dropped so far", self._stats_dropped)
+
+
+def _states(view: PipelineView) -> object:
+    """What of a pipeline does not wait for the next second."""
+    sources = () if view.report is None else view.report.sources
+    return view.observed, tuple((source.state, source.cause) for source in sources)
 
 
 def _name(child: ChildId) -> str:
