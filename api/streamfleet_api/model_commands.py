@@ -109,7 +109,7 @@ def _line(name: str, text: str) -> str:
 
 @models.command("add")
 @click.argument("model_id", metavar="ID", callback=arguments.model_id)
-@click.argument("source", metavar="FILE|FOLDER|URL")
+@click.argument("source", metavar="FILE|FOLDER|URL", type=click.Path())
 @click.option("--sha256", metavar="HEX", help="What the file must be; a URL needs it.")
 @click.option(
     "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Class names, one a line."
