@@ -24,6 +24,10 @@ from streamfleet_api.audience import Audience, TooManyFollowers
 from streamfleet_api.auth import Authorise, Door, Tickets, names_of_this_host
 from streamfleet_api.blobs import BlobError, Blobs
 from streamfleet_api.config import Config
+from streamfleet_api.core.commands import CoreCommands
+from streamfleet_api.core.consumers import Consumers
+from streamfleet_api.core.records import Records
+from streamfleet_api.core.routes import CoreRoutes
 from streamfleet_api.errors import NATIVE, Failure, Unconfirmed, answer
 from streamfleet_api.happenings import Happenings
 from streamfleet_api.limits import Limit
@@ -120,7 +124,20 @@ def create_app(
 ) -> Starlette:
     """The application. It starts and closes the services with itself, and the Stream Manager's port."""
     models = Models(services.link, services.blobs, config.model_cache_dir)
-    manager = StreamManager(services.link, models, services.statuses, timeout=config.command_timeout)
+    manager = StreamManager(
+        services.link,
+        models,
+        services.statuses,
+        timeout=config.command_timeout,
+        learning=config.learning,
+    )
+    consumers = Consumers(
+        services.predictions,
+        services.roster,
+        Records(config.data_dir / "consumers"),
+        terminate=manager.terminate,
+    )
+    core = CoreCommands(manager, consumers)
     metrics = Metrics(services.link, services.statuses)
     tickets = Tickets()
     streams = Streams(
@@ -136,6 +153,7 @@ def create_app(
     documents = DocumentRoutes()
     endpoints = [
         *Original(manager).endpoints(),
+        *CoreRoutes(manager, core).endpoints(),
         *PipelineRoutes(services.link, models, services.statuses).endpoints(),
         *DeviceRoutes(services.link, services.statuses).endpoints(),
         *ModelRoutes(models, services.blobs).endpoints(),
@@ -150,7 +168,12 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        async with services.running(), manager.running(), _listening(manager, manager_listener, config):
+        async with (
+            services.running(),
+            manager.running(),
+            consumers.running(),
+            _listening(Commands(manager, core), manager_listener, config),
+        ):
             yield
 
     return Starlette(
@@ -168,13 +191,13 @@ def create_app(
 
 @contextlib.asynccontextmanager
 async def _listening(
-    manager: StreamManager, listener: socket.socket | None, config: Config
+    commands: Commands, listener: socket.socket | None, config: Config
 ) -> AsyncIterator[None]:
     """Serve the Stream Manager's commands over TCP, when there is a port for them."""
     if listener is None:
         yield
         return
-    server = ManagerServer(listener, Commands(manager), trust=config.trust, silence=config.manager_silence)
+    server = ManagerServer(listener, commands, trust=config.trust, silence=config.manager_silence)
     await server.start()
     try:
         yield

@@ -291,9 +291,10 @@ def test_outputs_can_be_left_out(http: httpx.Client, peer: Peer, excluded: list[
 
 @pytest.mark.parametrize("content", [b"", b"null", b"{}"])
 def test_a_body_need_not_come_with_consume(http: httpx.Client, peer: Peer, content: bytes) -> None:
-    peer.pipelines["door"] = pipeline("door")
+    name = f"door-{len(content)}"
+    peer.pipelines[name] = pipeline(name)
 
-    answer = http.request("GET", "/inference_pipelines/door/consume", content=content)
+    answer = http.request("GET", f"/inference_pipelines/{name}/consume", content=content)
 
     assert (answer.status_code, answer.json()["outputs"]) == (200, [])
 
@@ -301,12 +302,12 @@ def test_a_body_need_not_come_with_consume(http: httpx.Client, peer: Peer, conte
 def test_of_a_pipeline_made_elsewhere_results_wait_from_the_first_question_on(
     http: httpx.Client, peer: Peer
 ) -> None:
-    peer.pipelines["door"] = pipeline("door")
-    assert consume(http, "door")["outputs"] == []
-    peer.wait_for_followers("door")
-    peer.predict("door", 0)
+    peer.pipelines["gate"] = pipeline("gate")
+    assert consume(http, "gate")["outputs"] == []
+    peer.wait_for_followers("gate")
+    peer.predict("gate", 0)
 
-    (got,) = consumed(http, "door", 1)
+    (got,) = consumed(http, "gate", 1)
 
     assert list(got["outputs"][0]) == ["predictions"]
 

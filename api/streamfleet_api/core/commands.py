@@ -39,7 +39,7 @@ class CoreCommands:
 
     async def consume(self, pipeline_id: str, *, excluded: Collection[str] = ()) -> Consumed:
         """The oldest result that waits, of any pipeline of the fleet."""
-        if pipeline_id not in self._consumers:
+        if not self._consumers.knows(pipeline_id):
             view = await self._manager.view(pipeline_id)
             plan = Plan(view.spec.model.id, len(view.spec.sources), kept=False)
             self._consumers.begin(pipeline_id, plan)

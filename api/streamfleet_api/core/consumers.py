@@ -43,6 +43,7 @@ class _Consumer:
     ring: Ring
     listening: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     listens: bool = False
+    ending: bool = False  # its pipeline is being terminated, and may have gone
 
     @classmethod
     def begun(cls, plan: Plan, now: float, *, remembered: bool, settled: bool) -> _Consumer:
@@ -75,8 +76,10 @@ class Consumers:
         self._work = Background("consumers", self._sweep)
         roster.when_seen(self._retain)
 
-    def __contains__(self, pipeline_id: str) -> bool:
-        return pipeline_id in self._consumers
+    def knows(self, pipeline_id: str) -> bool:
+        """Is there a ring of this pipeline, so that nobody need be asked whether there is the pipeline?"""
+        consumer = self._consumers.get(pipeline_id)
+        return consumer is not None and not consumer.ending
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -194,11 +197,14 @@ class Consumers:
     async def _give_up(self, pipeline_id: str) -> None:
         """Terminate a pipeline that nobody consumes; when that fails, at the next look again."""
         logger.info("%s: nobody has consumed its results for long enough: it is terminated", pipeline_id)
+        consumer = self._consumers[pipeline_id]
+        consumer.ending = True
         try:
             await self._terminate(pipeline_id)
         except Failure as exc:
             logger.info("%s: it has gone already: %s", pipeline_id, exc)
         except (LinkError, Unconfirmed) as exc:
             logger.warning("%s: cannot be terminated now: %s", pipeline_id, exc)
+            consumer.ending = False
             return
         await self.forget(pipeline_id)

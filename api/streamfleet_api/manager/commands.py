@@ -6,27 +6,35 @@ import functools
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
+from streamfleet_api.core.commands import CoreCommands
+from streamfleet_api.core.payloads import ConsumeResultsPayload, InitialisePipelinePayload
+from streamfleet_api.core.routes import NO_WEBRTC
 from streamfleet_api.errors import NOTHING, Failure
 from streamfleet_api.manager.framing import command_in
-from streamfleet_api.manager.replies import failure, reply, success
+from streamfleet_api.manager.replies import failure, public, reply, success
 from streamfleet_api.schemas import ID_PATTERN, Invalid, PipelineInitialisationRequest, validate
 from streamfleet_api.stream_manager import StreamManager
 from streamfleet_api.wishes import check, spec_of
 
+_LISTS = frozenset({b'{"type": "list_pipelines"}', b'{"type":"list_pipelines"}'})  # as clients write it
 MAX_QUOTED = 80  # characters of what came that a message repeats
 
 Command = dict[str, Any]
 Content = dict[str, Any]
 Handler = Callable[[str, Command], Awaitable[Content]]
+M = TypeVar("M", bound=BaseModel)
 
 
 class Commands:
     """Does what a payload asks. Whatever the payload is, there is a reply to it."""
 
-    def __init__(self, manager: StreamManager) -> None:
+    def __init__(self, manager: StreamManager, core: CoreCommands) -> None:
         self._manager = manager
+        self._core = core
         self._handlers: dict[str, Handler] = {
             "list_pipelines": self._list,
             "init": self._init,
@@ -38,8 +46,14 @@ class Commands:
             "webrtc": self._webrtc,
         }
 
+    def at_once(self, payload: bytes) -> bytes | None:
+        """The reply to what is asked for most, where nobody must be waited for; None: `do` it."""
+        pipelines = self._manager.listed() if payload in _LISTS else None
+        return None if pipelines is None else reply(success(pipelines=pipelines))
+
     async def do(self, payload: bytes) -> bytes:
         """The payload of the reply."""
+        command: Command = {}
         pipeline_id = None
         try:
             command = command_in(payload)
@@ -49,6 +63,8 @@ class Commands:
             response = success(**await handler(pipeline_id or "", command))
         except Exception as exc:  # the top: whatever it is, the client is told
             response = failure(exc)
+            if _is_newer(command):
+                response = public(response)
         return reply(response, pipeline_id)
 
     def _handler(self, command: Command) -> Handler:
@@ -70,13 +86,16 @@ class Commands:
         return {"report": report}
 
     async def _init(self, pipeline_id: str, command: Command) -> Content:
-        if "video_configuration" in command:
+        if _is_newer(command):
             return await self._init_newer(pipeline_id, command)
         _required(command, "model_configuration")  # only over HTTP it has a default
         wish = _wish(command)
         check(wish)
         await self._manager.initialise(
-            wish.model_id, functools.partial(spec_of, wish), device=wish.device, pipeline_id=pipeline_id
+            wish.model_id,
+            functools.partial(spec_of, wish, learning=self._manager.learning),
+            device=wish.device,
+            pipeline_id=pipeline_id,
         )
         return {}
 
@@ -89,27 +108,31 @@ class Commands:
         return {}
 
     async def _terminate(self, pipeline_id: str, _command: Command) -> Content:
-        await self._manager.terminate(pipeline_id)
+        await self._core.terminate(pipeline_id)
         return {}
 
     # of the newer family
 
-    async def _init_newer(self, _pipeline_id: str, _command: Command) -> Content:
-        raise _not_there("an init with video_configuration")
+    async def _init_newer(self, pipeline_id: str, command: Command) -> Content:
+        payload = _checked(command, InitialisePipelinePayload, "init")
+        await self._core.initialise(payload, pipeline_id=pipeline_id)
+        return {}
 
-    async def _consume_result(self, _pipeline_id: str, _command: Command) -> Content:
-        raise _not_there("consume_result")
+    async def _consume_result(self, pipeline_id: str, command: Command) -> Content:
+        wanted = _checked(command, ConsumeResultsPayload, "consume_result")
+        taken = await self._core.consume(pipeline_id, excluded=wanted.excluded_fields or ())
+        return {"outputs": taken.outputs, "frames_metadata": taken.frames_metadata}
 
     async def _webrtc(self, _pipeline_id: str, _command: Command) -> Content:
-        raise _not_there("webrtc", ": pictures are at GET /v2/pipelines/ID/pictures of the HTTP API")
-
-
-def _not_there(what: str, instead: str = "") -> Failure:
-    text = f"{what} is not supported{instead}"
-    return Failure(400, "invalid_payload", text, error_class="NotImplementedError")
+        raise Failure(400, "invalid_payload", NO_WEBRTC, error_class="NotImplementedError")
 
 
 # what came ------------------------------------------------------------------------------------------------
+
+
+def _is_newer(command: Command) -> bool:
+    """Is it a command that the original's first family does not have?"""
+    return "video_configuration" in command or command.get("type") in ("consume_result", "webrtc")
 
 
 def _required(command: Command, key: str) -> Any:
@@ -150,7 +173,19 @@ def _wish(command: Command) -> PipelineInitialisationRequest:
         first = exc.errors[0]
         if first["type"] == "missing":
             raise missing(first["loc"][-1]) from exc
-        raise Failure(400, "invalid_payload", exc.summary, error_class="ValidationError") from exc
+        raise _unlike(exc) from exc
+
+
+def _checked(command: Command, of: type[M], where: str) -> M:
+    """A command of the newer family, which looks at the whole of it."""
+    try:
+        return validate(command, of, where)
+    except Invalid as exc:
+        raise _unlike(exc) from exc
+
+
+def _unlike(error: Invalid) -> Failure:
+    return Failure(400, "invalid_payload", error.summary, error_class="ValidationError")
 
 
 def _brief(came: object) -> str:

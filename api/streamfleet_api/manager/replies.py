@@ -46,6 +46,12 @@ def failure(error: Exception) -> Response:
     return _failure("internal_error", type(error).__name__, "Internal error.")
 
 
+def public(response: Response) -> Response:
+    """A failure as the newer family has it: its clients show their users this text alone."""
+    text = response.get("error_message")
+    return response if text is None else {**response, "public_error_message": text}
+
+
 def timed_out() -> Response:
     """A client did not say in time what it wants."""
     return _failure("internal_error", "TimeoutError", "timed out")

@@ -1,0 +1,156 @@
+"""The newer endpoints through a whole fleet: results of many cameras, and pipelines that nobody consumes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fleet.harness import Fleet, UdpReceiver, wait_for
+
+PATTERN = "TestPatternStreamProducer"
+SPECIFICATION = {
+    "version": "1.0",
+    "inputs": [
+        {"type": "WorkflowImage", "name": "image"},
+        {"type": "WorkflowParameter", "name": "most", "default_value": 300},
+    ],
+    "steps": [
+        {
+            "type": "roboflow_core/roboflow_object_detection_model@v2",
+            "name": "model",
+            "images": "$inputs.image",
+            "model_id": "shapes/1",
+            "max_detections": "$inputs.most",
+            "class_filter": ["red", "green"],
+        },
+        {
+            "type": "roboflow_core/byte_tracker@v3",
+            "name": "track",
+            "image": "$inputs.image",
+            "detections": "$steps.model.predictions",
+        },
+    ],
+    "outputs": [
+        {"type": "JsonField", "name": "found", "selector": "$steps.track.tracked_detections"},
+        {"type": "JsonField", "name": "id", "selector": "$steps.model.inference_id"},
+    ],
+}
+
+
+def initialise(fleet: Fleet, video: Any, **changes: Any) -> str:
+    """Start a pipeline: its id."""
+    answer = fleet.http.post(
+        "/inference_pipelines/initialise",
+        json={
+            "video_configuration": {"type": "VideoConfiguration", "video_reference": video},
+            "processing_configuration": {
+                "type": "WorkflowConfiguration",
+                "workflow_specification": SPECIFICATION,
+            },
+            **changes,
+        },
+    )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["context"]["pipeline_id"])
+
+
+def consume(fleet: Fleet, pipeline_id: str, *excluded: str) -> dict[str, Any]:
+    """As the original's client asks: a GET with a body."""
+    answer = fleet.http.request(
+        "GET", f"/inference_pipelines/{pipeline_id}/consume", json={"excluded_fields": list(excluded)}
+    )
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def first(fleet: Fleet, pipeline_id: str, *excluded: str) -> dict[str, Any]:
+    """The first result that comes."""
+
+    def taken() -> dict[str, Any] | None:
+        answer = consume(fleet, pipeline_id, *excluded)
+        return answer if answer["outputs"] else None
+
+    return wait_for(taken, f"a result of {pipeline_id}", timeout=30) or {}
+
+
+def test_a_workflow_gives_results_of_every_source(clean: Fleet) -> None:
+    pipeline_id = initialise(clean, [PATTERN, PATTERN])
+
+    answer = first(clean, pipeline_id, "id")
+
+    wait_for(lambda: None not in consume(clean, pipeline_id)["outputs"], "a result of both")
+    (output,) = [each for each in answer["outputs"] if each is not None][:1]
+    assert len(answer["outputs"]) == len(answer["frames_metadata"]) == 2
+    assert list(output) == ["found"]
+    assert output["found"]["image"] == {"width": 1920, "height": 1080}
+    assert {each["class"] for each in output["found"]["predictions"]} == {"red", "green"}
+    assert all("tracker_id" in each for each in output["found"]["predictions"])
+
+
+def test_a_source_that_is_not_there_leaves_its_place_empty(clean: Fleet) -> None:
+    pipeline_id = initialise(clean, [PATTERN, "rtsp://127.0.0.1:9/nothing"])
+
+    answer = first(clean, pipeline_id)
+
+    assert answer["outputs"][0] is not None
+    assert (answer["outputs"][1], answer["frames_metadata"][1]) == (None, None)
+    assert answer["frames_metadata"][0]["source_id"] == 0
+
+
+def test_every_frame_of_a_file_is_a_result_in_its_order(clean: Fleet, video: Path) -> None:
+    pipeline_id = initialise(
+        clean, str(video), sink_configuration={"type": "MemorySinkConfiguration", "results_buffer_size": 1000}
+    )
+    wait_for(lambda: clean.report(pipeline_id)["state"] == "ended", "the end of the file", timeout=30)
+
+    frames = []
+    while (answer := consume(clean, pipeline_id))["outputs"]:
+        frames += [each["frame_id"] for each in answer["frames_metadata"]]
+
+    assert frames == list(range(1, 301))
+
+
+def test_pipelines_of_two_devices_are_consumed_alike(clean: Fleet, udp: UdpReceiver) -> None:
+    bare = {
+        "type": "ModelConfiguration",
+        "model_id": "shapes/1",
+        "model_configuration": {"max_detections": 1},
+    }
+    sinks = [{"type": "MemorySinkConfiguration"}, {"type": "udp_sink", "host": "127.0.0.1", "port": udp.port}]
+    made = {
+        device: initialise(
+            clean, PATTERN, processing_configuration=bare, sink_configuration=sinks, device=device
+        )
+        for device in ("local-1", "local-2")
+    }
+
+    answers = {device: first(clean, pipeline_id) for device, pipeline_id in made.items()}
+
+    for device, pipeline_id in made.items():
+        (output,) = answers[device]["outputs"]
+        assert len(output["predictions"]["predictions"]) == 1
+        assert clean.report(pipeline_id)["device"] == device
+    senders = lambda: {each["inference_metadata"]["pipeline_id"] for each in list(udp.messages)}  # noqa: E731
+    wait_for(lambda: senders() == set(made.values()), "datagrams of both")
+    listed = clean.http.request("GET", "/inference_pipelines/list", json={}).json()["pipelines"]
+    assert sorted(listed) == sorted(made.values())
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_who_asks_keeps_a_pipeline_and_who_does_not_loses_it(clean: Fleet, asks: bool) -> None:
+    pipeline_id = initialise(clean, PATTERN, consumption_timeout=2.0)
+    began = time.monotonic()
+    until = began + (4.0 if asks else 0.0)
+
+    while time.monotonic() < until:
+        consume(clean, pipeline_id)
+        time.sleep(0.2)
+
+    if asks:
+        assert clean.pipelines() == [pipeline_id]
+    wait_for(lambda: clean.pipelines() == [], "its end", timeout=15)
+    assert time.monotonic() - until >= 1.9
+    assert clean.http.get(f"/inference_pipelines/{pipeline_id}/consume").status_code == 404
