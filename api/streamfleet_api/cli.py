@@ -18,9 +18,10 @@ from streamfleet_api.device_commands import devices, keys
 from streamfleet_api.model_commands import models
 from streamfleet_api.options import MAX_WORKERS, Options, joined_before, workers_for
 from streamfleet_api.pipeline_commands import PIPELINE_COMMANDS
+from streamfleet_api.ready_command import ready
 from streamfleet_api.run_commands import RUN_COMMANDS
-from streamfleet_api.settings import Commands, Settings
 from streamfleet_api.sample_commands import samples
+from streamfleet_api.settings import Commands, Settings
 from streamfleet_api.stream_commands import STREAM_COMMANDS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,8 +122,9 @@ for _each in (
     *STREAM_COMMANDS,
     devices,
     models,
-    keys,
     samples,
+    keys,
+    ready,
 ):
     cli.add_command(_each)
 

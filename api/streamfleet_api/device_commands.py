@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ import click
 from streamfleet_api import arguments
 from streamfleet_api.commands import CommandFailed, Rejected
 from streamfleet_api.pipelines import STALE
+from streamfleet_api.ready_command import patiently
 from streamfleet_api.settings import (
     Ordered,
     Settings,
@@ -131,19 +133,34 @@ def _age(entry: Entry) -> str:
     help="How long the token is good: 90s, 15m, 2h, 1d.",
 )
 @click.option("--token-only", is_flag=True, help="Nothing but the token, for scripts.")
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the token into this file, which only you can read, as streamfleet-worker --join-file has it.",
+)
+@click.option("--wait", default="0s", show_default=True, metavar="TIME", help="Wait so long for the fleet.")
 @as_json_option
 @click.pass_obj
-def add_device(settings: Settings, name: str, ttl: str, token_only: bool, as_json: bool) -> None:
+def add_device(
+    settings: Settings, name: str, ttl: str, token_only: bool, file: Path | None, wait: str, as_json: bool
+) -> None:
     """Let one device of this NAME join: prints its token.
 
     \b
       streamfleet devices add edge-1 --ttl 2h
     """
     from streamfleet_broker.protocol.errors import BadToken
+    from streamfleet_broker.protocol.keyfile import write_private
     from streamfleet_broker.protocol.tokens import JoinToken
 
     body = {"name": name, "ttl": arguments.seconds(ttl, "--ttl")}
-    answer = settings.client().send("POST", "/v2/devices", body)
+    client = settings.client()
+    answer = patiently(lambda: client.send("POST", "/v2/devices", body), arguments.seconds(wait, "--wait"))
+    if file is not None:
+        write_private(file, answer["token"].encode("ascii") + b"\n")
+        click.echo(f"{name}: the token is in {file}, good within {ttl}")
+        return
     show(answer, as_json, answer["token"])
     if not token_only and not as_json:
         click.echo(

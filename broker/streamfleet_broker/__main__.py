@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from streamfleet_broker.check import check
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BrokerError
 from streamfleet_broker.server import open_broker
@@ -24,12 +25,17 @@ NAME = "sf-broker"
 
 
 def main() -> None:
-    """Run a broker until SIGTERM or SIGINT."""
+    """Run a broker until SIGTERM or SIGINT, or ask the one that runs."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s broker: %(message)s")
-    arguments = parse(sys.argv[1:], os.environ)
-    _prepare_process()
+    arguments = vars(parse(sys.argv[1:], os.environ))
+    checking = arguments.pop("check", False)
     try:
-        asyncio.run(_serve(BrokerConfig(**vars(arguments))))
+        config = BrokerConfig(**arguments)
+        if checking:
+            print(f"{check(config).devices_ready} devices are ready")
+            return
+        _prepare_process()
+        asyncio.run(_serve(config))
     except BrokerError as exc:
         logger.error("%s", exc)
         sys.exit(1)
@@ -76,6 +82,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
         action="append",
         metavar="HOST",
         help="how other hosts reach this one; may come several times (in the environment: with commas)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        default=argparse.SUPPRESS,  # no part of the configuration
+        help="ask the broker that runs on this data directory, and exit with 0 if it answers",
     )
     found = parser.parse_args(arguments)
     found.advertise = tuple(found.advertise or (hosts.split(",") if hosts else ()))

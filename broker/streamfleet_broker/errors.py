@@ -6,6 +6,7 @@ BrokerError
 ├── BadKey: a key file that is not what it should be
 ├── StoreUnusable: a store that cannot be opened
 ├── StoreDown: a store that took no write; it may do so later
+├── NoAnswer: a broker that does not say how it is
 └── RelayDied: a relay thread that ended by itself
 """
 
@@ -70,3 +71,12 @@ class RelayDied(BrokerError):
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} has ended")
         self.name = name
+
+
+class NoAnswer(BrokerError):
+    """A broker that does not say how it is."""
+
+    def __init__(self, endpoint: str, reason: str) -> None:
+        super().__init__(f"the broker at {endpoint} does not answer: {reason}")
+        self.endpoint = endpoint
+        self.reason = reason

@@ -28,6 +28,7 @@ class WorkerConfig:
 
     data_dir: Path  # absolute
     join: str = field(default="", repr=False)  # a join token, or nothing
+    join_file: Path | None = None  # a file of one, which need not be there once the device has joined
     broker: str = ""  # tcp://HOST:PORT, tried before the addresses that the token named
     capacity: int = 8  # pipelines
     publish_host: str = "*"
@@ -37,6 +38,7 @@ class WorkerConfig:
     samples_age: float = spool.AGE  # seconds that they are kept
     samples_upload: bool = True  # to the api, as soon as it can be reached
     defaults: PostProcessing = field(default_factory=PostProcessing)
+    check: bool = False  # only look whether it is well
 
     def __post_init__(self) -> None:
         length = len(os.fsencode(self.data_dir / _LONGEST_SOCKET))
@@ -58,12 +60,18 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
     )
     for name, description in _OPTIONS.items():
         parser.add_argument(f"--{name}", help=description)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="ask the worker that runs on this data directory, and exit with 0 if it is ready",
+    )
     given = vars(parser.parse_args(arguments))
     options = {name: _option(name, given, environment) for name in _OPTIONS}
     port = options["publish-port"]
     return WorkerConfig(
         data_dir=Path(options["data-dir"] or DEFAULT_DATA_DIR).expanduser().absolute(),
         join=options["join"] or "",
+        join_file=Path(options["join-file"]).absolute() if options["join-file"] else None,
         broker=_endpoint(options["broker"] or ""),
         capacity=_whole("--capacity", options["capacity"] or str(default_capacity()), 0, 1024),
         publish_host=options["publish-host"] or "*",
@@ -73,12 +81,14 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
         samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
         defaults=post_processing(environment),
+        check=given["check"],
     )
 
 
 _OPTIONS = {
     "data-dir": f"directory for this device's key, models and state; made if missing [{DEFAULT_DATA_DIR}]",
     "join": "token of a new device, from 'streamfleet devices add NAME'; harmless afterwards",
+    "join-file": "file that holds the token, where it shall stand in no command",
     "broker": "tcp://HOST:PORT of the broker, where it is no longer what the token named",
     "capacity": "how many pipelines this device is willing to run",
     "publish-port": "TCP port for subscribers that connect to this device itself; without it there is none",

@@ -21,6 +21,7 @@ from pathlib import Path
 from streamfleet_broker.protocol.errors import ProtocolError
 from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_worker.agent import Agent, Entries, Places
+from streamfleet_worker.check import Unwell, check
 from streamfleet_worker.config import ConfigError, WorkerConfig, parse
 from streamfleet_worker.identity import Identity, IdentityError, join, load
 from streamfleet_worker.lifeline import name_process
@@ -47,12 +48,15 @@ def run(entries: Entries | None = None) -> int:
         config = parse(sys.argv[1:], os.environ)
         os.environ.pop("STREAMFLEET_JOIN", None)  # children inherit the environment (S9)
         places = Places(config.data_dir)
+        if config.check:
+            print(f"{check(places.predictions, places.root).device} is ready")
+            return 0
         places.make()
         lock = _lock(places.root)
         _keep_temporary_files_in(places.temporary)
         _check_port(config)
         asyncio.run(_run(config, places, entries))
-    except (ConfigError, IdentityError, StateError, ProtocolError, OSError) as exc:
+    except (ConfigError, IdentityError, StateError, ProtocolError, Unwell, OSError) as exc:
         print(f"streamfleet-worker: {exc}", file=sys.stderr)
         return 1
     end_fork_server()
@@ -82,8 +86,9 @@ async def _run(config: WorkerConfig, places: Places, entries: Entries | None) ->
 
 
 async def _identify(config: WorkerConfig, places: Places) -> Identity:
-    if config.join:
-        return await join(places.identity, JoinToken.decode(config.join))
+    token = config.join or _kept(config.join_file)
+    if token:
+        return await join(places.identity, JoinToken.decode(token))
     identity = load(places.identity)
     if identity is None:
         raise IdentityError(
@@ -91,6 +96,11 @@ async def _identify(config: WorkerConfig, places: Places) -> Identity:
             " from 'streamfleet devices add NAME'"
         )
     return identity
+
+
+def _kept(file: Path | None) -> str:
+    """The token in a file, nothing where there is no file. Raises: OSError."""
+    return file.read_text() if file is not None and file.exists() else ""
 
 
 def _watch_the_loop() -> None:

@@ -1,0 +1,131 @@
+"""What supervisors ask: is this broker, api, device well? And how a device joins without a person."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.places import free_ports, short_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """A fleet's folder and ports."""
+
+    folder: Path
+    ports: tuple[int, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the command `streamfleet`."""
+        url = f"http://127.0.0.1:{self.ports[0]}"
+        return {**os.environ, "STREAMFLEET_URL": url, "STREAMFLEET_DATA_DIR": str(self.folder)}
+
+    def command(self, program: str, *options: str) -> list[str]:
+        """One program on its part of the folder."""
+        module = f"streamfleet_{program}"
+        return [sys.executable, "-m", module, "--data-dir", str(self.folder / program), *options]
+
+    def broker(self) -> list[str]:
+        names = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")
+        ports = (f"--{name}-port={port}" for name, port in zip(names, self.ports[1:], strict=True))
+        return self.command("broker", *ports, f"--api-port={self.ports[0]}")
+
+    def api(self) -> list[str]:
+        return self.command("api", f"--port={self.ports[0]}", "--manager-port=0")
+
+    def ask(self, program: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """A check, or the command line."""
+        command = (
+            [sys.executable, "-m", "streamfleet_api.cli", *options]
+            if program == "streamfleet"
+            else self.command(program, *options)
+        )
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=40)
+
+
+@pytest.fixture
+def places() -> Iterator[Places]:
+    with short_folder() as folder:
+        yield Places(folder, tuple(free_ports(6)))
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A program until the end of a test."""
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_device_joins_by_a_file_and_all_three_say_when_they_are_well(places: Places) -> None:
+    token = places.folder / "join/token"
+
+    with ExitStack() as fleet:
+        fleet.enter_context(running(places.broker()))
+        fleet.enter_context(running(places.api()))
+        added = places.ask("streamfleet", "devices", "add", "edge-1", "--to", str(token), "--wait", "20s")
+        without = places.ask("streamfleet", "ready")
+        broker = places.ask("broker", "--check")
+        device = fleet.enter_context(running(places.command("worker", "--join-file", str(token))))
+        ready = places.ask("streamfleet", "ready", "--wait", "20s")
+        worker = places.ask("worker", "--check")
+        token.unlink()  # it is of no use any more
+        device.terminate()
+        device.wait(20)
+        fleet.enter_context(running(places.command("worker", "--join-file", str(token))))
+        again = places.ask("streamfleet", "ready", "--wait", "20s")
+
+    assert (added.returncode, token.parent.stat().st_mode & 0o777) == (0, 0o700)
+    assert (without.returncode, without.stderr.splitlines()[0]) == (1, "error: no device is ready")
+    assert (broker.returncode, broker.stdout) == (0, "0 devices are ready\n")
+    assert (ready.returncode, ready.stdout) == (0, "1 of 1 devices are ready\n")
+    assert (worker.returncode, worker.stdout) == (0, "edge-1 is ready\n")
+    assert again.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("program", "text"), [("broker", "nothing came within 3 s"), ("worker", "has said anything for 3.5 s")]
+)
+def test_where_nobody_runs_nobody_is_well(places: Places, program: str, text: str) -> None:
+    asked = places.ask(program, "--check")
+
+    assert asked.returncode == 1
+    assert text in asked.stderr
+    assert not (places.folder / program).exists()  # a look changes nothing
+
+
+def test_a_device_without_its_broker_is_not_ready(places: Places) -> None:
+    token = places.folder / "token"
+
+    with running(places.broker()) as broker, running(places.api()):
+        places.ask("streamfleet", "devices", "add", "edge-1", "--to", str(token), "--wait", "20s")
+        with running(places.command("worker", "--join-file", str(token))):
+            ready = places.ask("streamfleet", "ready", "--wait", "20s")
+            broker.kill()
+            broker.wait(5)
+            state = until_unwell(places)
+            unready = places.ask("streamfleet", "ready")
+
+    assert ready.returncode == 0
+    assert "edge-1: its session with the broker is " in state.stderr
+    assert unready.returncode == 1
+
+
+def until_unwell(places: Places) -> subprocess.CompletedProcess[str]:
+    """The first word of a device that is not ready; each comes within a second."""
+    deadline = time.monotonic() + 30
+    while (state := places.ask("worker", "--check")).returncode == 0:
+        assert time.monotonic() < deadline
+    return state
