@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from streamfleet_broker.protocol.requests import ListDevices
 from streamfleet_broker.protocol.samples import PICKED, Picked
 from streamfleet_broker.protocol.spool import Spool
 from streamfleet_worker.models import Source
 from streamfleet_worker.samples.upload import BACKOFF_FIRST, LOOK, Uploader
 from tests.places import free_port
 from tests.samples import path_of, picked
+from tests.worker.peers import Broker, Worker, wait_for
 
 
 @dataclass
@@ -26,6 +30,7 @@ class Api:
     """Takes samples as the real one does, and can fail in the ways of networks."""
 
     port: int
+    ticket: str = "ticket"  # that it lets in; "": whichever
     kept: dict[str, Picked] = field(default_factory=dict)  # by path
     came: list[str] = field(default_factory=list)  # paths, however they were answered
     statuses: list[int] = field(default_factory=list)  # to answer with, first
@@ -63,8 +68,10 @@ def serving(api: Api) -> Iterator[None]:
 
         def answer(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers["Authorization"] != "Bearer ticket" or self.headers["Content-Type"] != PICKED:
+            if api.ticket and self.headers["Authorization"] != f"Bearer {api.ticket}":
                 return self.send_error(401)
+            if self.headers["Content-Type"] != PICKED:
+                return self.send_error(415)
             status = api.take(self.path, content)
             if status:
                 self.send_response(status)
@@ -252,3 +259,64 @@ async def test_nothing_is_sent_before_it_is_known_where_to(spool: Spool, uploade
     await asyncio.sleep(0.1)
 
     assert names(spool) == [item.sample.name]
+
+
+# the agent ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broker(folder: Path, api: Api) -> Iterator[Broker]:
+    """A broker that tells devices where the api is."""
+    broker = Broker(folder)
+    broker.command.append(f"--api-port={api.port}")
+    broker.start()
+    broker.ask(ListDevices())
+    yield broker
+    broker.close()
+
+
+@contextmanager
+def device(folder: Path, broker: Broker, *options: str) -> Iterator[Worker]:
+    """One with a sample, until it is ready."""
+    worker = Worker(folder, "w", "--join", broker.token("edge-1"), *options)
+    Spool(worker.data / "samples").put(picked().sample, picked().image)
+    worker.start()
+    try:
+        wait_for(lambda: broker.device("edge-1").state == "ready", "the device is ready")
+        yield worker
+    finally:
+        worker.kill()
+
+
+def test_an_agent_sends_its_samples_with_the_ticket_of_its_session(
+    folder: Path, broker: Broker, api: Api
+) -> None:
+    api.ticket = ""
+    with serving(api), device(folder, broker) as worker:
+        wait_for(lambda: not Spool(worker.data / "samples").entries(), "an empty spool")
+
+    assert list(api.kept.values()) == [picked()]
+    assert "Traceback" not in worker.log.read_text()
+
+
+def test_on_a_device_that_keeps_its_samples_they_stay(folder: Path, broker: Broker, api: Api) -> None:
+    api.ticket = ""
+    with serving(api), device(folder, broker, "--samples-upload", "false") as worker:
+        time.sleep(2 * LOOK)
+
+        assert len(Spool(worker.data / "samples").entries()) == 1
+    assert api.came == []
+
+
+def test_an_agent_stops_in_time_with_a_sample_under_way(folder: Path, broker: Broker, api: Api) -> None:
+    with socket.create_server(("127.0.0.1", api.port)) as silent, device(folder, broker) as worker:
+        silent.settimeout(10)
+        connection, _ = silent.accept()  # and never an answer
+        began = time.monotonic()
+
+        worker.send(signal.SIGTERM)
+
+        assert worker.wait(5) == 0
+        assert time.monotonic() - began < 4
+        connection.close()
+        assert len(Spool(worker.data / "samples").entries()) == 1
