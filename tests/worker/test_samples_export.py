@@ -27,7 +27,7 @@ def samples(tmp_path: Path) -> Path:
     """The samples of a device that has seen the test pattern, made half as large; every frame was kept."""
     sampler = Sampler(Destination("door", "edge-1", LABELS, tmp_path / "samples"))
     sampler.use(Sampling("squares", (Random(name="every", traffic_percentage=1),), max_image_size=(540, 960)))
-    wait_for("it keeps frames", lambda: sampler.active)
+    wait_for("it keeps frames", lambda: sampler.wants(0.0))
     for frame_id in range(1, FRAMES + 1):
         boxes = [
             {

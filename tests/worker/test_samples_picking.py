@@ -156,8 +156,11 @@ def test_two_days_with_thousands_of_frames_a_minute_pass_no_limit() -> None:
     batches: Counter[str] = Counter()
 
     for now in two_days():
-        credit = pick.pick(NOTHING, now=now, batch=batch_name(batching, now))
+        batch = batch_name(batching, now)
+        may = pick.may_pick(now=now, batch=batch)
+        credit = pick.pick(NOTHING, now=now, batch=batch)
         if credit is not None:
+            assert may
             batches[credit.batch] += 1
             for seconds, windows in counts.items():
                 windows[credit.strategy.name, int(now) // seconds] += 1

@@ -52,7 +52,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         sampler = Sampler(Destination("door", "edge-1", ("bolt", "nut"), tmp_path, **destination))
         samplers.append(sampler)
         sampler.use(sampling)
-        wait_for("the tally is read", lambda: sampler.active)
+        wait_for("the tally is read", lambda: sampler.wants(0.0))
         return sampler
 
     yield begin
@@ -156,7 +156,7 @@ def test_a_sampling_changes_between_two_frames_and_may_end(start: Start, tmp_pat
 
     until_settled(sampler)
 
-    assert not sampler.active
+    assert not sampler.wants(NOW)
     assert [(sample.dataset, sample.frame_id) for sample, _ in kept(tmp_path)] == [("parts", 1), ("other", 2)]
 
 
@@ -194,6 +194,7 @@ def test_the_limit_holds_though_the_samples_were_taken_away(start: Start, tmp_pa
         Spool(tmp_path).remove(entry.dataset, entry.name)
 
     second = start(_DAILY)
+    assert not second.wants(NOW)
     look(second, 5)
 
     assert until_settled(second) == {"picked": 0, "written": 0}
@@ -273,7 +274,7 @@ def test_a_folder_that_cannot_be_made_is_counted_and_no_crash(tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     sampler = Sampler(Destination("door", "edge-1", ("bolt", "nut"), tmp_path / "file" / "samples"))
     sampler.use(EVERY)
-    wait_for("it has given up reading", lambda: sampler.active)
+    wait_for("it has given up reading", lambda: sampler.wants(NOW))
 
     look(sampler, 1)
 

@@ -89,7 +89,7 @@ class Emitter:
     @property
     def wants_images(self) -> bool:
         """Whether frames come to `emit` with their pictures."""
-        return self._sampler.active
+        return self._sampler.wants(time.time())
 
     def emit(
         self,

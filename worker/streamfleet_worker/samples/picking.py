@@ -95,6 +95,12 @@ class Picker:
         self._rng = rng
         self.tally = tally
 
+    def may_pick(self, *, now: float, batch: str) -> bool:
+        """Whether there is any frame that would be taken."""
+        return not self._is_full(batch) and any(
+            self._is_under_limits(strategy, now) for strategy in self._strategies
+        )
+
     def pick(self, objects: Objects, *, now: float, batch: str) -> Credit | None:
         """The credit of the first strategy that matches and is under its limits, while the batch has room."""
         if self._is_full(batch):

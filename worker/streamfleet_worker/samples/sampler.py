@@ -87,10 +87,13 @@ class Sampler:
                 self._writer = threading.Thread(target=self._run, name="sample writer", daemon=True)
                 self._writer.start()
 
-    @property
-    def active(self) -> bool:
-        """Whether frames are looked at."""
-        return self._picker is not None
+    def wants(self, now: float) -> bool:
+        """Whether there is any frame that would be kept now; `now` is in Unix seconds."""
+        with self._changed:
+            picker, sampling = self._picker, self._sampling
+            if picker is None or sampling is None or self._closed:
+                return False
+            return picker.may_pick(now=now, batch=batch_name(sampling.batching, now))
 
     def look(
         self, image: Image, prediction: dict[str, Any], stamp: Stamp, *, source_id: int, now: float
