@@ -13,11 +13,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "streamfleet_broker": ROOT / "broker/streamfleet_broker",
-    "streamfleet_models": ROOT / "models/streamfleet_models",
     "streamfleet_worker": ROOT / "worker/streamfleet_worker",
     "streamfleet_api": ROOT / "api/streamfleet_api",
 }
-MODEL_READERS = {"streamfleet_api", "streamfleet_worker"}
+# A model is read at two doors, the api's and the library's on a device: the same file is the same model.
+SHARED = ("streamfleet_broker.protocol", "streamfleet_broker.models")
 PURE = [
     "streamfleet_broker.effects",
     "streamfleet_broker.events",
@@ -40,7 +40,7 @@ PURE = [
     "streamfleet_api.backlog",
     "streamfleet_api.filters",
     "streamfleet_api.patience",
-    "streamfleet_models.graph",
+    "streamfleet_broker.models.graph",
     "streamfleet_worker.audience",
     "streamfleet_worker.session",
     "streamfleet_worker.reconcile",
@@ -90,16 +90,13 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: str(value)[-60:])
 def test_packages_share_nothing_but_the_protocol_and_what_a_model_is(name: str, path: Path) -> None:
     package = name.split(".")[0]
-    # A model is read at two doors, the api's and the library's on a device: the same file is the same model.
-    shared = "streamfleet_broker.protocol", *(["streamfleet_models"] if package in MODEL_READERS else [])
-
     foreign = {
         imported
         for imported in imports(path)
         if imported.split(".")[0] in PACKAGES and imported.split(".")[0] != package
     }
 
-    assert all(imported.startswith(shared) for imported in foreign), foreign
+    assert all(imported.startswith(SHARED) for imported in foreign), foreign
 
 
 def test_the_protocol_imports_nothing_of_ours_but_itself() -> None:
@@ -146,5 +143,5 @@ def test_a_device_needs_no_web_server_and_the_api_no_opencv() -> None:
             assert not roots & {"starlette", "uvicorn", "pydantic", "click", "rich", "onnx"}, name
         if name.startswith("streamfleet_api"):
             assert not roots & {"cv2", "supervision", "trackers", "onnxruntime"}, name
-        if name.startswith("streamfleet_models"):
-            assert not roots & {"onnx", "onnxruntime", "numpy", "cv2", "zmq"}, name
+        if name.startswith("streamfleet_broker"):
+            assert not roots & {"onnx", "onnxruntime", "numpy", "cv2"}, name

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlencode, urlsplit
 import httpx
 
 from streamfleet_api.commands import CommandFailed, Rejected, Unreachable
+from streamfleet_broker.models.content import Told, pieces_of, untold
 from streamfleet_broker.protocol.errors import ProtocolError
 from streamfleet_broker.protocol.keyfile import read_private
-from streamfleet_models.content import Told, pieces_of, untold
 
 TIMEOUT = 15.0  # seconds for an answer
 _UPLOAD_TIMEOUT = 120.0  # seconds in which nothing moves

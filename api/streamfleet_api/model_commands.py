@@ -22,7 +22,7 @@ from streamfleet_api.settings import (
     show_error,
 )
 from streamfleet_api.tables import Table, plain, show, show_table, size
-from streamfleet_models.content import Told, untold
+from streamfleet_broker.models.content import Told, untold
 
 Entry = dict[str, Any]  # one of `GET /v2/models`
 
@@ -161,8 +161,8 @@ def _uploaded(settings: Settings, source: str, sha256: str | None) -> dict[str, 
     """
     if "://" in source:
         return {"weights": _pass_on(settings, source, sha256)}
-    from streamfleet_models.folder import FoundModel, read_folder
-    from streamfleet_models.graph import BadModel
+    from streamfleet_broker.models.folder import FoundModel, read_folder
+    from streamfleet_broker.models.graph import BadModel
 
     path = Path(source)
     try:
@@ -178,7 +178,7 @@ def _uploaded(settings: Settings, source: str, sha256: str | None) -> dict[str, 
 
 def _upload(settings: Settings, file: Path, expected: str | None) -> str:
     """The sha256 of a file that is in the fleet then. Raises: CommandFailed, OSError."""
-    from streamfleet_models.content import digest_of
+    from streamfleet_broker.models.content import digest_of
 
     with _progress() as stage:
         digest = digest_of(file, stage("reading"))
@@ -190,7 +190,7 @@ def _upload(settings: Settings, file: Path, expected: str | None) -> str:
 
 def _pass_on(settings: Settings, address: str, sha256: str | None) -> str:
     """The sha256 of content of the web that is in the fleet then. Raises: CommandFailed."""
-    from streamfleet_models.download import DownloadFailed, Remote, fetch
+    from streamfleet_broker.models.download import DownloadFailed, Remote, fetch
 
     try:
         remote = Remote.of(address, sha256)

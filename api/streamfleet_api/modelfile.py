@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, Message
 
+from streamfleet_broker.models.graph import MAX_FILE, BadModel, Graph, Port, manifest_of
 from streamfleet_broker.protocol.values import Family, Manifest, Weights
-from streamfleet_models.graph import MAX_FILE, BadModel, Graph, Port, manifest_of
 
 __all__ = ["BadModel", "inspect"]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from streamfleet_api.blobs import BlobError, Blobs
 from streamfleet_api.link import Link
 from streamfleet_api.modelfile import BadModel, inspect
+from streamfleet_broker.models import folder
 from streamfleet_broker.protocol.requests import (
     ListModels,
     ListPipelines,
@@ -18,7 +19,6 @@ from streamfleet_broker.protocol.requests import (
     RemoveModel,
 )
 from streamfleet_broker.protocol.values import Family, Manifest, ModelRef
-from streamfleet_models import folder
 
 UNUSED = 3600.0  # seconds for which a blob may be here without a model: its model is about to be put
 

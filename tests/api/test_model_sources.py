@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from streamfleet_api.demo import demo_model
-from streamfleet_models import download
-from streamfleet_models.download import DownloadFailed, Remote, fetch
+from streamfleet_broker.models import download
+from streamfleet_broker.models.download import DownloadFailed, Remote, fetch
 from tests.api.conftest import Api, Command, terminal_text, until
 from tests.api.peer import Peer
 from tests.api.test_modelfile import save

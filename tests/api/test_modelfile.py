@@ -14,9 +14,9 @@ from onnx import TensorProto, helper
 
 from streamfleet_api.demo import demo_model
 from streamfleet_api.modelfile import inspect
+from streamfleet_broker.models import folder as cache
+from streamfleet_broker.models.graph import BadModel, labels_in
 from streamfleet_broker.protocol.values import Manifest, Weights
-from streamfleet_models import folder as cache
-from streamfleet_models.graph import BadModel, labels_in
 from tests.api.conftest import Api
 from tests.api.peer import Peer
 

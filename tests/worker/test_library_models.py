@@ -14,9 +14,9 @@ from onnx import helper
 
 from streamfleet_api.demo import conveyor_model, demo_model
 from streamfleet_api.modelfile import inspect
+from streamfleet_broker.models.download import DownloadFailed
+from streamfleet_broker.models.graph import BadModel
 from streamfleet_broker.protocol.values import Family
-from streamfleet_models.download import DownloadFailed
-from streamfleet_models.graph import BadModel
 from streamfleet_worker.library.models import UnknownModel, load
 from tests.web import Web
 from tests.worker.models import write_constant_model

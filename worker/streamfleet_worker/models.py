@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import msgspec
 
+from streamfleet_broker.models.content import digest_of
 from streamfleet_broker.protocol.values import Manifest
-from streamfleet_models.content import digest_of
 from streamfleet_worker.reconcile import ModelFetched, ModelRefused
 
 logger = logging.getLogger(__name__)

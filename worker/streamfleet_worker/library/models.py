@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
+from streamfleet_broker.models import folder
+from streamfleet_broker.models.content import digest_of
+from streamfleet_broker.models.download import Remote, fetch
+from streamfleet_broker.models.folder import FoundModel
+from streamfleet_broker.models.graph import BadModel, Graph, Port, manifest_of
 from streamfleet_broker.protocol.values import Manifest, ModelId, Weights
-from streamfleet_models import folder
-from streamfleet_models.content import digest_of
-from streamfleet_models.download import Remote, fetch
-from streamfleet_models.folder import FoundModel
-from streamfleet_models.graph import BadModel, Graph, Port, manifest_of
 from streamfleet_worker.engine import session
 from streamfleet_worker.library.errors import LibraryError
 

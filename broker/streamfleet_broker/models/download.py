@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import httpx
 
-from streamfleet_models.content import Told, untold
-from streamfleet_models.graph import MAX_FILE
+from streamfleet_broker.models.content import Told, untold
+from streamfleet_broker.models.graph import MAX_FILE
 
 _CONNECT = 10.0  # seconds
 _SILENCE = 30.0  # seconds in which nothing comes

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from streamfleet_broker.models.graph import BadModel
 from streamfleet_broker.protocol.values import Family
-from streamfleet_models.graph import BadModel
 
 WEIGHTS = "weights.onnx"
 _LABEL_FILES = ("class_names.txt", "labels.txt")
