@@ -164,19 +164,18 @@ def test_a_callback_that_raises_keeps_nobody_from_anything(film: Path) -> None:
     assert calls == ["frame"] * 20 + ["stop"]
 
 
-def test_a_file_plays_at_its_own_pace_unless_every_frame_is_asked_for(film: Path) -> None:
+def test_a_file_plays_at_its_own_pace_and_leaves_out_what_is_late(film: Path) -> None:
     def slow(_: np.ndarray) -> dict[str, Any]:
         time.sleep(0.08)
         return found_at()
 
     began = time.monotonic()
-    skipping = play(source=film, model=slow)
-    took = time.monotonic() - began
-    every = play(source=film, model=slow, enforce_fps=True)
+    came = play(source=film, model=slow)
 
-    assert 0.6 < took < 1.4  # the film is 20 / 30 s long
-    assert len(skipping) < 15
-    assert len(every) == 20
+    assert (
+        time.monotonic() - began > 18 / 30
+    )  # the film is 20 / 30 s long, and its last frame may be left out
+    assert 3 <= len(came) < 15
 
 
 def test_ids_are_on_the_right_boxes(folder: Path, film: Path) -> None:
@@ -261,6 +260,22 @@ def test_the_originals_example_draws_what_a_real_model_finds_in_a_real_film(fold
     stream.join()
 
     assert len(drawn) == 20
+
+
+def test_the_example_films_what_it_sees(folder: Path, film: Path) -> None:
+    seen, model = folder / "seen.avi", squares_model(folder / "squares")
+    program = Path(__file__).parents[2] / "examples" / "library.py"
+
+    done = subprocess.run(
+        [sys.executable, str(program), str(model), str(film), str(seen)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == (f"3 things in {seen}\n", 0), done.stderr
+    assert seen.stat().st_size > 10_000
 
 
 # UdpStream ------------------------------------------------------------------------------------------------

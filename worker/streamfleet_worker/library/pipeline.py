@@ -188,7 +188,7 @@ class InferencePipeline:
 
         What it gives for a frame is handed to `on_prediction` as it is. Else as `init`.
 
-        Raises: ValueError, ConfigError.
+        Raises: ValueError, TypeError, ConfigError.
         """
         plans = plans_of(
             video_reference,
@@ -363,10 +363,16 @@ def plans_of(
     buffer_size: int | None = None,
     mode: str | enum.Enum = "auto",
 ) -> list[SourcePlan]:
-    """What the arguments say of each source. Raises: ValueError."""
-    several = [references] if isinstance(references, (str, int, Path)) else list(references)
+    """What the arguments say of each source. Raises: ValueError, TypeError."""
+    several = list(references) if isinstance(references, (list, tuple)) else [references]
     if not several:
         raise ValueError("video_reference: expected at least one source")
+    for reference in several:
+        if not isinstance(reference, (str, int, Path)):
+            raise TypeError(
+                "video_reference: expected a path, a URL, the index of a camera, or a list of them;"
+                f" came {type(reference).__name__}"
+            )
     if max_fps is not None and max_fps <= 0:
         raise ValueError(f"max_fps: expected a number above 0, came {max_fps!r}")
     processing = _word("video_processing_mode", mode, _MODES, str.lower) or "auto"

@@ -1,0 +1,24 @@
+"""A model on a film or a camera, drawn and filmed, in a program of a few lines: no fleet is needed.
+
+python examples/library.py MODEL SOURCE [FILM]
+"""
+
+import sys
+
+from streamfleet_worker import InferencePipeline, VideoFrame
+from streamfleet_worker.library.sinks import VideoFileSink
+
+if __name__ == "__main__":
+    model, source, film = [*sys.argv[1:], "seen.avi"][:3]
+    tracks: set[tuple[str, int]] = set()
+
+    def count(predictions: dict, frame: VideoFrame) -> None:
+        """Note what has been seen, each thing once."""
+        for one in predictions["predictions"]:
+            if "tracker_id" in one:
+                tracks.add((one["class"], one["tracker_id"]))
+
+    with VideoFileSink.init(film) as sink:
+        both = [sink.on_prediction, count]
+        InferencePipeline.init(source, model, both, tracker="bytetrack").start()
+    print(f"{len(tracks)} things in {film}")
