@@ -13,12 +13,14 @@ import sys
 from types import FrameType
 
 import uvicorn
+import uvloop
 import zmq.asyncio
 from starlette.types import ASGIApp
 
 from streamfleet_api.app import Services, create_app
 from streamfleet_api.auth import load_token
 from streamfleet_api.config import BadConfig, Config, parse
+from streamfleet_api.http_protocol import BoundedHttp
 from streamfleet_api.process import forbid_core_dumps, name_process
 from streamfleet_broker.protocol.keyfile import KeyExposed
 
@@ -50,7 +52,7 @@ def main() -> int:
     if is_new:
         announce(config, token)
     with listener, manager_listener or contextlib.nullcontext():
-        asyncio.run(serve(config, token, listener, manager_listener))
+        uvloop.run(serve(config, token, listener, manager_listener))
     return 0
 
 
@@ -142,7 +144,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=BoundedHttp,
                 ws="websockets-sansio",
                 ws_max_size=_MAX_SAID,
                 ws_per_message_deflate=False,

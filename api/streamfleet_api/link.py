@@ -25,13 +25,35 @@ from zmq.utils.monitor import parse_monitor_message
 from streamfleet_broker.protocol.control import MAX_REPLY, Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
 from streamfleet_broker.protocol.messages import Error, ErrorCode, Message, Reply
-from streamfleet_broker.protocol.requests import OperatorRequest, pack_request
+from streamfleet_broker.protocol.requests import (
+    CheckTicket,
+    GetDevice,
+    GetEvents,
+    GetFleet,
+    GetPipeline,
+    ListDevices,
+    ListModels,
+    ListPipelines,
+    OperatorRequest,
+    pack_request,
+)
 from streamfleet_broker.protocol.values import from_plain
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 5.0  # seconds that an answer may take
 CONNECT_TIMEOUT = 2.0  # seconds that a connection may take, within the former
+
+_QUERIES = (  # that change nothing
+    CheckTicket,
+    GetDevice,
+    GetEvents,
+    GetFleet,
+    GetPipeline,
+    ListDevices,
+    ListModels,
+    ListPipelines,
+)
 
 T = TypeVar("T")
 
@@ -89,6 +111,7 @@ class Link:
 
     def __init__(self, context: zmq.asyncio.Context, endpoint: str, *, keys: CurveKeys | None = None) -> None:
         self.endpoint = endpoint
+        self.changes = 0  # requests that may have changed something and are over, however they ended
         self._context = context
         self._keys = keys
         self._questions: dict[bytes, _Question] = {}
@@ -149,6 +172,8 @@ class Link:
             raise BrokerUnreachable(self.endpoint, "answer", timeout) from exc
         finally:
             del self._questions[request_id]
+            if not isinstance(request, _QUERIES):
+                self.changes += 1
         return _unpack(answer, reply_type)
 
     async def _send(self, question: _Question, timeout: float) -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from starlette.responses import Response
 
 MAX_DEPTH = 32
-
-Pairs = Callable[[list[tuple[str, Any]]], dict[str, Any]]
 
 
 class BadJson(Exception):
@@ -23,12 +20,14 @@ class BadJson(Exception):
         self.reason = reason
 
 
-def parse(body: bytes, pairs: Pairs | None = None) -> Any:
+def parse(body: bytes) -> Any:
     """The value in a body. Raises: BadJson, and nothing else, whatever the bytes are."""
+    return _parse(body, _DECODER)
+
+
+def _parse(body: bytes, decoder: json.JSONDecoder) -> Any:
     try:
-        value = json.loads(
-            body, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=pairs
-        )
+        value = decoder.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except json.JSONDecodeError as exc:
         raise BadJson(exc.pos, exc.msg) from exc
     except UnicodeDecodeError as exc:
@@ -44,7 +43,7 @@ def parse(body: bytes, pairs: Pairs | None = None) -> Any:
 
 def parse_strictly(body: bytes) -> Any:
     """The same, and no key twice in an object, no lone surrogate in a text. Raises: BadJson."""
-    value = parse(body, _unique)
+    value = _parse(body, _STRICT_DECODER)
     if b"\\u" in body:  # only an escape can make one
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -55,8 +54,7 @@ def parse_strictly(body: bytes) -> Any:
 
 def render(content: Any) -> bytes:
     """Compact JSON; a lone surrogate, which UTF-8 cannot hold, is escaped."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _ENCODER.encode(content).encode("utf-8", "backslashreplace")
 
 
 class Json(Response):
@@ -100,3 +98,11 @@ def _children(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
+
+
+# Made once: `json.loads` and `json.dumps` make theirs anew for each text.
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_STRICT_DECODER = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique
+)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))

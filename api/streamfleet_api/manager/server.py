@@ -1,33 +1,39 @@
 """The Stream Manager's port: a connection brings one request, gets one reply, and is closed.
 
-reading --whole--> doing --done--> over
-reading --broken, silent, too slow--> over
+reading --whole--> doing --done--> replying --taken--> closed
+reading --broken, silent, too slow--> replying
 
 No connection waits for another. There is no token in this protocol: who asks from elsewhere must be trusted.
+Sockets are used as they are, without the loop's transports and streams: most requests are there when their
+connection is accepted, and are answered at once; those cost half of what they would.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import Literal
 
 from streamfleet_api.auth import Network
 from streamfleet_api.manager.commands import Commands
 from streamfleet_api.manager.framing import BadFrame, Frame, framed
-from streamfleet_api.manager.replies import failure, reply, timed_out
+from streamfleet_api.manager.replies import Response, failure, reply, timed_out
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that wait in the kernel
-MAX_CONNECTIONS = 500  # that are being read; then the one that began first makes room
+MAX_READING = 500  # connections; then the one that began first makes room
 PATIENCE = 60.0  # seconds for a whole request, however steadily it trickles in
 LINGER = 1.0  # seconds to let somebody finish who says more than we read: a reset could take the reply away
 COMPLAINT_INTERVAL = 10.0  # seconds between two lines about strangers
+
+_PIECE = 65_536  # bytes that are read at once
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_NO_ROOM_PAUSE = 1.0  # seconds until accepting is tried again
 
 
 class ManagerServer:
@@ -42,51 +48,72 @@ class ManagerServer:
         self._commands = commands
         self._trust = trust
         self._reading: dict[_Connection, None] = {}  # a set that knows who began first
-        self._doing: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._doing: dict[asyncio.Task[None], _Connection] = {}
+        self._loop = asyncio.get_running_loop()
         self._complained = float("-inf")
 
     async def start(self) -> None:
         """Begin to accept."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Connection(self), sock=self._listener, backlog=BACKLOG
-        )
+        self._listener.setblocking(False)
+        self._listener.listen(BACKLOG)
+        self._accept_again()
         host, port = self._listener.getsockname()[:2]
         logger.info("stream manager: listening on %s, port %d", host, port)
 
     async def close(self) -> None:
         """Accept no more, and let go of everybody."""
-        assert self._server is not None, "start() comes first"
-        self._server.close()
-        for connection in list(self._reading):
-            connection.abort()
-        for task in self._doing:
+        self._loop.remove_reader(self._listener)
+        doing = list(self._doing)
+        for task in doing:
             task.cancel()
-        await asyncio.gather(*self._doing, return_exceptions=True)
-
-    def admit(self, connection: _Connection, peer: str) -> bool:
-        """May it ask? There is room for it then."""
-        if not is_known(peer, self._trust):
-            self._complain(peer)
-            return False
-        self._reading[connection] = None
-        if len(self._reading) > MAX_CONNECTIONS:
-            next(iter(self._reading)).give_up()
-        return True
-
-    def forget(self, connection: _Connection) -> None:
-        """It is not being read any more."""
-        self._reading.pop(connection, None)
+        for connection in [*self._reading, *self._doing.values()]:
+            connection.close()
+        await asyncio.gather(*doing, return_exceptions=True)
 
     def do(self, connection: _Connection, payload: bytes) -> None:
         """What a connection asks for; it gets the reply."""
+        reply = self._commands.at_once(payload)
+        if reply is not None:
+            connection.reply(reply)
+            return
         task = asyncio.create_task(self._do(connection, payload), name="stream manager command")
-        self._doing.add(task)
-        task.add_done_callback(self._doing.discard)
+        self._doing[task] = connection
+        task.add_done_callback(self._doing.pop)
+
+    def wait_for(self, connection: _Connection) -> None:
+        """It has not said everything yet."""
+        self._reading[connection] = None
+        if len(self._reading) > MAX_READING:
+            next(iter(self._reading)).give_up()
+
+    def wait_no_more_for(self, connection: _Connection) -> None:
+        """It has, or never will."""
+        self._reading.pop(connection, None)
 
     async def _do(self, connection: _Connection, payload: bytes) -> None:
-        connection.finish(await self._commands.do(payload))
+        connection.reply(await self._commands.do(payload))
+
+    def _accept_again(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        """One connection a turn: to look for a second that is not there costs as much as a turn."""
+        try:
+            accepted, address = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as exc:
+            if exc.errno not in _NO_ROOM:
+                raise
+            logger.error("stream manager: cannot accept a connection: %s", exc.strerror)
+            self._loop.remove_reader(self._listener)
+            self._loop.call_later(_NO_ROOM_PAUSE, self._accept_again)
+            return
+        if is_known(address[0], self._trust):
+            _Connection(self, self._loop, accepted).read()
+        else:
+            accepted.close()
+            self._complain(address[0])
 
     def _complain(self, peer: str) -> None:
         now = time.monotonic()
@@ -101,93 +128,140 @@ class ManagerServer:
 
 def is_known(peer: str, trust: tuple[Network, ...]) -> bool:
     """Is this address of this host, or of a trusted network?"""
+    if peer == "127.0.0.1":  # nearly all
+        return True
     address = ipaddress.ip_address(peer.partition("%")[0])
     address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or any(address in network for network in trust)
 
 
-class _Connection(asyncio.Protocol):
-    """One client, from its connection to its end."""
+class _Connection:
+    """One client, from its connection to its end. It is registered with the loop only while it must wait."""
 
-    def __init__(self, server: ManagerServer) -> None:
+    __slots__ = (
+        "_frame",
+        "_is_broken",
+        "_is_waiting",
+        "_loop",
+        "_next",
+        "_server",
+        "_socket",
+        "_unsent",
+        "_whole",
+    )
+
+    def __init__(
+        self, server: ManagerServer, loop: asyncio.AbstractEventLoop, accepted: socket.socket
+    ) -> None:
         self._server = server
+        self._loop = loop
+        self._socket = accepted
         self._frame = Frame()
-        self._state: Literal["reading", "doing", "over"] = "reading"
-        self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
+        self._unsent = b""
+        self._is_broken = False  # what it says may go on, and nobody reads it
+        self._is_waiting = False  # for the kernel: then there are timers
         self._whole: asyncio.TimerHandle | None = None  # when the request must be here
-        self._next: asyncio.TimerHandle | None = None  # when the next piece must, or the end
+        self._next: asyncio.TimerHandle | None = None  # when the next sign of life must
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        peer = transport.get_extra_info("peername")
-        if peer is None or not self._server.admit(self, peer[0]):
-            transport.abort()
-            return
-        self._whole = self._loop.call_later(PATIENCE, self.give_up)
-        self._expect(self._server.silence, self.give_up)
-
-    def data_received(self, data: bytes) -> None:
-        if self._state != "reading":
-            return
+    def read(self) -> None:
+        """What is there of the request."""
         try:
-            payload = self._frame.feed(data)
+            piece = self._socket.recv(_PIECE, socket.MSG_DONTWAIT)
+            payload = self._frame.feed(piece)
+        except (BlockingIOError, InterruptedError):
+            self._wait_for_more()
+        except OSError:
+            self.close()
         except BadFrame as exc:
-            self._refuse(exc)
-            return
-        if payload is None:
-            self._expect(self._server.silence, self.give_up)
-            return
-        self._leave_reading("doing")
-        self._server.do(self, payload)
+            self._refuse(failure(exc))
+        else:
+            if payload is not None:
+                self._stop_waiting()
+                self._server.do(self, payload)
+            elif piece:
+                self._wait_for_more()
+            else:
+                self._refuse(failure(self._frame.missing))
 
-    def eof_received(self) -> bool:
-        if self._state == "reading":
-            self._refuse(self._frame.missing)
-        return self._state == "doing"  # keep our half for the reply
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self._leave_reading("over")
-        self._transport = None
-
-    def finish(self, payload: bytes) -> None:
-        """Reply to a request that was read whole."""
-        if self._transport is None:  # it has gone
-            return
-        self._state = "over"
-        self._transport.write(framed(payload))
-        self._transport.close()
-        self._expect(self._server.silence, self.abort)
+    def reply(self, payload: bytes) -> None:
+        """The last that it hears of us."""
+        self._unsent = framed(payload)
+        self._write()
 
     def give_up(self) -> None:
-        """It took too long."""
-        self._end(reply(timed_out()))
+        """It takes too long."""
+        self._refuse(timed_out())
 
-    def abort(self) -> None:
+    def close(self) -> None:
         """Without another word."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._stop_waiting()
+        self._socket.close()
 
-    def _refuse(self, error: BadFrame) -> None:
-        self._end(reply(failure(error)))
+    def _refuse(self, response: Response) -> None:
+        self._stop_waiting()
+        self._is_broken = True
+        self.reply(reply(response))
 
-    def _end(self, payload: bytes) -> None:
-        """Reply to a request that is not read any further; it may still be on its way."""
-        self._leave_reading("over")
-        if self._transport is not None:
-            self._transport.write(framed(payload))
-            self._transport.write_eof()
-            self._expect(LINGER, self.abort)
+    def _write(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent, socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:  # it has gone
+            self.close()
+            return
+        self._unsent = self._unsent[sent:]
+        if self._unsent:
+            self._is_waiting = True
+            self._loop.add_writer(self._socket, self._write)
+            self._expect(self._server.silence, self.close)
+        elif self._is_broken:
+            self._linger()
+        else:
+            self.close()
 
-    def _leave_reading(self, state: Literal["doing", "over"]) -> None:
-        self._state = state
-        self._server.forget(self)
-        for timer in (self._whole, self._next):
-            if timer is not None:
-                timer.cancel()
+    def _linger(self) -> None:
+        """Say that this was all, and let it finish: a reset would take away what it has not read yet."""
+        self._stop_waiting()
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.close()
+            return
+        self._is_waiting = True
+        self._loop.add_reader(self._socket, self._discard)
+        self._expect(LINGER, self.close)
+
+    def _discard(self) -> None:
+        try:
+            if self._socket.recv(_PIECE, socket.MSG_DONTWAIT):
+                return
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            pass
+        self.close()
+
+    def _wait_for_more(self) -> None:
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._loop.add_reader(self._socket, self.read)
+            self._whole = self._loop.call_later(PATIENCE, self.give_up)
+            self._server.wait_for(self)
+        self._expect(self._server.silence, self.give_up)
 
     def _expect(self, seconds: float, otherwise: Callable[[], None]) -> None:
         if self._next is not None:
             self._next.cancel()
         self._next = self._loop.call_later(seconds, otherwise)
+
+    def _stop_waiting(self) -> None:
+        if not self._is_waiting:
+            return
+        self._is_waiting = False
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._server.wait_no_more_for(self)
+        for timer in (self._whole, self._next):
+            if timer is not None:
+                timer.cancel()

@@ -1,0 +1,83 @@
+"""An answer of the broker's for all who ask the same within a moment.
+
+It is never older than the last change that this api itself made, and against those of others it is as old as
+`LIFETIME` at most: whoever changes something here and looks, sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+LIFETIME = 0.1  # seconds since it was asked for
+_LONGEST = 0.5  # seconds, of an answer that is expensive
+_SHARE = (
+    5  # an answer lives so much longer than it takes, so that a large fleet does not keep the broker busy
+)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Answer(Generic[T]):
+    value: T
+    changes: int  # that had been made when it was asked for
+    asked: float
+    until: float
+
+
+@dataclass(slots=True)
+class _Question(Generic[T]):
+    changes: int
+    task: asyncio.Task[T]
+
+
+class Recent(Generic[T]):
+    """One question, asked again when its last answer does not hold any more."""
+
+    def __init__(self, ask: Callable[[], Awaitable[T]], changes: Callable[[], int]) -> None:
+        """`changes` counts those that this api has made."""
+        self._ask = ask
+        self._changes = changes
+        self._answer: _Answer[T] | None = None
+        self._question: _Question[T] | None = None
+
+    def known(self) -> T | None:
+        """The answer, where nobody must be asked."""
+        answer = self._answer
+        if answer is None or answer.changes != self._changes() or time.monotonic() > answer.until:
+            return None
+        return answer.value
+
+    async def get(self) -> T:
+        """The answer. Raises: what asking raises."""
+        known = self.known()
+        if known is not None:
+            return known
+        question = self._question
+        if question is None or question.changes != self._changes():
+            # One that is under way since before a change may be answered as of before it.
+            question = self._question = self._begin()
+        return await asyncio.shield(question.task)
+
+    def _begin(self) -> _Question[T]:
+        changes, asked = self._changes(), time.monotonic()
+        task = asyncio.ensure_future(self._learn(changes, asked))
+        task.add_done_callback(self._end)
+        return _Question(changes, task)
+
+    async def _learn(self, changes: int, asked: float) -> T:
+        value = await self._ask()
+        lifetime = min(max(LIFETIME, _SHARE * (time.monotonic() - asked)), _LONGEST)
+        if self._answer is None or self._answer.asked < asked:
+            self._answer = _Answer(value, changes, asked, asked + lifetime)
+        return value
+
+    def _end(self, task: asyncio.Task[T]) -> None:
+        if self._question is not None and self._question.task is task:
+            self._question = None
+        if not task.cancelled():
+            task.exception()  # whoever asked has it; perhaps nobody waits any more
