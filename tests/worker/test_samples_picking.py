@@ -221,7 +221,7 @@ def test_a_credit_that_is_given_back_may_be_taken_again() -> None:
     assert credit is not None
     assert taken(pick, NOTHING) is None
 
-    pick.give_back(credit, MIDNIGHT + 1)
+    pick.give_back(credit)
 
     assert taken(pick, NOTHING, now=MIDNIGHT + 2) == "some"
 
@@ -233,7 +233,7 @@ def test_a_credit_of_a_minute_that_is_over_counts_for_the_day_only() -> None:
     assert credit is not None
     assert taken(pick, NOTHING, now=MIDNIGHT + 60) == "some"
 
-    pick.give_back(credit, MIDNIGHT + 61)  # of the minute before
+    pick.give_back(credit)  # of the minute before
 
     assert taken(pick, NOTHING, now=MIDNIGHT + 62) is None
     assert taken(pick, NOTHING, now=MIDNIGHT + 120) == "some"

@@ -250,24 +250,24 @@ def test_a_full_disk_is_one_line_and_a_counter_and_heals(
     full.symlink_to("/dev/full")
     sampler = start(_DAILY)
 
-    for frame in range(8):
-        look(sampler, frame)
+    for frame in range(20):  # one a second
+        look(sampler, frame, NOW + frame)
         until_settled(sampler)
     counted = sampler.stat
     assert counted is not None
     full.unlink()
-    for frame in range(10, 20):
-        look(sampler, frame)
+    for frame in range(20, 30):
+        look(sampler, frame, NOW + frame)
         until_settled(sampler)
 
-    assert (counted.picked, counted.written, counted.dropped) == (8, 0, {"disk": 8})
+    assert (counted.picked, counted.written, counted.dropped) == (4, 0, {"disk": 4})  # one in five seconds
     assert "No space left" in counted.error
     assert [(record.levelname, record.message.split(":")[1]) for record in caplog.records] == [
         ("WARNING", " samples are not kept"),
         ("INFO", " samples are kept again"),
     ]
     # What the disk refused has cost the limit nothing.
-    assert [sample.frame_id for sample, _ in kept(tmp_path)] == [10, 11, 12, 13, 14]
+    assert [sample.frame_id for sample, _ in kept(tmp_path)] == [20, 21, 22, 23, 24]
 
 
 def test_a_folder_that_cannot_be_made_is_counted_and_no_crash(tmp_path: Path) -> None:
@@ -296,7 +296,8 @@ def test_figures_that_are_no_numbers_are_counted_and_no_crash(start: Start, tmp_
     strange["predictions"][0]["x"] = float("nan")
 
     sampler.look(PICTURE, strange, Stamp(1, 0.0, int(NOW * 1e9), 0, 0.0, 25.0), source_id=0, now=NOW)
-    look(sampler, 2)
+    until_settled(sampler)
+    look(sampler, 2, NOW + 60)
 
     assert until_settled(sampler) == {"picked": 2, "written": 1, "invalid": 1}
     assert [sample.frame_id for sample, _ in kept(tmp_path)] == [2]

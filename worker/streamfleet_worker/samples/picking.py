@@ -55,12 +55,17 @@ class Used:
         which, samples = getattr(self, window)
         return samples if which == int(now) // _SECONDS[window] else 0
 
-    def add(self, samples: int, at: float, now: float) -> None:
-        """Count what was taken at that time, as far as its windows are those that are now."""
+    def take(self, now: float) -> None:
+        """One more is taken now."""
         for window, seconds in _SECONDS.items():
-            which = int(now) // seconds
-            counted = self.within(window, now) + (samples if int(at) // seconds == which else 0)
-            setattr(self, window, (which, max(0, counted)))
+            setattr(self, window, (int(now) // seconds, self.within(window, now) + 1))
+
+    def give_back(self, at: float) -> None:
+        """What was taken at that time was not; windows that are over are of no account any more."""
+        for window in _SECONDS:
+            samples = self.within(window, at)
+            if samples:
+                setattr(self, window, (int(at) // _SECONDS[window], samples - 1))
 
 
 @dataclass(slots=True)
@@ -110,11 +115,11 @@ class Picker:
                 return self._take(Credit(strategy, batch, now))
         return None
 
-    def give_back(self, credit: Credit, now: float) -> None:
+    def give_back(self, credit: Credit) -> None:
         """The sample was not kept after all."""
         used = self.tally.used.get(credit.strategy.name)
         if used is not None:
-            used.add(-1, credit.at, now)
+            used.give_back(credit.at)
         if self.tally.batch == credit.batch:
             self.tally.in_batch = max(0, self.tally.in_batch - 1)
 
@@ -122,7 +127,7 @@ class Picker:
         tally, now = self.tally, credit.at
         # A strategy that is gone counts until its day is over: it may come back. Older figures say nothing.
         tally.used = {name: used for name, used in tally.used.items() if used.within("daily", now)}
-        tally.used.setdefault(credit.strategy.name, Used()).add(1, now, now)
+        tally.used.setdefault(credit.strategy.name, Used()).take(now)
         tally.in_batch = tally.in_batch + 1 if tally.batch == credit.batch else 1
         tally.batch = credit.batch
         return credit

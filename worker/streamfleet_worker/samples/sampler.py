@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import random
 import threading
-import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from streamfleet_worker.samples.shrink import fitted, jpeg_of, scaled
 logger = logging.getLogger(__name__)
 
 _WAITING = 8  # pictures that wait for the writer; what comes then is dropped
+_REST = 5.0  # seconds without a sample after one that could not be kept: it costs work, and no credit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,8 @@ class Sampler:
         self._closed = False
         self._picked = self._written = 0
         self._dropped: Counter[str] = Counter()
-        self._error = ""
+        self._error = ""  # of the last sample, if it was not kept
+        self._failed_at = 0.0  # Unix seconds, when that one was picked
         self._writer: threading.Thread | None = None  # there is none until the first sampling
 
     # for the camera ---------------------------------------------------------------------------------------
@@ -91,7 +92,7 @@ class Sampler:
         """Whether there is any frame that would be kept now; `now` is in Unix seconds."""
         with self._changed:
             picker, sampling = self._picker, self._sampling
-            if picker is None or sampling is None or self._closed:
+            if picker is None or sampling is None or self._rests(now):
                 return False
             return picker.may_pick(now=now, batch=batch_name(sampling.batching, now))
 
@@ -102,19 +103,22 @@ class Sampler:
         objects = _objects(prediction)
         with self._changed:
             picker, sampling = self._picker, self._sampling
-            if picker is None or sampling is None or self._closed:
+            if picker is None or sampling is None or self._rests(now):
                 return
             credit = picker.pick(objects, now=now, batch=batch_name(sampling.batching, now))
             if credit is None:
                 return
             self._picked += 1
             if len(self._waiting) >= _WAITING:
-                self._drop(credit, "queue", now)
+                self._drop(credit, "queue")
                 return
         picked = _Picked(image.copy(), prediction, stamp, source_id, credit, sampling)
         with self._changed:
             self._waiting.append(picked)
             self._changed.notify()
+
+    def _rests(self, now: float) -> bool:
+        return self._closed or (self._error != "" and 0 <= now - self._failed_at < _REST)
 
     @property
     def stat(self) -> SampleStat | None:
@@ -191,8 +195,8 @@ class Sampler:
 
     def _failed(self, credit: Credit, cause: str, exc: Exception) -> None:
         with self._changed:
-            first, self._error = not self._error, str(exc)
-            self._drop(credit, cause, time.time())
+            first, self._error, self._failed_at = not self._error, str(exc), credit.at
+            self._drop(credit, cause)
         if first:
             logger.warning("%s: samples are not kept: %s", self._to.pipeline_id, exc)
 
@@ -203,10 +207,10 @@ class Sampler:
         if failed:
             logger.info("%s: samples are kept again", self._to.pipeline_id)
 
-    def _drop(self, credit: Credit, cause: str, now: float) -> None:
+    def _drop(self, credit: Credit, cause: str) -> None:
         self._dropped[cause] += 1
         if self._picker is not None:
-            self._picker.give_back(credit, now)
+            self._picker.give_back(credit)
 
 
 def _objects(prediction: dict[str, Any]) -> Objects:
