@@ -28,6 +28,7 @@ from streamfleet_api.core.commands import CoreCommands
 from streamfleet_api.core.consumers import Consumers
 from streamfleet_api.core.records import Records
 from streamfleet_api.core.routes import CoreRoutes
+from streamfleet_api.core.views import Views
 from streamfleet_api.errors import NATIVE, Failure, Unconfirmed, answer
 from streamfleet_api.happenings import Happenings
 from streamfleet_api.limits import Limit
@@ -133,6 +134,7 @@ def create_app(
     )
     consumers = Consumers(
         services.predictions,
+        Views(services.pictures),
         services.roster,
         Records(config.data_dir / "consumers"),
         terminate=manager.terminate,

@@ -134,6 +134,16 @@ def test_a_step_can_be_an_output_as_a_whole() -> None:
     ]
 
 
+def test_a_picture_is_the_newest_of_its_source_or_null() -> None:
+    plan = Plan("parts/1", 2, (Output("drawn", "picture"),))
+
+    got = consumed(plan, (result(4), result(5, 1)), 0, excluded=(), pictures={1: b"jpeg"})
+
+    assert got.outputs == [{"drawn": None}, {"drawn": {"type": "base64", "value": "anBlZw=="}}]
+    assert plan.needs_pictures([])
+    assert not plan.needs_pictures(["drawn"])
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from streamfleet_broker.protocol.requests import ChangePipeline, CreatePipeline
 from streamfleet_broker.protocol.values import ModelRef, ObservedState, PipelineSpec, SourceSpec, UdpSink
 from tests.api.conftest import Api, until
 from tests.api.peer import Peer, device, pipeline
-from tests.api.test_core_workflow import MODEL, TRACKER, specification
+from tests.api.test_core_workflow import BOXES, FOUND, MODEL, TRACKER, specification
 from tests.places import short_folder
 
 DIGEST = "ab" * 32
@@ -297,6 +298,28 @@ def test_a_body_need_not_come_with_consume(http: httpx.Client, peer: Peer, conte
     answer = http.request("GET", f"/inference_pipelines/{name}/consume", content=content)
 
     assert (answer.status_code, answer.json()["outputs"]) == (200, [])
+
+
+def test_the_output_of_a_visualization_is_the_newest_picture_made_only_for_who_wants_it(
+    http: httpx.Client, peer: Peer
+) -> None:
+    drawn = {"type": "JsonField", "name": "drawn", "selector": "$steps.boxes.image"}
+    flow = specification(steps=[MODEL, BOXES], outputs=[FOUND, drawn])
+    pipeline_id = initialise(http, processing_configuration={**WORKFLOW, "workflow_specification": flow})
+    peer.wait_for_followers(pipeline_id)
+    for seq in range(2):
+        peer.predict(pipeline_id, seq)
+    (without,) = consumed(http, pipeline_id, 1, excluded_fields=["drawn"])
+
+    with ThreadPoolExecutor() as aside:
+        asked = aside.submit(consumed, http, pipeline_id, 1)
+        peer.wait_for_looker(pipeline_id)
+        peer.picture(pipeline_id, 1, b"jpeg")
+        (got,) = asked.result(10)
+
+    assert list(without["outputs"][0]) == ["found"]
+    assert got["outputs"][0]["drawn"] == {"type": "base64", "value": "anBlZw=="}
+    assert frames(got) == [2]
 
 
 def test_of_a_pipeline_made_elsewhere_results_wait_from_the_first_question_on(

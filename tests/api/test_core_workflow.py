@@ -65,6 +65,7 @@ def test_a_tracker_and_visualizations_may_follow_and_outputs_keep_their_names() 
         {"type": "JsonField", "name": "id", "selector": "$steps.model.inference_id"},
         {"type": "JsonField", "name": "model", "selector": "$steps.model.model_id"},
         {"type": "JsonField", "name": "tracks", "selector": "$steps.track.*"},
+        {"type": "JsonField", "name": "drawn", "selector": "$steps.boxes.image"},
     ]
 
     workflow = read(specification(steps=[BOXES, TRACKER, MODEL], outputs=outputs))
@@ -78,6 +79,7 @@ def test_a_tracker_and_visualizations_may_follow_and_outputs_keep_their_names() 
             Output("id", "inference_id"),
             Output("model", "model_id"),
             Output("tracks", "tracking"),
+            Output("drawn", "picture"),
         ),
     )
 
@@ -194,6 +196,7 @@ def other(kind: str, name: str = "extra") -> dict[str, Any]:
             "outputs.0.selector as one of $steps.model.",
         ),
         ({"outputs": [{**FOUND, "selector": ["x"]}]}, "outputs.0.selector"),
+        ({"outputs": [{**FOUND, "selector": "$inputs.image"}]}, "outputs.0.selector"),
     ],
 )
 def test_what_no_pipeline_can_do_is_refused_by_its_name(changes: dict[str, Any], said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,17 @@ SPECIFICATION = {
             "image": "$inputs.image",
             "detections": "$steps.model.predictions",
         },
+        {
+            "type": "roboflow_core/bounding_box_visualization@v1",
+            "name": "boxes",
+            "image": "$inputs.image",
+            "predictions": "$steps.track.tracked_detections",
+        },
     ],
     "outputs": [
         {"type": "JsonField", "name": "found", "selector": "$steps.track.tracked_detections"},
         {"type": "JsonField", "name": "id", "selector": "$steps.model.inference_id"},
+        {"type": "JsonField", "name": "drawn", "selector": "$steps.boxes.image"},
     ],
 }
 
@@ -79,9 +87,9 @@ def first(fleet: Fleet, pipeline_id: str, *excluded: str) -> dict[str, Any]:
 def test_a_workflow_gives_results_of_every_source(clean: Fleet) -> None:
     pipeline_id = initialise(clean, [PATTERN, PATTERN])
 
-    answer = first(clean, pipeline_id, "id")
+    answer = first(clean, pipeline_id, "id", "drawn")
 
-    wait_for(lambda: None not in consume(clean, pipeline_id)["outputs"], "a result of both")
+    wait_for(lambda: None not in consume(clean, pipeline_id, "drawn")["outputs"], "a result of both")
     (output,) = [each for each in answer["outputs"] if each is not None][:1]
     assert len(answer["outputs"]) == len(answer["frames_metadata"]) == 2
     assert list(output) == ["found"]
@@ -90,10 +98,20 @@ def test_a_workflow_gives_results_of_every_source(clean: Fleet) -> None:
     assert all("tracker_id" in each for each in output["found"]["predictions"])
 
 
+def test_a_visualization_gives_pictures_to_who_wants_them(clean: Fleet) -> None:
+    pipeline_id = initialise(clean, PATTERN)
+    first(clean, pipeline_id, "drawn")
+
+    (output,) = first(clean, pipeline_id)["outputs"]
+
+    assert output["drawn"]["type"] == "base64"
+    assert base64.b64decode(output["drawn"]["value"]).startswith(b"\xff\xd8")
+
+
 def test_a_source_that_is_not_there_leaves_its_place_empty(clean: Fleet) -> None:
     pipeline_id = initialise(clean, [PATTERN, "rtsp://127.0.0.1:9/nothing"])
 
-    answer = first(clean, pipeline_id)
+    answer = first(clean, pipeline_id, "drawn")
 
     assert answer["outputs"][0] is not None
     assert (answer["outputs"][1], answer["frames_metadata"][1]) == (None, None)
@@ -107,7 +125,7 @@ def test_every_frame_of_a_file_is_a_result_in_its_order(clean: Fleet, video: Pat
     wait_for(lambda: clean.report(pipeline_id)["state"] == "ended", "the end of the file", timeout=30)
 
     frames = []
-    while (answer := consume(clean, pipeline_id))["outputs"]:
+    while (answer := consume(clean, pipeline_id, "drawn"))["outputs"]:
         frames += [each["frame_id"] for each in answer["frames_metadata"]]
 
     assert frames == list(range(1, 301))
@@ -146,7 +164,7 @@ def test_who_asks_keeps_a_pipeline_and_who_does_not_loses_it(clean: Fleet, asks:
     until = began + (4.0 if asks else 0.0)
 
     while time.monotonic() < until:
-        consume(clean, pipeline_id)
+        consume(clean, pipeline_id, "drawn")
         time.sleep(0.2)
 
     if asks:

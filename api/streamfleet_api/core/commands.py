@@ -43,7 +43,7 @@ class CoreCommands:
             view = await self._manager.view(pipeline_id)
             plan = Plan(view.spec.model.id, len(view.spec.sources), kept=False)
             self._consumers.begin(pipeline_id, plan)
-        return self._consumers.consume(pipeline_id, excluded=excluded)
+        return await self._consumers.consume(pipeline_id, excluded=excluded)
 
     async def terminate(self, pipeline_id: str) -> PipelineView:
         """The pipeline is gone, and with it what waits of it."""

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from streamfleet_api.background import Background
 from streamfleet_api.core.records import Records
 from streamfleet_api.core.results import Consumed, Plan, consumed
-from streamfleet_api.core.ring import WAIT, Result, Ring
+from streamfleet_api.core.ring import WAIT, Entry, Result, Ring
+from streamfleet_api.core.views import Views
 from streamfleet_api.errors import Failure, Unconfirmed
 from streamfleet_api.link import LinkError
 from streamfleet_api.predictions import Predictions
@@ -66,9 +67,16 @@ class Consumers:
     """The rings of this api. One event loop uses it."""
 
     def __init__(
-        self, predictions: Predictions, roster: Roster, records: Records, *, terminate: Terminate
+        self,
+        predictions: Predictions,
+        views: Views,
+        roster: Roster,
+        records: Records,
+        *,
+        terminate: Terminate,
     ) -> None:
         self._predictions = predictions
+        self._views = views
         self._records = records
         self._terminate = terminate
         self._consumers: dict[str, _Consumer] = {}
@@ -109,7 +117,7 @@ class Consumers:
         if pipeline_id not in self._consumers:
             self._begin(pipeline_id, plan, remembered=False, settled=True)
 
-    def consume(self, pipeline_id: str, *, excluded: Collection[str]) -> Consumed:
+    async def consume(self, pipeline_id: str, *, excluded: Collection[str]) -> Consumed:
         """The oldest entry of a ring that there is. To ask is a sign of life, also when nothing is there."""
         consumer = self._consumers[pipeline_id]
         consumer.asked_at = time.monotonic()
@@ -118,7 +126,15 @@ class Consumers:
             entry = consumer.ring.pop(consumer.asked_at)
         if entry is None:
             return Consumed()
-        return consumed(consumer.plan, entry, consumer.ring.take_dropped(), excluded=excluded)
+        dropped = consumer.ring.take_dropped()
+        pictures = await self._pictures(pipeline_id, entry) if consumer.plan.needs_pictures(excluded) else {}
+        return consumed(consumer.plan, entry, dropped, excluded=excluded, pictures=pictures)
+
+    async def _pictures(self, pipeline_id: str, entry: Entry) -> dict[int, bytes]:
+        """The newest picture of each source that gave a result."""
+        sources = [result.source for result in entry if result is not None]
+        newest = await asyncio.gather(*(self._views.newest(pipeline_id, source) for source in sources))
+        return {source: jpeg for source, jpeg in zip(sources, newest, strict=True) if jpeg is not None}
 
     async def forget(self, pipeline_id: str) -> None:
         """The pipeline has gone."""
@@ -134,6 +150,7 @@ class Consumers:
     def _end(self, pipeline_id: str) -> _Consumer:
         consumer = self._consumers.pop(pipeline_id)
         self._be_deaf(consumer)
+        self._views.end(pipeline_id)
         return consumer
 
     def _listen(self, pipeline_id: str, consumer: _Consumer) -> None:
@@ -182,6 +199,7 @@ class Consumers:
         while True:
             await asyncio.sleep(_SWEEP)
             now = time.monotonic()
+            self._views.rest(now)
             for pipeline_id, consumer in list(self._consumers.items()):
                 if consumer.is_idle(now):
                     self._rest(pipeline_id, consumer)

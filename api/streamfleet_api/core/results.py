@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import base64
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -30,6 +31,10 @@ class Plan:
     timeout: float | None = None  # seconds without a consumer after which the pipeline is terminated
     kept: bool = True  # results wait from the first one on; otherwise only while somebody asks
 
+    def needs_pictures(self, excluded: Collection[str]) -> bool:
+        """Is a picture among the outputs, and not left out?"""
+        return any(each.content == "picture" and each.name not in excluded for each in self.outputs)
+
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
@@ -40,13 +45,29 @@ class Consumed:
     dropped: int = 0  # entries that went unseen before this one
 
 
-def consumed(plan: Plan, entry: Entry, dropped: int, *, excluded: Collection[str]) -> Consumed:
-    """An entry as its consumer gets it; a result that cannot be read leaves its place empty."""
-    shown = [(None, None) if result is None else _shown(plan, result, excluded) for result in entry]
+def consumed(
+    plan: Plan,
+    entry: Entry,
+    dropped: int,
+    *,
+    excluded: Collection[str],
+    pictures: Mapping[int, bytes] | None = None,
+) -> Consumed:
+    """An entry as its consumer gets it, with the newest JPEG of each source.
+
+    A result that cannot be read leaves its place empty.
+    """
+    newest = pictures or {}
+    shown = [
+        (None, None) if result is None else _shown(plan, result, excluded, newest.get(result.source))
+        for result in entry
+    ]
     return Consumed([output for output, _ in shown], [frame for _, frame in shown], dropped)
 
 
-def _shown(plan: Plan, result: Result, excluded: Collection[str]) -> tuple[Document | None, Document | None]:
+def _shown(
+    plan: Plan, result: Result, excluded: Collection[str], jpeg: bytes | None
+) -> tuple[Document | None, Document | None]:
     try:
         document = msgpack.unpackb(result.body)
         frame_id = document["inference_metadata"]["frame_id"]
@@ -57,7 +78,7 @@ def _shown(plan: Plan, result: Result, excluded: Collection[str]) -> tuple[Docum
     if not isinstance(frame_id, int):
         return None, None
     output = {
-        each.name: _content(each.content, detections, plan, result)
+        each.name: _content(each.content, detections, plan, result, jpeg)
         for each in plan.outputs
         if each.name not in excluded
     }
@@ -71,7 +92,7 @@ def _of_classes(plan: Plan, predictions: list[Document]) -> list[Document]:
     return [each for each in predictions if each["class"] in plan.classes]
 
 
-def _content(content: Content, detections: Document, plan: Plan, result: Result) -> Any:
+def _content(content: Content, detections: Document, plan: Plan, result: Result, jpeg: bytes | None) -> Any:
     match content:
         case "predictions":
             return detections
@@ -84,3 +105,5 @@ def _content(content: Content, detections: Document, plan: Plan, result: Result)
             return {**about, "predictions": detections}
         case "tracking":
             return {"tracked_detections": detections}
+        case "picture":
+            return None if jpeg is None else {"type": "base64", "value": base64.b64encode(jpeg).decode()}

@@ -19,7 +19,7 @@ MAX_COUNT = 1_000_000  # candidates or detections of a frame
 MAX_OUTPUTS = 64
 
 # What an output holds of one frame.
-Content = Literal["predictions", "inference_id", "model_id", "detection", "tracking"]
+Content = Literal["predictions", "inference_id", "model_id", "detection", "tracking", "picture"]
 
 _DETECTION = re.compile(
     r"roboflow_core/roboflow_object_detection_model@v[123]|RoboflowObjectDetectionModel|ObjectDetectionModel"
@@ -93,7 +93,7 @@ def read(
         filtering=_filtering(inputs, detector, steps[detector]),
         classes=inputs.texts(steps[detector], detector, "class_filter"),
         tracker=None if tracker is None else "bytetrack",
-        outputs=_outputs(specification, detector, tracker),
+        outputs=_outputs(specification, _properties(detector, tracker, _of_type(steps, _DRAWING))),
     )
 
 
@@ -240,31 +240,31 @@ class _Inputs:
 # outputs --------------------------------------------------------------------------------------------------
 
 
-def _outputs(specification: Mapping[str, Any], detector: str, tracker: str | None) -> tuple[Output, ...]:
+def _outputs(specification: Mapping[str, Any], properties: Mapping[str, Content]) -> tuple[Output, ...]:
     given = specification.get("outputs")
     if not isinstance(given, list) or not given or len(given) > MAX_OUTPUTS:
         raise _unlike("outputs", f"a list of 1 to {MAX_OUTPUTS}", given)
     names: set[str] = set()
     outputs = []
     for number, each in enumerate(given):
-        where = f"outputs.{number}"
         if not isinstance(each, dict) or not isinstance(each.get("name"), str):
-            raise _unlike(where, "an object with a name and a selector", each)
-        if each["name"] in names:
-            raise BadWorkflow(f"expected outputs each under its own name, {_brief(each['name'])} is twice")
-        names.add(each["name"])
-        outputs.append(Output(each["name"], _content(each.get("selector"), where, detector, tracker)))
+            raise _unlike(f"outputs.{number}", "an object with a name and a selector", each)
+        name, selector = each["name"], each.get("selector")
+        if name in names:
+            raise BadWorkflow(f"expected outputs each under its own name, {_brief(name)} is twice")
+        if not isinstance(selector, str) or selector not in properties:
+            raise _unlike(f"outputs.{number}.selector", f"one of {', '.join(properties)}", selector)
+        names.add(name)
+        outputs.append(Output(name, properties[selector]))
     return tuple(outputs)
 
 
-def _content(selector: Any, where: str, detector: str, tracker: str | None) -> Content:
+def _properties(detector: str, tracker: str | None, drawings: list[str]) -> dict[str, Content]:
+    """What can be selected, and what it is."""
     known = {f"$steps.{detector}.{name}": content for name, content in _OF_DETECTION.items()}
     if tracker is not None:
         known |= {f"$steps.{tracker}.{name}": content for name, content in _OF_TRACKING.items()}
-    content = known.get(selector) if isinstance(selector, str) else None
-    if content is None:
-        raise _unlike(f"{where}.selector", f"one of {', '.join(known)}", selector)
-    return content
+    return {**known, **{f"$steps.{drawing}.image": "picture" for drawing in drawings}}
 
 
 # words ----------------------------------------------------------------------------------------------------
