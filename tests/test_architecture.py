@@ -37,6 +37,7 @@ PURE = [
     "streamfleet_broker.views",
     "streamfleet_broker.waiting",
     "streamfleet_broker.wishes",
+    "streamfleet_api.active_learning",
     "streamfleet_api.backlog",
     "streamfleet_api.filters",
     "streamfleet_api.patience",
@@ -46,6 +47,7 @@ PURE = [
     "streamfleet_worker.reconcile",
     "streamfleet_worker.status",
     "streamfleet_worker.engine.batching",
+    "streamfleet_worker.samples.picking",
 ]
 # A pure core has no socket, process, file, clock, thread, logger or random source of its own.
 IMPURE = {
