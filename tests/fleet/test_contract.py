@@ -20,8 +20,10 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
+from streamfleet_broker.protocol.samples import PICKED
 from tests.fleet.harness import Fleet
 from tests.places import short_folder
+from tests.samples import path_of, picked
 
 EXAMPLES = int(os.environ.get("STREAMFLEET_TEST_EXAMPLES", "0"))
 FEW = 5  # examples of each operation in the suite, for each way of making them
@@ -62,6 +64,7 @@ def one_worker(demo_file: Path) -> Iterator[Fleet]:
 def schema(one_worker: Fleet) -> Any:
     """Its OpenAPI document."""
     load_all_checks()
+    schemathesis.serializer.alias(PICKED, "application/octet-stream")
     schema = schemathesis.openapi.from_url(f"{one_worker.url}/openapi.json")
     # A body may also be too large to be looked at.
     schema.config.checks.negative_data_rejection.expected_statuses = [
@@ -134,12 +137,23 @@ def _tame(fleet: Fleet, case: Case) -> None:
         case.path_parameters["name"] = "local-1"
     if case.method == "GET" and "model_id" in case.path_parameters:
         case.path_parameters["model_id"] = quote("shapes/1", safe="")
+    if "dataset" in case.path_parameters:
+        _tame_sample(fleet, case)
     if isinstance(case.body, dict) and "pipelines" in case.path:
         if "model" in case.body:
             case.body["model"] = "shapes/1"
         if isinstance(case.body.get("device"), str):
             case.body["device"] = None
         case.body["selector"] = NOWHERE
+
+
+def _tame_sample(fleet: Fleet, case: Case) -> None:
+    item = picked()
+    put = fleet.http.put(path_of(item), content=item.encode(), headers={"Content-Type": PICKED})
+    assert put.is_success, put.text
+    case.path_parameters["dataset"] = item.sample.dataset
+    if "name" in case.path_parameters:
+        case.path_parameters["name"] = item.sample.name
 
 
 def _is_by_contract(answer: Any) -> bool:
