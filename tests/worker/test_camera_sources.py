@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from streamfleet_broker.protocol.values import Consumption, Filling, Manifest, SourceSpec
+from streamfleet_worker.camera.player import IN_FLIGHT
 from streamfleet_worker.camera.testpattern import FPS, LABELS
 from streamfleet_worker.control import CameraReport
 from tests.worker.models import write_slow_model, write_squares_model
@@ -134,21 +135,25 @@ def test_a_pipeline_of_many_sources_that_do_not_answer_ends_in_time(stand: Stand
 
 def test_a_busy_file_does_not_starve_a_live_source_nor_wait_for_it(stand: Stand) -> None:
     manifest = slow_engine(stand, rounds=60)
-    (film,) = films(stand.folder, 1000)
+    (film,) = films(stand.folder, 3000)
     camera = stand.camera(manifest, [film, SourceSpec(PATTERN)])
 
-    report = camera.until(
-        "three seconds of the live one",
-        lambda report: is_camera(report, "running") and report.sources[1].received >= 3 * FPS,
-    )
+    camera.until("some of the live one", lambda report: report.sources[1].emitted >= 15, deadline=60)
 
-    file, live = report.sources
-    # All that it gave, or its turns of the engine where that is too slow; the file had all the rest.
-    assert live.emitted >= min(0.7 * live.received, file.emitted / 5)
-    assert file.emitted > live.emitted
-    ids = by_source(stand.receiver.metadata)
+    metadata = stand.receiver.metadata
+    ids = by_source(metadata)
     assert ids[0] == list(range(1, len(ids[0]) + 1))
     assert ids[1] == sorted(set(ids[1]))
+    # However fast the machine is: a live frame waits for the turns that were given before it came, …
+    live = [one for one in metadata if one["source_id"] == 1]
+    file_went = [one["emission_time"] for one in metadata if one["source_id"] == 0]
+    overtook = [
+        sum(one["frame_decoding_time"] < went < one["emission_time"] for went in file_went) for one in live
+    ]
+    assert np.median(overtook) <= 2 * IN_FLIGHT
+    # … and the file has a turn for each of the live one's, beside all that those leave.
+    since = metadata[metadata.index(live[0]) :]
+    assert sum(one["source_id"] == 0 for one in since) >= len(live) - IN_FLIGHT
 
 
 def test_every_source_has_a_tracker_of_its_own(stand: Stand, squares: Manifest) -> None:
