@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import httpx
 import pytest
 
 from streamfleet_api.wire import BadJson, parse_strictly
+from tests.api.conftest import Api
 from tests.api.peer import Peer
 
 JSON = {"content-type": "application/json"}
@@ -137,3 +139,21 @@ def test_what_is_json_is_read(value: Any) -> None:
 def test_a_key_that_is_there_twice_is_named() -> None:
     with pytest.raises(BadJson, match="The key 'a' is there twice"):
         parse_strictly(b'[{"b": 0, "a": 1, "a": 1}]')
+
+
+@pytest.mark.parametrize("begin", [b"GET /", b"GET /healthz HTTP/1.1\r\nx: "], ids=["address", "header"])
+def test_a_head_without_an_end_is_refused(api: Api, begin: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+        connection.sendall(begin)
+        answer = b""
+        for _ in range(100):  # 1.6 MB in all
+            connection.sendall(b"x" * 16_384)
+            connection.settimeout(0.05)
+            try:
+                answer = connection.recv(4096)
+                break
+            except TimeoutError:
+                connection.settimeout(10)
+
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert api.http.get("/healthz").status_code == 200
