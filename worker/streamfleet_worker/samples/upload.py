@@ -138,8 +138,9 @@ class Uploader:
         return None if here is None else Picked(*here).encode()
 
     def _refuse(self, entry: Entry, reason: str) -> None:
+        level = logging.DEBUG if self._refused else logging.WARNING  # of many the first says why
         self._refused.add(entry)
-        logger.warning("sample %s of %s stays here: %s", entry.name, entry.dataset, reason)
+        logger.log(level, "sample %s of %s stays here: %s", entry.name, entry.dataset, reason)
 
     def _sent(self) -> None:
         if self._failures:
