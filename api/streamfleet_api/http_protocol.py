@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 65_536  # bytes, give or take what arrives at once
@@ -24,7 +22,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().data_received(data)
         if self._head is not None:
             self._head += len(data)
-            if self._head > MAX_HEAD and isinstance(self.transport, asyncio.Transport):
+            if self._head > MAX_HEAD:
                 self.transport.write(_TOO_LONG)
                 self.transport.close()
 

@@ -1,4 +1,4 @@
-"""The Stream Manager's port with clients that say nothing, trickle, or come in crowds; and where it listens."""
+"""The Stream Manager's port with clients that say nothing, trickle, or come in crowds; where it listens."""
 
 from __future__ import annotations
 
