@@ -1,0 +1,160 @@
+"""The container images, made and run without Docker: from a bare Debian to a first prediction.
+
+It takes minutes and the package registries, so `make images-check` runs it, and a plain `pytest` does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import compose
+from tests.images import TOOLS, Container, Images, NoBase, ended, until
+from tests.places import free_ports, short_folder
+
+pytestmark = [
+    pytest.mark.timeout(420),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may chroot and mount"),
+    pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"needs {', '.join(TOOLS)}: make debian"),
+]
+
+PORTS = (
+    "STREAM_MANAGEMENT_API_PORT",
+    "STREAM_MANAGER_PORT",
+    "STREAMFLEET_DEVICES_PORT",
+    "STREAMFLEET_RELAY_IN_PORT",
+    "STREAMFLEET_RELAY_OUT_PORT",
+    "STREAMFLEET_PICTURES_IN_PORT",
+    "STREAMFLEET_PICTURES_OUT_PORT",
+)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    with short_folder() as path:
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path) -> Images:
+    """The stages of the Dockerfile, each built when it is wanted."""
+    images = Images(folder / "images")
+    try:
+        images.build("broker")
+    except NoBase as exc:
+        pytest.skip(f"no base image: {exc}")
+    return images
+
+
+def test_compose_brings_a_first_prediction_and_it_comes_back(folder: Path, images: Images) -> None:
+    numbers = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    fleet = compose.load(compose.FOLDER / "compose.cpu.yaml", numbers)
+    containers = {
+        name: Container(images.build(service.target), service, folder / "volumes", folder / f"{name}.log")
+        for name, service in fleet.services.items()
+    }
+
+    with ended(list(containers.values())), receiver() as datagrams:
+        bring_up(containers)
+        answer = initialise(numbers["STREAM_MANAGEMENT_API_PORT"], datagrams.getsockname()[1])
+        first = json.loads(datagrams.recv(65_536))
+        codes = {name: containers[name].stop() for name in ("worker", "api", "broker")}
+        bring_up(containers)
+        drain(datagrams)
+        again = json.loads(datagrams.recv(65_536))
+
+    assert answer["status"] == "success"
+    assert {each["class"] for each in first["predictions"]} <= {"bolt", "nut", "washer"}
+    assert first["predictions"]
+    assert codes == {"worker": 0, "api": 0, "broker": 0}
+    assert again["predictions"]
+
+
+def test_a_second_device_joins_with_a_token_of_its_own(folder: Path, images: Images) -> None:
+    numbers = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+    fleet = compose.load(compose.FOLDER / "compose.cpu.yaml", numbers)
+    hub = {
+        name: Container(images.build(fleet.services[name].target), fleet.services[name], folder / "hub", log)
+        for name in ("broker", "api")
+        for log in [folder / f"hub-{name}.log"]
+    }
+
+    with ended(list(hub.values())):
+        hub["broker"].start()
+        until(hub["broker"].is_healthy, 20, "the broker")
+        hub["api"].start()
+        until(lambda: token(hub["api"]), 20, "the api")
+        service = compose.load(
+            compose.FOLDER / "compose.cpu.yaml", {"STREAMFLEET_JOIN": token(hub["api"])}
+        ).services["worker"]
+        device = Container(images.build("worker"), service, folder / "edge", folder / "edge.log")
+        with ended([device]):
+            device.start()
+            until(device.is_healthy, 30, "the device")
+            healthy = hub["api"].is_healthy()
+            code = device.stop()
+            unhealthy = device.execute(
+                "streamfleet-worker", "--data-dir", "/var/lib/streamfleet/worker", "--check"
+            )
+
+    assert healthy
+    assert code == 0
+    assert (unhealthy.returncode, "has said anything" in unhealthy.stderr) == (1, True)
+
+
+def bring_up(containers: dict[str, Container]) -> None:
+    """In the order of `depends_on`, until the api is healthy."""
+    containers["broker"].start()
+    until(containers["broker"].is_healthy, 20, "the broker")
+    containers["api"].start()
+    containers["join"].start()
+    assert containers["join"].wait(60) == 0, containers["join"].log
+    containers["worker"].start()
+    until(containers["api"].is_healthy, 30, "a ready device")
+    until(containers["worker"].is_healthy, 10, "the worker's own word")
+
+
+def initialise(port: str, sink: int) -> dict[str, str]:
+    """What a program of the original says."""
+    body = {
+        "model_id": "conveyor/1",
+        "video_reference": "scene://conveyor/1",
+        "sink_configuration": {"type": "udp_sink", "host": "127.0.0.1", "port": sink},
+    }
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/initialise", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        content: dict[str, str] = json.load(answer)
+        return content
+
+
+def token(api: Container) -> str:
+    """One for a device `edge-1`, nothing while the api is not there."""
+    return api.execute("streamfleet", "devices", "add", "edge-1", "--token-only").stdout.strip()
+
+
+def receiver() -> socket.socket:
+    """Where datagrams arrive."""
+    found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    found.bind(("127.0.0.1", 0))
+    found.settimeout(30)
+    return found
+
+
+def drain(datagrams: socket.socket) -> None:
+    """Leave out what was sent before."""
+    datagrams.setblocking(False)
+    try:
+        while datagrams.recv(65_536):
+            pass
+    except BlockingIOError:
+        datagrams.settimeout(30)

@@ -1,0 +1,301 @@
+"""What is deployed agrees with what is in it: Compose files, Dockerfile, locks, units, and the programs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamfleet_api.config import parse as parse_api
+from streamfleet_broker.__main__ import parse as parse_broker
+from streamfleet_broker.config import BrokerConfig
+from streamfleet_worker.config import parse as parse_worker
+from tests import compose
+from tests.images import DOCKERFILE, Instruction, instructions
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+UNITS = sorted(ROOT.glob("*/streamfleet-*.service"))
+LOCKS = sorted((ROOT / "compose/locks").glob("*.txt"))
+
+_PORTS = re.compile(r"^(\w+_)?PORT$")
+_SAMPLES = {  # a value that is not the default
+    "STREAMFLEET_ADVERTISE": "10.0.0.9",
+    "STREAMFLEET_BROKER": "tcp://10.0.0.9:7771",
+    "STREAMFLEET_CAPACITY": "3",
+    "STREAMFLEET_ENGINE_THREADS": "3",
+    "STREAMFLEET_JOIN": "sf1.abc",
+    "STREAMFLEET_TRUST": "10.0.0.0/8",
+    "CONFIDENCE": "0.9",
+    "IOU_THRESHOLD": "0.9",
+    "CLASS_AGNOSTIC_NMS": "True",
+    "MAX_CANDIDATES": "7",
+    "MAX_DETECTIONS": "7",
+}
+
+
+def told_broker(environment: Mapping[str, str]) -> object:
+    return BrokerConfig(**vars(parse_broker(["--data-dir", "/d"], environment)))
+
+
+def told_api(environment: Mapping[str, str]) -> object:
+    return parse_api(["--data-dir", "/d/api"], environment)
+
+
+def told_worker(environment: Mapping[str, str]) -> object:
+    return parse_worker(["--data-dir", "/d"], environment)
+
+
+PROGRAMS: dict[str, Callable[[Mapping[str, str]], object]] = {
+    "broker": told_broker,
+    "api": told_api,
+    "worker": told_worker,
+}
+
+
+# Compose files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", compose.FILES, ids=lambda path: path.name)
+def test_a_file_is_what_the_official_schema_says(path: Path) -> None:
+    checker = BIN / "check-jsonschema"
+    if not checker.exists():
+        pytest.skip("needs check-jsonschema")
+
+    command = [str(checker), "--builtin-schema", "vendor.compose-spec", str(path)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("path", compose.FILES, ids=lambda path: path.name)
+def test_all_that_a_file_names_is_there(path: Path) -> None:
+    fleet = compose.load(path)
+    named = {each.source for service in fleet.services.values() for each in service.volumes if each.named}
+    stages, arguments = stages_and_arguments()
+
+    assert set(fleet.services) == {"broker", "api", "join", "worker"}
+    assert named == fleet.volumes
+    for service in fleet.services.values():
+        build = service.keys["build"]
+        assert service.depends_on.keys() <= fleet.services.keys()
+        assert service.target in stages
+        assert build.get("args", {}).keys() <= arguments
+        assert (path.parent / build["context"] / build["dockerfile"]).resolve() == DOCKERFILE
+    kind = fleet.services["worker"].keys["build"].get("args", {}).get("WORKER_KIND", "cpu")
+    assert (ROOT / f"compose/locks/worker-{kind}.txt").exists()
+
+
+@pytest.mark.parametrize("path", compose.FILES, ids=lambda path: path.name)
+def test_nobody_has_more_rights_than_needed_and_all_come_back(path: Path) -> None:
+    fleet = compose.load(path)
+
+    for service in fleet.services.values():
+        keys = service.keys
+        assert (keys["cap_drop"], keys["read_only"]) == (["ALL"], True)
+        assert keys["security_opt"] == ["no-new-privileges:true"]
+        assert "privileged" not in keys
+        assert "cap_add" not in keys
+        assert keys["restart"] == ("no" if service.name == "join" else "unless-stopped")
+
+
+def test_a_device_begins_when_it_has_its_token_and_the_token_is_made_when_the_broker_is_there() -> None:
+    services = compose.load(compose.FOLDER / "compose.cpu.yaml").services
+
+    assert {name: dict(service.depends_on) for name, service in services.items()} == {
+        "broker": {},
+        "api": {"broker": "service_healthy"},
+        "join": {"api": "service_started"},
+        "worker": {"join": "service_completed_successfully"},
+    }
+
+
+@pytest.mark.parametrize("part", PROGRAMS)
+def test_every_variable_that_is_passed_on_changes_what_the_program_is_told(part: str) -> None:
+    service = compose.load(compose.FOLDER / "compose.cpu.yaml").services[part]
+    passed = [name for name, value in service.keys["environment"].items() if value is None]
+
+    for name in passed:
+        assert PROGRAMS[part]({name: sample(name)}) != PROGRAMS[part]({}), name
+
+
+def test_every_variable_is_explained() -> None:
+    text = (compose.FOLDER / "README.md").read_text()
+    explained = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", text))
+    for first, rest in re.findall(r"`(STREAMFLEET)_DEVICES_PORT`, (.*?) \|", text):
+        explained |= {first + name for name in re.findall(r"`…(\w+)`", rest)}
+
+    assert {name for path in compose.FILES for name in compose.variables(path)} <= explained
+
+
+def sample(name: str) -> str:
+    """A value that is not the default."""
+    if _PORTS.match(name):
+        return "12345"
+    if name.endswith("_TIMEOUT"):
+        return "7.5"
+    return _SAMPLES.get(name, "0.0.0.0")
+
+
+# Dockerfile -----------------------------------------------------------------------------------------------
+
+
+def stages_and_arguments() -> tuple[set[str], set[str]]:
+    """The names that the Dockerfile defines."""
+    found = instructions(DOCKERFILE.read_text())
+    stages = {each.rest.partition(" AS ")[2] for each in found if each.word == "FROM"}
+    return stages, {each.rest.partition("=")[0] for each in found if each.word == "ARG"}
+
+
+def of_stage(name: str) -> list[Instruction]:
+    """What one stage says."""
+    found = instructions(DOCKERFILE.read_text())
+    begins = next(
+        i for i, each in enumerate(found) if each.word == "FROM" and each.rest.endswith(f" AS {name}")
+    )
+    ends = next((i for i in range(begins + 1, len(found)) if found[i].word == "FROM"), len(found))
+    return found[begins + 1 : ends]
+
+
+def test_hadolint_finds_nothing() -> None:
+    linter = shutil.which("hadolint", path=f"{BIN}:{os.environ['PATH']}")
+    if linter is None:
+        pytest.skip("needs hadolint")
+
+    linted = subprocess.run(
+        [linter, "--no-color", str(DOCKERFILE)], capture_output=True, text=True, timeout=60
+    )
+
+    assert linted.stdout + linted.stderr == ""
+
+
+def test_an_image_says_the_ports_that_its_program_has() -> None:
+    ports: Any = {
+        part: {int(port) for each in of_stage(part) if each.word == "EXPOSE" for port in each.rest.split()}
+        for part in ("broker", "api", "worker")
+    }
+    broker, api = BrokerConfig(Path("/d")), parse_api(["--data-dir", "/d/api"], {})
+
+    assert ports == {
+        "broker": {
+            broker.devices_port,
+            broker.relay_in_port,
+            broker.relay_out_port,
+            broker.pictures_in_port,
+            broker.pictures_out_port,
+        },
+        "api": {api.port, api.manager_port},
+        "worker": set(),
+    }
+
+
+@pytest.mark.parametrize("part", PROGRAMS)
+def test_an_image_runs_as_nobody_in_particular_and_can_be_asked_how_it_is(part: str) -> None:
+    words = {each.word: each.rest for each in of_stage(part)}
+
+    assert words["USER"] == "10001:10001"
+    assert words["ENTRYPOINT"].startswith(f'["streamfleet-{part}"')
+    assert "CMD" in words["HEALTHCHECK"]
+
+
+def test_the_dockerfile_fetches_from_nowhere_by_name() -> None:
+    assert not re.search(r"https?://|--index-url|--extra-index-url", DOCKERFILE.read_text())
+
+
+def test_the_commands_without_compose_name_what_compose_names() -> None:
+    text = (compose.FOLDER / "README.md").read_text()
+    lines = [shlex.split(line[2:]) for line in text.splitlines() if line.startswith("$ docker run ")]
+    services = compose.load(compose.FOLDER / "compose.cpu.yaml").services
+    mounted = {each.target: each for service in services.values() for each in service.volumes if each.named}
+
+    assert [line[-1] for line in lines] == ["streamfleet-broker", "streamfleet-api", "streamfleet-worker"]
+    for line in lines:
+        assert {"--init", "unless-stopped", "host"} <= set(line)
+        for volume in (line[i + 1] for i, word in enumerate(line) if word == "-v"):
+            source, target, *_ = volume.split(":")
+            assert mounted[target].source == source
+
+
+# locks ----------------------------------------------------------------------------------------------------
+
+
+def pinned(path: Path) -> set[tuple[str, str]]:
+    """Names and versions in a lock; the same name may have several, for several Pythons."""
+    return set(re.findall(r"^([\w.-]+)==([^\s;\\]+)", path.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_an_image_has_what_was_tested(path: Path) -> None:
+    tested = dict(pinned(ROOT / "requirements.lock")).keys()
+    here = pinned(path)
+
+    assert here
+    assert {each for each in here if each[0] in tested} <= pinned(ROOT / "requirements.lock")
+    others = {name for name, _ in here if name not in tested}
+    assert all(name.startswith(("onnxruntime-gpu", "nvidia-")) for name in others), others
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_nothing_is_installed_without_a_hash(path: Path) -> None:
+    for entry in re.split(r"\n(?=[\w])", path.read_text()):
+        if "==" in entry:
+            assert "--hash=sha256:" in entry, entry[:80]
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("broker", []), ("api", ["api"]), ("worker-cpu", ["worker", "cpu"])]
+)
+def test_a_lock_has_all_that_its_program_asks_for(lock: str, extras: list[str]) -> None:
+    tomllib = pytest.importorskip("tomllib")  # it came with 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+
+    names = {re.match(r"[\w.-]+", each)[0].lower() for each in wanted}  # type: ignore[index]
+
+    assert names <= {name for name, _ in pinned(ROOT / f"compose/locks/{lock}.txt")}
+
+
+# units ----------------------------------------------------------------------------------------------------
+
+
+def settings(path: Path) -> dict[str, str]:
+    """The lines of a unit; of those that come twice, the last."""
+    return dict(line.split("=", 1) for line in path.read_text().splitlines() if re.match(r"\w+=", line))
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    for unit in UNITS:
+        # Whether the programs are there is looked at too, and here they are elsewhere.
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/streamfleet/bin", str(BIN)))
+
+    command = ["systemd-analyze", "verify", *(str(tmp_path / unit.name) for unit in UNITS)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert len(UNITS) == 3
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_a_unit_gives_its_program_what_it_needs(path: Path) -> None:
+    part = path.stem.removeprefix("streamfleet-")
+    found = settings(path)
+    program, *options = found["ExecStart"].replace("%S", "/var/lib").split()
+
+    assert Path(program).name == f"streamfleet-{part}"
+    parse: Any = {"broker": parse_broker, "api": parse_api, "worker": parse_worker}[part]
+    assert str(parse(options, {}).data_dir) == f"/var/lib/{found['StateDirectory']}"
+    assert (found["Restart"], found["RestartSec"], found["User"]) == ("always", "3", "streamfleet")
+    assert int(found["TimeoutStopSec"]) > 5
+    assert ("PrivateDevices" in found) == (part != "worker")  # it has the cameras
