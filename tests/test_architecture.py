@@ -39,6 +39,8 @@ PURE = [
     "streamfleet_broker.wishes",
     "streamfleet_api.active_learning",
     "streamfleet_api.backlog",
+    "streamfleet_api.core.ring",
+    "streamfleet_api.core.workflow",
     "streamfleet_api.filters",
     "streamfleet_api.patience",
     "streamfleet_broker.models.graph",

@@ -79,7 +79,12 @@ def spec_of(
         sinks=(_sink(request),),
         max_fps=_max_fps(request.max_fps),
         tracker=_tracker(request.tracker),
-        sampling=_sampling(request, learning),
+        sampling=sampling_of(
+            learning,
+            request.active_learning_enabled,
+            model_id=request.model_id,
+            dataset=request.active_learning_target_dataset,
+        ),
         **_filtering(request.model_configuration),
     )
 
@@ -190,10 +195,12 @@ def _tracker(value: str | None) -> Tracker | None:
     return cast("Tracker | None", value)
 
 
-def _sampling(request: PipelineInitialisationRequest, learning: ActiveLearning) -> Sampling | None:
-    """Samples go to the project of the model, if no other dataset is named."""
-    name = request.active_learning_target_dataset or request.model_id.split("/")[0]
-    sampling = learning.sampling(request.active_learning_enabled, name)
+def sampling_of(
+    learning: ActiveLearning, wanted: bool | None, *, model_id: str, dataset: str | None
+) -> Sampling | None:
+    """What is kept for labelling, of the project of the model if no dataset is named. Raises: Failure."""
+    name = dataset or model_id.split("/")[0]
+    sampling = learning.sampling(wanted, name)
     if sampling is not None and not re.fullmatch(ID_PATTERN, name):
         raise _invalid("active_learning_target_dataset of letters, digits, '.', '_', '-'", name)
     return sampling

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from streamfleet_api.core.results import Consumed, Plan, consumed
-from streamfleet_api.core.ring import WAIT, Result, Ring
+from streamfleet_api.core.ring import WAIT, Result, Ring, Rings
 from streamfleet_api.core.workflow import Output
 
 
@@ -90,6 +90,36 @@ def test_bytes_are_those_of_what_waits_and_all_can_be_dropped() -> None:
     ring.drop_oldest()
 
     assert (ring.bytes, len(ring), ring.take_dropped()) == (0, 0, 2)
+
+
+def test_all_rings_together_have_room_for_so_many_bytes() -> None:
+    one = result(0).size
+    rings = Rings(limit=6 * one, each=4 * one)
+    for name in ("a", "b"):
+        rings.begin(name, Ring(1, size=100))
+
+    for seq in range(5):
+        rings.push("a", result(seq), now=0)
+    for seq in range(3):
+        rings.push("b", result(seq), now=0)
+
+    assert rings.bytes == 6 * one
+    first, second = rings.pop("a", now=0), rings.pop("b", now=0)
+    assert first is not None
+    assert second is not None
+    assert [(entry[0].key[2], dropped) for entry, dropped in (first, second) if entry[0]] == [(2, 2), (0, 0)]
+
+
+def test_a_ring_that_ends_lets_go_of_what_waits() -> None:
+    rings = Rings()
+    rings.begin("a", Ring(1, size=100))
+    rings.push("a", result(0), now=0)
+
+    rings.begin("a", Ring(1, size=100))
+
+    assert (rings.bytes, rings.pop("a", now=0)) == (0, None)
+    rings.end("a")
+    rings.end("a")
 
 
 # what a consumer gets -------------------------------------------------------------------------------------

@@ -226,6 +226,30 @@ def test_a_model_may_stand_in_the_place_of_a_workflow(http: httpx.Client, peer: 
     )
 
 
+@pytest.mark.parametrize(
+    ("processing", "dataset"),
+    [
+        ({**BARE, "active_learning_enabled": True, "active_learning_target_dataset": "more"}, "more"),
+        (
+            {
+                **WORKFLOW,
+                "workflow_specification": specification(steps=[{**MODEL, "disable_active_learning": False}]),
+            },
+            "parts",
+        ),
+        (BARE, None),
+        (WORKFLOW, None),
+    ],
+)
+def test_frames_are_kept_for_labelling_when_it_is_asked_for(
+    http: httpx.Client, peer: Peer, processing: dict[str, Any], dataset: str | None
+) -> None:
+    initialise(http, processing_configuration=processing)
+
+    sampling = created(peer).spec.sampling
+    assert (sampling and sampling.dataset) == dataset
+
+
 # results --------------------------------------------------------------------------------------------------
 
 

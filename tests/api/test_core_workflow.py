@@ -41,7 +41,9 @@ def model(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_model_and_its_output_are_a_workflow() -> None:
-    assert read(specification()) == Workflow("parts/1", outputs=(Output("found", "predictions"),))
+    assert read(specification()) == Workflow(
+        "parts/1", learns=False, outputs=(Output("found", "predictions"),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,7 @@ def test_a_tracker_and_visualizations_may_follow_and_outputs_keep_their_names() 
     assert workflow == Workflow(
         "parts/1",
         tracker="bytetrack",
+        learns=False,
         outputs=(
             Output("followed", "predictions"),
             Output("everything", "detection"),
@@ -99,7 +102,8 @@ def test_parameters_of_the_model_are_read_as_they_stand_or_from_inputs() -> None
         "class_agnostic_nms": True,
         "class_filter": ["car"],
         "model_id": "$inputs.model",
-        "disable_active_learning": True,
+        "disable_active_learning": False,
+        "active_learning_target_dataset": "more-cars",
     }
 
     workflow = read(
@@ -110,6 +114,8 @@ def test_parameters_of_the_model_are_read_as_they_stand_or_from_inputs() -> None
         "cars/2",
         Filtering(0.7, 0.5, True, 1000, 100),
         classes=("car",),
+        learns=True,
+        dataset="more-cars",
         outputs=(Output("found", "predictions"),),
     )
 

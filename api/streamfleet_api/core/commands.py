@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Collection
 
@@ -29,7 +30,10 @@ class CoreCommands:
         self._consumers.expect(pipeline_id, wish.plan)
         try:
             view = await self._manager.initialise(
-                wish.workflow.model_id, wish.spec, device=wish.device, pipeline_id=pipeline_id
+                wish.workflow.model_id,
+                functools.partial(wish.spec, learning=self._manager.learning),
+                device=wish.device,
+                pipeline_id=pipeline_id,
             )
         except BaseException:
             await self._consumers.forget(pipeline_id)

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from streamfleet_api.background import Background
 from streamfleet_api.core.records import Records
 from streamfleet_api.core.results import Consumed, Plan, consumed
-from streamfleet_api.core.ring import WAIT, Entry, Result, Ring
+from streamfleet_api.core.ring import WAIT, Entry, Result, Ring, Rings
 from streamfleet_api.core.views import Views
 from streamfleet_api.errors import Failure, Unconfirmed
 from streamfleet_api.link import LinkError
@@ -27,8 +27,6 @@ from streamfleet_broker.protocol.requests import PipelineView
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES = 256 * 1024**2  # of all results that wait
-RING_BYTES = 32 * 1024**2  # of those of one pipeline
 IDLE = 60.0  # seconds without a question after which nothing is kept of a pipeline that is not made for it
 _SWEEP = 0.5  # seconds
 
@@ -41,15 +39,9 @@ class _Consumer:
     remembered: bool  # in a file, for as long as its pipeline is there
     settled: bool  # its pipeline is there: the broker said so
     asked_at: float  # monotonic seconds, at first when it began
-    ring: Ring
     listening: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    listens: bool = False
+    listens: bool = False  # it has a ring
     ending: bool = False  # its pipeline is being terminated, and may have gone
-
-    @classmethod
-    def begun(cls, plan: Plan, now: float, *, remembered: bool, settled: bool) -> _Consumer:
-        """With an empty ring."""
-        return cls(plan, remembered, settled, now, _ring(plan))
 
     def is_late(self, now: float) -> bool:
         """Must its pipeline end, because nobody asks?"""
@@ -57,10 +49,6 @@ class _Consumer:
 
     def is_idle(self, now: float) -> bool:
         return not self.plan.kept and now - self.asked_at > IDLE
-
-
-def _ring(plan: Plan) -> Ring:
-    return Ring(plan.sources, size=plan.size, wait=WAIT if plan.wait is None else plan.wait)
 
 
 class Consumers:
@@ -80,7 +68,8 @@ class Consumers:
         self._records = records
         self._terminate = terminate
         self._consumers: dict[str, _Consumer] = {}
-        self._bytes = 0  # of all rings
+        self._rings = Rings()  # of those who listen
+        self._gone: list[str] = []  # pipelines that are still remembered
         self._work = Background("consumers", self._sweep)
         roster.when_seen(self._retain)
 
@@ -122,11 +111,10 @@ class Consumers:
         consumer = self._consumers[pipeline_id]
         consumer.asked_at = time.monotonic()
         self._listen(pipeline_id, consumer)
-        with self._weighed(consumer.ring):
-            entry = consumer.ring.pop(consumer.asked_at)
-        if entry is None:
+        taken = self._rings.pop(pipeline_id, consumer.asked_at)
+        if taken is None:
             return Consumed()
-        dropped = consumer.ring.take_dropped()
+        entry, dropped = taken
         pictures = await self._pictures(pipeline_id, entry) if consumer.plan.needs_pictures(excluded) else {}
         return consumed(consumer.plan, entry, dropped, excluded=excluded, pictures=pictures)
 
@@ -142,14 +130,14 @@ class Consumers:
             await asyncio.to_thread(self._records.forget, pipeline_id)
 
     def _begin(self, pipeline_id: str, plan: Plan, *, remembered: bool, settled: bool) -> None:
-        consumer = _Consumer.begun(plan, time.monotonic(), remembered=remembered, settled=settled)
+        consumer = _Consumer(plan, remembered, settled, time.monotonic())
         self._consumers[pipeline_id] = consumer
         if plan.kept:
             self._listen(pipeline_id, consumer)
 
     def _end(self, pipeline_id: str) -> _Consumer:
         consumer = self._consumers.pop(pipeline_id)
-        self._be_deaf(consumer)
+        self._be_deaf(pipeline_id, consumer)
         self._views.end(pipeline_id)
         return consumer
 
@@ -159,56 +147,43 @@ class Consumers:
 
         def take(header: DataHeader, body: bytes) -> None:
             result = Result(header.source, header.key, header.captured_wall_ns / 1e9, body)
-            self._take(consumer.ring, result)
+            self._rings.push(pipeline_id, result, time.monotonic())
 
-        consumer.listens = True
+        plan = consumer.plan
+        wait = WAIT if plan.wait is None else plan.wait
+        self._rings.begin(pipeline_id, Ring(plan.sources, size=plan.size, wait=wait))
         consumer.listening.enter_context(self._predictions.tapped(pipeline_id, take))
+        consumer.listens = True
 
-    def _be_deaf(self, consumer: _Consumer) -> None:
+    def _be_deaf(self, pipeline_id: str, consumer: _Consumer) -> None:
         """Take no more results, and let go of those that wait."""
-        consumer.listens = False
         consumer.listening.close()
-        self._bytes -= consumer.ring.bytes
-        consumer.ring = _ring(consumer.plan)
-
-    @contextlib.contextmanager
-    def _weighed(self, ring: Ring) -> Iterator[None]:
-        """Whatever is done to a ring, the sum stays right."""
-        before = ring.bytes
-        yield
-        self._bytes += ring.bytes - before
-
-    def _take(self, ring: Ring, result: Result) -> None:
-        with self._weighed(ring):
-            ring.push(result, time.monotonic())
-            while ring.bytes > RING_BYTES:
-                ring.drop_oldest()
-        while self._bytes > MAX_BYTES:
-            fullest = max((each.ring for each in self._consumers.values()), key=lambda ring: ring.bytes)
-            with self._weighed(fullest):
-                fullest.drop_oldest()
+        consumer.listens = False
+        self._rings.end(pipeline_id)
 
     def _retain(self, pipelines: Mapping[str, PipelineView]) -> None:
         """Pipelines that the broker does not list have gone, whoever ended them."""
         gone = [each for each, one in self._consumers.items() if one.settled and each not in pipelines]
         for pipeline_id in gone:
             if self._end(pipeline_id).remembered:
-                self._records.forget(pipeline_id)
+                self._gone.append(pipeline_id)
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP)
+            while self._gone:
+                await asyncio.to_thread(self._records.forget, self._gone.pop())
             now = time.monotonic()
             self._views.rest(now)
             for pipeline_id, consumer in list(self._consumers.items()):
-                if consumer.is_idle(now):
+                if consumer.listens and consumer.is_idle(now):
                     self._rest(pipeline_id, consumer)
             late = [each for each, consumer in self._consumers.items() if consumer.is_late(now)]
             await asyncio.gather(*(self._give_up(pipeline_id) for pipeline_id in late))
 
     def _rest(self, pipeline_id: str, consumer: _Consumer) -> None:
         if consumer.remembered:
-            self._be_deaf(consumer)
+            self._be_deaf(pipeline_id, consumer)
         else:
             self._end(pipeline_id)
 

@@ -74,6 +74,9 @@ class ModelConfiguration(_Payload):
         default_factory=ObjectDetectionModelConfiguration
     )
     tracker: Tracker | None = None
+    active_learning_enabled: bool | None = None
+    """Keep frames for labelling. Null: as the api was told by `ACTIVE_LEARNING_ENABLED`."""
+    active_learning_target_dataset: str | None = None
 
 
 class MemorySinkConfiguration(_Payload):

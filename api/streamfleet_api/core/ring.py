@@ -1,4 +1,4 @@
-"""The results of one pipeline that wait to be taken, oldest first. Pure: `now` is in monotonic seconds.
+"""The results of pipelines that wait to be taken, oldest first. Pure: `now` is in monotonic seconds.
 
 An entry has a place for each source. Sources give frames when they like, so an entry is closed when all have
 given one, when one gives its next, or when it has waited for long enough; places of others stay empty.
@@ -6,9 +6,13 @@ given one, when one gives its next, or when it has waited for long enough; place
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+MAX_BYTES = 256 * 1024**2  # of all results that wait
+RING_BYTES = 32 * 1024**2  # of those of one pipeline
 WAIT = 2.0  # seconds that an entry waits for the other sources, unless told otherwise
 _OVERHEAD = 300  # bytes that a result takes beside its body
 
@@ -90,3 +94,50 @@ class Ring:
         entry = self._closed.popleft()
         self.bytes -= sum(result.size for result in entry if result is not None)
         return entry
+
+
+class Rings:
+    """The rings of all pipelines, in so many bytes together: whoever has most waiting loses the oldest."""
+
+    def __init__(self, *, limit: int = MAX_BYTES, each: int = RING_BYTES) -> None:
+        self.bytes = 0
+        self._limit = limit
+        self._each = each
+        self._rings: dict[str, Ring] = {}
+
+    def begin(self, pipeline_id: str, ring: Ring) -> None:
+        """An empty ring, in the place of the one before."""
+        self.end(pipeline_id)
+        self._rings[pipeline_id] = ring
+
+    def end(self, pipeline_id: str) -> None:
+        """Let go of what waits."""
+        ring = self._rings.pop(pipeline_id, None)
+        if ring is not None:
+            self.bytes -= ring.bytes
+
+    def push(self, pipeline_id: str, result: Result, now: float) -> None:
+        """Add a result to a ring that there is."""
+        ring = self._rings[pipeline_id]
+        with self._weighed(ring):
+            ring.push(result, now)
+            while ring.bytes > self._each:
+                ring.drop_oldest()
+        while self.bytes > self._limit:
+            fullest = max(self._rings.values(), key=lambda each: each.bytes)
+            with self._weighed(fullest):
+                fullest.drop_oldest()
+
+    def pop(self, pipeline_id: str, now: float) -> tuple[Entry, int] | None:
+        """The oldest entry, and how many went unseen before it; None when none is complete."""
+        ring = self._rings[pipeline_id]
+        with self._weighed(ring):
+            entry = ring.pop(now)
+        return None if entry is None else (entry, ring.take_dropped())
+
+    @contextlib.contextmanager
+    def _weighed(self, ring: Ring) -> Iterator[None]:
+        """Whatever is done to a ring, the sum stays right."""
+        before = ring.bytes
+        yield
+        self.bytes += ring.bytes - before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from streamfleet_api.active_learning import ActiveLearning
 from streamfleet_api.core import workflow
 from streamfleet_api.core.payloads import (
     RESULTS,
@@ -18,6 +19,7 @@ from streamfleet_api.core.results import Plan
 from streamfleet_api.core.workflow import BadWorkflow, Filtering, Workflow
 from streamfleet_api.errors import Failure
 from streamfleet_api.schemas import MODEL_ID_PATTERN
+from streamfleet_api.wishes import sampling_of
 from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink
 
 _NO_SERVER = (
@@ -37,9 +39,9 @@ class Wanted:
     device: str | None
     plan: Plan
 
-    def spec(self, model: ModelRef) -> PipelineSpec:
-        """The pipeline."""
-        filtering = self.workflow.filtering
+    def spec(self, model: ModelRef, learning: ActiveLearning) -> PipelineSpec:
+        """The pipeline. Raises: Failure."""
+        flow, filtering = self.workflow, self.workflow.filtering
         return PipelineSpec(
             model=model,
             sources=self.sources,
@@ -50,7 +52,8 @@ class Wanted:
             class_agnostic_nms=filtering.class_agnostic_nms,
             max_candidates=filtering.max_candidates,
             max_detections=filtering.max_detections,
-            tracker=self.workflow.tracker,
+            tracker=flow.tracker,
+            sampling=sampling_of(learning, flow.learns, model_id=flow.model_id, dataset=flow.dataset),
         )
 
 
@@ -111,6 +114,8 @@ def _bare(processing: ModelConfiguration) -> Workflow:
         processing.model_id,
         workflow.checked(filtering, "model_configuration"),
         tracker=processing.tracker,
+        learns=processing.active_learning_enabled,
+        dataset=processing.active_learning_target_dataset,
     )
 
 

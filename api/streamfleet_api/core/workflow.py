@@ -73,6 +73,8 @@ class Workflow:
     filtering: Filtering = field(default_factory=Filtering)
     classes: tuple[str, ...] | None = None  # the only ones that results have; None: all
     tracker: Tracker | None = None
+    learns: bool | None = None  # are frames kept for labelling? None: as the api has it
+    dataset: str | None = None  # that they are for; None: the model's project
     outputs: tuple[Output, ...] = (Output("predictions", "predictions"),)
 
 
@@ -93,6 +95,8 @@ def read(
         filtering=_filtering(inputs, detector, steps[detector]),
         classes=inputs.texts(steps[detector], detector, "class_filter"),
         tracker=None if tracker is None else "bytetrack",
+        learns=inputs.of_step(steps[detector], detector, "disable_active_learning") is False,
+        dataset=inputs.text_or_none(steps[detector], detector, "active_learning_target_dataset"),
         outputs=_outputs(specification, _properties(detector, tracker, _of_type(steps, _DRAWING))),
     )
 
@@ -167,7 +171,7 @@ def _check_tracker(name: str, step: Step, detector: str) -> None:
 
 def _filtering(inputs: _Inputs, name: str, step: Step) -> Filtering:
     def value(parameter: str) -> Any:
-        return inputs.value(step.get(parameter), f"steps.{name}.{parameter}")
+        return inputs.of_step(step, name, parameter)
 
     confidence = value("confidence")
     if step["type"].endswith("@v3"):  # it says it in two words, and "best" unless told otherwise
@@ -214,16 +218,27 @@ class _Inputs:
             )
         return self.values[found[2]]
 
+    def of_step(self, step: Step, name: str, parameter: str) -> Any:
+        """A parameter of a step, None when it is not there."""
+        return self.value(step.get(parameter), f"steps.{name}.{parameter}")
+
     def text(self, step: Step, name: str, parameter: str) -> str:
         """A parameter that must be there."""
-        value = self.value(step.get(parameter), f"steps.{name}.{parameter}")
-        if not isinstance(value, str) or not value:
+        value = self.text_or_none(step, name, parameter)
+        if value is None:
+            raise _unlike(f"steps.{name}.{parameter}", "a text", value)
+        return value
+
+    def text_or_none(self, step: Step, name: str, parameter: str) -> str | None:
+        """A parameter that need not be there."""
+        value = self.of_step(step, name, parameter)
+        if value is not None and (not isinstance(value, str) or not value):
             raise _unlike(f"steps.{name}.{parameter}", "a text", value)
         return value
 
     def texts(self, step: Step, name: str, parameter: str) -> tuple[str, ...] | None:
         """A parameter that is a list of texts, if it is there."""
-        value = self.value(step.get(parameter), f"steps.{name}.{parameter}")
+        value = self.of_step(step, name, parameter)
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
