@@ -12,7 +12,14 @@ import pytest
 import supervision as sv
 
 from streamfleet_broker.protocol.data import MAX_BODY
-from streamfleet_worker.camera.document import MAX_DATAGRAM, Origin, describe, to_json, to_msgpack
+from streamfleet_worker.camera.document import (
+    MAX_DATAGRAM,
+    Origin,
+    describe,
+    describe_picture,
+    to_json,
+    to_msgpack,
+)
 
 LABELS = ("car", "person")
 ORIGIN = Origin(
@@ -125,6 +132,45 @@ def test_of_too_many_the_most_confident_are_sent_in_their_order() -> None:
     assert came == pytest.approx(expected, abs=0.0011)
     # Nothing is left out that had room: less than one prediction's bytes are free.
     assert MAX_DATAGRAM - len(encoded.content) < 250
+
+
+def test_a_document_without_metadata_tells_beside_its_predictions_what_is_missing() -> None:
+    whole = {
+        "frame_id": 7,
+        **describe_picture(detections(3000, tracked=True), labels=LABELS, width=1920, height=1080),
+    }
+
+    encoded = to_json(whole, compact=True)
+
+    came = json.loads(encoded.content)
+    assert list(came) == ["frame_id", "image", "predictions", "truncated"]
+    assert len(came["predictions"]) + came["truncated"] == 3000
+    assert MAX_DATAGRAM - 250 < len(encoded.content) <= MAX_DATAGRAM
+    assert b'", "' not in encoded.content
+    assert len(sv.Detections.from_inference(came)) == len(came["predictions"])
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("limit", [400, 900, 5_000, 65_507])
+def test_whatever_the_limit_it_is_kept_and_every_byte_of_it_used(compact: bool, limit: int) -> None:
+    whole = document(detections(600))
+
+    encoded = to_json(whole, limit, compact=compact)
+
+    came = json.loads(encoded.content)
+    assert len(encoded.content) <= limit
+    assert limit - len(encoded.content) < 250
+    assert len(came["predictions"]) + encoded.truncated == 600
+    assert came["inference_metadata"]["truncated"] == encoded.truncated
+
+
+def test_predictions_of_another_task_are_cut_too() -> None:
+    labels = [{"class": f"label {number}", "class_id": number, "confidence": 0.5} for number in range(3000)]
+
+    encoded = to_json({"predictions": labels, "top": "label 0"})
+
+    came = json.loads(encoded.content)
+    assert encoded.truncated == came["truncated"] == 3000 - len(came["predictions"]) > 0
 
 
 def test_a_body_for_the_data_plane_is_bounded_too() -> None:

@@ -51,3 +51,31 @@ def test_a_datagram_that_is_too_large_is_counted_and_the_next_one_goes() -> None
     assert (refused, accepted) == (False, True)
     assert error == "Message too long"
     assert door.dropped == 1
+
+
+def test_a_broadcast_arrives() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("", 0))
+        receiver.settimeout(5)
+        door = UdpDoor(UdpSink("127.255.255.255", receiver.getsockname()[1]), now=0.0)
+        door.await_address()
+
+        sent = door.send(b"to all", now=0.0)
+        came = receiver.recv(16)
+
+    door.close()
+    assert (sent, came) == (True, b"to all")
+
+
+def test_where_nobody_listens_nothing_is_told_as_udp_cannot_know() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        sink = UdpSink("127.0.0.1", nobody.getsockname()[1])
+    door = UdpDoor(sink, now=0.0)
+    door.await_address()
+
+    sent = [door.send(b"x", now=0.0) for _ in range(20)]
+
+    door.close()
+    assert sent == [True] * 20
+    assert (door.dropped, door.error) == (0, "")

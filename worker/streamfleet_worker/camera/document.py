@@ -20,6 +20,10 @@ from streamfleet_broker.protocol.data import MAX_BODY
 
 MAX_DATAGRAM = 65_507  # bytes, the most that UDP carries over IPv4
 
+_SMALLEST = 130  # bytes that a detection takes at least
+_SLACK = 8  # bytes
+_DIGITS = {"x": 1, "y": 1, "width": 1, "height": 1, "confidence": 3}  # after the point, where room is scarce
+
 Document = dict[str, Any]
 
 
@@ -83,11 +87,11 @@ def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = Fa
         return json.dumps(value, separators=separators).encode()
 
     separators = (",", ":") if compact else (", ", ": ")
-    content = encode(document)
-    if len(content) <= limit:
-        return Encoded(content, 0)
-    short = {**document, "predictions": [_shortened(one) for one in document["predictions"]]}
-    return _fit(short, limit, encode, separator=len(separators[0]))
+    if len(document["predictions"]) <= limit // _SMALLEST:  # more cannot fit as they are
+        content = encode(document)
+        if len(content) <= limit:
+            return Encoded(content, 0)
+    return _fit(document, limit, encode, shorten=_shortened, separator=len(separators[0]))
 
 
 def to_msgpack(document: Document, limit: int = MAX_BODY) -> Encoded:
@@ -95,25 +99,35 @@ def to_msgpack(document: Document, limit: int = MAX_BODY) -> Encoded:
     content: bytes = msgpack.packb(document)
     if len(content) <= limit:
         return Encoded(content, 0)
-    return _fit(document, limit, msgpack.packb, separator=0)
+    return _fit(document, limit, msgpack.packb, shorten=dict, separator=0)
 
 
-def _fit(document: Document, limit: int, encode: Callable[[Any], bytes], *, separator: int) -> Encoded:
-    """The document without its least confident predictions, if there is no other way."""
+def _fit(
+    document: Document,
+    limit: int,
+    encode: Callable[[Any], bytes],
+    *,
+    shorten: Callable[[Document], Document],
+    separator: int,
+) -> Encoded:
+    """The document with shorter predictions, and without the least confident if there is no other way.
+
+    Of thousands only those are written that fit.
+    """
     predictions = document["predictions"]
-    content = encode(document)
-    if len(content) <= limit:
-        return Encoded(content, 0)
     # What everything but the predictions takes, with the largest count of those that are missing.
-    room = limit - len(encode(_without(document, [], len(predictions)))) - 8
-    kept: set[int] = set()
+    room = limit - len(encode(_without(document, [], len(predictions)))) - _SLACK
+    kept: dict[int, Document] = {}
     for index in sorted(range(len(predictions)), key=lambda at: -predictions[at]["confidence"]):
-        room -= len(encode(predictions[index])) + separator
+        prediction = shorten(predictions[index])
+        room -= len(encode(prediction)) + separator
         if room < 0:
             break
-        kept.add(index)
-    chosen = [one for index, one in enumerate(predictions) if index in kept]
+        kept[index] = prediction
+    chosen = [kept[index] for index in sorted(kept)]
     truncated = len(predictions) - len(chosen)
+    if not truncated:
+        return Encoded(encode({**document, "predictions": chosen}), 0)
     return Encoded(encode(_without(document, chosen, truncated)), truncated)
 
 
@@ -167,8 +181,8 @@ def _detection_ids(count: int) -> list[str]:
 
 def _shortened(prediction: Document) -> Document:
     """A tenth of a pixel and a thousandth of confidence: less than any model is exact to."""
-    short = {key: round(prediction[key], 1) for key in ("x", "y", "width", "height")}
-    return {**prediction, **short, "confidence": round(prediction["confidence"], 3)}
+    short = {key: round(prediction[key], digits) for key, digits in _DIGITS.items() if key in prediction}
+    return {**prediction, **short}
 
 
 def _local_time(at: float) -> str:
