@@ -74,6 +74,18 @@ def test_a_file_loses_no_frame_to_a_disk_that_hangs(stand: Stand, quick: Manifes
     assert camera.stop() == 0
 
 
+def test_the_last_report_counts_the_last_sample(stand: Stand, quick: Manifest) -> None:
+    film = str(write_video(stand.folder / "film.avi", 20))
+
+    camera = stand.camera(quick, film, sampling=EVERY)
+    until_ended(camera)
+    camera.stop()
+
+    last = counters(camera)
+    assert last.picked == last.written + sum(last.dropped.values())
+    assert last.written == len(kept(stand))
+
+
 def test_a_camera_whose_disk_hangs_ends_in_time(stand: Stand, quick: Manifest) -> None:
     hang_the_disk(stand.folder)
     camera = stand.camera(quick, _PATTERN, sampling=EVERY)

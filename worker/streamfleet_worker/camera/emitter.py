@@ -29,7 +29,7 @@ from streamfleet_worker.samples.sampler import Destination, Sampler
 
 _PICTURES_WAITING = 4  # for a publisher that does not take them
 _LOOKUP = 1.0  # seconds that the look-ups of new sinks may take
-_WRITING = 0.3  # seconds that the last samples may take at the end
+_WRITING = 0.5  # seconds that the last samples may take at the end
 
 
 class Emitter:

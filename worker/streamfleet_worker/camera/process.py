@@ -8,6 +8,7 @@ reader ──┘             ├──► sinks          and waits for none of t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing.connection
 import signal
@@ -175,6 +176,8 @@ def main(config: CameraConfig, connection: Connection) -> None:
     except (EOFError, OSError):
         logger.info("the agent is gone")
     camera.stop()
+    with contextlib.suppress(OSError):
+        send(connection, camera.report())  # the last frames and samples were counted after the one before
     if camera.failed:
         sys.exit(1)
 
