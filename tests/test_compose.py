@@ -34,6 +34,11 @@ _SAMPLES = {  # a value that is not the default
     "STREAMFLEET_ENGINE_THREADS": "3",
     "STREAMFLEET_JOIN": "sf1.abc",
     "STREAMFLEET_TRUST": "10.0.0.0/8",
+    "STREAMFLEET_SAMPLES_AGE": "7200",
+    "STREAMFLEET_SAMPLES_SIZE": "1234567",
+    "STREAMFLEET_SAMPLES_UPLOAD": "false",
+    "ACTIVE_LEARNING_ENABLED": "True",
+    "ACTIVE_LEARNING_TAGS": "night",
     "CONFIDENCE": "0.9",
     "IOU_THRESHOLD": "0.9",
     "CLASS_AGNOSTIC_NMS": "True",
@@ -204,6 +209,16 @@ def test_an_image_runs_as_nobody_in_particular_and_can_be_asked_how_it_is(part: 
     assert words["USER"] == "10001:10001"
     assert words["ENTRYPOINT"].startswith(f'["streamfleet-{part}"')
     assert "CMD" in words["HEALTHCHECK"]
+
+
+def test_the_wheel_is_built_of_all_our_packages() -> None:
+    tomllib = pytest.importorskip("tomllib")  # it came with 3.11
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    copied = {each.rest.split()[0] for each in of_stage("build") if each.word == "COPY"}
+
+    assert {package.split("/")[0] + "/" for package in built["packages"]} == {
+        folder for folder in copied if "/" in folder and not folder.startswith("compose/")
+    }
 
 
 def test_the_dockerfile_fetches_from_nowhere_by_name() -> None:
