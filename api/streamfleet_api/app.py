@@ -57,7 +57,6 @@ from streamfleet_api.schemas import Invalid
 from streamfleet_api.statuses import Statuses
 from streamfleet_api.stream_manager import StreamManager
 from streamfleet_api.streams import Streams
-from streamfleet_broker.protocol.spool import Spool
 
 _ANSWERED = (
     BadModel,
@@ -96,7 +95,7 @@ class Services:
         return cls(
             link,
             Blobs(config.data_dir / "blobs", limit=config.max_upload),
-            Samples(Spool(config.data_dir / "samples", size=config.samples_size, age=config.samples_age)),
+            Samples(config.data_dir / "samples", size=config.samples_size, age=config.samples_age),
             audience,
             roster,
             Statuses(context, config.predictions, config.keys, audience, roster),

@@ -29,6 +29,7 @@ def status_lines(entry: Entry, status: Entry) -> Iterator[str]:
         yield from _source(source)
     if lost := {sink: count for sink, count in status["dropped"].items() if count}:
         yield _line("not sent", ", ".join(f"{count} to {sink}" for sink, count in lost.items()))
+    yield from _samples(entry["spec"]["sampling"], status["samples"])
     for update in status["report"]["video_source_status_updates"][-MAX_UPDATES:]:
         when = update["timestamp"][:19].replace("T", " ")
         yield f"  {when}  {_update(update['event_type'], update['payload'])}{_repeats(update)}"
@@ -77,6 +78,21 @@ def _wish(entry: Entry) -> Iterator[str]:
         yield _line("labels", labelled(entry["labels"]))
     if entry["requested"] or entry["selector"]:
         yield _line("only on", entry["requested"] or labelled(entry["selector"]))
+
+
+def _samples(sampling: Entry | None, counted: Entry | None) -> Iterator[str]:
+    if sampling is None and counted is None:
+        return
+    where = f"for {sampling['dataset']}" if sampling else "no longer"
+    yield _line("samples", f"{where}, {counted['written'] if counted else 0} kept{_unkept(counted)}")
+    if counted and counted["error"]:
+        yield _line("", counted["error"])
+
+
+def _unkept(counted: Entry | None) -> str:
+    drops = counted["dropped"].items() if counted else ()
+    lost = ", ".join(f"{count} {cause}" for cause, count in drops if count)
+    return f", dropped {lost}" if lost else ""
 
 
 def _source(source: Entry) -> Iterator[str]:

@@ -31,6 +31,16 @@ class OtherSample(Exception):
         super().__init__(f"expected a name of {sample.device}'s own, {sample.name} is of {device} already")
 
 
+class TooOld(Exception):
+    """A sample that would be removed as soon as it is here: its device has it longer, or a wrong clock."""
+
+    def __init__(self, sample: Sample, now: float, age: float) -> None:
+        days, most = (now - sample.captured_at) / 86_400, age / 86_400
+        super().__init__(
+            f"expected a sample of the last {most:.4g} days, it was captured {days:.4g} days ago"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """One sample that is here, without its prediction."""
@@ -83,8 +93,9 @@ class Which:
 class Samples:
     """The samples of one api. Its methods are called from the event loop; the disk is awaited in threads."""
 
-    def __init__(self, spool: Spool) -> None:
-        self.spool = spool
+    def __init__(self, folder: Path, *, size: int, age: float) -> None:
+        self.spool = Spool(folder, size=size, age=age)
+        self._age = age
         self._known: dict[Entry, Kept] = {}
         self._looking = asyncio.Lock()  # one look at a time: each goes through the whole folder
         self._putting = asyncio.Lock()  # so that nobody puts again what is being put
@@ -103,8 +114,10 @@ class Samples:
     async def put(self, sample: Sample, image: bytes) -> bool:
         """Keep a sample: it is on the disk then, also after a cut of power. False: it was here already.
 
-        Raises: OtherSample, SpoolTooSmall, OSError.
+        Raises: OtherSample, TooOld, SpoolTooSmall, OSError.
         """
+        if time.time() - sample.captured_at > self._age:
+            raise TooOld(sample, time.time(), self._age)
         async with self._putting:
             return await asyncio.to_thread(self._put, sample, image)
 

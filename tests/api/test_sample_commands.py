@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import supervision as sv
 
 from streamfleet_broker.protocol.requests import PutPipeline
 from streamfleet_broker.protocol.samples import PICKED, CloseToThreshold, Limit, Random, Sampling
-from streamfleet_broker.protocol.values import ModelRef
-from tests.api.conftest import Api, Command
-from tests.api.peer import Peer, pipeline
+from streamfleet_broker.protocol.status import PipelineStat, SampleStat, empty_report
+from streamfleet_broker.protocol.values import ModelRef, ObservedState
+from tests.api.conftest import Api, Command, until
+from tests.api.peer import Peer, pipeline, spec
 from tests.samples import path_of, picked
 
 
@@ -184,6 +186,25 @@ def test_a_file_that_the_api_refuses_is_named_by_the_option(
     done = run(*RUN, "--sample", str(file), code=1)
 
     assert "--sample" in done.stderr
+
+
+def test_status_tells_what_came_of_it(api: Api, run: Command, peer: Peer) -> None:
+    wished = replace(spec(), sampling=Sampling("doors", (Random(name="any", traffic_percentage=1.0),)))
+    peer.pipelines["picky"] = pipeline("picky", spec=wished)
+    counted = SampleStat(picked=9, written=6, dropped={"queue": 3, "disk": 0}, error="the disk is full")
+    stat = PipelineStat(
+        *("picky", "edge-1", peer.gen, 1, "run", ObservedState.RUNNING, "", 0, 5.0, (), {}),
+        *(empty_report(wished, "RUNNING"), 1.5),
+        samples=counted,
+    )
+
+    before = run("status", "picky").stdout.splitlines()
+    until(lambda: api.http.get("/v2/pipelines/picky/status").json()["samples"], lambda: peer.tell(stat))
+    after = run("status", "picky").stdout.splitlines()
+
+    assert "  samples     for doors, 0 kept" in before
+    line = after.index("  samples     for doors, 6 kept, dropped 3 queue")
+    assert after[line + 1] == "              the disk is full"
 
 
 def test_set_turns_it_on_and_off_while_it_plays(run: Command, peer: Peer, model: None) -> None:

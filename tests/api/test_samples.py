@@ -183,6 +183,13 @@ def test_what_is_too_large_is_refused_before_it_is_there(http: httpx.Client) -> 
     assert answer.status_code == 413
 
 
+def test_what_would_be_removed_at_once_stays_where_it_is(http: httpx.Client) -> None:
+    answer = put(http, picked(captured_at=86_400.0))  # of a device without a clock
+
+    assert answer.status_code == 422
+    assert "expected a sample of the last 30 days" in answer.json()["detail"]
+
+
 def test_another_type_is_refused(http: httpx.Client) -> None:
     answer = put(http, picked(), {"content-type": "text/plain"})
 

@@ -18,7 +18,7 @@ from streamfleet_api.bodies import Body, Name
 from streamfleet_api.problems import Problem, of_disk
 from streamfleet_api.routes.endpoint import JSON, Answer, Content, Endpoint, native, written
 from streamfleet_api.routes.reading import query
-from streamfleet_api.samples import Kept, OtherSample, Samples, Which
+from streamfleet_api.samples import Kept, OtherSample, Samples, TooOld, Which
 from streamfleet_api.samples_zip import zipped
 from streamfleet_api.schemas import ID_PATTERN
 from streamfleet_broker.protocol.samples import MAX_PICKED, PICKED, Picked, Sample
@@ -303,6 +303,8 @@ class SampleRoutes:
             raise Problem(503, "it, or the disk, took too long", headers={"retry-after": "5"}) from exc
         except OtherSample as exc:
             raise Problem(409, str(exc)) from exc
+        except TooOld as exc:
+            raise Problem(422, str(exc)) from exc
         except SpoolTooSmall as exc:
             raise Problem(507, str(exc)) from exc
         except OSError as exc:

@@ -27,6 +27,7 @@ BACKOFF_LAST = 60.0  # seconds
 LEAST_REST = 0.05  # seconds between two samples: the cores are the cameras'
 MOST_REST = 10.0  # seconds
 _PATIENCE = 30.0  # seconds for the next piece to be taken, or for the answer
+_KEEP = 2.0  # seconds of an idle connection: less than the api's, so that none breaks under a sample
 
 _HERE = (httpx.codes.OK, httpx.codes.CREATED)
 # What the api says of a sample itself. All else may be better later, as a ticket that has run out.
@@ -54,7 +55,10 @@ class Uploader:
         self._failures = 0  # since a sample was sent last
         self._task: asyncio.Task[None] | None = None
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(_PATIENCE, connect=10.0), follow_redirects=False, trust_env=False
+            timeout=httpx.Timeout(_PATIENCE, connect=10.0),
+            limits=httpx.Limits(keepalive_expiry=_KEEP),
+            follow_redirects=False,
+            trust_env=False,
         )
 
     def start(self) -> None:
