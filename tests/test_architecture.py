@@ -49,6 +49,7 @@ PURE = [
     "streamfleet_worker.reconcile",
     "streamfleet_worker.status",
     "streamfleet_worker.engine.batching",
+    "streamfleet_worker.library.schedule",
     "streamfleet_worker.samples.picking",
 ]
 # A pure core has no socket, process, file, clock, thread, logger or random source of its own.

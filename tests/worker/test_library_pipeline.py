@@ -427,6 +427,46 @@ def test_a_round_waits_for_a_slow_source_no_longer_than_it_is_told(
     assert sum(ids[1] is None for ids in taker.rounds) > 5
 
 
+def test_a_source_that_is_lost_holds_up_no_other(
+    taker: Taker, running: Callable[[InferencePipeline], InferencePipeline]
+) -> None:
+    steady, shaky = HttpCamera(), HttpCamera(frames_each=10)
+    try:
+        pipeline = running(
+            InferencePipeline.init_with_custom_logic([steady.url(), shaky.url()], nothing, taker)
+        )
+        wait_for("the second comes back", lambda: any((ids[1] or 0) > 10 for ids in taker.rounds))
+        pipeline.terminate()
+        pipeline.join()
+    finally:
+        steady.close()
+        shaky.close()
+
+    came = [ids[0] for ids in taker.rounds if ids[0] is not None]
+    assert came == sorted(set(came))
+    assert any(ids[0] is not None and ids[1] is None for ids in taker.rounds)
+
+
+def test_a_live_source_that_waits_for_another_gives_its_newest_frame(
+    taker: Taker, running: Callable[[InferencePipeline], InferencePipeline]
+) -> None:
+    fast, slow = HttpCamera(), HttpCamera(fps=4)
+    try:
+        pipeline = running(InferencePipeline.init_with_custom_logic([fast.url(), slow.url()], nothing, taker))
+        wait_for("rounds come", lambda: len(taker.calls) >= 6)
+        pipeline.terminate()
+        pipeline.join()
+    finally:
+        fast.close()
+        slow.close()
+
+    apart = sorted(
+        abs((frames[0].frame_timestamp - frames[1].frame_timestamp).total_seconds())
+        for _, frames in taker.calls[1:]
+    )
+    assert apart[len(apart) // 2] < 0.125  # a quarter of a second passes from one round to the next
+
+
 # pauses and ends ------------------------------------------------------------------------------------------
 
 

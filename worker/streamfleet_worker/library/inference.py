@@ -68,10 +68,10 @@ class ModelFile:
         """Raises: session.BadModel."""
         self._manifest = manifest
         self._rules = rules
-        self._session = Session(str(path), manifest)
+        session = Session(str(path), manifest)
         self.threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         self._workers: Workers[Inferred] = Workers(self.threads)
-        self._benches = [_Bench(self._session, manifest) for _ in range(self.threads)]  # those in no use
+        self._benches = [_Bench(session, manifest) for _ in range(self.threads)]  # those in no use
 
     def start(self) -> None:
         """Be ready."""
@@ -83,7 +83,9 @@ class ModelFile:
 
     def close(self, deadline: float) -> bool:
         """End within so many seconds."""
-        return self._workers.close(deadline)
+        closed = self._workers.close(deadline)
+        self._benches.clear()  # a model is large, and whoever keeps the pipeline need not keep it
+        return closed
 
     def _infer(self, frames: Sequence[VideoFrame]) -> Inferred:
         started_at = time.monotonic()
@@ -96,7 +98,7 @@ class ModelFile:
 
     def _describe(self, frame: VideoFrame, bench: _Bench) -> Document:
         geometry = bench.letterbox.write(frame.image, bench.slot.input)
-        self._session.run(bench.run)
+        bench.session.run(bench.run)
         detections = decode(bench.slot.output, geometry, manifest=self._manifest, rules=self._rules)
         return _of_detections(detections, frame, self._manifest.labels)
 
@@ -105,6 +107,7 @@ class _Bench:
     """Where one thread prepares, runs and reads."""
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
+        self.session = session
         layout = session.layout(1)
         self.slot = Slot(np.zeros(layout.input_shape, np.float32), np.zeros(layout.output_shape, np.float32))
         self.run = session.prepare(self.slot)

@@ -91,6 +91,7 @@ class InferencePipeline:
         self._starting = threading.Lock()  # guards _started
         self._started = False
         self._thread: threading.Thread | None = None  # where the frames move
+        self._background: threading.Thread | None = None  # the same, if it is not the caller's
         self._ended = threading.Event()
 
     @classmethod
@@ -243,8 +244,9 @@ class InferencePipeline:
             self._run()
             return
         self._open()
-        self._thread = threading.Thread(target=self._run, name="pipeline")
-        self._thread.start()
+        self._background = threading.Thread(target=self._run, name="pipeline")
+        self._thread = self._background
+        self._background.start()
 
     def join(self) -> None:
         """Wait for the end. Not for functions of the pipeline itself."""
@@ -253,8 +255,8 @@ class InferencePipeline:
         if threading.current_thread() is self._thread and not self._ended.is_set():
             raise StreamOperationNotAllowedError("expected another thread than the pipeline's own to join it")
         self._ended.wait()
-        if self._thread is not None and self._thread.name == "pipeline":
-            self._thread.join()
+        if self._background is not None:
+            self._background.join()
 
     def terminate(self) -> None:
         """End after the call to a sink that is under way. Does not wait for it."""

@@ -155,6 +155,7 @@ class Sources:
         until = time.monotonic() + deadline
         for feed in self.feeds:
             feed.reader.stop(max(0.0, until - time.monotonic()))
+            feed.forget()
         return not any(feed.reader.running for feed in self.feeds)
 
     def _patience(self, now: float) -> float:
@@ -243,10 +244,11 @@ class Feed:
             self.channel.ledger.dropped("muted")
             self._ready = None
 
-    @property
-    def is_paused(self) -> bool:
-        """No frame of it goes."""
-        return self._paused
+    def forget(self) -> None:
+        """Let go of all pictures: whoever keeps the pipeline need not keep them."""
+        self._early = self._ready = None
+        while self.channel.buffer.take(0.0) or self.channel.buffer.spare() is not None:
+            continue
 
     @property
     def is_ready(self) -> bool:
