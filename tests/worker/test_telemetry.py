@@ -1,0 +1,40 @@
+"""What runs the models tells nobody about it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamfleet_api.demo import conveyor_model
+
+_LOADS = """
+import sys, time
+from streamfleet_worker.engine.session import ort
+ort.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+"""
+_TOLD = (
+    "CI",
+    "ORT_DISABLE_TELEMETRY",
+    "ORT_RUNNING_UNIT_TESTS",
+    "XDG_CACHE_HOME",
+)  # any of these would be silence
+
+
+@pytest.mark.parametrize("module", ["streamfleet_worker.engine.session", "streamfleet_worker"])
+def test_a_model_is_loaded_without_a_trace_in_the_home_directory(tmp_path: Path, module: str) -> None:
+    model, home = tmp_path / "conveyor.onnx", tmp_path / "home"
+    model.write_bytes(conveyor_model())
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name not in _TOLD}
+
+    command = [sys.executable, "-c", f"import {module}\n{_LOADS}", str(model)]
+    done = subprocess.run(
+        command, env={**environment, "HOME": str(home)}, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in home.rglob("*")] == []
