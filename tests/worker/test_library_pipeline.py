@@ -40,10 +40,10 @@ def taker() -> Taker:
     return Taker()
 
 
-@pytest.fixture
-def film(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 frames."""
-    return write_pattern(folder / "film.avi", 30)
+    return write_pattern(tmp_path_factory.mktemp("film") / "film.avi", 30)
 
 
 @pytest.fixture

@@ -41,10 +41,10 @@ def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def film(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 frames."""
-    return write_pattern(folder / "film.avi", 20)
+    return write_pattern(tmp_path_factory.mktemp("film") / "film.avi", 20)
 
 
 @pytest.fixture
