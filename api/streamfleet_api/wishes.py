@@ -246,6 +246,7 @@ def report_of(view: PipelineView, seen: Seen[PipelineStat] | None) -> dict[str, 
     report["device"] = view.device
     report["reason"] = view.reason or (stat.reason if stat else "")
     report["restarts"] = view.restarts
+    report["last_crash"] = stat.last_crash if stat else ""
     report["age"] = round(seen.age, 3) if seen else None
     report["sources"] = to_plain(stat.sources if stat else silent_sources(view.spec, "NOT_STARTED"))
     report["dropped"] = stat.dropped if stat else {}

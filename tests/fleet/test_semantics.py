@@ -14,6 +14,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,34 @@ def silent() -> Iterator[str]:
     """A source that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}/live"
+
+
+@dataclass(frozen=True, slots=True)
+class Endless:
+    """A source that answers, and whose stream never begins."""
+
+    url: str
+    links: list[socket.socket] = field(default_factory=list)  # the second is that of FFmpeg, which hangs
+
+
+@pytest.fixture
+def endless() -> Iterator[Endless]:
+    """One such source."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+        made = Endless(f"http://127.0.0.1:{server.getsockname()[1]}/live")
+
+        def answer() -> None:
+            while True:
+                link, _ = server.accept()
+                made.links.append(link)
+                link.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=b\r\n\r\n")
+
+        answering = thread.submit(answer)
+        yield made
+        server.shutdown(socket.SHUT_RDWR)
+        assert isinstance(answering.exception(timeout=5), OSError)
+        for link in made.links:
+            link.close()
 
 
 def emitted_after(pipeline: Pipeline, at: datetime, before: datetime) -> list[str]:
@@ -282,27 +312,28 @@ def in_state(
     pipeline: Callable[..., Pipeline],
     film: Callable[[int], str],
     silent: str,
+    endless: Endless,
 ) -> Iterator[State]:
     """Makes a pipeline, and waits until it is in a state."""
+    sources = {
+        "ended": film(5),
+        "reconnecting": "rtsp://127.0.0.1:1/live",
+        "starting": silent,
+        "opening": endless.url,
+    }
+    told = {"stuck": "running", "opening": "starting"}
     stopped: list[int] = []
 
     def make(state: str) -> Pipeline:
-        match state:
-            case "ended":
-                made = pipeline(film(5))
-            case "failed":
-                made = pipeline(LIVE, model="broken/1")
-            case "reconnecting":
-                made = pipeline("rtsp://127.0.0.1:1/live")
-            case "starting":
-                made = pipeline(silent)
-            case _:
-                made = pipeline(LIVE)
-                made.plays()
+        model = "broken/1" if state == "failed" else "shapes/1"
+        made = pipeline(sources.get(state, LIVE), model=model)
+        if state in ("running", "paused", "stuck"):
+            made.plays()
         if state == "paused":
             made.do("pause")
-        expected = "running" if state == "stuck" else state
-        made.until(state, lambda report: report["state"] == expected)
+        made.until(state, lambda report: report["state"] == told.get(state, state))
+        if state == "opening":
+            wait_for(lambda: len(endless.links) >= 2, "FFmpeg opens it")
         if state == "stuck":
             stopped.append(clean.kill("camera", signal.SIGSTOP))
         return made
@@ -351,7 +382,7 @@ def test_each_command_is_answered_as_its_state_allows(clean: Fleet, in_state: St
         assert made.report["state"] == state
 
 
-@pytest.mark.parametrize("state", [*STATES, "stuck"])
+@pytest.mark.parametrize("state", [*STATES, "opening", "stuck"])
 def test_terminate_succeeds_in_every_state_and_leaves_no_process(
     clean: Fleet, in_state: State, state: str
 ) -> None:
@@ -408,11 +439,11 @@ def test_files_of_different_length_are_played_to_the_end_of_the_last(
     assert clean.pipelines() == []
 
 
-@pytest.mark.parametrize("dead", ["refused", "silent"])
+@pytest.mark.parametrize("dead", ["refused", "silent", "endless"])
 def test_a_dead_first_source_holds_up_neither_the_second_nor_the_end(
-    pipeline: Callable[..., Pipeline], clean: Fleet, silent: str, dead: str
+    pipeline: Callable[..., Pipeline], clean: Fleet, silent: str, endless: Endless, dead: str
 ) -> None:
-    reference = silent if dead == "silent" else "rtsp://127.0.0.1:1/live"
+    reference = {"refused": "rtsp://127.0.0.1:1/live", "silent": silent, "endless": endless.url}[dead]
 
     began = time.monotonic()
     played = pipeline([reference, LIVE])
