@@ -136,6 +136,8 @@ def explained(refusal: Rejected) -> CommandFailed:
         where, name = [*map(str, error["loc"]), "", ""][:2]
         option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
         option = "--select" if (where, name) == ("body", "selector") else option
+        if name == "sampling":  # a file has many values
+            option = " ".join([option, ".".join(map(str, error["loc"][2:]))]).strip()
         expected = str(error["msg"]).partition("; PUT ")[0].replace("Input should be", "expected")
         if name in _NAMED and error["type"] == "string_pattern_mismatch":
             expected = "expected up to 64 letters, digits, '.', '_', '-'"

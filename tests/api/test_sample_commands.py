@@ -181,11 +181,11 @@ def test_a_file_that_the_api_refuses_is_named_by_the_option(
     run: Command, model: None, tmp_path: Path
 ) -> None:
     file = tmp_path / "sampling.json"
-    file.write_text('{"dataset": "doors", "strategies": []}')
+    file.write_text('{"dataset": "doors", "strategies": [{"type": "random", "name": "some"}]}')
 
     done = run(*RUN, "--sample", str(file), code=1)
 
-    assert "--sample" in done.stderr
+    assert done.stderr == "error: --sample strategies.0.random.traffic_percentage: Field required\n"
 
 
 def test_status_tells_what_came_of_it(api: Api, run: Command, peer: Peer) -> None:
