@@ -560,7 +560,9 @@ def test_a_pipeline_is_started_once(film: Path) -> None:
 def test_a_pipeline_that_waits_for_its_first_picture_can_be_ended(taker: Taker) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/silent"
-        pipeline = InferencePipeline.init_with_custom_logic(url, nothing, taker)
+        pipeline = InferencePipeline.init_with_custom_logic(
+            url, nothing, taker, on_pipeline_start=lambda: taker("it", "began")
+        )
         starting = threading.Thread(target=pipeline.start)
         starting.start()
         asked, _ = silent.accept()

@@ -265,8 +265,9 @@ class InferencePipeline:
     def pause_stream(self, source_id: int | None = None) -> None:
         """Let no frame of this source, or of all, come to the sinks any more; when this returns, it is so.
 
-        A file goes on where it was. A live source is read on, and goes on with the present. When a function
-        of the pipeline itself pauses it, the frames that are with the model still come.
+        It waits for the frames that are with the model, and no longer than ten seconds for a sink; it does
+        not where a function of the pipeline itself calls it, and then these frames still come.
+        A file goes on where it was. A live source is read on, and goes on with the present.
         """
         self._sources.pause(self._sources_named(source_id))
         if self._started and threading.current_thread() is not self._thread:
@@ -322,7 +323,7 @@ class InferencePipeline:
     def _run(self) -> None:
         try:
             self._updates.inference_thread("STARTED")
-            if self._on_start is not None:
+            if self._on_start is not None and not self._flow.stopped.is_set():
                 self.callbacks.call("the function for the start", self._on_start)
             self._flow.run()
             self._updates.inference_thread("FINISHED")
