@@ -210,3 +210,22 @@ def test_what_no_pipeline_can_do_is_refused_by_its_name(changes: dict[str, Any],
         read(specification(**changes))
 
     assert said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": [{**MODEL, "name": "n" * 9999}]},
+        {"steps": [{**MODEL, "type": "t" * 9999}]},
+        {
+            "steps": [MODEL, *({**BOXES, "name": f"boxes-{number}"} for number in range(999))],
+            "outputs": [BOXES],
+        },
+        {"inputs": [{**IMAGE, "name": "n" * 9999}]},
+    ],
+)
+def test_a_refusal_is_short_however_long_the_workflow(changes: dict[str, Any]) -> None:
+    with pytest.raises(BadWorkflow) as refusal:
+        read(specification(**changes))
+
+    assert len(str(refusal.value)) < 700

@@ -84,9 +84,9 @@ def read(
     """The workflow of a specification. `image` is its input that is the frame. Raises: BadWorkflow."""
     inputs = _Inputs.of(specification, parameters or {}, image)
     steps = _named(specification, "steps")
-    detector, tracker = _one_model(steps), _at_most_one_tracker(steps)
     for name, step in steps.items():
         _check_step(name, step)
+    detector, tracker = _one_model(steps), _at_most_one_tracker(steps)
     inputs.check_image(detector, "images", steps[detector])
     if tracker is not None:
         _check_tracker(tracker, steps[tracker], detector)
@@ -139,11 +139,16 @@ def _of_type(steps: Mapping[str, Step], kind: re.Pattern[str]) -> list[str]:
     return [name for name, step in steps.items() if kind.fullmatch(step["type"])]
 
 
+def _check_step(name: str, step: Step) -> None:
+    """It is one that pipelines have, and like theirs the same for every frame."""
+    which = f"step {_brief(name)} of type {_brief(step['type'])} cannot be served"
+    if not any(kind.fullmatch(step["type"]) for kind in (_DETECTION, _TRACKING, _DRAWING)):
+        raise BadWorkflow(f"{which}; what can be is {_SERVED}")
+    if step.get("next_steps"):
+        raise BadWorkflow(f"{which}: expected no next_steps")
+
+
 def _one_model(steps: Mapping[str, Step]) -> str:
-    for name, step in steps.items():
-        if not any(kind.fullmatch(step["type"]) for kind in (_DETECTION, _TRACKING, _DRAWING)):
-            which = f"step {_brief(name)} of type {_brief(step['type'])}"
-            raise BadWorkflow(f"{which} cannot be served; what can be is {_SERVED}")
     models = _of_type(steps, _DETECTION)
     if len(models) != 1:
         raise BadWorkflow(f"expected one step that is an object-detection model, came {len(models)}")
@@ -155,12 +160,6 @@ def _at_most_one_tracker(steps: Mapping[str, Step]) -> str | None:
     if len(trackers) > 1:
         raise BadWorkflow(f"expected at most one step that is a tracker, came {len(trackers)}")
     return trackers[0] if trackers else None
-
-
-def _check_step(name: str, step: Step) -> None:
-    """Nobody's doing may depend on something: a pipeline does the same for every frame."""
-    if step.get("next_steps"):
-        raise BadWorkflow(f"step {_brief(name)} cannot be served: expected no next_steps")
 
 
 def _check_tracker(name: str, step: Step, detector: str) -> None:
@@ -294,9 +293,12 @@ def _is_whole(value: Any) -> bool:
 
 
 def _unlike(where: str, expected: str, came: Any) -> BadWorkflow:
-    return BadWorkflow(f"expected {where[:80]} as {expected}, came {_brief(came)}")
+    return BadWorkflow(f"expected {_cut(where, 80)} as {_cut(expected, 400)}, came {_brief(came)}")
 
 
 def _brief(came: object) -> str:
-    text = repr(came)
-    return text if len(text) <= 80 else f"{text[:80]}…"
+    return _cut(repr(came), 80)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
