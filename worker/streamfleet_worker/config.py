@@ -56,8 +56,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         description="The agent on a device: runs the pipelines that its broker wishes for.",
         epilog="Each option may be given in the environment: STREAMFLEET_DATA_DIR for --data-dir, and so on."
         " CONFIDENCE, IOU_THRESHOLD, CLASS_AGNOSTIC_NMS, MAX_CANDIDATES and MAX_DETECTIONS are the device's"
-        " defaults where a pipeline says nothing. 'streamfleet-worker samples export FOLDER' writes the frames"
-        " that are kept for labelling as a COCO data set.",
+        " defaults where a pipeline says nothing. 'streamfleet-worker samples export FOLDER' writes the"
+        " frames that are kept for labelling as a COCO data set.",
     )
     for name, description in _OPTIONS.items():
         parser.add_argument(f"--{name}", help=description)
