@@ -1,12 +1,17 @@
-"""Commands a second over HTTP and the time that each takes, with 1, 8 and 64 clients at once.
+"""Commands a second and the time that each takes, through every door, with 1, 8 and 64 clients at once.
 
-Pause and resume: from the request to its answer, which the api gives once the device has confirmed: HTTP,
-api, broker, agent, camera process, and back. Each client pauses and resumes a pipeline of its own (a file
-at one frame a second, so that the device has little else to do), in turn, by the original's `POST
-/pause/{id}` and `/resume/{id}`. List: `GET /list_pipelines`, which the api asks the broker. Baseline of the
-same run: a Starlette app under uvicorn, with the options of our api, that answers a constant. Clients,
-servers and devices share one machine. Every client keeps its connection, or makes a new one for each
-request.
+List: the original's `list_pipelines`, over the Stream Manager's TCP port and over HTTP. Pause and resume:
+from the command to its answer, which the api gives once the device has confirmed: api, broker, agent, camera
+process, and back; each client has a pipeline of its own (a file at one frame a second, so that the device has
+little else to do). Over TCP each command has a connection of its own, as the protocol wants it; over HTTP
+too, or all of a client's share one.
+
+Baselines of the same run: a stand-in for the original's manager, which has no work to do (`standin.py`), and
+a Starlette app with the options of our api that answers a constant. Every client is a process. Clients,
+servers and devices share one machine.
+
+Then lists alone, by one client, beside 50 others that say nothing, 20 that say a byte at a time, and a worker
+that is killed meanwhile; and the stand-in's beside one that says nothing.
 """
 
 from __future__ import annotations
@@ -14,44 +19,79 @@ from __future__ import annotations
 import contextlib
 import socket
 import statistics
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 import uvicorn
+import uvloop
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from benchmarks import standin
+from benchmarks.callers import Load, Question, framed, http_get, http_post, load
 from benchmarks.fleets import names, put, running
-from benchmarks.load import Next, load
-from benchmarks.processes import child, receive
+from benchmarks.processes import child, receive, stand_alone
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, percentiles
 from benchmarks.setting import Setting
+from streamfleet_api.http_protocol import BoundedHttp
 from tests.fleet.harness import Fleet, wait_for
 
-PAUSE, LIST, CONSTANT = "pause and resume", "list_pipelines", "bare Starlette, a constant"
-KINDS = (CONSTANT, LIST, PAUSE)
-_KEPT = {True: "kept", False: "new each"}
+STANDIN = "stand-in for the original, list over TCP"
+LIST_TCP = "list over TCP"
+PAUSE_TCP = "mute and resume over TCP"
+CONSTANT, CONSTANT_KEPT = "bare Starlette, a constant", "bare Starlette, a constant, kept"
+LIST_HTTP, LIST_HTTP_KEPT = "list over HTTP", "list over HTTP, kept"
+PAUSE_HTTP = "pause and resume over HTTP, kept"
+LISTS = (STANDIN, LIST_TCP, CONSTANT, LIST_HTTP, CONSTANT_KEPT, LIST_HTTP_KEPT)
+PAUSES = (PAUSE_TCP, PAUSE_HTTP)
+
+LIST = framed(b'{"type": "list_pipelines"}')
+SUCCESS = b'"success"'
+SILENT, SLOW = 50, 20  # clients
+P99_LIMIT = 50.0  # milliseconds, beside them
 _START = 60.0  # seconds for all pipelines to run
 _LISTED = 8  # pipelines there are when they are listed
+_ORIGINAL = (
+    "The original itself, measured once on another machine: 4,900 commands/s with one client, 2,150/s with\n"
+    "eight, at worst 1 s; 4.9 s for each client that says nothing, 2.15 s behind an init."
+)
 
 
 @dataclass(slots=True)
 class Measured:
-    """The rounds of one kind, count of clients and way to connect."""
+    """The rounds of one kind and count of clients."""
 
     rates: list[float] = field(default_factory=list)  # commands/s
     latencies: list[float] = field(default_factory=list)  # milliseconds, of all rounds
-    failures: Counter[int] = field(default_factory=Counter)  # by status
+    failures: int = 0
+
+    def add(self, done: Load) -> None:
+        """One round."""
+        self.rates.append(done.rate)
+        self.latencies += [latency * 1000 for latency in done.latencies]
+        self.failures += done.failures
+
+    @property
+    def rate(self) -> float:
+        """The median."""
+        return statistics.median(self.rates)
+
+    @property
+    def cells(self) -> tuple[float | None, ...]:
+        """Rate, percentiles, the slowest, failures."""
+        if not self.latencies:
+            return (self.rate, None, None, None, self.failures)
+        p50, _, p99 = percentiles(self.latencies)
+        return (self.rate, p50, p99, max(self.latencies), self.failures)
 
 
-_Point = tuple[str, int, bool]  # kind, clients, whether connections are kept
-_Found = dict[_Point, Measured]
-_Ask = tuple[str, int, Next]  # kind, port, what
+_Found = dict[tuple[str, int], Measured]  # by kind and clients
+Ask = Callable[[int], Question]  # what a client asks, by its number
 
 
 def run(setting: Setting) -> Report:
@@ -59,40 +99,64 @@ def run(setting: Setting) -> Report:
     sizes = setting.pick((1, 8, 64), (1, 2))
     seconds, rounds = setting.pick(1.5, 0.3), setting.rounds_of(3)
     found: _Found = {}
-    with running(setting, capacity=max(sizes)) as fleet, constant() as port:
+    with running(setting, capacity=max(sizes)) as fleet, contextlib.ExitStack() as stack:
         wished = add(fleet, setting, min(_LISTED, max(sizes)))
+        lists = asks_for_lists(
+            fleet, stack.enter_context(serving(standin.serve, wished)), stack.enter_context(serving(constant))
+        )
         for clients in sizes:
-            asks: list[_Ask] = [(CONSTANT, port, ask_list), (LIST, fleet.port, ask_list)]
-            if clients <= len(wished):
-                asks.append((PAUSE, fleet.port, ask_pause(wished)))
+            measure(found, lists, clients=clients, rounds=rounds, seconds=seconds)
+        beside = beside_others(setting, fleet, wished)
+        for clients in sizes:
+            wished += add(fleet, setting, clients - len(wished))
+            asks = asks_for_pauses(fleet, wished)
             measure(found, asks, clients=clients, rounds=rounds, seconds=seconds)
-        for clients in sizes:
-            if clients > len(wished):
-                wished += add(fleet, setting, clients - len(wished))
-                pause = [(PAUSE, fleet.port, ask_pause(wished))]
-                measure(found, pause, clients=clients, rounds=rounds, seconds=seconds)
-    return report(setting, sizes, found, seconds=seconds)
+    return report(setting, sizes, found, beside, seconds=seconds)
 
 
-def measure(found: _Found, asks: Sequence[_Ask], *, clients: int, rounds: int, seconds: float) -> None:
+def measure(found: _Found, asks: dict[str, Ask], *, clients: int, rounds: int, seconds: float) -> None:
     """All of these in turn, round by round."""
     for _ in range(rounds):
-        for keep in (True, False):
-            for kind, port, ask in asks:
-                measured = found.setdefault((kind, clients, keep), Measured())
-                note(measured, port, ask, clients=clients, keep=keep, seconds=seconds)
+        for kind, ask in asks.items():
+            questions = [ask(number) for number in range(clients)]
+            found.setdefault((kind, clients), Measured()).add(load(questions, seconds=seconds))
 
 
-def note(measured: Measured, port: int, ask: Next, *, clients: int, keep: bool, seconds: float) -> None:
-    """One round."""
-    done = load(port, ask, clients=clients, keep=keep, seconds=seconds)
-    measured.rates.append(done.rate)
-    measured.latencies += [latency * 1000 for latency in done.latencies]
-    measured.failures += done.failures
+def asks_for_lists(fleet: Fleet, standin_port: int, constant_port: int) -> dict[str, Ask]:
+    """Everybody asks the same."""
+    new, kept = http_get("/list_pipelines"), http_get("/list_pipelines", keep=True)
+    questions = {
+        STANDIN: Question(standin_port, (LIST,), SUCCESS),
+        LIST_TCP: Question(fleet.manager_port, (LIST,), SUCCESS),
+        CONSTANT: Question(constant_port, (new,), SUCCESS),
+        LIST_HTTP: Question(fleet.port, (new,), SUCCESS),
+        CONSTANT_KEPT: Question(constant_port, (kept,), SUCCESS, keep=True),
+        LIST_HTTP_KEPT: Question(fleet.port, (kept,), SUCCESS, keep=True),
+    }
+    return {kind: lambda _number, question=question: question for kind, question in questions.items()}
+
+
+def asks_for_pauses(fleet: Fleet, wished: Sequence[str]) -> dict[str, Ask]:
+    """Each client has its own pipeline, pauses and resumes it in turn."""
+
+    def over_tcp(number: int) -> Question:
+        requests = [
+            framed(f'{{"type": "{kind}", "pipeline_id": "{wished[number]}"}}'.encode())
+            for kind in ("mute", "resume")
+        ]
+        return Question(fleet.manager_port, tuple(requests), SUCCESS)
+
+    def over_http(number: int) -> Question:
+        requests = [http_post(f"/{verb}/{wished[number]}", keep=True) for verb in ("pause", "resume")]
+        return Question(fleet.port, tuple(requests), SUCCESS, keep=True)
+
+    return {PAUSE_TCP: over_tcp, PAUSE_HTTP: over_http}
 
 
 def add(fleet: Fleet, setting: Setting, count: int) -> list[str]:
     """So many pipelines more, once they run."""
+    if count <= 0:
+        return []
     wished = names(count)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda name: put(fleet, name, str(setting.video), max_fps=1), wished))
@@ -105,31 +169,91 @@ def add(fleet: Fleet, setting: Setting, count: int) -> list[str]:
     return wished
 
 
-def ask_list(_client: int, _count: int) -> tuple[str, str]:
-    """Always the same."""
-    return ("GET", "/list_pipelines")
+# beside others --------------------------------------------------------------------------------------------
 
 
-def ask_pause(wished: Sequence[str]) -> Next:
-    """Each client has its own pipeline, pauses and resumes it in turn."""
+def beside_others(setting: Setting, fleet: Fleet, wished: list[str]) -> dict[str, Measured]:
+    """Lists by one client, with others who hold up whoever lets them."""
+    seconds = setting.pick(4.0, 1.0)
+    found = {}
+    with serving(standin.serve, wished) as port, crowd(port, silent=1, slow=0):
+        found[f"{STANDIN}, beside 1 silent"] = listed(Question(port, (LIST,), SUCCESS), seconds)
+    among = f"beside {SILENT} silent, {SLOW} slow, a killed worker"
+    http = http_get("/list_pipelines")
+    with crowd(fleet.manager_port, silent=SILENT, slow=SLOW):
+        for kind, port, request in ((LIST_TCP, fleet.manager_port, LIST), (LIST_HTTP, fleet.port, http)):
+            fleet.kill("sf-agent")
+            found[f"{kind}, {among}"] = listed(Question(port, (request,), SUCCESS), seconds)
+    wait_for(
+        lambda: all(fleet.report(name)["state"] == "running" for name in wished),
+        "the pipelines of the killed worker",
+        timeout=_START,
+        every=0.5,
+    )
+    return found
 
-    def ask(client: int, count: int) -> tuple[str, str]:
-        return ("POST", f"/{('pause', 'resume')[count % 2]}/{wished[client]}")
 
-    return ask
-
-
-# the baseline ---------------------------------------------------------------------------------------------
+def listed(question: Question, seconds: float) -> Measured:
+    """By one client."""
+    measured = Measured()
+    measured.add(load([question], seconds=seconds))
+    return measured
 
 
 @contextlib.contextmanager
-def constant() -> Iterator[int]:
-    """The port of the bare app, which ends with the block."""
-    with child(_serve_constant) as connection:
+def crowd(port: int, *, silent: int, slow: int) -> Iterator[None]:
+    """Clients that say nothing or little, and are there again when they are left, until the block ends."""
+    with child(_crowd, port, silent, slow) as connection:
+        receive(connection)
+        yield
+
+
+def _crowd(connection: Connection, port: int, silent: int, slow: int) -> None:
+    quiet, talking = [_peer(port) for _ in range(silent)], [(_peer(port), 0) for _ in range(slow)]
+    connection.send("they are there")
+    while True:
+        time.sleep(0.1)
+        quiet = [_peer(port) if _is_left(peer) else peer for peer in quiet]
+        talking = [_say(port, peer, said) for peer, said in talking]
+
+
+def _say(port: int, peer: socket.socket, said: int) -> tuple[socket.socket, int]:
+    """One byte more, or all anew."""
+    if said == len(LIST) or _is_left(peer):
+        return _peer(port), 0
+    peer.send(LIST[said : said + 1])
+    return peer, said + 1
+
+
+def _peer(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
+
+
+def _is_left(peer: socket.socket) -> bool:
+    try:
+        peer.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    peer.close()
+    return True
+
+
+# the baselines --------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def serving(entry: Callable[..., None], *arguments: object) -> Iterator[int]:
+    """The port of a server that ends with the block."""
+    with child(entry, *arguments) as connection:
         yield receive(connection)
 
 
-def _serve_constant(connection: Connection) -> None:
+def constant(connection: Connection) -> None:
+    """An app without any work, served as our api is."""
+    stand_alone()
+
     async def answer(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "success"})
 
@@ -138,29 +262,29 @@ def _serve_constant(connection: Connection) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         connection.send(listener.getsockname()[1])
-        config = uvicorn.Config(app, http="h11", ws="none", log_config=None, access_log=False)
-        uvicorn.Server(config).run(sockets=[listener])
+        config = uvicorn.Config(app, http=BoundedHttp, ws="none", log_config=None, access_log=False)
+        uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
 # the report -----------------------------------------------------------------------------------------------
 
 
-def report(setting: Setting, sizes: Sequence[int], found: _Found, *, seconds: float) -> Report:
+def report(
+    setting: Setting, sizes: Sequence[int], found: _Found, beside: dict[str, Measured], *, seconds: float
+) -> Report:
     """Medians of the rates, percentiles of all latencies."""
-    rows = tuple(
-        Row(_name(point), (statistics.median(one.rates), *_spread(one), _failures(one)))
-        for kind in KINDS
-        for point, one in sorted(found.items(), key=lambda item: (item[0][1], not item[0][2]))
-        if point[0] == kind
-    )
     columns = (
-        *(Column("commands/s", digits=0), Column("p50", "ms", 2), Column("p99", "ms", 2)),
-        Column("failures"),
+        Column("commands/s", digits=0),
+        *(Column(name, "ms", 2) for name in ("p50", "p99", "slowest")),
+        Column("failures", digits=0),
     )
-    failures = sum(one.failures.total() for one in found.values())
+    rows = tuple(
+        Row(f"{kind}, {clients}", found[kind, clients].cells) for kind in LISTS + PAUSES for clients in sizes
+    )
+    failures = sum(one.failures for (kind, _), one in found.items() if kind != STANDIN)
     return Report(
         name="commands",
-        title="Commands over HTTP, up to the device and back",
+        title="The original's commands over TCP and HTTP, up to the device and back",
         sizes={
             "clients": list(sizes),
             "seconds": seconds,
@@ -168,50 +292,50 @@ def report(setting: Setting, sizes: Sequence[int], found: _Found, *, seconds: fl
             "pipelines listed": min(_LISTED, max(sizes)),
             "model": setting.model_name,
         },
-        tables=(Table("what, clients, connections", columns, rows),),
-        charts=(
-            _chart("Commands/s (higher is better)", "commands/s", sizes, found, _rate),
-            _chart("Median time, connections kept (lower is better)", "ms", sizes, found, _p50, ways=(True,)),
+        tables=(
+            Table("what, clients", columns, rows),
+            Table("by one client", columns, tuple(Row(name, one.cells) for name, one in beside.items())),
         ),
-        checks=(Check("failed requests", failures, 0, ""),),
-        rounds={f"{_name(point)}, commands/s": one.rates for point, one in found.items()},
+        charts=(
+            _chart("Lists/s (higher is better)", "commands/s", sizes, found, LISTS, 0),
+            _chart("Changes/s (higher is better)", "commands/s", sizes, found, PAUSES, 0),
+        ),
+        checks=(
+            Check("failed commands", failures, 0, ""),
+            *(
+                Check(f"99 of 100 {name}", _p99(one), P99_LIMIT, "ms")
+                for name, one in beside.items()
+                if not name.startswith(STANDIN)
+            ),
+            *(
+                Check(f"lists/s over TCP beside the stand-in's, {clients} clients", ratio, limit, "", True)
+                for clients, limit in ((1, 1.0), (8, 2.0))
+                if (ratio := _ratio(found, clients)) is not None
+            ),
+        ),
+        rounds={f"{kind}, {clients}, commands/s": one.rates for (kind, clients), one in found.items()},
+        notes=(_ORIGINAL,),
     )
 
 
-def _chart(title, axis, sizes, found, figure, ways=(True, False)) -> Bars:  # type: ignore[no-untyped-def]
-    groups = [(clients, keep) for clients in sizes for keep in ways]
+def _ratio(found: _Found, clients: int) -> float | None:
+    if (LIST_TCP, clients) not in found:
+        return None
+    return found[LIST_TCP, clients].rate / found[STANDIN, clients].rate
+
+
+def _p99(measured: Measured) -> float:
+    return percentiles(measured.latencies)[2] if measured.latencies else float("inf")
+
+
+def _chart(
+    title: str, axis: str, sizes: Sequence[int], found: _Found, kinds: Sequence[str], digits: int
+) -> Bars:
     return Bars(
         title,
         axis,
-        tuple(f"{n} client{'s' if n > 1 else ''}\n{_KEPT[keep]}" for n, keep in groups),
-        tuple(
-            Series(kind, tuple(figure(found.get((kind, clients, keep))) for clients, keep in groups))
-            for kind in KINDS
-        ),
+        tuple(f"{clients} client{'s' if clients > 1 else ''}" for clients in sizes),
+        tuple(Series(kind, tuple(found[kind, clients].rate for clients in sizes)) for kind in kinds),
         logarithmic=True,
-        digits=0 if axis == "commands/s" else 1,
+        digits=digits,
     )
-
-
-def _rate(measured: Measured | None) -> float | None:
-    return statistics.median(measured.rates) if measured else None
-
-
-def _p50(measured: Measured | None) -> float | None:
-    return _spread(measured)[0] if measured else None
-
-
-def _spread(measured: Measured) -> tuple[float | None, float | None]:
-    if not measured.latencies:
-        return None, None
-    p50, _, p99 = percentiles(measured.latencies)
-    return p50, p99
-
-
-def _failures(measured: Measured) -> str:
-    return ", ".join(f"{count} of {status}" for status, count in sorted(measured.failures.items())) or "none"
-
-
-def _name(point: _Point) -> str:
-    kind, clients, keep = point
-    return f"{kind}, {clients}, {_KEPT[keep]}"

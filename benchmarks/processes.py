@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 PATIENCE = 30.0  # seconds that a process has to answer, beyond what it was asked to do
 _PRELOADED = ["benchmarks.bare", "benchmarks.commands", "benchmarks.relay"]
 _END = 5.0  # seconds that a killed process has to be gone
+
+
+def stand_alone() -> None:
+    """Be a session of its own, as a fleet is: the kernel shares processors out among sessions."""
+    os.setsid()
 
 
 @contextlib.contextmanager

@@ -95,6 +95,7 @@ class Report:
     charts: tuple[Bars, ...]
     checks: tuple[Check, ...] = ()
     rounds: dict[str, list[float]] = field(default_factory=dict)  # every single figure, by what it is
+    notes: tuple[str, ...] = ()  # what was not measured here
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -119,6 +120,8 @@ def text(report: Report, *, judged: bool) -> str:
     if report.checks:
         lines.append("")
         lines += [_check_line(check, judged) for check in report.checks]
+    for note in report.notes:
+        lines += ["", note]
     return "\n".join(lines)
 
 
@@ -165,6 +168,7 @@ def as_json(report: Report, about: dict[str, Any]) -> str:
         **about,
         "sizes": report.sizes,
         "tables": [_plain_table(table) for table in report.tables],
+        "notes": report.notes,
         "checks": [{**asdict(check), "kept": check.kept} for check in report.checks],
         "medians": medians(report.rounds),
         "rounds": report.rounds,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import logging
 import os
@@ -129,6 +130,7 @@ async def serve(
     services = Services.make(config, context)
     app = create_app(config, services, token=token, manager_listener=manager_listener)
     server = _Server(app, services)
+    gc.freeze()  # what was imported stays: no collection needs to walk through it while somebody waits
     host, port = listener.getsockname()[:2]
     logger.info("listening on http://%s:%d", host, port)
     try:

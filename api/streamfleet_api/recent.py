@@ -1,7 +1,9 @@
 """An answer of the broker's for all who ask the same within a moment.
 
-It is never older than the last change that this api itself made, and against those of others it is as old as
-`LIFETIME` at most: whoever changes something here and looks, sees it.
+asked for --RENEWED later, when somebody asks--> asked for again, in passing --LIFETIME--> waited for
+
+It is never older than the last change that this api itself made: whoever changes something here and looks,
+sees it. Against the changes of others it is as old as `LIFETIME` at most.
 """
 
 from __future__ import annotations
@@ -12,11 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-LIFETIME = 0.1  # seconds since it was asked for
-_LONGEST = 0.5  # seconds, of an answer that is expensive
-_SHARE = (
-    5  # an answer lives so much longer than it takes, so that a large fleet does not keep the broker busy
-)
+RENEWED = 0.1  # seconds
+LIFETIME = 0.5  # seconds
+_SHARE = 5  # times as long as it takes it is let be, so that a large fleet does not keep the broker busy
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class _Answer(Generic[T]):
     value: T
     changes: int  # that had been made when it was asked for
     asked: float
-    until: float
+    renewed: float  # when it is time to ask again
 
 
 @dataclass(slots=True)
@@ -46,10 +46,12 @@ class Recent(Generic[T]):
         self._question: _Question[T] | None = None
 
     def known(self) -> T | None:
-        """The answer, where nobody must be asked."""
-        answer = self._answer
-        if answer is None or answer.changes != self._changes() or time.monotonic() > answer.until:
+        """The answer, where nobody must wait for it."""
+        answer, now = self._answer, time.monotonic()
+        if answer is None or answer.changes != self._changes() or now > answer.asked + LIFETIME:
             return None
+        if now > answer.renewed and self._question is None:
+            self._begin()
         return answer.value
 
     async def get(self) -> T:
@@ -60,24 +62,25 @@ class Recent(Generic[T]):
         question = self._question
         if question is None or question.changes != self._changes():
             # One that is under way since before a change may be answered as of before it.
-            question = self._question = self._begin()
+            question = self._begin()
         return await asyncio.shield(question.task)
 
     def _begin(self) -> _Question[T]:
-        changes, asked = self._changes(), time.monotonic()
-        task = asyncio.ensure_future(self._learn(changes, asked))
+        changes = self._changes()
+        task = asyncio.ensure_future(self._learn(changes, time.monotonic()))
         task.add_done_callback(self._end)
-        return _Question(changes, task)
+        self._question = _Question(changes, task)
+        return self._question
 
     async def _learn(self, changes: int, asked: float) -> T:
         value = await self._ask()
-        lifetime = min(max(LIFETIME, _SHARE * (time.monotonic() - asked)), _LONGEST)
         if self._answer is None or self._answer.asked < asked:
-            self._answer = _Answer(value, changes, asked, asked + lifetime)
+            took = time.monotonic() - asked
+            self._answer = _Answer(value, changes, asked, asked + max(RENEWED, _SHARE * took))
         return value
 
     def _end(self, task: asyncio.Task[T]) -> None:
         if self._question is not None and self._question.task is task:
             self._question = None
         if not task.cancelled():
-            task.exception()  # whoever asked has it; perhaps nobody waits any more
+            task.exception()  # whoever waited has it

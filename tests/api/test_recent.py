@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from streamfleet_api.recent import LIFETIME, Recent
+from streamfleet_api.recent import LIFETIME, RENEWED, Recent
 
 
 class Source:
@@ -47,6 +47,21 @@ async def test_an_answer_is_forgotten_after_its_time() -> None:
 
     assert recent.known() is None
     assert await recent.get() == 2
+
+
+async def test_an_answer_that_is_asked_for_again_and_again_is_renewed_and_nobody_waits_for_it() -> None:
+    source = Source()
+    recent = source.recent()
+    await recent.get()
+    await asyncio.sleep(RENEWED + 0.02)
+    source.may_answer.clear()
+
+    while_it_is_renewed = [await recent.get() for _ in range(5)]
+    source.may_answer.set()
+    await asyncio.sleep(0.01)
+
+    assert while_it_is_renewed == [1] * 5
+    assert (recent.known(), source.asked) == (2, 2)
 
 
 async def test_whoever_asks_after_a_change_of_ours_gets_an_answer_from_after_it() -> None:
