@@ -20,7 +20,7 @@ from tests.images import TOOLS, Container, Images, NoBase, ended, until
 from tests.places import free_ports, short_folder
 
 pytestmark = [
-    pytest.mark.timeout(420),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may chroot and mount"),
     pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"needs {', '.join(TOOLS)}: make debian"),
 ]
