@@ -151,7 +151,10 @@ def test_pipelines_of_two_devices_are_consumed_alike(clean: Fleet, udp: UdpRecei
         (output,) = answers[device]["outputs"]
         assert len(output["predictions"]["predictions"]) == 1
         assert clean.report(pipeline_id)["device"] == device
-    senders = lambda: {each["inference_metadata"]["pipeline_id"] for each in list(udp.messages)}  # noqa: E731
+
+    def senders() -> set[str]:
+        return {each["inference_metadata"]["pipeline_id"] for each in list(udp.messages)}
+
     wait_for(lambda: senders() == set(made.values()), "datagrams of both")
     listed = clean.http.request("GET", "/inference_pipelines/list", json={}).json()["pipelines"]
     assert sorted(listed) == sorted(made.values())
@@ -159,9 +162,9 @@ def test_pipelines_of_two_devices_are_consumed_alike(clean: Fleet, udp: UdpRecei
 
 @pytest.mark.parametrize("asks", [True, False])
 def test_who_asks_keeps_a_pipeline_and_who_does_not_loses_it(clean: Fleet, asks: bool) -> None:
-    pipeline_id = initialise(clean, PATTERN, consumption_timeout=2.0)
+    pipeline_id = initialise(clean, PATTERN, consumption_timeout=3.0)
     began = time.monotonic()
-    until = began + (4.0 if asks else 0.0)
+    until = began + (4.5 if asks else 0.0)
 
     while time.monotonic() < until:
         consume(clean, pipeline_id, "drawn")
@@ -170,5 +173,5 @@ def test_who_asks_keeps_a_pipeline_and_who_does_not_loses_it(clean: Fleet, asks:
     if asks:
         assert clean.pipelines() == [pipeline_id]
     wait_for(lambda: clean.pipelines() == [], "its end", timeout=15)
-    assert time.monotonic() - until >= 1.9
+    assert time.monotonic() - until >= 2.5
     assert clean.http.get(f"/inference_pipelines/{pipeline_id}/consume").status_code == 404
