@@ -82,12 +82,29 @@ def _port(option: str, default: int, text: str) -> Callable[[F], F]:
     type=click.IntRange(0, MAX_WORKERS),
     help="Workers on this machine.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Listen here; 0.0.0.0 for the network.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="HTTP.")
+@click.option(
+    "--host",
+    envvar="STREAM_MANAGEMENT_API_HOST",
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Listen here; 0.0.0.0 for the network.",
+)
+@click.option(
+    "--port",
+    envvar="STREAM_MANAGEMENT_API_PORT",
+    default=8080,
+    show_default=True,
+    show_envvar=True,
+    type=click.IntRange(0, 65535),
+    help="HTTP.",
+)
 @click.option(
     "--manager-port",
+    envvar=["STREAM_MANAGER_PORT", "PORT"],
     default=7070,
     show_default=True,
+    show_envvar=True,
     type=click.IntRange(0, 65535),
     help="The Stream Manager's commands over TCP; 0: none.",
 )

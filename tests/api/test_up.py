@@ -208,10 +208,11 @@ def test_two_on_one_data_directory_are_told_apart(fleet: Fleet, start: Start) ->
 
 def test_all_taken_ports_are_named_by_their_options_and_nothing_is_left(start: Start) -> None:
     with contextlib.ExitStack() as stack:
-        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
-        http, devices, relay, pictures = (each.getsockname()[1] for each in taken)
+        taken = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(5)]
+        http, manager, devices, relay, pictures = (each.getsockname()[1] for each in taken)
 
         fleet = start(
+            *("--manager-port", str(manager)),
             *("--devices-port", str(devices)),
             *("--relay-in-port", str(relay)),
             *("--pictures-out-port", str(pictures)),
@@ -220,10 +221,21 @@ def test_all_taken_ports_are_named_by_their_options_and_nothing_is_left(start: S
 
         assert fleet.process.wait(20) == 1
     named = (
-        f"--port {http}, --devices-port {devices}, --relay-in-port {relay} and --pictures-out-port {pictures}"
+        f"--port {http}, --manager-port {manager}, --devices-port {devices}, --relay-in-port {relay} and "
+        f"--pictures-out-port {pictures}"
     )
     assert f"{named} are taken" in fleet.text()
     assert not fleet.children()
+
+
+def test_an_option_counts_more_than_the_originals_environment(start: Start) -> None:
+    port = free_port()
+
+    fleet = start("--manager-port", "0", PORT=str(port), STREAM_MANAGER_PORT=str(port))
+    ready(fleet)
+
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_an_address_of_another_machine_is_refused_by_its_option(start: Start) -> None:
