@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -79,6 +80,46 @@ def test_a_file_is_what_the_official_schema_says(path: Path) -> None:
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("path", compose.FILES, ids=lambda path: path.name)
+def test_docker_compose_itself_reads_a_file_as_these_tests_do(path: Path) -> None:
+    reader = docker_compose()
+    told = {"STREAMFLEET_HOST": "0.0.0.0", "CONFIDENCE": "0.7", "STREAMFLEET_VIDEOS": "/srv/films"}
+    if reader is None:
+        pytest.skip("needs Docker Compose, for which no engine must run")
+
+    command = [*reader, "-f", str(path), "config", "--format", "json"]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], **told}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    theirs, ours = json.loads(done.stdout)["services"], compose.load(path, told).services
+    assert theirs.keys() == ours.keys()
+    for name, service in ours.items():
+        known = {key: value for key, value in theirs[name]["environment"].items() if value is not None}
+        mounts = [
+            (each["source"], each["target"], each.get("read_only", False)) for each in theirs[name]["volumes"]
+        ]
+        needs = {other: each["condition"] for other, each in theirs[name].get("depends_on", {}).items()}
+        assert known == service.environment
+        assert mounts == [(each.source, each.target, each.read_only) for each in service.volumes]
+        assert needs == service.depends_on
+        assert theirs[name]["build"].get("args") == service.keys["build"].get("args")
+        for key in ("image", "read_only", "cap_drop", "security_opt", "restart", "runtime", "group_add"):
+            assert theirs[name].get(key) == service.keys.get(key), key
+
+
+def docker_compose() -> list[str] | None:
+    """The command, if there is one that is newer than the first generation."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) is not None:
+            said = subprocess.run(
+                [*command, "version", "--short"], capture_output=True, text=True, timeout=30
+            )
+            if said.returncode == 0 and not said.stdout.startswith(("1.", "v1.")):
+                return command
+    return None
 
 
 @pytest.mark.parametrize("path", compose.FILES, ids=lambda path: path.name)
