@@ -25,7 +25,7 @@ from streamfleet_broker.fleet import Fleet
 from streamfleet_broker.keys import RandomSupply, load_or_make
 from streamfleet_broker.protocol.control import Envelope, decode, encode
 from streamfleet_broker.protocol.errors import BadMessage
-from streamfleet_broker.protocol.messages import Error
+from streamfleet_broker.protocol.messages import Desired, Error
 from streamfleet_broker.relay import PICTURES, PREDICTIONS, Relay
 from streamfleet_broker.roster import DevicePeer, OperatorPeer
 from streamfleet_broker.sockets import (
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 TICK = 0.5  # seconds
 DRAIN = 256  # messages of one socket before the other gets its turn
+HOLD = 0.02  # seconds for which a device's wishes wait for further changes that are there already
 COMPLAINT_INTERVAL = 10.0  # seconds between two lines about one sender of junk
 
 
@@ -127,6 +128,8 @@ class Broker:
         self._relay = relay
         self._devices = devices
         self._operators = operators
+        self._wishes: dict[bytes, Send] = {}  # routing id → a Desired that is held back for a moment
+        self._hold_until = 0.0  # monotonic; set while there is one
         self._complaints: dict[str, float] = {}  # sender of junk → when it was last written about
 
     async def run(self) -> None:
@@ -145,6 +148,7 @@ class Broker:
                     next_tick = time.monotonic() + TICK
                     self._relay.check()
                     await self.perform(self.fleet.tick(time.monotonic()))
+                    self._send_all_wishes()
                 await self._wait(wake, next_tick)
         finally:
             for socket in sockets:
@@ -175,7 +179,10 @@ class Broker:
                         return
                 case RaiseEpoch():
                     await self._raise_epoch(effect.epoch)
+                case Send(message=Desired()):
+                    self._hold(effect)
                 case Send():
+                    self._send_wishes(effect.routing_id)
                     self._send(effect)
                 case Answer():
                     self._answer(effect)
@@ -204,6 +211,22 @@ class Broker:
             logger.error("%s", exc)
         else:
             self.fleet.raised(epoch)
+
+    def _hold(self, send: Send) -> None:
+        """A later set takes the place of an earlier one: of changes that come together one set is sent."""
+        if not self._wishes:
+            self._hold_until = time.monotonic() + HOLD
+        self._wishes[send.routing_id] = send
+
+    def _send_wishes(self, routing_id: bytes) -> None:
+        """What is held back goes before everything else that the device is told."""
+        held = self._wishes.pop(routing_id, None)
+        if held is not None:
+            self._send(held)
+
+    def _send_all_wishes(self) -> None:
+        for routing_id in list(self._wishes):
+            self._send_wishes(routing_id)
 
     def _send(self, send: Send) -> None:
         frames = [send.routing_id, *encode(self.fleet.envelope(send))]
@@ -234,13 +257,16 @@ class Broker:
     async def _drain(self, socket: Socket) -> None:
         """Take what is there, but let others have their turn."""
         for _ in range(DRAIN):
+            if self._wishes and (socket is self._devices or time.monotonic() > self._hold_until):
+                self._send_all_wishes()
             try:
                 # Only a Frame knows whose key brought it.
                 frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
             except zmq.Again:
-                return
+                break
             peer = _operator(frames) if socket is self._operators else _device(frames)
             await self._receive(peer, [frame.bytes for frame in frames[1:]])
+        self._send_all_wishes()
 
     async def _receive(self, peer: DevicePeer | OperatorPeer, frames: Sequence[bytes]) -> None:
         try:

@@ -112,6 +112,26 @@ async def test_a_device_enrols_gets_a_session_and_is_told_its_wishes(site: Site)
     await until_state(site, "cam-7", "left")
 
 
+async def test_changes_that_come_together_are_told_in_few_sets_each_later_than_the_last(site: Site) -> None:
+    device = await site.ready("cam-7")
+    await device.await_(Ack)
+    operators = [site.operator() for _ in range(60)]
+
+    asking = [
+        operator.get(CreatePipeline(f"p{i}", SPEC, device="cam-7"), PipelineView)
+        for i, operator in enumerate(operators)
+    ]
+    created = asyncio.gather(*asking)
+    told: list[Desired] = []
+    while not told or len(told[-1].wishes) < len(operators):
+        told.append(await device.await_(Desired))
+    await created
+
+    assert len(told) < len(operators)
+    assert [desired.rev for desired in told] == sorted({desired.rev for desired in told})
+    await still_works(site, device)
+
+
 async def until_state(site: Site, name: str, state: str) -> None:
     deadline = time.monotonic() + 5
     while (now := (await views(site))[name].state) != state:
