@@ -36,7 +36,10 @@ def test_a_limit_changes_while_it_plays(clean: Fleet, udp: UdpReceiver) -> None:
     created = clean.http.put("/v2/pipelines/belt", json=wish)
     udp.wait_for(5)
     assert len(udp.messages[-1]["predictions"]) > 1
-    before = clean.http.get("/v2/pipelines/belt/status").json()
+    before = wait_for(
+        lambda: (told := clean.http.get("/v2/pipelines/belt/status").json())["age"] is not None and told,
+        "the first status, which may come after the first datagrams",
+    )
 
     patched = clean.http.patch("/v2/pipelines/belt", json={"max_detections": 1, "max_fps": 5})
 
