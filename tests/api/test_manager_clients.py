@@ -17,6 +17,7 @@ import pytest
 from streamfleet_api.__main__ import is_here, listen_for_manager
 from streamfleet_api.config import SILENCE, BadConfig, parse
 from streamfleet_api.manager.server import MAX_READING, is_known
+from streamfleet_broker.protocol.requests import GetPipeline
 from streamfleet_broker.protocol.values import ModelRef
 from tests.api.conftest import Api, environment
 from tests.api.manager_client import ask, ask_bytes, connect, framed, received
@@ -109,6 +110,17 @@ def trickle(connections: list[socket.socket], over: threading.Event) -> None:
             connection.sendall(bytes([byte]))
         if over.wait(0.02):
             return
+
+
+def test_a_command_that_nobody_answers_holds_up_no_other(api: Api, peer: Peer) -> None:
+    peer.answer = lambda asked: None if isinstance(asked, GetPipeline) else peer.honest(asked)
+    with connect(api.manager_port) as waiting:
+        waiting.sendall(framed(b'{"type": "status", "pipeline_id": "door"}'))
+
+        began = time.monotonic()
+        assert ask(api.manager_port, "list_pipelines")["response"]["status"] == "success"
+        assert api.http.get("/list_pipelines").status_code == 200
+        assert time.monotonic() - began < SILENCE / 5
 
 
 def test_the_oldest_of_a_crowd_of_silent_clients_makes_room(start: Start) -> None:

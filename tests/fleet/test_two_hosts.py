@@ -211,3 +211,27 @@ def test_a_trusted_network_needs_no_token(fleet_on_first: Fleet, hosts: tuple[li
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
     assert done.stdout.split() == ["401", "200"], done.stderr
+
+
+def test_the_stream_manager_answers_trusted_networks_alone(
+    fleet_on_first: Fleet, hosts: tuple[list[str], list[str]]
+) -> None:
+    program = (
+        "import socket\n"
+        'command = b\'{"type": "list_pipelines"}\'\n'
+        f"for source in ({SECOND!r}, {TRUSTED!r}):\n"
+        f"    place = ({FIRST!r}, {fleet_on_first.manager_port})\n"
+        "    with socket.create_connection(place, 5, (source, 0)) as peer:\n"
+        "        try:\n"
+        "            peer.sendall(len(command).to_bytes(4, 'big') + command)\n"
+        "            print(b'success' in peer.recv(4096))\n"
+        "        except ConnectionError:\n"
+        "            print(False)\n"
+    )
+
+    command = [*hosts[1], str(BIN / "python"), "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+
+    assert done.stdout.split() == ["False", "True"], done.stderr
+    line = f"stream manager: closed the connection of {SECOND}, which is neither this host nor in a network"
+    assert line in fleet_on_first.log()
