@@ -165,11 +165,7 @@ class Images:
             else:
                 _run(["cp", "-a", str(path), str(into)], {**os.environ})
         if "chown" in options:
-            for made in (
-                into,
-                *(folder for folder in into.parents if folder.is_relative_to(image.root / "tmp/cache")),
-            ):
-                _run(["chown", "-R", options["chown"], str(made)], {**os.environ})
+            _run(["chown", "-R", options["chown"], str(into)], {**os.environ})
 
     def _filled(self, text: str, environment: Mapping[str, str]) -> str:
         known = {**self._arguments, **environment}
