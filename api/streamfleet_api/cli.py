@@ -70,9 +70,10 @@ def cli(ctx: click.Context, url: str, token: str | None, data_dir: Path) -> None
 
 
 def _port(option: str, default: int, text: str) -> Callable[[F], F]:
-    """An option for a port of the broker's."""
+    """An option for a port of the broker's, and the name that this one has in the broker's environment."""
+    name = f"STREAMFLEET_{option.removeprefix('--').replace('-', '_').upper()}"
     number = click.IntRange(1, 65535)
-    return click.option(option, default=default, show_default=True, type=number, help=text)
+    return click.option(option, envvar=name, default=default, show_default=True, type=number, help=text)
 
 
 @cli.command()
@@ -84,7 +85,7 @@ def _port(option: str, default: int, text: str) -> Callable[[F], F]:
 )
 @click.option(
     "--host",
-    envvar="STREAM_MANAGEMENT_API_HOST",
+    envvar=["STREAMFLEET_HOST", "STREAM_MANAGEMENT_API_HOST"],
     default="127.0.0.1",
     show_default=True,
     show_envvar=True,
@@ -92,7 +93,7 @@ def _port(option: str, default: int, text: str) -> Callable[[F], F]:
 )
 @click.option(
     "--port",
-    envvar="STREAM_MANAGEMENT_API_PORT",
+    envvar=["STREAMFLEET_PORT", "STREAM_MANAGEMENT_API_PORT"],
     default=8080,
     show_default=True,
     show_envvar=True,
@@ -101,7 +102,7 @@ def _port(option: str, default: int, text: str) -> Callable[[F], F]:
 )
 @click.option(
     "--manager-port",
-    envvar=["STREAM_MANAGER_PORT", "PORT"],
+    envvar=["STREAMFLEET_MANAGER_PORT", "STREAM_MANAGER_PORT", "PORT"],
     default=7070,
     show_default=True,
     show_envvar=True,

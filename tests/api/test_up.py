@@ -238,6 +238,13 @@ def test_an_option_counts_more_than_the_originals_environment(start: Start) -> N
         assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
+def test_our_own_names_in_the_environment_count_more_than_the_originals(start: Start) -> None:
+    fleet = start(STREAMFLEET_HOST="192.0.2.1", STREAM_MANAGEMENT_API_HOST="127.0.0.1")
+
+    assert fleet.process.wait(10) == 1
+    assert fleet.text().splitlines() == ["error: --host 192.0.2.1: Cannot assign requested address"]
+
+
 def test_an_address_of_another_machine_is_refused_by_its_option(start: Start) -> None:
     fleet = start("--host", "192.0.2.1")
 
