@@ -185,7 +185,7 @@ def beside_others(setting: Setting, fleet: Fleet, wished: list[str]) -> dict[str
             fleet.kill("sf-agent")
             found[f"{kind}, {among}"] = listed(Question(port, (request,), SUCCESS), seconds)
     wait_for(
-        lambda: all(fleet.report(name)["state"] == "running" for name in wished),
+        lambda: all(fleet.report(name)["state"] in ("running", "ended") for name in wished),
         "the pipelines of the killed worker",
         timeout=_START,
         every=0.5,
