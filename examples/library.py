@@ -3,12 +3,15 @@
 python examples/library.py MODEL SOURCE [FILM]
 """
 
+import contextlib
 import sys
 
 from streamfleet_worker import InferencePipeline, VideoFrame
 from streamfleet_worker.library.sinks import VideoFileSink
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     model, source, film = [*sys.argv[1:], "seen.avi"][:3]
     tracks: set[tuple[str, int]] = set()
 
@@ -18,7 +21,7 @@ if __name__ == "__main__":
             if "tracker_id" in one:
                 tracks.add((one["class"], one["tracker_id"]))
 
-    with VideoFileSink.init(film) as sink:
+    with VideoFileSink.init(film) as sink, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: a shorter film
         both = [sink.on_prediction, count]
         InferencePipeline.init(source, model, both, tracker="bytetrack").start()
     print(f"{len(tracks)} things in {film}")
