@@ -1,4 +1,4 @@
-"""HTTP/1.1, parsed in C. How long the head of a request may be, which uvicorn leaves open, is bounded here."""
+"""HTTP/1.1, parsed in C, with a bound to the head of a request, which uvicorn leaves open."""
 
 from __future__ import annotations
 
