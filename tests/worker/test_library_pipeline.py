@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -594,6 +597,33 @@ def test_a_pipeline_ends_while_its_sink_waits(film: Path) -> None:
     pipeline.join()
 
     assert seen == [1]
+
+
+CTRL_C_IN_JOIN = """
+import os, signal, sys, threading, traceback
+from streamfleet_worker import InferencePipeline
+
+def sink(prediction, frame):
+    waiting = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident])
+    if [each.name for each in waiting][1:3] == ["join", "wait"]:
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+pipeline = InferencePipeline.init_with_custom_logic(
+    "TestPatternStreamProducer", lambda frames: [{} for _ in frames], sink
+)
+pipeline.start(use_main_thread=False)
+pipeline.join()
+"""
+
+
+def test_ctrl_c_ends_a_program_that_waits_for_its_pipeline() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CTRL_C_IN_JOIN], capture_output=True, text=True, timeout=20, check=False
+    )
+
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"
+    assert done.returncode == -signal.SIGINT
 
 
 def test_a_model_that_does_not_return_is_left_behind(film: Path, taker: Taker) -> None:

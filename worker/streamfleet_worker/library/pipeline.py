@@ -249,12 +249,16 @@ class InferencePipeline:
         self._background.start()
 
     def join(self) -> None:
-        """Wait for the end. Not for functions of the pipeline itself."""
+        """Wait for the end, which Ctrl-C brings about. Not for functions of the pipeline itself."""
         if not self._started:
             return
         if threading.current_thread() is self._thread and not self._ended.is_set():
             raise StreamOperationNotAllowedError("expected another thread than the pipeline's own to join it")
-        self._ended.wait()
+        try:
+            self._ended.wait()
+        except KeyboardInterrupt:
+            self.terminate()  # its thread would keep the program alive, and a camera has no end
+            raise
         if self._background is not None:
             self._background.join()
 
