@@ -55,6 +55,8 @@ class ManagerServer:
     async def start(self) -> None:
         """Begin to accept."""
         self._listener.setblocking(False)
+        # We are woken when a client says something, not before; whoever says nothing comes a second later.
+        self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         self._listener.listen(BACKLOG)
         self._accept_again()
         host, port = self._listener.getsockname()[:2]
