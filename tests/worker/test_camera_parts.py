@@ -109,6 +109,17 @@ def test_a_file_that_is_no_video_is_lost_with_a_reason(files: Path, name: str, r
     assert reason.format(path) in str(caught.value)
 
 
+def test_a_relative_path_that_is_not_there_is_told_with_where_it_was_looked_for(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+
+    with pytest.raises(SourceLost) as caught:
+        open_source(SourceSpec("folder/none.mp4"), 1)
+
+    assert str(caught.value) == f"there is no file folder/none.mp4 in {files}"
+
+
 @pytest.mark.parametrize("where", ["refused", "unknown host"])
 def test_a_url_that_cannot_be_reached_is_lost_with_a_reason_and_no_secret(
     where: str, capfd: pytest.CaptureFixture[str]

@@ -191,7 +191,8 @@ def _checked_path(reference: str) -> str:
             if not file.read(1):
                 raise SourceLost("codec", f"{path} is empty, expected a video file")
     except FileNotFoundError as exc:
-        raise SourceLost("not_found", f"there is no file {path}") from exc
+        where = "" if Path(path).is_absolute() else f" in {Path.cwd()}"  # the device's, not the asker's
+        raise SourceLost("not_found", f"there is no file {path}{where}") from exc
     except PermissionError as exc:
         raise SourceLost("authentication", f"{path} cannot be read: permission denied") from exc
     except (OSError, ValueError) as exc:
