@@ -89,7 +89,7 @@ def test_a_file_is_read_with_what_lies_beside_it_under_its_name(tmp_path: Path) 
     _, manifest = load(file)
 
     assert (manifest.family, manifest.labels) == ("yolox", ("open", "closed"))
-    with pytest.raises(BadModel, match=rf"{other}: .*--family yolox, or in a file beside it"):
+    with pytest.raises(BadModel, match=rf"{other}: .*--family yolox --labels FILE, or files beside it"):
         load(other)
 
 
@@ -225,7 +225,7 @@ def test_labels_for_a_model_of_the_web_are_put_into_its_folder(site: Web, tmp_pa
     digest = hashlib.sha256(site.files["/yolox.onnx"]).hexdigest()
     cache = tmp_path / "cache"
 
-    with pytest.raises(BadModel, match=rf"{cache}/sha256/{digest}/weights.onnx: .* in a file beside it"):
+    with pytest.raises(BadModel, match=rf"{cache}/sha256/{digest}/weights.onnx: .* files beside it"):
         load(address(site, "/yolox.onnx", digest), cache_dir=cache)
     (cache / f"sha256/{digest}/labels.txt").write_text("open\nclosed\n")
     (cache / f"sha256/{digest}/manifest.json").write_text('{"family": "yolox"}')

@@ -146,8 +146,8 @@ def _family(graph: Graph, output: Port) -> Family:
         return "ultralytics"
     raise BadModel(
         f"expected an output (1, 4 + classes, boxes) as Ultralytics exports it, came {output}; "
-        "a YOLOX model, (1, boxes, 5 + classes), must be named so: --family yolox, or in a file "
-        "beside it"
+        "a YOLOX model, (1, boxes, 5 + classes), must be named so and needs its labels: "
+        "--family yolox --labels FILE, or files beside it"
     )
 
 
