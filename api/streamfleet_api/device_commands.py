@@ -24,7 +24,7 @@ from streamfleet_api.settings import (
     show_error,
     warn,
 )
-from streamfleet_api.tables import Table, labelled, on_terminal, plain, show, show_table, size
+from streamfleet_api.tables import Table, counted, labelled, on_terminal, plain, show, show_table, size
 
 Entry = dict[str, Any]  # one of `GET /v2/devices`
 
@@ -108,7 +108,7 @@ def device_lines(entry: Entry, pipelines: Sequence[str], models: dict[str, str])
         yield _line("memory", memory)
     for engine in entry["engines"]:
         name = models.get(engine["digest"], engine["digest"][:12])
-        restarts = f", {engine['restarts']} restarts" if engine["restarts"] else ""
+        restarts = f", {counted(engine['restarts'], 'restart', 'restarts')}" if engine["restarts"] else ""
         why = f": {engine['reason']}" if engine["reason"] else ""
         yield _line("model", f"{name} {engine['state']}, {engine['inferences']} inferences{restarts}{why}")
     yield _line("version", entry["agent"] or "unknown")

@@ -21,7 +21,7 @@ from streamfleet_api.settings import (
     did_you_mean,
     show_error,
 )
-from streamfleet_api.tables import Table, plain, show, show_table, size
+from streamfleet_api.tables import Table, counted, plain, show, show_table, size
 from streamfleet_broker.models.content import Told, untold
 
 Entry = dict[str, Any]  # one of `GET /v2/models`
@@ -148,7 +148,8 @@ def add_model(
         model = client.send("PUT", _path(model_id), body)
     except Rejected as exc:
         raise CommandFailed(f"{source}: {exc}", exc.hint) if exc.status == 422 else exc from exc
-    text = f"{model['id']}: {model['family']}, {_input(model)}, {len(model['labels'])} classes"
+    classes = counted(len(model["labels"]), "class", "classes")
+    text = f"{model['id']}: {model['family']}, {_input(model)}, {classes}"
     if model["replaces"]:
         text += f"\nreplaces {model['replaces'][:12]}; running pipelines keep it"
     show(model, as_json, text)

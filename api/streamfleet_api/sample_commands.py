@@ -22,7 +22,7 @@ from streamfleet_api.settings import (
     did_you_mean,
     show_error,
 )
-from streamfleet_api.tables import Table, show, show_table, size
+from streamfleet_api.tables import Table, counted, show, show_table, size
 
 if TYPE_CHECKING:
     from streamfleet_api.client import Client
@@ -94,7 +94,9 @@ def export(settings: Settings, dataset: str, folder: Path, as_json: bool) -> Non
         _unpack(client, file, folder)
         written = json.loads((folder / "annotations.json").read_bytes())
     counts = {name: len(written[name]) for name in ("images", "annotations", "categories")}
-    text = "{images} pictures, {annotations} objects of {categories} classes".format(**counts)
+    pictures = counted(counts["images"], "picture", "pictures")
+    objects = counted(counts["annotations"], "object", "objects")
+    text = f"{pictures}, {objects} of {counted(counts['categories'], 'class', 'classes')}"
     show({"dataset": dataset, "folder": str(folder), **counts}, as_json, f"{folder}: {text}")
 
 

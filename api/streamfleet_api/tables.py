@@ -102,6 +102,11 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def counted(count: int, one: str, more: str) -> str:
+    """So many of something: `1 class`, `3 classes`."""
+    return f"{count} {one if count == 1 else more}"
+
+
 def labelled(labels: dict[str, str]) -> str:
     """Labels as they are typed."""
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))

@@ -28,7 +28,7 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         "  labels      site=hall-1",
         "  load        1.2 on 4 cores",
         "  memory      1.0 GB of 8.0 GB available",
-        "  model       parts/1 ready, 7 inferences, 1 restarts",
+        "  model       parts/1 ready, 7 inferences, 1 restart",
         "  version     0.1.0",
         "  heard       0.2 s ago",
     ]

@@ -58,6 +58,14 @@ def test_where_there_are_none_it_says_how_to_get_some(run: Command) -> None:
     assert "streamfleet set ID --sample DATASET" in done.stderr
 
 
+def test_one_picture_is_told_as_one(run: Command, api: Api, tmp_path: Path) -> None:
+    put(api, 0)
+
+    done = run("samples", "export", "parts", str(tmp_path / "parts"))
+
+    assert done.stdout == f"{tmp_path / 'parts'}: 1 picture, 1 object of 2 classes\n"
+
+
 def test_an_export_opens_as_a_data_set(run: Command, api: Api, tmp_path: Path) -> None:
     put(api, *range(5))
     folder = tmp_path / "exports/parts"

@@ -30,7 +30,9 @@ def run(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -
     if not done.images:
         print(f"streamfleet-worker: there is no sample in {folder}", file=sys.stderr)
         return 1
-    print(f"{done.images} pictures with {done.annotations} boxes: {target / ANNOTATIONS}, {target / IMAGES}/")
+    pictures = "1 picture" if done.images == 1 else f"{done.images} pictures"
+    boxes = "1 box" if done.annotations == 1 else f"{done.annotations} boxes"
+    print(f"{pictures} with {boxes}: {target / ANNOTATIONS}, {target / IMAGES}/")
     return 0
 
 
