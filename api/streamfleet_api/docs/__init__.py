@@ -23,7 +23,7 @@ _FRAME = """<!doctype html>
 {text}
 <p><a href="/openapi.json">openapi.json</a></p>
 <label>Token
-<input id="token" type="password" autocomplete="off" placeholder="not needed on this host">
+<input id="token" type="password" autocomplete="off" size="30" placeholder="not needed on this host">
 </label>
 </header>
 <nav>{contents}</nav>
