@@ -122,9 +122,9 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add(
         "--trust",
         action="append",
-        default=(given("trust") or "").split(),
+        default=(given("trust") or "").replace(",", " ").split(),
         metavar="CIDR",
-        help="a network that needs no token; may be given again",
+        help="a network that needs no token; may be given again (in the environment: with commas)",
     )
     add(
         "--model-cache-dir",

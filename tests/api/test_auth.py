@@ -147,6 +147,13 @@ WEBSOCKETS = ["/v2/predictions", "/v2/status", "/v2/events", "/v2/pipelines/x/pi
 OPEN = re.compile(r"/healthz|/readyz|/|/page/.*")
 
 
+@pytest.mark.parametrize("given", ["10.1.0.0/16,192.168.7.0/24", "10.1.0.0/16 192.168.7.0/24"])
+def test_several_networks_are_trusted_by_one_variable(given: str) -> None:
+    config = parse([], {"STREAMFLEET_TRUST": given})
+
+    assert [str(network) for network in config.trust] == ["10.1.0.0/16", "192.168.7.0/24"]
+
+
 def test_every_route_is_in_the_tables_above(tmp_path: Path) -> None:
     config = parse(["--data-dir", f"/tmp/{tmp_path.name}"], {})
     context = zmq.asyncio.Context()
