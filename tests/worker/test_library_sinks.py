@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
@@ -192,6 +195,34 @@ def test_the_users_annotators_are_used_in_their_order(rendered: list[Any]) -> No
         )
 
     assert [tuple(picture[60, 80]) for _, picture in rendered] == [(255, 0, 0)] * 2
+
+
+NO_WINDOW = """
+import numpy
+from streamfleet_worker.library.sinks import display_image
+
+try:
+    display_image((0, numpy.zeros((48, 64, 3), numpy.uint8)))
+except OSError as exc:
+    print(exc)
+"""
+
+
+def test_without_a_display_a_window_is_an_error_and_not_the_end_of_the_program() -> None:
+    displays = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
+    environment = {name: value for name, value in os.environ.items() if name not in displays}
+
+    done = subprocess.run(
+        [sys.executable, "-c", NO_WINDOW],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "there is no display for a window: give on_frame_rendered" in done.stdout
 
 
 def test_figures_are_written_into_the_picture_when_asked_for(rendered: list[Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -45,6 +46,7 @@ DEFAULT_LABEL_ANNOTATOR = sv.LabelAnnotator()
 DEFAULT_FPS_MONITOR = sv.FPSMonitor()  # of all who bring none of their own
 
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v"}  # every other container gets Motion JPEG
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")  # without all of them no window can be
 _ABSENT = (256, 256, 3)  # the black picture of a source that gave nothing
 _complaints, _complaining = Complaints(), threading.Lock()
 
@@ -53,7 +55,12 @@ _complaints, _complaining = Complaints(), threading.Lock()
 
 
 def display_image(image: Rendered | list[Rendered]) -> None:
-    """Show it in a window: one for each source, or one with a tile for each."""
+    """Show it in a window: one for each source, or one with a tile for each.
+
+    Raises: OSError where there is no display. OpenCV's own window would end the whole program.
+    """
+    if not any(os.environ.get(name) for name in _DISPLAYS):
+        raise OSError("there is no display for a window: give on_frame_rendered, or film with VideoFileSink")
     if isinstance(image, list):
         cv2.imshow("Predictions - tiles", _tiled([picture for _, picture in image]))
     else:
