@@ -55,8 +55,11 @@ class Fleet:
         """Kernel's name to pid of the living processes that this one started."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         pids = [int(pid) for pid in path.read_text().split()] if path.exists() else []
-        names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in pids}
-        return {name: pid for name, pid in names.items() if alive(pid)}
+        found = {}
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                found[Path(f"/proc/{pid}/comm").read_text().strip()] = pid
+        return {name: pid for name, pid in found.items() if alive(pid)}
 
     def answers(self) -> bool:
         """Does the api reach the broker?"""

@@ -161,7 +161,7 @@ def test_the_report_has_the_originals_keys_in_their_order() -> None:
     updates = report["video_source_status_updates"]
     assert [(update["event_type"], update["severity"]) for update in updates] == [
         ("SOURCE_STATE_UPDATE", 20),
-        ("SOURCE_CONNECTION_ATTEMPT_FAILED", 30),
+        ("SOURCE_CONNECTION_ATTEMPT_FAILED", 40),
         ("SOURCE_STATE_UPDATE", 20),
     ]
     assert [list(update) for update in updates] == [

@@ -198,8 +198,7 @@ class Ledger:
             self._failures += 1
             self._reason = reason
             self._cause = cause
-        event_type = "SOURCE_CONNECTION_LOST" if lost else "SOURCE_CONNECTION_ATTEMPT_FAILED"
-        ours = cause == "internal"
+        severity, event_type = _failure_event(cause, lost=lost)
         payload = {
             "error_type": "SourceLost",
             "error_message": reason,
@@ -207,12 +206,7 @@ class Ledger:
             "source_id": self._source_id,
             "cause": cause,
         }
-        self._note(
-            ERROR if ours else WARNING,
-            "SOURCE_ERROR" if ours else event_type,
-            payload,
-            "video_source.video_consumer",
-        )
+        self._note(severity, event_type, payload, "video_source.video_consumer")
 
     def consumption(self, event: str) -> None:
         """Reading has STARTED or FINISHED."""
@@ -358,6 +352,15 @@ class Ledger:
     def _forget_ticks(self, now: float) -> None:
         while self._ticks and self._ticks[0] <= now - _THROUGHPUT_WINDOW:
             self._ticks.popleft()
+
+
+def _failure_event(cause: SourceCause, *, lost: bool) -> tuple[int, str]:
+    """Severity and type: programs of the original look for errors to learn that a source cannot be opened."""
+    if cause == "internal":
+        return ERROR, "SOURCE_ERROR"
+    if lost:
+        return WARNING, "SOURCE_CONNECTION_LOST"
+    return ERROR, "SOURCE_CONNECTION_ATTEMPT_FAILED"
 
 
 def _mean(values: deque[float]) -> float | None:
