@@ -124,8 +124,8 @@ def test_a_device_without_its_broker_is_not_ready(places: Places) -> None:
 
 
 def until_unwell(places: Places) -> subprocess.CompletedProcess[str]:
-    """The first word of a device that is not ready; each comes within a second."""
+    """The first word of a device that is not ready; on a slow machine one may be missed."""
     deadline = time.monotonic() + 30
-    while (state := places.ask("worker", "--check")).returncode == 0:
+    while (state := places.ask("worker", "--check")).returncode == 0 or "said anything" in state.stderr:
         assert time.monotonic() < deadline
     return state
