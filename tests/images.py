@@ -223,8 +223,8 @@ class Container:
     def stop(self) -> int:
         """SIGTERM, as `docker stop`; the exit code. Raises: AssertionError when it takes too long."""
         assert self._process is not None
-        (child,) = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        os.kill(int(child), signal.SIGTERM)
+        (first,) = _children(self._process)
+        os.kill(first, signal.SIGTERM)
         try:
             return self._process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired as exc:
@@ -232,10 +232,17 @@ class Container:
             raise AssertionError(f"{self._service.name} did not stop\n{self.log}") from exc
 
     def kill(self) -> None:
-        """The end of all its processes: the kernel's, with their PID namespace."""
+        """The end of all its processes: the kernel's, with the first of their PID namespace.
+
+        That one does not go with its parent: who takes another user is no more told of its parent's death.
+        """
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+            children = _children(self._process)
+            for first in children:
+                os.kill(first, signal.SIGKILL)
+            if not children:
+                self._process.kill()
+            self._process.wait(_STOP_TIMEOUT)
 
     def path(self, volume: Volume) -> Path:
         """Where the host has it."""
@@ -265,6 +272,10 @@ class Container:
         assert self._service.keys["tmpfs"] == ["/tmp"]
         mounts = [(self.path(each), each.target, each.read_only) for each in self._service.volumes]
         return _isolated(self._image.root, limited, {_RESOLVER: _RESOLVER}, mounts, read_only=True)
+
+
+def _children(process: subprocess.Popen[bytes]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def _isolated(
