@@ -298,7 +298,8 @@ class Agent:
     def _feed_and_tell(self, event: Event) -> None:
         if not self._stopping:
             self._feed(event)
-            self._publish_stats(boot_time())  # first: who hears from the broker that it is done, looks there
+            # First: who hears from the broker that it is done, looks there.
+            self._publish_stats(boot_time(), only=_pipeline_of(event))
             self._tell_broker()
 
     def _feed(self, event: Event) -> None:
@@ -530,14 +531,19 @@ class Agent:
 
     # status
 
-    def _publish_stats(self, now: float) -> None:
-        """Of all each second, and of what is in another state at once: whoever changed it may look now."""
-        due = now - self._stat_at >= STAT_INTERVAL
+    def _publish_stats(self, now: float, *, only: str | None = None) -> None:
+        """Of all each second, and of what is in another state at once: whoever changed it may look now.
+
+        `only`: no other pipeline can have changed. Cameras report twice a second each, and to look at all of
+        them each time would cost with the square of their number.
+        """
+        due = only is None and now - self._stat_at >= STAT_INTERVAL
         at = time.time()
-        views = self._reconcile.pipelines(now)
-        told, self._told = self._told, {view.wish.pipeline_id: _states(view) for view in views}
+        views = self._reconcile.pipelines(now, only)
+        states = {view.wish.pipeline_id: _states(view) for view in views}
+        told, self._told = self._told, states if only is None else self._told | states
         for view in views:
-            if not due and self._told[view.wish.pipeline_id] == told.get(view.wish.pipeline_id):
+            if not due and states[view.wish.pipeline_id] == told.get(view.wish.pipeline_id):
                 continue
             stat = pipeline_stat(
                 view.wish,
@@ -594,6 +600,14 @@ class Agent:
             self._stats_dropped += 1
             if self._stats_dropped % 1000 == 0:
                 logger.info("%d status messages dropped so far", self._stats_dropped)
+
+
+def _pipeline_of(event: Event) -> str | None:
+    """The one pipeline that an event is about; None: it may be about any."""
+    match event:
+        case actions.Reported(actions.CameraId() as child) | actions.Exited(actions.CameraId() as child):
+            return child.pipeline_id
+    return None
 
 
 def _states(view: PipelineView) -> object:

@@ -424,8 +424,9 @@ class Reconcile:
             if pipeline.wish is not None and (pipeline.camera is not None or self._is_wished(pipeline))
         )
 
-    def pipelines(self, now: float) -> tuple[PipelineView, ...]:
-        """What the status documents are made of."""
+    def pipelines(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
+        """What the status documents are made of: of all pipelines, or of one."""
+        chosen = self._pipelines.keys() if only is None else self._pipelines.keys() & {only}
         return tuple(
             PipelineView(
                 wish=pipeline.wish,
@@ -435,7 +436,7 @@ class Reconcile:
                 report_age=_age(pipeline.camera, now),
                 last_crash=_reason(pipeline.last_crash),
             )
-            for _, pipeline in sorted(self._pipelines.items())
+            for pipeline in (self._pipelines[pipeline_id] for pipeline_id in sorted(chosen))
             if pipeline.wish is not None and (pipeline.camera is not None or self._is_wished(pipeline))
         )
 
