@@ -135,14 +135,29 @@ def test_one_camera_that_lies_disturbs_nobody(
         assert good.hear() == Done(0), name
 
 
-def test_the_same_slot_twice_at_once_is_refused(stand: Stand, guests: list[Guest]) -> None:
+def test_a_slot_that_runs_is_not_run_by_another_thread(stand: Stand, guests: list[Guest]) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx")
-    stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
+    stand.engine(stand.folder / "slow.onnx", manifest, threads=2)
     guests.append(Guest(stand).share())
 
     guests[0].run(0, 0)
 
     assert guests[0].was_cut_off
+
+
+def test_requests_wait_in_their_socket_while_all_threads_infer(stand: Stand, guests: list[Guest]) -> None:
+    manifest = write_slow_model(stand.folder / "slow.onnx")
+    engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
+    guests.append(Guest(stand, slots=8).share())
+
+    guests[0].run(*range(8))
+    comes = Guest(stand).share()  # is let in meanwhile
+    guests.append(comes)
+    comes.run(1)
+
+    assert [guests[0].hear() for _ in range(8)] == [Done(slot) for slot in range(8)]
+    assert comes.hear() == Done(1)
+    engine.until("all were counted", lambda report: report.inferences == 9)
 
 
 def test_a_camera_that_leaves_while_its_frame_is_inferred_disturbs_nobody(
