@@ -1,9 +1,14 @@
-"""A receiver that costs little: it notes when each message came, and leaves reading it for later."""
+"""A receiver that costs little: it notes when each message came, and leaves reading it for later.
+
+The kernel dates datagrams, so nobody has to be awake when one comes: they are fetched many at a time.
+A message over ZeroMQ is dated when it is read.
+"""
 
 from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +20,10 @@ from streamfleet_broker.protocol.data import DataHeader, split
 from tests.fleet.harness import wait_for
 
 UDP = "UDP"
+
+_SO_TIMESTAMPNS = 35  # of Linux; Python has no name for it
+_TIMESPEC = struct.Struct("@qq")  # seconds and nanoseconds since 1970
+_PAUSE = 20  # milliseconds from one look for datagrams to the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,7 @@ class Receiver:
         self._connected: set[str] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
@@ -70,16 +80,15 @@ class Receiver:
 
     def _run(self) -> None:
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
         ways = {self._subscribe(endpoint): way for way, endpoint in self._endpoints.items()}
         for subscription in ways:
             poller.register(subscription, zmq.POLLIN)
         while not self._closing.is_set():
-            for ready, _ in poller.poll(100):
-                if ready in ways:
-                    self._take_message(ways[ready], ready)
-                else:
-                    self._take_datagrams()
+            if not ways:
+                self._closing.wait(_PAUSE / 1000)
+            for ready, _ in poller.poll(_PAUSE) if ways else ():
+                self._take_message(ways[ready], ready)
+            self._take_datagrams()
         for subscription in ways:
             subscription.close()
 
@@ -100,14 +109,16 @@ class Receiver:
             self.arrivals.append(Arrival(way, boot_ns(), tuple(frames)))
 
     def _take_datagrams(self) -> None:
+        since_boot = boot_ns() - time.time_ns()
         while True:
             try:
-                content, sender = self._socket.recvfrom(65_536)
+                content, notes, _, sender = self._socket.recvmsg(65_536, socket.CMSG_SPACE(_TIMESPEC.size))
             except BlockingIOError:
                 return
-            now = boot_ns()
-            self.began_ns.setdefault(sender, now)
-            self.arrivals.append(Arrival(UDP, now, (content,)))
+            seconds, nanoseconds = _TIMESPEC.unpack(notes[0][2])
+            at_ns = seconds * 10**9 + nanoseconds + since_boot
+            self.began_ns.setdefault(sender, at_ns)
+            self.arrivals.append(Arrival(UDP, at_ns, (content,)))
 
 
 def boot_ns() -> int:
