@@ -102,21 +102,20 @@ class EngineClient:
         except OSError as exc:
             self._lose(now, str(exc))
 
-    def answers(self, now: float) -> list[Done | Failed]:
-        """What has come since the last call, without waiting."""
-        answers: list[Done | Failed] = []
-        while self._link is not None:
-            try:
-                packet = self._link.recv(MAX_PACKET)
-                if not packet:
-                    self._lose(now, "it closed the connection")
-                    break
-                answers.append(self._check(packet))
-            except BlockingIOError:
-                break
-            except (OSError, BadPacket) as exc:
-                self._lose(now, str(exc))
-        return answers
+    def answer(self, now: float) -> Done | Failed | None:
+        """One that has come, without waiting. There may be more."""
+        if self._link is None:
+            return None
+        try:
+            packet = self._link.recv(MAX_PACKET)
+            if packet:
+                return self._check(packet)
+            self._lose(now, "it closed the connection")
+        except BlockingIOError:
+            pass
+        except (OSError, BadPacket) as exc:
+            self._lose(now, str(exc))
+        return None
 
     def close(self) -> None:
         """Leave the engine."""

@@ -94,6 +94,7 @@ class Player:
         self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
         self._viewing = Viewing()
         self._repeat_at = 0.0  # monotonic seconds
+        self._ready: set[int] = set()  # descriptors to which something had come when the last wait ended
         self._showing = False
         self._painter: Painter | None = None  # there is none until somebody looks
         self._stopped = False
@@ -189,11 +190,13 @@ class Player:
             self._changed.set()
 
     def _turn(self) -> None:
-        self._wakeup.clear()
+        if self._wakeup.fileno() in self._ready:
+            self._wakeup.clear()
         now = time.monotonic()
         self._obey(now)
         self._tend_engine(now)
-        self._hear_engine(now)
+        if self._engine.fileno() in self._ready:
+            self._hear_engine(now)
         self._submit_frames()
         self._land_flights()
         self._submit_frames()
@@ -237,7 +240,8 @@ class Player:
             channel.ledger.dropped("engine")
 
     def _hear_engine(self, now: float) -> None:
-        for answer in self._engine.answers(now):
+        answer = self._engine.answer(now)
+        if answer is not None:
             channel, flight = self._flight_in(answer.slot)
             self._hear(answer, channel, flight, now)
 
@@ -433,7 +437,7 @@ class Player:
             dues.append(self._engine.wait(now))
         paces = (channel.pace.wait(now) for channel in self._channels if channel.finite)
         dues += [pause for pause in paces if pause > 0]
-        poll.poll(min(dues) * 1000)
+        self._ready = {descriptor for descriptor, _ in poll.poll(min(dues) * 1000)}
 
 
 def _is_stuck(channel: Channel, now: float) -> bool:
