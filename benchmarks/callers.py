@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from multiprocessing.connection import Connection
 
 from benchmarks.processes import child, receive
 
-MAX_COUNT = 200_000  # answers of one client
+MAX_COUNT = 200_000  # questions of one client
 PATIENCE = 6.0  # seconds for one answer
+_PATIENCE = struct.pack("@qq", int(PATIENCE), 0)  # the same as a timeval
+_PIECE = 4096  # bytes that are read at once
 _READY = 0.2  # seconds until all clients begin together
 
 
@@ -27,6 +30,7 @@ class Question:
     requests: tuple[bytes, ...]
     expected: bytes
     keep: bool = False  # one connection for all; the answer says its length as HTTP does
+    times: int = MAX_COUNT  # after which the client is done, if the time is not over before
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,19 @@ def _anew(question: Question, until: float) -> tuple[list[float], int, float]:
     """Asks an even number of times, so that what was paused is resumed."""
     latencies, failures = [], 0
     address, requests, count = ("127.0.0.1", question.port), question.requests, len(question.requests)
-    for number in range(MAX_COUNT):
+    for number in range(question.times):
         started = time.monotonic()
         if started > until and number % count == 0:
             break
         try:
             with socket.socket() as peer:
-                peer.settimeout(PATIENCE)
+                # Not `settimeout`, with which Python polls before each call.
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
                 peer.connect(address)
                 peer.sendall(requests[number % count])
-                answer = peer.recv(65_536)
-                while piece := peer.recv(65_536):
+                answer = peer.recv(_PIECE)
+                while piece := peer.recv(_PIECE):
                     answer += piece
         except OSError:
             answer = b""
@@ -118,7 +124,7 @@ def _kept(question: Question, until: float) -> tuple[list[float], int, float]:
     with socket.create_connection(("127.0.0.1", question.port), timeout=PATIENCE) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         count = len(question.requests)
-        for number in range(MAX_COUNT):
+        for number in range(question.times):
             started = time.monotonic()
             if started > until and number % count == 0:
                 break
