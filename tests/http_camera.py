@@ -17,7 +17,8 @@ SIZES = ((320, 240),)
 class HttpCamera:
     """Serves until closed. What it does may be changed at any time.
 
-    `/live` is MJPEG, `/film` a file, `/moved` leads to `/live`, `/away` to another port, `/503` answers 503.
+    `/live` is MJPEG, `/film` a file, `/halt` the same as a stream that comes to a halt; `/moved` leads to
+    `/live`, `/away` to another port, `/503` answers 503.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._live(camera)
         elif path == "/film" and camera.film is not None:
             self._film(camera, camera.film.read_bytes())
+        elif path == "/halt" and camera.film is not None:
+            self._halt(camera, camera.film.read_bytes())
         elif path == "/moved":
             self._plain(302, {"Location": "/live"})
         elif path == "/moved-to-nothing":
@@ -123,6 +126,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content[start : camera.cut])
         except OSError:
             return
+
+    def _halt(self, camera: HttpCamera, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "video/x-msvideo")
+        self.end_headers()
+        try:
+            self.wfile.write(content[: camera.cut])
+        except OSError:
+            return
+        camera.closing.wait(60)
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

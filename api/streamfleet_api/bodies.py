@@ -136,7 +136,10 @@ class SourceRequest(Body):
     max_fps: Fps | None = None
     """Frames a second that are looked at. Null: as the pipeline."""
     properties: Properties = {}
-    """OpenCV's `CAP_PROP_…` by their names in lower case without the prefix, as `frame_width`."""
+    """OpenCV's `CAP_PROP_…` by their names in lower case without the prefix, as `frame_width`.
+
+    `n_threads`: how many threads decode a URL or a file; each beyond the first delays the picture by a frame.
+    """
     filling: Filling | None = None
     """What to do with a frame for which there is no room. Null: what suits the source."""
     consumption: Consumption | None = None

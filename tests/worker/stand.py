@@ -295,9 +295,11 @@ def is_engine(report: Any, state: str) -> bool:
     return isinstance(report, EngineReport) and report.state == state
 
 
-def write_video(path: Path, frames: int, *, size: tuple[int, int] = (64, 48), fps: float = 25.0) -> Path:
+def write_video(
+    path: Path, frames: int, *, size: tuple[int, int] = (64, 48), fps: float = 25.0, codec: str = "MJPG"
+) -> Path:
     """A small film of grey pictures, each a little lighter than the last."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, size)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size)
     assert writer.isOpened()
     for index in range(frames):
         writer.write(np.full((size[1], size[0], 3), index % 256, np.uint8))

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,13 @@ from streamfleet_worker.camera import inquiry
 from streamfleet_worker.camera.inquiry import Answer, address_of, doubted
 from streamfleet_worker.camera.login import Authorization
 from streamfleet_worker.camera.lost import SourceLost
-from streamfleet_worker.camera.source import Capture, _not_opened, open_source, quiet_libraries
+from streamfleet_worker.camera.source import (
+    READ_TIMEOUT,
+    Capture,
+    _not_opened,
+    open_source,
+    quiet_libraries,
+)
 from tests.http_camera import HttpCamera
 from tests.places import free_port
 from tests.rtsp import RtspServer
@@ -416,6 +423,46 @@ def test_a_property_that_can_be_set_is_set(tmp_path: Path, caplog: pytest.LogCap
     assert image is not None
     assert abs(image.mean() - 80) < 3
     assert not caplog.records
+
+
+def test_one_thread_decodes_unless_more_are_wished_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    film = write_video(tmp_path / "film.avi", 3, codec="mp4v")  # which FFmpeg decodes by several threads
+    large = write_video(tmp_path / "large.avi", 3, size=(2560, 1440), codec="mp4v")
+
+    assert decoding_threads(lambda: opened(str(film))) == 0
+    assert decoding_threads(lambda: opened(str(film), n_threads=3.0)) >= 3
+    assert decoding_threads(lambda: opened(str(large))) > 0 or os.cpu_count() == 1
+    assert decoding_threads(lambda: opened(str(large), n_threads=1.0)) == 0
+    assert not caplog.records
+
+
+def decoding_threads(open_it: Callable[[], Capture]) -> int:
+    """How many threads of FFmpeg's there are when it is open and has a picture."""
+    before = len(list(Path("/proc/self/task").iterdir()))
+    capture = open_it()
+    try:
+        assert capture.grab()
+        return len(list(Path("/proc/self/task").iterdir())) - before
+    finally:
+        capture.close()
+
+
+def test_a_picture_is_not_kept_back_until_the_next_comes(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "film.avi", 40, codec="mp4v")
+    camera = HttpCamera(film=film)
+    camera.cut = film.read_bytes().index(b"idx1")
+
+    capture = opened(camera.url("/halt"))
+    began = time.monotonic()
+    came = sum(capture.grab() for _ in range(40))
+    lasted = time.monotonic() - began
+    capture.close()
+    camera.close()
+
+    assert came == 40
+    assert lasted < READ_TIMEOUT  # after which the last ones come in any case
 
 
 def test_what_opencv_says_itself_is_silent() -> None:
