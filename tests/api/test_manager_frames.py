@@ -71,6 +71,16 @@ def test_a_length_that_cannot_be_is_refused_by_its_header_alone(
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT"])
+def test_who_speaks_http_to_this_port_is_told_so(method: str) -> None:
+    with pytest.raises(BadFrame) as raised:
+        Frame().feed(f"{method} / HTTP/1.1\r\nHost: 127.0.0.1:7070\r\n\r\n".encode())
+
+    assert (raised.value.error_type, raised.value.error_class) == ("invalid_payload", "MessageToBigError")
+    assert str(raised.value).startswith("this looks like HTTP, but this port speaks the Stream Manager's own")
+    assert "HTTP is on the api's own port" in str(raised.value)
+
+
 def test_the_largest_frame_is_read() -> None:
     assert fed(framed(b" " * MAX_PAYLOAD)) == b" " * MAX_PAYLOAD
 

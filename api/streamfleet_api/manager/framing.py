@@ -13,6 +13,8 @@ from streamfleet_api.wire import BadJson, parse
 
 MAX_PAYLOAD = 1_048_576  # bytes of one request
 _HEADER = struct.Struct(">I")
+# The first bytes of HTTP, by its methods.
+_HTTP = {b"GET ", b"HEAD", b"POST", b"PUT ", b"PATC", b"DELE", b"OPTI", b"CONN", b"TRAC", b"PRI "}
 
 
 class BadFrame(Exception):
@@ -56,6 +58,12 @@ def _size_in(came: bytearray) -> int:
     if size == 0:
         text = f"Header is indicating non positive payload size: {size}"
         raise BadFrame("internal_error", "MalformedHeaderError", text)
+    if bytes(came[: _HEADER.size]) in _HTTP:
+        text = (
+            "this looks like HTTP, but this port speaks the Stream Manager's own protocol: four bytes "
+            "that say how long, then JSON; HTTP is on the api's own port, 8080 unless --port says otherwise"
+        )
+        raise BadFrame("invalid_payload", "MessageToBigError", text)
     if size > MAX_PAYLOAD:
         text = f"expected a payload of at most {MAX_PAYLOAD} bytes, the header says {size}"
         raise BadFrame("invalid_payload", "MessageToBigError", text)
