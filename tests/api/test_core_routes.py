@@ -308,6 +308,19 @@ def test_results_are_taken_one_by_one_in_their_order(http: httpx.Client, peer: P
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?", frame["frame_timestamp"])
 
 
+def test_a_head_takes_no_result_away(http: httpx.Client, peer: Peer) -> None:
+    pipeline_id = initialise(http)
+    peer.wait_for_followers(pipeline_id)
+    peer.predict(pipeline_id, 0)
+    time_of_last = f"/v2/pipelines/{pipeline_id}/predictions/last"
+    until(lambda: '"frame_id":1' in http.get(time_of_last).text)
+
+    head = http.head(f"/inference_pipelines/{pipeline_id}/consume")
+
+    assert (head.status_code, head.headers["allow"]) == (405, "GET")
+    assert frames(consumed(http, pipeline_id, 1)[0]) == [1]
+
+
 def test_a_source_that_gave_nothing_has_an_empty_place(http: httpx.Client, peer: Peer) -> None:
     pipeline_id = initialise(http, video_configuration={**VIDEO, "video_reference": [0, 1]})
     peer.wait_for_followers(pipeline_id)

@@ -96,6 +96,7 @@ class CoreRoutes:
                 ConsumePipelineResponse,
                 "Take the oldest result of a pipeline",
                 Content(ConsumeResultsPayload, required=False),
+                takes=True,
             ),
         ]
 
@@ -151,6 +152,8 @@ def _endpoint(
     answer: type[BaseModel] | None,
     summary: str,
     body: Content | None = None,
+    *,
+    takes: bool = False,
 ) -> Endpoint:
     place = re.sub(r"\W", "_", path)
     done = Answer("Not supported", CoreFailure) if answer is None else Answer("Successful Response", answer)
@@ -165,6 +168,7 @@ def _endpoint(
         errors=frozenset(),
         body=body,
         path_schemas={"pipeline_id": {"type": "string", "title": "Pipeline Id"}},
+        takes=takes,
     )
 
 

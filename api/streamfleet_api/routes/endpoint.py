@@ -67,14 +67,22 @@ class Endpoint:
     query: type[BaseModel] | None = None
     headers: tuple[Header, ...] = ()
     path_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    takes: bool = False  # a GET that changes something, so that it has no HEAD beside it
 
 
 def routes_of(endpoints: Iterable[Endpoint]) -> list[Route]:
     """As Starlette takes them: one a path, so that a 405 tells all methods that there are."""
     paths: dict[str, dict[str, Handler]] = {}
+    without_head: set[str] = set()
     for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint.handler
-    return [Route(path, _by_method(handlers), methods=list(handlers)) for path, handlers in paths.items()]
+        if endpoint.takes:
+            without_head.add(endpoint.path)
+    routes = [Route(path, _by_method(handlers), methods=list(handlers)) for path, handlers in paths.items()]
+    for route in routes:
+        if route.path in without_head and route.methods:
+            route.methods.discard("HEAD")  # which Starlette adds to each GET
+    return routes
 
 
 def _by_method(handlers: Mapping[str, Handler]) -> Callable[[Request], Awaitable[Any]]:
