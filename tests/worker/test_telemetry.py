@@ -11,6 +11,8 @@ import pytest
 
 from streamfleet_api.demo import conveyor_model
 
+_EVALUATE = Path(__file__).parents[2] / "demo/evaluate.py"
+
 _LOADS = """
 import sys, time
 from streamfleet_worker.engine.session import ort
@@ -26,15 +28,27 @@ _TOLD = (
 
 @pytest.mark.parametrize("module", ["streamfleet_worker.engine.session", "streamfleet_worker"])
 def test_a_model_is_loaded_without_a_trace_in_the_home_directory(tmp_path: Path, module: str) -> None:
-    model, home = tmp_path / "conveyor.onnx", tmp_path / "home"
+    assert left_at_home(tmp_path, "-c", f"import {module}\n{_LOADS}") == []
+
+
+def test_a_model_is_evaluated_without_a_trace_in_the_home_directory(tmp_path: Path) -> None:
+    assert left_at_home(tmp_path, str(_EVALUATE), "--frames", "1") == []
+
+
+def left_at_home(folder: Path, *program: str) -> list[str]:
+    """What Python leaves in the home directory after this program, which is given a model."""
+    model, home = folder / "conveyor.onnx", folder / "home"
     model.write_bytes(conveyor_model())
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in _TOLD}
 
-    command = [sys.executable, "-c", f"import {module}\n{_LOADS}", str(model)]
     done = subprocess.run(
-        command, env={**environment, "HOME": str(home)}, capture_output=True, text=True, timeout=60
+        [sys.executable, *program, str(model)],
+        env={**environment, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
     assert done.returncode == 0, done.stderr
-    assert [path.name for path in home.rglob("*")] == []
+    return [path.name for path in home.rglob("*")]
