@@ -76,6 +76,19 @@ def _port(option: str, default: int, text: str) -> Callable[[F], F]:
     return click.option(option, envvar=name, default=default, show_default=True, type=number, help=text)
 
 
+def _networks(ctx: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """As the api will read them. Raises: click.UsageError."""
+    if texts:
+        from streamfleet_api.config import BadConfig, network
+
+        try:
+            for text in texts:
+                network(text)
+        except BadConfig as exc:
+            raise click.UsageError(str(exc), ctx) from exc
+    return texts
+
+
 @cli.command()
 @click.option(
     "--workers",
@@ -115,7 +128,13 @@ def _port(option: str, default: int, text: str) -> Callable[[F], F]:
 @_port("--pictures-in-port", 7775, "Devices send pictures here.")
 @_port("--pictures-out-port", 7776, "Who looks at pictures from elsewhere connects here.")
 @click.option("--advertise", multiple=True, metavar="HOST", help="How other hosts reach this one.")
-@click.option("--trust", multiple=True, metavar="CIDR", help="A network whose HTTP needs no token.")
+@click.option(
+    "--trust",
+    multiple=True,
+    metavar="CIDR",
+    callback=_networks,
+    help="A network whose HTTP needs no token.",
+)
 @click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep everything here.")
 @click.option("--demo", is_flag=True, help="With four cameras over generated conveyor belts.")
 @click.pass_obj

@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         predictions=options.predictions or f"ipc://{broker_dir}/predictions.ipc",
         pictures=options.pictures or f"ipc://{broker_dir}/pictures.ipc",
         keys=_keys(options.operator_key, options.broker_key),
-        trust=tuple(_network(text) for text in options.trust),
+        trust=tuple(network(text) for text in options.trust),
         model_cache_dir=Path(options.model_cache_dir).expanduser() if options.model_cache_dir else None,
         samples_size=options.samples_size,
         samples_age=options.samples_age,
@@ -86,6 +86,14 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
     ):
         _check_endpoint(option, endpoint, config.keys)
     return config
+
+
+def network(text: str) -> Network:
+    """A network of `--trust`. Raises: BadConfig."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as exc:
+        raise BadConfig(f"expected --trust as a network such as 10.0.0.0/8: {exc}") from exc
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -186,13 +194,6 @@ def _seconds(name: str, environment: Mapping[str, str]) -> float | None:
     if not 0 < seconds < float("inf"):
         raise BadConfig(f"expected {name} as seconds above 0, came {text!r}")
     return seconds
-
-
-def _network(text: str) -> Network:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError as exc:
-        raise BadConfig(f"expected --trust as a network such as 10.0.0.0/8: {exc}") from exc
 
 
 def _check_endpoint(option: str, endpoint: str, keys: CurveKeys | None) -> None:

@@ -142,6 +142,8 @@ def test_a_missing_file_is_a_usage_error(run: Command) -> None:
         (["devices", "add", "x", "--ttl", "soon"], "15m, 90s, 2h"),
         (["devices", "add", "x", "--ttl", "5"], "15m, 90s, 2h"),
         (["models", "add", "../x/1", __file__], "shapes/1"),
+        (["up", "--trust", "10.0.0.0/8", "--trust", "foo"], "a network such as 10.0.0.0/8: 'foo' does not"),
+        (["up", "--trust", "10.0.0.1/8"], "10.0.0.1/8 has host bits set"),
     ],
 )
 def test_a_wrong_command_is_a_usage_error_that_says_what_was_expected(
