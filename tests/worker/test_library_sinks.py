@@ -314,9 +314,19 @@ def test_it_says_how_many_frames_were_written_unless_it_is_quiet(
     assert caplog.messages == [f"{tmp_path / 'seen.avi'}: 2 frames written"]
 
 
-def test_a_film_that_cannot_be_written_is_an_error_at_once(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"nowhere/seen.avi: expected a name such as seen.avi"):
-        VideoFileSink.init(str(tmp_path / "nowhere/seen.avi"))
+@pytest.mark.parametrize("name", ["nowhere/seen.avi", "nowhere/seen.mp4", "seen"])
+def test_a_film_that_cannot_be_written_is_an_error_at_once_and_nothing_else(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_WARNING)  # OpenCV's own
+
+    with pytest.raises(OSError, match=rf"{name}: expected a name such as seen.avi"):
+        VideoFileSink.init(str(tmp_path / name))
+
+    restored = cv2.utils.logging.setLogLevel(level)
+    assert capfd.readouterr() == ("", "")
+    assert restored == cv2.utils.logging.LOG_LEVEL_WARNING
 
 
 def test_a_frame_after_the_release_is_refused(tmp_path: Path) -> None:

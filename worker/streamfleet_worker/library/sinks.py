@@ -6,6 +6,7 @@ two lists in the order of the sources, with None where a source gave nothing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -49,6 +50,7 @@ _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v"}  # every other contai
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")  # without all of them no window can be
 _ABSENT = (256, 256, 3)  # the black picture of a source that gave nothing
 _complaints, _complaining = Complaints(), threading.Lock()
+_silencing = threading.Lock()  # OpenCV has one level for the whole program
 
 
 # drawing --------------------------------------------------------------------------------------------------
@@ -251,7 +253,8 @@ class VideoFileSink:
             display_statistics=display_statistics,
         )
         codec = cv2.VideoWriter.fourcc(*_CODECS.get(Path(video_file_name).suffix.lower(), "MJPG"))
-        writer = cv2.VideoWriter(str(video_file_name), codec, output_fps, video_frame_size)
+        with _silent_opencv():
+            writer = cv2.VideoWriter(str(video_file_name), codec, output_fps, video_frame_size)
         if not writer.isOpened():
             raise OSError(
                 f"{video_file_name}: expected a name such as seen.avi in a folder that can be written"
@@ -297,6 +300,17 @@ class VideoFileSink:
             _, picture = rendered
         self._writer.write(_fitted(picture, self._size))
         self._written += 1
+
+
+@contextlib.contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """It warns of the writers that it tried in vain, of which we tell in one error."""
+    with _silencing:
+        before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        try:
+            yield
+        finally:
+            cv2.utils.logging.setLogLevel(before)
 
 
 # keeping --------------------------------------------------------------------------------------------------
