@@ -17,7 +17,8 @@ PACKAGES = {
     "streamfleet_api": ROOT / "api/streamfleet_api",
 }
 # A model is read at two doors, the api's and the library's on a device: the same file is the same model.
-SHARED = ("streamfleet_broker.protocol", "streamfleet_broker.models")
+# And all programs begin alike.
+SHARED = ("streamfleet_broker.protocol", "streamfleet_broker.models", "streamfleet_broker.program")
 PURE = [
     "streamfleet_broker.effects",
     "streamfleet_broker.events",

@@ -23,6 +23,7 @@ from streamfleet_api.auth import load_token
 from streamfleet_api.config import BadConfig, Config, parse
 from streamfleet_api.http_protocol import BoundedHttp
 from streamfleet_api.process import forbid_core_dumps, name_process
+from streamfleet_broker.program import log_as
 from streamfleet_broker.protocol.keyfile import KeyExposed
 
 logger = logging.getLogger("streamfleet_api")
@@ -35,9 +36,7 @@ _STOP = 1  # seconds that requests under way have when the process is told to st
 
 def main() -> int:
     """Run until SIGTERM or SIGINT. The exit code."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s api %(levelname)s %(message)s"
-    )
+    log_as("api")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     try:
         config = parse(sys.argv[1:], os.environ)

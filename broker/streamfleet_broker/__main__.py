@@ -16,6 +16,7 @@ from pathlib import Path
 from streamfleet_broker.check import check
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BrokerError
+from streamfleet_broker.program import log_as
 from streamfleet_broker.server import open_broker
 
 logger = logging.getLogger("streamfleet_broker")
@@ -26,7 +27,7 @@ NAME = "sf-broker"
 
 def main() -> None:
     """Run a broker until SIGTERM or SIGINT, or ask the one that runs."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s broker: %(message)s")
+    log_as("broker")
     arguments = vars(parse(sys.argv[1:], os.environ))
     checking = arguments.pop("check", False)
     try:

@@ -15,7 +15,7 @@ from streamfleet_api.logs import LogLine, Reader, last_lines, merged
 from tests.api.conftest import Command
 
 BROKER = ["2026-11-20 10:00:01,000 INFO broker: ready", "2026-11-20 10:00:03,000 INFO broker: bye"]
-API = ["2026-11-20 10:00:02,000 api ERROR oh", "Traceback (most recent call last):", "  File x"]
+API = ["2026-11-20 10:00:02,000 ERROR api: oh", "Traceback (most recent call last):", "  File x"]
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def test_lines_come_in_the_order_of_time_and_a_traceback_stays_whole() -> None:
 
 def test_what_is_written_is_read_once_and_only_whole_lines(folder: Path, reader: Reader) -> None:
     with (folder / "api.log").open("a") as log:
-        log.write("2026-11-20 10:00:04,000 api INFO one\n2026-11-20 10:00:05")
+        log.write("2026-11-20 10:00:04,000 INFO api: one\n2026-11-20 10:00:05")
         log.flush()
         first = reader.read()
-        log.write(",000 api INFO two\n")
+        log.write(",000 INFO api: two\n")
 
-    assert texts(first) == ["2026-11-20 10:00:04,000 api INFO one"]
+    assert texts(first) == ["2026-11-20 10:00:04,000 INFO api: one"]
     assert reader.read() == [
-        LogLine("2026-11-20 10:00:05,000", "api", "2026-11-20 10:00:05,000 api INFO two")
+        LogLine("2026-11-20 10:00:05,000", "api", "2026-11-20 10:00:05,000 INFO api: two")
     ]
     assert reader.read() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -52,6 +53,21 @@ def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int)
             assert "Traceback" not in fleet.log()
     finally:
         fleet.stop()
+
+
+def test_all_parts_log_when_how_grave_who_and_what(home: Path) -> None:
+    fleet = Fleet(home, "--demo")
+    try:
+        fleet.start()
+        wait_for(lambda: "belt-4: running" in fleet.log(), fleet.log, timeout=30)
+    finally:
+        fleet.stop()
+
+    events = [line for line in fleet.log().splitlines() if re.match(r"\d{4}-\d\d-\d\d ", line)]
+    shape = r"\S+ \d\d:\d\d:\d\d,\d{3} (?:INFO|WARNING|ERROR) ([a-z]+(?: [\w./-]+)?): \S.*"
+    found = [re.fullmatch(shape, line) for line in events]
+    assert [line for line, match in zip(events, found, strict=True) if match is None] == []
+    assert {"api", "broker", "agent"} <= {match[1] for match in found if match is not None}
 
 
 def test_the_demo_makes_again_what_is_missing_and_leaves_the_rest_as_it_is(home: Path) -> None:

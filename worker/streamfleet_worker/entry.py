@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from streamfleet_broker.program import log_as
 from streamfleet_broker.protocol.errors import ProtocolError
 from streamfleet_broker.protocol.tokens import JoinToken
 from streamfleet_worker.agent import Agent, Entries, Places
@@ -42,7 +43,7 @@ def run(entries: Entries | None = None) -> int:
     name_process("sf-agent")
     os.umask(0o077)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold our secret key (S9)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    log_as("agent")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         config = parse(sys.argv[1:], os.environ)

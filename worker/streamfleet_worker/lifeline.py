@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import logging
 import multiprocessing
 import os
 import signal
 from multiprocessing.connection import Connection
+
+from streamfleet_broker.program import log_as
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -51,6 +52,6 @@ def run_child(entry: str, name: str, config: object, connection: Connection) -> 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then stops us in order
     name_process(name)
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {name}: %(message)s")
+    log_as(name)
     module, _, function = entry.partition(":")
     getattr(importlib.import_module(module), function)(config, connection)
