@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from streamfleet_broker.program import needing
 from tests.places import free_ports, short_folder
+
+ROOT = Path(__file__).parent.parent
+PARTS = ("broker", "worker", "api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +135,48 @@ def until_unwell(places: Places) -> subprocess.CompletedProcess[str]:
     while (state := places.ask("worker", "--check")).returncode == 0 or "said anything" in state.stderr:
         assert time.monotonic() < deadline
     return state
+
+
+@pytest.mark.parametrize(
+    ("program", "extras"),
+    [("streamfleet", "api"), ("streamfleet-api", "api"), ("streamfleet-worker", "worker,cpu")],
+)
+def test_a_program_that_lacks_what_it_needs_says_what_to_install(program: str, extras: str) -> None:
+    done = started_with(program)
+
+    shape = rf"{program} needs \w+, which is not installed: pip install 'streamfleet\[{extras}\]'\n"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(shape, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("lacking", ["cv2", "onnxruntime"])
+def test_a_worker_lacks_what_its_children_need(lacking: str, tmp_path: Path) -> None:
+    for path in Path(pytest.__file__).parents[1].iterdir():
+        if path.name != lacking:
+            (tmp_path / path.name).symlink_to(path)
+
+    done = started_with("streamfleet-worker", tmp_path)
+
+    text = f"needs {lacking}, which is not installed: pip install 'streamfleet[worker,cpu]'"
+    assert (done.returncode, done.stderr) == (2, f"streamfleet-worker {text}\n")
+
+
+def test_what_is_missing_of_our_own_is_a_bug() -> None:
+    with pytest.raises(ModuleNotFoundError), needing("streamfleet", "api"):
+        importlib.import_module("streamfleet_api.nothing")
+
+
+def started_with(program: str, *installed: Path) -> subprocess.CompletedProcess[str]:
+    """A program of ours where nothing is installed but what is in these folders."""
+    module, _, function = _scripts()[program].partition(":")
+    paths = [str(path) for path in (*(ROOT / name for name in PARTS), *installed)]
+    code = f"import sys; sys.path[:0] = {paths}; import {module}; {module}.{function}()"
+    return subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=20
+    )
+
+
+def _scripts() -> dict[str, str]:
+    """Program → its entry point."""
+    lines = (ROOT / "pyproject.toml").read_text().partition("[project.scripts]\n")[2].partition("\n\n")[0]
+    return dict(re.findall(r'^([\w-]+) = "(.+)"$', lines, re.MULTILINE))

@@ -11,9 +11,9 @@ import socket
 import sys
 from dataclasses import replace
 
-from streamfleet_api.__main__ import listen, serve
 from streamfleet_api.auth import load_token
 from streamfleet_api.config import parse
+from streamfleet_api.entry import listen, serve
 
 STUCK = 2.0  # seconds
 

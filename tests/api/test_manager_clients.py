@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_api.__main__ import is_here, listen_for_manager
 from streamfleet_api.config import SILENCE, BadConfig, parse
+from streamfleet_api.entry import is_here, listen_for_manager
 from streamfleet_api.manager.server import MAX_READING, is_known
 from streamfleet_broker.protocol.requests import GetPipeline
 from streamfleet_broker.protocol.values import ModelRef
