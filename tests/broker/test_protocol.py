@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfleet_broker.protocol.control import MAX_BODY, Envelope, decode, encode
-from streamfleet_broker.protocol.data import DataHeader, Flag, Kind, device_topic, pipeline_topic, split
+from streamfleet_broker.protocol.data import (
+    DataHeader,
+    Flag,
+    Kind,
+    device_topic,
+    kind_of,
+    pipeline_topic,
+    split,
+)
 from streamfleet_broker.protocol.errors import BadData, BadMessage, BadToken
 from streamfleet_broker.protocol.messages import Ack, Beat, Desired, Hello, Refused, Reply
 from streamfleet_broker.protocol.requests import (
@@ -187,6 +195,33 @@ def test_data_frames_are_split_into_subject_header_and_body() -> None:
     "frames", [[], [b"v1/pred/a/", b"", b""], [b"v2/pred/a/", b"", b""], [b"v1/pred/a", b"", b""]]
 )
 def test_wrong_data_frames_are_refused(frames: list[bytes]) -> None:
+    with pytest.raises(BadData):
+        split(frames)
+    with pytest.raises(BadData):
+        kind_of(frames)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_kind_of_data_frames_is_told_without_the_rest(kind: Kind) -> None:
+    assert kind_of([device_topic("cam-7"), DataHeader(kind, 1, 0, 0).pack(), b"\x80"]) is kind
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        DataHeader(Kind.PRED, 1, 0, 0).pack()[:-1],
+        DataHeader(Kind.PRED, 1, 0, 0).pack() + b"x",
+        b"SX" + DataHeader(Kind.PRED, 1, 0, 0).pack()[2:],
+        b"SD\x02" + DataHeader(Kind.PRED, 1, 0, 0).pack()[3:],
+        b"SD\x01\x09" + DataHeader(Kind.PRED, 1, 0, 0).pack()[4:],
+    ],
+)
+def test_a_header_that_is_none_of_ours_has_no_kind(header: bytes) -> None:
+    frames = [device_topic("cam-7"), header, b"\x80"]
+
+    with pytest.raises(BadData):
+        kind_of(frames)
     with pytest.raises(BadData):
         split(frames)
 

@@ -5,7 +5,6 @@ What a camera does is said by its source: `rtsp://host/<behaviour>`, or a file's
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -13,7 +12,6 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 import msgpack
-import zmq
 
 from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic
 from streamfleet_broker.protocol.status import SourceStat
@@ -30,6 +28,7 @@ from streamfleet_worker.control import (
     send,
 )
 from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.handover.outlet import Outlet
 from streamfleet_worker.progress import Progress
 
 INTERVAL = 0.05  # seconds
@@ -51,23 +50,16 @@ def camera(config: CameraConfig, connection: Connection) -> None:
     behaviour = str(config.spec.sources[0].reference).rpartition("/")[2]
     if behaviour == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with (
-        zmq.Context() as context,
-        context.socket(zmq.PUSH) as push,
-        context.socket(zmq.PUSH) as show,
-    ):
-        push.linger = show.linger = 0
-        push.connect(config.publish_endpoint)
-        show.connect(config.picture_endpoint)
-        _Camera(config, connection, push, show, behaviour).run()
+    outlet, pictures = Outlet(config.intake_path), Outlet(config.picture_intake_path)
+    _Camera(config, connection, outlet, pictures, behaviour).run()
 
 
 @dataclass
 class _Camera:
     config: CameraConfig
     connection: Connection
-    push: zmq.Socket[bytes]
-    show: zmq.Socket[bytes]
+    outlet: Outlet
+    picture_outlet: Outlet
     behaviour: str
     emitted: int = 0
     shows: bool = False
@@ -101,16 +93,14 @@ class _Camera:
         header = DataHeader(Kind.PRED, gen, self.config.inc, self.emitted, self.config.short_id)
         topic = pipeline_topic(Kind.PRED, self.config.pipeline_id)
         body = msgpack.packb({"frame_id": frame_id, "gen": gen, "inc": self.config.inc, "at": time.time()})
-        self.push.send_multipart([bytes([self.config.fenced]), topic, header.pack(), body], zmq.NOBLOCK)
+        self.outlet.send(topic, header, body, fenced=self.config.fenced)
         if self.shows:
             self.emit_picture(replace(header, kind=Kind.IMG))
         self.emitted += 1
 
     def emit_picture(self, header: DataHeader) -> None:
         topic = pipeline_topic(Kind.IMG, self.config.pipeline_id)
-        with contextlib.suppress(zmq.Again):
-            frames = [bytes([self.config.fenced]), topic, header.pack(), PICTURE]
-            self.show.send_multipart(frames, zmq.NOBLOCK)
+        self.picture_outlet.send(topic, header, PICTURE, fenced=self.config.fenced)
         self.pictures += 1
 
     def report(self, gen: int, state: ObservedState) -> CameraReport:

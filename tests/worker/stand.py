@@ -231,8 +231,8 @@ class Stand:
             manifest=manifest,
             defaults=PostProcessing(),
             engine_socket=str(self.folder / "engine"),
-            publish_endpoint=self.push_endpoint,
-            picture_endpoint=self.picture_endpoint,
+            intake_path=self.intake_path,
+            picture_intake_path=self.picture_intake_path,
             progress_path=str(self.folder / "progress"),
             fence_path=str(self.folder / "fence"),
             fenced=fenced,
@@ -244,8 +244,8 @@ class Stand:
     def publisher(self, **more: str) -> Child:
         config = PublisherConfig(
             device="device-1",
-            pull_endpoint=self.push_endpoint,
-            picture_endpoint=self.picture_endpoint,
+            intake_path=self.intake_path,
+            picture_intake_path=self.picture_intake_path,
             local_endpoint=self.local_endpoint,
             local_picture_endpoint=self.local_picture_endpoint,
             **{"direct_endpoint": "", "public_key": "", "secret_key": "", **more},
@@ -253,12 +253,12 @@ class Stand:
         return self._start(publisher.main, config)
 
     @property
-    def push_endpoint(self) -> str:
-        return f"ipc://{self.folder}/push"
+    def intake_path(self) -> str:
+        return str(self.folder / "intake")
 
     @property
-    def picture_endpoint(self) -> str:
-        return f"ipc://{self.folder}/pictures"
+    def picture_intake_path(self) -> str:
+        return str(self.folder / "picture-intake")
 
     @property
     def local_endpoint(self) -> str:

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 import supervision as sv
-import zmq
 
 from streamfleet_broker.protocol.data import DataHeader, Kind
 from streamfleet_broker.protocol.values import Manifest, SourceSpec
@@ -16,6 +15,7 @@ from streamfleet_worker.camera.picture import Viewing, captions, draw
 from streamfleet_worker.camera.testpattern import LABELS, truth
 from streamfleet_worker.control import Show
 from streamfleet_worker.fence import Fence, boot_time
+from tests.worker.hearing import Hearing, hearing
 from tests.worker.stand import Stand, is_camera, until_ended, wait_for, write_video
 
 PATTERN = "TestPatternStreamProducer"
@@ -107,23 +107,20 @@ def test_a_caption_says_class_confidence_and_track() -> None:
 
 
 @pytest.fixture
-def pictures(stand: Stand) -> Iterator[zmq.Socket[bytes]]:
+def pictures(stand: Stand) -> Iterator[Hearing]:
     """Where the publisher gets pictures."""
-    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
-        pull.linger = 0
-        pull.bind(stand.picture_endpoint)
-        yield pull
+    with hearing(stand.picture_intake_path) as pictures:
+        yield pictures
 
 
-def receive(pictures: zmq.Socket[bytes]) -> tuple[DataHeader, np.ndarray]:
-    assert pictures.poll(10_000)
-    flags, topic, header, jpeg = pictures.recv_multipart()
-    assert (flags, topic) == (b"\x00", b"v1/img/pipeline-1/")
+def receive(pictures: Hearing) -> tuple[DataHeader, np.ndarray]:
+    fenced, topic, header, jpeg = pictures.receive()
+    assert (fenced, topic) == (False, b"v1/img/pipeline-1/")
     return DataHeader.unpack(header), decode(jpeg)
 
 
 def test_a_picture_has_the_key_of_its_predictions_and_shows_their_frame(
-    stand: Stand, squares: Manifest, pictures: zmq.Socket[bytes]
+    stand: Stand, squares: Manifest, pictures: Hearing
 ) -> None:
     camera = stand.camera(squares, PATTERN, gen=4, inc=9)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 3)
@@ -146,7 +143,7 @@ def test_a_picture_has_the_key_of_its_predictions_and_shows_their_frame(
 
 
 def test_pictures_end_when_nobody_looks_any_more_and_come_again(
-    stand: Stand, squares: Manifest, pictures: zmq.Socket[bytes]
+    stand: Stand, squares: Manifest, pictures: Hearing
 ) -> None:
     camera = stand.camera(squares, PATTERN)
     camera.tell(Show(True))
@@ -155,8 +152,7 @@ def test_pictures_end_when_nobody_looks_any_more_and_come_again(
     camera.tell(Show(False))
     before = len(stand.receiver.datagrams)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= before + 3)
-    while pictures.poll(0):
-        pictures.recv_multipart()
+    pictures.forget()
     before = len(stand.receiver.datagrams)
     wait_for("more frames", lambda: len(stand.receiver.datagrams) >= before + 5)
 
@@ -165,7 +161,7 @@ def test_pictures_end_when_nobody_looks_any_more_and_come_again(
     receive(pictures)
 
 
-def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures: zmq.Socket[bytes]) -> None:
+def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
     camera = stand.camera(squares, [SourceSpec(PATTERN), SourceSpec(PATTERN)])
     camera.tell(Show(True))
 
@@ -175,9 +171,7 @@ def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures
     assert set(sources) == {0, 1}
 
 
-def test_a_file_that_is_looked_at_is_emitted_whole(
-    stand: Stand, quick: Manifest, pictures: zmq.Socket[bytes]
-) -> None:
+def test_a_file_that_is_looked_at_is_emitted_whole(stand: Stand, quick: Manifest, pictures: Hearing) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 300)), max_fps=200)
     camera.tell(Show(True))
 
@@ -198,9 +192,7 @@ def test_pictures_nobody_takes_hold_up_nothing(stand: Stand, squares: Manifest) 
     assert report.emitted >= 20
 
 
-def test_no_picture_passes_a_closed_fence(
-    stand: Stand, squares: Manifest, pictures: zmq.Socket[bytes]
-) -> None:
+def test_no_picture_passes_a_closed_fence(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
     fence = Fence.create(str(stand.folder / "fence"))
     camera = stand.camera(squares, PATTERN, fenced=True)
     camera.tell(Show(True))
@@ -208,23 +200,18 @@ def test_no_picture_passes_a_closed_fence(
 
     assert not pictures.poll(0)
     fence.extend(boot_time() + 60)
-    assert pictures.poll(10_000)
-    flags, *_ = pictures.recv_multipart()
-    assert flags == b"\x01"  # the publisher asks the fence too
+    assert pictures.receive().fenced  # the publisher asks the fence too
     fence.close()
 
 
-def test_a_paused_source_gives_no_pictures(
-    stand: Stand, squares: Manifest, pictures: zmq.Socket[bytes]
-) -> None:
+def test_a_paused_source_gives_no_pictures(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
     camera = stand.camera(squares, PATTERN)
     camera.tell(Show(True))
     receive(pictures)
 
     camera.change(2, "pause")
     camera.until("it is paused", lambda report: is_camera(report, "paused"))
-    while pictures.poll(200):
-        pictures.recv_multipart()
+    pictures.forget(200)
     camera.until("frames are muted", lambda report: report.sources[0].dropped.get("muted", 0) >= 5)
 
     assert not pictures.poll(0)

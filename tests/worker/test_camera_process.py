@@ -19,6 +19,8 @@ from streamfleet_broker.protocol.data import DataHeader, Flag, Kind
 from streamfleet_broker.protocol.values import Manifest, UdpSink
 from streamfleet_worker.camera.testpattern import FPS, LABELS, draw, truth
 from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.handover.packet import Message
+from tests.worker.hearing import Hearing, hearing
 from tests.worker.models import manifest_of, write_constant_model, write_slow_model, write_squares_model
 from tests.worker.stand import Stand, is_camera, until_ended, wait_for, write_video
 
@@ -84,16 +86,14 @@ def test_a_datagram_is_the_originals_with_our_keys_inside_its_metadata(stand: St
 
 
 def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Stand, quick: Manifest) -> None:
-    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
-        pull.linger = 0
-        pull.bind(stand.push_endpoint)
+    with hearing(stand.intake_path) as publisher:
         camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 20)), gen=4, inc=9)
 
         until_ended(camera)
-        came = messages_until(pull, b"v1/last/pipeline-1/", (4, 9, 19))
+        came = messages_until(publisher, b"v1/last/pipeline-1/", (4, 9, 19))
 
-    assert {flags for flags, *_ in came} == {b"\x00"}
-    messages = [message for message in came if message[1] == b"v1/pred/pipeline-1/"]
+    assert not any(message.fenced for message in came)
+    messages = [message for message in came if message.topic == b"v1/pred/pipeline-1/"]
     headers = [DataHeader.unpack(header) for _, _, header, _ in messages]
     assert [header.key for header in headers] == [(4, 9, seq) for seq in range(20)]
     assert {(header.kind, header.device, header.flags) for header in headers} == {(Kind.PRED, 7, Flag.NONE)}
@@ -102,9 +102,7 @@ def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Sta
 
 
 def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: Stand, quick: Manifest) -> None:
-    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
-        pull.linger = 0
-        pull.bind(stand.push_endpoint)
+    with hearing(stand.intake_path) as publisher:
         film = str(write_video(stand.folder / "film.avi", 200))
         camera = stand.camera(quick, film, gen=4, inc=0, max_fps=100)
         wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
@@ -112,8 +110,8 @@ def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: St
         camera.until("it is paused", lambda report: is_camera(report, "paused"))
         stand.receiver.settle()
         key = (4, 0, len(stand.receiver.datagrams) - 1)
-        came = messages_until(pull, b"v1/last/pipeline-1/", key)
-        again = messages_until(pull, b"v1/last/pipeline-1/", key)
+        came = messages_until(publisher, b"v1/last/pipeline-1/", key)
+        again = messages_until(publisher, b"v1/last/pipeline-1/", key)
 
     (last,) = [
         body for _, topic, header, body in came if topic.startswith(b"v1/pred/") and key_of(header) == key
@@ -126,12 +124,12 @@ def key_of(header: bytes) -> tuple[int, int, int]:
     return DataHeader.unpack(header).key
 
 
-def messages_until(pull: zmq.Socket[bytes], topic: bytes, key: tuple[int, int, int]) -> list[list[bytes]]:
+def messages_until(publisher: Hearing, topic: bytes, key: tuple[int, int, int]) -> list[Message]:
     """What comes, with the first message of this topic and key as the last."""
-    messages: list[list[bytes]] = []
-    while not messages or (messages[-1][1], key_of(messages[-1][2])) != (topic, key):
-        assert pull.poll(5000), f"{topic!r} {key} did not come"
-        messages.append(pull.recv_multipart())
+    messages: list[Message] = []
+    while not messages or (messages[-1].topic, key_of(messages[-1].header)) != (topic, key):
+        assert publisher.poll(5000), f"{topic!r} {key} did not come"
+        messages.append(publisher.receive())
     return messages
 
 
@@ -531,14 +529,11 @@ def test_thousands_of_detections_do_not_fit_and_are_cut_by_confidence(stand: Sta
     manifest = manifest_of(path, width=640, height=640)
     stand.engine(path, manifest)
 
-    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
-        pull.linger = 0
-        pull.bind(stand.push_endpoint)
+    with hearing(stand.intake_path) as publisher:
         film = write_video(stand.folder / "film.avi", 2, size=(640, 640))
         camera = stand.camera(manifest, str(film), max_detections=count)
         report = until_ended(camera)
-        assert pull.poll(5000)
-        body = msgpack.unpackb(pull.recv_multipart()[3])
+        body = msgpack.unpackb(publisher.receive().body)
 
     first, second = stand.receiver.documents
     kept = [one["confidence"] for one in first["predictions"]]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 
 import pytest
 import zmq
 
-from streamfleet_broker.protocol.data import MAX_BODY, DataHeader, Kind, pipeline_topic
+from streamfleet_broker.protocol.data import HEADER_SIZE, MAX_BODY, DataHeader, Kind, pipeline_topic
 from streamfleet_worker.control import Allow, PublisherReport, Relay
 from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.handover.outlet import Outlet
+from streamfleet_worker.handover.packet import Message, pack, pack_without_body
 from streamfleet_worker.zap import Doorkeeper
 from tests.places import free_port
 from tests.worker.stand import Stand, wait_for
@@ -26,17 +29,37 @@ def context() -> Iterator[zmq.Context]:
         yield context
 
 
+class Camera:
+    """Hands over one message after the other. It may wait, as no camera would."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._outlet = Outlet(path, waiting=1000)
+
+    def send(self, message: Message) -> None:
+        _, topic, header, body = message
+        assert self._outlet.send(topic, DataHeader.unpack(header), body, fenced=message.fenced)
+
+    def send_raw(self, pieces: Sequence[bytes], body: bytes | None = None) -> None:
+        """By a connection of its own; a body in memory of its own."""
+        with tempfile.TemporaryFile() as memory, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+            link.connect(self._path)
+            memory.write(body or b"")
+            memory.flush()
+            socket.send_fds(link, pieces, [] if body is None else [memory.fileno()])
+
+    def close(self) -> None:
+        self._outlet.close()
+
+
 @pytest.fixture
-def push(stand: Stand, context: zmq.Context) -> Iterator[zmq.Socket]:
-    with context.socket(zmq.PUSH) as push:
-        push.linger = 0
-        push.connect(stand.push_endpoint)
-        yield push
+def camera(stand: Stand) -> Iterator[Camera]:
+    with contextlib.closing(Camera(stand.intake_path)) as camera:
+        yield camera
 
 
-def message(seq: int, *, fenced: bool = False, body: bytes = b"\x80") -> list[bytes]:
-    header = DataHeader(kind=Kind.PRED, gen=1, inc=1, seq=seq)
-    return [b"\x01" if fenced else b"\x00", TOPIC, header.pack(), body]
+def message(seq: int, *, fenced: bool = False, body: bytes = b"\x80") -> Message:
+    return Message(fenced, TOPIC, DataHeader(kind=Kind.PRED, gen=1, inc=1, seq=seq).pack(), body)
 
 
 def subscriber(context: zmq.Context, endpoint: str, **curve: bytes) -> zmq.Socket:
@@ -49,11 +72,11 @@ def subscriber(context: zmq.Context, endpoint: str, **curve: bytes) -> zmq.Socke
     return sub
 
 
-def until_heard(push: zmq.Socket, sub: zmq.Socket, what: str = "a message comes through") -> list[bytes]:
-    """Push until the subscriber hears, because a subscription needs its time; then silence again."""
+def until_heard(camera: Camera, sub: zmq.Socket, what: str = "a message comes through") -> list[bytes]:
+    """Send until the subscriber hears, because a subscription needs its time; then silence again."""
 
     def heard() -> bool:
-        push.send_multipart(message(0))
+        camera.send(message(0))
         return bool(sub.poll(20))
 
     wait_for(what, heard)
@@ -68,69 +91,68 @@ def counts(report: object) -> tuple[int, int, int]:
     return report.published, report.fenced, report.rejected
 
 
-def test_what_is_pushed_goes_out_unchanged_and_in_order(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+def test_what_is_handed_over_goes_out_unchanged_and_in_order(
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     publisher = stand.publisher()
 
     with subscriber(context, stand.local_endpoint) as sub:
-        until_heard(push, sub)
+        until_heard(camera, sub)
         sent = [message(seq, body=bytes([seq])) for seq in range(1, 101)]
-        for frames in sent:
-            push.send_multipart(frames)
+        for one in sent:
+            camera.send(one)
         came = [sub.recv_multipart() for _ in sent if sub.poll(5000)]
 
-    assert came == [frames[1:] for frames in sent]
+    assert came == [list(one[1:]) for one in sent]
     assert publisher.stop() == 0
 
 
 def test_a_closed_fence_stops_what_is_fenced_and_nothing_else(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     fence = Fence.create(str(stand.folder / "fence"))
     publisher = stand.publisher(fence_path=str(stand.folder / "fence"))
 
     with subscriber(context, stand.local_endpoint) as sub:
-        until_heard(push, sub)
-        push.send_multipart(message(1, fenced=True))
-        push.send_multipart(message(2))
+        until_heard(camera, sub)
+        camera.send(message(1, fenced=True))
+        camera.send(message(2))
         publisher.until("one message was fenced off", lambda report: report.fenced == 1)
         fence.extend(boot_time() + 60)
-        push.send_multipart(message(3, fenced=True))
+        camera.send(message(3, fenced=True))
         came = [DataHeader.unpack(sub.recv_multipart()[1]).seq for _ in range(2) if sub.poll(5000)]
 
     assert came == [2, 3]
     fence.close()
 
 
-def test_junk_is_counted_and_goes_nowhere(stand: Stand, context: zmq.Context, push: zmq.Socket) -> None:
+def test_junk_is_counted_and_goes_nowhere(stand: Stand, context: zmq.Context, camera: Camera) -> None:
     publisher = stand.publisher()
     good = message(1)
     junk = [
-        [b""],
-        [b"x"] * 3,
-        [*good, b"more"],
-        [b"\x00\x00", *good[1:]],
-        [good[0], b"v2/pred/p/", *good[2:]],
-        [good[0], b"v1/pred/" + b"p" * 200 + b"/", *good[2:]],
-        [good[0], good[1], b"short", good[3]],
-        [*good[:3], bytes(MAX_BODY + 1)],
+        [b"x"],
+        [bytes(1000)],
+        pack_without_body(good),
+        pack(good._replace(topic=b"v2/pred/p/")),
+        pack(good._replace(topic=b"v1/pred/" + b"p" * 200 + b"/")),
+        pack(good._replace(header=bytes(HEADER_SIZE))),
     ]
 
     with subscriber(context, stand.local_endpoint) as sub:
-        until_heard(push, sub)
-        for frames in junk:
-            push.send_multipart(frames)
-        push.send_multipart(good)
-        publisher.until("all junk was counted", lambda report: report.rejected == len(junk))
+        until_heard(camera, sub)
+        for pieces in junk:
+            camera.send_raw(pieces)
+        camera.send_raw(pack_without_body(good), bytes(MAX_BODY + 1))
+        camera.send(good)
+        publisher.until("all junk was counted", lambda report: report.rejected == len(junk) + 1)
 
         assert sub.poll(5000)
-        assert sub.recv_multipart() == good[1:]
+        assert sub.recv_multipart() == list(good[1:])
         assert not sub.poll(0)
 
 
 def test_it_publishes_to_the_relay_it_was_told_last(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     public, secret = zmq.curve_keypair()
     server_public, server_secret = zmq.curve_keypair()
@@ -147,52 +169,53 @@ def test_it_publishes_to_the_relay_it_was_told_last(
             relays.append((relay, Relay((f"tcp://127.0.0.1:{port}",), server_public.decode())))
         (first, to_first), (second, to_second) = relays
         publisher.tell(to_first)
-        until_heard(push, first, "the first relay hears")
+        until_heard(camera, first, "the first relay hears")
         publisher.tell(to_second)
-        until_heard(push, second, "the second relay hears")
+        until_heard(camera, second, "the second relay hears")
         while first.poll(0):
             first.recv_multipart()  # from before it was told of the second
-        push.send_multipart(message(9))
+        camera.send(message(9))
 
         assert second.poll(5000)
         assert not first.poll(0)
 
 
-def test_what_is_pushed_before_the_relay_is_there_is_not_lost(stand: Stand, context: zmq.Context) -> None:
+def test_what_is_handed_over_before_the_relay_is_there_is_not_lost(
+    stand: Stand, context: zmq.Context, camera: Camera
+) -> None:
     public, secret = zmq.curve_keypair()
     server_public, server_secret = zmq.curve_keypair()
     sent = [message(seq) for seq in range(50)]
 
-    with context.socket(zmq.SUB) as relay, context.socket(zmq.PUSH) as push:
-        relay.linger = push.linger = 0
+    with context.socket(zmq.SUB) as relay:
+        relay.linger = 0
         relay.curve_server, relay.curve_secretkey = True, server_secret
         relay.subscribe(b"v1/pred/")
         port = relay.bind_to_random_port("tcp://127.0.0.1")
         publisher = stand.publisher(public_key=public.decode(), secret_key=secret.decode())
         publisher.until("it listens", lambda report: True)
-        push.connect(stand.push_endpoint)
-        for frames in sent:
-            push.send_multipart(frames)
+        for one in sent:
+            camera.send(one)
         publisher.tell(Relay((f"tcp://127.0.0.1:{port}",), server_public.decode()))
         came = []
         while len(came) < len(sent) and relay.poll(5000):
             came.append(relay.recv_multipart())
 
-    assert came == [frames[1:] for frames in sent]
+    assert came == [list(one[1:]) for one in sent]
 
 
 def test_a_relay_that_never_comes_holds_nobody_else_up(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     publisher = stand.publisher(public_key="k" * 40, secret_key="s" * 40)
     publisher.tell(Relay((f"tcp://127.0.0.1:{free_port()}",), "r" * 40))
 
     with subscriber(context, stand.local_endpoint) as sub:
-        until_heard(push, sub)
+        until_heard(camera, sub)
 
 
 def test_a_relay_with_another_key_than_the_brokers_gets_nothing(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     public, secret = zmq.curve_keypair()
     brokers, _ = zmq.curve_keypair()
@@ -206,14 +229,14 @@ def test_a_relay_with_another_key_than_the_brokers_gets_nothing(
         port = relay.bind_to_random_port("tcp://127.0.0.1")
         publisher.tell(Relay((f"tcp://127.0.0.1:{port}",), brokers.decode()))
         with subscriber(context, stand.local_endpoint) as sub:
-            until_heard(push, sub)
+            until_heard(camera, sub)
         for seq in range(20):
-            push.send_multipart(message(seq))
+            camera.send(message(seq))
             assert not relay.poll(20)
 
 
 def test_only_keys_that_were_named_may_subscribe_from_the_lan(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, stranger = zmq.curve_keypair(), zmq.curve_keypair()
@@ -224,13 +247,13 @@ def test_only_keys_that_were_named_may_subscribe_from_the_lan(
         subscriber(context, endpoint) as plain,
         subscriber(context, stand.local_endpoint) as local,
     ):
-        until_heard(push, local)
+        until_heard(camera, local)
         for seq in range(10):  # nobody is named yet, so nobody hears
-            push.send_multipart(message(seq))
+            camera.send(message(seq))
             assert not allowed.poll(10)
         publisher.tell(Allow((friend[0].decode(),)))
         # libzmq does not try again after a refusal, so the friend comes anew.
-        with _admitted(context, push, endpoint, **_curve(friend, server)):
+        with _admitted(context, camera, endpoint, **_curve(friend, server)):
             pass
 
         assert not refused.poll(0)
@@ -238,22 +261,22 @@ def test_only_keys_that_were_named_may_subscribe_from_the_lan(
 
 
 def test_a_key_that_is_removed_is_cut_off_and_the_others_stay(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, former = zmq.curve_keypair(), zmq.curve_keypair()
     publisher.tell(Allow((friend[0].decode(), former[0].decode())))
 
     with (
-        _admitted(context, push, endpoint, **_curve(friend, server)) as stays,
-        _admitted(context, push, endpoint, **_curve(former, server)) as leaves,
+        _admitted(context, camera, endpoint, **_curve(friend, server)) as stays,
+        _admitted(context, camera, endpoint, **_curve(former, server)) as leaves,
         leaves.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH) as refusals,
     ):
         publisher.tell(Allow((friend[0].decode(),)))
         assert refusals.poll(10_000)
         while leaves.poll(0):
             leaves.recv_multipart()
-        until_heard(push, stays, "who may stay hears again")
+        until_heard(camera, stays, "who may stay hears again")
 
         assert not leaves.poll(0)
         leaves.disable_monitor()
@@ -285,9 +308,9 @@ def test_the_doorkeeper_refuses_whatever_is_no_request_of_its_domain(context: zm
     assert set(answers.values()) == {b"400"}
 
 
-def picture(pipeline_id: str = "door", *, body: bytes = b"\xff\xd8", fenced: bool = False) -> list[bytes]:
+def picture(pipeline_id: str = "door", *, body: bytes = b"\xff\xd8", fenced: bool = False) -> Message:
     topic = pipeline_topic(Kind.IMG, pipeline_id)
-    return [bytes([fenced]), topic, DataHeader(Kind.IMG, 1, 1, 0).pack(), body]
+    return Message(fenced, topic, DataHeader(Kind.IMG, 1, 1, 0).pack(), body)
 
 
 def viewer(context: zmq.Context, endpoint: str, topic: bytes = b"v1/img/door/") -> zmq.Socket:
@@ -304,15 +327,13 @@ def watched(report: object) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def show(stand: Stand, context: zmq.Context) -> Iterator[zmq.Socket]:
-    with context.socket(zmq.PUSH) as push:
-        push.linger = 0
-        push.connect(stand.picture_endpoint)
-        yield push
+def show(stand: Stand) -> Iterator[Camera]:
+    with contextlib.closing(Camera(stand.picture_intake_path)) as show:
+        yield show
 
 
 def test_who_looks_at_pictures_is_told_at_once_and_gets_them(
-    stand: Stand, context: zmq.Context, show: zmq.Socket
+    stand: Stand, context: zmq.Context, show: Camera
 ) -> None:
     publisher = stand.publisher()
     publisher.until("nobody looks", lambda report: watched(report) == ())
@@ -323,27 +344,27 @@ def test_who_looks_at_pictures_is_told_at_once_and_gets_them(
         with viewer(context, stand.local_picture_endpoint, b"v1/img/"):
             publisher.until("another looks at all", lambda report: watched(report) == ("", "door/"))
         publisher.until("and has gone", lambda report: watched(report) == ("door/",))
-        show.send_multipart(picture("gate"))
-        show.send_multipart(sent)
+        show.send(picture("gate"))
+        show.send(sent)
 
         assert door.poll(5000)
-        assert door.recv_multipart() == sent[1:]
+        assert door.recv_multipart() == list(sent[1:])
     publisher.until("nobody looks any more", lambda report: watched(report) == ())
 
 
 def test_a_closed_fence_stops_pictures_and_junk_goes_nowhere(
-    stand: Stand, context: zmq.Context, show: zmq.Socket, push: zmq.Socket
+    stand: Stand, context: zmq.Context, show: Camera, camera: Camera
 ) -> None:
     fence = Fence.create(str(stand.folder / "fence"))
     publisher = stand.publisher(fence_path=str(stand.folder / "fence"))
 
     with viewer(context, stand.local_picture_endpoint, b"") as sub:
         publisher.until("somebody looks", lambda report: watched(report) == ("",))
-        show.send_multipart(picture(fenced=True))
-        show.send_multipart(message(1))  # no picture
-        push.send_multipart(picture())  # not the way of pictures
+        show.send(picture(fenced=True))
+        show.send(message(1))  # no picture
+        camera.send(picture())  # not the way of pictures
         publisher.until("all were counted", lambda report: counts(report) == (0, 1, 2))
-        show.send_multipart(picture("gate"))
+        show.send(picture("gate"))
 
         assert sub.poll(5000)
         assert sub.recv_multipart()[0] == b"v1/img/gate/"
@@ -352,7 +373,7 @@ def test_a_closed_fence_stops_pictures_and_junk_goes_nowhere(
 
 
 def test_who_looked_through_a_relay_that_is_gone_looks_no_more(
-    stand: Stand, context: zmq.Context, show: zmq.Socket
+    stand: Stand, context: zmq.Context, show: Camera
 ) -> None:
     public, secret = zmq.curve_keypair()
     server_public, server_secret = zmq.curve_keypair()
@@ -379,34 +400,32 @@ def test_who_looked_through_a_relay_that_is_gone_looks_no_more(
 
     for _ in range(2):  # it comes back
         with relay() as one:
-            show.send_multipart(picture())
+            show.send(picture())
             assert one.poll(5000)
-            assert one.recv_multipart() == picture()[1:]
+            assert one.recv_multipart() == list(picture()[1:])
         publisher.until("nobody looks", lambda report: watched(report) == ())
     with relay():
         publisher.tell(Relay((), server_public.decode()))
         publisher.until("it has another relay", lambda report: watched(report) == ())
 
 
-def test_a_flood_of_pictures_delays_no_prediction(
-    stand: Stand, context: zmq.Context, push: zmq.Socket, show: zmq.Socket
-) -> None:
+def test_a_flood_of_pictures_delays_no_prediction(stand: Stand, context: zmq.Context, camera: Camera) -> None:
     publisher = stand.publisher()
-    show.sndhwm = 4
-    flood = picture(body=bytes(MAX_BODY))
+    flood = Outlet(stand.picture_intake_path, waiting=4, room=2048)
+    header = DataHeader(Kind.IMG, 1, 1, 0)
 
     with (
         viewer(context, stand.local_picture_endpoint),  # and never reads
         subscriber(context, stand.local_endpoint) as sub,
     ):
         publisher.until("somebody looks", lambda report: watched(report) == ("door/",))
-        until_heard(push, sub)
+        until_heard(camera, sub)
         for seq in range(1, 101):
-            with contextlib.suppress(zmq.Again):
-                show.send_multipart(flood, zmq.NOBLOCK)
-            push.send_multipart(message(seq))
+            flood.send(b"v1/img/door/", header, bytes(MAX_BODY), fenced=False)
+            camera.send(message(seq))
             assert sub.poll(500), f"message {seq}"
             assert DataHeader.unpack(sub.recv_multipart()[1]).seq == seq
+    flood.close()
 
 
 def test_it_reports_even_when_nothing_comes(stand: Stand) -> None:
@@ -425,7 +444,7 @@ def test_it_ends_when_the_agent_is_gone(stand: Stand) -> None:
 
 
 def test_a_port_that_another_holds_is_bound_when_it_is_free(
-    stand: Stand, context: zmq.Context, push: zmq.Socket
+    stand: Stand, context: zmq.Context, camera: Camera
 ) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -435,7 +454,7 @@ def test_a_port_that_another_holds_is_bound_when_it_is_free(
         publisher.tell(Allow((friend[0].decode(),)))
         wait_for("it lives on without its port", lambda: len(publisher.reports) >= 2)
 
-    with _admitted(context, push, endpoint, **_curve(friend, server)):
+    with _admitted(context, camera, endpoint, **_curve(friend, server)):
         pass
 
 
@@ -449,13 +468,13 @@ def _direct(stand: Stand, port: int | None = None) -> tuple[str, bytes, object]:
     return endpoint, public, publisher
 
 
-def _admitted(context: zmq.Context, push: zmq.Socket, endpoint: str, **curve: bytes) -> zmq.Socket:
+def _admitted(context: zmq.Context, camera: Camera, endpoint: str, **curve: bytes) -> zmq.Socket:
     """A subscriber that hears. Who came before its key was named is refused for good, and comes anew."""
 
     def admitted() -> zmq.Socket | None:
         sub = subscriber(context, endpoint, **curve)
         for _ in range(50):
-            push.send_multipart(message(0))
+            camera.send(message(0))
             if sub.poll(20):
                 return sub
         sub.close()

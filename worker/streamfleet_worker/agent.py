@@ -28,7 +28,7 @@ import zmq.asyncio
 from typing_extensions import assert_never
 
 from streamfleet_broker.protocol.control import Envelope
-from streamfleet_broker.protocol.data import MAX_BODY, DataHeader, Kind, device_topic, pipeline_topic
+from streamfleet_broker.protocol.data import DataHeader, Kind, device_topic, pipeline_topic
 from streamfleet_broker.protocol.messages import Hello, Welcome
 from streamfleet_broker.protocol.spool import Spool
 from streamfleet_broker.protocol.status import DeviceStat
@@ -47,6 +47,7 @@ from streamfleet_worker.control import (
     Stop,
 )
 from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.handover.outlet import Outlet
 from streamfleet_worker.identity import Identity
 from streamfleet_worker.link import Link
 from streamfleet_worker.machine import look
@@ -65,8 +66,6 @@ TICK = 0.1  # seconds
 STAT_INTERVAL = 1.0  # seconds
 WRITE_PATIENCE = 0.5  # seconds that the disk gets at an orderly stop
 STOP_PATIENCE = 1.5  # seconds that children get at an orderly stop
-STAT_HWM = 256  # messages to the publisher; what comes after them is dropped and counted
-_UNFENCED = b"\x00"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +116,12 @@ class Places:
         return self.run / "tmp"
 
     @property
-    def publisher(self) -> str:
-        return f"ipc://{self.run}/publisher.ipc"
+    def intake(self) -> str:
+        return str(self.run / "publisher.sock")
 
     @property
-    def pictures_in(self) -> str:
-        return f"ipc://{self.run}/pictures-in.ipc"
+    def picture_intake(self) -> str:
+        return str(self.run / "pictures.sock")
 
     @property
     def predictions(self) -> str:
@@ -194,15 +193,10 @@ class Agent:
         self._uploader = Uploader(spool, rng)
         self._context = zmq.asyncio.Context()
         self._link = Link(self._context, identity.keys, self._on_message)
-        self._plain_context = zmq.Context[zmq.Socket[bytes]]()
-        self._stat = self._plain_context.socket(zmq.PUSH)
-        self._stat.linger = 0
-        self._stat.sndhwm = STAT_HWM
-        self._stat.immediate = True
-        self._stat.connect(self._places.publisher)
+        # Status is repeated every second: what is not taken now would be the past.
+        self._stat = Outlet(self._places.intake, waiting=0)
         self._stat_seq = self._state.starts << 32  # rises across restarts, whatever the clock does
         self._stat_at = float("-inf")
-        self._stats_dropped = 0
         self._told: dict[str, object] = {}  # states by pipeline, as they were published last
 
         # Actions in their order, and what must be on the disk before them.
@@ -266,7 +260,7 @@ class Agent:
         await asyncio.sleep(TICK)  # a socket without linger forgets what its thread has not sent
         self._link.close()
         self._context.destroy(linger=0)
-        self._plain_context.destroy(linger=0)
+        self._stat.close()
         self._fence.close()
         self._state.close()
 
@@ -475,8 +469,8 @@ class Agent:
             entry=self._entries.publisher,
             config=PublisherConfig(
                 device=self._identity.device,
-                pull_endpoint=self._places.publisher,
-                picture_endpoint=self._places.pictures_in,
+                intake_path=self._places.intake,
+                picture_intake_path=self._places.picture_intake,
                 local_endpoint=self._places.predictions,
                 local_picture_endpoint=self._places.pictures,
                 direct_endpoint=direct,
@@ -519,8 +513,8 @@ class Agent:
                 manifest=action.manifest,
                 defaults=self._config.defaults,
                 engine_socket=self._places.engine(wish.spec.model.digest),
-                publish_endpoint=self._places.publisher,
-                picture_endpoint=self._places.pictures_in,
+                intake_path=self._places.intake,
+                picture_intake_path=self._places.picture_intake,
                 progress_path=str(self._places.playing(wish.pipeline_id, wish.start_gen)),
                 fence_path=str(self._places.fence),
                 fenced=wish.on_disconnect == "stop",
@@ -592,14 +586,8 @@ class Agent:
             captured_boot_ns=int(now * 1e9),
         )
         body = msgpack.packb(to_plain(document))
-        try:
-            if len(body) > MAX_BODY:
-                raise zmq.Again
-            self._stat.send_multipart([_UNFENCED, topic, header.pack(), body], zmq.NOBLOCK)
-        except zmq.Again:
-            self._stats_dropped += 1
-            if self._stats_dropped % 1000 == 0:
-                logger.info("%d status messages dropped so far", self._stats_dropped)
+        if not self._stat.send(topic, header, body, fenced=False) and self._stat.dropped % 1000 == 0:
+            logger.info("%d status messages dropped so far", self._stat.dropped)
 
 
 def _pipeline_of(event: Event) -> str | None:

@@ -56,8 +56,8 @@ class CameraConfig:
     manifest: Manifest
     defaults: PostProcessing
     engine_socket: str  # path of the engine's unix socket
-    publish_endpoint: str  # ipc:// of the publisher's PULL
-    picture_endpoint: str  # ipc:// of the publisher's PULL for pictures
+    intake_path: str  # of the publisher's unix socket
+    picture_intake_path: str  # of the publisher's unix socket for pictures
     progress_path: str  # position in each source of this playing, which outlives the process
     fence_path: str  # until when fenced pipelines may emit
     fenced: bool  # stop emitting when the fence says so (`on_disconnect` is stop)
@@ -80,8 +80,8 @@ class PublisherConfig:
     """The publisher process of a worker."""
 
     device: str
-    pull_endpoint: str  # ipc:// where cameras and the agent push
-    picture_endpoint: str  # ipc:// where cameras push pictures
+    intake_path: str  # of the unix socket where cameras and the agent hand over messages
+    picture_intake_path: str  # of the unix socket where cameras hand over pictures
     local_endpoint: str  # ipc:// for subscribers on this host, without keys
     local_picture_endpoint: str  # the same for pictures
     direct_endpoint: str  # tcp:// for subscribers on the LAN, "" for none
@@ -172,7 +172,7 @@ class PublisherReport:
 
     published: Natural
     fenced: Natural  # messages that came after the fence closed
-    rejected: Natural  # messages that were not three frames of ours
+    rejected: Natural  # messages that were none of ours
     watched: tuple[str, ...] = ()  # beginnings of `<pipeline id>/` whose pictures somebody wants; "" is all
 
 

@@ -1,10 +1,10 @@
-"""The publisher process: what the cameras and the agent of a device push, goes out on its PUB sockets.
+"""The publisher process: what the cameras and the agent of a device hand over, goes out on its PUB sockets.
 
-    cameras, agent ──PUSH──► PULL ──► PUB  to the broker's relay, with the device's key
-                                  ├─► PUB  ipc, for this host
-                                  └─► PUB  tcp, for subscribers whose keys the broker has named (optional)
-    cameras' pictures ─PUSH► PULL ──► PUB  to the relay of pictures
-                                  └─► PUB  ipc, for this host
+    cameras, agent ──packets─► Intake ──► PUB  to the broker's relay, with the device's key
+                                      ├─► PUB  ipc, for this host
+                                      └─► PUB  tcp, for subscribers whose keys the broker has named (optional)
+    cameras' pictures ───────► Intake ──► PUB  to the relay of pictures
+                                      └─► PUB  ipc, for this host
 
 It passes messages on as they are, and blocks for nobody: a PUB socket drops what a slow peer does not take.
 Only at its start it waits, a moment at most, until the relay has told what is subscribed to: what is sent
@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 
 import zmq
 
-from streamfleet_broker.protocol.data import MAX_BODY, Kind, split
+from streamfleet_broker.protocol.data import MAX_BODY, Kind, kind_of
 from streamfleet_broker.protocol.errors import BadData
 from streamfleet_worker.audience import Audience
 from streamfleet_worker.control import (
@@ -39,6 +39,8 @@ from streamfleet_worker.control import (
     send,
 )
 from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.handover.intake import Intake
+from streamfleet_worker.handover.packet import Message
 from streamfleet_worker.lifeline import die_with_parent
 from streamfleet_worker.scheduling import let_others_finish
 from streamfleet_worker.zap import Doorkeeper
@@ -46,11 +48,10 @@ from streamfleet_worker.zap import Doorkeeper
 logger = logging.getLogger(__name__)
 
 DOMAIN = "direct"  # of ZAP, for subscribers on the LAN
-FENCED = 1  # bit of the flags: not to be emitted when the fence is closed
 
 _AT_ONCE = 256  # messages between two looks at the other sockets
 _TOPIC = 128  # bytes, of the longest topic
-_SMALL = 4096  # bytes: room for the frames around a body
+_SMALL = 4096  # bytes of the largest subscription
 _HOLD = 1.0  # seconds after the start, the longest that messages wait for the relay
 _REBIND = 0.1  # seconds between attempts to bind
 _RECONNECT = (100, 2000)  # milliseconds, from the first pause to the longest
@@ -59,6 +60,7 @@ _HEARTBEAT = (2000, 6000)  # milliseconds from one to the next, and until the pe
 
 _Context = zmq.Context[zmq.Socket[bytes]]
 _Socket = zmq.Socket[bytes]
+_Input = _Socket | Intake
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +69,26 @@ class _Traffic:
 
     kinds: tuple[Kind, ...]
     io_thread: int  # a bit
-    waiting_in: int  # messages that wait for us before a pusher has to drop
-    waiting_out: int  # messages for one slow peer, before what comes next is dropped for it
+    waiting: int  # messages for one slow peer, before what comes next is dropped for it
     at_once: int  # messages between two looks at the other sockets
 
 
-_PREDICTIONS = _Traffic((Kind.PRED, Kind.LAST, Kind.STAT), 1, 1000, 200, _AT_ONCE)
-_PICTURES = _Traffic((Kind.IMG,), 2, 4, 4, 2)  # an old picture is worth nothing
+_PREDICTIONS = _Traffic((Kind.PRED, Kind.LAST, Kind.STAT), 1, 200, _AT_ONCE)
+_PICTURES = _Traffic((Kind.IMG,), 2, 4, 2)  # an old picture is worth nothing
 
 
 class Publisher:
     """The sockets of one device. One thread uses it."""
 
     def __init__(self, config: PublisherConfig, context: _Context, now: float) -> None:
-        """Raises: OSError without a fence, zmq.ZMQError when a local endpoint cannot be bound."""
+        """Raises: OSError without a fence, or zmq.ZMQError, when a path of this host cannot be bound."""
         self._config = config
         self._context = context
         self._fence = Fence.open(config.fence_path) if config.fence_path else None
         self.doorkeeper = Doorkeeper(context, DOMAIN)
-        self._pull = _bound(context, zmq.PULL, _PREDICTIONS, config.pull_endpoint)
+        self._intake = Intake(config.intake_path)
         self._local = _bound(context, zmq.PUB, _PREDICTIONS, config.local_endpoint)
-        self._picture_pull = _bound(context, zmq.PULL, _PICTURES, config.picture_endpoint)
+        self._picture_intake = Intake(config.picture_intake_path)
         local_pictures = _bound(context, zmq.XPUB, _PICTURES, config.local_picture_endpoint)
         self._audiences = {local_pictures: Audience()}  # all sockets that pictures go out on
         self._relay: _Socket | None = None
@@ -97,32 +98,33 @@ class Publisher:
         self._direct: _Socket | None = None
         self._bind_at = 0.0  # monotonic seconds
         self._published = self._fenced = self._rejected = 0
-        self._watched: tuple[str, ...] = ()  # pipelines whose pictures somebody looks at
+        self.watched: tuple[str, ...] = ()  # pipelines whose pictures somebody looks at
 
     @property
     def report(self) -> PublisherReport:
         """The present state."""
-        return PublisherReport(self._published, self._fenced, self._rejected, self._watched)
+        rejected = self._rejected + self._intake.cut_off + self._picture_intake.cut_off
+        return PublisherReport(self._published, self._fenced, rejected, self.watched)
 
     @property
-    def inputs(self) -> list[_Socket]:
-        """The sockets that something may come from, and is to be taken from, now."""
-        predictions = [] if self._hold_until is not None else [self._pull]
+    def inputs(self) -> list[_Input]:
+        """Where something may come from, and is to be taken, now."""
+        predictions = [] if self._hold_until is not None else [self._intake]
         relay = [] if self._relay is None else [self._relay]
-        return [self.doorkeeper.socket, *predictions, *relay, self._picture_pull, *self._audiences]
+        return [self.doorkeeper.socket, *predictions, *relay, self._picture_intake, *self._audiences]
 
     def serve(self, ready: Collection[object]) -> None:
-        """Do what is to be done for those of `inputs` to which something has come."""
+        """Do what is to be done for those of `inputs` to which something has come; intakes by descriptor."""
         if self.doorkeeper.socket in ready:
             self.doorkeeper.answer()
         if self._relay in ready:
             self._hear_subscriptions()
-        if self._pull in ready:
-            self._pass_all_on(_PREDICTIONS, self._pull, (self._local, self._direct, self._relay))
+        if self._intake.fileno() in ready:
+            self._pass_all_on(_PREDICTIONS, self._intake, (self._local, self._direct, self._relay))
         if any(socket in ready for socket in self._audiences):
             self._hear_audiences()
-        if self._picture_pull in ready:  # few at a time, so that predictions do not wait for them
-            self._pass_all_on(_PICTURES, self._picture_pull, tuple(self._audiences))
+        if self._picture_intake.fileno() in ready:  # few at a time, so that predictions do not wait for them
+            self._pass_all_on(_PICTURES, self._picture_intake, tuple(self._audiences))
 
     def _hear_audiences(self) -> None:
         """Take what has come of who looks at pictures, and who does no more."""
@@ -138,7 +140,7 @@ class Publisher:
 
     def _count_watched(self) -> None:
         watched = frozenset[str]().union(*(audience.watched for audience in self._audiences.values()))
-        self._watched = tuple(sorted(watched))
+        self.watched = tuple(sorted(watched))
 
     def tend(self, now: float) -> float | None:
         """Do what it is time for; the monotonic seconds at which to call again, if ever."""
@@ -179,33 +181,30 @@ class Publisher:
 
     def close(self) -> None:
         """Close all sockets."""
-        sockets = (self._pull, self._local, self._relay, self._direct, self._picture_pull)
-        for socket in (*sockets, *self._audiences):
+        self._intake.close()
+        self._picture_intake.close()
+        for socket in (self._local, self._relay, self._direct, *self._audiences):
             if socket is not None:
                 socket.close()
         self.doorkeeper.close()
         if self._fence is not None:
             self._fence.close()
 
-    def _pass_all_on(self, traffic: _Traffic, pull: _Socket, to: Sequence[_Socket | None]) -> None:
-        for _ in range(traffic.at_once):
-            try:
-                frames = pull.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._pass_on(traffic, frames, to)
+    def _pass_all_on(self, traffic: _Traffic, intake: Intake, to: Sequence[_Socket | None]) -> None:
+        for message in intake.take(traffic.at_once):
+            self._pass_on(traffic, message, to)
 
-    def _pass_on(self, traffic: _Traffic, frames: Sequence[bytes], to: Sequence[_Socket | None]) -> None:
+    def _pass_on(self, traffic: _Traffic, message: Message, to: Sequence[_Socket | None]) -> None:
+        frames = message[1:]
         if not _is_ours(frames, traffic.kinds):
             self._rejected += 1
             return
-        flags, message = frames[0][0], frames[1:]
         for socket in to:
-            if flags & FENCED and not self._may_emit():
+            if message.fenced and not self._may_emit():
                 self._fenced += 1
                 return
             if socket is not None:
-                socket.send_multipart(message, zmq.NOBLOCK)
+                socket.send_multipart(frames, zmq.NOBLOCK)
         self._published += 1
 
     def _hear_subscriptions(self) -> None:
@@ -279,10 +278,9 @@ def _serve(publisher: Publisher, connection: Connection) -> None:
     inputs = _Inputs(connection)
     while True:
         now = time.monotonic()
-        report = publisher.report
-        if now >= next_report or report.watched != watched:
-            send(connection, report)
-            next_report, watched = now + REPORT_INTERVAL, report.watched
+        if now >= next_report or publisher.watched != watched:
+            send(connection, publisher.report)
+            next_report, watched = now + REPORT_INTERVAL, publisher.watched
         due = publisher.tend(now)
         until = next_report if due is None else min(next_report, due)
         ready = inputs.wait(publisher.inputs, until - now)
@@ -297,19 +295,19 @@ class _Inputs:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._sockets: list[_Socket] = []
+        self._inputs: list[_Input] = []
         self._poller = zmq.Poller()
 
-    def wait(self, sockets: list[_Socket], seconds: float) -> dict[object, int]:
-        """What something has come to, after so long at most; the connection by its descriptor."""
-        if not _are_the_same(sockets, self._sockets):
-            self._sockets, self._poller = sockets, zmq.Poller()
-            for source in (self._connection, *sockets):
+    def wait(self, inputs: list[_Input], seconds: float) -> dict[object, int]:
+        """What something has come to, after so long at most; by its descriptor what is no ZeroMQ socket."""
+        if not _are_the_same(inputs, self._inputs):
+            self._inputs, self._poller = inputs, zmq.Poller()
+            for source in (self._connection, *inputs):
                 self._poller.register(source, zmq.POLLIN)
         return dict(self._poller.poll(math.ceil(max(0.0, seconds) * 1000)))
 
 
-def _are_the_same(some: list[_Socket], others: list[_Socket]) -> bool:
+def _are_the_same(some: list[_Input], others: list[_Input]) -> bool:
     return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
@@ -326,20 +324,20 @@ def _obey(publisher: Publisher, connection: Connection) -> bool:
 
 
 def _is_ours(frames: Sequence[bytes], kinds: Sequence[Kind]) -> bool:
-    """Flags, topic, header and body, as the data plane has them for these kinds."""
-    if len(frames) != 4 or len(frames[0]) != 1 or len(frames[1]) > _TOPIC or len(frames[3]) > MAX_BODY:
+    """Topic, header and body, as the data plane has them for these kinds."""
+    topic, _, body = frames
+    if len(topic) > _TOPIC or len(body) > MAX_BODY:
         return False
     try:
-        _, header, _ = split(frames[1:])
+        return kind_of(frames) in kinds
     except BadData:
         return False
-    return header.kind in kinds
 
 
 def _bound(context: _Context, kind: int, traffic: _Traffic, endpoint: str) -> _Socket:
     """A socket for this host."""
     socket = _socket(context, kind, traffic)
-    socket.maxmsgsize = MAX_BODY + _SMALL
+    socket.maxmsgsize = _SMALL  # subscriptions are all that comes in
     socket.bind(endpoint)
     return socket
 
@@ -348,7 +346,7 @@ def _socket(context: _Context, kind: int, traffic: _Traffic) -> _Socket:
     socket = context.socket(kind)
     socket.linger = 0
     socket.affinity = traffic.io_thread
-    socket.rcvhwm, socket.sndhwm = traffic.waiting_in, traffic.waiting_out
+    socket.sndhwm = traffic.waiting
     socket.ipv6 = True
     socket.tcp_keepalive = 1
     socket.handshake_ivl = _HANDSHAKE

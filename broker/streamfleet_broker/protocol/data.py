@@ -23,6 +23,9 @@ MAJOR = 1
 MAX_BODY = 1_048_576  # bytes
 
 _HEADER = struct.Struct(">2sBBHHQIIQQQ")
+_OPENING = struct.Struct(">2sBB")  # of the header: what tells whether the rest can be read
+
+HEADER_SIZE = _HEADER.size  # bytes
 
 
 class Kind(enum.IntEnum):
@@ -32,6 +35,9 @@ class Kind(enum.IntEnum):
     STAT = 2
     LAST = 3  # a prediction again, the last one of its source, once a second: for who does not follow all
     IMG = 4  # the body is a JPEG picture with the boxes of the prediction that has the same key
+
+
+_KINDS = {kind.value: kind for kind in Kind}
 
 
 class Flag(enum.IntFlag):
@@ -79,14 +85,9 @@ class DataHeader:
     @classmethod
     def unpack(cls, frame: bytes) -> DataHeader:
         """Raises: BadData."""
-        if len(frame) != _HEADER.size:
-            raise BadData(f"a header of {_HEADER.size} bytes", str(len(frame)))
-        magic, major, kind, flags, source, gen, inc, device, seq, wall, boot = _HEADER.unpack(frame)
-        if magic != MAGIC or major != MAJOR:
-            raise BadData(f"version {MAGIC!r} {MAJOR}", f"{magic!r} {major}")
-        if kind not in Kind.__members__.values():
-            raise BadData("a known kind", str(kind))
-        return cls(Kind(kind), gen, inc, seq, device, wall, boot, source, Flag(flags))
+        kind = _kind_of(frame)
+        _, _, _, flags, source, gen, inc, device, seq, wall, boot = _HEADER.unpack(frame)
+        return cls(kind, gen, inc, seq, device, wall, boot, source, Flag(flags))
 
 
 def pipeline_topic(kind: Kind, pipeline_id: str) -> bytes:
@@ -103,7 +104,34 @@ def split(frames: Sequence[bytes]) -> tuple[str, DataHeader, bytes]:
     """The subject (a pipeline's id, or `@` and a device), the header and the body. Raises: BadData."""
     if len(frames) < 3:
         raise BadData("3 frames or more", str(len(frames)))
-    parts = frames[0].split(b"/")
+    return _subject_of(frames[0]).decode("ascii", "replace"), DataHeader.unpack(frames[1]), frames[2]
+
+
+def kind_of(frames: Sequence[bytes]) -> Kind:
+    """What `split` says of a message's kind, for who only passes it on: at a sixth of the time.
+
+    Raises: BadData, when `split` does.
+    """
+    if len(frames) < 3:
+        raise BadData("3 frames or more", str(len(frames)))
+    _subject_of(frames[0])
+    return _kind_of(frames[1])
+
+
+def _subject_of(topic: bytes) -> bytes:
+    parts = topic.split(b"/")
     if len(parts) != 4 or parts[0] != b"v1" or parts[3]:
-        raise BadData("a topic v1/<kind>/<subject>/", repr(bytes(frames[0][:128])))
-    return parts[2].decode("ascii", "replace"), DataHeader.unpack(frames[1]), frames[2]
+        raise BadData("a topic v1/<kind>/<subject>/", repr(bytes(topic[:128])))
+    return parts[2]
+
+
+def _kind_of(header: bytes) -> Kind:
+    if len(header) != HEADER_SIZE:
+        raise BadData(f"a header of {HEADER_SIZE} bytes", str(len(header)))
+    magic, major, number = _OPENING.unpack_from(header)
+    if magic != MAGIC or major != MAJOR:
+        raise BadData(f"version {MAGIC!r} {MAJOR}", f"{magic!r} {major}")
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise BadData("a known kind", str(number))
+    return kind

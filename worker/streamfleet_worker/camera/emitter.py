@@ -11,23 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import supervision as sv
-import zmq
 
 from streamfleet_broker.protocol.data import DataHeader, Flag, Kind, pipeline_topic
 from streamfleet_broker.protocol.samples import Sampling
 from streamfleet_broker.protocol.status import SampleStat
 from streamfleet_broker.protocol.values import UdpSink
-from streamfleet_worker.camera import push
 from streamfleet_worker.camera.document import Document, Encoded, Origin, describe, to_json, to_msgpack
 from streamfleet_worker.camera.frame import Image, Stamp
 from streamfleet_worker.camera.letterbox import Geometry
-from streamfleet_worker.camera.push import PushDoor
 from streamfleet_worker.camera.udp import UdpDoor
 from streamfleet_worker.control import CameraConfig
 from streamfleet_worker.fence import Fence, boot_time
+from streamfleet_worker.handover.outlet import Outlet
 from streamfleet_worker.samples.sampler import Destination, Sampler
 
+_PUBLISHER = "publisher"  # as a sink's name
 _PICTURES_WAITING = 4  # for a publisher that does not take them
+_PICTURES_ROOM = 2048  # bytes: pictures go in memory of their own, and only a few should lie there
 _LOOKUP = 1.0  # seconds that the look-ups of new sinks may take
 _WRITING = 0.5  # seconds that the last samples may take at the end
 
@@ -35,17 +35,16 @@ _WRITING = 0.5  # seconds that the last samples may take at the end
 class Emitter:
     """The sinks of one camera. Calls come one after another; `dropped` and `errors` may be read any time."""
 
-    def __init__(self, config: CameraConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, config: CameraConfig) -> None:
         """Raises: OSError when there is no fence."""
         self._config = config
         self._fence = Fence.open(config.fence_path) if config.fenced else None
-        self._context = context
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
         self._last_topic = pipeline_topic(Kind.LAST, config.pipeline_id)
         self._picture_topic = pipeline_topic(Kind.IMG, config.pipeline_id)
         self._udp = [UdpDoor(sink, time.monotonic()) for sink in config.spec.sinks]
-        self._push = PushDoor(context, config.publish_endpoint)
-        self._pictures: PushDoor | None = None  # there is none until the first picture
+        self._outlet = Outlet(config.intake_path)
+        self._pictures: Outlet | None = None  # there is none until the first picture
         self._closed = False
         self._gen = config.gen
         self._seq = 0
@@ -119,27 +118,34 @@ class Emitter:
         return header
 
     def repeat_lasts(self) -> None:
-        """Send the last prediction of each source once more, for those who do not follow all of them."""
+        """Send the last prediction of each source once more, for those who do not follow all of them.
+
+        What the publisher did not take before goes first: it may be that no frame comes after it.
+        """
+        # Also when the fence is closed: the publisher tests it, and later this would be the past.
+        self._outlet.flush()
+        if self._pictures is not None:
+            self._pictures.flush()
         if self._fenced_off():
             return
         for header, body in self._lasts.values():
             again = replace(header, kind=Kind.LAST)
-            self._push.send(self._last_topic, again, body, fenced=self._config.fenced)
+            self._outlet.send(self._last_topic, again, body, fenced=self._config.fenced)
 
     def emit_picture(self, jpeg: bytes, header: DataHeader) -> None:
         """Send the picture of a frame whose predictions have left under this header."""
         if self._closed or self._fenced_off():
             return
         if self._pictures is None:
-            endpoint = self._config.picture_endpoint
-            self._pictures = PushDoor(self._context, endpoint, waiting=_PICTURES_WAITING)
+            path = self._config.picture_intake_path
+            self._pictures = Outlet(path, waiting=_PICTURES_WAITING, room=_PICTURES_ROOM)
         of_picture = replace(header, kind=Kind.IMG, flags=Flag.NONE)
         self._pictures.send(self._picture_topic, of_picture, jpeg, fenced=self._config.fenced)
 
     @property
     def dropped(self) -> dict[str, int]:
         """Frames that a sink did not take, by sink."""
-        return {**{door.name: door.dropped for door in self._udp}, push.NAME: self._push.dropped}
+        return {**{door.name: door.dropped for door in self._udp}, _PUBLISHER: self._outlet.dropped}
 
     @property
     def errors(self) -> dict[str, str]:
@@ -155,11 +161,14 @@ class Emitter:
         """What was kept of the frames. None: that was never asked for."""
         return self._sampler.stat
 
-    def close(self) -> None:
-        """Close all sockets; what was picked is written, if the disk takes it soon."""
+    def close(self, patience: float = 0.0) -> None:
+        """Close all sockets; what was picked is written, if the disk takes it soon.
+
+        The publisher gets so many seconds for what it has not taken yet.
+        """
         for door in self._udp:
             door.close()
-        self._push.close()
+        self._outlet.close(patience)
         if self._pictures is not None:
             self._pictures.close()
         self._closed = True
@@ -205,7 +214,7 @@ class Emitter:
             source=source_id,
             flags=Flag.TRUNCATED if body.truncated else Flag.NONE,
         )
-        self._push.send(self._topic, header, body.content, fenced=self._config.fenced)
+        self._outlet.send(self._topic, header, body.content, fenced=self._config.fenced)
         self._lasts[source_id] = (header, body.content)
         return header
 

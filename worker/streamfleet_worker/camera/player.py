@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is read
 STUCK = 1.0  # seconds that an inference may take until the engine is to blame
 _REPEAT = 1.0  # seconds after which the last predictions are sent once more
+_LAST_FRAMES = 0.5  # seconds that the publisher may take for them, at the end of files
 _IDLE = 0.5  # seconds, the longest wait: what else may need a look is seen then
 
 
@@ -184,7 +185,7 @@ class Player:
         finally:
             self._engine.close()
             with self._emission:
-                self._emitter.close()
+                self._emitter.close(_LAST_FRAMES if self._done else 0.0)
             if self._painter is not None:
                 self._painter.stop()
             self._changed.set()

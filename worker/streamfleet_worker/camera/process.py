@@ -17,7 +17,6 @@ import time
 from multiprocessing.connection import Connection
 
 import cv2
-import zmq
 
 from streamfleet_broker.protocol.reference import is_finite
 from streamfleet_broker.protocol.values import PipelineSpec, SourceSpec, Want
@@ -57,14 +56,14 @@ _STOPPING = 0.7  # seconds that the player gets at the end, and then all readers
 class Camera:
     """The parts of one camera process."""
 
-    def __init__(self, config: CameraConfig, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, config: CameraConfig) -> None:
         """Raises: OSError when the fence or the progress cannot be opened."""
         self._config = config
         self.changed = Wakeup()
         self._wakeup = Wakeup()
         self._journal = Journal()
         self._progress = Progress.open(config.progress_path, sources=len(config.spec.sources))
-        self._emitter = Emitter(config, context)
+        self._emitter = Emitter(config)
         now = time.monotonic()
         self._channels = [self._channel(*numbered, now) for numbered in enumerate(config.spec.sources)]
         self._readers = [
@@ -169,7 +168,7 @@ def main(config: CameraConfig, connection: Connection) -> None:
     let_others_finish()
     quiet_libraries()
     cv2.setNumThreads(1)  # a camera is one core's work; the engine has the others
-    camera = Camera(config, zmq.Context(io_threads=1))
+    camera = Camera(config)
     camera.start()
     try:
         _serve(camera, connection)
