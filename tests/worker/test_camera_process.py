@@ -119,6 +119,23 @@ def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: St
     assert [(DataHeader.unpack(header).kind, body) for _, _, header, body in again] == [(Kind.LAST, last)]
 
 
+def test_what_was_kept_comes_when_there_is_a_publisher_though_no_frame_follows(
+    stand: Stand, quick: Manifest
+) -> None:
+    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 200)), max_fps=100)
+    wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
+    camera.change(2, "pause")
+    camera.until("it is paused", lambda report: is_camera(report, "paused"))
+    stand.receiver.settle()
+    count = len(stand.receiver.datagrams)
+
+    with hearing(stand.intake_path) as publisher:
+        came = messages_until(publisher, b"v1/pred/pipeline-1/", (1, 1, min(count, 60) - 1))
+
+    predictions = [key_of(one.header)[2] for one in came if one.topic == b"v1/pred/pipeline-1/"]
+    assert predictions == list(range(min(count, 60)))
+
+
 def key_of(header: bytes) -> tuple[int, int, int]:
     """The order key of a message."""
     return DataHeader.unpack(header).key
