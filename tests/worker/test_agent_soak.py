@@ -51,6 +51,8 @@ def worker(folder: Path, broker: Broker, model: Path) -> Iterator[Worker]:
     worker.lay_model(manifest_of(model, width=64, height=64), model.read_bytes())
     worker.start()
     wait_for(lambda: broker.device("cam-1").state == "ready", "the device is ready", timeout=30)
+    with worker.subscribed(b"v1/stat/") as receive:
+        assert receive() is not None  # the publisher holds back no more, and has let the agent in
     yield worker
     worker.kill()
 
