@@ -3,9 +3,9 @@
 It uses the worker's own letterbox and the worker's own reading of outputs, on memory that is there already,
 so that what it saves against the fleet is the fleet alone. Three arrangements, all sensible:
 
-    all threads     one frame after the other, ONNX Runtime and FFmpeg with all of their threads
+    all threads     one frame after the other, ONNX Runtime with all of its threads
     side by side    one session with one thread a run, as many runs at once as there are cores,
-                    and a thread that decodes for each video, alone as in the worker
+                    and a thread that decodes for each video
     a process each  a process with a session of one thread for each video
 
 Every process has loaded its libraries and its model before it waits for the start signal.
@@ -153,8 +153,8 @@ def _session(task: Task, threads: int) -> onnxruntime.InferenceSession:
 class Video:
     """An open video that decodes into the same memory again and again."""
 
-    def __init__(self, path: Path, threads: int) -> None:
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
+    def __init__(self, path: Path) -> None:
+        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         self._image: Image | None = None
 
     def next(self) -> Image | None:
@@ -172,7 +172,7 @@ def _one_after_the_other(connection: Connection, task: Task, threads: int) -> No
     if threads == 1:
         cv2.setNumThreads(1)
     slot = Slot(_session(task, threads), task.manifest)
-    videos = [Video(path, threads) for path in task.videos]
+    videos = [Video(path) for path in task.videos]
     letterboxes = [Letterbox(task.manifest) for _ in videos]
     played = [Played([], []) for _ in videos]
     with _started(connection):
@@ -233,7 +233,7 @@ class _SideBySide:
         return played
 
     def _read(self, at: int) -> None:
-        video, letterbox, number = Video(self._task.videos[at], 1), Letterbox(self._task.manifest), 0
+        video, letterbox, number = Video(self._task.videos[at]), Letterbox(self._task.manifest), 0
         while not self._stop.is_set():
             image = video.next()
             if image is None:
@@ -285,6 +285,6 @@ def _pictures(task: Task) -> Iterator[Image]:
     if not task.videos:
         yield from map(draw, itertools.count(1))
         return
-    video = Video(task.videos[0], 1)
+    video = Video(task.videos[0])
     while (image := video.next()) is not None:
         yield image

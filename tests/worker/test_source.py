@@ -425,16 +425,18 @@ def test_a_property_that_can_be_set_is_set(tmp_path: Path, caplog: pytest.LogCap
     assert not caplog.records
 
 
-def test_one_thread_decodes_unless_more_are_wished_for(
+def test_one_thread_decodes_what_is_live_unless_more_are_wished_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    film = write_video(tmp_path / "film.avi", 3, codec="mp4v")  # which FFmpeg decodes by several threads
-    large = write_video(tmp_path / "large.avi", 3, size=(2560, 1440), codec="mp4v")
+    film = str(write_video(tmp_path / "film.avi", 3, codec="mp4v"))  # which FFmpeg decodes by several threads
 
-    assert decoding_threads(lambda: opened(str(film))) == 0
-    assert decoding_threads(lambda: opened(str(film), n_threads=3.0)) >= 3
-    assert decoding_threads(lambda: opened(str(large))) > 0 or os.cpu_count() == 1
-    assert decoding_threads(lambda: opened(str(large), n_threads=1.0)) == 0
+    def live(**properties: float) -> Capture:
+        return open_source(SourceSpec(film, properties, mode="live"), 1)
+
+    assert decoding_threads(live) == 0
+    assert decoding_threads(lambda: live(n_threads=3.0)) >= 3
+    assert decoding_threads(lambda: opened(film)) > 0 or os.cpu_count() == 1
+    assert decoding_threads(lambda: opened(film, n_threads=1.0)) == 0
     assert not caplog.records
 
 

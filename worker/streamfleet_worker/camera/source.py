@@ -32,11 +32,10 @@ READ_TIMEOUT = 8.0  # seconds without a frame until a stream counts as lost; the
 # The first is OpenCV's own default. With the second a stream is open after a second and not after five, which
 # is what FFmpeg takes to be sure of the frame rate of a slow camera.
 _FFMPEG_OPTIONS = "rtsp_flags;prefer_tcp|analyzeduration;1000000"
-# A source is decoded by one thread. Each further one (FFmpeg would take one for each core) keeps a picture
-# back until the next has come: with eight, and ten frames a second, that is seven tenths of a second. Only
-# a film, of which nobody waits for a frame, has all cores if its pictures are larger than this.
-_LARGE = 1920 * 1088  # pixels
-_ALL_CORES = 0
+# A live source is decoded by one thread. Each further one (FFmpeg would take one for each core) keeps a
+# picture back until the next has come: with eight, and ten frames a second, that is seven tenths of a second.
+_LIVE_THREADS = 1
+_FILE_THREADS = 0  # FFmpeg's choice: nobody waits for the frames of a film
 _THREADS = "n_threads"  # the property that says otherwise; FFmpeg takes it when it opens, not later
 _QUERYCAP = 0x80685600  # VIDIOC_QUERYCAP, the first thing to ask a V4L2 device
 _CAPABILITIES = 104  # bytes of its answer
@@ -120,9 +119,7 @@ def quiet_libraries() -> None:
 
 def _open_file(spec: SourceSpec) -> Capture:
     path = _checked_path(str(spec.reference))
-    capture = _open(path, cv2.CAP_FFMPEG, _threads(spec, 1))
-    if capture is not None and _THREADS not in spec.properties and _is_large(capture):
-        capture = _open(path, cv2.CAP_FFMPEG, _threads(spec, _ALL_CORES))
+    capture = _open(path, cv2.CAP_FFMPEG, _threads(spec))
     if capture is None or _is_text(capture):
         raise SourceLost("codec", f"{path} is not a video that can be decoded")
     _set_properties(capture, spec)
@@ -134,7 +131,7 @@ def _open_url(spec: SourceSpec) -> Capture:
     limits = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(OPEN_TIMEOUT * 1000)),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(READ_TIMEOUT * 1000)),
-        *_threads(spec, 1),
+        *_threads(spec),
     ]
     with inquired(url) as after_all:
         began = time.monotonic()
@@ -183,13 +180,10 @@ def _set_properties(capture: cv2.VideoCapture, spec: SourceSpec) -> dict[str, fl
     return refused
 
 
-def _threads(spec: SourceSpec, count: int) -> list[int]:
-    """To open with: so many that decode, if nobody wished for another number."""
-    return [cv2.CAP_PROP_N_THREADS, max(0, int(spec.properties.get(_THREADS, count)))]
-
-
-def _is_large(capture: cv2.VideoCapture) -> bool:
-    return capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT) > _LARGE
+def _threads(spec: SourceSpec) -> list[int]:
+    """To open with: how many threads decode."""
+    usual = _FILE_THREADS if is_finite(spec) else _LIVE_THREADS
+    return [cv2.CAP_PROP_N_THREADS, max(0, int(spec.properties.get(_THREADS, usual)))]
 
 
 def _property(name: str) -> int:
