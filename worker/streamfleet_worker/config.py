@@ -11,10 +11,10 @@ from pathlib import Path
 
 from streamfleet_broker.protocol import spool
 from streamfleet_worker.control import PostProcessing
+from streamfleet_worker.unix import MAX_SOCKET_PATH
 
 DEFAULT_DATA_DIR = "~/.streamfleet/worker"
 SAMPLES = "samples"  # in the data directory: frames that are kept for labelling
-MAX_SOCKET_PATH = 107  # bytes, the kernel's limit for the path of a unix socket
 _LONGEST_SOCKET = "run/tmp/pymp-01234567/listener-01234567"  # the fork server's
 
 

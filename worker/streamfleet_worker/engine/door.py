@@ -12,17 +12,16 @@ import selectors
 import socket
 import threading
 import time
-from pathlib import Path
 
 from streamfleet_worker.engine.guest import Guest
 from streamfleet_worker.engine.runners import Runners
 from streamfleet_worker.engine.session import Session
 from streamfleet_worker.engine.slots import BadSlots, map_slots
 from streamfleet_worker.engine.wire import MAX_PACKET, BadPacket, Offer, Share, pack, unpack_from_camera
+from streamfleet_worker.unix import listen
 
 logger = logging.getLogger(__name__)
 
-MAX_SOCKET_PATH = 107  # bytes, of the kernel's sockaddr_un
 _BACKLOG = 64
 
 
@@ -34,7 +33,7 @@ class Door:
         self._runners = Runners(session, threads=threads)
         self._offer = pack(_offer(session))
         self._closing = False
-        self._listener = _listen(socket_path)
+        self._listener = listen(socket_path, backlog=_BACKLOG)
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._thread = threading.Thread(target=self._serve, name="camera door", daemon=True)
@@ -126,20 +125,3 @@ def _offer(session: Session) -> Offer:
     _, _, height, width = layout.input_shape
     _, rows, columns = layout.output_shape
     return Offer(input_height=height, input_width=width, rows=rows, columns=columns)
-
-
-def _listen(path: str) -> socket.socket:
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise ValueError(f"expected a socket path of at most {MAX_SOCKET_PATH} bytes, came {path!r}")
-    listener = socket.socket(
-        socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    )
-    try:
-        Path(path).unlink(missing_ok=True)  # of an engine that was killed
-        listener.bind(path)
-        Path(path).chmod(0o600)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
