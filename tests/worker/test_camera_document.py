@@ -74,6 +74,15 @@ def test_the_bytes_are_the_originals() -> None:
     )
 
 
+@pytest.mark.parametrize("label", ["car", 'a "b": [1,2], {}', "back\\slash\t", "Fußgänger"])
+def test_it_is_what_python_writes(label: str) -> None:
+    whole = describe(detections(7), labels=[label] * 80, width=426, height=240, origin=ORIGIN)
+
+    assert to_json(whole).content == json.dumps(whole).encode()
+    assert to_json(whole, compact=True).content == json.dumps(whole, separators=(",", ":")).encode()
+    assert to_msgpack(whole).content == msgpack.packb(whole)
+
+
 def test_an_empty_scene_is_sent_as_such() -> None:
     encoded = to_json(document(sv.Detections.empty()))
 

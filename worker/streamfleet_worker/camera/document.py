@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import msgpack
+import msgspec
 import supervision as sv
 
 from streamfleet_broker.protocol.data import MAX_BODY
@@ -81,10 +81,13 @@ def describe_picture(
 
 
 def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = False) -> Encoded:
-    """With Python's default separators, or compact without a space. At most `limit` bytes."""
+    """As Python's `json` writes it, or compact without a space. At most `limit` bytes."""
 
     def encode(value: Any) -> bytes:
-        return json.dumps(value, separators=separators).encode()
+        content = msgspec.json.encode(value)
+        if not content.isascii():  # Python escapes what msgspec leaves as it is
+            return json.dumps(value, separators=separators).encode()
+        return content if compact else msgspec.json.format(content, indent=0)
 
     separators = (",", ":") if compact else (", ", ": ")
     if len(document["predictions"]) <= limit // _SMALLEST:  # more cannot fit as they are
@@ -96,10 +99,10 @@ def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = Fa
 
 def to_msgpack(document: Document, limit: int = MAX_BODY) -> Encoded:
     """The same object for the data plane. At most `limit` bytes."""
-    content: bytes = msgpack.packb(document)
+    content = msgspec.msgpack.encode(document)
     if len(content) <= limit:
         return Encoded(content, 0)
-    return _fit(document, limit, msgpack.packb, shorten=dict, separator=0)
+    return _fit(document, limit, msgspec.msgpack.encode, shorten=dict, separator=0)
 
 
 def _fit(
