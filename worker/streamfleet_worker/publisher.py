@@ -19,7 +19,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -60,7 +60,7 @@ _HEARTBEAT = (2000, 6000)  # milliseconds from one to the next, and until the pe
 
 _Context = zmq.Context[zmq.Socket[bytes]]
 _Socket = zmq.Socket[bytes]
-_Input = _Socket | Intake
+_Input = _Socket | int  # a descriptor, of what is no ZeroMQ socket
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,7 @@ class Publisher:
         self._hold_until: float | None = now + _HOLD  # monotonic seconds; None: not any more
         self._direct: _Socket | None = None
         self._bind_at = 0.0  # monotonic seconds
+        self._duties: dict[_Input, Callable[[], None]] | None = None  # None: something of them has changed
         self._published = self._fenced = self._rejected = 0
         self.watched: tuple[str, ...] = ()  # pipelines whose pictures somebody looks at
 
@@ -107,24 +108,27 @@ class Publisher:
         return PublisherReport(self._published, self._fenced, rejected, self.watched)
 
     @property
-    def inputs(self) -> list[_Input]:
-        """Where something may come from, and is to be taken, now."""
-        predictions = [] if self._hold_until is not None else [self._intake]
-        relay = [] if self._relay is None else [self._relay]
-        return [self.doorkeeper.socket, *predictions, *relay, self._picture_intake, *self._audiences]
+    def duties(self) -> Mapping[_Input, Callable[[], None]]:
+        """Where something may come from now, and what is to be done then; what stands first goes first.
 
-    def serve(self, ready: Collection[object]) -> None:
-        """Do what is to be done for those of `inputs` to which something has come; intakes by descriptor."""
-        if self.doorkeeper.socket in ready:
-            self.doorkeeper.answer()
-        if self._relay in ready:
-            self._hear_subscriptions()
-        if self._intake.fileno() in ready:
-            self._pass_all_on(_PREDICTIONS, self._intake, (self._local, self._direct, self._relay))
-        if any(socket in ready for socket in self._audiences):
-            self._hear_audiences()
-        if self._picture_intake.fileno() in ready:  # few at a time, so that predictions do not wait for them
-            self._pass_all_on(_PICTURES, self._picture_intake, tuple(self._audiences))
+        The same object for as long as it says the same.
+        """
+        if self._duties is None:
+            self._duties = {self.doorkeeper.socket: self.doorkeeper.answer}
+            if self._relay is not None:
+                self._duties[self._relay] = self._hear_subscriptions
+            if self._hold_until is None:
+                self._duties[self._intake.fileno()] = self._pass_predictions_on
+            self._duties |= dict.fromkeys(self._audiences, self._hear_audiences)
+            self._duties[self._picture_intake.fileno()] = self._pass_pictures_on
+        return self._duties
+
+    def _pass_predictions_on(self) -> None:
+        self._pass_all_on(_PREDICTIONS, self._intake, (self._local, self._direct, self._relay))
+
+    def _pass_pictures_on(self) -> None:
+        """Few at a time, so that predictions do not wait for them."""
+        self._pass_all_on(_PICTURES, self._picture_intake, tuple(self._audiences))
 
     def _hear_audiences(self) -> None:
         """Take what has come of who looks at pictures, and who does no more."""
@@ -145,7 +149,7 @@ class Publisher:
     def tend(self, now: float) -> float | None:
         """Do what it is time for; the monotonic seconds at which to call again, if ever."""
         if self._hold_until is not None and now >= self._hold_until:
-            self._hold_until = None
+            self._hold_no_longer()
         if self._config.direct_endpoint and self._direct is None and now >= self._bind_at:
             self._direct = self._bind_direct()
             self._bind_at = now + _REBIND
@@ -165,6 +169,7 @@ class Publisher:
         self._relay_pictures = self._connect(_PICTURES, relay.pictures, relay.server_key)
         if self._relay_pictures is not None:
             self._audiences[self._relay_pictures] = Audience()
+        self._duties = None
         self._count_watched()
 
     def allow(self, allow: Allow) -> None:
@@ -210,10 +215,14 @@ class Publisher:
     def _hear_subscriptions(self) -> None:
         """They are libzmq's to obey; here they only show that the relay is there: nothing waits any more."""
         assert self._relay is not None
-        self._hold_until = None
+        self._hold_no_longer()
         with contextlib.suppress(zmq.Again):
             for _ in range(_AT_ONCE):
                 self._relay.recv(zmq.NOBLOCK)
+
+    def _hold_no_longer(self) -> None:
+        self._hold_until = None
+        self._duties = None
 
     def _may_emit(self) -> bool:
         return self._fence is not None and self._fence.passes(boot_time())
@@ -283,32 +292,34 @@ def _serve(publisher: Publisher, connection: Connection) -> None:
             next_report, watched = now + REPORT_INTERVAL, publisher.watched
         due = publisher.tend(now)
         until = next_report if due is None else min(next_report, due)
-        ready = inputs.wait(publisher.inputs, until - now)
-        # The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
-        if connection.fileno() in ready and not _obey(publisher, connection):
-            return
-        publisher.serve(ready)
+        duties = publisher.duties
+        for source in inputs.wait(duties, until - now):
+            if source != connection.fileno():
+                duties[source]()
+            elif _obey(publisher, connection):
+                break  # the duties may be others now
+            else:
+                return
 
 
 class _Inputs:
-    """What is waited for. A poller costs more than a wait, so it is kept for as long as the sockets stay."""
+    """What is waited for. A poller costs more than a wait, so it is kept for as long as the duties stay."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._inputs: list[_Input] = []
+        self._duties: Mapping[_Input, Callable[[], None]] = {}
         self._poller = zmq.Poller()
 
-    def wait(self, inputs: list[_Input], seconds: float) -> dict[object, int]:
-        """What something has come to, after so long at most; by its descriptor what is no ZeroMQ socket."""
-        if not _are_the_same(inputs, self._inputs):
-            self._inputs, self._poller = inputs, zmq.Poller()
-            for source in (self._connection, *inputs):
+    def wait(self, duties: Mapping[_Input, Callable[[], None]], seconds: float) -> list[_Input]:
+        """To what something has come, after so long at most.
+
+        The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
+        """
+        if duties is not self._duties:
+            self._duties, self._poller = duties, zmq.Poller()
+            for source in (self._connection.fileno(), *duties):
                 self._poller.register(source, zmq.POLLIN)
-        return dict(self._poller.poll(math.ceil(max(0.0, seconds) * 1000)))
-
-
-def _are_the_same(some: list[_Input], others: list[_Input]) -> bool:
-    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
+        return [source for source, _ in self._poller.poll(math.ceil(max(0.0, seconds) * 1000))]
 
 
 def _obey(publisher: Publisher, connection: Connection) -> bool:
