@@ -17,9 +17,20 @@ import time
 from streamfleet_worker.engine.batching import OutOfTurn, Turns
 from streamfleet_worker.engine.guest import Guest
 from streamfleet_worker.engine.session import RunError, Session
-from streamfleet_worker.engine.wire import MAX_PACKET, BadPacket, Done, Failed, Run, pack, unpack_from_camera
+from streamfleet_worker.engine.wire import (
+    MAX_PACKET,
+    MAX_SLOTS,
+    BadPacket,
+    Done,
+    Failed,
+    Run,
+    pack,
+    unpack_from_camera,
+)
 
 logger = logging.getLogger(__name__)
+
+_DONE = tuple(pack(Done(slot)) for slot in range(MAX_SLOTS))  # made once, as they are said of every frame
 
 
 class Runners:
@@ -89,7 +100,7 @@ class Runners:
         except RunError as exc:
             logger.warning("an inference failed: %s", exc)
             return pack(Failed(slot, str(exc)[:300]))
-        return pack(Done(slot))
+        return _DONE[slot]
 
     def _next(self, number: int) -> tuple[Guest, int] | None:
         """What this thread is to run; None when it is to end."""
