@@ -23,7 +23,7 @@ UDP = "UDP"
 
 _SO_TIMESTAMPNS = 35  # of Linux; Python has no name for it
 _TIMESPEC = struct.Struct("@qq")  # seconds and nanoseconds since 1970
-_PAUSE = 20  # milliseconds from one look for datagrams to the next
+_PAUSE = 100  # milliseconds from one look for datagrams to the next
 
 
 @dataclass(frozen=True, slots=True)

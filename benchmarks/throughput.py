@@ -37,7 +37,7 @@ def run(setting: Setting) -> Report:
     with running(setting, capacity=max(sizes)) as fleet:
         measure(fleet, setting, sizes[0], 1.0)  # nobody pays for the first time
         for cameras in sizes:
-            for _ in range(setting.rounds_of(4 if cameras in LIMITS else 3)):
+            for _ in range(setting.rounds_of(7 if cameras in LIMITS else 3)):
                 difference = one_round(fleet, setting, cameras, seconds, rounds)
                 differences.append(difference)
     return report(setting, sizes, rounds, differences, seconds=seconds)
