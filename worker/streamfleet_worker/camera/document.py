@@ -142,32 +142,33 @@ def _without(document: Document, chosen: list[Document], truncated: int) -> Docu
 
 
 def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Document]:
-    count = len(detections)
-    if count == 0:
+    if len(detections) == 0:
         return []
-    boxes = detections.xyxy
-    centres = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
-    sizes = (boxes[:, 2:] - boxes[:, :2]).tolist()
     assert detections.confidence is not None
     assert detections.class_id is not None
     confidences, classes = detections.confidence.tolist(), detections.class_id.tolist()
-    ids = detections.tracker_id.tolist() if detections.tracker_id is not None else None
-    names = _detection_ids(count)
-    predictions = []
-    for index in range(count):
-        prediction: Document = {
-            "x": centres[index][0],
-            "y": centres[index][1],
-            "width": sizes[index][0],
-            "height": sizes[index][1],
-            "confidence": confidences[index],
-            "class": labels[classes[index]],
-            "class_id": classes[index],
-        }
-        if ids is not None:
-            prediction["tracker_id"] = ids[index]
-        prediction["detection_id"] = names[index]
-        predictions.append(prediction)
+    names = _detection_ids(len(classes))
+    predictions: list[Document] = []
+    # Few boxes a frame are sooner counted one by one than by NumPy.
+    for (left, top, right, bottom), confidence, kind in zip(
+        detections.xyxy.tolist(), confidences, classes, strict=True
+    ):
+        predictions.append(
+            {
+                "x": (left + right) / 2,
+                "y": (top + bottom) / 2,
+                "width": right - left,
+                "height": bottom - top,
+                "confidence": confidence,
+                "class": labels[kind],
+                "class_id": kind,
+            }
+        )
+    if detections.tracker_id is not None:
+        for prediction, number in zip(predictions, detections.tracker_id.tolist(), strict=True):
+            prediction["tracker_id"] = number
+    for prediction, name in zip(predictions, names, strict=True):
+        prediction["detection_id"] = name
     return predictions
 
 
