@@ -409,6 +409,8 @@ class Player:
     def _note_sinks(self) -> None:
         """One event when a sink begins to fail, not one a frame."""
         errors = self._emitter.errors
+        if not errors and not self._failing_sinks:
+            return
         for sink in errors.keys() - self._failing_sinks:
             self._journal.sink_failed(sink, errors[sink])
         self._failing_sinks = set(errors)

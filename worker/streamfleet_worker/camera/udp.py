@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import socket
 import threading
 
@@ -31,7 +32,7 @@ class UdpDoor:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        self._socket.settimeout(_SEND_TIMEOUT)
+        self._socket.setblocking(False)  # with a timeout, Python polls before each send
 
     def await_address(self, deadline: float = _FIRST_LOOKUP) -> None:
         """Give the first look-up so many seconds, so that the first frames of a file are not lost."""
@@ -43,7 +44,7 @@ class UdpDoor:
         if address is None:
             return self._drop(f"the host {self.sink.host} has no IPv4 address", now)
         try:
-            self._socket.sendto(datagram, address)
+            self._send(datagram, address)
         except OSError as exc:
             return self._drop(exc.strerror or str(exc), now)
         self.error = ""
@@ -52,6 +53,15 @@ class UdpDoor:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
+
+    def _send(self, datagram: bytes, address: tuple[str, int]) -> None:
+        try:
+            self._socket.sendto(datagram, address)
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            poll.poll(_SEND_TIMEOUT * 1000)
+            self._socket.sendto(datagram, address)
 
     def _drop(self, error: str, now: float) -> bool:
         if not self.error:
