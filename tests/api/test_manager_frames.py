@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfleet_api.manager.framing import MAX_PAYLOAD, BadFrame, Frame, command_in, framed
+from streamfleet_api.manager.replies import listed, reply, success
 
 
 def fed(*pieces: bytes) -> bytes | None:
@@ -105,3 +108,11 @@ def test_a_payload_that_is_no_command_is_refused(payload: bytes, error_type: str
     assert (raised.value.error_type, raised.value.error_class) == (error_type, error_class)
     if error_class == "MalformedPayloadError":
         assert str(raised.value).startswith("Received payload that is not in a JSON format")
+
+
+def test_a_list_is_worded_as_every_reply() -> None:
+    quick, usual = listed(["door", "hall-1"]), reply(success(pipelines=["door", "hall-1"]))
+
+    request_id = json.loads(quick)["request_id"]
+    assert uuid.UUID(request_id).version == 4
+    assert quick == usual.replace(json.loads(usual)["request_id"].encode(), request_id.encode())

@@ -15,7 +15,7 @@ from streamfleet_api.core.payloads import ConsumeResultsPayload, InitialisePipel
 from streamfleet_api.core.routes import NO_WEBRTC
 from streamfleet_api.errors import NOTHING, Failure
 from streamfleet_api.manager.framing import command_in
-from streamfleet_api.manager.replies import failure, public, reply, success
+from streamfleet_api.manager.replies import failure, listed, public, reply, success
 from streamfleet_api.schemas import ID_PATTERN, Invalid, PipelineInitialisationRequest, validate
 from streamfleet_api.stream_manager import StreamManager
 from streamfleet_api.wishes import check, spec_of
@@ -49,7 +49,7 @@ class Commands:
     def at_once(self, payload: bytes) -> bytes | None:
         """The reply to what is asked for most, where nobody must be waited for; None: `do` it."""
         pipelines = self._manager.listed() if payload in _LISTS else None
-        return None if pipelines is None else reply(success(pipelines=pipelines))
+        return None if pipelines is None else listed(pipelines)
 
     async def do(self, payload: bytes) -> bytes:
         """The payload of the reply."""

@@ -31,7 +31,7 @@ PATIENCE = 60.0  # seconds for a whole request, however steadily it trickles in
 LINGER = 1.0  # seconds to let somebody finish who says more than we read: a reset could take the reply away
 COMPLAINT_INTERVAL = 10.0  # seconds between two lines about strangers
 
-_PIECE = 65_536  # bytes that are read at once
+_PIECE = 4096  # bytes that are read at once: nearly every request whole, and room that costs nothing
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NO_ROOM_PAUSE = 1.0  # seconds until accepting is tried again
 
