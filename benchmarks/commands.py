@@ -334,7 +334,7 @@ def report(
             ),
             *(
                 Check(
-                    f"lists/s over TCP beside the stand-in's, 400 of each of {clients}",
+                    f"lists/s over TCP beside the stand-in's, {_BURST} of each of {clients}",
                     ratio,
                     limit,
                     "",

@@ -84,10 +84,11 @@ class Receiver:
         for subscription in ways:
             poller.register(subscription, zmq.POLLIN)
         while not self._closing.is_set():
-            if not ways:
+            if ways:
+                for ready, _ in poller.poll(_PAUSE):
+                    self._take_message(ways[ready], ready)
+            else:
                 self._closing.wait(_PAUSE / 1000)
-            for ready, _ in poller.poll(_PAUSE) if ways else ():
-                self._take_message(ways[ready], ready)
             self._take_datagrams()
         for subscription in ways:
             subscription.close()

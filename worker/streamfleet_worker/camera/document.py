@@ -142,33 +142,31 @@ def _without(document: Document, chosen: list[Document], truncated: int) -> Docu
 
 
 def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Document]:
-    if len(detections) == 0:
+    count = len(detections)
+    if count == 0:
         return []
     assert detections.confidence is not None
     assert detections.class_id is not None
     confidences, classes = detections.confidence.tolist(), detections.class_id.tolist()
-    names = _detection_ids(len(classes))
-    predictions: list[Document] = []
+    ids = [None] * count if detections.tracker_id is None else detections.tracker_id.tolist()
+    predictions = []
     # Few boxes a frame are sooner counted one by one than by NumPy.
-    for (left, top, right, bottom), confidence, kind in zip(
-        detections.xyxy.tolist(), confidences, classes, strict=True
+    for (left, top, right, bottom), confidence, kind, tracker_id, name in zip(
+        detections.xyxy.tolist(), confidences, classes, ids, _detection_ids(count), strict=True
     ):
-        predictions.append(
-            {
-                "x": (left + right) / 2,
-                "y": (top + bottom) / 2,
-                "width": right - left,
-                "height": bottom - top,
-                "confidence": confidence,
-                "class": labels[kind],
-                "class_id": kind,
-            }
-        )
-    if detections.tracker_id is not None:
-        for prediction, number in zip(predictions, detections.tracker_id.tolist(), strict=True):
-            prediction["tracker_id"] = number
-    for prediction, name in zip(predictions, names, strict=True):
+        prediction: Document = {
+            "x": (left + right) / 2,
+            "y": (top + bottom) / 2,
+            "width": right - left,
+            "height": bottom - top,
+            "confidence": confidence,
+            "class": labels[kind],
+            "class_id": kind,
+        }
+        if tracker_id is not None:
+            prediction["tracker_id"] = tracker_id
         prediction["detection_id"] = name
+        predictions.append(prediction)
     return predictions
 
 
