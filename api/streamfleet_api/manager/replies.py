@@ -21,13 +21,16 @@ Response = dict[str, Any]
 
 def reply(response: Response, pipeline_id: str | None = None) -> bytes:
     """The payload of a reply."""
-    return render({"request_id": str(uuid.uuid4()), "response": response, "pipeline_id": pipeline_id})
+    return render(_worded(response, pipeline_id))
 
 
 def listed(pipelines: Sequence[str]) -> bytes:
     """The payload of the reply to what is asked for most: as `reply` has it, made in half the time."""
-    response = success(pipelines=pipelines)
-    return msgspec.json.encode({"request_id": str(uuid.uuid4()), "response": response, "pipeline_id": None})
+    return msgspec.json.encode(_worded(success(pipelines=pipelines), None))
+
+
+def _worded(response: Response, pipeline_id: str | None) -> dict[str, Any]:
+    return {"request_id": str(uuid.uuid4()), "response": response, "pipeline_id": pipeline_id}
 
 
 def success(**content: Any) -> Response:
