@@ -7,15 +7,18 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make run      a fleet on this machine with four demo cameras; options: ARGS=\"--workers 3 --port 9090\""
-	@echo "make test     format, lint, types and tests"
+	@echo "make test     format, lint, types and tests; installs what they need beside it"
 	@echo "make debian   as root, once: the browser, the RTSP server and the tools that some tests use"
+	@echo "make package-check  builds wheel and sdist, installs them into an empty environment and runs them"
 	@echo "make images-check  as root: builds and runs the container images without Docker, in three minutes"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
+	@echo "make docs     the documentation site, into site/"
+	@echo "make coverage branches that the in-process tests reach, against the floor in pyproject.toml"
 	@echo "make format   write the code as 'make check' wants it"
 	@echo "make lock     resolve the dependencies anew into requirements.lock"
 
 # What the tests use beside Python. Without one of them, the tests that need it are skipped.
-DEBIAN := chromium debootstrap gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good python3-gi systemd
+DEBIAN := chromium debootstrap ffmpeg gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good python3-gi systemd
 
 .PHONY: debian
 debian:
@@ -24,21 +27,33 @@ debian:
 
 install: $(VENV)/.installed
 
-# Hashes are checked, and our own package is built with what the lock holds: nothing is fetched that it does not name.
-$(VENV)/.installed: requirements.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# Tests and tools need more than what runs, in the same environment.
+$(VENV)/.installed: requirements.lock pyproject.toml | python
+	@$(PYTHON) tools/install.py $(VENV) requirements.lock
+	@touch $@ $(VENV)/.runs
+
+$(VENV)/.runs: requirements-run.lock pyproject.toml | python
+	@$(PYTHON) tools/install.py $(VENV) requirements-run.lock
 	@touch $@
 
-run: install
+.PHONY: python ports
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+		echo "error: expected Python 3.10 or newer, $(PYTHON) is $$(command -v $(PYTHON) >/dev/null && $(PYTHON) -V 2>&1 || echo not there)"; \
+		echo "       name another one, as in: make $(or $(MAKECMDGOALS),run) PYTHON=python3.12"; exit 1; } >&2
+
+# Before a minute is spent on packages: `up` looks again.
+ports: python
+	@$(PYTHON) tools/ports.py $(ARGS)
+
+run: ports $(VENV)/.runs
 	@exec $(BIN)/streamfleet up --demo $(ARGS)
 
 test: check
 
 check: format-check lint types tests
 
-.PHONY: format-check bench
+.PHONY: format-check bench coverage docs
 format-check: install
 	$(BIN)/ruff format --check .
 
@@ -51,10 +66,26 @@ types: install
 tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# Not among the tests: it takes minutes, and fetches a Debian and all that the images have.
-.PHONY: images-check
+# Not among the tests: they fetch what they need, the second one for minutes (a Debian, and all that images have).
+.PHONY: first-hour-check package-check images-check
+first-hour-check: install
+	$(BIN)/python -m pytest tests/check_first_hour.py
+
+package-check: install
+	$(BIN)/python -m pytest tests/check_package.py
+
 images-check: install
 	$(BIN)/python -m pytest tests/check_images.py
+
+# Strictly, and without internet: a broken link or a warning is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+	@echo "the documentation: file://$(CURDIR)/site/index.html"
+
+coverage: install
+	STREAMFLEET_SEEDS=$(or $(SEEDS),5) $(BIN)/coverage run -m pytest -q tests/core tests/broker/fleet \
+		tests/worker/decisions $(ARGS)
+	$(BIN)/coverage report
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -71,6 +102,8 @@ IMAGE_LOCK := $(COMPILE) --constraint requirements.lock --no-annotate --output-f
 
 lock: install
 	$(COMPILE) --output-file requirements.lock --extra worker --extra cpu --extra api --group dev
+	$(COMPILE) --output-file requirements-run.lock --extra worker --extra cpu --extra api --group run \
+		--constraint requirements.lock --no-annotate
 	$(IMAGE_LOCK)/broker.txt
 	$(IMAGE_LOCK)/api.txt --extra api
 	$(IMAGE_LOCK)/worker-cpu.txt --extra worker --extra cpu
@@ -81,4 +114,4 @@ lock: install
 		--group build --output-file compose/locks/build.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage site
