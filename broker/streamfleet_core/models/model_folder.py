@@ -1,0 +1,120 @@
+"""Models that lie in folders as the original's cache keeps them: `<MODEL_CACHE_DIR>/<project>/<version>/`.
+
+Such a folder holds one `.onnx` file (`weights.onnx` when there are several) and optionally class names, one a
+line, in `class_names.txt` or `labels.txt`, and `manifest.json` {"family": …, "labels": […]}.
+A file of any other folder has them under its own name: `street.onnx`, `street.txt`, `street.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.protocol.values import Family
+
+WEIGHTS = "weights.onnx"
+_LABEL_FILES = ("class_names.txt", "labels.txt")
+_DESCRIPTIONS = ("manifest.json",)
+_SHOWN = 5  # files in an error
+_MAX_TEXT = 4 * 1024**2  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A model file, and what lies beside it."""
+
+    weights: Path
+    family: Family | None = None
+    labels: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Description:
+    family: Family | None = None
+    labels: tuple[str, ...] | None = None
+
+
+def find(cache: Path, model_id: str) -> FoundModel | None:
+    """The model of that id, or None when the cache has no folder for it. It blocks.
+
+    `model_id` is a ModelId, whose two parts are plain names. Raises: BadModel, OSError.
+    """
+    folder = cache.joinpath(*model_id.split("/"))
+    return read_folder(folder) if folder.is_dir() else None
+
+
+def read_folder(folder: Path) -> FoundModel:
+    """The model of a folder. It blocks. Raises: BadModel, OSError."""
+    return _read(_weights(folder), _LABEL_FILES, _DESCRIPTIONS)
+
+
+def read_file(weights: Path) -> FoundModel:
+    """A model file. What belongs to a whole folder counts when the file is the folder's model. It blocks.
+
+    Raises: BadModel, OSError.
+    """
+    labels, descriptions = [f"{weights.stem}.txt"], [f"{weights.stem}.json"]
+    if weights.name == WEIGHTS or len(list(weights.parent.glob("*.onnx"))) == 1:
+        labels += _LABEL_FILES
+        descriptions += _DESCRIPTIONS
+    return _read(weights, labels, descriptions)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The class names in a text file, one a line. Raises: BadModel, OSError."""
+    try:
+        lines = _content(path).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as exc:
+        raise BadModel(f"expected class names in UTF-8, one a line, in {path}") from exc
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if not labels:
+        raise BadModel(f"expected class names, one a line, in {path}, it has none")
+    return labels
+
+
+def _weights(folder: Path) -> Path:
+    preferred = folder / WEIGHTS
+    if preferred.is_file():
+        return preferred
+    found = sorted(folder.glob("*.onnx"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found[:_SHOWN]) or "none"
+        names += f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise BadModel(f"expected one .onnx file in {folder}, or one named {WEIGHTS}; got {names}")
+    return found[0]
+
+
+def _read(weights: Path, label_files: Sequence[str], descriptions: Sequence[str]) -> FoundModel:
+    """With the first file of each kind that is there; labels of a description go before those of a text."""
+    description = _Description()
+    described = _first(weights.parent, descriptions)
+    if described is not None:
+        description = _read_description(described)
+    listed = _first(weights.parent, label_files)
+    labels = description.labels
+    if labels is None and listed is not None:
+        labels = read_labels(listed)
+    return FoundModel(weights, description.family, labels)
+
+
+def _first(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _read_description(path: Path) -> _Description:
+    try:
+        return msgspec.json.decode(_content(path), type=_Description)
+    except msgspec.DecodeError as exc:
+        raise BadModel(f'expected {{"family": …, "labels": […]}} in {path}: {exc}') from exc
+
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(_MAX_TEXT + 1)
+    if len(content) > _MAX_TEXT:
+        raise BadModel(f"expected at most {_MAX_TEXT} bytes in {path}")
+    return content

@@ -1,0 +1,61 @@
+"""Who subscribes to what, read from an XPUB that grants each subscription by itself (XPUB_MANUAL).
+
+`SUBSCRIBE` and `UNSUBSCRIBE` act on the peer whose subscription was read last. libzmq keeps these peers in a
+queue of their own. A message of a peer that is no subscription has no place in that queue, and yet takes one
+peer out of it when it is read: from then on the two are out of step, until both are empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import zmq
+
+from streamfleet_core.peers.connections import descriptor_of, number_of
+
+_BEGINS, _ENDS = 1, 0  # the first byte of what an XPUB hands out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """A peer subscribes to a topic, or ends that."""
+
+    descriptor: int  # of its connection; below 0: the connection has ended, and these are libzmq's own words
+    key: str  # "" where there are no keys
+    number: int  # of its connection, as `Connections.speaks` takes it
+    begins: bool
+    topic: bytes
+    is_foreign: bool  # no subscription at all, but a message of the peer's own
+    is_safe: bool  # `SUBSCRIBE` and `UNSUBSCRIBE` act on this peer now
+
+
+class SubscriptionReader:
+    """Reads one XPUB. One thread uses it."""
+
+    def __init__(self, socket: zmq.Socket[bytes], *, has_keys: bool = True) -> None:
+        self._socket = socket
+        self._has_keys = has_keys
+        self._in_step = True
+
+    def read(self) -> Subscription | None:
+        """The next one; None: nothing waits."""
+        try:
+            frame: zmq.Frame = self._socket.recv(zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            self._in_step = True  # both queues are empty
+            return None
+        content = frame.bytes
+        flag = content[0] if content else None
+        is_foreign = flag not in (_BEGINS, _ENDS)
+        self._in_step &= not is_foreign
+        descriptor = descriptor_of(frame)
+        key = str(frame.get("User-Id")) if self._has_keys and descriptor >= 0 else ""
+        return Subscription(
+            descriptor=descriptor,
+            key=key,
+            number=number_of(frame) if key else 0,
+            begins=flag == _BEGINS,
+            topic=content[1:],
+            is_foreign=is_foreign,
+            is_safe=self._in_step,
+        )

@@ -1,0 +1,99 @@
+"""The control plane's frames: a header of 36 bytes, a request id, one msgpack map. Nothing else.
+
+frame 0  magic 2 · major 1 · type 1 · broker_epoch 8 · session 16 · seq 8   (network order)
+frame 1  request id, 16 bytes or empty
+frame 2  body, one msgpack map of at most 65 536 bytes (16 MiB in a Reply, which may list the whole fleet)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import msgspec
+
+from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message, Reply
+from streamfleet_core.protocol.values import to_plain
+
+MAGIC = b"SF"
+MAJOR = 1
+MAX_BODY = 65_536  # bytes
+MAX_REPLY = 16 * 1_048_576  # bytes
+# CURVE makes each frame 33 bytes longer, and libzmq cuts off who sends one that is longer than MAXMSGSIZE:
+# the longest body must still come through. What is let through and is too long is refused where it is read.
+CURVE_MARGIN = 64  # bytes
+NO_SESSION = bytes(16)
+
+_HEADER = struct.Struct(">2sBBQ16sQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message with what fences it."""
+
+    message: Message
+    epoch: int = field(default=0, kw_only=True)  # of the broker; 0 before a worker has heard of one
+    session: bytes = field(default=NO_SESSION, kw_only=True)  # 16 bytes
+    seq: int = field(default=0, kw_only=True)  # +1 a message, for each session and direction
+    request_id: bytes = field(default=b"", kw_only=True)  # 16 bytes, or empty
+
+
+def encode(envelope: Envelope) -> list[bytes]:
+    """The three frames. Raises: BadMessage when the body is larger than the plane allows."""
+    message = envelope.message
+    body: bytes = msgpack.packb(to_plain(message))
+    limit = _limit(type(message))
+    if len(body) > limit:
+        raise BadMessage(f"a body of at most {limit} bytes", f"{len(body)} in {type(message).__name__}")
+    code = TYPE_CODES[type(message)]
+    header = _HEADER.pack(MAGIC, MAJOR, code, envelope.epoch, envelope.session, envelope.seq)
+    return [header, envelope.request_id, body]
+
+
+def decode(frames: Sequence[bytes]) -> Envelope:
+    """The message in three frames. Raises: BadMessage, and nothing else, whatever the bytes are."""
+    if len(frames) != 3:
+        raise BadMessage("3 frames", str(len(frames)))
+    header, request_id, body = frames
+    if len(header) != _HEADER.size:
+        raise BadMessage(f"a header of {_HEADER.size} bytes", str(len(header)))
+    magic, major, code, epoch, session, seq = _HEADER.unpack(header)
+    if magic != MAGIC or major != MAJOR:
+        raise BadMessage(f"version {MAGIC!r} {MAJOR}", f"{magic!r} {major}")
+    if len(request_id) not in (0, 16):
+        raise BadMessage("a request id of 0 or 16 bytes", str(len(request_id)))
+    of = MESSAGE_TYPES.get(code)
+    if of is None:
+        raise BadMessage("a known message type", str(code))
+    limit = _limit(of)
+    if len(body) > limit:
+        raise BadMessage(f"a body of at most {limit} bytes", str(len(body)))
+    return Envelope(_decode_body(body, of), epoch=epoch, session=session, seq=seq, request_id=request_id)
+
+
+def _limit(of: type[Message]) -> int:
+    return MAX_REPLY if of is Reply else MAX_BODY
+
+
+def _decode_body(body: bytes, of: type[Message]) -> Message:
+    """Nothing is built of what the type does not name."""
+    try:
+        message: Message = _DECODERS[of].decode(body)
+        return message
+    except msgspec.ValidationError as exc:
+        raise BadMessage(f"a {of.__name__}", str(exc)) from exc
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        raise BadMessage("msgpack", f"{type(exc).__name__}: {exc}") from exc
+
+
+def _refuse_extension(code: int, _data: memoryview) -> Any:
+    raise BadMessage("plain msgpack", f"extension type {code}")
+
+
+_DECODERS: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
+    of: msgspec.msgpack.Decoder(of, ext_hook=_refuse_extension) for of in MESSAGE_TYPES.values()
+}

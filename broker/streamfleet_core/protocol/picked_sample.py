@@ -1,0 +1,94 @@
+"""One frame that a device picked for labelling, on its way to a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from typing_extensions import TypedDict
+
+from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_TAGS
+from streamfleet_core.protocol.prediction import MAX_PREDICTIONS, InferenceMetadata, Picture, Prediction
+from streamfleet_core.protocol.sampling import Dataset, Text
+from streamfleet_core.protocol.values import Id
+
+
+class Box(msgspec.Struct, frozen=True):
+    """One object of a prediction, in pixels of the picture; what else stands there is not looked at."""
+
+    x: Annotated[float, Meta(ge=-1e6, le=1e6)]  # of the middle
+    y: Annotated[float, Meta(ge=-1e6, le=1e6)]
+    width: Annotated[float, Meta(ge=0, le=1e6)]
+    height: Annotated[float, Meta(ge=0, le=1e6)]
+    confidence: Annotated[float, Meta(ge=-1e6, le=1e6)]  # 0…1 of every model that is worth one
+    class_name: str = msgspec.field(name="class")
+
+
+class _Boxes(msgspec.Struct, frozen=True):
+    predictions: tuple[Box, ...]
+
+
+class SamplePrediction(TypedDict, total=False):
+    """The predictions of one frame. Nothing is built of what is not named here."""
+
+    image: Picture
+    predictions: Annotated[list[Prediction], Meta(max_length=MAX_PREDICTIONS)]
+    inference_metadata: InferenceMetadata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What is known of one picture that was kept. It is written beside the picture as JSON."""
+
+    pipeline_id: Id
+    device: Id
+    source_id: Annotated[int, Meta(ge=0, le=99_999)]
+    frame_id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    captured_at: Annotated[float, Meta(ge=0, lt=1e11)]  # Unix seconds
+    width: Annotated[int, Meta(ge=1, le=65_535)]  # pixels of the picture as it is kept
+    height: Annotated[int, Meta(ge=1, le=65_535)]
+    size: Annotated[int, Meta(ge=1)]  # bytes of its JPEG: one that is cut short is known by it
+    labels: Annotated[tuple[str, ...], Meta(max_length=MAX_CLASSES)]
+    prediction: SamplePrediction | None  # in pixels of the picture as it is kept
+    strategy: Text
+    tags: Annotated[tuple[Text, ...], Meta(max_length=2 * MAX_TAGS)]
+    batch: Annotated[str, Meta(min_length=1, max_length=80)]
+    dataset: Dataset
+
+    def __post_init__(self) -> None:
+        self.boxes  # noqa: B018 - a sample whose boxes cannot be read does not come to be
+
+    @property
+    def name(self) -> str:
+        """Of its files. No other frame has it."""
+        return f"{int(self.captured_at * 1000)}-{self.pipeline_id}-{self.source_id}-{self.frame_id}"
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """The objects of its prediction. Raises: msgspec.ValidationError where the prediction is none."""
+        if self.prediction is None:
+            return ()
+        return msgspec.convert(self.prediction, _Boxes).predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """A sample on its way from a device to the api: the body of one request, whole or not at all."""
+
+    sample: Sample
+    image: bytes  # JPEG
+
+    def encode(self) -> bytes:
+        """As it travels."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, content: bytes | bytearray) -> Picked:
+        """Raises: msgspec.DecodeError, RecursionError."""
+        return msgspec.msgpack.decode(content, type=cls)
+
+
+PICKED = "application/vnd.msgpack"  # the type of its body
+MAX_PICKED = 16 * 1024**2  # bytes of one
