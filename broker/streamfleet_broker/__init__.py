@@ -1,3 +1,3 @@
-"""The broker: which pipelines are wished for, where, under which generation. It never touches a frame."""
+"""The broker: stores the desired pipelines and assigns them to devices. It never touches a frame."""
 
 __version__ = "0.1.0"

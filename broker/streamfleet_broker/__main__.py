@@ -1,4 +1,4 @@
-"""`streamfleet-broker`: options, logging, signals."""
+"""The program `streamfleet-broker`: options, logging, signals."""
 
 from __future__ import annotations
 
@@ -7,47 +7,75 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from streamfleet_broker.check import check
 from streamfleet_broker.config import BrokerConfig
-from streamfleet_broker.errors import BrokerError
-from streamfleet_broker.program import log_as
+from streamfleet_broker.errors import BadConfig, BrokerError
+from streamfleet_broker.healthcheck import check as ask
 from streamfleet_broker.server import open_broker
+from streamfleet_broker.storage import backup as archives
+from streamfleet_broker.storage import recovery
+from streamfleet_core.protocol.limits import MAX_PORT
+from streamfleet_core.runtime.descriptors import DescriptorWatch, raise_limit
+from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
+from streamfleet_core.runtime.program import log_as
 
 logger = logging.getLogger("streamfleet_broker")
 
 PREFIX = "STREAMFLEET_"
+_TASKS = ("check", "backup", "restore", "replace", "accept_loss")
 NAME = "sf-broker"
 
 
 def main() -> None:
-    """Run a broker until SIGTERM or SIGINT, or ask the one that runs."""
+    """Run a broker until SIGTERM or SIGINT, or perform a single task."""
     log_as("broker")
     arguments = vars(parse(sys.argv[1:], os.environ))
-    checking = arguments.pop("check", False)
+    task = {name: arguments.pop(name) for name in _TASKS if name in arguments}
+    _prepare_process()
     try:
         config = BrokerConfig(**arguments)
-        if checking:
-            print(f"{check(config).devices_ready} devices are ready")
+        if task:
+            print(perform(config, **task))
             return
-        _prepare_process()
         asyncio.run(_serve(config))
-    except BrokerError as exc:
+    except (BrokerError, OSError) as exc:
         logger.error("%s", exc)
         sys.exit(1)
 
 
+def perform(
+    config: BrokerConfig,
+    *,
+    check: bool = False,
+    backup: Path | None = None,
+    restore: Path | None = None,
+    replace: bool = False,
+    accept_loss: bool = False,
+) -> str:
+    """Perform one task on a data directory, and return a message. Raises: BrokerError, OSError."""
+    folder = config.data_dir
+    if check:
+        return f"{ask(config).devices_ready} devices are ready"
+    if backup is not None:
+        mark = archives.back_up(folder, backup).mark
+        return f"{mark.rows} rows of version {mark.version} are in {backup}"
+    if restore is not None:
+        return f"restored {archives.restore(restore, folder, replace=replace)}"
+    if accept_loss:
+        return f"goes on with {recovery.accept_loss(folder)}"
+    raise BadConfig("--replace", "expected with --restore")
+
+
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.Namespace:
-    """The fields of the configuration. Raises: SystemExit with a text that names the option."""
+    """Parse the fields of the configuration. Raises: SystemExit with a text that names the option."""
     parser = argparse.ArgumentParser(
         prog="streamfleet-broker",
-        description="Knows what a fleet must run, and tells its devices.",
-        epilog=f"Each option may also come from the environment, --devices-port as {PREFIX}DEVICES_PORT.",
+        description="Stores the desired state of a fleet and assigns pipelines to devices.",
+        epilog=f"Each option can also be set in the environment, --devices-port as {PREFIX}DEVICES_PORT.",
     )
 
     def given(name: str, default: str | None = None) -> str | None:
@@ -71,24 +99,43 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
         ),
         ("relay-in-port", "7773", "predictions from devices"),
         ("relay-out-port", "7774", "predictions to subscribers"),
-        ("pictures-in-port", "7775", "pictures from devices"),
-        ("pictures-out-port", "7776", "pictures to subscribers"),
+        ("pictures-in-port", "7775", "previews from devices"),
+        ("pictures-out-port", "7776", "previews to subscribers"),
         ("api-port", "8080", "where the api of this host listens, for devices that fetch models"),
     ):
         value = given(option.upper().replace("-", "_"), default)
         parser.add_argument(f"--{option}", type=_port, default=value, help=text)
+    parser.add_argument(
+        "--api-fingerprint",
+        type=Path,
+        default=given("API_FINGERPRINT"),
+        metavar="FILE",
+        help="`fingerprint` of the api's data directory, when it has a certificate",
+    )
     hosts = given("ADVERTISE")
     parser.add_argument(
         "--advertise",
         action="append",
         metavar="HOST",
-        help="how other hosts reach this one; may come several times (in the environment: with commas)",
+        help="how other hosts reach this one; can be repeated (in the environment: separated by commas)",
     )
+    # Single tasks on a data directory, which are not part of the configuration.
+    tasks = parser.add_mutually_exclusive_group()
+    for option, text in (
+        ("check", "health check: query the broker on this data directory, and exit with 0 if it answers"),
+        ("accept-loss", "continue with what is left of a damaged store, and create missing keys"),
+    ):
+        tasks.add_argument(f"--{option}", action="store_true", default=argparse.SUPPRESS, help=text)
+    for option, text in (
+        ("backup", "write store and keys to a new file, even while a broker runs"),
+        ("restore", "restore a backup into this data directory, while no broker runs"),
+    ):
+        tasks.add_argument(f"--{option}", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=text)
     parser.add_argument(
-        "--check",
+        "--replace",
         action="store_true",
-        default=argparse.SUPPRESS,  # no part of the configuration
-        help="ask the broker that runs on this data directory, and exit with 0 if it answers",
+        default=argparse.SUPPRESS,
+        help="with --restore: move existing files into a folder beside it",
     )
     found = parser.parse_args(arguments)
     found.advertise = tuple(found.advertise or (hosts.split(",") if hosts else ()))
@@ -96,20 +143,19 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
 
 
 def _port(text: str) -> int:
-    """0 is any port that is free."""
+    """Parse a port. 0 means any free port."""
     port = int(text)
-    if not 0 <= port <= 65_535:
+    if not 0 <= port <= MAX_PORT:
         raise ValueError(text)
     return port
 
 
 def _prepare_process() -> None:
-    """A name for `ps`, private files, no core dump with keys in it, and room for many connections."""
-    Path("/proc/self/comm").write_text(NAME)
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Set the process name, private files, no core dumps (they hold keys), and a high descriptor limit."""
+    name_process(NAME)
+    make_files_private()
+    forbid_core_dumps()
+    raise_limit()
 
 
 async def _serve(config: BrokerConfig) -> None:
@@ -126,8 +172,10 @@ async def _serve(config: BrokerConfig) -> None:
             broker.endpoints.relay_out,
             broker.fleet.epoch,
         )
+        watching = asyncio.create_task(DescriptorWatch().run(), name="descriptors")
         with contextlib.suppress(asyncio.CancelledError):
             await serving
+        watching.cancel()
     logger.info("stopped")
 
 

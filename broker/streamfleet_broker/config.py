@@ -1,4 +1,4 @@
-"""What a broker is told at its start."""
+"""The configuration of a broker."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 import ifaddr
 
 from streamfleet_broker.errors import BadConfig
+from streamfleet_core.runtime.socket_path import problem_with
 
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
-MAX_SOCKET_PATH = 107  # bytes, of a unix socket
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConfig:
-    """Ports of 0 are chosen by the kernel. Raises: BadConfig, naming the option."""
+    """The configuration. Port 0 means any free port. Raises: BadConfig, naming the option."""
 
     data_dir: Path
     host: str = "127.0.0.1"
@@ -28,15 +28,11 @@ class BrokerConfig:
     pictures_out_port: int = 7776
     advertise: tuple[str, ...] = ()  # hosts; empty: `host`, or the addresses of this machine
     api_port: int = 8080
+    api_fingerprint: Path | None = None  # the file with the fingerprint of the api's certificate
 
     def __post_init__(self) -> None:
-        sockets = (self.operators_path, self.predictions_path, self.pictures_path)
-        longest = max(len(str(path).encode()) for path in sockets)
-        if longest > MAX_SOCKET_PATH:
-            raise BadConfig(
-                "--data-dir",
-                f"{self.data_dir} makes a socket's path {longest} bytes long, {MAX_SOCKET_PATH} are possible",
-            )
+        if problem := problem_with(self.data_dir, self.predictions_path.name):
+            raise BadConfig("--data-dir", f"{self.data_dir}: {problem}")
 
     @property
     def operators_path(self) -> Path:
@@ -50,12 +46,12 @@ class BrokerConfig:
 
     @property
     def pictures_path(self) -> Path:
-        """The same for pictures."""
+        """The same for previews."""
         return self.data_dir / "pictures.ipc"
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """How others reach this broker, the best first."""
+        """The hosts under which others reach this broker, the best first."""
         if self.advertise:
             return self.advertise
         return own_addresses() if self.host in WILDCARDS else (self.host,)

@@ -1,4 +1,4 @@
-"""Why a broker cannot start, or cannot go on. Each text is all that an operator gets to see.
+"""Errors that prevent a broker from starting or running. Operators see only their text.
 
 BrokerError
 ├── BadConfig: an option that cannot be used
@@ -6,7 +6,8 @@ BrokerError
 ├── BadKey: a key file that is not what it should be
 ├── StoreUnusable: a store that cannot be opened
 ├── StoreDown: a store that took no write; it may do so later
-├── NoAnswer: a broker that does not say how it is
+├── BadBackup: a backup that cannot be written, or put back
+├── NoAnswer: a broker that does not answer the health check
 └── RelayDied: a relay thread that ended by itself
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 class BrokerError(Exception):
-    """Something outside of the broker is not as it must be."""
+    """A condition outside of the broker prevents it from running."""
 
 
 class BadConfig(BrokerError):
@@ -65,8 +66,17 @@ class StoreDown(BrokerError):
         self.reason = reason
 
 
+class BadBackup(BrokerError):
+    """A backup that cannot be written, or put back."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
 class RelayDied(BrokerError):
-    """A relay thread that ended by itself: nothing is relayed any more."""
+    """A relay thread that ended by itself. Nothing is relayed any more."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} has ended")
@@ -74,7 +84,7 @@ class RelayDied(BrokerError):
 
 
 class NoAnswer(BrokerError):
-    """A broker that does not say how it is."""
+    """A broker that does not answer the health check."""
 
     def __init__(self, endpoint: str, reason: str) -> None:
         super().__init__(f"the broker at {endpoint} does not answer: {reason}")

@@ -1,4 +1,4 @@
-"""CURVE keys: the broker's own as files that only their owner may read, all others made and handed over."""
+"""CURVE keys: the broker's own are stored in private files, all others are generated and handed over."""
 
 from __future__ import annotations
 
@@ -9,28 +9,32 @@ from pathlib import Path
 import zmq
 
 from streamfleet_broker.errors import BadKey
-from streamfleet_broker.protocol.errors import ProtocolError
-from streamfleet_broker.protocol.keyfile import read_private, write_private
-from streamfleet_broker.supply import KeyPair
+from streamfleet_core.protocol.errors import ProtocolError
+from streamfleet_core.protocol.values import KeyPair
+from streamfleet_core.runtime.curve import new_key_pair, public_of
+from streamfleet_core.runtime.private_file import read_private, write_private
 
-
-def new_key_pair() -> KeyPair:
-    """A key pair of its own."""
-    public, secret = zmq.curve_keypair()
-    return KeyPair(public.decode("ascii"), secret.decode("ascii"))
+KEYS = ("keys/broker.key", "keys/operator.key")  # in the data directory
 
 
 def load_or_make(path: Path) -> KeyPair:
-    """The key pair in a file; it is made when there is none.
+    """Load the key pair in a file, or create it if there is none.
 
     Raises: BadKey.
     """
+    if path.exists():
+        return load(path)
+    pair = new_key_pair()
+    write_private(path, json.dumps({"public": pair.public, "secret": pair.secret}).encode())
+    return pair
+
+
+def load(path: Path) -> KeyPair:
+    """Load the key pair in a file. Raises: BadKey."""
     try:
         return _parse(path, read_private(path))
-    except FileNotFoundError:
-        pair = new_key_pair()
-        write_private(path, json.dumps({"public": pair.public, "secret": pair.secret}).encode())
-        return pair
+    except FileNotFoundError as exc:
+        raise BadKey(path, "there is none") from exc
     except ProtocolError as exc:
         raise BadKey(path, str(exc)) from exc
 
@@ -39,17 +43,17 @@ def _parse(path: Path, content: bytes) -> KeyPair:
     try:
         plain = json.loads(content)
         pair = KeyPair(plain["public"], plain["secret"])
-        public = zmq.curve_public(pair.secret.encode("ascii")).decode("ascii")
+        public = public_of(pair.secret)
     except (ValueError, KeyError, TypeError, AttributeError, zmq.ZMQError) as exc:
         # The text of the error may hold the secret.
-        raise BadKey(path, f"came something else ({type(exc).__name__})") from None
+        raise BadKey(path, f"got something else ({type(exc).__name__})") from None
     if public != pair.public:
         raise BadKey(path, "its public half belongs to another secret half")
     return pair
 
 
-class RandomSupply:
-    """What the fleet needs that must not be guessed."""
+class RandomEntropy:
+    """Generates the secrets of the fleet."""
 
     def session(self) -> bytes:
         """16 bytes."""

@@ -1,7 +1,7 @@
 """The broker's sockets. It decides nothing: `fleet` does.
 
-One asyncio task owns the sockets, the fleet and the store, so there is nothing to lock: it takes a message,
-performs what the fleet makes of it in that order, and only then takes the next.
+One asyncio task owns the sockets, the fleet and the store, so no locks are needed. It takes a message,
+performs the effects that the fleet returns in order, and only then takes the next message.
 """
 
 from __future__ import annotations
@@ -10,24 +10,26 @@ import asyncio
 import contextlib
 import errno
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zmq
-from typing_extensions import assert_never
+from typing_extensions import ParamSpec, assert_never
 
+from streamfleet_broker.budget import Budgets
 from streamfleet_broker.config import BrokerConfig
-from streamfleet_broker.effects import Allow, Answer, Audit, Effect, RaiseEpoch, Save, Send
-from streamfleet_broker.errors import BadConfig, StoreDown
-from streamfleet_broker.fleet import Fleet
-from streamfleet_broker.keys import RandomSupply, load_or_make
-from streamfleet_broker.protocol.control import Envelope, decode, encode
-from streamfleet_broker.protocol.errors import BadMessage
-from streamfleet_broker.protocol.messages import Desired, Error
-from streamfleet_broker.relay import PICTURES, PREDICTIONS, Relay
-from streamfleet_broker.roster import DevicePeer, OperatorPeer
+from streamfleet_broker.errors import BadConfig, BadKey, StoreDown
+from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
+from streamfleet_broker.fleet.effects import Answer, Effect, LogEvent, RaiseEpoch, Save, Send, SetAllowedKeys
+from streamfleet_broker.fleet.fleet import Fleet
+from streamfleet_broker.fleet.records import DeviceRecord, Record, SubscriberRecord
+from streamfleet_broker.fleet.state import FleetConfig
+from streamfleet_broker.keys import KEYS, RandomEntropy, load_or_make
+from streamfleet_broker.relay.relay import PICTURES, PREDICTIONS, Relay, Rules
 from streamfleet_broker.sockets import (
     CONTROL_OPTIONS,
     OPERATOR_OPTIONS,
@@ -35,25 +37,37 @@ from streamfleet_broker.sockets import (
     bind,
     configure,
     port_of,
-    secure,
     tcp,
 )
-from streamfleet_broker.state import FleetConfig
-from streamfleet_broker.store import Store
-from streamfleet_broker.supply import KeyPair
-from streamfleet_broker.zap import AllowList, Doorkeeper
+from streamfleet_broker.storage.store import Store, remedies
+from streamfleet_broker.zap import ZapHandler
+from streamfleet_core.peers.allow_list import PENALTY, AllowList
+from streamfleet_core.peers.connections import OVERHEAD, Connections, descriptor_of, number_of
+from streamfleet_core.protocol.control_plane import Envelope, decode, encode
+from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.messages import Desired, Enrol, Error, Hello
+from streamfleet_core.protocol.values import KeyPair
+from streamfleet_core.runtime.curve import serve
+from streamfleet_core.runtime.pinned_tls import parse_fingerprint
 
 logger = logging.getLogger(__name__)
 
+P = ParamSpec("P")
+
 TICK = 0.5  # seconds
-DRAIN = 256  # messages of one socket before the other gets its turn
-HOLD = 0.02  # seconds for which a device's wishes wait for further changes that are there already
-COMPLAINT_INTERVAL = 10.0  # seconds between two lines about one sender of junk
+DRAIN = 256  # messages of one socket in a row, before timers get their turn
+HOLD = 0.02  # seconds for which the desired state of a device waits for further changes
+LOG_INTERVAL = 10.0  # seconds between two log lines about malformed messages of one sender
+LAST_WORD = 2.0  # seconds before the connections of a removed device are closed, for a last message
+MAX_CONNECTIONS = 8  # of one device
+MAX_FRAMES = 128  # of a message; ours have four, with the address that libzmq adds
+UNREAD = 16 * 1024**2  # bytes of an incomplete message of one device
+IDLE = 600.0  # seconds of silence after which the budgets of a key are full and dropped
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoints:
-    """Where a broker listens, with the ports that it got."""
+    """The endpoints of a broker, with their actual ports."""
 
     devices: str
     operators: str
@@ -67,29 +81,30 @@ class Endpoints:
 
 @contextlib.asynccontextmanager
 async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
-    """A broker that listens; its `run` serves. Raises: BrokerError."""
+    """Open a broker that listens; its `run` serves. Raises: BrokerError."""
     _make_private(config.data_dir)
-    # What is left is left from the bottom up: a context ends after the last socket in it.
+    # Closed in reverse order: a context ends after its last socket.
     async with contextlib.AsyncExitStack() as closing:
         store = Store(config.data_dir)
         closing.callback(store.close)
-        keys = load_or_make(config.data_dir / "keys/broker.key")
-        operator_keys = load_or_make(config.data_dir / "keys/operator.key")
+        keys, operator_keys = (_key(config.data_dir, name, store.records) for name in KEYS)
 
-        context: zmq.Context[Socket] = zmq.Context()
+        context: zmq.Context[Socket] = zmq.Context(io_threads=2)
         closing.callback(context.term)
-        relay = Relay(keys)
-        closing.push_async_callback(asyncio.to_thread, relay.stop)
-        # Doors are kept before any is open. The keepers answer as soon as they know whom to let in.
         allow_list = AllowList()
-        doorkeepers = (
-            Doorkeeper(context, allow_list, "control"),
-            Doorkeeper(relay.context, allow_list, "relay"),
+        relay = Relay(keys, Rules.of(store.records), allow_list.keep_out)
+        closing.push_async_callback(asyncio.to_thread, relay.stop)
+        # Bind the ZAP handlers before any socket listens. They answer once the allowed keys are known.
+        zap_handlers = (
+            ZapHandler(context, allow_list, "control"),
+            ZapHandler(relay.context, allow_list, "relay"),
         )
-        for doorkeeper in doorkeepers:
-            closing.push_async_callback(doorkeeper.stop)
+        for zap_handler in zap_handlers:
+            closing.push_async_callback(zap_handler.stop)
         devices, operators = context.socket(zmq.ROUTER), context.socket(zmq.ROUTER)
         closing.callback(devices.close, linger=0)
+        connections = Connections(devices, MAX_CONNECTIONS)
+        closing.callback(connections.close)
         closing.callback(operators.close, linger=0)
 
         endpoints = _listen(config, keys, devices, operators, relay)
@@ -97,19 +112,19 @@ async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
             _fleet_config(config, endpoints, keys.public, operator_keys.public),
             store.epoch,
             store.records,
-            RandomSupply(),
+            RandomEntropy(),
             now=time.monotonic(),
             unix_time=time.time(),
         )
-        broker = Broker(endpoints, fleet, store, allow_list, relay, devices, operators)
+        broker = Broker(endpoints, fleet, store, allow_list, relay, devices, operators, connections)
         await broker.perform(fleet.start())
-        for doorkeeper in doorkeepers:
-            doorkeeper.start()
+        for zap_handler in zap_handlers:
+            zap_handler.start()
         yield broker
 
 
 class Broker:
-    """A broker at work. One task runs it, and nothing else touches what it has."""
+    """A running broker. One task owns it."""
 
     def __init__(
         self,
@@ -120,6 +135,7 @@ class Broker:
         relay: Relay,
         devices: Socket,
         operators: Socket,
+        connections: Connections,
     ) -> None:
         self.endpoints = endpoints
         self.fleet = fleet
@@ -128,9 +144,14 @@ class Broker:
         self._relay = relay
         self._devices = devices
         self._operators = operators
-        self._wishes: dict[bytes, Send] = {}  # routing id → a Desired that is held back for a moment
+        self._connections = connections  # of devices
+        self._allowed: frozenset[str] = frozenset()  # keys of devices
+        self._cut_at: dict[str, float] = {}  # revoked key → when its connections are closed
+        self._held: dict[bytes, Send] = {}  # routing id → a Desired that is delayed for a moment
         self._hold_until = 0.0  # monotonic; set while there is one
-        self._complaints: dict[str, float] = {}  # sender of junk → when it was last written about
+        self._logged_at: dict[str, float] = {}  # sender of malformed messages → time of the last log line
+        self._budgets = Budgets()
+        self._dropped: Counter[str] = Counter()  # messages over budget since the last tick, by key
 
     async def run(self) -> None:
         """Serve until cancelled. Raises: RelayDied."""
@@ -142,28 +163,28 @@ class Broker:
         try:
             next_tick = time.monotonic()
             while True:
-                for socket in sockets:
-                    await self._drain(socket)
+                await self._serve_operators()
+                await self._serve_devices()
                 if time.monotonic() >= next_tick:
                     next_tick = time.monotonic() + TICK
                     self._relay.check()
-                    await self.perform(self.fleet.tick(time.monotonic()))
-                    self._send_all_wishes()
+                    await self._tick(time.monotonic())
+                    await self._tidy()
                 await self._wait(wake, next_tick)
         finally:
             for socket in sockets:
                 loop.remove_reader(socket)
 
     async def _wait(self, wake: asyncio.Event, until: float) -> None:
-        """Until a message may be there, or until then.
+        """Wait until a message may be there, or until the given time.
 
-        A socket's descriptor tells of a change once. What came while we sent is seen in EVENTS only.
+        The descriptor of a ZeroMQ socket is edge-triggered: EVENTS must be checked after each send.
         """
         wake.clear()
         if any(socket.poll(0) for socket in (self._devices, self._operators)):
             await asyncio.sleep(0)  # let others run
             return
-        # Not `wait_for`, which loses a cancellation that comes together with a message.
+        # Not `wait_for`, which can lose a cancellation that coincides with a message.
         alarm = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), wake.set)
         try:
             await wake.wait()
@@ -171,7 +192,7 @@ class Broker:
             alarm.cancel()
 
     async def perform(self, effects: Sequence[Effect]) -> None:
-        """Do what the fleet decided, in its order."""
+        """Perform effects in order."""
         for position, effect in enumerate(effects):
             match effect:
                 case Save():
@@ -182,54 +203,92 @@ class Broker:
                 case Send(message=Desired()):
                     self._hold(effect)
                 case Send():
-                    self._send_wishes(effect.routing_id)
+                    self._send_held(effect.routing_id)
                     self._send(effect)
                 case Answer():
                     self._answer(effect)
-                case Allow():
-                    self._allow_list.set(effect.domain, effect.keys)
-                case Audit():
-                    level = logging.ERROR if effect.alarm else logging.INFO
+                case SetAllowedKeys():
+                    self._set_allowed_keys(effect)
+                case LogEvent():
+                    level = logging.ERROR if effect.severity == "error" else logging.INFO
                     logger.log(level, "%s: %s", effect.subject, effect.event)
                 case _:
                     assert_never(effect)
 
     async def _save(self, save: Save, following: Sequence[Effect]) -> bool:
         try:
-            await asyncio.to_thread(self._store.commit, save.writes)
+            await _in_thread(self._store.commit, save.writes)
         except StoreDown as exc:
             logger.error("%s", exc)
-            await self.perform(self.fleet.unsaved(save, following))
+            await self.perform(self.fleet.commit_failed(save, following))
             return False
+        self._relay.rules = self._relay.rules.after(save.writes, time.monotonic())
         return True
 
+    def _set_allowed_keys(self, allowed: SetAllowedKeys) -> None:
+        self._allow_list.set(allowed.domain, allowed.keys)
+        self._relay.rules = self._relay.rules.allowing(allowed.domain, allowed.keys)
+        if allowed.domain == "devices":
+            taken = dict.fromkeys(self._allowed - allowed.keys, time.monotonic() + LAST_WORD)
+            self._cut_at = {key: at for key, at in (self._cut_at | taken).items() if key not in allowed.keys}
+            self._allowed = allowed.keys
+
+    def _cut_connections(self, now: float) -> None:
+        """Close the connections of revoked keys, and silent connections, whose key is unknown."""
+        self._connections.take_new(now)
+        for key in self._connections.count(UNREAD):
+            logger.error("%s sends a message without an end: disconnected", key)
+            self._cut_off(key)
+        over = [key for key, at in self._cut_at.items() if now >= at]
+        for key in over:
+            del self._cut_at[key]
+        if over:
+            self._connections.cut_all(lambda each: each.key is None or each.key in over)
+        self._connections.sweep()
+
+    def _cut_off(self, key: str) -> int:
+        """Close the connections of a key, and keep it out for a while. Return how many there were."""
+        self._allow_list.keep_out(key, PENALTY)
+        return self._connections.cut_all(lambda each: each.key == key)
+
+    async def _tidy(self) -> None:
+        """Merge the journal into the database once the store is idle."""
+        if self._store.is_due(time.monotonic()):
+            try:
+                await _in_thread(self._store.tidy)
+            except StoreDown as exc:
+                logger.error("%s", exc)
+
     async def _raise_epoch(self, epoch: int) -> None:
-        """When the store is down the old one stays, and the device asks again."""
+        """Raise the epoch. If the store is down, the old one stays and the device tries again."""
         try:
-            await asyncio.to_thread(self._store.raise_epoch, epoch)
+            await _in_thread(self._store.raise_epoch, epoch)
         except StoreDown as exc:
             logger.error("%s", exc)
         else:
-            self.fleet.raised(epoch)
+            self.fleet.epoch_committed(epoch)
 
     def _hold(self, send: Send) -> None:
-        """A later set takes the place of an earlier one: of changes that come together one set is sent."""
-        if not self._wishes:
+        """Delay a Desired. A later one replaces it, so that simultaneous changes become one message."""
+        if not self._held:
             self._hold_until = time.monotonic() + HOLD
-        self._wishes[send.routing_id] = send
+        self._held[send.routing_id] = send
 
-    def _send_wishes(self, routing_id: bytes) -> None:
-        """What is held back goes before everything else that the device is told."""
-        held = self._wishes.pop(routing_id, None)
+    def _send_held(self, routing_id: bytes) -> None:
+        """Send the delayed Desired of a device, before any other message to it."""
+        held = self._held.pop(routing_id, None)
         if held is not None:
             self._send(held)
 
-    def _send_all_wishes(self) -> None:
-        for routing_id in list(self._wishes):
-            self._send_wishes(routing_id)
+    def _send_all_held(self) -> None:
+        for routing_id in list(self._held):
+            self._send_held(routing_id)
 
     def _send(self, send: Send) -> None:
-        frames = [send.routing_id, *encode(self.fleet.envelope(send))]
+        envelope = self.fleet.envelope(send)
+        if envelope is None:  # its session ended while it was held back
+            return
+        frames = [send.routing_id, *encode(envelope)]
         logger.debug("> %s %r", send.routing_id.hex(), send.message)
         try:
             self._devices.send_multipart(frames, zmq.DONTWAIT)
@@ -241,8 +300,8 @@ class Broker:
             self.fleet.sent(send)
 
     def _answer(self, answer: Answer) -> None:
-        """An operator that is gone, or reads nothing, asks again if it still wants to know."""
-        envelope = Envelope(answer.message, self.fleet.epoch, request_id=answer.request_id)
+        """Reply to an operator. One that is gone or does not read has to ask again."""
+        envelope = Envelope(answer.message, epoch=self.fleet.epoch, request_id=answer.request_id)
         try:
             frames = encode(envelope)
         except BadMessage as exc:
@@ -252,53 +311,124 @@ class Broker:
         except zmq.ZMQError as exc:
             if exc.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
                 raise
-            logger.warning("an operator did not take its answer: %s", exc.strerror)
+            logger.warning("an operator did not take its reply: %s", exc.strerror)
 
-    async def _drain(self, socket: Socket) -> None:
-        """Take what is there, but let others have their turn."""
+    async def _tick(self, now: float) -> None:
+        for key, count in self._dropped.items():
+            if (
+                key not in self._relay.rules.admission.keys
+            ):  # quarantined, or not enrolled: it has nothing to say
+                self._cut_off(key)
+            await self.perform(self.fleet.overspent(key, count, now))
+        self._dropped.clear()
+        self._budgets.forget(now - IDLE)
+        self._cut_connections(now)
+        await self.perform(self.fleet.tick(now))
+        self._send_all_held()
+
+    async def _serve_operators(self) -> None:
+        """Handle the waiting messages of operators, up to a limit."""
         for _ in range(DRAIN):
-            if self._wishes and (socket is self._devices or time.monotonic() > self._hold_until):
-                self._send_all_wishes()
-            try:
-                # Only a Frame knows whose key brought it.
-                frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
+            if self._held and time.monotonic() > self._hold_until:
+                self._send_all_held()
+            frames = _taken(self._operators)
+            if frames is None:
                 break
-            peer = _operator(frames) if socket is self._operators else _device(frames)
-            await self._receive(peer, [frame.bytes for frame in frames[1:]])
-        self._send_all_wishes()
+            await self._receive(OperatorPeer(frames[0].bytes), frames[1:])
+        self._send_all_held()
 
-    async def _receive(self, peer: DevicePeer | OperatorPeer, frames: Sequence[bytes]) -> None:
+    async def _serve_devices(self) -> None:
+        """Handle the waiting messages of devices, but those of operators first: devices never delay them."""
+        for _ in range(DRAIN):
+            self._send_all_held()
+            frames = _taken(self._devices, MAX_FRAMES)
+            if frames is None:
+                break
+            # The key of the ZAP reply. A CURVE socket with an enforced domain accepts no message without it.
+            peer = DevicePeer(frames[0].bytes, str(frames[-1].get("User-Id")))
+            size = sum(map(len, frames))
+            self._connections.speaks(
+                descriptor_of(frames[-1]), peer.key, number_of(frames[-1]), time.monotonic()
+            )
+            self._connections.read(peer.key, size + OVERHEAD * len(frames))
+            if frames[-1].more:
+                await self._pass_over(peer.key, frames[-1])
+            elif self._budgets.admits(peer.key, size, time.monotonic()):
+                await self._receive(peer, frames[1:])
+            else:
+                self._dropped[peer.key] += 1
+            if int(self._operators.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                await self._serve_operators()
+        self._send_all_held()
+
+    async def _pass_over(self, key: str, last: zmq.Frame) -> None:
+        """Disconnect a sender of too many frames. Operators do not wait until the rest is read."""
+        self._dropped[key] += 1
+        if self._cut_off(key):  # otherwise it was disconnected before
+            logger.error("%s sends a message of more than %d frames: disconnected", key, MAX_FRAMES)
+        while last.more:
+            for last in _taken(self._devices, DRAIN) or ():
+                self._connections.read(key, len(last) + OVERHEAD)
+            await self._serve_operators()
+
+    async def _receive(self, peer: DevicePeer | OperatorPeer, frames: Sequence[zmq.Frame]) -> None:
+        now = time.monotonic()
+        content = [frame.bytes for frame in frames]
         try:
-            envelope = decode(frames)
+            envelope = decode(content)
         except BadMessage as exc:
-            self._complain(peer, exc)
-            request_id = frames[1] if len(frames) > 1 and len(frames[1]) == 16 else b""
-            await self.perform(self.fleet.garbled(peer, request_id, exc))
+            self._log_malformed(peer, exc)
+            request_id = content[1] if len(content) > 1 and len(content[1]) == 16 else b""
+            await self.perform(self.fleet.receive_malformed(peer, request_id, exc))
             return
         logger.debug("< %s %r", peer.routing_id.hex(), envelope.message)
-        await self.perform(self.fleet.receive(peer, envelope, time.monotonic()))
+        begins = isinstance(envelope.message, Hello | Enrol)
+        if begins and isinstance(peer, DevicePeer) and not self._budgets.admits_session(peer.key, now):
+            self._dropped[peer.key] += 1
+            return
+        await self.perform(self.fleet.receive(peer, envelope, now))
 
-    def _complain(self, peer: DevicePeer | OperatorPeer, error: BadMessage) -> None:
-        """Write about junk, but not so often that it fills the disk."""
+    def _log_malformed(self, peer: DevicePeer | OperatorPeer, error: BadMessage) -> None:
+        """Log malformed messages, but not so often that the log fills the disk."""
         sender = peer.key if isinstance(peer, DevicePeer) else "an operator"
         now = time.monotonic()
-        if now - self._complaints.get(sender, float("-inf")) > COMPLAINT_INTERVAL:
-            self._complaints[sender] = now
+        if now - self._logged_at.get(sender, float("-inf")) > LOG_INTERVAL:
+            self._logged_at[sender] = now
             logger.warning("%s: not a message: %s", sender, error)
 
 
-def _device(frames: Sequence[zmq.Frame]) -> DevicePeer:
-    # The key of the ZAP reply. A CURVE socket with an enforced domain lets no message through without.
-    return DevicePeer(frames[0].bytes, str(frames[-1].get("User-Id")))
+async def _in_thread(do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Run in a thread, and wait for its end even when cancelled: a store in use must not be closed."""
+    doing = asyncio.ensure_future(asyncio.to_thread(do, *args, **kwargs))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait({doing})
+        raise
 
 
-def _operator(frames: Sequence[zmq.Frame]) -> OperatorPeer:
-    return OperatorPeer(frames[0].bytes)
+def _taken(socket: Socket, most: float = math.inf) -> list[zmq.Frame] | None:
+    """The next message, if any, up to `most` frames. Only a Frame has the key of its sender."""
+    try:
+        frames: list[zmq.Frame] = [socket.recv(zmq.DONTWAIT, copy=False)]
+    except zmq.Again:
+        return None
+    while frames[-1].more and len(frames) < most:
+        frames.append(socket.recv(zmq.DONTWAIT, copy=False))
+    return frames
+
+
+def _key(folder: Path, name: str, records: Sequence[Record]) -> KeyPair:
+    """A key pair of the data directory. It is created for a new fleet only. Raises: BadKey."""
+    path = folder / name
+    known = sum(isinstance(record, DeviceRecord | SubscriberRecord) for record in records)
+    if known and not path.exists():
+        raise BadKey(path, f"there is none, and {known} devices and programs rely on it; {remedies(folder)}")
+    return load_or_make(path)
 
 
 def _make_private(folder: Path) -> None:
-    """Make the data directory, and let nobody else in: who may open the sockets in it commands the fleet."""
+    """Create the data directory for its owner only: its sockets give control over the fleet."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -315,20 +445,20 @@ def _listen(
 ) -> Endpoints:
     configure(devices, CONTROL_OPTIONS)
     configure(operators, OPERATOR_OPTIONS)
-    secure(devices, keys, "devices")
+    serve(devices, keys.secret, "devices")
     if config.operators_port is None:
         operators_endpoint = bind(operators, f"ipc://{config.operators_path}", "--data-dir")
     else:
-        secure(operators, keys, "operators")
+        serve(operators, keys.secret, "operators")
         bound = bind(operators, tcp(config.host, config.operators_port), "--operators-port")
         operators_endpoint = tcp(config.host, port_of(bound))
     predictions, pictures = f"ipc://{config.predictions_path}", f"ipc://{config.pictures_path}"
     host = config.host
     bound = bind(devices, tcp(host, config.devices_port), "--devices-port")
-    relay_in = relay.start_in(PREDICTIONS, tcp(host, config.relay_in_port), predictions)
-    relay_out = relay.start_out(PREDICTIONS, tcp(host, config.relay_out_port), predictions)
-    pictures_in = relay.start_in(PICTURES, tcp(host, config.pictures_in_port), pictures)
-    pictures_out = relay.start_out(PICTURES, tcp(host, config.pictures_out_port), pictures)
+    ports = tcp(host, config.relay_in_port), tcp(host, config.relay_out_port)
+    relay_in, relay_out = relay.start(PREDICTIONS, ports[0], predictions, ports[1])
+    ports = tcp(host, config.pictures_in_port), tcp(host, config.pictures_out_port)
+    pictures_in, pictures_out = relay.start(PICTURES, ports[0], pictures, ports[1])
     return Endpoints(
         devices=tcp(host, port_of(bound)),
         operators=operators_endpoint,
@@ -341,6 +471,14 @@ def _listen(
     )
 
 
+def _told_by(file: Path | None) -> str:
+    """The fingerprint in a file of the api, "" if there is none. It may change, so it is read each time."""
+    try:
+        return "" if file is None else parse_fingerprint(file.read_text("ascii"))
+    except (OSError, ValueError):
+        return ""
+
+
 def _fleet_config(
     config: BrokerConfig, endpoints: Endpoints, broker_key: str, operator_key: str
 ) -> FleetConfig:
@@ -349,8 +487,9 @@ def _fleet_config(
         broker_key=broker_key,
         operator_key=operator_key,
         endpoints=tuple(tcp(host, devices_port) for host in config.hosts),
-        subscribe_endpoint=tcp(config.hosts[0], relay_out_port),
+        subscribe_endpoints=tuple(tcp(host, relay_out_port) for host in config.hosts),
         relay=(tcp("*", port_of(endpoints.relay_in)),),
         pictures=(tcp("*", port_of(endpoints.pictures_in)),),
         api=f"http://*:{config.api_port}",
+        api_fingerprint=lambda: _told_by(config.api_fingerprint),
     )

@@ -1,4 +1,4 @@
-"""How the broker's sockets are made: options with their reasons, keys, and addresses with clear errors."""
+"""Creates the broker's sockets: options with their reasons, keys, and addresses with clear errors."""
 
 from __future__ import annotations
 
@@ -7,56 +7,57 @@ import errno
 import zmq
 
 from streamfleet_broker.errors import CannotBind
-from streamfleet_broker.protocol.control import MAX_BODY
-from streamfleet_broker.supply import KeyPair
+from streamfleet_core.protocol.control_plane import CURVE_MARGIN, MAX_BODY
+from streamfleet_core.protocol.data_plane import MAX_FRAME
+from streamfleet_core.runtime.keepalive import KEEPALIVE
 
 Socket = zmq.Socket[bytes]
 
-MAX_DATA = 4 * 1_048_576  # bytes a frame; a larger one cuts its sender off
-
-_COMMON: dict[int, int] = {
+_COMMON: dict[int, int] = KEEPALIVE | {
     zmq.LINGER: 0,
     zmq.IPV6: 1,
     zmq.BACKLOG: 1024,
-    zmq.HANDSHAKE_IVL: 5000,  # ms; half-open connections hold a descriptor for so long
-    zmq.HEARTBEAT_IVL: 2000,  # ms; without them a partition is never noticed
-    zmq.HEARTBEAT_TIMEOUT: 6000,
-    zmq.HEARTBEAT_TTL: 6000,
-    zmq.TCP_KEEPALIVE: 1,
+    zmq.HANDSHAKE_IVL: 5000,  # ms; half-open connections keep a descriptor that long
 }
 CONTROL_OPTIONS = _COMMON | {
-    zmq.SNDHWM: 32,  # messages a peer: what does not fit is sent anew, later
-    zmq.RCVHWM: 1000,
-    zmq.MAXMSGSIZE: MAX_BODY,
-    zmq.ROUTER_MANDATORY: 1,  # or messages to nobody vanish without a word
+    zmq.SNDHWM: 32,  # messages per peer: what does not fit is sent again later
+    zmq.RCVHWM: 100,  # messages per peer: ten seconds of the busiest device; a flood waits in its own queue
+    zmq.MAXMSGSIZE: MAX_BODY + CURVE_MARGIN,  # bytes; a larger message closes the connection
+    zmq.ROUTER_MANDATORY: 1,  # otherwise messages to unknown peers are silently dropped
+    zmq.AFFINITY: 1,  # a bit mask: the first I/O thread decrypts for devices
 }
 OPERATOR_OPTIONS = CONTROL_OPTIONS | {
-    zmq.SNDHWM: 1000,  # one peer is an api with many clients: all that it asks at once is answered
+    zmq.SNDHWM: 1000,  # one peer is an api with many clients and many simultaneous requests
+    zmq.RCVHWM: 1000,
+    zmq.AFFINITY: 2,  # the second I/O thread is for operators: devices never delay them
 }
 DATA_OPTIONS = _COMMON | {
-    zmq.SNDHWM: 200,  # messages a subscriber: a slow one loses its own, and holds up nobody
-    zmq.RCVHWM: 1000,
-    zmq.MAXMSGSIZE: MAX_DATA,
+    zmq.SNDHWM: 200,  # messages per subscriber: a slow one loses its own, and delays no other
+    # Messages per device. libzmq reads half of them in one go and sends nothing meanwhile. So it must be less
+    # than the queue of a subscriber, which would overflow at full speed otherwise.
+    zmq.RCVHWM: 100,
+    zmq.MAXMSGSIZE: MAX_FRAME,  # bytes, on every hop: a larger message closes the connection
+}
+PUBLICATION_OPTIONS: dict[int, int] = {
+    zmq.SNDHWM: 100_000,  # subscriptions per device: none may be lost, and their number is bounded elsewhere
+}
+SUBSCRIPTION_OPTIONS: dict[int, int] = {
+    # An XPUB receives subscriptions, and the handshake's commands of 300 bytes. libzmq keeps a node for each
+    # byte of each topic, and removes topics recursively.
+    zmq.MAXMSGSIZE: 512,
+    zmq.RCVHWM: 8,  # messages per peer: a flood waits in its own queue until its subscriptions are counted
+    zmq.XPUB_MANUAL: 1,
 }
 PICTURE_OPTIONS = DATA_OPTIONS | {
-    zmq.SNDHWM: 4,  # an old picture is worth nothing: who is slow sees fewer, and not late ones
+    zmq.SNDHWM: 4,  # a slow client gets fewer previews instead of late ones
     zmq.RCVHWM: 4,
 }
 
 
 def configure(socket: Socket, options: dict[int, int]) -> None:
-    """Set options, before the socket is bound or connected."""
+    """Set options. Call it before the socket is bound or connected."""
     for option, value in options.items():
         socket.setsockopt(option, value)
-
-
-def secure(socket: Socket, keys: KeyPair, domain: str) -> None:
-    """Make it a CURVE server whose clients are asked for in a ZAP domain."""
-    socket.curve_server = True
-    socket.curve_secretkey = keys.secret.encode("ascii")
-    socket.zap_domain = domain.encode("ascii")
-    # Otherwise a context without a handler would let everybody in.
-    socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 def bind(socket: Socket, endpoint: str, option: str) -> str:
@@ -66,11 +67,12 @@ def bind(socket: Socket, endpoint: str, option: str) -> str:
     except zmq.ZMQError as exc:
         reason = "the port is taken" if exc.errno == errno.EADDRINUSE else str(exc.strerror)
         raise CannotBind(option, endpoint, reason) from exc
-    return socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode("ascii")  # type: ignore[union-attr]
+    # The path of an ipc endpoint may contain any characters.
+    return socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
 
 
 def tcp(host: str, port: int) -> str:
-    """The endpoint of a host; port 0 is any port that is free."""
+    """The endpoint of a host. Port 0 means any free port."""
     name = f"[{host}]" if ":" in host else host
     return f"tcp://{name}:{port or '*'}"
 

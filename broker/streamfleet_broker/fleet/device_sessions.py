@@ -1,0 +1,401 @@
+"""The devices' plane: sessions, the desired state that each device is sent, and the detection of silence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from streamfleet_broker.fleet.confirmations import Confirmations
+from streamfleet_broker.fleet.devices import Device, DevicePeer, Session
+from streamfleet_broker.fleet.effects import LogEvent, RaiseEpoch, Send
+from streamfleet_broker.fleet.records import DeviceRecord
+from streamfleet_broker.fleet.scheduler import Scheduler
+from streamfleet_broker.fleet.state import State
+from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
+from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.messages import (
+    Ack,
+    Beat,
+    Bye,
+    Desired,
+    Enrol,
+    Enrolled,
+    Hello,
+    RefusalCode,
+    Refused,
+    Subscribers,
+    Welcome,
+)
+from streamfleet_core.protocol.values import is_public_key, observed_digest
+
+PARTITION_MINIMUM = 3  # silent devices: fewer are never taken for a failure of our network
+MAX_EPOCH_STEP = 1_000_000  # starts of a broker; a device must not exhaust the number range
+RETURNS = 3  # of a replaced boot within the clone window: two machines use one key
+FLOOD_ENDS = 5.0  # seconds without a dropped message
+FLOOD_LASTS = 30.0  # seconds of a flood after which its device is quarantined
+FLOOD_TOLD = 60.0  # seconds between two log lines about one key
+_CLONED = "two machines use its key"
+_FLOODS = "it sends more than any device needs"
+
+
+@dataclass(slots=True)
+class _Flood:
+    """Messages of one key beyond its budget."""
+
+    began: float
+    last: float
+    told: float = float("-inf")
+    dropped: int = 0  # messages
+
+
+class Sessions:
+    """Starts and ends the sessions of all devices."""
+
+    def __init__(self, state: State, scheduler: Scheduler, confirmations: Confirmations, now: float) -> None:
+        self._state = state
+        self._scheduler = scheduler
+        self._confirmations = confirmations
+        self._ticked = now
+        self._grace_until = now + state.config.grace
+        self._raise_after = now  # limits how often devices can restart all sessions
+        self._raiser: Device | None = None  # the device that caused the epoch that is being written
+        self._floods: dict[str, _Flood] = {}  # by key; recent ones only
+
+    def tick(self, now: float) -> None:
+        """Expire tokens, and detect silent devices."""
+        if now - self._ticked > self._state.config.suspect:
+            # The broker was suspended; heartbeats may still be queued, so extend the grace period.
+            self._grace_until = max(self._grace_until, now + self._state.config.grace)
+        self._ticked = now
+        self._floods = {key: each for key, each in self._floods.items() if now - each.last < FLOOD_TOLD}
+        self._expire_tokens(now)
+        self._check_silence(now)
+        self._detect_partition(now)
+
+    def receive_malformed(self, peer: DevicePeer, error: BadMessage) -> None:
+        """Refuse bytes that are not a message."""
+        code: RefusalCode = "version" if error.expected.startswith("version") else "bad_message"
+        self._refuse(peer, NO_SESSION, code, str(error))
+
+    def overspent(self, key: str, count: int, now: float) -> None:
+        """Count dropped messages of a key. Log a flood once a minute; quarantine its device if it lasts."""
+        flood = self._floods.setdefault(key, _Flood(now, now))
+        if now - flood.last > FLOOD_ENDS:
+            flood.began = now
+        flood.last = now
+        flood.dropped += count
+        name = self._state.tables.owners.get(key)
+        if now - flood.told >= FLOOD_TOLD:
+            event = f"{_FLOODS}: {flood.dropped} messages were dropped"
+            self._state.immediate_effects.append(
+                LogEvent(name or "a key that has not enrolled", event, severity="error")
+            )
+            flood.told, flood.dropped = now, 0
+        if name is not None and now - flood.began >= FLOOD_LASTS:
+            device = self._state.devices[name]
+            if device.state != "quarantined":
+                self._quarantine(device, _FLOODS, now)
+
+    def _quarantine(self, device: Device, why: str, now: float) -> None:
+        """Stop talking to a device. Its movable pipelines move once its lease has expired."""
+        if device.session is not None:
+            self._state.end_session(device)
+        device.state, device.heard, device.why_quarantined = "quarantined", now, why
+        self._state.mark_device_dirty(device.name)
+        self._state.immediate_effects += [
+            self._state.allowed_keys("relay-in"),
+            LogEvent(device.name, f"quarantined: {why}; enroll the device again", severity="error"),
+        ]
+
+    def envelope(self, send: Send) -> Envelope | None:
+        """Wrap a message to a device; None after the end of its session. Refusals have no sequence number."""
+        if isinstance(send.message, Refused | Enrolled):
+            return Envelope(send.message, epoch=self._state.epoch, session=send.session)
+        session = self._addressed(send)
+        if session is None:
+            return None
+        return Envelope(send.message, epoch=self._state.epoch, session=send.session, seq=session.sent + 1)
+
+    def sent(self, send: Send) -> None:
+        """Note that a message was sent."""
+        session = self._addressed(send)
+        if session is not None and not isinstance(send.message, Refused):
+            session.sent += 1
+
+    def unsent(self, send: Send, *, gone: bool) -> None:
+        """Handle a message that was not sent, because the peer is gone or its queue is full."""
+        session = self._addressed(send)
+        if session is None:
+            return
+        if gone:
+            device = self._state.sessions[session.id]
+            session.cut = device.state != "suspect"
+            device.state = "suspect"
+            self._state.mark_device_dirty(device.name)
+        elif isinstance(send.message, Desired | Subscribers):
+            session.resend = True
+
+    def _addressed(self, send: Send) -> Session | None:
+        """The session of a message. A refused peer may have quoted the session of another device."""
+        device = self._state.sessions.get(send.session)
+        session = None if device is None else device.session
+        return session if session is not None and session.routing_id == send.routing_id else None
+
+    def receive(self, peer: DevicePeer, envelope: Envelope, now: float) -> None:
+        """Handle a message of a device."""
+        message = envelope.message
+        if isinstance(message, Enrol):
+            self._enrol(peer, message)
+            return
+        name = self._state.tables.owners.get(peer.key)
+        if name is None:
+            # ZAP admitted the key: it is a one-time key, or belonged to a device when it connected.
+            code: RefusalCode = "unknown_key" if peer.key in self._state.tables.tokens else "revoked"
+            self._refuse(peer, envelope.session, code, "enrol first")
+            return
+        device = self._state.devices[name]
+        follows = self._compare_epochs(device, envelope, now)
+        match message:
+            case Hello() if not follows:
+                self._refuse(peer, NO_SESSION, "stale_session", "you saw this epoch before: hello again")
+            case Hello():
+                self._handle_hello(peer, device, message, now)
+            case Beat() | Bye():
+                session = self._session_of(peer, device, envelope)
+                if session is None:
+                    self._refuse(peer, envelope.session, "stale_session", "hello first")
+                elif isinstance(message, Beat):
+                    self._handle_heartbeat(device, session, message, now)
+                else:
+                    self._handle_bye(device, message, now)
+            case _:
+                expected = BadMessage("Hello, Beat, Bye or Enrol", type(message).__name__)
+                self._refuse(peer, envelope.session, "bad_message", str(expected))
+
+    def _compare_epochs(self, device: Device, envelope: Envelope, now: float) -> bool:
+        """Whether our epoch is above any that the device saw of other brokers. If not, a Hello raises it.
+
+        A store restored from a backup has too low an epoch. Devices ignore brokers below the highest epoch
+        that they saw, and consider revisions of the same epoch outdated.
+        """
+        message = envelope.message
+        seen = message.seen_epoch if isinstance(message, Hello) else envelope.epoch
+        if seen < self._state.epoch or (seen == self._state.epoch and device.told_epoch == seen):
+            device.told_epoch = self._state.epoch
+            return True
+        if isinstance(message, Hello) and now >= self._raise_after and device.raises.has(1, now):
+            self._raise_after = now + self._state.config.lease
+            ours = self._state.epoch
+            event = f"in epoch {ours}, and {device.name} saw {seen} before: is the store a restored backup?"
+            self._state.immediate_effects.append(LogEvent("fleet", event, severity="error"))
+            if seen - self._state.epoch <= MAX_EPOCH_STEP:
+                device.told_epoch = seen + 1
+                self._raiser = device
+                self._state.immediate_effects.append(RaiseEpoch(seen + 1))
+        return False
+
+    def epoch_committed(self, now: float) -> None:
+        """Charge the device that caused the new epoch."""
+        if self._raiser is not None:
+            self._raiser.raises.take(1, now)
+
+    def _refuse(self, peer: DevicePeer, session: bytes, code: RefusalCode, detail: str) -> None:
+        self._state.immediate_effects.append(Send(peer.routing_id, Refused(code, detail), session))
+
+    def _enrol(self, peer: DevicePeer, message: Enrol) -> None:
+        token = self._state.tables.tokens.get(peer.key)
+        if token is None:
+            self._refuse(peer, NO_SESSION, "token_used", "ask for a new token")
+            return
+        if self._state.is_known_key(message.public_key):
+            self._refuse(peer, NO_SESSION, "bad_message", "this key is in use: make one of your own")
+            return
+        if not is_public_key(message.public_key):
+            self._refuse(peer, NO_SESSION, "bad_message", "expected a public key of CURVE, got none")
+            return
+        known = self._state.tables.devices.get(token.device)
+        if known is None:
+            self._state.devices[token.device] = Device(name=token.device, rev=self._state.rev)
+            short_id = max((record.short_id for record in self._state.tables.devices.values()), default=0) + 1
+            self._state.tables.write(
+                DeviceRecord(device=token.device, public_key=message.public_key, short_id=short_id)
+            )
+        else:
+            self._replace_machine(self._state.devices[token.device])
+            self._state.tables.write(replace(known, public_key=message.public_key, left=False))
+        self._state.mark_device_dirty(token.device)
+        self._state.tables.remove(token)
+        self._state.after_commit += [
+            self._state.allowed_keys("devices"),
+            self._state.allowed_keys("relay-in"),
+            Send(peer.routing_id, Enrolled(token.device), NO_SESSION),
+            LogEvent(token.device, "enrolled"),
+        ]
+
+    def _replace_machine(self, device: Device) -> None:
+        """Give a name to another key. Higher gens fence off what the old machine may still emit."""
+        if device.session is not None:
+            self._state.end_session(device)
+            device.state = "suspect"
+        elif device.state == "quarantined":
+            device.state = "suspect"
+        for record in self._state.tables.of_device(device.name):
+            self._state.change(replace(record, gen=record.gen + 1, start_gen=record.gen + 1))
+
+    def _handle_hello(self, peer: DevicePeer, device: Device, hello: Hello, now: float) -> None:
+        name = device.name
+        if hello.device != name:
+            self._state.immediate_effects.append(
+                LogEvent(name, f"its key was used in the name of {hello.device}", severity="error")
+            )
+            self._refuse(peer, NO_SESSION, "key_device_mismatch", f"this is the key of {name}")
+            return
+        if device.state != "quarantined" and self._is_cloned(device, hello.boot, now):
+            self._quarantine(device, _CLONED, now)
+        if device.state == "quarantined":
+            why = device.why_quarantined.replace(" its ", " this ")
+            self._refuse(peer, NO_SESSION, "quarantined", f"{why}: enroll the device again")
+            return
+        self._open_session(peer, device, hello, now)
+
+    def _is_cloned(self, device: Device, boot: bytes, now: float) -> bool:
+        """Whether two boots take the session from each other. A restarted agent has a new boot."""
+        since = now - self._state.config.clone_window
+        device.replaced = {old: at for old, at in list(device.replaced.items())[-16:] if at > since}
+        device.returns = [at for at in device.returns if at > since]
+        if device.session is None or device.session.boot == boot:
+            return False
+        device.replaced.pop(device.session.boot, None)
+        device.replaced[device.session.boot] = now
+        if boot in device.replaced:
+            device.returns.append(now)
+        return len(device.returns) >= RETURNS
+
+    def _open_session(self, peer: DevicePeer, device: Device, hello: Hello, now: float) -> None:
+        if device.session is not None:
+            self._state.end_session(device)
+        session = Session(
+            id=self._state.entropy.session(),
+            routing_id=peer.routing_id,
+            boot=hello.boot,
+            ticket=self._state.entropy.ticket(),
+        )
+        device.session, device.state, device.heard = session, "syncing", now
+        device.capacity, device.agent, device.publish = hello.capacity, hello.agent, hello.publish
+        device.observed = {entry.pipeline_id: entry for entry in hello.observed}
+        self._state.sessions[session.id] = device
+        self._state.tickets[session.ticket] = device.name
+        record = self._state.tables.devices[device.name]
+        if record.left:
+            self._state.tables.write(replace(record, left=False))
+        # Send the desired state before any acknowledgement, so that the device stops what it no longer holds.
+        self._state.send(session, self._welcome(device, session))
+        self._send_desired(device, session)
+        self._state.mark_device_dirty(device.name)
+        self._state.immediate_effects.append(LogEvent(device.name, f"joined, agent {hello.agent}"))
+
+    def _welcome(self, device: Device, session: Session) -> Welcome:
+        config = self._state.config
+        return Welcome(
+            session=session.id,
+            self_stop_ms=round(config.self_stop * 1000),
+            beat_ms=round(config.beat * 1000),
+            short_id=self._state.tables.devices[device.name].short_id,
+            api=config.api,
+            ticket=session.ticket,
+            relay=config.relay,
+            pictures=config.pictures,
+            api_fingerprint=config.api_fingerprint(),
+        )
+
+    def _send_desired(self, device: Device, session: Session) -> None:
+        session.resend = False
+        self._state.send(session, self._state.desired(device))
+        self._state.send(session, Subscribers(self._state.subscribers_rev, self._state.subscriber_keys()))
+
+    def _session_of(self, peer: DevicePeer, device: Device, envelope: Envelope) -> Session | None:
+        """The session that a message belongs to, when everything that fences it is right."""
+        session = device.session
+        if session is None or (session.id, session.routing_id) != (envelope.session, peer.routing_id):
+            return None
+        if envelope.epoch != self._state.epoch or envelope.seq != session.received + 1:
+            return None
+        session.received = envelope.seq
+        return session
+
+    def _handle_heartbeat(self, device: Device, session: Session, beat: Beat, now: float) -> None:
+        device.heard = now
+        session.applied_rev = beat.applied_rev
+        if beat.observed is not None:
+            device.observed = {entry.pipeline_id: entry for entry in beat.observed}
+            self._state.mark_device_dirty(device.name)
+        want_full = observed_digest(tuple(device.observed.values())) != beat.observed_digest
+        if session.resend or beat.applied_rev != device.rev:
+            self._send_desired(device, session)
+        self._state.send(session, Ack(beat.n, want_full))
+        if device.state != "ready":
+            self._state.immediate_effects.append(LogEvent(device.name, "ready"))
+            device.state = "ready"
+            self._state.mark_device_dirty(device.name)
+            self._scheduler.place(now)
+        self._confirmations.confirm(device, session, now)
+
+    def _handle_bye(self, device: Device, bye: Bye, now: float) -> None:
+        self._state.end_session(device)
+        device.state = "left"
+        self._state.mark_device_dirty(device.name)
+        self._state.tables.write(replace(self._state.tables.devices[device.name], left=True))
+        self._state.immediate_effects.append(LogEvent(device.name, f"left: {bye.reason}"))
+        self._confirmations.release_gone(now)
+        self._scheduler.place(now)
+
+    def _expire_tokens(self, now: float) -> None:
+        expired = [
+            token for token in self._state.tables.tokens.values() if token.expires_at <= self._state.wall(now)
+        ]
+        for token in expired:
+            self._state.tables.remove(token)
+        if expired:
+            self._state.after_commit.append(self._state.allowed_keys("devices"))
+
+    def _check_silence(self, now: float) -> None:
+        for name, device in self._state.devices.items():
+            if device.state not in ("syncing", "ready", "suspect"):
+                continue
+            assert device.heard is not None
+            silent = now - device.heard
+            if device.session is not None and device.session.cut:
+                device.session.cut = False
+                self._state.immediate_effects.append(
+                    LogEvent(name, f"suspect: cut off, silent for {silent:.1f} s")
+                )
+            if silent > self._state.config.lease and now >= self._grace_until:
+                if device.session is not None:
+                    self._state.end_session(device)
+                device.state, device.lost_at = "lost", now
+                self._state.immediate_effects.append(
+                    LogEvent(name, f"lost: silent for {silent:.1f} s", severity="error")
+                )
+            elif silent > self._state.config.suspect and device.state != "suspect":
+                device.state = "suspect"
+                self._state.immediate_effects.append(LogEvent(name, f"suspect: silent for {silent:.1f} s"))
+            elif silent > self._state.config.probe and device.state != "suspect":
+                # If its agent was killed, libzmq tells it to who sends something.
+                assert device.session is not None
+                self._state.send(device.session, self._state.desired(device))
+
+    def _detect_partition(self, now: float) -> None:
+        """Move nothing while most of the fleet is silent at once: that is probably our own network."""
+        config, suspected_before = self._state.config, self._state.network_partition_suspected
+        since = now - (config.partition_hold if suspected_before else config.partition_window)
+        devices = self._state.devices.values()
+        silent = sum(d.state == "suspect" or (d.state == "lost" and d.lost_at > since) for d in devices)
+        present = sum(device.state in ("syncing", "ready") for device in devices)
+        suspected = silent >= PARTITION_MINIMUM and silent > present
+        if suspected and not suspected_before:
+            event = f"{silent} of {silent + present} devices are silent: nothing is moved until most are back"
+            self._state.immediate_effects.append(LogEvent("fleet", event, severity="error"))
+        elif suspected_before and not suspected:
+            self._state.immediate_effects.append(
+                LogEvent("fleet", "pipelines of lost devices are moved again")
+            )
+        self._state.network_partition_suspected = suspected

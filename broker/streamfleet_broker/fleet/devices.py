@@ -1,0 +1,91 @@
+"""The state of each device, and the peers of the two planes.
+
+new ──Hello──▶ syncing ──Beat──▶ ready ◀──Beat──▶ suspect ──lease ends──▶ lost
+any ──Bye──▶ left; two boots that alternate, or a flood ──▶ quarantined; lost, left ──Hello──▶ syncing
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streamfleet_broker.fleet.records import PipelineRecord
+from streamfleet_core.protocol.rates import Bucket, Rate
+from streamfleet_core.protocol.requests import DeviceState
+from streamfleet_core.protocol.values import Observed
+
+# Epochs that one device may raise. Each restarts all sessions; a restored store needs one.
+RAISES = Rate(1 / 600, 2)
+# Events about the pipelines of one device, so that it cannot push those of others out of the log.
+EVENTS = Rate(10, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePeer:
+    """A sender on the devices' plane: its address, and the CURVE key that libzmq has authenticated."""
+
+    routing_id: bytes
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPeer:
+    """A sender on the operators' plane."""
+
+    routing_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """A peer that waits for a reply, and the id of its request."""
+
+    routing_id: bytes
+    request_id: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """A session: from a Hello to the next one, or to the end of the lease."""
+
+    id: bytes
+    routing_id: bytes  # messages from anywhere else are refused
+    boot: bytes
+    ticket: str
+    received: int = 0  # the last seq that was accepted
+    sent: int = 0  # the last seq that was sent
+    applied_rev: int = 0  # what the device says it applied
+    resend: bool = False  # the desired state could not be queued
+    cut: bool = False  # its connection is gone, which is not logged yet
+
+
+@dataclass(slots=True, kw_only=True)
+class Device:
+    """The volatile state of a device, in addition to its row."""
+
+    name: str
+    rev: int  # of the last change to its desired state
+    state: DeviceState = "new"
+    told_epoch: int = 0  # the epoch of the last reply to it
+    session: Session | None = None  # exists in `syncing` and `ready`, and usually in `suspect`
+    heard: float | None = None  # start of the lease
+    lost_at: float = float("-inf")
+    observed: dict[str, Observed] = field(default_factory=dict)  # the last list that it sent
+    capacity: int = 0
+    agent: str = ""
+    publish: str = ""  # its own PUB socket, as subscribers reach it
+    replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over
+    returns: list[float] = field(default_factory=list)  # when a replaced boot took over again
+    why_quarantined: str = ""  # the end of a sentence
+    raises: Bucket = field(default_factory=lambda: Bucket(RAISES))
+    events: Bucket = field(default_factory=lambda: Bucket(EVENTS))
+
+    def silent(self, now: float) -> float | None:
+        """Seconds since it was last heard; None if it never was by this broker."""
+        return None if self.heard is None or not self.agent else now - self.heard
+
+
+def is_silent(device: Device, record: PipelineRecord) -> bool:
+    """Whether a pipeline of a device that is gone certainly emits nothing.
+
+    A pinned one may still run on a device that is only disconnected; a movable one stops with the lease.
+    """
+    return not record.pinned or device.state in ("new", "left")

@@ -1,0 +1,336 @@
+"""The operators' plane: executes requests and replies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+from typing_extensions import assert_never
+
+from streamfleet_broker.fleet.confirmations import Confirmations
+from streamfleet_broker.fleet.devices import Asker, Device, OperatorPeer
+from streamfleet_broker.fleet.effects import Answer, LogEvent, Send
+from streamfleet_broker.fleet.event_listeners import EventListeners
+from streamfleet_broker.fleet.pipeline_status import spelled
+from streamfleet_broker.fleet.pipelines import Pipelines
+from streamfleet_broker.fleet.queries import FleetQueries
+from streamfleet_broker.fleet.records import SubscriberRecord, TokenRecord
+from streamfleet_broker.fleet.scheduler import Scheduler
+from streamfleet_broker.fleet.state import State, no_pipeline
+from streamfleet_core.protocol.control_plane import Envelope
+from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.join_token import JoinToken
+from streamfleet_core.protocol.messages import Error, Refused, Reply, Request, Subscribers
+from streamfleet_core.protocol.requests import (
+    AddDevice,
+    AddSubscriber,
+    ChangePipeline,
+    ChangePipelines,
+    CheckHolder,
+    CheckTicket,
+    CreatePipeline,
+    GetDevice,
+    GetEvents,
+    GetFleet,
+    GetPipeline,
+    LabelDevice,
+    ListDevices,
+    ListModels,
+    ListPipelines,
+    ListSubscribers,
+    OperatorRequest,
+    PutModel,
+    PutPipeline,
+    RemoveDevice,
+    RemoveModel,
+    RemoveSubscriber,
+    ReportProcess,
+    RestartPipeline,
+    SubscriberView,
+    Subscription,
+    Token,
+    unpack_request,
+)
+
+MAX_SUBSCRIBERS = 1000  # their keys travel in one message
+
+Query = (
+    ListPipelines | GetPipeline | ListDevices | GetDevice | ListModels | CheckTicket | CheckHolder | GetFleet
+)
+
+
+class Operators:
+    """Executes the requests of operators."""
+
+    def __init__(
+        self,
+        state: State,
+        scheduler: Scheduler,
+        queries: FleetQueries,
+        confirmations: Confirmations,
+        pipelines: Pipelines,
+        event_listeners: EventListeners,
+    ) -> None:
+        self._state = state
+        self._confirmations = confirmations
+        self._scheduler = scheduler
+        self._queries = queries
+        self._pipelines = pipelines
+        self._event_listeners = event_listeners
+
+    def receive(self, peer: OperatorPeer, envelope: Envelope, now: float) -> None:
+        """Handle a message of an operator."""
+        message = envelope.message
+        outcome: Reply | Error | None
+        if not isinstance(message, Request):
+            outcome = Error("bad_message", str(BadMessage("a Request", type(message).__name__)))
+        else:
+            try:
+                asker = Asker(peer.routing_id, envelope.request_id)
+                outcome = self._do(unpack_request(message), asker, now)
+            except BadMessage as exc:
+                outcome = Error("bad_message", str(exc))
+            except msgspec.ValidationError as exc:
+                outcome = Error("invalid", f"{message.op}: {exc}")
+        if outcome is not None:
+            self._state.after_commit.append(Answer(peer.routing_id, envelope.request_id, outcome))
+
+    def _do(self, request: OperatorRequest, asker: Asker, now: float) -> Reply | Error | None:
+        """Execute a request. The reply, or None if it follows later."""
+        match request:
+            case CreatePipeline() | PutPipeline() | RestartPipeline() | ChangePipeline() | ChangePipelines():
+                return self._pipelines.do(request, asker, now)
+            case AddDevice():
+                return self._add_device(request, now)
+            case LabelDevice():
+                return self._label_device(request, now)
+            case RemoveDevice():
+                return self._remove_device(request, now)
+            case AddSubscriber() | RemoveSubscriber() | ListSubscribers():
+                return self._do_of_subscribers(request)
+            case PutModel():
+                return self._put_model(request)
+            case RemoveModel():
+                return self._remove_model(request)
+            case ReportProcess():
+                self._state.reported.append(request)
+                return Reply()
+            case GetEvents():
+                return self._event_listeners.listen(request, asker, now)
+            case _:
+                return self._look_up(request, now)
+
+    def _look_up(self, request: Query, now: float) -> Reply | Error:
+        match request:
+            case ListPipelines():
+                records = sorted(self._state.tables.pipelines.values(), key=lambda record: record.created)
+                return Reply(
+                    self._queries.views([record for record in records if record.want != "stop"], now)
+                )
+            case GetPipeline():
+                record = self._state.active_pipeline(request.pipeline_id)
+                if record is None:
+                    return no_pipeline(request.pipeline_id)
+                return Reply(self._queries.view(record, now))
+            case ListDevices():
+                return Reply(self._queries.device_views(now))
+            case GetDevice():
+                found = [view for view in self._queries.device_views(now) if view.device == request.device]
+                return Reply(found[0]) if found else self._state.no_device(request.device, "not_found")
+            case ListModels():
+                return Reply(tuple(sorted(self._state.tables.models.values(), key=lambda model: model.id)))
+            case CheckTicket():
+                return Reply(self._state.tickets.get(request.ticket))
+            case CheckHolder():
+                return Reply(self._state.holds(request.device, request.pipeline_id))
+            case GetFleet():
+                return Reply(self._queries.fleet_view(now))
+            case _:
+                assert_never(request)
+
+    def _add_device(self, request: AddDevice, now: float) -> Reply:
+        """Create a join token. It revokes earlier tokens of the same name."""
+        for token in self._state.tables.tokens_of(request.device):
+            self._state.tables.remove(token)
+        pair = self._state.entropy.key_pair()
+        record = TokenRecord(pair.public, request.device, self._state.wall(now) + request.ttl)
+        self._state.tables.write(record)
+        self._state.after_commit += [
+            self._state.allowed_keys("devices"),
+            LogEvent(request.device, "may enrol once"),
+        ]
+        config = self._state.config
+        token_line = JoinToken(
+            device=request.device,
+            endpoints=config.endpoints,
+            broker_key=config.broker_key,
+            secret_key=pair.secret,
+            api_fingerprint=config.api_fingerprint(),
+        ).encode()
+        return Reply(Token(request.device, token_line))
+
+    def _label_device(self, request: LabelDevice, now: float) -> Reply | Error:
+        name = request.device
+        known = self._state.tables.devices.get(name)
+        if known is None:
+            return self._state.no_device(name, "not_found")
+        if known.labels != request.labels:
+            self._state.tables.write(replace(known, labels=request.labels))
+            self._state.after_commit.append(LogEvent(name, f"labels: {spelled(request.labels) or 'none'}"))
+            for record in self._scheduler.movable(self._state.devices[name]):
+                if not self._scheduler.meets(name, record.selector):
+                    self._state.change(self._scheduler.moved(record, None, now))
+                    self._state.after_commit.append(
+                        LogEvent(record.pipeline_id, f"taken from {name}, which lost its labels")
+                    )
+            self._scheduler.place(now)
+        (view,) = (view for view in self._queries.device_views(now) if view.device == name)
+        return Reply(view)
+
+    def _remove_device(self, request: RemoveDevice, now: float) -> Reply | Error:
+        """Remove a device. Its next message is refused, also over existing connections."""
+        name = request.device
+        device, record = self._state.devices.get(name), self._state.tables.devices.get(name)
+        tokens = self._state.tables.tokens_of(name)
+        if device is None and not tokens:
+            return self._state.no_device(name, "not_found")
+        if device is not None and (why := self._why_needed(device)):
+            return Error("conflict", why)
+        for token in tokens:
+            self._state.tables.remove(token)
+        if device is not None and record is not None:
+            self._take_all_from(device, now)
+            self._end(device)
+            self._state.tables.remove(record)
+            self._state.forget_held(name)
+            del self._state.devices[name]
+            self._scheduler.place(now)
+        self._state.after_commit += [
+            self._state.allowed_keys("devices"),
+            self._state.allowed_keys("relay-in"),
+            LogEvent(name, "removed"),
+        ]
+        return Reply(None)
+
+    def _why_needed(self, device: Device) -> str:
+        """Why a device cannot be removed: the pipelines that no other device can run."""
+        needed = [
+            record
+            for record in self._state.tables.of_device(device.name)
+            if record.want != "stop" and (record.pinned or self._state.has_ended(record))
+        ]
+        if not needed:
+            return ""
+        first = ", ".join(record.pipeline_id for record in needed[:3])
+        text = first if len(needed) <= 3 else f"{first} and {len(needed) - 3} more"
+        return f"device {device.name} has pipelines: end {text}, or put them on another device"
+
+    def _take_all_from(self, device: Device, now: float) -> None:
+        """Move or remove the pipelines of a device, without waiting for its confirmation."""
+        for record in self._state.tables.of_device(device.name):
+            if record.leaving is not None:
+                self._state.change(replace(record, device=None))
+            elif record.want == "stop":
+                self._confirmations.remove(record, now, done=False)
+            else:
+                self._state.change(replace(self._scheduler.moved(record, None, now), leaving=None))
+        for record in self._state.tables.taken_from(device.name):
+            self._confirmations.give_free(record, now, done=False)
+
+    def _end(self, device: Device) -> None:
+        """Tell a connected device that it was removed, and end its session."""
+        self._state.mark_device_dirty(device.name)
+        self._state.changed.discard(device.name)
+        if device.session is not None:
+            session = device.session
+            self._state.after_commit.append(
+                Send(session.routing_id, Refused("revoked", "this device was removed"), session.id)
+            )
+            self._state.end_session(device)
+
+    def _do_of_subscribers(
+        self, request: AddSubscriber | RemoveSubscriber | ListSubscribers
+    ) -> Reply | Error:
+        match request:
+            case AddSubscriber():
+                return self._add_subscriber(request)
+            case RemoveSubscriber():
+                return self._remove_subscriber(request)
+            case ListSubscribers():
+                records = sorted(self._state.tables.subscribers.values(), key=lambda record: record.name)
+                return Reply(
+                    tuple(SubscriberView(each.name, each.pipelines, each.selector) for each in records)
+                )
+            case _:
+                assert_never(request)
+
+    def _add_subscriber(self, request: AddSubscriber) -> Reply | Error:
+        """Add a subscriber. An existing name gets a new key, and connections with the old one are closed."""
+        subscribers = self._state.tables.subscribers
+        if request.device is not None and (request.pipelines or request.selector):
+            return Error("invalid", "a device cannot enforce limits: subscribe through the relay")
+        source = self._source_of(request.device)
+        if isinstance(source, Error):
+            return source
+        if request.name not in subscribers and len(subscribers) >= MAX_SUBSCRIBERS:
+            return Error("too_many", f"there are {MAX_SUBSCRIBERS} subscribers already")
+        pair = self._state.entropy.key_pair()
+        self._state.tables.write(
+            SubscriberRecord(request.name, pair.public, request.pipelines, request.selector)
+        )
+        self._notify_subscribers(LogEvent(request.name, "may subscribe"))
+        endpoints, server_key = source
+        return Reply(
+            Subscription(
+                name=request.name,
+                endpoint=endpoints[0],
+                server_key=server_key,
+                public_key=pair.public,
+                secret_key=pair.secret,
+                endpoints=endpoints,
+            )
+        )
+
+    def _remove_subscriber(self, request: RemoveSubscriber) -> Reply | Error:
+        record = self._state.tables.subscribers.get(request.name)
+        if record is None:
+            known = ", ".join(sorted(self._state.tables.subscribers)) or "none"
+            return Error("not_found", f"no subscriber {request.name}, the known ones are: {known}")
+        self._state.tables.remove(record)
+        self._notify_subscribers(LogEvent(request.name, "may subscribe no longer"))
+        return Reply(None)
+
+    def _notify_subscribers(self, event: LogEvent) -> None:
+        """Send the keys of all subscribers to the relay and to every device."""
+        self._state.subscribers_rev += 1
+        message = Subscribers(self._state.subscribers_rev, self._state.subscriber_keys())
+        self._state.after_commit += [self._state.allowed_keys("relay-out"), event]
+        self._state.after_commit += [
+            Send(device.session.routing_id, message, device.session.id)
+            for _, device in sorted(self._state.devices.items())
+            if device.session is not None
+        ]
+
+    def _source_of(self, name: str | None) -> tuple[tuple[str, ...], str] | Error:
+        """The endpoints to subscribe to, and their public key: those of the relay, or of a device."""
+        if name is None:
+            return self._state.config.subscribe_endpoints, self._state.config.broker_key
+        device = self._state.devices.get(name)
+        if device is None:
+            return self._state.no_device(name)
+        if not device.publish:
+            text = f"device {name} has no PUB socket of its own; start its worker with --publish-port"
+            return Error("invalid", text)
+        return (device.publish,), self._state.tables.devices[name].public_key
+
+    def _put_model(self, request: PutModel) -> Reply:
+        if self._state.tables.models.get(request.model.id) != request.model:
+            self._state.tables.write(request.model)
+        return Reply(request.model)
+
+    def _remove_model(self, request: RemoveModel) -> Reply | Error:
+        model = self._state.tables.models.get(request.model_id)
+        if model is None:
+            return Error("not_found", f"no model {request.model_id}")
+        self._state.tables.remove(model)
+        return Reply(model)

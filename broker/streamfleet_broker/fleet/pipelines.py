@@ -1,0 +1,312 @@
+"""Changes of pipelines: create, put, restart, pause, resume and stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from typing_extensions import assert_never
+
+from streamfleet_broker.fleet.confirmations import Confirmations
+from streamfleet_broker.fleet.devices import Asker, is_silent
+from streamfleet_broker.fleet.effects import LogEvent
+from streamfleet_broker.fleet.pending_replies import OutcomeCollector, PendingReplies
+from streamfleet_broker.fleet.pipeline_status import spelled
+from streamfleet_broker.fleet.queries import FleetQueries
+from streamfleet_broker.fleet.records import KeyRecord, PipelineRecord
+from streamfleet_broker.fleet.scheduler import MAX_DESIRED_SIZE, Scheduler, size
+from streamfleet_broker.fleet.state import MAX_PIPELINES, State, no_pipeline
+from streamfleet_core.protocol.messages import Desired, Error, Reply
+from streamfleet_core.protocol.requests import (
+    Change,
+    Changed,
+    ChangePipeline,
+    ChangePipelines,
+    CreatePipeline,
+    Outcome,
+    PipelineView,
+    Put,
+    PutPipeline,
+    RestartPipeline,
+)
+
+MAX_KEYS = 10_000  # idempotency keys
+KEY_LIFE = 86_400.0  # seconds
+
+PipelineChange = CreatePipeline | PutPipeline | RestartPipeline | ChangePipeline | ChangePipelines
+
+
+class Pipelines:
+    """Applies changes to pipelines, and interrupts what runs no more than necessary."""
+
+    def __init__(
+        self,
+        state: State,
+        scheduler: Scheduler,
+        queries: FleetQueries,
+        pending_replies: PendingReplies,
+        confirmations: Confirmations,
+    ) -> None:
+        self._state = state
+        self._scheduler = scheduler
+        self._queries = queries
+        self._pending_replies = pending_replies
+        self._confirmations = confirmations
+
+    def check(self) -> None:
+        """Assert what always holds between two steps."""
+        assert len(self._state.tables.keys) <= MAX_KEYS
+        assert "" not in self._state.tables.keys
+
+    def do(self, request: PipelineChange, asker: Asker, now: float) -> Reply | Error | None:
+        """Execute a request. The reply, or None if it follows later."""
+        match request:
+            case CreatePipeline():
+                return self._create_pipeline(request, now)
+            case PutPipeline():
+                return self._put_pipeline(request, asker, now)
+            case RestartPipeline():
+                return self._restart_pipeline(request, asker, now)
+            case ChangePipeline():
+                return self._change_pipeline(request, asker, now)
+            case ChangePipelines():
+                return self._change_pipelines(request, asker, now)
+            case _:
+                assert_never(request)
+
+    def _create_pipeline(self, request: CreatePipeline, now: float) -> Reply | Error:
+        if (earlier := self._earlier_reply(request, now)) is not None:
+            return earlier
+        known = self._state.tables.pipelines.get(request.pipeline_id)
+        if known is None:
+            record = self._create_record(_new(request), now)
+        elif known.want != "stop" and _is_same(known, replace(_new(request), want=known.want)):
+            record = known
+        else:
+            state = "being stopped" if known.want == "stop" else "there already, and another one"
+            return Error("conflict", f"pipeline {request.pipeline_id} is {state}")
+        if isinstance(record, Error):
+            return record
+        if request.key:
+            self._keep_key(KeyRecord(request.key, request.digest, request.pipeline_id, self._state.wall(now)))
+        return Reply(self._queries.view(record, now))
+
+    def _earlier_reply(self, request: CreatePipeline, now: float) -> Reply | Error | None:
+        """The reply to an earlier request with the same key."""
+        row = self._state.tables.keys.get(request.key)
+        if row is None or self._state.wall(now) - row.created_at > KEY_LIFE:
+            return None
+        if row.digest != request.digest:
+            return Error("mismatch", "this key was used for a different request before")
+        record = self._state.active_pipeline(row.pipeline_id)
+        if record is None:
+            text = f"pipeline {row.pipeline_id} was created with this key and has been deleted"
+            return Error("conflict", text)
+        return Reply(self._queries.view(record, now))
+
+    def _keep_key(self, row: KeyRecord) -> None:
+        """Store a key, and remove expired and surplus ones."""
+        oldest = sorted(self._state.tables.keys.values(), key=lambda known: known.created_at)
+        surplus = len(oldest) + 1 - MAX_KEYS
+        for position, known in enumerate(oldest):
+            if position < surplus or row.created_at - known.created_at > KEY_LIFE:
+                self._state.tables.remove(known)
+        self._state.tables.write(row)
+
+    def _create_record(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """Create a pipeline and place it on a device."""
+        if (refusal := self._refuse(desired)) is not None:
+            return refusal
+        gen = self._state.tables.floor + 1
+        created = max((record.created for record in self._state.tables.pipelines.values()), default=0) + 1
+        record = replace(
+            desired, gen=gen, start_gen=gen, created=created, version=1, created_at=self._state.wall(now)
+        )
+        if record.requested is None:
+            record = replace(record, device=self._scheduler.target(record, self._scheduler.candidates()))
+        self._state.change(record)
+        self._state.after_commit.append(
+            LogEvent(record.pipeline_id, f"created on {record.device or 'no device yet'}")
+        )
+        return record
+
+    def _refuse(self, record: PipelineRecord) -> Error | None:
+        name = record.requested
+        if size(Desired(self._state.rev, (record.wish(),))) > MAX_DESIRED_SIZE:
+            return Error("invalid", f"pipeline {record.pipeline_id} is larger than {MAX_DESIRED_SIZE} bytes")
+        if name is None:
+            return None
+        if name not in self._state.devices:
+            return self._state.no_device(name)
+        if not self._scheduler.meets(name, record.selector):
+            return Error("invalid", f"device {name} does not have the labels {spelled(record.selector)}")
+        if len(self._state.tables.placed[name] - {record.pipeline_id}) >= MAX_PIPELINES:
+            return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
+        if not self._scheduler.fits(record, name):
+            return Error("too_many", f"the pipelines of device {name} would not fit into one message")
+        return None
+
+    def _put_pipeline(self, request: PutPipeline, asker: Asker, now: float) -> Reply | Error | None:
+        known = self._state.tables.pipelines.get(request.pipeline_id)
+        if known is not None and _is_retry(known, asker):
+            return self._pending_replies.wait(
+                known, _put(created=known.version == 1), asker, request.wait_ms, now
+            )
+        if known is not None and known.want == "stop":
+            return Error("conflict", f"pipeline {request.pipeline_id} is being stopped")
+        if request.expected is not None and (known is None or known.version != request.expected):
+            state = "is not there" if known is None else f"has version {known.version}"
+            text = f"pipeline {request.pipeline_id} {state}, expected version {request.expected}"
+            return Error("conflict", text)
+        desired = replace(_new(request), changed_by=asker.request_id)
+        if known is not None and _is_same(known, desired):
+            return self._pending_replies.wait(known, _put(changed=False), asker, request.wait_ms, now)
+        record = self._create_record(desired, now) if known is None else self._update(known, desired, now)
+        if isinstance(record, Error):
+            return record
+        return self._pending_replies.wait(record, _put(created=known is None), asker, request.wait_ms, now)
+
+    def _update(self, known: PipelineRecord, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """Update a pipeline, and restart it only if the change requires that."""
+        record = replace(
+            known,
+            spec=desired.spec,
+            requested=desired.requested,
+            selector=desired.selector,
+            labels=desired.labels,
+            want=desired.want,
+            version=known.version + 1,
+            changed_by=desired.changed_by,
+        )
+        if (refusal := self._refuse(record)) is not None:
+            return refusal
+        device = self._device_for(record)
+        if device != known.device:
+            record = self._scheduler.moved(record, device, now)
+        elif not record.spec.plays_like(known.spec) or record.pinned != known.pinned:
+            record = replace(record, gen=known.gen + 1, start_gen=known.gen + 1)
+        elif (record.spec, record.want) != (known.spec, known.want):
+            record = replace(record, gen=known.gen + 1)
+        if record.gen == known.gen:
+            self._state.tables.write(record)
+        else:
+            self._state.change(record)
+            self._pending_replies.supersede(record, now)
+        event = f"version {record.version}: {_summary(known, record)}"
+        self._state.after_commit.append(LogEvent(record.pipeline_id, event))
+        return record
+
+    def _device_for(self, record: PipelineRecord) -> str | None:
+        """The device of a changed pipeline: the present one, if it still fits."""
+        name, scheduler = record.device, self._scheduler
+        if record.requested is not None:
+            return record.requested
+        if name is not None and scheduler.meets(name, record.selector) and scheduler.fits(record, name):
+            return name
+        return scheduler.target(record, scheduler.candidates())
+
+    def _restart_pipeline(self, request: RestartPipeline, asker: Asker, now: float) -> Reply | Error:
+        record = self._state.active_pipeline(request.pipeline_id)
+        if record is None:
+            return no_pipeline(request.pipeline_id)
+        if not _is_retry(record, asker):
+            gen, version = record.gen + 1, record.version + 1
+            record = replace(
+                record, want="run", gen=gen, start_gen=gen, version=version, changed_by=asker.request_id
+            )
+            self._state.change(record)
+            self._pending_replies.supersede(record, now)
+            self._state.after_commit.append(LogEvent(record.pipeline_id, "restarted"))
+        return Reply(self._queries.view(record, now))
+
+    def _change_pipeline(self, request: ChangePipeline, asker: Asker, now: float) -> Reply | Error | None:
+        known = self._state.tables.pipelines.get(request.pipeline_id)
+        if known is not None and _is_retry(known, asker):
+            return self._pending_replies.wait(known, Changed, asker, request.wait_ms, now)
+        record = self._state.active_pipeline(request.pipeline_id)
+        if record is None:
+            return no_pipeline(request.pipeline_id)
+        if request.want != "stop" and (request.want == record.want or self._state.has_finished(record)):
+            status = self._queries.view(record, now).status
+            return Error("conflict", f"pipeline {record.pipeline_id} is {status}")
+        record = replace(
+            record,
+            want=request.want,
+            gen=record.gen + 1,
+            version=record.version + 1,
+            changed_by=asker.request_id,
+        )
+        self._state.after_commit.append(LogEvent(record.pipeline_id, f"wanted: {request.want}"))
+        holder = None if record.holder is None else self._state.devices[record.holder]
+        if request.want == "stop" and (holder is None or self._state.is_gone(holder, now)):
+            done = holder is None or is_silent(holder, record)
+            self._confirmations.remove(record, now, done=done)
+            return Reply(Changed(self._queries.view(record, now), done))
+        self._state.change(record)
+        self._pending_replies.supersede(record, now)
+        return self._pending_replies.wait(record, Changed, asker, request.wait_ms, now)
+
+    def _change_pipelines(self, request: ChangePipelines, asker: Asker, now: float) -> Reply | None:
+        """Change many pipelines in one step, and so in one write."""
+        collector = OutcomeCollector(request.pipeline_ids)
+        for pipeline_id in dict.fromkeys(request.pipeline_ids):
+            outcome = self._change_one(pipeline_id, request.change, asker, now)
+            record = self._state.tables.pipelines.get(pipeline_id)
+            if outcome.refusal or outcome.confirmed or request.wait_ms == 0 or record is None:
+                collector.record(outcome)
+            else:
+                self._pending_replies.wait(record, collector.confirm, asker, request.wait_ms, now)
+        answer = collector.answer
+        return None if answer is None else Reply(answer)
+
+    def _change_one(self, pipeline_id: str, change: Change, asker: Asker, now: float) -> Outcome:
+        """Change one of many pipelines. Without a device there is nothing to confirm."""
+        if change == "restart":
+            done = self._restart_pipeline(RestartPipeline(pipeline_id), asker, now)
+        else:
+            done = self._change_pipeline(ChangePipeline(pipeline_id, change), asker, now) or Reply(None)
+        if isinstance(done, Error):
+            return Outcome(pipeline_id, refusal=done.code, message=done.message)
+        changed = done.data
+        is_known = not isinstance(changed, Changed) or changed.confirmed or changed.pipeline.device is None
+        return Outcome(pipeline_id, confirmed=is_known)
+
+
+def _new(request: CreatePipeline | PutPipeline) -> PipelineRecord:
+    """The record of a new pipeline."""
+    return PipelineRecord(
+        pipeline_id=request.pipeline_id,
+        gen=1,
+        start_gen=1,
+        want=request.want,
+        spec=request.spec,
+        requested=request.device,
+        device=request.device,
+        created=1,
+        selector=request.selector,
+        labels=request.labels,
+    )
+
+
+def _is_same(record: PipelineRecord, desired: PipelineRecord) -> bool:
+    """Whether a record already has all that is desired."""
+    return all(
+        getattr(record, name) == getattr(desired, name)
+        for name in ("spec", "requested", "selector", "labels", "want")
+    )
+
+
+def _is_retry(record: PipelineRecord, asker: Asker) -> bool:
+    """Whether a request was already applied, and its reply got lost."""
+    return bool(asker.request_id) and record.changed_by == asker.request_id
+
+
+def _put(*, created: bool = False, changed: bool = True) -> Callable[[PipelineView, bool], Put]:
+    return lambda pipeline, done: Put(pipeline, created, changed, done)
+
+
+def _summary(known: PipelineRecord, record: PipelineRecord) -> str:
+    """Describe a change for the log."""
+    if record.start_gen != known.start_gen:
+        return f"restarts on {record.device or 'no device yet'}"
+    return "updated while it runs" if record.gen != known.gen else "no change on a device"

@@ -1,0 +1,136 @@
+"""Read-only queries over the fleet state, for operators and events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from streamfleet_broker.fleet.devices import Device
+from streamfleet_broker.fleet.event_log import Snapshot
+from streamfleet_broker.fleet.pipeline_status import (
+    Holder,
+    is_waiting,
+    spelled,
+    status,
+    view,
+    whereabouts,
+    why_nowhere,
+)
+from streamfleet_broker.fleet.placement import Candidate
+from streamfleet_broker.fleet.records import PipelineRecord
+from streamfleet_broker.fleet.scheduler import Scheduler
+from streamfleet_broker.fleet.state import State
+from streamfleet_core.protocol.requests import DeviceView, FleetView, PipelineView
+
+
+class FleetQueries:
+    """Read-only queries over the fleet state."""
+
+    def __init__(self, state: State, scheduler: Scheduler) -> None:
+        self._state = state
+        self._scheduler = scheduler
+
+    def view(self, record: PipelineRecord, now: float) -> PipelineView:
+        """A pipeline as operators see it."""
+        (found,) = self.views([record], now)
+        return found
+
+    def views(self, records: Iterable[PipelineRecord], now: float) -> tuple[PipelineView, ...]:
+        """Several pipelines, at little more than the cost of one."""
+        known = [(record, self._holder_of(record, now), self._state.observed(record)) for record in records]
+        candidates = self._scheduler.candidates() if any(is_waiting(*entry) for entry in known) else {}
+        prospects = _Prospects(self._state, self._scheduler, candidates)
+        return tuple(
+            view(*entry, prospects.of(entry[0], now) if is_waiting(*entry) else "") for entry in known
+        )
+
+    def snapshot(self, record: PipelineRecord) -> Snapshot:
+        """The state of a pipeline whose change makes an event."""
+        holder, observed = record.holder, self._state.observed(record)
+        state = None if holder is None else self._state.devices[holder].state
+        restarts = 0 if observed is None else observed.restarts
+        return status(record, state, observed), record.device, restarts
+
+    def device_views(self, now: float) -> tuple[DeviceView, ...]:
+        """All devices by name, including those that have not enrolled yet."""
+        views = {
+            token.device: DeviceView(device=token.device, state="new")
+            for token in self._state.tables.tokens.values()
+        }
+        for name, device in self._state.devices.items():
+            records = self._state.tables.of_device(name)
+            views[name] = DeviceView(
+                device=name,
+                state=device.state,
+                capacity=device.capacity,
+                pipelines=sum(
+                    record.want != "stop" and not self._state.has_finished(record) for record in records
+                ),
+                agent=device.agent,
+                silent=device.silent(now),
+                labels=self._state.tables.devices[name].labels,
+            )
+        return tuple(views[name] for name in sorted(views))
+
+    def device_snapshot(self, name: str) -> Snapshot:
+        """The state of a device whose change makes an event."""
+        return self._state.devices[name].state, None, 0
+
+    def device_reason(self, name: str, now: float) -> str:
+        """Explain why a device is not ready."""
+        device = self._state.devices[name]
+        if device.state in ("syncing", "ready"):
+            return ""
+        return f"it {whereabouts(_holder_of(device, now))}"
+
+    def fleet_view(self, now: float) -> FleetView:
+        """The broker itself."""
+        return FleetView(
+            epoch=self._state.epoch,
+            uptime=now - self._state.started,
+            devices_ready=sum(device.state == "ready" for device in self._state.devices.values()),
+            devices=len(self._state.devices),
+            pipelines=sum(record.want != "stop" for record in self._state.tables.pipelines.values()),
+        )
+
+    def _holder_of(self, record: PipelineRecord, now: float) -> Holder | None:
+        if record.holder is None:
+            return None
+        return _holder_of(self._state.devices[record.holder], now)
+
+
+def _holder_of(device: Device, now: float) -> Holder:
+    return Holder(device.name, device.state, device.silent(now), device.why_quarantined)
+
+
+class _Prospects:
+    """Explains where waiting pipelines go, or why nowhere. Scales to thousands of pipelines and devices."""
+
+    def __init__(self, state: State, scheduler: Scheduler, candidates: dict[str, Candidate]) -> None:
+        self._state = state
+        self._scheduler = scheduler
+        self._candidates = candidates
+        self._roomy = {name: candidate for name, candidate in candidates.items() if candidate.room > 0}
+        self._reasons: dict[tuple[str, str | None], str] = {}  # by selector and present device
+
+    def of(self, record: PipelineRecord, now: float) -> str:
+        """The explanation for one pipeline."""
+        device = None if record.device is None else self._state.devices[record.device]
+        if device is not None and device.state == "lost" and self._state.network_partition_suspected:
+            return "nothing is moved while most of the fleet is silent"
+        if device is not None and not self._state.is_gone(device, now):
+            return "it moves when the lease of that device has ended"
+        if (target := self._scheduler.target(record, self._roomy)) is not None:
+            return f"it is about to go to {target}"
+        address = (spelled(record.selector), record.device)
+        if address not in self._reasons:
+            self._reasons[address] = self._why_nowhere(record)
+        return self._reasons[address]
+
+    def _why_nowhere(self, record: PipelineRecord) -> str:
+        meeting = {name for name in self._state.devices if self._scheduler.meets(name, record.selector)}
+        return why_nowhere(
+            (self._candidates[name] for name in self._candidates.keys() & meeting),
+            other=record.device is not None,
+            selector=record.selector,
+            exists=bool(meeting - {record.device}),
+        )

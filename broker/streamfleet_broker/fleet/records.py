@@ -1,0 +1,158 @@
+"""The rows of the broker's store, which survive a crash. Everything else is learnt again from the devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streamfleet_core.protocol.source_reference import is_movable
+from streamfleet_core.protocol.values import (
+    CurveKey,
+    Id,
+    Labels,
+    ModelRef,
+    Natural,
+    OnDisconnect,
+    PipelineSpec,
+    Want,
+    Wish,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRecord:
+    """A device that has enrolled."""
+
+    device: Id
+    public_key: CurveKey
+    short_id: Natural  # in the header of the data plane
+    left: bool = False  # signed off and has not returned; informational only
+    labels: Labels = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """The right to enroll once."""
+
+    public_key: CurveKey  # of the one-time key pair
+    device: Id
+    expires_at: float  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineRecord:
+    """A desired pipeline, with everything that fences it in one row."""
+
+    pipeline_id: Id
+    gen: Natural  # +1 at any change of device, spec or want
+    start_gen: Natural  # the gen at which the current run starts
+    want: Want  # `stop` until the device confirms that the pipeline is gone
+    spec: PipelineSpec
+    requested: Id | None  # the device requested by name
+    device: Id | None  # the device that it is assigned to; None: none yet
+    created: Natural  # orders pipelines by age
+    changed_by: bytes = b""  # the request that made this version, to recognise a retry of it
+    selector: Labels = field(default_factory=dict)  # of the devices that it may run on
+    labels: Labels = field(default_factory=dict)
+    version: Natural = 0  # +1 at any change by an operator; moving is none
+    created_at: float = 0.0  # Unix seconds
+    # The device that must give it up. No other device is told of it until this one has confirmed that it no
+    # longer runs it, or has lost its lease.
+    leaving: Id | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it never moves from its device."""
+        return self.requested is not None or not all(
+            is_movable(source.reference) for source in self.spec.sources
+        )
+
+    @property
+    def holder(self) -> str | None:
+        """The device on which it may be running."""
+        return self.device if self.leaving is None else self.leaving
+
+    def wish(self) -> Wish:
+        """The assignment that its device is sent."""
+        on_disconnect: OnDisconnect = "continue" if self.pinned else "stop"
+        return Wish(
+            pipeline_id=self.pipeline_id,
+            gen=self.gen,
+            start_gen=self.start_gen,
+            want=self.want,
+            on_disconnect=on_disconnect,
+            spec=self.spec,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An idempotency key of a request to create a pipeline."""
+
+    key: str
+    digest: str  # of the request
+    pipeline_id: Id  # the pipeline that it created
+    created_at: float  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriberRecord:
+    """A program that may subscribe over TCP: to all pipelines, or to those that are named or selected."""
+
+    name: Id
+    public_key: CurveKey
+    pipelines: tuple[Id, ...] = ()
+    selector: Labels = field(default_factory=dict)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether it may receive only some pipelines."""
+        return bool(self.pipelines or self.selector)
+
+
+@dataclass(frozen=True, slots=True)
+class FloorRecord:
+    """The highest gen of all removed pipelines. New ones start above it, so that an id can be reused."""
+
+    gen: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class HeldRecord:
+    """A device has or had a pipeline that samples frames. It may upload its samples even much later."""
+
+    device: Id
+    pipeline_id: Id
+    n: Natural  # orders records by age
+
+
+Record = (
+    DeviceRecord
+    | TokenRecord
+    | PipelineRecord
+    | KeyRecord
+    | SubscriberRecord
+    | FloorRecord
+    | HeldRecord
+    | ModelRef
+)
+
+KINDS: dict[str, type[Record]] = {
+    "device": DeviceRecord,
+    "token": TokenRecord,
+    "pipeline": PipelineRecord,
+    "key": KeyRecord,
+    "subscriber": SubscriberRecord,
+    "model": ModelRef,
+    "floor": FloorRecord,
+    "held": HeldRecord,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A change of one row. `before` and `after` are None where there is no row."""
+
+    kind: str
+    key: str
+    before: Record | None
+    after: Record | None

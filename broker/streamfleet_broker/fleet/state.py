@@ -1,0 +1,279 @@
+"""The state of the fleet, and the pending effects of the current step. All decisions share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from streamfleet_broker.fleet.devices import Asker, Device, Session
+from streamfleet_broker.fleet.effects import Answer, Domain, Effect, Save, Send, SetAllowedKeys
+from streamfleet_broker.fleet.entropy import EntropySource
+from streamfleet_broker.fleet.event_log import EventLog
+from streamfleet_broker.fleet.records import HeldRecord, PipelineRecord, Record
+from streamfleet_broker.fleet.tables import Tables, held_key
+from streamfleet_core.protocol.control_plane import Envelope, encode
+from streamfleet_core.protocol.messages import BrokerMessage, Desired, Error, ErrorCode, Reply
+from streamfleet_core.protocol.requests import ReportProcess
+from streamfleet_core.protocol.values import Observed, ObservedState
+
+MAX_PIPELINES = 64  # a device, whatever its capacity
+MAX_HELD = 10_000  # pairs of a device and a pipeline of which it may put samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetConfig:
+    """The configuration of the fleet. Times are in seconds."""
+
+    broker_key: str  # public
+    operator_key: str  # public
+    endpoints: tuple[str, ...]  # of the devices' ROUTER, as named in join tokens
+    subscribe_endpoints: tuple[str, ...]  # of the relay for subscribers, the best first
+    relay: tuple[str, ...]  # where devices publish; `*` stands for the host by which they reached us
+    pictures: tuple[str, ...]  # the same for previews
+    api: str  # where devices fetch models; `*` as above
+    api_fingerprint: Callable[[], str] = str  # of its certificate, "" if it has none
+    beat: float = 1.0
+    probe: float = 1.25  # of silence, after which a message to the device tests its connection
+    suspect: float = 3.0
+    lease: float = 10.0
+    self_stop: float = 8.0  # shorter than the lease, so that two devices never run the same pipeline
+    grace: float = 12.0  # after the start, during which no device is lost
+    partition_window: float = 30.0
+    partition_hold: float = 300.0  # after that, pipelines of lost devices move in spite of the suspicion
+    clone_window: float = 60.0
+
+
+class State:
+    """The state of the fleet. Arguments as those of `Fleet`."""
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        epoch: int,
+        records: Iterable[Record],
+        entropy: EntropySource,
+        *,
+        now: float,
+        unix_time: float,
+    ) -> None:
+        self.epoch = epoch
+        self.config = config
+        self.entropy = entropy
+        self.started = now
+        self.rev = 1
+        self.subscribers_rev = 1
+        self.network_partition_suspected = False  # most of the fleet fell silent: nothing is moved
+        self._wall_ahead = unix_time - now
+
+        self.tables = Tables(records)
+        self.devices = {name: self._returning(name, now) for name in self.tables.devices}
+        self.sessions: dict[bytes, Device] = {}  # exactly the sessions in `devices`
+        self.tickets: dict[str, str] = {}  # ticket → device: exactly those of the sessions
+        # Pipeline → the rev in which its holder must stop or release it, until it confirms.
+        self.released: dict[str, int] = {}
+        self.events = EventLog()
+
+        # Of the current step; empty between steps.
+        self.immediate_effects: list[Effect] = []  # performed whether or not the store commits
+        self.changed: set[str] = set()  # devices whose desired state changed
+        self.after_commit: list[Effect] = []  # performed only once the writes are durable
+        # Pipelines and devices that may have changed since events were last recorded.
+        self.dirty_pipelines: set[str] = set()
+        self.dirty_devices: set[str] = set()
+        self.reported: list[ReportProcess] = []  # reports about processes
+
+    def _returning(self, name: str, now: float) -> Device:
+        """The state of a device after a restart of the broker: only one with pipelines is expected back."""
+        if self.tables.placed[name] or self.tables.leaving[name]:
+            return Device(name=name, rev=self.rev, state="suspect", heard=now)
+        return self._away(name)
+
+    def _away(self, name: str) -> Device:
+        return Device(name=name, rev=self.rev, state="left" if self.tables.devices[name].left else "lost")
+
+    # steps
+
+    def finish(self) -> list[Effect]:
+        """Return the effects of the step, in order."""
+        effects = self.immediate_effects
+        if writes := self.tables.writes():
+            effects.append(Save(writes))
+        for name in sorted(self.changed):
+            device = self.devices[name]
+            if device.session is not None:
+                effects.append(Send(device.session.routing_id, self.desired(device), device.session.id))
+        effects += self.after_commit
+        self.immediate_effects, self.changed, self.after_commit = [], set(), []
+        return effects
+
+    def undo(self, save: Save) -> None:
+        """Undo a write that the store rejected.
+
+        Revisions are not lowered: devices get their desired state again, which is harmless.
+        """
+        self.tables.undo(save.writes)
+        self.events.undo_step()
+        for name in self.devices.keys() - self.tables.devices.keys():
+            del self.devices[name]
+        for name in self.tables.devices.keys() - self.devices.keys():
+            self.devices[name] = self._away(name)
+
+    def check(self) -> None:
+        """Assert what always holds between two steps."""
+        assert [self.immediate_effects, self.changed, self.after_commit] == [[], set(), []]
+        self.tables.check()
+        self.events.check()
+        assert self.devices.keys() == self.tables.devices.keys()
+        assert len(self.tables.held) <= MAX_HELD
+        sessions = {d.session.id: d for d in self.devices.values() if d.session is not None}
+        assert self.sessions == sessions
+        assert self.tickets == {
+            device.session.ticket: name for name, device in self.devices.items() if device.session is not None
+        }
+        for name, device in self.devices.items():
+            assert device.name == name
+            assert 1 <= device.rev <= self.rev
+            assert (device.session is not None) or device.state not in ("syncing", "ready"), name
+            assert device.session is None or device.state in ("syncing", "ready", "suspect"), name
+            assert device.heard is not None or device.state in ("new", "lost", "left"), name
+            assert len(self.tables.placed[name]) <= MAX_PIPELINES
+            encode(Envelope(self.desired(device)))
+
+    def change(self, record: PipelineRecord) -> None:
+        """Write a new or changed pipeline, and update the desired state of all devices concerned."""
+        before = self.tables.pipelines.get(record.pipeline_id)
+        self.tables.write(record)
+        if record.device is not None and record.spec.sampling is not None:
+            self._hold(record.device, record.pipeline_id)
+        self.touch({record.device, before.device if before is not None else None})
+        self.dirty_pipelines.add(record.pipeline_id)
+        taken = before is not None and record.leaving not in (None, before.leaving)
+        if taken or (record.want == "stop" and record.leaving is None):
+            self.released[record.pipeline_id] = self.rev
+
+    def holds(self, device: str, pipeline_id: str) -> bool:
+        """Whether a device has a pipeline, or had it while it sampled frames."""
+        record = self.tables.pipelines.get(pipeline_id)
+        now = record is not None and device in (record.device, record.leaving)
+        return now or held_key(device, pipeline_id) in self.tables.held
+
+    def forget_held(self, device: str) -> None:
+        """Forget which pipelines a device had. A later device of the same name is a different one."""
+        for record in [each for each in self.tables.held.values() if each.device == device]:
+            self.tables.remove(record)
+
+    def _hold(self, device: str, pipeline_id: str) -> None:
+        """Record that a device has a pipeline that samples frames. Beyond the limit, remove the oldest."""
+        held = self.tables.held
+        if held_key(device, pipeline_id) in held:
+            return
+        if len(held) >= MAX_HELD:
+            self.tables.remove(min(held.values(), key=lambda record: record.n))
+        n = max((record.n for record in held.values()), default=0) + 1
+        self.tables.write(HeldRecord(device, pipeline_id, n))
+
+    def touch(self, names: set[str | None]) -> None:
+        """Mark the desired state of these devices as changed. It is sent at the end of the step."""
+        if not self.changed:
+            self.rev += 1
+        for name in names - {None}:
+            assert name is not None
+            self.devices[name].rev = self.rev
+            self.changed.add(name)
+
+    def is_known_key(self, key: str) -> bool:
+        """Whether a key belongs to a device, a client or the broker: one key opens one port. (S4)"""
+        return (
+            key in (self.config.broker_key, self.config.operator_key)
+            or key in self.tables.owners
+            or key in self.tables.tokens
+            or any(key == record.public_key for record in self.tables.subscribers.values())
+        )
+
+    def allowed_keys(self, domain: Domain) -> SetAllowedKeys:
+        """The keys that a domain admits now."""
+        match domain:
+            case "devices":
+                return SetAllowedKeys(
+                    domain, frozenset(self.tables.owners.keys() | self.tables.tokens.keys())
+                )
+            case "relay-in":
+                owners = self.tables.owners.items()
+                admitted = (key for key, name in owners if self.devices[name].state != "quarantined")
+                return SetAllowedKeys(domain, frozenset(admitted))
+            case "relay-out":
+                keys = (record.public_key for record in self.tables.subscribers.values())
+                return SetAllowedKeys(domain, frozenset({*keys, self.config.operator_key}))
+            case "operators":
+                return SetAllowedKeys(domain, frozenset({self.config.operator_key}))
+
+    def subscriber_keys(self) -> tuple[str, ...]:
+        """The keys of subscribers without limits: devices cannot enforce limits."""
+        subscribers = self.tables.subscribers.values()
+        return tuple(record.public_key for record in subscribers if not record.is_limited)
+
+    def send(self, session: Session, message: BrokerMessage) -> None:
+        """Send a message to a device, independently of the writes of the step."""
+        self.immediate_effects.append(Send(session.routing_id, message, session.id))
+
+    def desired(self, device: Device) -> Desired:
+        """The desired state of a device, without pipelines that another device must give up first."""
+        records = self.tables.of_device(device.name)
+        return Desired(device.rev, tuple(record.wish() for record in records if record.leaving is None))
+
+    def end_session(self, device: Device) -> None:
+        """End a session: its messages are refused from now on, and its ticket is no longer valid."""
+        session = device.session
+        assert session is not None
+        del self.sessions[session.id], self.tickets[session.ticket]
+        device.session = None
+
+    def is_gone(self, device: Device, now: float) -> bool:
+        """Whether a device runs no movable pipeline: its lease has expired, or it never had one."""
+        if device.state == "quarantined":
+            assert device.heard is not None
+            return now - device.heard > self.config.lease
+        return device.state in ("new", "lost", "left")
+
+    def answer(self, asker: Asker, data: object) -> None:
+        """Reply to an operator that waited."""
+        self.after_commit.append(Answer(asker.routing_id, asker.request_id, Reply(data)))
+
+    def mark_device_dirty(self, name: str) -> None:
+        """Mark a device and its pipelines as possibly changed."""
+        self.dirty_devices.add(name)
+        self.dirty_pipelines |= self.tables.placed[name] | self.tables.leaving[name]
+
+    def active_pipeline(self, pipeline_id: str) -> PipelineRecord | None:
+        """A pipeline that is not being stopped."""
+        record = self.tables.pipelines.get(pipeline_id)
+        return None if record is None or record.want == "stop" else record
+
+    def observed(self, record: PipelineRecord) -> Observed | None:
+        """The last report of its device about the current run of a pipeline."""
+        if record.device is None or record.leaving is not None:
+            return None
+        observed = self.devices[record.device].observed.get(record.pipeline_id)
+        return observed if observed is not None and observed.gen >= record.start_gen else None
+
+    def has_finished(self, record: PipelineRecord) -> bool:
+        """Whether the current run has ended or failed. It no longer takes capacity."""
+        observed = self.observed(record)
+        return observed is not None and observed.state in (ObservedState.ENDED, ObservedState.FAILED)
+
+    def has_ended(self, record: PipelineRecord) -> bool:
+        """Whether the current run has ended."""
+        observed = self.observed(record)
+        return observed is not None and observed.state == ObservedState.ENDED
+
+    def wall(self, now: float) -> float:
+        """Unix seconds at `now`."""
+        return now + self._wall_ahead
+
+    def no_device(self, name: str, code: ErrorCode = "invalid") -> Error:
+        known = ", ".join(sorted(self.devices)) or "none"
+        return Error(code, f"no device {name}, the known ones are: {known}")
+
+
+def no_pipeline(pipeline_id: str) -> Error:
+    return Error("not_found", f"no pipeline {pipeline_id}")

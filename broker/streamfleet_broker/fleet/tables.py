@@ -1,0 +1,167 @@
+"""The rows in memory, indexed, and the writes that bring the store up to date. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from typing_extensions import assert_never
+
+from streamfleet_broker.fleet.records import (
+    DeviceRecord,
+    FloorRecord,
+    HeldRecord,
+    KeyRecord,
+    PipelineRecord,
+    Record,
+    SubscriberRecord,
+    TokenRecord,
+    Write,
+)
+from streamfleet_core.protocol.values import ModelRef
+
+
+class Tables:
+    """All rows. `undo` reverts what `write` and `remove` changed if the store rejects it."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self.devices: dict[str, DeviceRecord] = {}
+        self.owners: dict[str, str] = {}  # public key → device: exactly the keys in `devices`
+        self.tokens: dict[str, TokenRecord] = {}  # by public key
+        self.pipelines: dict[str, PipelineRecord] = {}
+        self.placed: defaultdict[str | None, set[str]] = defaultdict(set)  # device → its pipelines
+        self.leaving: defaultdict[str, set[str]] = defaultdict(set)  # device → what is taken from it
+        self.keys: dict[str, KeyRecord] = {}
+        self.subscribers: dict[str, SubscriberRecord] = {}
+        self.models: dict[str, ModelRef] = {}
+        self.held: dict[str, HeldRecord] = {}  # by `<device>/<pipeline>`
+        self.floor = 0
+        self._by_kind: dict[str, dict[str, Any]] = {
+            "device": self.devices,
+            "token": self.tokens,
+            "pipeline": self.pipelines,
+            "key": self.keys,
+            "subscriber": self.subscribers,
+            "model": self.models,
+            "held": self.held,
+        }
+        self._writes: dict[tuple[str, str], Write] = {}  # since `writes` was called last
+        for record in records:
+            self._put(*_address(record), record)
+
+    def write(self, record: Record) -> None:
+        """Add a row, or replace the one with its key."""
+        kind, key = _address(record)
+        self._record(kind, key, record)
+        self._put(kind, key, record)
+
+    def remove(self, record: Record) -> None:
+        """Remove a row."""
+        kind, key = _address(record)
+        self._record(kind, key, None)
+        self._put(kind, key, None)
+
+    def writes(self) -> tuple[Write, ...]:
+        """The changes since the last call: one write per row."""
+        writes, self._writes = self._writes, {}
+        return tuple(writes.values())
+
+    def undo(self, writes: Iterable[Write]) -> None:
+        """Revert these writes."""
+        for write in writes:
+            self._put(write.kind, write.key, write.before)
+
+    def of_device(self, device: str | None) -> list[PipelineRecord]:
+        """The pipelines of a device, or those without one, oldest first."""
+        records = [self.pipelines[pipeline_id] for pipeline_id in self.placed[device]]
+        return sorted(records, key=lambda record: record.created)
+
+    def tokens_of(self, device: str) -> list[TokenRecord]:
+        """The tokens with which a device may enroll."""
+        return [token for token in self.tokens.values() if token.device == device]
+
+    def taken_from(self, device: str) -> list[PipelineRecord]:
+        """The pipelines that a device must give up before they may start elsewhere, oldest first."""
+        records = [self.pipelines[pipeline_id] for pipeline_id in self.leaving[device]]
+        return sorted(records, key=lambda record: record.created)
+
+    def check(self) -> None:
+        """Assert what always holds."""
+        assert not self._writes
+        assert self.owners == {record.public_key: name for name, record in self.devices.items()}
+        assert not self.owners.keys() & self.tokens.keys()
+        assert len({record.short_id for record in self.devices.values()}) == len(self.devices)
+        assert len({record.created for record in self.pipelines.values()}) == len(self.pipelines)
+        assert sum(map(len, self.placed.values())) == len(self.pipelines)
+        leaving = sum(record.leaving is not None for record in self.pipelines.values())
+        assert sum(map(len, self.leaving.values())) == leaving
+        for pipeline_id, record in self.pipelines.items():
+            assert pipeline_id in self.placed[record.device]
+            assert record.device is None or record.device in self.devices
+            assert record.requested in (None, record.device)
+            assert 1 <= record.start_gen <= record.gen
+            assert record.want != "stop" or record.holder is not None
+            assert record.leaving is None or record.leaving != record.device
+            assert record.leaving is None or record.leaving in self.devices
+            assert record.leaving is None or pipeline_id in self.leaving[record.leaving]
+
+    def _record(self, kind: str, key: str, after: Record | None) -> None:
+        earlier = self._writes.get((kind, key))
+        before = self._find(kind, key) if earlier is None else earlier.before
+        self._writes[kind, key] = Write(kind, key, before, after)
+
+    def _find(self, kind: str, key: str) -> Record | None:
+        if kind == "floor":
+            return FloorRecord(self.floor) if self.floor else None
+        found: Record | None = self._by_kind[kind].get(key)
+        return found
+
+    def _put(self, kind: str, key: str, record: Record | None) -> None:
+        before = self._find(kind, key)
+        if isinstance(before, DeviceRecord):
+            del self.owners[before.public_key]
+        if isinstance(record, DeviceRecord):
+            self.owners[record.public_key] = key
+        if isinstance(before, PipelineRecord):
+            self.placed[before.device].discard(key)
+            if before.leaving is not None:
+                self.leaving[before.leaving].discard(key)
+        if isinstance(record, PipelineRecord):
+            self.placed[record.device].add(key)
+            if record.leaving is not None:
+                self.leaving[record.leaving].add(key)
+        if kind == "floor":
+            self.floor = record.gen if isinstance(record, FloorRecord) else 0
+        elif record is None:
+            self._by_kind[kind].pop(key, None)
+        else:
+            self._by_kind[kind][key] = record
+
+
+def held_key(device: str, pipeline_id: str) -> str:
+    """The key of the row that says that a device has or had a pipeline."""
+    return f"{device}/{pipeline_id}"
+
+
+def _address(record: Record) -> tuple[str, str]:
+    """The kind and key of a row."""
+    match record:
+        case DeviceRecord():
+            return "device", record.device
+        case TokenRecord():
+            return "token", record.public_key
+        case PipelineRecord():
+            return "pipeline", record.pipeline_id
+        case KeyRecord():
+            return "key", record.key
+        case SubscriberRecord():
+            return "subscriber", record.name
+        case ModelRef():
+            return "model", record.id
+        case FloorRecord():
+            return "floor", "gen"
+        case HeldRecord():
+            return "held", held_key(record.device, record.pipeline_id)
+        case _:
+            assert_never(record)

@@ -1,1 +1,0 @@
-"""What a model is, wherever it comes from: read alike by the api's door and by the library on a device."""

@@ -1,0 +1,88 @@
+"""Rules for publishing, derived from the rows and replaced with each durable write. Pure.
+
+Only the device that holds a pipeline may publish under its topics, with no `gen` above the pipeline's:
+receivers would drop valid messages after a higher one. Only a device itself may publish under its own topic.
+`now` is in monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record, Write
+from streamfleet_core.protocol.data_plane import MAX_GEN
+
+LINGER = 2.0  # seconds for which the former holder may still publish, so that no message in transit is lost
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The device that may publish for a pipeline, and its highest `gen`."""
+
+    device: str
+    gen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The keys that may publish, and their topics."""
+
+    keys: frozenset[str] = frozenset()  # all keys that may publish: not those of quarantined devices
+    devices: Mapping[str, str] = field(default_factory=dict)  # by public key
+    holders: Mapping[str, Holder] = field(default_factory=dict)  # by pipeline
+    former: Mapping[str, tuple[Holder, float]] = field(default_factory=dict)  # former holder and its deadline
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Admission:
+        """Derive the rules from all rows of the store. No key may publish yet."""
+        devices = {each.public_key: each.device for each in records if isinstance(each, DeviceRecord)}
+        held = {each.pipeline_id: _holder(each) for each in records if isinstance(each, PipelineRecord)}
+        holders = {pipeline_id: holder for pipeline_id, holder in held.items() if holder is not None}
+        return cls(devices=devices, holders=holders)
+
+    def allowing(self, keys: frozenset[str]) -> Admission:
+        """The same rules, with exactly these keys."""
+        return replace(self, keys=keys)
+
+    def after(self, writes: Iterable[Write], now: float) -> Admission:
+        """The rules after these writes."""
+        devices, holders = dict(self.devices), dict(self.holders)
+        former = {name: entry for name, entry in self.former.items() if now < entry[1]}
+        for write in writes:
+            if isinstance(write.before, DeviceRecord):
+                del devices[write.before.public_key]
+            if isinstance(write.after, DeviceRecord):
+                devices[write.after.public_key] = write.after.device
+            if write.kind == "pipeline":
+                before = holders.pop(write.key, None)
+                holder = _holder(write.after) if isinstance(write.after, PipelineRecord) else None
+                if holder is not None:
+                    holders[write.key] = holder
+                if before is not None and (holder is None or holder.device != before.device):
+                    former[write.key] = (before, now + LINGER)
+        return replace(self, devices=devices, holders=holders, former=former)
+
+    def highest(self, key: str, subject: str) -> int | None:
+        """The highest gen that a key may publish for a pipeline, or for `@DEVICE`; None if it may not."""
+        device = self._device(key)
+        if subject.startswith("@"):
+            return MAX_GEN if subject[1:] == device else None
+        holder = self.holders.get(subject)
+        return holder.gen if holder is not None and holder.device == device else None
+
+    def highest_until(self, key: str, subject: str, now: float) -> int | None:
+        """The highest gen for the former holder of a pipeline; None if it may not publish."""
+        holder, until = self.former.get(subject, (None, 0.0))
+        held = holder is not None and holder.device == self._device(key) and now < until
+        return holder.gen if holder is not None and held else None
+
+    def _device(self, key: str) -> str | None:
+        return self.devices.get(key) if key in self.keys else None
+
+
+def _holder(record: PipelineRecord) -> Holder | None:
+    """The holder of a pipeline. While it moves, its new gen is reserved for the next device."""
+    if record.holder is None:
+        return None
+    return Holder(record.holder, record.gen if record.leaving is None else record.gen - 1)
