@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamfleet_worker.library.frame import VideoFrame
+    from streamfleet_worker.library.loaded_model import get_model
     from streamfleet_worker.library.pipeline import InferencePipeline, SinkMode
     from streamfleet_worker.library.stream import Stream, UdpStream
 
-__all__ = ["InferencePipeline", "SinkMode", "Stream", "UdpStream", "VideoFrame"]
+__all__ = ["InferencePipeline", "SinkMode", "Stream", "UdpStream", "VideoFrame", "get_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streamfleet_broker.protocol import spool
-from streamfleet_worker.control import PostProcessing
-from streamfleet_worker.unix import MAX_SOCKET_PATH
+from streamfleet_core.datasets import spool
+from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_OBJECTS, MAX_PORT
+from streamfleet_core.runtime.socket_path import problem_with
+from streamfleet_worker.host.host_stats import cores
+from streamfleet_worker.ipc.child_messages import PostProcessing
 
 DEFAULT_DATA_DIR = "~/.streamfleet/worker"
 SAMPLES = "samples"  # in the data directory: frames that are kept for labelling
@@ -22,7 +23,7 @@ class ConfigError(Exception):
     """An option or a variable has a value that cannot be used. Names it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
     """All that a worker is told at its start."""
 
@@ -41,12 +42,8 @@ class WorkerConfig:
     check: bool = False  # only look whether it is well
 
     def __post_init__(self) -> None:
-        length = len(os.fsencode(self.data_dir / _LONGEST_SOCKET))
-        if length > MAX_SOCKET_PATH:
-            raise ConfigError(
-                f"--data-dir {self.data_dir}: the path is {length - MAX_SOCKET_PATH} bytes too long for the"
-                " sockets in it"
-            )
+        if problem := problem_with(self.data_dir, _LONGEST_SOCKET):
+            raise ConfigError(f"--data-dir {self.data_dir}: {problem}")
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerConfig:
@@ -66,6 +63,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         action="store_true",
         help="ask the worker that runs on this data directory, and exit with 0 if it is ready",
     )
+    parser.add_argument(
+        "--unsupervised",
+        action="store_true",
+        help="start nothing again: somebody else looks after this process, and kills it when it hangs",
+    )
     given = vars(parser.parse_args(arguments))
     options = {name: _option(name, given, environment) for name in _OPTIONS}
     port = options["publish-port"]
@@ -74,9 +76,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         join=options["join"] or "",
         join_file=Path(options["join-file"]).absolute() if options["join-file"] else None,
         broker=_endpoint(options["broker"] or ""),
-        capacity=_whole("--capacity", options["capacity"] or str(default_capacity()), 0, 1024),
+        capacity=_whole("--capacity", options["capacity"] or str(default_capacity()), 0, MAX_CAPACITY),
         publish_host=options["publish-host"] or "*",
-        publish_port=None if port is None else _whole("--publish-port", port, 1, 65535),
+        publish_port=None if port is None else _whole("--publish-port", port, 1, MAX_PORT),
         engine_threads=_whole("--engine-threads", options["engine-threads"] or "0", 0, 1024),
         samples_size=_whole("--samples-size", options["samples-size"] or str(spool.SIZE), 1, 2**50),
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
@@ -103,7 +105,7 @@ _OPTIONS = {
 
 def default_capacity() -> int:
     """As many pipelines as a device is offered when nobody says otherwise."""
-    return max(8, 4 * (os.cpu_count() or 1))
+    return min(max(8, 4 * cores()), MAX_CAPACITY)
 
 
 def post_processing(environment: Mapping[str, str]) -> PostProcessing:
@@ -114,10 +116,10 @@ def post_processing(environment: Mapping[str, str]) -> PostProcessing:
         iou_threshold=_fraction("IOU_THRESHOLD", environment, known.iou_threshold),
         class_agnostic_nms=_flag("CLASS_AGNOSTIC_NMS", environment, known.class_agnostic_nms),
         max_candidates=_whole(
-            "MAX_CANDIDATES", environment.get("MAX_CANDIDATES", str(known.max_candidates)), 1, 10**6
+            "MAX_CANDIDATES", environment.get("MAX_CANDIDATES", str(known.max_candidates)), 1, MAX_OBJECTS
         ),
         max_detections=_whole(
-            "MAX_DETECTIONS", environment.get("MAX_DETECTIONS", str(known.max_detections)), 1, 10**6
+            "MAX_DETECTIONS", environment.get("MAX_DETECTIONS", str(known.max_detections)), 1, MAX_OBJECTS
         ),
     )
 

@@ -12,18 +12,25 @@ from pathlib import Path
 
 import supervision as sv
 
-from streamfleet_broker.protocol.data import DataHeader, Flag, Kind, pipeline_topic
-from streamfleet_broker.protocol.samples import Sampling
-from streamfleet_broker.protocol.status import SampleStat
-from streamfleet_broker.protocol.values import UdpSink
-from streamfleet_worker.camera.document import Document, Encoded, Origin, describe, to_json, to_msgpack
-from streamfleet_worker.camera.frame import Image, Stamp
-from streamfleet_worker.camera.letterbox import Geometry
-from streamfleet_worker.camera.udp import UdpDoor
-from streamfleet_worker.control import CameraConfig
-from streamfleet_worker.fence import Fence, boot_time
-from streamfleet_worker.handover.outlet import Outlet
-from streamfleet_worker.samples.sampler import Destination, Sampler
+from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic
+from streamfleet_core.protocol.sampling import Sampling
+from streamfleet_core.protocol.status import SampleStat
+from streamfleet_core.protocol.values import UdpSink
+from streamfleet_worker.ipc.child_messages import CameraConfig
+from streamfleet_worker.ipc.fence import Fence, boot_time
+from streamfleet_worker.ipc.handover.sender import Sender
+from streamfleet_worker.sampling.sampler import Destination, Sampler
+from streamfleet_worker.video.detection.letterbox import Geometry
+from streamfleet_worker.video.frame import Image, Stamp
+from streamfleet_worker.video.outputs.prediction import (
+    Document,
+    Encoded,
+    Origin,
+    describe,
+    to_json,
+    to_msgpack,
+)
+from streamfleet_worker.video.outputs.udp import UdpSender
 
 _PUBLISHER = "publisher"  # as a sink's name
 _PICTURES_WAITING = 4  # for a publisher that does not take them
@@ -42,9 +49,9 @@ class Emitter:
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
         self._last_topic = pipeline_topic(Kind.LAST, config.pipeline_id)
         self._picture_topic = pipeline_topic(Kind.IMG, config.pipeline_id)
-        self._udp = [UdpDoor(sink, time.monotonic()) for sink in config.spec.sinks]
-        self._outlet = Outlet(config.intake_path)
-        self._pictures: Outlet | None = None  # there is none until the first picture
+        self._udp = [UdpSender(sink, time.monotonic()) for sink in config.spec.sinks]
+        self._publisher = Sender(config.intake_path)
+        self._pictures: Sender | None = None  # there is none until the first picture
         self._closed = False
         self._gen = config.gen
         self._seq = 0
@@ -62,28 +69,28 @@ class Emitter:
 
     def await_sinks(self) -> None:
         """Wait, a few seconds at most, until the sinks can be reached."""
-        for door in self._udp:
-            door.await_address()
+        for sender in self._udp:
+            sender.await_address()
 
-    def doors_to(self, sinks: Sequence[UdpSink]) -> list[UdpDoor]:
-        """Doors to these sinks, for `use`; those that there are already stay as they are.
+    def senders_to(self, sinks: Sequence[UdpSink]) -> list[UdpSender]:
+        """Senders to these sinks, for `use`; those that there are already stay as they are.
 
         The only method that may be called beside another. It waits a moment for the addresses of new ones.
         """
-        known = {door.sink: door for door in self._udp}
+        known = {sender.sink: sender for sender in self._udp}
         now = time.monotonic()
-        doors = [known.get(sink) or UdpDoor(sink, now) for sink in sinks]
-        for door in doors:
-            if door.sink not in known:
-                door.await_address(max(0.0, now + _LOOKUP - time.monotonic()))
-        return doors
+        senders = [known.get(sink) or UdpSender(sink, now) for sink in sinks]
+        for sender in senders:
+            if sender.sink not in known:
+                sender.await_address(max(0.0, now + _LOOKUP - time.monotonic()))
+        return senders
 
-    def use(self, doors: list[UdpDoor]) -> None:
+    def use(self, senders: list[UdpSender]) -> None:
         """Send to these from now on, and to no other."""
-        former, self._udp = self._udp, doors
-        for door in former:
-            if door not in doors:
-                door.close()
+        former, self._udp = self._udp, senders
+        for sender in former:
+            if sender not in senders:
+                sender.close()
 
     @property
     def wants_images(self) -> bool:
@@ -123,14 +130,14 @@ class Emitter:
         What the publisher did not take before goes first: it may be that no frame comes after it.
         """
         # Also when the fence is closed: the publisher tests it, and later this would be the past.
-        self._outlet.flush()
+        self._publisher.flush()
         if self._pictures is not None:
             self._pictures.flush()
         if self._fenced_off():
             return
         for header, body in self._lasts.values():
             again = replace(header, kind=Kind.LAST)
-            self._outlet.send(self._last_topic, again, body, fenced=self._config.fenced)
+            self._publisher.send(self._last_topic, again, body, fenced=self._config.fenced)
 
     def emit_picture(self, jpeg: bytes, header: DataHeader) -> None:
         """Send the picture of a frame whose predictions have left under this header."""
@@ -138,19 +145,19 @@ class Emitter:
             return
         if self._pictures is None:
             path = self._config.picture_intake_path
-            self._pictures = Outlet(path, waiting=_PICTURES_WAITING, room=_PICTURES_ROOM)
+            self._pictures = Sender(path, waiting=_PICTURES_WAITING, room=_PICTURES_ROOM)
         of_picture = replace(header, kind=Kind.IMG, flags=Flag.NONE)
         self._pictures.send(self._picture_topic, of_picture, jpeg, fenced=self._config.fenced)
 
     @property
     def dropped(self) -> dict[str, int]:
         """Frames that a sink did not take, by sink."""
-        return {**{door.name: door.dropped for door in self._udp}, _PUBLISHER: self._outlet.dropped}
+        return {**{sender.name: sender.dropped for sender in self._udp}, _PUBLISHER: self._publisher.dropped}
 
     @property
     def errors(self) -> dict[str, str]:
         """Why the last frame did not leave, by sink; only the sinks that did not take it."""
-        return {door.name: door.error for door in self._udp if door.error}
+        return {sender.name: sender.error for sender in self._udp if sender.error}
 
     def sample(self, sampling: Sampling | None) -> None:
         """Keep frames by this from now on. Any thread may call this."""
@@ -166,9 +173,9 @@ class Emitter:
 
         The publisher gets so many seconds for what it has not taken yet.
         """
-        for door in self._udp:
-            door.close()
-        self._outlet.close(patience)
+        for sender in self._udp:
+            sender.close()
+        self._publisher.close(patience)
         if self._pictures is not None:
             self._pictures.close()
         self._closed = True
@@ -197,10 +204,10 @@ class Emitter:
         )
 
     def _send_datagrams(self, datagram: bytes) -> None:
-        for door in self._udp:
+        for sender in self._udp:
             if self._fenced_off():
                 return
-            door.send(datagram, time.monotonic())
+            sender.send(datagram, time.monotonic())
 
     def _send_on(self, body: Encoded, stamp: Stamp, source_id: int) -> DataHeader:
         header = DataHeader(
@@ -214,7 +221,7 @@ class Emitter:
             source=source_id,
             flags=Flag.TRUNCATED if body.truncated else Flag.NONE,
         )
-        self._outlet.send(self._topic, header, body.content, fenced=self._config.fenced)
+        self._publisher.send(self._topic, header, body.content, fenced=self._config.fenced)
         self._lasts[source_id] = (header, body.content)
         return header
 

@@ -1,9 +1,9 @@
 """A camera process: a pipeline's sources, its model and its sinks. This module only puts the parts together.
 
 reader ──┐
-reader ──┼─frames─► player ⇄ engine        each a thread; this one speaks with the agent,
+reader ──┼─frames─► frame loop ⇄ engine    each a thread; this one speaks with the agent,
 reader ──┘             ├──► sinks          and waits for none of them
-                       └──► painter        pictures, while somebody looks
+                       └──► renderer       previews, while somebody looks
 """
 
 from __future__ import annotations
@@ -18,23 +18,12 @@ from multiprocessing.connection import Connection
 
 import cv2
 
-from streamfleet_broker.protocol.reference import is_finite
-from streamfleet_broker.protocol.values import PipelineSpec, SourceSpec, Want
-from streamfleet_worker.camera.buffer import Wakeup
-from streamfleet_worker.camera.channel import Channel
+from streamfleet_core.protocol.source_reference import is_finite
+from streamfleet_core.protocol.values import PipelineSpec, SourceSpec, Want
 from streamfleet_worker.camera.emitter import Emitter
-from streamfleet_worker.camera.ledger import Journal, Ledger
-from streamfleet_worker.camera.player import Player
-from streamfleet_worker.camera.reader import Reader
-from streamfleet_worker.camera.report import (
-    SourceFacts,
-    observed_state,
-    reason_of,
-    source_metadata,
-    status_report,
-)
-from streamfleet_worker.camera.source import quiet_libraries
-from streamfleet_worker.control import (
+from streamfleet_worker.camera.frame_loop import FrameLoop
+from streamfleet_worker.host.cpu_priority import let_others_finish
+from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
     CameraConfig,
     CameraReport,
@@ -44,40 +33,52 @@ from streamfleet_worker.control import (
     receive,
     send,
 )
-from streamfleet_worker.lifeline import die_with_parent
-from streamfleet_worker.progress import Progress
-from streamfleet_worker.scheduling import let_others_finish
+from streamfleet_worker.ipc.parent_death import die_with_parent
+from streamfleet_worker.ipc.playback_position import Progress
+from streamfleet_worker.video.open_source import quiet_libraries
+from streamfleet_worker.video.source_lane import SourceLane
+from streamfleet_worker.video.source_reader import Reader
+from streamfleet_worker.video.sources.buffer import Wakeup
+from streamfleet_worker.video.telemetry.event_journal import EventJournal
+from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
+from streamfleet_worker.video.telemetry.status_report import (
+    SourceFacts,
+    observed_state,
+    reason_of,
+    source_metadata,
+    status_report,
+)
 
 logger = logging.getLogger(__name__)
 
-_STOPPING = 0.7  # seconds that the player gets at the end, and then all readers together
+_STOPPING = 0.7  # seconds that the frame loop gets at the end, and then all readers together
 
 
 class Camera:
     """The parts of one camera process."""
 
     def __init__(self, config: CameraConfig) -> None:
-        """Raises: OSError when the fence or the progress cannot be opened."""
+        """Raises: OSError when the fence cannot be opened."""
         self._config = config
         self.changed = Wakeup()
         self._wakeup = Wakeup()
-        self._journal = Journal()
+        self._journal = EventJournal()
         self._progress = Progress.open(config.progress_path, sources=len(config.spec.sources))
         self._emitter = Emitter(config)
         now = time.monotonic()
-        self._channels = [self._channel(*numbered, now) for numbered in enumerate(config.spec.sources)]
+        self._lanes = [self._lane(*numbered, now) for numbered in enumerate(config.spec.sources)]
         self._readers = [
             Reader(
                 spec,
-                position=self._progress.position(channel.source_id),
-                buffer=channel.buffer,
-                ledger=channel.ledger,
+                position=self._progress.position(lane.source_id),
+                buffer=lane.buffer,
+                metrics=lane.metrics,
             )
-            for spec, channel in zip(config.spec.sources, self._channels, strict=True)
+            for spec, lane in zip(config.spec.sources, self._lanes, strict=True)
         ]
-        self.player = Player(
+        self.frame_loop = FrameLoop(
             config,
-            self._channels,
+            self._lanes,
             wakeup=self._wakeup,
             emitter=self._emitter,
             journal=self._journal,
@@ -86,13 +87,13 @@ class Camera:
 
     def start(self) -> None:
         """Begin to play."""
-        self.player.start()
+        self.frame_loop.start()
         for reader in self._readers:
             reader.start()
 
     def stop(self) -> None:
         """End within two seconds, whatever the sources do."""
-        self.player.stop(_STOPPING)  # first: nothing is emitted from here on
+        self.frame_loop.stop(_STOPPING)  # first: nothing is emitted from here on
         for reader in self._readers:
             reader.stop(0.0)  # all hear it before one is waited for
         until = time.monotonic() + _STOPPING
@@ -101,56 +102,63 @@ class Camera:
 
     def change(self, gen: int, want: Want, spec: PipelineSpec) -> None:
         """Go on under this generation and by this spec, or pause. When this returns, it is so."""
-        self.player.change(gen, want, spec)
+        self.frame_loop.change(gen, want, spec)
         self._emitter.sample(spec.sampling)
 
     @property
     def failed(self) -> bool:
         """A thread ended by an error of ours: only a new process heals that."""
-        return self.player.failed or any(reader.failed for reader in self._readers)
+        return self.frame_loop.failed or any(reader.failed for reader in self._readers)
 
     def report(self) -> CameraReport:
         """The present state. Waits for nothing."""
         now = time.monotonic()
-        player, channels = self.player, self._channels
+        loop, lanes = self.frame_loop, self._lanes
         # Read once, and before the counters: what is said to be paused has emitted all that it will.
-        paused, done, over = player.paused, player.done, [channel.done for channel in channels]
-        states = [channel.ledger.state for channel in channels]
-        sources = tuple(channel.ledger.source_stat(now) for channel in channels)
+        paused, done, over = loop.paused, loop.done, [lane.done for lane in lanes]
+        states = [lane.metrics.state for lane in lanes]
+        sources = tuple(lane.metrics.source_stat(now) for lane in lanes)
         facts = [
-            SourceFacts(state, source.attempts, ended)
-            for state, source, ended in zip(states, sources, over, strict=True)
+            SourceFacts(
+                state=state,
+                attempts=source.attempts,
+                over=ended,
+                failed=lane.metrics.final,
+                overdue=lane.metrics.is_overdue(now),
+            )
+            for state, source, ended, lane in zip(states, sources, over, lanes, strict=True)
         ]
         fps = round(sum(source.fps for source in sources), 3)
         return CameraReport(
-            gen=player.gen,
-            state=observed_state(facts, paused=paused, engine_met=player.began),
-            reason=reason_of(sources),
-            waiting_for_engine=not done and player.waits_for_engine(now),
+            gen=loop.gen,
+            state=observed_state(facts, paused=paused, engine_met=loop.began),
+            reason=reason_of(sources) or self._progress.error,
+            waiting_for_engine=not done and loop.waits_for_engine(now),
             emitted=sum(source.emitted for source in sources),
             sources=sources,
             dropped=self._emitter.dropped,
             samples=self._emitter.samples,
+            patience=max(lane.metrics.patience for lane in lanes),
             fps=fps,
             report=status_report(
                 events=self._journal.events,
-                latencies=[channel.ledger.latencies for channel in channels],
+                latencies=[lane.metrics.latencies for lane in lanes],
                 throughput=fps,
                 metadata=[
                     source_metadata(
                         source,
-                        properties=channel.ledger.properties,
-                        buffer_size=channel.buffer.capacity,
-                        filling=channel.buffer.filling,
-                        consumption=channel.buffer.consumption,
+                        properties=lane.metrics.properties,
+                        buffer_size=lane.buffer.capacity,
+                        filling=lane.buffer.filling,
+                        consumption=lane.buffer.consumption,
                     )
-                    for source, channel in zip(sources, channels, strict=True)
+                    for source, lane in zip(sources, lanes, strict=True)
                 ],
             ),
         )
 
-    def _channel(self, source_id: int, spec: SourceSpec, now: float) -> Channel:
-        ledger = Ledger(
+    def _lane(self, source_id: int, spec: SourceSpec, now: float) -> SourceLane:
+        metrics = SourceMetrics(
             spec.reference,
             now=now,
             changed=self.changed,
@@ -158,7 +166,7 @@ class Camera:
             journal=self._journal,
             finite=is_finite(spec),
         )
-        return Channel(source_id, spec, wakeup=self._wakeup, ledger=ledger, progress=self._progress)
+        return SourceLane(source_id, spec, wakeup=self._wakeup, metrics=metrics, progress=self._progress)
 
 
 def main(config: CameraConfig, connection: Connection) -> None:
@@ -196,6 +204,6 @@ def _serve(camera: Camera, connection: Connection) -> None:
                     case Change(gen, want, spec):
                         camera.change(gen, want, spec)
                     case Show(wanted):
-                        camera.player.show(wanted)
+                        camera.frame_loop.show(wanted)
             if ready:
                 break

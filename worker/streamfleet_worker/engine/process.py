@@ -1,59 +1,85 @@
 """An engine process: loads one model once and serves it to the cameras of this device, until it is stopped.
 
 loading ──► ready
-       └──► failed (and waits: whether to try another time is for the agent to say)
+       └──► failed, damaged (and waits: whether to try another time is for the agent to say)
+
+A model that takes more memory or time than it may ends this process, and no other.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
 
-from streamfleet_worker.control import REPORT_INTERVAL, EngineConfig, EngineReport, Stop, receive, send
-from streamfleet_worker.engine.door import Door
-from streamfleet_worker.engine.session import BadModel, Session
-from streamfleet_worker.lifeline import die_with_parent
+from streamfleet_core.protocol.source_reference import shown_reason
+from streamfleet_worker.engine.confinement import confine, limited_time
+from streamfleet_worker.engine.onnx_runtime import onnx_runtime
+from streamfleet_worker.engine.onnx_session import BadModel, DamagedModel, Session, is_accelerated
+from streamfleet_worker.engine.server import EngineServer
+from streamfleet_worker.host.host_stats import cores
+from streamfleet_worker.ipc.child_messages import (
+    REPORT_INTERVAL,
+    EngineConfig,
+    EngineReport,
+    Stop,
+    receive,
+    send,
+)
+from streamfleet_worker.ipc.parent_death import die_with_parent
 
 logger = logging.getLogger(__name__)
 
+_FOR_GPU = 3  # times as long: its libraries may compile for it at first
 _CLOSING = 1.0  # seconds that inferences under way get at the end
 
 
 def main(config: EngineConfig, connection: Connection) -> None:
     """The whole life of the process. It ends when it is told to, or when the agent is gone."""
     die_with_parent()
+    onnx_runtime()  # before `confine`: it is not the model's to pay for
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    door: Door | None = None
-    reason = ""
+    server: EngineServer | None = None
+    threads = config.threads or cores()
+    failure = EngineReport("failed", "", 0, 0.0)
     try:
-        send(connection, EngineReport("loading", "", "", 0, 0.0))
-        session = Session(config.weights_path, config.manifest)
-        door = Door(session, config.socket_path, threads=config.threads or len(os.sched_getaffinity(0)))
-        door.start()
+        send(connection, EngineReport("loading", "", 0, 0.0))
+        accelerated = is_accelerated()
+        confine(config.manifest, runs=threads, accelerated=accelerated)
+        within = partial(limited_time, times=_FOR_GPU) if accelerated else limited_time
+        session = Session(config.weights_path, config.manifest, within=within)
+        server = EngineServer(session, config.socket_path, threads=threads)
+        server.start()
         logger.info("model %s: ready on %s", config.manifest.digest[:12], session.provider)
-        provider = session.provider
     except (BadModel, OSError, ValueError) as exc:
-        reason, provider = str(exc), ""
-        logger.error("model %s: %s", config.manifest.digest[:12], reason)
+        state: Literal["failed", "damaged"] = "failed"
+        if isinstance(exc, DamagedModel):
+            state = "damaged"
+            Path(config.weights_path).unlink(missing_ok=True)  # so that it is fetched again
+        failure = replace(failure, state=state, reason=shown_reason(str(exc)))
+        logger.error("model %s: %s", config.manifest.digest[:12], failure.reason)
     try:
-        _report_until_stop(connection, door, provider, reason)
+        _report_until_stop(connection, server, failure)
     except (EOFError, OSError):
         logger.info("model %s: the agent is gone", config.manifest.digest[:12])
-    if door is not None:
-        door.close(_CLOSING)
+    if server is not None:
+        server.close(_CLOSING)
 
 
-def _report_until_stop(connection: Connection, door: Door | None, provider: str, reason: str) -> None:
+def _report_until_stop(connection: Connection, server: EngineServer | None, failure: EngineReport) -> None:
     while True:
         now = time.monotonic()
-        if door is None:
-            send(connection, EngineReport("failed", reason, "", 0, 0.0))
+        if server is None:
+            send(connection, failure)
         else:
-            inferences, oldest_run = door.figures(now)
-            send(connection, EngineReport("ready", "", provider, inferences, oldest_run))
+            inferences, oldest_run = server.figures(now)
+            reason = server.failure(now)
+            send(connection, EngineReport("ready", reason, inferences, oldest_run))
         next_report = now + REPORT_INTERVAL
         while (left := next_report - time.monotonic()) > 0:
             if connection.poll(left) and isinstance(receive(connection), Stop):

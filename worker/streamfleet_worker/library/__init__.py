@@ -13,38 +13,64 @@ if TYPE_CHECKING:
         StreamOperationNotAllowedError,
     )
     from streamfleet_worker.library.frame import VideoFrame
+    from streamfleet_worker.library.loaded_model import get_model
     from streamfleet_worker.library.pipeline import InferencePipeline, SinkMode
-    from streamfleet_worker.library.sinks import (
-        InMemoryBufferSink,
-        UDPSink,
-        VideoFileSink,
-        multi_sink,
-        render_boxes,
-    )
+    from streamfleet_worker.library.rendering import create_tiles, render_boxes
+    from streamfleet_worker.library.sinks import InMemoryBufferSink, UDPSink, VideoFileSink, multi_sink
+    from streamfleet_worker.library.status_updates import StatusUpdate, UpdateSeverity
     from streamfleet_worker.library.stream import Stream, UdpStream
-    from streamfleet_worker.library.updates import PipelineWatchDog, StatusUpdate, UpdateSeverity
+    from streamfleet_worker.library.video_source import (
+        BufferConsumptionStrategy,
+        BufferFillingStrategy,
+        SourceMetadata,
+        SourceProperties,
+        StreamState,
+        VideoSource,
+    )
+    from streamfleet_worker.library.watchdogs import (
+        BasePipelineWatchDog,
+        LatencyMonitorReport,
+        NullPipelineWatchdog,
+        PipelineStateReport,
+        PipelineWatchDog,
+    )
 
 __all__ = [
     "BadPrediction",
+    "BasePipelineWatchDog",
+    "BufferConsumptionStrategy",
+    "BufferFillingStrategy",
     "InMemoryBufferSink",
     "InferencePipeline",
+    "LatencyMonitorReport",
     "LibraryError",
+    "NullPipelineWatchdog",
+    "PipelineStateReport",
     "PipelineWatchDog",
     "SinkMode",
     "SourceConnectionError",
+    "SourceMetadata",
+    "SourceProperties",
     "StatusUpdate",
     "Stream",
     "StreamOperationNotAllowedError",
+    "StreamState",
     "UDPSink",
     "UdpStream",
     "UpdateSeverity",
     "VideoFileSink",
     "VideoFrame",
+    "VideoSource",
+    "create_tiles",
+    "get_model",
     "multi_sink",
     "render_boxes",
 ]
 
-_MODULES = ("errors", "frame", "updates", "sinks", "pipeline", "stream")  # what loads little comes first
+_MODULES = (  # what loads little comes first
+    *("errors", "frame", "status_updates", "video_source", "watchdogs", "rendering", "sinks"),
+    *("pipeline", "stream", "loaded_model"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ LibraryError
 
 from __future__ import annotations
 
-from streamfleet_broker.protocol.status import SourceCause
+from streamfleet_core.protocol.status import SourceCause
 
 
 class LibraryError(Exception):

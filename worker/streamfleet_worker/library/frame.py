@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from streamfleet_worker.camera.frame import Image
+from streamfleet_worker.video.frame import Image
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ The two first give the original's dicts: `image` and `predictions`.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -20,16 +19,19 @@ from typing import Any, Protocol
 import numpy as np
 import supervision as sv
 
-from streamfleet_broker.protocol.values import Manifest
-from streamfleet_worker.camera.decode import decode
-from streamfleet_worker.camera.document import Document, describe_picture
-from streamfleet_worker.camera.letterbox import Letterbox
-from streamfleet_worker.control import PostProcessing
-from streamfleet_worker.engine.session import RunError, Session
-from streamfleet_worker.engine.slots import Slot
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine.onnx_runtime import run_errors
+from streamfleet_worker.engine.onnx_session import Session
+from streamfleet_worker.host.host_stats import cores
+from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.ipc.shared_memory import Slot
 from streamfleet_worker.library.errors import BadPrediction
 from streamfleet_worker.library.frame import VideoFrame
-from streamfleet_worker.library.workers import Workers
+from streamfleet_worker.library.model_threads import Workers
+from streamfleet_worker.video.detection.letterbox import Letterbox
+from streamfleet_worker.video.detection.postprocess import decode
+from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.outputs.prediction import Document, describe_picture
 
 _MOST_THREADS = 8
 
@@ -69,9 +71,9 @@ class ModelFile:
         self._manifest = manifest
         self._rules = rules
         session = Session(str(path), manifest)
-        self.threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        self.threads = min(_MOST_THREADS, cores())
         self._workers: Workers[Inferred] = Workers(self.threads)
-        self._benches = [_Bench(session, manifest) for _ in range(self.threads)]  # those in no use
+        self._benches = [Bench(session, manifest) for _ in range(self.threads)]  # those in no use
 
     def start(self) -> None:
         """Be ready."""
@@ -96,14 +98,13 @@ class ModelFile:
             self._benches.append(bench)
         return Inferred(results, started_at, time.monotonic())
 
-    def _describe(self, frame: VideoFrame, bench: _Bench) -> Document:
-        geometry = bench.letterbox.write(frame.image, bench.slot.input)
-        bench.session.run(bench.run)
-        detections = decode(bench.slot.output, geometry, manifest=self._manifest, rules=self._rules)
-        return _of_detections(detections, frame, self._manifest.labels)
+    def _describe(self, frame: VideoFrame, bench: Bench) -> Document:
+        return document_of_detections(
+            bench.detect(frame.image, self._rules), frame.image, self._manifest.labels
+        )
 
 
-class _Bench:
+class Bench:
     """Where one thread prepares, runs and reads."""
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
@@ -112,6 +113,13 @@ class _Bench:
         self.slot = Slot(np.zeros(layout.input_shape, np.float32), np.zeros(layout.output_shape, np.float32))
         self.run = session.prepare(self.slot)
         self.letterbox = Letterbox(manifest)
+        self._manifest = manifest
+
+    def detect(self, image: Image, rules: PostProcessing) -> sv.Detections:
+        """What the model finds in a picture. Raises: one of `run_errors`."""
+        geometry = self.letterbox.write(image, self.slot.input)
+        self.session.run(self.run)
+        return decode(self.slot.output, geometry, manifest=self._manifest, rules=rules)
 
 
 class Function:
@@ -179,7 +187,7 @@ def document_of(found: Any, frame: VideoFrame) -> Document:
     if isinstance(found, (list, tuple)) and len(found) == 1:
         found = found[0]  # of a batch of one
     if isinstance(found, sv.Detections):
-        return _of_detections(found, frame, None)
+        return document_of_detections(found, frame.image, None)
     if hasattr(found, "model_dump"):
         found = found.model_dump(by_alias=True, exclude_none=True)
     if not isinstance(found, dict) or not isinstance(found.get("predictions"), list):
@@ -191,11 +199,12 @@ def document_of(found: Any, frame: VideoFrame) -> Document:
 
 def failure_of(exc: BaseException) -> str:
     """What went wrong, for people."""
-    return str(exc) if isinstance(exc, (BadPrediction, *RunError)) else f"{type(exc).__name__}: {exc}"
+    return str(exc) if isinstance(exc, (BadPrediction, *run_errors())) else f"{type(exc).__name__}: {exc}"
 
 
-def _of_detections(detections: sv.Detections, frame: VideoFrame, labels: Sequence[str] | None) -> Document:
-    height, width = frame.image.shape[:2]
+def document_of_detections(detections: sv.Detections, image: Image, labels: Sequence[str] | None) -> Document:
+    """The original's dict of what was found in a picture; without labels, detections name their classes."""
+    height, width = image.shape[:2]
     if labels is None:
         detections, labels = _complete(detections)
     return describe_picture(detections, labels=labels, width=width, height=height)

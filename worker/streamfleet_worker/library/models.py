@@ -11,17 +11,16 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from streamfleet_broker.models import folder
-from streamfleet_broker.models.content import digest_of
-from streamfleet_broker.models.download import Remote, fetch
-from streamfleet_broker.models.folder import FoundModel
-from streamfleet_broker.models.graph import BadModel, Graph, Port, manifest_of
-from streamfleet_broker.protocol.values import Manifest, ModelId, Weights
-from streamfleet_worker.engine import session
+from streamfleet_core.models import model_folder
+from streamfleet_core.models.digest import digest_of
+from streamfleet_core.models.download import Remote, fetch
+from streamfleet_core.models.model_folder import FoundModel
+from streamfleet_core.models.onnx_file import read_file
+from streamfleet_core.models.onnx_graph import BadModel, manifest_of
+from streamfleet_core.protocol.values import Manifest, ModelId, Weights
 from streamfleet_worker.library.errors import LibraryError
 
 DEFAULT_CACHE = Path("~/.streamfleet/models")
@@ -65,15 +64,15 @@ def load(
 
 def _find(model: str, cache: Path) -> FoundModel | None:
     if "://" in model:
-        return folder.read_folder(_from_web(Remote.of(model), cache))
+        return model_folder.read_folder(_from_web(Remote.of(model), cache))
     if _is_id(model):
-        cached = folder.find(cache, model)
+        cached = model_folder.find(cache, model)
         if cached is not None:
             return cached
     path = Path(model).expanduser()
     if path.is_dir():
-        return folder.read_folder(path)
-    return folder.read_file(path) if path.is_file() else None
+        return model_folder.read_folder(path)
+    return model_folder.read_file(path) if path.is_file() else None
 
 
 def _is_id(model: str) -> bool:
@@ -86,30 +85,7 @@ def _is_id(model: str) -> bool:
 
 def _inspect(found: FoundModel) -> Manifest:
     weights = Weights(digest_of(found.weights), found.weights.stat().st_size)
-    return manifest_of(_graph(found.weights), weights, found.family, found.labels)
-
-
-# the file -------------------------------------------------------------------------------------------------
-
-
-def _graph(weights: Path) -> Graph:
-    """As ONNX Runtime sees it: what the api reads with `onnx` is a dependency that no device needs."""
-    try:
-        opened = session.open_session(str(weights), to_run=False)
-    except session.BadModel as exc:
-        raise BadModel(str(exc)) from exc
-    return Graph(
-        tuple(map(_port, opened.get_inputs())),
-        tuple(map(_port, opened.get_outputs())),
-        dict(opened.get_modelmeta().custom_metadata_map),
-    )
-
-
-def _port(port: Any) -> Port:  # onnxruntime.NodeArg
-    dtype = port.type.removeprefix("tensor(").removesuffix(")").upper()
-    # A dimension that the file leaves open has a name, or nothing, in the place of a number.
-    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in port.shape)
-    return Port(port.name, dtype, shape)
+    return manifest_of(read_file(found.weights), weights, found.family, found.labels)
 
 
 # the web --------------------------------------------------------------------------------------------------
@@ -118,7 +94,7 @@ def _port(port: Any) -> Port:  # onnxruntime.NodeArg
 def _from_web(remote: Remote, cache: Path) -> Path:
     """The folder where it lies then. Raises: DownloadFailed, OSError."""
     place = cache / "sha256" / remote.sha256
-    weights = place / folder.WEIGHTS
+    weights = place / model_folder.WEIGHTS
     if not weights.is_file() or digest_of(weights) != remote.sha256:
         place.mkdir(parents=True, exist_ok=True)
         _sweep(place)

@@ -6,36 +6,35 @@ init → start → (sources) → (model) → on_prediction …→ join
 from __future__ import annotations
 
 import enum
-import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from streamfleet_broker.protocol.values import Consumption, Filling, SourceSpec
-from streamfleet_worker.camera.report import source_metadata, status_report
-from streamfleet_worker.camera.source import quiet_libraries
-from streamfleet_worker.control import PostProcessing
-from streamfleet_worker.library.callbacks import Callbacks
-from streamfleet_worker.library.errors import StreamOperationNotAllowedError
-from streamfleet_worker.library.flow import Flow
+from streamfleet_worker.library.arguments import (
+    Properties,
+    Reference,
+    Sink,
+    inference_of,
+    plans_of,
+    rules_of,
+    sinks_of,
+    source_numbers,
+    tracking_of,
+)
+from streamfleet_worker.library.execution.callbacks import Callbacks, SinkDispatcher
+from streamfleet_worker.library.execution.frame_loop import Flow
+from streamfleet_worker.library.execution.pipeline_run import PipelineRun
+from streamfleet_worker.library.execution.rounds import SourcePlan, Sources
+from streamfleet_worker.library.execution.wakeup import Wakeup
 from streamfleet_worker.library.frame import VideoFrame
-from streamfleet_worker.library.inference import Function, Inference, ModelFile, ModelObject
-from streamfleet_worker.library.settings import Settings, current_settings
-from streamfleet_worker.library.sources import SourcePlan, Sources
+from streamfleet_worker.library.inference import Function, Inference
+from streamfleet_worker.library.settings import current_settings
+from streamfleet_worker.library.status_updates import StatusUpdateHandler, Updates
 from streamfleet_worker.library.tracking import Tracking
-from streamfleet_worker.library.updates import PipelineWatchDog, StatusUpdateHandler, Updates
+from streamfleet_worker.library.video_source import VideoSource
+from streamfleet_worker.library.watchdogs import PipelineWatchDog
 
-logger = logging.getLogger(__name__)
-
-_SETTLING = 10.0  # seconds that a pause waits for the frames under way
-_READERS = 2.0  # seconds that sources get at the end; one that is silent keeps its thread a little longer
-_MODEL = 1.0  # seconds that the model gets at the end
-_MODES = ("auto", "every_frame", "freshest", "legacy")
-
-Reference = str | int | Path
-Properties = Mapping[str, float]
-Sink = Callable[[Any, Any], Any]
 Hook = Callable[[], Any]
 
 
@@ -67,32 +66,42 @@ class InferencePipeline:
         handlers: Sequence[StatusUpdateHandler] = (),
         on_start: Hook | None = None,
         on_end: Hook | None = None,
+        results: Callable[[Any, VideoFrame], Any] | None = None,
     ) -> None:
-        self._sinks = tuple(sinks)
-        self._batched = sink_mode is SinkMode.BATCH or (sink_mode is SinkMode.ADAPTIVE and len(plans) > 1)
-        self._inference = inference
-        self._on_start, self._on_end = on_start, on_end
-        wakeup = threading.Event()
+        """`results`: what sinks get in the place of what was found in a frame."""
+        wakeup, stopped = Wakeup(), Wakeup()
         if watchdog is not None:
             handlers = [*handlers, watchdog.on_status_update]
         self._updates = Updates(handlers, changed=wakeup)
         self.callbacks = Callbacks(self._updates)  # for who has functions of the user's to call himself
         self._sources = Sources(plans, updates=self._updates, wakeup=wakeup, batch_timeout=batch_timeout)
-        self._flow = Flow(
+        self.video_sources = tuple(VideoSource(feed.lane) for feed in self._sources.feeds)
+        if watchdog is not None:
+            watchdog.register_video_sources(self.video_sources)
+        batched = sink_mode is SinkMode.BATCH or (sink_mode is SinkMode.ADAPTIVE and len(plans) > 1)
+        dispatcher = SinkDispatcher(
+            sinks, batched=batched, results=results, callbacks=self.callbacks, stopped=stopped
+        )
+        flow = Flow(
             self._sources,
             inference,
-            outlet=self._hand_over,
+            hand_over=dispatcher.hand_over,
             callbacks=self.callbacks,
             updates=self._updates,
             wakeup=wakeup,
+            stopped=stopped,
             tracking=tracking,
             watchdog=watchdog,
         )
-        self._starting = threading.Lock()  # guards _started
-        self._started = False
-        self._thread: threading.Thread | None = None  # where the frames move
-        self._background: threading.Thread | None = None  # the same, if it is not the caller's
-        self._ended = threading.Event()
+        self._run = PipelineRun(
+            self._sources,
+            inference,
+            flow,
+            callbacks=self.callbacks,
+            updates=self._updates,
+            on_start=on_start,
+            on_end=on_end,
+        )
 
     @classmethod
     def init(
@@ -156,7 +165,7 @@ class InferencePipeline:
         return cls(
             plans,
             inference_of(model_id, rules, settings=settings, api_key=api_key),
-            _sinks(on_prediction),
+            sinks_of(on_prediction),
             sink_mode=SinkMode(sink_mode),
             batch_timeout=batch_collection_timeout,
             tracking=tracking_of(tracker, model_id, rules),
@@ -204,7 +213,7 @@ class InferencePipeline:
         return cls(
             plans,
             Function(on_video_frame),
-            _sinks(on_prediction),
+            sinks_of(on_prediction),
             sink_mode=SinkMode(sink_mode),
             batch_timeout=batch_collection_timeout,
             watchdog=watchdog,
@@ -214,11 +223,78 @@ class InferencePipeline:
         )
 
     @classmethod
-    def init_with_workflow(cls, *_: Any, **__: Any) -> InferencePipeline:
-        """Raises: NotImplementedError."""
-        raise NotImplementedError(
-            "workflows are not run here: use init_with_custom_logic with a function that does what the"
-            " workflow does, or init with its model"
+    def init_with_workflow(
+        cls,
+        video_reference: Reference | Sequence[Reference],
+        workflow_specification: Mapping[str, Any] | None = None,
+        workspace_name: str | None = None,
+        workflow_id: str | None = None,
+        api_key: str | None = None,
+        image_input_name: str = "image",
+        workflows_parameters: Mapping[str, Any] | None = None,
+        on_prediction: Sink | Sequence[Sink] | None = None,
+        max_fps: float | None = None,
+        watchdog: PipelineWatchDog | None = None,
+        status_update_handlers: Sequence[StatusUpdateHandler] | None = None,
+        source_buffer_filling_strategy: str | enum.Enum | None = None,
+        source_buffer_consumption_strategy: str | enum.Enum | None = None,
+        video_source_properties: Properties | Sequence[Properties | None] | None = None,
+        batch_collection_timeout: float | None = None,
+        sink_mode: SinkMode | str = SinkMode.ADAPTIVE,
+        decoding_buffer_size: int | None = None,
+        video_processing_mode: str | enum.Enum = "auto",
+        serialize_results: bool = False,
+        workflow_version_id: str | None = None,
+        workflow_init_parameters: Mapping[str, Any] | None = None,
+        workflows_thread_pool_workers: int = 4,
+        cancel_thread_pool_tasks_on_exit: bool = True,
+        video_metadata_input_name: str = "video_metadata",
+        profiling_directory: str | None = None,
+        use_workflow_definition_cache: bool = True,
+        predictions_queue_size: int | None = None,
+        max_staleness: float | None = None,
+    ) -> InferencePipeline:
+        """A pipeline of a workflow that the fleet could run: one detection model, a byte tracker,
+        visualizations, counts. Sinks get its outputs by name: predictions as supervision's Detections,
+        pictures as `WorkflowImage`; with `serialize_results` both as dicts.
+
+        What is about the engine of workflows has no meaning here, and is accepted: thread pools, caches,
+        profiling, `video_metadata_input_name`. Else as `init`.
+
+        Raises: BadWorkflow, ValueError, TypeError, ConfigError; and whatever the model cannot be loaded by.
+        """
+        if workflow_specification is None:
+            raise ValueError(
+                "expected a workflow_specification: there is no Roboflow server here that would know a"
+                f" workflow by its ids, got {workspace_name!r} and {workflow_id!r}"
+            )
+        # Here, because it brings the annotators, which programs without a workflow need not have.
+        from streamfleet_core.protocol.workflow import read
+        from streamfleet_worker.library.workflow_results import WorkflowResults
+
+        workflow = read(workflow_specification, workflows_parameters, image=image_input_name)
+        settings = current_settings()
+        rules = rules_of(settings.rules, **asdict(workflow.filtering))
+        plans = plans_of(
+            video_reference,
+            settings=settings,
+            max_fps=max_fps,
+            filling=source_buffer_filling_strategy,
+            consumption=source_buffer_consumption_strategy,
+            properties=video_source_properties,
+            buffer_size=decoding_buffer_size,
+            mode=video_processing_mode,
+        )
+        return cls(
+            plans,
+            inference_of(workflow.model_id, rules, settings=settings, api_key=api_key),
+            sinks_of(on_prediction),
+            sink_mode=SinkMode(sink_mode),
+            batch_timeout=batch_collection_timeout,
+            tracking=tracking_of(workflow.tracker, workflow.model_id, rules),
+            watchdog=watchdog,
+            handlers=status_update_handlers or (),
+            results=WorkflowResults(workflow, serialised=serialize_results),
         )
 
     @classmethod
@@ -234,235 +310,44 @@ class InferencePipeline:
 
         Raises: SourceConnectionError when a source gives no picture; later it is opened again without a word.
         """
-        with self._starting:
-            if self._started:
-                raise StreamOperationNotAllowedError("expected a pipeline that was not started yet")
-            self._started = True
-        if use_main_thread:
-            self._thread = threading.current_thread()
-            self._open()
-            self._run()
-            return
-        self._open()
-        self._background = threading.Thread(target=self._run, name="pipeline")
-        self._thread = self._background
-        self._background.start()
+        self._run.start(here=use_main_thread)
 
     def join(self) -> None:
-        """Wait for the end, which Ctrl-C brings about. Not for functions of the pipeline itself."""
-        if not self._started:
-            return
-        if threading.current_thread() is self._thread and not self._ended.is_set():
-            raise StreamOperationNotAllowedError("expected another thread than the pipeline's own to join it")
-        try:
-            self._ended.wait()
-        except KeyboardInterrupt:
-            self.terminate()  # its thread would keep the program alive, and a camera has no end
-            raise
-        if self._background is not None:
-            self._background.join()
+        """Wait for the end, which Ctrl-C brings about.
+
+        On the pipeline's own thread, as in a signal handler, it returns at once after `terminate`.
+
+        Raises: StreamOperationNotAllowedError there without it.
+        """
+        self._run.join()
+
+    @property
+    def stopped(self) -> bool:
+        """It has ended, or is about to."""
+        return self._run.stopped
 
     def terminate(self) -> None:
         """End after the call to a sink that is under way. Does not wait for it."""
-        self._flow.stop()
+        self._run.stop()
 
-    def pause_stream(self, source_id: int | None = None) -> None:
+    def pause_stream(self, source_id: int | str | None = None) -> None:
         """Let no frame of this source, or of all, come to the sinks any more; when this returns, it is so.
 
         It waits for the frames that are with the model, and no longer than ten seconds for a sink; it does
         not where a function of the pipeline itself calls it, and then these frames still come.
         A file goes on where it was. A live source is read on, and goes on with the present.
         """
-        self._sources.pause(self._sources_named(source_id))
-        if self._started and threading.current_thread() is not self._thread:
-            self._flow.settle(_SETTLING)
+        self._sources.pause(source_numbers(source_id, count=len(self.video_sources)))
+        self._run.settle()
 
-    def mute_stream(self, source_id: int | None = None) -> None:
+    def mute_stream(self, source_id: int | str | None = None) -> None:
         """The same as `pause_stream`, which does to each source what suits it."""
         self.pause_stream(source_id)
 
-    def resume_stream(self, source_id: int | None = None) -> None:
+    def resume_stream(self, source_id: int | str | None = None) -> None:
         """Go on with this source, or with all."""
-        self._sources.resume(self._sources_named(source_id))
+        self._sources.resume(source_numbers(source_id, count=len(self.video_sources)))
 
     def report(self) -> dict[str, Any]:
         """The original's status report."""
-        channels = [feed.channel for feed in self._sources.feeds]
-        stats = self._sources.stats()
-        return status_report(
-            events=self._updates.events,
-            latencies=[channel.ledger.latencies for channel in channels],
-            throughput=round(sum(stat.fps for stat in stats), 3),
-            metadata=[
-                source_metadata(
-                    stat,
-                    properties=channel.ledger.properties,
-                    buffer_size=channel.buffer.capacity,
-                    filling=channel.buffer.filling,
-                    consumption=channel.buffer.consumption,
-                )
-                for stat, channel in zip(stats, channels, strict=True)
-            ],
-        )
-
-    def _sources_named(self, source_id: int | None) -> range | list[int]:
-        count = len(self._sources.feeds)
-        if source_id is None:
-            return range(count)
-        if not 0 <= source_id < count:
-            raise StreamOperationNotAllowedError(
-                f"expected the number of a source from 0 to {count - 1}, came {source_id}"
-            )
-        return [source_id]
-
-    def _open(self) -> None:
-        try:
-            quiet_libraries()
-            self._inference.start()
-            self._sources.open(self._flow.stopped)
-        except BaseException:
-            self._close()
-            raise
-
-    def _run(self) -> None:
-        try:
-            self._updates.inference_thread("STARTED")
-            if self._on_start is not None and not self._flow.stopped.is_set():
-                self.callbacks.call("the function for the start", self._on_start)
-            self._flow.run()
-            self._updates.inference_thread("FINISHED")
-        finally:
-            self._flow.stop()
-            if self._on_end is not None:
-                self.callbacks.call("the function for the end", self._on_end)
-            self._close()
-
-    def _close(self) -> None:
-        """Sources before the model: nothing new comes while it ends."""
-        if not self._sources.close(_READERS):
-            logger.warning("a source does not answer; its thread ends when it does")
-        if not self._inference.close(_MODEL):
-            logger.warning("the model does not answer; its thread ends when it does")
-        self._updates.deliver()
-        self._ended.set()
-
-    def _hand_over(self, predictions: list[Any], frames: list[VideoFrame | None]) -> None:
-        if self._batched:
-            self._call_sinks(predictions, frames)
-            return
-        for prediction, frame in zip(predictions, frames, strict=True):
-            if frame is not None and not self._flow.stopped.is_set():
-                self._call_sinks(prediction, frame)
-
-    def _call_sinks(self, predictions: Any, frames: Any) -> None:
-        for sink in self._sinks:
-            self.callbacks.call("a sink", sink, predictions, frames)
-
-
-def plans_of(
-    references: Reference | Sequence[Reference],
-    *,
-    settings: Settings,
-    max_fps: float | None = None,
-    filling: str | enum.Enum | None = None,
-    consumption: str | enum.Enum | None = None,
-    properties: Properties | Sequence[Properties | None] | None = None,
-    buffer_size: int | None = None,
-    mode: str | enum.Enum = "auto",
-) -> list[SourcePlan]:
-    """What the arguments say of each source. Raises: ValueError, TypeError."""
-    several = list(references) if isinstance(references, (list, tuple)) else [references]
-    if not several:
-        raise ValueError("video_reference: expected at least one source")
-    for reference in several:
-        if not isinstance(reference, (str, int, Path)):
-            raise TypeError(
-                "video_reference: expected a path, a URL, the index of a camera, or a list of them;"
-                f" came {type(reference).__name__}"
-            )
-    if max_fps is not None and max_fps <= 0:
-        raise ValueError(f"max_fps: expected a number above 0, came {max_fps!r}")
-    processing = _word("video_processing_mode", mode, _MODES, str.lower) or "auto"
-    fill = _word("source_buffer_filling_strategy", filling, get_args(Filling), str.upper)
-    consume = _word("source_buffer_consumption_strategy", consumption, get_args(Consumption), str.upper)
-    if processing == "every_frame":
-        fill, consume = fill or "WAIT", consume or "LAZY"
-    return [
-        SourcePlan(
-            SourceSpec(
-                reference if isinstance(reference, int) else str(reference),
-                properties=dict(of_this or {}),
-                max_fps=max_fps,
-                filling=fill,  # type: ignore[arg-type]
-                consumption=consume,  # type: ignore[arg-type]
-            ),
-            buffer_size=buffer_size or settings.buffer_size,
-            native=processing == "freshest",
-            strides=settings.strides,
-        )
-        for reference, of_this in zip(several, _properties(properties, len(several)), strict=True)
-    ]
-
-
-def rules_of(defaults: PostProcessing, **wished: Any) -> PostProcessing:
-    """The defaults, where nothing is wished for. Raises: ValueError."""
-    rules = PostProcessing(
-        **{name: getattr(defaults, name) if value is None else value for name, value in wished.items()}
-    )
-    for name in ("confidence", "iou_threshold"):
-        if not 0 <= getattr(rules, name) <= 1:
-            raise ValueError(f"{name}: expected a number from 0 to 1, came {getattr(rules, name)!r}")
-    for name in ("max_candidates", "max_detections"):
-        if getattr(rules, name) < 1:
-            raise ValueError(f"{name}: expected a number above 0, came {getattr(rules, name)!r}")
-    return rules
-
-
-def inference_of(
-    model: Any, rules: PostProcessing, *, settings: Settings, api_key: str | None = None
-) -> Inference:
-    """The model that is meant. Raises: TypeError, or whatever it cannot be loaded by."""
-    if not isinstance(model, (str, Path)):
-        return Function(ModelObject(model, rules))
-    # Here, because a program with a model of its own needs none of what this brings.
-    from streamfleet_worker.library.models import load
-
-    path, manifest = load(model, cache_dir=settings.cache_dir, api_key=api_key or settings.api_key)
-    return ModelFile(path, manifest, rules)
-
-
-def tracking_of(tracker: str | None, model: Any, rules: PostProcessing) -> Tracking | None:
-    """The tracker that is meant. Raises: ValueError."""
-    if _word("tracker", tracker, ("bytetrack",), str.lower) is None:
-        return None
-    # What another's model gives may be of less confidence than ours would be, and all of it shall have ids.
-    return Tracking(confidence=rules.confidence if isinstance(model, (str, Path)) else 0.0)
-
-
-def _word(
-    name: str, given: str | enum.Enum | None, known: Sequence[str], case: Callable[[str], str]
-) -> str | None:
-    if given is None:
-        return None
-    word = case(str(given.value if isinstance(given, enum.Enum) else given))
-    if word not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, came {given!r}")
-    return word
-
-
-def _properties(
-    given: Properties | Sequence[Properties | None] | None, count: int
-) -> Sequence[Properties | None]:
-    if given is None or isinstance(given, Mapping):
-        return [given] * count
-    if len(given) != count:
-        raise ValueError(
-            f"video_source_properties: expected a list for {count} sources, came one for {len(given)}"
-        )
-    return given
-
-
-def _sinks(given: Sink | Sequence[Sink] | None) -> Sequence[Sink]:
-    if given is None:
-        return ()
-    return [given] if callable(given) else list(given)
+        return self._run.report()

@@ -1,6 +1,7 @@
 """What the library takes from the environment where its caller says nothing. Read here, and nowhere else.
 
-It is read when a pipeline or a stream is made; what is changed later changes nothing.
+It is read when a pipeline or a stream is made; what is changed later changes nothing. Only the display is
+looked for when a window is shown.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from streamfleet_core.protocol.limits import MAX_PORT
 from streamfleet_worker.config import ConfigError, post_processing
-from streamfleet_worker.control import PostProcessing
+from streamfleet_worker.ipc.child_messages import PostProcessing
 
 T = TypeVar("T")
 
 _PROPERTY = "CV2_CAP_PROP_"
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")  # without all of them no window can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,11 @@ class Settings:
 def current_settings() -> Settings:
     """The environment of this process. Raises: ConfigError with the name of the variable."""
     return settings_in(os.environ)
+
+
+def has_display() -> bool:
+    """Whether this process can open a window."""
+    return any(os.environ.get(name) for name in _DISPLAYS)
 
 
 def settings_in(environment: Mapping[str, str]) -> Settings:
@@ -88,6 +96,6 @@ def _count(text: str) -> int:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise ValueError(f"expected a port from 1 to 65535, came {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_PORT:
+        raise ValueError(f"expected a port from 1 to {MAX_PORT}, came {text!r}")
     return int(text)

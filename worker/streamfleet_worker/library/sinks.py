@@ -1,4 +1,4 @@
-"""What to do with predictions, by the original's names: draw them, send them, film them, keep them.
+"""What to do with predictions, by Roboflow's names: send them, film them, keep them. `rendering` draws them.
 
 A sink is any function of predictions and frames. From one source it gets one of each; from several it gets
 two lists in the order of the sources, with None where a source gave nothing.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import os
 import threading
 import time
 from collections import deque
@@ -21,146 +19,43 @@ from types import TracebackType
 from typing import Any
 
 import cv2
-import numpy as np
-import supervision as sv
 from supervision.annotators.base import BaseAnnotator
 
-from streamfleet_broker.protocol.values import UdpSink, from_plain
-from streamfleet_worker.camera.complaints import Complaints
-from streamfleet_worker.camera.document import to_json
-from streamfleet_worker.camera.frame import Image
-from streamfleet_worker.camera.udp import UdpDoor
+from streamfleet_core.protocol.hosts import host_of
+from streamfleet_core.protocol.values import UdpSink, from_plain
 from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.rendering import (
+    FPSMonitor,
+    Prediction,
+    Predictions,
+    Rendered,
+    Size,
+    VideoFrames,
+    by_source,
+    create_tiles,
+    display_image,
+    fitted,
+    render_boxes,
+)
+from streamfleet_worker.library.shared import RareWarnings, shared
+from streamfleet_worker.video.outputs.prediction import to_json
+from streamfleet_worker.video.outputs.udp import UdpSender
 
 logger = logging.getLogger(__name__)
 
-Prediction = dict[str, Any]
-Predictions = Prediction | list[Prediction | None]
-VideoFrames = VideoFrame | list[VideoFrame | None]
-Sink = Callable[[Any, Any], object]
-Size = tuple[int, int]  # pixels, width and height
-Rendered = tuple[int | None, Image]  # the source, or the position in the list; the picture
-OnRendered = Callable[[Any], object]  # gets one Rendered, or a list of them
+__all__ = [  # with those of `rendering` that Roboflow has beside its sinks
+    "InMemoryBufferSink",
+    "UDPSink",
+    "VideoFileSink",
+    "create_tiles",
+    "display_image",
+    "multi_sink",
+    "render_boxes",
+]
 
-DEFAULT_BBOX_ANNOTATOR = sv.BoxAnnotator()
-DEFAULT_LABEL_ANNOTATOR = sv.LabelAnnotator()
-DEFAULT_FPS_MONITOR = sv.FPSMonitor()  # of all who bring none of their own
+Sink = Callable[[Any, Any], object]
 
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v"}  # every other container gets Motion JPEG
-_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")  # without all of them no window can be
-_ABSENT = (256, 256, 3)  # the black picture of a source that gave nothing
-_complaints, _complaining = Complaints(), threading.Lock()
-_silencing = threading.Lock()  # OpenCV has one level for the whole program
-
-
-# drawing --------------------------------------------------------------------------------------------------
-
-
-def display_image(image: Rendered | list[Rendered]) -> None:
-    """Show it in a window: one for each source, or one with a tile for each.
-
-    Raises: OSError where there is no display. OpenCV's own window would end the whole program.
-    """
-    if not any(os.environ.get(name) for name in _DISPLAYS):
-        raise OSError("there is no display for a window: give on_frame_rendered, or film with VideoFileSink")
-    if isinstance(image, list):
-        cv2.imshow("Predictions - tiles", _tiled([picture for _, picture in image]))
-    else:
-        source_id, picture = image
-        cv2.imshow(f"Predictions - video: {'N/A' if source_id is None else source_id}", picture)
-    cv2.waitKey(1)
-
-
-def render_boxes(
-    predictions: Predictions,
-    video_frame: VideoFrames,
-    annotator: BaseAnnotator | list[BaseAnnotator] | None = None,
-    display_size: Size | None = (1280, 720),
-    fps_monitor: sv.FPSMonitor | None = DEFAULT_FPS_MONITOR,
-    display_statistics: bool = False,
-    on_frame_rendered: OnRendered = display_image,
-) -> None:
-    """Draw what was found, and hand the pictures on: to a window when nothing else is said.
-
-    `annotator`: one of supervision's, or several, in their order; None: boxes and labels.
-    `display_size`: what each picture is made to fit, with black beside it; None: its own size.
-    `display_statistics`: write latency and throughput into it.
-    `on_frame_rendered`: gets (source_id, picture); for several sources a list of (position, picture).
-    """
-    pairs = list(_pairs(predictions, video_frame))
-    if fps_monitor is not None:
-        for _prediction, frame in pairs:
-            if frame is not None:
-                fps_monitor.tick()
-    throughput = None if fps_monitor is None else fps_monitor.fps
-    pictures = []
-    for prediction, frame in pairs:
-        picture = np.zeros(_ABSENT, np.uint8) if frame is None else _annotated(prediction, frame, annotator)
-        if display_size is not None:
-            picture = _fitted(picture, display_size)
-        if display_statistics:
-            _write_statistics(picture, frame, throughput)
-        pictures.append(picture)
-    if isinstance(video_frame, list):
-        on_frame_rendered(list(enumerate(pictures)))
-    else:
-        on_frame_rendered((video_frame.source_id, pictures[0]))
-
-
-def _annotated(
-    prediction: Prediction | None,
-    frame: VideoFrame,
-    annotator: BaseAnnotator | list[BaseAnnotator] | None,
-) -> Image:
-    """A copy of the frame with what was found in it, as far as that can be drawn."""
-    picture: Image = frame.image.copy()
-    if prediction is None:
-        return picture
-    try:
-        detections = sv.Detections.from_inference(prediction)
-    except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        _complain(f"render_boxes: expected the predictions of object detection, they lack {exc!r}")
-        return picture
-    if annotator is None:
-        annotator = [DEFAULT_BBOX_ANNOTATOR, DEFAULT_LABEL_ANNOTATOR]
-    for each in annotator if isinstance(annotator, list) else [annotator]:
-        picture = each.annotate(scene=picture, detections=detections)
-    return picture
-
-
-def _write_statistics(picture: Image, frame: VideoFrame | None, throughput: float | None) -> None:
-    if frame is not None:
-        latency = (datetime.now() - frame.frame_timestamp).total_seconds()
-        _write(picture, f"LATENCY: {latency * 1000:.2f} ms", 10)
-    if throughput is not None:
-        _write(picture, f"THROUGHPUT: {throughput:.2f}", 50)
-
-
-def _write(picture: Image, text: str, above: int) -> None:
-    """So many pixels above the lower edge."""
-    place, green = (10, picture.shape[0] - above), (0, 255, 0)
-    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.8, green, 2)
-
-
-def _tiled(pictures: list[Image]) -> Image:
-    """All in one, row by row, each as large as the largest."""
-    height = max(picture.shape[0] for picture in pictures)
-    width = max(picture.shape[1] for picture in pictures)
-    columns = math.ceil(math.sqrt(len(pictures)))
-    rows = math.ceil(len(pictures) / columns)
-    whole = np.zeros((rows * height, columns * width, 3), np.uint8)
-    for index, picture in enumerate(pictures):
-        top, left = index // columns * height, index % columns * width
-        whole[top : top + height, left : left + width] = _fitted(picture, (width, height))
-    return whole
-
-
-def _fitted(picture: Image, size: Size) -> Image:
-    """In this size, with black beside it where the shape differs."""
-    if (picture.shape[1], picture.shape[0]) == size:
-        return picture
-    fitted: Image = sv.letterbox_image(picture, size)
-    return fitted
 
 
 # sending --------------------------------------------------------------------------------------------------
@@ -180,13 +75,15 @@ class UDPSink:
 
     def __init__(self, ip_address: str, port: int) -> None:
         """`ip_address` may be a name, which is looked up now. Raises: ValueError."""
-        self._door = UdpDoor(from_plain({"host": ip_address, "port": port}, UdpSink), time.monotonic())
-        self._door.await_address()
+        self._sender = UdpSender(
+            from_plain({"host": host_of(ip_address), "port": port}, UdpSink), time.monotonic()
+        )
+        self._sender.await_address()
 
     @property
     def dropped(self) -> int:
         """Datagrams that did not leave this host."""
-        return self._door.dropped
+        return self._sender.dropped
 
     def send_predictions(self, predictions: Predictions, video_frame: VideoFrames) -> None:
         """Send what there is; a source that gave nothing sends nothing.
@@ -194,16 +91,16 @@ class UDPSink:
         Raises: OSError when a datagram did not leave; the others have been sent.
         """
         sent = True
-        for prediction, frame in _pairs(predictions, video_frame):
+        for prediction, frame in by_source(predictions, video_frame):
             if prediction is not None and frame is not None:
                 document = {**prediction, "inference_metadata": _metadata(frame)}
-                sent = self._door.send(to_json(document).content, time.monotonic()) and sent
+                sent = self._sender.send(to_json(document).content, time.monotonic()) and sent
         if not sent:
-            raise OSError(f"{self._door.name}: {self._door.error}")
+            raise OSError(f"{self._sender.name}: {self._sender.error}")
 
     def close(self) -> None:
         """Close the socket."""
-        self._door.close()
+        self._sender.close()
 
 
 def _metadata(frame: VideoFrame) -> dict[str, Any]:
@@ -230,7 +127,7 @@ class VideoFileSink:
         video_file_name: str,
         annotator: BaseAnnotator | list[BaseAnnotator] | None = None,
         display_size: Size | None = (1280, 720),
-        fps_monitor: sv.FPSMonitor | None = DEFAULT_FPS_MONITOR,
+        fps_monitor: FPSMonitor = "shared",
         display_statistics: bool = False,
         output_fps: int = 25,
         quiet: bool = False,
@@ -253,7 +150,7 @@ class VideoFileSink:
             display_statistics=display_statistics,
         )
         codec = cv2.VideoWriter.fourcc(*_CODECS.get(Path(video_file_name).suffix.lower(), "MJPG"))
-        with _silent_opencv():
+        with shared(_SilentOpenCV).silent():
             writer = cv2.VideoWriter(str(video_file_name), codec, output_fps, video_frame_size)
         if not writer.isOpened():
             raise OSError(
@@ -295,22 +192,31 @@ class VideoFileSink:
         if not self._writer.isOpened():
             raise ValueError(f"{self._name}: a frame came after the release")
         if isinstance(rendered, list):
-            picture = _tiled([each for _, each in rendered])
+            picture = create_tiles([each for _, each in rendered])
         else:
             _, picture = rendered
-        self._writer.write(_fitted(picture, self._size))
+        self._writer.write(fitted(picture, self._size))
         self._written += 1
 
 
-@contextlib.contextmanager
-def _silent_opencv() -> Iterator[None]:
-    """It warns of the writers that it tried in vain, of which we tell in one error."""
-    with _silencing:
-        before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:
-            yield
-        finally:
-            cv2.utils.logging.setLogLevel(before)
+class _SilentOpenCV:
+    """OpenCV warns of the writers that it tried in vain, of which we tell in one error.
+
+    It has one level for the whole program, so one thread at a time may change it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """OpenCV logs nothing inside."""
+        with self._lock:
+            before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+            try:
+                yield
+            finally:
+                cv2.utils.logging.setLogLevel(before)
 
 
 # keeping --------------------------------------------------------------------------------------------------
@@ -331,7 +237,7 @@ class InMemoryBufferSink:
 
     def on_prediction(self, predictions: Predictions, video_frame: VideoFrames) -> None:
         """Keep it."""
-        pairs = list(_pairs(predictions, video_frame))
+        pairs = list(by_source(predictions, video_frame))
         self._buffer.append(([prediction for prediction, _ in pairs], [frame for _, frame in pairs]))
 
     def empty(self) -> bool:
@@ -360,23 +266,4 @@ def _give(sink: Sink, predictions: Predictions, video_frame: VideoFrames) -> Non
         sink(predictions, video_frame)
     except Exception as exc:  # the user's code: whatever it raises is its own
         name = getattr(sink, "__qualname__", None) or repr(sink)
-        _complain(f"the sink {name} failed: {type(exc).__name__}: {exc}", exc)
-
-
-# helpers --------------------------------------------------------------------------------------------------
-
-
-def _pairs(
-    predictions: Predictions, video_frame: VideoFrames
-) -> Iterator[tuple[Prediction | None, VideoFrame | None]]:
-    """One pair a source."""
-    frames = video_frame if isinstance(video_frame, list) else [video_frame]
-    yield from zip(predictions if isinstance(predictions, list) else [predictions], frames, strict=True)
-
-
-def _complain(text: str, error: Exception | None = None) -> None:
-    """Once in a while, or a sink that always fails fills the log."""
-    with _complaining:
-        often = _complaints.failed(text, time.monotonic())
-    if often:
-        logger.warning("%s", text, exc_info=error)
+        shared(RareWarnings).warn(f"the sink {name} failed: {type(exc).__name__}: {exc}", exc)

@@ -14,21 +14,17 @@ from typing import Any, TypeVar
 
 import cv2
 
-from streamfleet_broker.protocol.values import UdpSink
-from streamfleet_worker.camera.document import Document, to_json
-from streamfleet_worker.camera.frame import Image
-from streamfleet_worker.camera.udp import UdpDoor
+from streamfleet_core.protocol.hosts import host_of
+from streamfleet_core.protocol.limits import MAX_PORT
+from streamfleet_core.protocol.values import UdpSink
+from streamfleet_worker.library.arguments import Reference, inference_of, plans_of, rules_of, tracking_of
 from streamfleet_worker.library.frame import VideoFrame
-from streamfleet_worker.library.pipeline import (
-    Hook,
-    InferencePipeline,
-    Reference,
-    inference_of,
-    plans_of,
-    rules_of,
-    tracking_of,
-)
+from streamfleet_worker.library.pipeline import Hook, InferencePipeline
 from streamfleet_worker.library.settings import Settings, current_settings
+from streamfleet_worker.library.video_source import SourceProperties
+from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.outputs.prediction import Document, to_json
+from streamfleet_worker.video.outputs.udp import UdpSender
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +33,154 @@ Unsubscribe = Callable[[], None]
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
 
-class Stream:
+class _Played:
+    """What both streams have: a source, a model, and the attributes of the original's classes."""
+
+    task_type = "object-detection"
+    # Of the original's own machinery, of which there is nothing here.
+    active_learning_middleware = byte_tracker = inference_request_type = None
+    img_dims = img_in = preproc_result = None
+    queue_control = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        api_key: str | None,
+        enforce_fps: bool | None,
+        model: Any,
+        source: Reference | None,
+        use_bytetrack: bool | None,
+        sink: Callable[[Document, VideoFrame], None],
+        on_start: Hook | None = None,
+        on_end: Hook | None = None,
+        **rules: Any,
+    ) -> None:
+        """Raises: ValueError with the original's text where something is missing."""
+        source = settings.stream_id if source is None else source
+        model = settings.model_id if model is None else model
+        if source is None:
+            raise ValueError("STREAM_ID is not defined")
+        if model is None:
+            raise ValueError("MODEL_ID is not defined")
+        self.api_key = api_key or settings.api_key
+        self.stream_id = source
+        self.model = model
+        self.model_id = model if isinstance(model, (str, Path)) else None
+        self.enforce_fps = settings.enforce_fps if enforce_fps is None else enforce_fps
+        self.use_bytetrack = settings.bytetrack if use_bytetrack is None else use_bytetrack
+        checked = rules_of(settings.rules, **rules)
+        self.class_agnostic_nms = checked.class_agnostic_nms
+        self.confidence = checked.confidence
+        self.iou_threshold = checked.iou_threshold
+        self.max_candidates = checked.max_candidates
+        self.max_detections = checked.max_detections
+        self.frame_count = 0  # predictions so far
+        self.frame_id: int | None = None  # of the last frame that was predicted
+        self.frame_cv: Image | None = None  # its picture, BGR
+        self.inference_response: Document | None = None
+        self._pipeline = InferencePipeline(
+            plans_of(
+                source,
+                settings=settings,
+                properties=settings.properties or None,
+                mode="auto" if self.enforce_fps else "freshest",
+            ),
+            inference_of(model, checked, settings=settings, api_key=api_key),
+            [sink],
+            tracking=tracking_of("bytetrack" if self.use_bytetrack else None, model, checked),
+            on_start=on_start,
+            on_end=on_end,
+        )
+        self.webcam_stream = WebcamStream(self._pipeline)
+
+    @property
+    def frame(self) -> Image | None:
+        """The picture of the last frame that was predicted, RGB."""
+        image = self.frame_cv
+        return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+
+    @property
+    def stop(self) -> StopFlag:
+        """Whether it was stopped. `stop()` and `stop = True` end it after the call that is under way."""
+        return StopFlag(self._pipeline)
+
+    @stop.setter
+    def stop(self, wanted: bool) -> None:
+        if wanted:
+            self._pipeline.terminate()
+
+    def init_infer(self) -> None:
+        """Nothing is left to do, here and in the next two: the pipeline does it by itself."""
+
+    def preprocess_thread(self) -> None:
+        """Nothing is left to do."""
+
+    def inference_request_thread(self) -> None:
+        """Nothing is left to do."""
+
+    def _note(self, prediction: Document, frame: VideoFrame) -> None:
+        self.frame_count += 1
+        self.frame_id = frame.frame_id
+        self.frame_cv = frame.image
+        self.inference_response = {"frame_id": frame.frame_id, **prediction}
+
+
+class StopFlag(int):
+    """True or False, as programs ask for it; called, it stops."""
+
+    def __new__(cls, pipeline: InferencePipeline) -> StopFlag:
+        flag = super().__new__(cls, pipeline.stopped)
+        flag._stop = pipeline.terminate
+        return flag
+
+    _stop: Callable[[], None]
+
+    def __call__(self) -> None:
+        """End after the call that is under way. Does not wait for it."""
+        self._stop()
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
+
+
+class WebcamStream:
+    """The source of a stream, as it says of itself; 0 until it is open."""
+
+    def __init__(self, pipeline: InferencePipeline) -> None:
+        self._pipeline = pipeline
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return 0 if self._properties is None else self._properties.width
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return 0 if self._properties is None else self._properties.height
+
+    @property
+    def max_fps(self) -> float:
+        """Frames a second that it declares; 30 when it does not, as the original has it."""
+        return (0.0 if self._properties is None else self._properties.fps) or 30.0
+
+    @property
+    def fps(self) -> float:
+        """The same."""
+        return self.max_fps
+
+    @property
+    def stopped(self) -> bool:
+        """No frame comes any more."""
+        return self._pipeline.stopped
+
+    @property
+    def _properties(self) -> SourceProperties | None:
+        return self._pipeline.video_sources[0].properties
+
+
+class Stream(_Played):
     """Plays as soon as it is made: until the end where `use_main_thread` is set, or else in the background.
 
     What is None is taken from the environment. `model` is an id, a path, a function of an image, or an object
@@ -66,10 +209,12 @@ class Stream:
         if output_channel_order not in ("RGB", "BGR"):
             raise ValueError(f"output_channel_order: expected RGB or BGR, came {output_channel_order!r}")
         self._swaps = output_channel_order == "RGB"
-        self._on_prediction: list[OnPrediction] = [] if on_prediction is None else [on_prediction]
-        self._on_start: list[Hook] = [] if on_start is None else [on_start]
-        self._on_stop: list[Hook] = [] if on_stop is None else [on_stop]
-        self._pipeline = _pipeline_of(
+        self.output_channel_order = output_channel_order
+        self.use_main_thread = use_main_thread
+        self.on_prediction_callbacks: list[OnPrediction] = [] if on_prediction is None else [on_prediction]
+        self.on_start_callbacks: list[Hook] = [] if on_start is None else [on_start]
+        self.on_stop_callbacks: list[Hook] = [] if on_stop is None else [on_stop]
+        super().__init__(
             current_settings(),
             api_key=api_key,
             class_agnostic_nms=class_agnostic_nms,
@@ -79,47 +224,48 @@ class Stream:
             max_candidates=max_candidates,
             max_detections=max_detections,
             model=model,
-            source=0 if source == "webcam" else source,
+            source=source,
             use_bytetrack=use_bytetrack,
             sink=self._tell_prediction,
-            on_start=lambda: self._tell("on_start", self._on_start),
-            on_end=lambda: self._tell("on_stop", self._on_stop),
+            on_start=lambda: self._tell("on_start", self.on_start_callbacks),
+            on_end=lambda: self._tell("on_stop", self.on_stop_callbacks),
         )
         self._pipeline.start(use_main_thread=use_main_thread)
 
     def on_prediction(self, callback: OnPrediction) -> Unsubscribe:
         """Call it with the predictions and the picture of each frame, until what is returned is called."""
-        return _subscribe(self._on_prediction, callback)
+        return _subscribe(self.on_prediction_callbacks, callback)
 
     def on_start(self, callback: Hook) -> Unsubscribe:
         """Call it before the first frame. Who was registered last is called first."""
-        return _subscribe(self._on_start, callback)
+        return _subscribe(self.on_start_callbacks, callback)
 
     def on_stop(self, callback: Hook) -> Unsubscribe:
         """Call it after the last frame. Who was registered last is called first."""
-        return _subscribe(self._on_stop, callback)
-
-    def stop(self) -> None:
-        """End after the call that is under way. Does not wait for it."""
-        self._pipeline.terminate()
+        return _subscribe(self.on_stop_callbacks, callback)
 
     def join(self) -> None:
         """Wait for the end."""
         self._pipeline.join()
 
+    def run_thread(self) -> None:
+        """Wait for the end: it plays since it was made."""
+        self.join()
+
     def _tell_prediction(self, prediction: Document, frame: VideoFrame) -> None:
-        image: Any = cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB) if self._swaps else frame.image
-        for callback in self._on_prediction.copy():
-            if callback not in self._on_prediction:
+        self._note(prediction, frame)
+        image: Any = self.frame if self._swaps else frame.image
+        for callback in self.on_prediction_callbacks.copy():
+            if callback not in self.on_prediction_callbacks:
                 continue  # the one before has taken it back
-            self._pipeline.callbacks.call("on_prediction", callback, prediction, image)
+            self._pipeline.callbacks.call("on_prediction", callback, self.inference_response, image)
 
     def _tell(self, what: str, hooks: list[Hook]) -> None:
         for hook in reversed(hooks.copy()):
             self._pipeline.callbacks.call(what, hook)
 
 
-class UdpStream:
+class UdpStream(_Played):
     """Sends one datagram a frame: compact JSON, with `frame_id` at its top. `run_thread` plays it.
 
     What is None is taken from the environment. The key is accepted, and not needed.
@@ -142,12 +288,15 @@ class UdpStream:
     ) -> None:
         """Raises: ValueError, TypeError, ConfigError; and whatever the model cannot be loaded by."""
         settings = current_settings()
-        port = settings.broadcast_port if ip_broadcast_port is None else ip_broadcast_port
-        if not 1 <= port <= 65535:
-            raise ValueError(f"ip_broadcast_port: expected a port from 1 to 65535, came {port!r}")
-        self._sink = UdpSink(ip_broadcast_addr or settings.broadcast_host, port)
-        self._door: UdpDoor | None = None  # while it plays
-        self._pipeline = _pipeline_of(
+        self.ip_broadcast_addr = ip_broadcast_addr or settings.broadcast_host
+        self.ip_broadcast_port = settings.broadcast_port if ip_broadcast_port is None else ip_broadcast_port
+        if not 1 <= self.ip_broadcast_port <= MAX_PORT:
+            raise ValueError(
+                f"ip_broadcast_port: expected a port from 1 to {MAX_PORT}, came {self.ip_broadcast_port!r}"
+            )
+        self._sink = UdpSink(host_of(self.ip_broadcast_addr), self.ip_broadcast_port)
+        self._sender: UdpSender | None = None  # while it plays
+        super().__init__(
             settings,
             api_key=api_key,
             class_agnostic_nms=class_agnostic_nms,
@@ -164,62 +313,22 @@ class UdpStream:
 
     def run_thread(self) -> None:
         """Play until the end of the stream, until `stop`, or until Ctrl-C. Raises: SourceConnectionError."""
-        self._door = UdpDoor(self._sink, time.monotonic())
+        self._sender = UdpSender(self._sink, time.monotonic())
         try:
-            self._door.await_address()
+            self._sender.await_address()
             self._pipeline.start(use_main_thread=True)
         except KeyboardInterrupt:
             logger.info("stopped by Ctrl-C")
         finally:
-            self._door.close()
-
-    def stop(self) -> None:
-        """End after the datagram that is under way. Does not wait for it."""
-        self._pipeline.terminate()
+            self._sender.close()
 
     def _send(self, prediction: Document, frame: VideoFrame) -> None:
-        assert self._door is not None
-        datagram = to_json({"frame_id": frame.frame_id, **prediction}, compact=True).content
-        if not self._door.send(datagram, time.monotonic()):
-            raise ConnectionError(f"{self._door.name}: {self._door.error}")
-
-
-def _pipeline_of(
-    settings: Settings,
-    *,
-    api_key: str | None,
-    enforce_fps: bool | None,
-    model: Any,
-    source: Reference | None,
-    use_bytetrack: bool | None,
-    sink: Callable[[Document, VideoFrame], None],
-    on_start: Hook | None = None,
-    on_end: Hook | None = None,
-    **rules: Any,
-) -> InferencePipeline:
-    """The pipeline of one stream. Raises: ValueError with the original's text where something is missing."""
-    source = settings.stream_id if source is None else source
-    model = settings.model_id if model is None else model
-    if source is None:
-        raise ValueError("STREAM_ID is not defined")
-    if model is None:
-        raise ValueError("MODEL_ID is not defined")
-    every = settings.enforce_fps if enforce_fps is None else enforce_fps
-    tracks = settings.bytetrack if use_bytetrack is None else use_bytetrack
-    checked = rules_of(settings.rules, **rules)
-    return InferencePipeline(
-        plans_of(
-            source,
-            settings=settings,
-            properties=settings.properties or None,
-            mode="auto" if every else "freshest",
-        ),
-        inference_of(model, checked, settings=settings, api_key=api_key),
-        [sink],
-        tracking=tracking_of("bytetrack" if tracks else None, model, checked),
-        on_start=on_start,
-        on_end=on_end,
-    )
+        assert self._sender is not None
+        self._note(prediction, frame)
+        assert self.inference_response is not None
+        datagram = to_json(self.inference_response, compact=True).content
+        if not self._sender.send(datagram, time.monotonic()):
+            raise ConnectionError(f"{self._sender.name}: {self._sender.error}")
 
 
 def _subscribe(callbacks: list[CallbackT], callback: CallbackT) -> Unsubscribe:

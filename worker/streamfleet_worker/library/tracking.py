@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import supervision as sv
 
-from streamfleet_worker.camera.document import Document
-from streamfleet_worker.camera.frame import Stamp
-from streamfleet_worker.camera.tracker import Tracker
+from streamfleet_worker.video.detection.tracker import Tracker
+from streamfleet_worker.video.frame import Stamp
+from streamfleet_worker.video.outputs.prediction import Document
 
 
 class Tracking:

@@ -1,0 +1,485 @@
+"""The agent of a device: one loop that performs what the session and the reconciler decide, nothing else.
+
+    broker ◀──link──▶ session ──wishes──▶ reconciler ──actions──▶ supervisor, models, state
+                         ▲────────observed────┘ ▲───reports, exits────┘
+
+Each input is handled completely before the next. Only the reconciler's actions wait, for the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import secrets
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import zmq
+import zmq.asyncio
+from typing_extensions import assert_never
+
+from streamfleet_core.datasets.spool import Spool
+from streamfleet_core.protocol.control_plane import Envelope
+from streamfleet_core.protocol.messages import Hello, Welcome
+from streamfleet_worker.agent.addresses import publish_endpoint, reached_by
+from streamfleet_worker.agent.broker_link import Link
+from streamfleet_worker.agent.identity import Identity
+from streamfleet_worker.agent.model_cache import Models, Source
+from streamfleet_worker.agent.paths import Places
+from streamfleet_worker.agent.sample_retention import Sweeper
+from streamfleet_worker.agent.sample_uploader import Uploader
+from streamfleet_worker.agent.state_db import State
+from streamfleet_worker.agent.status_publisher import StatusPublisher
+from streamfleet_worker.agent.supervisor import Supervisor
+from streamfleet_worker.config import WorkerConfig
+from streamfleet_worker.decisions import reconcile_actions as actions
+from streamfleet_worker.decisions import reconcile_events as events
+from streamfleet_worker.decisions import session_effects as effects
+from streamfleet_worker.decisions.broker_session import Session
+from streamfleet_worker.decisions.reconcile_events import ChildId, Event, PublisherId, Row
+from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.ipc.child_messages import (
+    Allow,
+    CameraConfig,
+    Change,
+    EngineConfig,
+    PublisherConfig,
+    Relay,
+    Show,
+    Stop,
+)
+from streamfleet_worker.ipc.fence import Fence, boot_time
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.1  # seconds
+QUIET = 2.0  # seconds without a change to store
+WRITE_TIMEOUT = 0.5  # seconds for the disk at an orderly stop
+STOP_TIMEOUT = 1.5  # seconds for the children at an orderly stop
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """The entry points of the children, each a `module:function`."""
+
+    camera: str = "streamfleet_worker.camera.process:main"
+    engine: str = "streamfleet_worker.engine.process:main"
+    publisher: str = "streamfleet_worker.publisher.process:main"
+
+
+class Agent:
+    """The agent of one device. Create and run it in the main thread's loop; `stop` ends it in order.
+
+    `on_turn` is called about once a second while the loop runs.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        identity: Identity,
+        *,
+        rng: Callable[[], float],
+        entries: Entries | None = None,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._entries = entries or Entries()
+        self._on_turn = on_turn
+        self._places = Places(config.data_dir)
+        self._places.make()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        self._state = State(self._places.database, identity.broker_key)
+        self._fence = Fence.create()
+        self._reconcile = Reconcile(self._state.rows(), rng)
+        self._session = Session(
+            Hello(
+                device=identity.device,
+                boot=secrets.token_bytes(16),
+                agent=importlib.metadata.version("streamfleet"),
+                capacity=config.capacity,
+                seen_epoch=self._state.seen_epoch,
+                publish=publish_endpoint(config, identity.endpoints[0]),
+            ),
+            rng,
+        )
+        self._models = Models(self._places.models, self._feed_and_tell, rng)
+        self._supervisor = Supervisor(
+            on_report=lambda child, report: self._feed_and_tell(events.Reported(child, report)),
+            on_exit=lambda child, code: self._feed_and_tell(events.Exited(child, code)),
+        )
+        spool = Spool(self._places.samples, size=config.samples_size, age=config.samples_age)
+        self._sweeper = Sweeper(spool)
+        self._uploader = Uploader(spool, rng)
+        self._context = zmq.asyncio.Context()
+        self._link = Link(self._context, identity.keys, self._on_message)
+        self._status = StatusPublisher(
+            self._places.intake,
+            device=identity.device,
+            capacity=config.capacity,
+            starts=self._state.starts,
+            session=self._session,
+            reconcile=self._reconcile,
+        )
+
+        # Batches of actions, and epochs to store, in order. None: tidy the database.
+        self._waiting: asyncio.Queue[list[actions.Action] | effects.RememberEpoch | None] = asyncio.Queue()
+        self._tidy_at = float("inf")  # when the database's journal is merged into its file, which is slow
+        self._stopping = False
+        self._endpoint = ""  # of the broker, in use
+        self._closed_for = ""  # why the last session ended, until the next one begins
+        self._short_id = 0
+        self._publisher: PublisherId | None = None
+        self._relay: Relay | None = None
+        self._allowed = Allow(())
+
+    def stop(self) -> None:
+        """End `run`."""
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    async def run(self) -> None:
+        """Work until `stop`. An unexpected exception ends it too: the program's parent starts it again."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_bug)
+        self._sweeper.start()
+        if self._config.samples_upload:
+            self._uploader.start()
+        tasks = [
+            asyncio.create_task(self._tick_until_stopped(), name="ticks"),
+            asyncio.create_task(self._perform_until_stopped(), name="actions"),
+        ]
+        try:
+            await asyncio.wait([self._ended, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for done in (self._ended, *tasks):
+                if done.done():
+                    done.result()
+        finally:
+            await self._shut_down(tasks)
+
+    def _on_bug(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        loop.default_exception_handler(context)
+        exc = context.get("exception")
+        if isinstance(exc, Exception) and not self._ended.done():
+            self._ended.set_exception(exc)
+
+    async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
+        self._stopping = True
+        self._sweeper.stop()
+        ticks, performer = tasks
+        ticks.cancel()
+        # Decisions are still stored: the next start must know which files have ended.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._performed(performer), WRITE_TIMEOUT)
+        performer.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        # Before the goodbye: the broker then gives movable pipelines to other devices at once.
+        self._fence.extend(0.0)
+        for effect in self._session.leave("stop"):
+            assert isinstance(effect, effects.Send)
+            self._link.send(effect.envelope)
+        await self._models.close()
+        await self._uploader.close()
+        await self._supervisor.stop(STOP_TIMEOUT)
+        await asyncio.sleep(TICK)  # a socket without linger drops what its thread has not sent yet
+        self._link.close()
+        self._context.destroy(linger=0)
+        self._status.close()
+        self._fence.close()
+        self._state.close()
+
+    async def _performed(self, performer: asyncio.Task[None]) -> None:
+        """Return when all actions are performed, or when the performer has ended."""
+        nothing_waits = asyncio.ensure_future(self._waiting.join())
+        await asyncio.wait([nothing_waits, performer], return_when=asyncio.FIRST_COMPLETED)
+        nothing_waits.cancel()
+
+    # inputs
+
+    async def _tick_until_stopped(self) -> None:
+        turned_at = float("-inf")
+        while True:
+            self._drive(self._session.tick(boot_time()))
+            self._put(self._reconcile.tick(boot_time()))
+            self._tell_broker()
+            now = boot_time()
+            self._status.publish(now, short_id=self._short_id)
+            if now >= self._tidy_at and self._waiting.empty():
+                self._tidy_at = float("inf")
+                self._waiting.put_nowait(None)
+            if now - turned_at >= 1.0:
+                turned_at = now
+                self._on_turn()
+            await asyncio.sleep(TICK)
+
+    def _on_message(self, envelope: Envelope) -> None:
+        self._drive(self._session.receive(envelope, boot_time()))
+        self._tell_broker()
+
+    def _feed_and_tell(self, event: Event) -> None:
+        if not self._stopping:
+            self._feed(event)
+            # Before the broker confirms a command, its client must find the new status.
+            self._status.publish(boot_time(), short_id=self._short_id, only=_pipeline_of(event))
+            self._tell_broker()
+
+    def _feed(self, event: Event) -> None:
+        self._put(self._reconcile.receive(event, boot_time()))
+
+    def _put(self, batch: list[actions.Action]) -> None:
+        if batch:
+            self._waiting.put_nowait(batch)
+
+    def _tell_broker(self) -> None:
+        self._drive(self._session.observe(self._reconcile.observed(), boot_time()))
+
+    # effects of the session
+
+    def _drive(self, batch: list[effects.Effect]) -> None:
+        for effect in batch:
+            self._perform_effect(effect)
+
+    def _perform_effect(self, effect: effects.Effect) -> None:  # noqa: C901 - a table
+        match effect:
+            case effects.Open():
+                endpoints = self._identity.endpoints
+                self._endpoint = endpoints[effect.endpoint % len(endpoints)]
+                self._link.open(self._endpoint)
+            case effects.Close():
+                self._closed(effect.reason)
+            case effects.Send():
+                if not self._link.send(effect.envelope):
+                    self._session.unsent(effect.envelope)
+            case effects.RememberEpoch():
+                self._waiting.put_nowait(effect)
+            case effects.Welcomed():
+                self._welcomed(effect.welcome)
+            case effects.Adopt():
+                logger.info(
+                    "%s: revision %d wishes for %d pipelines",
+                    self._identity.device,
+                    effect.rev,
+                    len(effect.wishes),
+                )
+                self._feed(events.Adopted(effect.wishes))
+            case effects.Allow():
+                self._allowed = Allow(effect.keys)
+                self._tell_publisher(self._allowed)
+            case effects.ExtendFence():
+                if not self._reconcile.is_leaving():  # a stop takes less than a lease
+                    self._fence.extend(effect.until)
+            case effects.CloseFence():
+                self._fence.extend(0.0)
+            case effects.LeaseEnded():
+                logger.warning("%s: out of contact, movable pipelines are stopped", self._identity.device)
+                self._fence.extend(0.0)
+                self._feed(events.Fenced())
+            case effects.LeaseRenewed():
+                logger.info("%s: in contact", self._identity.device)
+                self._feed(events.Unfenced())
+            case _:
+                assert_never(effect)
+
+    def _closed(self, reason: str) -> None:
+        self._link.close()
+        # Warn of the first failure only.
+        level = logging.WARNING if reason != self._closed_for else logging.DEBUG
+        self._closed_for = reason
+        logger.log(level, "%s: %s: %s, trying again", self._identity.device, self._endpoint, reason)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        logger.info("%s: session with the broker at %s", self._identity.device, self._endpoint)
+        self._closed_for = ""
+        host = urlsplit(self._endpoint).hostname or ""
+        self._short_id = welcome.short_id
+        fingerprint = welcome.api_fingerprint
+        if fingerprint is None:
+            fingerprint = self._identity.api_fingerprint
+        source = Source.of(reached_by(welcome.api, host), welcome.ticket, fingerprint)
+        self._models.use(source)
+        self._uploader.use(source)
+        relay = Relay(
+            tuple(reached_by(endpoint, host) for endpoint in welcome.relay),
+            self._identity.broker_key,
+            tuple(reached_by(endpoint, host) for endpoint in welcome.pictures),
+        )
+        if relay != self._relay:
+            self._relay = relay
+            self._tell_publisher(relay)
+
+    def _tell_publisher(self, message: Relay | Allow) -> None:
+        if self._publisher is not None:
+            self._supervisor.tell(self._publisher, message)
+
+    # actions of the reconciler
+
+    async def _perform_until_stopped(self) -> None:
+        """Perform actions in order. A thread waits for the disk: a slow one delays actions, never a beat."""
+        await asyncio.to_thread(self._sweep)
+        while True:
+            item = await self._waiting.get()
+            if item is None:
+                await asyncio.to_thread(self._state.tidy)
+            elif isinstance(item, effects.RememberEpoch):
+                await asyncio.to_thread(self._remember_epoch, item.epoch)
+            else:
+                await self._perform_batch(item)
+            self._waiting.task_done()
+
+    async def _perform_batch(self, batch: list[actions.Action]) -> None:
+        changes = [change for change in batch if isinstance(change, actions.Persist | actions.Forget)]
+        if changes:
+            await asyncio.to_thread(self._write, changes)
+            rows = tuple(change.row for change in changes if isinstance(change, actions.Persist))
+            self._feed_and_tell(events.Stored(rows))
+        for action in batch:
+            self._perform(action)
+
+    def _remember_epoch(self, epoch: int) -> None:
+        self._tidy_at = boot_time() + QUIET
+        try:
+            self._state.remember_epoch(epoch)
+        except sqlite3.Error as exc:
+            logger.error("%s: epoch %d is not remembered: %s", self._places.database, epoch, exc)
+
+    def _write(self, changes: list[actions.Persist | actions.Forget]) -> None:
+        """Store changes. With a full disk everything goes on, but a restart does not know these changes."""
+        self._tidy_at = boot_time() + QUIET
+        try:
+            self._state.write(changes)
+        except sqlite3.Error as exc:
+            logger.error("%s: %d changes are not remembered: %s", self._places.database, len(changes), exc)
+        else:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove the playback positions of runs that are over."""
+        rows: list[Row] = self._state.rows()
+        keep = {self._places.playing(row.pipeline_id, row.start_gen).name for row in rows}
+        for path in self._places.progress.iterdir():
+            if path.name not in keep:
+                path.unlink(missing_ok=True)
+
+    def _perform(self, action: actions.Action) -> None:  # noqa: C901 - a table
+        match action:
+            case actions.Persist() | actions.Forget():
+                pass  # already stored, before all others
+            case actions.Refuse():
+                logger.warning(
+                    "%s: a wish of generation %d was refused, %d is known",
+                    action.pipeline_id,
+                    action.gen,
+                    action.known_gen,
+                )
+            case actions.FetchModel():
+                self._models.fetch(action.digest)
+            case actions.CancelFetch():
+                self._models.cancel(action.digest)
+            case actions.StartPublisher():
+                self._start_publisher(action)
+            case actions.StartEngine():
+                self._start_engine(action)
+            case actions.StartCamera():
+                self._start_camera(action)
+            case actions.ChangeCamera():
+                wish = action.wish
+                self._supervisor.tell(action.child, Change(wish.gen, wish.want, wish.spec))
+            case actions.ShowPictures():
+                self._supervisor.tell(action.child, Show(action.wanted))
+            case actions.StopChild():
+                self._supervisor.tell(action.child, Stop())
+            case actions.KillChild():
+                logger.warning("%s: killed: %s", _name(action.child), action.reason)
+                self._supervisor.kill(action.child)
+            case _:
+                assert_never(action)
+
+    def _start_publisher(self, action: actions.StartPublisher) -> None:
+        config = self._config
+        direct = "" if config.publish_port is None else f"tcp://{config.publish_host}:{config.publish_port}"
+        self._publisher = action.child
+        self._supervisor.start(
+            action.child,
+            name=_name(action.child),
+            entry=self._entries.publisher,
+            config=PublisherConfig(
+                device=self._identity.device,
+                intake_path=self._places.intake,
+                picture_intake_path=self._places.picture_intake,
+                local_endpoint=self._places.predictions,
+                local_picture_endpoint=self._places.pictures,
+                direct_endpoint=direct,
+                public_key=self._identity.public_key,
+                secret_key=self._identity.secret_key,
+                fence_path=self._fence.path,
+            ),
+        )
+        if self._relay is not None:
+            self._tell_publisher(self._relay)
+        self._tell_publisher(self._allowed)
+
+    def _start_engine(self, action: actions.StartEngine) -> None:
+        self._supervisor.start(
+            action.child,
+            name=_name(action.child),
+            entry=self._entries.engine,
+            config=EngineConfig(
+                manifest=action.manifest,
+                weights_path=str(self._models.path(action.manifest.weights.sha256)),
+                socket_path=self._places.engine(action.child.digest),
+                threads=self._config.engine_threads,
+            ),
+        )
+
+    def _start_camera(self, action: actions.StartCamera) -> None:
+        wish = action.wish
+        self._supervisor.start(
+            action.child,
+            name=_name(action.child),
+            entry=self._entries.camera,
+            config=CameraConfig(
+                pipeline_id=wish.pipeline_id,
+                device=self._identity.device,
+                short_id=self._short_id,
+                gen=wish.gen,
+                inc=action.child.inc,
+                want=wish.want,
+                spec=wish.spec,
+                manifest=action.manifest,
+                defaults=self._config.defaults,
+                engine_socket=self._places.engine(wish.spec.model.digest),
+                intake_path=self._places.intake,
+                picture_intake_path=self._places.picture_intake,
+                progress_path=str(self._places.playing(wish.pipeline_id, wish.start_gen)),
+                fence_path=self._fence.path,
+                fenced=wish.on_disconnect == "stop",
+                samples_path=str(self._places.samples),
+                samples_size=self._config.samples_size,
+            ),
+        )
+
+
+def _pipeline_of(event: Event) -> str | None:
+    """Return the one pipeline that an event is about, or None if it may be about several."""
+    match event:
+        case events.Reported(events.CameraId() as child) | events.Exited(events.CameraId() as child):
+            return child.pipeline_id
+    return None
+
+
+def _name(child: ChildId) -> str:
+    """Return the name of a child, for logs and `ps`."""
+    match child:
+        case events.CameraId():
+            return f"camera {child.pipeline_id}"
+        case events.EngineId():
+            return f"engine {child.digest[:8]}"
+        case PublisherId():
+            return "publisher"
+        case _:
+            assert_never(child)

@@ -1,0 +1,74 @@
+"""The files and sockets of a worker's data directory."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamfleet_worker.config import SAMPLES
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where each file and socket of a data directory is."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "identity.json"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "worker.db"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / SAMPLES
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def progress(self) -> Path:
+        return self.run / "progress"
+
+    @property
+    def temporary(self) -> Path:
+        return self.run / "tmp"
+
+    @property
+    def intake(self) -> str:
+        return str(self.run / "publisher.sock")
+
+    @property
+    def picture_intake(self) -> str:
+        return str(self.run / "pictures.sock")
+
+    @property
+    def predictions(self) -> str:
+        return f"ipc://{self.run}/predictions.ipc"
+
+    @property
+    def pictures(self) -> str:
+        return f"ipc://{self.run}/pictures.ipc"
+
+    def engine(self, digest: str) -> str:
+        """The socket of a model's engine. A restarted engine has the same, so cameras find it again."""
+        return str(self.run / f"engine-{digest[:16]}.sock")
+
+    def playing(self, pipeline_id: str, start_gen: int) -> Path:
+        """The playback position of one run of a pipeline. Hashed: an id is never part of a path."""
+        name = hashlib.blake2b(f"{start_gen} {pipeline_id}".encode(), digest_size=16).hexdigest()
+        return self.progress / name
+
+    def make(self) -> None:
+        """Create the directories that do not exist. Raises: OSError."""
+        for directory in (self.root, self.models, self.run, self.progress):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,124 @@
+"""Publishes the status documents of the pipelines and of the device."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
+from streamfleet_core.protocol.status import DeviceStat, PipelineStat
+from streamfleet_worker.decisions.broker_session import Session
+from streamfleet_worker.decisions.pipeline_stat import encoded, pipeline_stat
+from streamfleet_worker.decisions.pipeline_table import PipelineView
+from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.host.host_stats import look
+from streamfleet_worker.ipc.handover.sender import Sender
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 1.0  # seconds
+
+
+class StatusPublisher:
+    """Publishes every status once a second, and the status of a pipeline at once when its state changes.
+
+    `intake` is the path of the publisher's socket. `starts` counts the starts of this agent: sequence numbers
+    rise across restarts, whatever the clock does.
+    """
+
+    def __init__(
+        self,
+        intake: str,
+        *,
+        device: str,
+        capacity: int,
+        starts: int,
+        session: Session,
+        reconcile: Reconcile,
+    ) -> None:
+        self._device = device
+        self._capacity = capacity
+        self._session = session
+        self._reconcile = reconcile
+        # No queue: a status that cannot be sent now would be out of date when it is.
+        self._sender = Sender(intake, waiting=0)
+        self._seq = starts << 32
+        self._published_at = float("-inf")  # the last time that everything was published
+        self._states: dict[str, object] = {}  # by pipeline, as they were published last
+
+    def publish(self, now: float, *, short_id: int, only: str | None = None) -> None:
+        """Publish what is due and what has changed. `short_id` is the device's number from the broker.
+
+        `only` names the one pipeline that can have changed. Each camera reports twice a second, so to look at
+        all pipelines each time would cost the square of their number.
+        """
+        due = only is None and now - self._published_at >= INTERVAL
+        at = time.time()
+        views = self._reconcile.pipelines(now, only)
+        states = {view.wish.pipeline_id: _state(view) for view in views}
+        before, self._states = self._states, states if only is None else self._states | states
+        for view in views:
+            if not due and states[view.wish.pipeline_id] == before.get(view.wish.pipeline_id):
+                continue
+            stat = self._pipeline(view, at)
+            topic = pipeline_topic(Kind.STAT, stat.pipeline_id)
+            self._send(topic, stat, self._header(at, now, short_id, gen=stat.gen, inc=stat.inc))
+        if due:
+            self._published_at = now
+            device = self._device_stat(len(views), at, now)
+            self._send(device_topic(device.device), device, self._header(at, now, short_id))
+
+    def close(self) -> None:
+        """Close the connection to the publisher."""
+        self._sender.close()
+
+    def _pipeline(self, view: PipelineView, at: float) -> PipelineStat:
+        return pipeline_stat(
+            view.wish,
+            view.observed,
+            view.report,
+            device=self._device,
+            alive=view.alive,
+            report_age=view.report_age,
+            at=at,
+            last_crash=view.last_crash,
+        )
+
+    def _device_stat(self, pipelines: int, at: float, now: float) -> DeviceStat:
+        machine = look()
+        return DeviceStat(
+            device=self._device,
+            session=self._session.state(now).value,
+            capacity=self._capacity,
+            pipelines=pipelines,
+            engines=self._reconcile.engines(),
+            at=at,
+            cores=machine.cores,
+            load=machine.load,
+            memory=machine.memory,
+            memory_available=machine.memory_available,
+        )
+
+    def _header(self, at: float, now: float, short_id: int, *, gen: int = 0, inc: int = 0) -> DataHeader:
+        self._seq += 1
+        return DataHeader(
+            kind=Kind.STAT,
+            gen=gen,
+            inc=inc,
+            seq=self._seq,
+            device=short_id,
+            captured_wall_ns=int(at * 1e9),
+            captured_boot_ns=int(now * 1e9),
+        )
+
+    def _send(self, topic: bytes, document: PipelineStat | DeviceStat, header: DataHeader) -> None:
+        """Send it, or drop it: the next one follows within a second."""
+        sent = self._sender.send(topic, header, encoded(document), fenced=False)
+        if not sent and self._sender.dropped % 1000 == 0:
+            logger.info("%d status messages dropped so far", self._sender.dropped)
+
+
+def _state(view: PipelineView) -> object:
+    """What of a pipeline is published at once when it changes."""
+    sources = () if view.report is None else view.report.sources
+    return view.observed, tuple((source.state, source.cause) for source in sources)

@@ -1,0 +1,444 @@
+"""The thread that moves frames: from the buffers through the engine to the sinks, each source in its order.
+
+A file loses no frame: it waits for a slot, for the engine, for its pace and for the end of a pause. A live
+source is never waited for: what cannot be shown now is dropped, and counted by cause. No source waits for
+another: they share the slots, of which each may always have one.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import supervision as sv
+
+from streamfleet_core.protocol.data_plane import DataHeader
+from streamfleet_core.protocol.values import PipelineSpec, Want
+from streamfleet_worker.camera.emitter import Emitter
+from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
+from streamfleet_worker.engine.client import EngineClient
+from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed
+from streamfleet_worker.ipc.child_messages import CameraConfig, PostProcessing
+from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
+from streamfleet_worker.video.detection.postprocess import decode, post_processing
+from streamfleet_worker.video.detection.tracker import Tracker
+from streamfleet_worker.video.frame import Frame, Image, Stamp
+from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
+from streamfleet_worker.video.source_lane import SourceLane
+from streamfleet_worker.video.sources.buffer import Wakeup
+from streamfleet_worker.video.telemetry.event_journal import EventJournal
+
+logger = logging.getLogger(__name__)
+
+_REPEAT = 1.0  # seconds after which the last predictions are sent once more
+_LAST_FRAMES = 0.5  # seconds that the publisher may take for them, at the end of files
+_IDLE = 0.5  # seconds, the longest wait: what else may need a look is seen then
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Orders:
+    """What of the agent's wishes can change while the sources play."""
+
+    gen: int
+    want: Want
+    rules: PostProcessing
+    limits: tuple[float | None, ...]  # frames/s, by source
+    tracks: bool
+
+
+def _orders(gen: int, want: Want, spec: PipelineSpec, defaults: PostProcessing) -> _Orders:
+    return _Orders(
+        gen=gen,
+        want=want,
+        rules=post_processing(spec, defaults),
+        limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
+        tracks=spec.tracker is not None,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class InFlightFrame:
+    """A frame in a slot."""
+
+    stamp: Stamp
+    geometry: Geometry
+    slot: int
+    began_at: float  # monotonic seconds: when it was decoded, later by what it had to wait for its pace
+    held: float  # seconds that the source had been paused altogether, when this was submitted
+    submitted_at: float  # monotonic seconds
+    ready_at: float | None = None  # monotonic seconds, when the engine was through with it
+    failure: str = ""  # why there is no output
+    image: Image | None = None  # for as long as somebody may want to look at it
+    shown: bool = False  # a picture for people is made of it
+
+
+class FrameLoop:
+    """Owns the engine's client, in a thread of its own. Other threads call what is public."""
+
+    def __init__(
+        self,
+        config: CameraConfig,
+        lanes: Sequence[SourceLane],
+        *,
+        wakeup: Wakeup,
+        emitter: Emitter,
+        journal: EventJournal,
+        changed: Wakeup,
+    ) -> None:
+        self._config = config
+        self._lanes = tuple(lanes)
+        self._scheduler: SlotScheduler[InFlightFrame] = SlotScheduler(len(self._lanes))
+        self._wakeup = wakeup
+        self._changed = changed  # wakes the thread that reports
+        self._emitter = emitter
+        self._journal = journal
+        slots = min(MAX_SLOTS, IN_FLIGHT + len(lanes) - 1)
+        self._engine = EngineClient(config.engine_socket, config.manifest, slots=slots)
+        self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
+        self._failing_sinks: set[str] = set()
+        self._emission = threading.Lock()  # held while anything leaves; guards _orders and the emitter
+        self._orders = _orders(config.gen, config.want, config.spec, config.defaults)
+        self._obeyed: _Orders | None = None  # the orders that the lanes know
+        self._note_pause()
+        self._paused_at: float | None = None  # monotonic seconds
+        self._held = 0.0  # seconds of all pauses that are over
+        self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
+        self._preview_throttle = PreviewThrottle()
+        self._repeat_at = 0.0  # monotonic seconds
+        self._ready: set[int] = set()  # descriptors to which something had come when the last wait ended
+        self._showing = False
+        self._renderer: PreviewRenderer | None = None  # there is none until somebody looks
+        self._stopped = False
+        self._done = False
+        self._began = False  # an engine has been there
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name="frame loop", daemon=True)
+
+    # for other threads ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to move frames."""
+        self._thread.start()
+
+    def stop(self, deadline: float) -> None:
+        """Emit nothing any more; wait at most so many seconds for the frame under way."""
+        self._stopped = True
+        self._wakeup.set()
+        self._thread.join(deadline)
+
+    def change(self, gen: int, want: Want, spec: PipelineSpec) -> None:
+        """Emit under this generation and by this spec, or pause. When this returns, it is so."""
+        orders = _orders(max(self._orders.gen, gen), want, spec, self._config.defaults)
+        senders = self._emitter.senders_to(spec.sinks)
+        with self._emission:
+            if self.paused and want == "run":
+                self._fresh_from = time.monotonic()
+            self._orders = orders
+            self._emitter.use(senders)
+            self._note_pause()
+        self._wakeup.set()
+
+    def show(self, wanted: bool) -> None:
+        """Make pictures for people, or no more. One thread calls this."""
+        if wanted and self._renderer is None:
+            self._renderer = PreviewRenderer(self._config.manifest.labels, self._leave)
+            self._renderer.start()
+        self._showing = wanted
+
+    @property
+    def gen(self) -> int:
+        """What is emitted is emitted under this generation."""
+        return self._orders.gen
+
+    @property
+    def paused(self) -> bool:
+        """Nothing is emitted."""
+        return self._orders.want == "pause"
+
+    @property
+    def began(self) -> bool:
+        """An engine has been reached since the process began."""
+        return self._began
+
+    @property
+    def done(self) -> bool:
+        """All sources are at their end, and every frame of them has been emitted."""
+        return self._done
+
+    @property
+    def failed(self) -> bool:
+        """The thread ended by an error of ours."""
+        return self._failed
+
+    def waits_for_engine(self, now: float) -> bool:
+        """No frame moves, and the camera is not to blame."""
+        return not self._engine.connected or self._scheduler.is_stuck(now)
+
+    def _note_pause(self) -> None:
+        for lane in self._lanes:
+            lane.metrics.paused(self.paused)
+
+    # the thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._obey(time.monotonic())  # first: what is to be paused must not run through meanwhile
+            self._emitter.await_sinks()
+            self._journal.inference_thread("STARTED")
+            while not self._stopped and not self._done:
+                self._turn()
+            self._repeat_lasts(time.monotonic())
+            self._journal.inference_thread("FINISHED")
+        except Exception:
+            logger.exception("the frame loop died")
+            self._failed = True
+        finally:
+            self._engine.close()
+            with self._emission:
+                self._emitter.close(_LAST_FRAMES if self._done else 0.0)
+            if self._renderer is not None:
+                self._renderer.stop()
+            self._changed.set()
+
+    def _turn(self) -> None:
+        if self._wakeup.fileno() in self._ready:
+            self._wakeup.clear()
+        now = time.monotonic()
+        self._obey(now)
+        self._tend_engine(now)
+        if self._engine.fileno() in self._ready:
+            self._hear_engine(now)
+        self._submit_frames()
+        self._emit_ready_frames()
+        self._submit_frames()
+        self._note_ends()
+        if now >= self._repeat_at:
+            self._repeat_lasts(now)
+        if not self._done:
+            self._wait()
+
+    def _obey(self, now: float) -> None:
+        """Tell the lanes what the agent has changed."""
+        orders = self._orders
+        if orders is self._obeyed:
+            return
+        self._obeyed = orders
+        paused_at, paused = self._paused_at, orders.want == "pause"
+        self._paused_at = (now if paused_at is None else paused_at) if paused else None
+        if paused_at is not None and not paused:
+            self._held += now - paused_at
+        for lane, limit in zip(self._lanes, orders.limits, strict=True):
+            lane.pace.limit(limit)
+            lane.buffer.hold(lane.finite and paused)
+            if paused_at is not None and not paused:
+                lane.holds.add(paused_at, now)
+
+    def _tend_engine(self, now: float) -> None:
+        if self._engine.connected:
+            return
+        for lane in self._lanes:
+            if not lane.finite:
+                self._abandon_frames(lane)
+        if self._engine.connect(now) and not self._began:
+            self._began = True
+            self._changed.set()
+
+    def _abandon_frames(self, lane: SourceLane) -> None:
+        """The engine died. By the time that there is another, a live source has newer frames."""
+        for frame in self._scheduler.remove_unanswered(lane.source_id):
+            self._release(lane, frame)
+            lane.metrics.dropped("engine")
+
+    def _hear_engine(self, now: float) -> None:
+        answer = self._engine.answer(now)
+        if answer is not None:
+            source_id, frame = self._scheduler.find(answer.slot)
+            self._hear(answer, self._lanes[source_id], frame, now)
+
+    def _hear(self, answer: Done | Failed, lane: SourceLane, frame: InFlightFrame, now: float) -> None:
+        frame.ready_at = now
+        if isinstance(answer, Failed):
+            frame.failure = answer.reason
+            lane.metrics.inference_failed(answer.reason)
+        else:
+            lane.metrics.inferred(decoded_at=frame.began_at, started_at=frame.submitted_at, ready_at=now)
+
+    def _submit_frames(self) -> None:
+        """Bring frames into free slots for as long as there are both."""
+        self._scheduler.submit_in_turn(self._submit_next)
+
+    def _submit_next(self, source_id: int) -> bool:
+        """Whether a frame of this source went."""
+        lane, now = self._lanes[source_id], time.monotonic()
+        if not self._may_submit(lane, now) or not self._scheduler.has_room(source_id, self._engine.free):
+            return False
+        slot = self._engine.borrow()
+        if slot is None:
+            return False
+        frame = lane.take(now)
+        if frame is None:
+            self._engine.give_back(slot)
+            return False
+        self._submit(lane, frame, slot, now)
+        return True
+
+    def _may_submit(self, lane: SourceLane, now: float) -> bool:
+        early = lane.pace.wait(now) > 0
+        if lane.finite:
+            return not self.paused and not early
+        if self.paused or early:
+            lane.drain("muted" if self.paused else "max_fps", now)
+            return False
+        return self._engine.connected
+
+    def _submit(self, lane: SourceLane, frame: Frame, slot: int, now: float) -> None:
+        letterbox = self._letterboxes[lane.source_id]
+        geometry = letterbox.write(frame.image, self._engine.slot(slot).input)
+        decoded_at = frame.stamp.decoded_at
+        in_flight = InFlightFrame(
+            stamp=frame.stamp,
+            geometry=geometry,
+            slot=slot,
+            began_at=decoded_at + (lane.holds.within(decoded_at, now) if lane.finite else 0.0),
+            held=self._held,
+            submitted_at=time.monotonic(),
+        )
+        in_flight.shown = self._showing and self._preview_throttle.wants(lane.source_id, now)
+        if in_flight.shown or self._emitter.wants_images:
+            in_flight.image = frame.image
+        else:
+            lane.buffer.give_back(frame.image)
+        lane.pace.went(now)
+        lane.holds.add(now, lane.pace.due)
+        self._scheduler.add(lane.source_id, in_flight)
+        self._engine.submit(slot, now)
+
+    def _emit_ready_frames(self) -> None:
+        for lane in self._lanes:
+            self._emit_ready_frames_of(lane)
+
+    def _emit_ready_frames_of(self, lane: SourceLane) -> None:
+        """Emit what the engine is through with, oldest first.
+
+        A process may be killed between two lines of this. Then a file's frame comes twice, as it must not be
+        lost; and the number of a live source's frame is left out, as it must not be given to another.
+        """
+        while (frame := self._scheduler.next_ready(lane.source_id)) is not None:
+            if not lane.finite:
+                lane.advance(frame.stamp.frame_id)
+            if not frame.failure and not self._emit(lane, frame):
+                return
+            if lane.finite:
+                lane.advance(frame.stamp.frame_id)
+            self._scheduler.remove_oldest(lane.source_id)
+            self._release(lane, frame)
+
+    def _emit(self, lane: SourceLane, frame: InFlightFrame) -> bool:
+        """Whether the frame is dealt with; a file's frame that meets a pause is not, and is kept."""
+        with self._emission:
+            orders = self._orders
+            if orders.want == "pause" and lane.finite:
+                return False
+            # A live source shows what is now: not what was under way when a pause began, nor after it.
+            if not lane.finite and (orders.want == "pause" or frame.stamp.decoded_at < self._fresh_from):
+                lane.metrics.dropped("muted")
+                return True
+            detections = self._detect(lane, frame, orders)
+            header = self._emitter.emit(
+                detections,
+                frame.stamp,
+                frame.geometry,
+                source_id=lane.source_id,
+                gen=orders.gen,
+                image=frame.image,
+            )
+        if header is None:
+            lane.metrics.dropped("fenced")
+            return True
+        now = time.monotonic()
+        held = self._held - frame.held if lane.finite else 0.0
+        lane.metrics.emitted(now, latency=now - frame.began_at - held)
+        self._note_sinks()
+        self._offer_preview(lane, frame, detections, header)
+        return True
+
+    def _detect(self, lane: SourceLane, frame: InFlightFrame, orders: _Orders) -> sv.Detections:
+        output = self._engine.slot(frame.slot).output
+        detections = decode(output, frame.geometry, manifest=self._config.manifest, rules=orders.rules)
+        if not orders.tracks:
+            lane.tracker = None
+            return detections
+        confidence = orders.rules.confidence
+        if lane.tracker is None:
+            lane.tracker = Tracker(confidence=confidence, fps=frame.stamp.fps)
+        lane.tracker.retune(confidence=confidence)
+        return lane.tracker.update(detections, frame.stamp.media_time)
+
+    def _offer_preview(
+        self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
+    ) -> None:
+        """Have a picture made, if this is a frame for one."""
+        if not frame.shown or frame.image is None or self._renderer is None:
+            return
+        image, frame.image = frame.image, None
+        self._renderer.offer(
+            PreviewFrame(
+                image=image,
+                detections=detections,
+                source_id=lane.source_id,
+                header=header,
+                give_back=lane.buffer.give_back,
+            )
+        )
+
+    def _leave(self, jpeg: bytes, preview: PreviewFrame) -> None:
+        """Called by the renderer's thread."""
+        with self._emission:
+            if self._showing and self._orders.want == "run":
+                self._emitter.emit_picture(jpeg, preview.header)
+
+    def _release(self, lane: SourceLane, frame: InFlightFrame) -> None:
+        self._engine.give_back(frame.slot)
+        if frame.image is not None:
+            lane.buffer.give_back(frame.image)
+
+    def _note_sinks(self) -> None:
+        """One event when a sink begins to fail, not one a frame."""
+        errors = self._emitter.errors
+        if not errors and not self._failing_sinks:
+            return
+        for sink in errors.keys() - self._failing_sinks:
+            self._journal.sink_failed(sink, errors[sink])
+        self._failing_sinks = set(errors)
+
+    def _repeat_lasts(self, now: float) -> None:
+        self._repeat_at = now + _REPEAT
+        with self._emission:
+            self._emitter.repeat_lasts()
+
+    def _note_ends(self) -> None:
+        for lane in self._lanes:
+            if not lane.done and lane.exhausted and not self._scheduler.has_frames(lane.source_id):
+                lane.metrics.over()  # first: whoever sees that it is done sees it in its state too
+                lane.done = True
+                self._scheduler.end(lane.source_id)
+        self._done = all(lane.done for lane in self._lanes)
+
+    def _wait(self) -> None:
+        """Until a frame, an answer or a wish comes, or something is due."""
+        now = time.monotonic()
+        dues = [_IDLE]
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        engine = self._engine.fileno()
+        if engine is not None:
+            poll.register(engine, select.POLLIN)
+        else:
+            dues.append(self._engine.wait(now))
+        paces = (lane.pace.wait(now) for lane in self._lanes if lane.finite)
+        dues += [pause for pause in paces if pause > 0]
+        self._ready = {descriptor for descriptor, _ in poll.poll(min(dues) * 1000)}

@@ -1,0 +1,128 @@
+"""Which source may use a free slot of the engine, and which frame is in which slot.
+
+Sources take turns, one frame each. Every source that has not ended can always get one slot: the others
+leave it free. The scheduler holds no slot memory and no connection; `engine.client` does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is read
+STUCK = 1.0  # seconds that an inference may take until the engine is to blame
+
+
+class InSlot(Protocol):
+    """What the scheduler reads of a frame in a slot."""
+
+    @property
+    def slot(self) -> int:
+        """The slot's index."""
+
+    @property
+    def submitted_at(self) -> float:
+        """Monotonic seconds."""
+
+    @property
+    def ready_at(self) -> float | None:
+        """Monotonic seconds when the engine answered for the slot. None: it has not yet."""
+
+
+FrameT = TypeVar("FrameT", bound=InSlot)
+
+
+class SlotScheduler(Generic[FrameT]):
+    """The frames in flight, by source. Sources are numbered from 0.
+
+    One thread uses it, except for `is_stuck`, which any thread may call.
+    """
+
+    def __init__(self, sources: int) -> None:
+        self._turns = deque(range(sources))  # each source once; the next in turn is first
+        self._in_flight: list[deque[FrameT]] = [
+            deque() for _ in range(sources)
+        ]  # in the order of their frames
+        self._ended: set[int] = set()  # sources that have no frame in flight and get none any more
+
+    def submit_in_turn(self, submit: Callable[[int], bool]) -> None:
+        """Call `submit` for the sources in turn until none of them submits a frame."""
+        idle = 0
+        while idle < len(self._turns):
+            source = self._turns[0]
+            self._turns.rotate(-1)
+            idle = 0 if submit(source) else idle + 1
+
+    def has_room(self, source: int, free: int) -> bool:
+        """Whether the source may take one of so many free slots: not the last ones that others may need."""
+        own = len(self._in_flight[source])
+        if own >= IN_FLIGHT:
+            return False
+        return not own or free > self._reserved_for_others(source)
+
+    def add(self, source: int, frame: FrameT) -> None:
+        """The source's next frame is in its slot."""
+        self._in_flight[source].append(frame)
+
+    def find(self, slot: int) -> tuple[int, FrameT]:
+        """The source and the frame that are in this slot."""
+        return next(
+            (source, frame)
+            for source, frames in enumerate(self._in_flight)
+            for frame in frames
+            if frame.slot == slot
+        )
+
+    def next_ready(self, source: int) -> FrameT | None:
+        """The source's oldest frame, if the engine has answered for it."""
+        frames = self._in_flight[source]
+        return frames[0] if frames and frames[0].ready_at is not None else None
+
+    def remove_oldest(self, source: int) -> None:
+        """The source's oldest frame has left its slot."""
+        self._in_flight[source].popleft()
+
+    def remove_unanswered(self, source: int) -> list[FrameT]:
+        """Remove the source's frames that the engine has not answered for."""
+        frames = self._in_flight[source]
+        removed = [frame for frame in frames if frame.ready_at is None]
+        for frame in removed:
+            frames.remove(frame)
+        return removed
+
+    def has_frames(self, source: int) -> bool:
+        """Whether a frame of the source is in flight."""
+        return bool(self._in_flight[source])
+
+    def end(self, source: int) -> None:
+        """The source gets no more frames, so no slot is reserved for it."""
+        self._ended.add(source)
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether the engine takes too long for the oldest frame of a source. Any thread may call this."""
+        return any(_is_stuck(frames, now) for frames in self._in_flight)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert sorted(self._turns) == list(range(len(self._in_flight)))
+        slots = [frame.slot for frames in self._in_flight for frame in frames]
+        assert len(set(slots)) == len(slots), "a slot holds one frame"
+        assert all(len(frames) <= IN_FLIGHT for frames in self._in_flight)
+        assert not any(self._in_flight[source] for source in self._ended)
+
+    def _reserved_for_others(self, source: int) -> int:
+        """How many other sources have no slot and may need one."""
+        return sum(
+            1
+            for other, frames in enumerate(self._in_flight)
+            if other != source and not frames and other not in self._ended
+        )
+
+
+def _is_stuck(frames: deque[FrameT], now: float) -> bool:
+    try:
+        oldest = frames[0]  # the other thread may remove it at any time
+    except IndexError:
+        return False
+    return oldest.ready_at is None and now - oldest.submitted_at > STUCK

@@ -1,0 +1,397 @@
+"""The worker's side of its session with the broker: pure decisions, no socket and no clock.
+
+    connecting --Hello sent--> hello_sent --Welcome--> syncing --Desired--> ready <--Ack-- degraded, fenced
+    any --refused, silent, or a gap in `seq`--> waiting --back-off--> connecting
+
+The lease is independent of these states. It is measured from the *sending* of the last beat that was
+acknowledged, so it ends here before it ends at the broker. `now` is CLOCK_BOOTTIME in seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
+from streamfleet_core.protocol.messages import (
+    Ack,
+    Beat,
+    Bye,
+    ByeReason,
+    Desired,
+    DeviceMessage,
+    Hello,
+    Refused,
+    Subscribers,
+    Welcome,
+)
+from streamfleet_core.protocol.rates import DEVICE_BYTES, DEVICE_MESSAGES, Bucket, Rate
+from streamfleet_core.protocol.values import Observed, observed_digest
+from streamfleet_core.runtime.backoff import Backoff
+from streamfleet_worker.decisions.session_effects import (
+    Adopt,
+    Allow,
+    Close,
+    CloseFence,
+    Effect,
+    ExtendFence,
+    LeaseEnded,
+    LeaseRenewed,
+    Open,
+    RememberEpoch,
+    Send,
+    Welcomed,
+)
+
+DEGRADED_AFTER = 3.0  # seconds without an acknowledged beat
+SILENCE_TIMEOUT = 10.0  # seconds without any message, until the socket is closed
+HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
+CONNECT_TIMEOUT = 3.0  # seconds for one endpoint to accept the connection, before the next is tried
+WAKE_GAP = 2.0  # seconds between two inputs: after a longer gap the process was stopped or suspended
+BACKOFF_FIRST = 0.1  # seconds
+BACKOFF_LAST = 5.0  # seconds
+# Within these rates a change is sent at once, otherwise with a later tick. A device with many pipelines sends
+# fewer beats, each with more in it.
+TOLD = Rate(DEVICE_MESSAGES.each_second / 2, DEVICE_MESSAGES.burst / 2)
+TOLD_BYTES = Rate(DEVICE_BYTES.each_second / 4, DEVICE_BYTES.each_second / 4)
+ENTRY = 100  # bytes, at most, of an observed pipeline without its id and its reason
+# With this many beats without an Ack, changes wait for the next regular beat: a stalled connection delivers
+# everything at once when it continues.
+MAX_UNANSWERED = 8
+MAX_OUTSTANDING = 64  # beats that are kept until they are acknowledged
+
+
+class SessionState(str, enum.Enum):
+    """The state of a session, as status documents show it."""
+
+    WAITING = "waiting"  # until the backoff is over
+    CONNECTING = "connecting"
+    HELLO_SENT = "hello_sent"
+    SYNCING = "syncing"  # welcomed, but without the wishes
+    READY = "ready"
+    DEGRADED = "degraded"  # no Ack for `DEGRADED_AFTER` seconds
+    FENCED = "fenced"  # no Ack for so long that another device may run our movable pipelines
+
+
+@dataclass(frozen=True, slots=True)
+class _SentBeat:
+    sent_at: float
+    digest: int
+
+
+class Session:
+    """The connection of one device to its broker. Every input returns effects, in the order to perform them.
+
+    `hello` describes the device; its `seen_epoch` is the one stored by earlier runs. `rng` returns numbers in
+    [0, 1) for the jitter. One input sends at most one message.
+    """
+
+    def __init__(self, hello: Hello, rng: Callable[[], float]) -> None:
+        self._hello = hello
+        self._rng = rng
+        self._state = SessionState.WAITING
+        self._turned_at: float | None = None
+        self._open_at = float("-inf")  # when the backoff is over
+        self._opened_at = 0.0
+        self._heard_at = 0.0
+        self._endpoint = 0  # +1 when a connection was refused or not answered
+        self._backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST, jitter=1.0)
+
+        self._seen_epoch = hello.seen_epoch  # never falls
+        self._applied: tuple[int, int] = (hello.seen_epoch, 0)  # (epoch, rev) of the wishes, never falls
+        self._subscribers: tuple[int, int] = (hello.seen_epoch, 0)  # the same for the keys
+
+        self._welcome: Welcome | None = None  # of the present session
+        self._epoch = 0  # of the present session
+        self._sent_seq = 0
+        self._heard_seq = 0
+        self._beat_number = 0  # never falls, also across sessions
+        self._beat_at = 0.0
+        self._told = Bucket(TOLD)
+        self._told_bytes = Bucket(TOLD_BYTES)
+        # Sent and not acknowledged, in this session and since the last wake-up.
+        self._beats: dict[int, _SentBeat] = {}
+        self._synced = False  # this session has sent the wishes
+
+        self._observed: tuple[Observed, ...] = ()
+        self._digest = observed_digest(())
+        self._beaten: tuple[int, int] | None = None  # digest and rev that the last beat carried
+        self._known_digest: int | None = None  # of the state that the broker has acknowledged
+
+        self._acked_at: float | None = None  # when the last acknowledged beat was *sent*
+        self._leased = False
+        self._lease_until = float("-inf")
+        self._fence_open = False
+
+    # inputs
+
+    def tick(self, now: float) -> list[Effect]:
+        """Called ten times a second."""
+        effects = self._turn(now)
+        if self._state is SessionState.WAITING:
+            if now >= self._open_at:
+                self._state = SessionState.CONNECTING
+                self._opened_at = now
+                effects.append(Open(self._endpoint))
+        elif self._state is SessionState.CONNECTING:
+            if now - self._opened_at >= CONNECT_TIMEOUT:
+                effects += self._give_up(now, "no connection", counts=False)
+                self._endpoint += 1
+            else:
+                effects.append(self._say_hello(now))
+        elif self._state is SessionState.HELLO_SENT:
+            if now - self._heard_at >= HELLO_TIMEOUT:
+                effects += self._give_up(now, f"no answer to Hello for {HELLO_TIMEOUT:.0f} s")
+                self._endpoint += 1
+        elif now - self._heard_at >= SILENCE_TIMEOUT:
+            effects += self._give_up(now, f"nothing heard for {SILENCE_TIMEOUT:.0f} s")
+        elif now >= self._beat_at or self._may_tell_change(now):
+            effects.append(self._beat(now))
+        return effects
+
+    def observe(self, observed: tuple[Observed, ...], now: float) -> list[Effect]:
+        """Take what runs now. A change is sent at once; many in quick succession go with the next tick."""
+        effects = self._turn(now)
+        self._observed = observed
+        self._digest = observed_digest(observed)
+        if self._may_tell_change(now):
+            effects.append(self._beat(now))
+        return effects
+
+    def receive(self, envelope: Envelope, now: float) -> list[Effect]:
+        """Handle a message. One of another session or of a replaced broker has no effect."""
+        effects = self._turn(now)
+        if self._state in (SessionState.WAITING, SessionState.CONNECTING):
+            return effects
+        if envelope.epoch < self._seen_epoch:
+            return effects + self._outdated(envelope, now)
+        if envelope.epoch > self._seen_epoch:
+            self._seen_epoch = envelope.epoch
+            effects.append(RememberEpoch(envelope.epoch))
+        message = envelope.message
+        if isinstance(message, Refused):
+            if envelope.session in (NO_SESSION, self._session):
+                effects += self._refused(message, now)
+        elif self._welcome is None:
+            if isinstance(message, Welcome):
+                effects += self._welcomed(message, envelope, now)
+        elif envelope.session == self._session and envelope.epoch == self._epoch:
+            if envelope.seq != self._heard_seq + 1:
+                expected = self._heard_seq + 1
+                effects += self._give_up(now, f"message {envelope.seq} came where {expected} was expected")
+            else:
+                self._heard_seq = envelope.seq
+                self._heard_at = now
+                effects += self._heard(message, now)
+        return effects
+
+    def unsent(self, envelope: Envelope) -> None:
+        """Undo the last `Send`: it could not be performed."""
+        if isinstance(envelope.message, Hello):
+            self._state = SessionState.CONNECTING
+        elif isinstance(envelope.message, Beat):
+            self._sent_seq -= 1
+            self._beats.pop(envelope.message.n, None)
+            self._beat_at = float("-inf")  # the next tick tries again
+
+    def leave(self, reason: ByeReason) -> list[Effect]:
+        """Say goodbye: the agent stops on purpose."""
+        if self._welcome is None:
+            return []
+        return [Send(self._in_session(Bye(reason)))]
+
+    # facts
+
+    def state(self, now: float) -> SessionState:
+        """Return the state that status documents show."""
+        if self._state is not SessionState.READY:
+            return self._state
+        if not self._leased:
+            return SessionState.FENCED
+        if self._acked_at is None or now - self._acked_at >= DEGRADED_AFTER:
+            return SessionState.DEGRADED
+        return SessionState.READY
+
+    @property
+    def applied_rev(self) -> int:
+        """The revision of the wishes that were adopted last."""
+        return self._applied[1]
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        in_session = self._state in (SessionState.SYNCING, SessionState.READY)
+        assert in_session == (self._welcome is not None)
+        assert self._synced == (self._state is SessionState.READY)
+        assert self._applied[0] <= self._seen_epoch
+        assert not self._beats or in_session
+        assert len(self._beats) <= MAX_OUTSTANDING
+        assert not self._fence_open or self._leased, "emission without a lease"
+        assert not self._leased or self._acked_at is not None
+        assert self._epoch <= self._seen_epoch
+
+    # turns
+
+    @property
+    def _session(self) -> bytes:
+        return NO_SESSION if self._welcome is None else self._welcome.session
+
+    def _turn(self, now: float) -> list[Effect]:
+        """Apply the passing of time, before any other input."""
+        effects: list[Effect] = []
+        if self._turned_at is not None and now - self._turned_at > WAKE_GAP:
+            # An Ack that waits in the socket answers an old beat. Only the Ack of a new beat proves contact.
+            self._beats.clear()
+            self._beat_at = float("-inf")
+            if self._fence_open:
+                self._fence_open = False
+                effects.append(CloseFence())
+        self._turned_at = now
+        if self._leased and now >= self._lease_until:
+            self._leased = False
+            self._fence_open = False
+            effects.append(LeaseEnded())
+        return effects
+
+    def _say_hello(self, now: float) -> Effect:
+        self._state = SessionState.HELLO_SENT
+        self._heard_at = now
+        hello = replace(self._hello, seen_epoch=self._seen_epoch, observed=self._observed)
+        return Send(Envelope(hello, epoch=self._seen_epoch))
+
+    def _may_tell_change(self, now: float) -> bool:
+        """Is there a change to send, and do the broker's limits for one device allow a message now?"""
+        return (
+            self._welcome is not None
+            and self._beaten != (self._digest, self._applied[1])
+            and len(self._beats) < MAX_UNANSWERED
+            and self._told.has(1, now)
+            and self._told_bytes.has(_size(self._observed), now)
+        )
+
+    def _beat(self, now: float) -> Effect:
+        assert self._welcome is not None
+        self._told.charge(1, now)
+        self._told_bytes.charge(_size(self._observed), now)
+        self._beat_number += 1
+        self._beat_at = now + self._welcome.beat_ms / 1000
+        self._beats[self._beat_number] = _SentBeat(now, self._digest)
+        while len(self._beats) > MAX_OUTSTANDING:
+            del self._beats[next(iter(self._beats))]
+        self._beaten = (self._digest, self._applied[1])
+        changed = self._digest != self._known_digest
+        return Send(
+            self._in_session(
+                Beat(
+                    n=self._beat_number,
+                    applied_rev=self._applied[1],
+                    observed_digest=self._digest,
+                    observed=self._observed if changed else None,
+                )
+            )
+        )
+
+    def _in_session(self, message: DeviceMessage) -> Envelope:
+        self._sent_seq += 1
+        return Envelope(message, epoch=self._epoch, session=self._session, seq=self._sent_seq)
+
+    # messages
+
+    def _welcomed(self, welcome: Welcome, envelope: Envelope, now: float) -> list[Effect]:
+        self._state = SessionState.SYNCING
+        self._welcome = welcome
+        self._epoch = envelope.epoch
+        self._sent_seq = 0
+        self._heard_seq = envelope.seq
+        self._heard_at = now
+        self._beat_at = now + welcome.beat_ms / 1000
+        # Revisions of different epochs cannot be compared.
+        if self._applied[0] != envelope.epoch:
+            self._applied = (envelope.epoch, 0)
+            self._subscribers = (envelope.epoch, 0)
+        self._known_digest = None
+        self._beaten = None
+        return [Welcomed(welcome)]
+
+    def _heard(self, message: object, now: float) -> list[Effect]:
+        if isinstance(message, Ack):
+            return self._acknowledged(message, now)
+        if isinstance(message, Desired):
+            self._state = SessionState.READY
+            self._synced = True
+            if (self._epoch, message.rev) <= self._applied:
+                return []
+            self._applied = (self._epoch, message.rev)
+            return [Adopt(self._epoch, message.rev, message.wishes)]
+        if isinstance(message, Subscribers):
+            if (self._epoch, message.rev) < self._subscribers:
+                return []
+            self._subscribers = (self._epoch, message.rev)
+            return [Allow(message.keys)]
+        return []
+
+    def _acknowledged(self, ack: Ack, now: float) -> list[Effect]:
+        beat = self._beats.get(ack.n)
+        if beat is None:
+            return []
+        for number in [number for number in self._beats if number <= ack.n]:
+            del self._beats[number]
+        self._backoff.succeeded()
+        self._known_digest = beat.digest
+        effects: list[Effect] = []
+        if self._synced:
+            effects += self._renew(beat.sent_at, now)
+        if ack.want_full:
+            self._known_digest = None
+            effects.append(self._beat(now))
+        return effects
+
+    def _renew(self, sent_at: float, now: float) -> list[Effect]:
+        """Renew the lease. Before this session's wishes, another device may run our pipelines already."""
+        assert self._welcome is not None
+        self._acked_at = sent_at
+        self._lease_until = sent_at + self._welcome.self_stop_ms / 1000
+        if self._lease_until <= now:
+            return []
+        effects: list[Effect] = [ExtendFence(self._lease_until)]
+        if not self._leased:
+            effects.append(LeaseRenewed())
+        self._leased = True
+        self._fence_open = True
+        return effects
+
+    def _outdated(self, envelope: Envelope, now: float) -> list[Effect]:
+        """Leave a broker that was replaced by a newer one, with a reason for the log."""
+        if not isinstance(envelope.message, Welcome) or self._state is not SessionState.HELLO_SENT:
+            return []
+        self._endpoint += 1
+        return self._give_up(
+            now,
+            f"the broker is in epoch {envelope.epoch}, and epoch {self._seen_epoch} was seen:"
+            " is it an old one, or its store an old copy?",
+        )
+
+    def _refused(self, refused: Refused, now: float) -> list[Effect]:
+        effects = self._give_up(now, f"refused, {refused.code}: {refused.detail}")
+        if refused.code in ("revoked", "quarantined"):
+            # The key is revoked or in use on two machines: stop everything, also pinned pipelines.
+            self._applied = self._subscribers = (self._seen_epoch, 0)
+            effects += [Adopt(self._seen_epoch, 0, ()), Allow(())]
+        if refused.code != "stale_session":  # which heals with the next Hello
+            self._open_at = max(self._open_at, now + refused.retry_ms / 1000)
+        return effects
+
+    def _give_up(self, now: float, reason: str, *, counts: bool = True) -> list[Effect]:
+        self._state = SessionState.WAITING
+        self._welcome = None
+        self._epoch = 0
+        self._synced = False
+        self._beats.clear()
+        pause = self._backoff.failed if counts else self._backoff.pause
+        self._open_at = now + pause(self._rng())
+        return [Close(reason)]
+
+
+def _size(observed: tuple[Observed, ...]) -> int:
+    """Return the size, at most, of a beat with these pipelines, in bytes."""
+    return sum(ENTRY + len(entry.pipeline_id) + len(entry.reason.encode()) for entry in observed)

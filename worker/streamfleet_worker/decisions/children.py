@@ -1,0 +1,170 @@
+"""The records of child processes: when one is stuck, how it is stopped, and when it is started again.
+
+started --report--> heard --no report in time--> killed --exit--> backoff --> started
+                          --stop asked, no exit in time--> killed
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from streamfleet_core.protocol.status import SourceStat
+from streamfleet_core.protocol.values import ObservedState, PipelineSpec, Wish
+from streamfleet_core.runtime.backoff import Backoff
+from streamfleet_worker.decisions.reconcile_actions import Action, KillChild, StopChild
+from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId
+from streamfleet_worker.ipc.child_messages import CameraReport
+
+START_TIMEOUT = 30.0  # seconds to a child's first report
+REPORT_TIMEOUT = 5.0  # seconds between two reports
+STOP_TIMEOUT = 1.0  # seconds from asking a child to stop to killing it
+STALL_TIMEOUT = 10.0  # seconds in which a running camera emits nothing
+BACKOFF_FIRST = 0.5  # seconds
+BACKOFF_FACTOR = 1.5
+BACKOFF_LAST = 300.0  # seconds
+HEALTHY = 60.0  # seconds after which a crash counts as the first one
+
+_REPORT_DELAY = 2.0  # seconds until a camera has reported a silent source that it handles itself
+
+Id = TypeVar("Id", bound=ChildId)
+
+
+@dataclass(slots=True, kw_only=True)
+class Child(Generic[Id]):
+    """A process that was started and has not exited."""
+
+    id: Id
+    started_at: float
+    heard_at: float | None = None  # the last report
+    asked_at: float | None = None  # to stop
+    killed_for: str | None = None  # the reason, once it was killed
+
+    @property
+    def staying(self) -> bool:
+        """It was neither asked to stop nor killed."""
+        return self.asked_at is None and self.killed_for is None
+
+    def silence(self, now: float, limit: float = REPORT_TIMEOUT) -> str | None:
+        """Return a complaint if the child has not reported in time."""
+        if self.heard_at is None:
+            if now - self.started_at >= START_TIMEOUT:
+                return f"no sign of life for {START_TIMEOUT:.0f} s after its start"
+        elif now - self.heard_at >= limit:
+            return f"no report for {limit:.0f} s"
+        return None
+
+    def stop(self, now: float) -> list[Action]:
+        """Ask it to stop, and kill it if it has not stopped after `STOP_TIMEOUT`."""
+        if self.killed_for is not None:
+            return []
+        if self.asked_at is None:
+            self.asked_at = now
+            return [StopChild(self.id)]
+        if now - self.asked_at >= STOP_TIMEOUT:
+            return [self.kill("it did not stop when it was asked")]
+        return []
+
+    def kill(self, reason: str) -> KillChild:
+        """Kill it."""
+        self.killed_for = reason
+        return KillChild(self.id, reason)
+
+    def postpone(self, gap: float) -> None:
+        """Shift all deadlines by the time for which the agent was suspended."""
+        self.started_at += gap
+        if self.heard_at is not None:
+            self.heard_at += gap
+
+
+@dataclass(slots=True)
+class Camera(Child[CameraId]):
+    """The process of a pipeline."""
+
+    told: Wish = field(kw_only=True)  # the last one that it knows
+    moved_at: float | None = None  # when `emitted` last rose; None while it need not rise
+    shows: bool = False  # it was told that previews are wanted
+
+    @property
+    def start_gen(self) -> int:
+        """The run of the pipeline to which it belongs."""
+        return self.told.start_gen
+
+    @property
+    def digest(self) -> str:
+        """The digest of its model."""
+        return self.told.spec.model.digest
+
+    def can_become(self, wish: Wish) -> bool:
+        """Can this process carry out the wish, if it is told the change?"""
+        told = self.told
+        return (
+            wish.start_gen == told.start_gen
+            and wish.on_disconnect == told.on_disconnect  # a camera learns at its start if the fence stops it
+            and wish.spec.plays_like(told.spec)
+        )
+
+    def reported(self, report: CameraReport, before: CameraReport | None, now: float) -> None:
+        """Note a report; `before` is this camera's report before it."""
+        self.heard_at = now
+        if report.state is not ObservedState.RUNNING or report.waiting_for_engine:
+            self.moved_at = None
+        elif self.moved_at is None or before is None or report.emitted != before.emitted:
+            self.moved_at = now
+
+    def stall(self, report: CameraReport | None, now: float) -> str | None:
+        """Return a complaint if the camera reports that it runs, and emits nothing for too long."""
+        own = report.patience + _REPORT_DELAY if report is not None else 0.0
+        sources = report.sources if report is not None else ()
+        limit = max(STALL_TIMEOUT, 3 * _interval(self.told.spec, sources), own)
+        if self.moved_at is not None and now - self.moved_at >= limit:
+            return f"it says that it runs, and emitted nothing for {limit:.0f} s"
+        return None
+
+    def postpone(self, gap: float) -> None:
+        """Shift all deadlines by the time for which the agent was suspended."""
+        Child.postpone(self, gap)  # `super()` does not work in a dataclass with slots
+        if self.moved_at is not None:
+            self.moved_at += gap
+
+
+@dataclass(slots=True)
+class Retry:
+    """When a child that crashed is started again."""
+
+    at: float = float("-inf")
+    backoff: Backoff = field(
+        default_factory=lambda: Backoff(
+            first=BACKOFF_FIRST, limit=BACKOFF_LAST, factor=BACKOFF_FACTOR, jitter=1.0
+        )
+    )
+
+    def crashed(self, started_at: float, now: float, chance: float) -> None:
+        """Wait longer than last time, unless the child was healthy. `chance`, in [0, 1), is the jitter."""
+        if now - started_at >= HEALTHY:
+            self.backoff.succeeded()
+        self.at = now + self.backoff.failed(chance)
+
+
+def exit_reason(what: str, code: int | None) -> str:
+    """Return why the process of a camera, engine or publisher ended, or could not be started."""
+    return f"the {what} process {'could not be started' if code is None else how_it_ended(code)}"
+
+
+def how_it_ended(code: int) -> str:
+    """Return what an exit code says of a process."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _interval(spec: PipelineSpec, sources: tuple[SourceStat, ...]) -> float:
+    """Seconds between two frames of the fastest running source, if each is as slow as its limit allows."""
+    running = {source.source_id for source in sources if source.state == "RUNNING"}
+    limits = [source.max_fps or spec.max_fps for source in spec.sources]
+    of_running = [limits[number] for number in sorted(running) if number < len(limits)]
+    return min(0.0 if limit is None else 1 / limit for limit in of_running or limits)

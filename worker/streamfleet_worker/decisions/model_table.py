@@ -1,0 +1,275 @@
+"""The models of a device: what is fetched, which engine runs, and which model cannot work. Pure decisions.
+
+(absent) --wanted--> fetching --fetched--> starting --report--> ready --exit--> backoff --> starting
+fetching --refused--> failed    starting --cannot load--> failed    ready --damaged file--> fetching
+ready --no camera for `KEEP_WARM`--> (absent)
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from streamfleet_core.models.onnx_graph import TOO_LONG
+from streamfleet_core.protocol.source_reference import shown_reason
+from streamfleet_core.protocol.status import EngineStat
+from streamfleet_core.protocol.values import Manifest, ModelRef
+from streamfleet_worker.decisions.children import HEALTHY, REPORT_TIMEOUT, Child, Retry, exit_reason
+from streamfleet_worker.decisions.reconcile_actions import Action, CancelFetch, FetchModel, StartEngine
+from streamfleet_worker.decisions.reconcile_events import EngineId, ModelFetched, ModelRefused
+from streamfleet_worker.ipc.child_messages import EngineReport
+
+LOAD_TIMEOUT = 90.0  # seconds for an engine to load, which the kernel limits by processor time
+LONGEST_RUN = 10.0  # seconds of one inference
+MOST_FAULTS = 3  # times in a row that a model may end its engine
+KEEP_WARM = 30.0  # seconds that an engine stays after its last camera
+
+# What a process does to itself. A signal from outside is no fault of the model.
+_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
+
+@dataclass(slots=True, kw_only=True)
+class Model:
+    """What is known of one model. A text that is None means that there is nothing to say."""
+
+    digest: str
+    manifest: Manifest | None = None  # once fetched
+    fetching: bool = False
+    trouble: str | None = None  # why fetching takes so long
+    damaged: bool = False  # its file on the disk, as the present engine found it
+    failed: str | None = None  # why it can never work
+    engine: Child[EngineId] | None = None
+    report: EngineReport | None = None  # of the present engine
+    runs: int = 0
+    idle_since: float | None = None
+    retry: Retry = field(default_factory=Retry)
+    crash: str | None = None  # why the last engine ended, until one is ready
+    restarts: int = 0
+    faults: int = 0  # engines in a row that the model itself ended
+
+    @property
+    def state(self) -> str:
+        """The state in the device's status."""
+        if self.failed is not None:
+            return "failed"
+        if self.manifest is None:
+            return "fetching"
+        if self.engine is None:
+            return "backoff"
+        return self.report.state if self.report is not None else "starting"
+
+    def complaint(self, engine: Child[EngineId], now: float) -> str | None:
+        """Return why its engine must be killed, if it must."""
+        report = self.report
+        if report is not None and report.oldest_run > LONGEST_RUN:
+            return f"an inference has taken {report.oldest_run:.0f} s"
+        if report is not None and report.state == "ready" and report.reason:
+            return shown_reason(f"every inference fails: {report.reason}")
+        loading = report is not None and report.state == "loading"
+        return engine.silence(now, LOAD_TIMEOUT if loading else REPORT_TIMEOUT)
+
+    def count_fault(
+        self, engine: Child[EngineId], report: EngineReport | None, code: int | None, now: float
+    ) -> None:
+        """Give the model up if it has ended its engine too often in a row."""
+        if code is not None and -code == signal.SIGXCPU:
+            self.failed = TOO_LONG
+            return
+        ended_itself = code is not None and -code in _FAULTS
+        # If an engine that was ready fell silent, that may be the fault of the machine.
+        useless = report is not None and (
+            report.state == "loading" or report.oldest_run > LONGEST_RUN or report.reason != ""
+        )
+        if not ended_itself and not (engine.killed_for is not None and useless):
+            return
+        self.faults = 1 if now - engine.started_at >= HEALTHY else self.faults + 1
+        if self.faults >= MOST_FAULTS:
+            self.failed = f"{self.crash}, {self.faults} times in a row"
+
+
+class ModelTable:
+    """Fetches the models that pipelines need, and runs one engine per model.
+
+    `rng` returns numbers in [0, 1) for the jitter.
+    """
+
+    def __init__(self, rng: Callable[[], float]) -> None:
+        self._rng = rng
+        self._models: dict[str, Model] = {}
+
+    # events
+
+    def fetched(self, event: ModelFetched) -> None:
+        """A model that is being fetched is on the disk now."""
+        model = self._models.get(event.digest)
+        if model is not None and model.fetching:
+            model.fetching = False
+            model.trouble = None
+            model.manifest = event.manifest
+
+    def refused(self, event: ModelRefused) -> None:
+        """A model could not be fetched, now or ever."""
+        model = self._models.get(event.digest)
+        if model is None or not model.fetching:
+            return
+        reason = shown_reason(event.reason) or None
+        if event.permanent:
+            model.fetching = False
+            model.failed = reason
+        else:
+            model.trouble = reason
+
+    def reported(self, child_id: EngineId, report: EngineReport, now: float) -> None:
+        """Note a report. Only the present engine of a model counts."""
+        present = self._present(child_id)
+        if present is None:
+            return
+        model, engine = present
+        engine.heard_at = now
+        model.report = report
+        if report.state == "ready":
+            model.crash = None
+        elif report.state == "failed" and engine.staying:
+            model.failed = shown_reason(report.reason) or "the engine cannot load it"
+        elif report.state == "damaged" and engine.staying:
+            model.damaged = True
+            model.trouble = shown_reason(report.reason) or None
+
+    def exited(self, child_id: EngineId, code: int | None, now: float) -> None:
+        """Decide if the engine is started again, its model fetched again, or given up."""
+        present = self._present(child_id)
+        if present is None:
+            return
+        model, engine = present
+        report, model.report = model.report, None
+        model.engine = None
+        model.idle_since = None
+        if model.damaged:
+            model.damaged = False
+            model.manifest = None  # so that it is fetched again
+            model.retry.crashed(engine.started_at, now, self._rng())
+        elif engine.asked_at is None:
+            model.crash = engine.killed_for or exit_reason("engine", code)
+            model.restarts += 1
+            model.retry.crashed(engine.started_at, now, self._rng())
+            model.count_fault(engine, report, code, now)
+
+    def try_again(self, digest: str) -> None:
+        """Try a failed model again: a changed spec may be meant to make it work."""
+        model = self._models.get(digest)
+        if model is not None and model.failed is not None:
+            model.failed = model.crash = None
+            model.faults = 0
+            model.retry = Retry()
+
+    # decisions
+
+    def kill_stuck(self, now: float) -> list[Action]:
+        """Kill the engines that do not report in time, or do not work."""
+        actions: list[Action] = []
+        for model in self._models.values():
+            if model.engine is not None and model.engine.staying:
+                complaint = model.complaint(model.engine, now)
+                if complaint is not None:
+                    actions.append(model.engine.kill(complaint))
+        return actions
+
+    def keep(self, wanted: set[str], used: set[str], now: float) -> list[Action]:
+        """Fetch, start and stop. `wanted`: by pipelines that should run; `used`: also by running cameras."""
+        for digest in sorted(wanted - self._models.keys()):
+            self._models[digest] = Model(digest=digest)
+        actions: list[Action] = []
+        for digest, model in list(self._models.items()):
+            actions += self._keep_model(model, digest in wanted, digest in used, now)
+        return actions
+
+    def _keep_model(self, model: Model, wanted: bool, used: bool, now: float) -> list[Action]:
+        if used:
+            model.idle_since = None
+        elif model.idle_since is None:
+            model.idle_since = now
+        actions: list[Action] = []
+        cold = model.idle_since is not None and now - model.idle_since >= KEEP_WARM
+        if model.failed is not None or (model.damaged and model.engine is not None):
+            actions += model.engine.stop(now) if model.engine is not None else []
+        elif model.manifest is None:
+            actions += _keep_fetch(model, wanted)
+        elif model.engine is None:
+            if wanted and now >= model.retry.at:
+                model.runs += 1
+                model.engine = Child(id=EngineId(model.digest, model.runs), started_at=now)
+                actions.append(StartEngine(model.engine.id, model.manifest))
+        elif model.engine.asked_at is not None or cold:
+            actions += model.engine.stop(now)
+        if not used and model.engine is None:
+            del self._models[model.digest]
+        return actions
+
+    # facts
+
+    def ready(self, digest: str) -> Manifest | None:
+        """Return the manifest of a wanted model whose engine exists, so that a camera can start."""
+        model = self._models[digest]
+        if model.engine is None or not model.engine.staying:
+            return None
+        return model.manifest
+
+    def failures(self) -> dict[str, str]:
+        """Why models cannot work, by digest."""
+        return {digest: model.failed for digest, model in self._models.items() if model.failed is not None}
+
+    def obstacle(self, ref: ModelRef) -> str | None:
+        """Return why a camera that may start has not started."""
+        model = self._models.get(ref.digest)
+        if model is None:
+            return None
+        if model.manifest is None:
+            return f"fetching model {ref.id}" + (f": {model.trouble}" if model.trouble is not None else "")
+        return model.crash
+
+    def crash(self, digest: str) -> str | None:
+        """Return why the last engine of a model ended, until one is ready."""
+        model = self._models.get(digest)
+        return model.crash if model is not None else None
+
+    def stats(self) -> tuple[EngineStat, ...]:
+        """The models, by digest, for the device's status."""
+        return tuple(
+            EngineStat(
+                digest=digest,
+                state=model.state,
+                reason=model.failed or model.trouble or model.crash or "",
+                inferences=model.report.inferences if model.report else 0,
+                restarts=model.restarts,
+            )
+            for digest, model in sorted(self._models.items())
+        )
+
+    def engines(self) -> Iterator[Child[EngineId]]:
+        """The processes."""
+        return (model.engine for model in self._models.values() if model.engine is not None)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        for model in self._models.values():
+            assert not (model.failed and model.engine and model.engine.staying), "an engine that cannot work"
+            assert model.engine is None or model.manifest is not None
+            assert not (model.fetching and model.manifest)
+
+    def _present(self, child_id: EngineId) -> tuple[Model, Child[EngineId]] | None:
+        """Return the model and its engine, unless this engine was replaced."""
+        model = self._models.get(child_id.digest)
+        if model is None or model.engine is None or model.engine.id != child_id:
+            return None
+        return model, model.engine
+
+
+def _keep_fetch(model: Model, wanted: bool) -> list[Action]:
+    if wanted and not model.fetching:
+        model.fetching = True
+        return [FetchModel(model.digest)]
+    if not wanted and model.fetching:
+        model.fetching = False
+        return [CancelFetch(model.digest)]
+    return []

@@ -1,0 +1,377 @@
+"""The pipelines of a device: which camera runs, and what the broker and the status say of it. Pure decisions.
+
+starting --report--> running, paused, reconnecting --exit--> crashed --> backoff --> starting
+running --report ended--> ended, told once it is stored
+any --wish gone, fence closed--> stopping --exit--> (absent)
+starting --model or camera can never work--> failed, until the spec changes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from streamfleet_core.protocol.source_reference import cut_reason, shown_reason
+from streamfleet_core.protocol.values import Observed, ObservedState, Wish
+from streamfleet_worker.decisions.children import Camera, Retry, exit_reason
+from streamfleet_worker.decisions.model_table import ModelTable
+from streamfleet_worker.decisions.reconcile_actions import (
+    Action,
+    ChangeCamera,
+    Forget,
+    Persist,
+    Refuse,
+    ShowPictures,
+    StartCamera,
+)
+from streamfleet_worker.decisions.reconcile_events import CameraId, Row
+from streamfleet_worker.decisions.topic_subscriptions import is_watched
+from streamfleet_worker.ipc.child_messages import CameraReport
+
+
+@dataclass(slots=True, kw_only=True)
+class Pipeline:
+    """What is known of one pipeline. A text that is None means that there is nothing to say."""
+
+    row: Row
+    wish: Wish | None = None  # the last one; None before the first since the agent's start
+    gone: bool = True  # not among the last wishes
+    camera: Camera | None = None
+    report: CameraReport | None = None  # of the present camera, or of the last one of this run
+    retry: Retry = field(default_factory=Retry)
+    crash: str | None = None  # why the last camera ended, until one works
+    last_crash: str | None = None  # the same, for as long as `restarts` counts it
+    fresh_crash: bool = False  # until the next tick, so that it is seen
+    restarts: int = 0  # of this run, since the agent's start
+    failed: str | None = None  # why this run can never work
+    before_end: Observed | None = None  # what is told of a run that has ended, until its end is stored
+
+    @property
+    def ended(self) -> bool:
+        """This run is over."""
+        ended = self.row.ended_start_gen
+        return ended is not None and self.row.start_gen <= ended
+
+    @property
+    def wished(self) -> bool:
+        """It is wished for, and not stopped."""
+        return self.wish is not None and not self.gone and self.wish.want != "stop"
+
+    @property
+    def gen(self) -> int:
+        """The generation that is carried out. A change is done when the camera reports it."""
+        assert self.wish is not None
+        if self.camera is None or not self.wished or self.ended or self.failed is not None:
+            return self.wish.gen
+        if self.camera.heard_at is None or self.report is None:
+            return self.camera.told.gen
+        return min(self.camera.told.gen, self.report.gen)
+
+    def restart(self) -> None:
+        """Forget the last run: nothing is known of the next one."""
+        self.report = None
+        self.retry = Retry()
+        self.crash = self.last_crash = self.failed = self.before_end = None
+        self.restarts = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineView:
+    """One pipeline, for the status document."""
+
+    wish: Wish
+    observed: Observed
+    alive: bool  # its camera process exists
+    report: CameraReport | None  # the last one
+    report_age: float | None  # seconds; None: the present camera has not reported
+    last_crash: str  # why it was restarted last
+
+
+class PipelineTable:
+    """Runs one camera per pipeline that is wished for.
+
+    `rows` were stored by earlier runs of the agent; `rng` returns numbers in [0, 1) for the jitter.
+    """
+
+    def __init__(self, rows: Iterable[Row], models: ModelTable, rng: Callable[[], float]) -> None:
+        self._models = models
+        self._rng = rng
+        self._pipelines = {row.pipeline_id: Pipeline(row=row) for row in rows}
+        self._adopted = False  # before the first wishes, no stored row is removed
+        self.fenced = True  # movable pipelines must not run
+
+    # events
+
+    def adopt(self, wishes: tuple[Wish, ...]) -> list[Action]:
+        """Replace the desired state."""
+        self._adopted = True
+        for pipeline in self._pipelines.values():
+            pipeline.gone = True
+        actions: list[Action] = []
+        for wish in wishes:
+            row = Row(pipeline_id=wish.pipeline_id, gen=wish.gen, start_gen=wish.start_gen, inc=0)
+            pipeline = self._pipelines.setdefault(wish.pipeline_id, Pipeline(row=row))
+            pipeline.gone = False
+            actions += self._adopt_one(pipeline, wish)
+        return actions
+
+    def _adopt_one(self, pipeline: Pipeline, wish: Wish) -> list[Action]:
+        row = pipeline.row
+        if wish.gen < row.gen:
+            return [Refuse(wish.pipeline_id, wish.gen, row.gen)]
+        is_first = pipeline.wish is None
+        pipeline.wish = wish
+        if is_first or wish.start_gen != row.start_gen:
+            pipeline.restart()
+            self._models.try_again(wish.spec.model.digest)
+        if not is_first and (wish.gen, wish.start_gen) == (row.gen, row.start_gen):
+            return []
+        pipeline.row = replace(row, gen=wish.gen, start_gen=wish.start_gen)
+        return [Persist(pipeline.row)]
+
+    def reported(self, child_id: CameraId, report: CameraReport, now: float) -> list[Action]:
+        """Note a report. Only the present camera of a pipeline counts."""
+        present = self._present(child_id)
+        if present is None:
+            return []
+        pipeline, camera = present
+        before = pipeline.report if camera.heard_at is not None else None
+        if before is None or report.reason != before.reason:  # computed once, not whenever it is read
+            report = replace(report, reason=shown_reason(report.reason))
+        camera.reported(report, before, now)
+        if camera.start_gen != pipeline.row.start_gen:
+            return []  # it belongs to an earlier run
+        if report.state is ObservedState.ENDED and not pipeline.ended and pipeline.wish is not None:
+            pipeline.before_end = self._observe(pipeline, pipeline.wish)
+        pipeline.report = report
+        if report.state is ObservedState.RUNNING or report.state is ObservedState.PAUSED:
+            pipeline.crash = None
+        if report.state is ObservedState.FAILED:
+            pipeline.failed = report.reason or "the camera gave no reason"
+        if report.state is ObservedState.ENDED and not pipeline.ended:
+            pipeline.row = replace(pipeline.row, ended_start_gen=camera.start_gen)
+            return [Persist(pipeline.row)]
+        return []
+
+    def stored(self, rows: Iterable[Row]) -> None:
+        """Tell the ends that are stored: whenever the agent is killed, none that was told is taken back."""
+        for row in rows:
+            pipeline = self._pipelines.get(row.pipeline_id)
+            if pipeline is not None and row.ended_start_gen == pipeline.row.ended_start_gen:
+                pipeline.before_end = None
+
+    def exited(self, child_id: CameraId, code: int | None, now: float) -> None:
+        """Start the camera again after the backoff, unless it was asked to stop."""
+        present = self._present(child_id)
+        if present is None:
+            return
+        pipeline, camera = present
+        pipeline.camera = None
+        if camera.asked_at is None and camera.start_gen == pipeline.row.start_gen:
+            pipeline.crash = pipeline.last_crash = camera.killed_for or exit_reason("camera", code)
+            pipeline.fresh_crash = True
+            pipeline.restarts += 1
+            pipeline.retry.crashed(camera.started_at, now, self._rng())
+
+    # decisions
+
+    def tick(self) -> None:
+        """Let crashes be seen as such until the next tick only."""
+        for pipeline in self._pipelines.values():
+            pipeline.fresh_crash = False
+
+    def kill_stuck(self, now: float) -> list[Action]:
+        """Kill the cameras that do not report in time, or do not emit."""
+        actions: list[Action] = []
+        for pipeline in self._pipelines.values():
+            camera = pipeline.camera
+            if camera is not None and camera.staying:
+                complaint = camera.silence(now) or camera.stall(pipeline.report, now)
+                if complaint is not None:
+                    actions.append(camera.kill(complaint))
+        return actions
+
+    def fail(self, digest: str, reason: str) -> None:
+        """Give up the pipelines that should run, and whose model cannot work."""
+        for pipeline in self._pipelines.values():
+            if pipeline.wish is not None and self._should_run(pipeline):
+                model = pipeline.wish.spec.model
+                if model.digest == digest:
+                    pipeline.failed = f"model {model.id}: {reason}"
+
+    def keep(self, watched: tuple[str, ...], now: float) -> list[Action]:
+        """Start, change and stop cameras. `watched`: topics of previews that have a subscriber."""
+        actions: list[Action] = []
+        for pipeline in list(self._pipelines.values()):
+            if pipeline.camera is not None:
+                actions += self._keep_camera(pipeline, pipeline.camera, watched, now)
+            elif pipeline.gone:
+                actions += self._forget(pipeline)
+            elif pipeline.wish is not None and self._should_run(pipeline) and now >= pipeline.retry.at:
+                actions += self._start_camera(pipeline, pipeline.wish, watched, now)
+        return actions
+
+    def _keep_camera(
+        self, pipeline: Pipeline, camera: Camera, watched: tuple[str, ...], now: float
+    ) -> list[Action]:
+        wish = pipeline.wish
+        assert wish is not None
+        if not camera.staying or not camera.can_become(wish) or not self._should_run(pipeline):
+            return camera.stop(now)
+        actions: list[Action] = []
+        if camera.told != wish:
+            camera.told = wish
+            camera.moved_at = None if camera.moved_at is None else now
+            actions.append(ChangeCamera(camera.id, wish))
+        return actions + _show(camera, watched)
+
+    def _forget(self, pipeline: Pipeline) -> list[Action]:
+        if not self._adopted:
+            return []
+        del self._pipelines[pipeline.row.pipeline_id]
+        return [Forget(pipeline.row.pipeline_id)]
+
+    def _start_camera(
+        self, pipeline: Pipeline, wish: Wish, watched: tuple[str, ...], now: float
+    ) -> list[Action]:
+        manifest = self._models.ready(wish.spec.model.digest)
+        if manifest is None:
+            return []
+        pipeline.row = replace(pipeline.row, inc=pipeline.row.inc + 1)
+        child = CameraId(wish.pipeline_id, pipeline.row.inc)
+        pipeline.camera = Camera(id=child, started_at=now, told=wish)
+        return [
+            Persist(pipeline.row),
+            StartCamera(child, wish, manifest),
+            *_show(pipeline.camera, watched),
+        ]
+
+    # facts
+
+    def wanted_models(self) -> set[str]:
+        """The models of the pipelines that should run, by digest."""
+        return {
+            pipeline.wish.spec.model.digest
+            for pipeline in self._pipelines.values()
+            if pipeline.wish is not None and self._should_run(pipeline)
+        }
+
+    def cameras(self) -> Iterator[Camera]:
+        """The processes."""
+        return (pipeline.camera for pipeline in self._pipelines.values() if pipeline.camera is not None)
+
+    def observed(self) -> tuple[Observed, ...]:
+        """What the broker is told."""
+        return tuple(self._observe(pipeline, wish) for pipeline, wish in self._visible())
+
+    def views(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
+        """What the status documents are made of: of all pipelines, or of one."""
+        return tuple(
+            PipelineView(
+                wish=wish,
+                observed=self._observe(pipeline, wish),
+                alive=pipeline.camera is not None,
+                report=pipeline.report,
+                report_age=_report_age(pipeline.camera, now),
+                last_crash=pipeline.last_crash or "",
+            )
+            for pipeline, wish in self._visible(only)
+        )
+
+    def check(self, watched: tuple[str, ...]) -> None:
+        """Assert the invariants."""
+        for pipeline_id, pipeline in self._pipelines.items():
+            row, camera = pipeline.row, pipeline.camera
+            assert row.pipeline_id == pipeline_id
+            assert row.start_gen <= row.gen
+            assert pipeline.before_end is None or pipeline.ended
+            if camera is None:
+                continue
+            assert camera.id == CameraId(pipeline_id, row.inc), "a camera that is not the newest"
+            assert camera.start_gen <= row.start_gen
+            if camera.staying:
+                assert self._should_run(pipeline), "a camera that is not wished for"
+                assert camera.start_gen == row.start_gen
+                assert camera.told == pipeline.wish
+                assert camera.shows == is_watched(pipeline_id, watched)
+
+    def _present(self, child_id: CameraId) -> tuple[Pipeline, Camera] | None:
+        """Return the pipeline and its camera, unless this camera was replaced."""
+        pipeline = self._pipelines.get(child_id.pipeline_id)
+        if pipeline is None or pipeline.camera is None or pipeline.camera.id != child_id:
+            return None
+        return pipeline, pipeline.camera
+
+    def _visible(self, only: str | None = None) -> Iterator[tuple[Pipeline, Wish]]:
+        """The pipelines that run or are wished for, in the order of their ids."""
+        chosen = self._pipelines.keys() if only is None else self._pipelines.keys() & {only}
+        for pipeline_id in sorted(chosen):
+            pipeline = self._pipelines[pipeline_id]
+            if pipeline.wish is not None and (pipeline.camera is not None or pipeline.wished):
+                yield pipeline, pipeline.wish
+
+    def _should_run(self, pipeline: Pipeline) -> bool:
+        """Should a camera exist, now or after the backoff?"""
+        return (
+            pipeline.wished
+            and not pipeline.ended
+            and pipeline.failed is None
+            and not self._is_fenced(pipeline)
+        )
+
+    def _is_fenced(self, pipeline: Pipeline) -> bool:
+        return self.fenced and pipeline.wish is not None and pipeline.wish.on_disconnect == "stop"
+
+    def _observe(self, pipeline: Pipeline, wish: Wish) -> Observed:
+        if pipeline.before_end is not None and pipeline.wished:
+            return pipeline.before_end
+        state, reason = self._state(pipeline, wish)
+        return Observed(
+            pipeline_id=wish.pipeline_id,
+            gen=pipeline.gen,
+            inc=pipeline.row.inc,
+            state=state,
+            reason=cut_reason(reason or ""),
+            restarts=pipeline.restarts,
+        )
+
+    def _state(self, pipeline: Pipeline, wish: Wish) -> tuple[ObservedState, str | None]:
+        if not pipeline.wished:
+            return ObservedState.STOPPING, None
+        if pipeline.failed is not None:
+            return ObservedState.FAILED, pipeline.failed
+        if pipeline.ended:
+            return ObservedState.ENDED, pipeline.report.reason if pipeline.report is not None else None
+        if pipeline.camera is not None:
+            return self._camera_state(pipeline, pipeline.camera, wish)
+        if self._is_fenced(pipeline):
+            return ObservedState.STARTING, "stopped until the broker is heard again"
+        if pipeline.crash is not None:
+            return ObservedState.CRASHED if pipeline.fresh_crash else ObservedState.BACKOFF, pipeline.crash
+        return ObservedState.STARTING, self._models.obstacle(wish.spec.model)
+
+    def _camera_state(
+        self, pipeline: Pipeline, camera: Camera, wish: Wish
+    ) -> tuple[ObservedState, str | None]:
+        report = pipeline.report
+        if camera.killed_for is not None and camera.asked_at is None:
+            return ObservedState.CRASHED, camera.killed_for
+        if not camera.staying:
+            return ObservedState.STOPPING, None
+        if camera.heard_at is None or report is None:
+            return ObservedState.STARTING, pipeline.crash
+        if report.reason or not report.waiting_for_engine:
+            return report.state, report.reason
+        return report.state, self._models.crash(wish.spec.model.digest)
+
+
+def _show(camera: Camera, watched: tuple[str, ...]) -> list[Action]:
+    wanted = is_watched(camera.id.pipeline_id, watched)
+    if camera.shows == wanted:
+        return []
+    camera.shows = wanted
+    return [ShowPictures(camera.id, wanted)]
+
+
+def _report_age(camera: Camera | None, now: float) -> float | None:
+    return None if camera is None or camera.heard_at is None else now - camera.heard_at

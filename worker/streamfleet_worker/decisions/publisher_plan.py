@@ -1,0 +1,49 @@
+"""The publisher of a device: one process that always runs. Pure decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamfleet_worker.decisions.children import Child, Retry
+from streamfleet_worker.decisions.reconcile_actions import Action, StartPublisher
+from streamfleet_worker.decisions.reconcile_events import PublisherId
+from streamfleet_worker.ipc.child_messages import PublisherReport
+
+
+class PublisherPlan:
+    """Keeps the publisher running. `rng` returns numbers in [0, 1) for the jitter."""
+
+    def __init__(self, rng: Callable[[], float]) -> None:
+        self._rng = rng
+        self._runs = 0
+        self._retry = Retry()
+        self.child: Child[PublisherId] | None = None
+        self.watched: tuple[str, ...] = ()  # topics of previews with a subscriber, in its last report
+
+    def reported(self, child_id: PublisherId, report: PublisherReport, now: float) -> None:
+        """Note a report. Only the present process counts."""
+        if self.child is not None and self.child.id == child_id:
+            self.child.heard_at = now
+            self.watched = report.watched
+
+    def exited(self, child_id: PublisherId, now: float) -> None:
+        """Start it again after the backoff."""
+        if self.child is not None and self.child.id == child_id:
+            self._retry.crashed(self.child.started_at, now, self._rng())
+            self.child = None
+            self.watched = ()
+
+    def kill_stuck(self, now: float) -> list[Action]:
+        """Kill it if it does not report in time."""
+        if self.child is None or not self.child.staying:
+            return []
+        complaint = self.child.silence(now)
+        return [] if complaint is None else [self.child.kill(complaint)]
+
+    def keep(self, now: float) -> list[Action]:
+        """Start it if it does not exist."""
+        if self.child is not None or now < self._retry.at:
+            return []
+        self._runs += 1
+        self.child = Child(id=PublisherId(self._runs), started_at=now)
+        return [StartPublisher(self.child.id)]

@@ -1,0 +1,116 @@
+"""What `reconciler.Reconcile` asks of the agent, which performs the actions in the order it gets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamfleet_core.protocol.values import Manifest, Wish
+from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, EngineId, PublisherId, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Store this before the next action."""
+
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Remove what is stored of a pipeline: it is no longer wished for."""
+
+    pipeline_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Log that a wish had no effect: its generation is lower than the known one."""
+
+    pipeline_id: str
+    gen: int
+    known_gen: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchModel:
+    """Fetch a model, however long it takes."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFetch:
+    """Stop fetching a model: no pipeline needs it any more."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartPublisher:
+    """Start the publisher."""
+
+    child: PublisherId
+
+
+@dataclass(frozen=True, slots=True)
+class StartEngine:
+    """Start an engine."""
+
+    child: EngineId
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class StartCamera:
+    """Start a camera."""
+
+    child: CameraId
+    wish: Wish
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeCamera:
+    """Send a running camera its new wish: the same sources and model under a later generation."""
+
+    child: CameraId
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class ShowPictures:
+    """Tell a running camera whether previews are wanted. A camera starts without previews."""
+
+    child: CameraId
+    wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StopChild:
+    """Ask a child to end."""
+
+    child: ChildId
+
+
+@dataclass(frozen=True, slots=True)
+class KillChild:
+    """End a child now."""
+
+    child: ChildId
+    reason: str
+
+
+Action = (
+    Persist
+    | Forget
+    | Refuse
+    | FetchModel
+    | CancelFetch
+    | StartPublisher
+    | StartEngine
+    | StartCamera
+    | ChangeCamera
+    | ShowPictures
+    | StopChild
+    | KillChild
+)

@@ -1,0 +1,114 @@
+"""What `reconciler.Reconcile` is told: the events, and the values they name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamfleet_core.protocol.values import Manifest, Wish
+from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
+
+# children ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CameraId:
+    """One process of one pipeline."""
+
+    pipeline_id: str
+    inc: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineId:
+    """One process of one model."""
+
+    digest: str  # of the manifest
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublisherId:
+    """One process of the publisher."""
+
+    run: int
+
+
+ChildId = CameraId | EngineId | PublisherId
+Report = CameraReport | EngineReport | PublisherReport
+
+
+# pipelines --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is stored of a pipeline. It survives a power failure."""
+
+    pipeline_id: str
+    gen: int  # the highest adopted: a wish of a lower one is refused
+    start_gen: int
+    inc: int  # +1 before each start
+    ended_start_gen: int | None = None  # this run has ended and is never started again
+
+
+# events -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The desired state: these wishes, and no others."""
+
+    wishes: tuple[Wish, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Another device may run our movable pipelines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfenced:
+    """The broker expects this device to run all its wishes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFetched:
+    """A model is on the disk."""
+
+    digest: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRefused:
+    """A model could not be fetched. Unless the failure is permanent, fetching continues by itself."""
+
+    digest: str
+    reason: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A child reported its state."""
+
+    child: ChildId
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A child has ended."""
+
+    child: ChildId
+    code: int | None  # negative: the signal that ended it; None: it could not be started
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """These rows are on the disk, or the disk refused them and this process alone remembers them."""
+
+    rows: tuple[Row, ...]
+
+
+Event = Adopted | Fenced | Unfenced | ModelFetched | ModelRefused | Reported | Exited | Stored

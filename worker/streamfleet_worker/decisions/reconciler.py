@@ -1,0 +1,171 @@
+"""What to start, change, stop and kill, so that what runs becomes what is wished for: pure decisions.
+
+    pipeline_table   one camera per pipeline          model_table   one engine per model that cameras need
+    publisher_plan   one publisher                    children      what all processes have in common
+
+Events go in (`reconcile_events`), actions come out in the order to perform them (`reconcile_actions`). `now`
+is CLOCK_BOOTTIME in seconds. No process, file or socket is touched here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from typing_extensions import assert_never
+
+from streamfleet_core.protocol.status import EngineStat
+from streamfleet_core.protocol.values import Observed
+from streamfleet_worker.decisions.children import Child
+from streamfleet_worker.decisions.model_table import ModelTable
+from streamfleet_worker.decisions.pipeline_table import PipelineTable, PipelineView
+from streamfleet_worker.decisions.publisher_plan import PublisherPlan
+from streamfleet_worker.decisions.reconcile_actions import Action
+from streamfleet_worker.decisions.reconcile_events import (
+    Adopted,
+    CameraId,
+    ChildId,
+    EngineId,
+    Event,
+    Exited,
+    Fenced,
+    ModelFetched,
+    ModelRefused,
+    PublisherId,
+    Report,
+    Reported,
+    Row,
+    Stored,
+    Unfenced,
+)
+from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
+
+WAKE_GAP = 2.0  # seconds between two inputs: after a longer gap we were suspended, our children perhaps too
+
+
+class Reconcile:
+    """Every decision about what runs on a device.
+
+    `rows` were stored by earlier runs of the agent; `rng` returns numbers in [0, 1) for the jitter.
+    """
+
+    def __init__(self, rows: Iterable[Row], rng: Callable[[], float]) -> None:
+        self._publisher = PublisherPlan(rng)
+        self._models = ModelTable(rng)
+        self._pipelines = PipelineTable(rows, self._models, rng)
+        self._turned_at: float | None = None
+
+    # inputs
+
+    def receive(self, event: Event, now: float) -> list[Action]:
+        """Handle an event."""
+        self._turn(now)
+        return self._handle(event, now) + self._converge(now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Let time pass. Called ten times a second."""
+        self._turn(now)
+        self._pipelines.tick()
+        killed = self._pipelines.kill_stuck(now) + self._models.kill_stuck(now)
+        return killed + self._publisher.kill_stuck(now) + self._converge(now)
+
+    # facts
+
+    def observed(self) -> tuple[Observed, ...]:
+        """What the broker is told."""
+        return self._pipelines.observed()
+
+    def pipelines(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
+        """What the status documents are made of: of all pipelines, or of one."""
+        return self._pipelines.views(now, only)
+
+    def engines(self) -> tuple[EngineStat, ...]:
+        """The models of this device, by digest."""
+        return self._models.stats()
+
+    def children(self) -> set[ChildId]:
+        """The processes that exist: those that should run, and those that were asked to stop."""
+        return {child.id for child in self._children()}
+
+    def is_leaving(self) -> bool:
+        """Is a movable camera stopping? Another device may run its pipeline already.
+
+        Until it has ended, the fence must stay closed for it, whatever is wished for in its place.
+        """
+        return any(
+            not camera.staying and camera.told.on_disconnect == "stop" for camera in self._pipelines.cameras()
+        )
+
+    def check(self) -> None:
+        """Assert what is always true between two inputs."""
+        self._pipelines.check(self._publisher.watched)
+        self._models.check()
+
+    # events
+
+    def _handle(self, event: Event, now: float) -> list[Action]:
+        match event:
+            case Adopted():
+                return self._pipelines.adopt(event.wishes)
+            case Fenced():
+                self._pipelines.fenced = True
+            case Unfenced():
+                self._pipelines.fenced = False
+            case ModelFetched():
+                self._models.fetched(event)
+            case ModelRefused():
+                self._models.refused(event)
+            case Reported():
+                return self._reported(event.child, event.report, now)
+            case Exited():
+                self._exited(event.child, event.code, now)
+            case Stored():
+                self._pipelines.stored(event.rows)
+            case _:
+                assert_never(event)
+        return []
+
+    def _reported(self, child: ChildId, report: Report, now: float) -> list[Action]:
+        match child, report:
+            case CameraId(), CameraReport():
+                return self._pipelines.reported(child, report, now)
+            case EngineId(), EngineReport():
+                self._models.reported(child, report, now)
+            case PublisherId(), PublisherReport():
+                self._publisher.reported(child, report, now)
+            case _:
+                raise TypeError(f"{child} cannot have said {type(report).__name__}")
+        return []
+
+    def _exited(self, child: ChildId, code: int | None, now: float) -> None:
+        match child:
+            case CameraId():
+                self._pipelines.exited(child, code, now)
+            case EngineId():
+                self._models.exited(child, code, now)
+            case PublisherId():
+                self._publisher.exited(child, now)
+            case _:
+                assert_never(child)
+
+    # decisions
+
+    def _turn(self, now: float) -> None:
+        """Shift all deadlines by the time we were suspended, so children are not killed for our own pause."""
+        gap = 0.0 if self._turned_at is None else now - self._turned_at
+        self._turned_at = now
+        if gap > WAKE_GAP:
+            for child in self._children():
+                child.postpone(gap)
+
+    def _children(self) -> list[Child[CameraId] | Child[EngineId] | Child[PublisherId]]:
+        publisher = [] if self._publisher.child is None else [self._publisher.child]
+        return [*self._models.engines(), *self._pipelines.cameras(), *publisher]
+
+    def _converge(self, now: float) -> list[Action]:
+        """Do all that follows from what is known."""
+        wanted = self._pipelines.wanted_models()
+        used = wanted | {camera.digest for camera in self._pipelines.cameras()}
+        actions = self._publisher.keep(now) + self._models.keep(wanted, used, now)
+        for digest, reason in self._models.failures().items():
+            self._pipelines.fail(digest, reason)
+        return actions + self._pipelines.keep(self._publisher.watched, now)

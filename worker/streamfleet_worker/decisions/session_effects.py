@@ -1,0 +1,97 @@
+"""What `broker_session.Session` asks of its caller, which performs the effects in the order it gets them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamfleet_core.protocol.control_plane import Envelope
+from streamfleet_core.protocol.messages import Welcome
+from streamfleet_core.protocol.values import CurveKey, Wish
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Open a socket to an endpoint of the broker."""
+
+    endpoint: int  # counts on: take it modulo the number of endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the socket."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send at once or not at all. If that fails, call `Session.unsent` before any other input."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class RememberEpoch:
+    """Store the epoch of a newer broker. It must survive a restart of the agent."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """A session has begun."""
+
+    welcome: Welcome
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Replace the desired state by these wishes. The next call of `observe` tells what follows from it."""
+
+    epoch: int
+    rev: int
+    wishes: tuple[Wish, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Let the holders of these keys, and no others, subscribe to the device itself."""
+
+    keys: tuple[CurveKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendFence:
+    """Movable pipelines may emit until this time."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class CloseFence:
+    """Movable pipelines must not emit from now on. Their processes may stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """Stop all movable pipelines: the broker may have given them to another device."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewed:
+    """Movable pipelines may run again, as the last wishes say."""
+
+
+Effect = (
+    Open
+    | Close
+    | Send
+    | RememberEpoch
+    | Welcomed
+    | Adopt
+    | Allow
+    | ExtendFence
+    | CloseFence
+    | LeaseEnded
+    | LeaseRenewed
+)

@@ -1,0 +1,169 @@
+"""A camera's side of the engine: the slots, and the connection that may break and be made anew at any time.
+
+The memory belongs to the camera, so what was in flight when an engine died is run again by the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_core.runtime.backoff import Backoff
+from streamfleet_worker.engine.messages import (
+    MAX_PACKET,
+    BadPacket,
+    Done,
+    Failed,
+    Offer,
+    Run,
+    Share,
+    pack,
+    unpack_from_engine,
+)
+from streamfleet_worker.ipc.shared_memory import Slot, SlotLayout, create_memory, map_slots
+
+logger = logging.getLogger(__name__)
+
+_ANSWER = 1.0  # seconds that a new engine gets to say what it offers
+_FIRST_PAUSE = 0.05  # seconds, between attempts to connect
+_LONGEST_PAUSE = 1.0  # seconds
+
+
+class EngineClient:
+    """Which slot is free, which runs. One thread uses it; `connected` may be read by any."""
+
+    def __init__(self, socket_path: str, manifest: Manifest, *, slots: int) -> None:
+        self._path = socket_path
+        self._manifest = manifest
+        self._count = slots
+        self._link: socket.socket | None = None
+        self._layout: SlotLayout | None = None
+        self._memory = -1  # descriptor
+        self._slots: list[Slot] = []
+        self._free: list[int] = []
+        self._running: set[int] = set()
+        self._backoff = Backoff(first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
+        self._next_attempt = 0.0  # monotonic seconds
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is an engine."""
+        return self._link is not None
+
+    def fileno(self) -> int | None:
+        """What to poll for answers, if there is an engine."""
+        return None if self._link is None else self._link.fileno()
+
+    def wait(self, now: float) -> float:
+        """Seconds until `connect` may be tried."""
+        return max(0.0, self._next_attempt - now)
+
+    def connect(self, now: float) -> bool:
+        """Try to reach the engine, if it is time; take the runs up again that a former one left."""
+        if self._link is not None or now < self._next_attempt:
+            return self.connected
+        try:
+            self._link = self._shake_hands()
+            for index in sorted(self._running):
+                self._link.send(pack(Run(index)))
+        except (OSError, BadPacket) as exc:
+            self._lose(now, str(exc))
+            return False
+        self._backoff.succeeded()
+        return True
+
+    @property
+    def free(self) -> int:
+        """How many slots can be borrowed."""
+        return len(self._free)
+
+    def borrow(self) -> int | None:
+        """A free slot to write into, or None. It comes back by `give_back`."""
+        return self._free.pop() if self._free else None
+
+    def give_back(self, index: int) -> None:
+        """The slot's output is not looked at any more."""
+        self._running.discard(index)
+        self._free.append(index)
+
+    def slot(self, index: int) -> Slot:
+        """The arrays of a slot."""
+        return self._slots[index]
+
+    def submit(self, index: int, now: float) -> None:
+        """Have a slot run. If the engine is gone, the next one runs it."""
+        self._running.add(index)
+        if self._link is None:
+            return
+        try:
+            self._link.send(pack(Run(index)))
+        except OSError as exc:
+            self._lose(now, str(exc))
+
+    def answer(self, now: float) -> Done | Failed | None:
+        """One that has come, without waiting. There may be more."""
+        if self._link is None:
+            return None
+        try:
+            packet = self._link.recv(MAX_PACKET)
+            if packet:
+                return self._check(packet)
+            self._lose(now, "it closed the connection")
+        except BlockingIOError:
+            pass
+        except (OSError, BadPacket) as exc:
+            self._lose(now, str(exc))
+        return None
+
+    def close(self) -> None:
+        """Leave the engine."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _shake_hands(self) -> socket.socket:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            link.settimeout(_ANSWER)
+            link.connect(self._path)
+            offer = unpack_from_engine(link.recv(MAX_PACKET))
+            if not isinstance(offer, Offer):
+                raise BadPacket("an offer", repr(offer).encode())
+            self._prepare_memory(offer)
+            socket.send_fds(link, [pack(Share(len(self._slots)))], [self._memory])
+            link.setblocking(False)
+        except (OSError, BadPacket):
+            link.close()
+            raise
+        return link
+
+    def _prepare_memory(self, offer: Offer) -> None:
+        """Make the slots at the first offer. A later engine has the same model, hence the same shapes."""
+        taken = (offer.input_height, offer.input_width)
+        if taken != (self._manifest.input_height, self._manifest.input_width):
+            expected = f"an input of {self._manifest.input_height} x {self._manifest.input_width}"
+            raise BadPacket(expected, b"%d x %d" % taken)
+        layout = SlotLayout((1, 3, *taken), (1, offer.rows, offer.columns), self._count)
+        if self._layout is None:
+            self._memory = create_memory(layout)
+            self._slots = map_slots(self._memory, layout)
+            self._free = list(range(self._count))
+            self._layout = layout
+        elif layout != self._layout:
+            raise BadPacket(f"the shapes {self._layout}", repr(layout).encode())
+
+    def _check(self, packet: bytes) -> Done | Failed:
+        answer = unpack_from_engine(packet)
+        if isinstance(answer, Offer) or answer.slot not in self._running:
+            raise BadPacket(f"an answer for one of the slots {sorted(self._running)}", packet)
+        self._running.discard(answer.slot)
+        return answer
+
+    def _lose(self, now: float, why: str) -> None:
+        if self._link is not None:
+            logger.warning("the engine is lost: %s", why)
+            self._link.close()
+            self._link = None
+        self._next_attempt = now + self._backoff.failed(random.random())

@@ -1,0 +1,280 @@
+"""One ONNX model in ONNX Runtime, checked against its manifest. One session serves any number of run threads.
+
+Only inference happens here: pixels are made and outputs are read by the camera processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from streamfleet_core.models import onnx_file, onnx_graph
+from streamfleet_core.models.onnx_graph import LOAD_TIME, LONG_RUN_TIME, RUN_TIME
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine.onnx_runtime import onnx_runtime, run_errors
+from streamfleet_worker.engine.ort_reason import reason_in
+from streamfleet_worker.ipc.shared_memory import FloatArray, Slot, SlotLayout
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+# In order of preference. TensorRT is not among them: it builds for minutes at each start.
+_PROCESSOR = "CPUExecutionProvider"
+_PROVIDERS = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", _PROCESSOR)
+
+# A folder that never exists: ONNX Runtime then refuses every model that keeps weights in other files. (S21)
+_NO_FOLDER = "/proc/streamfleet-no-external-data"
+
+_STRIDES = (8, 16, 32)  # pixels an anchor point, of YOLOX
+_MAX_BOXES = 300  # that are taken of a model whose number of boxes is another for each picture
+_LEAST_OUTPUT = 4 * 1024**2  # numbers that any output may have
+_OF_INPUT = 32  # times as many as the input an output may have; heads of a thousand classes have eight
+_ROUNDING = 0.01  # by which a score may lie beyond 0 and 1
+
+Prepared: TypeAlias = Any  # ort.IOBinding, which has no types; or a Slot
+
+
+class BadModel(Exception):
+    """A model that cannot serve its manifest; the text says why."""
+
+
+class DamagedModel(BadModel):
+    """A file that has not the content that its name says."""
+
+
+class Session:
+    """A loaded model. Any thread may call it; a prepared run belongs to one thread at a time."""
+
+    def __init__(
+        self,
+        weights_path: str,
+        manifest: Manifest,
+        *,
+        within: Callable[[int], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
+        on_trial: bool = False,
+    ) -> None:
+        """What is done `within` may take so many seconds of processor time. Raises: BadModel.
+
+        `on_trial`: only to see whether it runs, on processors, for devices that may be faster.
+        """
+        content, loops = _content(weights_path, manifest)
+        with within(LOAD_TIME):
+            self._session = _open(content, accelerated=not on_trial)
+        del content  # it may be large, and ONNX Runtime has its own
+        self._input_name, self._input_shape = _check_input(self._session, manifest)
+        output = self._session.get_outputs()[0]
+        self._output_name = output.name
+        # Of a model with NMS in it the number of boxes may differ from one picture to the next.
+        self._varies = manifest.family == "end2end" and not _is_fixed(output.shape)
+        with within(LONG_RUN_TIME if on_trial and not loops else RUN_TIME):
+            self._output_shape = self._warm_up(manifest)
+        self.provider: str = self._session.get_providers()[0]
+
+    def layout(self, count: int) -> SlotLayout:
+        """The memory of so many slots for this model."""
+        return SlotLayout(self._input_shape, self._output_shape, count)
+
+    def prepare(self, slot: Slot) -> Prepared:
+        """A run that reads and writes the slot where it lies."""
+        if self._varies:
+            return slot
+        binding = self._session.io_binding()
+        binding.bind_input(self._input_name, "cpu", 0, np.float32, slot.input.shape, slot.input.ctypes.data)
+        binding.bind_output(
+            self._output_name, "cpu", 0, np.float32, slot.output.shape, slot.output.ctypes.data
+        )
+        return binding
+
+    def run(self, prepared: Prepared) -> None:
+        """Infer once. Raises: one of `run_errors`."""
+        if isinstance(prepared, Slot):
+            (output,) = self._session.run([self._output_name], {self._input_name: prepared.input})
+            _copy_boxes(output, prepared.output)
+        else:
+            self._session.run_with_iobinding(prepared)
+
+    def _warm_up(self, manifest: Manifest) -> tuple[int, int, int]:
+        """Run once on noise: it shows the output's true shape, and whether its scores are some.
+
+        And the first camera is not the one to pay.
+        """
+        noise = np.random.default_rng(0).random(self._input_shape, np.float32)
+        if manifest.family in ("yolox", "yolox-decoded"):
+            noise *= 255
+        try:
+            (output,) = self._session.run([self._output_name], {self._input_name: noise})
+        except run_errors() as exc:
+            raise BadModel(f"the model cannot run: {_reason(exc)}") from exc
+        shape = _check_output(output, manifest)
+        _check_values(output[0], manifest)
+        return (1, _MAX_BOXES, 6) if self._varies else shape
+
+
+def _content(weights_path: str, manifest: Manifest) -> tuple[bytes, bool]:
+    """What the file holds, once it is known to be what it should, and whether it loops. Raises: BadModel."""
+    try:
+        content = Path(weights_path).read_bytes()
+    except OSError as exc:
+        raise BadModel(f"the model file cannot be read: {exc.strerror}") from exc
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != manifest.weights.sha256:
+        raise DamagedModel(f"expected a model file of sha256 {manifest.weights.sha256}, got {digest}")
+    try:
+        loops = onnx_file.read_graph(content).loops
+    except onnx_graph.BadModel as exc:
+        raise BadModel(str(exc)) from exc
+    return content, loops
+
+
+def is_accelerated() -> bool:
+    """Whether something else than processors runs models here."""
+    return _providers() != [_PROCESSOR]
+
+
+def _providers() -> list[str]:
+    offered = onnx_runtime().get_available_providers()
+    return [name for name in _PROVIDERS if name in offered]
+
+
+def _open(content: bytes, *, accelerated: bool) -> ort.InferenceSession:
+    """Raises: BadModel."""
+    runtime = onnx_runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1  # cores are shared out by running frames side by side
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is wrong is raised, and said by us
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
+    try:
+        return runtime.InferenceSession(
+            content, options, providers=_providers() if accelerated else [_PROCESSOR]
+        )
+    except run_errors() as exc:
+        raise BadModel(f"ONNX Runtime refuses the model: {_reason(exc)}") from exc
+
+
+def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[str, tuple[int, int, int, int]]:
+    inputs = session.get_inputs()
+    if len(inputs) != 1:
+        raise BadModel(f"expected one input, the model has {len(inputs)}")
+    (given,) = inputs
+    if given.type != "tensor(float)":
+        raise BadModel(f"expected an input of float32, the model takes {given.type}")
+    expected = (1, 3, manifest.input_height, manifest.input_width)
+    # A dimension that the model leaves open has a name, or nothing, in the place of a number.
+    fits = len(given.shape) == 4 and all(
+        have == want or not isinstance(have, int) for have, want in zip(given.shape, expected, strict=True)
+    )
+    if not fits:
+        raise BadModel(f"expected an input of {_text(expected)}, the model takes {_text(given.shape)}")
+    return given.name, expected
+
+
+def _check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:
+    if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.ndim != 3:
+        came = (
+            f"{output.dtype} {_text(output.shape)}"
+            if isinstance(output, np.ndarray)
+            else type(output).__name__
+        )
+        raise BadModel(f"expected an output of three dimensions in float32, the model gives {came}")
+    most = max(_LEAST_OUTPUT, _OF_INPUT * 3 * manifest.input_width * manifest.input_height)
+    if output.size > most:  # each camera has room for several
+        raise BadModel(f"expected an output of at most {most} numbers, the model gives {_text(output.shape)}")
+    batch, rows, columns = output.shape
+    classes = len(manifest.labels)
+    fits = batch == 1
+    match manifest.family:
+        case "ultralytics":
+            fits, expected = fits and rows == 4 + classes, f"(1, {4 + classes}, N)"
+        case "end2end":
+            fits, expected = fits and columns == 6, "(1, N, 6)"
+        case "yolov5":
+            fits, expected = fits and columns == 5 + classes, f"(1, N, {5 + classes})"
+        case _:
+            points = _points(manifest)
+            fits = fits and (rows, columns) == (points, 5 + classes)
+            expected = f"(1, {points}, {5 + classes})"
+    if not fits:
+        raise BadModel(
+            f"expected an output of {expected} for the family {manifest.family} and {classes} labels, "
+            f"the model gives {_text(output.shape)}"
+        )
+    return batch, rows, columns
+
+
+def _check_values(output: FloatArray, manifest: Manifest) -> None:
+    """Are the scores some, and the boxes what the family has? `output` is (rows, columns)."""
+    match manifest.family:
+        case "ultralytics":
+            scores = output[4:]
+        case "end2end":
+            scores = output[:, 4]
+        case _:
+            scores = output[:, 4:]
+    lowest, highest = scores.min(initial=0.0), scores.max(initial=0.0)
+    if not (lowest >= -_ROUNDING and highest <= 1 + _ROUNDING):  # nor what is no number
+        raise BadModel(
+            f"expected scores from 0 to 1, the model gives {lowest:.4g} to {highest:.4g}: export it with the "
+            "sigmoid in it, and without quantizing its output"
+        )
+    if manifest.family == "end2end":
+        _check_classes(output[scores > _ROUNDING, 5], manifest)
+    elif manifest.family != "ultralytics" and len(output) == _points(manifest) and output.any():
+        _check_decoded(output, manifest)
+
+
+def _check_classes(classes: FloatArray, manifest: Manifest) -> None:
+    strange = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= len(manifest.labels))]
+    if strange.size:
+        raise BadModel(
+            f"expected class numbers from 0 to {len(manifest.labels) - 1} in the last of six columns (x1, "
+            f"y1, x2, y2, score, class), the model gives {strange[0]:.4g}"
+        )
+
+
+def _check_decoded(output: FloatArray, manifest: Manifest) -> None:
+    """Centres in pixels lie all over the input, offsets from a grid's points nowhere near as far."""
+    decoded = bool(np.abs(output[:, 0]).max() > manifest.input_width / 2)
+    if decoded and manifest.family == "yolox":
+        raise BadModel(
+            "the model gives boxes in pixels (decode_in_inference): add it with --family yolox-decoded"
+        )
+    if not decoded and manifest.family != "yolox":
+        raise BadModel("the model gives boxes as offsets from its grids: add it with --family yolox")
+
+
+def _points(manifest: Manifest) -> int:
+    return sum((manifest.input_height // stride) * (manifest.input_width // stride) for stride in _STRIDES)
+
+
+def _is_fixed(shape: Any) -> bool:
+    return len(shape) == 3 and isinstance(shape[1], int)
+
+
+def _copy_boxes(output: Any, into: FloatArray) -> None:
+    """The surest boxes of a run, as many as there is room for. Raises: RuntimeError."""
+    if output.ndim != 3 or output.shape[0] != 1 or output.shape[2] != into.shape[2]:
+        raise RuntimeError(f"expected an output of (1, N, 6), the model gives {_text(output.shape)}")
+    boxes = output[0]
+    if len(boxes) > into.shape[1]:
+        boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")[: into.shape[1]]]
+    into[0, : len(boxes)] = boxes
+    into[0, len(boxes) :] = 0
+
+
+def _reason(exc: Exception) -> str:
+    reason = reason_in(exc)
+    if isinstance(exc, MemoryError) or "allocate memory" in reason or "bad_alloc" in reason:
+        return f"it wants more memory than a model of its size may take ({reason})"
+    return reason
+
+
+def _text(shape: Any) -> str:
+    with contextlib.suppress(TypeError):
+        return "(" + ", ".join(str(dimension) for dimension in shape) + ")"
+    return str(shape)

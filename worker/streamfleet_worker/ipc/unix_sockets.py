@@ -1,0 +1,27 @@
+"""Unix sockets of packets (SOCK_SEQPACKET), as the processes of one device listen on them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from streamfleet_core.runtime.socket_path import MAX_BYTES
+
+PACKETS = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+
+
+def listen(path: str, *, backlog: int) -> socket.socket:
+    """A listener that does not block, for this user only. Raises: OSError; ValueError for a path too long."""
+    if len(os.fsencode(path)) > MAX_BYTES:
+        raise ValueError(f"expected a socket path of at most {MAX_BYTES} bytes, came {path!r}")
+    listener = socket.socket(socket.AF_UNIX, PACKETS)
+    try:
+        Path(path).unlink(missing_ok=True)  # of a process that was killed
+        listener.bind(path)
+        Path(path).chmod(0o600)
+        listener.listen(backlog)
+    except OSError:
+        listener.close()
+        raise
+    return listener

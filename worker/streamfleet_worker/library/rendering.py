@@ -1,0 +1,168 @@
+"""Pictures of predictions: boxes and labels drawn into frames, tiles of several sources, a window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import supervision as sv
+from supervision.annotators.base import BaseAnnotator
+
+from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.settings import has_display
+from streamfleet_worker.library.shared import RareWarnings, shared
+from streamfleet_worker.video.frame import Image
+
+Prediction = dict[str, Any]
+Predictions = Prediction | list[Prediction | None]
+VideoFrames = VideoFrame | list[VideoFrame | None]
+Size = tuple[int, int]  # pixels, width and height
+Rendered = tuple[int | None, Image]  # the source, or the position in the list; the picture
+OnRendered = Callable[[Any], object]  # gets one Rendered, or a list of them
+FPSMonitor = sv.FPSMonitor | Literal["shared"] | None
+
+_ABSENT = (256, 256, 3)  # the black picture of a source that gave nothing
+
+
+def display_image(image: Rendered | list[Rendered]) -> None:
+    """Show it in a window: one for each source, or one with a tile for each.
+
+    Raises: OSError where there is no display. OpenCV's own window would end the whole program.
+    """
+    if not has_display():
+        raise OSError("there is no display for a window: give on_frame_rendered, or film with VideoFileSink")
+    if isinstance(image, list):
+        cv2.imshow("Predictions - tiles", create_tiles([picture for _, picture in image]))
+    else:
+        source_id, picture = image
+        cv2.imshow(f"Predictions - video: {'N/A' if source_id is None else source_id}", picture)
+    cv2.waitKey(1)
+
+
+def render_boxes(
+    predictions: Predictions,
+    video_frame: VideoFrames,
+    annotator: BaseAnnotator | list[BaseAnnotator] | None = None,
+    display_size: Size | None = (1280, 720),
+    fps_monitor: FPSMonitor = "shared",
+    display_statistics: bool = False,
+    on_frame_rendered: OnRendered = display_image,
+) -> None:
+    """Draw what was found, and hand the pictures on: to a window when nothing else is said.
+
+    `annotator`: one of supervision's, or several, in their order; None: boxes and labels.
+    `display_size`: what each picture is made to fit, with black beside it; None: its own size.
+    `fps_monitor`: what measures the throughput; "shared": the one of all who bring none; None: nothing does.
+    `display_statistics`: write latency and throughput into it.
+    `on_frame_rendered`: gets (source_id, picture); for several sources a list of (position, picture).
+    """
+    pairs = list(by_source(predictions, video_frame))
+    monitor = shared(sv.FPSMonitor) if isinstance(fps_monitor, str) else fps_monitor
+    if monitor is not None:
+        for _prediction, frame in pairs:
+            if frame is not None:
+                monitor.tick()
+    throughput = None if monitor is None else monitor.fps
+    pictures = []
+    for prediction, frame in pairs:
+        picture = np.zeros(_ABSENT, np.uint8) if frame is None else annotated(prediction, frame, annotator)
+        if display_size is not None:
+            picture = fitted(picture, display_size)
+        if display_statistics:
+            _write_statistics(picture, frame, throughput)
+        pictures.append(picture)
+    if isinstance(video_frame, list):
+        on_frame_rendered(list(enumerate(pictures)))
+    else:
+        on_frame_rendered((video_frame.source_id, pictures[0]))
+
+
+def annotated(
+    prediction: Prediction | None,
+    frame: VideoFrame,
+    annotator: BaseAnnotator | list[BaseAnnotator] | None,
+) -> Image:
+    """A copy of the frame with what was found in it, as far as that can be drawn."""
+    picture: Image = frame.image.copy()
+    if prediction is None:
+        return picture
+    try:
+        detections = sv.Detections.from_inference(prediction)
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        shared(RareWarnings).warn(
+            f"render_boxes: expected the predictions of object detection, they lack {exc!r}"
+        )
+        return picture
+    if annotator is None:
+        annotator = [shared(sv.BoxAnnotator), shared(sv.LabelAnnotator)]
+    for each in annotator if isinstance(annotator, list) else [annotator]:
+        picture = each.annotate(scene=picture, detections=detections)
+    return picture
+
+
+def _write_statistics(picture: Image, frame: VideoFrame | None, throughput: float | None) -> None:
+    if frame is not None:
+        latency = (datetime.now() - frame.frame_timestamp).total_seconds()
+        _write(picture, f"LATENCY: {latency * 1000:.2f} ms", 10)
+    if throughput is not None:
+        _write(picture, f"THROUGHPUT: {throughput:.2f}", 50)
+
+
+def _write(picture: Image, text: str, above: int) -> None:
+    """So many pixels above the lower edge."""
+    place, green = (10, picture.shape[0] - above), (0, 255, 0)
+    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.8, green, 2)
+
+
+def create_tiles(
+    images: Sequence[Image],
+    grid_size: tuple[int | None, int | None] | None = None,
+    single_tile_size: Size | None = None,
+) -> Image:
+    """All in one, row by row, with black where there is none.
+
+    `grid_size`: rows and columns, of which one may be None; None: about as many of each.
+    `single_tile_size`: what each is made to fit; None: the size of the largest.
+
+    Raises: ValueError when there are none, or more than the grid has room for.
+    """
+    if not images:
+        raise ValueError("expected at least one picture")
+    rows, columns = grid_size or (None, None)
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(images))) if rows is None else math.ceil(len(images) / rows)
+    if rows is None:
+        rows = math.ceil(len(images) / columns)
+    if rows * columns < len(images):
+        raise ValueError(f"expected a grid_size for {len(images)} pictures, got {rows} rows of {columns}")
+    return _tiled(list(images), rows, columns, single_tile_size)
+
+
+def _tiled(pictures: list[Image], rows: int, columns: int, size: Size | None) -> Image:
+    width = max(picture.shape[1] for picture in pictures) if size is None else size[0]
+    height = max(picture.shape[0] for picture in pictures) if size is None else size[1]
+    whole = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * height, index % columns * width
+        whole[top : top + height, left : left + width] = fitted(picture, (width, height))
+    return whole
+
+
+def fitted(picture: Image, size: Size) -> Image:
+    """In this size, with black beside it where the shape differs."""
+    if (picture.shape[1], picture.shape[0]) == size:
+        return picture
+    image: Image = sv.letterbox_image(picture, size)
+    return image
+
+
+def by_source(
+    predictions: Predictions, video_frame: VideoFrames
+) -> Iterator[tuple[Prediction | None, VideoFrame | None]]:
+    """One pair a source."""
+    frames = video_frame if isinstance(video_frame, list) else [video_frame]
+    yield from zip(predictions if isinstance(predictions, list) else [predictions], frames, strict=True)

@@ -1,0 +1,140 @@
+"""What watches a pipeline while it runs, by the original's names: what was told, how late it is, how fast."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.status_updates import StatusUpdate, UpdateSeverity
+from streamfleet_worker.library.video_source import SourceMetadata, VideoSource
+
+_UPDATES = 512  # that are kept, the newest
+_FRAMES = 64  # over which latencies are averaged
+_TICKS = 30  # frames over which the throughput is measured
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyMonitorReport:
+    """Of one source; means over its last frames, in seconds. None: there was no frame."""
+
+    source_id: int | None = None
+    frame_decoding_latency: float | None = None  # from decoding to the model
+    inference_latency: float | None = None
+    e2e_latency: float | None = None  # from decoding to the prediction
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineStateReport:
+    """A pipeline at one moment. `dataclasses.asdict` makes it plain."""
+
+    video_source_status_updates: list[StatusUpdate]
+    latency_reports: list[LatencyMonitorReport]
+    inference_throughput: float  # frames a second
+    sources_metadata: list[SourceMetadata]
+
+
+class PipelineWatchDog:
+    """What a watchdog is told; override what you want to hear.
+
+    The pipeline's own thread calls all but `get_report`, which any thread may call.
+    """
+
+    def register_video_sources(self, video_sources: Sequence[VideoSource]) -> None:
+        """These are the sources of the pipeline. Called once, before anything else."""
+
+    def on_status_update(self, status_update: StatusUpdate) -> None:
+        """Something happened."""
+
+    def on_model_inference_started(self, frames: Sequence[VideoFrame]) -> None:
+        """These frames go to the model."""
+
+    def on_model_prediction_ready(self, frames: Sequence[VideoFrame]) -> None:
+        """These frames have come back from it, and go to the sinks next."""
+
+    def get_report(self) -> PipelineStateReport | None:
+        """How the pipeline is. None: this watchdog keeps nothing."""
+        return None
+
+
+class NullPipelineWatchdog(PipelineWatchDog):
+    """Hears nothing, and reports nothing."""
+
+
+@dataclass(slots=True)
+class _Latencies:
+    """Of one source."""
+
+    began: tuple[int, datetime] | None = None  # the frame that went to the model last, and when
+    decoding: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
+    inference: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
+    end_to_end: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
+
+
+class BasePipelineWatchDog(PipelineWatchDog):
+    """Keeps the last updates, latencies and the throughput, for `get_report`. Of one pipeline."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sources: tuple[VideoSource, ...] = ()
+        self._latencies: dict[int | None, _Latencies] = {}
+        self._updates: deque[StatusUpdate] = deque(maxlen=_UPDATES)
+        self._ticks: deque[float] = deque(maxlen=_TICKS)  # monotonic seconds of what was predicted last
+
+    def register_video_sources(self, video_sources: Sequence[VideoSource]) -> None:
+        """These are the sources of the pipeline."""
+        with self._lock:
+            self._sources = tuple(video_sources)
+            self._latencies = {source.source_id: _Latencies() for source in video_sources}
+
+    def on_status_update(self, status_update: StatusUpdate) -> None:
+        """Keep it, unless it is for debugging."""
+        if status_update.severity > UpdateSeverity.DEBUG:
+            with self._lock:
+                self._updates.append(status_update)
+
+    def on_model_inference_started(self, frames: Sequence[VideoFrame]) -> None:
+        """Measure how long the frames waited."""
+        now = datetime.now()
+        with self._lock:
+            for frame in frames:
+                latencies = self._latencies.setdefault(frame.source_id, _Latencies())
+                latencies.began = (frame.frame_id, now)
+                latencies.decoding.append((now - frame.frame_timestamp).total_seconds())
+
+    def on_model_prediction_ready(self, frames: Sequence[VideoFrame]) -> None:
+        """Measure how long the model took."""
+        now = datetime.now()
+        with self._lock:
+            for frame in frames:
+                latencies = self._latencies.setdefault(frame.source_id, _Latencies())
+                if latencies.began is not None and latencies.began[0] == frame.frame_id:
+                    latencies.inference.append((now - latencies.began[1]).total_seconds())
+                latencies.end_to_end.append((now - frame.frame_timestamp).total_seconds())
+                self._ticks.append(time.monotonic())
+
+    def get_report(self) -> PipelineStateReport:
+        """How the pipeline is. The throughput falls when nothing comes any more."""
+        with self._lock:
+            updates, sources, ticks = list(self._updates), self._sources, list(self._ticks)
+            reports = [
+                LatencyMonitorReport(
+                    source_id, _mean(each.decoding), _mean(each.inference), _mean(each.end_to_end)
+                )
+                for source_id, each in self._latencies.items()
+            ]
+        span = time.monotonic() - ticks[0] if ticks else 0.0
+        return PipelineStateReport(
+            video_source_status_updates=updates,
+            latency_reports=reports,
+            inference_throughput=len(ticks) / span if span > 0 else 0.0,
+            sources_metadata=[source.describe_source() for source in sources],
+        )
+
+
+def _mean(values: deque[float]) -> float | None:
+    return sum(values) / len(values) if values else None

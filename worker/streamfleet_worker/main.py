@@ -1,0 +1,164 @@
+"""What `streamfleet-worker` does: options, data directory, identity, and then the agent until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import faulthandler
+import fcntl
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from streamfleet_core.protocol.errors import ProtocolError
+from streamfleet_core.protocol.join_token import JoinToken
+from streamfleet_core.runtime.descriptors import DescriptorWatch, raise_limit
+from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
+from streamfleet_core.runtime.program import log_as
+from streamfleet_worker.agent.agent import Agent, Entries
+from streamfleet_worker.agent.identity import Identity, IdentityError, join, load
+from streamfleet_worker.agent.paths import Places
+from streamfleet_worker.agent.state_db import StateError
+from streamfleet_worker.agent.supervisor import end_fork_server
+from streamfleet_worker.config import ConfigError, WorkerConfig, parse
+from streamfleet_worker.healthcheck import Unwell, check
+from streamfleet_worker.sampling import command
+
+logger = logging.getLogger(__name__)
+
+HANG = 12.0  # seconds without a turn of the loop, after which we end so that we are started again
+PORT_PATIENCE = 3.0  # seconds for what a killed predecessor held to become free
+
+
+def run(entries: Entries | None = None, *, on_turn: Callable[[], None] = lambda: None) -> int:
+    """The exit code. `entries`: what the children run, when it is not the usual.
+
+    `on_turn` is called about once a second while all is well.
+    """
+    if sys.argv[1:2] == ["samples"]:
+        return command.run(sys.argv[2:], os.environ)
+    name_process("sf-agent")
+    make_files_private()
+    forbid_core_dumps()
+    raise_limit()
+    log_as("agent")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        config = parse(sys.argv[1:], os.environ)
+        os.environ.pop("STREAMFLEET_JOIN", None)  # children inherit the environment (S9)
+        places = Places(config.data_dir)
+        if config.check:
+            print(f"{check(places.predictions, places.root).device} is ready")
+            return 0
+        places.make()
+        lock = _lock(places.root)
+        _keep_temporary_files_in(places.temporary)
+        _check_port(config)
+        asyncio.run(_run(config, places, entries, on_turn))
+    except (ConfigError, IdentityError, StateError, ProtocolError, Unwell, OSError) as exc:
+        print(f"streamfleet-worker: {exc}", file=sys.stderr)
+        return 1
+    end_fork_server()
+    os.close(lock)
+    return 0
+
+
+async def _run(
+    config: WorkerConfig, places: Places, entries: Entries | None, on_turn: Callable[[], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    working = asyncio.current_task()
+    assert working is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, working.cancel)
+    try:
+        identity = await _identify(config, places)
+    except asyncio.CancelledError:
+        return
+    if config.broker:
+        identity = identity.reached_at(config.broker)
+
+    def turn() -> None:
+        _watch_the_loop()
+        on_turn()
+
+    agent = Agent(config, identity, rng=random.random, entries=entries, on_turn=turn)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    watching = asyncio.create_task(DescriptorWatch().run(), name="descriptors")
+    try:
+        await agent.run()
+    finally:
+        watching.cancel()
+        faulthandler.cancel_dump_traceback_later()
+
+
+async def _identify(config: WorkerConfig, places: Places) -> Identity:
+    token = config.join or _kept(config.join_file)
+    if token:
+        return await join(places.identity, JoinToken.decode(token))
+    identity = load(places.identity)
+    if identity is None:
+        raise IdentityError(
+            f"{places.root} belongs to no device yet: start once with --join TOKEN,"
+            " from 'streamfleet devices add NAME'"
+        )
+    return identity
+
+
+def _kept(file: Path | None) -> str:
+    """The token in a file, nothing where there is no file. Raises: OSError."""
+    return file.read_text() if file is not None and file.exists() else ""
+
+
+def _watch_the_loop() -> None:
+    """When the loop does not come back in time, a thread in C, which needs no lock of Python's, ends us."""
+    faulthandler.dump_traceback_later(HANG, exit=True)
+
+
+def _lock(root: Path) -> int:
+    """One worker a directory. The descriptor is the lock. Raises: ConfigError."""
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(descriptor)
+        raise ConfigError(f"--data-dir {root}: another worker is running on it") from exc
+    return descriptor
+
+
+def _keep_temporary_files_in(folder: Path) -> None:
+    """What the fork server's socket lies in stays there when we are killed, until the next start."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    tempfile.tempdir = str(folder)
+
+
+def _check_port(config: WorkerConfig) -> None:
+    """The publisher binds it, but it is here that somebody reads the error. Raises: ConfigError."""
+    if config.publish_port is None:
+        return
+    host = "" if config.publish_host == "*" else config.publish_host
+    deadline = time.monotonic() + PORT_PATIENCE
+    while (problem := _problem_with(host, config.publish_port)) is not None:
+        if problem.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+            raise ConfigError(
+                f"--publish-port {config.publish_port} on {config.publish_host}: {problem.strerror}"
+            )
+        time.sleep(0.1)
+
+
+def _problem_with(host: str, port: int) -> OSError | None:
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as exc:
+        return exc
+    return None

@@ -1,0 +1,95 @@
+"""The publisher process: it serves the sockets of `publisher`, reports to the agent and obeys the agent."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+
+import zmq
+
+from streamfleet_worker.host.cpu_priority import let_others_finish
+from streamfleet_worker.ipc.child_messages import (
+    REPORT_INTERVAL,
+    Allow,
+    PublisherConfig,
+    Relay,
+    Stop,
+    receive,
+    send,
+)
+from streamfleet_worker.ipc.parent_death import die_with_parent
+from streamfleet_worker.publisher.publisher import Input, Publisher
+
+logger = logging.getLogger(__name__)
+
+
+def main(config: PublisherConfig, connection: Connection) -> None:
+    """The whole life of the process. It ends when it is told to, or when the agent is gone."""
+    die_with_parent()
+    let_others_finish()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with zmq.Context(io_threads=2) as context:
+        publisher = Publisher(config, context, time.monotonic())
+        try:
+            _serve(publisher, connection)
+        except (EOFError, OSError):
+            logger.info("%s: the agent is gone", config.device)
+        finally:
+            publisher.close()
+
+
+def _serve(publisher: Publisher, connection: Connection) -> None:
+    next_report = 0.0
+    watched: tuple[str, ...] = ()
+    inputs = _Inputs(connection)
+    while True:
+        now = time.monotonic()
+        if now >= next_report or publisher.watched != watched:
+            send(connection, publisher.report)
+            next_report, watched = now + REPORT_INTERVAL, publisher.watched
+        due = publisher.tend(now)
+        until = next_report if due is None else min(next_report, due)
+        duties = publisher.duties
+        for source in inputs.wait(duties, until - now):
+            if source != connection.fileno():
+                duties[source]()
+            elif _obey(publisher, connection):
+                break  # the duties may be others now
+            else:
+                return
+
+
+class _Inputs:
+    """What is waited for. A poller costs more than a wait, so it is kept for as long as the duties stay."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._duties: Mapping[Input, Callable[[], None]] = {}
+        self._poller = zmq.Poller()
+
+    def wait(self, duties: Mapping[Input, Callable[[], None]], seconds: float) -> list[Input]:
+        """To what something has come, after so long at most.
+
+        The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
+        """
+        if duties is not self._duties:
+            self._duties, self._poller = duties, zmq.Poller()
+            for source in (self._connection.fileno(), *duties):
+                self._poller.register(source, zmq.POLLIN)
+        return [source for source, _ in self._poller.poll(math.ceil(max(0.0, seconds) * 1000))]
+
+
+def _obey(publisher: Publisher, connection: Connection) -> bool:
+    """Whether to go on."""
+    match receive(connection):
+        case Stop():
+            return False
+        case Relay() as relay:
+            publisher.connect(relay)
+        case Allow() as allow:
+            publisher.allow(allow)
+    return True

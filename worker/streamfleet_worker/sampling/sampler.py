@@ -1,0 +1,251 @@
+"""The samples of one camera: picked in the thread that emits, written by a thread of their own.
+
+    emitter ──▶ Picker ──copy──▶ queue ──▶ writer: JPEG, tally, spool
+
+The emitting thread never waits for a disk, nor for the writer: what the queue cannot take is dropped and
+counted, and its credit given back. Only the writer touches files. It first reads the tally; until then
+nothing is picked.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from streamfleet_core.datasets.spool import SIZE, Spool, SpoolTooSmall
+from streamfleet_core.protocol.picked_sample import Sample, SamplePrediction
+from streamfleet_core.protocol.sampling import Sampling
+from streamfleet_core.protocol.status import SampleStat
+from streamfleet_worker.sampling import quota_file
+from streamfleet_worker.sampling.batches import batch_name
+from streamfleet_worker.sampling.resize import fitted, jpeg_of, scaled
+from streamfleet_worker.sampling.selection import Credit, Objects, Picker, Tally
+from streamfleet_worker.video.frame import Image, Stamp
+
+logger = logging.getLogger(__name__)
+
+_WAITING = 8  # pictures that wait for the writer; what comes then is dropped
+_REST = 5.0  # seconds without a sample after one that could not be kept: it costs work, and no credit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where the samples of one pipeline go, and what is written to each."""
+
+    pipeline_id: str
+    device: str
+    labels: tuple[str, ...]  # of the model
+    folder: Path  # of all samples of this device
+    size: int = SIZE  # bytes that all of them may take
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Picked:
+    """A frame on its way to the disk."""
+
+    image: Image  # ours
+    prediction: dict[str, Any]
+    stamp: Stamp
+    source_id: int
+    credit: Credit
+    sampling: Sampling
+
+
+class Sampler:
+    """One thread calls `look`; any other may call the rest."""
+
+    def __init__(self, to: Destination) -> None:
+        self._to = to
+        self._spool = Spool(to.folder, size=to.size)
+        self._tally_path = quota_file.path_of(to.folder, to.pipeline_id)
+        self._rng = random.Random().random
+        self._changed = threading.Condition()  # guards all that follows
+        self._sampling: Sampling | None = None
+        self._tally: Tally | None = None  # None: the writer has not read it yet
+        self._picker: Picker | None = None
+        self._waiting: deque[_Picked] = deque()
+        self._closed = False
+        self._picked = self._written = 0
+        self._dropped: Counter[str] = Counter()
+        self._error = ""  # of the last sample, if it was not kept
+        self._failed_at = 0.0  # Unix seconds, when that one was picked
+        self._writer: threading.Thread | None = None  # there is none until the first sampling
+
+    # for the camera ---------------------------------------------------------------------------------------
+
+    def use(self, sampling: Sampling | None) -> None:
+        """Pick by this from now on; None: pick nothing. Waits for nothing."""
+        with self._changed:
+            self._sampling = sampling
+            self._arm()
+            if sampling is not None and self._writer is None:
+                self._writer = threading.Thread(target=self._run, name="sample writer", daemon=True)
+                self._writer.start()
+
+    def wants(self, now: float) -> bool:
+        """Whether there is any frame that would be kept now; `now` is in Unix seconds."""
+        with self._changed:
+            picker, sampling = self._picker, self._sampling
+            if picker is None or sampling is None or self._rests(now):
+                return False
+            return picker.may_pick(now=now, batch=batch_name(sampling.batching, now))
+
+    def look(
+        self, image: Image, prediction: dict[str, Any], stamp: Stamp, *, source_id: int, now: float
+    ) -> None:
+        """Keep this frame, if it is one to keep. The image is copied then; `now` is in Unix seconds."""
+        objects = _objects(prediction)
+        with self._changed:
+            picker, sampling = self._picker, self._sampling
+            if picker is None or sampling is None or self._rests(now):
+                return
+            credit = picker.pick(objects, now=now, batch=batch_name(sampling.batching, now))
+            if credit is None:
+                return
+            self._picked += 1
+            if len(self._waiting) >= _WAITING:
+                self._drop(credit, "queue")
+                return
+        picked = _Picked(
+            image=image.copy(),
+            prediction=prediction,
+            stamp=stamp,
+            source_id=source_id,
+            credit=credit,
+            sampling=sampling,
+        )
+        with self._changed:
+            self._waiting.append(picked)
+            self._changed.notify()
+
+    def _rests(self, now: float) -> bool:
+        return self._closed or (self._error != "" and 0 <= now - self._failed_at < _REST)
+
+    @property
+    def stat(self) -> SampleStat | None:
+        """The counters. None: there was never a sampling."""
+        with self._changed:
+            if self._writer is None:
+                return None
+            return SampleStat(self._picked, self._written, dict(self._dropped), self._error)
+
+    def close(self, deadline: float) -> None:
+        """Pick nothing more. What was picked is written; wait for that so many seconds at most."""
+        with self._changed:
+            self._closed = True
+            writer = self._writer
+            self._changed.notify()
+        if writer is not None:
+            writer.join(deadline)
+
+    # the writer -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._read_tally()
+            while (picked := self._next()) is not None:
+                self._keep(picked)
+        except Exception:
+            logger.exception("the writer of samples died")
+            with self._changed:
+                self._picker, self._error = None, "the writer died"
+                self._closed = True
+
+    def _read_tally(self) -> None:
+        try:
+            known = quota_file.load(self._tally_path)
+        except OSError as exc:  # the disk will refuse the first sample too, and that is told
+            logger.warning("%s: limits begin anew: %s", self._to.pipeline_id, exc)
+            known = Tally()
+        with self._changed:
+            self._tally = known
+            self._arm()
+
+    def _arm(self) -> None:
+        """Begin to pick, as soon as there is what it takes."""
+        if self._sampling is None or self._tally is None:
+            self._picker = None
+        else:
+            self._picker = Picker(self._sampling, self._rng, self._tally)
+
+    def _next(self) -> _Picked | None:
+        """None: it is closed, and nothing waits any more."""
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            return self._waiting.popleft() if self._waiting else None
+
+    def _keep(self, picked: _Picked) -> None:
+        try:
+            sample, jpeg = _sample(picked, self._to)
+        except msgspec.ValidationError as exc:  # a model whose figures are no numbers
+            self._failed(picked.credit, "invalid", exc)
+            return
+        with self._changed:
+            assert self._tally is not None
+            counted = quota_file.encode(self._tally)
+        try:
+            quota_file.save(self._tally_path, counted)  # first: a limit holds whenever this process is killed
+            self._spool.put(sample, jpeg)
+        except SpoolTooSmall as exc:
+            self._failed(picked.credit, "size", exc)
+        except OSError as exc:
+            self._failed(picked.credit, "disk", exc)
+        else:
+            self._succeeded()
+
+    def _failed(self, credit: Credit, cause: str, exc: Exception) -> None:
+        with self._changed:
+            first, self._error, self._failed_at = not self._error, str(exc), credit.at
+            self._drop(credit, cause)
+        if first:
+            logger.warning("%s: samples are not kept: %s", self._to.pipeline_id, exc)
+
+    def _succeeded(self) -> None:
+        with self._changed:
+            failed, self._error = self._error, ""
+            self._written += 1
+        if failed:
+            logger.info("%s: samples are kept again", self._to.pipeline_id)
+
+    def _drop(self, credit: Credit, cause: str) -> None:
+        self._dropped[cause] += 1
+        if self._picker is not None:
+            self._picker.give_back(credit)
+
+
+def _objects(prediction: dict[str, Any]) -> Objects:
+    boxes = prediction["predictions"]
+    return Objects([box["class"] for box in boxes], [box["confidence"] for box in boxes])
+
+
+def _sample(picked: _Picked, to: Destination) -> tuple[Sample, bytes]:
+    sampling, strategy = picked.sampling, picked.credit.strategy
+    image = fitted(picked.image, sampling.max_image_size)
+    height, width = image.shape[:2]
+    jpeg = jpeg_of(image, sampling.jpeg_compression_level)
+    return Sample(
+        pipeline_id=to.pipeline_id,
+        device=to.device,
+        source_id=picked.source_id,
+        frame_id=picked.stamp.frame_id,
+        captured_at=picked.stamp.wall_ns / 1e9,
+        width=width,
+        height=height,
+        size=len(jpeg),
+        labels=to.labels,
+        prediction=cast(SamplePrediction, scaled(picked.prediction, width, height))
+        if sampling.persist_predictions
+        else None,
+        strategy=strategy.name,
+        tags=tuple(dict.fromkeys((*sampling.tags, *strategy.tags))),
+        batch=picked.credit.batch,
+        dataset=sampling.dataset,
+    ), jpeg

@@ -1,0 +1,159 @@
+"""Which frames are kept: strategies, their limits and the size of a batch.
+
+Pure. `now` is in Unix seconds, so that a limit means the same minute, hour and day after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from typing_extensions import assert_never
+
+from streamfleet_core.protocol.sampling import (
+    ClassesBased,
+    CloseToThreshold,
+    DetectionsNumberBased,
+    Random,
+    Sampling,
+    Strategy,
+    Window,
+)
+
+_SECONDS: dict[Window, int] = {"minutely": 60, "hourly": 3600, "daily": 86_400}
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """What a model saw on a frame."""
+
+    classes: Sequence[str]
+    confidences: Sequence[float]  # of the same objects
+
+    def count(self, names: Collection[str] | None) -> int:
+        """Objects of these classes; None: of all."""
+        return len(self.classes) if names is None else sum(name in names for name in self.classes)
+
+    def count_near(self, threshold: float, epsilon: float, names: Collection[str] | None) -> int:
+        """Objects of these classes whose confidence is less than epsilon away from the threshold."""
+        return sum(
+            abs(confidence - threshold) < epsilon and (names is None or name in names)
+            for name, confidence in zip(self.classes, self.confidences, strict=True)
+        )
+
+
+@dataclass(slots=True)
+class Used:
+    """The samples of one strategy in the minute, the hour and the day in which it took the last."""
+
+    minutely: tuple[int, int] = (0, 0)  # which minute since 1970, and the samples in it
+    hourly: tuple[int, int] = (0, 0)
+    daily: tuple[int, int] = (0, 0)
+
+    def within(self, window: Window, now: float) -> int:
+        """The samples in the window that is now."""
+        which, samples = getattr(self, window)
+        return samples if which == int(now) // _SECONDS[window] else 0
+
+    def take(self, now: float) -> None:
+        """One more is taken now."""
+        for window, seconds in _SECONDS.items():
+            setattr(self, window, (int(now) // seconds, self.within(window, now) + 1))
+
+    def give_back(self, at: float) -> None:
+        """What was taken at that time was not; windows that are over are of no account any more."""
+        for window in _SECONDS:
+            samples = self.within(window, at)
+            if samples:
+                setattr(self, window, (int(at) // _SECONDS[window], samples - 1))
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a pipeline has taken: all that must outlive its process for the limits to hold."""
+
+    used: dict[str, Used] = field(default_factory=dict)  # by strategy
+    batch: str = ""  # the one that was filled last
+    in_batch: int = 0  # samples
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """One sample that a strategy may take."""
+
+    strategy: Strategy
+    batch: str
+    at: float  # Unix seconds
+
+
+class Picker:
+    """Picks frames by a sampling, and counts them.
+
+    Args:
+        rng: a random number from 0 up to 1.
+        tally: what was taken before; it is kept up to date.
+    """
+
+    def __init__(self, sampling: Sampling, rng: Callable[[], float], tally: Tally) -> None:
+        self._strategies = sampling.strategies
+        self._most = sampling.batching.max_batch_images
+        self._rng = rng
+        self.tally = tally
+
+    def may_pick(self, *, now: float, batch: str) -> bool:
+        """Whether there is any frame that would be taken."""
+        return not self._is_full(batch) and any(
+            self._is_under_limits(strategy, now) for strategy in self._strategies
+        )
+
+    def pick(self, objects: Objects, *, now: float, batch: str) -> Credit | None:
+        """The credit of the first strategy that matches and is under its limits, while the batch has room."""
+        if self._is_full(batch):
+            return None
+        for strategy in self._strategies:
+            if self._is_under_limits(strategy, now) and _matches(strategy, objects, self._rng):
+                return self._take(Credit(strategy, batch, now))
+        return None
+
+    def give_back(self, credit: Credit) -> None:
+        """The sample was not kept after all."""
+        used = self.tally.used.get(credit.strategy.name)
+        if used is not None:
+            used.give_back(credit.at)
+        if self.tally.batch == credit.batch:
+            self.tally.in_batch = max(0, self.tally.in_batch - 1)
+
+    def _take(self, credit: Credit) -> Credit:
+        tally, now = self.tally, credit.at
+        # A strategy that is gone counts until its day is over: it may come back. Older figures say nothing.
+        tally.used = {name: used for name, used in tally.used.items() if used.within("daily", now)}
+        tally.used.setdefault(credit.strategy.name, Used()).take(now)
+        tally.in_batch = tally.in_batch + 1 if tally.batch == credit.batch else 1
+        tally.batch = credit.batch
+        return credit
+
+    def _is_full(self, batch: str) -> bool:
+        return self._most is not None and self.tally.batch == batch and self.tally.in_batch >= self._most
+
+    def _is_under_limits(self, strategy: Strategy, now: float) -> bool:
+        used = self.tally.used.get(strategy.name)
+        return used is None or all(used.within(limit.type, now) < limit.value for limit in strategy.limits)
+
+
+def _matches(strategy: Strategy, objects: Objects, rng: Callable[[], float]) -> bool:
+    match strategy:
+        case Random():
+            return rng() < strategy.traffic_percentage
+        case CloseToThreshold():
+            names = strategy.selected_class_names
+            near = objects.count_near(strategy.threshold, strategy.epsilon, names)
+            suits = near >= strategy.minimum_objects_close_to_threshold
+        case ClassesBased():
+            suits = objects.count(strategy.selected_class_names) > 0
+        case DetectionsNumberBased():
+            count = objects.count(strategy.selected_class_names)
+            more, less = strategy.more_than, strategy.less_than
+            suits = (more is None or count > more) and (less is None or count < less)
+        case _:
+            assert_never(strategy)
+    return suits and rng() < strategy.probability

@@ -1,0 +1,112 @@
+"""A picture made to fit a model's input, in memory that is there already.
+
+The families differ in where the picture lies, in the order of its channels and in their range.
+
+    ultralytics, end2end, yolov5   in the middle   RGB   0…1
+    yolox, yolox-decoded           top left        BGR   0…255
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.ipc.shared_memory import FloatArray
+from streamfleet_worker.video.frame import Floats, Image
+
+PAD = 114  # grey level around the picture, in all families
+_YOLOX = ("yolox", "yolox-decoded")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """How a picture lies in the input."""
+
+    frame_width: int  # pixels of the original frame
+    frame_height: int
+    scale: float  # pixels of the input for one of the frame
+    left: int  # pixels of the input
+    top: int
+    width: int  # pixels of the input that the picture covers
+    height: int
+
+    def to_frame(self, xyxy: Floats) -> Floats:
+        """Boxes (n, 4) in pixels of the input as boxes in pixels of the original frame."""
+        offset = np.array([self.left, self.top, self.left, self.top], xyxy.dtype)
+        in_frame: Floats = (xyxy - offset) / np.float32(self.scale)
+        return in_frame
+
+
+class Letterbox:
+    """Writes pictures into input blobs (1, 3, height, width). One thread uses it."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._geometry: Geometry | None = None
+        self._small: Image = np.empty((0, 0, 3), np.uint8)
+        self._planes: list[Image] = []
+        self._padded: dict[int, Geometry] = {}  # by address of the blob: for what its margin was filled
+
+    def write(self, image: Image, blob: FloatArray) -> Geometry:
+        """Fill the blob with the picture (height, width, 3) uint8 BGR, and say how it lies there."""
+        geometry = self._fit(image)
+        size = (geometry.width, geometry.height)
+        cv2.resize(image, size, dst=self._small, interpolation=cv2.INTER_LINEAR)
+        cv2.split(self._small, self._planes)
+        self._pad(blob, geometry)
+        rows = slice(geometry.top, geometry.top + geometry.height)
+        columns = slice(geometry.left, geometry.left + geometry.width)
+        for channel, plane in enumerate(self._planes):
+            if self._manifest.family in _YOLOX:
+                np.copyto(blob[0, channel, rows, columns], plane)
+            else:
+                np.multiply(plane, np.float32(1 / 255), out=blob[0, 2 - channel, rows, columns])
+        return geometry
+
+    def _fit(self, image: Image) -> Geometry:
+        height, width = image.shape[:2]
+        known = self._geometry
+        if known is None or (known.frame_width, known.frame_height) != (width, height):
+            known = fit(width, height, self._manifest)
+            self._geometry = known
+            self._small = np.empty((known.height, known.width, 3), np.uint8)
+            self._planes = [np.empty((known.height, known.width), np.uint8) for _ in range(3)]
+        return known
+
+    def _pad(self, blob: FloatArray, geometry: Geometry) -> None:
+        """The margin stays as it is from one frame to the next, so it is filled once."""
+        address = blob.ctypes.data
+        if self._padded.get(address) is not geometry:
+            blob.fill(PAD if self._manifest.family in _YOLOX else PAD / 255)
+            self._padded[address] = geometry
+
+
+def fit(width: int, height: int, manifest: Manifest) -> Geometry:
+    """Where a frame of this size lies in the model's input, rounded as the family's own code rounds."""
+    scale = min(manifest.input_width / width, manifest.input_height / height)
+    place = _fit_top_left if manifest.family in _YOLOX else _fit_centred
+    return place(width, height, scale, manifest)
+
+
+def _fit_centred(width: int, height: int, scale: float, manifest: Manifest) -> Geometry:
+    across, down = max(1, round(width * scale)), max(1, round(height * scale))
+    left = round((manifest.input_width - across) / 2 - 0.1)
+    top = round((manifest.input_height - down) / 2 - 0.1)
+    return Geometry(
+        frame_width=width, frame_height=height, scale=scale, left=left, top=top, width=across, height=down
+    )
+
+
+def _fit_top_left(width: int, height: int, scale: float, _manifest: Manifest) -> Geometry:
+    return Geometry(
+        frame_width=width,
+        frame_height=height,
+        scale=scale,
+        left=0,
+        top=0,
+        width=max(1, int(width * scale)),
+        height=max(1, int(height * scale)),
+    )
