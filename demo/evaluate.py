@@ -20,11 +20,11 @@ import onnxruntime
 import supervision as sv
 from supervision.metrics import MeanAveragePrecision
 
-from streamfleet_api.modelfile import inspect
-from streamfleet_worker.camera.decode import decode
-from streamfleet_worker.camera.letterbox import Letterbox
-from streamfleet_worker.camera.scene import Scene
-from streamfleet_worker.control import PostProcessing
+from streamfleet_api.storage.onnx_file import inspect
+from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.detection.letterbox import Letterbox
+from streamfleet_worker.video.detection.postprocess import decode
+from streamfleet_worker.video.synthetic.conveyor import Scene
 
 HELD_OUT = range(900, 950)  # numbers of scenes
 

@@ -12,6 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,8 +22,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
-from streamfleet_worker.camera.parts import LABELS
-from streamfleet_worker.camera.scene import HEIGHT, WIDTH, Scene
+from streamfleet_worker.video.synthetic.conveyor import HEIGHT, WIDTH, Scene
+from streamfleet_worker.video.synthetic.parts import LABELS
 
 SIDE = 320  # pixels of the square input
 STRIDE = 8  # pixels of the input from one cell to the next
@@ -283,7 +284,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, *come: str, go: str = "", **attributes: object) -> str:
+    def add(self, kind: str, *come: str, go: str = "", **attributes: Any) -> str:
         """Returns the name of what comes out."""
         name = go or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(come), [name], **attributes))

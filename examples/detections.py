@@ -1,35 +1,31 @@
 """Predictions of the fleet as `supervision.Detections`, to filter, count, draw or store with its tools.
 
-python examples/detections.py [ENDPOINT]
+python examples/detections.py [KEY_FILE]
+
+Of a fleet on this machine; STREAMFLEET_DATA_DIR names its folder. For one elsewhere, with a key of its own:
+streamfleet keys subscriber NAME --to KEY_FILE
 """
 
+import os
 import signal
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
-import msgpack
-import supervision as sv
-import zmq
-
-
-def detections(endpoint: str, topic: str = "v1/pred/") -> Iterator[tuple[dict, sv.Detections]]:
-    """Each message as it came, and its boxes in pixels of the camera's frame."""
-    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-        socket.connect(endpoint)
-        socket.subscribe(topic)
-        while True:
-            _topic, _header, body = socket.recv_multipart()
-            message = msgpack.unpackb(body)
-            yield message, sv.Detections.from_inference(message)
-
+import streamfleet
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
-    local = f"ipc://{Path.home()}/.streamfleet/broker/predictions.ipc"
-    for message, found in detections(sys.argv[1] if len(sys.argv) > 1 else local):
+    keys = sys.argv[1] if len(sys.argv) > 1 else None
+    folder = os.environ.get("STREAMFLEET_DATA_DIR", "~/.streamfleet")
+    try:
+        predictions = streamfleet.subscribe(keys=keys, data_dir=folder)
+    except streamfleet.StreamfleetError as exc:
+        sys.exit(str(exc))
+    for prediction in predictions:
+        try:
+            found = prediction.detections
+        except (LookupError, ValueError, TypeError) as exc:  # a device may send anything
+            print(f"{prediction.pipeline_id}: not a prediction, skipped: {exc!r}", file=sys.stderr)
+            continue
         sure = found[found.confidence > 0.5]
-        pipeline = message["inference_metadata"]["pipeline_id"]
-        print(
-            f"{pipeline}: {len(sure)} of {len(found)} above 0.5, at {sure.xyxy.round().tolist()}", flush=True
-        )
+        boxes = sure.xyxy.round().tolist()
+        print(f"{prediction.pipeline_id}: {len(sure)} of {len(found)} above 0.5, at {boxes}", flush=True)

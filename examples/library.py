@@ -5,9 +5,9 @@ python examples/library.py MODEL SOURCE [FILM]
 
 import contextlib
 import sys
+from typing import Any
 
-from streamfleet_worker import InferencePipeline, VideoFrame
-from streamfleet_worker.library.sinks import VideoFileSink
+from streamfleet import InferencePipeline, VideoFileSink, VideoFrame
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
@@ -15,13 +15,12 @@ if __name__ == "__main__":
     model, source, film = [*sys.argv[1:], "seen.avi"][:3]
     tracks: set[tuple[str, int]] = set()
 
-    def count(predictions: dict, frame: VideoFrame) -> None:
+    def count(predictions: dict[str, Any], frame: VideoFrame) -> None:
         """Note what has been seen, each thing once."""
         for one in predictions["predictions"]:
             if "tracker_id" in one:
                 tracks.add((one["class"], one["tracker_id"]))
 
     with VideoFileSink.init(film) as sink, contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: a shorter film
-        both = [sink.on_prediction, count]
-        InferencePipeline.init(source, model, both, tracker="bytetrack").start()
+        InferencePipeline.init(source, model, [sink.on_prediction, count], tracker="bytetrack").start()
     print(f"{len(tracks)} things in {film}")

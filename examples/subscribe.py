@@ -1,8 +1,12 @@
 """Print every prediction of the fleet. Needs pyzmq and msgpack, and nothing of Streamfleet.
 
 python examples/subscribe.py [ENDPOINT]
+
+Of a fleet on this machine; STREAMFLEET_DATA_DIR names its folder. For one elsewhere, with a key of its own:
+streamfleet keys subscriber NAME > program.py
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,13 +15,21 @@ import msgpack
 import zmq
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
-local = f"ipc://{Path.home()}/.streamfleet/broker/predictions.ipc"
+folder = Path(os.environ.get("STREAMFLEET_DATA_DIR", "~/.streamfleet")).expanduser()
+local = folder / "broker/predictions.ipc"
+if len(sys.argv) < 2 and not local.exists():
+    sys.exit(f"no fleet runs on this machine: expected {local}")
 socket = zmq.Context().socket(zmq.SUB)
-socket.connect(sys.argv[1] if len(sys.argv) > 1 else local)
+socket.connect(sys.argv[1] if len(sys.argv) > 1 else f"ipc://{local}")
 socket.subscribe("v1/pred/")  # one pipeline: "v1/pred/<its id>/"
 while True:
     topic, header, body = socket.recv_multipart()
-    message = msgpack.unpackb(body)
-    about = message["inference_metadata"]
-    names = [prediction["class"] for prediction in message["predictions"]]
-    print(about["pipeline_id"], about["frame_id"], names, flush=True)
+    try:
+        message = msgpack.unpackb(body)
+        about = message["inference_metadata"]
+        names = [prediction["class"] for prediction in message["predictions"]]
+        line = f"{about['pipeline_id']} {about['frame_id']} {names}"
+    except (LookupError, ValueError, TypeError, RecursionError) as exc:  # a device may send anything
+        print(f"{topic!r}: not a prediction, skipped: {type(exc).__name__}", file=sys.stderr)
+        continue
+    print(line, flush=True)

@@ -1,21 +1,29 @@
 """Put one video to work on each of two devices, over the HTTP API of the original Stream Management.
 
 python examples/two_devices.py VIDEO MODEL_ID DEVICE DEVICE
+
+STREAMFLEET_URL names a fleet elsewhere, STREAMFLEET_TOKEN its operator's token.
 """
 
 import os
 import signal
 import sys
 import time
+from typing import Any
 
 import requests
 
 URL = os.environ.get("STREAMFLEET_URL", "http://127.0.0.1:8080")
+TOKEN = os.environ.get("STREAMFLEET_TOKEN")
+HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 
 
-def call(method: str, path: str, **body: object) -> dict:
+def call(method: str, path: str, **body: object) -> dict[str, Any]:
     """The answer's JSON; an error ends the program with the reason that the fleet gave."""
-    response = requests.request(method, URL + path, json=body or None, timeout=10)
+    try:
+        response = requests.request(method, URL + path, json=body or None, headers=HEADERS, timeout=10)
+    except requests.ConnectionError as exc:
+        sys.exit(f"cannot reach {URL}: {exc}")
     answer = response.json()
     if not response.ok:
         sys.exit(f"{method} {path}: {answer.get('message') or answer.get('detail')}")

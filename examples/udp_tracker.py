@@ -18,15 +18,22 @@ receiver.bind(("127.0.0.1", port))
 trackers: dict[str, ByteTrackTracker] = {}  # one a pipeline: ids must not travel from camera to camera
 
 while True:
-    message = json.loads(receiver.recv(65_536))
-    about = message["inference_metadata"]
-    pipeline = about["pipeline_id"]
+    datagram, sender = receiver.recvfrom(65_536)
+    try:
+        message = json.loads(datagram)
+        about = message["inference_metadata"]
+        pipeline, frame = str(about["pipeline_id"]), about["frame_id"]
+        found = sv.Detections.from_inference(message)
+    except (LookupError, ValueError, TypeError, RecursionError) as exc:  # any program may send to this port
+        print(f"{sender[0]}: not a prediction, skipped: {exc!r}", file=sys.stderr)
+        continue
     if pipeline not in trackers:
         trackers[pipeline] = ByteTrackTracker(track_activation_threshold=0.4, high_conf_det_threshold=0.4)
-    tracked = trackers[pipeline].update(sv.Detections.from_inference(message))
+    tracked = trackers[pipeline].update(found)
     tracked = tracked[tracked.tracker_id >= 0]  # -1 is a box that is not yet sure to be a track
+    names = tracked.data.get("class_name", [])  # there are none in a frame without objects
     print(
-        about["frame_id"],
-        dict(zip(tracked.tracker_id.tolist(), tracked["class_name"], strict=True)),
+        frame,
+        dict(zip(tracked.tracker_id.tolist(), map(str, names), strict=True)),
         flush=True,
     )

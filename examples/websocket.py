@@ -1,9 +1,12 @@
 """Print where things are seen, over a WebSocket. Needs websockets, and nothing of Streamfleet.
 
-python examples/websocket.py [CLASS] [ADDRESS]
+python examples/websocket.py [CLASS]
+
+STREAMFLEET_URL names a fleet elsewhere, STREAMFLEET_TOKEN its operator's token.
 """
 
 import json
+import os
 import signal
 import sys
 from urllib.parse import urlencode
@@ -12,8 +15,14 @@ from websockets.sync.client import connect
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
 chosen = {"min_confidence": 0.5} | ({"class": sys.argv[1]} if len(sys.argv) > 1 else {})
-address = sys.argv[2] if len(sys.argv) > 2 else "ws://127.0.0.1:8080"
-with connect(f"{address}/v2/predictions?{urlencode(chosen)}", proxy=None) as socket:
+address = os.environ.get("STREAMFLEET_URL", "http://127.0.0.1:8080").replace("http", "ws", 1)
+token = os.environ.get("STREAMFLEET_TOKEN")
+headers = {"Authorization": f"Bearer {token}"} if token else {}
+try:
+    socket = connect(f"{address}/v2/predictions?{urlencode(chosen)}", additional_headers=headers, proxy=None)
+except OSError as exc:
+    sys.exit(f"cannot reach {address}: {exc}")
+with socket:
     for text in socket:
         message = json.loads(text)
         if message["type"] == "gap":  # we were too slow
@@ -21,4 +30,9 @@ with connect(f"{address}/v2/predictions?{urlencode(chosen)}", proxy=None) as soc
             continue
         about = message["data"]["inference_metadata"]
         for one in message["data"]["predictions"]:
-            print(about["pipeline_id"], one["class"], round(one["x"]), round(one["y"]), flush=True)
+            try:
+                line = f"{about['pipeline_id']} {one['class']} {round(one['x'])} {round(one['y'])}"
+            except LookupError as exc:  # a device may leave anything out
+                print(f"not a prediction, skipped: {exc!r}", file=sys.stderr)
+                continue
+            print(line, flush=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from streamfleet_broker.program import needing
+from streamfleet_core.runtime.program import needing
 
 
 def main() -> None:
     """Ends with 0 after SIGTERM or SIGINT, with 1 and one line where it cannot work."""
     with needing("streamfleet-api", "api"):
-        from streamfleet_api.entry import run
+        from streamfleet_api.main import run
 
     sys.exit(run())
 

@@ -1,6 +1,6 @@
-"""The web application: what a request passes on its way in, from the outermost to the routes.
+"""The web application: the middleware that a request passes, from the outermost to the routes.
 
-what is counted → CORS (the original's routes only) → who may ask → how large it may be → routes
+metrics → authorisation, also of web pages → size limits → routes
 """
 
 from __future__ import annotations
@@ -14,105 +14,130 @@ import zmq.asyncio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from streamfleet_api.audience import Audience, TooManyFollowers
-from streamfleet_api.auth import Authorise, Door, Tickets, names_of_this_host
-from streamfleet_api.blobs import BlobError, Blobs
-from streamfleet_api.config import Config
-from streamfleet_api.core.commands import CoreCommands
-from streamfleet_api.core.consumers import Consumers
-from streamfleet_api.core.records import Records
-from streamfleet_api.core.routes import CoreRoutes
-from streamfleet_api.core.views import Views
-from streamfleet_api.errors import NATIVE, Failure, Unconfirmed, answer
-from streamfleet_api.happenings import Happenings
-from streamfleet_api.limits import Limit
-from streamfleet_api.link import Link, LinkError
-from streamfleet_api.manager.commands import Commands
-from streamfleet_api.manager.server import ManagerServer
-from streamfleet_api.metrics import Measure, Metrics
-from streamfleet_api.modelfile import BadModel
-from streamfleet_api.models import ModelExists, Models
-from streamfleet_api.original import Original
-from streamfleet_api.page import Page
-from streamfleet_api.pictures import Pictures
-from streamfleet_api.predictions import Predictions
-from streamfleet_api.problems import Problem
-from streamfleet_api.roster import Roster
-from streamfleet_api.routes.devices import DeviceRoutes
-from streamfleet_api.routes.documents import DocumentRoutes
-from streamfleet_api.routes.endpoint import routes_of
-from streamfleet_api.routes.models import BLOBS, ModelRoutes
-from streamfleet_api.routes.pipelines import PipelineRoutes
-from streamfleet_api.routes.process import ProcessRoutes
-from streamfleet_api.routes.samples import SAMPLES, SampleRoutes
-from streamfleet_api.routes.streams import documented
-from streamfleet_api.samples import Samples
-from streamfleet_api.schemas import Invalid
-from streamfleet_api.statuses import Statuses
-from streamfleet_api.stream_manager import StreamManager
-from streamfleet_api.streams import Streams
+from streamfleet_api.broker_client import BrokerClient, BrokerClientError
+from streamfleet_api.config import INSECURE, Config
+from streamfleet_api.dashboard.routes import Page
+from streamfleet_api.docs.routes import DocumentRoutes
+from streamfleet_api.error_handlers import answer
+from streamfleet_api.feeds.background_task import Background
+from streamfleet_api.feeds.events import EventFeed
+from streamfleet_api.feeds.pipeline_cache import PipelineCache
+from streamfleet_api.feeds.predictions import Predictions
+from streamfleet_api.feeds.previews import Previews
+from streamfleet_api.feeds.statuses import Statuses
+from streamfleet_api.feeds.subscribers import SubscriberRegistry, TooManySubscribers
+from streamfleet_api.monitoring.health import ProcessRoutes
+from streamfleet_api.monitoring.metrics import Measure, Metrics, OwnFigures
+from streamfleet_api.roboflow.errors import Failure, Unconfirmed
+from streamfleet_api.roboflow.inference_pipelines.consumer_store import Records
+from streamfleet_api.roboflow.inference_pipelines.consumers import Consumers
+from streamfleet_api.roboflow.inference_pipelines.routes import InferencePipelineRoutes
+from streamfleet_api.roboflow.inference_pipelines.service import InferencePipelineCommands
+from streamfleet_api.roboflow.inference_pipelines.snapshots import Snapshots
+from streamfleet_api.roboflow.service import StreamManager
+from streamfleet_api.roboflow.stream_management import StreamManagementRoutes
+from streamfleet_api.roboflow.tcp.commands import Commands
+from streamfleet_api.roboflow.tcp.server import ManagerServer
+from streamfleet_api.storage.blob_store import BlobError, Blobs
+from streamfleet_api.storage.model_registry import ModelExists, ModelInUse, Models
+from streamfleet_api.storage.onnx_file import BadModel
+from streamfleet_api.storage.sample_store import Samples
+from streamfleet_api.v2.commands import CommandRoutes
+from streamfleet_api.v2.devices import DeviceRoutes
+from streamfleet_api.v2.models import BLOBS, ModelRoutes
+from streamfleet_api.v2.pipelines import PipelineRoutes
+from streamfleet_api.v2.samples import SAMPLES, SampleRoutes
+from streamfleet_api.v2.stream_docs import documented
+from streamfleet_api.v2.streams import Streams
+from streamfleet_api.v2.subscribers import SubscriberRoutes
+from streamfleet_api.web.access import Policy
+from streamfleet_api.web.auth import Authorise, Tickets, names_of_this_host
+from streamfleet_api.web.body_limit import Limit
+from streamfleet_api.web.connections import Connections, Limits
+from streamfleet_api.web.endpoint import routes_of
+from streamfleet_api.web.failed_logins import FailedLogins
+from streamfleet_api.web.handshakes import KnownNetworks
+from streamfleet_api.web.problem_details import Problem
+from streamfleet_api.web.validation import Invalid
+from streamfleet_core.runtime.descriptors import DescriptorWatch, look
 
 _ANSWERED = (
     BadModel,
     BlobError,
-    Exception,  # a bug of ours: answered without a word about it, and logged by the server
+    ClientDisconnect,  # before its body was complete: the client is gone
+    Exception,  # a bug: answered without details, and logged by the server
     Failure,
     HTTPException,
     Invalid,
-    LinkError,
+    BrokerClientError,
     ModelExists,
+    ModelInUse,
     Problem,
-    TooManyFollowers,
+    TooManySubscribers,
     Unconfirmed,
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """All that lives as long as the application."""
+    """The services that live as long as the application."""
 
-    link: Link
+    broker: BrokerClient
     blobs: Blobs
     samples: Samples
-    audience: Audience
-    roster: Roster
+    subscribers: SubscriberRegistry
+    pipeline_cache: PipelineCache
     statuses: Statuses
     predictions: Predictions
-    happenings: Happenings
-    pictures: Pictures
+    event_feed: EventFeed
+    previews: Previews
+    connections: Connections
+    known_networks: KnownNetworks
+    descriptors: DescriptorWatch
 
     @classmethod
     def make(cls, config: Config, context: zmq.asyncio.Context) -> Services:
         """The services, not yet started."""
-        link = Link(context, config.broker, keys=config.keys)
-        audience, roster = Audience(stuck=config.stuck), Roster(link)
+        broker = BrokerClient(context, config.broker, keys=config.keys)
+        subscribers, pipeline_cache = SubscriberRegistry(stuck=config.stuck), PipelineCache(broker)
         return cls(
-            link,
-            Blobs(config.data_dir / "blobs", limit=config.max_upload),
-            Samples(config.data_dir / "samples", size=config.samples_size, age=config.samples_age),
-            audience,
-            roster,
-            Statuses(context, config.predictions, config.keys, audience, roster),
-            Predictions(context, config.predictions, config.keys, audience, roster),
-            Happenings(link, audience, roster),
-            Pictures(context, config.pictures, config.keys, audience),
+            broker=broker,
+            blobs=Blobs(config.data_dir / "blobs", limit=config.max_upload),
+            samples=Samples(config.data_dir / "samples", size=config.samples_size, age=config.samples_age),
+            subscribers=subscribers,
+            pipeline_cache=pipeline_cache,
+            statuses=Statuses(context, config.predictions, config.keys, subscribers, pipeline_cache),
+            predictions=Predictions(context, config.predictions, config.keys, subscribers, pipeline_cache),
+            event_feed=EventFeed(broker, subscribers, pipeline_cache),
+            previews=Previews(context, config.pictures, config.keys, subscribers),
+            connections=Connections(config.limits or Limits.of(look().limit)),
+            known_networks=KnownNetworks(),
+            descriptors=DescriptorWatch(),
         )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Start all, and close all in the reverse order."""
+        """Start all services, and close them in reverse order."""
         self.blobs.open()
         async with contextlib.AsyncExitStack() as stack:
             services = (
-                *(self.link, self.roster, self.statuses, self.predictions, self.happenings, self.pictures),
-                *(self.samples, self.audience),
+                *(
+                    self.broker,
+                    self.pipeline_cache,
+                    self.statuses,
+                    self.predictions,
+                    self.event_feed,
+                    self.previews,
+                ),
+                *(self.samples, self.subscribers),
             )
+            descriptors = Background("descriptors", self.descriptors.run)
+            descriptors.start()
+            stack.push_async_callback(descriptors.close)
             for service in services:
                 await service.start()
                 stack.push_async_callback(service.close)
@@ -122,10 +147,10 @@ class Services:
 def create_app(
     config: Config, services: Services, *, token: str, manager_listener: socket.socket | None = None
 ) -> Starlette:
-    """The application. It starts and closes the services with itself, and the Stream Manager's port."""
-    models = Models(services.link, services.blobs, config.model_cache_dir)
+    """Create the application. It starts and closes the services and the Stream Manager's port."""
+    models = Models(services.broker, services.blobs, config.model_cache_dir)
     manager = StreamManager(
-        services.link,
+        services.broker,
         models,
         services.statuses,
         timeout=config.command_timeout,
@@ -133,33 +158,47 @@ def create_app(
     )
     consumers = Consumers(
         services.predictions,
-        Views(services.pictures),
-        services.roster,
+        Snapshots(services.previews),
+        services.pipeline_cache,
         Records(config.data_dir / "consumers"),
         terminate=manager.terminate,
     )
-    core = CoreCommands(manager, consumers)
-    metrics = Metrics(services.link, services.statuses)
+    inference_pipelines = InferencePipelineCommands(manager, consumers)
+    failed_logins = FailedLogins()
+    metrics = Metrics(
+        services.broker,
+        services.statuses,
+        OwnFigures(failed_logins, services.connections, services.descriptors),
+    )
     tickets = Tickets()
     streams = Streams(
-        services.link,
-        services.roster,
+        services.broker,
+        services.pipeline_cache,
         services.predictions,
         services.statuses,
-        services.happenings,
-        services.pictures,
+        services.event_feed,
+        services.previews,
         tickets,
     )
-    door = Door(token, config.trust, names_of_this_host())
+    policy = Policy(
+        token=token,
+        trust=config.trust,
+        names=names_of_this_host() | config.allowed_hosts,
+        origins=config.cors,
+        insecure=config.insecure,
+        has_tls=config.certificate is not None,
+    )
     documents = DocumentRoutes()
     endpoints = [
-        *Original(manager).endpoints(),
-        *CoreRoutes(manager, core).endpoints(),
-        *PipelineRoutes(services.link, models, services.statuses).endpoints(),
-        *DeviceRoutes(services.link, services.statuses).endpoints(),
+        *StreamManagementRoutes(manager).endpoints(),
+        *InferencePipelineRoutes(manager, inference_pipelines).endpoints(),
+        *PipelineRoutes(services.broker, models, services.statuses).endpoints(),
+        *CommandRoutes(services.broker, services.statuses).endpoints(),
+        *DeviceRoutes(services.broker, services.statuses).endpoints(),
+        *SubscriberRoutes(services.broker).endpoints(),
         *ModelRoutes(models, services.blobs).endpoints(),
-        *SampleRoutes(services.samples).endpoints(),
-        *ProcessRoutes(services.link, metrics).endpoints(),
+        *SampleRoutes(services.samples, services.broker).endpoints(),
+        *ProcessRoutes(services.broker, metrics, lambda: _warnings(config, services)).endpoints(),
         *documents.endpoints(),
     ]
     flowing = streams.routes()
@@ -173,7 +212,7 @@ def create_app(
             services.running(),
             manager.running(),
             consumers.running(),
-            _listening(Commands(manager, core), manager_listener, config),
+            _listening(Commands(manager, inference_pipelines), manager_listener, config),
         ):
             yield
 
@@ -181,24 +220,36 @@ def create_app(
         routes=routes,
         middleware=[
             Middleware(Measure, requests=metrics.requests, routes=templates),
-            Middleware(_OriginalCors),
-            Middleware(Authorise, door=door, link=services.link, tickets=tickets),
-            Middleware(Limit, streamed=(BLOBS, SAMPLES)),
+            Middleware(
+                Authorise,
+                policy=policy,
+                broker=services.broker,
+                tickets=tickets,
+                failed_logins=failed_logins,
+                known=services.known_networks,
+                answer=answer,
+            ),
+            Middleware(Limit, streamed=(BLOBS, SAMPLES), answer=answer),
         ],
         exception_handlers=dict.fromkeys(_ANSWERED, _answer),
         lifespan=lifespan,
     )
 
 
+def _warnings(config: Config, services: Services) -> list[str]:
+    """Warnings for the operator of this process."""
+    return [text for text in (services.descriptors.warning, INSECURE if config.insecure else "") if text]
+
+
 @contextlib.asynccontextmanager
 async def _listening(
     commands: Commands, listener: socket.socket | None, config: Config
 ) -> AsyncIterator[None]:
-    """Serve the Stream Manager's commands over TCP, when there is a port for them."""
+    """Serve the Stream Manager's commands over TCP, if a port is configured."""
     if listener is None:
         yield
         return
-    server = ManagerServer(listener, commands, trust=config.trust, silence=config.manager_silence)
+    server = ManagerServer(listener, commands, trust=config.trust, timeout=config.manager_timeout)
     await server.start()
     try:
         yield
@@ -208,15 +259,3 @@ async def _listening(
 
 async def _answer(request: Request, error: Exception) -> Response:
     return answer(request, error)
-
-
-class _OriginalCors:
-    """Any origin may use the original's routes, but without credentials; none may use ours. (S26)"""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._open = CORSMiddleware(app, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        native = scope["type"] != "http" or scope["path"].startswith(NATIVE)
-        await (self._app if native else self._open)(scope, receive, send)

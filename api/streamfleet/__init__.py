@@ -1,0 +1,141 @@
+"""The public Python package: steer a fleet over HTTP, receive its predictions, run its pipeline without it.
+
+    import streamfleet
+
+    with streamfleet.Client() as client:
+        client.put_pipeline("door", model="yolox-nano/1", sources=["rtsp://10.0.0.9/door"])
+
+    with streamfleet.subscribe("door", timeout=30) as predictions:
+        for prediction in predictions:
+            print(prediction.frame_id, prediction.detections)
+
+`Client` and `AsyncClient` need `streamfleet[client]`, `Prediction.detections` needs
+`streamfleet[detections]`, and `InferencePipeline`, `Stream`, `UdpStream` and the sinks need
+`streamfleet[worker,cpu]`. Each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from streamfleet.async_client import AsyncClient
+    from streamfleet.client import Client
+    from streamfleet.connection import Connection
+    from streamfleet.errors import (
+        ApiError,
+        BadSetting,
+        Conflict,
+        Invalid,
+        MissingPackage,
+        NotFound,
+        NothingReceived,
+        PreconditionFailed,
+        StreamfleetError,
+        Unauthorized,
+        Unavailable,
+        UnexpectedAnswer,
+        Unreachable,
+    )
+    from streamfleet.prediction import Prediction
+    from streamfleet.subscription import AsyncSubscription, Subscription, subscribe, subscribe_async
+    from streamfleet_worker.library import (
+        InferencePipeline,
+        InMemoryBufferSink,
+        Stream,
+        UDPSink,
+        UdpStream,
+        VideoFileSink,
+        VideoFrame,
+        create_tiles,
+        get_model,
+        multi_sink,
+        render_boxes,
+    )
+
+    __version__: str
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AsyncSubscription",
+    "BadSetting",
+    "Client",
+    "Conflict",
+    "Connection",
+    "InMemoryBufferSink",
+    "InferencePipeline",
+    "Invalid",
+    "MissingPackage",
+    "NotFound",
+    "NothingReceived",
+    "PreconditionFailed",
+    "Prediction",
+    "Stream",
+    "StreamfleetError",
+    "Subscription",
+    "UDPSink",
+    "UdpStream",
+    "Unauthorized",
+    "Unavailable",
+    "UnexpectedAnswer",
+    "Unreachable",
+    "VideoFileSink",
+    "VideoFrame",
+    "__version__",
+    "create_tiles",
+    "get_model",
+    "multi_sink",
+    "render_boxes",
+    "subscribe",
+    "subscribe_async",
+]
+
+# Module → the names in it, and the extras with which `pip install` makes it work.
+_PLACES: dict[str, tuple[tuple[str, ...], str]] = {
+    "streamfleet.client": (("Client",), "client"),
+    "streamfleet.async_client": (("AsyncClient",), "client"),
+    "streamfleet.connection": (("Connection",), "client"),
+    "streamfleet.errors": (
+        (
+            *("ApiError", "BadSetting", "Conflict", "Invalid", "MissingPackage", "NotFound"),
+            *("NothingReceived", "PreconditionFailed", "StreamfleetError", "Unauthorized", "Unavailable"),
+            *("UnexpectedAnswer", "Unreachable"),
+        ),
+        "",
+    ),
+    "streamfleet.prediction": (("Prediction",), ""),
+    "streamfleet.subscription": (
+        ("AsyncSubscription", "Subscription", "subscribe", "subscribe_async"),
+        "",
+    ),
+    "streamfleet_worker.library": (
+        (
+            *("InMemoryBufferSink", "InferencePipeline", "Stream", "UDPSink", "UdpStream", "VideoFileSink"),
+            *("VideoFrame", "create_tiles", "get_model", "multi_sink", "render_boxes"),
+        ),
+        "worker,cpu",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for. Raises: AttributeError, MissingPackage."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("streamfleet")
+    for module, (names, extras) in _PLACES.items():
+        if name in names:
+            try:
+                return getattr(importlib.import_module(module), name)
+            except ModuleNotFoundError as exc:
+                from streamfleet.errors import MissingPackage
+
+                raise MissingPackage(f"streamfleet.{name}", str(exc.name), extras) from exc
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

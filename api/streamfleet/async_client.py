@@ -1,0 +1,398 @@
+"""The client for programs with asyncio: what `client` does, with the same requests and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import httpx
+from typing_extensions import Self, Unpack
+
+from streamfleet import calls, streams
+from streamfleet.attempts import Answer, Attempts
+from streamfleet.calls import Call
+from streamfleet.client import RETRIES, TIMEOUT
+from streamfleet.connection import Connection
+from streamfleet.errors import StreamfleetError
+from streamfleet.http_errors import is_final, unreachable, was_sent
+from streamfleet.prediction import Prediction
+from streamfleet.requests import PipelineChanges, PipelineSettings
+from streamfleet.results import (
+    AddedModel,
+    CommandResult,
+    Dataset,
+    Device,
+    DeviceStat,
+    Event,
+    Health,
+    JoinToken,
+    Model,
+    Pipeline,
+    PipelineReport,
+    PipelineStat,
+    Readiness,
+    Subscriber,
+    SubscriberKeys,
+)
+from streamfleet_core.models.digest import digest_of, pieces_of
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A client of one fleet's HTTP API for asyncio: each method does what that of `Client` does.
+
+    Args:
+        connection: Where the fleet is. None: on this machine.
+        timeout: Seconds for an answer.
+        retries: Attempts after the first, with pauses of 0.1 s to 5 s between them.
+
+    Raises:
+        BadSetting: The token, the CA file or the fingerprint cannot be used.
+
+    Example:
+        ```python
+        async with streamfleet.AsyncClient() as client:
+            async for prediction in client.predictions("door", timeout=60):
+                print(prediction.frame_id, len(prediction.objects))
+        ```
+    """
+
+    def __init__(
+        self, connection: Connection | None = None, *, timeout: float = TIMEOUT, retries: int = RETRIES
+    ) -> None:
+        self.connection = connection or Connection()
+        self._timeout = timeout
+        self._retries = retries
+        # Proxies of the environment are not asked: a fleet is on this host or on the network beside it.
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self.connection.url.rstrip("/"),
+                headers=self.connection.headers(),
+                verify=self.connection.verification(),
+                timeout=timeout,
+                trust_env=False,
+            )
+        except httpx.InvalidURL as exc:
+            raise unreachable(self.connection, exc) from exc
+
+    @classmethod
+    def from_environment(cls, *, timeout: float = TIMEOUT, retries: int = RETRIES) -> Self:
+        """See `Client.from_environment`."""
+        return cls(Connection.from_environment(), timeout=timeout, retries=retries)
+
+    async def close(self) -> None:
+        """See `Client.close`."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    # the fleet --------------------------------------------------------------------------------------------
+
+    async def health(self) -> Health:
+        """See `Client.health`."""
+        return await self._send(calls.health())
+
+    async def ready(self) -> Readiness:
+        """See `Client.ready`."""
+        return await self._send(calls.ready())
+
+    # pipelines --------------------------------------------------------------------------------------------
+
+    async def create_pipeline(
+        self, pipeline_id: str | None = None, **settings: Unpack[PipelineSettings]
+    ) -> Pipeline:
+        """See `Client.create_pipeline`."""
+        return await self._send(calls.create_pipeline(pipeline_id, settings, uuid.uuid4().hex))
+
+    async def put_pipeline(
+        self, pipeline_id: str, *, if_match: int | None = None, **settings: Unpack[PipelineSettings]
+    ) -> Pipeline:
+        """See `Client.put_pipeline`."""
+        return await self._send(calls.put_pipeline(pipeline_id, settings, if_match))
+
+    async def patch_pipeline(
+        self, pipeline_id: str, *, if_match: int | None = None, **changes: Unpack[PipelineChanges]
+    ) -> Pipeline:
+        """See `Client.patch_pipeline`."""
+        return await self._send(calls.patch_pipeline(pipeline_id, changes, if_match))
+
+    async def get_pipeline(self, pipeline_id: str) -> Pipeline:
+        """See `Client.get_pipeline`."""
+        return await self._send(calls.get_pipeline(pipeline_id))
+
+    async def list_pipelines(
+        self, selector: str | None = None, *, status: str | None = None, device: str | None = None
+    ) -> tuple[Pipeline, ...]:
+        """See `Client.list_pipelines`."""
+        return await self._send(calls.list_pipelines(selector, status, device))
+
+    async def pipeline_report(self, pipeline_id: str) -> PipelineReport:
+        """See `Client.pipeline_report`."""
+        return await self._send(calls.pipeline_report(pipeline_id))
+
+    async def pipeline_picture(self, pipeline_id: str, *, source: int | None = None) -> bytes:
+        """See `Client.pipeline_picture`."""
+        return await self._send(calls.pipeline_picture(pipeline_id, source))
+
+    async def pause_pipeline(self, pipeline_id: str) -> Pipeline:
+        """See `Client.pause_pipeline`."""
+        return await self._send(calls.command_pipeline(pipeline_id, "pause"))
+
+    async def resume_pipeline(self, pipeline_id: str) -> Pipeline:
+        """See `Client.resume_pipeline`."""
+        return await self._send(calls.command_pipeline(pipeline_id, "resume"))
+
+    async def restart_pipeline(self, pipeline_id: str) -> Pipeline:
+        """See `Client.restart_pipeline`."""
+        return await self._send(calls.command_pipeline(pipeline_id, "restart"))
+
+    async def delete_pipeline(self, pipeline_id: str) -> None:
+        """See `Client.delete_pipeline`."""
+        await self._send(calls.delete_pipeline(pipeline_id))
+
+    async def command_pipelines(
+        self, command: str, *, ids: Iterable[str] | None = None, selector: str | None = None
+    ) -> tuple[CommandResult, ...]:
+        """See `Client.command_pipelines`."""
+        return await self._send(calls.command_pipelines(command, ids, selector))
+
+    # devices ----------------------------------------------------------------------------------------------
+
+    async def list_devices(
+        self, selector: str | None = None, *, state: str | None = None
+    ) -> tuple[Device, ...]:
+        """See `Client.list_devices`."""
+        return await self._send(calls.list_devices(selector, state))
+
+    async def get_device(self, name: str) -> Device:
+        """See `Client.get_device`."""
+        return await self._send(calls.get_device(name))
+
+    async def add_device(self, name: str, *, ttl: float = 900.0) -> JoinToken:
+        """See `Client.add_device`."""
+        return await self._send(calls.add_device(name, ttl))
+
+    async def label_device(self, name: str, labels: Mapping[str, str | None]) -> Device:
+        """See `Client.label_device`."""
+        return await self._send(calls.label_device(name, labels))
+
+    async def remove_device(self, name: str) -> None:
+        """See `Client.remove_device`."""
+        await self._send(calls.remove_device(name))
+
+    # models -----------------------------------------------------------------------------------------------
+
+    async def list_models(self) -> tuple[Model, ...]:
+        """See `Client.list_models`."""
+        return await self._send(calls.list_models())
+
+    async def get_model(self, model_id: str) -> Model:
+        """See `Client.get_model`."""
+        return await self._send(calls.get_model(model_id))
+
+    async def add_model(
+        self,
+        model_id: str,
+        file: str | Path,
+        *,
+        family: str | None = None,
+        labels: Iterable[str] | None = None,
+        replace: bool = False,
+    ) -> AddedModel:
+        """See `Client.add_model`."""
+        path = Path(file).expanduser()
+        digest = await asyncio.to_thread(digest_of, path)
+        await self.upload_weights(digest, path)
+        return await self.register_model(model_id, digest, family=family, labels=labels, replace=replace)
+
+    async def upload_weights(self, digest: str, content: Path | Iterable[bytes]) -> bool:
+        """See `Client.upload_weights`."""
+        if await self._send(calls.has_blob(digest)):
+            return False
+        await self._send(calls.put_blob(digest, content))
+        return True
+
+    async def register_model(
+        self,
+        model_id: str,
+        digest: str,
+        *,
+        family: str | None = None,
+        labels: Iterable[str] | None = None,
+        replace: bool = False,
+    ) -> AddedModel:
+        """See `Client.register_model`."""
+        return await self._send(
+            calls.put_model(model_id, digest, family=family, labels=labels, replace=replace)
+        )
+
+    async def remove_model(self, model_id: str, *, force: bool = False) -> None:
+        """See `Client.remove_model`."""
+        await self._send(calls.remove_model(model_id, force=force))
+
+    # samples --------------------------------------------------------------------------------------------
+
+    async def list_datasets(self) -> tuple[Dataset, ...]:
+        """See `Client.list_datasets`."""
+        return await self._send(calls.list_datasets())
+
+    async def export_dataset(self, dataset: str, file: IO[bytes]) -> None:
+        """See `Client.export_dataset`."""
+        await self._send(calls.export_dataset(dataset, file))
+
+    async def remove_dataset(self, dataset: str) -> None:
+        """See `Client.remove_dataset`."""
+        await self._send(calls.remove_dataset(dataset))
+
+    # subscribers ------------------------------------------------------------------------------------------
+
+    async def add_subscriber(
+        self,
+        name: str,
+        *,
+        pipelines: Iterable[str] = (),
+        selector: Mapping[str, str] | None = None,
+        device: str | None = None,
+    ) -> SubscriberKeys:
+        """See `Client.add_subscriber`."""
+        url = self.connection.url
+        return await self._send(
+            calls.add_subscriber(name, url, device=device, pipelines=pipelines, selector=dict(selector or {}))
+        )
+
+    async def list_subscribers(self) -> tuple[Subscriber, ...]:
+        """See `Client.list_subscribers`."""
+        return await self._send(calls.list_subscribers())
+
+    async def remove_subscriber(self, name: str) -> None:
+        """See `Client.remove_subscriber`."""
+        await self._send(calls.remove_subscriber(name))
+
+    # streams ----------------------------------------------------------------------------------------------
+
+    def predictions(
+        self,
+        *pipelines: str,
+        devices: Iterable[str] = (),
+        selector: str | None = None,
+        sources: Iterable[int] = (),
+        classes: Iterable[str] = (),
+        min_confidence: float | None = None,
+        empty: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Prediction]:
+        """See `Client.predictions`."""
+        stream = streams.predictions(
+            pipelines,
+            devices=devices,
+            selector=selector,
+            sources=sources,
+            classes=classes,
+            min_confidence=min_confidence,
+            empty=empty,
+        )
+        return self._follow(stream, timeout)
+
+    def statuses(
+        self,
+        *pipelines: str,
+        devices: Iterable[str] = (),
+        selector: str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[PipelineStat | DeviceStat]:
+        """See `Client.statuses`."""
+        return self._follow(streams.statuses(pipelines, devices=devices, selector=selector), timeout)
+
+    def events(self, *, after: str | None = None, timeout: float | None = None) -> AsyncIterator[Event]:
+        """See `Client.events`."""
+        return self._follow(streams.events(after), timeout)
+
+    async def recent_events(self, limit: int = 100) -> tuple[Event, ...]:
+        """See `Client.recent_events`."""
+        return await self._send(calls.recent_events(limit))
+
+    # driver -----------------------------------------------------------------------------------------------
+
+    async def _send(self, call: Call[T]) -> T:
+        attempts = Attempts(self._retries, random.random, is_repeatable=call.is_repeatable)
+        while True:
+            try:
+                answer = await self._answer(call)
+            except (httpx.RequestError, httpx.InvalidURL) as exc:
+                pause = None if is_final(exc) else attempts.pause_after_failure(was_sent=was_sent(exc))
+                if pause is None:
+                    raise unreachable(self.connection, exc) from exc
+            else:
+                pause = attempts.pause_after(answer)
+                if pause is None:
+                    return call.result(answer, may_be_done=attempts.may_be_done)
+            await asyncio.sleep(pause)
+
+    async def _answer(self, call: Call[Any]) -> Answer:
+        async with self._http.stream(
+            call.method,
+            call.path,
+            content=call.body if isinstance(call.body, bytes) else _pieces(call.body),
+            headers=dict(call.headers),
+            timeout=call.timeout or self._timeout,
+        ) as response:
+            if call.into is None or not response.is_success:
+                return Answer(response.status_code, response.headers, await response.aread())
+            async for piece in response.aiter_bytes():
+                await asyncio.to_thread(call.into.write, piece)
+            return Answer(response.status_code, response.headers, b"")
+
+    async def _follow(self, stream: streams.Stream[T], timeout: float | None) -> AsyncIterator[T]:
+        following = streams.Following(stream, timeout, time.monotonic())
+        attempts = Attempts(self._retries, random.random, is_repeatable=True)
+        limits = httpx.Timeout(self._timeout, read=following.read_timeout)
+        while True:
+            failure: StreamfleetError
+            cause: Exception | None = None
+            try:
+                async with self._http.stream(
+                    "GET", following.path, headers=following.headers(), timeout=limits
+                ) as response:
+                    if response.status_code == httpx.codes.OK:
+                        following.opened()
+                        async for content in response.aiter_bytes():
+                            for value in following.feed(content, time.monotonic()):
+                                yield value
+                            if following.is_proven:
+                                attempts.succeeded()
+                        failure = unreachable(self.connection, "the stream ended")
+                        pause = attempts.pause_after_failure(was_sent=True)
+                    else:
+                        answer = Answer(response.status_code, response.headers, await response.aread())
+                        failure = calls.error_in(answer)
+                        pause = attempts.pause_after(answer)
+            except (httpx.RequestError, httpx.InvalidURL) as exc:
+                following.check(time.monotonic())
+                failure, cause = unreachable(self.connection, exc), exc
+                pause = None if is_final(exc) else attempts.pause_after_failure(was_sent=True)
+            if pause is None:
+                raise failure from cause
+            await asyncio.sleep(pause)
+
+
+async def _pieces(content: Path | Iterable[bytes]) -> AsyncIterator[bytes]:
+    """The pieces of a body, made on a thread."""
+    made: contextlib.AbstractContextManager[Iterator[bytes]] = (
+        contextlib.closing(pieces_of(content))
+        if isinstance(content, Path)
+        else contextlib.nullcontext(iter(content))
+    )
+    with made as pieces:
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece

@@ -1,0 +1,210 @@
+"""The api's connection to the broker: one DEALER, any number of concurrent requests, a deadline for each.
+
+If the broker restarts, pending requests are sent again under the same id.
+
+BrokerClientError
+├── BrokerUnreachable: no reply in time
+├── Refused: the broker refused the request, with a reason
+└── BadReply: a reply that this version does not know
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from streamfleet_core.protocol.control_plane import CURVE_MARGIN, MAX_REPLY, Envelope, decode, encode
+from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.messages import Error, ErrorCode, Message, Reply
+from streamfleet_core.protocol.requests import (
+    CheckHolder,
+    CheckTicket,
+    GetDevice,
+    GetEvents,
+    GetFleet,
+    GetPipeline,
+    ListDevices,
+    ListModels,
+    ListPipelines,
+    ListSubscribers,
+    OperatorRequest,
+    pack_request,
+)
+from streamfleet_core.protocol.values import from_plain
+from streamfleet_core.runtime.client_socket import configure
+from streamfleet_core.runtime.curve import CurveKeys
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 5.0  # seconds for a reply
+CONNECT_TIMEOUT = 2.0  # seconds for the connection, included in the timeout
+
+_QUERIES = (  # requests that change nothing
+    CheckHolder,
+    CheckTicket,
+    GetDevice,
+    GetEvents,
+    GetFleet,
+    GetPipeline,
+    ListDevices,
+    ListModels,
+    ListPipelines,
+    ListSubscribers,
+)
+
+T = TypeVar("T")
+
+
+class BrokerClientError(Exception):
+    """A request without a reply."""
+
+
+class BrokerUnreachable(BrokerClientError):
+    """No reply in time. A change may or may not have happened."""
+
+    def __init__(self, endpoint: str, expected: str, timeout: float) -> None:
+        super().__init__(f"the broker at {endpoint} gave no {expected} within {timeout:g} s")
+        self.endpoint = endpoint
+
+
+class Refused(BrokerClientError):
+    """The broker refused the request. Nothing has changed."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class BadReply(BrokerClientError):
+    """A reply that this version of the api does not know."""
+
+
+@dataclass(slots=True)
+class _PendingRequest:
+    frames: list[bytes]
+    answer: asyncio.Future[Message]
+    sent: bool = False
+    lost: bool = False  # sent on a connection that broke since
+
+
+class BrokerClient:
+    """One connection to the broker's operators' ROUTER, for one event loop."""
+
+    def __init__(self, context: zmq.asyncio.Context, endpoint: str, *, keys: CurveKeys | None = None) -> None:
+        self.endpoint = endpoint
+        self.changes = 0  # number of finished requests that may have changed something
+        self._context = context
+        self._keys = keys
+        self._pending: dict[bytes, _PendingRequest] = {}
+        self._socket: zmq.asyncio.Socket | None = None
+        self._monitor: zmq.asyncio.Socket | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start to connect. The broker need not run yet."""
+        socket = self._context.socket(zmq.DEALER)
+        configure(socket, largest=MAX_REPLY + CURVE_MARGIN, reconnect=(50, 1000))
+        socket.immediate = True  # without a connection, fail now instead of delivering minutes later
+        socket.sndhwm = 1000
+        if self._keys is not None:
+            self._keys.apply(socket)
+        self._socket = socket
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor.linger = 0
+        self._tasks = [
+            asyncio.create_task(self._receive(socket), name="broker replies"),
+            asyncio.create_task(
+                self._resend_after_reconnect(socket, self._monitor), name="broker reconnects"
+            ),
+        ]
+        socket.connect(self.endpoint)
+
+    async def close(self) -> None:
+        """Close the connection. Pending requests raise BrokerUnreachable at their deadlines."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._socket is not None:
+            self._socket.disable_monitor()
+            self._socket.close(linger=0)
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
+        self._socket = self._monitor = None
+
+    async def ask(self, request: OperatorRequest, reply_type: type[T], *, timeout: float = TIMEOUT) -> T:
+        """Send a request and return the reply.
+
+        Raises: Refused, BrokerUnreachable, BadReply.
+        """
+        request_id = uuid.uuid4().bytes
+        try:
+            frames = encode(Envelope(pack_request(request), request_id=request_id))
+        except UnicodeEncodeError as exc:
+            raise Refused("invalid", "a lone surrogate is no character") from exc
+        pending = _PendingRequest(frames, asyncio.get_running_loop().create_future())
+        self._pending[request_id] = pending
+        try:
+            await self._send(pending, min(timeout, CONNECT_TIMEOUT))
+            answer = await asyncio.wait_for(pending.answer, timeout)
+        except asyncio.TimeoutError as exc:
+            raise BrokerUnreachable(self.endpoint, "answer", timeout) from exc
+        finally:
+            del self._pending[request_id]
+            if not isinstance(request, _QUERIES):
+                self.changes += 1
+        return _unpack(answer, reply_type)
+
+    async def _send(self, pending: _PendingRequest, timeout: float) -> None:
+        assert self._socket is not None, "start() comes first"
+        try:
+            await asyncio.wait_for(self._socket.send_multipart(pending.frames), timeout)
+        except asyncio.TimeoutError as exc:
+            raise BrokerUnreachable(self.endpoint, "connection", timeout) from exc
+        pending.sent = True
+
+    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+        while True:
+            frames = await socket.recv_multipart()
+            try:
+                envelope = decode(frames)
+            except BadMessage as exc:
+                logger.warning("broker: dropped a message: %s", exc)
+                continue
+            pending = self._pending.get(envelope.request_id)
+            if pending is not None and not pending.answer.done():
+                pending.answer.set_result(envelope.message)
+
+    async def _resend_after_reconnect(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket) -> None:
+        while True:
+            event = parse_monitor_message(await monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_DISCONNECTED:
+                logger.warning("broker: disconnected from %s", self.endpoint)
+                for pending in self._pending.values():
+                    pending.lost = pending.sent
+                continue
+            logger.info("broker: connected to %s", self.endpoint)
+            for pending in [each for each in self._pending.values() if each.lost]:
+                pending.lost = False
+                with contextlib.suppress(zmq.Again):
+                    await socket.send_multipart(pending.frames, zmq.NOBLOCK)
+
+
+def _unpack(answer: Message, reply_type: type[T]) -> T:
+    if isinstance(answer, Error):
+        raise Refused(answer.code, answer.message)
+    if not isinstance(answer, Reply):
+        raise BadReply(f"expected a Reply or an Error, got {type(answer).__name__}")
+    try:
+        return from_plain(answer.data, reply_type)
+    except msgspec.ValidationError as exc:
+        raise BadReply(f"expected {reply_type}, got something else: {exc}") from exc

@@ -1,0 +1,123 @@
+"""Describes changes of a pipeline for the command line. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from streamfleet_core.protocol.hosts import place_of
+
+if TYPE_CHECKING:
+    from streamfleet.results import ModelRef, Pipeline, SourceSpec, UdpSink
+
+# Key of a spec → option, and what null means.
+_VALUES = {
+    "max_fps": ("max-fps", "default"),
+    "confidence": ("confidence", "default"),
+    "iou_threshold": ("iou", "default"),
+    "class_agnostic_nms": ("class-agnostic-nms", "default"),
+    "max_candidates": ("max-candidates", "default"),
+    "max_detections": ("max-detections", "default"),
+    "tracker": ("tracker", "none"),
+}
+
+
+def changes(before: Pipeline, after: Pipeline) -> list[str]:
+    """Each thing that is another one now, as `confidence 0.4 → 0.3`."""
+    return list(_changes(before, after)) or (
+        ["video with another login"] if _is_hidden(before, after) else []
+    )
+
+
+def _changes(before: Pipeline, after: Pipeline) -> Iterator[str]:
+    old, new = before.spec, after.spec
+    if old.model != new.model:
+        yield _step("model", *_models(old.model, new.model))
+    if old.sources != new.sources:
+        yield _videos(_sources(old.sources), _sources(new.sources))
+    if old.sinks != new.sinks:
+        yield _step("sink", _sinks(old.sinks), _sinks(new.sinks))
+    for key, (name, absent) in _VALUES.items():
+        if (was := getattr(old, key)) != (is_now := getattr(new, key)):
+            yield _step(name, _value(was, absent), _value(is_now, absent))
+    if old.sampling != new.sampling:
+        yield _sampling(old.sampling, new.sampling)
+    if before.requested != after.requested:
+        yield _step("device", before.requested or "default", after.requested or "default")
+    if before.want != after.want:
+        yield "paused" if after.want == "pause" else "resumed"
+    for key, name in (("selector", "select"), ("labels", "label")):
+        yield from _labels(name, getattr(before, key), getattr(after, key))
+
+
+def begins_anew(before: Pipeline, after: Pipeline) -> bool:
+    """Whether a change restarts the pipeline. As `PipelineSpec.plays_like`, and always on another device."""
+    visible = _played(before) != _played(after) or before.device != after.device
+    return visible or _is_hidden(before, after)
+
+
+def _is_hidden(before: Pipeline, after: Pipeline) -> bool:
+    """Whether only credentials of a source changed, which are never shown."""
+    return before.gen != after.gen and not any(_changes(before, after))
+
+
+def _played(entry: Pipeline) -> tuple[ModelRef, list[SourceSpec]]:
+    return entry.spec.model, [replace(source, max_fps=None) for source in entry.spec.sources]
+
+
+def _step(name: str, before: str, after: str) -> str:
+    return f"{name} {before} → {after}"
+
+
+def _models(before: ModelRef, after: ModelRef) -> tuple[str, str]:
+    """By id, and by content where the same id stands for another one by now."""
+    if before.id != after.id:
+        return before.id, after.id
+    return f"{before.id} ({before.digest[:12]})", after.digest[:12]
+
+
+def _value(value: Any, absent: str) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return absent if value is None else str(value)
+
+
+def _videos(before: str, after: str) -> str:
+    return f"video {after} with other properties" if before == after else _step("video", before, after)
+
+
+def _sources(sources: Sequence[SourceSpec]) -> str:
+    return ", ".join(map(_source, sources))
+
+
+def _source(source: SourceSpec) -> str:
+    how: list[str] = [source.mode] if source.mode else []
+    if source.max_fps is not None:
+        how.append(f"max-fps {source.max_fps:g}")
+    return f"{source.reference} ({', '.join(how)})" if how else str(source.reference)
+
+
+def _sinks(sinks: Sequence[UdpSink]) -> str:
+    return ", ".join(place_of(sink.host, sink.port) for sink in sinks) or "none"
+
+
+def _sampling(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    names = [f"{each['dataset']} ({_strategies(each)})" if each else "none" for each in (before, after)]
+    return f"sample {names[0]} by other rules" if names[0] == names[1] else _step("sample", *names)
+
+
+def _strategies(sampling: dict[str, Any]) -> str:
+    return ", ".join(strategy["name"] for strategy in sampling["strategies"])
+
+
+def _labels(name: str, before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
+    for key in sorted(before.keys() | after.keys()):
+        if key not in after:
+            yield f"{name} {key} taken away"
+        elif key not in before:
+            yield f"{name} {key}={after[key]}"
+        elif before[key] != after[key]:
+            yield _step(f"{name} {key}", before[key], after[key])

@@ -1,0 +1,229 @@
+"""The commands of `streamfleet` about devices."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamfleet_api.cli import parameters
+from streamfleet_api.cli.commands.ready import retry_until_ready
+from streamfleet_api.cli.confirmation import confirm, listed, yes_option
+from streamfleet_api.cli.context import (
+    Settings,
+    as_json_option,
+    complete_device,
+    did_you_mean,
+    listing,
+    selector_option,
+    show_error,
+    warn,
+)
+from streamfleet_api.cli.pipeline_text import is_stale
+from streamfleet_api.cli.tables import Table, counted, labelled, plain, show, show_table, size
+from streamfleet_api.client.errors import CommandFailed, Rejected
+
+if TYPE_CHECKING:
+    from streamfleet.results import Device
+
+
+@listing
+@selector_option
+@as_json_option
+def devices(settings: Settings, selector: str | None, as_json: bool) -> None:
+    """Every device, its state, how many pipelines it runs.
+
+    \b
+      streamfleet devices -l site=hall-1
+    """
+    found = settings.client().list_devices(selector)
+    rows = [
+        (
+            entry.device,
+            entry.state,
+            f"{entry.pipelines} of {entry.capacity}",
+            "" if entry.silent is None else f"{entry.silent:.0f} s",
+            entry.agent,
+            labelled(entry.labels),
+        )
+        for entry in found
+    ]
+    empty = f"no device has {selector}" if selector else "no devices: streamfleet devices add NAME"
+    header = ("device", "state", "pipelines", "silent", "version", "labels")
+    show_table(found, as_json, Table(header, rows, "labels"), empty=empty)
+
+
+@devices.command("show")
+@click.argument("name", callback=parameters.name, shell_complete=complete_device)
+@as_json_option
+@click.pass_obj
+def show_device(settings: Settings, name: str, as_json: bool) -> None:
+    """One device: load, memory, models, what runs there.
+
+    \b
+      streamfleet devices show edge-1
+    """
+    client = settings.client()
+    with _guessing(settings, name):
+        entry = client.get_device(name)
+    if as_json:
+        show(entry, as_json, "")
+        return
+    here = [each.pipeline_id for each in client.list_pipelines(device=name)]
+    models = {model.digest: model.id for model in client.list_models()}
+    click.echo("\n".join(map(plain, device_lines(entry, here, models))))
+
+
+def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]) -> Iterator[str]:
+    """A device for people; `models`: ids by digest."""
+    yield f"{entry.device}: {entry.state}"
+    where = f": {', '.join(pipelines)}" if pipelines else ""
+    yield _line("pipelines", f"{entry.pipelines} of {entry.capacity}{where}")
+    if entry.labels:
+        yield _line("labels", labelled(entry.labels))
+    if entry.cores:
+        yield _line("load", f"{entry.load:.1f} on {entry.cores} cores{_age(entry)}")
+        memory = f"{size(entry.memory_available or 0)} of {size(entry.memory or 0)} available"
+        yield _line("memory", memory)
+    for engine in entry.engines:
+        name = models.get(engine.digest, engine.digest[:12])
+        restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
+        why = f": {engine.reason}" if engine.reason else ""
+        yield _line("model", f"{name} {engine.state}, {engine.inferences} inferences{restarts}{why}")
+    yield _line("version", entry.agent or "unknown")
+    if entry.silent is not None:
+        yield _line("heard", f"{entry.silent:.1f} s ago")
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:10}  {text}"
+
+
+def _age(entry: Device) -> str:
+    return f", {entry.age:.0f} s ago" if is_stale(entry.age) else ""
+
+
+@devices.command("add")
+@click.argument("name", callback=parameters.name)
+@click.option(
+    "--ttl",
+    default="15m",
+    show_default=True,
+    help="How long the token is good: 90s, 15m, 2h, 1d.",
+)
+@click.option("--token-only", is_flag=True, help="Nothing but the token, for scripts.")
+@click.option(
+    "--to",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the token into this file, which only you can read, as streamfleet-worker --join-file has it.",
+)
+@click.option("--wait", default="0s", show_default=True, metavar="TIME", help="Wait so long for the fleet.")
+@as_json_option
+@click.pass_obj
+def add_device(
+    settings: Settings, name: str, ttl: str, token_only: bool, file: Path | None, wait: str, as_json: bool
+) -> None:
+    """Let one device of this NAME join: prints its token.
+
+    \b
+      streamfleet devices add edge-1 --ttl 2h
+    """
+    from streamfleet_core.protocol.errors import BadToken
+    from streamfleet_core.protocol.join_token import JoinToken
+    from streamfleet_core.runtime.private_file import write_private
+
+    good_for = parameters.seconds(ttl, "--ttl")
+    client = settings.client()
+    answer = retry_until_ready(
+        lambda: client.add_device(name, ttl=good_for), parameters.seconds(wait, "--wait")
+    )
+    if file is not None:
+        write_private(file, answer.token.encode("ascii") + b"\n")
+        click.echo(f"{name}: the token is in {file}, good within {ttl}")
+        return
+    show(answer, as_json, answer.token)
+    if not token_only and not as_json:
+        click.echo(
+            f"\nOn the device, within {ttl}:\n\n"
+            f"  streamfleet-worker --join {answer.token}\n\n"
+            "The token is good for one device, once.",
+            err=True,
+        )
+    with contextlib.suppress(BadToken):  # a fleet of another version: what its tokens hold is its own
+        warn_if_only_here(JoinToken.decode(answer.token).endpoints)
+
+
+@devices.command("label")
+@click.argument("name", callback=parameters.name, shell_complete=complete_device)
+@click.argument(
+    "labels", metavar="KEY=VALUE|KEY-...", nargs=-1, required=True, callback=parameters.label_changes
+)
+@as_json_option
+@click.pass_obj
+def label_device(settings: Settings, name: str, labels: dict[str, str | None], as_json: bool) -> None:
+    """Set labels, or take them away with KEY-. Pipelines that select others move.
+
+    \b
+      streamfleet devices label edge-1 site=hall-1 old-
+    """
+    with _guessing(settings, name):
+        entry = settings.client().label_device(name, labels)
+    show(entry, as_json, f"{name}: {labelled(entry.labels) or 'no labels'}")
+
+
+@devices.command("remove")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_device)
+@yes_option
+@as_json_option
+@click.pass_context
+def remove_devices(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Forget devices, and their keys.
+
+    Their connections are cut within seconds, and what may move goes to others. It asks first at a terminal;
+    --yes does not.
+
+    \b
+      streamfleet devices remove edge-1
+    """
+    confirm(f"Remove {listed(names)}? To return, each needs a new token.", yes=yes)
+    well = [_remove(ctx.obj, name, as_json) for name in dict.fromkeys(names)]
+    ctx.exit(0 if all(well) else 1)
+
+
+def _remove(settings: Settings, name: str, as_json: bool) -> bool:
+    try:
+        with _guessing(settings, name):
+            settings.client().remove_device(name)
+    except CommandFailed as exc:
+        show_error(exc)
+        return False
+    click.echo(json.dumps({"device": name, "state": "gone"}) if as_json else f"{name} removed")
+    return True
+
+
+@contextlib.contextmanager
+def _guessing(settings: Settings, name: str) -> Iterator[None]:
+    """Explain an unknown device: it has not joined, or a similar name exists. Raises: CommandFailed."""
+    try:
+        yield
+    except Rejected as exc:
+        if exc.status != 404:
+            raise
+        known = {entry.device: entry.state for entry in settings.client().list_devices()}
+        if known.get(name) == "new":  # there is a token for it, and no more
+            raise CommandFailed(f"{name} has not joined yet", "try again when it has") from exc
+        hint = did_you_mean(name, list(known)) or "'streamfleet devices' lists them"
+        raise CommandFailed(f"no device {name}", hint) from exc
+
+
+def warn_if_only_here(endpoints: Iterable[str]) -> None:
+    """Warn if other hosts cannot reach an address."""
+    from streamfleet.connection import only_here
+
+    if only_here(endpoints):
+        warn("the fleet listens on this machine only: start it with --host")

@@ -1,0 +1,304 @@
+"""The commands of `streamfleet` about models."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from streamfleet_api.cli import parameters
+from streamfleet_api.cli.confirmation import confirm, listed, yes_option
+from streamfleet_api.cli.context import (
+    Settings,
+    as_json_option,
+    complete_model,
+    did_you_mean,
+    listing,
+    show_error,
+)
+from streamfleet_api.cli.tables import Table, counted, plain, show, show_table, size
+from streamfleet_api.client.errors import CommandFailed, Rejected
+from streamfleet_core.models.digest import Told, untold
+from streamfleet_core.protocol.values import Family
+
+if TYPE_CHECKING:
+    from streamfleet.results import Model, Pipeline
+
+
+@listing
+@as_json_option
+def models(settings: Settings, as_json: bool) -> None:
+    """The models that pipelines may name.
+
+    \b
+      streamfleet models
+    """
+    found = settings.client().list_models()
+    rows = [
+        (
+            model.id,
+            model.family or "",
+            _input(model),
+            _classes(model.labels or []),
+            model.digest[:12],
+        )
+        for model in found
+    ]
+    header = ("ID", "family", "input", "classes", "digest")
+    empty = "no models: streamfleet models add ID FILE"
+    show_table(found, as_json, Table(header, rows, "classes"), empty=empty)
+
+
+@models.command("show")
+@click.argument("model_id", metavar="ID", callback=parameters.model_id, shell_complete=complete_model)
+@as_json_option
+@click.pass_obj
+def show_model(settings: Settings, model_id: str, as_json: bool) -> None:
+    """One model: its classes, its size, which pipelines name it.
+
+    \b
+      streamfleet models show yolo11n/1
+    """
+    client = settings.client()
+    with _guessing(settings, model_id):
+        model = client.get_model(model_id)
+    if as_json:
+        show(model, as_json, "")
+        return
+    used = [each for each in client.list_pipelines() if each.spec.model.id == model_id]
+    click.echo("\n".join(map(plain, _model_lines(model, used))))
+
+
+def _model_lines(model: Model, used: list[Pipeline]) -> Iterator[str]:
+    yield f"{model.id}: {model.family or 'its manifest is not here'}"
+    if model.input_width:
+        yield _line("input", _input(model))
+    if model.weights:
+        yield _line("weights", size(model.weights.size))
+        yield _line("sha256", model.weights.sha256)
+    yield _line("digest", model.digest)
+    if model.labels:
+        yield _line("classes", f"{len(model.labels)}: {', '.join(model.labels)}")
+    old = [each for each in used if each.spec.model.digest != model.digest]
+    yield _line("pipelines", ", ".join(each.pipeline_id for each in used) or "none")
+    if old:
+        yield _line("", f"an earlier content: {', '.join(each.pipeline_id for each in old)}")
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:10}  {text}"
+
+
+@models.command("add")
+@click.argument("model_id", metavar="ID", callback=parameters.model_id)
+@click.argument("source", metavar="FILE|FOLDER|URL", type=click.Path())
+@click.option("--sha256", metavar="HEX", help="What the file must be; a URL needs it.")
+@click.option(
+    "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Class names, one a line."
+)
+@click.option("--family", type=click.Choice(get_args(Family)), help="How its output is laid out.")
+@click.option("--replace", is_flag=True, help="Put it in the place of what ID stands for now.")
+@as_json_option
+@click.pass_obj
+def add_model(
+    settings: Settings,
+    /,
+    model_id: str,
+    source: str,
+    sha256: str | None,
+    labels: Path | None,
+    family: str | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Upload an ONNX file, and let pipelines name it ID, as in shapes/1.
+
+    A FOLDER holds weights.onnx, and may hold class_names.txt and manifest.json. A URL is fetched by this
+    command and passed on, so that the fleet itself needs no internet.
+
+    \b
+      streamfleet models add yolo11n/1 yolo11n.onnx
+      streamfleet models add yolo11n/1 https://host/yolo11n.onnx --sha256 9f86d081…
+    """
+    client = settings.client()
+    told = None if labels is None else _read_labels(labels)
+    found = _uploaded(settings, source, sha256)
+    try:
+        model = client.register_model(
+            model_id,
+            found.digest,
+            family=family or found.family,
+            labels=found.labels if told is None else told,
+            replace=replace,
+        )
+    except Rejected as exc:
+        raise CommandFailed(f"{source}: {exc}", exc.hint) if exc.status == 422 else exc from exc
+    classes = counted(len(model.labels or ()), "class", "classes")
+    text = f"{model.id}: {model.family}, {_input(model)}, {classes}"
+    if model.replaces:
+        text += f"\nreplaces {model.replaces[:12]}; running pipelines keep it"
+    show(model, as_json, text)
+
+
+def _read_labels(path: Path) -> list[str]:
+    from streamfleet_core.models.model_folder import read_labels
+    from streamfleet_core.models.onnx_graph import BadModel
+
+    try:
+        return list(read_labels(path))
+    except (BadModel, OSError) as exc:
+        raise CommandFailed(str(exc)) from exc
+
+
+@dataclass(frozen=True, slots=True)
+class _Uploaded:
+    """Weights that are in the fleet, and what stood beside them."""
+
+    digest: str
+    family: str | None = None
+    labels: Sequence[str] | None = None
+
+
+def _uploaded(settings: Settings, source: str, sha256: str | None) -> _Uploaded:
+    """Upload the weights of a model.
+
+    Raises: CommandFailed, click.BadParameter.
+    """
+    if "://" in source:
+        return _Uploaded(_pass_on(settings, source, sha256))
+    from streamfleet_core.models.model_folder import FoundModel, read_folder
+    from streamfleet_core.models.onnx_graph import BadModel
+
+    path = Path(source)
+    try:
+        found = read_folder(path) if path.is_dir() else FoundModel(path)
+        return _Uploaded(_upload(settings, found.weights, sha256), found.family, found.labels)
+    except BadModel as exc:
+        raise CommandFailed(str(exc)) from exc
+    except OSError as exc:
+        wanted = "a file, a folder or https://…"
+        raise click.UsageError(f"expected {wanted}, {source} cannot be read: {exc.strerror}") from exc
+
+
+def _upload(settings: Settings, file: Path, expected: str | None) -> str:
+    """The sha256 of a file that is in the fleet then. Raises: CommandFailed, OSError."""
+    from streamfleet_core.models.digest import digest_of, pieces_of
+    from streamfleet_core.models.onnx_file import read_file
+    from streamfleet_core.models.onnx_graph import BadModel
+
+    try:
+        read_file(file)  # report an invalid file before the upload
+    except BadModel as exc:
+        raise CommandFailed(f"{file}: {exc}".replace("FILE.pt", f"{file.stem}.pt")) from exc
+    with _progress() as stage:
+        digest = digest_of(file, stage("reading"))
+        if expected is not None and digest != expected.lower():
+            raise CommandFailed(f"{file}: expected content of sha256 {expected}, got {digest}")
+        with contextlib.closing(pieces_of(file, stage("sending"))) as content:
+            settings.client().upload_weights(digest, content)
+    return digest
+
+
+def _pass_on(settings: Settings, address: str, sha256: str | None) -> str:
+    """The sha256 of content of the web that is in the fleet then. Raises: CommandFailed."""
+    from streamfleet_core.models.download import DownloadFailed, Remote, fetch
+
+    try:
+        remote = Remote.of(address, sha256)
+        with _progress() as stage, contextlib.closing(fetch(remote, stage("fetching"))) as content:
+            settings.client().upload_weights(remote.sha256, content)
+    except DownloadFailed as exc:
+        raise CommandFailed(str(exc)) from exc
+    return remote.sha256
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], Told]]:
+    """Yield a function that starts a stage with a progress bar, which is drawn on a terminal only."""
+    if not sys.stderr.isatty():
+        yield lambda _name: untold
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=20),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def stage(name: str) -> Told:
+            task = bar.add_task(name, total=None, visible=False)
+            # What is in the fleet already is not sent, and no bar of it is drawn.
+            return lambda passed, total: bar.update(task, completed=passed, total=total, visible=True)
+
+        yield stage
+
+
+@models.command("remove")
+@click.argument("model_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_model)
+@yes_option
+@as_json_option
+@click.pass_context
+def remove_models(ctx: click.Context, model_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Let pipelines name models no longer; what runs goes on.
+
+    Where pipelines use one it asks first at a terminal; --yes does not.
+
+    \b
+      streamfleet models remove yolo11n/1
+    """
+    users = [
+        f"{pipeline.pipeline_id} ({pipeline.spec.model.id})"
+        for pipeline in ctx.obj.client().list_pipelines()
+        if pipeline.spec.model.id in model_ids
+    ]
+    if users:
+        confirm(f"Remove {listed(model_ids)}, in use by {listed(users)}?", yes=yes)
+    well = [_remove(ctx.obj, model_id, as_json) for model_id in dict.fromkeys(model_ids)]
+    ctx.exit(0 if all(well) else 1)
+
+
+def _remove(settings: Settings, model_id: str, as_json: bool) -> bool:
+    try:
+        with _guessing(settings, model_id):
+            settings.client().remove_model(model_id, force=True)
+    except CommandFailed as exc:
+        show_error(exc)
+        return False
+    click.echo(json.dumps({"id": model_id, "state": "gone"}) if as_json else f"{model_id} removed")
+    return True
+
+
+# helpers --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _guessing(settings: Settings, model_id: str) -> Iterator[None]:
+    """Suggest a known model in place of an unknown one. Raises: CommandFailed."""
+    try:
+        yield
+    except Rejected as exc:
+        if exc.status != 404:
+            raise
+        known = [entry.id for entry in settings.client().list_models()]
+        hint = did_you_mean(model_id, known) or "'streamfleet models' lists them"
+        raise CommandFailed(f"no model {model_id}", hint) from exc
+
+
+def _input(model: Model) -> str:
+    return f"{model.input_width}x{model.input_height}" if model.input_width else ""
+
+
+def _classes(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:4])
+    return f"{len(labels)}: {shown}, …" if len(labels) > 4 else f"{len(labels)}: {shown}"

@@ -1,0 +1,362 @@
+"""The commands of `streamfleet` that say what a pipeline should be: `run`, `init` and `set`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from streamfleet_api.cli import parameters
+from streamfleet_api.cli.change_text import begins_anew, changes
+from streamfleet_api.cli.context import (
+    Settings,
+    as_json_option,
+    complete_device,
+    complete_model,
+    complete_pipeline,
+    warn,
+)
+from streamfleet_api.cli.parameters import DEFAULT
+from streamfleet_api.cli.pipeline_text import find, look_up, place, predicting, settle, trouble
+from streamfleet_api.cli.tables import say, show
+from streamfleet_api.client.errors import CommandFailed, Rejected
+from streamfleet_core.protocol.limits import MAX_FPS
+
+if TYPE_CHECKING:
+    from streamfleet.results import Pipeline
+    from streamfleet_api.client.http_client import Client
+
+DEFAULT_SINK = "127.0.0.1:37020"  # the default of Roboflow's UdpStream
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _wish(*, changing: bool) -> Callable[[F], F]:
+    """The options that say what a pipeline should be. When it is changed nothing has a default."""
+
+    def number(inner: click.ParamType[Any]) -> dict[str, Any]:
+        if not changing:
+            return {"type": inner, "metavar": "NUMBER"}
+        return {"callback": parameters.or_default(inner), "metavar": f"NUMBER|{DEFAULT}"}
+
+    def told(default: str) -> Any:
+        return False if changing else default
+
+    label_callback = parameters.label_changes if changing else parameters.labels
+    label_metavar = "KEY=VALUE|KEY-" if changing else "KEY=VALUE"
+    options = [
+        click.option(
+            "--model",
+            required=not changing,
+            metavar="ID",
+            shell_complete=complete_model,
+            help="As in 'streamfleet models list'.",
+        ),
+        click.option(
+            "--video",
+            "videos",
+            multiple=True,
+            required=not changing,
+            callback=parameters.references,
+            metavar="SOURCE",
+            help="A file on the device, a URL, a camera's index, or scene://conveyor/1. May be given again.",
+        ),
+        click.option(
+            "--mode",
+            type=click.Choice(["live", "file"]),
+            show_default=told("file for local files"),
+            help="live: newest frames, opened again. file: every frame, and it ends.",
+        ),
+        click.option(
+            "--sink",
+            "sinks",
+            multiple=True,
+            default=None if changing else [DEFAULT_SINK],
+            show_default=not changing,
+            metavar="HOST:PORT",
+            callback=parameters.sinks,
+            help="Where the device sends a datagram for each prediction. May be given again; none: nowhere.",
+        ),
+        click.option(
+            "--device",
+            metavar="NAME",
+            show_default=told("the one with most room"),
+            shell_complete=complete_device,
+            help="On this device and no other.",
+        ),
+        click.option(
+            "--select",
+            "selector",
+            multiple=True,
+            metavar=label_metavar,
+            callback=label_callback,
+            help="Only on devices with this label. May be given again.",
+        ),
+        click.option(
+            "--label",
+            "labels",
+            multiple=True,
+            metavar=label_metavar,
+            callback=label_callback,
+            help="To find it by. May be given again.",
+        ),
+        click.option(
+            "--max-fps",
+            **number(click.FloatRange(0, MAX_FPS, min_open=True)),
+            show_default=told("as fast as the source"),
+            help="Frames a second that are looked at.",
+        ),
+        click.option(
+            "--confidence",
+            **number(click.FloatRange(0, 1)),
+            show_default=told("the device's, 0.4"),
+            help="Leave out what is less sure.",
+        ),
+        click.option(
+            "--iou",
+            "--iou-threshold",
+            "iou_threshold",
+            **number(click.FloatRange(0, 1)),
+            show_default=told("the device's, 0.3"),
+            help="Two boxes that overlap more are one object.",
+        ),
+        click.option(
+            "--max-detections",
+            **number(click.IntRange(1)),
+            show_default=told("the device's, 300"),
+            help="Keep the surest of one frame.",
+        ),
+        click.option(
+            "--class-agnostic-nms/--no-class-agnostic-nms",
+            default=None,
+            show_default=told("the device's, off"),
+            help="Boxes of different classes that overlap are one object too.",
+        ),
+        click.option(
+            "--tracker",
+            is_flag=False,
+            flag_value="bytetrack",
+            type=click.Choice(["bytetrack"]),
+            metavar="",
+            help="Give objects an id from frame to frame.",
+        ),
+        click.option("--no-tracker", is_flag=True, help="Take the tracker away."),
+        click.option(
+            "--sample",
+            "sampling",
+            metavar="DATASET[=SHARE]|FILE.json|none",
+            callback=parameters.sampling,
+            help="Keep pictures for labelling: of what the model is unsure of, at most 144 a day; a share of "
+            "all, as doors=0.01; or as the file says. 'streamfleet samples' lists them.",
+        ),
+    ]
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def _runner(name: str, *, hidden: bool) -> click.Command:
+    @click.command(name, hidden=hidden)
+    @click.option(
+        "--id",
+        "pipeline_id",
+        metavar="NAME",
+        callback=parameters.name,
+        help="Its id. Doing it again changes that pipeline.",
+    )
+    @_wish(changing=False)
+    @click.option("--paused", is_flag=True, help="Emit nothing until 'streamfleet resume'.")
+    @click.option(
+        "--wait/--no-wait",
+        default=None,
+        help="Until it predicts, or not at all; without either, look for 3 s whether it works.",
+    )
+    @click.option("--timeout", default="60s", show_default=True, metavar="TIME", help="For --wait.")
+    @as_json_option
+    @click.pass_obj
+    def command(
+        settings: Settings,
+        /,
+        pipeline_id: str | None,
+        wait: bool | None,
+        timeout: str,
+        as_json: bool,
+        **wish: Any,
+    ) -> None:
+        """Put a model to work on a video, and look whether it works.
+
+        It exits with 0 as soon as the pipeline is stored, even if the check finds that it does not work
+        yet: 'streamfleet status ID' tells how it goes on. With --wait it exits with 0 as soon as predictions
+        come, with 3 when the pipeline has failed, and with 4 when none was received in time.
+
+        \b
+          streamfleet run --id door --model yolo11n/1 --video rtsp://10.0.0.9/door
+        """
+        seconds = parameters.seconds(timeout, "--timeout")
+        client = settings.client()
+        body = _body(wish)
+        if pipeline_id is None:
+            before, entry = None, client.create_pipeline(**body)
+        else:
+            before, entry = look_up(client, pipeline_id), client.put_pipeline(pipeline_id, **body)
+        if wait:
+            entry = predicting(client, entry.pipeline_id, seconds)
+        look = wait is None
+        if as_json:
+            show(_as_it_was(entry) if name == "init" else entry, as_json, "")
+        elif before is not None:
+            _report(client, before, entry, wait=look)
+        elif wait:
+            say(f"{entry.pipeline_id} {place(entry)}")
+        else:
+            _report_new(client, entry, wait=look)
+
+    return command
+
+
+run = _runner("run", hidden=False)
+init = _runner("init", hidden=True)  # the name that it had
+
+
+@click.command("set")
+@click.argument("pipeline_id", metavar="ID", shell_complete=complete_pipeline)
+@_wish(changing=True)
+@click.option(
+    "--add-sink",
+    multiple=True,
+    callback=parameters.sinks,
+    metavar="HOST:PORT",
+    help="Beside those that there are.",
+)
+@click.option(
+    "--remove-sink", multiple=True, callback=parameters.sinks, metavar="HOST:PORT", help="No longer there."
+)
+@as_json_option
+@click.pass_context
+def set_(ctx: click.Context, /, pipeline_id: str, as_json: bool, **wish: Any) -> None:
+    """Change a pipeline while it plays.
+
+    What is not given stays as it is. Another model, video or device restarts it; with all else it
+    goes on without a restart. The word 'default' puts a default back.
+
+    \b
+      streamfleet set door --confidence 0.6 --max-fps default --label line=3
+    """
+    given = {name: value for name, value in wish.items() if _is_given(ctx, name)}
+    if not given:
+        raise click.UsageError("expected what to change, as --confidence 0.6")
+    client = ctx.obj.client()
+    before = find(pipeline_id, client.list_pipelines())
+    after = _patch(client, before, given)
+    if as_json:
+        show(after, as_json, "")
+    else:
+        _report(client, before, after)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+# what is sent ---------------------------------------------------------------------------------------------
+
+
+def _body(wish: dict[str, Any]) -> dict[str, Any]:
+    """A request for a pipeline."""
+    body = {name: value for name, value in wish.items() if value not in (None, {}, DEFAULT)}
+    body["sources"] = _sources(body.pop("videos"), body.pop("mode", None))
+    if body.pop("no_tracker"):
+        body["tracker"] = None
+    return body
+
+
+def _sources(videos: list[str | int], mode: str | None) -> list[Any]:
+    return [{"reference": each, "mode": mode} if mode else each for each in videos]
+
+
+def _patch(client: Client, before: Pipeline, given: dict[str, Any]) -> Pipeline:
+    """The pipeline after a change. Raises: CommandFailed."""
+    patch = _merge_patch(before, given)
+    # Lists are replaced whole: one that was made of what is there must not undo what others did meanwhile.
+    version = before.version if "sinks" in patch and "sinks" not in given else None
+    try:
+        return client.patch_pipeline(before.pipeline_id, if_match=version, **patch)
+    except Rejected as exc:
+        if exc.status == 412:
+            raise CommandFailed("another client changed it at the same time", "try again") from exc
+        raise
+
+
+def _merge_patch(before: Pipeline, given: dict[str, Any]) -> dict[str, Any]:
+    from msgspec import to_builtins
+
+    patch: dict[str, Any] = {name: None if value == DEFAULT else value for name, value in given.items()}
+    videos, mode = patch.pop("videos", None), patch.pop("mode", None)
+    if videos is not None:
+        patch["sources"] = _sources(videos, mode)
+    elif mode is not None:
+        patch["sources"] = [{**to_builtins(source), "mode": mode} for source in before.spec.sources]
+    if patch.pop("no_tracker", False):
+        patch["tracker"] = None
+    added: list[dict[str, Any]] = patch.pop("add_sink", [])
+    removed: list[dict[str, Any]] = patch.pop("remove_sink", [])
+    if added or removed:
+        sinks = [sink for sink in patch.get("sinks", to_builtins(before.spec.sinks)) if sink not in removed]
+        patch["sinks"] = [*sinks, *(sink for sink in added if sink not in sinks)]
+    return patch
+
+
+# what is said ---------------------------------------------------------------------------------------------
+
+
+def _as_it_was(entry: Pipeline) -> dict[str, Any]:
+    """Roboflow's response, which programs that call `init --json` expect."""
+    context = {"pipeline_id": entry.pipeline_id, "device": entry.device}
+    return {"status": "success", "context": context}
+
+
+def _report_new(client: Client, entry: Pipeline, *, wait: bool) -> None:
+    pipeline_id = entry.pipeline_id
+    settled = settle(client, pipeline_id) if wait else None
+    if settled is None:
+        say(f"{pipeline_id} on {entry.device or 'no device yet'}")
+    else:
+        _tell_state(settled)
+
+
+def _tell_state(entry: Pipeline) -> None:
+    say(f"{entry.pipeline_id} {place(entry)}")
+    if wrong := trouble(entry):
+        warn(wrong)
+    elif entry.status == "starting":
+        warn(f"it is starting still: 'streamfleet status {entry.pipeline_id}' tells how it goes on")
+
+
+def _report(client: Client, before: Pipeline, after: Pipeline, *, wait: bool = True) -> None:
+    """Print what changed, and whether the pipeline restarts."""
+    pipeline_id, changed = after.pipeline_id, changes(before, after)
+    if not changed:
+        say(f"{pipeline_id} is so already: {place(after)}")
+        if wrong := trouble(after):
+            warn(wrong)
+        return
+    say(f"{pipeline_id}: {', '.join(changed)}")
+    if after.want == "pause":
+        click.echo("it is paused")
+    elif begins_anew(before, after):
+        click.echo("it restarts")
+        if wait and (settled := settle(client, pipeline_id)) is not None:
+            _tell_state(settled)
+    elif after.status in ("ended", "failed"):
+        say(f"it has {after.status}: 'streamfleet restart {pipeline_id}' plays it again")
+    else:
+        click.echo("it goes on without a restart")
+
+
+RUN_COMMANDS = (run, init, set_)

@@ -1,0 +1,252 @@
+"""`streamfleet`: tables for people, `--json` for programs, errors on stderr with the next step.
+
+It starts fast: what a command needs is imported when that command runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from streamfleet.defaults import DEFAULT_DATA_DIR, DEFAULT_URL
+from streamfleet_api.cli import parameters
+from streamfleet_api.cli.commands.backup import BACKUP_COMMANDS
+from streamfleet_api.cli.commands.devices import devices
+from streamfleet_api.cli.commands.models import models
+from streamfleet_api.cli.commands.pipelines import PIPELINE_COMMANDS
+from streamfleet_api.cli.commands.ready import ready
+from streamfleet_api.cli.commands.run import RUN_COMMANDS
+from streamfleet_api.cli.commands.samples import samples
+from streamfleet_api.cli.commands.streams import STREAM_COMMANDS
+from streamfleet_api.cli.commands.subscribers import keys, subscribers
+from streamfleet_api.cli.context import Commands, Settings
+from streamfleet_api.cli.tables import plain
+from streamfleet_api.local.options import ENVIRONMENT, MAX_WORKERS, Options, joined_before, workers_for
+from streamfleet_core.protocol.limits import MAX_PORT
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--url",
+    envvar="STREAMFLEET_URL",
+    show_envvar=True,
+    default=DEFAULT_URL,
+    show_default=True,
+    callback=parameters.address,
+    help="The fleet's api.",
+)
+@click.option(
+    "--token",
+    envvar="STREAMFLEET_TOKEN",
+    show_envvar=True,
+    help="The operator's token, for a fleet elsewhere.",
+)
+@click.option(
+    "--fingerprint",
+    envvar="STREAMFLEET_FINGERPRINT",
+    show_envvar=True,
+    help="The sha256 of its certificate, which 'streamfleet up' shows.",
+)
+@click.option(
+    "--ca",
+    "issuer",
+    envvar="STREAMFLEET_CA",
+    show_envvar=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with the issuer of its certificate.",
+)
+@click.option(
+    "--data-dir",
+    envvar="STREAMFLEET_DATA_DIR",
+    show_envvar=True,
+    default=DEFAULT_DATA_DIR,
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where a fleet on this machine keeps everything.",
+)
+@click.version_option(package_name="streamfleet", message="streamfleet %(version)s")
+@click.pass_context
+def cli(
+    ctx: click.Context,
+    url: str,
+    token: str | None,
+    fingerprint: str | None,
+    issuer: Path | None,
+    data_dir: Path,
+) -> None:
+    """Video inference on a fleet of devices.
+
+    \b
+      streamfleet up --demo
+      streamfleet COMMAND --help
+
+    Tab completes commands and names after: eval "$(_STREAMFLEET_COMPLETE=bash_source streamfleet)" (or
+    zsh_source). Exit codes: 0 done, 1 it could not be done, 2 a wrong command, 130 Ctrl-C; of
+    'run --wait' also 3 it has failed, 4 it did not predict in time.
+    """
+    ctx.obj = Settings(
+        url=url,
+        token=token,
+        data_dir=data_dir.expanduser().absolute(),
+        fingerprint=fingerprint,
+        issuer=issuer,
+    )
+
+
+# a fleet on this machine ----------------------------------------------------------------------------------
+
+
+def _port(option: str, default: int, text: str) -> Callable[[F], F]:
+    """An option for a port of the broker's, and the name that this one has in the broker's environment."""
+    names = list(ENVIRONMENT[option])
+    number = click.IntRange(1, MAX_PORT)
+    return click.option(option, envvar=names, default=default, show_default=True, type=number, help=text)
+
+
+def _read_by(
+    name: str,
+) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], tuple[str, ...]]:
+    """Checks each value of an option as the api will, which takes a moment to load."""
+
+    def check(ctx: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if texts:
+            from streamfleet_api import config
+
+            try:
+                for text in texts:
+                    getattr(config, name)(text)
+            except config.BadConfig as exc:
+                raise click.UsageError(str(exc), ctx) from exc
+        return texts
+
+    return check
+
+
+@cli.command()
+@click.option(
+    "--workers",
+    show_default="as many as there were; at first 1, 2 with --demo",
+    type=click.IntRange(0, MAX_WORKERS),
+    help="Workers on this machine.",
+)
+@click.option(
+    "--host",
+    envvar=list(ENVIRONMENT["--host"]),
+    default="127.0.0.1",
+    show_default=True,
+    show_envvar=True,
+    help="Listen here; 0.0.0.0 for the network.",
+)
+@click.option(
+    "--port",
+    envvar=list(ENVIRONMENT["--port"]),
+    default=8080,
+    show_default=True,
+    show_envvar=True,
+    type=click.IntRange(0, MAX_PORT),
+    help="HTTP.",
+)
+@click.option(
+    "--manager-port",
+    envvar=list(ENVIRONMENT["--manager-port"]),
+    default=7070,
+    show_default=True,
+    show_envvar=True,
+    type=click.IntRange(0, MAX_PORT),
+    help="The Stream Manager's commands over TCP; 0: none.",
+)
+@_port("--devices-port", 7771, "Devices join and are steered here.")
+@_port("--relay-in-port", 7773, "Devices send predictions here.")
+@_port("--relay-out-port", 7774, "Subscribers elsewhere connect here.")
+@_port("--pictures-in-port", 7775, "Devices send pictures here.")
+@_port("--pictures-out-port", 7776, "Who looks at pictures from elsewhere connects here.")
+@click.option("--advertise", multiple=True, metavar="HOST", help="How other hosts reach this one.")
+@click.option(
+    "--trust",
+    multiple=True,
+    metavar="CIDR",
+    callback=_read_by("network"),
+    help="A network whose HTTP needs no token.",
+)
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    callback=_read_by("allowed_host"),
+    help="A name of this machine under which HTTP needs no token; its own name and --advertise are known.",
+)
+@click.option(
+    "--cors",
+    multiple=True,
+    metavar="ORIGIN",
+    callback=_read_by("origin"),
+    help="Web pages of this origin, as https://page.example, may ask.",
+)
+@click.option(
+    "--tls-cert",
+    envvar="STREAMFLEET_TLS_CERT",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Serve HTTPS with this certificate (PEM), not with one of our own as beyond this machine.",
+)
+@click.option(
+    "--tls-key",
+    envvar="STREAMFLEET_TLS_KEY",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Its key, where that file has none.",
+)
+@click.option(
+    "--insecure", is_flag=True, help="Take the token over plain HTTP from other machines: others read it."
+)
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep everything here.")
+@click.option("--demo", is_flag=True, help="With four cameras over generated conveyor belts.")
+@click.pass_obj
+def up(settings: Settings, /, data_dir: Path | None, workers: int | None, **options: Any) -> None:
+    """Start a fleet on this machine, until Ctrl-C.
+
+    \b
+      streamfleet up --demo
+    """
+    from streamfleet_api.local.demo import WORKERS
+    from streamfleet_api.local.up import run
+
+    folder = data_dir.expanduser().absolute() if data_dir else settings.data_dir
+    if workers is None:
+        workers = workers_for(joined_before(folder), at_least=WORKERS if options["demo"] else 1)
+    sys.exit(run(Options(data_dir=folder, workers=workers, **options), lambda text: click.echo(text)))
+
+
+for _each in (
+    *RUN_COMMANDS,
+    *PIPELINE_COMMANDS,
+    *STREAM_COMMANDS,
+    devices,
+    models,
+    samples,
+    keys,
+    subscribers,
+    ready,
+    *BACKUP_COMMANDS,
+):
+    cli.add_command(_each)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli(prog_name="streamfleet")  # click itself ends `streamfleet tail | head` quietly
+    except OSError as exc:  # a disk that is full, as in `streamfleet tail > file`
+        click.echo(f"error: {plain(str(exc))}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail again
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

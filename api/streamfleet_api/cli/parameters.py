@@ -1,0 +1,199 @@
+"""Converts options and arguments to values. Invalid ones raise click.BadParameter."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streamfleet.defaults import DEFAULT_URL
+from streamfleet_core.protocol.limits import MAX_PORT
+
+NONE = "none"  # the word for an empty list
+DEFAULT = "default"  # the word for what holds when nothing is said
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def or_default(inner: click.ParamType[Any]) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    """A value as `inner` has it, or the word that puts the default back, as it is."""
+
+    def convert(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+        return text if text in (None, DEFAULT) else inner.convert(text, parameter, ctx)
+
+    return convert
+
+
+def model_id(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
+    """An id that a pipeline may name."""
+    import msgspec
+
+    from streamfleet_core.protocol.values import ModelId
+
+    try:
+        return msgspec.convert(text, ModelId)
+    except msgspec.ValidationError as exc:
+        raise click.BadParameter(
+            "expected a name or name/version, as shapes/1: each up to 64 letters, digits, '.', '_', '-', the "
+            f"first a letter or a digit; got {text!r}"
+        ) from exc
+
+
+def name(_ctx: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """The id of a pipeline, or the name of a device or a program."""
+    import msgspec
+
+    from streamfleet_core.protocol.values import Id
+
+    try:
+        return None if text is None else msgspec.convert(text, Id)
+    except msgspec.ValidationError as exc:
+        raise click.BadParameter(
+            f"expected up to 64 letters, digits, '.', '_', '-', the first a letter or a digit; got {text!r}"
+        ) from exc
+
+
+def jpeg(_ctx: click.Context, _parameter: click.Parameter, file: Path) -> Path:
+    """The path of a JPEG to write. A name without a suffix, such as /dev/stdout, is accepted."""
+    if file.suffix.lower() not in ("", ".jpg", ".jpeg"):
+        raise click.BadParameter(f"expected a name that ends in .jpg or .jpeg, got {str(file)!r}")
+    return file
+
+
+def address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
+    """Where an api is."""
+    if text == DEFAULT_URL:
+        return text
+    from streamfleet_core.protocol.source_reference import expected_instead, sanitised
+
+    if text.partition("://")[0].lower() not in ("http", "https"):
+        raise click.BadParameter(f"expected an address such as {DEFAULT_URL}")
+    if expected := expected_instead(text):
+        raise click.BadParameter(f"expected {expected}; got {sanitised(text)}")
+    return text
+
+
+def sinks(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Each HOST:PORT as the api takes it; `none` alone is an empty list."""
+    return [] if list(texts) == [NONE] else [sink(text) for text in texts]
+
+
+def sink(text: str) -> dict[str, Any]:
+    """A sink's host and port."""
+    host, _, port = text.rpartition(":")
+    if (
+        not host
+        or not (port.isascii() and port.isdecimal() and len(port) < 6)
+        or not 1 <= int(port) <= MAX_PORT
+    ):
+        raise click.BadParameter(f"expected HOST:PORT, as 127.0.0.1:37020 or [::1]:37020, got {text!r}")
+    return {"type": "udp", "host": host, "port": int(port)}
+
+
+def references(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str | int]:
+    """Where frames come from."""
+    return [reference(text) for text in texts]
+
+
+def reference(text: str) -> str | int:
+    """A device index is a number; a file of this machine is named whole, as the worker has another folder."""
+    from streamfleet_core.protocol.source_reference import expected_instead, reference_of, sanitised
+
+    meant = reference_of(text)
+    if isinstance(meant, int):
+        return meant
+    if expected := expected_instead(text):
+        raise click.BadParameter(f"expected {expected}; got {sanitised(text)}")
+    path = Path(text).expanduser() if text.startswith("~/") else Path(text)
+    return str(path.absolute()) if text.startswith("~/") or _is_file(path) else text
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
+def sampling(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> dict[str, Any] | str | None:
+    """The sampling rules, as the api expects them; by default none."""
+    if text is None or text in (NONE, DEFAULT):
+        return text and DEFAULT
+    if text.endswith(".json"):
+        value = _object_in(Path(text).expanduser())
+        if "dataset" not in value and "target_project" not in value:
+            raise click.BadParameter(f'{text}: expected "dataset": NAME in it, got {", ".join(value)}')
+        return value
+    import msgspec
+
+    from streamfleet_api.sampling_presets import ActiveLearning
+    from streamfleet_core.protocol.sampling import Dataset, Random, Sampling
+
+    dataset, equals, share = text.partition("=")
+    try:
+        msgspec.convert(dataset, Dataset)
+        wanted = ActiveLearning().sampling(True, dataset)
+        if equals:
+            wanted = Sampling(
+                dataset=dataset, strategies=(Random(name="random", traffic_percentage=_share(share)),)
+            )
+    except (ValueError, msgspec.ValidationError) as exc:
+        raise click.BadParameter(
+            f"expected a dataset, one with a share from 0 to 1, as doors=0.01, or FILE.json; got {text!r}"
+        ) from exc
+    return dict(msgspec.to_builtins(wanted))
+
+
+def _share(text: str) -> float:
+    """Raises: ValueError."""
+    share = float(text)
+    if not 0 <= share <= 1:
+        raise ValueError(text)
+    return share
+
+
+def _object_in(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise click.BadParameter(f"{file}: {exc}") from exc
+    if not isinstance(value, dict):
+        raise click.BadParameter(f"{file}: expected an object with a dataset and strategies")
+    return value
+
+
+def labels(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> dict[str, str]:
+    """Each key=value."""
+    return {key: value for key, value in map(_label, texts) if value is not None}
+
+
+def label_changes(
+    _ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]
+) -> dict[str, str | None]:
+    """Each key=value, or key- for a label that goes."""
+    return dict(_label(text, removable=True) for text in texts)
+
+
+def _label(text: str, *, removable: bool = False) -> tuple[str, str | None]:
+    key, equals, value = text.partition("=")
+    if key and equals:
+        return key, value
+    if removable and not equals and len(text) > 1 and text.endswith("-"):
+        return text[:-1], None
+    wanted = "key=value, or key- to take it away" if removable else "key=value"
+    raise click.BadParameter(f"expected {wanted}, got {text!r}")
+
+
+def seconds(text: str, option: str) -> float:
+    """A time with its unit."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if found is None:
+        raise click.BadParameter(
+            f"expected a number and its unit, as 15m, 90s, 2h or 1d; got {text!r}", param_hint=option
+        )
+    return float(found[1]) * _UNITS[found[2]]

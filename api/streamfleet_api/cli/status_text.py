@@ -1,0 +1,125 @@
+"""The whole state of one pipeline, in lines for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from streamfleet_api.cli.pipeline_text import is_stale, place
+from streamfleet_api.cli.tables import labelled
+from streamfleet_core.protocol.hosts import place_of
+
+if TYPE_CHECKING:
+    from streamfleet.results import Pipeline, PipelineReport, SampleStat, SourceStat
+
+MAX_UPDATES = 5  # of the last things that happened to its sources
+
+
+def status_lines(entry: Pipeline, status: PipelineReport) -> Iterator[str]:
+    """Of `GET /v2/pipelines/{id}`, and of its `/status`."""
+    yield f"{entry.pipeline_id}: {place(entry)}"
+    reason = entry.reason or status.reason
+    if entry.restarts:
+        crash = status.last_crash if status.last_crash != reason else ""
+        why = f", the last because: {crash}" if crash else ""
+        yield _line("restarts", f"{entry.restarts}{why}")
+    if reason:
+        yield _line("reason", reason)
+    yield _line("rate", _rate(entry))
+    if entry.latency is not None:
+        yield _line("latency", f"{entry.latency * 1000:.0f} ms from frame to prediction")
+    yield from _wish(entry)
+    for source in status.sources:
+        yield from _source(source)
+    if lost := {sink: count for sink, count in status.dropped.items() if count}:
+        yield _line("not sent", ", ".join(f"{count} to {sink}" for sink, count in lost.items()))
+    yield from _samples(entry.spec.sampling, status.samples)
+    for update in status.report["video_source_status_updates"][-MAX_UPDATES:]:
+        when = update["timestamp"][:19].replace("T", " ")
+        yield f"  {when}  {_update(update['event_type'], update['payload'])}{_repeats(update)}"
+
+
+def _update(kind: str, payload: dict[str, Any]) -> str:
+    """One of Roboflow's status updates."""
+    about = dict(payload)
+    source = f"source {about.pop('source_id')} " if "source_id" in about else ""
+    if kind == "SOURCE_STATE_UPDATE":
+        return f"{source}{payload['previous_state'].lower()} → {payload['new_state'].lower()}"
+    name = kind.removeprefix("SOURCE_") if source else kind
+    what = f"{source}{name.lower().replace('_', ' ')}"
+    return f"{what}: {about['error_message']}" if about.get("error_message") else what
+
+
+def _repeats(update: dict[str, Any]) -> str:
+    """Of an update that stands for several, in ours."""
+    return f", {update['times']} times since {update['since'][11:19]}" if "times" in update else ""
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:10}  {text}"
+
+
+def _rate(entry: Pipeline) -> str:
+    if entry.fps is None:
+        return "nothing is known yet"
+    stale = f", {entry.age:.0f} s ago" if is_stale(entry.age) else ""
+    most = entry.spec.max_fps
+    return f"{entry.fps:.1f} frames/s{stale}{'' if most is None else f', at most {most:g}'}"
+
+
+def _wish(entry: Pipeline) -> Iterator[str]:
+    spec = entry.spec
+    thresholds = [
+        f"{name} {value:g}"
+        for name, value in (("confidence", spec.confidence), ("iou", spec.iou_threshold))
+        if value is not None
+    ]
+    tracker = [spec.tracker] if spec.tracker else []
+    yield _line("model", ", ".join([spec.model.id, *thresholds, *tracker]))
+    if spec.sinks:
+        yield _line("sinks", ", ".join(place_of(sink.host, sink.port) for sink in spec.sinks))
+    if entry.labels:
+        yield _line("labels", labelled(entry.labels))
+    if entry.requested or entry.selector:
+        yield _line("only on", entry.requested or labelled(entry.selector))
+
+
+def _samples(sampling: dict[str, Any] | None, counted: SampleStat | None) -> Iterator[str]:
+    if sampling is None and counted is None:
+        return
+    where = f"for {sampling['dataset']}" if sampling else "no longer"
+    yield _line("samples", f"{where}, {counted.written if counted else 0} kept{_unkept(counted)}")
+    if counted and counted.error:
+        yield _line("", counted.error)
+
+
+def _unkept(counted: SampleStat | None) -> str:
+    drops = counted.dropped.items() if counted else ()
+    lost = ", ".join(f"{count} {cause}" for cause, count in drops if count)
+    return f", dropped {lost}" if lost else ""
+
+
+def _source(source: SourceStat) -> Iterator[str]:
+    yield _line(f"source {source.source_id}", f"{source.reference}: {source.state.lower()}")
+    if source.cause or source.reason:
+        tries = f", tried {source.attempts} times" if source.attempts > 1 else ""
+        why = ": ".join(part for part in (source.cause, source.reason) if part)
+        yield _line("", f"{why}{tries}")
+    if source.width:
+        latency = "" if source.latency is None else f", {source.latency * 1000:.0f} ms"
+        size = f"{source.width}x{source.height}"
+        yield _line("", f"{size}, {source.fps:.1f} frames/s{latency}{_seen(source)}")
+    if source.received:
+        yield _line("", f"received {source.received}, emitted {source.emitted}{_drops(source)}")
+
+
+def _seen(source: SourceStat) -> str:
+    if source.still_for:
+        return f", the picture stands still for {source.still_for:.0f} s"
+    age = source.last_frame_age
+    return f", the last frame {age:.0f} s ago" if age is not None and age >= 1 else ""
+
+
+def _drops(source: SourceStat) -> str:
+    causes = [f"{count} {cause}" for cause, count in source.dropped.items() if count]
+    return f", dropped {', '.join(causes)}" if causes else ", none dropped"

@@ -1,0 +1,99 @@
+"""The public client for the command line: it asks once, and its errors come with the next step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx
+
+from streamfleet import client, errors
+from streamfleet.attempts import Answer
+from streamfleet.calls import Call, error_in, reads
+from streamfleet.connection import Connection, is_certificate_failure
+from streamfleet.http_errors import unreachable
+from streamfleet.server_sent_events import EventParser, ServerSentEvent, TooLarge
+from streamfleet_api.client.errors import CommandFailed, Rejected, Unreachable
+from streamfleet_core.protocol.source_reference import redacted
+
+T = TypeVar("T")
+
+TIMEOUT = client.TIMEOUT
+_SILENT = 30.0  # seconds after which a stream is lost; the api sends at least a comment every 5 s
+_VARIABLES = {"ca_file": "STREAMFLEET_CA", "fingerprint": "STREAMFLEET_FINGERPRINT:"}
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The last events with all that the api says of them, and the id after which a stream continues."""
+
+    events: list[dict[str, Any]]
+    last: str
+
+
+class Client(client.Client):
+    """One api. Where the public client raises a StreamfleetError, this one raises CommandFailed."""
+
+    def __init__(self, connection: Connection, *, timeout: float = TIMEOUT) -> None:
+        with _explained(connection):
+            super().__init__(connection, timeout=timeout, retries=0)
+
+    def past_events(self, limit: int) -> Past:
+        """The last events, oldest first."""
+        path = f"/v2/events/recent?limit={limit}"
+        return self._send(Call(method="GET", path=path, read=reads(Past), is_repeatable=True))
+
+    def connect(self, path: str, last: str = "") -> Generator[ServerSentEvent, None, None]:
+        """The server-sent events of one connection after the one of this id, after one named `open`.
+
+        One named `silence` tells that the api had nothing to send for 5 s. Raises: CommandFailed.
+        """
+        timeout = httpx.Timeout(TIMEOUT, read=_SILENT)
+        headers = {"last-event-id": last} if last else {}
+        with _explained(self.connection):
+            try:
+                with self._http.stream("GET", path, timeout=timeout, headers=headers) as response:
+                    if response.status_code != httpx.codes.OK:
+                        raise error_in(Answer(response.status_code, response.headers, response.read()))
+                    yield ServerSentEvent("open", "", "")
+                    parser = EventParser()
+                    for piece in response.iter_bytes():
+                        yield from parser.feed(piece)
+            except httpx.TransportError as exc:
+                raise unreachable(self.connection, exc) from exc
+            except TooLarge as exc:
+                raise errors.UnexpectedAnswer(str(exc)) from exc
+
+    def _send(self, call: Call[T]) -> T:
+        with _explained(self.connection):
+            return super()._send(call)
+
+
+@contextlib.contextmanager
+def _explained(connection: Connection) -> Iterator[None]:
+    """Raises: CommandFailed, in the words of the command line."""
+    try:
+        yield
+    except errors.StreamfleetError as exc:
+        raise _failure(exc, connection) from exc
+
+
+def _failure(exc: errors.StreamfleetError, connection: Connection) -> CommandFailed:
+    if isinstance(exc, errors.ApiError):
+        hint = "give the operator's token with --token or STREAMFLEET_TOKEN" if exc.status == 401 else ""
+        return Rejected(exc.status, exc.detail, hint, exc.errors)
+    if isinstance(exc, errors.UnexpectedAnswer):
+        text = f"{connection.shown} is no Streamfleet api: {exc.problem}"
+        return CommandFailed(text, "--url names another")
+    if isinstance(exc, errors.BadSetting):
+        if exc.setting in _VARIABLES:
+            return CommandFailed(f"{_VARIABLES[exc.setting]} {exc.problem}")
+        text = "expected the operator's token as visible ASCII characters, got others"
+        return CommandFailed(text, "look at --token or STREAMFLEET_TOKEN")
+    why = exc.__cause__ or exc
+    hint = "is the fleet running? 'streamfleet up' starts one; --url names another"
+    if is_certificate_failure(why):
+        hint = "give --fingerprint, which 'streamfleet up' shows, or --ca, its issuer"
+    return Unreachable(f"cannot reach {connection.shown}: {redacted(str(why))}", hint)

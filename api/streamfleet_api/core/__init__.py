@@ -1,1 +1,0 @@
-"""The original's newer endpoints, `/inference_pipelines/…`: workflows in, results taken one by one."""

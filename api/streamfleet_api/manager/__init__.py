@@ -1,1 +1,0 @@
-"""The original's Stream Manager as a TCP server: its frames, its commands, its replies."""

@@ -1,0 +1,373 @@
+"""The metrics of the fleet in Prometheus' text format, from the last known state. Devices are never queried.
+
+Counters are counted by devices: they start at 0 with each start of a pipeline's process, which is what
+`rate()` expects of a counter. A label for the start would make a new series each time, without limit. Within
+one start a figure never falls, as outdated statuses are dropped (`zmq_subscription.Order`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamfleet_api.broker_client import BrokerClient, BrokerClientError
+from streamfleet_api.feeds.statuses import STALE, Seen, Statuses, as_of_now
+from streamfleet_api.web.connections import Connections
+from streamfleet_api.web.failed_logins import FailedLogins
+from streamfleet_core.protocol.requests import (
+    DeviceView,
+    FleetView,
+    GetFleet,
+    ListDevices,
+    ListPipelines,
+    PipelineView,
+)
+from streamfleet_core.protocol.status import DeviceStat, PipelineStat, SourceStat
+from streamfleet_core.runtime.descriptors import DescriptorWatch
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_ASK = 2.0  # seconds that the broker has
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A snapshot of the fleet. `fleet` is None if the broker does not answer."""
+
+    fleet: FleetView | None
+    pipelines: tuple[PipelineView, ...]
+    devices: tuple[DeviceView, ...]
+    of_pipelines: Mapping[str, Seen[PipelineStat]]
+    of_devices: Mapping[str, Seen[DeviceStat]]
+
+
+class Metrics:
+    """The metrics of the fleet and of this process."""
+
+    def __init__(self, broker: BrokerClient, statuses: Statuses, own: OwnFigures) -> None:
+        self._broker = broker
+        self._statuses = statuses
+        self._known = Known(fleet=None, pipelines=(), devices=(), of_pipelines={}, of_devices={})
+        self.requests = Requests()
+        self.requests.registry.register(own)
+
+    async def text(self) -> bytes:
+        """The whole text. Without a broker it is what was known last."""
+        self._known = await self._refresh()
+        fleet = await asyncio.to_thread(_written, self._known)  # takes a second for a thousand pipelines
+        return fleet + generate_latest(self.requests.registry)
+
+    async def _refresh(self) -> Known:
+        try:
+            fleet, pipelines, devices = await asyncio.gather(
+                self._broker.ask(GetFleet(), FleetView, timeout=_ASK),
+                self._broker.ask(ListPipelines(), tuple[PipelineView, ...], timeout=_ASK),
+                self._broker.ask(ListDevices(), tuple[DeviceView, ...], timeout=_ASK),
+            )
+        except BrokerClientError:
+            fleet, pipelines, devices = None, self._known.pipelines, self._known.devices
+        of_pipelines = {each.pipeline_id: self._statuses.pipeline(each.pipeline_id) for each in pipelines}
+        of_devices = {each.device: self._statuses.device(each.device) for each in devices}
+        return Known(
+            fleet=fleet,
+            pipelines=pipelines,
+            devices=devices,
+            of_pipelines={name: seen for name, seen in of_pipelines.items() if seen},
+            of_devices={name: seen for name, seen in of_devices.items() if seen},
+        )
+
+
+def _written(known: Known) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(Fleet(known))
+    return generate_latest(registry)
+
+
+class Fleet(Collector):
+    """Collects the metrics of a snapshot."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric with all of its series."""
+        known = self._known
+        up = GaugeMetricFamily("streamfleet_broker_up", "Whether the broker answers.")
+        up.add_metric([], float(known.fleet is not None))
+        yield up
+        yield from _pipeline_families(known)
+        yield from _source_families(known.of_pipelines.values())
+        yield from _device_families(known)
+        yield from _of_original(known)
+
+
+def _pipeline_families(known: Known) -> Iterator[Metric]:
+    labels = ["pipeline_id"]
+    up = GaugeMetricFamily("streamfleet_pipeline_up", "Whether it runs, by a recent status.", labels=labels)
+    info = GaugeMetricFamily(
+        "streamfleet_pipeline_info", "1 for each pipeline.", labels=[*labels, "device", "model", "status"]
+    )
+    restarts = CounterMetricFamily(
+        "streamfleet_pipeline_restarts", "Starts of its process after the first.", labels=labels
+    )
+    age = GaugeMetricFamily(
+        "streamfleet_pipeline_status_age_seconds", "Seconds since its last status.", labels=labels
+    )
+    dropped = CounterMetricFamily(
+        "streamfleet_sink_dropped", "Predictions that a sink did not take.", labels=[*labels, "sink"]
+    )
+    for view in known.pipelines:
+        name, seen = view.pipeline_id, known.of_pipelines.get(view.pipeline_id)
+        fresh = seen is not None and seen.age <= STALE
+        up.add_metric([name], float(fresh and view.status == "running"))
+        info.add_metric([name, view.device or "", view.spec.model.id, view.status], 1)
+        restarts.add_metric([name], view.restarts)
+        if seen is not None:
+            age.add_metric([name], seen.age)
+            for sink, count in seen.stat.dropped.items():
+                dropped.add_metric([name, sink], count)
+    yield from (up, info, restarts, age, dropped)
+
+
+def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric]:
+    labels = ["pipeline_id", "source"]
+    counters = {
+        "received": "Frames received from the source.",
+        "decoded": "Frames of which there was a picture.",
+        "inferred": "Frames that a model looked at.",
+        "emitted": "Frames whose predictions were emitted.",
+    }
+    counts = {
+        name: CounterMetricFamily(f"streamfleet_source_frames_{name}", text, labels=labels)
+        for name, text in counters.items()
+    }
+    dropped = CounterMetricFamily(
+        "streamfleet_source_frames_dropped", "Frames that were left out, by cause.", labels=[*labels, "cause"]
+    )
+    failures = CounterMetricFamily(
+        "streamfleet_source_connection_failures",
+        "Attempts to connect that failed, and connections that were lost.",
+        labels=labels,
+    )
+    gauges = {
+        name: GaugeMetricFamily(f"streamfleet_source_{name}", text, labels=labels)
+        for name, text in (
+            ("up", "Whether there is a picture."),
+            ("connection_attempts", "Attempts to connect that failed since the last success."),
+            ("fps", "Frames emitted a second."),
+            ("latency_seconds", "Seconds from the capture of a frame to its emission."),
+            ("last_frame_age_seconds", "Seconds since the last frame."),
+            ("still_seconds", "Seconds for which a live picture has not changed."),
+        )
+    }
+    for seen, source in _sources_of(pipelines):
+        series = [seen.stat.pipeline_id, str(source.source_id)]
+        for name, counter in counts.items():
+            counter.add_metric(series, getattr(source, name))
+        failures.add_metric(series, source.failures)
+        for cause, count in source.dropped.items():
+            dropped.add_metric([*series, cause], count)
+        for name, value in _gauges_of(source, seen.age).items():
+            if value is not None:
+                gauges[name].add_metric(series, value)
+    yield from (*counts.values(), dropped, failures, *gauges.values())
+
+
+def _sources_of(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[tuple[Seen[PipelineStat], SourceStat]]:
+    """Each source once, as of now: a series that is there twice makes the whole text unreadable."""
+    for seen in pipelines:
+        for source in {source.source_id: source for source in as_of_now(seen).sources}.values():
+            yield seen, source
+
+
+def _gauges_of(source: SourceStat, age: float) -> dict[str, float | None]:
+    """The gauges of a source whose last status has this age."""
+    return {
+        "up": float(age <= STALE and source.state == "RUNNING"),
+        "connection_attempts": source.attempts,
+        "fps": source.fps,
+        "latency_seconds": source.latency,
+        "last_frame_age_seconds": source.last_frame_age,
+        "still_seconds": source.still_for,
+    }
+
+
+def _device_families(known: Known) -> Iterator[Metric]:
+    labels = ["device"]
+    gauges = {
+        name: GaugeMetricFamily(f"streamfleet_device_{name}", text, labels=labels)
+        for name, text in (
+            ("ready", "Whether it is ready."),
+            ("capacity", "Pipelines that it is willing to run."),
+            ("pipelines", "Pipelines assigned to it."),
+            ("load1", "Processes that run or want to, over the last minute."),
+            ("cores", "Cores of the machine."),
+            ("memory_bytes", "Memory of the machine."),
+            ("memory_available_bytes", "Memory that programs may still have."),
+            ("silent_seconds", "Seconds since the broker heard it."),
+        )
+    }
+    engine = ["device", "digest"]
+    ready = GaugeMetricFamily("streamfleet_engine_ready", "Whether its model is loaded.", labels=engine)
+    inferences = CounterMetricFamily(
+        "streamfleet_engine_inferences", "Frames that it looked at since its start.", labels=engine
+    )
+    restarts = CounterMetricFamily(
+        "streamfleet_engine_restarts", "Starts of its process after the first.", labels=engine
+    )
+    for view in known.devices:
+        series = [view.device]
+        gauges["ready"].add_metric(series, float(view.state == "ready"))
+        gauges["capacity"].add_metric(series, view.capacity)
+        gauges["pipelines"].add_metric(series, view.pipelines)
+        if view.silent is not None:
+            gauges["silent_seconds"].add_metric(series, view.silent)
+        seen = known.of_devices.get(view.device)
+        if seen is None:
+            continue
+        gauges["load1"].add_metric(series, seen.stat.load)
+        gauges["cores"].add_metric(series, seen.stat.cores)
+        gauges["memory_bytes"].add_metric(series, seen.stat.memory)
+        gauges["memory_available_bytes"].add_metric(series, seen.stat.memory_available)
+        # Each once: a series that is there twice makes the whole text unreadable.
+        for each in {engine.digest: engine for engine in seen.stat.engines}.values():
+            ready.add_metric([view.device, each.digest], float(each.state == "ready"))
+            inferences.add_metric([view.device, each.digest], each.inferences)
+            restarts.add_metric([view.device, each.digest], each.restarts)
+    yield from (*gauges.values(), ready, inferences, restarts)
+
+
+def _of_original(known: Known) -> Iterator[Metric]:
+    """Roboflow's gauges, under its names."""
+    labels = ["pipeline_id", "source"]
+    gauges = {
+        name: GaugeMetricFamily(f"inference_pipeline_{name}", text, labels=labels)
+        for name, text in (
+            ("inference_fps", "Frames a second of which there are predictions."),
+            ("camera_fps", "Frames a second that the source declares."),
+            ("frame_decoding_latency", "Seconds from the capture of a frame to its inference."),
+            ("inference_latency", "Seconds of its inference."),
+            ("e2e_latency", "Seconds from its capture to its predictions."),
+        )
+    }
+    active = GaugeMetricFamily("inference_pipeline_active_streams", "Pipelines that run.")
+    active.add_metric([], sum(view.status == "running" for view in known.pipelines))
+    for seen, source in _sources_of(known.of_pipelines.values()):
+        gauges["inference_fps"].add_metric([seen.stat.pipeline_id, str(source.source_id)], source.fps)
+    for seen in known.of_pipelines.values():
+        for (source_id, figure), value in dict(_reported(seen.stat)).items():
+            gauges[figure].add_metric([seen.stat.pipeline_id, source_id], value)
+    yield from (*gauges.values(), active)
+
+
+def _reported(stat: PipelineStat) -> Iterator[tuple[tuple[str, str], float]]:
+    """The figures of a report, by source and name."""
+    latencies = ("frame_decoding_latency", "inference_latency", "e2e_latency")
+    for entry in _entries(stat.report.get("latency_reports")):
+        for name in latencies:
+            if isinstance(entry.get(name), int | float):
+                yield (str(entry.get("source_id")), name), float(entry[name])
+    for entry in _entries(stat.report.get("sources_metadata")):
+        properties = entry.get("source_properties")
+        if isinstance(properties, dict) and isinstance(properties.get("fps"), int | float):
+            yield (str(entry.get("source_id")), "camera_fps"), float(properties["fps"])
+
+
+def _entries(listed: object) -> list[dict[str, Any]]:
+    """A report is a free document of a device: what is no list of objects has no figures."""
+    return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+
+
+class Requests(Collector):
+    """Counts the responses of this process, by declared route and never by the requested path."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._durations = Histogram(
+            "streamfleet_http_request_duration_seconds",
+            "Seconds until an answer began.",
+            ["method", "route"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.registry.register(self)
+
+    def count(self, method: str, route: str, status: int, duration: float) -> None:
+        """An answer has begun."""
+        method = method if method in _METHODS else "other"
+        self._counts[(method, route, str(status))] += 1
+        self._durations.labels(method, route).observe(duration)
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts."""
+        counter = CounterMetricFamily(
+            "streamfleet_http_requests", "Requests that were answered.", labels=["method", "route", "status"]
+        )
+        for series, count in self._counts.items():
+            counter.add_metric(series, count)
+        yield counter
+
+
+class OwnFigures(Collector):
+    """Further metrics of this process."""
+
+    def __init__(
+        self, failed_logins: FailedLogins, connections: Connections, descriptors: DescriptorWatch
+    ) -> None:
+        self._failed_logins = failed_logins
+        self._connections = connections
+        self._descriptors = descriptors
+
+    def collect(self) -> Iterator[Metric]:
+        """As of now, the descriptors as of some seconds ago."""
+        seen = self._descriptors.seen
+        for name, text, count in (
+            ("failed_logins", "Wrong tokens.", self._failed_logins.count),
+            (
+                "connections_without_room",
+                "Connections for which others were closed, or that were refused.",
+                self._connections.without_room,
+            ),
+        ):
+            yield CounterMetricFamily(f"streamfleet_http_{name}", text, value=count)
+        for name, text, value in (
+            ("http_connections", "Connections that are open.", self._connections.count),
+            ("open_descriptors", "File descriptors of this process that are open.", seen.open),
+            ("max_descriptors", "File descriptors that this process may open.", seen.limit),
+        ):
+            yield GaugeMetricFamily(f"streamfleet_{name}", text, value=value)
+
+
+class Measure:
+    """Counts all responses."""
+
+    def __init__(self, app: ASGIApp, requests: Requests, routes: Mapping[Any, str]) -> None:
+        self._app = app
+        self._requests = requests
+        self._routes = routes  # path as declared, by endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+
+        async def measured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = self._routes.get(scope.get("endpoint"), "other")
+                self._requests.count(scope["method"], route, message["status"], time.monotonic() - began)
+            await send(message)
+
+        await self._app(scope, receive, measured)

@@ -1,0 +1,1 @@
+"""Roboflow's `/inference_pipelines/…`: workflows as input, results that clients poll."""

@@ -1,0 +1,185 @@
+"""Resolves the id of a model to its content: first the registry, then the model cache."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamfleet_api.broker_client import BrokerClient
+from streamfleet_api.storage.blob_store import BlobError, Blobs
+from streamfleet_api.storage.model_trial import try_model
+from streamfleet_api.storage.onnx_file import BadModel, inspect
+from streamfleet_core.models import model_folder
+from streamfleet_core.protocol.requests import (
+    ListModels,
+    ListPipelines,
+    PipelineView,
+    PutModel,
+    RemoveModel,
+)
+from streamfleet_core.protocol.values import Family, Manifest, ModelRef
+
+_SHOWN = 5  # pipelines in an error
+UNUSED = 3600.0  # seconds for which a blob may be here without a model: its model is about to be put
+
+
+class UnknownModel(Exception):
+    """A model that neither the fleet nor the model cache knows."""
+
+    def __init__(self, model_id: str, cache_dir: Path | None) -> None:
+        where = "no MODEL_CACHE_DIR is set" if cache_dir is None else f"{cache_dir} has no folder {model_id}"
+        super().__init__(
+            f"no model {model_id!r} is registered and {where}: add it with "
+            f"'streamfleet models add {model_id} FILE'"
+        )
+        self.model_id = model_id
+
+
+class ModelExists(Exception):
+    """The id stands for other content already."""
+
+    def __init__(self, model: ModelRef) -> None:
+        super().__init__(
+            f"{model.id} exists with other content ({model.digest[:12]}): to put this in its place say "
+            "'streamfleet models add --replace', or \"replace\": true over HTTP"
+        )
+        self.model = model
+
+
+class ModelInUse(Exception):
+    """Pipelines name the model that is to be removed."""
+
+    def __init__(self, model_id: str, pipelines: tuple[str, ...]) -> None:
+        self.pipelines = pipelines
+        names = ", ".join(pipelines[:_SHOWN])
+        more = f" and {len(pipelines) - _SHOWN} more" if len(pipelines) > _SHOWN else ""
+        super().__init__(
+            f"{model_id} is in use by {names}{more}: what runs would go on, and none could name it any more; "
+            "'?force=true' removes it all the same"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A model that pipelines may name from now on."""
+
+    model: ModelRef
+    manifest: Manifest
+    replaces: str | None  # the digest that the id stood for before
+
+
+class Models:
+    """The models of the fleet: names in the broker's registry, content in the blobs."""
+
+    def __init__(self, broker: BrokerClient, blobs: Blobs, cache_dir: Path | None) -> None:
+        self._broker = broker
+        self._blobs = blobs
+        self._cache_dir = cache_dir
+        self._inspecting = asyncio.Lock()  # a file is read whole: one at a time
+        self._trying = asyncio.Lock()  # the same of running it
+
+    async def list(self) -> tuple[ModelRef, ...]:
+        """Raises: BrokerClientError."""
+        return await self._broker.ask(ListModels(), tuple[ModelRef, ...])
+
+    async def find(self, model_id: str) -> ModelRef:
+        """The content that this id stands for; a model that only the cache has is registered first.
+
+        Raises: UnknownModel, BadModel, BrokerClientError.
+        """
+        for model in await self.list():
+            if model.id == model_id:
+                return model
+        if self._cache_dir is not None:
+            async with self._inspecting:
+                found = await asyncio.to_thread(self._from_cache, self._cache_dir, model_id)
+            if found is not None:
+                await self._try(found)
+                return await self._register(model_id, found)
+        raise UnknownModel(model_id, self._cache_dir)
+
+    async def put(
+        self,
+        model_id: str,
+        weights: Path,
+        *,
+        family: Family | None,
+        labels: tuple[str, ...] | None,
+        replace: bool,
+    ) -> Registered:
+        """Register a blob as a model. Raises: BadModel, ModelExists, BrokerClientError."""
+        async with self._inspecting:
+            manifest = await asyncio.to_thread(inspect, weights, weights.name, family=family, labels=labels)
+        await self._try(manifest)
+        async with self._inspecting:
+            before = next((model for model in await self.list() if model.id == model_id), None)
+            if before is not None and before.digest != manifest.digest and not replace:
+                raise ModelExists(before)
+            model = await self._register(model_id, manifest)
+        replaces = None if before is None or before.digest == model.digest else before.digest
+        return Registered(model, manifest, replaces)
+
+    async def remove(self, model_id: str, *, force: bool) -> None:
+        """Remove a model and the blobs that only it names.
+
+        Raises: ModelInUse, BrokerClientError.
+        """
+        async with self._inspecting:
+            pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+            users = tuple(view.pipeline_id for view in pipelines if view.spec.model.id == model_id)
+            if users and not force:
+                raise ModelInUse(model_id, users)
+            removed = await self._broker.ask(RemoveModel(model_id), ModelRef)
+            registered, used = await self.list(), [view.spec.model for view in pipelines]
+            await asyncio.to_thread(self._clear, registered, used, removed)
+
+    def _clear(self, registered: Iterable[ModelRef], used: Iterable[ModelRef], removed: ModelRef) -> None:
+        """Remove the content that nothing names, if all that is registered can say what it needs."""
+        if all(self.manifest(model) for model in registered):
+            needed = self._content([*registered, *used])
+            self._blobs.remove(self._content([removed]) - needed)
+            self._blobs.sweep(needed, UNUSED)
+
+    def _content(self, models: Iterable[ModelRef]) -> set[str]:
+        """The digests of all that these models are made of."""
+        digests = set()
+        for model in set(models):
+            digests.add(model.digest)
+            manifest = self.manifest(model)
+            if manifest is not None:
+                digests.add(manifest.weights.sha256)
+        return digests
+
+    def manifest(self, model: ModelRef) -> Manifest | None:
+        """The manifest of a model for devices; None if its blob is missing or damaged."""
+        path = self._blobs.verified(model.digest)
+        return None if path is None else Manifest.decode(path.read_bytes())
+
+    async def _try(self, manifest: Manifest) -> None:
+        """Run a model once, unless the same content is registered already.
+
+        Raises: BadModel, BrokerClientError.
+        """
+        weights = self._blobs.find(manifest.weights.sha256)
+        if weights is None or any(model.digest == manifest.digest for model in await self.list()):
+            return
+        async with self._trying:
+            await try_model(weights, manifest)
+
+    async def _register(self, model_id: str, manifest: Manifest) -> ModelRef:
+        digest = await asyncio.to_thread(self._blobs.put_bytes, manifest.encode())
+        return await self._broker.ask(PutModel(ModelRef(model_id, digest)), ModelRef)
+
+    def _from_cache(self, cache_dir: Path, model_id: str) -> Manifest | None:
+        try:
+            found = model_folder.find(cache_dir, model_id)
+            if found is None:
+                return None
+            digest = self._blobs.put_file(found.weights)
+        except (BlobError, OSError) as exc:
+            raise BadModel(f"the model cache cannot be read: {exc}") from exc
+        path = self._blobs.find(digest)
+        assert path is not None
+        return inspect(path, digest, family=found.family, labels=found.labels)

@@ -1,0 +1,119 @@
+"""`/v2/devices`: join tokens, labels and the removal of devices."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from streamfleet_api.broker_client import BrokerClient
+from streamfleet_api.feeds.statuses import Statuses
+from streamfleet_api.v2.mapping import merged_labels
+from streamfleet_api.v2.request_reading import MERGE_PATCH, query, read, selector_of
+from streamfleet_api.v2.requests import DevicePatch, DeviceQuery, DeviceRequest
+from streamfleet_api.v2.responses import Device, DeviceList, JoinToken
+from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, native, written
+from streamfleet_api.web.validation import ID_SCHEMA, check_id
+from streamfleet_core.protocol.requests import (
+    AddDevice,
+    DeviceView,
+    GetDevice,
+    LabelDevice,
+    ListDevices,
+    RemoveDevice,
+    Token,
+)
+
+_SECRET = {"cache-control": "no-store"}
+_NAME = {"name": ID_SCHEMA}
+
+
+class DeviceRoutes:
+    """The endpoints."""
+
+    def __init__(self, broker: BrokerClient, statuses: Statuses) -> None:
+        self._broker = broker
+        self._statuses = statuses
+
+    def endpoints(self) -> list[Endpoint]:
+        """Declare the endpoints."""
+        whole, one, tag = "/v2/devices", "/v2/devices/{name}", "devices"
+        return [
+            Endpoint(
+                *("GET", whole, self.list, "list_devices", "Every device, by name", tag),
+                {200: Answer("The devices.", DeviceList)},
+                query=DeviceQuery,
+                errors=native(422),
+            ),
+            Endpoint(
+                *("POST", whole, self.add, "add_device", "A token with which one device may join", tag),
+                {201: Answer("The token. It is shown only once and valid only once.", JoinToken)},
+                body=Content(DeviceRequest),
+                errors=native(409, 422),
+            ),
+            Endpoint(
+                *("GET", one, self.get, "get_device", "One device", tag),
+                {200: Answer("The device.", Device)},
+                path_schemas=_NAME,
+                errors=native(404, 422),
+            ),
+            Endpoint(
+                *("PATCH", one, self.patch, "patch_device", "Change the labels of a device", tag),
+                {200: Answer("The device.", Device)},
+                "A pipeline whose selector no longer matches is moved to another device, if it is movable.",
+                body=Content(DevicePatch, (MERGE_PATCH, JSON)),
+                path_schemas=_NAME,
+                errors=native(404, 409, 422),
+            ),
+            Endpoint(
+                *("DELETE", one, self.remove, "remove_device", "Remove a device and its key", tag),
+                {204: Answer("The device was removed.")},
+                "Movable pipelines move to other devices, others prevent the removal. It is disconnected.",
+                path_schemas=_NAME,
+                errors=native(404, 409, 422),
+            ),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        """The devices that match the query."""
+        asked = query(request, DeviceQuery)
+        selector = selector_of(asked.selector)
+        views = await self._broker.ask(ListDevices(), tuple[DeviceView, ...])
+        found = [
+            self._shown(view)
+            for view in views
+            if selector.meets(view.labels) and asked.state in (None, view.state)
+        ]
+        return written(DeviceList(devices=found))
+
+    async def add(self, request: Request) -> Response:
+        """Create a join token."""
+        asked = await read(request, DeviceRequest)
+        token = await self._broker.ask(AddDevice(asked.name, asked.ttl), Token)
+        return written(JoinToken(device=token.device, token=token.token), 201, _SECRET)
+
+    async def get(self, request: Request) -> Response:
+        """One device."""
+        view = await self._broker.ask(GetDevice(_name(request)), DeviceView)
+        return written(self._shown(view))
+
+    async def patch(self, request: Request) -> Response:
+        """Change labels key by key."""
+        name = _name(request)
+        asked = await read(request, DevicePatch, MERGE_PATCH, JSON)
+        view = await self._broker.ask(GetDevice(name), DeviceView)
+        if "labels" in asked.model_fields_set:
+            labels = merged_labels(view.labels, asked.labels)
+            view = await self._broker.ask(LabelDevice(name, labels), DeviceView)
+        return written(self._shown(view))
+
+    async def remove(self, request: Request) -> Response:
+        """Remove a device with its key, tokens and labels."""
+        await self._broker.ask(RemoveDevice(_name(request)), object)
+        return Response(status_code=204)
+
+    def _shown(self, view: DeviceView) -> Device:
+        return Device.of(view, self._statuses.device(view.device))
+
+
+def _name(request: Request) -> str:
+    return check_id(request.path_params["name"], "name")

@@ -1,0 +1,168 @@
+"""Maps requests of `/v2` to requests to the broker, and a pipeline back to a request for a patch. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from streamfleet_api.v2.requests import (
+    NewPipelineRequest,
+    PipelinePatch,
+    PipelineRequest,
+    SamplingRequest,
+    SourceRequest,
+)
+from streamfleet_api.web.validation import validate
+from streamfleet_core.protocol.requests import CreatePipeline, PipelineView, PutPipeline
+from streamfleet_core.protocol.sampling import Sampling
+from streamfleet_core.protocol.source_reference import sanitised
+from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink, from_plain
+
+_BY_KEY = ("selector", "labels")  # a patch changes these key by key, everything else whole
+
+
+def spec_of(request: PipelineRequest, model: ModelRef) -> PipelineSpec:
+    """The spec of a requested pipeline."""
+    return PipelineSpec(
+        model=model,
+        sources=tuple(_source(source) for source in request.sources),
+        sinks=tuple(UdpSink(sink.host, sink.port) for sink in request.sinks),
+        max_fps=request.max_fps,
+        confidence=request.confidence,
+        iou_threshold=request.iou_threshold,
+        class_agnostic_nms=request.class_agnostic_nms,
+        max_candidates=request.max_candidates,
+        max_detections=request.max_detections,
+        tracker=request.tracker,
+        sampling=_sampling(request.sampling),
+    )
+
+
+def _sampling(request: SamplingRequest | None) -> Sampling | None:
+    return None if request is None else from_plain(request.model_dump(), Sampling)
+
+
+def asked_sampling(sampling: Sampling | None) -> SamplingRequest | None:
+    """The request for this sampling."""
+    return None if sampling is None else SamplingRequest.model_validate_json(msgspec.json.encode(sampling))
+
+
+def _source(source: str | int | SourceRequest) -> SourceSpec:
+    if not isinstance(source, SourceRequest):
+        return SourceSpec(source)
+    return SourceSpec(
+        source.reference,
+        properties=source.properties,
+        mode=source.mode,
+        max_fps=source.max_fps,
+        filling=source.filling,
+        consumption=source.consumption,
+    )
+
+
+def create(request: NewPipelineRequest, pipeline_id: str, model: ModelRef, key: str) -> CreatePipeline:
+    """Map a request to create a pipeline."""
+    return CreatePipeline(
+        pipeline_id=pipeline_id,
+        spec=spec_of(request, model),
+        device=request.device,
+        selector=request.selector,
+        labels=request.labels,
+        want=_want(request),
+        key=key,
+        digest=digest_of(request) if key else "",
+    )
+
+
+def put(request: PipelineRequest, pipeline_id: str, model: ModelRef, *, expected: int | None) -> PutPipeline:
+    """Map a request to put a pipeline."""
+    return PutPipeline(
+        pipeline_id=pipeline_id,
+        spec=spec_of(request, model),
+        device=request.device,
+        selector=request.selector,
+        labels=request.labels,
+        want=_want(request),
+        expected=expected,
+    )
+
+
+def _want(request: PipelineRequest) -> Literal["run", "pause"]:
+    return "pause" if request.paused else "run"
+
+
+def digest_of(request: NewPipelineRequest) -> str:
+    """The sha256 of a request, independent of its formatting."""
+    content = json.dumps(request.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def patched(view: PipelineView, patch: PipelinePatch) -> PipelineRequest:
+    """Apply a patch to a pipeline. Raises: Invalid if the result is not a valid pipeline."""
+    content = _as_request(view)
+    for name, value in patch.model_dump(exclude_unset=True).items():
+        if value is None:
+            content.pop(name, None)
+        elif name in _BY_KEY:
+            content[name] = _merged(content[name], value)
+        else:
+            content[name] = value
+    if patch.sources is not None:
+        content["sources"] = [
+            _with_credentials(source, view.spec.sources[number : number + 1])
+            for number, source in enumerate(content["sources"])
+        ]
+    return validate(content, PipelineRequest)
+
+
+def _as_request(view: PipelineView) -> dict[str, Any]:
+    spec = view.spec
+    return {
+        "model": spec.model.id,
+        "sources": [
+            {
+                "reference": source.reference,
+                "mode": source.mode,
+                "max_fps": source.max_fps,
+                "properties": source.properties,
+                "filling": source.filling,
+                "consumption": source.consumption,
+            }
+            for source in spec.sources
+        ],
+        "sinks": [{"type": "udp", "host": sink.host, "port": sink.port} for sink in spec.sinks],
+        "max_fps": spec.max_fps,
+        "confidence": spec.confidence,
+        "iou_threshold": spec.iou_threshold,
+        "class_agnostic_nms": spec.class_agnostic_nms,
+        "max_candidates": spec.max_candidates,
+        "max_detections": spec.max_detections,
+        "tracker": spec.tracker,
+        "sampling": asked_sampling(spec.sampling),
+        "device": view.requested,
+        "selector": view.selector,
+        "labels": view.labels,
+        "paused": view.want == "pause",
+    }
+
+
+def _merged(before: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    kept = {key: value for key, value in before.items() if key not in changes}
+    return {**kept, **{key: value for key, value in changes.items() if value is not None}}
+
+
+def merged_labels(before: Mapping[str, str], changes: Mapping[str, str | None] | None) -> dict[str, str]:
+    """Labels after a patch; None removes all."""
+    return {} if changes is None else _merged(before, changes)
+
+
+def _with_credentials(source: Any, stored: tuple[SourceSpec, ...]) -> Any:
+    """Restore the credentials of a source that a client sent back as it was shown, without them."""
+    given = source["reference"] if isinstance(source, dict) else source
+    if not stored or given != sanitised(stored[0].reference):
+        return source
+    return {**source, "reference": stored[0].reference} if isinstance(source, dict) else stored[0].reference

@@ -1,0 +1,324 @@
+"""`/v2/pipelines`: the desired pipelines: replaced (PUT), changed in part (PATCH), paused and so on."""
+
+from __future__ import annotations
+
+import uuid
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from streamfleet_api.broker_client import BrokerClient, Refused
+from streamfleet_api.feeds.statuses import Statuses
+from streamfleet_api.storage.model_registry import Models, UnknownModel
+from streamfleet_api.storage.onnx_file import BadModel
+from streamfleet_api.v2.mapping import create, patched, put
+from streamfleet_api.v2.request_reading import (
+    IDEMPOTENCY_KEY,
+    IF_MATCH,
+    MERGE_PATCH,
+    idempotency_key,
+    if_match,
+    listed,
+    query,
+    read,
+    selector_of,
+)
+from streamfleet_api.v2.requests import NewPipelineRequest, PipelinePatch, PipelineQuery, PipelineRequest
+from streamfleet_api.v2.responses import Pipeline, PipelineList, PipelineReport
+from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, Handler, native, written
+from streamfleet_api.web.problem_details import Problem
+from streamfleet_api.web.validation import ID_SCHEMA, Invalid, check_id
+from streamfleet_core.protocol.requests import (
+    Changed,
+    ChangePipeline,
+    DeviceView,
+    GetPipeline,
+    ListDevices,
+    ListPipelines,
+    PipelineView,
+    Put,
+    RestartPipeline,
+)
+from streamfleet_core.protocol.values import ModelRef, Want
+
+CONFIRM_WAIT = 5.0  # seconds for a device to confirm a command
+STOP_WAIT = 1.5  # seconds; a deleted pipeline is gone for clients, confirmed or not
+MARGIN = 3.0  # seconds that the broker has beyond the wait
+_PATCHES = 5  # attempts if other clients change the same pipeline at the same time
+_OVER = ("ended", "failed")
+
+_ID = {"pipeline_id": ID_SCHEMA}
+_ETAG = {"ETag": "The version, for If-Match."}
+_ONE = Answer("The pipeline.", Pipeline, headers=_ETAG)
+_CREATED = Answer("The new pipeline.", Pipeline, headers={**_ETAG, "Location": "Its address."})
+
+
+class PipelineRoutes:
+    """The endpoints."""
+
+    def __init__(self, broker: BrokerClient, models: Models, statuses: Statuses) -> None:
+        self._broker = broker
+        self._models = models
+        self._statuses = statuses
+
+    def endpoints(self) -> list[Endpoint]:
+        """Declare the endpoints."""
+        whole, one = "/v2/pipelines", "/v2/pipelines/{pipeline_id}"
+        tag = "pipelines"
+        return [
+            Endpoint(
+                *("GET", whole, self.list, "list_pipelines", "Every pipeline, oldest first", tag),
+                {200: Answer("The pipelines.", PipelineList)},
+                query=PipelineQuery,
+                errors=native(422),
+            ),
+            Endpoint(
+                *("POST", whole, self.create, "create_pipeline", "Create a pipeline", tag),
+                {201: _CREATED},
+                "If the id exists with the same content, the pipeline is returned, otherwise 409.",
+                body=Content(NewPipelineRequest),
+                headers=(IDEMPOTENCY_KEY,),
+                errors=native(409, 422),
+            ),
+            Endpoint(
+                *("GET", one, self.get, "get_pipeline", "One pipeline", tag),
+                {200: _ONE},
+                path_schemas=_ID,
+                errors=native(404, 422),
+            ),
+            Endpoint(
+                *("PUT", one, self.put, "put_pipeline", "Create or replace a pipeline", tag),
+                {200: _ONE, 201: _CREATED},
+                "It is idempotent. Thresholds, rates, sinks, tracker, labels and `paused` change while the "
+                "pipeline runs; a different model, source or device restarts it.",
+                body=Content(PipelineRequest),
+                headers=(IF_MATCH,),
+                path_schemas=_ID,
+                errors=native(409, 412, 422),
+            ),
+            Endpoint(
+                *("PATCH", one, self.patch, "patch_pipeline", "Change a pipeline in part", tag),
+                {200: _ONE},
+                body=Content(PipelinePatch, (MERGE_PATCH, JSON)),
+                headers=(IF_MATCH,),
+                path_schemas=_ID,
+                errors=native(404, 409, 412, 422),
+            ),
+            Endpoint(
+                *("DELETE", one, self.delete, "delete_pipeline", "Stop and delete a pipeline", tag),
+                {204: Answer("The pipeline was deleted. An absent device stops it on its return.")},
+                path_schemas=_ID,
+                errors=native(404, 422),
+            ),
+            self._command("pause", self.pause, "Pause a pipeline; a file stays at its frame"),
+            self._command("resume", self.resume, "Resume a pipeline"),
+            self._command("restart", self.restart, "Restart a pipeline, even if it has ended or failed"),
+            Endpoint(
+                *("GET", f"{one}/status", self.status, "get_pipeline_status"),
+                *("The complete state of a pipeline, as its device reported it last", tag),
+                {200: Answer("The state.", PipelineReport)},
+                path_schemas=_ID,
+                errors=native(404, 422),
+            ),
+        ]
+
+    @staticmethod
+    def _command(word: str, handler: Handler, summary: str) -> Endpoint:
+        late = Answer("The change is stored; the device has not confirmed it yet.", Pipeline, headers=_ETAG)
+        return Endpoint(
+            *("POST", f"/v2/pipelines/{{pipeline_id}}/{word}", handler),
+            *(f"{word}_pipeline", summary, "pipelines"),
+            {200: _ONE} if word == "restart" else {200: _ONE, 202: late},
+            path_schemas=_ID,
+            errors=native(403, 404, 409, 422),
+        )
+
+    # reading ----------------------------------------------------------------------------------------------
+
+    async def list(self, request: Request) -> Response:
+        """The pipelines that match the query."""
+        asked = query(request, PipelineQuery)
+        selector = selector_of(asked.selector)
+        views = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+        found = [
+            self._shown(view)
+            for view in views
+            if selector.meets(view.labels)
+            and asked.status in (None, view.status)
+            and asked.device in (None, view.device)
+        ]
+        return written(PipelineList(pipelines=found))
+
+    async def get(self, request: Request) -> Response:
+        """One pipeline, with its version as ETag."""
+        return self._answer(await self._view(request))
+
+    async def status(self, request: Request) -> Response:
+        """The last report of its device, or what the broker knows before the first one."""
+        view = await self._view(request)
+        return written(PipelineReport.of(view, self._statuses.pipeline(view.pipeline_id)))
+
+    # writing ----------------------------------------------------------------------------------------------
+
+    async def create(self, request: Request) -> Response:
+        """Create a pipeline under the id in the body, or a generated one."""
+        key = idempotency_key(request)
+        asked = await read(request, NewPipelineRequest)
+        await self._check_device(asked.device)
+        model = await self._model(asked.model)
+        view = await self._broker.ask(create(asked, asked.id or str(uuid.uuid4()), model, key), PipelineView)
+        return self._answer(view, 201)
+
+    async def put(self, request: Request) -> Response:
+        """Create or replace a pipeline."""
+        pipeline_id = _pipeline_id(request)
+        tag = if_match(request)
+        asked = await read(request, PipelineRequest)
+        await self._check_device(asked.device)
+        expected = await self._expected(pipeline_id, tag)
+        done = await self._put(pipeline_id, asked, await self._model(asked.model), expected)
+        return self._answer(done.pipeline, 201 if done.created else 200)
+
+    async def patch(self, request: Request) -> Response:
+        """Read, change and put a pipeline. Start again if another client changed it meanwhile."""
+        pipeline_id = _pipeline_id(request)
+        tag = if_match(request)
+        patch = await read(request, PipelinePatch, MERGE_PATCH, JSON)
+        await self._check_device(patch.device)
+        found = None if patch.model is None else await self._model(patch.model)
+        for attempt in range(_PATCHES):
+            view = await self._broker.ask(GetPipeline(pipeline_id), PipelineView)
+            if view.want == "stop":
+                raise Problem(409, f"{pipeline_id} is being stopped: it cannot be changed any more")
+            if isinstance(tag, int) and tag != view.version:
+                raise _precondition(pipeline_id, tag, view.version)
+            asked = patched(view, patch)
+            try:
+                done = await self._put(pipeline_id, asked, found or view.spec.model, view.version)
+            except Problem as exc:
+                if exc.status != 412:
+                    raise
+                if attempt + 1 == _PATCHES:
+                    text = f"{pipeline_id} was changed by others {_PATCHES} times meanwhile: try again"
+                    raise Problem(409, text) from exc
+            else:
+                return self._answer(done.pipeline)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def delete(self, request: Request) -> Response:
+        """Delete a pipeline. It is gone for clients at once."""
+        await self._change(_pipeline_id(request), "stop", STOP_WAIT)
+        return Response(status_code=204)
+
+    # commands ---------------------------------------------------------------------------------------------
+
+    async def pause(self, request: Request) -> Response:
+        """Pause a pipeline. After a 200 it emits nothing more."""
+        return await self._do(request, "pause")
+
+    async def resume(self, request: Request) -> Response:
+        """Resume a pipeline."""
+        return await self._do(request, "run")
+
+    async def restart(self, request: Request) -> Response:
+        """Restart a pipeline."""
+        return self._answer(await self._broker.ask(RestartPipeline(_pipeline_id(request)), PipelineView))
+
+    async def _do(self, request: Request, want: Want) -> Response:
+        view = await self._view(request)
+        if is_over(view):
+            raise over(view, want)
+        # Without a device there is nothing to confirm.
+        try:
+            changed = await self._change(view.pipeline_id, want, CONFIRM_WAIT if view.device else 0.0)
+        except Refused as exc:
+            if exc.code != "conflict" or view.want != want:
+                raise
+            return self._answer(view, status_of_same(view))
+        is_done = changed.confirmed or changed.pipeline.device is None
+        return self._answer(changed.pipeline, 200 if is_done else 202)
+
+    # helpers ----------------------------------------------------------------------------------------------
+
+    async def _view(self, request: Request) -> PipelineView:
+        return await self._broker.ask(GetPipeline(_pipeline_id(request)), PipelineView)
+
+    async def _change(self, pipeline_id: str, want: Want, wait: float) -> Changed:
+        change = ChangePipeline(pipeline_id, want, wait_ms=round(wait * 1000))
+        return await self._broker.ask(change, Changed, timeout=wait + MARGIN)
+
+    async def _put(
+        self, pipeline_id: str, asked: PipelineRequest, model: ModelRef, expected: int | None
+    ) -> Put:
+        """Put a pipeline. Raises: Problem 412 if it does not have the expected version."""
+        try:
+            return await self._broker.ask(put(asked, pipeline_id, model, expected=expected), Put)
+        except Refused as exc:
+            if exc.code == "conflict" and expected is not None:
+                raise Problem(412, exc.message) from exc
+            raise
+
+    async def _expected(self, pipeline_id: str, tag: int | str | None) -> int | None:
+        if not isinstance(tag, str):
+            return tag
+        try:
+            return (await self._broker.ask(GetPipeline(pipeline_id), PipelineView)).version
+        except Refused as exc:
+            if exc.code == "not_found":
+                raise Problem(412, f"expected pipeline {pipeline_id} to exist, it does not") from exc
+            raise
+
+    async def _check_device(self, device: str | None) -> None:
+        if device is None:
+            return
+        known = [view.device for view in await self._broker.ask(ListDevices(), tuple[DeviceView, ...])]
+        if device not in known:
+            text = f"Input should be a device of the fleet: {listed(known)}"
+            raise Invalid([{"type": "device", "loc": ["body", "device"], "msg": text, "input": device}])
+
+    async def _model(self, model_id: str) -> ModelRef:
+        try:
+            return await self._models.find(model_id)
+        except UnknownModel as exc:
+            known = listed(model.id for model in await self._models.list())
+            text = f"Input should be a model of the fleet: {known}; PUT /v2/models/{model_id} adds it"
+            error = {"type": "model", "loc": ["body", "model"], "msg": text, "input": model_id}
+            raise Invalid([error]) from exc
+        except BadModel as exc:
+            text = f"Input should be a model that can be used: {exc}"
+            error = {"type": "model", "loc": ["body", "model"], "msg": text, "input": model_id}
+            raise Invalid([error]) from exc
+
+    def _shown(self, view: PipelineView) -> Pipeline:
+        return Pipeline.of(view, self._statuses.pipeline(view.pipeline_id))
+
+    def _answer(self, view: PipelineView, status: int = 200) -> Response:
+        headers = {"etag": f'"{view.version}"'}
+        if status == 201:
+            headers["location"] = f"/v2/pipelines/{view.pipeline_id}"
+        return written(self._shown(view), status, headers)
+
+
+def _pipeline_id(request: Request) -> str:
+    return check_id(request.path_params["pipeline_id"], "pipeline_id")
+
+
+def is_over(view: PipelineView) -> bool:
+    """Whether it can no longer be paused or resumed."""
+    return view.status in _OVER or view.want == "stop"
+
+
+def over(view: PipelineView, want: str) -> Problem:
+    """The error for a command to a pipeline that is over."""
+    done = "paused" if want == "pause" else "resumed"
+    again = "restart runs it again" if view.want != "stop" else "it is being stopped"
+    return Problem(409, f"{view.pipeline_id} is {view.status} and cannot be {done}: {again}")
+
+
+def status_of_same(view: PipelineView) -> int:
+    """The status for a command that the broker refuses as already desired: done, or not yet confirmed."""
+    return 200 if view.want == "run" or view.status == "paused" or view.device is None else 202
+
+
+def _precondition(pipeline_id: str, expected: int, got: int) -> Problem:
+    return Problem(412, f"expected version {expected} of {pipeline_id}, it is at {got} by now")

@@ -1,0 +1,539 @@
+"""Request bodies and queries of `/v2`.
+
+Strict: nothing is coerced, unknown keys are refused, and everything is bounded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from streamfleet_api.sampling_presets import in_our_words
+from streamfleet_core.protocol import sampling
+from streamfleet_core.protocol.hosts import host_of
+from streamfleet_core.protocol.limits import (
+    ID_PATTERN,
+    LABEL_VALUE_PATTERN,
+    MAX_BATCH,
+    MAX_CLASS_NAME,
+    MAX_DEVICE_INDEX,
+    MAX_FINITE,
+    MAX_FPS,
+    MAX_GIVEN_CLASSES,
+    MAX_GRANTED,
+    MAX_LABELS,
+    MAX_OBJECTS,
+    MAX_PIXELS,
+    MAX_PORT,
+    MAX_PROPERTIES,
+    MAX_QUALITY,
+    MAX_REFERENCE,
+    MAX_SAMPLE_LIMITS,
+    MAX_SAMPLES,
+    MAX_SELECTED_CLASSES,
+    MAX_SELECTOR,
+    MAX_SINKS,
+    MAX_SOURCES,
+    MAX_STRATEGIES,
+    MAX_TAGS,
+    MAX_TOKEN_TTL,
+    MIN_PIXELS,
+    MODEL_ID_PATTERN,
+    PROPERTY_PATTERN,
+    REFERENCE_PATTERN,
+    SHA256_PATTERN,
+    SHORT_TEXT_PATTERN,
+    TYPED_HOST_PATTERN,
+    schema_pattern,
+)
+from streamfleet_core.protocol.requests import DeviceState, PipelineStatus
+from streamfleet_core.protocol.source_reference import WHOLE, expected_instead, is_cut, reference_of
+from streamfleet_core.protocol.values import Consumption, Family, Filling, Mode, Tracker
+
+MAX_COMMANDED = 10_000  # pipelines per request
+_ID = schema_pattern(ID_PATTERN)
+_LABEL_VALUE = schema_pattern(LABEL_VALUE_PATTERN)
+_PROPERTY = schema_pattern(PROPERTY_PATTERN)
+
+T = TypeVar("T")
+Word = Literal["pause", "resume", "restart", "terminate"]
+
+
+class Body(BaseModel):
+    """The common base of all request bodies."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+    )
+
+
+def _example(**example: Any) -> ConfigDict:
+    """The first example in the documentation."""
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
+def _table(key: str, value: dict[str, Any], limit: int) -> WithJsonSchema:
+    """The schema of an object whose keys have a pattern, which pydantic leaves open to all other keys."""
+    names = {"pattern": key}
+    return WithJsonSchema(
+        {"type": "object", "propertyNames": names, "additionalProperties": value, "maxProperties": limit}
+    )
+
+
+Name = Annotated[str, Field(pattern=_ID)]
+ModelName = Annotated[str, Field(pattern=schema_pattern(MODEL_ID_PATTERN))]
+Digest = Annotated[str, Field(pattern=schema_pattern(SHA256_PATTERN))]
+LabelValue = Annotated[str, Field(pattern=_LABEL_VALUE)]
+LabelTable = Annotated[
+    dict[Name, LabelValue],
+    Field(max_length=MAX_LABELS),
+    _table(_ID, {"type": "string", "pattern": _LABEL_VALUE}, MAX_LABELS),
+]
+LabelChanges = Annotated[
+    dict[Name, LabelValue | None],
+    Field(max_length=MAX_LABELS),
+    _table(_ID, {"type": ["string", "null"], "pattern": _LABEL_VALUE}, MAX_LABELS),
+]
+Properties = Annotated[
+    dict[Annotated[str, Field(pattern=_PROPERTY)], Annotated[float, Field(ge=-MAX_FINITE, le=MAX_FINITE)]],
+    Field(max_length=MAX_PROPERTIES),
+    _table(_PROPERTY, {"type": "number", "minimum": -MAX_FINITE, "maximum": MAX_FINITE}, MAX_PROPERTIES),
+]
+Fps = Annotated[float, Field(gt=0, le=MAX_FPS)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=MAX_OBJECTS)]
+Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
+
+
+def _kind(value: object) -> str | None:
+    """The form of a source, so that errors concern only this form."""
+    if isinstance(value, str):
+        return "address"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "index"
+    return "source" if isinstance(value, dict | Body) else None
+
+
+def _playable(reference: str) -> str:
+    """Refuse a reference that no device can open."""
+    expected = expected_instead(reference)
+    if expected:
+        raise PydanticCustomError("source_reference", "Input should be {expected}", {"expected": expected})
+    return reference
+
+
+def _meant(value: Any) -> Any:
+    """Convert a text that names a camera."""
+    return reference_of(value) if isinstance(value, str) else value
+
+
+def _host(given: str) -> str:
+    try:
+        return host_of(given)
+    except ValueError as exc:
+        raise PydanticCustomError("sink_host", "{problem}", {"problem": str(exc)}) from exc
+
+
+Address = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_REFERENCE, pattern=schema_pattern(REFERENCE_PATTERN)),
+    AfterValidator(_playable),
+]
+CameraIndex = Annotated[int, Field(ge=0, le=MAX_DEVICE_INDEX)]
+_NO_REFERENCE = {
+    "custom_error_type": "source_type",
+    "custom_error_message": "Input should be an address or a path as text, or the index of a camera",
+}
+_NO_SOURCE = {
+    "custom_error_type": "source_type",
+    "custom_error_message": "Input should be an address or a path as text, the index of a camera, or an "
+    "object with a 'reference'",
+}
+Reference = Annotated[
+    Annotated[Address, Tag("address")] | Annotated[CameraIndex, Tag("index")],
+    Discriminator(_kind, **_NO_REFERENCE),
+    BeforeValidator(_meant),
+]
+
+
+class SourceRequest(Body):
+    """A video source and how frames are taken from it."""
+
+    reference: Reference
+    """A file on the device, a URL, the index of a camera, `TestPatternStreamProducer`, or `scene://…`.
+
+    `"0"` and `webcam` are the camera 0. In a URL, the user and the password are percent-encoded.
+    """
+    mode: Mode | None = None
+    """`file`: every frame once; `live`: the newest frame, with reconnects. Null: depends on the source."""
+    max_fps: Fps | None = None
+    """Maximum frames per second. Null: as the pipeline."""
+    properties: Properties = {}
+    """OpenCV's `CAP_PROP_…` by their names in lower case without the prefix, as `frame_width`.
+
+    `n_threads`: decoder threads of a URL or a file; each one after the first adds a frame of delay.
+    """
+    filling: Filling | None = None
+    """What to do with a frame when the buffer is full. Null: depends on the source."""
+    consumption: Consumption | None = None
+    """`LAZY`: the oldest frame next; `EAGER`: the newest. Null: depends on the source."""
+
+
+AnySource = Annotated[
+    Annotated[Address, Tag("address")]
+    | Annotated[CameraIndex, Tag("index")]
+    | Annotated[SourceRequest, Tag("source")],
+    Discriminator(_kind, **_NO_SOURCE),
+    BeforeValidator(_meant),
+]
+
+
+Host = Annotated[str, Field(pattern=schema_pattern(TYPED_HOST_PATTERN)), AfterValidator(_host)]
+
+
+class SinkRequest(Body):
+    """Where the device sends a datagram for each prediction."""
+
+    type: Literal["udp"] = "udp"
+    host: Host
+    """A name, or an address: `10.0.0.9`, `::1`, `[::1]`, `fe80::1%eth0`."""
+    port: Port
+
+
+class SamplingLimit(Body):
+    """Maximum number of samples per minute, hour or day (UTC), also across restarts."""
+
+    type: sampling.Window
+    value: Annotated[int, Field(ge=1, le=MAX_SAMPLES)]
+
+
+def _distinct_types(limits: list[SamplingLimit]) -> list[SamplingLimit]:
+    return _checked(limits, sampling.double("limit", [limit.type for limit in limits]))
+
+
+def _checked(value: T, problem: str) -> T:
+    if problem:
+        raise PydanticCustomError("sampling", "{problem}", {"problem": problem})
+    return value
+
+
+Text = Annotated[str, Field(pattern=schema_pattern(SHORT_TEXT_PATTERN))]
+TagList = Annotated[list[Text], Field(max_length=MAX_TAGS)]
+ClassNames = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_CLASS_NAME)]],
+    Field(min_length=1, max_length=MAX_SELECTED_CLASSES),
+]
+Number = Annotated[int, Field(ge=0, le=MAX_OBJECTS)]
+
+
+class _Strategy(Body):
+    """The common base of all strategies."""
+
+    name: Text
+    """Unique within the pipeline; the limits are counted under it."""
+    limits: Annotated[
+        list[SamplingLimit], Field(max_length=MAX_SAMPLE_LIMITS), AfterValidator(_distinct_types)
+    ] = []
+    tags: TagList = []
+
+
+class RandomStrategy(_Strategy):
+    """Any frame."""
+
+    type: Literal["random"]
+    traffic_percentage: Share
+    """From 0 to 1; the name is Roboflow's."""
+
+
+class CloseToThresholdStrategy(_Strategy):
+    """Frames with uncertain predictions."""
+
+    type: Literal["close_to_threshold"]
+    threshold: Share
+    epsilon: Share
+    """An object counts whose confidence is less than this away from the threshold."""
+    probability: Share = 1.0
+    selected_class_names: ClassNames | None = None
+    """Null: all."""
+    only_top_classes: bool = True
+    """For classifications; without effect on objects, which have one class each."""
+    minimum_objects_close_to_threshold: Count = 1
+
+
+class ClassesBasedStrategy(_Strategy):
+    """Frames with an object of one of these classes."""
+
+    type: Literal["classes_based"]
+    selected_class_names: ClassNames
+    probability: Share = 1.0
+
+
+class DetectionsNumberBasedStrategy(_Strategy):
+    """Frames with more than `more_than` and fewer than `less_than` objects."""
+
+    type: Literal["detections_number_based"]
+    more_than: Number | None = None
+    less_than: Number | None = None
+    selected_class_names: ClassNames | None = None
+    """Null: all."""
+    probability: Share = 1.0
+
+    @model_validator(mode="after")
+    def _has_a_range(self) -> DetectionsNumberBasedStrategy:
+        return _checked(self, sampling.empty_range(self.more_than, self.less_than))
+
+
+AnyStrategy = Annotated[
+    RandomStrategy | CloseToThresholdStrategy | ClassesBasedStrategy | DetectionsNumberBasedStrategy,
+    Field(discriminator="type"),
+]
+
+
+def _distinct_names(strategies: list[AnyStrategy]) -> list[AnyStrategy]:
+    return _checked(strategies, sampling.double("strategy", [strategy.name for strategy in strategies]))
+
+
+class SamplingBatches(Body):
+    """How samples are grouped for labelling."""
+
+    batches_name_prefix: Text = "samples"
+    recreation_interval: sampling.Interval = "never"
+    """In UTC; the first day of a batch is added to its name. Weeks start on Monday."""
+    max_batch_images: Annotated[int, Field(ge=1, le=MAX_BATCH)] | None = None
+    """Null: any number."""
+
+
+Side = Annotated[int, Field(ge=MIN_PIXELS, le=MAX_PIXELS)]
+
+
+class SamplingRequest(Body):
+    """The frames to keep for labelling, and their format.
+
+    The first strategy that matches a frame, and is under all of its limits, takes it.
+    The words of Roboflow's active learning are taken too: `sampling_strategies`, `batching_strategy`,
+    `target_project` for the dataset, and `enabled`, of which false keeps nothing.
+    """
+
+    model_config = _example(
+        dataset="conveyor",
+        strategies=[
+            {
+                "type": "close_to_threshold",
+                "name": "unsure",
+                "threshold": 0.5,
+                "epsilon": 0.1,
+                "limits": [{"type": "hourly", "value": 10}],
+            }
+        ],
+        batching={"recreation_interval": "daily"},
+    )
+
+    dataset: Name
+    strategies: Annotated[
+        list[AnyStrategy],
+        Field(min_length=1, max_length=MAX_STRATEGIES),
+        AfterValidator(_distinct_names),
+    ]
+    batching: SamplingBatches = SamplingBatches()
+    max_image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    """Maximum height and width in pixels. Null: the original size."""
+    jpeg_compression_level: Annotated[int, Field(ge=1, le=MAX_QUALITY)] = 95
+    """The JPEG quality; the name is Roboflow's."""
+    tags: TagList = []
+    """Tags of every sample, before those of its strategy."""
+    persist_predictions: bool = True
+    """Keep the predictions with the image."""
+
+
+Sources = Annotated[list[AnySource], Field(min_length=1, max_length=MAX_SOURCES)]
+
+
+def _whole(sources: list[Any]) -> list[Any]:
+    for source in sources:
+        if is_cut(source.reference if isinstance(source, SourceRequest) else source):
+            raise PydanticCustomError("source_reference", "Input should be {expected}", {"expected": WHOLE})
+    return sources
+
+
+Sinks = Annotated[list[SinkRequest], Field(max_length=MAX_SINKS)]
+
+
+class PipelineRequest(Body):
+    """The desired pipeline: a model, sources and sinks. Null means the default of the device."""
+
+    model_config = _example(
+        model="conveyor/1",
+        sources=[
+            "scene://conveyor/1",
+            {"reference": "rtsp://user:password@10.0.0.9/door", "max_fps": 5},
+        ],
+        sinks=[{"type": "udp", "host": "127.0.0.1", "port": 37020}],
+        tracker="bytetrack",
+        labels={"line": "3"},
+    )
+
+    model: ModelName
+    """As in `GET /v2/models`."""
+    sources: Annotated[Sources, AfterValidator(_whole)]
+    sinks: Sinks = []
+    max_fps: Fps | None = None
+    """Maximum frames per second and source. Null: all."""
+    confidence: Share | None = None
+    """Minimum confidence of a detection."""
+    iou_threshold: Share | None = None
+    """Boxes that overlap more than this are merged."""
+    class_agnostic_nms: bool | None = None
+    """Merge overlapping boxes of different classes too."""
+    max_candidates: Count | None = None
+    max_detections: Count | None = None
+    tracker: Tracker | None = None
+    """The tracker that gives objects an id across frames."""
+    sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
+    """Sampling of frames for labelling. Null: none."""
+    device: Name | None = None
+    """The device that must run it. Null: the device with most free capacity."""
+    selector: LabelTable = {}
+    """Only on devices with these labels."""
+    labels: LabelTable = {}
+    """Labels for selectors."""
+    paused: bool = False
+
+
+class NewPipelineRequest(PipelineRequest):
+    """A pipeline with an optional id."""
+
+    id: Name | None = None
+    """Null: the api generates one."""
+
+
+class PipelinePatch(Body):
+    """Changes of a pipeline, as a JSON merge patch (RFC 7396).
+
+    Null puts the default back, lists and `sampling` are replaced whole, the keys of `selector` and `labels`
+    are changed one by one. A source that is given back as it was shown keeps the credentials that were not
+    shown.
+    """
+
+    model_config = _example(confidence=0.6, max_fps=None, labels={"line": "4"})
+
+    model: ModelName | None = None
+    sources: Sources | None = None
+    sinks: Sinks | None = None
+    max_fps: Fps | None = None
+    confidence: Share | None = None
+    iou_threshold: Share | None = None
+    class_agnostic_nms: bool | None = None
+    max_candidates: Count | None = None
+    max_detections: Count | None = None
+    tracker: Tracker | None = None
+    sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
+    device: Name | None = None
+    selector: LabelChanges | None = None
+    labels: LabelChanges | None = None
+    paused: bool | None = None
+
+
+class PipelineQuery(Body):
+    """A filter of pipelines."""
+
+    selector: Annotated[str, Field(max_length=MAX_SELECTOR)] | None = None
+    """Labels, separated by commas: `site=hall-1` has this value, `line` has any."""
+    status: PipelineStatus | None = None
+    device: Name | None = None
+    """The device that runs it."""
+
+
+class CommandRequest(Body):
+    """One command for many pipelines: those with these ids, or those with these labels."""
+
+    model_config = _example(command="pause", selector="site=hall-1")
+
+    command: Word
+    ids: Annotated[list[Name], Field(min_length=1, max_length=MAX_COMMANDED)] | None = None
+    selector: Annotated[str, Field(min_length=1, max_length=MAX_SELECTOR)] | None = None
+    """Labels, separated by commas: `site=hall-1` has this value, `line` has any."""
+
+    @model_validator(mode="after")
+    def _names_some(self) -> CommandRequest:
+        if (self.ids is None) == (self.selector is None):
+            raise PydanticCustomError("one_of", "Input should have `ids` or `selector`, one of both")
+        return self
+
+
+class DeviceQuery(Body):
+    """A filter of devices."""
+
+    selector: Annotated[str, Field(max_length=MAX_SELECTOR)] | None = None
+    """Labels, separated by commas: `site=hall-1` has this value, `line` has any."""
+    state: DeviceState | None = None
+
+
+class DeviceRequest(Body):
+    """A new device."""
+
+    model_config = _example(name="cam-7", ttl=900)
+
+    name: Name
+    ttl: Annotated[float, Field(gt=0, le=MAX_TOKEN_TTL)] = 900.0
+    """Seconds for which its token is valid."""
+
+
+class DevicePatch(Body):
+    """Changes of a device, as a JSON merge patch: a label of null is removed."""
+
+    model_config = _example(labels={"site": "hall-1", "old": None})
+
+    labels: LabelChanges | None = None
+
+
+class SubscriberRequest(Body):
+    """A program that subscribes over TCP."""
+
+    model_config = _example(name="wall")
+
+    name: Name
+    device: Name | None = None
+    """Subscribe to this device itself. Null: through the broker."""
+    pipelines: Annotated[list[Name], Field(max_length=MAX_GRANTED)] = []
+    """Pipelines that it may receive, in addition to selected ones. With neither it receives all."""
+    selector: LabelTable = {}
+    """Labels of the pipelines that it may receive, evaluated continuously."""
+
+
+class ModelRemovalQuery(Body):
+    """Options of the removal of a model."""
+
+    force: Literal["true", "false"] = "false"
+    """Required for a model that pipelines use."""
+
+
+class ModelRequest(Body):
+    """A model made of an uploaded blob."""
+
+    weights: Digest
+    """The sha256 of the ONNX file, which must be uploaded as a blob first."""
+    family: Family | None = None
+    """Null: detected from the file."""
+    labels: (
+        Annotated[list[Annotated[str, Field(max_length=MAX_CLASS_NAME)]], Field(max_length=MAX_GIVEN_CLASSES)]
+        | None
+    ) = None
+    """The names of the classes. Null: those in the file."""
+    replace: bool = False
+    """Required to replace different content under an existing id."""

@@ -1,0 +1,482 @@
+"""Response bodies of `/v2`, as models: they build the responses and the documentation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from streamfleet_api.feeds.statuses import Seen, as_of_now
+from streamfleet_api.v2.mapping import asked_sampling
+from streamfleet_api.v2.requests import SamplingRequest
+from streamfleet_core.protocol.requests import (
+    DeviceState,
+    DeviceView,
+    FleetEvent,
+    FleetView,
+    PipelineStatus,
+    PipelineView,
+)
+from streamfleet_core.protocol.source_reference import sanitised
+from streamfleet_core.protocol.status import (
+    DeviceStat,
+    EngineStat,
+    PipelineStat,
+    SampleStat,
+    SourceStat,
+    empty_report,
+    silent_sources,
+)
+from streamfleet_core.protocol.values import (
+    Family,
+    Manifest,
+    ModelRef,
+    ObservedState,
+    PipelineSpec,
+    SourceSpec,
+    Tracker,
+    Want,
+    Weights,
+)
+
+
+class Answer(BaseModel):
+    """The common base of all response bodies."""
+
+    model_config = ConfigDict(protected_namespaces=(), use_attribute_docstrings=True)
+
+
+# pipelines ------------------------------------------------------------------------------------------------
+
+
+class Sink(Answer):
+    """The destination of a datagram per prediction."""
+
+    type: Literal["udp"] = "udp"
+    host: str
+    port: int
+
+
+class Spec(Answer):
+    """The desired pipeline, without the credentials of its sources."""
+
+    model: ModelRef
+    sources: list[SourceSpec]
+    sinks: list[Sink]
+    max_fps: float | None
+    confidence: float | None
+    iou_threshold: float | None
+    class_agnostic_nms: bool | None
+    max_candidates: int | None
+    max_detections: int | None
+    tracker: Tracker | None
+    sampling: SamplingRequest | None
+
+    @classmethod
+    def of(cls, spec: PipelineSpec) -> Spec:
+        """The spec without credentials."""
+        return cls(
+            model=spec.model,
+            sources=[replace(source, reference=sanitised(source.reference)) for source in spec.sources],
+            sinks=[Sink(host=sink.host, port=sink.port) for sink in spec.sinks],
+            max_fps=spec.max_fps,
+            confidence=spec.confidence,
+            iou_threshold=spec.iou_threshold,
+            class_agnostic_nms=spec.class_agnostic_nms,
+            max_candidates=spec.max_candidates,
+            max_detections=spec.max_detections,
+            tracker=spec.tracker,
+            sampling=asked_sampling(spec.sampling),
+        )
+
+
+class Pipeline(Answer):
+    """A pipeline: its spec, its device, and the figures of its last status."""
+
+    pipeline_id: str
+    version: int
+    """+1 at any change of the spec; also its ETag."""
+    gen: int
+    """+1 at any change that concerns its device."""
+    want: Want
+    status: PipelineStatus
+    device: str | None
+    """The device that runs it."""
+    requested: str | None
+    """The requested device."""
+    pinned: bool
+    """It never moves from its device."""
+    observed: ObservedState | None
+    """The last state that its device reported."""
+    reason: str
+    """Why it does not run, as text."""
+    restarts: int
+    labels: dict[str, str]
+    selector: dict[str, str]
+    created_at: float
+    """Unix seconds."""
+    spec: Spec
+    fps: float | None
+    """Emitted frames per second. Null, like all figures, without a status."""
+    latency: float | None
+    """Seconds from the capture of a frame to its emission."""
+    age: float | None
+    """Seconds since the last status."""
+    emitted: int | None
+    dropped: int | None
+    samples: SampleStat | None
+    """Samples kept for labelling. Null: none now or before."""
+    sources: list[SourceStat]
+
+    @classmethod
+    def of(cls, view: PipelineView, seen: Seen[PipelineStat] | None) -> Pipeline:
+        """Combine what the broker knows with the last status."""
+        stat = as_of_now(seen) if seen else None
+        return cls(
+            pipeline_id=view.pipeline_id,
+            version=view.version,
+            gen=view.gen,
+            want=view.want,
+            status=view.status,
+            device=view.device,
+            requested=view.requested,
+            pinned=view.pinned,
+            observed=view.observed,
+            reason=view.reason,
+            restarts=view.restarts,
+            labels=view.labels,
+            selector=view.selector,
+            created_at=view.created_at,
+            spec=Spec.of(view.spec),
+            fps=round(stat.fps, 2) if stat else None,
+            latency=latency_of(stat) if stat else None,
+            age=round(seen.age, 3) if seen else None,
+            emitted=sum(source.emitted for source in stat.sources) if stat else None,
+            dropped=drops_of(stat) if stat else None,
+            samples=stat.samples if stat else None,
+            sources=list(stat.sources) if stat else [],
+        )
+
+
+class PipelineList(Answer):
+    """Pipelines, oldest first."""
+
+    pipelines: list[Pipeline]
+
+
+class CommandResult(Answer):
+    """The result for one pipeline."""
+
+    pipeline_id: str
+    status: int
+    """As for a single request: 200 done, 202 stored but not yet confirmed by its device, 404, 409, …"""
+    detail: str
+    """Why it was refused."""
+    pipeline: Pipeline | None
+    """Its present state. Null: it is gone."""
+
+
+class CommandResults(Answer):
+    """Results, in the order of the request."""
+
+    results: list[CommandResult]
+
+
+class PipelineReport(Answer):
+    """The complete state of a pipeline, as its device reported it last."""
+
+    pipeline_id: str
+    device: str | None
+    gen: int
+    inc: int
+    """+1 at each start of its process, which resets the counters."""
+    want: Want
+    state: ObservedState | None
+    """The state that its device reports. Null: nothing yet."""
+    status: PipelineStatus
+    """The state as the broker sees it."""
+    reason: str
+    restarts: int
+    last_crash: str
+    """Why it was restarted last, even if it runs again."""
+    fps: float
+    sources: list[SourceStat]
+    dropped: dict[str, int]
+    """Emitted but not delivered, by sink."""
+    samples: SampleStat | None
+    """Samples kept for labelling. Null: none now or before."""
+    report: dict[str, Any]
+    """Roboflow's status report."""
+    at: float | None
+    """Unix seconds. Null: no status yet."""
+    age: float | None
+    """Seconds since it was received."""
+
+    @classmethod
+    def of(cls, view: PipelineView, seen: Seen[PipelineStat] | None) -> PipelineReport:
+        """The last status, or what the broker knows before the first one."""
+        stat = as_of_now(seen) if seen else _before_the_first(view)
+        return cls(
+            pipeline_id=view.pipeline_id,
+            device=stat.device if seen else view.device,
+            gen=stat.gen,
+            inc=stat.inc,
+            want=view.want,
+            state=stat.state if seen else view.observed,
+            status=view.status,
+            reason=view.reason or stat.reason,
+            restarts=view.restarts,
+            last_crash=stat.last_crash,
+            fps=stat.fps,
+            sources=list(stat.sources),
+            dropped=stat.dropped,
+            samples=stat.samples,
+            report=dict(stat.report),
+            at=stat.at if seen else None,
+            age=round(seen.age, 3) if seen else None,
+        )
+
+
+def _before_the_first(view: PipelineView) -> PipelineStat:
+    sources = silent_sources(view.spec, "NOT_STARTED")
+    report = empty_report(view.spec, "NOT_STARTED")
+    return PipelineStat(
+        pipeline_id=view.pipeline_id,
+        device=view.device or "",
+        gen=view.gen,
+        inc=0,
+        want=view.want,
+        state=view.observed or ObservedState.STARTING,
+        reason=view.reason,
+        restarts=view.restarts,
+        fps=0.0,
+        sources=sources,
+        dropped={},
+        report=report,
+        at=0.0,
+    )
+
+
+def latency_of(stat: PipelineStat) -> float | None:
+    """Seconds from the capture of a frame to its emission, the mean of its sources; None: unknown."""
+    known = [source.latency for source in stat.sources if source.latency is not None]
+    return sum(known) / len(known) if known else None
+
+
+def drops_of(stat: PipelineStat) -> int:
+    """All lost frames, before and after emission."""
+    before = sum(sum(source.dropped.values()) for source in stat.sources)
+    return before + sum(stat.dropped.values())
+
+
+# devices --------------------------------------------------------------------------------------------------
+
+
+class Device(Answer):
+    """A device as the broker knows it, and the figures of its last status."""
+
+    device: str
+    state: DeviceState
+    capacity: int
+    """Pipelines that it can run."""
+    pipelines: int
+    """Pipelines assigned to it."""
+    agent: str
+    """The version of its software."""
+    silent: float | None
+    """Seconds since the broker heard it. Null: never."""
+    labels: dict[str, str]
+    engines: list[EngineStat]
+    cores: int | None
+    """Null, like all of the following, without a status."""
+    load: float | None
+    """Load average over the last minute."""
+    memory: int | None
+    """Total memory in bytes."""
+    memory_available: int | None
+    """Available memory in bytes."""
+    age: float | None
+    """Seconds since the last status."""
+
+    @classmethod
+    def of(cls, view: DeviceView, seen: Seen[DeviceStat] | None) -> Device:
+        """Combine what the broker knows with the last status."""
+        stat = seen.stat if seen else None
+        return cls(
+            device=view.device,
+            state=view.state,
+            capacity=view.capacity,
+            pipelines=view.pipelines,
+            agent=view.agent,
+            silent=view.silent,
+            labels=view.labels,
+            engines=list(stat.engines) if stat else [],
+            cores=stat.cores if stat else None,
+            load=stat.load if stat else None,
+            memory=stat.memory if stat else None,
+            memory_available=stat.memory_available if stat else None,
+            age=round(seen.age, 3) if seen else None,
+        )
+
+
+class DeviceList(Answer):
+    """Devices, by name."""
+
+    devices: list[Device]
+
+
+class JoinToken(Answer):
+    """A token for `streamfleet-worker --join`, valid once."""
+
+    device: str
+    token: str
+
+
+class Subscriber(Answer):
+    """A program that may subscribe over TCP. With neither pipelines nor a selector it receives all."""
+
+    name: str
+    pipelines: list[str]
+    selector: dict[str, str]
+
+
+class SubscriberList(Answer):
+    """Programs that may subscribe, by name."""
+
+    subscribers: list[Subscriber]
+
+
+class SubscriberKeys(Answer):
+    """Endpoints and keys of a subscriber over TCP. The secret key is shown only once and not stored."""
+
+    name: str
+    endpoint: str
+    """The first of `endpoints`."""
+    endpoints: list[str]
+    """All endpoints, the best first; `*` stands for the host of this api."""
+    server_key: str
+    public_key: str
+    secret_key: str
+
+
+# models and blobs -----------------------------------------------------------------------------------------
+
+
+class Model(Answer):
+    """A registered model. Fields of its manifest are null if the manifest is missing."""
+
+    id: str
+    digest: str
+    """The sha256 of its manifest."""
+    family: Family | None
+    labels: list[str] | None
+    input_width: int | None
+    input_height: int | None
+    weights: Weights | None
+
+    @classmethod
+    def of(cls, model: ModelRef, manifest: Manifest | None) -> Model:
+        """A model with the fields of its manifest."""
+        return cls(
+            id=model.id,
+            digest=model.digest,
+            family=manifest.family if manifest else None,
+            labels=list(manifest.labels) if manifest else None,
+            input_width=manifest.input_width if manifest else None,
+            input_height=manifest.input_height if manifest else None,
+            weights=manifest.weights if manifest else None,
+        )
+
+
+class PutModelAnswer(Model):
+    """A model after its registration."""
+
+    replaces: str | None
+    """The digest that the id had before, if it was different."""
+
+
+class ModelList(Answer):
+    """Models, by id."""
+
+    models: list[Model]
+
+
+class Blob(Answer):
+    """Stored content."""
+
+    sha256: str
+    size: int
+
+
+# streams --------------------------------------------------------------------------------------------------
+
+
+class EventList(Answer):
+    """The last events, oldest first."""
+
+    events: list[FleetEvent]
+    last: str
+    """The id after which a stream of events can continue."""
+
+
+class Ticket(Answer):
+    """A ticket that opens one stream, once."""
+
+    ticket: str
+    expires_in: float
+    """Seconds."""
+
+
+# the process ----------------------------------------------------------------------------------------------
+
+
+class Health(Answer):
+    """This process answers."""
+
+    status: Literal["ok"]
+    pid: int
+    warnings: list[str]
+    """Warnings for the operator."""
+
+
+class Readiness(Answer):
+    """Figures of the fleet, as the broker knows them."""
+
+    status: str
+    epoch: int
+    uptime: float
+    devices_ready: int
+    devices: int
+    pipelines: int
+
+    @classmethod
+    def of(cls, fleet: FleetView) -> Readiness:
+        """The fleet is ready if a device is ready."""
+        return cls(
+            status="ok" if fleet.devices_ready else "no device is ready",
+            epoch=fleet.epoch,
+            uptime=fleet.uptime,
+            devices_ready=fleet.devices_ready,
+            devices=fleet.devices,
+            pipelines=fleet.pipelines,
+        )
+
+
+class ErrorOfField(Answer):
+    """An error in one part of a request."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+    input: Any = None
+
+
+class ProblemDetails(Answer):
+    """Problem details (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[ErrorOfField] = []
