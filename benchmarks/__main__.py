@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks import commands, latency, machine, memory, recovery, relay, start, throughput
 from benchmarks.report import Report, as_json, draw, text
 from benchmarks.setting import Setting, prepared
+from streamfleet_core.protocol.values import Family
 
 BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "throughput": throughput.run,
@@ -61,7 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--output", type=Path, default=RESULTS, help="folder for charts and files [%(default)s]"
     )
     parser.add_argument("--model", type=Path, help="an ONNX file, instead of the demo's model")
-    parser.add_argument("--family", choices=["ultralytics", "yolox"], help="of the model")
+    parser.add_argument("--family", choices=get_args(Family), help="of the model")
     parser.add_argument("--labels", type=Path, help="the model's class names, one a line")
     parser.add_argument("--video", type=Path, help="a video file, instead of the test pattern")
     found = parser.parse_args(arguments)

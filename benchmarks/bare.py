@@ -30,13 +30,13 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.processes import PATIENCE, child, receive
-from streamfleet_broker.protocol.values import Manifest
-from streamfleet_worker.camera.decode import decode
-from streamfleet_worker.camera.frame import Image
-from streamfleet_worker.camera.letterbox import Geometry, Letterbox
-from streamfleet_worker.camera.testpattern import draw
-from streamfleet_worker.control import PostProcessing
-from streamfleet_worker.engine.slots import FloatArray
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.ipc.shared_memory import FloatArray
+from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
+from streamfleet_worker.video.detection.postprocess import decode
+from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.synthetic.test_pattern import draw
 
 ALL_THREADS, SIDE_BY_SIDE, PROCESS_EACH = "all threads", "side by side", "a process each"
 ARRANGEMENTS = (ALL_THREADS, SIDE_BY_SIDE, PROCESS_EACH)

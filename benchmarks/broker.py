@@ -16,12 +16,20 @@ from pathlib import Path
 import zmq.asyncio
 
 from benchmarks.relay_peers import Keys, Side
-from streamfleet_api.link import Link
-from streamfleet_broker.protocol.requests import AddDevice, AddSubscriber, Subscription, Token
-from streamfleet_broker.protocol.tokens import JoinToken
-from streamfleet_worker.identity import Identity, join
+from streamfleet_api.broker_client import BrokerClient
+from streamfleet_core.protocol.join_token import JoinToken
+from streamfleet_core.protocol.requests import (
+    AddDevice,
+    AddSubscriber,
+    CreatePipeline,
+    PipelineView,
+    Subscription,
+    Token,
+)
+from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
+from streamfleet_worker.agent.identity import Identity, join
+from tests.fakes.places import free_ports
 from tests.fleet.harness import wait_for
-from tests.places import free_ports
 
 _PORTS = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")
 
@@ -68,12 +76,17 @@ def running_broker(folder: Path) -> Iterator[Broker]:
 async def _introduce(folder: Path) -> tuple[Identity, Subscription]:
     """Let a device join, and a subscriber be known."""
     context = zmq.asyncio.Context()
-    link = Link(context, f"ipc://{folder}/operators.ipc")
-    await link.start()
+    broker = BrokerClient(context, f"ipc://{folder}/operators.ipc")
+    await broker.start()
     try:
-        token = await link.ask(AddDevice("bench"), Token)
+        token = await broker.ask(AddDevice("bench"), Token)
         identity = await join(folder / "identity.json", JoinToken.decode(token.token))
-        return identity, await link.ask(AddSubscriber("bench"), Subscription)
+        # The relay passes on what a device publishes for a pipeline that it holds.
+        spec = PipelineSpec(
+            model=ModelRef("bench/1", "ab" * 32), sources=(SourceSpec("rtsp://127.0.0.1/bench"),)
+        )
+        await broker.ask(CreatePipeline(pipeline_id="bench", spec=spec, device="bench"), PipelineView)
+        return identity, await broker.ask(AddSubscriber("bench"), Subscription)
     finally:
-        await link.close()
+        await broker.close()
         context.destroy(linger=0)

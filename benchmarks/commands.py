@@ -22,6 +22,7 @@ that is killed meanwhile; and the stand-in's beside one that says nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import statistics
 import time
@@ -43,7 +44,8 @@ from benchmarks.fleets import names, put, running
 from benchmarks.processes import child, receive, stand_alone
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, percentiles
 from benchmarks.setting import Setting
-from streamfleet_api.http_protocol import BoundedHttp
+from streamfleet_api.web.connections import Connections, Limits
+from streamfleet_api.web.uvicorn_protocol import BoundedHttp
 from tests.fleet.harness import Fleet, wait_for
 
 _BURST = 400  # lists of one client
@@ -144,16 +146,18 @@ def asks_for_lists(fleet: Fleet, standin_port: int, constant_port: int) -> dict[
         CONSTANT_KEPT: Question(constant_port, (kept,), SUCCESS, keep=True),
         LIST_HTTP_KEPT: Question(fleet.port, (kept,), SUCCESS, keep=True),
     }
-    return {kind: lambda _number, question=question: question for kind, question in questions.items()}
+    return {kind: _always(question) for kind, question in questions.items()}
 
 
 def asks_for_bursts(fleet: Fleet, standin_port: int) -> dict[str, Ask]:
     """Everybody asks for so many lists."""
     ports = {STANDIN_BURST: standin_port, BURST_TCP: fleet.manager_port}
-    return {
-        kind: lambda _number, port=port: Question(port, (LIST,), SUCCESS, times=_BURST)
-        for kind, port in ports.items()
-    }
+    return {kind: _always(Question(port, (LIST,), SUCCESS, times=_BURST)) for kind, port in ports.items()}
+
+
+def _always(question: Question) -> Ask:
+    """Each client asks this."""
+    return lambda _number: question
 
 
 def asks_for_pauses(fleet: Fleet, wished: Sequence[str]) -> dict[str, Ask]:
@@ -281,8 +285,11 @@ def constant(connection: Connection) -> None:
     # asyncio spares TCP's delays only where the protocol is named, as it is by our api.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # before the port is told: who connects at once is not refused
         connection.send(listener.getsockname()[1])
-        config = uvicorn.Config(app, http=BoundedHttp, ws="none", log_config=None, access_log=False)
+        http = functools.partial(BoundedHttp, Connections(Limits()))
+        # uvicorn's own types say a class, where it calls whatever it is given.
+        config = uvicorn.Config(app, http=http, ws="none", log_config=None, access_log=False)  # type: ignore[arg-type]
         uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.setting import Setting
+from tests.fakes.places import short_folder
 from tests.fleet.harness import Fleet, wait_for
-from tests.places import short_folder
 
 MODEL_ID = "bench/1"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import zmq
 
-from streamfleet_broker.protocol.data import DataHeader, split
+from streamfleet_core.protocol.data_plane import DataHeader, split
 from tests.fleet.harness import wait_for
 
 UDP = "UDP"

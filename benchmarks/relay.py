@@ -3,13 +3,16 @@
 One publisher process and one subscriber process with 1 or 20 SUB sockets, the relay between them, all on
 one machine. At full speed: deliveries a second, where the publisher waits for the relay and the relay waits
 for nobody, so that what subscribers do not take in time is lost, as it is meant to be. At a steady 5 000
-messages a second: how much of what was sent did not arrive, and the relay's CPU time for each message (of
-all threads of its process, from the kernel's scheduler; what the idle broker does besides is in it).
+messages a second, in bursts of ten: how much of what was sent did not arrive, the relay's CPU time for each
+message (of all threads of its process, from the kernel's scheduler; what the idle broker does besides is in
+it), and how long the first message of a burst took from `send` to `recv`.
 
 Ours is a broker process with one device that has joined and one subscriber: from TCP with CURVE to the unix
-socket on its host, and on to TCP with CURVE, which is a second proxy behind the first. It holds at most 200
-messages for a subscriber that is slow, on purpose; the plain proxies hold libzmq's 1000, are one proxy each,
+socket on its host, or to TCP with CURVE. It looks at the key, topic and `gen` of each message. It holds at
+most 200 messages for a subscriber that is slow, on purpose; so do the plain proxies, which look at nothing
 and let everybody in.
+
+What that costs is judged over CURVE on both sides, each round beside the plain proxy of the same round.
 """
 
 from __future__ import annotations
@@ -29,10 +32,14 @@ from benchmarks.processes import PATIENCE, child, receive
 from benchmarks.relay_peers import SIZE, Counted, Keys, Side, publish, subscribe
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
-from tests.places import short_folder
+from streamfleet_broker.sockets import DATA_OPTIONS
+from tests.fakes.places import short_folder
 
 STEADY = 5000  # messages/s
 LOST = 0.0  # % of what was sent at that rate through our relay, to one subscriber
+RATIO = 0.75  # of the deliveries/s of the plain proxy, at full speed to one subscriber
+ADDED = 300.0  # microseconds beyond what a message takes through the plain proxy
+OURS, PLAIN = "our relay, TCP CURVE to TCP CURVE", "zmq.proxy, TCP CURVE to TCP CURVE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ class Passed:
     deliveries: float  # a second
     lost: float  # % of what should have been delivered
     cpu: float  # microseconds of the relay for each message that was sent
+    latency: float  # microseconds
 
 
 def run(setting: Setting) -> Report:
@@ -69,6 +77,7 @@ def run(setting: Setting) -> Report:
                         ("full speed, lost %", full.lost),
                         ("steady, lost %", steady.lost),
                         ("steady, CPU us per message", steady.cpu),
+                        ("steady, latency us", steady.latency),
                     ):
                         found.setdefault(key(relay.name, subscribers, what), []).append(value)
     return report([relay.name for relay in known], counts, found, seconds=seconds, rounds=rounds)
@@ -100,7 +109,7 @@ def one(
     counted: Counted = receive(subscriber)
     used_us = (cpu_ns(relay.pid) - before) / 1000
     lost = 1 - counted.messages / (sent * subscribers)
-    return Passed(counted.messages / counted.seconds, 100 * lost, used_us / sent)
+    return Passed(counted.messages / counted.seconds, 100 * lost, used_us / sent, counted.latency_us)
 
 
 def cpu_ns(pid: int) -> int:
@@ -121,10 +130,10 @@ def relays(folder: Path) -> Iterator[list[Relay]]:
         running_broker(folder) as broker,
         proxy("zmq.proxy, TCP to TCP, no encryption", "tcp://127.0.0.1:*", curve=False) as plain,
         proxy("zmq.proxy, TCP CURVE to unix socket", f"ipc://{folder}/out.ipc", curve=True) as local,
-        proxy("zmq.proxy, TCP CURVE to TCP CURVE", "tcp://127.0.0.1:*", curve=True) as curve,
+        proxy(PLAIN, "tcp://127.0.0.1:*", curve=True) as curve,
     ):
         ours_local = Relay("our relay, TCP CURVE to unix socket", broker.pid, broker.into, broker.local)
-        ours_out = Relay("our relay, TCP CURVE to TCP CURVE", broker.pid, broker.into, broker.out)
+        ours_out = Relay(OURS, broker.pid, broker.into, broker.out)
         yield [plain, local, ours_local, curve, ours_out]
 
 
@@ -144,6 +153,7 @@ def _proxy(connection: Connection, out: str, curve: bool) -> None:
     with zmq.Context() as context, context.socket(zmq.XSUB) as source, context.socket(zmq.XPUB) as sink:
         for each in (source, sink):
             each.linger = 0
+            each.sndhwm = DATA_OPTIONS[zmq.SNDHWM]
         if curve:
             for each in (source,) if out.startswith("ipc:") else (source, sink):
                 each.curve_server = True
@@ -168,6 +178,7 @@ _COLUMNS = (
     ("full speed, lost %", Column("lost", "%", 1)),
     ("steady, CPU us per message", Column(f"{STEADY}/s: CPU/message", "us", 2)),
     ("steady, lost %", Column("lost", "%", 3)),
+    ("steady, latency us", Column("latency", "us", 0)),
 )
 
 
@@ -206,6 +217,13 @@ def report(
         for what, (title, axis) in titles.items()
     )
     ours = [name for name in names if name.startswith("our")]
+
+    def rounds_of(what: str) -> list[tuple[float, float]]:
+        """Of ours and of the plain proxy, round by round, to one subscriber."""
+        return list(zip(found[key(OURS, 1, what)], found[key(PLAIN, 1, what)], strict=True))
+
+    ratio = statistics.median(mine / plain for mine, plain in rounds_of("full speed, deliveries/s"))
+    added = statistics.median(mine - plain for mine, plain in rounds_of("steady, latency us"))
     return Report(
         name="relay",
         title=f"The broker's relay and plain zmq.proxy, messages of {SIZE} bytes",
@@ -218,9 +236,13 @@ def report(
         },
         tables=tables,
         charts=charts,
-        checks=tuple(
-            Check(f"{name}: lost at {STEADY}/s", median(name, 1, "steady, lost %"), LOST, "%")
-            for name in ours
+        checks=(
+            *(
+                Check(f"{name}: lost at {STEADY}/s", median(name, 1, "steady, lost %"), LOST, "%")
+                for name in ours
+            ),
+            Check(f"{OURS}: full speed beside {PLAIN}", ratio, RATIO, "x", at_least=True),
+            Check(f"{OURS}: latency beyond {PLAIN}", added, ADDED, "us"),
         ),
         rounds=found,
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import zmq
 
-from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic
+from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
 
 SIZE = 470  # bytes of a message's three frames
 _TOPIC = pipeline_topic(Kind.PRED, "bench")
 _WARM = 0  # `inc` of what is sent until all have heard something
 _INC = slice(16, 20)  # where it stands in a header
+_SENT = slice(40, 48)  # and where the time of sending does, in ns of the machine's monotonic clock
 _TICK = 0.002  # seconds between two bursts at a steady rate
 _QUIET = 0.7  # seconds without a message, after which none is under way any more
 _MANY = 1_000_000  # messages that our own ends may hold, so that only the relay loses any
@@ -49,6 +51,7 @@ class Counted:
 
     messages: int  # of all together
     seconds: float  # from the first to the last
+    latency_us: float  # from sending to reading, of half of them at most
 
 
 def publish(connection: Connection, side: Side) -> None:
@@ -58,7 +61,7 @@ def publish(connection: Connection, side: Side) -> None:
         publisher.sndtimeo = 5000
         connection.recv()
         while not connection.poll(0.01):
-            publisher.send_multipart(_message(_WARM, 0))
+            publisher.send_multipart(_message(_WARM, time.monotonic_ns()))
         inc = _WARM
         while True:
             rate, seconds = connection.recv()
@@ -72,6 +75,8 @@ def _send(publisher: zmq.Socket[bytes], inc: int, rate: int, seconds: float) -> 
     sent, started = 0, time.monotonic()
     while (passed := time.monotonic() - started) < seconds:
         due = int(rate * passed) - sent if rate else 100
+        if due:
+            frames = _message(inc, time.monotonic_ns())
         for _ in range(due):
             publisher.send_multipart(frames)
         sent += due
@@ -102,6 +107,7 @@ def subscribe(connection: Connection, side: Side, count: int) -> None:
 def _count(connection: Connection, poller: zmq.Poller, inc: int) -> Counted:
     """What comes of one run, until it is all there, or it was asked for and nothing more comes."""
     messages, first, last = 0, 0.0, 0.0
+    latencies: list[int] = []
     expected: int | None = None
     while expected is None or messages < expected:
         if expected is None and connection.poll():
@@ -109,28 +115,33 @@ def _count(connection: Connection, poller: zmq.Poller, inc: int) -> Counted:
         ready = poller.poll(round(_QUIET * 1000))
         if not ready and expected is not None:
             break
-        came = sum(_drain(subscriber, inc) for subscriber, _ in ready)
+        came = sum(_drain(subscriber, inc, latencies) for subscriber, _ in ready)
         if came:
             last = time.monotonic()
             first = first or last
             messages += came
-    return Counted(messages, max(last - first, 1e-9))
+    latency = statistics.median(latencies) / 1000 if latencies else float("nan")
+    return Counted(messages, max(last - first, 1e-9), latency)
 
 
-def _drain(subscriber: zmq.Socket[bytes], inc: int) -> int:
-    """How much of this run is there, without waiting."""
+def _drain(subscriber: zmq.Socket[bytes], inc: int, latencies: list[int]) -> int:
+    """How much of this run is there, without waiting. Adds how long the first of it took."""
     count, wanted = 0, inc.to_bytes(4, "big")
     for _ in range(256):
         try:
             frames = subscriber.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             break
-        count += frames[1][_INC] == wanted
+        if frames[1][_INC] != wanted:
+            continue
+        if not count:
+            latencies.append(time.monotonic_ns() - int.from_bytes(frames[1][_SENT], "big"))
+        count += 1
     return count
 
 
-def _message(inc: int, seq: int) -> list[bytes]:
-    header = DataHeader(Kind.PRED, 1, inc, seq).pack()
+def _message(inc: int, sent_ns: int) -> list[bytes]:
+    header = DataHeader(kind=Kind.PRED, gen=1, inc=inc, seq=0, captured_boot_ns=sent_ns).pack()
     return [_TOPIC, header, bytes(SIZE - len(_TOPIC) - len(header))]
 
 

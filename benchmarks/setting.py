@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from streamfleet_api.demo import demo_model
-from streamfleet_api.modelfile import inspect
-from streamfleet_broker.protocol.values import Family, Manifest
-from tests.places import short_folder
-from tests.videos import write_pattern
+from streamfleet_api.local.demo import demo_model
+from streamfleet_api.storage.onnx_file import inspect
+from streamfleet_core.protocol.values import Family, Manifest
+from tests.fakes.places import short_folder
+from tests.fakes.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"
 _FRAMES = 1200  # of the video that is made

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import compose
-from tests.images import TOOLS, Container, Images, NoBase, ended, until
-from tests.places import free_ports, short_folder
+from tests.fakes import compose
+from tests.fakes.images import TOOLS, Container, Images, NoBase, ended, until
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import free_ports, short_folder
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -92,16 +93,16 @@ def test_a_second_device_joins_with_a_token_of_its_own(folder: Path, images: Ima
 
     with ended(list(hub.values())):
         hub["broker"].start()
-        until(hub["broker"].is_healthy, 20, "the broker")
+        until(hub["broker"].is_healthy, "the broker")
         hub["api"].start()
-        until(lambda: token(hub["api"]), 20, "the api")
+        until(lambda: token(hub["api"]), "the api")
         service = compose.load(
             compose.FOLDER / "compose.cpu.yaml", {"STREAMFLEET_JOIN": token(hub["api"])}
         ).services["worker"]
         device = Container(images.build("worker"), service, folder / "edge", folder / "edge.log")
         with ended([device]):
             device.start()
-            until(device.is_healthy, 30, "the device")
+            until(device.is_healthy, "the device")
             healthy = hub["api"].is_healthy()
             code = device.stop()
             unhealthy = device.execute(
@@ -116,13 +117,13 @@ def test_a_second_device_joins_with_a_token_of_its_own(folder: Path, images: Ima
 def bring_up(containers: dict[str, Container]) -> None:
     """In the order of `depends_on`, until the api is healthy."""
     containers["broker"].start()
-    until(containers["broker"].is_healthy, 20, "the broker")
+    until(containers["broker"].is_healthy, "the broker")
     containers["api"].start()
     containers["join"].start()
-    assert containers["join"].wait(60) == 0, containers["join"].log
+    assert containers["join"].wait(2 * PATIENCE) == 0, containers["join"].log
     containers["worker"].start()
-    until(containers["api"].is_healthy, 30, "a ready device")
-    until(containers["worker"].is_healthy, 10, "the worker's own word")
+    until(containers["api"].is_healthy, "a ready device")
+    until(containers["worker"].is_healthy, "the worker's own word")
 
 
 def initialise(port: str, sink: int) -> dict[str, str]:
@@ -135,7 +136,7 @@ def initialise(port: str, sink: int) -> dict[str, str]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/initialise", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         content: dict[str, str] = json.load(answer)
         return content
 
@@ -149,7 +150,7 @@ def receiver() -> socket.socket:
     """Where datagrams arrive."""
     found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     found.bind(("127.0.0.1", 0))
-    found.settimeout(30)
+    found.settimeout(PATIENCE)
     return found
 
 
@@ -160,4 +161,4 @@ def drain(datagrams: socket.socket) -> None:
         while datagrams.recv(65_536):
             pass
     except BlockingIOError:
-        datagrams.settimeout(30)
+        datagrams.settimeout(PATIENCE)

@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from tests.rtsp import PACKAGES, RtspServer, is_missing
-from tests.web import Web, make_certificate
+from tests.fakes.rtsp import PACKAGES, RtspServer, is_missing
+from tests.fakes.web import Web, make_certificate
 
 # FFmpeg in the tests' own process is silent whichever test opens a film first; it is asked only once.
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 
 
 def pytest_configure() -> None:
-    """A shell that runs the tests in the background has them ignore Ctrl-C; what they start must not."""
+    """Let no test depend on the shell that runs it, or on the time that an example takes."""
+    # A shell that runs the tests in the background has them ignore Ctrl-C; what they start must not.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A machine that stalls for a second makes any example slow.
+    settings.register_profile("timeless", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("timeless")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The drawing of the architecture, kept: who may import whom, and what stays pure."""
+"""The architecture, kept: who may import whom, what stays pure, how many entries a folder has."""
 
 from __future__ import annotations
 
@@ -6,54 +6,104 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = {
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import ROOT
+
+COMPONENTS = {
+    "streamfleet_core": ROOT / "broker/streamfleet_core",
     "streamfleet_broker": ROOT / "broker/streamfleet_broker",
     "streamfleet_worker": ROOT / "worker/streamfleet_worker",
     "streamfleet_api": ROOT / "api/streamfleet_api",
+    "streamfleet": ROOT / "api/streamfleet",
 }
-# A model is read at two doors, the api's and the library's on a device: the same file is the same model.
-# And all programs begin alike.
-SHARED = ("streamfleet_broker.protocol", "streamfleet_broker.models", "streamfleet_broker.program")
+MAX_ENTRIES = 20  # of one folder: more than that nobody looks through
+
+# Which other parts of ours the modules of a part may import; `streamfleet_` is left out. A part is a folder
+# with all that is below it, or one module of a component's own folder.
+MAY_IMPORT = {
+    "core.protocol": [],
+    "core.datasets": ["core.protocol"],
+    "core.models": ["core.protocol"],
+    "core.peers": ["core.protocol"],
+    "core.runtime": ["core.protocol"],
+    "broker.fleet": ["core.protocol"],
+    "broker": ["broker", "core"],
+    "worker.host": ["core"],
+    "worker.ipc": ["core"],
+    "worker.decisions": [
+        *("worker.ipc.child_messages", "core.protocol", "core.models.onnx_graph", "core.runtime.backoff"),
+    ],
+    "worker.engine": ["worker.host", "worker.ipc", "core"],
+    "worker.video": ["worker.ipc", "core"],
+    "worker.sampling": ["worker.video", "worker.config", "core"],
+    "worker.camera": [
+        *("worker.engine", "worker.video", "worker.sampling", "worker.host", "worker.ipc", "core"),
+    ],
+    "worker.library": ["worker.engine", "worker.video", "worker.host", "worker.ipc", "worker.config", "core"],
+    "worker.publisher": ["worker.decisions.topic_subscriptions", "worker.host", "worker.ipc", "core"],
+    "worker.agent": [
+        *("worker.decisions", "worker.sampling.quota_file", "worker.host", "worker.ipc", "worker.config"),
+        "core",
+    ],
+    "worker": ["worker", "core"],
+    "streamfleet": ["worker.library", "core"],  # what it has of a worker is loaded when it is used
+    "api.broker_client": ["core"],
+    "api.sampling_presets": ["core"],
+    "api.client": ["streamfleet", "core"],
+    "api.web": ["api.broker_client", "core"],
+    "api.storage": ["api.broker_client", "core"],
+    "api.feeds": ["api.web", "api.broker_client", "core"],
+    "api.v2": ["api.feeds", "api.storage", "api.web", "api.broker_client", "api.sampling_presets", "core"],
+    "api.roboflow": [
+        *("api.v2.requests", "api.feeds", "api.storage", "api.web", "api.broker_client"),
+        *("api.sampling_presets", "core"),
+    ],
+    "api.monitoring": [
+        *("api.v2.responses", "api.roboflow.responses", "api.feeds", "api.web", "api.broker_client", "core"),
+    ],
+    "api.docs": ["api.monitoring", "api.v2.responses", "api.roboflow.responses", "api.web", "core"],
+    "api.dashboard": ["api.web", "core"],
+    "api.local": ["api.client", "streamfleet", "api.web", "api.broker_client", "core"],
+    "api.cli": ["api.client", "api.local", "api.sampling_presets", "api.config", "streamfleet", "core"],
+    "api": ["api", "streamfleet", "core"],
+}
 PURE = [
-    "streamfleet_broker.effects",
-    "streamfleet_broker.events",
-    "streamfleet_broker.facts",
+    "streamfleet.attempts",
+    "streamfleet.errors",
+    "streamfleet.requests",
+    "streamfleet.results",
+    "streamfleet.server_sent_events",
+    "streamfleet_core.models.foreign_format",
+    "streamfleet_core.models.onnx_graph",
+    "streamfleet_core.peers.subscriptions",
+    "streamfleet_core.runtime.backoff",
+    "streamfleet_broker.budget",
     "streamfleet_broker.fleet",
-    "streamfleet_broker.ledger",
-    "streamfleet_broker.lookout",
-    "streamfleet_broker.movement",
-    "streamfleet_broker.operators",
-    "streamfleet_broker.placement",
-    "streamfleet_broker.records",
-    "streamfleet_broker.releases",
-    "streamfleet_broker.roster",
-    "streamfleet_broker.sessions",
-    "streamfleet_broker.state",
-    "streamfleet_broker.supply",
-    "streamfleet_broker.views",
-    "streamfleet_broker.waiting",
-    "streamfleet_broker.wishes",
-    "streamfleet_api.active_learning",
-    "streamfleet_api.backlog",
-    "streamfleet_api.core.ring",
-    "streamfleet_api.core.workflow",
-    "streamfleet_api.filters",
-    "streamfleet_api.patience",
-    "streamfleet_broker.models.graph",
-    "streamfleet_worker.audience",
-    "streamfleet_worker.session",
-    "streamfleet_worker.reconcile",
-    "streamfleet_worker.status",
+    "streamfleet_broker.relay.publish_rules",
+    "streamfleet_broker.relay.subscribe_rules",
+    "streamfleet_api.feeds.filters",
+    "streamfleet_api.feeds.send_queue",
+    "streamfleet_api.local.hang_detector",
+    "streamfleet_api.roboflow.inference_pipelines.result_buffer",
+    "streamfleet_api.sampling_presets",
+    "streamfleet_api.web.access",
+    "streamfleet_api.web.connections",
+    "streamfleet_api.web.failed_logins",
+    "streamfleet_api.web.handshakes",
+    "streamfleet_worker.camera.slot_scheduler",
+    "streamfleet_worker.decisions",
     "streamfleet_worker.engine.batching",
-    "streamfleet_worker.library.schedule",
-    "streamfleet_worker.samples.picking",
+    "streamfleet_worker.engine.ort_reason",
+    "streamfleet_worker.library.execution.playback_clock",
+    "streamfleet_worker.sampling.selection",
+    "streamfleet_worker.video.sources.timeouts",
 ]
-# A pure core has no socket, process, file, clock, thread, logger or random source of its own.
+# A pure module has no socket, process, file, clock, thread, logger or random source of its own.
 IMPURE = {
     "asyncio",
     "datetime",
@@ -75,10 +125,13 @@ IMPURE = {
 
 def modules() -> Iterator[tuple[str, Path]]:
     """Every module of ours with its file."""
-    for folder in PACKAGES.values():
+    for folder in COMPONENTS.values():
         for path in sorted(folder.rglob("*.py")):
             parts = path.relative_to(folder.parent).with_suffix("").parts
             yield ".".join(part for part in parts if part != "__init__"), path
+
+
+MODULES = dict(modules())
 
 
 def imports(path: Path) -> set[str]:
@@ -89,65 +142,105 @@ def imports(path: Path) -> set[str]:
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            found.add(str(node.module))
+            names = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found.update(names or {str(node.module)})
     return found
 
 
-@pytest.mark.parametrize(("name", "path"), list(modules()), ids=lambda value: str(value)[-60:])
-def test_packages_share_nothing_but_the_protocol_and_what_a_model_is(name: str, path: Path) -> None:
-    package = name.split(".")[0]
-    foreign = {
-        imported
-        for imported in imports(path)
-        if imported.split(".")[0] in PACKAGES and imported.split(".")[0] != package
-    }
-
-    assert all(imported.startswith(SHARED) for imported in foreign), foreign
+def ours(path: Path) -> set[str]:
+    """Those of them that are ours."""
+    return {name for name in imports(path) if name.split(".")[0] in COMPONENTS}
 
 
-def test_the_protocol_imports_nothing_of_ours_but_itself() -> None:
-    for name, path in modules():
-        if name.startswith("streamfleet_broker.protocol"):
-            ours = {imported for imported in imports(path) if imported.split(".")[0] in PACKAGES}
-            assert all(imported.startswith("streamfleet_broker.protocol") for imported in ours), (name, ours)
+def is_below(name: str, part: str) -> bool:
+    """Is the module this part, or inside it?"""
+    return name == part or name.startswith(f"{part}.")
 
 
-@pytest.mark.parametrize("name", PURE)
+@pytest.mark.parametrize(("name", "path"), MODULES.items(), ids=lambda value: str(value)[-60:])
+def test_a_module_imports_only_what_its_folder_may(name: str, path: Path) -> None:
+    short = name.removeprefix("streamfleet_")
+    part = max((part for part in MAY_IMPORT if is_below(short, part)), key=len, default=None)
+    if part is None:
+        assert not ours(path), f"{name} is a package of its own"
+        return
+    allowed = [part, *MAY_IMPORT[part]]
+
+    for imported in ours(path):
+        target = imported.removeprefix("streamfleet_")
+        assert any(is_below(target, each) for each in allowed), f"{name} imports {imported}"
+
+
+def test_the_folders_form_no_circle() -> None:
+    """A module counts alone in a folder that has folders in it: `app` may use what `config` may not."""
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    folders = packages | {name.rpartition(".")[0] for name in MODULES.keys() - packages}
+    nested = {folder.rpartition(".")[0] for folder in folders}
+
+    def node(name: str) -> str:
+        folder = name if name in folders else name.rpartition(".")[0]
+        return name if folder in nested else folder
+
+    graph = {node(name): set[str]() for name in MODULES}
+    for name, path in MODULES.items():
+        graph[node(name)] |= {node(imported) for imported in ours(path)} - {node(name)}
+
+    TopologicalSorter(graph).prepare()
+
+
+def test_no_folder_has_more_entries_than_one_looks_through() -> None:
+    for component in COMPONENTS.values():
+        for folder in (component, *filter(Path.is_dir, component.rglob("*"))):
+            if "__pycache__" not in folder.parts and folder.name != "static":
+                entries = [each for each in folder.iterdir() if each.is_file() or any(each.rglob("*.py"))]
+                assert len(entries) <= MAX_ENTRIES, f"{folder}: {len(entries)}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if any(is_below(name, part) for part in PURE)])
 def test_a_decision_is_pure(name: str) -> None:
-    path = dict(modules())[name]
+    path = MODULES[name]
 
     assert not {imported.split(".")[0] for imported in imports(path)} & IMPURE
-    for imported in imports(path):
+    for imported in ours(path):
         assert (
-            not imported.startswith("streamfleet_")
-            or imported in PURE
-            or "protocol" in imported
-            or (imported.removeprefix("streamfleet_worker.") == "control")
+            any(is_below(imported, part) for part in PURE)
+            or imported.startswith("streamfleet_core.protocol")
+            or imported == "streamfleet_worker.ipc.child_messages"
         ), f"{name} imports {imported}, which may do I/O"
 
 
 def test_nobody_imports_a_main_module() -> None:
-    for name, path in modules():
+    for name, path in MODULES.items():
         assert not any(imported.endswith("__main__") for imported in imports(path)), name
 
 
 def test_the_protocol_loads_neither_zmq_nor_numpy_nor_cv2() -> None:
-    names = [name for name, _ in modules() if name.startswith("streamfleet_broker.protocol")]
+    names = [name for name in MODULES if name.startswith("streamfleet_core.protocol")]
     program = f"import sys, {', '.join(names)}; print({{'zmq', 'numpy', 'cv2'}} & set(sys.modules))"
 
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
 
     assert done.stdout.strip() == "set()"
 
 
 def test_a_device_needs_no_web_server_and_the_api_no_opencv() -> None:
-    for name, path in modules():
+    for name, path in MODULES.items():
         roots = {imported.split(".")[0] for imported in imports(path)}
         if name.startswith("streamfleet_worker"):
             assert not roots & {"starlette", "uvicorn", "pydantic", "click", "rich", "onnx"}, name
         if name.startswith("streamfleet_api"):
             assert not roots & {"cv2", "supervision", "trackers", "onnxruntime"}, name
-        if name.startswith("streamfleet_broker"):
+        if name.startswith(("streamfleet_broker", "streamfleet_core")):
             assert not roots & {"onnx", "onnxruntime", "numpy", "cv2"}, name
+
+
+def test_what_runs_before_the_installation_needs_nothing_installed() -> None:
+    ports = [f"--{name}-port=0" for name in ("manager", "devices", "relay-in", "relay-out")]
+    ports += ["--port=0", "--pictures-in-port=0", "--pictures-out-port=0"]
+
+    command = [sys.executable, "-I", "-S", str(ROOT / "tools/ports.py"), *ports]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

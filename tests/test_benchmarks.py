@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
+
 from benchmarks.bare import rate
+from benchmarks.commands import constant, serving
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.throughput import best_arrangement, key, ratio
-
-ROOT = Path(__file__).parent.parent
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import ROOT
 
 
 def test_a_quick_benchmark_gives_a_table_a_chart_and_a_file(tmp_path: Path) -> None:
@@ -26,6 +29,13 @@ def test_a_quick_benchmark_gives_a_table_a_chart_and_a_file(tmp_path: Path) -> N
     assert found["machine"]["cores"] >= 1
     assert found["versions"]["commit"]
     assert all(len(figures) == found["sizes"]["rounds"] for figures in found["rounds"].values())
+
+
+def test_the_bare_app_that_commands_are_compared_with_answers() -> None:
+    with serving(constant) as port:
+        answer = httpx.get(f"http://127.0.0.1:{port}/list_pipelines", timeout=PATIENCE)
+
+    assert answer.json() == {"status": "success"}
 
 
 def test_a_limit_that_is_not_kept_is_said(tmp_path: Path) -> None:

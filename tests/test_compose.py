@@ -19,10 +19,10 @@ from streamfleet_api.config import parse as parse_api
 from streamfleet_broker.__main__ import parse as parse_broker
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_worker.config import parse as parse_worker
-from tests import compose
-from tests.images import DOCKERFILE, Instruction, instructions
+from tests.fakes import compose
+from tests.fakes.images import DOCKERFILE, Instruction, instructions
+from tests.fakes.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 UNITS = sorted(ROOT.glob("*/streamfleet-*.service"))
 LOCKS = sorted((ROOT / "compose/locks").glob("*.txt"))
@@ -35,6 +35,10 @@ _SAMPLES = {  # a value that is not the default
     "STREAMFLEET_ENGINE_THREADS": "3",
     "STREAMFLEET_JOIN": "sf1.abc",
     "STREAMFLEET_TRUST": "10.0.0.0/8",
+    "STREAMFLEET_ALLOWED_HOST": "fleet.example",
+    "STREAMFLEET_CORS": "https://page.example",
+    "STREAMFLEET_INSECURE": "1",
+    "STREAMFLEET_TLS_CERT": "/certificate.pem",
     "STREAMFLEET_SAMPLES_AGE": "7200",
     "STREAMFLEET_SAMPLES_SIZE": "1234567",
     "STREAMFLEET_SAMPLES_UPLOAD": "false",
@@ -228,7 +232,7 @@ def test_an_image_says_the_ports_that_its_program_has() -> None:
         part: {int(port) for each in of_stage(part) if each.word == "EXPOSE" for port in each.rest.split()}
         for part in ("broker", "api", "worker")
     }
-    broker, api = BrokerConfig(Path("/d")), parse_api(["--data-dir", "/d/api"], {})
+    broker, api = BrokerConfig(data_dir=Path("/d")), parse_api(["--data-dir", "/d/api"], {})
 
     assert ports == {
         "broker": {

@@ -10,17 +10,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from streamfleet_api.cli import cli
-from tests.api.peer import Peer
-from tests.places import free_port
-
-DEADLINE = 20.0  # seconds for a process to start
+from streamfleet.results import Pipeline
+from streamfleet_api.cli.main import cli
+from streamfleet_api.v2.responses import Pipeline as Answered
+from streamfleet_core.protocol.requests import PipelineView
+from tests.fakes.broker import Peer
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import free_port
 
 
 class Api:
@@ -44,11 +47,11 @@ class Api:
         """Start it, for the first time or again on the same port."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
-        self.http = httpx.Client(base_url=self.url, timeout=15, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
         self._wait()
 
     def wait_for_follower(self, pipeline_id: str) -> None:
-        """Until somebody follows this pipeline."""
+        """Until a client subscribes to this pipeline."""
         self._peer.wait_for_followers(pipeline_id)
 
     @property
@@ -57,7 +60,7 @@ class Api:
         return (self.folder / "api/token").read_text().strip()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while True:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -72,10 +75,10 @@ class Api:
         self.http.close()
         self.process.terminate()
         try:
-            return self.process.wait(5)
+            return self.process.wait(PATIENCE)
         finally:
             self.process.kill()
-            self.process.wait(5)
+            self.process.wait(PATIENCE)
 
 
 class Command:
@@ -92,26 +95,39 @@ class Command:
     def start(
         self,
         *arguments: str,
+        stdin: int | None = None,
         stdout: int | IO[bytes] = subprocess.PIPE,
         stderr: int | IO[bytes] = subprocess.PIPE,
     ) -> subprocess.Popen[str]:
         """The same as a process of its own, under way."""
-        command = [sys.executable, "-m", "streamfleet_api.cli", *self.options, *arguments]
+        command = [sys.executable, "-m", "streamfleet_api.cli.main", *self.options, *arguments]
         return subprocess.Popen(
-            command, stdout=stdout, stderr=stderr, text=True, env={**environment(), "COLUMNS": "80"}
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            env={**environment(), "COLUMNS": "80"},
         )
 
     def process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """The same as a process of its own."""
-        command = [sys.executable, "-m", "streamfleet_api.cli", *self.options, *arguments]
+        command = [sys.executable, "-m", "streamfleet_api.cli.main", *self.options, *arguments]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=20, env=environment(), check=False
+            command, capture_output=True, text=True, timeout=PATIENCE, env=environment(), check=False
         )
+
+
+def as_client_has_it(view: PipelineView, **changes: Any) -> Pipeline:
+    """A pipeline of the broker as a client gets it, with changes of its spec and of the rest."""
+    plain = Answered.of(view, None).model_dump(mode="json")
+    spec = {name: changes.pop(name) for name in list(changes) if name in plain["spec"]}
+    return msgspec.convert({**plain, **changes, "spec": {**plain["spec"], **spec}}, Pipeline)
 
 
 def until(condition: Callable[[], object], again: Callable[[], None] = lambda: None) -> None:
     """Do this again and again, until that is true."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "it did not come true"
         again()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import socket
 from typing import Any
 
 import httpx
 import pytest
 
-from streamfleet_api.wire import BadJson, parse_strictly
+from streamfleet_api.web.json_codec import BadJson, parse_strictly
 from tests.api.conftest import Api
-from tests.api.peer import Peer
+from tests.fakes.broker import Peer
+from tests.fakes.patience import PATIENCE
 
 JSON = {"content-type": "application/json"}
 
@@ -56,6 +59,7 @@ TARGETS = [
     ("PATCH", "/v2/devices/edge-1"),
     ("PUT", "/v2/models/a/1"),
     ("POST", "/v2/subscribers"),
+    ("POST", "/v2/commands"),
 ]
 
 
@@ -82,16 +86,53 @@ def test_the_original_refuses_or_takes_them_too(http: httpx.Client, content: byt
     assert 400 <= answer.status_code < 500
 
 
-def test_half_a_character_in_a_property_is_refused_by_the_original(http: httpx.Client) -> None:
-    body = (
-        b'{"model_id": "a", "video_reference": "x", "sink_configuration": {"host": "h", "port": 1}, '
-        b'"video_source_properties": {"\\ud800": 1}}'
-    )
+WISH = {
+    "model_id": "a",
+    "video_reference": "x",
+    "sink_configuration": {"type": "udp_sink", "host": "h", "port": 1},
+    "video_source_properties": {"fps": 1},
+    "api_key": "k",
+}
+HALVES = [
+    {**WISH, "model_id": "\ud800"},
+    {**WISH, "video_reference": "rtsp://h/\udfff"},
+    {**WISH, "sink_configuration": {"type": "udp_sink", "host": "\ud800", "port": 1}},
+    {**WISH, "video_source_properties": {"\ud800": 1}},
+    {**WISH, "api_key": "\ud800"},
+    {**WISH, "\ud800": 1},
+    {**WISH, "video_reference": ["\ud800"]},
+]
 
-    answer = http.post("/initialise", content=body, headers=JSON)
 
-    assert answer.status_code == 400
-    assert "video_source_properties" in answer.json()["message"]
+@pytest.mark.parametrize("body", HALVES, ids=json.dumps)
+@pytest.mark.parametrize("path", ["/initialise", "/inference_pipelines/initialise"])
+def test_half_a_character_is_refused_by_the_original(http: httpx.Client, path: str, body: Any) -> None:
+    whole = {"video_configuration": body} if path.startswith("/inference") else body
+
+    answer = http.post(path, content=json.dumps(whole).encode(), headers=JSON)
+
+    assert answer.status_code == 422
+    assert "A lone surrogate is no character" in answer.text
+
+
+@pytest.mark.parametrize("body", HALVES, ids=json.dumps)
+def test_half_a_character_is_refused_by_the_stream_manager(api: Api, body: Any) -> None:
+    payload = json.dumps({"type": "init", **body}).encode()
+
+    with socket.create_connection(("127.0.0.1", api.manager_port), timeout=PATIENCE) as connection:
+        connection.sendall(len(payload).to_bytes(4, "big") + payload)
+        reply = connection.makefile("rb").read()
+
+    response = json.loads(reply[4:])["response"]
+    assert response["status"] == "failure"
+    assert api.http.get("/list_pipelines").json()["pipelines"] == []
+
+
+@pytest.mark.parametrize("name", ["selector", "pipeline", "class", "after", "source", "status"])
+@pytest.mark.parametrize("path", ["/v2/pipelines", "/v2/events", "/v2/predictions", "/v2/samples"])
+def test_what_is_no_utf_8_in_an_address_is_no_error_of_ours(http: httpx.Client, path: str, name: str) -> None:
+    with http.stream("GET", f"{path}?{name}=%ed%a0%80%ff") as answer:
+        assert answer.status_code < 500
 
 
 @pytest.mark.parametrize(
@@ -125,7 +166,7 @@ def test_a_range_that_is_none_is_refused(http: httpx.Client, asked: str) -> None
     digest = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"
     http.put(f"/v2/blobs/{digest}", content=b"hello\n")
 
-    answer = http.get(f"/v2/blobs/{digest}", headers={"range": asked.encode()})
+    answer = http.get(f"/v2/blobs/{digest}", headers={b"range": asked.encode()})
 
     assert answer.status_code == 400
     assert "expected Range" in answer.json()["detail"]
@@ -143,17 +184,64 @@ def test_a_key_that_is_there_twice_is_named() -> None:
 
 @pytest.mark.parametrize("begin", [b"GET /", b"GET /healthz HTTP/1.1\r\nx: "], ids=["address", "header"])
 def test_a_head_without_an_end_is_refused(api: Api, begin: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE) as connection:
         connection.sendall(begin)
-        answer = b""
-        for _ in range(100):  # 1.6 MB in all
-            connection.sendall(b"x" * 16_384)
-            connection.settimeout(0.05)
-            try:
-                answer = connection.recv(4096)
-                break
-            except TimeoutError:
-                connection.settimeout(10)
+        with contextlib.suppress(ConnectionError):  # it may have hung up already
+            for _ in range(100):  # 1.6 MB in all
+                connection.sendall(b"x" * 16_384)
+                if select.select([connection], [], [], 0.05)[0]:
+                    break
+        answer = connection.recv(4096)
 
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert api.http.get("/healthz").status_code == 200
+
+
+ENDLESS = {
+    "trailers": (b"1\r\nx\r\n0\r\n", b"x: y\r\n" * 2_000),
+    "one trailer": (b"1\r\nx\r\n0\r\nx: ", b"x" * 12_000),
+    "an extension of a chunk": (b"1;", b"x" * 12_000),
+}
+
+
+@pytest.mark.parametrize(("begin", "piece"), ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("host", ["127.0.0.1", "elsewhere.example"])
+def test_what_frames_a_body_without_an_end_is_cut_off(
+    api: Api, host: str, begin: bytes, piece: bytes
+) -> None:
+    """Also of a request that is refused, whose body nobody reads."""
+    head = f"POST /initialise HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE) as connection:
+        connection.sendall(head.encode() + begin)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            connection.sendall(piece * 4_000)  # 48 MB in all
+
+    assert api.http.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"GARBAGE\r\n\r\n", b"GET /" + b"x" * 200_000, b""],
+    ids=["garbage", "a long one", "nothing"],
+)
+def test_a_request_before_one_that_ends_the_connection_is_no_error_of_ours(api: Api, more: bytes) -> None:
+    """All but the last under way knew nothing of it, and failed at the closed connection."""
+    first = b"GET /list_pipelines HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 2
+    for _ in range(5):
+        address = "127.0.0.1", api.port
+        with socket.create_connection(address, timeout=PATIENCE) as connection, contextlib.suppress(OSError):
+            connection.sendall(first + more)
+            while more and connection.recv(65_536):  # nothing: it hangs up
+                pass
+
+    assert api.http.get("/healthz").status_code == 200
+    assert "Traceback" not in api.log.read_text()
+
+
+def test_a_trailer_is_no_header(api: Api) -> None:
+    head = b"POST /v2/models HTTP/1.1\r\nhost: elsewhere.example\r\ntransfer-encoding: chunked\r\n\r\n"
+    trailer = f"authorization: Bearer {api.token}\r\nhost: 127.0.0.1\r\n".encode()
+    with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE) as connection:
+        connection.sendall(head + b"0\r\n" + trailer + b"\r\n")
+
+        assert connection.recv(4_096).startswith(b"HTTP/1.1 401 ")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
-from pathlib import Path
 
 import pytest
 
 from streamfleet_worker import library
 from tests.api.conftest import Api
+from tests.fakes.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "MIGRATING.md").read_text()
 SOURCES = "\n".join(
     path.read_text() for package in ("broker", "worker", "api") for path in (ROOT / package).rglob("*.py")
@@ -66,3 +66,20 @@ def test_every_file_that_it_points_to_is_there() -> None:
         if line.startswith("## ")
     }
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= headings
+
+
+def test_every_module_and_name_that_imports_lead_to_is_there() -> None:
+    rows = [line.split("|")[2] for line in section("Imports").splitlines() if line.startswith("| `")]
+    modules = {name for row in rows for name in re.findall(r"`(streamfleet_worker[\w.]*)`", row)}
+    named = [
+        (name, names)
+        for row in rows
+        for name, names in re.findall(r"`(streamfleet_worker[\w.]*)` \(([^)]*)\)", row)
+    ]
+
+    assert len(modules) >= 4
+    for module in modules:
+        importlib.import_module(module)
+    for module, names in named:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_api.demo import demo_model
-from streamfleet_broker.models import download
-from streamfleet_broker.models.download import DownloadFailed, Remote, fetch
+from streamfleet_api.local.demo import demo_model
+from streamfleet_core.models import download
+from streamfleet_core.models.download import DownloadFailed, Remote, fetch
 from tests.api.conftest import Api, Command, terminal_text, until
-from tests.api.peer import Peer
-from tests.api.test_modelfile import save
-from tests.web import Web
+from tests.api.storage.test_onnx_file import save
+from tests.fakes.broker import Peer
+from tests.fakes.patience import PATIENCE
+from tests.fakes.web import Web
 
 DEMO = demo_model()
 DIGEST = hashlib.sha256(DEMO).hexdigest()
@@ -63,7 +64,7 @@ def test_who_looks_on_sees_how_far_it_is(run: Command, peer: Peer, site: Web) ->
     command = ("models", "add", "shapes/1", site.url("/large.onnx"), "--sha256", digest)
     process = run.start(*command, stderr=its)
     os.close(its)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE)
     shown = terminal_text(ours)
 
     assert "fetching" in shown
@@ -89,7 +90,7 @@ def test_what_is_not_what_was_said_is_refused_with_both_digests_and_nothing_is_l
 
     refused = run("models", "add", "shapes/1", site.url("/model.onnx"), "--sha256", OTHER, code=1)
 
-    assert f"expected content of sha256 {OTHER}, came {DIGEST}" in refused.stderr.replace("\n", " ")
+    assert f"expected content of sha256 {OTHER}, got {DIGEST}" in refused.stderr.replace("\n", " ")
     assert not peer.models
     until(lambda: blobs_of(api) == before)
 
@@ -120,7 +121,7 @@ def test_a_file_may_be_held_against_a_digest_too(run: Command, peer: Peer, tmp_p
     refused = run("models", "add", "shapes/1", str(file), "--sha256", OTHER, code=1)
     added = run("models", "add", "shapes/1", str(file), "--sha256", DIGEST)
 
-    assert f"expected content of sha256 {OTHER}, came {DIGEST}" in refused.stderr.replace("\n", " ")
+    assert f"expected content of sha256 {OTHER}, got {DIGEST}" in refused.stderr.replace("\n", " ")
     assert added.stdout == ADDED
 
 
@@ -155,9 +156,9 @@ def test_options_go_before_what_lies_in_a_folder(run: Command, peer: Peer, tmp_p
         (
             "http://127.0.0.1:9/model.onnx",
             1,
-            "expected an address as https://host/model.onnx, came http://127",
+            "expected an address as https://host/model.onnx, got http://127",
         ),
-        ("ftp://user:canary@host/model.onnx", 1, "came ftp://host/model.onnx"),
+        ("ftp://user:canary@host/model.onnx", 1, "got ftp://host/model.onnx"),
         ("https://user:canary/@host/model.onnx", 1, "expected an address as https://host/model.onnx"),
         ("https://user:canary@host/m?signature=canary", 1, "https://host/m: expected the sha256"),
     ],
@@ -221,7 +222,7 @@ def test_more_than_a_model_may_have_is_not_taken(site: Web) -> None:
 
 
 def test_a_silent_server_is_not_waited_for(site: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "_SILENCE", 0.2)
+    monkeypatch.setattr(download, "_READ_TIMEOUT", 0.2)
 
     with pytest.raises(DownloadFailed, match="no answer in time"):
         fetched(site, "/silent")
@@ -230,7 +231,7 @@ def test_a_silent_server_is_not_waited_for(site: Web, monkeypatch: pytest.Monkey
 def test_an_endless_trickle_ends_at_the_deadline(site: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_WHOLE", 0.1)
 
-    with pytest.raises(DownloadFailed, match=r"expected it within 0.1 s, \d+ bytes came"):
+    with pytest.raises(DownloadFailed, match=r"expected it within 0.1 s, got \d+ bytes"):
         fetched(site, "/endless")
 
 

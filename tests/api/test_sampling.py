@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from streamfleet_api.active_learning import ActiveLearning
-from streamfleet_api.schemas import PipelineInitialisationRequest
-from streamfleet_api.wishes import spec_of
-from streamfleet_broker.protocol.requests import CreatePipeline, PutPipeline
-from streamfleet_broker.protocol.samples import (
+from streamfleet_api.roboflow.mapping import spec_of
+from streamfleet_api.roboflow.schemas import PipelineInitialisationRequest
+from streamfleet_api.sampling_presets import ActiveLearning
+from streamfleet_core.protocol.requests import CreatePipeline, PutPipeline
+from streamfleet_core.protocol.sampling import (
     Batching,
     ClassesBased,
     CloseToThreshold,
@@ -21,8 +21,8 @@ from streamfleet_broker.protocol.samples import (
     Random,
     Sampling,
 )
-from streamfleet_broker.protocol.values import ModelRef, from_plain, to_plain
-from tests.api.peer import Peer, pipeline, spec
+from streamfleet_core.protocol.values import ModelRef, from_plain, to_plain
+from tests.fakes.broker import Peer, pipeline, spec
 
 MODEL = ModelRef("parts/1", "ab" * 32)
 RANDOM = {"type": "random", "name": "some", "traffic_percentage": 0.5}
@@ -79,8 +79,8 @@ def test_every_key_of_a_sampling_reaches_the_broker(http: httpx.Client, peer: Pe
     assert answer.status_code == 201, answer.text
     (created,) = [request for request in peer.asked if isinstance(request, CreatePipeline)]
     assert created.spec.sampling == Sampling(
-        "parts",
-        (
+        dataset="parts",
+        strategies=(
             Random(
                 name="some",
                 traffic_percentage=0.5,
@@ -99,11 +99,11 @@ def test_every_key_of_a_sampling_reaches_the_broker(http: httpx.Client, peer: Pe
             ClassesBased(name="rare", selected_class_names=("washer",)),
             DetectionsNumberBased(name="many", more_than=9),
         ),
-        Batching("line 3", "weekly", 100),
-        (480, 640),
-        80,
-        ("night",),
-        False,
+        batching=Batching("line 3", "weekly", 100),
+        max_image_size=(480, 640),
+        jpeg_compression_level=80,
+        tags=("night",),
+        persist_predictions=False,
     )
 
 
@@ -112,7 +112,7 @@ def test_every_key_of_a_sampling_reaches_the_broker(http: httpx.Client, peer: Pe
     [
         ({"dataset": "../x"}, ["dataset"], "String should match pattern"),
         ({"strategies": []}, ["strategies"], "at least 1 item"),
-        ({"strategies": [RANDOM, RANDOM]}, ["strategies"], "expected each strategy once, came 'some' twice"),
+        ({"strategies": [RANDOM, RANDOM]}, ["strategies"], "expected each strategy once, got 'some' twice"),
         ({"strategies": [{"type": "other"}]}, ["strategies", 0], "does not match any of the expected tags"),
         (
             {"strategies": [{**RANDOM, "traffic_percentage": 50}]},
@@ -126,7 +126,7 @@ def test_every_key_of_a_sampling_reaches_the_broker(http: httpx.Client, peer: Pe
                 ]
             },
             ["strategies", 0, "detections_number_based"],
-            "expected a number above more_than and below less_than, came 3 and 4",
+            "expected a number above more_than and below less_than, got 3 and 4",
         ),
         ({"batching": {"recreation_interval": "yearly"}}, ["batching", "recreation_interval"], "'monthly'"),
         ({"max_image_size": [480]}, ["max_image_size"], "at least 2 items"),
@@ -229,3 +229,61 @@ def test_the_environment_decides_where_a_request_is_silent(asked: bool | None, e
 def test_a_variable_that_cannot_be_used_is_named(environment: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=next(iter(environment))):
         ActiveLearning.of(environment)
+
+
+ROBOFLOW = {
+    "enabled": True,
+    "target_workspace": "mine",
+    "target_project": "parts",
+    "persist_predictions": False,
+    "sampling_strategies": WHOLE["strategies"],
+    "batching_strategy": WHOLE["batching"],
+    "max_image_size": [480, 640],
+    "jpeg_compression_level": 80,
+    "tags": ["night"],
+}
+
+
+def test_the_words_of_roboflows_active_learning_mean_the_same(http: httpx.Client, peer: Peer) -> None:
+    body = {"model": "parts/1", "sources": ["rtsp://cam/1"], "sampling": ROBOFLOW}
+
+    answer = http.post("/v2/pipelines", json=body)
+
+    assert answer.status_code == 201, answer.text
+    (created,) = (asked for asked in peer.asked if isinstance(asked, CreatePipeline))
+    assert created.spec.sampling == from_plain(WHOLE, Sampling)
+
+
+@pytest.mark.parametrize("method", ["put", "patch"])
+def test_active_learning_that_is_not_enabled_keeps_nothing(
+    http: httpx.Client, peer: Peer, method: str
+) -> None:
+    wished = replace(spec("rtsp://cam/1"), sampling=from_plain(WHOLE, Sampling))
+    peer.pipelines["door"] = pipeline("door", version=1, spec=wished)
+    body = {"sampling": {**ROBOFLOW, "enabled": False}}
+    whole = body if method == "patch" else {"model": "parts/1", "sources": ["rtsp://cam/1"], **body}
+
+    answer = http.request(method, "/v2/pipelines/door", json=whole)
+
+    assert answer.status_code == 200, answer.text
+    assert peer.pipelines["door"].spec.sampling is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"strategies": [RANDOM]}, "sampling_strategies"),
+        ({"dataset": "parts"}, "target_project"),
+        ({"enabled": "yes"}, "enabled"),
+        ({"target_project": "a b"}, "dataset"),
+    ],
+)
+def test_active_learning_in_two_words_or_wrong_ones_is_refused_by_name(
+    http: httpx.Client, changes: dict[str, Any], where: str
+) -> None:
+    body = {"model": "parts/1", "sources": ["rtsp://cam/1"], "sampling": {**ROBOFLOW, **changes}}
+
+    answer = http.post("/v2/pipelines", json=body)
+
+    assert answer.status_code == 422
+    assert [error["loc"][-1] for error in answer.json()["errors"]] == [where]

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,17 +20,18 @@ import zmq
 
 from streamfleet_broker.__main__ import parse
 from streamfleet_broker.config import BrokerConfig, own_addresses
-from streamfleet_broker.protocol.requests import (
+from streamfleet_core.protocol.requests import (
     CreatePipeline,
     FleetView,
     GetFleet,
     ListPipelines,
     PipelineView,
 )
-from streamfleet_broker.protocol.values import ModelRef, PipelineSpec, SourceSpec
-from tests.broker.clients import Operator, Sockets
+from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
+from tests.fakes.broker_clients import Operator, Sockets
+from tests.fakes.patience import PATIENCE
 
-SPEC = PipelineSpec(ModelRef("parts/1", "ab" * 32), (SourceSpec("rtsp://10.0.0.9/door"),))
+SPEC = PipelineSpec(model=ModelRef("parts/1", "ab" * 32), sources=(SourceSpec("rtsp://10.0.0.9/door"),))
 
 
 @pytest.fixture
@@ -47,13 +47,24 @@ def command(folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "streamfleet_broker", "--data-dir", str(folder), *ports, *options]
 
 
+LOG_ROOM = 1024 * 1024  # bytes: it is read at the end only, and a broker whose log is not taken stands still
+
+
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """A broker process that is ready."""
-    process = subprocess.Popen(command(folder, *options), stderr=subprocess.PIPE, text=True)
+def running(folder: Path, *options: str, expected: str = "") -> Iterator[subprocess.Popen[str]]:
+    """A broker process that is ready; `expected`: what it complains about before."""
+    process = subprocess.Popen(
+        command(folder, *options),
+        stderr=subprocess.PIPE,
+        text=True,
+        pipesize=LOG_ROOM,
+    )
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
+        if expected:
+            assert expected in line, line
+            line = process.stderr.readline()
         assert "ready" in line, line + process.stderr.read()
         yield process
     finally:
@@ -72,13 +83,12 @@ def test_a_signal_ends_it_in_order(folder: Path, number: int) -> None:
     with running(folder) as process:
         assert Path(f"/proc/{process.pid}/comm").read_text() == "sf-broker\n"
 
-        began = time.monotonic()
         process.send_signal(number)
-        _, log = process.communicate(timeout=5)
+        _, log = process.communicate(timeout=PATIENCE)
 
         assert process.returncode == 0
-        assert time.monotonic() - began < 3
         assert "stopped" in log
+        assert "did not end" not in log
         assert "Traceback" not in log
 
 
@@ -96,9 +106,12 @@ async def test_every_answered_write_is_there_after_kill_9(folder: Path) -> None:
                     # In the midst of the writes that follow.
                     asyncio.get_running_loop().call_later(0.01, process.kill)
                 name = f"p{len(answered)}"
-                question = asyncio.ensure_future(asking.get(CreatePipeline(name, SPEC), PipelineView))
-                done, _ = await asyncio.wait({question}, timeout=1)
-                if not done:
+                question = asyncio.ensure_future(
+                    asking.get(CreatePipeline(pipeline_id=name, spec=SPEC), PipelineView)
+                )
+                while not question.done() and process.poll() is None:
+                    await asyncio.wait({question}, timeout=0.05)
+                if not question.done():
                     question.cancel()
                     break
                 answered.append((await question).pipeline_id)
@@ -124,7 +137,7 @@ def test_a_taken_port_ends_it_with_the_option_and_no_traceback(folder: Path) -> 
             command(folder, "--relay-out-port", port),
             capture_output=True,
             text=True,
-            timeout=10,
+            timeout=PATIENCE,
             check=False,
         )
 
@@ -133,9 +146,35 @@ def test_a_taken_port_ends_it_with_the_option_and_no_traceback(folder: Path) -> 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["Prüfstand ß", "検査 😀", 'it\'s a "hall" 50%'])
+async def test_a_data_directory_may_have_any_letters(folder: Path, name: str) -> None:
+    sockets = Sockets()
+    with running(folder / name):
+        fleet = await operator(sockets, folder / name).get(GetFleet(), FleetView)
+    sockets.close()
+
+    assert fleet.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("x" * 90, "bytes too long for the sockets in it"), (b"caf\xe9", "its name is not UTF-8")],
+)
+def test_a_data_directory_in_which_no_socket_can_lie_is_refused(
+    folder: Path, name: str | bytes, said: str
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(folder) + b"/" + os.fsencode(name)))
+    done = subprocess.run(command(path), capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert done.returncode == 1
+    assert "--data-dir: " in done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_data_directory_in_use_ends_it_with_the_option(folder: Path) -> None:
     with running(folder):
-        done = subprocess.run(command(folder), capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command(folder), capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     assert done.returncode == 1
     assert re.search(r"--data-dir: .*another broker is running", done.stderr)
@@ -144,7 +183,7 @@ def test_a_data_directory_in_use_ends_it_with_the_option(folder: Path) -> None:
 
 def test_a_data_directory_that_cannot_be_made_ends_it_with_the_option() -> None:
     done = subprocess.run(
-        command(Path("/dev/null/x")), capture_output=True, text=True, timeout=10, check=False
+        command(Path("/dev/null/x")), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
 
     assert done.returncode == 1
@@ -157,13 +196,13 @@ def test_a_broken_key_file_is_named_and_not_shown(folder: Path) -> None:
     path = folder / "keys/broker.key"
     path.touch(0o600)
     path.write_text('{"public": "x", "secret": "hunter2"}')
-    done = subprocess.run(command(folder), capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(command(folder), capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     assert done.returncode == 1
     assert f"{path}: expected a CURVE key pair" in done.stderr
     assert "hunter2" not in done.stderr
     path.chmod(0o644)
-    done = subprocess.run(command(folder), capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(command(folder), capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert "0600" in done.stderr
 
 
@@ -173,12 +212,19 @@ def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
         "STREAMFLEET_DEVICES_PORT": "1",
         "STREAMFLEET_ADVERTISE": "a,b",
         "STREAMFLEET_OPERATORS_PORT": "3",
+        "STREAMFLEET_API_FINGERPRINT": "/srv/fingerprint",
     }
 
     found = BrokerConfig(**vars(parse(["--devices-port", "2"], environment)))
 
-    assert found == BrokerConfig(Path("/srv/x"), devices_port=2, operators_port=3, advertise=("a", "b"))
-    assert BrokerConfig(**vars(parse(["--data-dir", "d"], {}))) == BrokerConfig(Path("d"))
+    assert found == BrokerConfig(
+        data_dir=Path("/srv/x"),
+        devices_port=2,
+        operators_port=3,
+        advertise=("a", "b"),
+        api_fingerprint=Path("/srv/fingerprint"),
+    )
+    assert BrokerConfig(**vars(parse(["--data-dir", "d"], {}))) == BrokerConfig(data_dir=Path("d"))
     hosts = parse(["--data-dir", "d", "--advertise", "x", "--advertise", "y"], environment).advertise
     assert hosts == ("x", "y")
 
@@ -192,12 +238,12 @@ def test_a_wrong_option_is_named(arguments: list[str], capsys: pytest.CaptureFix
 
 
 def test_a_broker_on_all_addresses_is_reached_by_each_of_them() -> None:
-    config = BrokerConfig(Path("d"), host="0.0.0.0")
+    config = BrokerConfig(data_dir=Path("d"), host="0.0.0.0")
 
     assert config.hosts == own_addresses()
     assert config.hosts[-1] == "127.0.0.1"
-    assert BrokerConfig(Path("d"), host="10.0.0.1").hosts == ("10.0.0.1",)
-    assert BrokerConfig(Path("d"), advertise=("edge.example",)).hosts == ("edge.example",)
+    assert BrokerConfig(data_dir=Path("d"), host="10.0.0.1").hosts == ("10.0.0.1",)
+    assert BrokerConfig(data_dir=Path("d"), advertise=("edge.example",)).hosts == ("edge.example",)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "localhost"])
@@ -209,7 +255,7 @@ def test_it_listens_on_the_address_that_it_is_given(folder: Path, host: str) -> 
         line = process.stderr.readline()
         found = re.search(r"devices on tcp://\S+:(\d+)", line)
         assert found, line + process.stderr.read()
-        socket.create_connection(("127.0.0.1", int(found[1])), timeout=2).close()
+        socket.create_connection(("127.0.0.1", int(found[1])), timeout=PATIENCE).close()
     finally:
         process.kill()
         process.communicate()

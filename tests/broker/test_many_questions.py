@@ -9,9 +9,9 @@ from pathlib import Path
 
 import zmq.asyncio
 
-from streamfleet_api.link import Link
-from streamfleet_broker.protocol.requests import FleetView, GetFleet
-from tests.broker.clients import serving
+from streamfleet_api.broker_client import BrokerClient
+from streamfleet_core.protocol.requests import FleetView, GetFleet
+from tests.fakes.broker_clients import serving
 
 QUESTIONS = 500  # at once
 
@@ -21,13 +21,13 @@ async def test_every_one_of_many_questions_at_once_is_answered() -> None:
     context = zmq.asyncio.Context()
     try:
         async with serving(folder):
-            link = Link(context, f"ipc://{folder}/operators.ipc")
-            await link.start()
+            client = BrokerClient(context, f"ipc://{folder}/operators.ipc")
+            await client.start()
             try:
-                asked = [link.ask(GetFleet(), FleetView) for _ in range(QUESTIONS)]
+                asked = [client.ask(GetFleet(), FleetView) for _ in range(QUESTIONS)]
                 views = await asyncio.gather(*asked)
             finally:
-                await link.close()
+                await client.close()
     finally:
         context.destroy(linger=0)
         shutil.rmtree(folder)

@@ -7,20 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_api.demo import demo_model
-from tests.fleet.harness import Fleet, Subscriber, UdpReceiver
-from tests.places import short_folder
-from tests.videos import write_pattern
+from streamfleet_api.local.demo import demo_model
+from tests.fakes.places import SHARED, short_folder
+from tests.fakes.videos import write_pattern
+from tests.fleet.harness import LIMIT, Fleet, Subscriber, UdpReceiver
 
-SHARED = Path(__file__).parents[3] / "shared/data"
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test of a fleet may take longer than others: it starts the fleet, too."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT))
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """A real video and a real model, where there are any."""
-    if not (SHARED / "vtest.avi").exists():
+    if not (SHARED / "data/vtest.avi").exists():
         pytest.skip("there is no real video here (../shared/data)")
-    return SHARED
+    return SHARED / "data"
 
 
 @pytest.fixture(scope="session")

@@ -20,16 +20,26 @@ import httpx
 import msgpack
 import zmq
 
-from streamfleet_broker.protocol.data import DataHeader, split
-from tests.places import free_ports
+from streamfleet_core.protocol.data_plane import DataHeader, split
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import free_ports
 
 MARK = "STREAMFLEET_TEST_MARK"
 BIN = Path(sys.executable).parent
 T = TypeVar("T")
 
+# Seconds that are waited for what a fleet must do. The first pipeline of a worker loads much, and another
+# fleet may do so at the same time on the same two cores.
+LOADING = 2 * PATIENCE
+LIMIT = 3 * LOADING  # seconds for a whole test
+
 
 def wait_for(
-    condition: Callable[[], T], what: str | Callable[[], str], *, timeout: float = 10.0, every: float = 0.02
+    condition: Callable[[], T | None],
+    what: str | Callable[[], str],
+    *,
+    timeout: float = LOADING,
+    every: float = 0.05,
 ) -> T:
     """The first true value of a condition. Raises: AssertionError that says what did not come."""
     deadline = time.monotonic() + timeout
@@ -83,16 +93,20 @@ class Fleet:
             MARK: self.mark,
         }
         self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.url, timeout=15, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
-    def start(self, *, timeout: float = 60) -> Fleet:
+    def start(self, *, timeout: float = LOADING) -> Fleet:
         """Start it and wait until it says that it is ready."""
+        self.launch()
+        wait_for(self.ready, lambda: f"ready\n{self.log()}", timeout=timeout)
+        return self
+
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
-        wait_for(self.ready, lambda: f"ready\n{self.log()}", timeout=timeout, every=0.05)
-        return self
 
     def ready(self) -> bool:
         """Does `GET /readyz` answer 200?"""
@@ -178,10 +192,10 @@ class Fleet:
         if self.process is not None:
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(15)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(5)
+                self.process.wait(PATIENCE)
         for pid in self.pids():
             os.kill(pid, signal.SIGKILL)
         self.http.close()
@@ -227,7 +241,6 @@ class UdpReceiver:
         self._socket.settimeout(0.1)
         self.port = int(self._socket.getsockname()[1])
         self.messages: list[dict[str, Any]] = []
-        self.times: list[float] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="udp receiver")
         self._thread.start()
@@ -239,14 +252,13 @@ class UdpReceiver:
             except TimeoutError:
                 continue
             self.messages.append(json.loads(content))
-            self.times.append(time.monotonic())
         self._socket.close()
 
     def frame_ids(self) -> list[int]:
         """In the order of their coming."""
         return [message["inference_metadata"]["frame_id"] for message in self.messages]
 
-    def wait_for(self, count: int, *, timeout: float = 20.0) -> None:
+    def wait_for(self, count: int, *, timeout: float = LOADING) -> None:
         """Until that many datagrams have come."""
         wait_for(
             lambda: len(self.messages) >= count,
@@ -257,7 +269,7 @@ class UdpReceiver:
     def close(self) -> None:
         """Stop collecting."""
         self._closing.set()
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
 
 
 class Subscriber:
@@ -294,7 +306,7 @@ class Subscriber:
 
     def await_connection(self) -> None:
         """Until its subscription has reached a device: what is published from now on comes."""
-        assert self._connected.wait(10), "a device's status"
+        assert self._connected.wait(PATIENCE), "a device's status"
 
     def of(self, pipeline_id: str) -> list[tuple[DataHeader, dict[str, Any]]]:
         """What came of one pipeline."""
@@ -304,7 +316,7 @@ class Subscriber:
         """The order keys of one pipeline, as they came."""
         return [header.key for header, _ in self.of(pipeline_id)]
 
-    def wait_for(self, pipeline_id: str, count: int, *, timeout: float = 20.0) -> None:
+    def wait_for(self, pipeline_id: str, count: int, *, timeout: float = LOADING) -> None:
         """Until that many messages of a pipeline have come."""
         wait_for(
             lambda: len(self.of(pipeline_id)) >= count,
@@ -315,7 +327,7 @@ class Subscriber:
     def close(self) -> None:
         """Stop collecting."""
         self._closing.set()
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self._context.destroy(linger=0)
 
 

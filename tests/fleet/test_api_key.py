@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
-import struct
-from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.said import everything_said, over_tcp
 
 KEY = "rf-c4nary-key"
 PATTERN = "TestPatternStreamProducer"
@@ -34,35 +32,7 @@ WRONG: tuple[dict[str, Any], ...] = (
     {"source_buffer_filling_strategy": "nonsense"},
     {"api_key": {"nested": KEY}},
 )
-
-
-def over_tcp(fleet: Fleet, payload: bytes) -> str:
-    """The answer of the Stream Manager."""
-    with socket.create_connection(("127.0.0.1", fleet.manager_port), timeout=15) as door:
-        door.sendall(struct.pack(">I", len(payload)) + payload)
-        whole = b""
-        while piece := door.recv(65_536):
-            whole += piece
-    return whole[4:].decode()
-
-
-def everything_said(fleet: Fleet) -> dict[str, str]:
-    """What the fleet answers, prints, logs and stores, and what others see of its processes."""
-    paths = ["/list_pipelines", "/inference_pipelines/list", "/v2/pipelines", "/v2/models", "/v2/devices"]
-    paths += ["/v2/events/recent", "/metrics", "/healthz", "/openapi.json"]
-    for pipeline_id in fleet.pipelines():
-        paths += [f"/status/{pipeline_id}", f"/inference_pipelines/{pipeline_id}/status"]
-        paths += [f"/v2/pipelines/{pipeline_id}", f"/v2/pipelines/{pipeline_id}/status"]
-        paths += [f"/v2/pipelines/{pipeline_id}/predictions/last"]
-    said = {path: fleet.http.get(path).text for path in paths}
-    said["command line"] = fleet.cli("pipelines").stdout + fleet.cli("pipelines", "--json").stdout
-    for file in (path for path in fleet.home.rglob("*") if path.is_file()):
-        said[str(file)] = file.read_bytes().decode(errors="replace")
-    for pid in fleet.pids():
-        for of_process in ("cmdline", "environ"):
-            content = Path(f"/proc/{pid}/{of_process}").read_bytes()
-            said[f"{of_process} of {pid}"] = content.decode(errors="replace")
-    return said
+WRONG_NEWER: tuple[dict[str, Any], ...] = ({"video_configuration": None}, {"processing_configuration": {}})
 
 
 def nobody_says_it(said: dict[str, str]) -> None:
@@ -101,7 +71,7 @@ def test_an_error_does_not_repeat_the_key(clean: Fleet) -> None:
         wrong = {**E_BODY, **change}
         answers[f"original {number}"] = said(clean.http.post("/initialise", json=wrong))
         answers[f"tcp {number}"] = over_tcp(clean, json.dumps({**TCP_BODY, **change}).encode())
-    for number, change in enumerate(({"video_configuration": None}, {"processing_configuration": {}})):
+    for number, change in enumerate(WRONG_NEWER):
         wrong = {**C_BODY, **change}
         answers[f"newer {number}"] = said(clean.http.post("/inference_pipelines/initialise", json=wrong))
     as_text = json.dumps(E_BODY)

@@ -13,20 +13,28 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import free_ports
+from tests.fakes.stand import write_video
 from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
-from tests.places import free_ports
+
+
+@pytest.fixture(scope="module")
+def long_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Longer than any test takes: ten frames of it are shown in a second."""
+    return write_video(tmp_path_factory.mktemp("witness") / "long.avi", 1200)
 
 
 @pytest.fixture
-def witness(clean: Fleet, udp: UdpReceiver) -> Iterator[UdpReceiver]:
-    """A pipeline that must go on, whatever the test does."""
-    clean.initialise("TestPatternStreamProducer", "shapes/1", udp.port)
+def witness(clean: Fleet, udp: UdpReceiver, long_film: Path) -> Iterator[UdpReceiver]:
+    """A film that must go on without losing a frame, whatever the test does."""
+    clean.initialise(str(long_film), "shapes/1", udp.port, max_fps=10)
     udp.wait_for(1)
     yield udp
     before = len(udp.messages)
-    udp.wait_for(before + 5, timeout=5)
+    udp.wait_for(before + 5)
     ids = udp.frame_ids()
-    assert ids == list(range(ids[0], ids[0] + len(ids))), "the witness lost frames"
+    assert ids == list(range(1, len(ids) + 1)), "the witness lost frames"
 
 
 def request(**changes: Any) -> dict[str, Any]:
@@ -97,7 +105,7 @@ def test_a_source_that_cannot_be_read_says_why(
         errors = [update for update in report["video_source_status_updates"] if update["severity"] == 40]
         return errors[-1] if errors else None
 
-    update = wait_for(error, f"an error in the status of {reference}", timeout=10)
+    update = wait_for(error, f"an error in the status of {reference}")
     assert expected in str(update["payload"]).lower()
     assert "hunter2" not in clean.http.get(f"/status/{pipeline_id}").text
     assert "hunter2" not in clean.http.get("/v2/pipelines").text
@@ -111,7 +119,8 @@ def graph(path: Path, *, external: bool = False) -> Path:
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 32, 32])
     output = helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 3, 32, 32])
     node = helper.make_node("Mul", ["images", "w"], ["output0"])
-    model = helper.make_model(helper.make_graph([node], "g", [images], [output], [weight]))
+    parts = helper.make_graph([node], "g", [images], [output], [weight])
+    model = helper.make_model(parts, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path)
     if external:
         model = onnx.load(path)
@@ -162,7 +171,7 @@ def test_junk_on_every_port_disturbs_nobody(
             b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f",
             os.urandom(9000),
         ):
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
                 connection.sendall(junk)
 
     pipeline_id = clean.pipelines()[0]

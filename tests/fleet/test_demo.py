@@ -9,8 +9,8 @@ import pytest
 import supervision as sv
 from supervision.metrics import MeanAveragePrecision
 
-from streamfleet_api.demo import conveyor_model
-from streamfleet_worker.camera.scene import truth
+from streamfleet_api.local.demo import conveyor_model
+from streamfleet_worker.video.synthetic.conveyor import truth
 from tests.fleet.harness import Fleet, UdpReceiver
 
 HELD_OUT = (901, 904)  # one belt runs across the picture, one down
@@ -46,7 +46,7 @@ def test_datagrams_tell_the_parts_on_belts_that_the_detector_never_saw(
         fleet.initialise(f"scene://conveyor/{number}", "conveyor/1", receiver.port)
 
     for receiver in receivers.values():
-        receiver.wait_for(75, timeout=30)
+        receiver.wait_for(75)
 
     metric = MeanAveragePrecision()
     for number, receiver in receivers.items():

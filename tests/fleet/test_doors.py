@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.api.manager_client import ask
+from tests.fakes.manager_client import ask
+from tests.fakes.places import SHARED
 from tests.fleet.harness import Fleet, UdpReceiver, wait_for
 
-CLIENT = Path(__file__).parents[3] / "shared/data/original_client.py"
+CLIENT = SHARED / "data/original_client.py"
 CAMERA = "TestPatternStreamProducer"  # ten frames a second, for ever
 DRAINED = 1.0  # seconds without a datagram, after which none is on its way
+HUNG = 4.0  # seconds; an answer that waits for a dead process takes 5 at least
 
 
 @pytest.fixture
@@ -131,6 +133,9 @@ def receivers() -> Any:
 def test_the_originals_work_is_done_on_two_devices_through_each_door(
     door: Door, clean: Fleet, receivers: list[UdpReceiver]
 ) -> None:
+    def is_measured(pipeline_id: str) -> bool:
+        return door.report(pipeline_id)["inference_throughput"] > 1
+
     ids = [door.initialise(receiver.port) for receiver in receivers]
     for receiver in receivers:
         receiver.wait_for(5)
@@ -138,7 +143,7 @@ def test_the_originals_work_is_done_on_two_devices_through_each_door(
     assert door.list() == ids
     assert {door.report(each)["device"] for each in ids} == {"local-1", "local-2"}
     for pipeline_id in ids:
-        wait_for(lambda each=pipeline_id: door.report(each)["inference_throughput"] > 1, "its throughput")
+        wait_for(partial(is_measured, pipeline_id), "its throughput")
         assert door.report(pipeline_id)["sources_metadata"][0]["state"] == "RUNNING"
 
     assert door.pause(ids[0]) == "success"
@@ -170,7 +175,7 @@ def test_what_one_door_does_the_other_shows_at_once(clean: Fleet, original: Modu
     http, tcp = Http(original), Tcp(clean.manager_port)
     pipeline_id = tcp.initialise(9)
     assert http.list() == [pipeline_id]
-    wait_for(lambda: http.report(pipeline_id)["state"] == "running", "its first frame", timeout=20)
+    wait_for(lambda: http.report(pipeline_id)["state"] == "running", "its first frame")
 
     assert http.pause(pipeline_id) == "success"
     assert tcp.report(pipeline_id)["state"] == "paused"
@@ -197,7 +202,7 @@ def test_an_unreachable_camera_is_a_success_whose_pipeline_can_always_be_termina
     def states() -> list[str]:
         return [source["state"] for source in tcp.report(pipeline_id)["sources_metadata"]]
 
-    wait_for(lambda: "ERROR" in states() or "RESTARTING" in states(), lambda: f"{states()}", timeout=30)
+    wait_for(lambda: "ERROR" in states() or "RESTARTING" in states(), lambda: f"{states()}")
 
     assert tcp.terminate(pipeline_id) == "success"
     assert tcp.list() == []
@@ -207,15 +212,15 @@ def test_an_unreachable_camera_is_a_success_whose_pipeline_can_always_be_termina
 def test_a_killed_worker_hangs_no_door(clean: Fleet, victim: str) -> None:
     tcp = Tcp(clean.manager_port)
     pipeline_id = tcp.initialise(9)
-    wait_for(lambda: tcp.report(pipeline_id)["state"] == "running", "its first frame", timeout=20)
+    wait_for(lambda: tcp.report(pipeline_id)["state"] == "running", "its first frame")
 
     clean.kill(victim)
     slowest = max(timed(lambda: tcp.report(pipeline_id)) for _ in range(50))
     over_http = max(timed(lambda: clean.report(pipeline_id)) for _ in range(50))
 
-    assert slowest < 1.0
-    assert over_http < 1.0
-    wait_for(lambda: tcp.report(pipeline_id)["state"] == "running", "that it runs again", timeout=30)
+    assert slowest < HUNG
+    assert over_http < HUNG
+    wait_for(lambda: tcp.report(pipeline_id)["state"] == "running", "that it runs again")
     assert tcp.terminate(pipeline_id) == "success"
 
 

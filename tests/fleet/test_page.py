@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright  # noqa: E402
 
+from tests.fakes.patience import PATIENCE  # noqa: E402
+from tests.fakes.places import short_folder  # noqa: E402
 from tests.fleet.harness import BIN, Fleet  # noqa: E402
-from tests.places import short_folder  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 # Where screenshots are kept, for whoever wants to look at them.
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium h
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium without a window."""
+    expect.set_options(timeout=1000 * PATIENCE)  # ms
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -41,9 +43,14 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, fleet: Fleet) -> Iterator[Page]:
     """The fleet's page, which says nothing on the console of the browser."""
     complaints: list[str] = []
+
+    def complained(message: ConsoleMessage) -> None:
+        if message.type == "error":
+            complaints.append(message.text)
+
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: message.type == "error" and complaints.append(message.text))
+    page.on("console", complained)
     page.goto(fleet.url)
     yield page
     page.close()
@@ -74,7 +81,7 @@ def test_a_camera_shows_moving_pictures_with_boxes(clean: Fleet, page: Page) -> 
     pipeline_id = clean.initialise(PATTERN, "shapes/1")
     canvas = page.locator(f"[data-pipeline='{pipeline_id}'] canvas")
 
-    expect(page.locator(f"[data-pipeline='{pipeline_id}'] .badge")).to_have_text("running", timeout=10_000)
+    expect(page.locator(f"[data-pipeline='{pipeline_id}'] .badge")).to_have_text("running")
     page.wait_for_function("canvas => canvas.dataset.drawn >= 3", arg=canvas.element_handle())
     first = canvas.evaluate(BOX_PIXELS)
     page.wait_for_function("canvas => canvas.dataset.drawn >= 8", arg=canvas.element_handle())
@@ -86,38 +93,52 @@ def test_a_camera_shows_moving_pictures_with_boxes(clean: Fleet, page: Page) -> 
     assert len(set(first) - set(later)) > len(first) / 4, "the boxes stand still"
 
 
-def test_a_killed_worker_is_shown_within_three_seconds(clean: Fleet, page: Page, tmp_path: Path) -> None:
+def test_a_killed_worker_is_shown(clean: Fleet, page: Page, tmp_path: Path) -> None:
     with joined(clean, "edge", tmp_path / "worker.log") as worker:
         device = page.locator("[data-device='edge']")
-        expect(device).to_have_attribute("data-state", "ready", timeout=20_000)
+        expect(device).to_have_attribute("data-state", "ready")
         pipeline_id = clean.initialise(PATTERN, "shapes/1", device="edge")
-        expect(page.locator(f"[data-pipeline='{pipeline_id}'] .badge")).to_have_text(
-            "running", timeout=10_000
-        )
+        expect(page.locator(f"[data-pipeline='{pipeline_id}'] .badge")).to_have_text("running")
         keep(page, "before")
 
-        killed_at = time.monotonic()
         os.killpg(worker.pid, signal.SIGKILL)
-        expect(device).not_to_have_attribute("data-state", "ready", timeout=10_000)
-        shown_after = time.monotonic() - killed_at
+        expect(device).not_to_have_attribute("data-state", "ready")
 
-        expect(page.locator("#events li").first).to_contain_text("edge", timeout=10_000)
+        expect(page.locator("#events li").first).to_contain_text("edge")
         keep(page, "after")
-        assert shown_after < 3.0
+
+
+def test_a_broker_that_hangs_is_shown(clean: Fleet, browser: Browser, fleet: Fleet) -> None:
+    page = browser.new_page()  # whose console may complain of answers that do not come
+    page.goto(fleet.url)
+    trouble = page.locator("#trouble")
+    expect(page.locator("#devices li").first).to_be_visible()
+    expect(trouble).to_be_hidden()
+
+    broker = clean.kill("sf-broker", signal.SIGSTOP)
+    try:
+        expect(trouble).to_have_text(re.compile("The broker does not answer"))
+        keep(page, "broker")
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # it may have been replaced meanwhile
+            os.kill(broker, signal.SIGCONT)
+
+    expect(trouble).to_be_hidden()
+    page.close()
 
 
 def test_the_details_of_a_camera_pause_and_resume_it(clean: Fleet, page: Page) -> None:
     pipeline_id = clean.initialise(PATTERN, "shapes/1")
     badge = page.locator(f"[data-pipeline='{pipeline_id}'] .badge")
-    expect(badge).to_have_text("running", timeout=10_000)
+    expect(badge).to_have_text("running")
 
     page.locator(f"[data-pipeline='{pipeline_id}'] .name").click()
     keep(page, "details")
     page.get_by_role("button", name="Pause").click()
-    expect(badge).to_have_text("paused", timeout=10_000)
+    expect(badge).to_have_text("paused")
     page.get_by_role("button", name="Resume").click()
 
-    expect(badge).to_have_text("running", timeout=10_000)
+    expect(badge).to_have_text("running")
 
 
 @contextlib.contextmanager
@@ -137,4 +158,4 @@ def joined(fleet: Fleet, name: str, log: Path) -> Iterator[subprocess.Popen[byte
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(5)
+            process.wait(PATIENCE)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import zmq
 
-from streamfleet_broker.protocol.data import DataHeader, Kind, pipeline_topic
+from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
+from tests.fakes.patience import PATIENCE
 from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, wait_for
 
 
@@ -26,7 +27,7 @@ def looking(endpoint: str, pipeline_id: str, **curve: str) -> Iterator[zmq.Socke
 
 
 def test_a_picture_belongs_to_a_prediction_and_comes_to_this_host_and_elsewhere(
-    clean: Fleet, subscribe: type[Subscriber], udp: UdpReceiver
+    clean: Fleet, subscribe: Callable[..., Subscriber], udp: UdpReceiver
 ) -> None:
     door = clean.initialise("TestPatternStreamProducer", "shapes/1", udp.port)
     predictions = subscribe()
@@ -40,7 +41,7 @@ def test_a_picture_belongs_to_a_prediction_and_comes_to_this_host_and_elsewhere(
 
     for endpoint, options in ((f"ipc://{clean.data}/broker/pictures.ipc", {}), (elsewhere, curve)):
         with looking(endpoint, door, **options) as sub:
-            assert sub.poll(10_000), endpoint
+            assert sub.poll(1000 * PATIENCE), endpoint
             topic, header, body = sub.recv_multipart()
 
         known = DataHeader.unpack(header)

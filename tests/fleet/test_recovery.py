@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Callable
@@ -9,27 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
+from tests.fleet.harness import LIMIT, Fleet, Subscriber, UdpReceiver, rises, wait_for
 
 # `STREAMFLEET_TEST_ROUNDS=10 make tests ARGS=tests/fleet/test_recovery.py` for the long run.
 ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "1"))
 PROCESSES = ["camera", "engine", "publisher", "sf-agent", "sf-broker", "sf-api"]
 
 
-def running_again(fleet: Fleet, subscriber: Subscriber, wished: list[str], *, timeout: float) -> None:
+def running_again(fleet: Fleet, subscriber: Subscriber, wished: list[str]) -> None:
     """Until every wished pipeline has sent ten more predictions, and the api answers for all of them."""
     before = {pipeline_id: len(subscriber.of(pipeline_id)) for pipeline_id in wished}
     for pipeline_id in wished:
-        subscriber.wait_for(pipeline_id, before[pipeline_id] + 10, timeout=timeout)
-    wait_for(fleet.ready, "the api", timeout=timeout)
+        subscriber.wait_for(pipeline_id, before[pipeline_id] + 10)
+    wait_for(fleet.ready, "the api")
     assert sorted(fleet.pipelines()) == sorted(wished)
 
 
-@pytest.mark.timeout(60 + 60 * ROUNDS)
+@pytest.mark.timeout(LIMIT * ROUNDS)
 @pytest.mark.parametrize("name", PROCESSES)
-def test_a_killed_process_is_back_within_ten_seconds(
-    clean: Fleet, subscribe: Callable[..., Subscriber], name: str
-) -> None:
+def test_a_killed_process_is_back(clean: Fleet, subscribe: Callable[..., Subscriber], name: str) -> None:
     subscriber = subscribe()
     wished = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(3)]
     for pipeline_id in wished:
@@ -37,13 +36,12 @@ def test_a_killed_process_is_back_within_ten_seconds(
 
     for _ in range(ROUNDS):
         clean.kill(name)
-        running_again(clean, subscriber, wished, timeout=10)
+        running_again(clean, subscriber, wished)
 
     for pipeline_id in wished:
         assert rises(subscriber.keys(pipeline_id))
 
 
-@pytest.mark.timeout(90)
 @pytest.mark.parametrize("name", ["camera", "engine", "sf-broker", "sf-api", "sf-agent"])
 def test_a_stopped_process_is_replaced(clean: Fleet, subscribe: Callable[..., Subscriber], name: str) -> None:
     subscriber = subscribe()
@@ -53,8 +51,8 @@ def test_a_stopped_process_is_replaced(clean: Fleet, subscribe: Callable[..., Su
 
     stopped = clean.kill(name, signal.SIGSTOP)
 
-    wait_for(lambda: stopped not in clean.pids(), f"the end of the stopped {name}", timeout=25)
-    running_again(clean, subscriber, wished, timeout=10)
+    wait_for(lambda: stopped not in clean.pids(), f"the end of the stopped {name}")
+    running_again(clean, subscriber, wished)
     for pipeline_id in wished:
         assert rises(subscriber.keys(pipeline_id))
 
@@ -66,7 +64,7 @@ def test_a_file_goes_on_after_its_last_emitted_frame_when_its_camera_is_killed(
     udp.wait_for(60)
 
     clean.kill("camera")
-    wait_for(lambda: 300 in udp.frame_ids(), "the last frame", timeout=20)
+    wait_for(lambda: 300 in udp.frame_ids(), "the last frame")
 
     ids = udp.frame_ids()
     assert sorted(set(ids)) == list(range(1, 301))
@@ -81,6 +79,27 @@ def test_a_file_loses_no_frame_when_its_engine_is_killed(clean: Fleet, video: Pa
     udp.wait_for(300)
 
     assert udp.frame_ids() == list(range(1, 301))
+
+
+def test_a_model_that_a_disk_has_damaged_is_fetched_again(
+    clean: Fleet, subscribe: Callable[..., Subscriber]
+) -> None:
+    subscriber = subscribe()
+    wished = [clean.initialise("TestPatternStreamProducer", "shapes/1")]
+    subscriber.wait_for(wished[0], 3)
+    weights = clean.http.get("/v2/models/shapes/1").json()["weights"]["sha256"]
+    files = list(clean.data.glob(f"workers/*/models/{weights}"))
+    for file in files:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+    clean.kill("engine")
+    running_again(clean, subscriber, wished)
+
+    assert any(hashlib.sha256(file.read_bytes()).hexdigest() == weights for file in files)
+    for file in files:  # of a device that has run none of it since
+        file.unlink()
 
 
 def test_a_file_that_ended_is_never_played_again(clean: Fleet, video: Path, udp: UdpReceiver) -> None:
@@ -99,7 +118,7 @@ def test_a_file_that_ended_is_never_played_again(clean: Fleet, video: Path, udp:
 
 def clean_start(fleet: Fleet) -> str:
     """A pipeline on each device that runs after the restart, so that all of them have read their wishes."""
-    wait_for(fleet.ready, "the fleet", timeout=15)
+    wait_for(fleet.ready, "the fleet")
     receivers = [UdpReceiver(), UdpReceiver()]
     try:
         pipelines = [
@@ -135,6 +154,6 @@ def test_no_accepted_wish_is_lost_when_the_broker_is_killed_among_writes(clean: 
         else:
             assert answer.status_code == 503, answer.text
 
-    wait_for(clean.ready, "the broker", timeout=15)
+    wait_for(clean.ready, "the broker")
     assert set(accepted) <= set(clean.pipelines())
     assert len(accepted) >= 10

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import supervision as sv
 
+from tests.fakes.http_camera import HttpCamera
 from tests.fleet.harness import Fleet, Subscriber, wait_for
-from tests.http_camera import HttpCamera
 
 PASSWORD = "canary-5up3r"
 LIMIT = 40  # samples a minute of one pipeline
@@ -93,12 +93,12 @@ def test_samples_of_two_devices_become_one_data_set_and_none_is_lost(
     for pipeline_id, device in pipelines.items():
         plays(fleet, pipeline_id, device, references[pipeline_id])
 
-    wait_for(lambda: kept(fleet), "the first sample", timeout=20)
+    wait_for(lambda: kept(fleet), "the first sample")
     fleet.kill("sf-api")
-    wait_for(fleet.ready, "the api again", timeout=20)
+    wait_for(fleet.ready, "the api again")
     for name in pipelines:
-        wait_for(lambda name=name: written(fleet, name), f"the end of {name}", timeout=30)  # type: ignore[misc]
-    wait_for(lambda: not list(fleet.data.glob("workers/*/samples/pattern/*")), "empty devices", timeout=30)
+        wait_for(lambda name=name: written(fleet, name), f"the end of {name}")  # type: ignore[misc]
+    wait_for(lambda: not list(fleet.data.glob("workers/*/samples/pattern/*")), "empty devices")
     fleet.cli("samples", "export", "pattern", str(tmp_path / "pattern"))
 
     count = kept(fleet)

@@ -7,11 +7,14 @@ import re
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from streamfleet_api.demo import CAMERAS
+from streamfleet_api.local.demo import CAMERAS
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import short_folder
 from tests.fleet.harness import BIN, Fleet, Subscriber, wait_for
 
 
@@ -38,15 +41,15 @@ def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int)
     try:
         subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
         for pipeline_id in CAMERAS:
-            subscriber.wait_for(pipeline_id, 5, timeout=20)
+            subscriber.wait_for(pipeline_id, 5)
         subscriber.close()
         placed = [each["device"] for each in fleet.http.get("/v2/pipelines").json()["pipelines"]]
         assert sorted(placed) == ["local-1", "local-1", "local-2", "local-2"]
 
         os.kill(fleet.process.pid, number)
 
-        fleet.process.wait(5)
-        wait_for(lambda: not left_behind(fleet), lambda: f"all gone, but {left_behind(fleet)}", timeout=5)
+        fleet.process.wait(PATIENCE)
+        wait_for(lambda: not left_behind(fleet), lambda: f"all gone, but {left_behind(fleet)}")
         assert shared_memory() <= memory
         if number != signal.SIGKILL:
             assert fleet.process.returncode == 0
@@ -55,40 +58,63 @@ def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int)
         fleet.stop()
 
 
-def test_all_parts_log_when_how_grave_who_and_what(home: Path) -> None:
+def test_the_demo_waits_for_an_api_that_takes_its_time_with_the_model(home: Path) -> None:
     fleet = Fleet(home, "--demo")
     try:
-        fleet.start()
-        wait_for(lambda: "belt-4: running" in fleet.log(), fleet.log, timeout=30)
+        fleet.launch()  # and by the time that it is ready, the trial may be over
+        api = min(wait_for(lambda: fleet.pids("sf-api"), fleet.log, every=0.005))  # not a child of it
+        tries = Path(f"/proc/{api}/task/{api}/children")
+        wait_for(tries.read_text, "a trial of the model", every=0.005)
+        os.kill(api, signal.SIGSTOP)
+        with pytest.raises(AssertionError, match="ready"):
+            wait_for(lambda: "is ready" in fleet.log(), "ready", timeout=4)  # other answers get 3 s
+        os.kill(api, signal.SIGCONT)
+        wait_for(lambda: "is ready" in fleet.log(), fleet.log)
     finally:
         fleet.stop()
 
-    events = [line for line in fleet.log().splitlines() if re.match(r"\d{4}-\d\d-\d\d ", line)]
+
+def await_demo(fleet: Fleet, expected: dict[str, str]) -> None:
+    """Until its pipelines have these statuses, and it has told its user that it is ready, running or not."""
+
+    def statuses() -> dict[str, str]:
+        pipelines = fleet.http.get("/v2/pipelines").json()["pipelines"]
+        return {each["pipeline_id"]: each["status"] for each in pipelines}
+
+    wait_for(lambda: statuses() == expected, lambda: f"{expected}: {statuses()}\n{fleet.log()}")
+    wait_for(lambda: "is ready" in fleet.log(), fleet.log)
+
+
+@pytest.fixture(scope="module")
+def stopped_demo() -> Iterator[Fleet]:
+    """A demo that was stopped when one of its pipelines was paused and another one was gone."""
+    with short_folder() as folder:
+        fleet = Fleet(folder, "--demo")
+        try:
+            fleet.start()
+            await_demo(fleet, dict.fromkeys(CAMERAS, "running"))
+            wait_for(lambda: fleet.http.post("/v2/pipelines/belt-1/pause").is_success, "a pause")
+            assert fleet.command_pipeline("terminate", "belt-2").status_code == 200
+            assert fleet.process is not None
+            fleet.process.send_signal(signal.SIGINT)
+            assert fleet.process.wait(PATIENCE) == 0
+            yield fleet
+        finally:
+            fleet.stop()
+
+
+def test_all_parts_log_when_how_grave_who_and_what(stopped_demo: Fleet) -> None:
+    events = [line for line in stopped_demo.log().splitlines() if re.match(r"\d{4}-\d\d-\d\d ", line)]
     shape = r"\S+ \d\d:\d\d:\d\d,\d{3} (?:INFO|WARNING|ERROR) ([a-z]+(?: [\w./-]+)?): \S.*"
     found = [re.fullmatch(shape, line) for line in events]
     assert [line for line, match in zip(events, found, strict=True) if match is None] == []
     assert {"api", "broker", "agent"} <= {match[1] for match in found if match is not None}
 
 
-def test_the_demo_makes_again_what_is_missing_and_leaves_the_rest_as_it_is(home: Path) -> None:
-    fleet = Fleet(home, "--demo")
-    try:
-        fleet.start()
-        wait_for(lambda: "belt-4: running" in fleet.log(), fleet.log, timeout=30)
-        assert fleet.command_pipeline("pause", "belt-1").status_code == 200
-        assert fleet.command_pipeline("terminate", "belt-2").status_code == 200
-        assert fleet.process is not None
-        fleet.process.send_signal(signal.SIGINT)
-        assert fleet.process.wait(5) == 0
+def test_the_demo_makes_again_what_is_missing_and_leaves_the_rest_as_it_is(stopped_demo: Fleet) -> None:
+    fleet = stopped_demo.start()
 
-        fleet.start()
-        wait_for(lambda: fleet.log().count("belt-4: running") == 2, fleet.log, timeout=30)
-
-        pipelines = fleet.http.get("/v2/pipelines").json()["pipelines"]
-        statuses = {each["pipeline_id"]: each["status"] for each in pipelines}
-        assert statuses == {name: "paused" if name == "belt-1" else "running" for name in CAMERAS}
-    finally:
-        fleet.stop()
+    await_demo(fleet, {name: "paused" if name == "belt-1" else "running" for name in CAMERAS})
 
 
 def test_pipelines_survive_a_restart_of_everything(home: Path, demo_file: Path) -> None:
@@ -97,7 +123,8 @@ def test_pipelines_survive_a_restart_of_everything(home: Path, demo_file: Path) 
         first.add_model("shapes/1", demo_file)
         running = first.initialise("TestPatternStreamProducer", "shapes/1")
         paused = first.initialise("TestPatternStreamProducer", "shapes/1")
-        assert first.command_pipeline("pause", paused).status_code == 200
+        pause = f"/v2/pipelines/{paused}/pause"  # 503 if a device that is busy has not done so in time
+        wait_for(lambda: first.http.post(pause).is_success, "a pause")
     finally:
         first.stop()
 
@@ -124,11 +151,11 @@ def test_a_stop_of_the_fleets_own_host_moves_nothing(home: Path, demo_file: Path
         assert fleet.process is not None
 
         fleet.process.send_signal(signal.SIGINT)
-        assert fleet.process.wait(5) == 0
+        assert fleet.process.wait(PATIENCE) == 0
         assert "Traceback" not in fleet.log()
         assert "ERROR" not in fleet.log()
         fleet.start()
-        wait_for(lambda: set(devices(fleet).values()) == {"ready"}, "both devices", timeout=15)
+        wait_for(lambda: set(devices(fleet).values()) == {"ready"}, "both devices")
 
         [pipeline] = fleet.http.get("/v2/pipelines").json()["pipelines"]
         assert (pipeline["pipeline_id"], pipeline["device"]) == (wished, "local-1")
@@ -136,7 +163,7 @@ def test_a_stop_of_the_fleets_own_host_moves_nothing(home: Path, demo_file: Path
         fleet.stop()
         if elsewhere is not None:
             elsewhere.terminate()
-            elsewhere.wait(10)
+            elsewhere.wait(PATIENCE)
 
 
 def start_worker(fleet: Fleet, device: str, folder: Path) -> subprocess.Popen[bytes]:
@@ -149,24 +176,13 @@ def start_worker(fleet: Fleet, device: str, folder: Path) -> subprocess.Popen[by
             stdout=log,
             stderr=log,
         )
-    wait_for(lambda: devices(fleet).get(device) == "ready", f"{device} ready", timeout=20)
+    wait_for(lambda: devices(fleet).get(device) == "ready", f"{device} ready")
     return worker
 
 
 def devices(fleet: Fleet) -> dict[str, str]:
     """Device → state."""
     return {each["device"]: each["state"] for each in fleet.http.get("/v2/devices").json()["devices"]}
-
-
-def test_two_fleets_on_one_data_directory_are_told_apart(home: Path) -> None:
-    fleet = Fleet(home).start()
-    try:
-        done = fleet.cli("up", "--port", "0", check=False)
-
-        assert done.returncode == 1
-        assert "--data-dir" in done.stderr
-    finally:
-        fleet.stop()
 
 
 def test_a_taken_port_is_named_by_its_option(home: Path) -> None:

@@ -22,7 +22,6 @@ def await_status(fleet: Fleet, pipeline_id: str, status: str) -> None:
     wait_for(
         lambda: shown(fleet, pipeline_id)["status"] == status,
         lambda: f"{status}: {shown(fleet, pipeline_id)}",
-        timeout=20,
     )
 
 
@@ -37,7 +36,9 @@ def test_a_limit_changes_while_it_plays(clean: Fleet, udp: UdpReceiver) -> None:
     udp.wait_for(5)
     assert len(udp.messages[-1]["predictions"]) > 1
     before = wait_for(
-        lambda: (told := clean.http.get("/v2/pipelines/belt/status").json())["age"] is not None and told,
+        lambda: (
+            told if (told := clean.http.get("/v2/pipelines/belt/status").json())["age"] is not None else None
+        ),
         "the first status, which may come after the first datagrams",
     )
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from streamfleet_broker.protocol.requests import ListDevices
-from streamfleet_broker.protocol.values import Manifest
-from tests.places import short_folder
-from tests.worker.models import manifest_of, write_constant_model, write_squares_model
-from tests.worker.peers import Broker
-from tests.worker.stand import Stand
+from streamfleet_core.protocol.requests import ListDevices
+from streamfleet_core.protocol.values import Manifest
+from tests.fakes.models import manifest_of, write_constant_model, write_squares_model
+from tests.fakes.peers import Broker
+from tests.fakes.places import short_folder
+from tests.fakes.playing import Playing
+from tests.fakes.stand import Stand
 
 
 @pytest.fixture
@@ -58,3 +60,18 @@ def quick(stand: Stand) -> Manifest:
     manifest = manifest_of(path, width=64, height=64)
     stand.engine(path, manifest)
     return manifest
+
+
+@pytest.fixture
+def play() -> Iterator[Callable[..., Playing]]:
+    """Plays sources, and stops them in the end."""
+    begun: list[Playing] = []
+
+    def make(reference: str, **more: Any) -> Playing:
+        begun.append(Playing(reference, **more))
+        return begun[-1]
+
+    yield make
+    for playing in begun:
+        playing.reader.stop(10)
+        assert not playing.reader.failed

@@ -1,0 +1,101 @@
+"""Devices on the command line: shown, labelled, removed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from streamfleet_api.cli.context import did_you_mean
+from streamfleet_core.protocol.status import DeviceStat, EngineStat
+from streamfleet_core.protocol.values import ModelRef
+from tests.api.conftest import Api, Command, until
+from tests.fakes.broker import Peer, device, pipeline
+
+
+def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: Command, peer: Peer) -> None:
+    peer.devices["edge-shown"] = device("edge-shown", labels={"site": "hall-1"})
+    peer.pipelines["door"] = pipeline("door", device="edge-shown")
+    peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
+    engine = EngineStat(digest="ab" * 32, state="ready", inferences=7, restarts=1)
+    figures: dict[str, Any] = {"cores": 4, "load": 1.25, "memory": 8 * 10**9, "memory_available": 10**9}
+    stat = DeviceStat(
+        device="edge-shown", session="ready", capacity=8, pipelines=1, engines=(engine,), at=1.5, **figures
+    )
+    until(lambda: api.http.get("/v2/devices/edge-shown").json()["load"] == 1.25, lambda: peer.tell(stat))
+
+    assert run("devices", "show", "edge-shown").stdout.splitlines() == [
+        "edge-shown: ready",
+        "  pipelines   1 of 8: door",
+        "  labels      site=hall-1",
+        "  load        1.2 on 4 cores",
+        "  memory      1.0 GB of 8.0 GB available",
+        "  model       parts/1 ready, 7 inferences, 1 restart",
+        "  version     0.1.0",
+        "  heard       0.2 s ago",
+    ]
+    assert json.loads(run("devices", "show", "edge-shown", "--json").stdout)["cores"] == 4
+
+
+def test_labels_of_a_device_are_set_and_taken_away(run: Command, peer: Peer) -> None:
+    peer.devices["edge-1"] = device("edge-1", labels={"old": "1", "kept": "2"})
+    peer.devices["edge-2"] = device("edge-2")
+
+    done = run("devices", "label", "edge-1", "site=hall-1", "old-")
+    listed = run("devices", "list", "-l", "site=hall-1").stdout.splitlines()
+    none = run("devices", "-l", "site=hall-2")
+
+    assert done.stdout == "edge-1: kept=2,site=hall-1\n"
+    assert [line.split()[0] for line in listed[1:]] == ["edge-1"]
+    assert listed[1].endswith("kept=2,site=hall-1")
+    assert (none.stdout, none.stderr) == ("", "no device has site=hall-2\n")
+
+
+def test_devices_that_are_away_are_removed_and_the_others_named(run: Command, peer: Peer) -> None:
+    peer.devices |= {"edge-1": device("edge-1"), "edge-2": device("edge-2", state="lost")}
+
+    done = run("devices", "remove", "edge-1", "edge-2", code=1)
+
+    assert done.stdout == "edge-2 removed\n"
+    assert done.stderr == "error: it is here\n"
+    assert list(peer.devices) == ["edge-1"]
+
+
+@pytest.mark.parametrize("arguments", [["show", "edge-l"], ["label", "edge-l", "a=b"], ["remove", "edge-l"]])
+def test_a_device_that_nobody_knows_is_guessed(run: Command, peer: Peer, arguments: list[str]) -> None:
+    peer.devices["edge-1"] = device("edge-1")
+
+    done = run("devices", *arguments, code=1)
+
+    assert done.stderr == "error: no device edge-l\n       did you mean edge-1?\n"
+
+
+def test_a_device_that_has_a_token_and_no_more_cannot_be_labelled_yet(run: Command, peer: Peer) -> None:
+    peer.devices["edge-1"] = device("edge-1", state="new")
+
+    done = run("devices", "label", "edge-1", "a=b", code=1)
+
+    assert done.stderr == "error: edge-1 has not joined yet\n       try again when it has\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "question"),
+    [
+        ("nono/1", ["conveyor/1"], ""),
+        ("conveyr/1", ["conveyor/1", "shapes/1"], "did you mean conveyor/1?"),
+        ("yolo/1", ["yolo11n/1"], "did you mean yolo11n/1?"),
+        ("edge-l", ["edge-1", "edge-2"], "did you mean edge-2 or edge-1?"),
+        ("a/1", ["b/1"], ""),
+    ],
+)
+def test_only_what_is_like_it_is_guessed(given: str, known: list[str], question: str) -> None:
+    assert did_you_mean(given, known) == question
+
+
+@pytest.mark.parametrize("label", ["site", "-", "=x"])
+def test_what_is_no_label_is_a_usage_error(run: Command, label: str) -> None:
+    assert (
+        "expected key=value, or key- to take it away"
+        in run("devices", "label", "x", "--", label, code=2).stderr
+    )

@@ -1,0 +1,357 @@
+"""What a pipeline should be, said on the command line: run, and set while it plays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from streamfleet.results import Pipeline
+from streamfleet_api.cli.change_text import begins_anew, changes
+from streamfleet_core.protocol.messages import Message, Reply
+from streamfleet_core.protocol.requests import (
+    CreatePipeline,
+    GetPipeline,
+    ListPipelines,
+    OperatorRequest,
+    Put,
+    PutPipeline,
+)
+from streamfleet_core.protocol.status import PipelineStat, SourceStat, empty_report
+from streamfleet_core.protocol.values import ModelRef, ObservedState, SourceSpec, UdpSink, to_plain
+from tests.api.conftest import Command, as_client_has_it, until
+from tests.fakes.broker import Peer, device, pipeline, spec
+from tests.fakes.patience import PATIENCE
+
+MODEL = ModelRef("parts/1", "ab" * 32)
+
+
+@pytest.fixture(autouse=True)
+def a_fleet(peer: Peer) -> None:
+    """One model, one device, and pipelines that run as soon as they are asked for."""
+
+    def answer(asked: OperatorRequest) -> Message:
+        said = peer.honest(asked)
+        if isinstance(asked, CreatePipeline | PutPipeline) and asked.pipeline_id in peer.pipelines:
+            view = peer.pipelines[asked.pipeline_id]
+            peer.pipelines[asked.pipeline_id] = replace(view, status="running")
+        return said
+
+    peer.models["parts/1"] = MODEL
+    peer.devices["edge-1"] = device("edge-1")
+    peer.answer = answer
+
+
+def wished(peer: Peer) -> list[CreatePipeline | PutPipeline]:
+    """All that was wished for."""
+    return [asked for asked in peer.asked if isinstance(asked, CreatePipeline | PutPipeline)]
+
+
+def entry(**changes: Any) -> Pipeline:
+    """A pipeline, with changes."""
+    return as_client_has_it(pipeline("door", spec=spec("rtsp://cam/1")), **changes)
+
+
+# run ------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> None:
+    options = ["--video", "rtsp://cam/1", "--video", "0", "--mode", "live", "--max-fps", "5", "--tracker"]
+    options += ["--sink", "10.0.0.2:12000", "--sink", "[::1]:12001", "--device", "edge-1", "--paused"]
+    options += ["--select", "site=hall-1", "--label", "line=3", "--confidence", "0.5", "--iou", "0.2"]
+
+    done = run("run", "--id", "door", "--model", "parts/1", *options)
+
+    (asked,) = wished(peer)
+    assert done.stdout == "door running on edge-1\n"
+    assert isinstance(asked, PutPipeline)
+    assert (asked.pipeline_id, asked.want, asked.device) == ("door", "pause", "edge-1")
+    assert (asked.selector, asked.labels) == ({"site": "hall-1"}, {"line": "3"})
+    assert asked.spec.sources == (SourceSpec("rtsp://cam/1", mode="live"), SourceSpec(0, mode="live"))
+    assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
+    assert (asked.spec.max_fps, asked.spec.confidence, asked.spec.iou_threshold) == (5.0, 0.5, 0.2)
+    assert asked.spec.tracker == "bytetrack"
+
+
+def test_run_without_an_id_makes_another_each_time(run: Command, peer: Peer) -> None:
+    for _ in range(2):
+        run("run", "--model", "parts/1", "--video", "rtsp://cam/1", "--no-wait")
+
+    assert len(peer.pipelines) == 2
+
+
+WAITING = ["run", "--id", "door", "--model", "parts/1", "--video", "rtsp://cam/1", "--wait"]
+
+
+def test_wait_ends_well_as_soon_as_predictions_come(run: Command, peer: Peer) -> None:
+    source = SourceStat(
+        source_id=0, reference="rtsp://cam/1", state="RUNNING", received=1, decoded=1, inferred=1, emitted=1
+    )
+    stat = PipelineStat(
+        pipeline_id="door",
+        device="edge-1",
+        gen=peer.gen,
+        inc=0,
+        want="run",
+        state=ObservedState.RUNNING,
+        reason="",
+        restarts=0,
+        fps=4.9,
+        sources=(source,),
+        dropped={},
+        report=empty_report(spec(), "RUNNING"),
+        at=1.5,
+    )
+
+    process = run.start(*WAITING, "--json")
+    until(lambda: any(isinstance(asked, GetPipeline) for asked in peer.asked))
+    assert process.poll() is None  # it is running, but nothing has come yet
+    until(lambda: process.poll() is not None, lambda: peer.tell(stat))
+    out, err = process.communicate()
+
+    assert (process.returncode, err) == (0, "")
+    assert json.loads(out)["emitted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "said"),
+    [
+        ({"status": "ended"}, 0, ""),
+        ({"status": "paused", "want": "pause"}, 0, ""),
+        ({"status": "failed", "reason": "no such file"}, 3, "error: door is failed: no such file\n"),
+        (
+            {"status": "pending", "device": None, "reason": "no device has room"},
+            4,
+            "error: expected door to predict within 0.3 s, it is pending: no device has room\n"
+            "       'streamfleet status door' tells how it goes on\n",
+        ),
+    ],
+)
+def test_wait_tells_by_its_exit_code_what_came_of_it(
+    run: Command, peer: Peer, state: dict[str, Any], code: int, said: str
+) -> None:
+    def answer(asked: OperatorRequest) -> Message:
+        reply = peer.honest(asked)
+        if isinstance(asked, PutPipeline):
+            peer.pipelines["door"] = replace(peer.pipelines["door"], **state)
+        return reply
+
+    peer.answer = answer
+
+    done = run(*WAITING, "--timeout", "0.3s", code=code)
+
+    assert (bool(done.stdout), done.stderr) == (code == 0, said)
+
+
+def test_wait_notices_that_somebody_terminated_the_pipeline(run: Command, peer: Peer) -> None:
+    def answer(asked: OperatorRequest) -> Message:
+        if isinstance(asked, GetPipeline):
+            peer.pipelines.clear()
+        return peer.honest(asked)
+
+    process = run.start(*WAITING, "--id", "gate")
+    until(lambda: peer.pipelines)
+    peer.answer = answer
+    _out, err = process.communicate(timeout=PATIENCE)
+
+    assert (process.returncode, err) == (3, "error: gate was terminated meanwhile\n")
+
+
+@pytest.mark.parametrize(("options", "count"), [([], 1), (["--sink", "none"], 0)])
+def test_datagrams_go_to_the_device_itself_unless_told_otherwise(
+    run: Command, peer: Peer, options: list[str], count: int
+) -> None:
+    run("run", "--model", "parts/1", "--video", "0", "--no-wait", *options)
+
+    (asked,) = wished(peer)
+    assert asked.spec.sinks == (UdpSink("127.0.0.1", 37020),) * count
+
+
+def test_run_again_under_its_id_changes_what_is_another_now(run: Command, peer: Peer) -> None:
+    command = ["run", "--id", "door", "--model", "parts/1", "--video", "rtsp://cam/1"]
+    run(*command)
+
+    same = run(*command)
+    other = run(*command, "--confidence", "0.6")
+
+    assert same.stdout.startswith("door is so already: ")
+    assert other.stdout == "door: confidence default → 0.6\nit goes on without a restart\n"
+
+
+def test_init_takes_what_it_took_and_answers_programs_as_it_did(run: Command, peer: Peer) -> None:
+    options = ["--iou-threshold", "0.2", "--tracker", "bytetrack", "--class-agnostic-nms", "--json"]
+
+    done = run("init", "--model", "parts/1", "--video", "0", *options)
+
+    (asked,) = wished(peer)
+    context = {"pipeline_id": asked.pipeline_id, "device": "edge-1"}
+    assert json.loads(done.stdout) == {"status": "success", "context": context}
+    assert asked.spec.iou_threshold == 0.2
+    assert asked.spec.class_agnostic_nms is True
+
+
+def test_run_answers_programs_with_the_pipeline(run: Command) -> None:
+    done = run("run", "--id", "door", "--model", "parts/1", "--video", "0", "--json")
+
+    assert json.loads(done.stdout)["spec"]["model"]["id"] == "parts/1"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "edge-7"], "error: --device edge-7: expected a device of the fleet: edge-1\n"),
+        (["--model", "car/1"], "error: --model car/1: expected a model of the fleet: parts/1\n"),
+        (["--label", "a b=c"], "error: --label a b: expected up to 64 letters"),
+        (["--select", "a=b c"], "error: --select b c: expected up to 64 letters"),
+        (["--sink", "a b:1"], "error: --sink a b: "),
+    ],
+)
+def test_what_the_api_refuses_is_said_by_the_option(run: Command, options: list[str], said: str) -> None:
+    done = run("run", "--id", "x", "--model", "parts/1", "--video", "0", *options, code=1)
+
+    assert done.stderr.startswith(said)
+    assert not done.stdout
+
+
+# set ------------------------------------------------------------------------------------------------------
+
+
+def test_set_changes_what_is_given_and_nothing_else(run: Command, peer: Peer) -> None:
+    known = replace(spec(), confidence=0.4, max_fps=5.0, tracker="bytetrack")
+    peer.pipelines["door"] = pipeline("door", spec=known, labels={"line": "3", "old": "1"})
+
+    options = ["--max-fps", "default", "--confidence", "0.6", "--no-tracker", "--label", "line=4"]
+    done = run("set", "door", *options, "--label", "old-")
+
+    (asked,) = wished(peer)
+    assert done.stdout == (
+        "door: max-fps 5 → default, confidence 0.4 → 0.6, tracker bytetrack → none, label line 3 → 4, "
+        "label old taken away\nit goes on without a restart\n"
+    )
+    assert asked.spec == replace(known, confidence=0.6, max_fps=None, tracker=None)
+    assert asked.labels == {"line": "4"}
+
+
+def test_set_says_that_another_video_begins_anew(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door", spec=spec("rtsp://cam/1"))
+
+    done = run("set", "door", "--video", "rtsp://cam/2")
+
+    assert done.stdout == ("door: video rtsp://cam/1 → rtsp://cam/2\nit restarts\ndoor running on edge-1\n")
+
+
+def test_another_mode_keeps_the_credentials_that_are_not_shown(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    (before,) = peer.pipelines["door"].spec.sources
+
+    run("set", "door", "--mode", "file")
+
+    assert wished(peer)[0].spec.sources == (replace(before, mode="file"),)
+
+
+def test_sinks_are_replaced_added_and_taken_away(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door", version=1)
+
+    texts = [
+        run("set", "door", *options).stdout.splitlines()[0].partition(" already")[0]
+        for options in (
+            ["--sink", "10.0.0.1:1", "--sink", "10.0.0.1:2"],
+            ["--add-sink", "10.0.0.1:3", "--remove-sink", "10.0.0.1:1"],
+            ["--add-sink", "10.0.0.1:3"],
+            ["--sink", "none"],
+        )
+    ]
+
+    assert texts == [
+        "door: sink none → 10.0.0.1:1, 10.0.0.1:2",
+        "door: sink 10.0.0.1:1, 10.0.0.1:2 → 10.0.0.1:2, 10.0.0.1:3",
+        "door is so",
+        "door: sink 10.0.0.1:2, 10.0.0.1:3 → none",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"status": "paused", "want": "pause"}, "it is paused"),
+        ({"status": "ended"}, "it has ended: 'streamfleet restart door' plays it again"),
+    ],
+)
+def test_set_says_what_does_not_go_on(run: Command, peer: Peer, state: dict[str, Any], said: str) -> None:
+    peer.pipelines["door"] = pipeline("door", **state)
+
+    def answer(asked: OperatorRequest) -> Message:
+        if not isinstance(asked, PutPipeline):
+            return peer.honest(asked)
+        view = pipeline("door", spec=asked.spec, **state)
+        return Reply(to_plain(Put(view, created=False, changed=True, confirmed=True)))
+
+    peer.answer = answer
+
+    assert run("set", "door", "--iou", "0.2").stdout.splitlines()[1] == said
+
+
+def test_a_list_that_somebody_else_changed_meanwhile_is_not_undone(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door", version=1)
+    answer = peer.answer
+
+    def meanwhile(asked: OperatorRequest) -> Message | bytes | None:
+        said = answer(asked)
+        if isinstance(asked, ListPipelines):
+            peer.pipelines["door"] = pipeline("door", version=2)
+        return said
+
+    peer.answer = meanwhile
+    done = run("set", "door", "--add-sink", "10.0.0.1:3", code=1)
+
+    assert done.stderr == "error: another client changed it at the same time\n       try again\n"
+    assert not wished(peer)
+
+
+def test_set_without_a_change_is_a_usage_error(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    assert "--confidence 0.6" in run("set", "door", code=2).stderr
+    assert "not in the range" in run("set", "door", "--iou", "7", code=2).stderr
+    assert not wished(peer)
+
+
+def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    assert json.loads(run("set", "door", "--iou", "0.2", "--json").stdout)["spec"]["iou_threshold"] == 0.2
+
+
+# what changed ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "said", "anew"),
+    [
+        ({}, [], False),
+        ({"model": {"id": "car/1", "digest": "cd" * 32}}, ["model parts/1 → car/1"], True),
+        (
+            {"model": {"id": "parts/1", "digest": "cd" * 32}},
+            ["model parts/1 (abababababab) → cdcdcdcdcdcd"],
+            True,
+        ),
+        (
+            {"sources": [{"reference": "rtsp://cam/1", "mode": None, "max_fps": 5.0}]},
+            ["video rtsp://cam/1 → rtsp://cam/1 (max-fps 5)"],
+            False,
+        ),
+        ({"class_agnostic_nms": True}, ["class-agnostic-nms default → on"], False),
+        ({"device": "edge-2", "requested": "edge-2"}, ["device default → edge-2"], True),
+        ({"want": "pause"}, ["paused"], False),
+        ({"selector": {"site": "a"}}, ["select site=a"], False),
+        ({"gen": 4}, ["video with another login"], True),
+        ({"gen": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),
+    ],
+)
+def test_a_change_is_said_with_what_it_does_to_the_playing(
+    after: dict[str, Any], said: list[str], anew: bool
+) -> None:
+    assert changes(entry(), entry(**after)) == said
+    assert begins_anew(entry(), entry(**after)) is anew

@@ -1,0 +1,273 @@
+"""What Prometheus is told: from the last known state, without secrets, with or without a broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from streamfleet_api.feeds.statuses import Seen
+from streamfleet_api.monitoring.metrics import Fleet, Known
+from streamfleet_core.protocol.requests import FleetView
+from streamfleet_core.protocol.status import DeviceStat, EngineStat, PipelineStat, SourceStat
+from streamfleet_core.protocol.values import ObservedState
+from tests.api.conftest import until
+from tests.fakes.broker import Peer, device, pipeline
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+SOURCE = SourceStat(
+    source_id=0,
+    reference="rtsp://10.0.0.9/door",
+    state="RUNNING",
+    received=10,
+    decoded=10,
+    inferred=9,
+    emitted=8,
+    dropped={"late": 1, "buffer": 0},
+    attempts=2,
+    failures=3,
+    last_frame_age=0.5,
+    fps=24.5,
+    latency=0.25,
+    still_for=None,
+)
+REPORT: Any = {  # with an entry that is none
+    "latency_reports": [
+        {"source_id": 0, "frame_decoding_latency": 0.01, "inference_latency": 0.02, "e2e_latency": None},
+        "no entry",
+        {"source_id": 0, "frame_decoding_latency": 0.03},
+    ],
+    "sources_metadata": [{"source_id": 0, "source_properties": {"fps": 25.0}}],
+}
+TOLD = PipelineStat(
+    pipeline_id="door",
+    device="edge-1",
+    gen=3,
+    inc=1,
+    want="run",
+    state=ObservedState.RUNNING,
+    reason="",
+    restarts=2,
+    fps=24.5,
+    sources=(SOURCE, replace(SOURCE, source_id=1)),
+    dropped={"udp": 4},
+    report=REPORT,
+    at=0.0,
+)
+ENGINE = EngineStat(digest="ab" * 32, state="ready", reason="", inferences=7, restarts=1)
+MACHINE = DeviceStat(
+    device="edge-1",
+    session="ready",
+    capacity=8,
+    pipelines=1,
+    engines=(ENGINE,),
+    at=0.0,
+    cores=4,
+    load=1.5,
+    memory=2**33,
+    memory_available=2**32,
+)
+
+
+def samples(text: str) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float]]:
+    """Every sample of a text that Prometheus would take."""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            yield sample.name, tuple(sorted(sample.labels.items())), sample.value
+
+
+def read(text: str) -> Samples:
+    """The samples by name and labels, each of which is there once."""
+    found = list(samples(text))
+    by_series = {(name, labels): value for name, labels, value in found}
+    assert len(by_series) == len(found)
+    return by_series
+
+
+def collected(known: Known) -> Samples:
+    """What is known as samples."""
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in Fleet(known).collect()
+        for sample in family.samples
+    }
+
+
+def test_a_device_that_tells_of_a_model_twice_has_one_series_of_it() -> None:
+    twice = replace(MACHINE, engines=(ENGINE, replace(ENGINE, state="loading")))
+    known = Known(
+        fleet=FleetView(epoch=7, uptime=1.5, devices_ready=1, devices=1, pipelines=1),
+        pipelines=(),
+        devices=(device("edge-1"),),
+        of_pipelines={},
+        of_devices={"edge-1": Seen(twice, 1.0)},
+    )
+
+    told = [
+        sample for family in Fleet(known).collect() for sample in family.samples if "digest" in sample.labels
+    ]
+
+    assert sorted(sample.name for sample in told) == [
+        "streamfleet_engine_inferences_total",
+        "streamfleet_engine_ready",
+        "streamfleet_engine_restarts_total",
+    ]
+
+
+def test_all_figures_of_the_last_known_state_are_told() -> None:
+    known = Known(
+        fleet=FleetView(epoch=7, uptime=1.5, devices_ready=1, devices=1, pipelines=1),
+        pipelines=(pipeline("door", restarts=2),),
+        devices=(device("edge-1"),),
+        of_pipelines={"door": Seen(TOLD, 1.0)},
+        of_devices={"edge-1": Seen(MACHINE, 1.0)},
+    )
+
+    found = collected(known)
+
+    of, at = (("pipeline_id", "door"),), (("device", "edge-1"),)
+    source, engine = (*of, ("source", "0")), (*at, ("digest", "ab" * 32))
+    info = (*at, ("model", "parts/1"), *of, ("status", "running"))
+    expected = {
+        ("streamfleet_broker_up", ()): 1,
+        ("streamfleet_pipeline_up", of): 1,
+        ("streamfleet_pipeline_info", info): 1,
+        ("streamfleet_pipeline_restarts_total", of): 2,
+        ("streamfleet_pipeline_status_age_seconds", of): 1,
+        ("streamfleet_sink_dropped_total", (*of, ("sink", "udp"))): 4,
+        ("streamfleet_source_frames_received_total", source): 10,
+        ("streamfleet_source_frames_decoded_total", source): 10,
+        ("streamfleet_source_frames_inferred_total", source): 9,
+        ("streamfleet_source_frames_emitted_total", source): 8,
+        ("streamfleet_source_frames_dropped_total", (("cause", "late"), *source)): 1,
+        ("streamfleet_source_frames_dropped_total", (("cause", "buffer"), *source)): 0,
+        ("streamfleet_source_up", source): 1,
+        ("streamfleet_source_connection_attempts", source): 2,
+        ("streamfleet_source_connection_failures_total", source): 3,
+        ("streamfleet_source_fps", source): 24.5,
+        ("streamfleet_source_latency_seconds", source): 0.25,
+        ("streamfleet_source_last_frame_age_seconds", source): 1.5,
+        ("streamfleet_device_ready", at): 1,
+        ("streamfleet_device_capacity", at): 8,
+        ("streamfleet_device_pipelines", at): 1,
+        ("streamfleet_device_load1", at): 1.5,
+        ("streamfleet_device_cores", at): 4,
+        ("streamfleet_device_memory_bytes", at): 2**33,
+        ("streamfleet_device_memory_available_bytes", at): 2**32,
+        ("streamfleet_device_silent_seconds", at): 0.2,
+        ("streamfleet_engine_ready", engine): 1,
+        ("streamfleet_engine_inferences_total", engine): 7,
+        ("streamfleet_engine_restarts_total", engine): 1,
+        ("inference_pipeline_inference_fps", source): 24.5,
+        ("inference_pipeline_camera_fps", source): 25,
+        ("inference_pipeline_frame_decoding_latency", source): 0.03,
+        ("inference_pipeline_inference_latency", source): 0.02,
+        ("inference_pipeline_active_streams", ()): 1,
+    }
+    assert {key: value for key, value in found.items() if ("source", "1") not in key[1]} == expected
+
+
+def test_what_was_told_long_ago_is_no_rate_of_the_present() -> None:
+    known = Known(
+        fleet=None,
+        pipelines=(pipeline("door"),),
+        devices=(),
+        of_pipelines={"door": Seen(TOLD, 60.0)},
+        of_devices={},
+    )
+
+    found = collected(known)
+
+    source = (("pipeline_id", "door"), ("source", "0"))
+    assert found[("streamfleet_broker_up", ())] == 0
+    assert found[("streamfleet_pipeline_up", source[:1])] == 0
+    assert found[("streamfleet_source_up", source)] == 0
+    assert found[("streamfleet_source_fps", source)] == 0
+    assert found[("streamfleet_source_frames_emitted_total", source)] == 8
+    assert found[("streamfleet_source_last_frame_age_seconds", source)] == 60.5
+
+
+@pytest.mark.parametrize(
+    "report", [{}, {"latency_reports": 7, "sources_metadata": {}}, {"latency_reports": [[]]}]
+)
+def test_a_report_of_any_shape_does_no_harm(report: Any) -> None:
+    stat = replace(TOLD, report=report, sources=(SOURCE, SOURCE))
+    known = Known(
+        fleet=None,
+        pipelines=(pipeline("door"),),
+        devices=(),
+        of_pipelines={"door": Seen(stat, 1.0)},
+        of_devices={},
+    )
+
+    found = collected(known)
+
+    assert ("inference_pipeline_e2e_latency", ()) not in found
+    assert found[("inference_pipeline_inference_fps", (("pipeline_id", "door"), ("source", "0")))] == 24.5
+
+
+def test_the_text_is_one_that_prometheus_takes_and_has_no_secret(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["gauged"] = pipeline("gauged")
+    peer.devices["gauge-1"] = device("gauge-1")
+    latencies = [entry for entry in REPORT["latency_reports"] if isinstance(entry, dict)]
+    report: Any = {**REPORT, "latency_reports": latencies}
+    peer.tell(replace(TOLD, pipeline_id="gauged", report=report))
+    peer.tell(replace(MACHINE, device="gauge-1"))
+
+    text = ""
+
+    def tells_of_sources() -> bool:
+        nonlocal text
+        text = http.get("/metrics").text
+        return "streamfleet_source_fps{" in text
+
+    until(tells_of_sources)
+
+    found = read(text)
+    assert found[("streamfleet_broker_up", ())] == 1
+    assert "hunter2" not in text
+    assert http.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_without_a_broker_what_was_known_is_told(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    http.get("/metrics")
+
+    peer.stop()
+    try:
+        answer = http.get("/metrics")
+    finally:
+        peer.start()
+
+    found = read(answer.text)
+    assert answer.status_code == 200
+    assert found[("streamfleet_broker_up", ())] == 0
+    assert ("streamfleet_pipeline_up", (("pipeline_id", "door"),)) in found
+
+
+def test_requests_are_counted_by_route_and_never_by_what_was_asked_for(http: httpx.Client) -> None:
+    def count(method: str, route: str, status: int) -> float:
+        labels = (("method", method), ("route", route), ("status", str(status)))
+        return read(http.get("/metrics").text).get(("streamfleet_http_requests_total", labels), 0)
+
+    keys = [
+        ("GET", "/v2/pipelines/{pipeline_id}", 404),
+        ("POST", "/v2/pipelines", 415),
+        ("GET", "other", 404),
+        ("other", "other", 404),
+    ]
+    before = [count(*key) for key in keys]
+
+    http.get("/v2/pipelines/nobody-at-all")
+    http.post("/v2/pipelines")
+    http.get("/nothing-here")
+    http.request("PROPFIND", "/nothing-here")  # what is no method at all is refused before it is counted
+
+    assert [count(*key) for key in keys] == [each + 1 for each in before]
+    assert "nobody-at-all" not in http.get("/metrics").text
+    assert "streamfleet_http_request_duration_seconds_bucket" in http.get("/metrics").text

@@ -1,0 +1,85 @@
+"""WebSockets that begin or go on as none should: they end, and nothing but a refusal is written about it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.api.conftest import Api, until
+from tests.fakes.patience import PATIENCE
+from tests.fakes.stream_client import websocket
+
+HANDSHAKE = (
+    b"GET /v2/events HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
+
+
+def all_of(api: Api, sent: bytes) -> bytes:
+    """The whole answer to these bytes, until the api hangs up."""
+    with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE) as client:
+        client.sendall(sent)
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(4096):
+                answer += piece
+    return answer
+
+
+def test_a_handshake_that_is_refused_leaves_no_error_in_the_log(api: Api) -> None:
+    """A page can try in a loop."""
+    before = len(api.log.read_text())
+
+    answers = [all_of(api, HANDSHAKE + b"Origin: http://evil.example\r\n\r\n") for _ in range(3)]
+
+    assert all(answer.startswith(b"HTTP/1.1 403") for answer in answers)
+    until(lambda: api.http.get("/healthz").status_code == 200)
+    assert "ERROR" not in api.log.read_text()[before:]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", b"GET /v2/events HTTP/1.1\r\nHost: x\r\n\r\n"],
+)
+def test_a_websocket_begins_after_the_request_before_it_is_answered(api: Api, first: bytes) -> None:
+    """Otherwise two answers come over one connection, or the first is written to a closed one."""
+    before = len(api.log.read_text())
+
+    answer = all_of(api, first + HANDSHAKE + b"\r\n")
+
+    assert b"101 Switching" not in answer
+    assert api.http.get("/healthz").status_code == 200
+    assert "ERROR" not in api.log.read_text()[before:]
+
+
+def test_a_text_that_is_none_ends_its_websocket_alone(api: Api) -> None:
+    before = len(api.log.read_text())
+
+    with websocket(api, "/v2/events") as other, websocket(api, "/v2/events") as connection:
+        connection.send(b"\xff\xfe", text=True)
+        with pytest.raises(ConnectionClosed) as ended:
+            connection.recv(timeout=PATIENCE)
+        other.send("x")
+
+    assert ended.value.rcvd is not None
+    assert ended.value.rcvd.code == 1007
+    assert "ERROR" not in api.log.read_text()[before:]
+
+
+FRAMES = {"pings": b"\x89\x80mask", "pieces": b"\x00\x80mask", "texts": b"\x81\x80mask"}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_client_that_sends_frames_without_end_is_left(api: Api, kind: str) -> None:
+    """Each costs the loop, which does nothing else meanwhile. Clients of ours have nothing to say."""
+    with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE) as client:
+        client.sendall(HANDSHAKE + b"\r\n")
+        assert client.recv(4096).startswith(b"HTTP/1.1 101")
+
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            client.sendall(FRAMES[kind] * 1_000_000)
+
+    assert api.http.get("/healthz").status_code == 200

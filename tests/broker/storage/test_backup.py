@@ -1,0 +1,149 @@
+"""A backup made beside a running broker comes back whole, and nothing is put over a fleet unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streamfleet_core.protocol.requests import CreatePipeline, ListPipelines, PipelineView
+from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
+from tests.broker.test_main import command, operator, running
+from tests.fakes.broker_clients import Operator, Sockets, serving
+from tests.fakes.patience import PATIENCE
+from tests.fakes.places import short_folder
+
+SPEC = PipelineSpec(model=ModelRef("parts/1", "ab" * 32), sources=(SourceSpec("rtsp://10.0.0.9/door"),))
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as path:
+        yield path
+
+
+def do(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """One thing that the broker's program does with a data directory."""
+    return subprocess.run(
+        command(folder, *options), capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+async def names(asking: Operator) -> list[str]:
+    return [view.pipeline_id for view in await asking.get(ListPipelines(), tuple[PipelineView, ...])]
+
+
+async def test_a_backup_is_one_moment_of_a_running_fleet_and_comes_back(folder: Path) -> None:
+    data, file = folder / "d", folder / "fleet.tar"
+    sockets = Sockets()
+    made: list[str] = []
+    with running(data):
+        asking = operator(sockets, data)
+        backing = asyncio.create_task(asyncio.to_thread(do, data, "--backup", str(file)))
+        while not backing.done():  # somebody writes all the time
+            made.append(f"p{len(made)}")
+            await asking.get(CreatePipeline(pipeline_id=made[-1], spec=SPEC), PipelineView)
+        assert (await backing).returncode == 0, (await backing).stderr
+        over_running = do(data, "--restore", str(file), "--replace")
+    sockets.close()
+    over_a_fleet = do(data, "--restore", str(file))
+    over_it_with_a_flag = do(data, "--restore", str(file), "--replace")
+    elsewhere = do(folder / "new", "--restore", str(file))
+
+    assert (over_running.returncode, over_a_fleet.returncode) == (1, 1)
+    assert "another broker is running" in over_running.stderr
+    assert "already holds a fleet; --replace" in over_a_fleet.stderr
+    assert over_it_with_a_flag.returncode == elsewhere.returncode == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    sockets = Sockets()
+    with running(data), running(folder / "new"):
+        restored = await names(operator(sockets, data))
+        assert restored == await names(operator(sockets, folder / "new")) == made[: len(restored)]
+    sockets.close()
+    for each in ("broker", "operator"):
+        assert (folder / f"new/keys/{each}.key").read_text() == (data / f"keys/{each}.key").read_text()
+    [aside] = data.glob("replaced-*")
+    assert {path.name for path in aside.iterdir()} >= {"store.db", "store.witness", "keys"}
+
+
+@pytest.fixture(scope="module")
+def backed_up() -> Iterator[Path]:
+    """A data directory `d`, and its backup `b.tar` beside it."""
+    with short_folder() as folder:
+        with running(folder / "d"):
+            assert do(folder / "d", "--backup", str(folder / "b.tar")).returncode == 0
+        yield folder
+
+
+def archive(file: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(file, "w") as made:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            made.addfile(info, io.BytesIO(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"broker/store.db": None}, "it has no broker/store.db"),
+        ({"broker/keys/broker.key": None}, "it has no broker/keys/broker.key"),
+        ({"broker/keys/operator.key": b"{}"}, "expected a CURVE key pair"),
+        ({"broker/keys/operator.key": b"x" * 5000}, "expected a file of at most 4096 bytes"),
+        ({"broker/store.db": b"x" * 5000}, "expected a backup of a broker: file is not a database"),
+    ],
+)
+def test_what_is_no_backup_is_refused_and_changes_nothing(
+    backed_up: Path, folder: Path, change: dict[str, bytes | None], said: str
+) -> None:
+    data = backed_up / "d"
+    with tarfile.open(backed_up / "b.tar") as good:
+        members = {each.name: good.extractfile(each).read() for each in good}  # type: ignore[union-attr]
+    members = {name: content for name, content in {**members, **change}.items() if content is not None}
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+    done = do(data, "--restore", str(archive(folder / "bad.tar", members)), "--replace")
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+async def test_a_backup_that_cannot_be_written_says_why_and_leaves_nothing(folder: Path) -> None:
+    data = folder / "d"
+    async with serving(data):
+        pass
+    taken = folder / "taken.tar"
+    taken.touch()
+
+    over_a_file = do(data, "--backup", str(taken))
+    nowhere = do(data, "--backup", str(folder / "no/b.tar"))
+    of_nothing = do(folder / "nothing", "--backup", str(folder / "b.tar"))
+
+    assert [done.returncode for done in (over_a_file, nowhere, of_nothing)] == [1, 1, 1]
+    assert "taken.tar exists already" in over_a_file.stderr
+    assert "No such file or directory" in nowhere.stderr
+    assert "No such file or directory" in of_nothing.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["d", "taken.tar"]
+
+
+async def test_a_store_that_lost_its_end_is_not_taken_for_a_backup(folder: Path) -> None:
+    async with serving(folder / "d"):
+        pass
+    shutil.copytree(folder / "d", folder / "old", ignore=shutil.ignore_patterns("*.ipc"))
+    async with serving(folder / "d"):
+        pass
+    shutil.copy(folder / "old/store.db", folder / "d/store.db")
+
+    done = do(folder / "d", "--backup", str(folder / "b.tar"))
+
+    assert done.returncode == 1
+    assert "its end is lost" in done.stderr

@@ -1,0 +1,63 @@
+"""Few descriptors are left: a process says so, and says when there are enough again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from streamfleet_core.runtime import descriptors
+from streamfleet_core.runtime.descriptors import DescriptorWatch, look, raise_limit
+from tests.fakes.patience import PATIENCE
+
+
+@contextmanager
+def limited(count: int) -> Iterator[None]:
+    """At most so many descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = asyncio.get_running_loop().time() + PATIENCE
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_few_descriptors_are_told_while_there_are_few(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(descriptors, "_INTERVAL", 0.01)
+    held = [os.dup(0) for _ in range(200)]
+    caplog.set_level("INFO")
+    watch = DescriptorWatch()
+    watching = asyncio.create_task(watch.run())
+    try:
+        with limited(int(look().open / 0.85)):
+            await until(lambda: watch.warning)
+            assert "file descriptors are open" in watch.warning
+        await until(lambda: not watch.warning)
+    finally:
+        watching.cancel()
+        for descriptor in held:
+            os.close(descriptor)
+
+    levels = [record.levelname for record in caplog.records if "descriptors are open" in record.message]
+    assert levels == ["ERROR", "INFO"]
+
+
+def test_a_process_takes_what_the_kernel_gives() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with limited(most // 2):
+        raise_limit()
+
+        assert look().limit == most

@@ -1,0 +1,891 @@
+"""A fleet in virtual time: the real `Fleet`, `Session` and `Reconcile`, and everything between them bad.
+
+Links lose, double, reorder and hold back messages; devices are cut off and suspended; agents and the broker
+are killed and stopped; the store takes no writes. What is small and honest here are the cameras: they emit
+when the rules let them, and obey when they get round to it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
+from streamfleet_broker.fleet.effects import Answer, Effect, RaiseEpoch, Save
+from streamfleet_broker.fleet.effects import Send as BrokerSend
+from streamfleet_broker.fleet.fleet import Fleet
+from streamfleet_broker.fleet.placement import meets
+from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record
+from streamfleet_broker.fleet.state import FleetConfig
+from streamfleet_core.protocol.control_plane import Envelope
+from streamfleet_core.protocol.messages import Hello, Reply
+from streamfleet_core.protocol.requests import (
+    Change,
+    Changed,
+    ChangePipeline,
+    ChangePipelines,
+    CreatePipeline,
+    DeviceView,
+    GetEvents,
+    LabelDevice,
+    ListDevices,
+    ListPipelines,
+    OperatorRequest,
+    PipelineView,
+    Put,
+    PutPipeline,
+    RestartPipeline,
+    pack_request,
+)
+from streamfleet_core.protocol.values import (
+    Manifest,
+    ModelRef,
+    ObservedState,
+    PipelineSpec,
+    SourceSpec,
+    Weights,
+    Wish,
+)
+from streamfleet_worker.decisions import reconcile_actions, reconcile_events, session_effects
+from streamfleet_worker.decisions.broker_session import Session
+from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, EngineId, Row
+from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
+from tests.fakes.desk import CONFIG, CountingEntropy, devices, key_of
+
+FAULTS = 150.0  # seconds
+QUIET = 45.0  # seconds; the longest back-off, a lease and a start fit in
+SHORT = 40  # frames of a file
+MANIFEST = Manifest(
+    family="yolox", labels=("person",), input_width=416, input_height=416, weights=Weights("cd" * 32, 100)
+)
+NAMES = ("a", "b", "c")
+SITES: tuple[dict[str, str], ...] = (
+    {},
+    {},
+    {"site": "x"},
+    {"site": "y"},
+)  # labels of devices, and what pipelines ask of them
+RUNNING, PAUSED, ENDED = ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.ENDED
+
+
+class Violation(AssertionError):
+    """A promise that was broken, and when."""
+
+
+def spec(reference: str) -> PipelineSpec:
+    return PipelineSpec(model=ModelRef("parts/1", MANIFEST.digest), sources=(SourceSpec(reference),))
+
+
+SPECS = {
+    "door": spec("rtsp://10.0.0.9/door"),
+    "gate": spec("rtsp://10.0.0.9/gate"),
+    "yard": spec("TestPatternStreamProducer"),
+    "disk": spec("/videos/long.mp4"),
+    "clip": spec("/videos/short.mp4"),
+}
+
+
+class World:
+    """The clock, the dice, and what an observer who sees everything has seen."""
+
+    def __init__(self, seed: int, config: FleetConfig = CONFIG) -> None:
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.config = config
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self.broker = Broker(self)
+        self.workers = {name: Worker(self, name) for name in NAMES}
+        self.faulty = True
+        self.emitted: dict[str, tuple[int, int, int]] = {}  # pipeline → last key of a movable one
+        self.created: dict[str, int] = {}  # pipeline → its first gen since it was created last
+        self.stopped: dict[str, tuple[int, int]] = {}  # pipeline → gens that a confirmed stop has ended
+        # Pipeline → the gen at which another playing took the place of a pinned one. What is pinned goes on
+        # where it is cut off, and no stop of the new playing can speak for the old one: its gen fences it.
+        self.replaced: dict[str, int] = {}
+        self.ended: set[tuple[str, int]] = set()  # pipelines and the start_gen that came to its end
+        self.moves = 0
+        self.handovers = 0  # from devices that were there
+
+    def after(self, delay: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self.now + delay, next(self._count), what))
+
+    def run_until(self, end: float) -> None:
+        while self._events and self._events[0][0] <= end:
+            self.now, _, what = heapq.heappop(self._events)
+            what()
+        self.now = end
+
+    def chance(self, probability: float) -> bool:
+        """Something bad, with this probability while there are faults."""
+        return self.faulty and self.rng.random() < probability
+
+    # what an observer asserts
+
+    def see(self, worker: Worker, camera: Camera) -> None:
+        """A camera emits."""
+        pid, key = camera.id.pipeline_id, (camera.gen, camera.id.inc, camera.seq)
+        if (pid, camera.wish.start_gen) in self.ended:
+            raise Violation(f"{self.now:.2f}: {pid} of {worker.name} plays a file again that had ended")
+        first, last = self.stopped.get(pid, (1, 0))
+        if not camera.fenced:
+            first = max(first, self.replaced.get(pid, 0))
+        if first <= camera.gen <= last:
+            raise Violation(f"{self.now:.2f}: I4, {pid} emits on {worker.name} after a confirmed stop")
+        if not camera.fenced:
+            return
+        for other in self.workers.values():
+            if other is not worker and any(
+                rival.fenced and rival.emits()
+                for rival in other.cameras.values()
+                if rival.id.pipeline_id == pid
+            ):
+                raise Violation(f"{self.now:.2f}: I2, {pid} runs on {worker.name} and {other.name}")
+        if key <= self.emitted.get(pid, (0, 0, 0)):
+            raise Violation(f"{self.now:.2f}: I1, {pid} emits {key} after {self.emitted[pid]}")
+        if self.emitted.get(pid, key)[0] != key[0]:
+            self.moves += 1
+        self.emitted[pid] = key
+
+    def converged(self) -> None:
+        """I3: what runs is what the store holds."""
+        rows = [row for row in self.broker.rows.values() if isinstance(row, PipelineRecord)]
+        wished = {
+            (row.device, row.pipeline_id): (row.gen, PAUSED if row.want == "pause" else RUNNING)
+            for row in rows
+            if row.want != "stop" and (row.pipeline_id, row.start_gen) not in self.ended
+            if row.device is not None or self.has_home(row)
+        }
+        there = {
+            (worker.name, camera.id.pipeline_id): (camera.gen, camera.state)
+            for worker in self.workers.values()
+            for camera in worker.cameras.values()
+            if camera.state is not ENDED
+        }
+        if wished != there:
+            raise Violation(f"{self.now:.2f}: I3, {wished.items() ^ there.items()} differ")
+        assert self.broker.fleet is not None
+        held = [row.pipeline_id for row in rows if row.leaving is not None]
+        if held:
+            raise Violation(f"{self.now:.2f}: I3, {held} were taken from a device and never given free")
+        stops = [row.pipeline_id for row in rows if row.want == "stop"]
+        if stops:
+            raise Violation(f"{self.now:.2f}: I3, {stops} were stopped and never confirmed")
+        self.replay()
+        self.check()
+
+    def replay(self) -> None:
+        """Who followed the events knows how everything stands."""
+        stands: dict[tuple[str, str], str] = {}
+        for event in self.broker.answer_of(GetEvents()).events:
+            before = stands.setdefault((event.subject, event.id), event.previous or "gone")
+            if before != (event.previous or "gone"):
+                raise Violation(f"{event} comes after {before}")
+            stands[event.subject, event.id] = event.state
+        pipelines = {
+            ("pipeline", view.pipeline_id): view.status for view in self.broker.answer_of(ListPipelines())
+        }
+        known = {**dict.fromkeys(stands, "gone"), **pipelines}
+        known |= {("device", view.device): view.state for view in self.broker.answer_of(ListDevices())}
+        wrong = {address: state for address, state in stands.items() if known[address] != state}
+        if wrong:
+            raise Violation(f"{self.now:.2f}: the events say {wrong}, and it is {known}")
+
+    def has_home(self, row: PipelineRecord) -> bool:
+        """Is there a device for a pipeline?"""
+        found = [device for device in self.broker.rows.values() if isinstance(device, DeviceRecord)]
+        return any(meets(device.labels, row.selector) for device in found)
+
+    def check(self) -> None:
+        """The invariants of every part."""
+        if self.broker.fleet is not None:
+            self.broker.fleet.check()
+        for worker in self.workers.values():
+            if worker.session is not None and worker.reconcile is not None:
+                worker.session.check()
+                worker.reconcile.check()
+
+
+@dataclass
+class Way:
+    """One direction of a connection, which keeps the order."""
+
+    free_at: float = 0.0  # when what was sent last arrives
+
+
+@dataclass(eq=False)
+class Connection:
+    """A socket of a worker. Its routing id is the connection's that it has at present."""
+
+    worker: Worker
+    closed: bool = False
+    routing_id: bytes | None = None  # None: not connected
+    up: Way = field(default_factory=Way)
+    down: Way = field(default_factory=Way)
+
+
+class Broker:
+    """The broker's process, and its disk."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.rows: dict[tuple[str, str], Record] = {("device", d.device): d for d in devices(*NAMES)}
+        self.epoch = 0
+        self.fleet: Fleet | None = None
+        self.entropy = CountingEntropy()
+        self.connections: dict[bytes, Connection] = {}
+        self.routing_ids = itertools.count(1)
+        self.frozen_until = 0.0
+        self.store_down_until = 0.0
+        self.asked: dict[bytes, OperatorRequest] = {}
+        self.boot()
+
+    def boot(self) -> None:
+        self.epoch += 1
+        now = self.world.now
+        self.fleet = Fleet(
+            self.world.config, self.epoch, self.rows.values(), self.entropy, now=now, unix_time=now
+        )
+        self.perform(self.fleet.start())
+        self.tick_of(self.fleet)
+
+    def crash(self, for_seconds: float) -> None:
+        """kill -9. Connections break; workers connect again by themselves."""
+        if self.fleet is None:
+            return
+        self.fleet = None
+        for connection in self.connections.values():
+            connection.routing_id = None
+            self.world.workers[connection.worker.name].connect(connection)
+        self.connections.clear()
+        self.asked.clear()
+        self.world.after(for_seconds, self.boot)
+
+    def tick_of(self, fleet: Fleet) -> None:
+        if self.fleet is fleet:
+            self.run(lambda fleet: self.perform(fleet.tick(self.world.now)))
+            self.world.after(0.5, lambda: self.tick_of(fleet))
+
+    def run(self, what: Callable[[Fleet], None]) -> None:
+        """Do it as soon as the process runs, if it is still the same."""
+        fleet = self.fleet
+
+        def do() -> None:
+            if fleet is None or self.fleet is not fleet:
+                return
+            if self.frozen_until > self.world.now:
+                self.world.after(self.frozen_until - self.world.now, do)
+            else:
+                what(fleet)
+
+        do()
+
+    def hear(self, worker: Worker, routing_id: bytes, envelope: Envelope) -> None:
+        peer = DevicePeer(routing_id, key_of(worker.name))
+        self.run(lambda fleet: self.perform(fleet.receive(peer, envelope, self.world.now)))
+
+    def ask(self, request: OperatorRequest) -> None:
+        def receive(fleet: Fleet) -> None:
+            request_id = self.entropy.session()
+            self.asked[request_id] = request
+            envelope = Envelope(pack_request(request), request_id=request_id)
+            self.perform(fleet.receive(OperatorPeer(b"operator"), envelope, self.world.now))
+
+        self.run(receive)
+
+    def answer_of(self, request: OperatorRequest) -> Any:
+        """What an operator is told now."""
+        assert self.fleet is not None
+        envelope = Envelope(pack_request(request), request_id=self.entropy.session())
+        effects = self.fleet.receive(OperatorPeer(b"observer"), envelope, self.world.now)
+        (answer,) = (effect for effect in effects if isinstance(effect, Answer))
+        assert isinstance(answer.message, Reply)
+        return answer.message.data
+
+    def perform(self, effects: list[Effect]) -> None:
+        fleet = self.fleet
+        assert fleet is not None
+        for position, effect in enumerate(effects):
+            if isinstance(effect, Save):
+                if self.world.chance(0.01):
+                    self.crash(self.world.rng.uniform(0.1, 5))
+                    return
+                if self.store_down_until > self.world.now:
+                    self.perform(fleet.commit_failed(effect, effects[position + 1 :]))
+                    return
+                self.save(effect)
+                if self.world.chance(0.01):
+                    self.crash(self.world.rng.uniform(0.1, 5))
+                    return
+            elif isinstance(effect, RaiseEpoch):
+                if self.store_down_until <= self.world.now:
+                    self.epoch = effect.epoch
+                    fleet.epoch_committed(effect.epoch)
+            elif isinstance(effect, BrokerSend):
+                self.send(fleet, effect)
+            elif isinstance(effect, Answer):
+                self.answer(effect)
+
+    def save(self, save: Save) -> None:
+        for write in save.writes:
+            if write.after is None:
+                del self.rows[write.kind, write.key]
+            else:
+                self.rows[write.kind, write.key] = write.after
+            if isinstance(write.after, PipelineRecord):
+                self.note(write.before, write.after)
+
+    def note(self, before: Record | None, after: PipelineRecord) -> None:
+        """What an observer must know of a change."""
+        world = self.world
+        if not isinstance(before, PipelineRecord):
+            world.created[after.pipeline_id] = after.gen
+            return
+        if before.pinned and before.start_gen != after.start_gen:
+            world.replaced[after.pipeline_id] = after.start_gen
+        if before.leaving is not None and after.leaving is None and after.device is not None:
+            world.handovers += 1
+
+    def send(self, fleet: Fleet, send: BrokerSend) -> None:
+        connection = self.connections.get(send.routing_id)
+        envelope = fleet.envelope(send)
+        assert envelope is not None
+        if connection is None and self.world.rng.random() < 0.5:
+            fleet.unsent(send, gone=True)
+        elif self.world.chance(0.01):
+            fleet.unsent(send, gone=False)
+        else:
+            fleet.sent(send)
+            if connection is not None:
+                self.world.workers[connection.worker.name].transmit_down(connection, envelope)
+
+    def answer(self, answer: Answer) -> None:
+        """What an operator hears is true, and durable."""
+        request = self.asked.pop(answer.request_id, None)
+        if request is None or not isinstance(answer.message, Reply):
+            return
+        data: Any = answer.message.data
+        if isinstance(data, DeviceView):
+            return
+        if isinstance(request, ChangePipelines):
+            assert tuple(outcome.pipeline_id for outcome in data) == request.pipeline_ids
+            return
+        view = data.pipeline if isinstance(data, Changed | Put) else data
+        assert isinstance(view, PipelineView)
+        row = self.rows.get(("pipeline", view.pipeline_id))
+        if view.want != "stop" or not isinstance(data, Changed) or not data.confirmed:
+            assert row is None or (isinstance(row, PipelineRecord) and row.gen >= view.gen), (row, view)
+        else:
+            self.world.stopped[view.pipeline_id] = (self.world.created[view.pipeline_id], view.gen)
+
+
+@dataclass(eq=False)
+class Camera:
+    """A camera process."""
+
+    worker: Worker
+    id: CameraId
+    wish: Wish
+    gen: int
+    want: str
+    state: ObservedState = ObservedState.STARTING
+    seq: int = 0
+    told_to_stop: bool = False
+
+    @property
+    def fenced(self) -> bool:
+        return self.wish.on_disconnect == "stop"
+
+    def emits(self) -> bool:
+        """Could it emit right now?"""
+        if self.state is not RUNNING or self.worker.suspended_until > self.worker.world.now:
+            return False
+        return not self.fenced or self.worker.fence_until > self.worker.boot_time()
+
+
+class Worker:
+    """A device: its agent, its cameras, its disk, and the wire to the broker."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.offset = world.rng.uniform(0, 1e6)  # of its BOOTTIME
+        self.rows: dict[str, Row] = {}
+        self.seen_epoch = 0
+        self.life = 0  # +1 at each start of the agent; what belongs to an earlier one is ignored
+        self.session: Session | None = None
+        self.reconcile: Reconcile | None = None
+        self.connection: Connection | None = None
+        self.progress: dict[tuple[str, int], int] = {}  # frames of a file that a playing has emitted
+        self.told_ended: set[tuple[str, int]] = set()  # playings whose end the broker was told
+        self.cameras: dict[CameraId, Camera] = {}
+        self.others: set[ChildId] = set()  # engines and the publisher
+        self.fence_until = 0.0
+        self.frozen_until = 0.0  # the agent alone
+        self.suspended_until = 0.0  # the whole device
+        self.cut_up_until = 0.0
+        self.cut_down_until = 0.0
+        self.acted_until = 0.0  # actions are performed in order
+        world.after(world.rng.uniform(0, 1), self.boot)
+
+    def boot_time(self) -> float:
+        return self.world.now + self.offset
+
+    # the agent
+
+    def boot(self) -> None:
+        self.life += 1
+        rng = self.world.rng
+        hello = Hello(
+            device=self.name,
+            boot=rng.randbytes(16),
+            agent="0.1.0",
+            capacity=len(SPECS),
+            seen_epoch=self.seen_epoch,
+        )
+        self.session = Session(hello, rng.random)
+        self.reconcile = Reconcile(self.rows.values(), rng.random)
+        self.fence_until = 0.0
+        self.acted_until = self.world.now
+        self.tick_of(self.life)
+
+    def crash(self, for_seconds: float) -> None:
+        """kill -9 of the agent, and the kernel kills its children."""
+        if self.session is None:
+            return
+        self.session = self.reconcile = None
+        self.close()
+        self.cameras.clear()
+        self.others.clear()
+        self.life += 1
+        self.world.after(for_seconds, self.boot)
+
+    def run(self, what: Callable[[], None], life: int) -> None:
+        """Do it, as soon as the agent runs."""
+        if self.life != life:
+            return
+        asleep = max(self.frozen_until, self.suspended_until) - self.world.now
+        if asleep > 0:
+            self.world.after(asleep, lambda: self.run(what, life))
+        else:
+            what()
+
+    def tick_of(self, life: int) -> None:
+        def turn() -> None:
+            assert self.session is not None
+            assert self.reconcile is not None
+            self.drive(self.session.tick(self.boot_time()))
+            self.put(self.reconcile.tick(self.boot_time()))
+            self.tell()
+            self.world.after(0.2, lambda: self.tick_of(life))
+
+        self.run(turn, life)
+
+    def feed(self, event: reconcile_events.Event) -> None:
+        assert self.reconcile is not None
+        self.put(self.reconcile.receive(event, self.boot_time()))
+
+    def feed_later(self, delay: float, event: reconcile_events.Event) -> None:
+        life = self.life
+
+        def now() -> None:
+            self.feed(event)
+            self.tell()
+
+        self.world.after(delay, lambda: self.run(now, life))
+
+    def tell(self) -> None:
+        assert self.session is not None
+        assert self.reconcile is not None
+        views = self.reconcile.pipelines(self.boot_time())
+        over = [view.wish for view in views if view.observed.state is ENDED]
+        self.told_ended |= {(wish.pipeline_id, wish.start_gen) for wish in over}
+        self.drive(self.session.observe(self.reconcile.observed(), self.boot_time()))
+
+    def drive(self, effects: list[session_effects.Effect]) -> None:  # noqa: C901 - a table
+        assert self.session is not None
+        assert self.reconcile is not None
+        for effect in effects:
+            match effect:
+                case session_effects.Open():
+                    self.close()
+                    self.connection = Connection(self)
+                    self.connect(self.connection)
+                case session_effects.Close():
+                    self.close()
+                case session_effects.Send():
+                    if not self.transmit_up(effect.envelope):
+                        self.session.unsent(effect.envelope)
+                case session_effects.RememberEpoch():
+                    self.seen_epoch = effect.epoch
+                case session_effects.Adopt():
+                    self.feed(reconcile_events.Adopted(effect.wishes))
+                case session_effects.ExtendFence():
+                    if not self.reconcile.is_leaving():
+                        self.fence_until = effect.until
+                case session_effects.CloseFence():
+                    self.fence_until = 0.0
+                case session_effects.LeaseEnded():
+                    self.fence_until = 0.0
+                    self.feed(reconcile_events.Fenced())
+                case session_effects.LeaseRenewed():
+                    self.feed(reconcile_events.Unfenced())
+
+    def put(self, actions: list[reconcile_actions.Action]) -> None:
+        """Actions wait for the disk, in their order."""
+        if not actions:
+            return
+        life = self.life
+        self.acted_until = max(self.acted_until, self.world.now) + self.world.rng.uniform(0, 0.03)
+
+        def act() -> None:
+            if self.world.chance(0.01):  # at the worst time: it was decided and perhaps told, and not written
+                self.crash(self.world.rng.uniform(0.5, 2.0))
+                return
+            for action in actions:
+                self.act(action)
+            rows = [action.row for action in actions if isinstance(action, reconcile_actions.Persist)]
+            if rows:
+                self.feed(reconcile_events.Stored(tuple(rows)))
+                self.tell()
+
+        self.world.after(self.acted_until - self.world.now, lambda: self.run(act, life))
+
+    def act(self, action: reconcile_actions.Action) -> None:
+        match action:
+            case reconcile_actions.Persist():
+                self.rows[action.row.pipeline_id] = action.row
+            case reconcile_actions.Forget():
+                del self.rows[action.pipeline_id]
+            case reconcile_actions.FetchModel():
+                self.feed_later(0.1, reconcile_events.ModelFetched(action.digest, MANIFEST))
+            case reconcile_actions.StartPublisher() | reconcile_actions.StartEngine():
+                self.others.add(action.child)
+                self.report_for_ever(action.child, self.life)
+            case reconcile_actions.StartCamera():
+                self.start_camera(action)
+            case reconcile_actions.ChangeCamera():
+                self.change_camera(action)
+            case reconcile_actions.StopChild():
+                self.stop_child(action.child)
+            case reconcile_actions.KillChild():
+                self.exit_later(0.02, action.child, -9)
+
+    # its children
+
+    def start_camera(self, action: reconcile_actions.StartCamera) -> None:
+        wish = action.wish
+        if (wish.pipeline_id, wish.start_gen) in self.told_ended:
+            raise Violation(f"{self.world.now:.2f}: {self.name} starts {wish.pipeline_id}, and told its end")
+        camera = Camera(self, action.child, wish, wish.gen, wish.want)
+        self.cameras[camera.id] = camera
+
+        def opened() -> None:
+            if not camera.told_to_stop:
+                camera.state = PAUSED if camera.want == "pause" else RUNNING
+                self.end_file(camera)
+                self.emit_for_ever(camera)
+                self.report_for_ever(camera.id, self.life)
+
+        self.later(camera, self.world.rng.uniform(0.1, 0.8), opened)
+
+    def later(self, camera: Camera, delay: float, what: Callable[[], None]) -> None:
+        """A camera does something, unless it is dead by then."""
+
+        def do() -> None:
+            if self.cameras.get(camera.id) is not camera:
+                return
+            asleep = self.suspended_until - self.world.now
+            if asleep > 0:
+                self.later(camera, asleep, what)
+            else:
+                what()
+
+        self.world.after(delay, do)
+
+    def emit_for_ever(self, camera: Camera) -> None:
+        if camera.state is RUNNING:
+            camera.seq += 1  # also of what the fence holds back
+            if camera.emits():
+                self.world.see(self, camera)
+            playing = (camera.id.pipeline_id, camera.wish.start_gen)
+            self.progress[playing] = self.progress.get(playing, 0) + 1
+            self.end_file(camera)
+        if self.world.chance(0.001):
+            self.exit_later(0.0, camera.id, -11)
+        self.later(camera, 0.5, lambda: self.emit_for_ever(camera))
+
+    def end_file(self, camera: Camera) -> None:
+        playing = (camera.id.pipeline_id, camera.wish.start_gen)
+        if camera.wish.spec.sources == SPECS["clip"].sources and self.progress.get(playing, 0) >= SHORT:
+            camera.state = ENDED
+            self.world.ended.add(playing)
+
+    def report_for_ever(self, child: ChildId, life: int) -> None:
+        camera = self.cameras.get(child) if isinstance(child, CameraId) else None
+        if self.life != life or (child not in self.others and camera is None):
+            return
+        self.feed_later(0.0, reconcile_events.Reported(child, self.report(child, camera)))
+        self.world.after(2.0, lambda: self.report_for_ever(child, life))
+
+    @staticmethod
+    def report(child: ChildId, camera: Camera | None) -> reconcile_events.Report:
+        if camera is not None:
+            return CameraReport(
+                gen=camera.gen,
+                state=camera.state,
+                reason="",
+                waiting_for_engine=False,
+                emitted=camera.seq,
+                sources=(),
+                dropped={},
+                fps=2.0,
+                report={},
+            )
+        if isinstance(child, EngineId):
+            return EngineReport("ready", "", 0, 0.0)
+        return PublisherReport(0, 0, 0)
+
+    def change_camera(self, action: reconcile_actions.ChangeCamera) -> None:
+        camera = self.cameras.get(action.child)
+
+        def change() -> None:
+            assert camera is not None
+            if action.wish.gen < camera.gen:
+                return  # a pipe keeps the order
+            camera.gen, camera.want = action.wish.gen, action.wish.want
+            if camera.state in (RUNNING, PAUSED):
+                camera.state = PAUSED if action.wish.want == "pause" else RUNNING
+            self.feed_later(0.0, reconcile_events.Reported(camera.id, self.report(camera.id, camera)))
+
+        if camera is not None:
+            self.later(camera, self.world.rng.uniform(0, 0.3), change)
+
+    def stop_child(self, child: ChildId) -> None:
+        camera = self.cameras.get(child) if isinstance(child, CameraId) else None
+        if camera is None:
+            self.exit_later(0.1, child, 0)
+            return
+        camera.told_to_stop = True
+        if self.world.chance(0.1):
+            return  # it hangs, and is killed
+
+        def obey() -> None:
+            camera.state = ObservedState.STOPPING
+            self.exit_later(self.world.rng.uniform(0, 0.3), child, 0)
+
+        self.later(camera, self.world.rng.uniform(0, 0.3), obey)
+
+    def exit_later(self, delay: float, child: ChildId, code: int) -> None:
+        life = self.life
+
+        def end() -> None:
+            alive = self.cameras.pop(child, None) if isinstance(child, CameraId) else child in self.others
+            self.others.discard(child)
+            if alive and self.life == life:
+                self.feed_later(0.0, reconcile_events.Exited(child, code))
+
+        self.world.after(delay, end)
+
+    # the wire
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.closed = True
+            if self.connection.routing_id is not None:
+                self.world.broker.connections.pop(self.connection.routing_id, None)
+            self.connection = None
+
+    def connect(self, connection: Connection) -> None:
+        """As libzmq does: again and again, until it works or the socket is closed."""
+
+        def attempt() -> None:
+            if connection.closed or connection.routing_id is not None:
+                return
+            broker = self.world.broker
+            cut = max(self.cut_up_until, self.cut_down_until) > self.world.now
+            if broker.fleet is None or cut:
+                self.connect(connection)
+            else:
+                connection.routing_id = next(broker.routing_ids).to_bytes(5, "big")
+                broker.connections[connection.routing_id] = connection
+
+        self.world.after(self.world.rng.uniform(0.05, 0.3), attempt)
+
+    def transmit_up(self, envelope: Envelope) -> bool:
+        connection = self.connection
+        if connection is None or connection.routing_id is None:
+            return False
+        routing_id = connection.routing_id
+
+        def arrive(delay: float) -> None:
+            gone = connection.routing_id != routing_id or connection.closed
+            # What a closed connection still had on the way is there soon, or never.
+            if self.cut_up_until <= self.world.now and not (gone and delay > 1):
+                self.world.broker.hear(self, routing_id, envelope)
+
+        self.carry(connection.up, arrive)
+        return True
+
+    def transmit_down(self, connection: Connection, envelope: Envelope) -> None:
+        life = self.life
+
+        def arrive(_: float) -> None:
+            def receive() -> None:
+                if self.connection is connection and self.session is not None:
+                    self.drive(self.session.receive(envelope, self.boot_time()))
+                    self.tell()
+
+            if self.cut_down_until <= self.world.now:
+                self.run(receive, life)
+
+        self.carry(connection.down, arrive)
+
+    def carry(self, way: Way, arrive: Callable[[float], None]) -> None:
+        """A message goes over the wire: in order and late, or rarely lost, doubled or out of order."""
+        rng = self.world.rng
+        if self.world.chance(0.01):
+            way.free_at = self.world.now + rng.uniform(0, 25)
+        way.free_at = max(way.free_at, self.world.now + rng.uniform(0.001, 0.02))
+        for _ in range(2 if self.world.chance(0.01) else 1):
+            if self.world.chance(0.01):
+                continue
+            delay = rng.uniform(0, 25) if self.world.chance(0.02) else way.free_at - self.world.now
+            self.world.after(delay, lambda delay=delay: arrive(delay))  # type: ignore[misc]
+
+
+@dataclass
+class Trouble:
+    """Who makes the faults and the wishes."""
+
+    world: World
+    kinds: list[Callable[[], None]] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.kinds = [self.cut, self.cut_one_way, self.freeze, self.suspend, self.kill_agent] * 2
+        self.kinds += [self.kill_broker, self.freeze_broker, self.break_store, self.cut_most]
+        self.kinds += [self.forget_epochs]
+        self.world.after(5.0, self.next_fault)
+        self.world.after(2.0, self.next_wish)
+
+    def next_fault(self) -> None:
+        if self.world.faulty:
+            self.world.rng.choice(self.kinds)()
+            self.world.after(self.world.rng.expovariate(1 / 6), self.next_fault)
+
+    def next_wish(self) -> None:
+        if self.world.faulty:
+            self.world.broker.ask(self.wish())
+            self.world.after(self.world.rng.expovariate(2 / 3), self.next_wish)
+
+    def wish(self) -> OperatorRequest:
+        rng = self.world.rng
+        pid = rng.choice(list(SPECS))
+        there = ("pipeline", pid) in self.world.broker.rows
+        dice = rng.random()
+        if dice < 0.1:
+            return LabelDevice(rng.choice(NAMES), rng.choice(SITES))
+        if dice < 0.15:
+            return RestartPipeline(pid)
+        if dice < 0.18:
+            some = tuple(rng.sample(list(SPECS), 3))
+            change: Change = rng.choice(["run", "pause", "restart", "stop"])
+            return ChangePipelines(some, change, rng.choice([0, 5000]))
+        if dice < 0.55:
+            return self.put(pid)
+        if not there:
+            pinned = rng.choice(NAMES) if pid in ("disk", "clip") and rng.random() < 0.5 else None
+            return CreatePipeline(pipeline_id=pid, spec=SPECS[pid], device=pinned)
+        return ChangePipeline(pid, rng.choice(["run", "run", "pause", "pause", "stop"]), 5000)
+
+    def put(self, pid: str) -> PutPipeline:
+        """The same pipeline with something about it changed: mostly little, rarely what it plays."""
+        rng = self.world.rng
+        row = self.world.broker.rows.get(("pipeline", pid))
+        spec = row.spec if isinstance(row, PipelineRecord) else SPECS[pid]
+        if rng.random() < 0.2:
+            spec = replace(spec, sources=rng.choice(list(SPECS.values())).sources)
+        if rng.random() < 0.3:
+            spec = replace(spec, confidence=rng.choice([0.2, 0.4]))
+        device = rng.choice(NAMES) if rng.random() < 0.2 else None
+        selector = rng.choice(SITES)
+        expected = row.version if isinstance(row, PipelineRecord) and rng.random() < 0.3 else None
+        return PutPipeline(
+            pipeline_id=pid,
+            spec=spec,
+            device=device,
+            selector=selector,
+            labels={},
+            want=rng.choice(["run", "run", "pause"]),
+            expected=expected,
+            wait_ms=rng.choice([0, 5000]),
+        )
+
+    def worker(self) -> Worker:
+        return self.world.rng.choice(list(self.world.workers.values()))
+
+    def some(self, most: float) -> float:
+        """Until then; short more often than long, and over when the faults are."""
+        rng = self.world.rng
+        return min(FAULTS, self.world.now + rng.uniform(0, most if rng.random() < 0.5 else most / 5))
+
+    def cut(self) -> None:
+        worker = self.worker()
+        worker.cut_up_until = worker.cut_down_until = self.some(30)
+
+    def cut_one_way(self) -> None:
+        worker = self.worker()
+        if self.world.rng.random() < 0.5:
+            worker.cut_up_until = self.some(30)
+        else:
+            worker.cut_down_until = self.some(30)
+
+    def cut_most(self) -> None:
+        until = self.some(30)
+        for worker in self.world.workers.values():
+            if self.world.rng.random() < 0.7:
+                worker.cut_up_until = worker.cut_down_until = until
+
+    def freeze(self) -> None:
+        worker = self.worker()
+        worker.frozen_until = max(worker.frozen_until, self.some(30))
+
+    def suspend(self) -> None:
+        worker = self.worker()
+        worker.suspended_until = max(worker.suspended_until, self.some(30))
+
+    def kill_agent(self) -> None:
+        self.worker().crash(self.some(20) - self.world.now)
+
+    def kill_broker(self) -> None:
+        self.world.broker.crash(self.some(20) - self.world.now)
+
+    def forget_epochs(self) -> None:
+        """The broker is killed, and its store has an epoch of long ago."""
+        self.kill_broker()
+        self.world.broker.epoch = self.world.rng.randint(0, self.world.broker.epoch)
+
+    def freeze_broker(self) -> None:
+        broker = self.world.broker
+        broker.frozen_until = max(broker.frozen_until, self.some(20))
+
+    def break_store(self) -> None:
+        self.world.broker.store_down_until = self.some(15)
+
+
+def simulate(seed: int, **changes: float) -> World:
+    """Minutes of faults, then quiet. Raises: Violation."""
+    world = World(seed, replace(CONFIG, **changes))  # type: ignore[arg-type]
+    Trouble(world).start()
+    for second in range(1, int(FAULTS) + 1):
+        world.run_until(float(second))
+        world.check()
+    world.faulty = False
+    world.run_until(FAULTS + QUIET)
+    world.converged()
+    return world

@@ -1,0 +1,142 @@
+"""What a worker remembers."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+import stat
+from pathlib import Path
+
+import pytest
+
+from streamfleet_worker.agent.state_db import State, StateError
+from streamfleet_worker.decisions.reconcile_actions import Forget, Persist
+from streamfleet_worker.decisions.reconcile_events import Row
+from tests.fakes.disks import fill_up, small_disk
+
+KEY = "k" * 40
+DOOR = Row(pipeline_id="door", gen=3, start_gen=2, inc=5)
+GATE = Row(pipeline_id="gate", gen=1, start_gen=1, inc=1, ended_start_gen=1)
+
+
+def test_rows_and_the_epoch_outlive_the_process(tmp_path: Path) -> None:
+    state = State(tmp_path / "worker.db", KEY)
+    state.write([Persist(DOOR), Persist(GATE)])
+    state.remember_epoch(7)
+    state.close()
+
+    again = State(tmp_path / "worker.db", KEY)
+
+    assert again.rows() == [DOOR, GATE]
+    assert (again.seen_epoch, again.starts) == (7, 2)
+    again.close()
+
+
+def test_the_last_row_of_a_pipeline_is_the_one_that_counts(tmp_path: Path) -> None:
+    state = State(tmp_path / "worker.db", KEY)
+    newer = Row(pipeline_id="door", gen=4, start_gen=4, inc=6)
+
+    state.write([Persist(DOOR), Persist(GATE), Persist(newer), Forget("gate")])
+
+    assert state.rows() == [newer]
+    state.close()
+
+
+def test_the_epoch_never_falls(tmp_path: Path) -> None:
+    state = State(tmp_path / "worker.db", KEY)
+
+    state.remember_epoch(7)
+    state.remember_epoch(5)
+
+    assert state.seen_epoch == 7
+    state.close()
+
+
+def test_what_another_broker_wished_means_nothing(tmp_path: Path) -> None:
+    state = State(tmp_path / "worker.db", KEY)
+    state.write([Persist(DOOR)])
+    state.remember_epoch(7)
+    state.close()
+
+    moved = State(tmp_path / "worker.db", "o" * 40)
+
+    assert (moved.rows(), moved.seen_epoch) == ([], 0)
+    moved.close()
+
+
+def test_nobody_else_may_read_it(tmp_path: Path) -> None:
+    State(tmp_path / "worker.db", KEY).close()
+
+    assert stat.S_IMODE((tmp_path / "worker.db").stat().st_mode) & 0o077 == 0
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "worker.db").write_bytes(b"not a database, but long enough to be taken for one" * 100)
+
+    with pytest.raises(StateError, match=r"worker\.db: file is not a database.* mv .*worker\.db\.damaged"):
+        State(tmp_path / "worker.db", KEY)
+
+
+def test_any_flipped_byte_is_named_or_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "worker.db"
+    state = State(path, KEY)
+    state.write([Persist(DOOR), Persist(GATE)])
+    state.tidy()
+    assert [each.name for each in tmp_path.iterdir() if each.stat().st_size] == ["worker.db"]
+    state.close()
+    content, rng, refused = path.read_bytes(), random.Random(7), 0
+
+    for offset in [content.index(b"door"), *(rng.randrange(len(content)) for _ in range(100))]:
+        path.write_bytes(content[:offset] + bytes([content[offset] ^ 0x20]) + content[offset + 1 :])
+        try:
+            state = State(path, KEY)
+        except StateError:
+            refused += 1
+        else:
+            assert state.rows() == [DOOR, GATE]
+            state.close()
+
+    assert refused
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_on_a_full_disk_it_is_remembered_by_the_process_and_written_when_there_is_room(known: bool) -> None:
+    with small_disk() as disk:
+        path = disk / "worker.db"
+        if known:
+            State(path, KEY).close()
+        filler = fill_up(disk)
+
+        state = State(path, KEY)
+        with pytest.raises(sqlite3.OperationalError):
+            state.write(
+                [Persist(Row(pipeline_id=f"p{number}", gen=1, start_gen=1, inc=1)) for number in range(200)]
+            )
+        held = state.rows()
+        filler.unlink()
+        state.write([Persist(DOOR)])
+        state.close()
+
+        again = State(path, KEY)
+        assert len(held) == 200
+        assert again.rows() == sorted([DOOR, *held], key=lambda row: row.pipeline_id)
+        assert again.starts == 2 + known
+        again.close()
+
+
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "worker.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as earlier:
+        earlier.execute("PRAGMA journal_mode = WAL")
+        earlier.execute(
+            "CREATE TABLE worker (only INTEGER, broker_key TEXT, seen_epoch INTEGER, starts INTEGER)"
+        )
+        earlier.execute("CREATE TABLE pipelines (pipeline_id, gen, start_gen, inc, ended_start_gen)")
+        earlier.execute("INSERT INTO worker VALUES (1, ?, 7, 3)", (KEY,))
+        earlier.execute("INSERT INTO pipelines VALUES ('door', 3, 2, 5, NULL)")
+
+    state = State(path, KEY)
+
+    assert (state.rows(), state.seen_epoch, state.starts) == ([DOOR], 7, 4)
+    state.close()

@@ -1,0 +1,181 @@
+"""What changes while the sources play: at once, between two frames, and without losing one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamfleet_core.protocol.values import Manifest
+from tests.fakes.models import manifest_of, write_constant_model
+from tests.fakes.stand import Receiver, Stand, is_camera, until_ended, wait_for, write_video
+
+FRAMES = 320
+
+
+@pytest.fixture
+def two_boxes(stand: Stand) -> Manifest:
+    """An engine that finds a sure box and an unsure one in every picture."""
+    path = stand.folder / "two.onnx"
+    output = np.array([[32, 32, 16, 8, 0.9, 0, 0], [10, 32, 8, 8, 0, 0.5, 0]], np.float32).T[None]
+    write_constant_model(path, output)
+    manifest = manifest_of(path, width=64, height=64)
+    stand.engine(path, manifest)
+    return manifest
+
+
+def after(stand: Stand, frames: int) -> None:
+    wait_for("some frames", lambda: len(stand.receiver.datagrams) > frames)
+
+
+def by_gen(documents: list[dict[str, Any]], what: Any) -> dict[int, set[Any]]:
+    """What is found in the documents of each generation."""
+    found: dict[int, set[Any]] = {}
+    for document in documents:
+        found.setdefault(document["inference_metadata"]["gen"], set()).add(what(document))
+    return found
+
+
+def film(stand: Stand, frames: int = FRAMES) -> str:
+    return str(write_video(stand.folder / "film.avi", frames))
+
+
+def assert_whole(stand: Stand, frames: int = FRAMES) -> None:
+    """Every frame came once and in order, under keys that rise."""
+    metadata = stand.receiver.metadata
+    keys = [(one["gen"], one["inc"], one["seq"]) for one in metadata]
+    assert [one["frame_id"] for one in metadata] == list(range(1, frames + 1))
+    assert keys == sorted(set(keys))
+
+
+def test_thresholds_change_between_two_frames(stand: Stand, two_boxes: Manifest) -> None:
+    camera = stand.camera(two_boxes, film(stand), max_fps=100, confidence=0.4)
+
+    after(stand, 40)
+    camera.change(2, confidence=0.7)
+    after(stand, 120)
+    camera.change(3, confidence=0.4, max_detections=1, max_fps=None)
+    report = until_ended(camera)
+
+    assert_whole(stand)
+    assert by_gen(stand.receiver.documents, lambda one: len(one["predictions"])) == {1: {2}, 2: {1}, 3: {1}}
+    assert report.gen == 3
+
+
+def test_a_change_during_a_pause_holds_for_the_frames_that_wait(stand: Stand, two_boxes: Manifest) -> None:
+    camera = stand.camera(two_boxes, film(stand), max_fps=100)
+
+    after(stand, 40)
+    camera.change(2, "pause")
+    camera.until("it is paused", lambda report: is_camera(report, "paused"))
+    camera.change(3, "run", confidence=0.7, max_fps=None)
+    until_ended(camera)
+
+    assert_whole(stand)
+    assert by_gen(stand.receiver.documents, lambda one: len(one["predictions"])) == {1: {2}, 3: {1}}
+
+
+def test_another_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
+    camera = stand.camera(two_boxes, film(stand), max_fps=5)
+
+    after(stand, 4)
+    camera.change(2, max_fps=None)
+    until_ended(camera)  # a minute at the old pace, which is more than this waits
+
+    assert_whole(stand)
+
+
+def test_a_slower_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
+    camera = stand.camera(two_boxes, film(stand), max_fps=100)
+
+    after(stand, 40)
+    camera.change(2, max_fps=10)
+    report = camera.until("it is slow", lambda report: report.gen == 2 and 8 < report.fps < 12)
+
+    assert report.sources[0].emitted < FRAMES
+    ids = stand.receiver.frame_ids
+    assert ids == list(range(1, len(ids) + 1))
+
+
+def test_a_sink_that_comes_gets_every_frame_from_there_on_and_one_that_stays_loses_none(
+    stand: Stand, two_boxes: Manifest
+) -> None:
+    other = Receiver()
+    try:
+        camera = stand.camera(two_boxes, film(stand), max_fps=100)
+
+        after(stand, 40)
+        camera.change(2, sinks=(stand.receiver.sink, other.sink))
+        wait_for("the new sink has some", lambda: len(other.datagrams) > 40)
+        camera.change(3, sinks=(other.sink,), max_fps=None)
+        report = until_ended(camera)
+
+        ours, theirs = stand.receiver.frame_ids, other.frame_ids
+        assert ours == list(range(1, len(ours) + 1))
+        assert theirs == list(range(theirs[0], FRAMES + 1))
+        assert {one["gen"] for one in stand.receiver.metadata} == {1, 2}
+        assert {one["gen"] for one in other.metadata} == {2, 3}
+        assert theirs[0] <= ours[-1] + 1
+        assert report.dropped == {
+            f"udp://127.0.0.1:{other.sink.port}": 0,
+            "publisher": report.dropped["publisher"],
+        }
+    finally:
+        other.close()
+
+
+def test_a_sink_that_stays_keeps_its_counter(stand: Stand, two_boxes: Manifest) -> None:
+    nowhere = type(stand.receiver.sink)("no-such-host.invalid", 9)
+    camera = stand.camera(two_boxes, film(stand), max_fps=100, sinks=(nowhere, stand.receiver.sink))
+
+    after(stand, 40)
+    camera.change(2, sinks=(nowhere,), max_fps=None)
+    report = until_ended(camera)
+
+    assert report.dropped["udp://no-such-host.invalid:9"] == FRAMES
+
+
+def test_a_tracker_that_is_switched_on_begins_anew(stand: Stand, two_boxes: Manifest) -> None:
+    camera = stand.camera(two_boxes, film(stand), max_fps=100, tracker="bytetrack")
+
+    after(stand, 40)
+    camera.change(2, tracker=None)
+    after(stand, 100)
+    camera.change(3, tracker="bytetrack", confidence=0.7, max_fps=None)
+    until_ended(camera)
+
+    assert_whole(stand)
+    assert by_gen(
+        stand.receiver.documents, lambda one: tuple(box.get("tracker_id") for box in one["predictions"])
+    ) == {1: {(1, 2)}, 2: {(None, None)}, 3: {(1,)}}
+
+
+def test_a_tracker_that_stays_keeps_its_ids_when_thresholds_change(stand: Stand, two_boxes: Manifest) -> None:
+    camera = stand.camera(two_boxes, film(stand), max_fps=100, tracker="bytetrack", confidence=0.7)
+
+    after(stand, 40)
+    camera.change(2, confidence=0.4, max_fps=None)
+    until_ended(camera)
+
+    assert_whole(stand)
+    assert by_gen(
+        stand.receiver.documents, lambda one: tuple(box.get("tracker_id") for box in one["predictions"])
+    ) == {1: {(1,)}, 2: {(1, 2)}}
+
+
+def test_a_live_source_goes_on_under_the_new_spec_without_being_opened_anew(
+    stand: Stand, squares: Manifest
+) -> None:
+    camera = stand.camera(squares, "TestPatternStreamProducer")
+    after(stand, 3)
+
+    camera.change(2, max_fps=2)
+    report = camera.until(
+        "it is thinned", lambda report: report.gen == 2 and report.sources[0].dropped.get("max_fps", 0) >= 6
+    )
+
+    events = [one["event_type"] for one in report.report["video_source_status_updates"]]
+    ids = stand.receiver.frame_ids
+    assert events.count("VIDEO_CONSUMPTION_STARTED") == 1
+    assert ids == sorted(set(ids))

@@ -1,0 +1,567 @@
+"""The worker's session: what it sends, adopts and refuses, and how long it may emit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, encode
+from streamfleet_core.protocol.limits import MAX_REASON
+from streamfleet_core.protocol.messages import (
+    Ack,
+    Beat,
+    Bye,
+    Desired,
+    Hello,
+    RefusalCode,
+    Refused,
+    Subscribers,
+    Welcome,
+)
+from streamfleet_core.protocol.rates import DEVICE_BYTES, DEVICE_MESSAGES
+from streamfleet_core.protocol.values import Observed, ObservedState, Wish, observed_digest
+from streamfleet_worker.decisions.broker_session import Session, SessionState
+from streamfleet_worker.decisions.session_effects import (
+    Adopt,
+    Allow,
+    Close,
+    CloseFence,
+    Effect,
+    ExtendFence,
+    LeaseEnded,
+    LeaseRenewed,
+    Open,
+    RememberEpoch,
+    Send,
+    Welcomed,
+)
+from tests.fakes.peers import spec
+
+BOOT = b"b" * 16
+SESSION = b"s" * 16
+HELLO = Hello(device="cam-7", boot=BOOT, agent="0.1.0", capacity=4, seen_epoch=4)
+WELCOME = Welcome(
+    session=SESSION,
+    self_stop_ms=8_000,
+    beat_ms=1_000,
+    short_id=7,
+    api="http://*:8080",
+    ticket="ticket",
+    relay=("tcp://*:7773",),
+)
+WISH = Wish(
+    pipeline_id="door", gen=7, start_gen=3, want="run", on_disconnect="stop", spec=spec("rtsp://h/door")
+)
+RUNNING = (Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNING),)
+EMPTY = observed_digest(())
+
+
+@dataclass
+class Broker:
+    """The other end: numbers its messages as the real one does."""
+
+    epoch: int = 5
+    session: bytes = SESSION
+    seq: int = 0
+
+    def say(self, message: object) -> Envelope:
+        if isinstance(message, Refused):
+            return Envelope(message, epoch=self.epoch, session=self.session)
+        self.seq += 1
+        return Envelope(message, epoch=self.epoch, session=self.session, seq=self.seq)  # type: ignore[arg-type]
+
+
+def session() -> Session:
+    return Session(HELLO, lambda: 0.5)
+
+
+def connected(now: float = 0.0) -> tuple[Session, Broker]:
+    """A session that has said hello."""
+    worker = session()
+    worker.tick(now)
+    worker.tick(now)
+    return worker, Broker()
+
+
+def ready(now: float = 0.0) -> tuple[Session, Broker]:
+    """A session whose first beat, sent at `now`, was acknowledged."""
+    worker, broker = connected(now)
+    worker.receive(broker.say(WELCOME), now)
+    worker.receive(broker.say(Desired(1, ())), now)
+    worker.observe((), now)
+    worker.receive(broker.say(Ack(1)), now)
+    assert worker.state(now) is SessionState.READY
+    return worker, broker
+
+
+def beat(n: int, seq: int, rev: int = 1, **changes: object) -> Send:
+    message = Beat(n, rev, EMPTY, **changes)  # type: ignore[arg-type]
+    return Send(Envelope(message, epoch=5, session=SESSION, seq=seq))
+
+
+def test_it_connects_and_says_hello() -> None:
+    worker = session()
+
+    effects = worker.tick(0.0) + worker.tick(0.1)
+
+    assert effects == [Open(0), Send(Envelope(HELLO, epoch=4))]
+    assert worker.state(0.1) is SessionState.HELLO_SENT
+
+
+def test_a_hello_that_could_not_be_sent_is_tried_again() -> None:
+    worker = session()
+    worker.tick(0.0)
+    (hello,) = worker.tick(0.1)
+    assert isinstance(hello, Send)
+
+    worker.unsent(hello.envelope)
+
+    assert worker.state(0.1) is SessionState.CONNECTING
+    assert worker.tick(0.2) == [hello]
+
+
+def test_an_endpoint_that_lets_nobody_in_is_followed_by_the_next() -> None:
+    worker = session()
+    worker.tick(0.0)
+
+    gave_up = worker.tick(3.0)
+    tried_again = worker.tick(3.1)
+
+    assert gave_up == [Close("no connection")]
+    assert tried_again == [Open(1)]
+
+
+def test_a_welcome_and_the_wishes_are_adopted_and_answered_with_a_beat() -> None:
+    worker, broker = connected()
+
+    welcomed = worker.receive(broker.say(WELCOME), 0.1)
+    adopted = worker.receive(broker.say(Desired(3, (WISH,))), 0.2)
+    told = worker.observe((), 0.2)
+
+    assert welcomed == [RememberEpoch(5), Welcomed(WELCOME)]
+    assert adopted == [Adopt(5, 3, (WISH,))]
+    assert told == [beat(1, 1, rev=3, observed=())]
+
+
+def test_the_lease_runs_from_the_sending_of_the_acknowledged_beat() -> None:
+    worker, broker = connected()
+    worker.receive(broker.say(WELCOME), 0.0)
+    worker.receive(broker.say(Desired(1, ())), 0.0)
+    worker.observe((), 0.5)
+
+    effects = worker.receive(broker.say(Ack(1)), 2.0)
+
+    assert effects == [ExtendFence(8.5), LeaseRenewed()]
+
+
+def test_an_ack_before_the_wishes_lets_nothing_run() -> None:
+    worker, broker = connected()
+    worker.receive(broker.say(WELCOME), 0.0)
+    worker.tick(1.0)
+
+    effects = worker.receive(broker.say(Ack(1)), 1.1)
+
+    assert effects == []
+    assert worker.state(1.1) is SessionState.SYNCING
+
+
+def test_a_change_of_what_runs_is_told_at_once_and_once() -> None:
+    worker, _ = ready()
+
+    told = worker.observe(RUNNING, 0.3)
+    again = worker.observe(RUNNING, 0.4)
+
+    digest = observed_digest(RUNNING)
+    assert told == [Send(Envelope(Beat(2, 1, digest, RUNNING), epoch=5, session=SESSION, seq=2))]
+    assert again == []
+
+
+def test_the_few_changes_that_a_command_makes_are_each_told_at_once() -> None:
+    worker, _ = ready()
+
+    told = [worker.observe((replace(RUNNING[0], reason=str(step)),), 1 + step / 1000) for step in range(3)]
+
+    assert all(told)
+
+
+def changing(
+    worker: Session, observed: Callable[[int], tuple[Observed, ...]], broker: Broker | None
+) -> list[Envelope]:
+    """What is sent while what runs changes without rest, for eight seconds; `broker` acknowledges it."""
+    sent: list[Envelope] = []
+    for step in range(8000):  # of a millisecond
+        now = 1 + step / 1000
+        effects = worker.observe(observed(step), now)
+        if step % 100 == 0:
+            effects += worker.tick(now)
+        for effect in effects:
+            if isinstance(effect, Send):
+                sent.append(effect.envelope)
+                if broker is not None and isinstance(effect.envelope.message, Beat):
+                    worker.receive(broker.say(Ack(effect.envelope.message.n)), now)
+    return sent
+
+
+@pytest.mark.parametrize("pipelines", [1, 64])
+def test_changes_without_rest_stay_within_half_the_budget_of_a_device(pipelines: int) -> None:
+    """A broker drops what is beyond, and that ends the session."""
+    worker, broker = ready()
+
+    def observed(step: int) -> tuple[Observed, ...]:
+        reason = f"{step:0{MAX_REASON}}"
+        return tuple(replace(RUNNING[0], pipeline_id=f"{n:064}", reason=reason) for n in range(pipelines))
+
+    sent = changing(worker, observed, broker)
+
+    bodies = sum(len(frame) for envelope in sent for frame in encode(envelope))
+    messages, size = len(sent) / 8, bodies / 8
+    assert messages <= (DEVICE_MESSAGES.each_second + DEVICE_MESSAGES.burst / 8) / 2
+    assert size <= (DEVICE_BYTES.each_second + DEVICE_BYTES.burst / 8) / 2
+    assert messages > DEVICE_MESSAGES.each_second / 3 or size > DEVICE_BYTES.each_second / 5
+
+
+def test_changes_wait_while_nothing_is_acknowledged() -> None:
+    """What a connection that stands still delivers at last, all at once, is not beyond the budget either."""
+    worker, _ = ready()
+
+    sent = changing(worker, lambda step: (replace(RUNNING[0], reason=str(step)),), None)
+
+    assert 8 < len(sent) < 20
+
+
+def test_what_runs_is_told_until_it_is_acknowledged() -> None:
+    worker, broker = ready()
+    worker.observe(RUNNING, 0.3)
+
+    (unacknowledged,) = worker.tick(1.4)
+    worker.receive(broker.say(Ack(3)), 1.5)
+    (acknowledged,) = worker.tick(2.5)
+
+    digest = observed_digest(RUNNING)
+    assert unacknowledged == Send(Envelope(Beat(3, 1, digest, RUNNING), epoch=5, session=SESSION, seq=3))
+    assert acknowledged == Send(Envelope(Beat(4, 1, digest), epoch=5, session=SESSION, seq=4))
+
+
+def test_a_broker_that_disagrees_gets_the_whole_list() -> None:
+    worker, broker = ready()
+    worker.tick(1.0)
+
+    effects = worker.receive(broker.say(Ack(2, want_full=True)), 1.1)
+
+    assert effects == [ExtendFence(9.0), beat(3, 3, observed=())]
+
+
+def test_a_beat_that_could_not_be_sent_never_was() -> None:
+    worker, broker = ready()
+    (unsent,) = worker.tick(1.0)
+    assert isinstance(unsent, Send)
+    worker.unsent(unsent.envelope)
+
+    (sent,) = worker.tick(1.1)
+    nothing = worker.receive(broker.say(Ack(2)), 1.2)
+
+    assert sent == beat(3, 2)
+    assert nothing == []
+
+
+def test_without_acks_it_is_degraded_and_then_fenced_and_then_connects_anew() -> None:
+    worker, _broker = ready()
+    effects: list[Effect] = []
+    states = []
+
+    for tenths in range(1, 110):
+        now = tenths / 10
+        effects += [e for e in worker.tick(now) if not isinstance(e, Send)]
+        states.append(worker.state(now))
+
+    assert effects == [LeaseEnded(), Close("nothing heard for 10 s"), Open(0)]
+    assert states[28] is SessionState.READY
+    assert states[29] is SessionState.DEGRADED
+    assert states[79] is SessionState.FENCED
+
+
+def test_what_woke_up_emits_nothing_until_a_fresh_ack() -> None:
+    worker, broker = ready()
+    worker.tick(1.0)
+
+    woke = worker.tick(4.0)
+    stale = worker.receive(broker.say(Ack(2)), 4.1)
+    fresh = worker.receive(broker.say(Ack(3)), 4.2)
+
+    assert woke == [CloseFence(), beat(3, 3)]
+    assert stale == []
+    assert fresh == [ExtendFence(12.0)]
+
+
+def test_what_slept_through_its_lease_has_lost_it() -> None:
+    worker, _ = ready()
+
+    effects = worker.tick(60.0)
+
+    assert effects[:2] == [CloseFence(), LeaseEnded()]
+
+
+def test_wishes_that_are_known_are_not_adopted_again() -> None:
+    worker, broker = ready()
+    worker.receive(broker.say(Desired(2, (WISH,))), 0.1)
+
+    assert worker.receive(broker.say(Desired(2, (WISH,))), 0.2) == []
+    assert worker.receive(broker.say(Desired(1, ())), 0.3) == []
+
+
+def test_a_lower_epoch_has_no_effect() -> None:
+    worker, _broker = ready()
+    old = Envelope(Desired(9, (WISH,)), epoch=4, session=SESSION, seq=4)
+
+    assert worker.receive(old, 0.1) == []
+    assert worker.receive(Envelope(Refused("stale_session"), epoch=4, session=NO_SESSION), 0.1) == []
+
+
+def test_a_broker_that_was_replaced_gets_no_session() -> None:
+    worker, _ = connected()
+
+    effects = worker.receive(Broker(epoch=3).say(WELCOME), 0.1)
+
+    reason = "the broker is in epoch 3, and epoch 4 was seen: is it an old one, or its store an old copy?"
+    assert effects == [Close(reason)]
+
+
+def test_another_session_has_no_effect() -> None:
+    worker, _broker = ready()
+
+    assert worker.receive(Envelope(Desired(9, (WISH,)), epoch=5, session=b"o" * 16, seq=4), 0.1) == []
+
+
+def test_a_gap_in_the_sequence_ends_the_session() -> None:
+    worker, broker = ready()
+    broker.say(Ack(2))
+
+    effects = worker.receive(broker.say(Desired(2, (WISH,))), 0.1)
+
+    assert effects == [Close("message 5 came where 4 was expected")]
+
+
+def test_a_restarted_broker_gets_a_new_hello_at_once() -> None:
+    worker, _ = ready()
+    restarted = Broker(epoch=6)
+
+    refused = worker.receive(restarted.say(Refused("stale_session", "hello first")), 1.0)
+    after = [worker.tick(1.0), worker.tick(1.06), worker.tick(1.16)]
+
+    assert refused == [RememberEpoch(6), Close("refused, stale_session: hello first")]
+    assert after == [
+        [],
+        [Open(0)],
+        [Send(Envelope(Hello(device="cam-7", boot=BOOT, agent="0.1.0", capacity=4, seen_epoch=6), epoch=6))],
+    ]
+
+
+def test_the_wishes_of_a_restarted_broker_are_adopted_though_its_revisions_begin_anew() -> None:
+    worker, broker = ready()
+    worker.receive(broker.say(Desired(9, ())), 0.1)
+    restarted = Broker(epoch=6, session=b"t" * 16)
+    worker.receive(Envelope(Refused("stale_session"), epoch=6, session=SESSION), 0.2)
+    for now in (0.5, 0.6):
+        worker.tick(now)
+    worker.receive(
+        restarted.say(
+            Welcome(session=b"t" * 16, self_stop_ms=8_000, beat_ms=1_000, short_id=7, api="", ticket="")
+        ),
+        0.7,
+    )
+
+    assert worker.receive(restarted.say(Desired(1, (WISH,))), 0.8) == [Adopt(6, 1, (WISH,))]
+
+
+def test_whoever_is_refused_for_good_does_not_hammer() -> None:
+    worker, _broker = connected()
+    worker.receive(Envelope(Refused("revoked", retry_ms=1000), epoch=5, session=NO_SESSION), 0.0)
+
+    assert worker.tick(0.9) == []
+    assert worker.tick(1.0) == [Open(0)]
+
+
+def test_the_back_off_grows_and_ends_at_five_seconds() -> None:
+    worker = session()
+    waited = []
+    now = 0.0
+
+    for _ in range(10):
+        while not any(isinstance(effect, Open) for effect in worker.tick(now)):
+            now += 0.01
+        worker.tick(now)
+        began = now
+        worker.receive(Envelope(Refused("stale_session"), epoch=5, session=NO_SESSION), now)
+        while worker._open_at > now:
+            now += 0.01
+        waited.append(round(now - began, 1))
+
+    assert waited == [0.1, 0.1, 0.2, 0.4, 0.8, 1.6, 2.5, 2.5, 2.5, 2.5]
+
+
+def test_subscribers_are_allowed_and_older_lists_are_not() -> None:
+    worker, broker = ready()
+    key, other = "k" * 40, "o" * 40
+
+    assert worker.receive(broker.say(Subscribers(2, (key, other))), 0.1) == [Allow((key, other))]
+    assert worker.receive(broker.say(Subscribers(1, (key,))), 0.2) == []
+
+
+def test_it_says_goodbye_only_in_a_session() -> None:
+    worker, _ = ready()
+
+    assert worker.leave("stop") == [Send(Envelope(Bye("stop"), epoch=5, session=SESSION, seq=2))]
+    assert session().leave("stop") == []
+
+
+# whatever happens ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """A worker, a broker, a network between them that loses, repeats and delays; and what must hold."""
+
+    rng: random.Random
+    now: float = 0.0
+    epoch: int = 5
+    rev: int = 1
+    worker: Session = field(init=False)
+    peer: Broker | None = None
+    heard_seq: int = 0
+    to_worker: list[Envelope] = field(default_factory=list)
+    fence: float = 0.0
+    leased: bool = False
+    opened: bool = False
+    adopted: list[tuple[int, int]] = field(default_factory=list)
+    best_sent: float = float("-inf")  # of the beats that the broker has acknowledged
+
+    def __post_init__(self) -> None:
+        self.worker = Session(HELLO, self.rng.random)
+
+    def perform(self, effects: list[Effect]) -> None:  # noqa: C901 - a table
+        assert sum(isinstance(effect, Send) for effect in effects) <= 1
+        for effect in effects:
+            match effect:
+                case Open():
+                    assert not self.opened
+                    self.opened = True
+                case Close():
+                    assert self.opened
+                    self.opened, self.to_worker, self.peer = False, [], None
+                case Send():
+                    assert self.opened
+                    if self.rng.random() < 0.2:
+                        self.worker.unsent(effect.envelope)
+                    else:
+                        self.arrive(effect.envelope)
+                case Adopt():
+                    self.adopted.append((effect.epoch, effect.rev))
+                    self.perform(self.worker.observe((), self.now))
+                case ExtendFence():
+                    self.fence = effect.until
+                case CloseFence():
+                    self.fence = 0.0
+                case LeaseEnded():
+                    assert self.leased
+                    self.leased = False
+                case LeaseRenewed():
+                    assert not self.leased
+                    self.leased = True
+        self.worker.check()
+        assert self.fence <= max(0.0, self.best_sent + 8.0), "it may emit longer than the broker knows"
+        assert self.adopted == sorted(set(self.adopted)), "an old wish was adopted"
+        assert not (self.fence > self.now and not self.leased)
+
+    def arrive(self, envelope: Envelope) -> None:
+        """What the worker sent comes to the broker, and the answers are under way."""
+        message = envelope.message
+        if isinstance(message, Hello):
+            self.peer = Broker(self.epoch, self.rng.randbytes(16))
+            self.heard_seq = 0
+            welcome = Welcome(
+                session=self.peer.session, self_stop_ms=8_000, beat_ms=1_000, short_id=7, api="", ticket=""
+            )
+            self.to_worker += [self.peer.say(welcome), self.peer.say(Desired(self.rev, ()))]
+        elif isinstance(message, Beat):
+            peer = self.peer
+            right = peer is not None and (peer.epoch, peer.session) == (envelope.epoch, envelope.session)
+            if peer is None or not right or envelope.seq != self.heard_seq + 1:
+                self.to_worker.append(
+                    Envelope(Refused("stale_session"), epoch=self.epoch, session=envelope.session)
+                )
+                return
+            self.heard_seq = envelope.seq
+            if message.applied_rev != self.rev:
+                self.to_worker.append(peer.say(Desired(self.rev, ())))
+            self.to_worker.append(peer.say(Ack(message.n, self.rng.random() < 0.1)))
+            self.best_sent = max(self.best_sent, self.now)
+
+    def step(self) -> None:
+        chance = self.rng.random()
+        if chance < 0.5 and self.to_worker:
+            envelope = self.to_worker.pop(0)
+            if self.rng.random() < 0.9:
+                self.perform(self.worker.receive(envelope, self.now))
+        elif chance < 0.53:
+            self.epoch, self.rev, self.peer = self.epoch + 1, 1, None
+        elif chance < 0.56:
+            self.rev += 1
+        elif chance < 0.60 and self.to_worker:
+            self.to_worker.insert(0, self.to_worker[0])
+        elif chance < 0.62:
+            self.now += self.rng.uniform(0, 12)
+        else:
+            self.now += 0.1
+            self.perform(self.worker.tick(self.now))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60)
+def test_whatever_the_network_does_the_laws_hold_and_it_heals(seed: int) -> None:
+    world = World(random.Random(seed))
+
+    for _ in range(400):
+        world.step()
+
+    # Then the network works again.
+    world.rng.random = lambda: 0.95  # type: ignore[method-assign]
+    for _ in range(400):
+        world.now += 0.1
+        world.perform(world.worker.tick(world.now))
+        while world.to_worker:
+            world.perform(world.worker.receive(world.to_worker.pop(0), world.now))
+    assert world.worker.state(world.now) is SessionState.READY
+    assert world.adopted[-1] == (world.epoch, world.rev)
+    assert world.fence > world.now
+
+
+@pytest.mark.parametrize("code", ["revoked", "quarantined"])
+def test_whose_key_is_no_longer_its_own_runs_and_shows_nothing_pinned_or_not(code: RefusalCode) -> None:
+    worker, broker = ready()
+    worker.receive(broker.say(Desired(9, (WISH,))), 0.1)
+
+    effects = worker.receive(broker.say(Refused(code, "enrol anew")), 0.2)
+
+    assert effects == [Close(f"refused, {code}: enrol anew"), Adopt(5, 0, ()), Allow(())]
+
+
+def test_who_is_let_in_again_adopts_the_same_revision_again() -> None:
+    worker, broker = ready()
+    worker.receive(broker.say(Desired(9, (WISH,))), 0.1)
+    worker.receive(broker.say(Refused("quarantined")), 0.2)
+    for now in (2.0, 2.1):
+        worker.tick(now)
+    again = Broker(session=b"t" * 16)
+    worker.receive(
+        again.say(
+            Welcome(session=b"t" * 16, self_stop_ms=8_000, beat_ms=1_000, short_id=7, api="", ticket="")
+        ),
+        2.2,
+    )
+
+    assert worker.receive(again.say(Desired(9, (WISH,))), 2.3) == [Adopt(5, 9, (WISH,))]

@@ -1,0 +1,146 @@
+"""When a child is stuck, how it is stopped, and when it is started again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from streamfleet_core.protocol.status import SourceStat
+from streamfleet_core.protocol.values import Observed, ObservedState, SourceSpec
+from streamfleet_worker.decisions.reconcile_actions import KillChild, Persist, StartCamera, StopChild
+from streamfleet_worker.decisions.reconcile_events import (
+    Adopted,
+    CameraId,
+    Exited,
+    ModelFetched,
+    Reported,
+    Row,
+    Unfenced,
+)
+from tests.fakes.peers import MANIFEST
+from tests.fakes.reconciling import CAMERA, DIGEST, Device, engine_says, running, says, wish
+
+
+def test_a_stop_is_asked_for_and_after_a_second_forced_and_then_confirmed() -> None:
+    device = running()
+    device.well.append(says())
+
+    asked = device.feed(Adopted((wish(2, "stop"),)))
+    stopping = device.observed
+    waited = device.wait(1.0)
+    device.feed(Exited(CAMERA, -9))
+
+    assert asked == [Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)), StopChild(CAMERA)]
+    assert stopping == (Observed(pipeline_id="door", gen=2, inc=1, state=ObservedState.STOPPING),)
+    assert waited == [KillChild(CAMERA, "it did not stop when it was asked")]
+    assert device.observed == ()
+
+
+def test_six_crashes_in_a_row_are_each_followed_by_a_start_within_four_seconds() -> None:
+    device = running()
+    device.chance = 1.0
+
+    for inc in range(1, 7):
+        device.feed(Exited(CameraId("door", inc), -9))
+        crashed_at = device.now
+        while not any(isinstance(action, StartCamera) for action in device.wait(0.1)):
+            assert device.now - crashed_at < 4.0
+    assert device.observed[0].restarts == 6
+
+
+def test_a_minute_of_health_forgives_the_crashes_before() -> None:
+    device = running()
+    device.chance = 1.0
+    for inc in range(1, 5):
+        device.feed(Exited(CameraId("door", inc), -9))
+        device.wait(5)
+        device.feed(says(camera=CameraId("door", inc + 1)))
+    device.well.append(says(ObservedState.PAUSED, camera=CameraId("door", 5)))
+    device.wait(60)
+    device.well.pop()
+
+    device.feed(Exited(CameraId("door", 5), -9))
+
+    assert StartCamera(CameraId("door", 6), wish(), MANIFEST) in device.wait(0.6)
+
+
+def test_a_camera_that_falls_silent_is_killed_and_started_again() -> None:
+    device = running()
+
+    killed = device.wait(5)
+    state = device.state
+    device.feed(Exited(CAMERA, -9))
+    again = device.wait(1)
+
+    assert killed == [KillChild(CAMERA, "no report for 5 s")]
+    assert state is ObservedState.CRASHED
+    assert StartCamera(CameraId("door", 2), wish(), MANIFEST) in again
+
+
+def test_a_camera_that_never_speaks_is_killed_after_thirty_seconds() -> None:
+    device = Device()
+    device.feed(Unfenced(), Adopted((wish(),)), ModelFetched(DIGEST, MANIFEST), engine_says())
+    device.well.append(engine_says())
+
+    assert device.wait(29.9) == []
+    assert device.wait(0.1) == [KillChild(CAMERA, "no sign of life for 30 s after its start")]
+
+
+def test_a_camera_that_says_it_runs_and_emits_nothing_is_killed() -> None:
+    device = running()
+    device.well.append(says(emitted=7))
+
+    assert device.wait(10.1) == [KillChild(CAMERA, "it says that it runs, and emitted nothing for 10 s")]
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        says(emitted=7, waiting=True),
+        says(ObservedState.PAUSED),
+        says(ObservedState.RECONNECTING),
+        says(ObservedState.STARTING),
+    ],
+)
+def test_a_camera_that_is_not_to_blame_is_left_alone(report: Reported) -> None:
+    device = running()
+    device.well.append(report)
+
+    assert device.wait(60) == []
+
+
+def test_a_camera_may_be_as_slow_as_it_was_told_to_be() -> None:
+    slow = replace(wish(), spec=replace(wish().spec, max_fps=0.1))
+    device = running(slow)
+    device.well.append(says(emitted=7))
+
+    assert device.wait(29) == []
+
+
+def test_of_several_sources_the_fastest_that_runs_says_how_slow_a_camera_may_be() -> None:
+    sources = (SourceSpec("rtsp://h/door", max_fps=0.1), SourceSpec("rtsp://h/gate"))
+    device = running(replace(wish(), spec=replace(wish().spec, sources=sources)))
+    slow, fast = (
+        SourceStat(source_id=0, reference="door", state="RUNNING"),
+        SourceStat(source_id=1, reference="gate", state="RUNNING"),
+    )
+    lost = replace(fast, state="INITIALISING")
+    device.well.append(says(emitted=7, sources=(slow, lost)))
+
+    only_the_slow_one = device.wait(29)
+    device.well[-1] = says(emitted=8, sources=(slow, fast))
+    both = device.wait(10.2)
+
+    assert only_the_slow_one == []
+    assert both == [KillChild(CAMERA, "it says that it runs, and emitted nothing for 10 s")]
+
+
+def test_whoever_slept_blames_nobody() -> None:
+    device = running()
+    device.well.append(says(ObservedState.PAUSED))
+    device.wait(1)
+
+    device.now += 60
+
+    assert device.core.tick(device.now) == []

@@ -1,0 +1,349 @@
+"""Which camera runs, and what the broker and the status are told of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, encode
+from streamfleet_core.protocol.messages import Hello
+from streamfleet_core.protocol.values import Observed, ObservedState, Wish
+from streamfleet_worker.decisions.reconcile_actions import (
+    ChangeCamera,
+    FetchModel,
+    Forget,
+    Persist,
+    Refuse,
+    ShowPictures,
+    StartCamera,
+    StartPublisher,
+    StopChild,
+)
+from streamfleet_worker.decisions.reconcile_events import (
+    Adopted,
+    CameraId,
+    Exited,
+    Fenced,
+    ModelFetched,
+    ModelRefused,
+    PublisherId,
+    Reported,
+    Row,
+    Stored,
+    Unfenced,
+)
+from streamfleet_worker.ipc.child_messages import PublisherReport
+from tests.fakes.peers import MANIFEST, spec
+from tests.fakes.reconciling import CAMERA, DIGEST, Device, movable, running, says, wish
+
+
+def test_pause_and_resume_change_the_living_camera() -> None:
+    device = running()
+
+    paused = device.feed(Adopted((wish(2, "pause"),)))
+    before = device.observed
+    device.feed(says(ObservedState.PAUSED, gen=2))
+    after = device.observed
+    resumed = device.feed(Adopted((wish(3),)))
+
+    assert paused == [
+        Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)),
+        ChangeCamera(CAMERA, wish(2, "pause")),
+    ]
+    assert before == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.RUNNING),)
+    assert after == (Observed(pipeline_id="door", gen=2, inc=1, state=ObservedState.PAUSED),)
+    assert resumed == [
+        Persist(Row(pipeline_id="door", gen=3, start_gen=1, inc=1)),
+        ChangeCamera(CAMERA, wish(3)),
+    ]
+
+
+def test_what_can_change_while_it_plays_is_told_to_the_living_camera() -> None:
+    device = running()
+    stricter = replace(wish(2), spec=spec("rtsp://h/door", confidence=0.9, max_fps=5))
+
+    changed = device.feed(Adopted((stricter,)))
+    before = device.observed
+    device.feed(says(gen=2))
+
+    assert changed == [
+        Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)),
+        ChangeCamera(CAMERA, stricter),
+    ]
+    assert before == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.RUNNING),)
+    assert device.observed == (Observed(pipeline_id="door", gen=2, inc=1, state=ObservedState.RUNNING),)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param(replace(wish(2), on_disconnect="stop"), id="on_disconnect"),
+        pytest.param(replace(wish(2), spec=spec("rtsp://h/gate")), id="source"),
+    ],
+)
+def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(changed: Wish) -> None:
+    device = running()
+
+    asked = device.feed(Adopted((changed,)))
+    ended = device.feed(Exited(CAMERA, 0))
+
+    assert asked == [Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)), StopChild(CAMERA)]
+    assert ended == [
+        Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=2)),
+        StartCamera(CameraId("door", 2), changed, MANIFEST),
+    ]
+    assert device.observed[0].restarts == 0
+
+
+def looks(*watched: str, publisher: int = 1) -> Reported:
+    return Reported(PublisherId(publisher), PublisherReport(0, 0, 0, watched))
+
+
+def test_a_camera_makes_pictures_only_while_somebody_looks() -> None:
+    device = running()
+
+    elsewhere = device.feed(looks("gate/"))
+    first = device.feed(looks("door/", "gate/"))
+    same = device.feed(looks("door/"))
+    nobody = device.feed(looks())
+
+    assert (elsewhere, same) == ([], [])
+    assert first == [ShowPictures(CAMERA, True)]
+    assert nobody == [ShowPictures(CAMERA, False)]
+
+
+def test_a_camera_that_starts_later_is_told_that_somebody_looks() -> None:
+    device = running()
+    device.feed(looks(""))
+
+    device.feed(Exited(CAMERA, -9))
+    again = device.wait(0.4)
+    device.well[0] = looks("")
+    again += device.wait(0.2)
+
+    assert again[-2:] == [
+        StartCamera(CameraId("door", 2), wish(), MANIFEST),
+        ShowPictures(CameraId("door", 2), True),
+    ]
+
+
+def test_without_a_publisher_nobody_looks() -> None:
+    device = running()
+    device.feed(looks("door/"))
+
+    gone = device.feed(Exited(PublisherId(1), -9))
+    device.well[0] = looks("door/", publisher=2)
+    back = device.wait(1)
+
+    assert gone == [ShowPictures(CAMERA, False)]
+    assert back == [StartPublisher(PublisherId(2)), ShowPictures(CAMERA, True)]
+
+
+def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
+    device = running()
+    changed = wish(2, start_gen=2)
+
+    asked = device.feed(Adopted((changed,)))
+    ended = device.feed(Exited(CAMERA, 0))
+
+    assert asked == [Persist(Row(pipeline_id="door", gen=2, start_gen=2, inc=1)), StopChild(CAMERA)]
+    assert ended == [
+        Persist(Row(pipeline_id="door", gen=2, start_gen=2, inc=2)),
+        StartCamera(CameraId("door", 2), changed, MANIFEST),
+    ]
+
+
+def test_a_pipeline_that_is_gone_is_forgotten_once_it_has_ended() -> None:
+    device = running()
+
+    asked = device.feed(Adopted(()))
+    ended = device.feed(Exited(CAMERA, 0))
+
+    assert asked == [StopChild(CAMERA)]
+    assert ended == [Forget("door")]
+
+
+def test_nothing_is_forgotten_before_the_first_wishes() -> None:
+    device = Device(Row(pipeline_id="door", gen=3, start_gen=1, inc=5))
+
+    assert device.feed(Unfenced()) == []
+    assert device.feed(Adopted(())) == [Forget("door")]
+
+
+def test_a_lower_generation_is_refused_also_after_a_restart() -> None:
+    device = Device(Row(pipeline_id="door", gen=3, start_gen=1, inc=5))
+
+    assert device.feed(Unfenced(), Adopted((wish(2),))) == [Refuse("door", 2, 3)]
+    assert device.feed(Adopted((wish(2),))) == [Refuse("door", 2, 3)]
+    assert device.observed == ()
+
+
+def test_a_lower_generation_leaves_what_runs_alone() -> None:
+    device = running(wish(3))
+
+    assert device.feed(Adopted((wish(2, "pause"),))) == [Refuse("door", 2, 3)]
+    assert device.state is ObservedState.RUNNING
+
+
+def test_an_ended_playing_is_never_started_again() -> None:
+    device = running()
+
+    ended = device.feed(says(ObservedState.ENDED, emitted=9))
+    exited = device.feed(Exited(CAMERA, 0))
+    row = Row(pipeline_id="door", gen=1, start_gen=1, inc=1, ended_start_gen=1)
+    device.feed(Stored((row,)))
+    later = device.wait(5) + device.feed(Adopted((wish(2, "pause"),)), Adopted((wish(3),)))
+
+    assert ended == [Persist(row), StopChild(CAMERA)]
+    assert exited == []
+    assert later == [Persist(replace(row, gen=2)), Persist(replace(row, gen=3))]
+    assert device.observed == (Observed(pipeline_id="door", gen=3, inc=1, state=ObservedState.ENDED),)
+
+
+def test_an_end_is_told_once_it_is_stored() -> None:
+    """Or an agent that was killed between the two would play again what is known to have ended."""
+    device = running()
+    row = Row(pipeline_id="door", gen=1, start_gen=1, inc=1)
+
+    device.feed(says(ObservedState.ENDED, emitted=9), Exited(CAMERA, 0), Stored((row,)))
+    before = device.wait(5), device.state
+    device.feed(Stored((replace(row, ended_start_gen=1),)))
+
+    assert before == ([], ObservedState.RUNNING)
+    assert device.state is ObservedState.ENDED
+
+
+def test_what_is_started_again_while_an_end_is_being_stored_starts_at_once() -> None:
+    device = running()
+    device.feed(says(ObservedState.ENDED, emitted=9))
+
+    device.feed(Adopted((wish(2, start_gen=2),)), Exited(CAMERA, 0))
+
+    assert device.state is ObservedState.STARTING
+
+
+def test_an_ended_playing_is_not_started_after_a_restart_and_a_new_one_is() -> None:
+    device = Device(Row(pipeline_id="door", gen=1, start_gen=1, inc=1, ended_start_gen=1))
+
+    same = device.feed(Unfenced(), Adopted((wish(),)))
+    state = device.state
+    anew = device.feed(Adopted((wish(2, start_gen=2),)))
+
+    assert FetchModel(DIGEST) not in same
+    assert state is ObservedState.ENDED
+    assert FetchModel(DIGEST) in anew
+
+
+def test_a_crash_is_seen_and_then_tried_again_with_a_new_incarnation() -> None:
+    device = running()
+
+    crashed = device.feed(Exited(CAMERA, -11))
+    seen = device.observed
+    device.wait(0.1)
+    backoff = device.state
+    again = device.wait(0.4)
+
+    reason = "the camera process was ended by SIGSEGV"
+    assert crashed == []
+    assert seen == (
+        Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.CRASHED, reason=reason, restarts=1),
+    )
+    assert backoff is ObservedState.BACKOFF
+    assert again == [
+        Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=2)),
+        StartCamera(CameraId("door", 2), wish(), MANIFEST),
+    ]
+
+
+def test_why_it_crashed_is_known_while_it_runs_again_and_forgotten_when_it_is_played_anew() -> None:
+    device = running()
+    device.feed(Exited(CAMERA, -11))
+    device.wait(0.5)
+
+    device.feed(says(camera=CameraId("door", 2)))
+    (again,) = device.core.pipelines(device.now)
+    device.feed(Adopted((wish(2, start_gen=2),)))
+    (anew,) = device.core.pipelines(device.now)
+
+    assert (again.observed.state, again.observed.reason) == (ObservedState.RUNNING, "")
+    assert (again.observed.restarts, again.last_crash) == (1, "the camera process was ended by SIGSEGV")
+    assert (anew.observed.restarts, anew.last_crash) == (0, "")
+
+
+def test_a_camera_that_says_it_cannot_work_is_not_started_again() -> None:
+    device = running()
+
+    stopped = device.feed(says(ObservedState.FAILED, reason="no such option"))
+    device.feed(Exited(CAMERA, 1))
+
+    assert stopped == [StopChild(CAMERA)]
+    assert device.wait(20) == []
+    assert device.state is ObservedState.FAILED
+
+
+def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
+    device = Device()
+    pinned = wish(pipeline_id="gate")
+    device.feed(Unfenced(), Adopted((movable(), pinned)), ModelFetched(DIGEST, MANIFEST))
+
+    fenced = device.feed(Fenced())
+    device.feed(Exited(CAMERA, 0))
+    meanwhile = device.observed[0]
+    unfenced = device.feed(Unfenced())
+
+    assert fenced == [StopChild(CAMERA)]
+    assert meanwhile.state is ObservedState.STARTING
+    assert meanwhile.reason == "stopped until the broker is heard again"
+    assert unfenced == [
+        Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=2)),
+        StartCamera(CameraId("door", 2), movable(), MANIFEST),
+    ]
+
+
+@pytest.mark.parametrize(("wished", "leaving"), [(movable(), True), (wish(), False)])
+def test_the_fence_waits_for_movable_cameras_that_are_on_their_way_out(wished: Wish, leaving: bool) -> None:
+    device = running(wished)
+    assert not device.core.is_leaving()
+
+    device.feed(Adopted(()))
+    asked = device.core.is_leaving()
+    device.feed(Exited(CAMERA, 0))
+
+    assert asked is leaving
+    assert not device.core.is_leaving()
+
+
+def test_the_fence_waits_for_a_movable_camera_whatever_takes_its_place() -> None:
+    device = running(movable())
+
+    device.feed(Adopted((wish(gen=2, start_gen=2),)))
+
+    assert device.core.is_leaving()
+
+
+def test_before_the_first_contact_only_pinned_pipelines_start() -> None:
+    device = Device()
+
+    assert FetchModel(DIGEST) not in device.feed(Adopted((movable(),)))
+    assert FetchModel(DIGEST) in device.feed(Adopted((wish(),)))
+
+
+def test_a_reason_shows_no_password() -> None:
+    device = running()
+
+    device.feed(says(ObservedState.RECONNECTING, reason="cannot open rtsp://u:p@cam/1?key=2: timeout"))
+
+    assert device.observed[0].reason == "cannot open rtsp://cam/1: timeout"
+
+
+def test_what_a_full_device_says_fits_into_one_message() -> None:
+    device = Device()
+    names = [f"{number:064}" for number in range(128)]
+    wishes = tuple(wish(pipeline_id=name) for name in names)
+    device.feed(Unfenced(), Adopted(wishes), ModelRefused(DIGEST, "ü" * 1000, permanent=True))
+
+    hello = Hello(device="cam-7", boot=b"b" * 16, agent="0.1.0", capacity=64, observed=device.observed)
+
+    assert len(device.observed) == 128
+    assert len(encode(Envelope(hello))[2]) < MAX_BODY

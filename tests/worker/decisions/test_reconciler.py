@@ -1,0 +1,323 @@
+"""What the agent starts, changes, stops and kills."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamfleet_core.protocol.values import ModelRef, Observed, ObservedState, Want, Wish
+from streamfleet_worker.decisions.reconcile_actions import (
+    Action,
+    CancelFetch,
+    ChangeCamera,
+    FetchModel,
+    Forget,
+    KillChild,
+    Persist,
+    ShowPictures,
+    StartCamera,
+    StartEngine,
+    StartPublisher,
+    StopChild,
+)
+from streamfleet_worker.decisions.reconcile_events import (
+    Adopted,
+    CameraId,
+    ChildId,
+    EngineId,
+    Event,
+    Exited,
+    Fenced,
+    ModelFetched,
+    ModelRefused,
+    PublisherId,
+    Reported,
+    Row,
+    Stored,
+    Unfenced,
+)
+from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
+from tests.fakes.peers import MANIFEST, spec
+from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, running, says, wish
+
+
+def test_a_wish_fetches_its_model_and_then_starts_engine_and_camera_at_once() -> None:
+    device = Device()
+
+    adopted = device.feed(Unfenced(), Adopted((wish(),)))
+    fetched = device.feed(ModelFetched(DIGEST, MANIFEST))
+
+    assert adopted == [Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=0)), FetchModel(DIGEST)]
+    assert fetched == [
+        StartEngine(ENGINE, MANIFEST),
+        Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=1)),
+        StartCamera(CAMERA, wish(), MANIFEST),
+    ]
+    assert device.observed == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.STARTING),)
+
+
+def test_the_same_wishes_again_change_nothing() -> None:
+    device = running()
+
+    assert device.feed(Adopted((wish(),))) == []
+
+
+def test_two_pipelines_share_an_engine() -> None:
+    device = running()
+
+    actions = device.feed(Adopted((wish(), wish(2, start_gen=2, pipeline_id="gate"))))
+
+    other = wish(2, start_gen=2, pipeline_id="gate")
+    assert actions == [
+        Persist(Row(pipeline_id="gate", gen=2, start_gen=2, inc=0)),
+        Persist(Row(pipeline_id="gate", gen=2, start_gen=2, inc=1)),
+        StartCamera(CameraId("gate", 1), other, MANIFEST),
+    ]
+
+
+def test_words_of_a_process_that_was_replaced_are_not_heard() -> None:
+    device = running()
+    device.feed(Exited(CAMERA, -9))
+    device.wait(0.5)
+
+    assert device.feed(says(ObservedState.ENDED)) == []
+    assert device.feed(Exited(CAMERA, 0)) == []
+    assert device.state is ObservedState.STARTING
+
+
+# whatever happens ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class World:
+    """Children that do anything at all, wishes that change, restarts of the agent; and what must hold."""
+
+    rng: random.Random
+    now: float = 0.0
+    gen: int = 1
+    core: Reconcile = field(init=False)
+    rows: dict[str, Row] = field(default_factory=dict)  # what is on the disk
+    alive: dict[ChildId, float | None] = field(default_factory=dict)  # child → when it was asked to stop
+    told: dict[ChildId, Wish] = field(default_factory=dict)  # of a camera, what it knows
+    showing: set[ChildId] = field(default_factory=set)  # cameras
+    wishes: dict[str, Wish] = field(default_factory=dict)
+    ended: set[tuple[str, int]] = field(default_factory=set)
+    incs: dict[str, int] = field(default_factory=dict)  # of a pipeline that was not forgotten since
+    fetching: set[str] = field(default_factory=set)
+    fenced: bool = True
+
+    def __post_init__(self) -> None:
+        self.boot()
+
+    def boot(self) -> None:
+        """The agent is killed, its children with it, and started again."""
+        self.core = Reconcile(list(self.rows.values()), self.rng.random)
+        self.alive, self.told, self.fetching, self.fenced = {}, {}, set(), True
+
+    def feed(self, event: Event) -> None:
+        self.perform(self.core.receive(event, self.now))
+
+    def tick(self) -> None:
+        self.now += 0.1
+        self.perform(self.core.tick(self.now))
+        for child, asked_at in self.alive.items():
+            assert asked_at is None or self.now - asked_at < 2.0, f"{child} outlived its stop"
+
+    def perform(self, actions: list[Action]) -> None:  # noqa: C901 - a table
+        killed: list[ChildId] = []
+        for action in actions:
+            match action:
+                case Persist():
+                    self.rows[action.row.pipeline_id] = action.row
+                case Forget():
+                    assert not any(
+                        isinstance(child, CameraId) and child.pipeline_id == action.pipeline_id
+                        for child in self.alive
+                    )
+                    del self.rows[action.pipeline_id]
+                    self.incs.pop(action.pipeline_id, None)
+                case FetchModel():
+                    assert action.digest not in self.fetching
+                    self.fetching.add(action.digest)
+                case CancelFetch():
+                    self.fetching.remove(action.digest)
+                case StartPublisher() | StartEngine():
+                    self.start(action.child)
+                case StartCamera():
+                    self.start_camera(action)
+                case ChangeCamera():
+                    assert self.alive[action.child] is None
+                    before = self.told[action.child]
+                    assert action.wish.gen > before.gen
+                    assert action.wish.start_gen == before.start_gen
+                    assert action.wish.spec.plays_like(before.spec), "a change that a camera cannot obey"
+                    self.told[action.child] = action.wish
+                case ShowPictures():
+                    assert self.alive[action.child] is None
+                    assert action.wanted != (action.child in self.showing), "told twice"
+                    self.showing ^= {action.child}
+                case StopChild():
+                    assert self.alive[action.child] is None, "asked twice"
+                    self.alive[action.child] = self.now
+                case KillChild():
+                    assert action.child in self.alive
+                    killed.append(action.child)
+        self.core.check()
+        assert self.core.children() == set(self.alive)
+        for child in killed:
+            self.exit(child, -9)
+        rows = [action.row for action in actions if isinstance(action, Persist)]
+        if rows:
+            self.feed(Stored(tuple(rows)))
+
+    def start(self, child: ChildId) -> None:
+        assert child not in self.alive
+        self.alive[child] = None
+
+    def start_camera(self, action: StartCamera) -> None:
+        child, wish = action.child, action.wish
+        pipeline_id = child.pipeline_id
+        assert self.wishes[pipeline_id] == wish
+        assert wish.want != "stop"
+        assert (pipeline_id, wish.start_gen) not in self.ended, "a playing that had ended began again"
+        assert self.rows[pipeline_id].inc == child.inc, "started before it was written"
+        assert child.inc > self.incs.get(pipeline_id, 0), "an incarnation twice"
+        assert not (self.fenced and wish.on_disconnect == "stop")
+        assert not any(isinstance(c, CameraId) and c.pipeline_id == pipeline_id for c in self.alive)
+        assert any(isinstance(c, EngineId) and c.digest == wish.spec.model.digest for c in self.alive)
+        self.incs[pipeline_id] = child.inc
+        self.told[child] = wish
+        self.showing.discard(child)
+        self.start(child)
+
+    def exit(self, child: ChildId, code: int | None) -> None:
+        del self.alive[child]
+        self.feed(Exited(child, code))
+
+    def wish_for_something(self) -> None:
+        pipeline_id = self.rng.choice("abc")
+        known = self.wishes.get(pipeline_id)
+        self.gen += 1
+        if known is None or known.want == "stop":
+            model = ModelRef("m", self.rng.choice(["1" * 64, "2" * 64]))
+            fresh = Wish(
+                pipeline_id=pipeline_id,
+                gen=self.gen,
+                start_gen=self.gen,
+                want="run",
+                on_disconnect=self.rng.choice(["stop", "continue"]),
+                spec=spec("x"),
+            )
+            self.wishes[pipeline_id] = replace(fresh, spec=replace(fresh.spec, model=model))
+        elif self.rng.random() < 0.2:
+            del self.wishes[pipeline_id]
+        else:
+            want: Want = self.rng.choice(["run", "pause", "stop"])
+            start_gen = self.gen if self.rng.random() < 0.3 else known.start_gen
+            changed = replace(known, gen=self.gen, start_gen=start_gen, want=want)
+            if self.rng.random() < 0.3:
+                changed = replace(changed, spec=replace(known.spec, confidence=self.rng.random()))
+            self.wishes[pipeline_id] = changed
+        self.feed(Adopted(tuple(self.wishes.values())))
+
+    def report(self, child: ChildId, *, well: bool = False) -> None:
+        match child:
+            case PublisherId():
+                watched = ("a/",) if well else self.rng.choice([(), ("a/",), ("a/", "b/"), ("",)])
+                self.feed(Reported(child, PublisherReport(0, 0, 0, watched)))
+            case EngineId():
+                sick = not well and self.rng.random() < 0.05
+                state = self.rng.choice(["loading", "failed"]) if sick else "ready"
+                oldest = 11.0 if not well and self.rng.random() < 0.02 else 0.0
+                self.feed(Reported(child, EngineReport(state, "", 0, oldest)))  # type: ignore[arg-type]
+            case CameraId():
+                told = self.told[child]
+                state = ObservedState.PAUSED if told.want == "pause" else ObservedState.RUNNING
+                if not well and self.rng.random() < 0.15:
+                    state = self.rng.choice(
+                        [ObservedState.STARTING, ObservedState.RECONNECTING, ObservedState.ENDED]
+                    )
+                start_gen = told.start_gen
+                if state is ObservedState.ENDED and start_gen == self.rows[child.pipeline_id].start_gen:
+                    self.ended.add((child.pipeline_id, start_gen))
+                emitted = int(self.now * 10)
+                report = CameraReport(
+                    gen=told.gen,
+                    state=state,
+                    reason="",
+                    waiting_for_engine=self.rng.random() < 0.2,
+                    emitted=emitted,
+                    sources=(),
+                    dropped={},
+                    fps=1.0,
+                    report={},
+                )
+                self.feed(Reported(child, report))
+
+    def step(self) -> None:
+        chance = self.rng.random()
+        if chance < 0.05:
+            self.wish_for_something()
+        elif chance < 0.35 and self.alive:
+            self.report(self.rng.choice(list(self.alive)))
+        elif chance < 0.40 and self.alive:
+            self.exit(self.rng.choice(list(self.alive)), self.rng.choice([0, 1, -9, -11, None]))
+        elif chance < 0.45 and self.fetching:
+            self.answer_fetch(self.rng.random())
+        elif chance < 0.48:
+            self.fenced = not self.fenced
+            self.feed(Fenced() if self.fenced else Unfenced())
+        elif chance < 0.485:
+            self.boot()
+        else:
+            self.tick()
+
+    def answer_fetch(self, chance: float) -> None:
+        digest = self.rng.choice(sorted(self.fetching))
+        if chance < 0.8:
+            self.fetching.remove(digest)
+            self.feed(ModelFetched(digest, MANIFEST))
+        elif chance < 0.9:
+            self.feed(ModelRefused(digest, "away", permanent=False))
+        else:
+            self.fetching.remove(digest)
+            self.feed(ModelRefused(digest, "gone", permanent=True))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=60)
+def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_wished(seed: int) -> None:
+    world = World(random.Random(seed))
+
+    for _ in range(600):
+        world.step()
+
+    # Then everybody is well, and nothing changes any more.
+    world.fenced = False
+    world.feed(Unfenced())
+    world.feed(Adopted(tuple(world.wishes.values())))
+    for _ in range(500):
+        world.tick()
+        while world.fetching:
+            world.answer_fetch(0.0)
+        for child in list(world.alive):
+            if child in world.alive:
+                world.report(child, well=True)
+        for child in [child for child, asked_at in world.alive.items() if asked_at is not None]:
+            world.exit(child, 0)
+    wished = {pipeline_id: w for pipeline_id, w in world.wishes.items() if w.want != "stop"}
+    observed = {entry.pipeline_id: entry for entry in world.core.observed()}
+    assert observed.keys() == wished.keys()
+    cameras = [child for child in world.alive if isinstance(child, CameraId)]
+    assert {child for child in cameras if child.pipeline_id == "a"} == world.showing & set(cameras)
+    for pipeline_id, entry in observed.items():
+        expected = ObservedState.PAUSED if wished[pipeline_id].want == "pause" else ObservedState.RUNNING
+        assert entry.state in (expected, ObservedState.ENDED, ObservedState.FAILED)
+        assert entry.gen == wished[pipeline_id].gen
+        assert entry.state is not ObservedState.ENDED or (
+            (pipeline_id, wished[pipeline_id].start_gen) in world.ended
+        )

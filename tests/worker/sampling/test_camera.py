@@ -1,0 +1,157 @@
+"""A camera process that keeps samples: what it is asked for, and never at the cost of a frame."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamfleet_core.datasets.spool import Spool
+from streamfleet_core.protocol.picked_sample import Sample
+from streamfleet_core.protocol.sampling import ClassesBased, Limit, Random, Sampling
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.sampling.quota_file import path_of
+from tests.fakes.stand import Child, Stand, until_ended, write_video
+
+EVERY = Sampling(dataset="parts", strategies=(Random(name="every", traffic_percentage=1),))
+_PATTERN = "TestPatternStreamProducer"
+
+
+def kept(stand: Stand) -> list[Sample]:
+    """All samples, oldest first."""
+    spool = Spool(stand.folder / "samples")
+    found = [spool.read(entry.dataset, entry.name) for entry in spool.entries()]
+    return [one[0] for one in found if one is not None]
+
+
+def keeps(stand: Stand, count: int) -> Callable[[object], bool]:
+    """Whether so many are kept, whatever is reported."""
+    return lambda _report: len(kept(stand)) >= count
+
+
+def counters(camera: Child) -> Any:
+    """What the camera said last of its samples."""
+    return camera.reports[-1].samples
+
+
+def hang_the_disk(folder: Path) -> Path:
+    """Whoever writes a tally waits, until somebody reads what this returns."""
+    path = path_of(folder / "samples", "pipeline-1")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hanging = path.with_name(f"{path.name}.new")
+    os.mkfifo(hanging)
+    return hanging
+
+
+def test_a_sample_is_the_frame_and_what_was_sent_of_it(stand: Stand, squares: Manifest) -> None:
+    red = ClassesBased(name="red", selected_class_names=("red",), limits=(Limit("daily", 3),))
+    camera = stand.camera(squares, _PATTERN, sampling=Sampling(dataset="squares", strategies=(red,)))
+
+    camera.until("three are kept", lambda report: report.samples and report.samples.written == 3)
+    camera.stop()
+
+    sent = {document["inference_metadata"]["frame_id"]: document for document in stand.receiver.documents}
+    samples = kept(stand)
+    assert len(samples) == 3
+    for sample in samples:
+        assert sample.prediction == sent[sample.frame_id]
+        assert (sample.width, sample.height, sample.labels) == (1920, 1080, ("red", "green", "blue"))
+        assert (sample.pipeline_id, sample.device, sample.dataset) == ("pipeline-1", "device-1", "squares")
+        assert abs(sample.captured_at - time.time()) < 60
+
+
+def test_a_file_loses_no_frame_to_a_disk_that_hangs(stand: Stand, quick: Manifest) -> None:
+    hanging = hang_the_disk(stand.folder)
+    film = str(write_video(stand.folder / "film.avi", 300))
+
+    camera = stand.camera(quick, film, sampling=EVERY)
+    report = until_ended(camera)
+
+    assert stand.receiver.frame_ids == list(range(1, 301))
+    assert report.sources[0].dropped == {}
+    assert report.samples is not None
+    assert report.samples.written == 0
+    assert report.samples.dropped["queue"] == report.samples.picked - 9  # eight wait, one is being written
+    with hanging.open("rb"):
+        camera.until("what waited is written", lambda report: report.samples.written == 9)
+    assert camera.stop() == 0
+
+
+def test_the_last_report_counts_the_last_sample(stand: Stand, quick: Manifest) -> None:
+    film = str(write_video(stand.folder / "film.avi", 20))
+
+    camera = stand.camera(quick, film, sampling=EVERY)
+    until_ended(camera)
+    camera.stop()
+
+    last = counters(camera)
+    assert last.picked == last.written + sum(last.dropped.values())
+    assert last.written == len(kept(stand))
+
+
+def test_a_camera_whose_disk_hangs_ends_in_time(stand: Stand, quick: Manifest) -> None:
+    hang_the_disk(stand.folder)
+    camera = stand.camera(quick, _PATTERN, sampling=EVERY)
+    camera.until("a sample waits", lambda report: report.samples and report.samples.picked > 1)
+
+    assert camera.stop() == 0
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_live_source_emits_as_many_frames_with_samples_as_without(
+    stand: Stand, quick: Manifest, hangs: bool
+) -> None:
+    if hangs:
+        hang_the_disk(stand.folder)
+
+    camera = stand.camera(quick, _PATTERN, sampling=EVERY)
+    first = camera.until("the tally is read", lambda report: report.samples and report.samples.picked)
+    last = camera.until(
+        "two seconds of frames",
+        lambda report: report.emitted >= first.emitted + 20 and (hangs or report.samples.written > 0),
+    )
+
+    # A sample or a frame may be counted just before or after a report is made.
+    assert last.samples.picked - first.samples.picked >= last.emitted - first.emitted - 1
+    assert sum(last.sources[0].dropped.values()) < last.emitted, "no more than where this machine stood still"
+    assert (last.samples.written == 0) == hangs
+
+
+def test_a_daily_limit_outlives_a_camera_that_is_killed(stand: Stand, quick: Manifest) -> None:
+    limited = Sampling(
+        dataset="parts", strategies=(Random(name="some", traffic_percentage=1, limits=(Limit("daily", 6),)),)
+    )
+
+    for inc, count in ((1, 2), (2, 4)):
+        camera = stand.camera(quick, _PATTERN, inc=inc, sampling=limited)
+        camera.until("some are kept", keeps(stand, count))
+        camera.kill()
+    camera = stand.camera(quick, _PATTERN, inc=3, sampling=limited)
+    last = camera.until("the limit is reached", lambda report: report.samples and len(kept(stand)) >= 4)
+    camera.until("ten frames more", lambda report: report.emitted >= last.emitted + 10)
+
+    assert len(kept(stand)) in (4, 5, 6)  # two may have died on their way; no other takes their place
+
+
+def test_sampling_begins_and_ends_while_the_pipeline_plays(stand: Stand, quick: Manifest) -> None:
+    camera = stand.camera(quick, _PATTERN)
+    before = camera.until("it plays", lambda report: report.emitted > 2)
+    assert before.samples is None
+
+    camera.change(2, sampling=EVERY)
+    camera.until("frames are kept", lambda report: report.samples and report.samples.written > 2)
+    camera.change(3)
+    camera.until("it obeys", lambda report: report.gen == 3)
+    after = camera.until(
+        "the writer is through", lambda report: counters(camera).written == report.samples.picked
+    )
+    later = camera.until("frames go on", lambda report: report.emitted > after.emitted + 5)
+
+    assert later.samples.picked == after.samples.picked
+    frame_ids = stand.receiver.frame_ids  # once: more come all the time
+    assert len(frame_ids) >= later.emitted
+    assert frame_ids == sorted(frame_ids)

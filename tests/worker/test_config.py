@@ -1,0 +1,63 @@
+"""The worker's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamfleet_worker.config import ConfigError, WorkerConfig, parse
+from streamfleet_worker.ipc.child_messages import PostProcessing
+
+
+def test_options_come_from_the_command_line_before_the_environment() -> None:
+    environment = {"STREAMFLEET_DATA_DIR": "/var/lib/w", "STREAMFLEET_CAPACITY": "3", "CONFIDENCE": "0.6"}
+
+    config = parse(["--capacity=5", "--publish-port", "7780"], environment)
+
+    assert config == WorkerConfig(
+        data_dir=Path("/var/lib/w"),
+        capacity=5,
+        publish_port=7780,
+        defaults=PostProcessing(confidence=0.6),
+    )
+
+
+def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
+    environment = {
+        "CONFIDENCE": "0.1",
+        "IOU_THRESHOLD": "0.2",
+        "CLASS_AGNOSTIC_NMS": "True",
+        "MAX_CANDIDATES": "30",
+        "MAX_DETECTIONS": "20",
+    }
+
+    config = parse(["--data-dir=/d"], environment)
+
+    assert config.defaults == PostProcessing(
+        confidence=0.1, iou_threshold=0.2, class_agnostic_nms=True, max_candidates=30, max_detections=20
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "expected"),
+    [
+        (["--broker=cam"], {}, "--broker: expected tcp://HOST:PORT, came 'cam'"),
+        (["--data-dir=/d", "--publish-port=99999"], {}, "--publish-port: expected a whole number from 1 to"),
+        (["--data-dir=/d", "--capacity=many"], {}, "--capacity: expected a whole number .* came 'many'"),
+        (["--data-dir=/d"], {"CONFIDENCE": "4"}, "CONFIDENCE: expected a number from 0 to 1, came '4'"),
+        (["--data-dir=/d"], {"IOU_THRESHOLD": "nan"}, "IOU_THRESHOLD: expected a number from 0 to 1"),
+        (["--data-dir=/d"], {"CLASS_AGNOSTIC_NMS": "ja"}, "CLASS_AGNOSTIC_NMS: expected True or False"),
+        (["--data-dir=/d"], {"MAX_DETECTIONS": "0"}, "MAX_DETECTIONS: expected a whole number from 1"),
+        (["--data-dir=/" + "d" * 100], {}, "--data-dir .* too long for the sockets in it"),
+    ],
+)
+def test_an_error_names_the_option_or_the_variable(
+    options: list[str], environment: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        parse(options, environment)
+
+
+def test_a_token_is_not_shown() -> None:
+    assert "sf1." not in repr(parse(["--data-dir=/d", "--join=sf1.abc"], {}))

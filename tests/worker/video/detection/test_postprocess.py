@@ -1,0 +1,268 @@
+"""Outputs become the detections that a slow, plain reading of the families' papers gives."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import supervision as sv
+
+from streamfleet_core.protocol.values import Family, Manifest, ModelRef, PipelineSpec, SourceSpec, Weights
+from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.detection.letterbox import Letterbox, fit
+from streamfleet_worker.video.detection.postprocess import decode, post_processing
+from tests.fakes.found import class_ids, scores
+
+LABELS = ("a", "b", "c")
+RULES = PostProcessing()
+
+
+def manifest(family: Family = "ultralytics", width: int = 64, height: int = 64) -> Manifest:
+    return Manifest(
+        family=family, labels=LABELS, input_width=width, input_height=height, weights=Weights("0" * 64, 1)
+    )
+
+
+def ultralytics(*boxes: tuple[float, ...]) -> np.ndarray:
+    """An output (1, 7, n) of (x, y, w, h, score a, score b, score c)."""
+    return np.array(boxes, np.float32).T.reshape(1, 7, len(boxes))
+
+
+def read(
+    output: np.ndarray, rules: PostProcessing = RULES, size: tuple[int, int] = (64, 64)
+) -> sv.Detections:
+    return decode(output, fit(*size, manifest()), manifest=manifest(), rules=rules)
+
+
+def test_the_best_class_of_each_box_is_taken_and_the_best_box_comes_first() -> None:
+    output = ultralytics((10, 10, 8, 4, 0.1, 0.5, 0.2), (40, 40, 10, 10, 0.0, 0.0, 0.9))
+
+    detections = read(output)
+
+    np.testing.assert_allclose(detections.xyxy, [[35, 35, 45, 45], [6, 8, 14, 12]], atol=1e-4)
+    np.testing.assert_allclose(scores(detections), [0.9, 0.5])
+    assert class_ids(detections).tolist() == [2, 1]
+
+
+def test_only_what_is_sure_enough_stays() -> None:
+    output = ultralytics((10, 10, 8, 8, 0.39, 0, 0), (40, 40, 8, 8, 0.41, 0, 0))
+
+    assert len(read(output)) == 1
+    assert len(read(output, replace(RULES, confidence=0.5))) == 0
+    assert len(read(output, replace(RULES, confidence=0.0))) == 2
+
+
+def test_boxes_come_in_pixels_of_the_frame_and_inside_it() -> None:
+    # 128 x 64 into 64 x 64: half the size, 16 rows of margin above.
+    output = ultralytics((32, 32, 20, 10, 0.9, 0, 0), (0, 16, 20, 20, 0.8, 0, 0), (32, 4, 8, 8, 0.7, 0, 0))
+
+    detections = read(output, size=(128, 64))
+
+    np.testing.assert_allclose(detections.xyxy, [[44, 22, 84, 42], [0, 0, 20, 20]], atol=1e-4)
+
+
+def test_boxes_of_one_class_suppress_each_other_and_of_several_only_if_wished() -> None:
+    output = ultralytics(
+        (20, 20, 10, 10, 0.9, 0, 0), (21, 20, 10, 10, 0.8, 0, 0), (20, 21, 10, 10, 0, 0.7, 0)
+    )
+
+    assert scores(read(output)).tolist() == pytest.approx([0.9, 0.7])
+    assert scores(read(output, replace(RULES, class_agnostic_nms=True))).tolist() == pytest.approx([0.9])
+    assert len(read(output, replace(RULES, iou_threshold=1.0))) == 3
+
+
+def test_the_most_confident_candidates_and_detections_are_kept() -> None:
+    boxes = [
+        (6 * (index % 10) + 3, 6 * (index // 10) + 3, 4, 4, 0.5 + index / 200, 0, 0) for index in range(50)
+    ]
+    output = ultralytics(*boxes)
+
+    few = read(output, replace(RULES, max_detections=7))
+    candidates = read(output, replace(RULES, max_candidates=5))
+
+    assert scores(few).tolist() == pytest.approx([0.5 + index / 200 for index in range(49, 42, -1)])
+    assert len(candidates) == 5
+
+
+def test_what_is_no_number_is_no_detection() -> None:
+    output = ultralytics(
+        (np.nan, 10, 8, 8, 0.9, 0, 0),
+        (10, 10, np.inf, 8, np.nan, 0, 0),
+        (10, 10, -5, 8, 0.9, 0, 0),
+        (10, 10, 0, 8, 0.9, 0, 0),
+        (30, 30, 8, 8, 0.9, 0, 0),
+    )
+
+    detections = read(output)
+
+    np.testing.assert_allclose(detections.xyxy, [[26, 26, 34, 34]], atol=1e-4)
+
+
+def test_an_empty_scene_is_an_empty_value() -> None:
+    detections = read(ultralytics((10, 10, 8, 8, 0.1, 0, 0)))
+
+    assert len(detections) == 0
+    assert scores(detections).shape == class_ids(detections).shape == (0,)
+
+
+def test_yolox_is_read_as_its_own_code_reads_it() -> None:
+    chance = np.random.default_rng(5)
+    of = manifest("yolox", 96, 64)
+    points = [(x, y, s) for s in (8, 16, 32) for y in range(64 // s) for x in range(96 // s)]
+    raw = chance.normal(0, 0.3, (1, len(points), 8)).astype(np.float32)
+    raw[..., 4:] = chance.uniform(0, 1, (1, len(points), 4)) ** 2
+    rules = PostProcessing(confidence=0.2, iou_threshold=1.0, max_detections=1000)
+
+    detections = decode(raw, fit(192, 128, of), manifest=of, rules=rules)
+
+    expected = []
+    for (x, y, stride), row in zip(points, raw[0].tolist(), strict=True):
+        score, class_id = max((row[4] * row[5 + index], index) for index in range(3))
+        if score >= 0.2:
+            centre = ((row[0] + x) * stride * 2, (row[1] + y) * stride * 2)
+            half = (np.exp(row[2]) * stride, np.exp(row[3]) * stride)
+            box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]]
+            x1, y1, x2, y2 = np.clip(box, 0, [192, 128, 192, 128])
+            if x1 < x2 and y1 < y2:
+                expected.append([score, class_id, x1, y1, x2, y2])
+    expected.sort(key=lambda row: -row[0])
+    came = np.column_stack([scores(detections), class_ids(detections), detections.xyxy])
+    assert len(expected) > 10
+    np.testing.assert_allclose(came, expected, atol=1e-3)
+
+
+def test_what_the_pipeline_does_not_say_the_device_says() -> None:
+    spec = PipelineSpec(
+        model=ModelRef("m", "0" * 64), sources=(SourceSpec(0),), confidence=0.0, class_agnostic_nms=False
+    )
+    defaults = PostProcessing(
+        confidence=0.7, iou_threshold=0.6, class_agnostic_nms=True, max_candidates=10, max_detections=5
+    )
+
+    assert post_processing(spec, defaults) == PostProcessing(
+        confidence=0.0, iou_threshold=0.6, class_agnostic_nms=False, max_candidates=10, max_detections=5
+    )
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 64), (37, 91), (1920, 1080), (5, 300), (1000, 1)])
+@pytest.mark.parametrize("family", ["ultralytics", "yolox"])
+def test_a_point_of_the_frame_comes_back_from_the_input(family: Family, size: tuple[int, int]) -> None:
+    geometry = fit(*size, manifest(family, 96, 64))
+
+    corners = np.array(
+        [[geometry.left, geometry.top, geometry.left + geometry.width, geometry.top + geometry.height]],
+        np.float32,
+    )
+    came = geometry.to_frame(corners)
+
+    # The picture is rounded to whole pixels of the input, and one of those is 1 / scale pixels of the frame.
+    np.testing.assert_allclose(came, [[0, 0, *size]], atol=1.01 / geometry.scale)
+    assert geometry.left + geometry.width <= 96
+    assert geometry.top + geometry.height <= 64
+
+
+def test_ultralytics_gets_rgb_from_0_to_1_in_the_middle() -> None:
+    blob = np.full((1, 3, 64, 64), np.nan, np.float32)
+    image = np.empty((32, 64, 3), np.uint8)
+    image[:] = (0, 51, 255)  # blue, green, red
+
+    geometry = Letterbox(manifest()).write(image, blob)
+
+    assert (geometry.left, geometry.top, geometry.width, geometry.height) == (0, 16, 64, 32)
+    np.testing.assert_allclose(blob[0, :, 16:48].mean(axis=(1, 2)), [1.0, 0.2, 0.0], atol=1e-6)
+    np.testing.assert_allclose(blob[0, :, :16], 114 / 255, atol=1e-6)
+    np.testing.assert_allclose(blob[0, :, 48:], 114 / 255, atol=1e-6)
+
+
+def test_yolox_gets_bgr_from_0_to_255_at_the_top_left() -> None:
+    blob = np.full((1, 3, 64, 64), np.nan, np.float32)
+    image = np.empty((64, 32, 3), np.uint8)
+    image[:] = (1, 2, 3)
+
+    Letterbox(manifest("yolox")).write(image, blob)
+
+    for channel in range(3):
+        assert set(blob[0, channel, :, :32].flat) == {channel + 1}
+    assert set(blob[0, :, :, 32:].flat) == {114}
+
+
+def test_a_source_that_changes_its_size_leaves_no_trace_of_the_old_one() -> None:
+    letterbox, blob = Letterbox(manifest()), np.zeros((1, 3, 64, 64), np.float32)
+    white = np.full((64, 64, 3), 255, np.uint8)
+
+    letterbox.write(white, blob)
+    letterbox.write(white[:32], blob)
+    first = blob.copy()
+    letterbox.write(white[:, :32], blob)
+
+    assert set(first[0, 0, :16].flat) == {np.float32(114 / 255)}
+    assert set(blob[0, 0, :, :16].flat) == {np.float32(114 / 255)}
+    assert set(blob[0, 0, :, 16:48].flat) == {1.0}
+
+
+# families -------------------------------------------------------------------------------------------------
+
+
+def of_family(
+    family: Family, output: np.ndarray, rules: PostProcessing = RULES, size: tuple[int, int] = (64, 64)
+) -> sv.Detections:
+    return decode(output, fit(*size, manifest(family)), manifest=manifest(family), rules=rules)
+
+
+def test_an_end_to_end_model_is_read_without_suppression() -> None:
+    boxes = np.array([[[10, 20, 30, 40, 0.6, 1], [11, 20, 31, 40, 0.9, 1], [0, 0, 0, 0, 0, 0]]], np.float32)
+
+    detections = of_family("end2end", boxes)
+
+    np.testing.assert_allclose(detections.xyxy, [[11, 20, 31, 40], [10, 20, 30, 40]])
+    np.testing.assert_allclose(scores(detections), [0.9, 0.6])
+    assert class_ids(detections).tolist() == [1, 1]
+    assert len(of_family("end2end", boxes, replace(RULES, max_detections=1))) == 1
+    assert len(of_family("end2end", boxes, replace(RULES, confidence=0.0))) == 2
+
+
+def test_boxes_of_an_end_to_end_model_come_in_pixels_of_the_frame() -> None:
+    # 128 x 64 into 64 x 64: half the size, 16 rows of margin above.
+    boxes = np.array([[[10, 20, 30, 40, 0.9, 2], [-5, 4, 99, 60, 0.8, 0]]], np.float32)
+
+    detections = of_family("end2end", boxes, size=(128, 64))
+
+    np.testing.assert_allclose(detections.xyxy, [[20, 8, 60, 48], [0, 0, 128, 64]])
+
+
+def test_what_no_box_is_has_no_place_and_no_score_is_above_one() -> None:
+    odd = [[1, 1, 9, 9, np.nan, 0], [1, 1, 9, 9, 0.9, 3], [1, 1, 9, 9, 0.9, np.nan], [1, 1, 9, 9, 0.9, -1]]
+    boxes = np.array([[*odd, [1, 1, np.nan, 9, 0.9, 0], [1, 1, 9, 9, 1.004, 2]]], np.float32)
+
+    detections = of_family("end2end", boxes)
+
+    assert class_ids(detections).tolist() == [2]
+    assert scores(detections).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("family", ["yolov5", "yolox-decoded"])
+def test_rows_in_pixels_are_read_as_they_stand(family: Family) -> None:
+    boxes = np.array([[[20, 30, 10, 20, 0.9, 0.1, 0.8, 0], [40, 40, 8, 8, 0.3, 1, 0, 0]]], np.float32)
+
+    detections = of_family(family, boxes)
+
+    np.testing.assert_allclose(detections.xyxy, [[15, 20, 25, 40]])
+    np.testing.assert_allclose(scores(detections), [0.72])
+    assert class_ids(detections).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("family", "alike"), [("end2end", "ultralytics"), ("yolov5", "ultralytics"), ("yolox-decoded", "yolox")]
+)
+def test_a_picture_is_fitted_as_the_family_was_trained(family: Family, alike: Family) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)
+    blobs = [np.zeros((1, 3, 64, 64), np.float32) for _ in range(2)]
+
+    geometries = [
+        Letterbox(manifest(name)).write(image, blob)
+        for name, blob in zip((family, alike), blobs, strict=True)
+    ]
+
+    assert geometries[0] == geometries[1]
+    np.testing.assert_array_equal(blobs[0], blobs[1])

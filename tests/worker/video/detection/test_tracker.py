@@ -1,0 +1,102 @@
+"""Ids stay on their boxes."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import supervision as sv
+
+from streamfleet_worker.video.detection.tracker import Tracker
+from tests.fakes.found import tracker_ids
+
+
+def scene(*boxes: tuple[float, float, float]) -> sv.Detections:
+    """Squares of 40 pixels at (x, y), with a confidence."""
+    xyxy = np.array([(x, y, x + 40, y + 40) for x, y, _ in boxes], np.float32).reshape(-1, 4)
+    confidence = np.array([sure for *_, sure in boxes], np.float32)
+    return sv.Detections(xyxy=xyxy, confidence=confidence, class_id=np.zeros(len(boxes), int))
+
+
+def test_an_object_has_its_id_from_its_first_frame_on() -> None:
+    tracker = Tracker(confidence=0.4, fps=10)
+
+    ids = [
+        tracker_ids(tracker.update(scene((10 + 3 * n, 50, 0.5), (300, 90, 0.9)), n / 10))
+        for n in range(1, 20)
+    ]
+
+    assert {tuple(frame) for frame in ids} == {(1, 2)}
+
+
+def test_ids_follow_their_boxes_whatever_the_order_of_the_rows() -> None:
+    chance = random.Random(3)
+    tracker = Tracker(confidence=0.3, fps=30)
+    names: dict[int, set[int]] = {}
+
+    for n in range(1, 60):
+        # Every object has its own row of the picture, and its own confidence in each frame.
+        rows = [(20 + 4 * n, 100 * lane, chance.uniform(0.3, 1.0)) for lane in range(6)]
+        chance.shuffle(rows)
+        detections = tracker.update(scene(*rows), n / 30)
+        assert detections.tracker_id is not None
+        np.testing.assert_array_equal(detections.xyxy, scene(*rows).xyxy)
+        for (_, y, _), name in zip(rows, detections.tracker_id.tolist(), strict=True):
+            names.setdefault(int(y), set()).add(name)
+
+    assert all(len(ids) == 1 for ids in names.values())
+    assert len(set.union(*names.values())) == 6
+
+
+def test_every_detection_of_a_frame_has_an_id_or_none_has() -> None:
+    chance = random.Random(7)
+    tracker = Tracker(confidence=0.3, fps=10)
+    given = 0
+
+    for n in range(1, 200):
+        boxes = [
+            (chance.uniform(0, 600), chance.uniform(0, 400), chance.uniform(0.3, 1))
+            for _ in range(chance.randrange(8))
+        ]
+        ids = tracker.update(scene(*boxes), n / 10).tracker_id
+        if ids is not None:
+            given += 1
+            assert len(ids) == len(boxes) == len(set(ids.tolist()))
+            assert all(name > 0 for name in ids.tolist())
+
+    assert given > 190
+
+
+def test_an_object_that_is_hidden_for_a_moment_keeps_its_id() -> None:
+    tracker = Tracker(confidence=0.4, fps=10)
+    for n in range(1, 6):
+        before = tracker.update(scene((100, 100, 0.9)), n / 10).tracker_id
+    tracker.update(scene(), 0.6)
+    tracker.update(scene((400, 100, 0.9)), 0.7)
+
+    after = tracker.update(scene((400, 100, 0.9), (100, 100, 0.9)), 0.8).tracker_id
+
+    assert before is not None
+    assert after is not None
+    assert after.tolist() == [2, before[0]]
+
+
+def test_an_object_that_was_gone_for_long_is_another_one() -> None:
+    tracker = Tracker(confidence=0.4, fps=10)
+    for n in range(1, 6):
+        tracker.update(scene((100, 100, 0.9)), n / 10)
+
+    later = tracker.update(scene((100, 100, 0.9)), 60.0).tracker_id
+
+    assert later is not None
+    assert later.tolist() == [2]
+
+
+@pytest.mark.parametrize("fps", [0.0, 5.0, 30.0, 240.0])
+def test_a_source_of_any_rate_is_tracked(fps: float) -> None:
+    tracker = Tracker(confidence=0.4, fps=fps)
+
+    ids = {tuple(tracker_ids(tracker.update(scene((50, 50, 0.5)), n / (fps or 30)))) for n in range(1, 10)}
+
+    assert ids == {(1,)}

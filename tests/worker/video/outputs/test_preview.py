@@ -1,0 +1,216 @@
+"""Pictures with boxes: of the frames whose predictions left, only while somebody looks, and not too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import pytest
+import supervision as sv
+
+from streamfleet_core.protocol.data_plane import DataHeader, Kind
+from streamfleet_core.protocol.values import Manifest, SourceSpec
+from streamfleet_worker.ipc.child_messages import Show
+from streamfleet_worker.ipc.fence import boot_time
+from streamfleet_worker.video.outputs.preview import PreviewThrottle, captions, draw
+from streamfleet_worker.video.synthetic.test_pattern import LABELS, truth
+from tests.fakes.hearing import Hearing, hearing
+from tests.fakes.stand import Stand, is_camera, until_ended, wait_for, write_video
+
+PATTERN = "TestPatternStreamProducer"
+
+
+def boxes(*xyxy: tuple[float, float, float, float], tracked: bool = False) -> sv.Detections:
+    count = len(xyxy)
+    return sv.Detections(
+        xyxy=np.array(xyxy, np.float32).reshape(-1, 4),
+        confidence=np.full(count, 0.876, np.float32),
+        class_id=np.arange(count) % 3,
+        tracker_id=np.arange(count) + 7 if tracked else None,
+    )
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image
+
+
+# of which frames
+
+
+def shown(throttle: PreviewThrottle, *fps: float, seconds: int = 10) -> list[int]:
+    """How many pictures each of several sources with these frame rates gets."""
+    frames = sorted(
+        (number / rate + source / 1000, source)
+        for source, rate in enumerate(fps)
+        for number in range(int(rate * seconds))
+    )
+    counts = [0] * len(fps)
+    for now, source in frames:
+        counts[source] += throttle.wants(source, now)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("fps", "counts"),
+    [((25,), [50]), ((2,), [20]), ((25, 25), [25, 25]), ((25, 25, 100), [17, 17, 17]), ((25, 1), [40, 10])],
+)
+def test_at_most_five_a_second_and_the_sources_take_turns(fps: tuple[float, ...], counts: list[int]) -> None:
+    assert shown(PreviewThrottle(), *fps) == pytest.approx(counts, abs=3)
+
+
+def test_nobody_waits_for_the_turn_of_a_source_that_is_gone() -> None:
+    throttle = PreviewThrottle()
+    shown(throttle, 25, 25)
+
+    pictures = [throttle.wants(0, 20 + number / 25) for number in range(250)]
+
+    assert sum(pictures) == pytest.approx(50, abs=2)
+
+
+# what is drawn
+
+
+@pytest.mark.parametrize(
+    ("size", "made"),
+    [((1080, 1920), (360, 640)), ((48, 64), (48, 64)), ((4000, 1000), (1280, 320)), ((1, 3000), (1, 640))],
+)
+def test_a_picture_is_made_smaller_and_never_larger(size: tuple[int, int], made: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 90, np.uint8)
+
+    picture = decode(draw(image, boxes(), LABELS))
+
+    assert picture.shape == (*made, 3)
+    assert (image == 90).all()
+
+
+def test_boxes_are_drawn_where_the_detections_are_and_the_frame_is_left_alone() -> None:
+    image = np.zeros((1080, 1920, 3), np.uint8)
+
+    picture = decode(draw(image, boxes((600, 300, 1200, 900)), LABELS))
+
+    bright = picture.max(axis=2) > 100
+    assert bright[100:300, 199:202].any(axis=1).all()  # the left edge, at a third of the size
+    assert bright[299:302, 200:400].any(axis=0).all()  # the lower edge
+    assert not bright[130:280, 230:370].any()
+    assert not image.any()
+
+
+def test_a_caption_says_class_confidence_and_track() -> None:
+    assert captions(boxes((0, 0, 9, 9), (9, 9, 20, 20)), LABELS) == ["red 0.88", "green 0.88"]
+    assert captions(boxes((0, 0, 9, 9), tracked=True), LABELS) == ["red 0.88 #7"]
+
+
+# a whole camera
+
+
+@pytest.fixture
+def pictures(stand: Stand) -> Iterator[Hearing]:
+    """Where the publisher gets pictures."""
+    with hearing(stand.picture_intake_path) as pictures:
+        yield pictures
+
+
+def receive(pictures: Hearing) -> tuple[DataHeader, np.ndarray]:
+    fenced, topic, header, jpeg = pictures.receive()
+    assert (fenced, topic) == (False, b"v1/img/pipeline-1/")
+    return DataHeader.unpack(header), decode(jpeg)
+
+
+def test_a_picture_has_the_key_of_its_predictions_and_shows_their_frame(
+    stand: Stand, squares: Manifest, pictures: Hearing
+) -> None:
+    camera = stand.camera(squares, PATTERN, gen=4, inc=9)
+    wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 3)
+    assert not pictures.poll(0)
+
+    camera.tell(Show(True))
+    came = [receive(pictures) for _ in range(5)]
+
+    metadata = {(one["gen"], one["inc"], one["seq"]): one for one in stand.receiver.metadata}
+    for header, picture in came:
+        assert header.kind is Kind.IMG
+        assert header.source == 0
+        assert picture.shape == (360, 640, 3)
+        for (left, top, right, bottom), channel in zip(
+            truth(metadata[header.key]["frame_id"]) / 3, (2, 1, 0), strict=True
+        ):
+            middle = picture[int(top + bottom) // 2, int(left + right) // 2]
+            assert middle[channel] > 180
+            assert middle.sum() - middle[channel] < 120
+
+
+def test_pictures_end_when_nobody_looks_any_more_and_come_again(
+    stand: Stand, squares: Manifest, pictures: Hearing
+) -> None:
+    camera = stand.camera(squares, PATTERN)
+    camera.tell(Show(True))
+    receive(pictures)
+
+    camera.tell(Show(False))
+    camera.change(2)
+    camera.until("it obeys", lambda report: report.gen == 2)
+    before = len(stand.receiver.datagrams)
+    wait_for("some frames", lambda: len(stand.receiver.datagrams) >= before + 3)
+    pictures.forget()
+    before = len(stand.receiver.datagrams)
+    wait_for("more frames", lambda: len(stand.receiver.datagrams) >= before + 5)
+
+    assert not pictures.poll(0)
+    camera.tell(Show(True))
+    receive(pictures)
+
+
+def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
+    camera = stand.camera(squares, [SourceSpec(PATTERN), SourceSpec(PATTERN)])
+    camera.tell(Show(True))
+
+    sources = [receive(pictures)[0].source for _ in range(12)]
+
+    assert sources.count(0) == pytest.approx(6, abs=3)
+
+
+def test_a_file_that_is_looked_at_is_emitted_whole(stand: Stand, quick: Manifest, pictures: Hearing) -> None:
+    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 300)), max_fps=200)
+    camera.tell(Show(True))
+
+    until_ended(camera)
+
+    assert stand.receiver.frame_ids == list(range(1, 301))
+    header, picture = receive(pictures)
+    assert picture.shape == (48, 64, 3)
+    assert header.key < (1, 1, 300)
+
+
+def test_pictures_nobody_takes_hold_up_nothing(stand: Stand, squares: Manifest) -> None:
+    camera = stand.camera(squares, PATTERN)
+
+    camera.tell(Show(True))
+
+    camera.until("the time of ten pictures", lambda report: report.emitted >= 25)
+
+
+def test_no_picture_passes_a_closed_fence(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
+    fence = stand.fence
+    camera = stand.camera(squares, PATTERN, fenced=True)
+    camera.tell(Show(True))
+    camera.until("frames are fenced off", lambda report: report.sources[0].dropped.get("fenced", 0) >= 5)
+
+    assert not pictures.poll(0)
+    fence.extend(boot_time() + 60)
+    assert pictures.receive().fenced  # the publisher asks the fence too
+
+
+def test_a_paused_source_gives_no_pictures(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
+    camera = stand.camera(squares, PATTERN)
+    camera.tell(Show(True))
+    receive(pictures)
+
+    camera.change(2, "pause")
+    camera.until("it is paused", lambda report: is_camera(report, "paused"))
+    pictures.forget(200)
+    camera.until("frames are muted", lambda report: report.sources[0].dropped.get("muted", 0) >= 5)
+
+    assert not pictures.poll(0)
