@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Fleets and tests start many processes: each would compile again what it imports of ours.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install run test check format lint types tests lock clean
 
 help:

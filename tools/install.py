@@ -31,7 +31,9 @@ def main(venv: Path, lock: Path) -> None:
     say(f"what {lock.name} names, with {'uv' if uv else 'pip, which takes a minute'}")
     packages = ["--require-hashes", "--requirement", str(lock)]
     ours = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
-    if uv and run([uv, "pip", "install", "--python", str(python), *packages]):
+    # pip compiles to byte code by itself. Without it the first processes, or all of them where
+    # PYTHONDONTWRITEBYTECODE is set, compile what they import: seconds for each camera.
+    if uv and run([uv, "pip", "install", "--compile-bytecode", "--python", str(python), *packages]):
         done = run([uv, "pip", "install", "--quiet", "--python", str(python), *ours])
     else:
         pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check"]
