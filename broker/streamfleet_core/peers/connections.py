@@ -18,6 +18,7 @@ import socket as sockets
 import struct
 import sys
 import termios
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Connections:
     """
 
     def __init__(self, socket: Socket, most: int) -> None:
-        self.monitor: Socket = socket.get_monitor_socket(zmq.EVENT_ACCEPTED)
+        self.monitor = _monitor_of(socket)
         self._socket = socket
         self._most = most
         self._most_silent = min(MAX_SILENT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
@@ -227,6 +228,19 @@ class Connections:
             if not self._counts[connection.key]:
                 del self._counts[connection.key]
                 self._unread.pop(connection.key, None)
+
+
+def _monitor_of(socket: Socket) -> Socket:
+    """Where libzmq says who was accepted.
+
+    It has no limit: while it is full, libzmq's thread waits, and every connection of that thread with it.
+    """
+    monitor: Socket = socket.context.socket(zmq.PAIR)
+    monitor.rcvhwm = 0
+    endpoint = f"inproc://accepted-{uuid.uuid4()}"
+    socket.monitor(endpoint, zmq.EVENT_ACCEPTED)
+    monitor.connect(endpoint)
+    return monitor
 
 
 def descriptor_of(frame: zmq.Frame) -> int:

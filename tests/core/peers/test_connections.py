@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -110,6 +111,22 @@ def test_of_too_many_that_say_nothing_the_oldest_are_cut(
         known.take_new(0.0)
     first.disable_monitor()
     ends.close()
+    known.close()
+
+
+def test_nobody_waits_when_more_come_than_are_taken_note_of(
+    clients: Sockets, server: zmq.Socket[bytes]
+) -> None:
+    known = Connections(server, most=9)
+    server.bind("tcp://127.0.0.1:*")
+    port = int(server.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+
+    for _ in range(2500):
+        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+    connect(clients[0], server)
+    clients[0].send(b"hello")
+
+    assert server.poll(PATIENCE * 1000)
     known.close()
 
 
