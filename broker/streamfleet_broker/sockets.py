@@ -13,11 +13,13 @@ from streamfleet_core.runtime.keepalive import KEEPALIVE
 
 Socket = zmq.Socket[bytes]
 
+HANDSHAKE = 5000  # ms; half-open connections keep a descriptor that long
+
 _COMMON: dict[int, int] = KEEPALIVE | {
     zmq.LINGER: 0,
     zmq.IPV6: 1,
     zmq.BACKLOG: 1024,
-    zmq.HANDSHAKE_IVL: 5000,  # ms; half-open connections keep a descriptor that long
+    zmq.HANDSHAKE_IVL: HANDSHAKE,
 }
 CONTROL_OPTIONS = _COMMON | {
     zmq.SNDHWM: 32,  # messages per peer: what does not fit is sent again later

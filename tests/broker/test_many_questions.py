@@ -7,16 +7,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 import zmq.asyncio
 
+from streamfleet_api import broker_client
 from streamfleet_api.broker_client import BrokerClient
 from streamfleet_core.protocol.requests import FleetView, GetFleet
 from tests.fakes.broker_clients import serving
+from tests.fakes.patience import PATIENCE
 
 QUESTIONS = 500  # at once
 
 
-async def test_every_one_of_many_questions_at_once_is_answered() -> None:
+async def test_every_one_of_many_questions_at_once_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_client, "CONNECT_TIMEOUT", PATIENCE)
     folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
     context = zmq.asyncio.Context()
     try:
@@ -24,7 +28,7 @@ async def test_every_one_of_many_questions_at_once_is_answered() -> None:
             client = BrokerClient(context, f"ipc://{folder}/operators.ipc")
             await client.start()
             try:
-                asked = [client.ask(GetFleet(), FleetView) for _ in range(QUESTIONS)]
+                asked = [client.ask(GetFleet(), FleetView, timeout=PATIENCE) for _ in range(QUESTIONS)]
                 views = await asyncio.gather(*asked)
             finally:
                 await client.close()

@@ -11,10 +11,8 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import pytest
 import zmq
@@ -23,7 +21,8 @@ import zmq.asyncio
 from streamfleet_broker import server
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BadConfig, CannotBind, StoreUnusable
-from streamfleet_broker.fleet.state import FleetConfig
+from streamfleet_broker.sockets import HANDSHAKE
+from streamfleet_broker.zap import RESTART_DELAY
 from streamfleet_core.peers.allow_list import AllowList
 from streamfleet_core.protocol import data_plane
 from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, decode, encode
@@ -157,26 +156,19 @@ async def until_state(site: Site, name: str, state: str) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker that takes silence alone for no sign of anything."""
-    usual = server._fleet_config
-
-    def patient(*given: Any) -> FleetConfig:
-        return replace(usual(*given), suspect=10 * PATIENCE, lease=20 * PATIENCE)
-
-    monkeypatch.setattr(server, "_fleet_config", patient)
-
-
-async def test_a_device_whose_connection_is_gone_is_suspect_soon(calm: None, site: Site) -> None:
+async def test_a_device_whose_connection_is_gone_is_suspect_soon(folder: Path) -> None:
     """The kernel ends the connections of whoever is killed."""
-    device = await site.ready("cam-7")
-    await until_state(site, "cam-7", "ready")
-    operator = site.operator()
-    known = await operator.get(GetEvents(), Events)
+    sockets = Sockets()
+    async with serving(folder, probe=0.5) as broker:
+        site = Site(broker, folder, sockets)
+        device = await site.ready("cam-7")
+        await until_state(site, "cam-7", "ready")
+        operator = site.operator()
+        known = await operator.get(GetEvents(), Events)
 
-    device.socket.close(linger=0)
-    told = await operator.get(GetEvents(known.epoch, known.events[-1].n, 30_000), Events)
+        device.socket.close(linger=0)
+        told = await operator.get(GetEvents(known.epoch, known.events[-1].n, 30_000), Events)
+    sockets.close()
 
     assert [(event.id, event.state) for event in told.events] == [("cam-7", "suspect")]
 
@@ -362,6 +354,7 @@ def zap_tasks(name: str) -> list[asyncio.Task[object]]:
 
 async def test_zap_is_back_when_its_task_is_killed(site: Site) -> None:
     """Before libzmq ends the handshakes that wait for it."""
+    assert RESTART_DELAY * 1000 < HANDSHAKE
     keys = (await site.enrol("cam-7")).curve
     for name, port in (("zap control", "devices"), ("zap relay", "relay_in")):
         next(task for task in zap_tasks(name) if task.get_name() == name).cancel()
@@ -446,7 +439,9 @@ async def test_a_slow_store_keeps_nobody_out(site: Site) -> None:
         return store_waits
 
     # The store waits for a second only: on a machine that stalls not each attempt is within it.
-    assert await gets_in_meanwhile() or await gets_in_meanwhile() or await gets_in_meanwhile()
+    deadline = time.monotonic() + PATIENCE
+    while not await gets_in_meanwhile():
+        assert time.monotonic() < deadline
     blocker.execute("ROLLBACK")
     blocker.close()
     await site.operator().get(CreatePipeline(pipeline_id="door", spec=SPEC), PipelineView)
@@ -485,7 +480,8 @@ async def test_an_expired_token_opens_nothing(site: Site) -> None:
     assert await views(site) == {}
 
 
-async def test_a_replaced_key_is_cut_in_mid_session(site: Site) -> None:
+async def test_a_replaced_key_is_cut_in_mid_session(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LAST_WORD", PATIENCE)  # so that its connection is still there when it speaks
     old = await site.ready("cam-7")
     await old.await_(Ack)
 
@@ -640,14 +636,17 @@ async def test_a_device_learns_of_the_first_who_listens_and_of_the_last_who_goes
     for listener in listeners:
         listener.connect(endpoint(site, traffic))
         listener.subscribe("v1/img/door/")
+    listeners[1].subscribe("v1/img/gate/")  # which says that its first one is known, too
 
-    first = await asyncio.wait_for(publisher.recv(), PATIENCE)
+    first = {await asyncio.wait_for(publisher.recv(), PATIENCE) for _ in range(2)}
     listeners[0].close()
     still_watched = not await publisher.poll(200)
     listeners[1].close()
-    last = await asyncio.wait_for(publisher.recv(), PATIENCE)
+    last = {await asyncio.wait_for(publisher.recv(), PATIENCE) for _ in range(2)}
 
-    assert (first, still_watched, last) == (b"\x01v1/img/door/", True, b"\x00v1/img/door/")
+    assert first == {b"\x01v1/img/door/", b"\x01v1/img/gate/"}
+    assert still_watched
+    assert last == {b"\x00v1/img/door/", b"\x00v1/img/gate/"}
 
 
 async def test_a_flood_of_pictures_delays_no_prediction(site: Site) -> None:
@@ -674,13 +673,12 @@ async def test_a_flood_of_pictures_delays_no_prediction(site: Site) -> None:
     flooding = asyncio.create_task(flood())
     assert await watching.poll(PATIENCE * 1000)
     await heard(listening, lambda: predictions.send_multipart(message(Kind.PRED, "door", gen)))
-    while await listening.poll(100):
-        await listening.recv_multipart()
     overtaking = []  # pictures that were sent while a prediction was on its way
-    for number in range(50):
+    for number in range(1, 51):
         sent, before = message(Kind.PRED, "door", gen, seq=number), flooded
         await predictions.send_multipart(sent)
-        assert await asyncio.wait_for(listening.recv_multipart(), PATIENCE) == sent
+        while await asyncio.wait_for(listening.recv_multipart(), PATIENCE) != sent:
+            pass  # one of those before, of which several may have been under way
         overtaking.append(flooded - before)
     flooding.cancel()
 

@@ -148,9 +148,9 @@ class Peer:
             self.keys,
         ):
             table.clear()
-        if self.events:  # the next test's begin a new epoch
-            self.epoch += 1
+        if self.events:  # the next test's begin a new epoch, in which nobody is told of these
             self.events = []
+            self.epoch += 1
         self.wait_for_no_followers()
         while self._picture_publisher.poll(0):
             self._picture_publisher.recv()
@@ -217,13 +217,13 @@ class Peer:
     def _answer_polls(self, router: zmq.Socket[bytes]) -> None:
         for poll in list(self._polls):
             identity, request_id, asked, until = poll
-            known = tuple(self.events)
+            epoch, known = self.epoch, tuple(self.events)
             first = known[0].n if known else 1
-            here = asked.epoch == self.epoch and asked.after >= first - 1
+            here = asked.epoch == epoch and asked.after >= first - 1
             events = tuple(event for event in known if not here or event.n > asked.after)
-            if events or time.monotonic() > until or asked.epoch < self.epoch:
+            if events or time.monotonic() > until or asked.epoch < epoch:
                 self._polls.remove(poll)
-                reply = Envelope(Reply(to_plain(Events(self.epoch, events, not here))), request_id=request_id)
+                reply = Envelope(Reply(to_plain(Events(epoch, events, not here))), request_id=request_id)
                 router.send_multipart([identity, *encode(reply)])
 
     def happen(self, n: int, subject_id: str = "door", state: str = "running") -> None:

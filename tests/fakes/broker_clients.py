@@ -8,16 +8,20 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import pytest
 import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
+from streamfleet_broker import server
 from streamfleet_broker.config import BrokerConfig
+from streamfleet_broker.fleet.state import FleetConfig
 from streamfleet_broker.server import Broker, Endpoints, open_broker
+from streamfleet_broker.sockets import CONTROL_OPTIONS, DATA_OPTIONS, OPERATOR_OPTIONS, PICTURE_OPTIONS
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
 from streamfleet_core.protocol.join_token import JoinToken
@@ -58,6 +62,7 @@ from tests.fakes.patience import PATIENCE
 
 SPEC = PipelineSpec(model=ModelRef("parts/1", "ab" * 32), sources=(SourceSpec("rtsp://10.0.0.9/door"),))
 T = TypeVar("T")
+_LONG = 10.0 * PATIENCE  # seconds, in which nothing happens by itself
 
 OUTCOMES: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_SUCCEEDED: "in",
@@ -92,18 +97,31 @@ async def until(condition: Callable[[], T], what: str, *, timeout: float = PATIE
 
 
 @asynccontextmanager
-async def serving(folder: Path, **options: Any) -> AsyncIterator[Broker]:
-    """A broker at work, on any ports."""
+async def serving(folder: Path, *, probe: float = _LONG, **options: Any) -> AsyncIterator[Broker]:
+    """A broker at work, on any ports. A test may stand still: to be silent or slow means nothing to it.
+
+    `probe`: seconds of silence after which it tries out a connection.
+    """
     ports = ("devices", "relay_in", "relay_out", "pictures_in", "pictures_out")
     any_port = {f"{name}_port": 0 for name in ports}
-    async with open_broker(BrokerConfig(data_dir=folder, **{**any_port, **options})) as broker:
-        running = asyncio.create_task(broker.run())
-        try:
-            yield broker
-            assert not running.done(), running
-        finally:
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
+    config = BrokerConfig(data_dir=folder, **{**any_port, **options})
+    usual = server._fleet_config
+
+    def patient(*given: Any) -> FleetConfig:
+        return replace(usual(*given), probe=probe, suspect=_LONG, lease=2 * _LONG)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "_fleet_config", patient)
+        for socket_options in (CONTROL_OPTIONS, OPERATOR_OPTIONS, DATA_OPTIONS, PICTURE_OPTIONS):
+            patch.setitem(socket_options, zmq.HANDSHAKE_IVL, round(_LONG * 1000))
+        async with open_broker(config) as broker:
+            running = asyncio.create_task(broker.run())
+            try:
+                yield broker
+                assert not running.done(), running
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
 
 class Sockets:

@@ -52,7 +52,7 @@ async def running(folder: Path) -> AsyncIterator[Site[BrokerProcess]]:
 
     def listens() -> bool:
         assert process.poll() is None, (folder / "log").read_text()
-        return (folder / "pictures.ipc").exists()
+        return " ready: " in (folder / "log").read_text()
 
     try:
         await until(listens, "the broker's sockets")

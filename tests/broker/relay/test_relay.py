@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -112,18 +113,21 @@ async def test_a_flood_of_a_devices_own_statuses_is_cut_off_before_the_api_has_t
     publisher = await publishing(site, evil)
     end = publisher.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
+    began = time.monotonic()
     for _ in range(10_000):
         await publisher.send_multipart(state("evil"))
     cut = await end.poll(PATIENCE * 1000)
     publisher.disable_monitor()
     end.close(linger=0)
+    assert await listener.poll(PATIENCE * 1000)
     heard = 0
     while await listener.poll(200):
         await listener.recv_multipart()
         heard += 1
 
+    allowed = SPARSE.burst + SPARSE.each_second * (time.monotonic() - began)
     assert cut
-    assert 0 < heard < 2 * SPARSE.burst
+    assert 0 < heard <= allowed < 10_000
 
 
 async def test_pictures_are_their_holders_too(site: Here) -> None:
@@ -164,7 +168,7 @@ async def test_who_floods_with_what_is_not_its_own_is_cut_off_and_others_are_hea
     hostile, publisher = await publishing(site, evil), await publishing(site, device)
     ends = hostile.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
-    for _ in range(3000):
+    for _ in range(8000):
         await hostile.send_multipart(message(Kind.PRED, "door", gen, b"forged"))
     await publisher.send_multipart(message(Kind.PRED, "door", gen, b"end"))
 
