@@ -403,7 +403,9 @@ async def _in_thread(do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -
     try:
         await asyncio.shield(doing)
     except asyncio.CancelledError:
-        await asyncio.wait({doing})
+        while not doing.done():  # a second signal cancels this wait, too
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({doing})
         raise
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket as tcp_sockets
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -703,6 +704,28 @@ async def test_a_data_directory_belongs_to_one_broker(site: Site) -> None:
             pass
 
     await site.ready("cam-7")
+
+
+async def test_a_store_in_use_is_waited_for_however_often_the_broker_is_told_to_stop() -> None:
+    """Ctrl-C in a terminal goes to all of a fleet, and whoever started the broker ends it, too."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        begun.set()
+        may_end.wait(PATIENCE)
+
+    writing = asyncio.create_task(server._in_thread(write))
+    assert await asyncio.to_thread(begun.wait, PATIENCE)
+    for _ in range(3):
+        writing.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    was_waited_for = not writing.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+
+    assert was_waited_for
 
 
 @pytest.mark.parametrize("plane", PLANES)
