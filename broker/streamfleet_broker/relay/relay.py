@@ -13,6 +13,7 @@ thread: previews never delay predictions, and neither delays heartbeats. ZAP is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -22,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import zmq
 
-from streamfleet_broker.errors import BrokerError, RelayDied
+from streamfleet_broker.errors import RelayDied
 from streamfleet_broker.fleet.effects import Domain
 from streamfleet_broker.fleet.records import Record, Write
 from streamfleet_broker.relay.in_flight import InFlight
@@ -63,8 +64,7 @@ from streamfleet_core.runtime.curve import serve
 
 logger = logging.getLogger(__name__)
 
-START_TIMEOUT = 5.0  # seconds
-STOP_TIMEOUT = 2.0  # seconds
+STOP_TIMEOUT = 5.0  # seconds for each thread, as the whole machine may stand still for some
 TICK = 0.5  # seconds between two checks of connections
 AT_ONCE = 256  # messages in a row, before the other sockets are polled
 SUBSCRIPTIONS_AT_ONCE = 32
@@ -180,7 +180,7 @@ class Relay:
             target=_relay, args=(self, traffic, wire, started), name=traffic.name, daemon=True
         )
         thread.start()
-        endpoints = started.result(START_TIMEOUT)
+        endpoints = started.result()
         self._threads.append(thread)
         return endpoints
 
@@ -208,20 +208,20 @@ def _relay(
     started: Future[tuple[str, str]],
 ) -> None:
     """The main function of a relay thread: opens its sockets, forwards messages, and closes them."""
-    forwarder = Forwarder(relay, traffic)
-    try:
+    with contextlib.ExitStack() as closing:
         try:
+            forwarder = Forwarder(relay, traffic)
+            closing.callback(forwarder.close)
             started.set_result(wire(forwarder))
-        except BrokerError as exc:
+        except Exception as exc:  # `start` raises it
             started.set_exception(exc)
             return
-        forwarder.run()
-    except zmq.ContextTerminated:
-        logger.debug("%s ends with its context", traffic.name)
-    except Exception:
-        logger.exception("%s", traffic.name)
-    finally:
-        forwarder.close()
+        try:
+            forwarder.run()
+        except zmq.ContextTerminated:
+            logger.debug("%s ends with its context", traffic.name)
+        except Exception:
+            logger.exception("%s", traffic.name)
 
 
 class Sink:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,8 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from streamfleet_broker.relay.relay import SPARSE
+from streamfleet_broker.relay import relay as module
+from streamfleet_broker.relay.relay import PREDICTIONS, SPARSE, Relay, Rules
 from streamfleet_broker.server import Broker
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic
 from streamfleet_core.protocol.messages import Refused
@@ -24,6 +26,7 @@ from streamfleet_core.protocol.requests import (
     RemoveDevice,
     RemoveSubscriber,
 )
+from streamfleet_core.runtime.curve import new_key_pair
 from tests.fakes.broker_clients import SPEC, Curve, Device, Site, Sockets, message, serving
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import short_folder
@@ -343,3 +346,19 @@ async def test_the_keys_of_limited_subscribers_open_no_device_itself(site: Here)
     assert device.subscribers == (all_.own.public,)
     refused = await site.operator().ask(AddSubscriber("one", "cam-7", pipelines=("door",)))
     assert "a device cannot enforce limits" in str(refused)
+
+
+# starting -------------------------------------------------------------------------------------------------
+
+
+def test_a_relay_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_descriptors(*_: object) -> object:
+        raise zmq.ZMQError(errno.EMFILE)
+
+    monkeypatch.setattr(module, "Forwarder", without_descriptors)
+    relay = Relay(new_key_pair(), Rules.of(()), lambda _key, _seconds: None)
+
+    with pytest.raises(zmq.ZMQError, match="Too many open files"):
+        relay.start(PREDICTIONS, "tcp://127.0.0.1:*", "inproc://here", "tcp://127.0.0.1:*")
+
+    relay.stop()
