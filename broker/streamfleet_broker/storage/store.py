@@ -41,15 +41,17 @@ FILE, WITNESS = "store.db", "store.witness"
 
 _DIGEST = 16  # bytes
 _MODULUS: int = 1 << (8 * _DIGEST)
+_LOCKED = "database is locked"
 _UNAVAILABLE = {  # errors of SQLite that do not mean that the file is damaged
+    _LOCKED,
     "attempt to write a readonly database",
-    "database is locked",
     "database or disk is full",
     "disk I/O error",
     "locking protocol",
     "unable to open database file",
 }
 _SCHEMA = """
+BEGIN;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE rows (
     kind TEXT NOT NULL,
@@ -58,6 +60,7 @@ CREATE TABLE rows (
     rev INTEGER NOT NULL,
     PRIMARY KEY (kind, key)
 ) STRICT, WITHOUT ROWID;
+COMMIT;
 """
 Key = tuple[str, str]  # kind and key of a row
 
@@ -245,7 +248,9 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         try:
             _prepare(connection)
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as exc:
+            if str(exc) == _LOCKED:  # for a moment: an exclusive connection would keep out all backups
+                raise
             # A full disk has no room for the shared index. An exclusive connection keeps it in memory.
             connection.close()
             connection = sqlite3.connect(

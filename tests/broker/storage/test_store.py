@@ -27,6 +27,7 @@ from streamfleet_broker.fleet.records import (
     TokenRecord,
     Write,
 )
+from streamfleet_broker.storage import store as module
 from streamfleet_broker.storage.store import Store
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink, to_plain
 
@@ -208,6 +209,43 @@ def test_a_locked_file_refuses_writes_and_takes_them_again(folder: Path) -> None
     blocker.close()
 
     store.commit([put("floor", "gen", FloorRecord(1))])
+    store.close()
+
+
+def test_a_file_that_is_locked_for_a_moment_is_not_opened_for_oneself_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Store(folder).close()
+    monkeypatch.setattr(module, "BUSY_TIMEOUT", 0.01)
+    blocker = sqlite3.connect(folder / "store.db", isolation_level=None)
+    blocker.execute("PRAGMA locking_mode = EXCLUSIVE")
+    blocker.execute("BEGIN IMMEDIATE")
+    prepare = module._prepare
+
+    def prepare_once(connection: sqlite3.Connection) -> None:
+        try:
+            prepare(connection)
+        finally:
+            blocker.close()
+
+    monkeypatch.setattr(module, "_prepare", prepare_once)
+
+    with pytest.raises(StoreUnusable, match="cannot be used: database is locked"):
+        Store(folder)
+
+
+def test_a_first_start_that_is_cut_short_leaves_nothing_half_made(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = module._SCHEMA
+    monkeypatch.setattr(module, "_SCHEMA", schema.replace("TABLE rows", "TABLE meta"))  # it exists
+    with pytest.raises(StoreUnusable, match="meta already exists"):
+        Store(folder)
+    monkeypatch.setattr(module, "_SCHEMA", schema)
+
+    store = Store(folder)
+
+    assert store.records == ()
     store.close()
 
 
