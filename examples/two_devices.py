@@ -21,8 +21,8 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 def call(method: str, path: str, **body: object) -> dict[str, Any]:
     """The answer's JSON; an error ends the program with the reason that the fleet gave."""
     try:
-        response = requests.request(method, URL + path, json=body or None, headers=HEADERS, timeout=10)
-    except requests.ConnectionError as exc:
+        response = requests.request(method, URL + path, json=body or None, headers=HEADERS, timeout=60)
+    except requests.RequestException as exc:
         sys.exit(f"cannot reach {URL}: {exc}")
     answer = response.json()
     if not response.ok:
@@ -43,18 +43,26 @@ def start(video: str, model_id: str, device: str, port: int) -> str:
     return answer["context"]["pipeline_id"]
 
 
+def report(pipeline_id: str) -> tuple[list[str], float]:
+    """The states of its sources, and frames a second."""
+    told = call("GET", f"/status/{pipeline_id}")["report"]
+    return [source["state"] for source in told["sources_metadata"]], told["inference_throughput"]
+
+
 if len(sys.argv) < 4:
     sys.exit(__doc__)
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly; the pipelines go on
 video, model_id, *devices = sys.argv[1:]
 pipelines = {start(video, model_id, device, 12000 + i): device for i, device in enumerate(devices)}
 
+for pipeline_id in pipelines:
+    while {"NOT_STARTED", "INITIALISING"}.intersection(report(pipeline_id)[0]):
+        time.sleep(0.2)
 for _ in range(5):
     time.sleep(1)
     for pipeline_id, device in pipelines.items():
-        report = call("GET", f"/status/{pipeline_id}")["report"]
-        states = [source["state"] for source in report["sources_metadata"]]
-        print(f"{device}: {states} {report['inference_throughput']:.1f} frames/s", flush=True)
+        states, rate = report(pipeline_id)
+        print(f"{device}: {states} {rate:.1f} frames/s", flush=True)
 
 for pipeline_id in pipelines:
     call("POST", f"/terminate/{pipeline_id}")
