@@ -82,4 +82,5 @@ def test_a_new_user_sees_predictions_and_starts_again_at_once(checkout: Path) ->
     assert all(each["emitted"] for each in pipelines)
     assert has_tools == 1
     assert "installing" not in again
-    assert list((checkout / ".venv").rglob("scipy/interpolate/__pycache__/*.pyc"))  # for processes that write none
+    # For processes that write none.
+    assert list((checkout / ".venv").rglob("scipy/interpolate/__pycache__/*.pyc"))
