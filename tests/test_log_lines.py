@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfleet_core.protocol.rates import Rate
-from streamfleet_core.runtime.program import MAX_LINE, MAX_TRACE, WARNINGS, OneLine, Sparing, one_line
+from streamfleet_core.runtime.program import MAX_LINE, MAX_TRACE, WARNINGS, OneLine, RepeatFilter, one_line
 from tests.fakes.patience import PATIENCE
 
 FORMAT = OneLine("%(asctime)s %(levelname)s part: %(message)s")
@@ -129,10 +129,10 @@ logging.warning("something else")
 
 def test_the_next_warning_that_is_written_says_how_many_were_not() -> None:
     now = 0.0
-    sparing = Sparing(Rate(1, 2), lambda: now)
+    repeat_filter = RepeatFilter(Rate(1, 2), lambda: now)
     record = logging.makeLogRecord({"levelno": logging.WARNING, "msg": "refused %s", "args": ("x",)})
 
-    assert [sparing.filter(record) for _ in range(5)] == [True, True, False, False, False]
+    assert [repeat_filter.filter(record) for _ in range(5)] == [True, True, False, False, False]
     now = 1.0
-    assert sparing.filter(record)
+    assert repeat_filter.filter(record)
     assert record.getMessage() == "refused x (3 like this were left out)"

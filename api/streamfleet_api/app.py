@@ -63,7 +63,7 @@ from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_api.web.handshakes import KnownNetworks
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import Invalid
-from streamfleet_core.runtime.descriptors import DescriptorWatch, look
+from streamfleet_core.runtime.descriptors import DescriptorWatch, read_descriptors
 
 _ANSWERED = (
     BadModel,
@@ -114,7 +114,7 @@ class Services:
             predictions=Predictions(context, config.predictions, config.keys, subscribers, pipeline_cache),
             event_feed=EventFeed(broker, subscribers, pipeline_cache),
             previews=Previews(context, config.pictures, config.keys, subscribers),
-            connections=Connections(config.limits or Limits.of(look().limit)),
+            connections=Connections(config.limits or Limits.of(read_descriptors().limit)),
             known_networks=KnownNetworks(),
             descriptors=DescriptorWatch(),
         )

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt. Pure: randomness comes in as a number."""
+"""The time to wait before the next attempt. Pure: the caller passes the random number."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ class Backoff:
     first: float  # seconds, after the first failure
     limit: float  # seconds, at most
     factor: float = 2.0
-    jitter: float = 0.5  # the part of a pause that chance decides: 0 none of it, 1 all ("full jitter")
+    jitter: float = 0.5  # the part of a pause that is random: 0 none of it, 1 all ("full jitter")
     failures: int = 0  # since the last success
 
     def failed(self, chance: float = 1.0) -> float:
-        """Seconds to wait now, and more the next time."""
+        """Count a failure, and return the seconds to wait now."""
         pause = self.pause(chance)
         self.failures += 1
         return pause
 
     def pause(self, chance: float = 1.0) -> float:
-        """Seconds to wait now; `chance`, in [0, 1), spreads the attempts of a fleet."""
+        """Return the seconds to wait now. `chance`, in [0, 1), spreads the attempts of a fleet."""
         whole = min(self.limit, self.first * self.factor ** min(self.failures, 32))
         return whole * (1 - self.jitter * (1 - chance))
 
     def succeeded(self) -> None:
-        """The next failure waits as the first one did."""
+        """Reset: the next failure waits as long as the first one."""
         self.failures = 0

@@ -1,4 +1,4 @@
-"""What the sockets of all clients of the broker have in common."""
+"""Options that all sockets connecting to the broker share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from streamfleet_core.runtime.keepalive import KEEPALIVE
 
 
 def configure(socket: zmq.Socket[Any], *, largest: int, reconnect: tuple[int, int] = (100, 2000)) -> None:
-    """Set the options, before the socket connects.
+    """Set the options. Call it before the socket connects.
 
-    `largest`: bytes of a frame, after which the connection is cut. `reconnect`: milliseconds until the first
-    attempt to connect again, and at most.
+    Args:
+        largest: bytes of the largest frame; a larger one ends the connection.
+        reconnect: milliseconds until the first attempt to reconnect, and the most between two attempts.
     """
     socket.linger = 0
     socket.ipv6 = True

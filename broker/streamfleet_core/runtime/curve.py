@@ -1,4 +1,4 @@
-"""CURVE on sockets: who is a client with which keys, and who is a server that asks ZAP whom to let in.
+"""CURVE on sockets: clients with their keys, and servers that ask a ZAP handler which clients may connect.
 
 CURVE is ZeroMQ RFC 26, ZAP is RFC 27. `peers.allow_list` decides, with the keys in memory only.
 """
@@ -12,7 +12,7 @@ import zmq
 
 from streamfleet_core.protocol.values import KeyPair
 
-ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # where libzmq asks, in the context of the socket that accepts
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # libzmq sends ZAP requests here, within a context
 
 Socket = TypeVar("Socket", bound="zmq.Socket[Any]")
 
@@ -24,36 +24,36 @@ def new_key_pair() -> KeyPair:
 
 
 def public_of(secret: str) -> str:
-    """The public half of a secret key. Raises: ZMQError, UnicodeEncodeError where it is no key."""
+    """The public half of a secret key. Raises: ZMQError, UnicodeEncodeError if it is not a key."""
     return zmq.curve_public(secret.encode("ascii")).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
 class CurveKeys:
-    """What a client needs: the server's public key, and a pair of its own."""
+    """The keys of a client: the server's public key, and its own pair."""
 
     server: str
     own: KeyPair
 
     def apply(self, socket: zmq.Socket[Any]) -> None:
-        """Make the socket a client, before it connects. Raises: ZMQError, UnicodeEncodeError."""
+        """Make the socket a client. Call it before it connects. Raises: ZMQError, UnicodeEncodeError."""
         socket.curve_serverkey = self.server.encode("ascii")
         socket.curve_publickey = self.own.public.encode("ascii")
         socket.curve_secretkey = self.own.secret.encode("ascii")
 
 
 def serve(socket: zmq.Socket[Any], secret: str, domain: str) -> None:
-    """Make the socket a server, before it binds, whose clients are asked for in a ZAP domain."""
+    """Make the socket a server whose clients are checked in a ZAP domain. Call it before it binds."""
     socket.curve_server = True
     socket.curve_secretkey = secret.encode("ascii")
     socket.zap_domain = domain.encode("ascii")
-    # Otherwise a context without a handler would let everybody in.
+    # Without this, a context without a ZAP handler would accept all clients.
     socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
 
 def zap_socket(context: zmq.Context[Socket]) -> Socket:
-    """The socket at which libzmq asks. Bind it before the servers of the context: it fails closed."""
-    # A ROUTER and no REP: a request that is left without a reply does not block those that follow.
+    """Bind the socket for ZAP requests. Bind it before the servers of the context, so that none is open."""
+    # ROUTER instead of REP: a request without a reply does not block the requests after it.
     socket = context.socket(zmq.ROUTER)
     socket.linger = 0
     socket.bind(ZAP_ENDPOINT)

@@ -1,4 +1,4 @@
-"""TLS with a server that is known by the fingerprint of its certificate, not by name and issuer."""
+"""TLS that verifies a server by the fingerprint of its certificate instead of its name and issuer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re
 
 
 def fingerprint_of(pem: str) -> str:
-    """Of the first certificate of a file. Raises: ValueError."""
+    """The fingerprint of the first certificate in a PEM file. Raises: ValueError."""
     found = _PEM.search(pem)
     if found is None:
-        raise ValueError("it has no certificate")
+        raise ValueError("expected a PEM certificate, got none")
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0])).hexdigest()
 
 
 def parse_fingerprint(text: str) -> str:
-    """As `openssl x509 -fingerprint -sha256` and we write it. Raises: ValueError."""
+    """Parse a fingerprint as `openssl x509 -fingerprint -sha256` or we print it. Raises: ValueError."""
     plain = text.rpartition("=")[2].replace(":", "").strip().lower()
     if not FINGERPRINT.fullmatch(plain):
         raise ValueError(f"expected the sha256 of a certificate as 64 hexadecimal digits, got {text[:80]!r}")
@@ -33,7 +33,7 @@ def parse_fingerprint(text: str) -> str:
 
 
 class PinnedContext(ssl.SSLContext):
-    """For clients: a handshake with any other certificate fails, before anything is said."""
+    """A client context: the handshake fails for any other certificate, before any data is sent."""
 
     fingerprint: str
 
@@ -42,20 +42,20 @@ class PinnedContext(ssl.SSLContext):
         context.fingerprint = fingerprint
         return context
 
-    def __init__(self, _known_by: object) -> None:
+    def __init__(self, _pin: object) -> None:
         self.minimum_version = ssl.TLSVersion.TLSv1_2
         self.check_hostname = False
-        self.verify_mode = ssl.CERT_NONE  # which is what the classes below are for
+        self.verify_mode = ssl.CERT_NONE  # the classes below verify instead
         self.sslsocket_class = _PinnedSocket
         self.sslobject_class = _PinnedObject
 
     def expected(self) -> str:
-        """The fingerprint, at each handshake."""
+        """The fingerprint to expect. Called at each handshake."""
         return self.fingerprint
 
 
 class FilePinnedContext(PinnedContext):
-    """The same for a server of this machine that tells its certificate, which may be renewed, in a file."""
+    """The same for a local server that writes its current fingerprint to a file, as it may change."""
 
     path: Path
 
@@ -65,23 +65,23 @@ class FilePinnedContext(PinnedContext):
         return context
 
     def expected(self) -> str:
-        """Raises: ssl.SSLCertVerificationError."""
+        """Read the fingerprint. Raises: ssl.SSLCertVerificationError."""
         try:
             return parse_fingerprint(self.path.read_text("ascii"))
         except (OSError, ValueError) as exc:
-            raise ssl.SSLCertVerificationError(1, f"{self.path} tells no certificate: {exc}") from exc
+            raise ssl.SSLCertVerificationError(1, f"{self.path}: no fingerprint can be read: {exc}") from exc
 
 
 class _PinnedSocket(ssl.SSLSocket):
     def do_handshake(self, block: bool = False) -> None:
-        """Raises: ssl.SSLCertVerificationError."""
+        """Shake hands, and verify the certificate. Raises: ssl.SSLCertVerificationError."""
         super().do_handshake(block)
         _check(self.context, self.getpeercert(binary_form=True))
 
 
 class _PinnedObject(ssl.SSLObject):
     def do_handshake(self) -> None:
-        """Raises: ssl.SSLCertVerificationError."""
+        """Shake hands, and verify the certificate. Raises: ssl.SSLCertVerificationError."""
         super().do_handshake()
         _check(self.context, self.getpeercert(binary_form=True))
 

@@ -1,4 +1,4 @@
-"""Private files: written 0600 and whole, refused when others may read them. (S8)"""
+"""Private files: written atomically with mode 0600, and refused if other users may read them. (S8)"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamfleet_core.protocol.errors import ProtocolError
 
 
 class KeyExposed(ProtocolError):
-    """A private file that others than its owner may read or write."""
+    """A private file that users other than its owner may read or write."""
 
     def __init__(self, path: Path, mode: int) -> None:
         super().__init__(f"{path} has the rights {mode:04o}, expected 0600: run 'chmod 600 {path}'")
@@ -21,7 +21,7 @@ class KeyExposed(ProtocolError):
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that only its owner may read; a reader sees the old content or the new, never half."""
+    """Write a file that only its owner may read. Readers see the old content or the new, never a part."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -37,7 +37,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """Raises: KeyExposed when others have rights to the file, FileNotFoundError."""
+    """Read a private file. Raises: KeyExposed if other users have rights to it, FileNotFoundError."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise KeyExposed(path, mode)

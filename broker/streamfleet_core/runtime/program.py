@@ -1,4 +1,4 @@
-"""How each program of ours begins. It loads nothing but the standard library."""
+"""The start of each of our programs: missing packages and logging. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from streamfleet_core.protocol.rates import Bucket, Rate
 
 MAX_LINE = 4096  # characters of a line of a log
 MAX_TRACE = 200  # lines of a traceback
-WARNINGS = Rate(0.5, 60)  # lines of one place in the code
+WARNINGS = Rate(0.5, 60)  # lines per place in the code, and the burst
 
 _OURS = ("streamfleet", "streamfleet_api", "streamfleet_broker", "streamfleet_core", "streamfleet_worker")
 
 
 @contextlib.contextmanager
 def needing(program: str, extras: str, *later: str) -> Iterator[None]:
-    """Around its imports: what others have made and nobody installed ends it with one line and code 2.
+    """Wrap the imports of a program: a missing third-party package ends it with one line and exit code 2.
 
-    `later`: modules that its children alone import.
+    `later`: modules that only its child processes import.
     """
     try:
         for name in later:
@@ -40,13 +40,13 @@ def needing(program: str, extras: str, *later: str) -> Iterator[None]:
 
 
 def log_as(part: str) -> None:
-    """On stderr, a line an event, from every part in the same order: when, how grave, who, what."""
-    # Here, because a program that lacks what this needs must still be able to say so.
+    """Log to stderr, one line per event, in the same format for each program: time, level, part, message."""
+    # Imported here, so that a program without this dependency can still report it.
     from streamfleet_core.protocol.source_reference import redacted
 
     handler = logging.StreamHandler()
     handler.setFormatter(OneLine(f"%(asctime)s %(levelname)s {part}: %(message)s", redacted))
-    handler.addFilter(Sparing())
+    handler.addFilter(RepeatFilter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     sys.excepthook = _log_bug
 
@@ -54,12 +54,11 @@ def log_as(part: str) -> None:
 _LOGGERS = ("streamfleet", "root")  # of ours
 
 
-class Sparing(logging.Filter):
-    """Of what strangers may cause without end only as many lines of one place in the code as somebody reads.
+class RepeatFilter(logging.Filter):
+    """Limits the rate of lines per place in the code, so that strangers cannot flood the log.
 
-    That is each warning of ours, and all that libraries log: they know no strangers.
-
-    The next that is written says how many were not.
+    It applies to our warnings, and to all records of libraries.
+    The next line that passes says how many were left out.
     """
 
     def __init__(self, rate: Rate = WARNINGS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,7 +69,7 @@ class Sparing(logging.Filter):
         self._left_out: dict[tuple[str, int], int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is written."""
+        """Return whether the record is written."""
         if record.levelno != logging.WARNING and record.name.startswith(_LOGGERS):
             return True
         place = record.pathname, record.lineno
@@ -83,31 +82,31 @@ class Sparing(logging.Filter):
 
 
 class OneLine(logging.Formatter):
-    """What a peer said can neither forge a line of ours, nor steer the terminal that shows it.
+    """Writes one line per record: text from a peer can neither forge a line nor control the terminal.
 
-    A line begins with its time; what follows it, of a traceback, is indented. Whatever an error of a library
-    repeats of an address, `redact` hides what opens a door in it.
+    A line begins with its time; the lines of a traceback are indented. `redact` hides the secrets of an
+    address that the error of a library repeats.
     """
 
     def __init__(self, line: str, redact: Callable[[str], str] = str) -> None:
         super().__init__(line)
         self._redact = redact
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of logging
-        """The line itself."""
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Format the line itself."""
         return one_line(self._redact(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        """The lines of a traceback."""
+        """Format the lines of a traceback."""
         return _indented(super().formatException(ei), self._redact)
 
     def formatStack(self, stack_info: str) -> str:  # noqa: N802
-        """The lines of a stack."""
+        """Format the lines of a stack."""
         return _indented(super().formatStack(stack_info), self._redact)
 
 
 def one_line(text: str) -> str:
-    """Fit to be one line of a log: no control, bidirectional or invisible character, and not too long."""
+    """Make text fit for one log line: escape control, bidirectional and invisible characters, and cut it."""
     if len(text) > MAX_LINE:
         text = text[: MAX_LINE - 1] + "…"
     return text if text.isprintable() else "".join(map(_escaped, text))
@@ -125,7 +124,7 @@ def _indented(text: str, redact: Callable[[str], str]) -> str:
 
 
 def _log_bug(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
-    """Python would write what a peer said as it came."""
+    """Log an uncaught exception. Python itself would print a peer's text without escaping it."""
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, exc, trace)
         return

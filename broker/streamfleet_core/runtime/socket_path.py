@@ -1,4 +1,4 @@
-"""Where unix sockets can lie: the kernel gives a path 107 bytes, and ZeroMQ takes it as text in UTF-8."""
+"""Paths of unix sockets: the kernel allows 107 bytes, and ZeroMQ expects text in UTF-8."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MAX_BYTES = 107
 
 
 def problem_with(folder: Path, longest: str) -> str:
-    """Why no sockets can lie in a folder, for people; "" when they can. `longest`: the longest name there."""
+    """Say why sockets cannot lie in a folder, or "" if they can. `longest`: the longest socket name in it."""
     try:
         length = len(str(folder / longest).encode())
     except UnicodeEncodeError:

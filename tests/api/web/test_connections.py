@@ -110,7 +110,7 @@ def test_all_places_are_fewer_than_the_descriptors(descriptors: int, total: int)
 def test_the_alarm_begins_at_four_fifths_and_ends_well_below() -> None:
     alarm = Alarm()
 
-    changes = [alarm.see(Descriptors(count, 100)) for count in (79, 80, 99, 75, 69, 75, 80)]
+    changes = [alarm.update(Descriptors(count, 100)) for count in (79, 80, 99, 75, 69, 75, 80)]
 
     assert changes == [False, True, False, False, True, False, True]
     assert str(Descriptors(80, 100)) == "80 of 100 file descriptors are open"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from streamfleet_core.runtime import descriptors
-from streamfleet_core.runtime.descriptors import DescriptorWatch, look, raise_limit
+from streamfleet_core.runtime.descriptors import DescriptorWatch, raise_limit, read_descriptors
 from tests.fakes.patience import PATIENCE
 
 
@@ -42,7 +42,7 @@ async def test_few_descriptors_are_told_while_there_are_few(
     watch = DescriptorWatch()
     watching = asyncio.create_task(watch.run())
     try:
-        with limited(int(look().open / 0.85)):
+        with limited(int(read_descriptors().open / 0.85)):
             await until(lambda: watch.warning)
             assert "file descriptors are open" in watch.warning
         await until(lambda: not watch.warning)
@@ -60,4 +60,4 @@ def test_a_process_takes_what_the_kernel_gives() -> None:
     with limited(most // 2):
         raise_limit()
 
-        assert look().limit == most
+        assert read_descriptors().limit == most

@@ -22,7 +22,7 @@ from streamfleet_api.roboflow.tcp.framing import BadFrame, Frame, framed
 from streamfleet_api.roboflow.tcp.replies import Response, failure, reply, timed_out
 from streamfleet_api.web.acceptor import Acceptor
 from streamfleet_api.web.access import Network, address_of, is_trusted
-from streamfleet_core.runtime.descriptors import look
+from streamfleet_core.runtime.descriptors import read_descriptors
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class ManagerServer:
         self._executing: dict[asyncio.Task[None], _Connection] = {}
         self._loop = asyncio.get_running_loop()
         self._logged_at = float("-inf")
-        self._most_reading = min(MAX_READING, int(look().limit * _SHARE))
+        self._most_reading = min(MAX_READING, int(read_descriptors().limit * _SHARE))
 
     async def start(self) -> None:
         """Start accepting."""
