@@ -21,6 +21,7 @@ from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_core.runtime.pinned_tls import PinnedContext
+from streamfleet_core.runtime.waiting import is_set_within
 from streamfleet_worker.decisions.reconcile_events import ModelFetched, ModelRefused
 
 logger = logging.getLogger(__name__)
@@ -126,10 +127,7 @@ class Models:
             else:
                 self._on_event(ModelFetched(digest, manifest))
                 return
-            try:
-                await asyncio.wait_for(changed.wait(), backoff.failed(self._rng()))
-            except asyncio.TimeoutError:
-                continue
+            await is_set_within(changed, backoff.failed(self._rng()))
 
     async def _bring_once(self, digest: str) -> Manifest:
         """Raises: FetchError."""

@@ -19,6 +19,7 @@ from streamfleet_core.datasets.spool import Entry, Spool
 from streamfleet_core.protocol.picked_sample import MAX_PICKED, PICKED, Picked
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_core.runtime.pinned_tls import PinnedContext
+from streamfleet_core.runtime.waiting import is_set_within
 from streamfleet_worker.agent.model_cache import Source
 
 logger = logging.getLogger(__name__)
@@ -92,10 +93,7 @@ class Uploader:
                     await self._send_all()
             except (Unsent, httpx.HTTPError, OSError) as exc:
                 wait = self._failed(exc)
-            try:
-                await asyncio.wait_for(changed.wait(), wait)
-            except asyncio.TimeoutError:
-                continue
+            await is_set_within(changed, wait)
 
     def _failed(self, exc: Exception) -> float:
         """The seconds until it is tried again."""
