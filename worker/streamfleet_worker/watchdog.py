@@ -76,8 +76,11 @@ def _start(stop: int) -> _Agent | Callable[[], None]:
     """The new agent; in it, what it is to call at each turn."""
     supervisor = os.getpid()
     turns, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    # Our SIGTERM waits until the agent has no handler of ours any more, which would drop it.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(ours)
         return _Agent(pid, os.pidfd_open(pid), turns)
     tie_to_parent()
@@ -87,6 +90,7 @@ def _start(stop: int) -> _Agent | Callable[[], None]:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     logging.getLogger().handlers.clear()
     for descriptor in (turns, stop):
         os.close(descriptor)
@@ -111,10 +115,16 @@ def _watch(agent: _Agent, stop: int) -> tuple[int, bool]:
         elif not ready:
             logger.warning("the agent has not turned for %.0f s and is killed", HUNG if alive else LOADING)
             _kill(agent)
+    alive = alive or _has_turned(agent)  # it may have turned and ended since we looked
     _, status = os.waitpid(agent.pid, 0)
     os.close(agent.pidfd)
     os.close(agent.turns)
     return os.waitstatus_to_exitcode(status), alive
+
+
+def _has_turned(agent: _Agent) -> bool:
+    """Of one that has ended: is there a turn that nobody has read?"""
+    return _is_set(agent.turns, 0) and bool(os.read(agent.turns, 1))
 
 
 def _end(agent: _Agent) -> None:
