@@ -60,6 +60,7 @@ TICK = 0.1  # seconds
 QUIET = 2.0  # seconds without a change to store
 WRITE_TIMEOUT = 0.5  # seconds for the disk at an orderly stop
 STOP_TIMEOUT = 1.5  # seconds for the children at an orderly stop
+GOODBYE = 1000  # milliseconds for the goodbye to leave this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +187,7 @@ class Agent:
         await self._models.close()
         await self._uploader.close()
         await self._supervisor.stop(STOP_TIMEOUT)
-        await asyncio.sleep(TICK)  # a socket without linger drops what its thread has not sent yet
-        self._link.close()
+        self._link.close(linger=GOODBYE)
         self._context.destroy(linger=0)
         self._status.close()
         self._fence.close()

@@ -63,15 +63,15 @@ class Link:
         except zmq.ZMQError as exc:
             logger.error("%s is no address: %s", endpoint, exc)
 
-    def close(self) -> None:
-        """Forget the socket and all that is under way on it."""
+    def close(self, *, linger: int = 0) -> None:
+        """Forget the socket. What was sent and is still here gets so many milliseconds to leave."""
         for task in self._tasks:
             task.cancel()
         self._tasks = ()
         if self._socket is not None and self._monitor is not None:
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
-            self._socket.close(linger=0)
+            self._socket.close(linger)
             self._socket = self._monitor = None
 
     def send(self, envelope: Envelope) -> bool:
