@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 
+from tests.fakes.patience import PATIENCE
+
 
 def main() -> None:
+    from streamfleet_worker import main as program
     from streamfleet_worker.agent import supervisor
     from streamfleet_worker.agent.agent import Entries
-    from streamfleet_worker.main import run
 
     children = "tests.fakes.children"
     supervisor.PRELOAD = ["streamfleet_worker.ipc.forkserver", children]  # what a camera needs takes seconds
-    sys.exit(run(Entries(f"{children}:camera", f"{children}:engine")))
+    program.HANG = PATIENCE  # who stops it for a while wants it to go on, and nobody starts it again
+    sys.exit(program.run(Entries(f"{children}:camera", f"{children}:engine")))
 
 
 if __name__ == "__main__":

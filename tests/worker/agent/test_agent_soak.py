@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def test_starts_and_stops_leave_nothing(broker: Broker, worker: Worker, model: P
             start_and_stop(broker, f"p{number}", manifest)
         wait_for(lambda: not worker.children("camera"), "no camera is left")
         wait_for(lambda: not any((worker.data / "run/progress").iterdir()), "no progress is left")
-        looks.append(holdings(worker))
+        looks.append(settled(worker))
         print(looks[-1])
 
     first, last = looks[0], looks[-1]
@@ -89,6 +89,20 @@ def start_and_stop(broker: Broker, pipeline_id: str, manifest: Manifest) -> None
     broker.await_status(pipeline_id, "running")
     answer = broker.ask(ChangePipeline(pipeline_id, "stop", int(PATIENCE * 1000)))
     assert from_plain(answer, Changed).confirmed
+
+
+def settled(worker: Worker) -> Holdings:
+    """When nothing changes any more: engine and publisher notice in their own time who has gone."""
+    looks: list[Holdings] = []
+
+    def are_alike() -> bool:
+        looks.append(holdings(worker))
+        if replace(looks[-1], memory={}) != replace(looks[0], memory={}):
+            del looks[:-1]
+        return len(looks) == 20
+
+    wait_for(are_alike, "nothing changes")
+    return looks[-1]
 
 
 def holdings(worker: Worker) -> Holdings:

@@ -263,10 +263,11 @@ async def test_children_of_a_killed_fork_server_die_and_the_next_ones_are_starte
     pid = children.supervisor.pid(CHILD)
     assert pid is not None
 
-    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGKILL)
     await children.until_exited()
 
-    assert not exists(pid)
+    await children.until(lambda: not exists(pid) and not exists(server))
     again = Children()
     again.start("polite")
     await again.until_heard()
@@ -277,12 +278,14 @@ async def test_children_of_a_killed_fork_server_die_and_the_next_ones_are_starte
 async def test_a_fork_server_that_hangs_is_replaced(children: Children) -> None:
     children.start("polite")
     await children.until_heard()
-    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGSTOP)  # type: ignore[attr-defined]
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGSTOP)
 
     impatient = Children(fork_patience=0.3)
     impatient.start("polite")
     assert await impatient.until_exited() is None
     await children.until_exited()
+    await children.until(lambda: not exists(server))
 
     again = Children()
     again.start("polite")
