@@ -50,6 +50,8 @@ DATA = SHARED / "data"
 _BEGINNING = 2 * PATIENCE  # for the first child, with which all that any of them needs is loaded
 _ENDING = 8.0  # seconds for a child that was told to stop: fewer than a silent source has for its answer
 _MARKER = b"marker"
+_ROOM = 16 << 20  # bytes
+_SO_RCVBUFFORCE = 33  # of Linux; Python has no name for it
 
 T = TypeVar("T")
 
@@ -141,7 +143,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        _make_room(self._socket)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.settimeout(0.1)
         self.sink = UdpSink("127.0.0.1", self._socket.getsockname()[1])
@@ -289,6 +291,14 @@ class Stand:
         child = Child(entry, config)
         self._children.append(child)
         return child
+
+
+def _make_room(receiver: socket.socket) -> None:
+    """Let all datagrams of a film wait while the thread that reads them stands still."""
+    try:
+        receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+    except OSError:  # only root may have more than the system gives to others
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
 
 
 def until_ended(camera: Child) -> CameraReport:

@@ -12,6 +12,7 @@ from tests.fakes.models import manifest_of, write_constant_model
 from tests.fakes.stand import Receiver, Stand, is_camera, until_ended, wait_for, write_video
 
 FRAMES = 320
+PACE = 40  # frames a second: what is to be changed must not be over when this process stands still meanwhile
 
 
 @pytest.fixture
@@ -25,8 +26,9 @@ def two_boxes(stand: Stand) -> Manifest:
     return manifest
 
 
-def after(stand: Stand, frames: int) -> None:
-    wait_for("some frames", lambda: len(stand.receiver.datagrams) > frames)
+def after(stand: Stand, frames: int, *, gen: int = 1) -> None:
+    """Wait for so many frames of a generation."""
+    wait_for("some frames", lambda: sum(one["gen"] == gen for one in stand.receiver.metadata) > frames)
 
 
 def by_gen(documents: list[dict[str, Any]], what: Any) -> dict[int, set[Any]]:
@@ -50,11 +52,11 @@ def assert_whole(stand: Stand, frames: int = FRAMES) -> None:
 
 
 def test_thresholds_change_between_two_frames(stand: Stand, two_boxes: Manifest) -> None:
-    camera = stand.camera(two_boxes, film(stand), max_fps=100, confidence=0.4)
+    camera = stand.camera(two_boxes, film(stand), max_fps=PACE, confidence=0.4)
 
-    after(stand, 40)
+    after(stand, 16)
     camera.change(2, confidence=0.7)
-    after(stand, 120)
+    after(stand, 16, gen=2)
     camera.change(3, confidence=0.4, max_detections=1, max_fps=None)
     report = until_ended(camera)
 
@@ -64,9 +66,9 @@ def test_thresholds_change_between_two_frames(stand: Stand, two_boxes: Manifest)
 
 
 def test_a_change_during_a_pause_holds_for_the_frames_that_wait(stand: Stand, two_boxes: Manifest) -> None:
-    camera = stand.camera(two_boxes, film(stand), max_fps=100)
+    camera = stand.camera(two_boxes, film(stand), max_fps=PACE)
 
-    after(stand, 40)
+    after(stand, 16)
     camera.change(2, "pause")
     camera.until("it is paused", lambda report: is_camera(report, "paused"))
     camera.change(3, "run", confidence=0.7, max_fps=None)
@@ -87,9 +89,9 @@ def test_another_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
 
 
 def test_a_slower_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
-    camera = stand.camera(two_boxes, film(stand), max_fps=100)
+    camera = stand.camera(two_boxes, film(stand), max_fps=PACE)
 
-    after(stand, 40)
+    after(stand, 16)
     camera.change(2, max_fps=10)
     report = camera.until("it is slow", lambda report: report.gen == 2 and 8 < report.fps < 12)
 
@@ -103,11 +105,11 @@ def test_a_sink_that_comes_gets_every_frame_from_there_on_and_one_that_stays_los
 ) -> None:
     other = Receiver()
     try:
-        camera = stand.camera(two_boxes, film(stand), max_fps=100)
+        camera = stand.camera(two_boxes, film(stand), max_fps=PACE)
 
-        after(stand, 40)
+        after(stand, 16)
         camera.change(2, sinks=(stand.receiver.sink, other.sink))
-        wait_for("the new sink has some", lambda: len(other.datagrams) > 40)
+        wait_for("the new sink has some", lambda: len(other.datagrams) > 16)
         camera.change(3, sinks=(other.sink,), max_fps=None)
         report = until_ended(camera)
 
@@ -127,9 +129,9 @@ def test_a_sink_that_comes_gets_every_frame_from_there_on_and_one_that_stays_los
 
 def test_a_sink_that_stays_keeps_its_counter(stand: Stand, two_boxes: Manifest) -> None:
     nowhere = type(stand.receiver.sink)("no-such-host.invalid", 9)
-    camera = stand.camera(two_boxes, film(stand), max_fps=100, sinks=(nowhere, stand.receiver.sink))
+    camera = stand.camera(two_boxes, film(stand), max_fps=PACE, sinks=(nowhere, stand.receiver.sink))
 
-    after(stand, 40)
+    after(stand, 16)
     camera.change(2, sinks=(nowhere,), max_fps=None)
     report = until_ended(camera)
 
@@ -137,11 +139,11 @@ def test_a_sink_that_stays_keeps_its_counter(stand: Stand, two_boxes: Manifest) 
 
 
 def test_a_tracker_that_is_switched_on_begins_anew(stand: Stand, two_boxes: Manifest) -> None:
-    camera = stand.camera(two_boxes, film(stand), max_fps=100, tracker="bytetrack")
+    camera = stand.camera(two_boxes, film(stand), max_fps=PACE, tracker="bytetrack")
 
-    after(stand, 40)
+    after(stand, 16)
     camera.change(2, tracker=None)
-    after(stand, 100)
+    after(stand, 16, gen=2)
     camera.change(3, tracker="bytetrack", confidence=0.7, max_fps=None)
     until_ended(camera)
 
@@ -152,9 +154,9 @@ def test_a_tracker_that_is_switched_on_begins_anew(stand: Stand, two_boxes: Mani
 
 
 def test_a_tracker_that_stays_keeps_its_ids_when_thresholds_change(stand: Stand, two_boxes: Manifest) -> None:
-    camera = stand.camera(two_boxes, film(stand), max_fps=100, tracker="bytetrack", confidence=0.7)
+    camera = stand.camera(two_boxes, film(stand), max_fps=PACE, tracker="bytetrack", confidence=0.7)
 
-    after(stand, 40)
+    after(stand, 16)
     camera.change(2, confidence=0.4, max_fps=None)
     until_ended(camera)
 

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import pairwise
+from typing import Any
 
 import cv2
 import msgpack
@@ -17,6 +19,7 @@ import zmq
 
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind
 from streamfleet_core.protocol.values import Manifest, SourceSpec, UdpSink
+from streamfleet_worker.ipc.child_messages import CameraReport
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.video.synthetic.test_pattern import FPS, LABELS, draw, truth
@@ -105,7 +108,7 @@ def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Sta
 def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: Stand, quick: Manifest) -> None:
     with hearing(stand.intake_path) as publisher:
         film = str(write_video(stand.folder / "film.avi", 1000))
-        camera = stand.camera(quick, film, gen=4, inc=0, max_fps=100)
+        camera = stand.camera(quick, film, gen=4, inc=0, max_fps=20)
         wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
         camera.change(5, "pause")
         camera.until("it is paused", lambda report: is_camera(report, "paused"))
@@ -152,7 +155,7 @@ def messages_until(publisher: Hearing, topic: bytes, key: tuple[int, int, int]) 
 
 
 def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, quick: Manifest) -> None:
-    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 300)), max_fps=100)
+    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 300)), max_fps=25)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
 
     camera.change(2, "pause")
@@ -237,7 +240,7 @@ def test_an_engine_that_is_killed_costs_a_file_no_frame(stand: Stand) -> None:
     engine = stand.engine(path, manifest)
     camera = stand.camera(manifest, str(write_video(stand.folder / "film.avi", 400)))
 
-    for count in (40, 200):
+    for count in (40, 80):
         stand.receiver.until(count)
         engine.kill()
         camera.until("it waits for the engine", lambda report: report.waiting_for_engine)
@@ -293,27 +296,37 @@ def test_a_file_that_comes_later_is_played(stand: Stand, quick: Manifest) -> Non
 # live sources
 
 
+def two_seconds(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last frames, which are so many and came evenly. Empty: there are not that many yet.
+
+    Where this machine stood still the squares did too, and the tracker has looked for them where they would
+    have been by then.
+    """
+    times = [datetime.fromisoformat(one["inference_metadata"]["frame_decoding_time"]) for one in documents]
+    gaps = [(later - earlier).total_seconds() for earlier, later in pairwise(times)]
+    begin = max((number for number, gap in enumerate(gaps, 1) if gap > 2.5 / FPS), default=0)
+    return documents[begin:] if len(documents) - begin >= 2 * FPS else []
+
+
 def test_the_squares_of_the_test_pattern_are_found_and_followed(stand: Stand, squares: Manifest) -> None:
     # None is dropped, whatever holds the machine up: the tracker would lose the squares.
     source = SourceSpec("TestPatternStreamProducer", filling="WAIT", consumption="LAZY")
     camera = stand.camera(squares, [source], tracker="bytetrack")
-    wait_for("two seconds of it", lambda: len(stand.receiver.datagrams) >= 20)
+    in_step = wait_for("two seconds of it", lambda: two_seconds(stand.receiver.documents))
     camera.until(
         "it runs at its rate",
         lambda report: is_camera(report, "running") and FPS / 2 < report.fps < FPS * 1.5,
     )
 
-    names: dict[str, set[int]] = {label: set() for label in LABELS}
     for document in stand.receiver.documents:
         predictions = sorted(document["predictions"], key=lambda one: one["class_id"])
         boxes = np.array([[one[key] for key in ("x", "y", "width", "height")] for one in predictions])
         corners = np.hstack([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2])
         assert [one["class"] for one in predictions] == list(LABELS)
         assert iou(corners, truth(document["inference_metadata"]["frame_id"])).min() > 0.7
-        for one in predictions:
-            names[one["class"]].add(one["tracker_id"])
-    assert all(len(ids) == 1 for ids in names.values())
-    assert len(set.union(*names.values())) == 3
+    names = [{one["class"]: one["tracker_id"] for one in document["predictions"]} for document in in_step]
+    assert all(of_frame == names[0] for of_frame in names)
+    assert len(set(names[0].values())) == 3
 
 
 def test_a_muted_live_source_goes_on_and_emits_nothing(stand: Stand, squares: Manifest) -> None:
@@ -341,6 +354,7 @@ def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stan
 
     resumed = {}
     for gen in range(2, 8, 2):
+        stand.receiver.settle()
         stand.receiver.until(len(stand.receiver.datagrams) + 1)
         camera.change(gen, "pause")
         camera.until("it is paused", lambda report: is_camera(report, "paused"))
@@ -361,10 +375,20 @@ def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stan
 def test_a_live_source_is_thinned_to_its_pace(stand: Stand, squares: Manifest) -> None:
     camera = stand.camera(squares, "TestPatternStreamProducer", max_fps=4)
 
-    report = camera.until("two seconds of it", lambda report: report.sources[0].received >= 20)
+    def is_thinned(report: CameraReport) -> bool:
+        """In the last two seconds; where this machine stood still, in later ones."""
+        source = report.sources[0]
+        earlier = [
+            one.sources[0] for one in camera.reports if one.sources[0].received <= source.received - 20
+        ]
+        if not earlier:
+            return False
+        received = source.received - earlier[-1].received
+        emitted = source.emitted - earlier[-1].emitted
+        thinned = source.dropped.get("max_fps", 0) - earlier[-1].dropped.get("max_fps", 0)
+        return abs(emitted - received * 4 / FPS) <= 3 and abs(thinned - received * 0.6) <= 4
 
-    assert report.emitted == pytest.approx(report.sources[0].received * 4 / FPS, abs=3)
-    assert report.sources[0].dropped["max_fps"] == pytest.approx(report.sources[0].received * 0.6, abs=4)
+    camera.until("it is thinned", is_thinned)
 
 
 def test_a_live_source_that_is_too_fast_loses_its_oldest_frames(stand: Stand) -> None:
@@ -381,12 +405,14 @@ def test_a_live_source_that_is_too_fast_loses_its_oldest_frames(stand: Stand) ->
 
 
 def test_a_live_source_goes_on_counting_after_a_restart(stand: Stand, squares: Manifest) -> None:
-    camera = stand.camera(squares, "TestPatternStreamProducer")
+    # None is dropped, whatever holds the machine up.
+    source = SourceSpec("TestPatternStreamProducer", filling="WAIT", consumption="LAZY")
+    camera = stand.camera(squares, [source])
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 3)
     camera.kill()
     before = stand.receiver.frame_ids
 
-    stand.camera(squares, "TestPatternStreamProducer", inc=2)
+    stand.camera(squares, [source], inc=2)
     wait_for("more frames", lambda: len(stand.receiver.datagrams) >= len(before) + 3)
 
     ids = stand.receiver.frame_ids
@@ -441,6 +467,8 @@ class MovieServer:
             link.settimeout(PATIENCE)
             try:
                 link.recv(4096)
+                while not self.on.wait(0.1) and not self._closing:
+                    continue  # who asks meanwhile is told nothing that would be another reason
                 link.sendall(b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace;boundary=b\r\n\r\n")
                 frame_id = 0
                 while self.on.is_set() and not self._closing:

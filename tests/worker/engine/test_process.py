@@ -146,9 +146,10 @@ def test_one_camera_that_lies_disturbs_nobody(
 
 
 def test_a_slot_that_runs_is_not_run_by_another_thread(stand: Stand, peers: list[CameraPeer]) -> None:
-    manifest = write_slow_model(stand.folder / "slow.onnx")
-    stand.engine(stand.folder / "slow.onnx", manifest, threads=2)
+    manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=10.0)
+    stand.engine(stand.folder / "endless.onnx", manifest, threads=2)
     peers.append(CameraPeer(stand).share())
+    peers[0].slots[0].input[:] = 100.0
 
     peers[0].run(0, 0)
 
