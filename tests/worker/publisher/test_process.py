@@ -82,7 +82,7 @@ def subscriber(context: zmq.Context, endpoint: str, **options: bytes | int) -> z
 def until_heard(camera: Camera, sub: zmq.Socket, what: str = "a message comes through") -> None:
     """Send until the subscriber hears, because a subscription needs its time, and until it has heard all."""
     numbers = itertools.count(1_000_000)
-    last = 0
+    last = -1  # none was sent yet
 
     def heard() -> bool:
         nonlocal last

@@ -60,7 +60,7 @@ def samples(tmp_path: Path) -> Path:
             fps=10.0,
         )
         sampler.look(draw(frame_id), document, stamp, source_id=0, now=1_700_000_000.0)
-    sampler.close(10.0)
+    sampler.close(PATIENCE)
     return tmp_path / "samples"
 
 

@@ -93,6 +93,7 @@ def test_broken_http_connections_leave_nothing(
     stand: Stand, quick: Manifest, http: HttpCamera, cut: Callable[[int], Cutter]
 ) -> None:
     cutter = cut(http.port)
+    stand.publisher()  # or the camera would look for one in each frame, with a descriptor for a moment
     child = stand.camera(quick, f"http://127.0.0.1:{cutter.port}/live")
 
     stays_flat(child, cutter)
@@ -102,6 +103,7 @@ def test_broken_rtsp_connections_leave_nothing(
     stand: Stand, quick: Manifest, rtsp: Callable[..., RtspServer], cut: Callable[[int], Cutter]
 ) -> None:
     cutter = cut(rtsp(codec="jpeg", fps=30).start().port)
+    stand.publisher()
     child = stand.camera(quick, f"rtsp://127.0.0.1:{cutter.port}/live")
 
     stays_flat(child, cutter)

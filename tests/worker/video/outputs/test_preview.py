@@ -154,7 +154,7 @@ def test_pictures_end_when_nobody_looks_any_more_and_come_again(
     camera.until("it obeys", lambda report: report.gen == 2)
     before = len(stand.receiver.datagrams)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= before + 3)
-    pictures.forget()
+    pictures.forget(1500)  # also what the camera has kept, which it hands over each second
     before = len(stand.receiver.datagrams)
     wait_for("more frames", lambda: len(stand.receiver.datagrams) >= before + 5)
 
@@ -210,7 +210,7 @@ def test_a_paused_source_gives_no_pictures(stand: Stand, squares: Manifest, pict
 
     camera.change(2, "pause")
     camera.until("it is paused", lambda report: is_camera(report, "paused"))
-    pictures.forget(200)
+    pictures.forget(1500)  # also what the camera has kept, which it hands over each second
     camera.until("frames are muted", lambda report: report.sources[0].dropped.get("muted", 0) >= 5)
 
     assert not pictures.poll(0)
