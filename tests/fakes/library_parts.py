@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ class Taker:
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
     """Threads and descriptors are the same afterwards."""
+    gc.collect()  # what was dropped before does not go meanwhile
     threads, descriptors = set(threading.enumerate()), _descriptors()
     yield
     wait_for("no thread is left", lambda: not set(threading.enumerate()) - threads)

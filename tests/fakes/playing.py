@@ -61,7 +61,8 @@ class Playing:
         self.spec = SourceSpec(reference, **spec)
         self.metrics = _Metrics(reference, when_lost)
         filling: Filling = "WAIT" if is_finite(self.spec) else "DROP_OLDEST"
-        self.buffer = FrameBuffer(64, wakeup=Wakeup(), filling=filling)
+        # Of a live source too none is lost while the test stands still.
+        self.buffer = FrameBuffer(1000, wakeup=Wakeup(), filling=filling)
         self.reader = Reader(self.spec, position=position, buffer=self.buffer, metrics=self.metrics)
         self.frames: list[Seen] = []
         self.began = time.monotonic()

@@ -639,10 +639,13 @@ CTRL_C_IN_JOIN = """
 import os, signal, sys, threading, traceback
 from streamfleet_worker import InferencePipeline
 
+pressed = []
+
 def sink(prediction, frame):
     waiting = traceback.extract_stack(sys._current_frames()[threading.main_thread().ident])
     names = [each.name for each in waiting]
-    if names[1:2] == ["join"] and "wait" in names:
+    if names[1:2] == ["join"] and "wait" in names and not pressed:
+        pressed.append(True)
         os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

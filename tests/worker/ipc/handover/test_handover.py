@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -86,6 +87,7 @@ def connected(path: str) -> socket.socket:
 
 def descriptors() -> list[str]:
     """What is open in this process."""
+    gc.collect()  # what was dropped before does not go meanwhile
     found = []
     for link in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # that of this listing
