@@ -317,7 +317,8 @@ class Peer:
             case GetEvents():
                 raise AssertionError("`_answer_polls` answers these")
             case GetFleet():
-                ready = sum(view.state == "ready" for view in self.devices.values())
+                # A list: the test may add a device meanwhile.
+                ready = sum(view.state == "ready" for view in list(self.devices.values()))
                 return FleetView(
                     epoch=7,
                     uptime=1.5,
