@@ -148,10 +148,10 @@ class Peer:
             self.keys,
         ):
             table.clear()
+        self._end_followers()
         if self.events:  # the next test's begin a new epoch, in which nobody is told of these
             self.events = []
             self.epoch += 1
-        self.wait_for_no_followers()
         while self._picture_publisher.poll(0):
             self._picture_publisher.recv()
         self.gen += 10
@@ -416,11 +416,29 @@ class Peer:
 
     def wait_for_no_followers(self) -> None:
         """Until the api has no subscription to predictions."""
-        self._hear_until(lambda: not any(topic.startswith(b"v1/pred/") for topic in self._subscribed))
+        self._hear_until(lambda: not self._has_followers())
+
+    def _end_followers(self) -> None:
+        """Wait for the last test's clients to leave, and have the api end the rings of its pipelines."""
+        self._hear()
+        while self._has_followers():
+            if not self._publisher.poll(1000):
+                self.happen(self.events[-1].n + 1 if self.events else 1, state="gone")
+                self.wait_for_no_followers()
+            self._hear()
+
+    def _has_followers(self) -> bool:
+        return any(topic.startswith(b"v1/pred/") for topic in self._subscribed)
 
     def _hear_until(self, holds: Callable[[], bool]) -> None:
+        self._hear()  # what an earlier test has left unread says nothing of now
         while not holds():
             assert self._publisher.poll(PATIENCE * 1000), f"subscriptions are {self._subscribed}"
+            self._hear()
+
+    def _hear(self) -> None:
+        """Take note of all that has come."""
+        while self._publisher.poll(0):
             message = self._publisher.recv()
             (self._subscribed.add if message[0] else self._subscribed.discard)(message[1:])
 
