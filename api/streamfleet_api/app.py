@@ -29,7 +29,7 @@ from streamfleet_api.feeds.pipeline_cache import PipelineCache
 from streamfleet_api.feeds.predictions import Predictions
 from streamfleet_api.feeds.previews import Previews
 from streamfleet_api.feeds.statuses import Statuses
-from streamfleet_api.feeds.subscribers import SubscriberRegistry, TooManySubscribers
+from streamfleet_api.feeds.subscribers import StreamRefused, SubscriberRegistry
 from streamfleet_api.monitoring.health import ProcessRoutes
 from streamfleet_api.monitoring.metrics import Measure, Metrics, OwnFigures
 from streamfleet_api.roboflow.errors import Failure, Unconfirmed
@@ -77,7 +77,7 @@ _ANSWERED = (
     ModelExists,
     ModelInUse,
     Problem,
-    TooManySubscribers,
+    StreamRefused,
     Unconfirmed,
 )
 

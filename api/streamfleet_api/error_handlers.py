@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from streamfleet_api.broker_client import BrokerClientError, Refused
-from streamfleet_api.feeds.subscribers import TooManySubscribers
+from streamfleet_api.feeds.subscribers import StreamRefused, TooManySubscribers
 from streamfleet_api.roboflow.errors import INFERENCE_PIPELINES, UNREACHABLE, Failure, Unconfirmed, as_failure
 from streamfleet_api.storage.blob_store import TooLarge, WrongDigest
 from streamfleet_api.storage.model_registry import ModelExists, ModelInUse
@@ -67,6 +67,8 @@ def _native(error: Exception) -> Response:
         return Problem(413, str(error)).response()
     if isinstance(error, TooManySubscribers):
         return Problem(503, str(error), headers={"retry-after": "10"}).response()
+    if isinstance(error, StreamRefused):
+        return Problem(503, str(error)).response()
     if isinstance(error, HTTPException):
         return Problem(error.status_code, error.detail, headers=error.headers).response()
     return Problem(500, "Internal error.").response()

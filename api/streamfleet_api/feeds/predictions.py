@@ -124,7 +124,7 @@ class Predictions:
 
     @contextlib.contextmanager
     def subscribe(self, chosen: PredictionFilter) -> Iterator[Subscriber]:
-        """A subscriber of what was chosen, from now on. Raises: TooManySubscribers."""
+        """A subscriber of what was chosen, from now on. Raises: StreamRefused."""
         watched = self._pipeline_cache.watched() if chosen.selector.needs else contextlib.nullcontext()
         with contextlib.ExitStack() as stack:
             stack.enter_context(watched)

@@ -60,7 +60,7 @@ class Previews:
     def subscribe(self, chosen: PreviewFilter) -> Iterator[Subscriber]:
         """A subscriber to the previews of one source; it gets the newest one first.
 
-        Raises: TooManySubscribers.
+        Raises: StreamRefused.
         """
         if self._topic_refcounts.subscribers >= MAX_LOOKING:
             raise TooManySubscribers(MAX_LOOKING, "streams of pictures")

@@ -187,7 +187,7 @@ class Statuses:
         """A subscriber to matching documents: first the last known ones, then new ones.
 
         Only the newest document of each pipeline and device is queued, so a slow subscriber misses nothing
-        that is still true. Raises: TooManySubscribers.
+        that is still true. Raises: StreamRefused.
         """
         watched = self._pipeline_cache.watched() if chosen.selector.needs else contextlib.nullcontext()
         with watched, self._hub.subscribe(chosen, SendQueue(max_messages=MAX_SUBJECTS)) as subscriber:

@@ -23,11 +23,22 @@ _SWEEP = 1.0  # seconds between two sweeps, or less for a shorter limit
 F = TypeVar("F", bound=Hashable)
 
 
-class TooManySubscribers(Exception):
+class StreamRefused(Exception):
+    """A stream cannot begin now."""
+
+
+class TooManySubscribers(StreamRefused):
     """The limit of subscribers is reached. Each costs memory."""
 
     def __init__(self, limit: int, what: str) -> None:
         super().__init__(f"{limit} {what} are open already: close one")
+
+
+class Stopping(StreamRefused):
+    """The api stops. A client whose stream has ended may be back before the port is closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the api stops")
 
 
 class Subscriber:
@@ -114,12 +125,12 @@ class SubscriberRegistry:
 
     @contextlib.contextmanager
     def admit(self, queue: SendQueue) -> Iterator[Subscriber]:
-        """Add a subscriber. Raises: TooManySubscribers."""
+        """Add a subscriber. Raises: TooManySubscribers, Stopping."""
+        if self.ended:
+            raise Stopping
         if len(self._subscribers) >= self._limit:
             raise TooManySubscribers(self._limit, "streams")
         subscriber = Subscriber(queue)
-        if self.ended:
-            subscriber.end()
         self._subscribers.add(subscriber)
         try:
             yield subscriber
@@ -147,7 +158,7 @@ class Hub(Generic[F]):
 
     @contextlib.contextmanager
     def subscribe(self, chosen: F, queue: SendQueue) -> Iterator[Subscriber]:
-        """Add a subscriber with a filter. Raises: TooManySubscribers."""
+        """Add a subscriber with a filter. Raises: StreamRefused."""
         with self._registry.admit(queue) as subscriber:
             group = self._groups.setdefault(chosen, set())
             group.add(subscriber)

@@ -13,7 +13,7 @@ from starlette.types import Message as AsgiMessage
 from streamfleet_api.feeds import subscribers as module
 from streamfleet_api.feeds.background_task import Background
 from streamfleet_api.feeds.send_queue import Message, SendQueue
-from streamfleet_api.feeds.subscribers import Hub, SubscriberRegistry, TooManySubscribers
+from streamfleet_api.feeds.subscribers import Hub, Stopping, SubscriberRegistry, TooManySubscribers
 from streamfleet_api.feeds.transports import Sse, WebSocket, stream
 from tests.fakes.patience import PATIENCE
 
@@ -124,6 +124,17 @@ async def test_whoever_follows_when_the_api_stops_gets_what_waits_and_then_the_e
 
     assert [each.get("body") for each in client.got[2:]] == [ONE.sse, b""]
     assert client.got[-1]["more_body"] is False
+
+
+async def test_a_client_that_comes_when_the_api_stops_is_not_let_in_to_be_sent_away_at_once() -> None:
+    subscribers = SubscriberRegistry(stuck=30)
+    hub: Hub[str] = Hub(subscribers)
+    subscribers.end()
+
+    with pytest.raises(Stopping):
+        hub.subscribe("a", SendQueue()).__enter__()
+
+    assert not hub.groups
 
 
 async def test_work_that_a_bug_has_ended_begins_again(

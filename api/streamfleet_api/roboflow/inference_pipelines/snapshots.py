@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from streamfleet_api.feeds.filters import PreviewFilter
 from streamfleet_api.feeds.previews import Previews
-from streamfleet_api.feeds.subscribers import Subscriber, TooManySubscribers
+from streamfleet_api.feeds.subscribers import StreamRefused, Subscriber
 
 FIRST = 3.0  # seconds that the first preview may take, over all requests
 IDLE = 5.0  # seconds without a request after which a subscription ends
@@ -43,12 +43,12 @@ class Snapshots:
         self._subscriptions: dict[PreviewFilter, _Subscription] = {}
 
     async def newest(self, pipeline_id: str, source: int) -> bytes | None:
-        """The newest JPEG of a source; None without one, or with too many subscribers."""
+        """The newest JPEG of a source; None without one, or when the stream is refused."""
         chosen = PreviewFilter(pipeline_id, source)
         now = time.monotonic()
         try:
             subscription = self._subscriptions.get(chosen) or self._begin(chosen, now)
-        except TooManySubscribers:
+        except StreamRefused:
             return None
         subscription.asked_at = now
         while subscription.newest() is None and time.monotonic() < subscription.waits_until:
