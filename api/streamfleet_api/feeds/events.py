@@ -94,9 +94,11 @@ class EventFeed:
         self, broker: BrokerClient, subscribers: SubscriberRegistry, pipeline_cache: PipelineCache
     ) -> None:
         self._broker = broker
-        self._hub: Hub[None] = Hub(subscribers)
+        # By the mark of a subscriber from before the broker's first reply; None: all others.
+        self._hub: Hub[Mark | None] = Hub(subscribers)
         self._pipeline_cache = pipeline_cache
         self._ring = Ring()
+        self._has_heard = False  # a reply of the broker
         self._work = Background("events", self._run)
 
     async def start(self) -> None:
@@ -109,8 +111,9 @@ class EventFeed:
 
     @contextlib.contextmanager
     def subscribe(self, after: Mark | None) -> Iterator[Subscriber]:
-        """A subscriber to the events after a mark, or to new ones. Raises: TooManySubscribers."""
-        with self._hub.subscribe(None, SendQueue(max_messages=MAX_KEPT + 256)) as subscriber:
+        """A subscriber to the events after a mark, or to new ones. Raises: StreamRefused."""
+        waits = None if self._has_heard else after
+        with self._hub.subscribe(waits, SendQueue(max_messages=MAX_KEPT + 256)) as subscriber:
             for message in [] if after is None else self._ring.after(after):
                 subscriber.push(message)
             yield subscriber
@@ -137,8 +140,16 @@ class EventFeed:
                 continue
             heard = time.monotonic()
             news = self._ring.add(received)
-            for message in news:
-                self._hub.push(message)
+            self._push(news)
             self._pipeline_cache.apply_events(received.events)
             if not news:
                 await asyncio.sleep(_BREATH)
+
+    def _push(self, news: list[Message]) -> None:
+        """The first reply has old events too: a subscriber with a mark gets those after it."""
+        for mark, subscribers in self._hub.groups.items():
+            told = news if mark is None or self._has_heard else self._ring.after(mark)
+            for subscriber in subscribers:
+                for message in told:
+                    subscriber.push(message)
+        self._has_heard = True

@@ -339,6 +339,25 @@ def test_events_say_that_the_broker_is_silent_and_go_on_when_it_is_back(api: Api
     assert after["id"] == f"{peer.epoch}-1"
 
 
+def test_a_client_that_is_there_before_the_broker_gets_no_event_twice(stopping: Api, peer: Peer) -> None:
+    for n in (1, 2):
+        peer.happen(n)
+    assert stopping.stop() == 0
+    peer.stop()
+    try:
+        stopping.start()
+        connection = websocket(stopping, f"/v2/events?after={peer.epoch}-1")
+    finally:
+        peer.start()
+
+    with connection:
+        first = next_of(connection, "event")
+        peer.happen(3)
+        second = next_of(connection, "event")
+
+    assert [event["id"] for event in (first, second)] == [f"{peer.epoch}-2", f"{peer.epoch}-3"]
+
+
 # who may --------------------------------------------------------------------------------------------------
 
 
