@@ -347,7 +347,7 @@ class Broker:
             # The key of the ZAP reply. A CURVE socket with an enforced domain accepts no message without it.
             peer = DevicePeer(frames[0].bytes, str(frames[-1].get("User-Id")))
             size = sum(map(len, frames))
-            self._connections.speaks(
+            self._connections.identify(
                 descriptor_of(frames[-1]), peer.key, number_of(frames[-1]), time.monotonic()
             )
             self._connections.read(peer.key, size + OVERHEAD * len(frames))

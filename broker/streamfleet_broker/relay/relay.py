@@ -321,7 +321,7 @@ class Forwarder:
             key, topic, header = str(first.get("User-Id")), first.bytes, frames[1].bytes
             publishers.read(key, len(topic) + len(header) + len(frames[2]))
             if publishers.some_are_silent:
-                publishers.speaks(descriptor_of(first), key, number_of(first), time.monotonic())
+                publishers.identify(descriptor_of(first), key, number_of(first), time.monotonic())
             highest = admitted.get((key, topic)) or self._highest(key, topic)
             if len(header) != HEADER_SIZE or header[GEN_FIELD] > highest:
                 self._refuse(first, f"gen {header[GEN_FIELD].hex()} under {topic[:MAX_TOPIC]!r}")
@@ -378,7 +378,7 @@ class Forwarder:
         key = str(first.get("User-Id"))
         self._publishers.read(key, size)
         if count > MAX_FRAMES:
-            self._publishers.speaks(descriptor_of(first), key, number_of(first), time.monotonic())
+            self._publishers.identify(descriptor_of(first), key, number_of(first), time.monotonic())
             self._punish(self._publishers, key, f"sends a message of {count} frames")
         else:
             self._refuse(first, "what is no message of 3 frames")
@@ -386,7 +386,7 @@ class Forwarder:
     def _refuse(self, frame: zmq.Frame, what: str) -> None:
         """Refuse a message that its sender may not publish. It happens for a moment when a pipeline moves."""
         now, key = time.monotonic(), str(frame.get("User-Id"))
-        connection = self._publishers.speaks(descriptor_of(frame), key, number_of(frame), now)
+        connection = self._publishers.identify(descriptor_of(frame), key, number_of(frame), now)
         if key not in self._admitted_by.keys and connection is not None:
             self._publishers.cut(connection)
         elif not self._refused.setdefault(key, Bucket(REFUSED)).take(1, now):
@@ -416,7 +416,7 @@ class Forwarder:
         now, topic, begins = time.monotonic(), subscription.topic, subscription.begins
         key = subscription.key or _HERE
         sink.connections.read(key, len(topic) + 1)
-        connection = sink.connections.speaks(subscription.descriptor, key, subscription.number, now)
+        connection = sink.connections.identify(subscription.descriptor, key, subscription.number, now)
         if connection is None:
             return
         if subscription.is_foreign:
@@ -460,7 +460,7 @@ class Forwarder:
         other = self.out if sink is self.here else self.here
         for flag, topics in ((b"\1", change.first), (b"\0", change.last)):
             for topic in topics:
-                if not other.subscriptions.hears(topic):
+                if not other.subscriptions.has_receiver(topic):
                     self.source.send(flag + topic, _NOBLOCK)
 
     # connections ------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""The connections of one bound socket, by their descriptors: whose they are, how many, and their end.
+"""The connections of one bound socket, by descriptor: their keys, their number, and how to end one.
 
 libzmq cannot close one peer of a socket. But its descriptors are those of this process, each message names
-the one that it came over, and a connection that is shut down ends as if its network had: libzmq tidies up,
-and the peer connects again, if it is let in. An inode number tells a connection from a later one that got
-its descriptor.
+the descriptor that it was received on, and shutting a connection down looks like a lost network: libzmq
+cleans up, and the peer reconnects if it is allowed to. The inode number distinguishes a connection from a
+later one that reuses its descriptor.
 """
 
 from __future__ import annotations
@@ -30,39 +30,40 @@ from streamfleet_core.peers.allow_list import NUMBER
 
 logger = logging.getLogger(__name__)
 
-MAX_SILENT = 1024  # connections in their handshake, whoever made them: a whole fleet comes at once
-MUTE_SHARE = 4  # times as many may have said nothing since: pictures are sent while somebody looks
-OVERHEAD = 160  # bytes a message, of ZMTP and CURVE, and a little more
-SHARE = 16  # and no more than this part of the descriptors that this process may have
+MAX_SILENT = 1024  # connections in their handshake, from any peer: a whole fleet may connect at once
+MUTE_SHARE = 4  # times as many may have sent nothing since: previews are sent only while a client watches
+OVERHEAD = 160  # bytes per message that ZMTP and CURVE add, with some reserve
+SHARE = 16  # MAX_SILENT is at most the limit of descriptors divided by this
 
 Socket = zmq.Socket[bytes]
 
-_A_HANDSHAKE = 4096  # bytes, at most
-_TOLD = 10.0  # seconds between two lines about one key
-_HELLO = 400  # bytes, of which a client has sent less before the server knows who it is
-_LET_IN = 6.0  # seconds after which it is: libzmq ends a handshake after five, by HANDSHAKE_IVL
-_HEARTBEATS = 128  # bytes of libzmq's own between two countings, and more
+_MAX_HANDSHAKE = 4096  # bytes
+_LOG_INTERVAL = 10.0  # seconds between two lines about one key
+_HELLO = 400  # bytes: a client sends less than this before the server knows its key
+# Seconds, after which a connection was accepted: libzmq ends a handshake after 5 (HANDSHAKE_IVL).
+_LET_IN = 6.0
+_HEARTBEATS = 128  # bytes that libzmq itself may send between two counts, with some reserve
 _TCP_INFO = struct.Struct("=128xQ")  # of the kernel's `struct tcp_info`: `tcpi_bytes_received`
 
 
 @dataclass(slots=True, kw_only=True)
 class Connection:
-    """One that was accepted."""
+    """An accepted connection."""
 
     descriptor: int
     inode: int
     accepted: float
-    serial: int  # of its record here, and of no other
-    key: str | None = None  # None: it has said nothing yet
-    number: int = 0  # that it got when it was let in; 0 where nobody is asked
-    received: int = 0  # bytes, when they were counted last
+    serial: int  # unique for each record
+    key: str | None = None  # None: it has sent nothing yet
+    number: int = 0  # from `AllowList`, in order of acceptance; 0 on a socket without ZAP
+    received: int = 0  # bytes, at the last count
 
 
 class Connections:
-    """Those of one socket. The thread that uses the socket uses them. `now` is monotonic seconds.
+    """The connections of one socket. Only the thread of the socket may use it. `now` is in monotonic seconds.
 
     Args:
-        most: of one key.
+        most: limit for the connections of one key.
     """
 
     def __init__(self, socket: Socket, most: int) -> None:
@@ -71,35 +72,39 @@ class Connections:
         self._most = most
         self._most_silent = min(MAX_SILENT, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
         self._known: dict[int, Connection] = {}
-        self._silent: dict[int, Connection] = {}  # of these, oldest first
-        self._fresh: dict[int, Connection] = {}  # of these, those that may be strangers
+        self._silent: dict[int, Connection] = {}  # those whose key is unknown, oldest first
+        self._fresh: dict[int, Connection] = {}  # of the silent ones, those that may be in their handshake
         self._counts: Counter[str] = Counter()  # by key
         self._serials = itertools.count()
-        self._gone: list[Connection] = []  # and nobody has been told yet
-        self._told: dict[str, float] = {}  # keys that had one too many, and when that was said
-        self._read: Counter[str] = Counter()  # bytes since they were counted last, by key
-        self._unread: Counter[str] = Counter()  # bytes that have come, by key
-        self._stuck: set[str] = set()  # keys of which much waited at the last count, and nothing was read
-        self._stuck_silent: set[int] = set()  # the same of connections whose key nobody knows
+        self._gone: list[Connection] = []  # ended since the last `sweep`
+        self._logged: dict[str, float] = {}  # key → when it was last logged that it had too many
+        self._read: Counter[str] = Counter()  # bytes read since the last count, by key
+        self._unread: Counter[str] = Counter()  # bytes received and not read, by key
+        # Keys with many unread bytes at the last count, of which nothing was read.
+        self._stuck: set[str] = set()
+        self._stuck_silent: set[int] = set()  # the same for silent connections, by inode
 
     @property
     def some_are_silent(self) -> bool:
-        """Are there any of which nobody knows whose they are?"""
+        """Whether the key of some connection is still unknown."""
         return bool(self._silent)
 
     def __len__(self) -> int:
         return len(self._known)
 
     def of(self, key: str) -> list[Connection]:
-        """Those of a key."""
+        """The connections of a key."""
         return [each for each in self._known.values() if each.key == key]
 
     def take_new(self, now: float) -> None:
-        """Take note of those that were accepted. Of too many the oldest are cut, and of strangers first."""
+        """Record newly accepted connections.
+
+        If too many are silent, cut the oldest, unauthenticated ones first.
+        """
         with contextlib.suppress(zmq.Again):
             while True:
                 event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))
-                self._note(event["value"], now)
+                self._record(event["value"], now)
         while len(self._fresh) > self._most_silent:
             oldest = next(iter(self._fresh.values()))
             if now - oldest.accepted > _LET_IN or _received(oldest) > _HELLO:
@@ -109,49 +114,51 @@ class Connections:
         while len(self._silent) > MUTE_SHARE * self._most_silent:
             self.cut(next(iter(self._silent.values())))
 
-    def speaks(self, descriptor: int, key: str, number: int, now: float) -> Connection | None:
-        """A message of a key came over this descriptor. None: it is gone, or cut as one too many.
+    def identify(self, descriptor: int, key: str, number: int, now: float) -> Connection | None:
+        """Record that a message with a key was received on a descriptor, and return its connection.
 
-        A message may wait when its connection has ended and another one has its descriptor. The higher
-        `number` is the later connection.
+        Returns None if the connection has ended, or is cut because its key has too many. A message may be
+        read after its connection has ended and another one has its descriptor: the higher `number` is the
+        later one.
         """
         if descriptor not in self._known:
             self.take_new(now)
         known = self._known.get(descriptor)
         if known is not None and known.key is not None and number > known.number:
-            self._forget(known)  # what it said was of an older connection
+            self._forget(known)  # the record is of an older connection
             known = None
         if known is None or known.key not in (None, key):
-            known = self._note(descriptor, now)
+            known = self._record(descriptor, now)
         if known is None or known.key not in (None, key) or number < known.number:
-            return None  # it has ended, and the descriptor is another's by now
+            return None  # it has ended, and its descriptor was reused
         if known.key is None:
             del self._silent[descriptor]
             self._fresh.pop(descriptor, None)
             known.key, known.number = key, number
             self._counts[key] += 1
             if self._counts[key] > self._most:
-                if now - self._told.get(key, float("-inf")) > _TOLD:
-                    self._told[key] = now
-                    logger.warning("%s has more than %d connections: one is cut", key or "here", self._most)
+                if now - self._logged.get(key, float("-inf")) > _LOG_INTERVAL:
+                    self._logged[key] = now
+                    name = key or "a client without a key"
+                    logger.warning("%s has more than %d connections: disconnected one", name, self._most)
                 self.cut(known)
                 return None
         return known
 
     def read(self, key: str, size: int) -> None:
-        """A message of a key was read."""
+        """Record that a message of a key was read."""
         self._read[key] += size + OVERHEAD
 
     def count(self, most: int, longest: int | None = None) -> list[str]:
-        """The keys of which more bytes have come than were read: of a message that never ends.
+        """Return the keys with too many unread bytes: they are sending a message that does not end.
 
-        libzmq bounds a frame and not a message, and gives out whole ones only. Connections that do so with
-        their first message are cut here, as nobody knows whose they are.
+        libzmq limits the size of a frame but not of a message, and delivers only complete messages.
+        Connections that do so in their first message are cut here, as their key is unknown.
 
         Args:
-            most: bytes of a key that may have come and not been read.
-            longest: bytes of the longest message there is. Who has sent twice as much, of which nothing could
-                be read between two counts, sends a longer one. None: this is not looked at.
+            most: limit for the bytes of a key that were received and not read.
+            longest: bytes of the longest valid message. A peer with twice as many unread bytes, of which
+                nothing could be read between two counts, is sending a longer one. None: skip this check.
         """
         for each in self._known.values():
             received = _received(each)
@@ -159,13 +166,13 @@ class Connections:
                 self._unread[each.key] += received - each.received - _HEARTBEATS
             each.received = received
         large = most if longest is None else 2 * longest
-        silent = [each for each in self._silent.values() if each.received > _A_HANDSHAKE]
+        silent = [each for each in self._silent.values() if each.received > _MAX_HANDSHAKE]
         stuck_silent = {each.inode for each in silent if each.received > large}
         if sum(each.received for each in silent) <= most:
             silent = [each for each in silent if each.inode in stuck_silent & self._stuck_silent]
         self._stuck_silent = stuck_silent
         for each in silent:
-            logger.warning("a connection begins with a message without an end: it is cut")
+            logger.warning("a connection sends a first message without an end: disconnected")
             self.cut(each)
         self._unread.subtract(self._read)
         self._unread = Counter({key: size for key, size in self._unread.items() if size > 0})
@@ -176,36 +183,36 @@ class Connections:
         return sorted(over)
 
     def cut(self, connection: Connection) -> None:
-        """End it, and forget it."""
+        """End a connection and forget it."""
         self._forget(connection)
-        if _lives(connection):
+        if _is_open(connection):
             with (
                 contextlib.suppress(OSError),
                 _borrowed(connection.descriptor) as peer,
-            ):  # or it has just ended
+            ):  # it may have just ended
                 peer.shutdown(sockets.SHUT_RDWR)
 
-    def cut_all(self, doomed: Callable[[Connection], bool]) -> int:
-        """Cut these; how many."""
-        found = [each for each in self._known.values() if doomed(each)]
+    def cut_all(self, matches: Callable[[Connection], bool]) -> int:
+        """Cut the matching connections, and return how many there were."""
+        found = [each for each in self._known.values() if matches(each)]
         for each in found:
             self.cut(each)
         return len(found)
 
     def sweep(self) -> list[Connection]:
-        """Those that have ended, or were cut, since this was called last."""
-        for each in [each for each in self._known.values() if not _lives(each)]:
+        """Return the connections that have ended or were cut since the last call."""
+        for each in [each for each in self._known.values() if not _is_open(each)]:
             self._forget(each)
         gone, self._gone = self._gone, []
         return gone
 
     def close(self) -> None:
-        """Listen no more."""
-        with contextlib.suppress(zmq.ZMQError):  # its context has ended
+        """Stop monitoring the socket."""
+        with contextlib.suppress(zmq.ZMQError):  # its context has been terminated
             self._socket.disable_monitor()
         self.monitor.close(linger=0)
 
-    def _note(self, descriptor: int, now: float) -> Connection | None:
+    def _record(self, descriptor: int, now: float) -> Connection | None:
         inode = _inode(descriptor)
         known = self._known.get(descriptor)
         if known is not None:
@@ -244,7 +251,7 @@ def _monitor_of(socket: Socket) -> Socket:
 
 
 def descriptor_of(frame: zmq.Frame) -> int:
-    """Of the connection that a message came over; -1 where it came over none, as libzmq's own words do."""
+    """The descriptor on which a message was received; -1 if libzmq made the message itself."""
     try:
         return int(frame.get("__fd"))
     except zmq.ZMQError:
@@ -252,7 +259,7 @@ def descriptor_of(frame: zmq.Frame) -> int:
 
 
 def number_of(frame: zmq.Frame) -> int:
-    """Of the connection that a message came over, as `AllowList` gave it; 0 where nobody was asked."""
+    """The number that `AllowList` gave the connection of a message; 0 on a socket without ZAP."""
     try:
         return int(frame.get(NUMBER))
     except zmq.ZMQError:
@@ -260,7 +267,7 @@ def number_of(frame: zmq.Frame) -> int:
 
 
 def unsent(connection: Connection) -> int:
-    """Bytes that the kernel has and its peer has not."""
+    """Bytes in the send buffer of the kernel that the peer has not acknowledged."""
     try:
         return int.from_bytes(fcntl.ioctl(connection.descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
@@ -269,7 +276,7 @@ def unsent(connection: Connection) -> int:
 
 @contextlib.contextmanager
 def _borrowed(descriptor: int) -> Iterator[sockets.socket]:
-    """A socket that is libzmq's to close. Raises: OSError."""
+    """A socket object for a descriptor that libzmq closes. Raises: OSError."""
     peer = sockets.socket(fileno=descriptor)
     try:
         yield peer
@@ -278,7 +285,7 @@ def _borrowed(descriptor: int) -> Iterator[sockets.socket]:
 
 
 def _received(connection: Connection) -> int:
-    """The bytes that the kernel took in, or did when it was asked last; 0 over a unix socket."""
+    """The bytes received so far, or at the last successful count; 0 over a unix socket."""
     try:
         with _borrowed(connection.descriptor) as peer:
             info = peer.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _TCP_INFO.size)
@@ -287,7 +294,7 @@ def _received(connection: Connection) -> int:
         return connection.received
 
 
-def _lives(connection: Connection) -> bool:
+def _is_open(connection: Connection) -> bool:
     return _inode(connection.descriptor) == connection.inode
 
 

@@ -1,8 +1,8 @@
-"""Who subscribes to what, read from an XPUB that grants each subscription by itself (XPUB_MANUAL).
+"""Reads the subscriptions of peers from an XPUB whose owner grants each one itself (XPUB_MANUAL).
 
 `SUBSCRIBE` and `UNSUBSCRIBE` act on the peer whose subscription was read last. libzmq keeps these peers in a
-queue of their own. A message of a peer that is no subscription has no place in that queue, and yet takes one
-peer out of it when it is read: from then on the two are out of step, until both are empty.
+separate queue. A message of a peer that is not a subscription is not in that queue, but reading it removes a
+peer from the queue: from then on the two queues are out of step, until both are empty.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import zmq
 
 from streamfleet_core.peers.connections import descriptor_of, number_of
 
-_BEGINS, _ENDS = 1, 0  # the first byte of what an XPUB hands out
+_BEGINS, _ENDS = 1, 0  # the first byte of a message from an XPUB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """A peer subscribes to a topic, or ends that."""
+    """A peer subscribes to a topic, or unsubscribes."""
 
-    descriptor: int  # of its connection; below 0: the connection has ended, and these are libzmq's own words
-    key: str  # "" where there are no keys
-    number: int  # of its connection, as `Connections.speaks` takes it
+    descriptor: int  # of its connection; below 0: it has ended, and libzmq made the message
+    key: str  # "" on a socket without keys
+    number: int  # of its connection, for `Connections.identify`
     begins: bool
     topic: bytes
-    is_foreign: bool  # no subscription at all, but a message of the peer's own
+    is_foreign: bool  # not a subscription, but another message of the peer
     is_safe: bool  # `SUBSCRIBE` and `UNSUBSCRIBE` act on this peer now
 
 
 class SubscriptionReader:
-    """Reads one XPUB. One thread uses it."""
+    """Reads one XPUB. Only one thread may use it."""
 
     def __init__(self, socket: zmq.Socket[bytes], *, has_keys: bool = True) -> None:
         self._socket = socket
@@ -38,7 +38,7 @@ class SubscriptionReader:
         self._in_step = True
 
     def read(self) -> Subscription | None:
-        """The next one; None: nothing waits."""
+        """Read the next subscription; None if none is waiting."""
         try:
             frame: zmq.Frame = self._socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:

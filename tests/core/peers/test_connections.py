@@ -47,7 +47,7 @@ def heard(server: zmq.Socket[bytes], known: Connections, key: str) -> connection
     """The connection of the next message, which belongs to this key."""
     assert server.poll(PATIENCE * 1000)
     frames = server.recv_multipart(copy=False)
-    return known.speaks(int(frames[-1].get("__fd")), key, 0, 0.0)
+    return known.identify(int(frames[-1].get("__fd")), key, 0, 0.0)
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:*", "ipc://*"])
@@ -141,9 +141,9 @@ def test_a_message_that_outlived_its_connection_marks_nobody_elses(
     assert server.poll(PATIENCE * 1000)
     descriptor = int(server.recv_multipart(copy=False)[-1].get("__fd"))
 
-    late = known.speaks(descriptor, "old", 1, 0.0)
-    right = known.speaks(descriptor, "new", 2, 0.0)
-    later = known.speaks(descriptor, "old", 1, 0.0)
+    late = known.identify(descriptor, "old", 1, 0.0)
+    right = known.identify(descriptor, "new", 2, 0.0)
+    later = known.identify(descriptor, "old", 1, 0.0)
 
     assert late is not None
     assert right is not None

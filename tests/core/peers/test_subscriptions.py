@@ -11,10 +11,10 @@ def test_the_first_who_hears_a_topic_is_told_upstream_and_the_last_who_does_no_m
     assert known.subscribe(1, b"a", (b"a",)) == Change(granted=(b"a",), first=(b"a",))
     assert known.subscribe(2, b"a", (b"a",)) == Change(granted=(b"a",))
     assert known.unsubscribe(1, b"a") == Change(revoked=(b"a",))
-    assert known.hears(b"a")
+    assert known.has_receiver(b"a")
     assert known.leave(2) == Change(last=(b"a",))
     assert not known
-    assert not known.hears(b"a")
+    assert not known.has_receiver(b"a")
 
 
 def test_asking_twice_is_asking_once() -> None:

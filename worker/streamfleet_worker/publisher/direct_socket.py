@@ -75,7 +75,7 @@ class Direct:
     def _subscribe(self, subscription: Subscription) -> None:
         key, topic, begins = subscription.key, subscription.topic, subscription.begins
         self.connections.read(key, len(topic) + 1)
-        connection = self.connections.speaks(
+        connection = self.connections.identify(
             subscription.descriptor, key, subscription.number, time.monotonic()
         )
         if connection is None:
