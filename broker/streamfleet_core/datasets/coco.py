@@ -1,4 +1,4 @@
-"""Samples as a COCO data set, one after the other, so that a large one never is in memory. Pure.
+"""Converts samples to COCO one by one, so that a large data set is never in memory. Pure.
 
     <folder>/annotations.json
     <folder>/images/<name>.jpg
@@ -18,7 +18,7 @@ IMAGES = "images"
 
 
 class Coco:
-    """Numbers images, annotations and categories from 1, as they come."""
+    """Numbers images, annotations and categories from 1, in the order in which they are added."""
 
     def __init__(self) -> None:
         self._categories: dict[str, int] = {}  # by name
@@ -26,14 +26,14 @@ class Coco:
         self._annotations = 0
 
     def add(self, sample: Sample) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The image of a sample, and its annotations."""
+        """Add a sample, and return its image and annotations."""
         for label in sample.labels:
             self._category(label)
         self._images += 1
         return self._image(sample), [self._annotation(sample, box) for box in sample.boxes]
 
     def categories(self) -> list[dict[str, Any]]:
-        """The categories of all that was added: the first model's classes in their order, then others'."""
+        """The categories of all samples so far: the first model's classes in their order, then others'."""
         return [
             {"id": number, "name": name, "supercategory": ""} for name, number in self._categories.items()
         ]
@@ -48,7 +48,7 @@ class Coco:
             "width": sample.width,
             "height": sample.height,
             "date_captured": datetime.fromtimestamp(sample.captured_at, timezone.utc).isoformat(),
-            # What COCO has no word for.
+            # COCO does not define these.
             "pipeline_id": sample.pipeline_id,
             "device": sample.device,
             "source_id": sample.source_id,
@@ -71,15 +71,15 @@ class Coco:
             "area": round(width * height, 2),
             "iscrowd": 0,
             "segmentation": [],
-            "score": round(box.confidence, 4),  # of the model that picked it, as in COCO's results
+            "score": round(box.confidence, 4),  # of the model that made the prediction, as in COCO's results
         }
 
 
 def file_name(sample: Sample) -> str:
-    """Of the picture, in the folder of the images."""
+    """The file name of the image, in the folder of the images."""
     return f"{sample.name}.jpg"
 
 
 def _within(low: float, high: float, end: float) -> tuple[float, float]:
-    """What of a range lies in a picture that ends there."""
+    """Clip a range to [0, end]."""
     return min(max(low, 0.0), end), min(max(high, 0.0), end)

@@ -1,10 +1,10 @@
-"""A folder of samples, on a device and on the api alike: pictures that wait to be taken further.
+"""A folder of samples, on a device and in the API: images that wait to be uploaded or exported.
 
-    <folder>/<dataset>/<name>.jpg     first
-    <folder>/<dataset>/<name>.json    last, by rename: a sample is there when its JSON is
-    <folder>/.use                     bytes that all files take, and the lock of whoever changes that
+    <folder>/<dataset>/<name>.jpg     written first
+    <folder>/<dataset>/<name>.json    written last, by rename: a sample exists if its JSON exists
+    <folder>/.use                     bytes that all files take; also the lock for changes
 
-Any number of processes may use one folder. What would take more than it may makes room first: the oldest go.
+Any number of processes may use one folder. If a new sample exceeds the limit, the oldest samples are removed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from streamfleet_core.protocol.sampling import Dataset, SampleName
 SIZE = 1024**3  # bytes of all files
 AGE = 30 * 86_400.0  # seconds since the capture
 
-_LOCK_TIMEOUT = 5.0  # seconds for another process to be done
-_ROOM = 0.1  # of the size, that is made at once when there is none: looking through the folder costs
+_LOCK_TIMEOUT = 5.0  # seconds to wait for another process
+_ROOM = 0.1  # of the size, freed at once when the folder is full: listing it is expensive
 _USE = struct.Struct("<Q")
 
 
@@ -45,22 +45,22 @@ _DATASET, _NAME = _pattern(Dataset), _pattern(SampleName)
 
 
 class NoSampleName(ProtocolError, LookupError):
-    """A text that cannot be the name of a dataset or of a sample, and is never joined to a path."""
+    """A text that is not the name of a dataset or of a sample, and is never joined to a path."""
 
     def __init__(self, text: str) -> None:
         super().__init__(f"expected the name of a dataset or of a sample, got {text[:80]!r}")
 
 
 class SpoolTooSmall(OSError):
-    """A sample for which there would be no room in an empty folder."""
+    """A sample that is larger than the limit of the whole folder."""
 
     def __init__(self, folder: Path, size: int, limit: int) -> None:
-        super().__init__(f"{folder} may take {limit} bytes, one sample has {size}")
+        super().__init__(f"{folder}: expected a sample of at most {limit} bytes, got {size}")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A sample that is there."""
+    """A stored sample."""
 
     dataset: str
     name: str
@@ -84,19 +84,19 @@ class _Contents:
 
 
 class Spool:
-    """One folder of samples. Any thread may call any method; those that change it wait for the disk.
+    """One folder of samples. Any thread may call any method; those that change it block on the disk.
 
-    Raises: OSError from every method, when the disk does not do as it should.
+    Raises: OSError from every method, if the disk fails.
     """
 
     def __init__(self, folder: Path, *, size: int = SIZE, age: float = AGE) -> None:
         self.folder = folder
         self._size = size
         self._age = age
-        self._lock = threading.Lock()  # the file's holds processes apart, not threads
+        self._lock = threading.Lock()  # the lock on the file separates processes, not threads
 
     def put(self, sample: Sample, image: bytes) -> bool:
-        """Keep a sample with its JPEG. False: it is there already.
+        """Store a sample with its JPEG. Returns False if it exists already.
 
         Raises: SpoolTooSmall.
         """
@@ -111,7 +111,8 @@ class Spool:
             taken = use.read()
             if taken is None or taken + needed > self._size:
                 taken = self._make_room(needed)
-            use.write(taken + needed)  # before the files: what is killed here has counted too much
+            # Before the files: a process killed here has counted too much, never too little.
+            use.write(taken + needed)
             try:
                 _write(path, image, described)
             except OSError:
@@ -121,21 +122,21 @@ class Spool:
         return True
 
     def entries(self) -> list[Entry]:
-        """What is there, oldest first; what has no name of ours is not looked at.
+        """List the samples, oldest first. Files with other names are ignored.
 
-        One that `read` then finds not whole was cut short: it is to be removed.
+        If `read` finds one of them incomplete, its write was interrupted: remove it.
         """
-        return self._look().entries
+        return self._scan_folder().entries
 
     def names(self, dataset: str) -> list[str]:
-        """The names in a dataset, sorted; not all need be whole. Raises: NoSampleName."""
+        """List the names in a dataset, sorted. Samples may be incomplete. Raises: NoSampleName."""
         if not _DATASET.match(dataset):
             raise NoSampleName(dataset)
         parts = (found.name.rpartition(".") for found in _scan(self.folder / dataset))
         return sorted(stem for stem, _, ending in parts if ending == "json" and _NAME.match(stem))
 
     def entry(self, dataset: str, name: str) -> Entry | None:
-        """One sample as in `entries`. None: it is not there, or not whole. Raises: NoSampleName."""
+        """Look up one sample; None if it is missing or incomplete. Raises: NoSampleName."""
         path = self.json_path(dataset, name)
         size = 0
         for part in (path, path.with_suffix(".jpg")):
@@ -149,7 +150,7 @@ class Spool:
         return Entry(dataset, name, size) if found.st_size else None
 
     def read(self, dataset: str, name: str) -> tuple[Sample, bytes] | None:
-        """A sample with its JPEG. None: it is not there, or not whole. Raises: NoSampleName."""
+        """Read a sample with its JPEG; None if it is missing or incomplete. Raises: NoSampleName."""
         try:
             described = self.json_path(dataset, name).read_bytes()
             image = self.image_path(dataset, name).read_bytes()
@@ -159,7 +160,7 @@ class Spool:
         return (sample, image) if len(image) == sample.size else None
 
     def remove(self, dataset: str, name: str) -> None:
-        """Remove a sample, if it is there. Raises: NoSampleName."""
+        """Remove a sample, if it exists. Raises: NoSampleName."""
         path = self.json_path(dataset, name)
         with self._locked() as use:
             freed = _remove(path)
@@ -168,12 +169,15 @@ class Spool:
                 use.write(max(0, taken - freed))
 
     def trim(self, now: float) -> int:
-        """Remove what is too old (`now`: Unix seconds), and what a killed process left. How many samples."""
+        """Remove samples that are too old (`now`: Unix seconds), and remains of killed processes.
+
+        Returns the number of removed samples.
+        """
         if not self.folder.exists():
             return 0
         with self._locked() as use:
-            contents = self._look()
-            for stray in contents.strays:  # nobody else is at it: the lock is ours
+            contents = self._scan_folder()
+            for stray in contents.strays:  # no process is writing them: we hold the lock
                 stray.unlink(missing_ok=True)
             old = [entry for entry in contents.entries if now - entry.captured_at > self._age]
             removed = {*old, *_oldest(contents, contents.size - self._size)}
@@ -186,11 +190,11 @@ class Spool:
         return len(removed)
 
     def image_path(self, dataset: str, name: str) -> Path:
-        """Where the JPEG of a sample lies. Raises: NoSampleName."""
+        """The path of a sample's JPEG. Raises: NoSampleName."""
         return self.json_path(dataset, name).with_suffix(".jpg")
 
     def json_path(self, dataset: str, name: str) -> Path:
-        """Where the JSON of a sample lies. Raises: NoSampleName."""
+        """The path of a sample's JSON. Raises: NoSampleName."""
         if not _DATASET.match(dataset):
             raise NoSampleName(dataset)
         if not _NAME.match(name):
@@ -198,8 +202,8 @@ class Spool:
         return self.folder / dataset / f"{name}.json"
 
     def _make_room(self, needed: int) -> int:
-        """The bytes that are taken, when there is room for so many more."""
-        contents = self._look()
+        """Free enough space for `needed` bytes, and return the bytes in use."""
+        contents = self._scan_folder()
         excess = contents.size + needed - self._size
         if excess <= 0:
             return contents.size
@@ -208,7 +212,7 @@ class Spool:
             _remove(self.json_path(entry.dataset, entry.name))
         return contents.size - sum(entry.size for entry in removed)
 
-    def _look(self) -> _Contents:
+    def _scan_folder(self) -> _Contents:
         entries: list[Entry] = []
         strays: list[Path] = []
         folders = [Path(found.path) for found in _scan(self.folder) if found.is_dir(follow_symlinks=False)]
@@ -229,7 +233,7 @@ class Spool:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[_Use]:
-        """Alone, among threads and processes. Raises: TimeoutError."""
+        """Hold the folder exclusively, among threads and processes. Raises: TimeoutError."""
         until = time.monotonic() + _LOCK_TIMEOUT
         if not self._lock.acquire(timeout=_LOCK_TIMEOUT):
             raise TimeoutError(f"{self.folder} has been in use for {_LOCK_TIMEOUT} s")
@@ -246,13 +250,13 @@ class Spool:
 
 
 class _Use:
-    """The bytes that are taken, in a file that is locked."""
+    """The number of bytes in use, in the locked file."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def read(self) -> int | None:
-        """None: nobody knows."""
+        """Read the number; None if it is unknown."""
         content = os.pread(self._descriptor, _USE.size, 0)
         taken: int | None = _USE.unpack(content)[0] if len(content) == _USE.size else None
         return taken
@@ -272,7 +276,7 @@ def _lock(descriptor: int, folder: Path, until: float) -> None:
 
 
 def _oldest(contents: _Contents, excess: int) -> list[Entry]:
-    """Those that go first, until so many bytes are free."""
+    """The oldest entries, which together free `excess` bytes."""
     chosen: list[Entry] = []
     for entry in contents.entries:
         if excess <= 0:
@@ -291,14 +295,14 @@ def _write(path: Path, image: bytes, described: bytes) -> None:
 
 
 def _write_file(path: Path, content: bytes) -> None:
-    # Not synced: a cut of power costs the last samples, which their size tells; syncing would cost cameras.
+    # Not synced: it would slow the cameras down. A power cut costs the last samples; their size shows it.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
 def _remove(path: Path) -> int:
-    """Remove what there is of a sample, its JSON first. The bytes that are free now."""
+    """Remove the files of a sample, its JSON first, and return the freed bytes."""
     freed = 0
     for part in (path, path.with_suffix(".new"), path.with_suffix(".jpg")):
         with contextlib.suppress(FileNotFoundError):
@@ -317,7 +321,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of each of our files; one that goes away meanwhile is not there."""
+    """The bytes of each of our files; files that are removed meanwhile are left out."""
     sizes: dict[str, int] = {}
     for found in _scan(folder):
         with contextlib.suppress(FileNotFoundError):

@@ -1,1 +1,1 @@
-"""What a model is, wherever it comes from: read alike by the api's door and by the library on a device."""
+"""Model files: the same checks for an upload to the API and for the library on a device."""

@@ -1,16 +1,16 @@
-"""Files that people take for a model that runs here, and what to do instead. Pure: it looks at bytes."""
+"""Recognizes files that are not ONNX models, and says what to do with them. Pure: it only reads bytes."""
 
 from __future__ import annotations
 
 import mmap
 
-_HEAD = 4096  # bytes that are looked at
+_HEAD = 4096  # bytes to inspect
 _PYTORCH = "export it: yolo export model=FILE.pt format=onnx"
 _ORIGINAL = "export the model that it was made from: yolo export model=FILE.pt format=onnx"
 
 
 def advice_on(content: bytes | mmap.mmap) -> str:
-    """What the file is and what to do, where that is known; nothing for what may be ONNX."""
+    """Say what the file is and what to do with it; "" if it may be ONNX or is unknown."""
     head = bytes(content[:_HEAD])
     if not head:
         return "an empty file"
@@ -20,14 +20,14 @@ def advice_on(content: bytes | mmap.mmap) -> str:
 def _archive(content: bytes | mmap.mmap, head: bytes) -> str:
     if not head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return ""
-    names = head + bytes(content[-65_536:])  # its list of files is at the end
+    names = head + bytes(content[-65_536:])  # the list of a zip archive's files is at its end
     if b"/code/__torch__" in names:
         return f"a TorchScript file: {_ORIGINAL}"
     if b"data.pkl" in names:
         return f"a PyTorch file: {_PYTORCH}"
     if b".onnx" in names:
         return "a zip archive with an .onnx file in it: unpack it, and add that file"
-    return "a zip archive: unpack it, and add the .onnx file; none is seen in its list"
+    return "a zip archive without an .onnx file in its list: unpack it, and add the .onnx file"
 
 
 def _known(head: bytes) -> str:
@@ -48,12 +48,12 @@ def _known(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it, and add the .onnx file"
     if head.startswith((b"\x89PNG", b"\xff\xd8\xff")):
-        return "a picture"
+        return "an image"
     return ""
 
 
 def _after_length(head: bytes, size: int) -> bytes:
-    """What follows a length in that many bytes that may be that of a header."""
+    """The bytes after a length field of `size` bytes, if it may be the length of a header."""
     length = int.from_bytes(head[:size], "little")
     return head[size:] if 2 <= length <= 100 * 1024**2 else b""
 
@@ -61,7 +61,7 @@ def _after_length(head: bytes, size: int) -> bytes:
 def _text(head: bytes) -> str:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:512].lower()
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer in the place of the file: fetch it with 'git lfs pull'"
+        return "a Git LFS pointer instead of the file: fetch it with 'git lfs pull'"
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
         return "a web page (HTML): fetch the file itself, not the page about it"
     if start.startswith((b"<?xml", b"<net")):

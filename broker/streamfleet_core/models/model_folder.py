@@ -1,8 +1,8 @@
-"""Models that lie in folders as the original's cache keeps them: `<MODEL_CACHE_DIR>/<project>/<version>/`.
+"""Finds models in folders laid out as Roboflow's cache: `<MODEL_CACHE_DIR>/<project>/<version>/`.
 
-Such a folder holds one `.onnx` file (`weights.onnx` when there are several) and optionally class names, one a
-line, in `class_names.txt` or `labels.txt`, and `manifest.json` {"family": …, "labels": […]}.
-A file of any other folder has them under its own name: `street.onnx`, `street.txt`, `street.json`.
+Such a folder holds one `.onnx` file (`weights.onnx` if there are several), and optionally class names, one
+per line, in `class_names.txt` or `labels.txt`, and `manifest.json` {"family": …, "labels": […]}. In any other
+folder these files share the model's name: `street.onnx`, `street.txt`, `street.json`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from streamfleet_core.protocol.values import Family
 WEIGHTS = "weights.onnx"
 _LABEL_FILES = ("class_names.txt", "labels.txt")
 _DESCRIPTIONS = ("manifest.json",)
-_SHOWN = 5  # files in an error
+_SHOWN = 5  # files that an error lists
 _MAX_TEXT = 4 * 1024**2  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model file, and what lies beside it."""
+    """A model file, and what the files beside it say."""
 
     weights: Path
     family: Family | None = None
@@ -39,21 +39,21 @@ class _Description:
 
 
 def find(cache: Path, model_id: str) -> FoundModel | None:
-    """The model of that id, or None when the cache has no folder for it. It blocks.
+    """Find a model by its id; None if the cache has no folder for it. It blocks.
 
-    `model_id` is a ModelId, whose two parts are plain names. Raises: BadModel, OSError.
+    `model_id` is a ModelId, so that its two parts are plain names. Raises: BadModel, OSError.
     """
     folder = cache.joinpath(*model_id.split("/"))
     return read_folder(folder) if folder.is_dir() else None
 
 
 def read_folder(folder: Path) -> FoundModel:
-    """The model of a folder. It blocks. Raises: BadModel, OSError."""
+    """Read the model of a folder. It blocks. Raises: BadModel, OSError."""
     return _read(_weights(folder), _LABEL_FILES, _DESCRIPTIONS)
 
 
 def read_file(weights: Path) -> FoundModel:
-    """A model file. What belongs to a whole folder counts when the file is the folder's model. It blocks.
+    """Read a model file. The folder's own files apply if it is the model of the folder. It blocks.
 
     Raises: BadModel, OSError.
     """
@@ -65,14 +65,14 @@ def read_file(weights: Path) -> FoundModel:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one a line. Raises: BadModel, OSError."""
+    """Read class names from a text file, one per line. Raises: BadModel, OSError."""
     try:
         lines = _content(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as exc:
-        raise BadModel(f"expected class names in UTF-8, one a line, in {path}") from exc
+        raise BadModel(f"expected class names in UTF-8, one per line, in {path}") from exc
     labels = tuple(line.strip() for line in lines if line.strip())
     if not labels:
-        raise BadModel(f"expected class names, one a line, in {path}, it has none")
+        raise BadModel(f"expected class names, one per line, in {path}, got none")
     return labels
 
 
@@ -89,7 +89,7 @@ def _weights(folder: Path) -> Path:
 
 
 def _read(weights: Path, label_files: Sequence[str], descriptions: Sequence[str]) -> FoundModel:
-    """With the first file of each kind that is there; labels of a description go before those of a text."""
+    """Use the first existing file of each kind. Labels of a description take precedence over a text file."""
     description = _Description()
     described = _first(weights.parent, descriptions)
     if described is not None:

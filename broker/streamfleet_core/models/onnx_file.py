@@ -1,8 +1,8 @@
-"""What an ONNX file holds, read in one bounded pass over its bytes; nothing is built from what is not needed.
+"""Reads an ONNX file in one bounded pass over its bytes, and builds no objects that are not needed.
 
-protobuf would make an object of each of two million empty nodes that fit into 4 MB; here they are counted.
-What no honest export has is refused: more nodes than any detector, weights in other files, tensors that claim
-to be larger than the file, functions that call themselves, operators of somebody's own library. (S21)
+protobuf would build an object for each of two million empty nodes that fit into 4 MB; here they are counted.
+Files that no regular export produces are refused: more nodes than any detector has, weights in other files,
+tensors that claim to be larger than the file, recursive functions, operators of custom libraries. (S21)
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import NamedTuple
 from streamfleet_core.models.foreign_format import advice_on
 from streamfleet_core.models.onnx_graph import MAX_FILE, BadModel, Graph, Port
 
-MAX_NODES = 50_000  # of all graphs, a function counted as often as it is called
-MAX_FIELDS = 1_000_000  # of all messages
-MAX_DEPTH = 64  # messages within messages; protobuf itself ends at 100
-MAX_CALLS = 50  # functions within functions
+MAX_NODES = 50_000  # of all graphs; a function counts once per call
+MAX_FIELDS = 1_000_000  # protobuf fields of all messages
+MAX_DEPTH = 64  # nested messages; protobuf itself allows 100
+MAX_CALLS = 50  # nested calls of functions
 MAX_SPARSE = 2**24  # elements of all sparse tensors
 MAX_METADATA = 4 * 1024**2  # bytes
 _MAX_NAME = 1024  # bytes, of an operator, an input or an output
 
 Content = bytes | mmap.mmap
 
-# The messages of ONNX by the numbers of the fields that are messages themselves. Where one is there at most
-# once it has "!": protobuf would merge a second into the first, and neither be what was looked at.
+# The messages of ONNX: field number → type, for fields that are messages themselves. "!" marks a field that
+# may occur only once: protobuf would merge a second one into the first, and the result would be unchecked.
 MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph!", 8: "OperatorSet", 14: "Entry", 20: "Training", 25: "Function", 26: "Leaf"},
     "Graph": {
@@ -71,7 +71,7 @@ MESSAGES: dict[str, dict[int, str]] = {
     "Leaf": {},
 }
 
-# What ONNX Runtime has operators for.
+# The domains of ONNX Runtime's operators.
 _ONNX = ("", "ai.onnx")
 _DOMAINS = frozenset((*_ONNX, "ai.onnx.ml", "ai.onnx.preview", "com.microsoft"))
 
@@ -82,25 +82,25 @@ _DATA_TYPES = (
     *("FLOAT16", "DOUBLE", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "BFLOAT16"),
 )
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types; groups are none of ONNX
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types; ONNX uses no groups
 
 _Operator = tuple[str, str, str]  # domain, name, overload
 
 
 class _Unreadable(Exception):
-    """The bytes are no protobuf message."""
+    """The bytes are not a protobuf message."""
 
 
-class _Field(NamedTuple):  # by far the cheapest to make, and one is made of every field
+class _Field(NamedTuple):  # the cheapest type to create: there is one for every field
     number: int
     wire: int
-    value: int  # of a number; where bytes begin
+    value: int  # the value of a number; otherwise where the bytes begin
     end: int  # where the field ends
 
 
 @dataclass(slots=True, kw_only=True)
 class _Found:
-    """What is gathered on the way."""
+    """The result of the pass."""
 
     ir_version: int = 0
     opset: int = 0
@@ -115,18 +115,18 @@ class _Found:
 
 
 def read_file(path: Path) -> Graph:
-    """The same of the file at a path, which is not read into memory. It blocks. Raises: BadModel, OSError."""
+    """Read an ONNX file without loading it into memory. It blocks. Raises: BadModel, OSError."""
     size = path.stat().st_size
     if size > MAX_FILE:
-        raise BadModel(f"expected an ONNX file of at most {MAX_FILE} bytes, it has {size}")
+        raise BadModel(f"expected an ONNX file of at most {MAX_FILE} bytes, got {size}")
     if size == 0:
-        return read_graph(b"")  # nothing can be mapped
+        return read_graph(b"")  # an empty file cannot be mapped
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return read_graph(content)
 
 
 def read_graph(content: Content) -> Graph:
-    """The inputs, outputs and metadata of an ONNX file. Raises: BadModel."""
+    """Read the inputs, outputs and metadata of an ONNX file. Raises: BadModel."""
     advice = advice_on(content)
     if advice:
         raise BadModel(f"expected an ONNX file, got {advice}")
@@ -134,9 +134,7 @@ def read_graph(content: Content) -> Graph:
     try:
         found = reader.read()
     except _Unreadable as exc:
-        raise BadModel(
-            f"expected an ONNX file, it cannot be read as one (cut off, or something else): {exc}"
-        ) from exc
+        raise BadModel(f"expected an ONNX file, got something else or an incomplete file: {exc}") from exc
     if found.ir_version < 1 or not found.nodes or not found.outputs:
         raise BadModel("expected an ONNX file with a graph, it holds none")
     inputs = tuple(port for port in found.inputs if port.name not in found.constants)
@@ -158,11 +156,11 @@ class _Reader:
         self._found = _Found()
         self._fields = 0
         self._nodes = 0
-        self._sparse = 0  # elements, of all sparse tensors made whole
+        self._sparse = 0  # elements of all sparse tensors, as dense ones
         self._main: Counter[_Operator] = Counter()
 
     def read(self) -> _Found:
-        """Raises: BadModel, _Unreadable."""
+        """Read the whole file. Raises: BadModel, _Unreadable."""
         for each in self._walk("Model", 0, len(self._content), 0, self._main):
             match each.number, each.wire:
                 case 1, 0:
@@ -183,9 +181,9 @@ class _Reader:
     def _walk(
         self, kind: str, start: int, end: int, depth: int, calls: Counter[_Operator]
     ) -> Iterator[_Field]:
-        """The fields of a message; by the time a field is given, all below it has been looked at."""
+        """Yield the fields of a message. A field is yielded after everything below it was checked."""
         if depth > MAX_DEPTH:
-            raise BadModel(f"expected at most {MAX_DEPTH} levels of graphs within graphs, got more")
+            raise BadModel(f"expected at most {MAX_DEPTH} levels of nested graphs, got more")
         if kind == "Node":
             self._count_node()
         messages, once = MESSAGES[kind], set()
@@ -194,16 +192,16 @@ class _Reader:
             if below is not None and each.wire == _BYTES:
                 if below[-1] == "!":
                     if each.number in once:
-                        raise _Unreadable(f"field {each.number} of a {kind} is there twice")
+                        raise _Unreadable(f"field {each.number} of a {kind} occurs twice")
                     once.add(each.number)
                     below = below[:-1]
-                self._look(below, each.value, each.end, depth + 1, calls)
+                self._check(below, each.value, each.end, depth + 1, calls)
             yield each
 
-    def _look(self, kind: str, start: int, end: int, depth: int, calls: Counter[_Operator]) -> None:
-        """At a message of which no more need be known than that it does no harm."""
+    def _check(self, kind: str, start: int, end: int, depth: int, calls: Counter[_Operator]) -> None:
+        """Check a message whose content is not needed otherwise."""
         if kind == "Function":
-            return  # read by itself, as what it calls counts for each of its calls
+            return  # read separately: its nodes count for each of its calls
         if kind == "Tensor":
             self._tensor(start, end, depth, calls)
         elif kind == "SparseTensor":
@@ -228,7 +226,7 @@ class _Reader:
         self._found.loops |= name in _LOOPS
 
     def _tensor(self, start: int, end: int, depth: int, calls: Counter[_Operator]) -> None:
-        """What it says of its size must be there. An element takes a quarter of a byte at least."""
+        """Check that the tensor holds as much data as it claims. An element takes at least a quarter byte."""
         elements, held, name, outside = 1, 0, "", False
         for each in self._walk("Tensor", start, end, depth, calls):
             if each.number == 1:
@@ -240,20 +238,20 @@ class _Reader:
                 outside = True
             elif each.number in (4, 5, 6, 7, 9, 10, 11):
                 held += each.end - each.value if each.wire == _BYTES else 1
-                held += each.number == 6  # a text may be empty
+                held += each.number == 6  # a string may be empty
         if outside:
             raise BadModel(
-                f"expected a model in one file, its tensor {name!r} lies in another (external data): "
+                f"expected a model in one file, its tensor {name!r} is in another one (external data): "
                 "export it as one file, as torch.onnx.export(…, external_data=False) does"
             )
         if elements > 4 * held:
             raise BadModel(
-                f"expected all of the tensor {name!r} in the file, it says that it has {elements} elements "
+                f"expected all of the tensor {name!r} in the file, it claims {elements} elements "
                 f"and holds {held} bytes"
             )
 
     def _sparse_tensor(self, start: int, end: int, depth: int, calls: Counter[_Operator]) -> None:
-        """It is made a whole one when it is loaded."""
+        """Count its elements as those of a dense tensor, which it becomes when it is loaded."""
         elements = 1
         for each in self._walk("SparseTensor", start, end, depth, calls):
             if each.number == 3:
@@ -266,17 +264,17 @@ class _Reader:
     def _count_node(self) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise BadModel(f"expected at most {MAX_NODES} nodes, the file has more")
+            raise BadModel(f"expected at most {MAX_NODES} nodes, got more")
 
     def _count_field(self) -> None:
         self._fields += 1
         if self._fields > MAX_FIELDS:
-            raise BadModel(f"expected at most {MAX_FIELDS} fields, the file has more")
+            raise BadModel(f"expected at most {MAX_FIELDS} fields, got more")
 
-    # what is known by its place ---------------------------------------------------------------------------
+    # fields at fixed places -------------------------------------------------------------------------------
 
     def _graph(self, graph: _Field) -> None:
-        """The main one, which has been looked at: its ports, and the names of its tensors."""
+        """Read the main graph, which was checked already: its ports, and the names of its tensors."""
         for each in self._split(graph.value, graph.end):
             if each.wire != _BYTES:
                 continue
@@ -337,7 +335,7 @@ class _Reader:
     def _metadata(self, entry: _Field) -> None:
         self._found.metadata_size += entry.end - entry.value
         if self._found.metadata_size > MAX_METADATA:
-            raise BadModel(f"expected metadata of at most {MAX_METADATA} bytes, the file has more")
+            raise BadModel(f"expected metadata of at most {MAX_METADATA} bytes, got more")
         key = value = ""
         for each in self._split(entry.value, entry.end):
             if each.number == 1 and each.wire == _BYTES:
@@ -367,7 +365,9 @@ class _Reader:
 
         def nodes_of(calls: Counter[_Operator], depth: int) -> int:
             if depth > MAX_CALLS:
-                raise BadModel(f"expected functions at most {MAX_CALLS} deep, they call themselves or go on")
+                raise BadModel(
+                    f"expected calls of functions at most {MAX_CALLS} deep, got recursive or deeper ones"
+                )
             total = 0
             for operator, times in calls.items():
                 if operator not in functions:
@@ -382,12 +382,14 @@ class _Reader:
         for calls in (self._main, *functions.values()):
             count = nodes_of(calls, 0)
             if count > MAX_NODES:
-                raise BadModel(f"expected at most {MAX_NODES} nodes, its functions make {count} of them")
+                raise BadModel(
+                    f"expected at most {MAX_NODES} nodes, got {count} with the calls of its functions"
+                )
 
     # bytes ------------------------------------------------------------------------------------------------
 
     def _split(self, start: int, end: int) -> Iterator[_Field]:
-        """The fields of a message. Raises: BadModel, _Unreadable."""
+        """Split a message into its fields. Raises: BadModel, _Unreadable."""
         content, at = self._content, start
         while at < end:
             self._count_field()
@@ -403,12 +405,12 @@ class _Reader:
             else:
                 raise _Unreadable(f"a field of wire type {wire} at byte {at}")
             if not number or stop > end:
-                raise _Unreadable(f"a field at byte {at} ends behind its message")
+                raise _Unreadable(f"a field at byte {at} ends after its message")
             yield _Field(number, wire, value, stop)
             at = stop
 
     def _numbers(self, each: _Field) -> Iterator[int]:
-        """Of a field that may be packed."""
+        """Yield the numbers of a field that may be packed."""
         if each.wire == _VARINT:
             yield each.value
         elif each.wire == _BYTES:
@@ -431,13 +433,12 @@ def _check_domain(operator: _Operator) -> None:
     domain, name, _ = operator
     if domain not in _DOMAINS:
         raise BadModel(
-            f"expected operators of ONNX, got {domain}::{name}, which belongs to a library of its own: "
-            "export it without it"
+            f"expected operators of ONNX, got {domain}::{name} of a custom library: export it without it"
         )
 
 
 def _varint(content: Content, at: int, end: int) -> tuple[int, int]:
-    """The number at a place, and where it ends."""
+    """Decode the number at a position, and return where it ends."""
     number = shift = 0
     while at < end and shift < 70:
         byte = content[at]

@@ -1,7 +1,6 @@
-"""What a model must be, told by its graph: the family, the size of its input, its classes.
+"""Derives a model's manifest from its graph: the family, the size of its input, its classes.
 
-Whoever opens the file says what is in it; here it is only judged. What is refused says what was expected and
-what came.
+It opens no files: the caller passes the content. Errors say what was expected and what the file has.
 """
 
 from __future__ import annotations
@@ -14,29 +13,29 @@ from dataclasses import dataclass
 from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_INPUT_SIDE
 from streamfleet_core.protocol.values import Family, Manifest, Weights
 
-MAX_FILE = 2 * 1024**3  # bytes: what one protobuf message can hold
+MAX_FILE = 2 * 1024**3  # bytes: the limit of a protobuf message
 MAX_LABEL = 128  # characters
 MAX_IR_VERSION = 13  # the highest that ONNX Runtime 1.31 loads
 MAX_OPSET = 26  # the same
-LOAD_TIME = 20  # seconds of processor time in which a model must be loaded
-RUN_TIME = 10  # seconds of processor time of its first inference
-LONG_RUN_TIME = 30  # the same at the api's door, of a graph without loops: its devices may be faster
+LOAD_TIME = 20  # seconds of processor time to load a model
+RUN_TIME = 10  # seconds of processor time for the first inference
+LONG_RUN_TIME = 30  # the same in the API, for a graph without loops: devices may be faster
 TOO_LONG = (
     f"it took too long: loading may take {LOAD_TIME} s of processor time, an inference {RUN_TIME} s, "
-    "thrice that beside a GPU"
+    "three times as long with a GPU"
 )
-_STRIDES = (8, 16, 32)  # pixels from one point to the next, of three grids
-_UNSHOWABLE = ("Cc", "Cs")  # control characters, and halves of a character
+_STRIDES = (8, 16, 32)  # pixels between the points of each of three grids
+_UNSHOWABLE = ("Cc", "Cs")  # control characters and surrogates
 
 _PAIR = re.compile(
     r"""\s*(?P<index>\d{1,6})\s*:\s*(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(?:,|\Z)"""
 )
 
-Shape = tuple[int | None, ...]  # None where the file leaves a dimension open
+Shape = tuple[int | None, ...]  # None for a dynamic dimension
 
 
 class BadModel(Exception):
-    """A file that no device could run."""
+    """A file that no device can run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ class Port:
     """An input or output of the graph."""
 
     name: str
-    dtype: str  # by ONNX's name, as FLOAT
+    dtype: str  # in ONNX's spelling, as FLOAT
     shape: Shape
 
     def __str__(self) -> str:
@@ -54,23 +53,23 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """All that is looked at in a model file."""
+    """The parts of a model file that matter here."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     metadata: dict[str, str]
     ir_version: int = 0
-    opset: int = 0  # of ONNX's own operators
-    loops: bool = False  # how long it takes does not follow from its size
+    opset: int = 0  # version of ONNX's own operators
+    loops: bool = False  # with loops, the run time does not follow from the size
 
 
 def manifest_of(
     graph: Graph, weights: Weights, family: Family | None, labels: tuple[str, ...] | None
 ) -> Manifest:
-    """What a device must know to run this graph. Raises: BadModel."""
+    """Derive the manifest that a device needs to run this graph. Raises: BadModel."""
     task = graph.metadata.get("task", "detect")
     if task != "detect":
-        raise BadModel(f"expected a model of the task 'detect', its metadata says {task[:40]!r}")
+        raise BadModel(f"expected a model of the task 'detect', got {task[:40]!r} in its metadata")
     labels = labels or labels_in(graph.metadata)
     height, width = _input_size(graph)
     output = _output(graph)
@@ -94,12 +93,12 @@ def _check_versions(graph: Graph) -> None:
 
 
 def labels_in(metadata: dict[str, str]) -> tuple[str, ...] | None:
-    """The class names as Ultralytics writes them, `{0: 'person', 1: 'car'}`, or None. Raises: BadModel."""
+    """Parse class names as Ultralytics writes them, `{0: 'person', 1: 'car'}`. Raises: BadModel."""
     text = metadata.get("names", "").strip()
     if not text:
         return None
     if not (text.startswith("{") and text.endswith("}")):
-        raise BadModel(f"expected the metadata 'names' as {{0: 'person', …}}, it begins with {text[:40]!r}")
+        raise BadModel(f"expected the metadata 'names' as {{0: 'person', …}}, got {text[:40]!r}")
     inner, at, names = text[1:-1].rstrip().rstrip(","), 0, {}
     while at < len(inner):
         pair = _PAIR.match(inner, at)
@@ -173,18 +172,18 @@ def _output(graph: Graph) -> Port:
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """The size of an input, which says how many boxes an output has that is not sorted out yet."""
+    """The size of an input, from which follows the number of boxes in an output before NMS."""
 
     height: int
     width: int
 
     @property
     def points(self) -> int:
-        """Of YOLOX: one box a point of its three grids."""
+        """The number of boxes of YOLOX: one for each point of its three grids."""
         return self._points(_STRIDES)
 
     def has(self, rows: int | None) -> bool:
-        """Is it a number of boxes that grids make, of three strides or four, with one anchor or three?"""
+        """Whether grids of three or four strides, with one or three anchors, give this number of boxes."""
         return rows in {
             anchors * self._points(strides) for anchors in (1, 3) for strides in (_STRIDES, (*_STRIDES, 64))
         }
@@ -194,7 +193,7 @@ class _Grid:
 
 
 def _family(graph: Graph, output: Port, labels: tuple[str, ...] | None, grid: _Grid) -> Family:
-    """The family that the file itself shows."""
+    """Infer the family from the file itself. Raises: BadModel."""
     _, rows, columns = output.shape
     said = _says_end_to_end(graph.metadata)
     of_ultralytics = "names" in graph.metadata and "stride" in graph.metadata
@@ -219,14 +218,14 @@ def _family(graph: Graph, output: Port, labels: tuple[str, ...] | None, grid: _G
 
 
 def _says_end_to_end(metadata: dict[str, str]) -> bool | None:
-    """Whether boxes that overlap are gone already, by what Ultralytics writes; None: it does not say."""
+    """Whether the metadata of Ultralytics says that NMS is included; None if it does not say."""
     if metadata.get("end2end", "").lower() == "true" or "'nms': True" in metadata.get("args", ""):
         return True
     return False if "end2end" in metadata else None
 
 
 def _classes(family: Family, output: Port, grid: _Grid) -> int | None:
-    """How many the shape has; None when it does not say. Raises: BadModel."""
+    """The number of classes in the shape; None for a dynamic one. Raises: BadModel."""
     _, rows, columns = output.shape
     if family == "end2end":
         if columns not in (6, None):
@@ -257,8 +256,7 @@ def _checked(labels: tuple[str, ...] | None, classes: int | None, output: Port) 
     if labels is None:
         count = "" if classes is None else f" ({classes} of them)"
         raise BadModel(
-            f"expected class names{count}, the file holds none: give them with --labels, or in a file beside "
-            "it"
+            f"expected class names{count}, the file has none: pass them with --labels, or in a file beside it"
         )
     if classes is not None and len(labels) != classes:
         raise BadModel(f"expected {classes} class names for the output {output}, got {len(labels)}")

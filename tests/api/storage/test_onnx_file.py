@@ -167,8 +167,8 @@ def test_a_family_that_is_said_goes_before_what_a_file_shows(file: Path, family:
         ({"output": (1, 300, 7)}, {"family": "end2end"}, r"expected an output \(1, boxes, 6\)"),
         ({"output": (1, 4, 100)}, {}, "at least one class"),
         ({"output": (1, 8, 100)}, {}, r"expected 4 class names .*, got 2"),
-        ({"metadata": {}}, {}, r"expected class names \(2 of them\), the file holds none: .* --labels"),
-        ({"metadata": {**NAMES, "task": "segment"}}, {}, "task 'detect', its metadata says 'segment'"),
+        ({"metadata": {}}, {}, r"expected class names \(2 of them\), the file has none: .* --labels"),
+        ({"metadata": {**NAMES, "task": "segment"}}, {}, "task 'detect', got 'segment'"),
         ({"metadata": {**NAMES, "names": "['cat']"}}, {}, "the metadata 'names' as"),
         ({"metadata": {**NAMES, "names": "{0: 'a', 2: 'b'}"}}, {}, "count from 0 without gaps"),
         ({"metadata": {**NAMES, "names": "{0: [[[['a']]]]}"}}, {}, "the metadata 'names' as"),
@@ -237,7 +237,7 @@ def test_external_data_is_refused_wherever_it_hides(file: Path, place: str) -> N
         model.graph.sparse_initializer.add().values.CopyFrom(outside)
     file.write_bytes(model.SerializeToString())
 
-    with pytest.raises(BadModel, match=r"'stolen' lies in another \(external data\)"):
+    with pytest.raises(BadModel, match=r"'stolen' is in another one \(external data\)"):
         inspect(file, SHA)
 
 
@@ -299,7 +299,7 @@ def test_the_cache_holds_weights_and_class_names(tmp_path: Path) -> None:
         ({f"{number}.onnx": "" for number in range(9)}, r"got 0.onnx, .*, 4.onnx and 4 more"),
         ({"a.onnx": "", "manifest.json": "{"}, "manifest.json"),
         ({"a.onnx": "", "manifest.json": '{"family": "resnet"}'}, r"\$\.family"),
-        ({"a.onnx": "", "labels.txt": "\n"}, "it has none"),
+        ({"a.onnx": "", "labels.txt": "\n"}, "got none"),
     ],
 )
 def test_a_folder_of_the_cache_that_cannot_be_read_says_why(

@@ -235,7 +235,7 @@ def test_weights_in_other_files_are_never_read(
     path.write_bytes(model.SerializeToString())
     monkeypatch.chdir(path.parent)
 
-    with pytest.raises(BadModel, match=r"'boxes' lies in another \(external data\)"):
+    with pytest.raises(BadModel, match=r"'boxes' is in another one \(external data\)"):
         Session(str(path), manifest_of(path))
 
 

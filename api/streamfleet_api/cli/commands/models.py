@@ -24,7 +24,7 @@ from streamfleet_api.cli.context import (
 )
 from streamfleet_api.cli.tables import Table, counted, plain, show, show_table, size
 from streamfleet_api.client.errors import CommandFailed, Rejected
-from streamfleet_core.models.digest import Told, untold
+from streamfleet_core.models.digest import OnProgress, ignore_progress
 from streamfleet_core.protocol.values import Family
 
 if TYPE_CHECKING:
@@ -219,10 +219,10 @@ def _pass_on(settings: Settings, address: str, sha256: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], Told]]:
+def _progress() -> Iterator[Callable[[str], OnProgress]]:
     """Yield a function that starts a stage with a progress bar, which is drawn on a terminal only."""
     if not sys.stderr.isatty():
-        yield lambda _name: untold
+        yield lambda _name: ignore_progress
         return
     from rich import progress
     from rich.console import Console
@@ -236,7 +236,7 @@ def _progress() -> Iterator[Callable[[str], Told]]:
     )
     with progress.Progress(*columns, console=Console(stderr=True)) as bar:
 
-        def stage(name: str) -> Told:
+        def stage(name: str) -> OnProgress:
             task = bar.add_task(name, total=None, visible=False)
             # What is in the fleet already is not sent, and no bar of it is drawn.
             return lambda passed, total: bar.update(task, completed=passed, total=total, visible=True)
