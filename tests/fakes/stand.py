@@ -200,12 +200,20 @@ class Stand:
         self.fence = Fence.create()
         self._children: list[Child] = []
 
-    def engine(self, weights: Path, manifest: Manifest, *, threads: int = 2, ready: bool = True) -> Child:
+    def engine(
+        self,
+        weights: Path,
+        manifest: Manifest,
+        *,
+        threads: int = 2,
+        ready: bool = True,
+        entry: Callable[[Any, Connection], None] | None = None,
+    ) -> Child:
         # Imported where it is needed: a test of cameras alone loads no ONNX Runtime.
         from streamfleet_worker.engine.process import main
 
         config = EngineConfig(manifest, str(weights), str(self.folder / "engine"), threads)
-        child = self._start(main, config)
+        child = self._start(entry or main, config)
         if ready:
             child.until("the engine is ready", lambda report: is_engine(report, "ready"), _BEGINNING)
         return child

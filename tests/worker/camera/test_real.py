@@ -12,13 +12,16 @@ import onnxruntime as ort
 import pytest
 
 from tests.fakes.models import manifest_of
-from tests.fakes.stand import DATA, Stand, is_camera
+from tests.fakes.stand import DATA, Child, Stand, until_ended
 
 FRAMES = 795
 CONFIDENCE = 0.3
 SAMPLE = (1, 2, 100, 333, 500, 794, 795)
 
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the checkout")
+pytestmark = [
+    pytest.mark.skipif(not DATA.is_dir(), reason="no real data beside the checkout"),
+    pytest.mark.timeout(600),  # half a minute of computing, where nobody else computes
+]
 
 
 def reference() -> Iterator[tuple[int, list[list[float]]]]:
@@ -56,6 +59,13 @@ def found(document: dict[str, Any]) -> list[list[float]]:
     return rows
 
 
+def until_over(stand: Stand, camera: Child, frames: int) -> None:
+    """Wait for a film to end, which goes on all the time."""
+    for count in range(0, frames, 50):
+        stand.receiver.until(count)
+    until_ended(camera)
+
+
 def test_a_real_film_gives_what_a_plain_loop_finds(stand: Stand) -> None:
     labels = tuple((DATA / "coco-labels.txt").read_text().split("\n")[:80])
     weights = DATA / "yolox_nano.onnx"
@@ -63,7 +73,7 @@ def test_a_real_film_gives_what_a_plain_loop_finds(stand: Stand) -> None:
     stand.engine(weights, manifest)
     camera = stand.camera(manifest, str(DATA / "vtest.avi"), confidence=CONFIDENCE, iou_threshold=0.3)
 
-    camera.until("the film is over", lambda report: is_camera(report, "ended"), deadline=60)
+    until_over(stand, camera, FRAMES)
 
     documents = {one["inference_metadata"]["frame_id"]: one for one in stand.receiver.documents}
     assert stand.receiver.frame_ids == list(range(1, FRAMES + 1))
@@ -91,7 +101,7 @@ def test_people_keep_their_ids_from_frame_to_frame(stand: Stand, tmp_path: Path)
     stand.engine(weights, manifest)
 
     camera = stand.camera(manifest, str(tmp_path / "short.avi"), confidence=CONFIDENCE, tracker="bytetrack")
-    camera.until("the film is over", lambda report: is_camera(report, "ended"), deadline=60)
+    until_over(stand, camera, 100)
 
     lengths: dict[int, int] = {}
     last: dict[int, tuple[float, float]] = {}

@@ -9,12 +9,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine import onnx_session, process
 from streamfleet_worker.engine.messages import (
     Done,
     Failed,
@@ -24,6 +26,7 @@ from streamfleet_worker.engine.messages import (
     pack,
     unpack_from_engine,
 )
+from streamfleet_worker.ipc.child_messages import EngineConfig
 from streamfleet_worker.ipc.shared_memory import Slot, SlotLayout, create_memory, map_slots
 from tests.fakes.models import (
     manifest_of,
@@ -309,6 +312,12 @@ def _memory(engine: Child) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
+def hasty_engine(config: EngineConfig, connection: Connection) -> None:
+    """One whose model gets three seconds of processor time for its first run, and not ten."""
+    onnx_session.RUN_TIME = 3  # type: ignore[attr-defined]  # it imports it
+    process.main(config, connection)
+
+
 def test_a_model_that_never_comes_to_an_end_is_ended_while_another_is_served(
     stand: Stand, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
@@ -317,7 +326,7 @@ def test_a_model_that_never_comes_to_an_end_is_ended_while_another_is_served(
     stand.engine(*constant)
     peers.append(CameraPeer(stand).share())
 
-    endless = stand.engine(path, manifest, ready=False)
+    endless = stand.engine(path, manifest, ready=False, entry=hasty_engine)
     endless.until("it loads", lambda report: is_engine(report, "loading"))
     peers[0].run(0)
 
