@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from streamfleet_core.protocol.values import Manifest, Weights
@@ -92,6 +93,7 @@ class Fetcher:
         self.events: list[ModelFetched | ModelRefused] = []
         self._came: asyncio.Queue[ModelFetched | ModelRefused] = asyncio.Queue()
         self.models = Models(directory, self._on_event, lambda: 0.0)
+        self.models._client.timeout = httpx.Timeout(PATIENCE)  # this process serves too, and may stand still
 
     def _on_event(self, event: ModelFetched | ModelRefused) -> None:
         self.events.append(event)
