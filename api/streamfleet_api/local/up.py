@@ -390,17 +390,20 @@ class StopSignal:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[StopSignal]:
+    """Ctrl-C and SIGTERM set it. Afterwards they do nothing: the process ends anyway, with its own code."""
     stop = StopSignal()
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, handle)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
         stop.close()
 
 
