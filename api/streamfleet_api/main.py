@@ -205,7 +205,8 @@ class _Server(uvicorn.Server):
         self._connections = services.connections
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)  # uvicorn raises them again when all is closed
+            # uvicorn has handlers of its own while it serves, and raises the signal again when all is closed.
+            signal.signal(number, self._note_exit)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does it, with listeners of ours where they must be: they cost a connection 0.1 ms."""
@@ -230,6 +231,10 @@ class _Server(uvicorn.Server):
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state, slot=slot
         )
         return protocol
+
+    def _note_exit(self, _number: int, _frame: FrameType | None) -> None:
+        """Serve no longer, or not at all: the signal may come before uvicorn has its handlers."""
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._loop.call_soon_threadsafe(self._services.subscribers.end)
