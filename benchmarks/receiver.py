@@ -17,6 +17,8 @@ from typing import Any
 import zmq
 
 from streamfleet_core.protocol.data_plane import DataHeader, split
+from tests.fakes.datagrams import make_room
+from tests.fakes.patience import PATIENCE
 from tests.fleet.harness import wait_for
 
 UDP = "UDP"
@@ -53,7 +55,7 @@ class Receiver:
         self.began_ns: dict[object, int] = {}  # by sender of datagrams: when its first one came
         self._connected: set[str] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        make_room(self._socket)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.setblocking(False)
@@ -70,7 +72,7 @@ class Receiver:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self._context.destroy(linger=0)
         self._socket.close()
 

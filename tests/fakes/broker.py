@@ -130,6 +130,7 @@ class Peer:
         self._publisher = self._relay(self.predictions)
         self._subscribed: set[bytes] = set()  # topics of predictions and statuses
         self._picture_publisher = self._relay(self.pictures)
+        self._looked_at: set[bytes] = set()  # topics of pictures; the api keeps on for a while after a test
         self._polls: list[tuple[bytes, bytes, GetEvents, float]] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -152,8 +153,6 @@ class Peer:
         if self.events:  # the next test's begin a new epoch, in which nobody is told of these
             self.events = []
             self.epoch += 1
-        while self._picture_publisher.poll(0):
-            self._picture_publisher.recv()
         self.gen += 10
         self.endpoints = ("tcp://*:7774",)
         self.confirms = True
@@ -402,11 +401,13 @@ class Peer:
 
     def wait_for_looker(self, pipeline_id: str) -> None:
         """Until somebody wants pictures."""
-        _wait_for(self._picture_publisher, {b"\x01" + pipeline_topic(Kind.IMG, pipeline_id)})
+        topic = pipeline_topic(Kind.IMG, pipeline_id)
+        _hear_until(self._picture_publisher, self._looked_at, lambda: topic in self._looked_at)
 
     def wait_for_no_looker(self, pipeline_id: str) -> None:
         """Until nobody wants pictures any more."""
-        _wait_for(self._picture_publisher, {b"\x00" + pipeline_topic(Kind.IMG, pipeline_id)})
+        topic = pipeline_topic(Kind.IMG, pipeline_id)
+        _hear_until(self._picture_publisher, self._looked_at, lambda: topic not in self._looked_at)
 
     def wait_for_followers(self, *pipeline_ids: str) -> None:
         """Until the api has subscribed to the predictions of these; of none: of all."""
@@ -420,27 +421,18 @@ class Peer:
 
     def _end_followers(self) -> None:
         """Wait for the last test's clients to leave, and have the api end the rings of its pipelines."""
-        self._hear()
+        _hear(self._publisher, self._subscribed)
         while self._has_followers():
             if not self._publisher.poll(1000):
                 self.happen(self.events[-1].n + 1 if self.events else 1, state="gone")
                 self.wait_for_no_followers()
-            self._hear()
+            _hear(self._publisher, self._subscribed)
 
     def _has_followers(self) -> bool:
         return any(topic.startswith(b"v1/pred/") for topic in self._subscribed)
 
     def _hear_until(self, holds: Callable[[], bool]) -> None:
-        self._hear()  # what an earlier test has left unread says nothing of now
-        while not holds():
-            assert self._publisher.poll(PATIENCE * 1000), f"subscriptions are {self._subscribed}"
-            self._hear()
-
-    def _hear(self) -> None:
-        """Take note of all that has come."""
-        while self._publisher.poll(0):
-            message = self._publisher.recv()
-            (self._subscribed.add if message[0] else self._subscribed.discard)(message[1:])
+        _hear_until(self._publisher, self._subscribed, holds)
 
     def picture(self, pipeline_id: str, seq: int, jpeg: bytes, *, source: int = 0) -> None:
         """Send one picture."""
@@ -499,10 +491,18 @@ class Peer:
         self.publish(topic, DataHeader(kind=Kind.STAT, gen=gen, inc=0, seq=seq), to_plain(stat))
 
 
-def _wait_for(publisher: zmq.Socket[bytes], messages: set[bytes]) -> None:
-    while messages:
-        assert publisher.poll(PATIENCE * 1000), f"these did not come: {messages}"
-        messages.discard(publisher.recv())
+def _hear_until(publisher: zmq.Socket[bytes], subscribed: set[bytes], holds: Callable[[], bool]) -> None:
+    _hear(publisher, subscribed)  # what an earlier test has left unread says nothing of now
+    while not holds():
+        assert publisher.poll(PATIENCE * 1000), f"subscriptions are {subscribed}"
+        _hear(publisher, subscribed)
+
+
+def _hear(publisher: zmq.Socket[bytes], subscribed: set[bytes]) -> None:
+    """Take note of all that has come."""
+    while publisher.poll(0):
+        message = publisher.recv()
+        (subscribed.add if message[0] else subscribed.discard)(message[1:])
 
 
 def sha256(content: bytes) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from streamfleet_broker.server import Endpoints
 from tests.fakes.broker_clients import Site, Sockets, until
+from tests.fakes.patience import PATIENCE
 from tests.fakes.places import free_ports
 
 _PORTS = ("devices", "relay_in", "relay_out", "pictures_in", "pictures_out")
@@ -61,7 +62,7 @@ async def running(folder: Path) -> AsyncIterator[Site[BrokerProcess]]:
         sockets.close()
         process.terminate()
         try:
-            await asyncio.to_thread(process.wait, 5)
+            await asyncio.to_thread(process.wait, PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(PATIENCE)

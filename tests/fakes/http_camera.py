@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,6 +58,7 @@ class HttpCamera:
         """Hang up on everybody."""
         self.closing.set()
         self._server.shutdown()
+        self._server.hang_up()
         self._server.server_close()
         self._thread.join(PATIENCE)
 
@@ -65,6 +68,24 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False
     block_on_close = True
     request_queue_size = 64
+
+    def __init__(self, *arguments: Any) -> None:
+        self._links: set[socket.socket] = set()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._links.add(request)
+        super().process_request(request, client_address)
+
+    def close_request(self, request: Any) -> None:
+        self._links.discard(request)
+        super().close_request(request)
+
+    def hang_up(self) -> None:
+        """Also on those who do not read: an answer that waits for them would never end."""
+        for link in tuple(self._links):
+            with contextlib.suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -93,7 +93,7 @@ def nothing_left_behind() -> Iterator[None]:
     threads, descriptors = set(threading.enumerate()), _descriptors()
     yield
     wait_for("no thread is left", lambda: not set(threading.enumerate()) - threads)
-    assert _descriptors() == descriptors
+    wait_for(f"{descriptors} as before", lambda: _descriptors() == descriptors)
 
 
 def _descriptors() -> list[str]:

@@ -42,16 +42,15 @@ from streamfleet_worker.ipc.child_messages import (
 )
 from streamfleet_worker.ipc.fence import Fence
 from streamfleet_worker.publisher import process
+from tests.fakes.datagrams import Datagrams
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import SHARED
 
 DATA = SHARED / "data"
 
 _BEGINNING = 2 * PATIENCE  # for the first child, with which all that any of them needs is loaded
+_STEP = 0.1  # seconds
 _ENDING = 8.0  # seconds for a child that was told to stop: fewer than a silent source has for its answer
-_MARKER = b"marker"
-_ROOM = 16 << 20  # bytes
-_SO_RCVBUFFORCE = 33  # of Linux; Python has no name for it
 
 T = TypeVar("T")
 
@@ -102,6 +101,8 @@ class Child:
 
         def found() -> Any:
             alive = self.process.is_alive()
+            if not alive:
+                self._listener.join(PATIENCE)  # until its last words are here
             report = next((one for one in self.reports[start:] if holds(one)), None)
             assert report or alive, f"ended with {self.process.exitcode} before: {what}; {self.reports[-1:]}"
             return report
@@ -125,7 +126,9 @@ class Child:
         """Say stop, as the agent does. The exit code; None when it did not end in time, and was killed."""
         with contextlib.suppress(OSError):
             send(self.connection, Stop())
-        self.process.join(_ENDING)
+        # Step by step: of a machine that stands still, only one of them is lost.
+        for _ in range(round(_ENDING / _STEP)):
+            self.process.join(_STEP)
         exit_code = self.process.exitcode
         if exit_code is None:
             self.process.kill()
@@ -142,25 +145,13 @@ class Receiver:
     """A UDP port; a thread keeps every datagram that comes."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        _make_room(self._socket)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.settimeout(0.1)
-        self.sink = UdpSink("127.0.0.1", self._socket.getsockname()[1])
-        self.datagrams: list[bytes] = []
-        self._markers = 0
-        self._closing = False
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
+        self._receiver = Datagrams()
+        self.sink = UdpSink("127.0.0.1", self._receiver.port)
 
-    def _listen(self) -> None:
-        while not self._closing:
-            with contextlib.suppress(TimeoutError):
-                datagram = self._socket.recv(65_536)
-                if datagram == _MARKER:
-                    self._markers += 1
-                else:
-                    self.datagrams.append(datagram)
+    @property
+    def datagrams(self) -> list[bytes]:
+        """Those that were read so far."""
+        return self._receiver.kept
 
     def until(self, count: int) -> None:
         """Wait until so many datagrams have come."""
@@ -168,9 +159,7 @@ class Receiver:
 
     def settle(self) -> None:
         """Wait until all that was sent so far is here: on this host datagrams keep their order."""
-        seen = self._markers
-        self._socket.sendto(_MARKER, self._socket.getsockname())
-        wait_for("the receiver has read what came before", lambda: self._markers > seen)
+        self._receiver.settle()
 
     @property
     def documents(self) -> list[dict[str, Any]]:
@@ -186,9 +175,7 @@ class Receiver:
         return [metadata["frame_id"] for metadata in self.metadata]
 
     def close(self) -> None:
-        self._closing = True
-        self._thread.join()
-        self._socket.close()
+        self._receiver.close()
 
 
 class Stand:
@@ -299,14 +286,6 @@ class Stand:
         child = Child(entry, config)
         self._children.append(child)
         return child
-
-
-def _make_room(receiver: socket.socket) -> None:
-    """Let all datagrams of a film wait while the thread that reads them stands still."""
-    try:
-        receiver.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
-    except OSError:  # only root may have more than the system gives to others
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
 
 
 def until_ended(camera: Child) -> CameraReport:

@@ -10,7 +10,7 @@ import pytest
 from streamfleet_api.local.demo import demo_model
 from tests.fakes.places import SHARED, short_folder
 from tests.fakes.videos import write_pattern
-from tests.fleet.harness import LIMIT, Fleet, Subscriber, UdpReceiver
+from tests.fleet.harness import LIMIT, Fleet, Subscriber, UdpReceiver, wait_for
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,8 +64,9 @@ def fleet(demo_file: Path) -> Iterator[Fleet]:
 
 @pytest.fixture
 def clean(fleet: Fleet) -> Iterator[Fleet]:
-    """The module's fleet, without pipelines before and after."""
+    """The module's fleet: no pipeline before and after, and no camera that a test would take for its own."""
     fleet.terminate_all()
+    wait_for(lambda: not fleet.pids("camera"), lambda: f"the end of all cameras; {fleet.names()}")
     yield fleet
     fleet.terminate_all()
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,11 +21,13 @@ import msgpack
 import zmq
 
 from streamfleet_core.protocol.data_plane import DataHeader, split
+from tests.fakes.datagrams import Datagrams
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import free_ports
 
 MARK = "STREAMFLEET_TEST_MARK"
 BIN = Path(sys.executable).parent
+READY = "Streamfleet is ready."  # what `up` prints when all of it has started
 T = TypeVar("T")
 
 # Seconds that are waited for what a fleet must do. The first pipeline of a worker loads much, and another
@@ -95,11 +97,22 @@ class Fleet:
         self.process: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
 
-    def start(self, *, timeout: float = LOADING) -> Fleet:
-        """Start it and wait until it says that it is ready."""
+    def start(self, *, timeout: float = LOADING + PATIENCE) -> Fleet:
+        """Start it and wait until it says that it is ready: with all of its workers, and with the demo."""
+        before = self._times_ready()
         self.launch()
-        wait_for(self.ready, lambda: f"ready\n{self.log()}", timeout=timeout)
+
+        def said() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log()
+            return self._times_ready() > before
+
+        wait_for(said, lambda: f"ready\n{self.log()}", timeout=timeout)
+        wait_for(self.ready, lambda: f"ready\n{self.log()}")
         return self
+
+    def _times_ready(self) -> int:
+        return self.log().count(READY) if self.log_path.exists() else 0
 
     def launch(self) -> None:
         """Start it and wait for nothing."""
@@ -109,7 +122,7 @@ class Fleet:
             )
 
     def ready(self) -> bool:
-        """Does `GET /readyz` answer 200?"""
+        """Does `GET /readyz` answer 200: do api and broker answer, and is a device ready?"""
         assert self.process is not None
         assert self.process.poll() is None, self.log()
         if self.prefix:
@@ -130,7 +143,7 @@ class Fleet:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LOADING,
             check=False,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
@@ -158,9 +171,16 @@ class Fleet:
         """`POST /pause`, `/resume` or `/terminate`."""
         return self.http.post(f"/{verb}/{pipeline_id}")
 
+    def hasten(self, pipeline_id: str) -> None:
+        """Play a film as fast as it goes, which was slow until now so that a test missed nothing of it."""
+        answer = self.http.patch(f"/v2/pipelines/{pipeline_id}", json={"max_fps": None})
+        assert answer.is_success, answer.text
+
     def pipelines(self) -> list[str]:
         """`GET /list_pipelines`."""
-        return list(self.http.get("/list_pipelines").json()["pipelines"])
+        answer = self.http.get("/list_pipelines")
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["pipelines"])
 
     def report(self, pipeline_id: str) -> dict[str, Any]:
         """The report of `GET /status`."""
@@ -179,9 +199,21 @@ class Fleet:
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         """Send a signal to one process whose name begins so."""
-        pid = wait_for(lambda: self.pids(name), f"a process {name}; there are {self.names()}")[0]
-        os.kill(pid, number)
-        return pid
+
+        def sent() -> int | None:
+            for pid in self.pids(name):
+                with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                    os.kill(pid, number)
+                    return pid
+            return None
+
+        return wait_for(sent, lambda: f"a process {name}; there are {self.names()}")
+
+    def kill_all(self, name: str) -> None:
+        """Kill every process whose name begins so."""
+        for pid in self.pids(name):
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGKILL)
 
     def names(self) -> list[str]:
         """The names of the living processes."""
@@ -196,8 +228,7 @@ class Fleet:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(PATIENCE)
-        for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
+        self.kill_all("")
         self.http.close()
 
 
@@ -235,24 +266,17 @@ class UdpReceiver:
     """Collects the datagrams of a sink."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.settimeout(0.1)
-        self.port = int(self._socket.getsockname()[1])
-        self.messages: list[dict[str, Any]] = []
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="udp receiver")
-        self._thread.start()
+        self._datagrams = Datagrams()
+        self.port = self._datagrams.port
+        self._messages: list[dict[str, Any]] = []
 
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            try:
-                content = self._socket.recv(65_536)
-            except TimeoutError:
-                continue
-            self.messages.append(json.loads(content))
-        self._socket.close()
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """All that was sent until now."""
+        self._datagrams.settle()
+        new = self._datagrams.kept[len(self._messages) :]
+        self._messages += map(json.loads, new)
+        return list(self._messages)
 
     def frame_ids(self) -> list[int]:
         """In the order of their coming."""
@@ -261,15 +285,14 @@ class UdpReceiver:
     def wait_for(self, count: int, *, timeout: float = LOADING) -> None:
         """Until that many datagrams have come."""
         wait_for(
-            lambda: len(self.messages) >= count,
-            lambda: f"{count} datagrams, {len(self.messages)} came",
+            lambda: len(self._datagrams.kept) >= count,
+            lambda: f"{count} datagrams, {len(self._datagrams.kept)} came",
             timeout=timeout,
         )
 
     def close(self) -> None:
         """Stop collecting."""
-        self._closing.set()
-        self._thread.join(PATIENCE)
+        self._datagrams.close()
 
 
 class Subscriber:

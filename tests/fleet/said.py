@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 from pathlib import Path
@@ -30,10 +32,21 @@ def everything_said(fleet: Fleet) -> dict[str, str]:
         paths += [f"/v2/pipelines/{pipeline_id}/predictions/last"]
     said = {path: fleet.http.get(path).text for path in paths}
     said["command line"] = fleet.cli("pipelines").stdout + fleet.cli("pipelines", "--json").stdout
-    for file in (path for path in fleet.home.rglob("*") if path.is_file()):
-        said[str(file)] = file.read_bytes().decode(errors="replace")
+    said |= files_below(fleet.home)
     for pid in fleet.pids():
         for of_process in ("cmdline", "environ"):
-            content = Path(f"/proc/{pid}/{of_process}").read_bytes()
-            said[f"{of_process} of {pid}"] = content.decode(errors="replace")
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                content = Path(f"/proc/{pid}/{of_process}").read_bytes()
+                said[f"{of_process} of {pid}"] = content.decode(errors="replace")
     return said
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    """What each file in it says. Programs that run there may remove any of them meanwhile."""
+    found = {}
+    for root, _, names in os.walk(folder):
+        for path in (Path(root, name) for name in names):
+            if path.is_file():  # and no socket
+                with contextlib.suppress(FileNotFoundError):
+                    found[str(path)] = path.read_bytes().decode(errors="replace")
+    return found
