@@ -6,6 +6,7 @@ STREAMFLEET_TEST_EXAMPLES is how many examples of each operation are made; the s
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -116,7 +117,7 @@ def _try(fleet: Fleet, operation: Any, mode: GenerationMode) -> int:
         tried += 1
         if known and not slow and mode is GenerationMode.POSITIVE:
             _tame(fleet, case)
-        answer = case.call(base_url=fleet.url, timeout=PATIENCE)
+        answer = _answer(fleet, case)
         made = answer.headers.get("Location", [""])[0]
         if answer.status_code == 201 and made.startswith("/v2/pipelines/"):
             fleet.http.delete(made)
@@ -128,6 +129,16 @@ def _try(fleet: Fleet, operation: Any, mode: GenerationMode) -> int:
     with nothing_can_be_wrong:
         conforms()
     return tried
+
+
+def _answer(fleet: Fleet, case: Case) -> Any:
+    """503 is asked again: a broker or a device took too long, as on a machine that stands still."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer = case.call(base_url=fleet.url, timeout=PATIENCE)
+        if answer.status_code != 503 or time.monotonic() > deadline:
+            return answer
+        time.sleep(0.1)
 
 
 def _tame(fleet: Fleet, case: Case) -> None:

@@ -19,6 +19,7 @@ CLIENT = SHARED / "data/original_client.py"
 CAMERA = "TestPatternStreamProducer"  # ten frames a second, for ever
 DRAINED = 1.0  # seconds without a datagram, after which none is on its way
 HUNG = 4.0  # seconds; an answer that waits for a dead process takes 5 at least
+TRIES = 3  # a machine that stands still makes one answer slow, a dead process would do so each time
 
 
 @pytest.fixture
@@ -209,19 +210,31 @@ def test_an_unreachable_camera_is_a_success_whose_pipeline_can_always_be_termina
 
 
 @pytest.mark.parametrize("victim", ["sf-agent", "camera"])
-def test_a_killed_worker_hangs_no_door(clean: Fleet, victim: str) -> None:
+def test_a_killed_worker_hangs_no_door(clean: Fleet, udp: UdpReceiver, victim: str) -> None:
     tcp = Tcp(clean.manager_port)
-    pipeline_id = tcp.initialise(9)
-    wait_for(lambda: tcp.report(pipeline_id)["state"] == "running", "its first frame")
+    pipeline_id = tcp.initialise(udp.port)
+    udp.wait_for(1)
 
-    clean.kill(victim)
-    slowest = max(timed(lambda: tcp.report(pipeline_id)) for _ in range(50))
-    over_http = max(timed(lambda: clean.report(pipeline_id)) for _ in range(50))
+    slowest = []
+    for _ in range(TRIES):
+        before = incarnation(udp)
+        clean.kill_all(victim)  # on whichever device it is
+        slowest.append(
+            max(timed(partial(door.report, pipeline_id)) for door in (tcp, clean) for _ in range(50))
+        )
+        wait_for(lambda: incarnation(udp) > before, "that it runs again")  # noqa: B023
+        if slowest[-1] < HUNG:
+            break
 
-    assert slowest < HUNG
-    assert over_http < HUNG
-    wait_for(lambda: tcp.report(pipeline_id)["state"] == "running", "that it runs again")
+    assert min(slowest) < HUNG, slowest
+    wait_for(lambda: tcp.report(pipeline_id)["state"] == "running", "that it is told")
     assert tcp.terminate(pipeline_id) == "success"
+
+
+def incarnation(udp: UdpReceiver) -> tuple[int, int]:
+    """Which camera process of the pipeline sent the last datagram: later ones have greater numbers."""
+    about = udp.messages[-1]["inference_metadata"]
+    return about["gen"], about["inc"]
 
 
 def timed(call: Callable[[], object]) -> float:

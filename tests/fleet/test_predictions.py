@@ -15,7 +15,7 @@ import supervision as sv
 
 from streamfleet_worker.video.synthetic.test_pattern import truth
 from tests.fakes.found import class_ids, scores
-from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
+from tests.fleet.harness import LOADING, Fleet, Subscriber, UdpReceiver, rises, wait_for
 
 
 def test_every_frame_of_a_file_comes_once_and_in_order_on_every_way_out(
@@ -24,7 +24,8 @@ def test_every_frame_of_a_file_comes_once_and_in_order_on_every_way_out(
     subscriber = subscribe()
     direct = subscribe(endpoint=f"ipc://{clean.data}/workers/local-1/run/predictions.ipc")
 
-    pipeline_id = clean.initialise(str(video), "shapes/1", udp.port, device="local-1")
+    # At this pace no queue on the way is full before a process has stood still for seconds.
+    pipeline_id = clean.initialise(str(video), "shapes/1", udp.port, device="local-1", max_fps=60)
     udp.wait_for(300)
     subscriber.wait_for(pipeline_id, 300)
     direct.wait_for(pipeline_id, 300)
@@ -121,7 +122,7 @@ def test_the_originals_client_gets_every_frame_of_a_real_video(
     pipeline_id = answer["context"]["pipeline_id"]
     assert client.list_pipelines()["pipelines"] == [pipeline_id]
 
-    udp.wait_for(795, timeout=90)
+    udp.wait_for(795, timeout=2 * LOADING)
     subscriber.wait_for(pipeline_id, 795)
 
     assert udp.frame_ids() == list(range(1, 796))

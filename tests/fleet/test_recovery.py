@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -60,10 +61,12 @@ def test_a_stopped_process_is_replaced(clean: Fleet, subscribe: Callable[..., Su
 def test_a_file_goes_on_after_its_last_emitted_frame_when_its_camera_is_killed(
     clean: Fleet, video: Path, udp: UdpReceiver
 ) -> None:
-    clean.initialise(str(video), "shapes/1", udp.port, max_fps=60)
-    udp.wait_for(60)
+    pipeline_id = clean.initialise(str(video), "shapes/1", udp.port, max_fps=20)  # it does not end before
+    udp.wait_for(20)
 
     clean.kill("camera")
+    udp.wait_for(len(udp.messages) + 20)
+    clean.hasten(pipeline_id)
     wait_for(lambda: 300 in udp.frame_ids(), "the last frame")
 
     ids = udp.frame_ids()
@@ -72,10 +75,12 @@ def test_a_file_goes_on_after_its_last_emitted_frame_when_its_camera_is_killed(
 
 
 def test_a_file_loses_no_frame_when_its_engine_is_killed(clean: Fleet, video: Path, udp: UdpReceiver) -> None:
-    clean.initialise(str(video), "shapes/1", udp.port, max_fps=60)
-    udp.wait_for(60)
+    pipeline_id = clean.initialise(str(video), "shapes/1", udp.port, max_fps=20)  # it does not end before
+    udp.wait_for(20)
 
-    clean.kill("engine")
+    clean.kill_all("engine")
+    udp.wait_for(len(udp.messages) + 20)
+    clean.hasten(pipeline_id)
     udp.wait_for(300)
 
     assert udp.frame_ids() == list(range(1, 301))
@@ -94,12 +99,19 @@ def test_a_model_that_a_disk_has_damaged_is_fetched_again(
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
 
-    clean.kill("engine")
+    clean.kill_all("engine")  # a device that plays nothing may have one, too, which stays warm for a while
     running_again(clean, subscriber, wished)
 
-    assert any(hashlib.sha256(file.read_bytes()).hexdigest() == weights for file in files)
+    assert any(is_whole(file) for file in files)
     for file in files:  # of a device that has run none of it since
-        file.unlink()
+        file.unlink(missing_ok=True)
+
+
+def is_whole(file: Path) -> bool:
+    """Is its content what its name says? A device that found it damaged may have removed it."""
+    with contextlib.suppress(FileNotFoundError):
+        return hashlib.sha256(file.read_bytes()).hexdigest() == file.name
+    return False
 
 
 def test_a_file_that_ended_is_never_played_again(clean: Fleet, video: Path, udp: UdpReceiver) -> None:

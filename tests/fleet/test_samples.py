@@ -14,6 +14,7 @@ import supervision as sv
 
 from tests.fakes.http_camera import HttpCamera
 from tests.fleet.harness import Fleet, Subscriber, wait_for
+from tests.fleet.said import files_below
 
 PASSWORD = "canary-5up3r"
 LIMIT = 40  # samples a minute of one pipeline
@@ -88,6 +89,7 @@ def test_samples_of_two_devices_become_one_data_set_and_none_is_lost(
     clean: Fleet, subscribe: Callable[..., Subscriber], video: Path, camera: HttpCamera, tmp_path: Path
 ) -> None:
     fleet, subscriber = clean, subscribe()
+    spools = [fleet.data / f"workers/{device}/samples/pattern" for device in ("local-1", "local-2")]
     pipelines = {"disk": "local-1", "camera": "local-2"}
     references = {"disk": str(video), "camera": camera.url("/film", f"user:{PASSWORD}@")}
     for pipeline_id, device in pipelines.items():
@@ -98,11 +100,15 @@ def test_samples_of_two_devices_become_one_data_set_and_none_is_lost(
     wait_for(fleet.ready, "the api again")
     for name in pipelines:
         wait_for(lambda name=name: written(fleet, name), f"the end of {name}")  # type: ignore[misc]
-    wait_for(lambda: not list(fleet.data.glob("workers/*/samples/pattern/*")), "empty devices")
+    wait_for(lambda: not fleet.pids("camera"), "the end of the cameras, which write their last samples")
+    wait_for(lambda: not any(map(files_below, spools)), "empty devices")
     fleet.cli("samples", "export", "pattern", str(tmp_path / "pattern"))
 
+    wait_for(
+        lambda: kept(fleet) == {name: written(fleet, name) for name in pipelines},
+        lambda: f"the last status: {kept(fleet)} of {[written(fleet, name) for name in pipelines]}",
+    )
     count = kept(fleet)
-    assert count == {name: written(fleet, name) for name in pipelines}
     assert min(count.values()) >= LIMIT
     check_data_set(tmp_path / "pattern", subscriber, sum(count.values()))
     check_secrecy(fleet.data, tmp_path / "pattern")

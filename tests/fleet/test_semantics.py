@@ -6,6 +6,7 @@ the long run, which says how many frames the other camera kept and how long the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ import numpy as np
 import pytest
 import supervision as sv
 
+from streamfleet_core.protocol.data_plane import DataHeader
 from tests.fakes.models import write_constant_model
 from tests.fakes.patience import PATIENCE
 from tests.fakes.rtsp import RtspServer
@@ -78,6 +80,10 @@ class Pipeline:
     def states(self) -> list[str]:
         """Of its sources, as the original names them."""
         return [entry["state"] for entry in self.report["sources_metadata"]]
+
+    def hasten(self) -> None:
+        """Play a film as fast as it goes from now on."""
+        self._fleet.hasten(self.id)
 
     def until(
         self, what: str, holds: Callable[[dict[str, Any]], Any], *, timeout: float = LOADING
@@ -190,16 +196,17 @@ def is_muted_beyond(count: int, report: dict[str, Any]) -> bool:
 def test_a_file_that_is_paused_midway_gives_every_frame_exactly_once(
     pipeline: Callable[..., Pipeline], film: Callable[[int], str], udp: UdpReceiver
 ) -> None:
-    played = pipeline(film(300), max_fps=100)
+    played = pipeline(film(300), max_fps=20)  # so slowly that no pause comes after its end
 
     pauses = []
-    for seen in (40, 120, 200):
+    for seen in (10, 30, 50):
         udp.wait_for(seen)
         played.do("pause")
         paused_at = datetime.now()
         played.until("it is paused", lambda report: report["sources_metadata"][0]["state"] == "PAUSED")
         pauses.append((paused_at, datetime.now()))
         played.do("resume")
+    played.hasten()
     report = played.until("its end", lambda report: report["sources_metadata"][0]["state"] == "ENDED")
 
     assert played.ids() == list(range(1, 301))
@@ -224,7 +231,7 @@ def test_a_camera_that_goes_on_after_a_pause_shows_what_is_now(
     played = pipeline(LIVE)
     played.plays(more=3)
 
-    resumed: list[tuple[int, float]] = []  # how many had come, and when (Unix seconds)
+    resumed: list[float] = []  # Unix seconds
     pauses = []
     for _ in range(4):
         played.do("pause")
@@ -234,27 +241,38 @@ def test_a_camera_that_goes_on_after_a_pause_shows_what_is_now(
             "frames go by",
             partial(is_muted_beyond, before + 3),
         )
-        known = len(subscriber.of(played.id))
-        resumed.append((known, time.time()))
+        known = len(firsts(subscriber, played.id))
+        resumed.append(time.time())
         pauses.append((paused_at, datetime.now()))
         played.do("resume")
         played.plays(more=2)
-        subscriber.wait_for(played.id, known + 2)
+        wait_for(partial(has_more_firsts, subscriber, played.id, known), "the first frame after the pause")
 
-    late = []
-    for known, at in resumed:
-        header, _ = subscriber.of(played.id)[known]
-        late.append(header.captured_wall_ns / 1e9 - at)
+    _, *after = firsts(subscriber, played.id)
+    late = [header.captured_wall_ns / 1e9 - at for header, at in zip(after, resumed, strict=True)]
     assert min(late) >= 0, "a frame from before"
     assert [emitted_after(played, *pause) for pause in pauses] == [[]] * 4
     print(f"first frame after a resume: {statistics.median(late):.3f} s median, {max(late):.3f} s at most")
 
 
+def firsts(subscriber: Subscriber, pipeline_id: str) -> list[DataHeader]:
+    """The first message of each generation: each pause and each end of one begins another."""
+    found: dict[int, DataHeader] = {}
+    for header, _ in subscriber.of(pipeline_id):
+        found.setdefault(header.gen, header)
+    return [found[gen] for gen in sorted(found)]
+
+
+def has_more_firsts(subscriber: Subscriber, pipeline_id: str, count: int) -> bool:
+    """Whether there are more generations than that."""
+    return len(firsts(subscriber, pipeline_id)) > count
+
+
 def test_a_file_and_a_camera_of_one_pipeline_are_each_paused_in_their_way(
     pipeline: Callable[..., Pipeline], film: Callable[[int], str]
 ) -> None:
-    played = pipeline([film(200), LIVE], max_fps=80)
-    played.plays(0, more=50)
+    played = pipeline([film(200), LIVE], max_fps=20)  # so slowly that the film does not end before its pause
+    played.plays(0, more=20)
     played.plays(1, more=3)
 
     played.do("pause")
@@ -263,6 +281,7 @@ def test_a_file_and_a_camera_of_one_pipeline_are_each_paused_in_their_way(
     resumed_at = datetime.now()
     last = played.ids(1)[-1]
     played.do("resume")
+    played.hasten()
     played.until("the end of the file", lambda report: report["sources_metadata"][0]["state"] == "ENDED")
     played.plays(1, more=3)
 
@@ -341,7 +360,7 @@ def in_state(
 
     yield make
     for pid in stopped:
-        if pid in clean.pids("camera"):
+        with contextlib.suppress(ProcessLookupError):  # it was killed
             os.kill(pid, signal.SIGCONT)
 
 
@@ -419,18 +438,19 @@ def test_a_pause_of_a_camera_that_is_stuck_is_no_success_before_nothing_is_emitt
 def test_files_of_different_length_are_played_to_the_end_of_the_last(
     pipeline: Callable[..., Pipeline], film: Callable[[int], str], clean: Fleet
 ) -> None:
-    played = pipeline([film(40), film(160)], max_fps=60)
+    played = pipeline([film(40), film(240)], max_fps=20)  # so slowly that the end of the first is not missed
 
     shorter = played.until(
         "the end of the shorter", lambda report: report["sources_metadata"][0]["state"] == "ENDED"
     )
+    played.hasten()
     over = played.until("the end of both", lambda report: report["state"] == "ended")
 
     assert (shorter["state"], shorter["sources_metadata"][1]["state"]) == ("running", "RUNNING")
     assert played.ids(0) == list(range(1, 41))
-    assert played.ids(1) == list(range(1, 161))
+    assert played.ids(1) == list(range(1, 241))
     assert [entry["state"] for entry in over["sources_metadata"]] == ["ENDED", "ENDED"]
-    assert [source["emitted"] for source in over["sources"]] == [40, 160]
+    assert [source["emitted"] for source in over["sources"]] == [40, 240]
     played.until("no throughput", lambda report: report["inference_throughput"] == 0)
     played.in_order()
     played.do("terminate")
@@ -443,19 +463,19 @@ def test_a_dead_first_source_holds_up_neither_the_second_nor_the_end(
 ) -> None:
     reference = {"refused": "rtsp://127.0.0.1:1/live", "silent": silent, "endless": endless.url}[dead]
 
-    began = time.monotonic()
     played = pipeline([reference, LIVE])
     played.plays(1, more=3)
-    took = time.monotonic() - began
+    waited_for = played.report["sources"][0]
     report = played.until("it runs", lambda report: report["state"] == "running")
-    if dead == "refused":
+    if dead != "refused":
+        assert waited_for["failures"] == 0, "the second had to wait for the first"
+    else:
         report = played.until("it is told", lambda report: report["reason"])
         assert report["reason"] == "source 0: rtsp://127.0.0.1:1/live: connection refused"
         assert report["sources"][0]["cause"] == "refused"
     played.do("terminate")
     wait_for(lambda: not clean.pids("camera"), "the end of its process", timeout=HELD_UP)
 
-    assert took < HELD_UP
     assert report["sources_metadata"][1]["state"] == "RUNNING"
 
 
@@ -586,9 +606,10 @@ def test_a_sink_that_cannot_be_reached_costs_datagrams_which_are_counted_and_tol
 def test_the_status_of_a_film_tells_latencies_of_the_present(
     pipeline: Callable[..., Pipeline], film: Callable[[int], str]
 ) -> None:
-    played = pipeline(film(90), max_fps=30)
+    played = pipeline(film(600), max_fps=30)
 
     played.until("less than the film has taken", lambda report: 0 < end_to_end(report) < 1)
+    played.hasten()
     report = played.until("its end", lambda report: report["state"] == "ended")
 
     (latencies,) = report["latency_reports"]
@@ -627,12 +648,17 @@ def test_every_frame_of_a_camera_is_counted_where_it_went(
     played.do("resume")
     played.plays(more=3)
 
-    (source,) = played.report["sources"]
+    report = played.until("each frame is where it was counted", accounts_for_all)
 
+    (source,) = report["sources"]
+    assert source["dropped"]["max_fps"] > 0
+    assert source["emitted"] <= source["inferred"] <= source["decoded"]
+
+
+def accounts_for_all(report: dict[str, Any]) -> bool:
+    """Whether a few frames at most are still under way. A frame that is being decoded is not counted yet."""
+    (source,) = report["sources"]
     dropped = source["dropped"]
     undecoded = dropped.get("adaptive", 0) + dropped.get("damaged", 0)
-    assert source["received"] == source["decoded"] + undecoded
     under_way = source["received"] - source["emitted"] - sum(dropped.values())
-    assert 0 <= under_way <= 5
-    assert dropped["max_fps"] > 0
-    assert source["emitted"] <= source["inferred"] <= source["decoded"]
+    return bool(source["received"] == source["decoded"] + undecoded and 0 <= under_way <= 5)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,6 @@ def test_a_second_host_joins_with_its_token_and_works(
             lambda: device_state(fleet, "edge-1") == "ready",
             lambda: f"edge-1\n{edge.log.read_text()}",
         )
-        subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
         script = home / "sub.py"
         script.write_text(fleet.cli("keys", "subscriber", "wall").stdout)
 
@@ -147,9 +147,9 @@ def test_a_second_host_joins_with_its_token_and_works(
             "edge-1",
             "--json",
         )
-        pipeline_id = json.loads(fleet.cli(*init).stdout)["context"]["pipeline_id"]
-        subscriber.wait_for(pipeline_id, 5)
-        subscriber.close()
+        with closing(Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")) as subscriber:
+            pipeline_id = json.loads(fleet.cli(*init).stdout)["context"]["pipeline_id"]
+            subscriber.wait_for(pipeline_id, 5)
         relayed = first_line(hosts[1], script)
         script.write_text(fleet.cli("keys", "subscriber", "wall", "--device", "edge-1").stdout)
         direct = first_line(hosts[0], script)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ import pytest
 from streamfleet_api.local.demo import CAMERAS
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import short_folder
-from tests.fleet.harness import BIN, Fleet, Subscriber, wait_for
+from tests.fleet.harness import BIN, READY, Fleet, Subscriber, wait_for
+
+TRIES = 3
 
 
 def left_behind(fleet: Fleet) -> str:
@@ -39,10 +42,9 @@ def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int)
     fleet = Fleet(home, "--demo", workers=2).start()
     assert fleet.process is not None
     try:
-        subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
-        for pipeline_id in CAMERAS:
-            subscriber.wait_for(pipeline_id, 5)
-        subscriber.close()
+        with closing(Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")) as subscriber:
+            for pipeline_id in CAMERAS:
+                subscriber.wait_for(pipeline_id, 5)
         placed = [each["device"] for each in fleet.http.get("/v2/pipelines").json()["pipelines"]]
         assert sorted(placed) == ["local-1", "local-1", "local-2", "local-2"]
 
@@ -50,7 +52,8 @@ def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int)
 
         fleet.process.wait(PATIENCE)
         wait_for(lambda: not left_behind(fleet), lambda: f"all gone, but {left_behind(fleet)}")
-        assert shared_memory() <= memory
+        # Other programs of this machine may have something there for a moment.
+        wait_for(lambda: shared_memory() <= memory, lambda: f"no {shared_memory() - memory}")
         if number != signal.SIGKILL:
             assert fleet.process.returncode == 0
             assert "Traceback" not in fleet.log()
@@ -58,20 +61,34 @@ def test_the_demo_predicts_by_itself_and_leaves_nothing(home: Path, number: int)
         fleet.stop()
 
 
-def test_the_demo_waits_for_an_api_that_takes_its_time_with_the_model(home: Path) -> None:
-    fleet = Fleet(home, "--demo")
-    try:
-        fleet.launch()  # and by the time that it is ready, the trial may be over
-        api = min(wait_for(lambda: fleet.pids("sf-api"), fleet.log, every=0.005))  # not a child of it
-        tries = Path(f"/proc/{api}/task/{api}/children")
-        wait_for(tries.read_text, "a trial of the model", every=0.005)
-        os.kill(api, signal.SIGSTOP)
-        with pytest.raises(AssertionError, match="ready"):
-            wait_for(lambda: "is ready" in fleet.log(), "ready", timeout=4)  # other answers get 3 s
-        os.kill(api, signal.SIGCONT)
-        wait_for(lambda: "is ready" in fleet.log(), fleet.log)
-    finally:
-        fleet.stop()
+def test_the_demo_waits_for_an_api_that_takes_its_time_with_the_model() -> None:
+    for _ in range(TRIES):
+        with short_folder() as home:
+            fleet = Fleet(home, "--demo")
+            try:
+                fleet.launch()  # and by the time that it is ready, the trial is over
+                api = stopped_in_trial(fleet)
+                if api is None:
+                    continue
+                with pytest.raises(AssertionError, match="ready"):
+                    wait_for(lambda: READY in fleet.log(), "ready", timeout=4)  # noqa: B023 - others get 3 s
+                os.kill(api, signal.SIGCONT)
+                wait_for(lambda: READY in fleet.log(), fleet.log)  # noqa: B023
+                return
+            finally:
+                fleet.stop()
+    pytest.fail("no trial of the model was seen")
+
+
+def stopped_in_trial(fleet: Fleet) -> int | None:
+    """The api, stopped while it tries the model; None: we stood still ourselves for as long as that took."""
+    api = min(wait_for(lambda: fleet.pids("sf-api"), fleet.log, every=0.005))  # not a child of it
+    children = Path(f"/proc/{api}/task/{api}/children")
+    wait_for(lambda: children.read_text() or READY in fleet.log(), fleet.log, every=0.005)
+    if not children.read_text():
+        return None
+    os.kill(api, signal.SIGSTOP)
+    return api
 
 
 def await_demo(fleet: Fleet, expected: dict[str, str]) -> None:
@@ -82,7 +99,7 @@ def await_demo(fleet: Fleet, expected: dict[str, str]) -> None:
         return {each["pipeline_id"]: each["status"] for each in pipelines}
 
     wait_for(lambda: statuses() == expected, lambda: f"{expected}: {statuses()}\n{fleet.log()}")
-    wait_for(lambda: "is ready" in fleet.log(), fleet.log)
+    wait_for(lambda: READY in fleet.log(), fleet.log)
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +147,8 @@ def test_pipelines_survive_a_restart_of_everything(home: Path, demo_file: Path) 
 
     second = Fleet(home).start()
     try:
-        subscriber = Subscriber(f"ipc://{second.data}/broker/predictions.ipc")
-        subscriber.wait_for(running, 5)
-        subscriber.close()
+        with closing(Subscriber(f"ipc://{second.data}/broker/predictions.ipc")) as subscriber:
+            subscriber.wait_for(running, 5)
         assert set(second.pipelines()) == {running, paused}
         assert not subscriber.of(paused)
     finally:
@@ -147,7 +163,7 @@ def test_a_stop_of_the_fleets_own_host_moves_nothing(home: Path, demo_file: Path
         fleet.add_model("shapes/1", demo_file)
         wished = fleet.initialise("TestPatternStreamProducer", "shapes/1")
         elsewhere = start_worker(fleet, "edge-1", home / "edge")
-        assert devices(fleet) == {"local-1": "ready", "edge-1": "ready"}
+        wait_for(lambda: devices(fleet) == {"local-1": "ready", "edge-1": "ready"}, "both devices")
         assert fleet.process is not None
 
         fleet.process.send_signal(signal.SIGINT)
