@@ -28,6 +28,7 @@ from streamfleet_core.protocol.requests import (
 )
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
 from streamfleet_worker.agent.identity import Identity, join
+from tests.fakes.patience import PATIENCE
 from tests.fakes.places import free_ports
 from tests.fleet.harness import wait_for
 
@@ -67,10 +68,10 @@ def running_broker(folder: Path) -> Iterator[Broker]:
     finally:
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(5)
+            process.wait(PATIENCE)
 
 
 async def _introduce(folder: Path) -> tuple[Identity, Subscription]:

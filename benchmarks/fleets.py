@@ -49,7 +49,7 @@ def delete_all(fleet: Fleet) -> None:
     """End every pipeline, and wait until none of their processes is left."""
     for pipeline_id in fleet.pipelines():
         delete(fleet, pipeline_id)
-    wait_for(lambda: not fleet.pids("camera"), "the end of the cameras", timeout=15)
+    wait_for(lambda: not fleet.pids("camera"), "the end of the cameras")
 
 
 def relay_of(fleet: Fleet) -> str:

@@ -49,7 +49,7 @@ def of_fleet(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> di
     with Receiver({DIRECT: direct_of(fleet), RELAY: relay_of(fleet)}) as receiver:
         for pipeline_id in wished:
             put(fleet, pipeline_id, setting.live, port=receiver.port)
-        wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera", timeout=20)
+        wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")
         time.sleep(_SETTLED)
         begin = len(receiver.arrivals)
         time.sleep(seconds)

@@ -37,7 +37,7 @@ def run(setting: Setting) -> Report:
         for cameras in sizes:
             for pipeline_id in wished[len(receiver.began_ns) : cameras]:
                 put(fleet, pipeline_id, setting.live, port=receiver.port)
-            wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera", timeout=20)  # noqa: B023
+            wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")  # noqa: B023
             time.sleep(settled)
             found[cameras] = [parts(fleet) for _ in range(looks)]
     return report(setting, sizes, found)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-PATIENCE = 30.0  # seconds that a process has to answer, beyond what it was asked to do
+PATIENCE = 60.0  # seconds that a process has to answer, beyond what it was asked to do
 _PRELOADED = ["benchmarks.bare", "benchmarks.commands", "benchmarks.relay"]
-_END = 5.0  # seconds that a killed process has to be gone
+_END = 30.0  # seconds that a killed process has to be gone
 
 
 def stand_alone() -> None:

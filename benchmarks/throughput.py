@@ -19,12 +19,12 @@ from benchmarks.fleets import delete_all, names, put, running
 from benchmarks.receiver import Arrival, Receiver, boot_ns, heard
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
+from tests.fakes.patience import PATIENCE
 from tests.fleet.harness import Fleet, wait_for
 
 LIMITS = {1: 0.90, 4: 0.95}  # by cameras: of the best arrangement
 COUNTS_AGREE = 0.01  # of the detections in the same frames
 _FLEET = "fleet"
-_START = 20.0  # seconds for all cameras to be there
 _SILENCE_NS = 10**9  # after which all files are at their end
 
 
@@ -63,14 +63,14 @@ def measure(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> lis
     wished = names(cameras)
     with Receiver() as receiver, ThreadPoolExecutor(cameras) as pool:
         list(pool.map(lambda name: put(fleet, name, str(setting.video), port=receiver.port), wished))
-        wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera", timeout=_START)
+        wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")
         until = max(receiver.began_ns.values()) + round(seconds * 1e9)
         wait_for(
             lambda: (
                 receiver.arrivals[-1].at_ns > until or boot_ns() - receiver.arrivals[-1].at_ns > _SILENCE_NS
             ),
             "the end of the measurement",
-            timeout=seconds + 10,
+            timeout=seconds + PATIENCE,
             every=0.1,
         )
         delete_all(fleet)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from benchmarks.bare import rate
 from benchmarks.commands import constant, serving
@@ -17,10 +18,13 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.places import ROOT
 
 
+@pytest.mark.timeout(4 * PATIENCE)
 def test_a_quick_benchmark_gives_a_table_a_chart_and_a_file(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path), "start"]
 
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=3 * PATIENCE, check=False
+    )
 
     assert done.returncode == 0, done.stderr
     assert "warm, UDP" in done.stdout

@@ -83,7 +83,11 @@ def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(PATIENCE)
+        try:
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
 
 
 def test_a_device_joins_by_a_file_and_all_three_say_when_they_are_well(places: Places) -> None:
@@ -94,7 +98,7 @@ def test_a_device_joins_by_a_file_and_all_three_say_when_they_are_well(places: P
         fleet.enter_context(running(places.api()))
         added = places.ask("streamfleet", "devices", "add", "edge-1", "--to", str(token), "--wait", WAIT)
         without = places.ask("streamfleet", "ready")
-        broker = places.ask("broker", "--check")
+        broker = places.ask_until_well("broker", "--check")
         device = fleet.enter_context(running(places.command("worker", "--join-file", str(token))))
         ready = places.ask("streamfleet", "ready", "--wait", WAIT)
         worker = places.ask_until_well("worker", "--check")  # its publisher may have to start first

