@@ -41,7 +41,7 @@ class Sinks:
 def test_a_batch_is_one_call_with_a_place_for_each_source() -> None:
     sinks = Sinks(batched=True)
 
-    sinks.dispatcher.hand_over(["a", None], [frame(0), None])
+    sinks.dispatcher.dispatch(["a", None], [frame(0), None])
 
     assert sinks.calls == [("first", ["a", None]), ("second", ["a", None])]
 
@@ -49,7 +49,7 @@ def test_a_batch_is_one_call_with_a_place_for_each_source() -> None:
 def test_frames_go_one_by_one_to_all_sinks_and_absent_ones_to_none() -> None:
     sinks = Sinks(batched=False)
 
-    sinks.dispatcher.hand_over(["a", None, "c"], [frame(0), None, frame(2)])
+    sinks.dispatcher.dispatch(["a", None, "c"], [frame(0), None, frame(2)])
 
     assert sinks.calls == [("first", "a"), ("second", "a"), ("first", "c"), ("second", "c")]
 
@@ -57,7 +57,7 @@ def test_frames_go_one_by_one_to_all_sinks_and_absent_ones_to_none() -> None:
 def test_no_sink_is_called_for_the_frames_after_a_stop() -> None:
     sinks = Sinks(batched=False, stops_at=1)
 
-    sinks.dispatcher.hand_over(["a", "b"], [frame(0), frame(1)])
+    sinks.dispatcher.dispatch(["a", "b"], [frame(0), frame(1)])
 
     assert sinks.calls == [("first", "a"), ("second", "a")]
 
@@ -65,7 +65,7 @@ def test_no_sink_is_called_for_the_frames_after_a_stop() -> None:
 def test_sinks_get_results_in_the_place_of_predictions() -> None:
     sinks = Sinks(batched=True, results=lambda prediction, of: f"{prediction} of {of.source_id}")
 
-    sinks.dispatcher.hand_over(["a", None], [frame(0), None])
+    sinks.dispatcher.dispatch(["a", None], [frame(0), None])
 
     assert sinks.calls[0] == ("first", ["a of 0", None])
 
@@ -85,4 +85,4 @@ def test_what_a_function_raises_is_an_event_each_time_and_a_line_once(
     (event,) = updates.events
     assert (event["event_type"], event["times"]) == ("INFERENCE_RESULTS_DISPATCHING_ERROR", 3)
     assert event["payload"]["error_message"] == "the disk is full"
-    assert [record.message for record in caplog.records] == ["a sink failed; the pipeline goes on"]
+    assert [record.message for record in caplog.records] == ["a sink failed; the pipeline continues"]

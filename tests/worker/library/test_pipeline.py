@@ -569,7 +569,7 @@ def test_one_of_two_sources_is_paused_alone(
 def test_there_must_be_a_source_to_pause(film: Path) -> None:
     pipeline = InferencePipeline.init_with_custom_logic(film, nothing)
 
-    with pytest.raises(StreamOperationNotAllowedError, match="from 0 to 0, came 1"):
+    with pytest.raises(StreamOperationNotAllowedError, match="from 0 to 0, got 1"):
         pipeline.pause_stream(1)
 
 
@@ -579,7 +579,7 @@ def test_a_sink_may_pause_and_end_its_own_pipeline(film: Path, taker: Taker) -> 
         pipeline.pause_stream()
         pipeline.resume_stream()
         if frame.frame_id == 10:
-            with pytest.raises(StreamOperationNotAllowedError, match="another thread"):
+            with pytest.raises(StreamOperationNotAllowedError, match="from another thread"):
                 pipeline.join()
             pipeline.terminate()
 
@@ -739,9 +739,9 @@ def test_a_watchdog_hears_of_frames_and_of_updates(film: Path, taker: Taker) -> 
     [
         ({"video_reference": []}, "at least one source"),
         ({"max_fps": 0}, "max_fps: expected a number above 0"),
-        ({"source_buffer_filling_strategy": "ZZZ"}, "expected one of WAIT, .*, came 'ZZZ'"),
-        ({"source_buffer_consumption_strategy": "hungry"}, "expected one of EAGER|LAZY, .*, came 'hungry'"),
-        ({"video_source_properties": [None, {}]}, "a list for 1 sources, came one for 2"),
+        ({"source_buffer_filling_strategy": "ZZZ"}, "expected one of WAIT, .*, got 'ZZZ'"),
+        ({"source_buffer_consumption_strategy": "hungry"}, "expected one of EAGER|LAZY, .*, got 'hungry'"),
+        ({"video_source_properties": [None, {}]}, "a list for 1 sources, got one for 2"),
         ({"confidence": 1.5}, "confidence: expected a number from 0 to 1"),
         ({"max_detections": 0}, "max_detections: expected a number above 0"),
         ({"tracker": "sort"}, "tracker: expected one of bytetrack"),
@@ -755,9 +755,9 @@ def test_a_wrong_argument_is_named(wrong: dict[str, Any], text: str, film: Path)
 
 
 def test_what_is_no_model_and_no_source_is_refused(film: Path) -> None:
-    with pytest.raises(TypeError, match=r"model: expected an id, .* came int"):
+    with pytest.raises(TypeError, match=r"model: expected an id, .* got int"):
         InferencePipeline.init(film, 7)
-    with pytest.raises(TypeError, match=r"video_reference: expected a path, .* came function"):
+    with pytest.raises(TypeError, match=r"video_reference: expected a path, .* got function"):
         InferencePipeline.init(found_at, found_at)  # type: ignore[arg-type]
 
 
@@ -810,7 +810,7 @@ def test_a_source_may_be_named_by_a_text(film: Path, source: int | str) -> None:
     pipeline.join()
 
     assert taker.frame_ids
-    with pytest.raises(StreamOperationNotAllowedError, match="from 0 to 0, came '1'"):
+    with pytest.raises(StreamOperationNotAllowedError, match="from 0 to 0, got '1'"):
         pipeline.pause_stream("1")
 
 

@@ -98,7 +98,7 @@ def test_without_a_display_a_window_is_an_error_and_not_the_end_of_the_program()
     )
 
     assert done.returncode == 0, done.stderr
-    assert "there is no display for a window: give on_frame_rendered" in done.stdout
+    assert "no display for a window: pass on_frame_rendered" in done.stdout
 
 
 def test_figures_are_written_into_the_picture_when_asked_for(rendered: list[Any]) -> None:

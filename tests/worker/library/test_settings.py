@@ -104,5 +104,5 @@ def test_the_library_gives_all_that_it_exports() -> None:
 
     for module in (streamfleet_worker, library):
         assert all(getattr(module, name) for name in module.__all__)
-        with pytest.raises(AttributeError, match="no attribute 'Flow'"):
-            _ = module.Flow
+        with pytest.raises(AttributeError, match="no attribute 'FrameLoop'"):
+            _ = module.FrameLoop

@@ -193,7 +193,7 @@ def test_a_frame_after_the_release_is_refused(tmp_path: Path) -> None:
     sink.release()
     sink.release()
 
-    with pytest.raises(ValueError, match="a frame came after the release"):
+    with pytest.raises(ValueError, match="expected no frame after release"):
         sink.on_prediction(seen(), frame())
 
 

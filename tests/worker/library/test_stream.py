@@ -278,7 +278,7 @@ def test_what_is_missing_is_named_as_the_original_does(film: Path) -> None:
         Stream(source=film)
     with pytest.raises(ValueError, match=r"^MODEL_ID is not defined$"):
         UdpStream(stream_id=0)
-    with pytest.raises(ValueError, match="expected RGB or BGR, came 'HSV'"):
+    with pytest.raises(ValueError, match="expected RGB or BGR, got 'HSV'"):
         Stream(source=film, model=found_at, output_channel_order="HSV")
 
 

@@ -1,4 +1,4 @@
-"""The pipeline of the worker as a library: inside the user's program, with neither broker nor agent."""
+"""The worker's pipeline as a library: it runs inside the user's program, without broker or agent."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ __all__ = [
     "render_boxes",
 ]
 
-_MODULES = (  # what loads little comes first
+_MODULES = (  # modules with few imports come first
     *("errors", "frame", "status_updates", "video_source", "watchdogs", "rendering", "sinks"),
     *("pipeline", "stream", "loaded_model"),
 )
 
 
 def __getattr__(name: str) -> Any:
-    """What is exported, when it is asked for: who only wants a sink, or a frame, loads no model's runtime."""
+    """Import an exported name on first use, so that using only a sink or a frame loads no model runtime."""
     if name in __all__:
         for module in _MODULES:
             found = getattr(importlib.import_module(f"{__name__}.{module}"), name, None)

@@ -1,4 +1,4 @@
-"""What the arguments of Roboflow's classes mean: rules, sources, the model, the tracker, sinks."""
+"""Parses the arguments of Roboflow's classes: post-processing, sources, the model, the tracker, sinks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Sink = Callable[[Any, Any], Any]
 _MODES = ("auto", "every_frame", "freshest", "legacy")
 
 
-def rules_of(defaults: PostProcessing, **wished: Any) -> PostProcessing:
-    """The defaults, where nothing is wished for. Raises: ValueError."""
+def rules_of(defaults: PostProcessing, **given: Any) -> PostProcessing:
+    """Combine the given values with the defaults for those that are None. Raises: ValueError."""
     rules = PostProcessing(
-        **{name: getattr(defaults, name) if value is None else value for name, value in wished.items()}
+        **{name: getattr(defaults, name) if value is None else value for name, value in given.items()}
     )
     for name in ("confidence", "iou_threshold"):
         if not 0 <= getattr(rules, name) <= 1:
-            raise ValueError(f"{name}: expected a number from 0 to 1, came {getattr(rules, name)!r}")
+            raise ValueError(f"{name}: expected a number from 0 to 1, got {getattr(rules, name)!r}")
     for name in ("max_candidates", "max_detections"):
         if getattr(rules, name) < 1:
-            raise ValueError(f"{name}: expected a number above 0, came {getattr(rules, name)!r}")
+            raise ValueError(f"{name}: expected a number above 0, got {getattr(rules, name)!r}")
     return rules
 
 
@@ -48,23 +48,25 @@ def plans_of(
     buffer_size: int | None = None,
     mode: str | enum.Enum = "auto",
 ) -> list[SourcePlan]:
-    """What the arguments say of each source. Raises: ValueError, TypeError."""
+    """Build the plan of each source from the arguments. Raises: ValueError, TypeError."""
     several = list(references) if isinstance(references, (list, tuple)) else [references]
     if not several:
-        raise ValueError("video_reference: expected at least one source")
-    meant = [_meant(reference) for reference in several]
+        raise ValueError("video_reference: expected at least one source, got none")
+    parsed = [_parse_reference(reference) for reference in several]
     if max_fps is not None and max_fps <= 0:
-        raise ValueError(f"max_fps: expected a number above 0, came {max_fps!r}")
-    processing = _word("video_processing_mode", mode, _MODES, str.lower) or "auto"
-    fill = _word("source_buffer_filling_strategy", filling, get_args(Filling), str.upper)
-    consume = _word("source_buffer_consumption_strategy", consumption, get_args(Consumption), str.upper)
+        raise ValueError(f"max_fps: expected a number above 0, got {max_fps!r}")
+    processing = _parse_choice("video_processing_mode", mode, _MODES, str.lower) or "auto"
+    fill = _parse_choice("source_buffer_filling_strategy", filling, get_args(Filling), str.upper)
+    consume = _parse_choice(
+        "source_buffer_consumption_strategy", consumption, get_args(Consumption), str.upper
+    )
     if processing == "every_frame":
         fill, consume = fill or "WAIT", consume or "LAZY"
     return [
         SourcePlan(
             SourceSpec(
                 reference,
-                properties=dict(of_this or {}),
+                properties=dict(own_properties or {}),
                 max_fps=max_fps,
                 filling=fill,  # type: ignore[arg-type]
                 consumption=consume,  # type: ignore[arg-type]
@@ -73,31 +75,31 @@ def plans_of(
             native=processing == "freshest",
             strides=settings.strides,
         )
-        for reference, of_this in zip(meant, _properties(properties, len(several)), strict=True)
+        for reference, own_properties in zip(parsed, _properties(properties, len(several)), strict=True)
     ]
 
 
-def _meant(reference: object) -> str | int:
+def _parse_reference(reference: object) -> str | int:
     if not isinstance(reference, (str, int, Path)):
         raise TypeError(
             "video_reference: expected a path, a URL, the index of a camera, or a list of them;"
-            f" came {type(reference).__name__}"
+            f" got {type(reference).__name__}"
         )
     if isinstance(reference, Path):
-        return str(reference.absolute())  # a path, whatever it looks like
+        return str(reference.absolute())  # always a path, even if it looks like a URL
     expected = expected_instead(reference)
     if expected:
-        raise ValueError(f"video_reference: expected {expected}; came {sanitised(reference)}")
+        raise ValueError(f"video_reference: expected {expected}, got {sanitised(reference)}")
     return reference_of(reference)
 
 
 def inference_of(
     model: Any, rules: PostProcessing, *, settings: Settings, api_key: str | None = None
 ) -> Inference:
-    """The model that is meant. Raises: TypeError, or whatever it cannot be loaded by."""
+    """Load the model, or wrap a model object. Raises: TypeError, and the errors of `load`."""
     if not isinstance(model, (str, Path)):
         return Function(ModelObject(model, rules))
-    # Here, because a program with a model of its own needs none of what this brings.
+    # Imported here: a program with its own model does not need these dependencies.
     from streamfleet_worker.library.models import load
 
     path, manifest = load(model, cache_dir=settings.cache_dir, api_key=api_key or settings.api_key)
@@ -105,21 +107,21 @@ def inference_of(
 
 
 def tracking_of(tracker: str | None, model: Any, rules: PostProcessing) -> Tracking | None:
-    """The tracker that is meant. Raises: ValueError."""
-    if _word("tracker", tracker, ("bytetrack",), str.lower) is None:
+    """Create the tracker, if one is named. Raises: ValueError."""
+    if _parse_choice("tracker", tracker, ("bytetrack",), str.lower) is None:
         return None
-    # What another's model gives may be of less confidence than ours would be, and all of it shall have ids.
+    # Predictions of the user's own model may have a lower confidence, and all of them get ids.
     return Tracking(confidence=rules.confidence if isinstance(model, (str, Path)) else 0.0)
 
 
-def _word(
+def _parse_choice(
     name: str, given: str | enum.Enum | None, known: Sequence[str], case: Callable[[str], str]
 ) -> str | None:
     if given is None:
         return None
     word = case(str(given.value if isinstance(given, enum.Enum) else given))
     if word not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, came {given!r}")
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {given!r}")
     return word
 
 
@@ -130,19 +132,20 @@ def _properties(
         return [given] * count
     if len(given) != count:
         raise ValueError(
-            f"video_source_properties: expected a list for {count} sources, came one for {len(given)}"
+            f"video_source_properties: expected a list for {count} sources, got one for {len(given)}"
         )
     return given
 
 
 def sinks_of(given: Sink | Sequence[Sink] | None) -> Sequence[Sink]:
+    """The sinks as a sequence."""
     if given is None:
         return ()
     return [given] if callable(given) else list(given)
 
 
 def source_numbers(source_id: int | str | None, *, count: int) -> range | list[int]:
-    """The source that is meant, or all. A number may come as text, as from a prompt.
+    """The index of the given source, or of all. An index may be a string, as read from a prompt.
 
     Raises: StreamOperationNotAllowedError.
     """
@@ -151,6 +154,6 @@ def source_numbers(source_id: int | str | None, *, count: int) -> range | list[i
     numbers = {name: number for number in range(count) for name in (number, str(number))}
     if source_id not in numbers:
         raise StreamOperationNotAllowedError(
-            f"expected the number of a source from 0 to {count - 1}, came {source_id!r}"
+            f"expected the number of a source from 0 to {count - 1}, got {source_id!r}"
         )
     return [numbers[source_id]]

@@ -1,10 +1,10 @@
-"""What the library raises.
+"""The errors of the library.
 
 LibraryError
-├── SourceConnectionError           a source gave no picture at the start
-├── StreamOperationNotAllowedError  not now, or there is no such source
-├── BadPrediction                   a model or a function gave what cannot be read
-└── UnknownModel                    a model that is not here (models.py)
+├── SourceConnectionError           a source delivered no picture at the start
+├── StreamOperationNotAllowedError  not in this state, or there is no such source
+├── BadPrediction                   a model or a function returned an invalid result
+└── UnknownModel                    no such model (models.py)
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from streamfleet_core.protocol.status import SourceCause
 
 
 class LibraryError(Exception):
-    """Base of all."""
+    """The base of all errors of the library."""
 
 
 class SourceConnectionError(LibraryError):
-    """A source gave no picture at the start; later ones are opened again. Shows no credentials."""
+    """A source delivered no picture at the start. Later failures are retried. Shows no credentials."""
 
     def __init__(self, reason: str, *, source_id: int, cause: SourceCause) -> None:
         super().__init__(reason)
@@ -26,8 +26,8 @@ class SourceConnectionError(LibraryError):
 
 
 class StreamOperationNotAllowedError(LibraryError):
-    """It cannot be done in this state, or to this source."""
+    """The operation is not possible in this state, or for this source."""
 
 
 class BadPrediction(LibraryError):
-    """A model, or a function in the place of one, gave something that cannot be read."""
+    """A model, or the function used instead of one, returned an invalid result."""

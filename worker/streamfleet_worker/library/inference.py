@@ -1,10 +1,10 @@
-"""What finds something in frames: a model of ours, an object like one of the original's, or a function.
+"""Inference: a model file, an object like Roboflow's models, or a function.
 
-    ModelFile    an ONNX file and its manifest, in ONNX Runtime, as in the fleet
-    ModelObject  infer, or preprocess, predict and postprocess; or called with the image
-    Function     called with a list of frames, gives a list of anything
+    ModelFile    an ONNX file and its manifest, run by ONNX Runtime as in the fleet
+    ModelObject  has infer, or preprocess, predict and postprocess; or is called with the image
+    Function     is called with a list of frames, and returns a list of any values
 
-The two first give the original's dicts: `image` and `predictions`.
+The first two return Roboflow's dicts: `image` and `predictions`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import Slot
 from streamfleet_worker.library.errors import BadPrediction
 from streamfleet_worker.library.frame import VideoFrame
-from streamfleet_worker.library.model_threads import Workers
+from streamfleet_worker.library.model_threads import ModelThreads
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.frame import Image
@@ -38,74 +38,74 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """What was found in the frames of one round."""
+    """The results for the frames of one round."""
 
-    results: list[Any]  # one a frame, in their order
+    results: list[Any]  # one per frame, in their order
     started_at: float  # monotonic seconds
     ready_at: float  # monotonic seconds
 
 
 class Inference(Protocol):
-    """`start` it once, `close` it once. One thread calls `begin`."""
+    """Runs inference on rounds of frames. Call `start` and `close` once. One thread calls `begin`."""
 
-    threads: int  # how many rounds run at the same time
+    threads: int  # how many rounds run at once
 
     def start(self) -> None:
-        """Be ready."""
+        """Start the threads."""
         ...
 
     def begin(self, frames: Sequence[VideoFrame]) -> Future[Inferred]:
-        """Look at these frames. The future raises what went wrong."""
+        """Start inference on these frames. The future raises its error, if any."""
         ...
 
     def close(self, deadline: float) -> bool:
-        """End; whether that took no more than so many seconds."""
+        """Stop the threads, and return whether they ended within `deadline` seconds."""
         ...
 
 
 class ModelFile:
-    """An ONNX model. Each thread has memory of its own for the model's input and output."""
+    """An ONNX model. Each thread has its own memory for the model's input and output."""
 
     def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
-        """Raises: session.BadModel."""
+        """Load the model. Raises: onnx_session.BadModel."""
         self._manifest = manifest
         self._rules = rules
         session = Session(str(path), manifest)
         self.threads = min(_MOST_THREADS, cores())
-        self._workers: Workers[Inferred] = Workers(self.threads)
-        self._benches = [Bench(session, manifest) for _ in range(self.threads)]  # those in no use
+        self._threads: ModelThreads[Inferred] = ModelThreads(self.threads)
+        self._contexts = [InferenceContext(session, manifest) for _ in range(self.threads)]  # the free ones
 
     def start(self) -> None:
-        """Be ready."""
-        self._workers.start()
+        """Start the threads."""
+        self._threads.start()
 
     def begin(self, frames: Sequence[VideoFrame]) -> Future[Inferred]:
-        """Look at these frames."""
-        return self._workers.submit(lambda: self._infer(frames))
+        """Start inference on these frames."""
+        return self._threads.submit(lambda: self._infer(frames))
 
     def close(self, deadline: float) -> bool:
-        """End within so many seconds."""
-        closed = self._workers.close(deadline)
-        self._benches.clear()  # a model is large, and whoever keeps the pipeline need not keep it
+        """Stop the threads, and return whether they ended within `deadline` seconds."""
+        closed = self._threads.close(deadline)
+        self._contexts.clear()  # a model is large: keep no reference to it after the end
         return closed
 
     def _infer(self, frames: Sequence[VideoFrame]) -> Inferred:
         started_at = time.monotonic()
-        bench = self._benches.pop()
+        context = self._contexts.pop()
         try:
-            results = [self._describe(frame, bench) for frame in frames]
+            results = [self._describe(frame, context) for frame in frames]
         finally:
-            self._benches.append(bench)
+            self._contexts.append(context)
         return Inferred(results, started_at, time.monotonic())
 
-    def _describe(self, frame: VideoFrame, bench: Bench) -> Document:
+    def _describe(self, frame: VideoFrame, context: InferenceContext) -> Document:
         return document_of_detections(
-            bench.detect(frame.image, self._rules), frame.image, self._manifest.labels
+            context.detect(frame.image, self._rules), frame.image, self._manifest.labels
         )
 
 
-class Bench:
-    """Where one thread prepares, runs and reads."""
+class InferenceContext:
+    """The memory and the steps of one inference: preprocess, run, decode. One thread at a time may use it."""
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self.session = session
@@ -116,32 +116,32 @@ class Bench:
         self._manifest = manifest
 
     def detect(self, image: Image, rules: PostProcessing) -> sv.Detections:
-        """What the model finds in a picture. Raises: one of `run_errors`."""
+        """Run the model on a picture. Raises: one of `run_errors`."""
         geometry = self.letterbox.write(image, self.slot.input)
         self.session.run(self.run)
         return decode(self.slot.output, geometry, manifest=self._manifest, rules=rules)
 
 
 class Function:
-    """A function of the user's over the frames of a round. One thread calls it."""
+    """A function of the user that is called with the frames of a round, on one thread."""
 
     threads = 1
 
     def __init__(self, on_video_frame: Callable[[list[VideoFrame]], Sequence[Any]]) -> None:
         self._on_video_frame = on_video_frame
-        self._workers: Workers[Inferred] = Workers(self.threads)
+        self._threads: ModelThreads[Inferred] = ModelThreads(self.threads)
 
     def start(self) -> None:
-        """Be ready."""
-        self._workers.start()
+        """Start the threads."""
+        self._threads.start()
 
     def begin(self, frames: Sequence[VideoFrame]) -> Future[Inferred]:
-        """Look at these frames."""
-        return self._workers.submit(lambda: self._infer(list(frames)))
+        """Start inference on these frames."""
+        return self._threads.submit(lambda: self._infer(list(frames)))
 
     def close(self, deadline: float) -> bool:
-        """End within so many seconds."""
-        return self._workers.close(deadline)
+        """Stop the threads, and return whether they ended within `deadline` seconds."""
+        return self._threads.close(deadline)
 
     def _infer(self, frames: list[VideoFrame]) -> Inferred:
         started_at = time.monotonic()
@@ -149,16 +149,16 @@ class Function:
         if not isinstance(results, (list, tuple)) or len(results) != len(frames):
             count = len(results) if isinstance(results, (list, tuple)) else type(results).__name__
             raise BadPrediction(
-                f"expected a list with a result for each of {len(frames)} frames, came {count}"
+                f"expected a list with a result for each of {len(frames)} frames, got {count}"
             )
         return Inferred(list(results), started_at, time.monotonic())
 
 
 class ModelObject:
-    """Calls one model object for image after image. For `Function`."""
+    """Calls a model object once per image. Used with `Function`."""
 
     def __init__(self, model: Any, rules: PostProcessing) -> None:
-        """Raises: TypeError."""
+        """Choose how to call the model. Raises: TypeError."""
         self._rules = asdict(rules)
         self._find: Callable[[Any], Any]
         if hasattr(model, "infer"):
@@ -170,11 +170,11 @@ class ModelObject:
         else:
             raise TypeError(
                 "model: expected an id, a path, a function of an image, or an object with infer or with"
-                f" preprocess, predict and postprocess; came {type(model).__name__}"
+                f" preprocess, predict and postprocess; got {type(model).__name__}"
             )
 
     def __call__(self, frames: list[VideoFrame]) -> list[Document]:
-        """The documents of these frames."""
+        """Return a document for each frame."""
         return [document_of(self._find(frame.image), frame) for frame in frames]
 
     def _step_by_step(self, model: Any, image: Any) -> Any:
@@ -183,27 +183,27 @@ class ModelObject:
 
 
 def document_of(found: Any, frame: VideoFrame) -> Document:
-    """What a model object gave for one image, as the original's dict. Raises: BadPrediction."""
+    """Convert the result of a model object for one image to Roboflow's dict. Raises: BadPrediction."""
     if isinstance(found, (list, tuple)) and len(found) == 1:
-        found = found[0]  # of a batch of one
+        found = found[0]  # a batch of one
     if isinstance(found, sv.Detections):
         return document_of_detections(found, frame.image, None)
     if hasattr(found, "model_dump"):
         found = found.model_dump(by_alias=True, exclude_none=True)
     if not isinstance(found, dict) or not isinstance(found.get("predictions"), list):
         expected = "a dict with the list `predictions`, an object that dumps one, or supervision's Detections"
-        raise BadPrediction(f"expected {expected}, came {type(found).__name__}")
+        raise BadPrediction(f"expected {expected}, got {type(found).__name__}")
     height, width = frame.image.shape[:2]
     return {"image": {"width": width, "height": height}, **found}
 
 
 def failure_of(exc: BaseException) -> str:
-    """What went wrong, for people."""
+    """A readable text for an error of the model."""
     return str(exc) if isinstance(exc, (BadPrediction, *run_errors())) else f"{type(exc).__name__}: {exc}"
 
 
 def document_of_detections(detections: sv.Detections, image: Image, labels: Sequence[str] | None) -> Document:
-    """The original's dict of what was found in a picture; without labels, detections name their classes."""
+    """Roboflow's dict for the detections in a picture. Without labels, detections carry their class names."""
     height, width = image.shape[:2]
     if labels is None:
         detections, labels = _complete(detections)
@@ -211,7 +211,7 @@ def document_of_detections(detections: sv.Detections, image: Image, labels: Sequ
 
 
 def _complete(detections: sv.Detections) -> tuple[sv.Detections, Sequence[str]]:
-    """With a confidence and a class for each; and the names of the classes up to the highest."""
+    """Add missing confidences and classes, and return the class names up to the highest class too."""
     count = len(detections)
     confidence = detections.confidence if detections.confidence is not None else np.ones(count, np.float32)
     classes = detections.class_id if detections.class_id is not None else np.zeros(count, np.int64)

@@ -1,4 +1,4 @@
-"""A model to call with pictures, without a pipeline: what the original's `get_model` gives."""
+"""A model to call with pictures, without a pipeline, as Roboflow's `get_model` returns it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.onnx_session import Session
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.arguments import rules_of
-from streamfleet_worker.library.inference import Bench, document_of_detections
+from streamfleet_worker.library.inference import InferenceContext, document_of_detections
 from streamfleet_worker.library.models import load
 from streamfleet_worker.library.settings import current_settings
 from streamfleet_worker.video.frame import Image
@@ -23,7 +23,7 @@ from streamfleet_worker.video.outputs.prediction import Document
 
 
 class Response(dict[str, Any]):
-    """What was found in one picture: the original's dict, whose keys are attributes too."""
+    """The predictions for one picture: Roboflow's dict, whose keys are attributes too."""
 
     def __getattr__(self, name: str) -> Any:
         key = "class" if name == "class_name" else name
@@ -32,30 +32,30 @@ class Response(dict[str, Any]):
         return self[key]
 
     def dict(self, **_: Any) -> Document:
-        """The same without attributes; options are accepted, as all keys have the original's names."""
+        """The same as a plain dict. Options are accepted and ignored: all keys have Roboflow's names."""
         return {key: _plain(value) for key, value in self.items()}
 
     def model_dump(self, **_: Any) -> Document:
-        """The same."""
+        """The same as `dict`."""
         return self.dict()
 
     def json(self, **_: Any) -> str:
-        """As JSON."""
+        """The same as JSON."""
         return json.dumps(self)
 
 
 class LoadedModel:
-    """Finds objects in pictures. Any thread may use it, one at a time gets its turn."""
+    """Detects objects in pictures. Any thread may use it; calls run one at a time."""
 
     task_type = "object-detection"
 
     def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
-        """Raises: session.BadModel."""
+        """Load the model. Raises: onnx_session.BadModel."""
         self.class_names = list(manifest.labels)
         self._labels = manifest.labels
         self._rules = rules
-        self._bench = Bench(Session(str(path), manifest), manifest)
-        self._lock = threading.Lock()  # guards the bench: one input, one output
+        self._context = InferenceContext(Session(str(path), manifest), manifest)
+        self._lock = threading.Lock()  # guards the context: it has one input and one output
 
     def infer(
         self,
@@ -67,7 +67,9 @@ class LoadedModel:
         max_detections: int | None = None,
         **_: Any,
     ) -> list[Response]:
-        """What is in a picture, or in each of a list: BGR arrays, or paths. Other options do nothing.
+        """Detect objects in one picture or a list of pictures, which are BGR arrays or paths.
+
+        Other options are ignored.
 
         Raises: ValueError, TypeError, FileNotFoundError, one of `run_errors`.
         """
@@ -85,7 +87,7 @@ class LoadedModel:
 
     def _infer(self, picture: Image, rules: PostProcessing) -> Response:
         with self._lock:
-            detections = self._bench.detect(picture, rules)
+            detections = self._context.detect(picture, rules)
         document = document_of_detections(detections, picture, self._labels)
         return Response(
             image=Response(document["image"]),
@@ -98,11 +100,11 @@ def _plain(value: Any) -> Any:
 
 
 def get_model(model_id: str | Path, api_key: str | None = None, **rules: Any) -> LoadedModel:
-    """A model by its id in the model cache, its path or its address. The key is accepted, and not needed.
+    """Load a model by its id in the model cache, its path or its address. `api_key` is not needed.
 
-    `rules`: confidence, iou_threshold and so on, where `infer` says nothing; others do nothing.
+    `rules`: defaults of `infer`: confidence, iou_threshold and so on; others are ignored.
 
-    Raises: ValueError, ConfigError; and what `load` raises.
+    Raises: ValueError, ConfigError, and the errors of `load`.
     """
     settings = current_settings()
     known = {name: rules.get(name) for name in asdict(settings.rules)}
@@ -114,7 +116,7 @@ def _picture(given: Any) -> Image:
     if isinstance(given, (str, Path)):
         read = cv2.imread(str(given))
         if read is None:
-            raise FileNotFoundError(f"expected a picture that can be read, got {given}")
+            raise FileNotFoundError(f"expected a readable picture, got {given}")
         return read.astype(np.uint8, copy=False)
     if not isinstance(given, np.ndarray) or given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Threads that run models. A model that never returns is left behind, and keeps no program from ending."""
+"""Threads that run models. A model that never returns is abandoned: it does not keep the program alive."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ ResultT = TypeVar("ResultT")
 _Task = tuple[Callable[[], ResultT], "Future[ResultT]"]
 
 
-class Workers(Generic[ResultT]):
-    """So many threads that do what is submitted, in the order of its coming."""
+class ModelThreads(Generic[ResultT]):
+    """A fixed number of daemon threads that run submitted tasks in order."""
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._tasks: queue.SimpleQueue[_Task[ResultT] | None] = queue.SimpleQueue()  # its user bounds it
+        # Bounded by the caller, who limits the rounds in flight.
+        self._tasks: queue.SimpleQueue[_Task[ResultT] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"inference {number}", daemon=True)
             for number in range(count)
         ]
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def submit(self, task: Callable[[], ResultT]) -> Future[ResultT]:
-        """Whatever the task raises is raised by the future's `result`."""
+        """Queue a task. The future's `result` raises the error of the task, if any."""
         future: Future[ResultT] = Future()
         self._tasks.put((task, future))
         return future
 
     def close(self, deadline: float) -> bool:
-        """Do what has been submitted, and end; whether that took no more than so many seconds."""
+        """Finish the submitted tasks, and return whether the threads ended within `deadline` seconds."""
         for _ in self._threads:
             self._tasks.put(None)
         until = time.monotonic() + deadline
@@ -55,4 +56,4 @@ class Workers(Generic[ResultT]):
                 future.set_result(task())
             except Exception as exc:
                 future.set_exception(exc)
-            del task, future, entry  # or a frame lives until the next one comes
+            del task, future, entry  # otherwise the frame stays in memory until the next task

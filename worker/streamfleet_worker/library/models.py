@@ -1,7 +1,7 @@
-"""From what a program calls a model to its file: an id of the model cache, a folder, a file, an address.
+"""Finds the file of a model: by an id in the model cache, a folder, a file, or an address.
 
-What came from the web lies in the cache as `sha256/<digest>/weights.onnx`: it is an id of the cache too, and
-no network is needed when it is asked for again.
+Downloads are cached as `sha256/<digest>/weights.onnx`. This is also an id of the cache, so that loading a
+model again needs no network.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from streamfleet_worker.library.errors import LibraryError
 
 DEFAULT_CACHE = Path("~/.streamfleet/models")
 _PART = "part-"
-_LEFT_BEHIND = 86_400.0  # seconds after which nobody writes to a part any more
+_LEFT_BEHIND = 86_400.0  # seconds after which no process still writes a partial download
 
 
 class UnknownModel(LibraryError):
-    """A model that is not here: says where it was looked for."""
+    """No such model. The text says where it was searched."""
 
     def __init__(self, model: str, cache: Path) -> None:
         super().__init__(
@@ -45,10 +45,10 @@ def load(
     cache_dir: Path | None = None,
     api_key: str | None = None,
 ) -> tuple[Path, Manifest]:
-    """The file of a model, and what must be known to run it. It blocks, and may ask the web.
+    """Find the file of a model and read its manifest. It blocks, and may download it.
 
     `cache_dir`: the folder of models, `<project>/<version>/weights.onnx`; None: ~/.streamfleet/models.
-    `api_key`: as the original has it; it is not needed, and not kept.
+    `api_key`: accepted as in Roboflow's function; not needed, and not stored.
 
     Raises: UnknownModel, BadModel, DownloadFailed, OSError.
     """
@@ -88,22 +88,22 @@ def _inspect(found: FoundModel) -> Manifest:
     return manifest_of(read_file(found.weights), weights, found.family, found.labels)
 
 
-# the web --------------------------------------------------------------------------------------------------
+# downloads -----------------------------------------------------------------------------------------------
 
 
 def _from_web(remote: Remote, cache: Path) -> Path:
-    """The folder where it lies then. Raises: DownloadFailed, OSError."""
+    """Download a model unless it is cached, and return its folder. Raises: DownloadFailed, OSError."""
     place = cache / "sha256" / remote.sha256
     weights = place / model_folder.WEIGHTS
     if not weights.is_file() or digest_of(weights) != remote.sha256:
         place.mkdir(parents=True, exist_ok=True)
-        _sweep(place)
+        _remove_partial_downloads(place)
         _store(remote, weights)
     return place
 
 
 def _store(remote: Remote, weights: Path) -> None:
-    """All of it or nothing: other programs may look for it at the same time."""
+    """Store a download atomically: other programs may load the same model at the same time."""
     part = weights.with_name(f"{_PART}{secrets.token_hex(8)}")
     try:
         with part.open("xb") as file, contextlib.closing(fetch(remote)) as pieces:
@@ -116,8 +116,8 @@ def _store(remote: Remote, weights: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _sweep(place: Path) -> None:
-    """What a killed program left half fetched."""
+def _remove_partial_downloads(place: Path) -> None:
+    """Remove partial downloads of killed programs."""
     before = time.time() - _LEFT_BEHIND
     for part in place.glob(f"{_PART}*"):
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""`InferencePipeline`: sources, a model and the user's functions, as the original's class of this name.
+"""`InferencePipeline`: sources, a model and the user's functions, as Roboflow's class of this name.
 
 init → start → (sources) → (model) → on_prediction …→ join
 """
@@ -23,7 +23,7 @@ from streamfleet_worker.library.arguments import (
     tracking_of,
 )
 from streamfleet_worker.library.execution.callbacks import Callbacks, SinkDispatcher
-from streamfleet_worker.library.execution.frame_loop import Flow
+from streamfleet_worker.library.execution.frame_loop import FrameLoop
 from streamfleet_worker.library.execution.pipeline_run import PipelineRun
 from streamfleet_worker.library.execution.rounds import SourcePlan, Sources
 from streamfleet_worker.library.execution.wakeup import Wakeup
@@ -39,18 +39,18 @@ Hook = Callable[[], Any]
 
 
 class SinkMode(enum.Enum):
-    """How predictions come to the sinks."""
+    """How predictions are passed to the sinks."""
 
-    ADAPTIVE = "adaptive"  # one source: as SEQUENTIAL; several: as BATCH
-    BATCH = "batch"  # lists by source, with None for each that gave nothing
-    SEQUENTIAL = "sequential"  # one call a frame
+    ADAPTIVE = "adaptive"  # SEQUENTIAL for one source, BATCH for several
+    BATCH = "batch"  # lists by source, with None for each without a frame
+    SEQUENTIAL = "sequential"  # one call per frame
 
 
 class InferencePipeline:
-    """Made by `init` or `init_with_custom_logic`, started once, and over when `join` returns.
+    """Constructed by `init` or `init_with_custom_logic`, started once, and ended when `join` returns.
 
-    All functions of the user's are called by one thread: that of `start`, or one of the pipeline's own. A
-    model that is a function has a thread of its own.
+    One thread calls all functions of the user: the one that called `start`, or the pipeline's own. A model
+    that is a function is called on another thread.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class InferencePipeline:
         on_end: Hook | None = None,
         results: Callable[[Any, VideoFrame], Any] | None = None,
     ) -> None:
-        """`results`: what sinks get in the place of what was found in a frame."""
+        """`results` converts a prediction and its frame to the value that the sinks get."""
         wakeup, stopped = Wakeup(), Wakeup()
         if watchdog is not None:
             handlers = [*handlers, watchdog.on_status_update]
         self._updates = Updates(handlers, changed=wakeup)
-        self.callbacks = Callbacks(self._updates)  # for who has functions of the user's to call himself
+        self.callbacks = Callbacks(self._updates)  # for owners that call functions of the user themselves
         self._sources = Sources(plans, updates=self._updates, wakeup=wakeup, batch_timeout=batch_timeout)
         self.video_sources = tuple(VideoSource(feed.lane) for feed in self._sources.feeds)
         if watchdog is not None:
@@ -82,10 +82,10 @@ class InferencePipeline:
         dispatcher = SinkDispatcher(
             sinks, batched=batched, results=results, callbacks=self.callbacks, stopped=stopped
         )
-        flow = Flow(
+        loop = FrameLoop(
             self._sources,
             inference,
-            hand_over=dispatcher.hand_over,
+            dispatch=dispatcher.dispatch,
             callbacks=self.callbacks,
             updates=self._updates,
             wakeup=wakeup,
@@ -96,7 +96,7 @@ class InferencePipeline:
         self._run = PipelineRun(
             self._sources,
             inference,
-            flow,
+            loop,
             callbacks=self.callbacks,
             updates=self._updates,
             on_start=on_start,
@@ -134,14 +134,16 @@ class InferencePipeline:
         exec_session_id: str | None = None,
         tracker: str | None = None,
     ) -> InferencePipeline:
-        """A pipeline with a model: its id, a path, a function of an image, or an object as the original's.
+        """Create a pipeline with a model.
 
-        What has no meaning here is accepted and does nothing: `mask_decode_mode` and `tradeoff_factor` (there
-        are no masks), `active_learning_*` (nothing is sent anywhere), `max_staleness` (a live source's frames
-        never wait), `predictions_queue_size` (nothing is queued behind the model), `exec_session_id`.
-        `max_fps` is of each source. `tracker` is "bytetrack" or None.
+        `model_id` is an id, a path, a function of an image, or an object like Roboflow's models.
 
-        Raises: ValueError, TypeError, ConfigError; and whatever the model cannot be loaded by.
+        Accepted and ignored: `mask_decode_mode` and `tradeoff_factor` (there are no masks),
+        `active_learning_*` (nothing is uploaded), `max_staleness` (frames of a live source never wait),
+        `predictions_queue_size` (predictions are not queued), `exec_session_id`. `max_fps` applies to each
+        source. `tracker` is "bytetrack" or None.
+
+        Raises: ValueError, TypeError, ConfigError, and the errors of `load`.
         """
         settings = current_settings()
         rules = rules_of(
@@ -194,9 +196,10 @@ class InferencePipeline:
         predictions_queue_size: int | None = None,
         decoding_buffer_size: int | None = None,
     ) -> InferencePipeline:
-        """A pipeline with a function in the place of the model: a list of frames in, a list of results out.
+        """Create a pipeline with a function instead of a model.
 
-        What it gives for a frame is handed to `on_prediction` as it is. Else as `init`.
+        It maps a list of frames to a list of results. The result for a frame is passed to `on_prediction`
+        unchanged. Other arguments: see `init`.
 
         Raises: ValueError, TypeError, ConfigError.
         """
@@ -254,21 +257,20 @@ class InferencePipeline:
         predictions_queue_size: int | None = None,
         max_staleness: float | None = None,
     ) -> InferencePipeline:
-        """A pipeline of a workflow that the fleet could run: one detection model, a byte tracker,
-        visualizations, counts. Sinks get its outputs by name: predictions as supervision's Detections,
-        pictures as `WorkflowImage`; with `serialize_results` both as dicts.
+        """Create a pipeline from a workflow with one detection model, a byte tracker, visualizations, counts.
 
-        What is about the engine of workflows has no meaning here, and is accepted: thread pools, caches,
-        profiling, `video_metadata_input_name`. Else as `init`.
+        Sinks get its outputs by name: predictions as supervision's Detections, pictures as `WorkflowImage`;
+        with `serialize_results` both as dicts. Options of the workflow engine are accepted and ignored:
+        thread pools, caches, profiling, `video_metadata_input_name`. Other arguments: see `init`.
 
-        Raises: BadWorkflow, ValueError, TypeError, ConfigError; and whatever the model cannot be loaded by.
+        Raises: BadWorkflow, ValueError, TypeError, ConfigError, and the errors of `load`.
         """
         if workflow_specification is None:
             raise ValueError(
                 "expected a workflow_specification: there is no Roboflow server here that would know a"
                 f" workflow by its ids, got {workspace_name!r} and {workflow_id!r}"
             )
-        # Here, because it brings the annotators, which programs without a workflow need not have.
+        # Imported here: it needs the annotators, which programs without a workflow may lack.
         from streamfleet_core.protocol.workflow import read
         from streamfleet_worker.library.workflow_results import WorkflowResults
 
@@ -299,55 +301,55 @@ class InferencePipeline:
 
     @classmethod
     def init_with_yolo_world(cls, *_: Any, **__: Any) -> InferencePipeline:
-        """Raises: NotImplementedError."""
+        """Not supported. Raises: NotImplementedError."""
         raise NotImplementedError(
-            "YOLO-World is not run here: use init_with_custom_logic with a function that calls it,"
+            "YOLO-World is not supported: use init_with_custom_logic with a function that calls it,"
             " or init with a model of fixed classes"
         )
 
     def start(self, use_main_thread: bool = True) -> None:
-        """Open the sources and play: until the end, or in the background.
+        """Open the sources and run: until the end, or in the background.
 
-        Raises: SourceConnectionError when a source gives no picture; later it is opened again without a word.
+        Raises: SourceConnectionError if a source delivers no picture. Later failures are retried silently.
         """
         self._run.start(here=use_main_thread)
 
     def join(self) -> None:
-        """Wait for the end, which Ctrl-C brings about.
+        """Wait for the end. Ctrl-C ends the pipeline.
 
-        On the pipeline's own thread, as in a signal handler, it returns at once after `terminate`.
+        On the pipeline's own thread, as in a signal handler, call `terminate` first; it then returns at once.
 
-        Raises: StreamOperationNotAllowedError there without it.
+        Raises: StreamOperationNotAllowedError on the pipeline's own thread without `terminate`.
         """
         self._run.join()
 
     @property
     def stopped(self) -> bool:
-        """It has ended, or is about to."""
+        """Whether it has ended, or is about to."""
         return self._run.stopped
 
     def terminate(self) -> None:
-        """End after the call to a sink that is under way. Does not wait for it."""
+        """End after the current call to a sink. Does not wait for it."""
         self._run.stop()
 
     def pause_stream(self, source_id: int | str | None = None) -> None:
-        """Let no frame of this source, or of all, come to the sinks any more; when this returns, it is so.
+        """Pause this source, or all: when it returns, the sinks get no more of its frames.
 
-        It waits for the frames that are with the model, and no longer than ten seconds for a sink; it does
-        not where a function of the pipeline itself calls it, and then these frames still come.
-        A file goes on where it was. A live source is read on, and goes on with the present.
+        It waits for the frames that the model is processing, and up to ten seconds for a sink. Called from a
+        function of the pipeline itself it does not wait, and the sinks still get these frames.
+        A file resumes at the same position. A live source is still read, and resumes with the current frame.
         """
         self._sources.pause(source_numbers(source_id, count=len(self.video_sources)))
         self._run.settle()
 
     def mute_stream(self, source_id: int | str | None = None) -> None:
-        """The same as `pause_stream`, which does to each source what suits it."""
+        """The same as `pause_stream`, which handles both files and live sources."""
         self.pause_stream(source_id)
 
     def resume_stream(self, source_id: int | str | None = None) -> None:
-        """Go on with this source, or with all."""
+        """Resume this source, or all."""
         self._sources.resume(source_numbers(source_id, count=len(self.video_sources)))
 
     def report(self) -> dict[str, Any]:
-        """The original's status report."""
+        """Roboflow's status report."""
         return self._run.report()

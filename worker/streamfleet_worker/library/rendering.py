@@ -1,4 +1,4 @@
-"""Pictures of predictions: boxes and labels drawn into frames, tiles of several sources, a window."""
+"""Renders predictions: boxes and labels in frames, tiles of several sources, a window."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from supervision.annotators.base import BaseAnnotator
 
 from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.settings import has_display
-from streamfleet_worker.library.shared import RareWarnings, shared
+from streamfleet_worker.library.shared import ThrottledWarnings, shared
 from streamfleet_worker.video.frame import Image
 
 Prediction = dict[str, Any]
@@ -22,19 +22,19 @@ Predictions = Prediction | list[Prediction | None]
 VideoFrames = VideoFrame | list[VideoFrame | None]
 Size = tuple[int, int]  # pixels, width and height
 Rendered = tuple[int | None, Image]  # the source, or the position in the list; the picture
-OnRendered = Callable[[Any], object]  # gets one Rendered, or a list of them
+OnRendered = Callable[[Any], object]  # receives one Rendered, or a list of them
 FPSMonitor = sv.FPSMonitor | Literal["shared"] | None
 
-_ABSENT = (256, 256, 3)  # the black picture of a source that gave nothing
+_ABSENT = (256, 256, 3)  # the black picture shown for a source without a frame
 
 
 def display_image(image: Rendered | list[Rendered]) -> None:
-    """Show it in a window: one for each source, or one with a tile for each.
+    """Show rendered frames in a window: one window per source, or one window with a tile per source.
 
-    Raises: OSError where there is no display. OpenCV's own window would end the whole program.
+    Raises: OSError if there is no display. OpenCV itself would abort the whole program.
     """
     if not has_display():
-        raise OSError("there is no display for a window: give on_frame_rendered, or film with VideoFileSink")
+        raise OSError("no display for a window: pass on_frame_rendered, or record with VideoFileSink")
     if isinstance(image, list):
         cv2.imshow("Predictions - tiles", create_tiles([picture for _, picture in image]))
     else:
@@ -52,12 +52,12 @@ def render_boxes(
     display_statistics: bool = False,
     on_frame_rendered: OnRendered = display_image,
 ) -> None:
-    """Draw what was found, and hand the pictures on: to a window when nothing else is said.
+    """Draw predictions into their frames, and pass the pictures to `on_frame_rendered`.
 
-    `annotator`: one of supervision's, or several, in their order; None: boxes and labels.
-    `display_size`: what each picture is made to fit, with black beside it; None: its own size.
-    `fps_monitor`: what measures the throughput; "shared": the one of all who bring none; None: nothing does.
-    `display_statistics`: write latency and throughput into it.
+    `annotator`: one or several of supervision's annotators, applied in order; None: boxes and labels.
+    `display_size`: each picture is resized to fit, with black borders; None: keep its size.
+    `fps_monitor`: measures the throughput; "shared": one for all calls with this value; None: do not measure.
+    `display_statistics`: write latency and throughput into the picture.
     `on_frame_rendered`: gets (source_id, picture); for several sources a list of (position, picture).
     """
     pairs = list(by_source(predictions, video_frame))
@@ -86,16 +86,14 @@ def annotated(
     frame: VideoFrame,
     annotator: BaseAnnotator | list[BaseAnnotator] | None,
 ) -> Image:
-    """A copy of the frame with what was found in it, as far as that can be drawn."""
+    """A copy of the frame with its predictions drawn, if they can be drawn."""
     picture: Image = frame.image.copy()
     if prediction is None:
         return picture
     try:
         detections = sv.Detections.from_inference(prediction)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        shared(RareWarnings).warn(
-            f"render_boxes: expected the predictions of object detection, they lack {exc!r}"
-        )
+        shared(ThrottledWarnings).warn(f"render_boxes: expected predictions of object detection, got {exc!r}")
         return picture
     if annotator is None:
         annotator = [shared(sv.BoxAnnotator), shared(sv.LabelAnnotator)]
@@ -113,7 +111,7 @@ def _write_statistics(picture: Image, frame: VideoFrame | None, throughput: floa
 
 
 def _write(picture: Image, text: str, above: int) -> None:
-    """So many pixels above the lower edge."""
+    """Write text `above` pixels over the lower edge."""
     place, green = (10, picture.shape[0] - above), (0, 255, 0)
     cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.8, green, 2)
 
@@ -123,15 +121,15 @@ def create_tiles(
     grid_size: tuple[int | None, int | None] | None = None,
     single_tile_size: Size | None = None,
 ) -> Image:
-    """All in one, row by row, with black where there is none.
+    """Arrange pictures in a grid, row by row; empty tiles are black.
 
-    `grid_size`: rows and columns, of which one may be None; None: about as many of each.
-    `single_tile_size`: what each is made to fit; None: the size of the largest.
+    `grid_size`: rows and columns, of which one may be None; None: about as many rows as columns.
+    `single_tile_size`: each picture is resized to fit; None: the size of the largest.
 
-    Raises: ValueError when there are none, or more than the grid has room for.
+    Raises: ValueError for no pictures, or more than the grid has tiles.
     """
     if not images:
-        raise ValueError("expected at least one picture")
+        raise ValueError("images: expected at least one picture, got none")
     rows, columns = grid_size or (None, None)
     if columns is None:
         columns = math.ceil(math.sqrt(len(images))) if rows is None else math.ceil(len(images) / rows)
@@ -153,7 +151,7 @@ def _tiled(pictures: list[Image], rows: int, columns: int, size: Size | None) ->
 
 
 def fitted(picture: Image, size: Size) -> Image:
-    """In this size, with black beside it where the shape differs."""
+    """Resize a picture to a size, with black borders if the aspect ratio differs."""
     if (picture.shape[1], picture.shape[0]) == size:
         return picture
     image: Image = sv.letterbox_image(picture, size)
@@ -163,6 +161,6 @@ def fitted(picture: Image, size: Size) -> Image:
 def by_source(
     predictions: Predictions, video_frame: VideoFrames
 ) -> Iterator[tuple[Prediction | None, VideoFrame | None]]:
-    """One pair a source."""
+    """Pairs of prediction and frame, one per source."""
     frames = video_frame if isinstance(video_frame, list) else [video_frame]
     yield from zip(predictions if isinstance(predictions, list) else [predictions], frames, strict=True)

@@ -1,7 +1,7 @@
-"""What the library takes from the environment where its caller says nothing. Read here, and nowhere else.
+"""Defaults that the library reads from the environment. No other module of it reads the environment.
 
-It is read when a pipeline or a stream is made; what is changed later changes nothing. Only the display is
-looked for when a window is shown.
+They are read when a pipeline or a stream is constructed; later changes have no effect. Only the display is
+checked when a window is shown.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from streamfleet_worker.ipc.child_messages import PostProcessing
 T = TypeVar("T")
 
 _PROPERTY = "CV2_CAP_PROP_"
-_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")  # without all of them no window can be
+_DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")  # without any of them no window can be opened
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The original's variables."""
+    """The values of Roboflow's variables."""
 
     rules: PostProcessing = field(default_factory=PostProcessing)
     api_key: str | None = field(default=None, repr=False)
-    cache_dir: Path | None = None  # of models; None: where `models.load` looks by itself
-    buffer_size: int | None = None  # frames decoded ahead; None: as many as suit the source
-    strides: bool = False  # a file with a limit is thinned out, and not slowed down
-    model_id: str | None = None  # from here on: of Stream and UdpStream
+    cache_dir: Path | None = None  # of models; None: the default of `models.load`
+    buffer_size: int | None = None  # frames decoded ahead; None: depends on the source
+    strides: bool = False  # with a limit, a file skips frames instead of playing slower
+    model_id: str | None = None  # this and the following: only for Stream and UdpStream
     stream_id: str | int | None = None
     enforce_fps: bool = False
     bytetrack: bool = False
@@ -41,7 +41,7 @@ class Settings:
 
 
 def current_settings() -> Settings:
-    """The environment of this process. Raises: ConfigError with the name of the variable."""
+    """Read the environment of this process. Raises: ConfigError with the name of the variable."""
     return settings_in(os.environ)
 
 
@@ -51,7 +51,7 @@ def has_display() -> bool:
 
 
 def settings_in(environment: Mapping[str, str]) -> Settings:
-    """The variables. Raises: ConfigError with the name of the one that cannot be read."""
+    """Read the settings from an environment. Raises: ConfigError with the name of the invalid variable."""
     stream_id = environment.get("STREAM_ID") or None
     return Settings(
         rules=post_processing(environment),
@@ -85,17 +85,17 @@ def _read(environment: Mapping[str, str], name: str, parse: Callable[[str], T], 
 
 def _flag(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
-        raise ValueError(f"expected True or False, came {text!r}")
+        raise ValueError(f"expected True or False, got {text!r}")
     return text.lower() in ("true", "1")
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"expected a whole number above 0, came {text!r}")
+        raise ValueError(f"expected a whole number above 0, got {text!r}")
     return int(text)
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_PORT:
-        raise ValueError(f"expected a port from 1 to {MAX_PORT}, came {text!r}")
+        raise ValueError(f"expected a port from 1 to {MAX_PORT}, got {text!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Objects that all sinks of a program share. Nothing is made at import: each is made at its first use."""
+"""Objects that all sinks of a program share. Each is created on first use, none at import."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ _made: dict[Callable[[], Any], Any] = {}
 
 
 def shared(kind: Callable[[], T]) -> T:
-    """The program's one object of this class. Any thread may call this."""
+    """The only object of this class in the program. Any thread may call it."""
     if kind not in _made:
-        _made.setdefault(kind, kind())  # atomic: of two threads that make one, both get the first
+        _made.setdefault(kind, kind())  # atomic: if two threads create one, both get the first
     one: T = _made[kind]
     return one
 
 
-class RareWarnings:
-    """Logs a warning once in a while, or a sink that always fails fills the log. Any thread may use it."""
+class ThrottledWarnings:
+    """Limits repeated warnings, so that a failing sink does not fill the log. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._throttle = LogThrottle()
 
     def warn(self, text: str, error: Exception | None = None) -> None:
-        """Log it, with the traceback of the error, unless that was done lately."""
+        """Log a warning with the traceback of its error, unless it was logged recently."""
         with self._lock:
-            often = self._throttle.failed(text, time.monotonic())
-        if often:
+            count = self._throttle.failed(text, time.monotonic())
+        if count:
             logger.warning("%s", text, exc_info=error)

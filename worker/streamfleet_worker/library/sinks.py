@@ -1,7 +1,7 @@
-"""What to do with predictions, by Roboflow's names: send them, film them, keep them. `rendering` draws them.
+"""Sinks under Roboflow's names: send, record or buffer predictions. `rendering` draws them.
 
-A sink is any function of predictions and frames. From one source it gets one of each; from several it gets
-two lists in the order of the sources, with None where a source gave nothing.
+A sink is any function of predictions and frames. With one source it gets one of each; with several it gets
+two lists in the order of the sources, with None for a source without a frame.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from streamfleet_worker.library.rendering import (
     fitted,
     render_boxes,
 )
-from streamfleet_worker.library.shared import RareWarnings, shared
+from streamfleet_worker.library.shared import ThrottledWarnings, shared
 from streamfleet_worker.video.outputs.prediction import to_json
 from streamfleet_worker.video.outputs.udp import UdpSender
 
 logger = logging.getLogger(__name__)
 
-__all__ = [  # with those of `rendering` that Roboflow has beside its sinks
+__all__ = [  # and the functions of `rendering` that Roboflow exports with its sinks
     "InMemoryBufferSink",
     "UDPSink",
     "VideoFileSink",
@@ -55,26 +55,26 @@ __all__ = [  # with those of `rendering` that Roboflow has beside its sinks
 
 Sink = Callable[[Any, Any], object]
 
-_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v"}  # every other container gets Motion JPEG
+_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v"}  # other containers: Motion JPEG
 
 
 # sending --------------------------------------------------------------------------------------------------
 
 
 class UDPSink:
-    """Sends a datagram for each frame, as the fleet's own sinks do. One thread uses it.
+    """Sends a datagram for each frame, like the sinks of the fleet. Only one thread may use it.
 
-    Too large a datagram is made smaller: shorter numbers, then without the least confident predictions, of
-    which `inference_metadata.truncated` says how many are missing.
+    A datagram that is too large is reduced: first shorter numbers, then without the least confident
+    predictions. `inference_metadata.truncated` counts the missing ones.
     """
 
     @classmethod
     def init(cls, ip_address: str, port: int) -> UDPSink:
-        """As the constructor. Raises: ValueError."""
+        """Same as the constructor. Raises: ValueError."""
         return cls(ip_address, port)
 
     def __init__(self, ip_address: str, port: int) -> None:
-        """`ip_address` may be a name, which is looked up now. Raises: ValueError."""
+        """`ip_address` may be a host name, which is resolved now. Raises: ValueError."""
         self._sender = UdpSender(
             from_plain({"host": host_of(ip_address), "port": port}, UdpSink), time.monotonic()
         )
@@ -82,13 +82,13 @@ class UDPSink:
 
     @property
     def dropped(self) -> int:
-        """Datagrams that did not leave this host."""
+        """The number of datagrams that were not sent."""
         return self._sender.dropped
 
     def send_predictions(self, predictions: Predictions, video_frame: VideoFrames) -> None:
-        """Send what there is; a source that gave nothing sends nothing.
+        """Send a datagram for each source with a frame.
 
-        Raises: OSError when a datagram did not leave; the others have been sent.
+        Raises: OSError if one could not be sent; the others were.
         """
         sent = True
         for prediction, frame in by_source(predictions, video_frame):
@@ -112,13 +112,13 @@ def _metadata(frame: VideoFrame) -> dict[str, Any]:
     }
 
 
-# filming --------------------------------------------------------------------------------------------------
+# recording ------------------------------------------------------------------------------------------------
 
 
 class VideoFileSink:
-    """Writes frames with what was found into a video file, which `release` makes whole. One thread uses it.
+    """Records frames with their predictions into a video file. `release` finishes the file.
 
-    `with VideoFileSink.init("seen.avi") as sink:` releases it.
+    Only one thread may use it. `with VideoFileSink.init("seen.avi") as sink:` releases it.
     """
 
     @classmethod
@@ -133,14 +133,15 @@ class VideoFileSink:
         quiet: bool = False,
         video_frame_size: Size = (1280, 720),
     ) -> VideoFileSink:
-        """The ending of the name says which container: .avi, .mp4, .mkv. The rest is as in `render_boxes`.
+        """Open a video file. Its suffix chooses the container: .avi, .mp4, .mkv.
 
-        `display_size`: of one source's picture, which is one tile of several.
-        `output_fps`: frames a second of the file, whatever the rate at which they come.
+        `display_size`: the size of one source's picture, which is a tile if there are several.
+        `output_fps`: frames per second of the file, independent of the rate of the input.
         `quiet`: do not log how many frames were written.
-        `video_frame_size`: of the file, which all of it is made to fit.
+        `video_frame_size`: the size of the file; pictures are resized to fit.
+        The other arguments are those of `render_boxes`.
 
-        Raises: OSError when such a file cannot be written.
+        Raises: OSError if the file cannot be written.
         """
         render = partial(
             render_boxes,
@@ -153,9 +154,7 @@ class VideoFileSink:
         with shared(_SilentOpenCV).silent():
             writer = cv2.VideoWriter(str(video_file_name), codec, output_fps, video_frame_size)
         if not writer.isOpened():
-            raise OSError(
-                f"{video_file_name}: expected a name such as seen.avi in a folder that can be written"
-            )
+            raise OSError(f"{video_file_name}: expected a name such as seen.avi in a writable folder")
         return cls(str(video_file_name), writer, video_frame_size, render, quiet=quiet)
 
     def __init__(
@@ -167,10 +166,10 @@ class VideoFileSink:
         self._size = size
         self._quiet = quiet
         self._written = 0
-        self.on_prediction = partial(render, on_frame_rendered=self._write)  # what a pipeline is given
+        self.on_prediction = partial(render, on_frame_rendered=self._write)  # the sink to pass to a pipeline
 
     def release(self) -> None:
-        """Finish the file, once; what comes later is refused."""
+        """Finish the file. Later frames are refused, later calls do nothing."""
         if not self._writer.isOpened():
             return
         self._writer.release()
@@ -190,7 +189,7 @@ class VideoFileSink:
 
     def _write(self, rendered: Rendered | list[Rendered]) -> None:
         if not self._writer.isOpened():
-            raise ValueError(f"{self._name}: a frame came after the release")
+            raise ValueError(f"{self._name}: expected no frame after release, got one")
         if isinstance(rendered, list):
             picture = create_tiles([each for _, each in rendered])
         else:
@@ -200,9 +199,9 @@ class VideoFileSink:
 
 
 class _SilentOpenCV:
-    """OpenCV warns of the writers that it tried in vain, of which we tell in one error.
+    """Suppresses OpenCV's warnings about the writers that it tried: we raise one error instead.
 
-    It has one level for the whole program, so one thread at a time may change it.
+    OpenCV has one log level for the whole program, so only one thread at a time may change it.
     """
 
     def __init__(self) -> None:
@@ -210,7 +209,7 @@ class _SilentOpenCV:
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
-        """OpenCV logs nothing inside."""
+        """Suppress OpenCV's log within the context."""
         with self._lock:
             before = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
             try:
@@ -219,15 +218,15 @@ class _SilentOpenCV:
                 cv2.utils.logging.setLogLevel(before)
 
 
-# keeping --------------------------------------------------------------------------------------------------
+# buffering ------------------------------------------------------------------------------------------------
 
 
 class InMemoryBufferSink:
-    """Keeps what came until somebody takes it; when it is full, the oldest goes. Any thread may use it."""
+    """Buffers predictions until they are consumed. If it is full, the oldest is dropped. Thread-safe."""
 
     @classmethod
     def init(cls, queue_size: int) -> InMemoryBufferSink:
-        """As the constructor."""
+        """Same as the constructor."""
         return cls(queue_size)
 
     def __init__(self, queue_size: int) -> None:
@@ -236,16 +235,16 @@ class InMemoryBufferSink:
         )
 
     def on_prediction(self, predictions: Predictions, video_frame: VideoFrames) -> None:
-        """Keep it."""
+        """Add predictions and their frames."""
         pairs = list(by_source(predictions, video_frame))
         self._buffer.append(([prediction for prediction, _ in pairs], [frame for _, frame in pairs]))
 
     def empty(self) -> bool:
-        """Is there nothing to take?"""
+        """Whether the buffer is empty."""
         return not self._buffer
 
     def consume_prediction(self) -> tuple[list[Prediction | None], list[VideoFrame | None]]:
-        """Take the oldest: predictions and frames, as lists also of one source. Raises: IndexError."""
+        """Take the oldest entry: lists of predictions and frames, also for one source. Raises: IndexError."""
         return self._buffer.popleft()
 
 
@@ -253,17 +252,17 @@ class InMemoryBufferSink:
 
 
 def multi_sink(predictions: Predictions, video_frame: VideoFrames, sinks: Sequence[Sink]) -> None:
-    """Give it to one sink after the other. What goes wrong in one is logged, and the next one gets it too.
+    """Call several sinks in turn. The error of a sink is logged, and the next one is called.
 
     `functools.partial(multi_sink, sinks=[…])` is a sink.
     """
     for sink in sinks:
-        _give(sink, predictions, video_frame)
+        _call_sink(sink, predictions, video_frame)
 
 
-def _give(sink: Sink, predictions: Predictions, video_frame: VideoFrames) -> None:
+def _call_sink(sink: Sink, predictions: Predictions, video_frame: VideoFrames) -> None:
     try:
         sink(predictions, video_frame)
-    except Exception as exc:  # the user's code: whatever it raises is its own
+    except Exception as exc:  # user code may raise anything
         name = getattr(sink, "__qualname__", None) or repr(sink)
-        shared(RareWarnings).warn(f"the sink {name} failed: {type(exc).__name__}: {exc}", exc)
+        shared(ThrottledWarnings).warn(f"the sink {name} failed: {type(exc).__name__}: {exc}", exc)

@@ -1,4 +1,4 @@
-"""What a pipeline says of itself while it runs: the events of its report, handed to whom it may concern."""
+"""Status updates of a running pipeline: recorded for its report, and passed to handlers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class UpdateSeverity(enum.IntEnum):
-    """How bad it is, as the original numbers it."""
+    """The severity, with Roboflow's numbers."""
 
     DEBUG = 10
     INFO = 20
@@ -27,7 +27,7 @@ class UpdateSeverity(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StatusUpdate:
-    """One event, with the original's names."""
+    """One event, with Roboflow's names."""
 
     timestamp: datetime  # local time, without a zone
     severity: UpdateSeverity
@@ -46,12 +46,13 @@ class Updates(EventJournal):
         super().__init__()
         self._handlers = tuple(handlers)
         self._changed = changed
-        self._waiting: queue.SimpleQueue[StatusUpdate] = queue.SimpleQueue()  # has room for every one
+        # Unbounded; `deliver` empties it.
+        self._waiting: queue.SimpleQueue[StatusUpdate] = queue.SimpleQueue()
 
     def note(
         self, severity: int, event_type: str, payload: dict[str, Any], context: str, *, of: int | None
     ) -> None:
-        """It happened just now, to a source or to the pipeline."""
+        """Record an event of a source or of the pipeline, and queue it for the handlers."""
         super().note(severity, event_type, payload, context, of=of)
         if self._handlers:
             now = datetime.now()
@@ -59,14 +60,14 @@ class Updates(EventJournal):
             self._changed.set()
 
     def deliver(self) -> None:
-        """Hand on what has happened since the last call."""
+        """Pass the updates since the last call to the handlers."""
         while not self._waiting.empty():
             update = self._waiting.get()
             for handler in self._handlers:
-                _tell(handler, update)
+                _notify(handler, update)
 
 
-def _tell(handler: StatusUpdateHandler, update: StatusUpdate) -> None:
+def _notify(handler: StatusUpdateHandler, update: StatusUpdate) -> None:
     try:
         handler(update)
     except Exception:

@@ -1,7 +1,7 @@
-"""`Stream` and `UdpStream`: one source, one model, and predictions as a call or as a datagram.
+"""`Stream` and `UdpStream`: one source, one model, and predictions by callback or datagram.
 
-a file        plays at its own pace, what is late is left out; with `enforce_fps` every frame is shown
-a live source the newest frame is shown, and a source that is lost is opened again
+a file        plays at its own frame rate and drops late frames; with `enforce_fps` every frame is processed
+a live source the newest frame is processed, and a lost source is reopened
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Unsubscribe = Callable[[], None]
 CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 
 
-class _Played:
-    """What both streams have: a source, a model, and the attributes of the original's classes."""
+class _BaseStream:
+    """The common part of both streams: a source, a model, and the attributes of Roboflow's classes."""
 
     task_type = "object-detection"
-    # Of the original's own machinery, of which there is nothing here.
+    # Attributes of Roboflow's internals that have no counterpart here.
     active_learning_middleware = byte_tracker = inference_request_type = None
     img_dims = img_in = preproc_result = None
     queue_control = False
@@ -56,7 +56,10 @@ class _Played:
         on_end: Hook | None = None,
         **rules: Any,
     ) -> None:
-        """Raises: ValueError with the original's text where something is missing."""
+        """Build the pipeline. Raises.
+
+        ValueError with Roboflow's text if the source or the model is missing.
+        """
         source = settings.stream_id if source is None else source
         model = settings.model_id if model is None else model
         if source is None:
@@ -76,7 +79,7 @@ class _Played:
         self.max_candidates = checked.max_candidates
         self.max_detections = checked.max_detections
         self.frame_count = 0  # predictions so far
-        self.frame_id: int | None = None  # of the last frame that was predicted
+        self.frame_id: int | None = None  # of the last frame with a prediction
         self.frame_cv: Image | None = None  # its picture, BGR
         self.inference_response: Document | None = None
         self._pipeline = InferencePipeline(
@@ -96,13 +99,13 @@ class _Played:
 
     @property
     def frame(self) -> Image | None:
-        """The picture of the last frame that was predicted, RGB."""
+        """The picture of the last frame with a prediction, RGB."""
         image = self.frame_cv
         return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
 
     @property
     def stop(self) -> StopFlag:
-        """Whether it was stopped. `stop()` and `stop = True` end it after the call that is under way."""
+        """Whether it was stopped. `stop()` and `stop = True` end it after the current callback."""
         return StopFlag(self._pipeline)
 
     @stop.setter
@@ -111,15 +114,15 @@ class _Played:
             self._pipeline.terminate()
 
     def init_infer(self) -> None:
-        """Nothing is left to do, here and in the next two: the pipeline does it by itself."""
+        """Do nothing, as the next two methods: the pipeline does this itself."""
 
     def preprocess_thread(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
     def inference_request_thread(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
-    def _note(self, prediction: Document, frame: VideoFrame) -> None:
+    def _record(self, prediction: Document, frame: VideoFrame) -> None:
         self.frame_count += 1
         self.frame_id = frame.frame_id
         self.frame_cv = frame.image
@@ -127,7 +130,7 @@ class _Played:
 
 
 class StopFlag(int):
-    """True or False, as programs ask for it; called, it stops."""
+    """A boolean that stops the stream when it is called."""
 
     def __new__(cls, pipeline: InferencePipeline) -> StopFlag:
         flag = super().__new__(cls, pipeline.stopped)
@@ -137,7 +140,7 @@ class StopFlag(int):
     _stop: Callable[[], None]
 
     def __call__(self) -> None:
-        """End after the call that is under way. Does not wait for it."""
+        """End after the current callback. Does not wait for it."""
         self._stop()
 
     def __repr__(self) -> str:
@@ -145,7 +148,7 @@ class StopFlag(int):
 
 
 class WebcamStream:
-    """The source of a stream, as it says of itself; 0 until it is open."""
+    """The properties of a stream's source; 0 until it is open."""
 
     def __init__(self, pipeline: InferencePipeline) -> None:
         self._pipeline = pipeline
@@ -162,17 +165,17 @@ class WebcamStream:
 
     @property
     def max_fps(self) -> float:
-        """Frames a second that it declares; 30 when it does not, as the original has it."""
+        """The declared frames per second; 30 if unknown, as in Roboflow's class."""
         return (0.0 if self._properties is None else self._properties.fps) or 30.0
 
     @property
     def fps(self) -> float:
-        """The same."""
+        """The same as `max_fps`."""
         return self.max_fps
 
     @property
     def stopped(self) -> bool:
-        """No frame comes any more."""
+        """Whether the stream has ended."""
         return self._pipeline.stopped
 
     @property
@@ -180,11 +183,11 @@ class WebcamStream:
         return self._pipeline.video_sources[0].properties
 
 
-class Stream(_Played):
-    """Plays as soon as it is made: until the end where `use_main_thread` is set, or else in the background.
+class Stream(_BaseStream):
+    """Runs when it is constructed: until the end with `use_main_thread`, otherwise in the background.
 
-    What is None is taken from the environment. `model` is an id, a path, a function of an image, or an object
-    with `infer`, or with `preprocess`, `predict` and `postprocess`. The key is accepted, and not needed.
+    Arguments that are None are taken from the environment. `model` is an id, a path, a function of an image,
+    or an object with `infer`, or with `preprocess`, `predict` and `postprocess`. `api_key` is not needed.
     """
 
     def __init__(
@@ -205,9 +208,12 @@ class Stream(_Played):
         on_start: Hook | None = None,
         on_stop: Hook | None = None,
     ) -> None:
-        """Raises: ValueError, TypeError, ConfigError, SourceConnectionError; and what `load` raises."""
+        """Start it. Raises.
+
+        ValueError, TypeError, ConfigError, SourceConnectionError, and the errors of `load`.
+        """
         if output_channel_order not in ("RGB", "BGR"):
-            raise ValueError(f"output_channel_order: expected RGB or BGR, came {output_channel_order!r}")
+            raise ValueError(f"output_channel_order: expected RGB or BGR, got {output_channel_order!r}")
         self._swaps = output_channel_order == "RGB"
         self.output_channel_order = output_channel_order
         self.use_main_thread = use_main_thread
@@ -226,22 +232,22 @@ class Stream(_Played):
             model=model,
             source=source,
             use_bytetrack=use_bytetrack,
-            sink=self._tell_prediction,
-            on_start=lambda: self._tell("on_start", self.on_start_callbacks),
-            on_end=lambda: self._tell("on_stop", self.on_stop_callbacks),
+            sink=self._notify_prediction,
+            on_start=lambda: self._notify("on_start", self.on_start_callbacks),
+            on_end=lambda: self._notify("on_stop", self.on_stop_callbacks),
         )
         self._pipeline.start(use_main_thread=use_main_thread)
 
     def on_prediction(self, callback: OnPrediction) -> Unsubscribe:
-        """Call it with the predictions and the picture of each frame, until what is returned is called."""
+        """Register a callback for each prediction and its picture. Returns a function that removes it."""
         return _subscribe(self.on_prediction_callbacks, callback)
 
     def on_start(self, callback: Hook) -> Unsubscribe:
-        """Call it before the first frame. Who was registered last is called first."""
+        """Register a callback before the first frame. The last one registered is called first."""
         return _subscribe(self.on_start_callbacks, callback)
 
     def on_stop(self, callback: Hook) -> Unsubscribe:
-        """Call it after the last frame. Who was registered last is called first."""
+        """Register a callback after the last frame. The last one registered is called first."""
         return _subscribe(self.on_stop_callbacks, callback)
 
     def join(self) -> None:
@@ -249,26 +255,26 @@ class Stream(_Played):
         self._pipeline.join()
 
     def run_thread(self) -> None:
-        """Wait for the end: it plays since it was made."""
+        """Wait for the end: the stream runs since its construction."""
         self.join()
 
-    def _tell_prediction(self, prediction: Document, frame: VideoFrame) -> None:
-        self._note(prediction, frame)
+    def _notify_prediction(self, prediction: Document, frame: VideoFrame) -> None:
+        self._record(prediction, frame)
         image: Any = self.frame if self._swaps else frame.image
         for callback in self.on_prediction_callbacks.copy():
             if callback not in self.on_prediction_callbacks:
-                continue  # the one before has taken it back
+                continue  # the previous callback has removed it
             self._pipeline.callbacks.call("on_prediction", callback, self.inference_response, image)
 
-    def _tell(self, what: str, hooks: list[Hook]) -> None:
+    def _notify(self, what: str, hooks: list[Hook]) -> None:
         for hook in reversed(hooks.copy()):
             self._pipeline.callbacks.call(what, hook)
 
 
-class UdpStream(_Played):
-    """Sends one datagram a frame: compact JSON, with `frame_id` at its top. `run_thread` plays it.
+class UdpStream(_BaseStream):
+    """Sends one datagram per frame: compact JSON, with `frame_id` at the top level. `run_thread` runs it.
 
-    What is None is taken from the environment. The key is accepted, and not needed.
+    Arguments that are None are taken from the environment. `api_key` is not needed.
     """
 
     def __init__(
@@ -286,16 +292,16 @@ class UdpStream(_Played):
         stream_id: Reference | None = None,
         use_bytetrack: bool | None = None,
     ) -> None:
-        """Raises: ValueError, TypeError, ConfigError; and whatever the model cannot be loaded by."""
+        """Load the model. Raises: ValueError, TypeError, ConfigError, and the errors of `load`."""
         settings = current_settings()
         self.ip_broadcast_addr = ip_broadcast_addr or settings.broadcast_host
         self.ip_broadcast_port = settings.broadcast_port if ip_broadcast_port is None else ip_broadcast_port
         if not 1 <= self.ip_broadcast_port <= MAX_PORT:
             raise ValueError(
-                f"ip_broadcast_port: expected a port from 1 to {MAX_PORT}, came {self.ip_broadcast_port!r}"
+                f"ip_broadcast_port: expected a port from 1 to {MAX_PORT}, got {self.ip_broadcast_port!r}"
             )
         self._sink = UdpSink(host_of(self.ip_broadcast_addr), self.ip_broadcast_port)
-        self._sender: UdpSender | None = None  # while it plays
+        self._sender: UdpSender | None = None  # while it runs
         super().__init__(
             settings,
             api_key=api_key,
@@ -312,7 +318,7 @@ class UdpStream(_Played):
         )
 
     def run_thread(self) -> None:
-        """Play until the end of the stream, until `stop`, or until Ctrl-C. Raises: SourceConnectionError."""
+        """Run until the end of the stream, `stop`, or Ctrl-C. Raises: SourceConnectionError."""
         self._sender = UdpSender(self._sink, time.monotonic())
         try:
             self._sender.await_address()
@@ -324,7 +330,7 @@ class UdpStream(_Played):
 
     def _send(self, prediction: Document, frame: VideoFrame) -> None:
         assert self._sender is not None
-        self._note(prediction, frame)
+        self._record(prediction, frame)
         assert self.inference_response is not None
         datagram = to_json(self.inference_response, compact=True).content
         if not self._sender.send(datagram, time.monotonic()):

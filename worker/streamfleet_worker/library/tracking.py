@@ -1,4 +1,4 @@
-"""Ids for the predictions of each source, written to the very boxes that they belong to."""
+"""Adds tracker ids to the predictions of each source."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from streamfleet_worker.video.outputs.prediction import Document
 
 
 class Tracking:
-    """One tracker a source. One thread uses it, and each source's frames come in their order."""
+    """One tracker per source. Only one thread may use it, with the frames of each source in order."""
 
     def __init__(self, *, confidence: float) -> None:
-        """Tracks begin at this confidence. A frame in which one box has no id has none at all."""
+        """Tracks start at this confidence. If one box of a frame has no id, none of its boxes gets one."""
         self._confidence = confidence
         self._trackers: dict[int, Tracker] = {}  # by source
 
     def track(self, document: Document, source_id: int, stamp: Stamp) -> Document:
-        """The document with a `tracker_id` at each prediction, or at none."""
+        """Return the document with a `tracker_id` in each prediction, or in none."""
         tracker = self._trackers.get(source_id)
         if tracker is None:
             tracker = Tracker(confidence=self._confidence, fps=stamp.fps)
@@ -27,11 +27,11 @@ class Tracking:
         if ids is None:
             return document
         predictions = zip(document["predictions"], ids.tolist(), strict=True)
-        return {**document, "predictions": [_named(prediction, name) for prediction, name in predictions]}
+        return {**document, "predictions": [_with_id(prediction, each) for prediction, each in predictions]}
 
 
-def _named(prediction: Document, tracker_id: int) -> Document:
-    """With the id where the original has it: before `detection_id`."""
-    behind: Document = {key: prediction[key] for key in ("detection_id", "parent_id") if key in prediction}
-    before = {key: value for key, value in prediction.items() if key not in behind}
-    return {**before, "tracker_id": tracker_id, **behind}
+def _with_id(prediction: Document, tracker_id: int) -> Document:
+    """Insert the id where Roboflow has it: before `detection_id`."""
+    after: Document = {key: prediction[key] for key in ("detection_id", "parent_id") if key in prediction}
+    before = {key: value for key, value in prediction.items() if key not in after}
+    return {**before, "tracker_id": tracker_id, **after}

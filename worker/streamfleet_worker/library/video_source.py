@@ -1,4 +1,4 @@
-"""A source of a pipeline as programs see it, by the original's names: what it is, and in what state."""
+"""A source of a pipeline as programs see it: its properties and its state, under Roboflow's names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StreamState(enum.Enum):
 
 
 class BufferFillingStrategy(str, enum.Enum):
-    """What a source does with a frame for which its buffer has no room."""
+    """What a source does with a new frame when its buffer is full."""
 
     WAIT = "WAIT"
     DROP_OLDEST = "DROP_OLDEST"
@@ -39,27 +39,27 @@ class BufferConsumptionStrategy(str, enum.Enum):
     """Which frame is taken from the buffer next."""
 
     LAZY = "LAZY"  # the oldest
-    EAGER = "EAGER"  # the newest, which drops the others
+    EAGER = "EAGER"  # the newest; the others are dropped
 
 
 @dataclass(frozen=True, slots=True)
 class SourceProperties:
-    """What an open source says of itself."""
+    """The properties that an open source declares."""
 
     width: int  # pixels
     height: int  # pixels
-    total_frames: int  # below 1 when it does not say
+    total_frames: int  # below 1 if unknown
     is_file: bool
-    fps: float  # 0 when it does not say
+    fps: float  # 0 if unknown
     is_reconnectable: bool | None = None
     timestamp_created: datetime | None = None  # local time without a zone
 
 
 @dataclass(frozen=True, slots=True)
 class SourceMetadata:
-    """One source in a report."""
+    """A source in a report."""
 
-    source_properties: SourceProperties | None  # None until it was open
+    source_properties: SourceProperties | None  # None before it was opened
     source_reference: str | int  # without credentials
     buffer_size: int  # frames
     state: StreamState
@@ -69,14 +69,14 @@ class SourceMetadata:
 
 
 class VideoSource:
-    """One source of a pipeline, to look at. Any thread may use it."""
+    """A read-only view of one source of a pipeline. Any thread may use it."""
 
     def __init__(self, lane: SourceLane) -> None:
         self._lane = lane
         self.source_id = lane.source_id
 
     def describe_source(self) -> SourceMetadata:
-        """What it is at present."""
+        """The current properties and state."""
         stat = self._lane.metrics.source_stat(time.monotonic())
         buffer = self._lane.buffer
         return SourceMetadata(
@@ -91,7 +91,7 @@ class VideoSource:
 
     @property
     def properties(self) -> SourceProperties | None:
-        """What it says of itself; None until it was open."""
+        """The properties that it declares; None before it was opened."""
         given: dict[str, Any] | None = self._lane.metrics.properties
         if given is None:
             return None

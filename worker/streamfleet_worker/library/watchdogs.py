@@ -1,4 +1,4 @@
-"""What watches a pipeline while it runs, by the original's names: what was told, how late it is, how fast."""
+"""Watchdogs of a running pipeline, under Roboflow's names: status updates, latencies, throughput."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.status_updates import StatusUpdate, UpdateSeverity
 from streamfleet_worker.library.video_source import SourceMetadata, VideoSource
 
-_UPDATES = 512  # that are kept, the newest
+_UPDATES = 512  # the newest ones are kept
 _FRAMES = 64  # over which latencies are averaged
 _TICKS = 30  # frames over which the throughput is measured
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyMonitorReport:
-    """Of one source; means over its last frames, in seconds. None: there was no frame."""
+    """The latencies of one source: means over its last frames, in seconds. None: there was no frame."""
 
     source_id: int | None = None
     frame_decoding_latency: float | None = None  # from decoding to the model
@@ -30,75 +30,75 @@ class LatencyMonitorReport:
 
 @dataclass(frozen=True, slots=True)
 class PipelineStateReport:
-    """A pipeline at one moment. `dataclasses.asdict` makes it plain."""
+    """The state of a pipeline at one moment. Convert it with `dataclasses.asdict`."""
 
     video_source_status_updates: list[StatusUpdate]
     latency_reports: list[LatencyMonitorReport]
-    inference_throughput: float  # frames a second
+    inference_throughput: float  # frames per second
     sources_metadata: list[SourceMetadata]
 
 
 class PipelineWatchDog:
-    """What a watchdog is told; override what you want to hear.
+    """The interface of a watchdog. Override the methods that you need.
 
-    The pipeline's own thread calls all but `get_report`, which any thread may call.
+    The pipeline's own thread calls all of them, except `get_report`: any thread may call that.
     """
 
     def register_video_sources(self, video_sources: Sequence[VideoSource]) -> None:
-        """These are the sources of the pipeline. Called once, before anything else."""
+        """Receive the sources of the pipeline. Called once, before all other methods."""
 
     def on_status_update(self, status_update: StatusUpdate) -> None:
-        """Something happened."""
+        """Receive a status update."""
 
     def on_model_inference_started(self, frames: Sequence[VideoFrame]) -> None:
-        """These frames go to the model."""
+        """These frames are about to be sent to the model."""
 
     def on_model_prediction_ready(self, frames: Sequence[VideoFrame]) -> None:
-        """These frames have come back from it, and go to the sinks next."""
+        """The predictions of these frames are ready, and are about to be passed to the sinks."""
 
     def get_report(self) -> PipelineStateReport | None:
-        """How the pipeline is. None: this watchdog keeps nothing."""
+        """Report the state of the pipeline; None if this watchdog keeps none."""
         return None
 
 
 class NullPipelineWatchdog(PipelineWatchDog):
-    """Hears nothing, and reports nothing."""
+    """A watchdog that does nothing."""
 
 
 @dataclass(slots=True)
 class _Latencies:
-    """Of one source."""
+    """The latencies of one source, in seconds."""
 
-    began: tuple[int, datetime] | None = None  # the frame that went to the model last, and when
+    began: tuple[int, datetime] | None = None  # the last frame sent to the model, and when
     decoding: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
     inference: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
     end_to_end: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
 
 
 class BasePipelineWatchDog(PipelineWatchDog):
-    """Keeps the last updates, latencies and the throughput, for `get_report`. Of one pipeline."""
+    """Records status updates, latencies and throughput of one pipeline for `get_report`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sources: tuple[VideoSource, ...] = ()
         self._latencies: dict[int | None, _Latencies] = {}
         self._updates: deque[StatusUpdate] = deque(maxlen=_UPDATES)
-        self._ticks: deque[float] = deque(maxlen=_TICKS)  # monotonic seconds of what was predicted last
+        self._ticks: deque[float] = deque(maxlen=_TICKS)  # monotonic seconds of the last predictions
 
     def register_video_sources(self, video_sources: Sequence[VideoSource]) -> None:
-        """These are the sources of the pipeline."""
+        """Start to record these sources."""
         with self._lock:
             self._sources = tuple(video_sources)
             self._latencies = {source.source_id: _Latencies() for source in video_sources}
 
     def on_status_update(self, status_update: StatusUpdate) -> None:
-        """Keep it, unless it is for debugging."""
+        """Record a status update, unless its severity is DEBUG."""
         if status_update.severity > UpdateSeverity.DEBUG:
             with self._lock:
                 self._updates.append(status_update)
 
     def on_model_inference_started(self, frames: Sequence[VideoFrame]) -> None:
-        """Measure how long the frames waited."""
+        """Record how long the frames waited."""
         now = datetime.now()
         with self._lock:
             for frame in frames:
@@ -107,7 +107,7 @@ class BasePipelineWatchDog(PipelineWatchDog):
                 latencies.decoding.append((now - frame.frame_timestamp).total_seconds())
 
     def on_model_prediction_ready(self, frames: Sequence[VideoFrame]) -> None:
-        """Measure how long the model took."""
+        """Record how long the model took."""
         now = datetime.now()
         with self._lock:
             for frame in frames:
@@ -118,7 +118,7 @@ class BasePipelineWatchDog(PipelineWatchDog):
                 self._ticks.append(time.monotonic())
 
     def get_report(self) -> PipelineStateReport:
-        """How the pipeline is. The throughput falls when nothing comes any more."""
+        """Report the state of the pipeline. The throughput falls while no frames arrive."""
         with self._lock:
             updates, sources, ticks = list(self._updates), self._sources, list(self._ticks)
             reports = [

@@ -1,4 +1,4 @@
-"""What a workflow makes of one frame, for programs: its outputs under their names."""
+"""The outputs of a workflow for one frame, by name."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from streamfleet_worker.video.outputs.prediction import Document
 
 @dataclass(frozen=True, slots=True)
 class WorkflowImage:
-    """A picture among the outputs."""
+    """An output that is a picture."""
 
     numpy_image: Image  # (height, width, 3) uint8, BGR
 
     @property
     def base64_image(self) -> str:
-        """As a JPEG."""
+        """The picture as a base64-encoded JPEG."""
         _, jpeg = cv2.imencode(".jpg", self.numpy_image)
         return base64.b64encode(jpeg.tobytes()).decode()
 
@@ -34,7 +34,7 @@ class WorkflowImage:
 class WorkflowResults:
     """Turns the predictions of a frame into the outputs of a workflow.
 
-    Predictions are supervision's Detections and pictures `WorkflowImage`; dicts where they are serialised.
+    Predictions are supervision's Detections and pictures `WorkflowImage`; if serialised, both are dicts.
     """
 
     def __init__(self, workflow: Workflow, *, serialised: bool) -> None:
@@ -42,7 +42,7 @@ class WorkflowResults:
         self._serialised = serialised
 
     def __call__(self, document: Document, frame: VideoFrame) -> dict[str, Any]:
-        """The outputs by name."""
+        """Compute the outputs of one frame, by name."""
         classes = self._workflow.classes
         if classes is not None:
             kept = [each for each in document["predictions"] if each["class"] in classes]

@@ -1,4 +1,4 @@
-"""Calling what the user wrote: whatever goes wrong in it is told and logged, and ends nothing."""
+"""Calls functions of the user: their errors are reported and logged, and the pipeline continues."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ logger = logging.getLogger(__name__)
 
 
 class Callbacks:
-    """Calls functions of the user's. One thread uses it."""
+    """Calls functions of the user. Only one thread may use it."""
 
     def __init__(self, updates: Updates) -> None:
         self._updates = updates
         self._throttle = LogThrottle()
 
     def call(self, what: str, function: Callable[..., Any], *arguments: Any) -> None:
-        """Call it; `what` names it in the log."""
+        """Call a function; `what` names it in the log."""
         try:
             function(*arguments)
         except Exception as exc:
@@ -32,11 +32,11 @@ class Callbacks:
                 "INFERENCE_RESULTS_DISPATCHING_ERROR", kind, text, "inference_results_dispatching"
             )
             if self._throttle.failed(f"{what}: {kind}: {text}", time.monotonic()):
-                logger.exception("%s failed; the pipeline goes on", what)
+                logger.exception("%s failed; the pipeline continues", what)
 
 
 class SinkDispatcher:
-    """Gives predictions to the sinks, as lists by source or one after the other. One thread uses it."""
+    """Passes predictions to the sinks, as lists by source or one by one. Only one thread may use it."""
 
     def __init__(
         self,
@@ -47,15 +47,15 @@ class SinkDispatcher:
         callbacks: Callbacks,
         stopped: threading.Event,
     ) -> None:
-        """`results`: what sinks get in the place of what was found in a frame."""
+        """`results` converts a prediction and its frame to the value that the sinks get."""
         self._sinks = tuple(sinks)
         self._batched = batched
         self._results = results
         self._callbacks = callbacks
         self._stopped = stopped
 
-    def hand_over(self, predictions: list[Any], frames: list[VideoFrame | None]) -> None:
-        """Call the sinks with what a round gave, until the pipeline is stopped."""
+    def dispatch(self, predictions: list[Any], frames: list[VideoFrame | None]) -> None:
+        """Call the sinks with the predictions of a round, unless the pipeline is stopped."""
         if self._results is not None:
             predictions = [
                 None if frame is None else self._results(prediction, frame)

@@ -1,6 +1,6 @@
-"""The thread that moves frames: from the sources to the model in rounds, and on to the user in their order.
+"""The thread that moves frames: from the sources to the model in rounds, and to the user in order.
 
-It alone calls functions of the user's, but for a model that is one.
+Only this thread calls functions of the user, except a model that is a function.
 """
 
 from __future__ import annotations
@@ -25,33 +25,34 @@ from streamfleet_worker.library.watchdogs import PipelineWatchDog
 
 logger = logging.getLogger(__name__)
 
-_SPARE = 1  # rounds beside those that run: the next of a file, or the last that the user has not seen yet
+# Rounds besides the running ones: the next of a file, or a finished one that was not dispatched yet.
+_SPARE = 1
 
-HandOver = Callable[[list[Any], "list[VideoFrame | None]"], None]  # both by source; None: it gave nothing
+Dispatch = Callable[[list[Any], "list[VideoFrame | None]"], None]  # both by source; None: no frame
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
-    """A round that is with the model."""
+class _InFlightRound:
+    """A round that the model is processing, or whose results were not dispatched yet."""
 
     round: Round
     future: Future[Inferred]
 
     @property
     def present(self) -> list[Taken]:
-        """What there is of the round."""
+        """The frames of the round."""
         return [taken for taken in self.round if taken is not None]
 
 
-class Flow:
-    """`run` is the thread's. Any other may call the rest."""
+class FrameLoop:
+    """The loop of a pipeline. One thread calls `run`; any thread may call the other methods."""
 
     def __init__(
         self,
         sources: Sources,
         inference: Inference,
         *,
-        hand_over: HandOver,
+        dispatch: Dispatch,
         callbacks: Callbacks,
         updates: Updates,
         wakeup: threading.Event,
@@ -61,63 +62,63 @@ class Flow:
     ) -> None:
         self._sources = sources
         self._inference = inference
-        self._give_to_sinks = hand_over
+        self._dispatch = dispatch
         self._callbacks = callbacks
         self._updates = updates
         self._wakeup = wakeup
         self._tracking = tracking
         self._watchdog = watchdog
-        self._flights: deque[_Flight] = deque()  # in the order of their rounds
-        self._landing = threading.Condition()  # guards the two counts
-        self._begun = self._landed = 0  # rounds
+        self._in_flight: deque[_InFlightRound] = deque()  # in order
+        self._round_finished = threading.Condition()  # guards the two counts
+        self._begun = self._finished = 0  # rounds
         self._stopped = stopped
-        self._failing = False  # the last round led to nothing
+        self._failing = False  # the last round failed
 
     @property
     def stopped(self) -> threading.Event:
-        """Set by `stop`."""
+        """The event that `stop` sets."""
         return self._stopped
 
     def stop(self) -> None:
-        """End after the call to the user that is under way, if any."""
+        """End after the current call to the user, if any."""
         self._stopped.set()
         self._wakeup.set()
-        with self._landing:
-            self._landing.notify_all()
+        with self._round_finished:
+            self._round_finished.notify_all()
 
     def settle(self, deadline: float) -> bool:
-        """Wait for the rounds that have begun; whether that took no more than so many seconds."""
-        with self._landing:
+        """Wait for the rounds in flight, and return whether they finished within `deadline` seconds."""
+        with self._round_finished:
             begun = self._begun
-            return self._landing.wait_for(
-                lambda: self._landed >= begun or self._stopped.is_set(), timeout=deadline
+            return self._round_finished.wait_for(
+                lambda: self._finished >= begun or self._stopped.is_set(), timeout=deadline
             )
 
     def run(self) -> None:
-        """Until the sources are over, or `stop` is called."""
+        """Run until all sources have ended, or `stop` is called."""
         try:
             while not self._stopped.is_set() and not self._is_over():
-                self._turn()
+                self._step()
         finally:
-            for flight in self._flights:
-                flight.future.cancel()
-            self._flights.clear()
+            for each in self._in_flight:
+                each.future.cancel()
+            self._in_flight.clear()
 
     def _is_over(self) -> bool:
-        return not self._flights and self._sources.over
+        return not self._in_flight and self._sources.over
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         self._wakeup.clear()
         self._updates.deliver()
         self._begin_rounds()
-        if self._flights and self._flights[0].future.done():
-            self._land(self._flights.popleft())
+        if self._in_flight and self._in_flight[0].future.done():
+            self._finish_round(self._in_flight.popleft())
         elif not self._is_over():
             self._wakeup.wait(self._sources.wait(time.monotonic()))
 
     def _begin_rounds(self) -> None:
         while self._may_begin():
-            with self._landing:  # a pause that begins now either stops this round, or waits for it
+            with self._round_finished:  # a concurrent pause either prevents this round, or waits for it
                 round_ = self._sources.next_round(time.monotonic())
                 if round_ is None:
                     return
@@ -125,10 +126,13 @@ class Flow:
             self._begin(round_)
 
     def _may_begin(self) -> bool:
-        """A live source's frame is only taken when a model is free for it: before, a newer one may come."""
-        running = sum(not flight.future.done() for flight in self._flights)
+        """Whether to start a round.
+
+        Of a live source only if the model is free: until then a newer frame may arrive.
+        """
+        running = sum(not each.future.done() for each in self._in_flight)
         spare = _SPARE if self._sources.finite else 0
-        return running < self._inference.threads + spare and len(self._flights) <= (
+        return running < self._inference.threads + spare and len(self._in_flight) <= (
             self._inference.threads + _SPARE
         )
 
@@ -138,52 +142,52 @@ class Flow:
             self._callbacks.call("the watchdog", self._watchdog.on_model_inference_started, frames)
         future = self._inference.begin(frames)
         future.add_done_callback(lambda _: self._wakeup.set())
-        self._flights.append(_Flight(round_, future))
+        self._in_flight.append(_InFlightRound(round_, future))
 
-    def _land(self, flight: _Flight) -> None:
+    def _finish_round(self, in_flight: _InFlightRound) -> None:
         try:
-            inferred = flight.future.result()
-            predictions = self._predictions(flight, inferred.results)
+            inferred = in_flight.future.result()
+            predictions = self._predictions(in_flight, inferred.results)
         except Exception as exc:
-            self._note_failure(flight, exc)
+            self._record_failure(in_flight, exc)
         else:
             self._failing = False
-            self._note_success(flight, inferred)
-            self._hand_over(flight, predictions)
-        with self._landing:
-            self._landed += 1
-            self._landing.notify_all()
+            self._record_success(in_flight, inferred)
+            self._dispatch_round(in_flight, predictions)
+        with self._round_finished:
+            self._finished += 1
+            self._round_finished.notify_all()
 
-    def _note_failure(self, flight: _Flight, exc: Exception) -> None:
+    def _record_failure(self, in_flight: _InFlightRound, exc: Exception) -> None:
         if not self._failing:
-            logger.error("the model failed; the pipeline goes on without these frames", exc_info=exc)
+            logger.error("the model failed; the pipeline continues without these frames", exc_info=exc)
         self._failing = True
-        for taken in flight.present:
+        for taken in in_flight.present:
             taken.metrics.inference_failed(failure_of(exc))
 
-    def _note_success(self, flight: _Flight, inferred: Inferred) -> None:
-        for taken in flight.present:
+    def _record_success(self, in_flight: _InFlightRound, inferred: Inferred) -> None:
+        for taken in in_flight.present:
             taken.metrics.inferred(
                 decoded_at=taken.began_at, started_at=inferred.started_at, ready_at=inferred.ready_at
             )
         if self._watchdog is not None:
-            frames = [taken.frame for taken in flight.present]
+            frames = [taken.frame for taken in in_flight.present]
             self._callbacks.call("the watchdog", self._watchdog.on_model_prediction_ready, frames)
 
-    def _hand_over(self, flight: _Flight, predictions: list[Any]) -> None:
-        self._give_to_sinks(predictions, [None if taken is None else taken.frame for taken in flight.round])
+    def _dispatch_round(self, in_flight: _InFlightRound, predictions: list[Any]) -> None:
+        self._dispatch(predictions, [None if taken is None else taken.frame for taken in in_flight.round])
         now = time.monotonic()
-        for taken in flight.present:
+        for taken in in_flight.present:
             taken.metrics.emitted(now, latency=now - taken.began_at)
 
-    def _predictions(self, flight: _Flight, results: Sequence[Any]) -> list[Any]:
-        """By source; each with its ids, if there is a tracker."""
-        predictions: list[Any] = [None] * len(flight.round)
-        following = iter(results)
-        for source_id, taken in enumerate(flight.round):
+    def _predictions(self, in_flight: _InFlightRound, results: Sequence[Any]) -> list[Any]:
+        """The predictions by source, with tracker ids if there is a tracker."""
+        predictions: list[Any] = [None] * len(in_flight.round)
+        remaining = iter(results)
+        for source_id, taken in enumerate(in_flight.round):
             if taken is None:
                 continue
-            found = next(following)
+            found = next(remaining)
             if self._tracking is not None:
                 found = self._tracking.track(found, source_id, taken.stamp)
             predictions[source_id] = found

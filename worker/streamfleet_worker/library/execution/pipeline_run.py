@@ -1,4 +1,4 @@
-"""The life of one pipeline: sources and model are opened, frames move in a thread, and all of it is closed.
+"""The life cycle of one pipeline: open sources and model, run the frame loop in a thread, close everything.
 
 start → open → run → close → join
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
 from streamfleet_worker.library.execution.callbacks import Callbacks
-from streamfleet_worker.library.execution.frame_loop import Flow
+from streamfleet_worker.library.execution.frame_loop import FrameLoop
 from streamfleet_worker.library.execution.rounds import Sources
 from streamfleet_worker.library.inference import Inference
 from streamfleet_worker.library.status_updates import Updates
@@ -21,19 +21,19 @@ from streamfleet_worker.video.telemetry.status_report import source_metadata, st
 
 logger = logging.getLogger(__name__)
 
-_SETTLING = 10.0  # seconds that a pause waits for the frames under way
-_READERS = 2.0  # seconds that sources get at the end; one that is silent keeps its thread a little longer
-_MODEL = 1.0  # seconds that the model gets at the end
+_SETTLING = 10.0  # seconds that a pause waits for the frames in flight
+_READERS = 2.0  # seconds that sources get to end; the thread of a silent one ends later
+_MODEL = 1.0  # seconds that the model gets to end
 
 
 class PipelineRun:
-    """Started once. Any thread may call any method."""
+    """One run of a pipeline. It is started once. Any thread may call any method."""
 
     def __init__(
         self,
         sources: Sources,
         inference: Inference,
-        flow: Flow,
+        loop: FrameLoop,
         *,
         callbacks: Callbacks,
         updates: Updates,
@@ -42,29 +42,31 @@ class PipelineRun:
     ) -> None:
         self._sources = sources
         self._inference = inference
-        self._flow = flow
+        self._loop = loop
         self._callbacks = callbacks
         self._updates = updates
         self._on_start, self._on_end = on_start, on_end
         self._starting = threading.Lock()  # guards _started
         self._started = False
-        self._thread: threading.Thread | None = None  # where the frames move
-        self._background: threading.Thread | None = None  # the same, if it is not the caller's
+        self._thread: threading.Thread | None = None  # the thread of the frame loop
+        self._background: threading.Thread | None = None  # the same, unless it is the caller's
         self._ended = threading.Event()
 
     @property
     def stopped(self) -> bool:
-        """It has ended, or is about to."""
-        return self._flow.stopped.is_set()
+        """Whether it has ended, or is about to."""
+        return self._loop.stopped.is_set()
 
     def start(self, *, here: bool) -> None:
-        """Run in this thread until the end, or in one of its own.
+        """Run in this thread until the end, or in a new thread.
 
-        Raises: SourceConnectionError; StreamOperationNotAllowedError the second time.
+        Raises: SourceConnectionError; StreamOperationNotAllowedError if it was started already.
         """
         with self._starting:
             if self._started:
-                raise StreamOperationNotAllowedError("expected a pipeline that was not started yet")
+                raise StreamOperationNotAllowedError(
+                    "expected a pipeline that was not started yet, got a started one"
+                )
             self._started = True
         if here:
             self._thread = threading.current_thread()
@@ -81,25 +83,27 @@ class PipelineRun:
         if not self._started:
             return
         if threading.current_thread() is self._thread and not self._ended.is_set():
-            if self._flow.stopped.is_set():
-                return  # in a signal handler, after `stop`: the end comes when the handler is through
-            raise StreamOperationNotAllowedError("expected another thread than the pipeline's own to join it")
+            if self._loop.stopped.is_set():
+                return  # in a signal handler, after `stop`: it ends after the handler
+            raise StreamOperationNotAllowedError(
+                "expected a call from another thread, got one from the pipeline's own"
+            )
         try:
             self._ended.wait()
         except KeyboardInterrupt:
-            self.stop()  # its thread would keep the program alive, and a camera has no end
+            self.stop()  # otherwise its thread would keep the program alive: a camera never ends
             raise
         if self._background is not None:
             self._background.join()
 
     def stop(self) -> None:
-        """End after the call to a sink that is under way. Does not wait for it."""
-        self._flow.stop()
+        """End after the current call to a sink. Does not wait for it."""
+        self._loop.stop()
 
     def settle(self) -> None:
-        """Wait, a few seconds at most, for the frames under way; the pipeline's own thread does not wait."""
+        """Wait up to a few seconds for the frames in flight; the pipeline's own thread does not wait."""
         if self._started and threading.current_thread() is not self._thread:
-            self._flow.settle(_SETTLING)
+            self._loop.settle(_SETTLING)
 
     def report(self) -> dict[str, Any]:
         """Roboflow's status report."""
@@ -125,7 +129,7 @@ class PipelineRun:
         try:
             quiet_libraries()
             self._inference.start()
-            self._sources.open(self._flow.stopped)
+            self._sources.open(self._loop.stopped)
         except BaseException:
             self._close()
             raise
@@ -133,21 +137,21 @@ class PipelineRun:
     def _run(self) -> None:
         try:
             self._updates.inference_thread("STARTED")
-            if self._on_start is not None and not self._flow.stopped.is_set():
-                self._callbacks.call("the function for the start", self._on_start)
-            self._flow.run()
+            if self._on_start is not None and not self._loop.stopped.is_set():
+                self._callbacks.call("the start function", self._on_start)
+            self._loop.run()
             self._updates.inference_thread("FINISHED")
         finally:
-            self._flow.stop()
+            self._loop.stop()
             if self._on_end is not None:
-                self._callbacks.call("the function for the end", self._on_end)
+                self._callbacks.call("the end function", self._on_end)
             self._close()
 
     def _close(self) -> None:
-        """Sources before the model: nothing new comes while it ends."""
+        """Close the sources before the model, so that no new frames arrive while it ends."""
         if not self._sources.close(_READERS):
-            logger.warning("a source does not answer; its thread ends when it does")
+            logger.warning("a source does not respond; its thread ends when it does")
         if not self._inference.close(_MODEL):
-            logger.warning("the model does not answer; its thread ends when it does")
+            logger.warning("the model does not respond; its thread ends when it does")
         self._updates.deliver()
         self._ended.set()

@@ -1,7 +1,7 @@
-"""The sources of a pipeline, and the rounds in which their frames go: at most one of each source a round.
+"""The sources of a pipeline, and the rounds of their frames: at most one frame of each source per round.
 
-A round waits for every source that has a picture; not for one that is lost, paused or over, and not for
-longer than the pipeline's time for it. A file loses no frame by a pause, a live source is never held up.
+A round waits for every source that delivers frames, up to the timeout of the pipeline. It does not wait for
+sources that are lost, paused or ended. A pause loses no frame of a file, and never blocks a live source.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from streamfleet_worker.video.source_reader import Reader
 from streamfleet_worker.video.sources.buffer_policy import Rate
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 
-_FIRST_PICTURE = 45.0  # seconds; longer than any attempt to open a source takes
-_IDLE = 0.5  # seconds, the longest wait: what else may need a look is seen then
+_FIRST_PICTURE = 45.0  # seconds; longer than any attempt to open a source
+_IDLE = 0.5  # seconds, the longest wait before everything is checked again
 
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
-    """One source and how it is played."""
+    """One source, and how it is played."""
 
     spec: SourceSpec
-    buffer_size: int | None = None  # frames decoded ahead; None: as many as suit the source
-    native: bool = False  # a file plays at its own pace, and what is late is left out
-    strides: bool = False  # a file with a limit is thinned out, and not slowed down
+    buffer_size: int | None = None  # frames decoded ahead; None: depends on the source
+    native: bool = False  # a file plays at its own frame rate, and late frames are skipped
+    strides: bool = False  # with a limit, a file skips frames instead of playing slower
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Taken:
 
     @property
     def began_at(self) -> float:
-        """Since when it has been under way; what waits for the end of a pause, or its pace, is not."""
+        """The start of its latency. A frame of a file that waits for its time or a pause has not started."""
         return self.taken_at if self.frame.comes_from_video_file else self.stamp.decoded_at
 
 
@@ -59,7 +59,7 @@ Round = tuple["Taken | None", ...]  # by source
 
 
 class Sources:
-    """One thread asks for rounds. Any may pause, resume, and read."""
+    """The sources of one pipeline. One thread requests rounds; any thread may pause, resume, and read."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Sources:
         wakeup: threading.Event,
         batch_timeout: float | None = None,
     ) -> None:
-        """`wakeup` is set when there is reason to ask again; `batch_timeout` is in seconds."""
+        """`wakeup` is set when a new round may be possible; `batch_timeout` is in seconds."""
         self._wakeup = wakeup
         self._batch_timeout = batch_timeout
         self._lock = threading.Lock()  # guards the feeds
@@ -78,10 +78,11 @@ class Sources:
             Feed(source_id, plan, updates=updates, wakeup=wakeup, progress=self._progress)
             for source_id, plan in enumerate(plans)
         )
-        self._waiting_since: float | None = None  # monotonic seconds: for the rest of a round
+        # Monotonic seconds, since when a round waits for the other sources.
+        self._waiting_since: float | None = None
 
     def open(self, stopped: threading.Event) -> None:
-        """Begin to read, and wait for the first picture of each. Raises: SourceConnectionError."""
+        """Start reading, and wait for the first picture of each source. Raises: SourceConnectionError."""
         until = time.monotonic() + _FIRST_PICTURE
         for feed in self.feeds:
             feed.reader.start()
@@ -96,70 +97,70 @@ class Sources:
             self._wakeup.wait(min(left, _IDLE))
 
     def next_round(self, now: float) -> Round | None:
-        """The frames that go together next, if it is time for them."""
+        """The frames of the next round, if one is ready."""
         with self._lock:
             for feed in self.feeds:
-                feed.look(now)
+                feed.prepare(now)
             if not any(feed.is_ready for feed in self.feeds):
                 self._waiting_since = None
                 return None
             if self._waiting_since is None:
                 self._waiting_since = now
-            if self._patience(now) > 0 and any(feed.is_awaited for feed in self.feeds):
+            if self._time_left(now) > 0 and any(feed.is_awaited for feed in self.feeds):
                 return None
             self._waiting_since = None
-            return tuple(feed.give() for feed in self.feeds)
+            return tuple(feed.take() for feed in self.feeds)
 
     def wait(self, now: float) -> float:
-        """Seconds after which there may be a round although nothing woke anybody."""
+        """Seconds after which a round may be possible without a wakeup."""
         with self._lock:
             dues = [feed.wait(now) for feed in self.feeds]
             if self._waiting_since is not None and self._batch_timeout is not None:
-                dues.append(self._patience(now))
+                dues.append(self._time_left(now))
         return min([_IDLE, *(due for due in dues if due > 0)])
 
     def pause(self, source_ids: Sequence[int]) -> None:
-        """Take no frame of these from now on."""
+        """Pause these sources: no more of their frames are taken."""
         with self._lock:
             for source_id in source_ids:
                 self.feeds[source_id].pause(True)
         self._wakeup.set()
 
     def resume(self, source_ids: Sequence[int]) -> None:
-        """Go on with these."""
+        """Resume these sources."""
         with self._lock:
             for source_id in source_ids:
                 self.feeds[source_id].pause(False)
         self._wakeup.set()
 
     def stats(self) -> list[SourceStat]:
-        """The state and the counters of each."""
+        """The state and the counters of each source."""
         now = time.monotonic()
         return [feed.lane.metrics.source_stat(now) for feed in self.feeds]
 
     @property
     def finite(self) -> bool:
-        """No source is live."""
+        """Whether no source is live."""
         return all(feed.lane.finite for feed in self.feeds)
 
     @property
     def over(self) -> bool:
-        """No frame will come any more."""
+        """Whether all sources have ended."""
         with self._lock:
             return all(feed.is_over for feed in self.feeds)
 
     def close(self, deadline: float) -> bool:
-        """Stop reading; whether all sources let go of their threads within so many seconds."""
+        """Stop reading, and return whether the threads of all sources ended within `deadline` seconds."""
         for feed in self.feeds:
-            feed.reader.stop(0.0)  # all hear it before one is waited for
+            feed.reader.stop(0.0)  # tell all of them before waiting for one
         until = time.monotonic() + deadline
         for feed in self.feeds:
             feed.reader.stop(max(0.0, until - time.monotonic()))
             feed.forget()
         return not any(feed.reader.running for feed in self.feeds)
 
-    def _patience(self, now: float) -> float:
-        """Seconds that this round may still wait for what is missing."""
+    def _time_left(self, now: float) -> float:
+        """Seconds that this round may still wait for missing frames."""
         if self._batch_timeout is None:
             return float("inf")
         assert self._waiting_since is not None
@@ -167,7 +168,7 @@ class Sources:
 
 
 class Feed:
-    """One source: which of its frames is next, and when. Not by itself safe for several threads."""
+    """One source: selects its next frame, and when. Not thread-safe."""
 
     def __init__(
         self,
@@ -193,14 +194,14 @@ class Feed:
         )
         self.reader = Reader(plan.spec, position=0, buffer=self.lane.buffer, metrics=metrics)
         self._plan = plan
-        self._settle()
-        self._rate = Rate()  # of the frames that were decoded and wanted
-        self._early: Frame | None = None  # of a file that plays at its own pace: its time has not come
+        self._apply_source_kind()
+        self._rate = Rate()  # of the frames that were taken
+        self._early: Frame | None = None  # the next frame of a file whose time has not come
         self._ready: Taken | None = None
         self._paused = False
 
-    def _settle(self) -> None:
-        """Choose between the ways of a film and of a camera."""
+    def _apply_source_kind(self) -> None:
+        """Set the schedule and the pace for a file or for a live source."""
         plan, finite = self._plan, self.lane.finite
         thinned = plan.strides and finite
         self._finite = finite
@@ -210,7 +211,7 @@ class Feed:
         self.lane.pace.limit(None if thinned else plan.spec.max_fps)
 
     def has_opened(self) -> bool:
-        """Whether a picture has come. Raises: SourceConnectionError when the first attempt failed."""
+        """Whether it has delivered a picture. Raises: SourceConnectionError if the first attempt failed."""
         metrics = self.lane.metrics
         stat = metrics.source_stat(time.monotonic())
         if metrics.properties is not None:
@@ -219,11 +220,11 @@ class Feed:
             raise SourceConnectionError(stat.reason, source_id=self.source_id, cause=stat.cause)
         return False
 
-    def look(self, now: float) -> None:
-        """Have the frame ready that is next, if it is there and its time has come."""
+    def prepare(self, now: float) -> None:
+        """Take the next frame from the buffer, if there is one and its time has come."""
         lane = self.lane
         if lane.finite != self._finite:
-            self._settle()  # what is at its URL turned out to be a film
+            self._apply_source_kind()  # its URL turned out to be a file
         if self._paused or (self._ready is None and lane.pace.wait(now) > 0):
             if not lane.finite:
                 lane.drain("muted" if self._paused else "max_fps", now)
@@ -231,20 +232,20 @@ class Feed:
         if self._ready is None:
             self._take(now)
         elif lane.buffer.consumption == "EAGER" and not lane.finite:
-            self._renew(now)
+            self._replace_with_newer(now)
         if lane.exhausted and self._ready is None and self._early is None and not lane.done:
             lane.metrics.over()
             lane.done = True
 
-    def give(self) -> Taken | None:
-        """The frame that is ready; it belongs to the round."""
+    def take(self) -> Taken | None:
+        """Hand the prepared frame to a round; None if there is none."""
         if self._paused:
             return None
         taken, self._ready = self._ready, None
         return taken
 
     def pause(self, paused: bool) -> None:
-        """Let no frame go, or go on."""
+        """Pause or resume."""
         self._paused = paused
         self.lane.metrics.paused(paused)
         self.lane.buffer.hold(paused and self.lane.finite)
@@ -254,30 +255,30 @@ class Feed:
             self._ready = None
 
     def forget(self) -> None:
-        """Let go of all pictures: whoever keeps the pipeline need not keep them."""
+        """Release all pictures: a reference to the pipeline must not keep them in memory."""
         self._early = self._ready = None
         while self.lane.buffer.take(0.0) or self.lane.buffer.spare() is not None:
             continue
 
     @property
     def is_ready(self) -> bool:
-        """There is a frame that may go."""
+        """Whether a frame is prepared and may be taken."""
         return self._ready is not None and not self._paused
 
     @property
     def is_over(self) -> bool:
-        """No frame will come any more."""
+        """Whether it has ended."""
         return self.lane.done or self.reader.failed
 
     @property
     def is_awaited(self) -> bool:
-        """There is none ready, and there will be one soon."""
+        """Whether none is prepared and one is expected soon."""
         if self._ready is not None or self._paused or self.is_over:
             return False
         return self.lane.metrics.state in ("RUNNING", "ENDED")
 
     def wait(self, now: float) -> float:
-        """Seconds until a frame that is there may be taken; 0: that is not what is waited for."""
+        """Seconds until the next frame may be taken; 0 if it waits for something else."""
         if self._early is not None:
             return self._schedule.wait(self._early.stamp.media_time, now)
         return self.lane.pace.wait(now) if self._ready is None else 0.0
@@ -289,8 +290,8 @@ class Feed:
         self.lane.pace.went(now)
         self._ready = self._taken(frame, now)
 
-    def _renew(self, now: float) -> None:
-        """While a round waits for other sources, this one's frame grows old: take a newer one."""
+    def _replace_with_newer(self, now: float) -> None:
+        """Replace the prepared frame with a newer one, while its round waits for other sources."""
         frame = self.lane.take(now)
         if frame is not None:
             self.lane.metrics.dropped("eager")
@@ -310,7 +311,7 @@ class Feed:
         return None
 
     def _taken(self, frame: Frame, now: float) -> Taken:
-        """The image is not given back to the buffer: it belongs to the user from here on."""
+        """Wrap a frame for the user, who owns the image from now on: it does not return to the buffer."""
         stamp = frame.stamp
         self._rate.tick(stamp.decoded_at)
         video_frame = VideoFrame(

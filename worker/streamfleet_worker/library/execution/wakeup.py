@@ -1,4 +1,4 @@
-"""An event that a signal handler may set, whatever its thread is doing with the same event."""
+"""An event that a signal handler may set at any time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 
 
 class Wakeup(threading.Event):
-    """As `threading.Event`, whose lock is not reentrant: a handler that came while it was held would hang."""
+    """A `threading.Event` with a reentrant lock: otherwise a handler that interrupts its owner deadlocks."""
 
     def __init__(self) -> None:
         super().__init__()
