@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from streamfleet_api.web.json_codec import BadJson, parse_strictly
+from streamfleet_api.roboflow.schemas import PipelineInitialisationRequest
+from streamfleet_api.web.json_codec import MAX_VALUES, BadJson, parse_strictly
+from streamfleet_api.web.validation import MAX_FOUND, Invalid, validate
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer
 from tests.fakes.patience import PATIENCE
@@ -49,6 +51,7 @@ BODIES = {
     "a NUL": b'{"model": "m\\u0000", "sources": ["x"]}',
     "many unknown keys": json.dumps({f"k{number}": 0 for number in range(50_000)}).encode(),
     "a long unknown key": json.dumps({"k" * 100_000: 0}).encode(),
+    "very many values": b'{"model": "m", "sources": [' + b"{}," * 40_000 + b"{}]}",
     "a long value": json.dumps({"model": "m" * 900_000, "sources": ["x"]}).encode(),
 }
 TARGETS = [
@@ -84,6 +87,41 @@ def test_the_original_refuses_or_takes_them_too(http: httpx.Client, content: byt
     answer = http.post("/initialise", content=content, headers=JSON)
 
     assert 400 <= answer.status_code < 500
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [*TARGETS, ("POST", "/initialise"), ("POST", "/inference_pipelines/initialise")]
+)
+def test_a_body_of_very_many_values_is_refused_before_each_is_checked(
+    http: httpx.Client, method: str, path: str
+) -> None:
+    """A megabyte of them held the api up for so long that it was taken for hung and killed."""
+    body = b'{"video_reference": [' + b"{}," * 300_000 + b"{}]}"
+
+    answer = http.request(method, path, content=body, headers=JSON)
+
+    assert answer.status_code == 422
+    assert f"More than {MAX_VALUES} values" in answer.text
+
+
+def test_what_many_errors_show_is_gone_through_once() -> None:
+    """The whole body, in which several fields are missing."""
+    content = {"more": [{"api_key": "secret", "at": "rtsp://u:p@h/x"}] * 3}
+
+    with pytest.raises(Invalid) as raised:
+        validate(content, PipelineInitialisationRequest)
+
+    whole = [error["input"] for error in raised.value.errors if error["type"] == "missing"]
+    assert len(whole) > 1
+    assert all(each is whole[0] for each in whole)
+    assert whole[0] == {"more": [{"api_key": "***", "at": "rtsp://h/x"}] * 3}
+
+
+def test_the_original_lists_a_bounded_number_of_errors(http: httpx.Client) -> None:
+    answer = http.post("/initialise", json={"video_reference": [{}] * 20_000})
+
+    assert answer.status_code == 422
+    assert len(answer.json()["detail"]) == MAX_FOUND
 
 
 WISH = {

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from starlette.responses import Response
 
 MAX_DEPTH = 32
+MAX_VALUES = 30_000  # in a body: a pipeline has 10,000 names of classes, and twice as many in its sampling
 
 
 class BadJson(Exception):
@@ -41,8 +42,7 @@ def _parse(body: bytes, decoder: json.JSONDecoder) -> Any:
         raise BadJson(0, f"Nested deeper than {MAX_DEPTH}") from exc
     except ValueError as exc:  # a number of more digits than Python reads, NaN, Infinity
         raise BadJson(0, str(exc)) from exc
-    if _deeper_than(MAX_DEPTH, value):
-        raise BadJson(0, f"Nested deeper than {MAX_DEPTH}")
+    _check_shape(value)
     return value
 
 
@@ -93,13 +93,17 @@ def _finite(text: str) -> float:
     return number
 
 
-def _deeper_than(limit: int, value: Any) -> bool:
+def _check_shape(value: Any) -> None:
+    """Refuse what takes the one thread of the api for seconds to check. Raises: BadJson."""
     level = [value]
-    for _ in range(limit):
+    depth, count = -1, 0  # of lists and objects within another; of the values seen
+    while level:
+        depth, count = depth + 1, count + len(level)
+        if count > MAX_VALUES:
+            raise BadJson(0, f"More than {MAX_VALUES} values")
+        if depth >= MAX_DEPTH and any(isinstance(each, (dict, list)) for each in level):
+            raise BadJson(0, f"Nested deeper than {MAX_DEPTH}")
         level = [child for parent in level for child in _children(parent)]
-        if not level:
-            return False
-    return any(isinstance(each, (dict, list)) for each in level)
 
 
 def _children(value: Any) -> list[Any]:

@@ -18,6 +18,7 @@ from streamfleet_core.protocol.limits import (
 from streamfleet_core.protocol.source_reference import shown_value
 
 MAX_ERRORS = 20  # of one request that are shown
+MAX_FOUND = 1000  # of one request that are looked at: Roboflow's routes list all of these
 _HIDDEN = "***"
 _KEY_IN_TEXT = re.compile(r'("api_key"\s*:\s*)"(?:[^"\\]|\\.)*"?')  # of JSON that was not sent as JSON
 
@@ -118,12 +119,13 @@ def _value(body: bytes, is_json: bool) -> Any:
 
 
 def _errors(exc: ValidationError, *where: str) -> list[dict[str, Any]]:
-    found = exc.errors(include_url=False, include_context=True)
+    found = exc.errors(include_url=False, include_context=True)[:MAX_FOUND]
+    without_key = _WithoutKey()
     return [
         {
             **error,
             "loc": [*where, *map(_shown_place, error["loc"])],
-            "input": _without_key(error["input"], *error["loc"][-1:]),
+            "input": without_key(error["input"], *error["loc"][-1:]),
         }
         for error in found
     ]
@@ -134,12 +136,26 @@ def _shown_place(part: str | int) -> str | int:
     return shown_value(part) if isinstance(part, str) else part
 
 
-def _without_key(got: Any, name: str | int = "") -> Any:
-    """The given value, as Roboflow repeats it in its response, without secrets."""
-    if name == "api_key" and got is not None:
-        return _HIDDEN
-    if isinstance(got, dict):
-        return {key: _without_key(value, key) for key, value in got.items()}
-    if isinstance(got, list):
-        return [_without_key(value) for value in got]
-    return shown_value(_KEY_IN_TEXT.sub(rf'\1"{_HIDDEN}"', got)) if isinstance(got, str) else got
+class _WithoutKey:
+    """The given values, as Roboflow repeats them in its response, without secrets.
+
+    Many errors may show the same list or object, which is gone through once.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, Any] = {}  # by the identity of what was given, which outlives this
+
+    def __call__(self, got: Any, name: str | int = "") -> Any:
+        if name == "api_key" and got is not None:
+            return _HIDDEN
+        if isinstance(got, str):
+            return shown_value(_KEY_IN_TEXT.sub(rf'\1"{_HIDDEN}"', got) if "api_key" in got else got)
+        if not isinstance(got, dict | list):
+            return got
+        if id(got) not in self._known:
+            self._known[id(got)] = (
+                {key: self(value, key) for key, value in got.items()}
+                if isinstance(got, dict)
+                else [self(value) for value in got]
+            )
+        return self._known[id(got)]
