@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger(__name__)
 
-_PAUSE = 1.0  # seconds before a crashed task restarts
+_PAUSE = 1.0  # seconds before a crashed task restarts, or is cancelled again
 
 
 class Background:
@@ -26,10 +25,10 @@ class Background:
 
     async def close(self) -> None:
         """Cancel the task and wait for its end."""
-        if self._task is not None:
+        # Before Python 3.12 `wait_for` swallows a cancellation when what it waits for is there: ask again.
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task}, timeout=_PAUSE)
 
     async def _run(self) -> None:
         while True:

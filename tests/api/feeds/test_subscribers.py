@@ -158,3 +158,28 @@ async def test_work_that_a_bug_has_ended_begins_again(
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.ERROR, "listening: crashed, restarting")
     ]
+
+
+async def test_work_that_swallows_a_cancellation_is_ended_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `asyncio.wait_for` does before Python 3.12, when what it waits for comes just then."""
+    monkeypatch.setattr("streamfleet_api.feeds.background_task._PAUSE", 0.01)
+    waiting, swallowed = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            waiting.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            swallowed.set()
+        await asyncio.Event().wait()
+
+    background = Background("deaf", work)
+    background.start()
+    await with_deadline(waiting.wait())
+    closing = asyncio.create_task(background.close())
+    await asyncio.wait({closing}, timeout=PATIENCE)
+
+    assert swallowed.is_set()
+    assert closing.done()
