@@ -17,7 +17,7 @@ from typing_extensions import Self, Unpack
 from streamfleet import calls, streams
 from streamfleet.attempts import Answer, Attempts
 from streamfleet.calls import Call
-from streamfleet.client import RETRIES, TIMEOUT
+from streamfleet.client import LIMITS, RETRIES, TIMEOUT
 from streamfleet.connection import Connection
 from streamfleet.errors import StreamfleetError
 from streamfleet.http_errors import is_final, unreachable, was_sent
@@ -77,6 +77,7 @@ class AsyncClient:
                 headers=self.connection.headers(),
                 verify=self.connection.verification(),
                 timeout=timeout,
+                limits=LIMITS,
                 trust_env=False,
             )
         except httpx.InvalidURL as exc:

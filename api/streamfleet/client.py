@@ -42,6 +42,8 @@ from streamfleet_core.models.digest import digest_of, pieces_of
 T = TypeVar("T")
 
 TIMEOUT = 15.0  # seconds for an answer
+# Idle connections are closed well before the api does so, after 5 s: a request could meet that end.
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
 RETRIES = 4
 
 
@@ -86,6 +88,7 @@ class Client:
                 headers=self.connection.headers(),
                 verify=self.connection.verification(),
                 timeout=timeout,
+                limits=LIMITS,
                 trust_env=False,
             )
         except httpx.InvalidURL as exc:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 import streamfleet
 from streamfleet import AsyncClient, Client, Connection, errors
+from streamfleet.client import LIMITS
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.protocol.picked_sample import PICKED
 from streamfleet_core.protocol.requests import CreatePipeline
@@ -244,6 +246,13 @@ def test_an_url_that_is_none_is_not_tried_again(tmp_path: Path) -> None:
     client = Client(Connection(url="ftp://fleet", data_dir=tmp_path))
     with client, pytest.raises(streamfleet.Unreachable):
         client.health()
+
+
+def test_an_idle_connection_is_given_up_well_before_the_api_closes_it() -> None:
+    api = uvicorn.Config("no app")
+
+    assert LIMITS.keepalive_expiry is not None
+    assert LIMITS.keepalive_expiry < api.timeout_keep_alive / 2
 
 
 # streams --------------------------------------------------------------------------------------------------
