@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+from streamfleet.client import LIMITS
 from streamfleet.results import Pipeline
 from streamfleet_api.cli.main import cli
 from streamfleet_api.v2.responses import Pipeline as Answered
@@ -47,12 +48,20 @@ class Api:
         """Start it, for the first time or again on the same port."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment())
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, limits=LIMITS, trust_env=False)
+        self._starts_of_broker = self._peer.starts
         self._wait()
 
     def wait_for_follower(self, pipeline_id: str) -> None:
         """Until a client subscribes to this pipeline."""
         self._peer.wait_for_followers(pipeline_id)
+
+    def wait_for_broker(self) -> None:
+        """Until it has found a broker again that was away: its requests do not wait for long."""
+        if self._starts_of_broker != self._peer.starts:
+            until(lambda: self.http.get("/v2/devices").status_code == 200)
+            self._starts_of_broker = self._peer.starts
+            self._peer.asked.clear()
 
     @property
     def token(self) -> str:
@@ -188,7 +197,15 @@ def peer(one_peer: Peer) -> Iterator[Peer]:
 @pytest.fixture
 def api(one_api: Api, peer: Peer) -> Api:
     """The api in front of an empty broker."""
+    one_api.wait_for_broker()
     return one_api
+
+
+@pytest.fixture
+def nothing_listed(api: Api, peer: Peer) -> None:
+    """No list of an earlier test: for half a second the api shares one, unless it changes something."""
+    assert api.http.post("/terminate/nobody").status_code == 404
+    peer.asked.clear()
 
 
 @pytest.fixture

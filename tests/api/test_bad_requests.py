@@ -153,6 +153,7 @@ def test_half_a_character_is_refused_by_the_original(http: httpx.Client, path: s
     assert "A lone surrogate is no character" in answer.text
 
 
+@pytest.mark.usefixtures("nothing_listed")
 @pytest.mark.parametrize("body", HALVES, ids=json.dumps)
 def test_half_a_character_is_refused_by_the_stream_manager(api: Api, body: Any) -> None:
     payload = json.dumps({"type": "init", **body}).encode()

@@ -125,6 +125,7 @@ class Peer:
         self.keys: dict[str, tuple[str, str]] = {}  # digest and pipeline, by Idempotency-Key
         self.endpoints: tuple[str, ...] = ("tcp://*:7774",)  # of the relay, for subscribers
         self.confirms = True
+        self.starts = 0
         self.answer: Callable[[OperatorRequest], Message | bytes | None] = self.honest
         self._context = zmq.Context()
         self._publisher = self._relay(self.predictions)
@@ -163,6 +164,7 @@ class Peer:
     def start(self) -> None:
         """Bind and answer, until `stop`."""
         ready = threading.Event()
+        self.starts += 1
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="peer")
         self._thread.start()

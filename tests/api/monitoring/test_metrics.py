@@ -216,7 +216,6 @@ def test_the_text_is_one_that_prometheus_takes_and_has_no_secret(http: httpx.Cli
     peer.devices["gauge-1"] = device("gauge-1")
     latencies = [entry for entry in REPORT["latency_reports"] if isinstance(entry, dict)]
     report: Any = {**REPORT, "latency_reports": latencies}
-    peer.tell(replace(TOLD, pipeline_id="gauged", report=report))
     peer.tell(replace(MACHINE, device="gauge-1"))
 
     text = ""
@@ -226,7 +225,7 @@ def test_the_text_is_one_that_prometheus_takes_and_has_no_secret(http: httpx.Cli
         text = http.get("/metrics").text
         return "streamfleet_source_fps{" in text
 
-    until(tells_of_sources)
+    until(tells_of_sources, lambda: peer.tell(replace(TOLD, pipeline_id="gauged", report=report)))
 
     found = read(text)
     assert found[("streamfleet_broker_up", ())] == 1

@@ -187,15 +187,16 @@ def test_a_dataset_is_listed_exported_and_removed(client: Client, api: Api) -> N
 
 
 def test_the_next_picture_of_a_pipeline(client: Client, peer: Peer) -> None:
-    peer.pipelines["door"] = pipeline("door")
+    door = f"door-{peer.gen}"  # at which nobody looked in the last seconds
+    peer.pipelines[door] = pipeline(door)
 
     def send() -> None:
-        peer.wait_for_looker("door")
-        peer.picture("door", 0, jpeg())
+        peer.wait_for_looker(door)
+        peer.picture(door, 0, jpeg())
 
     sender = threading.Thread(target=send, name="sender")
     sender.start()
-    content = client.pipeline_picture("door", source=0)
+    content = client.pipeline_picture(door, source=0)
     sender.join(PATIENCE)
 
     assert content == jpeg()

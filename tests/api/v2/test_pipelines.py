@@ -478,10 +478,9 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
         at=1.5,
         last_crash="it was ended by SIGSEGV",
     )
-    peer.tell(told)
 
     early = http.get("/v2/pipelines/early/status").json()
-    until(lambda: http.get("/v2/pipelines/later/status").json()["age"] is not None)
+    until(lambda: http.get("/v2/pipelines/later/status").json()["age"] is not None, lambda: peer.tell(told))
     later = http.get("/v2/pipelines/later/status").json()
 
     assert (early["status"], early["age"], early["at"], early["fps"]) == ("starting", None, None, 0.0)

@@ -435,11 +435,12 @@ def test_pipelines_are_watched_on_a_terminal_until_ctrl_c(run: Command, peer: Pe
 
 
 def test_a_picture_is_saved(run: Command, peer: Peer, tmp_path: Path) -> None:
-    peer.pipelines["door"] = pipeline("door")
+    door = f"door-{peer.gen}"  # at which nobody looked in the last seconds
+    peer.pipelines[door] = pipeline(door)
     file = tmp_path / "door.jpg"
     process = run.start("picture", "do", str(file))
-    peer.wait_for_looker("door")
-    peer.picture("door", 0, b"\xff\xd8 a picture")
+    peer.wait_for_looker(door)
+    peer.picture(door, 0, b"\xff\xd8 a picture")
     stdout, stderr = process.communicate(timeout=PATIENCE)
 
     assert (stdout, stderr) == (f"{file}: 12 bytes\n", "")

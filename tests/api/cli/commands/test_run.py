@@ -90,7 +90,7 @@ def test_wait_ends_well_as_soon_as_predictions_come(run: Command, peer: Peer) ->
         source_id=0, reference="rtsp://cam/1", state="RUNNING", received=1, decoded=1, inferred=1, emitted=1
     )
     stat = PipelineStat(
-        pipeline_id="door",
+        pipeline_id="awaited",  # no other test's: the api keeps its status
         device="edge-1",
         gen=peer.gen,
         inc=0,
@@ -105,7 +105,7 @@ def test_wait_ends_well_as_soon_as_predictions_come(run: Command, peer: Peer) ->
         at=1.5,
     )
 
-    process = run.start(*WAITING, "--json")
+    process = run.start(*WAITING, "--id", "awaited", "--json")
     until(lambda: any(isinstance(asked, GetPipeline) for asked in peer.asked))
     assert process.poll() is None  # it is running, but nothing has come yet
     until(lambda: process.poll() is not None, lambda: peer.tell(stat))

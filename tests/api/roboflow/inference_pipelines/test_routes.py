@@ -100,6 +100,7 @@ def created(peer: Peer) -> CreatePipeline:
 # commands -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("nothing_listed")
 @pytest.mark.parametrize("content", [b"", b'{"api_key": "rf_secret"}'])
 def test_pipelines_are_listed_whatever_body_comes_with_the_question(
     http: httpx.Client, peer: Peer, content: bytes
@@ -323,7 +324,8 @@ def test_a_head_takes_no_result_away(http: httpx.Client, peer: Peer) -> None:
 
 
 def test_a_source_that_gave_nothing_has_an_empty_place(http: httpx.Client, peer: Peer) -> None:
-    pipeline_id = initialise(http, video_configuration={**VIDEO, "video_reference": [0, 1]})
+    patient = {**VIDEO, "video_reference": [0, 1], "batch_collection_timeout": 10 * PATIENCE}
+    pipeline_id = initialise(http, video_configuration=patient)
     peer.wait_for_followers(pipeline_id)
     for seq, source in enumerate([0, 1, 0, 0]):
         peer.predict(pipeline_id, seq, source=source)
@@ -453,7 +455,7 @@ def test_a_pipeline_that_nobody_consumes_is_terminated(http: httpx.Client, peer:
 
 def outlived_by(http: httpx.Client, pipeline_id: str, seconds: float) -> float | None:
     """When it was asked last, after it was asked for so long; None: it was terminated meanwhile."""
-    began = time.monotonic()
+    began = last = time.monotonic()
     while (asked := time.monotonic()) < began + seconds:
         answer = http.get(f"/inference_pipelines/{pipeline_id}/consume")
         if answer.status_code == 404:

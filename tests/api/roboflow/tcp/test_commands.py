@@ -33,7 +33,7 @@ def wish(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def port(api: Api, peer: Peer) -> int:
+def port(api: Api, peer: Peer, nothing_listed: None) -> int:
     """Where the Stream Manager listens, in front of a broker that knows a model."""
     peer.models["parts/1"] = MODEL
     return api.manager_port

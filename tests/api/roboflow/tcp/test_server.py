@@ -28,6 +28,7 @@ from tests.api.conftest import Api, environment, until
 from tests.fakes.broker import Peer, pipeline
 from tests.fakes.manager_client import ask, ask_bytes, connect, framed, received
 from tests.fakes.patience import PATIENCE
+from tests.fakes.places import free_port
 
 CROWD = 50  # connections of which the oldest makes room
 LIST = framed(b'{"type": "list_pipelines"}')
@@ -161,6 +162,7 @@ async def test_a_crowd_of_one_address_makes_no_client_of_another_go(port: Port) 
     assert (await port.response(other))["status"] == "success"
 
 
+@pytest.mark.usefixtures("nothing_listed")
 def test_fifty_silent_and_twenty_slow_clients_keep_nobody_waiting(api: Api, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
     over = threading.Event()
@@ -232,6 +234,7 @@ def test_every_door_shows_at_once_what_was_changed_through_another(api: Api, pee
         assert ask(api.manager_port, "list_pipelines")["response"]["pipelines"] == []
 
 
+@pytest.mark.usefixtures("nothing_listed")
 def test_what_others_changed_is_seen_soon(api: Api, peer: Peer) -> None:
     assert ask(api.manager_port, "list_pipelines")["response"]["pipelines"] == []
     peer.pipelines["door"] = pipeline("door")
@@ -308,9 +311,7 @@ def test_an_address_of_this_machine_is_known_from_others(host: str, here: bool) 
 def test_the_originals_host_is_where_it_listens_if_that_is_here(
     variable: str, bound: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = parse(["--manager-port", str(port)], {"STREAM_MANAGER_HOST": variable})
 
     listener = listen_for_manager(config)
