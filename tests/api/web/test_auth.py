@@ -15,7 +15,6 @@ import zmq.asyncio
 from starlette.datastructures import Headers
 from starlette.routing import Route, WebSocketRoute
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
 
 from streamfleet_api.app import Services, create_app
 from streamfleet_api.config import BadConfig, parse
@@ -27,6 +26,7 @@ from streamfleet_core.runtime.private_file import KeyExposed
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer, sha256
 from tests.fakes.patience import PATIENCE
+from tests.fakes.stream_client import websocket
 
 TOKEN = "t" * 43
 POLICY = Policy(
@@ -537,7 +537,7 @@ def test_from_elsewhere_no_websocket_is_open_without_the_token(api: Api, path: s
     headers = {"x-forwarded-for": "203.0.113.9"}
 
     with pytest.raises(InvalidStatus) as caught:
-        connect(f"ws://127.0.0.1:{api.port}{path}", proxy=None, additional_headers=headers)
+        websocket(api, path, additional_headers=headers)
 
     assert caught.value.response.status_code == 401
 
@@ -589,9 +589,14 @@ def test_a_devices_ticket_opens_blobs_for_reading_and_nothing_else(http: httpx.C
     assert http.get(path, headers=ticket).content == content
     assert http.head(path, headers=ticket).status_code == 200
     assert http.get(path, headers={**ELSEWHERE, "authorization": "Bearer ticket-2"}).status_code == 401
-    assert http.put(path, content=content, headers=ticket).status_code == 401
-    assert http.get("/v2/devices", headers=ticket).status_code == 401
-    assert http.get("/list_pipelines", headers=ticket).status_code == 401
+    # From an address of its own: one has ten wrong tokens a minute.
+    transport = httpx.HTTPTransport(local_address="127.0.0.12")
+    with httpx.Client(
+        base_url=http.base_url, transport=transport, headers=ticket, timeout=PATIENCE
+    ) as device:
+        assert device.put(path, content=content).status_code == 401
+        assert device.get("/v2/devices").status_code == 401
+        assert device.get("/list_pipelines").status_code == 401
 
 
 def test_the_broker_is_asked_of_a_hundred_wrong_tickets_a_minute_of_one_address(api: Api, peer: Peer) -> None:

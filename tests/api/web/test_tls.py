@@ -86,7 +86,7 @@ def test_one_port_speaks_tls_and_plain_text(secure: Api, peer: Peer, first: Path
         page = {"origin": url}
         assert client.post("/v2/tickets", headers=page).status_code == 201
     address, pin = f"wss://127.0.0.1:{secure.port}/v2/events", PinnedContext(digest(first))
-    with connect(address, ssl=pin, proxy=None, origin=Origin(url)) as socket_:
+    with connect(address, ssl=pin, proxy=None, origin=Origin(url), open_timeout=PATIENCE) as socket_:
         peer.happen(1)
         assert any('"door"' in message for message in socket_)
     assert secure.http.get("/list_pipelines").json()["status"] == "success"
@@ -235,7 +235,9 @@ def test_nothing_is_said_while_no_file_tells_the_certificate(tmp_path: Path, fir
     web = Web(first)
     try:
         with (
-            httpx.Client(verify=FilePinnedContext(tmp_path / "none"), trust_env=False) as client,
+            httpx.Client(
+                verify=FilePinnedContext(tmp_path / "none"), timeout=PATIENCE, trust_env=False
+            ) as client,
             pytest.raises(httpx.ConnectError, match="none: no fingerprint can be read"),
         ):
             client.get(web.url("/x"))
