@@ -36,6 +36,7 @@ NAMES = {
     "garbled": "receive_malformed",
     "unsaved": "commit_failed",
     "_weigh_losses": "_detect_partition",
+    "still_for": "frozen_for",
 }
 # Words of prose, in any case → plain English.
 PROSE = {

@@ -114,8 +114,8 @@ def _source(source: SourceStat) -> Iterator[str]:
 
 
 def _seen(source: SourceStat) -> str:
-    if source.still_for:
-        return f", the picture stands still for {source.still_for:.0f} s"
+    if source.frozen_for:
+        return f", the picture has been frozen for {source.frozen_for:.0f} s"
     age = source.last_frame_age
     return f", the last frame {age:.0f} s ago" if age is not None and age >= 1 else ""
 

@@ -54,7 +54,7 @@ def as_of_now(seen: Seen[PipelineStat]) -> PipelineStat:
         replace(
             source,
             fps=0.0 if stale else source.fps,
-            still_for=None if stale else source.still_for,
+            frozen_for=None if stale else source.frozen_for,
             last_frame_age=None
             if source.last_frame_age is None
             else round(source.last_frame_age + seen.age, 3),

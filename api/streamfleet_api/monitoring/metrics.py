@@ -168,7 +168,7 @@ def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric
             ("fps", "Frames emitted a second."),
             ("latency_seconds", "Seconds from the capture of a frame to its emission."),
             ("last_frame_age_seconds", "Seconds since the last frame."),
-            ("still_seconds", "Seconds for which a live picture has not changed."),
+            ("frozen_seconds", "Seconds for which a live picture has not changed."),
         )
     }
     for seen, source in _sources_of(pipelines):
@@ -199,7 +199,7 @@ def _gauges_of(source: SourceStat, age: float) -> dict[str, float | None]:
         "fps": source.fps,
         "latency_seconds": source.latency,
         "last_frame_age_seconds": source.last_frame_age,
-        "still_seconds": source.still_for,
+        "frozen_seconds": source.frozen_for,
     }
 
 

@@ -109,7 +109,7 @@ class SourceStat:
     latency: Finite | None = (
         None  # seconds from the capture of a frame to its emission, mean of the last ones
     )
-    still_for: Finite | None = None  # seconds for which a live picture has not changed at all; None: it moves
+    frozen_for: Finite | None = None  # seconds without any change in a live picture; None: it moves
 
 
 @dataclass(frozen=True, slots=True)

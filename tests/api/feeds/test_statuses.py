@@ -23,13 +23,13 @@ def test_a_status_that_is_fresh_is_told_as_it_came() -> None:
 
 
 def test_the_rates_of_a_device_that_is_silent_are_0_and_its_counters_stay() -> None:
-    still = replace(TOLD, sources=tuple(replace(source, still_for=30.0) for source in TOLD.sources))
+    still = replace(TOLD, sources=tuple(replace(source, frozen_for=30.0) for source in TOLD.sources))
 
     now = as_of_now(Seen(still, 60.0))
 
     assert now.fps == now.report["inference_throughput"] == 0
     for source in now.sources:
-        assert (source.fps, source.still_for, source.last_frame_age) == (0, None, 60.5)
+        assert (source.fps, source.frozen_for, source.last_frame_age) == (0, None, 60.5)
         assert (source.received, source.decoded, source.inferred, source.emitted) == (10, 10, 9, 8)
     assert "inference_throughput" not in TOLD.report, "what came stays as it came"
 

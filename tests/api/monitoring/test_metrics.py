@@ -34,7 +34,7 @@ SOURCE = SourceStat(
     last_frame_age=0.5,
     fps=24.5,
     latency=0.25,
-    still_for=None,
+    frozen_for=None,
 )
 REPORT: Any = {  # with an entry that is none
     "latency_reports": [

@@ -116,7 +116,7 @@ def _as_of_now(source: SourceStat, factor: float, age: float | None) -> SourceSt
         fps=source.fps * factor,
         latency=source.latency if factor else None,
         last_frame_age=None if last is None or age is None else last + age,
-        still_for=source.still_for if factor else None,
+        frozen_for=source.frozen_for if factor else None,
     )
 
 

@@ -103,10 +103,10 @@ def test_a_picture_that_stands_still_is_told_and_so_is_its_end() -> None:
     metrics.looked(None, now=171.0)
     moves = metrics.source_stat(171.0)
 
-    assert (still.still_for, still.reason) == (13.5, "the picture has not changed for 10 s")
-    assert (later.still_for, later.reason) == (None, "")  # no frame has come for long, so nobody knows
+    assert (still.frozen_for, still.reason) == (13.5, "the picture has not changed for 10 s")
+    assert (later.frozen_for, later.reason) == (None, "")  # no frame has come for long, so nobody knows
     assert long_still.reason == "the picture has not changed for 1 min"
-    assert (moves.still_for, moves.reason) == (None, "")
+    assert (moves.frozen_for, moves.reason) == (None, "")
     assert [event["event_type"] for event in journal.events] == ["PICTURE_STANDS_STILL", "PICTURE_MOVES"]
 
 

@@ -337,7 +337,7 @@ class SourceMetrics:
                 width=self._source.size[0],
                 height=self._source.size[1],
                 latency=None if latency is None else round(latency, 4),
-                still_for=None if frozen_for is None else round(frozen_for, 1),
+                frozen_for=None if frozen_for is None else round(frozen_for, 1),
             )
 
     @property
