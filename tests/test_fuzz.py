@@ -20,7 +20,7 @@ from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic, split
 from streamfleet_core.protocol.errors import BadData, BadMessage, ProtocolError
 from streamfleet_core.protocol.join_token import JoinToken
-from streamfleet_core.protocol.messages import Beat, Bye, Enrol, Hello, Request
+from streamfleet_core.protocol.messages import Bye, Enrol, Heartbeat, Hello, Request
 from streamfleet_core.protocol.picked_sample import Picked
 from streamfleet_core.protocol.prediction import decode as decode_prediction
 from streamfleet_core.protocol.requests import OPERATIONS, unpack_request
@@ -102,13 +102,13 @@ def a_sample(body: bytes) -> object:
     return json.loads(msgspec.json.encode(Picked.decode(body).sample))
 
 
-HELLO, BEAT = (
+HELLO, HEARTBEAT = (
     Hello(device="cam-7", boot=b"b" * 16, agent="0.1.0", capacity=4, observed=OBSERVED),
-    Beat(1, 0, 0, OBSERVED),
+    Heartbeat(1, 0, 0, OBSERVED),
 )
 DECODERS: dict[str, tuple[Any, Callable[[bytes], object], tuple[type[Exception], ...]]] = {
     "hello": (plain(HELLO), control(HELLO), (BadMessage,)),
-    "beat": (plain(BEAT), control(BEAT), (BadMessage,)),
+    "heartbeat": (plain(HEARTBEAT), control(HEARTBEAT), (BadMessage,)),
     "bye": (plain(Bye("stop")), control(Bye("stop")), (BadMessage,)),
     "enrol": (plain(Enrol("k" * 40)), control(Enrol("k" * 40)), (BadMessage,)),
     "request": (

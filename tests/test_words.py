@@ -37,6 +37,9 @@ NAMES = {
     "unsaved": "commit_failed",
     "_weigh_losses": "_detect_partition",
     "still_for": "frozen_for",
+    "Beat": "Heartbeat",
+    "Ack": "HeartbeatAck",
+    "beat_ms": "heartbeat_ms",
 }
 # Words of prose, in any case → plain English.
 PROSE = {

@@ -26,7 +26,7 @@ from streamfleet_core.protocol.control_plane import MAX_BODY, NO_SESSION, Envelo
 from streamfleet_core.protocol.data_plane import MAX_BODY as MAX_DATA
 from streamfleet_core.protocol.data_plane import MAX_FRAME, DataHeader, Kind
 from streamfleet_core.protocol.limits import MAX_OBSERVED
-from streamfleet_core.protocol.messages import Ack, Beat, Bye, Desired, Hello, Refused, Welcome
+from streamfleet_core.protocol.messages import Bye, Desired, Heartbeat, HeartbeatAck, Hello, Refused, Welcome
 from streamfleet_core.protocol.requests import (
     AddSubscriber,
     CreatePipeline,
@@ -111,23 +111,25 @@ def hello(name: str, number: int = 0, *, seen_epoch: int = 0) -> list[bytes]:
 
 
 def junk(size: int) -> list[bytes]:
-    """A Beat of so many bytes of small things that no Beat has."""
-    header, request_id, _ = encode(Envelope(Beat(1, 0, 0, ()), epoch=1, session=NO_SESSION, seq=1))
+    """A Heartbeat of so many bytes of small things that no Heartbeat has."""
+    header, request_id, _ = encode(Envelope(Heartbeat(1, 0, 0, ()), epoch=1, session=NO_SESSION, seq=1))
     return [header, request_id, b"\x81\xa1x\xdd" + size.to_bytes(4, "big") + b"\x80" * size]
 
 
-def big_beat() -> list[bytes]:
-    """The largest that is a Beat."""
+def big_heartbeat() -> list[bytes]:
+    """The largest that is a Heartbeat."""
     observed = tuple(
         Observed(pipeline_id=f"p{number}", gen=1, inc=1, state=ObservedState.RUNNING, reason="x" * 170)
         for number in range(MAX_OBSERVED)
     )
-    return encode(Envelope(Beat(1, 0, 0, observed), epoch=1, session=NO_SESSION, seq=1))
+    return encode(Envelope(Heartbeat(1, 0, 0, observed), epoch=1, session=NO_SESSION, seq=1))
 
 
 FLOODS = {
-    "small beats": lambda: [encode(Envelope(Beat(1, 0, 0, None), epoch=1, session=NO_SESSION, seq=1))],
-    "large beats": lambda: [big_beat()],
+    "small heartbeats": lambda: [
+        encode(Envelope(Heartbeat(1, 0, 0, None), epoch=1, session=NO_SESSION, seq=1))
+    ],
+    "large heartbeats": lambda: [big_heartbeat()],
     "large junk": lambda: [junk(MAX_BODY - 100)],
     "sessions that begin and end": lambda: [
         hello("bad", 1),
@@ -145,7 +147,7 @@ async def test_a_flood_with_an_enrolled_key_delays_neither_operators_nor_devices
     site: Site, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     good, bad = await site.ready("good"), await site.enrol("bad")
-    await good.await_(Ack)
+    await good.await_(HeartbeatAck)
     operator = site.operator()
     answers: list[float] = []  # what each cost the thread of the broker and of the one who asks
     acknowledgements: list[float] = []
@@ -165,8 +167,8 @@ async def test_a_flood_with_an_enrolled_key_delays_neither_operators_nor_devices
         if kind != "epochs that rise":  # two of them make every session begin anew, and then no more
             for _ in range(5):
                 began = time.thread_time()
-                await good.beat()
-                while (await good.await_(Ack)).n != good.n:
+                await good.heartbeat()
+                while (await good.await_(HeartbeatAck)).number != good.heartbeat_number:
                     pass
                 acknowledgements.append(time.thread_time() - began)
 
@@ -184,7 +186,7 @@ async def test_who_sends_a_message_of_very_many_frames_is_cut_off_and_kept_out(
     for module in (server, relay):
         monkeypatch.setattr(module, "PENALTY", 10 * PATIENCE)
     good, bad = await site.ready("good"), await site.enrol("bad")
-    await good.await_(Ack)
+    await good.await_(HeartbeatAck)
     hostile = site.sockets.make(zmq.DEALER if plane == "devices" else zmq.XPUB, bad.curve, reconnect_ivl=20)
     events = hostile.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
     endpoint = getattr(site.broker.endpoints, plane)
@@ -202,8 +204,8 @@ async def test_who_sends_a_message_of_very_many_frames_is_cut_off_and_kept_out(
 
     again = site.sockets.make(zmq.DEALER, bad.curve)
     assert await site.sockets.handshake(again, endpoint, 1) != "in"
-    await good.beat()
-    assert await good.await_(Ack)
+    await good.heartbeat()
+    assert await good.await_(HeartbeatAck)
     hostile.disable_monitor()
     events.close(linger=0)
     assert len(caplog.records) < 50
@@ -245,9 +247,9 @@ async def test_sessions_of_a_key_are_bounded_each_minute(site: Site) -> None:
 async def test_the_longest_message_comes_through(site: Site) -> None:
     """CURVE makes it longer, and the limit of libzmq is of what travels."""
     good = await site.ready("good")
-    await good.await_(Ack)
+    await good.await_(HeartbeatAck)
     header, request_id, body = encode(
-        Envelope(Beat(1, 0, 0, ()), epoch=good.epoch, session=good.session, seq=good.seq + 1)
+        Envelope(Heartbeat(1, 0, 0, ()), epoch=good.epoch, session=good.session, seq=good.seq + 1)
     )
 
     await good.socket.send_multipart([header, request_id, body + bytes(MAX_BODY - len(body))])

@@ -29,11 +29,11 @@ from streamfleet_core.protocol import data_plane
 from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import Kind
 from streamfleet_core.protocol.messages import (
-    Ack,
     Bye,
     Desired,
     Enrol,
     Error,
+    HeartbeatAck,
     Hello,
     Refused,
     Reply,
@@ -108,8 +108,8 @@ async def views(site: Site) -> dict[str, DeviceView]:
 
 async def still_works(site: Site, device: Device) -> None:
     """A device that did nothing wrong is acknowledged as ever."""
-    await device.beat()
-    while (await device.await_(Ack)).n != device.n:
+    await device.heartbeat()
+    while (await device.await_(HeartbeatAck)).number != device.heartbeat_number:
         pass
 
 
@@ -118,7 +118,7 @@ async def still_works(site: Site, device: Device) -> None:
 
 async def test_a_device_enrols_gets_a_session_and_is_told_its_wishes(site: Site) -> None:
     device = await site.ready("cam-7")
-    await device.await_(Ack)
+    await device.await_(HeartbeatAck)
     await site.operator().get(CreatePipeline(pipeline_id="door", spec=SPEC), PipelineView)
 
     desired = await device.await_(Desired)
@@ -132,7 +132,7 @@ async def test_a_device_enrols_gets_a_session_and_is_told_its_wishes(site: Site)
 
 async def test_changes_that_come_together_are_told_in_few_sets_each_later_than_the_last(site: Site) -> None:
     device = await site.ready("cam-7")
-    await device.await_(Ack)
+    await device.await_(HeartbeatAck)
     operators = [site.operator() for _ in range(60)]
 
     asking = [
@@ -204,7 +204,7 @@ async def test_a_broker_that_starts_anew_knows_its_fleet_under_a_higher_epoch(
         stale = Device(
             "cam-7", again.curve, site.dealer(again.curve), device.session, first.epoch, device.seq
         )
-        await stale.beat()
+        await stale.heartbeat()
         refused = await stale.await_(Refused)
     sockets.close()
 
@@ -223,8 +223,8 @@ async def test_a_restored_broker_goes_beyond_the_epoch_that_a_device_has_seen(fo
         refused = await again.next()
         await again.hello(seen_epoch=refused.epoch)
         await again.await_(Subscribers)
-        await again.beat()
-        await again.await_(Ack)
+        await again.heartbeat()
+        await again.await_(HeartbeatAck)
     async with serving(folder) as broker:
         fleet = await Site(broker, folder, sockets).operator().get(GetFleet(), FleetView)
     sockets.close()
@@ -237,7 +237,7 @@ async def test_an_impostor_is_refused_and_disturbs_nobody(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
     victim, thief = await site.ready("victim"), await site.enrol("thief")
-    await victim.await_(Ack)
+    await victim.await_(HeartbeatAck)
 
     await thief.hello("victim")
     refused = await thief.await_(Refused)
@@ -484,12 +484,12 @@ async def test_an_expired_token_opens_nothing(site: Site) -> None:
 async def test_a_replaced_key_is_cut_in_mid_session(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LAST_WORD", PATIENCE)  # so that its connection is still there when it speaks
     old = await site.ready("cam-7")
-    await old.await_(Ack)
+    await old.await_(HeartbeatAck)
 
     new = await site.ready("cam-7")
-    await new.await_(Ack)
+    await new.await_(HeartbeatAck)
 
-    await old.beat()
+    await old.heartbeat()
     assert (await old.await_(Refused)).code == "revoked"
     knocking = site.sockets.make(zmq.DEALER, old.curve)
     assert await site.sockets.handshake(knocking, site.broker.endpoints.devices) == "refused"
@@ -520,7 +520,7 @@ async def test_random_bytes_on_every_port_reach_nobody(
 
 async def test_frames_that_are_no_message_are_refused_and_disturb_nobody(site: Site) -> None:
     good, bad = await site.ready("good"), await site.ready("bad")
-    await bad.await_(Ack)
+    await bad.await_(HeartbeatAck)
     rng = random.Random(7)
     real = encode(Envelope(Hello(device="bad", boot=b"b" * 16, agent="0.1.0", capacity=4)))
 

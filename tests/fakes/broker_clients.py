@@ -26,12 +26,12 @@ from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, decode
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
 from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.protocol.messages import (
-    Beat,
     Desired,
     DeviceMessage,
     Enrol,
     Enrolled,
     Error,
+    Heartbeat,
     Hello,
     Message,
     Reply,
@@ -210,7 +210,7 @@ class Device:
     session: bytes = NO_SESSION
     epoch: int = 0
     seq: int = 0
-    n: int = 0
+    heartbeat_number: int = 0
     rev: int = 0
     wishes: tuple[Wish, ...] = ()
     subscribers: tuple[str, ...] = ()
@@ -254,10 +254,10 @@ class Device:
             )
         )
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Be alive, and run nothing."""
-        self.n += 1
-        await self.send(Beat(self.n, self.rev, observed_digest(()), ()))
+        self.heartbeat_number += 1
+        await self.send(Heartbeat(self.heartbeat_number, self.rev, observed_digest(()), ()))
 
 
 class HasEndpoints(Protocol):
@@ -337,5 +337,5 @@ class Site(Generic[B]):
         device = await self.enrol(name)
         await device.hello()
         await device.await_(Subscribers)
-        await device.beat()
+        await device.heartbeat()
         return device

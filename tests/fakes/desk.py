@@ -13,11 +13,11 @@ from streamfleet_broker.fleet.records import DeviceRecord, Record
 from streamfleet_broker.fleet.state import FleetConfig
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
 from streamfleet_core.protocol.messages import (
-    Beat,
     Bye,
     Desired,
     Enrol,
     Error,
+    Heartbeat,
     Hello,
     Message,
     Reply,
@@ -107,7 +107,7 @@ class Device:
     applied_rev: int = 0
     wishes: tuple[Wish, ...] = ()
     observed: tuple[Observed, ...] = ()
-    n: int = 0
+    heartbeat_number: int = 0
 
 
 @dataclass
@@ -180,14 +180,14 @@ class Desk:
         )
         return self.perform(self.fleet.receive(peer, Envelope(hello), self.now))
 
-    def beat(self, name: str, *, applied_rev: int | None = None, full: bool = True) -> list[Effect]:
+    def heartbeat(self, name: str, *, applied_rev: int | None = None, full: bool = True) -> list[Effect]:
         """A device is alive, and says what it observes."""
         device = self.devices[name]
-        device.n += 1
+        device.heartbeat_number += 1
         return self.say(
             name,
-            Beat(
-                device.n,
+            Heartbeat(
+                device.heartbeat_number,
                 device.applied_rev if applied_rev is None else applied_rev,
                 observed_digest(device.observed),
                 device.observed if full else None,
@@ -214,7 +214,7 @@ class Desk:
         """Devices become ready."""
         for name in names:
             self.hello(name, capacity=capacity)
-            self.beat(name)
+            self.heartbeat(name)
 
     def leave(self, name: str) -> list[Effect]:
         """A device goes on purpose."""
@@ -235,19 +235,19 @@ class Desk:
                 for wish in device.wishes
                 if wish.want != "stop"
             )
-            effects = self.beat(name)
+            effects = self.heartbeat(name)
         return effects
 
     # time
 
     def pass_time(self, seconds: float, alive: Iterable[str] = ()) -> list[Effect]:
-        """Ticks twice a second, and beats of those that are alive each second. All effects of it."""
+        """Ticks twice a second, and heartbeats of those that are alive each second. All effects of it."""
         names, effects = tuple(alive), list[Effect]()
         for half in range(1, round(seconds * 2) + 1):
             self.now += 0.5
             if half % 2 == 0:
                 for name in names:
-                    effects += self.beat(name)
+                    effects += self.heartbeat(name)
             effects += self.perform(self.fleet.tick(self.now))
         return effects
 

@@ -13,12 +13,12 @@ from streamfleet_broker.fleet.state import State
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.messages import (
-    Ack,
-    Beat,
     Bye,
     Desired,
     Enrol,
     Enrolled,
+    Heartbeat,
+    HeartbeatAck,
     Hello,
     RefusalCode,
     Refused,
@@ -159,16 +159,16 @@ class Sessions:
                 self._refuse(peer, NO_SESSION, "stale_session", "you saw this epoch before: hello again")
             case Hello():
                 self._handle_hello(peer, device, message, now)
-            case Beat() | Bye():
+            case Heartbeat() | Bye():
                 session = self._session_of(peer, device, envelope)
                 if session is None:
                     self._refuse(peer, envelope.session, "stale_session", "hello first")
-                elif isinstance(message, Beat):
+                elif isinstance(message, Heartbeat):
                     self._handle_heartbeat(device, session, message, now)
                 else:
                     self._handle_bye(device, message, now)
             case _:
-                expected = BadMessage("Hello, Beat, Bye or Enrol", type(message).__name__)
+                expected = BadMessage("Hello, Heartbeat, Bye or Enrol", type(message).__name__)
                 self._refuse(peer, envelope.session, "bad_message", str(expected))
 
     def _compare_epochs(self, device: Device, envelope: Envelope, now: float) -> bool:
@@ -298,7 +298,7 @@ class Sessions:
         return Welcome(
             session=session.id,
             self_stop_ms=round(config.self_stop * 1000),
-            beat_ms=round(config.beat * 1000),
+            heartbeat_ms=round(config.heartbeat * 1000),
             short_id=self._state.tables.devices[device.name].short_id,
             api=config.api,
             ticket=session.ticket,
@@ -322,16 +322,16 @@ class Sessions:
         session.received = envelope.seq
         return session
 
-    def _handle_heartbeat(self, device: Device, session: Session, beat: Beat, now: float) -> None:
+    def _handle_heartbeat(self, device: Device, session: Session, heartbeat: Heartbeat, now: float) -> None:
         device.heard = now
-        session.applied_rev = beat.applied_rev
-        if beat.observed is not None:
-            device.observed = {entry.pipeline_id: entry for entry in beat.observed}
+        session.applied_rev = heartbeat.applied_rev
+        if heartbeat.observed is not None:
+            device.observed = {entry.pipeline_id: entry for entry in heartbeat.observed}
             self._state.mark_device_dirty(device.name)
-        want_full = observed_digest(tuple(device.observed.values())) != beat.observed_digest
-        if session.resend or beat.applied_rev != device.rev:
+        want_full = observed_digest(tuple(device.observed.values())) != heartbeat.observed_digest
+        if session.resend or heartbeat.applied_rev != device.rev:
             self._send_desired(device, session)
-        self._state.send(session, Ack(beat.n, want_full))
+        self._state.send(session, HeartbeatAck(heartbeat.number, want_full))
         if device.state != "ready":
             self._state.immediate_effects.append(LogEvent(device.name, "ready"))
             device.state = "ready"

@@ -1,6 +1,6 @@
 """The state of each device, and the peers of the two planes.
 
-new ──Hello──▶ syncing ──Beat──▶ ready ◀──Beat──▶ suspect ──lease ends──▶ lost
+new ──Hello──▶ syncing ──Heartbeat──▶ ready ◀──Heartbeat──▶ suspect ──lease ends──▶ lost
 any ──Bye──▶ left; two boots that alternate, or a flood ──▶ quarantined; lost, left ──Hello──▶ syncing
 """
 

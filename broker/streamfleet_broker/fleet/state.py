@@ -32,7 +32,7 @@ class FleetConfig:
     pictures: tuple[str, ...]  # the same for previews
     api: str  # where devices fetch models; `*` as above
     api_fingerprint: Callable[[], str] = str  # of its certificate, "" if it has none
-    beat: float = 1.0
+    heartbeat: float = 1.0
     probe: float = 1.25  # of silence, after which a message to the device tests its connection
     suspect: float = 3.0
     lease: float = 10.0

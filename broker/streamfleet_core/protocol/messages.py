@@ -48,10 +48,10 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """A worker is alive. `observed` comes along when it changed since the last acknowledged beat."""
+class Heartbeat:
+    """A worker is alive. `observed` comes along when it changed since the last acknowledged heartbeat."""
 
-    n: Natural
+    number: Natural
     applied_rev: Natural
     observed_digest: Annotated[int, Meta(ge=0)]
     observed: ObservedList | None = None
@@ -79,8 +79,8 @@ class Welcome:
     """A session, and the intervals that the broker dictates."""
 
     session: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    self_stop_ms: Natural  # without an acknowledged beat for so long, a worker stops emitting
-    beat_ms: Natural
+    self_stop_ms: Natural  # without an acknowledged heartbeat for so long, a worker stops emitting
+    heartbeat_ms: Natural
     short_id: Natural  # the device in the data plane's header
     api: str  # base URL for models, "" when there is none
     ticket: str  # opens the bulk addresses of the api for as long as this session lives
@@ -92,10 +92,10 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Ack:
-    """The answer to each beat."""
+class HeartbeatAck:
+    """The answer to each heartbeat."""
 
-    n: Natural
+    number: Natural
     want_full: bool = False  # the digests differ: send `observed` whole
 
 
@@ -157,18 +157,18 @@ class Error:
     message: str
 
 
-DeviceMessage = Hello | Beat | Bye | Enrol
-BrokerMessage = Welcome | Ack | Desired | Subscribers | Refused | Enrolled
+DeviceMessage = Hello | Heartbeat | Bye | Enrol
+BrokerMessage = Welcome | HeartbeatAck | Desired | Subscribers | Refused | Enrolled
 OperatorMessage = Request | Reply | Error
 Message = DeviceMessage | BrokerMessage | OperatorMessage
 
 MESSAGE_TYPES: dict[int, type[Message]] = {
     1: Hello,
-    2: Beat,
+    2: Heartbeat,
     5: Bye,
     6: Enrol,
     16: Welcome,
-    17: Ack,
+    17: HeartbeatAck,
     18: Desired,
     20: Refused,
     22: Subscribers,

@@ -31,12 +31,12 @@ from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, decode
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.protocol.messages import (
-    Ack,
-    Beat,
     Bye,
     Desired,
     Enrolled,
     Error,
+    Heartbeat,
+    HeartbeatAck,
     RefusalCode,
     Refused,
     Reply,
@@ -282,7 +282,7 @@ def test_enrolling_anew_cuts_the_old_key_and_fences_what_it_may_still_emit() -> 
 
     fleet.enrol(one_time, NEW_KEY)
 
-    assert refusals(fleet.beat("a")) == ["revoked"]
+    assert refusals(fleet.heartbeat("a")) == ["revoked"]
     assert refusals(fleet.hello("a")) == ["revoked"]
     effects = fleet.hello("a", key=NEW_KEY)
     assert [wish.gen for wish in sent(effects, "a")[1].wishes] == [2]
@@ -302,7 +302,7 @@ def test_hello_is_answered_with_a_session_and_all_that_is_wished() -> None:
     welcome = Welcome(
         session=session,
         self_stop_ms=8_000,
-        beat_ms=1_000,
+        heartbeat_ms=1_000,
         short_id=1,
         api="http://*:8080",
         ticket="ticket 4",
@@ -324,7 +324,7 @@ def test_a_session_counts_its_messages_from_one_and_refusals_stand_outside() -> 
     fleet.hello("a")
     session = fleet.devices["a"].session
 
-    ack = Send(b"a", Ack(1), session)
+    ack = Send(b"a", HeartbeatAck(1), session)
     refused = Send(b"a", Refused("stale_session"), session)
 
     assert fleet.fleet.envelope(refused) == Envelope(refused.message, epoch=EPOCH, session=session, seq=0)
@@ -345,11 +345,11 @@ def test_a_key_that_speaks_for_another_device_changes_nothing_for_it() -> None:
     fleet.perform(
         fleet.fleet.receive(
             DevicePeer(b"x", key_of("a")),
-            Envelope(Beat(1, 1, 0), epoch=EPOCH, session=fleet.devices["b"].session, seq=14),
+            Envelope(Heartbeat(1, 1, 0), epoch=EPOCH, session=fleet.devices["b"].session, seq=14),
             14,
         )
     )
-    assert sent(fleet.beat("b"), "b") == [Ack(15)]
+    assert sent(fleet.heartbeat("b"), "b") == [HeartbeatAck(15)]
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_what_is_not_the_next_message_of_the_session_has_no_effect(
 
     assert effects == [Send(routing_id, Refused("stale_session", "hello first"), quoted)]
     assert fleet.reply(ListDevices())[0].state == "ready"
-    assert sent(fleet.beat("a"), "a") == [Ack(device.n)]
+    assert sent(fleet.heartbeat("a"), "a") == [HeartbeatAck(device.heartbeat_number)]
 
 
 def test_the_same_boot_takes_its_session_over() -> None:
@@ -385,7 +385,7 @@ def test_the_same_boot_takes_its_session_over() -> None:
 
     for i in range(10):
         fleet.hello("a", routing_id=f"again {i}".encode())
-        fleet.beat("a")
+        fleet.heartbeat("a")
 
     stale = Envelope(Bye("stop"), epoch=EPOCH, session=old.session, seq=old.seq + 1)
     assert refusals(fleet.perform(fleet.fleet.receive(old.peer, stale, fleet.now))) == ["stale_session"]
@@ -397,7 +397,7 @@ def test_an_agent_that_restarts_again_and_again_is_no_clone() -> None:
 
     for i in range(20):
         fleet.hello("a", boot=bytes([i]) * 16)
-        fleet.beat("a")
+        fleet.heartbeat("a")
 
     assert fleet.reply(ListDevices())[0].state == "ready"
 
@@ -502,29 +502,29 @@ def test_a_device_whose_pipelines_never_rest_pushes_no_event_of_others_out() -> 
     assert {event.id: event.state for event in last} == {f"p{number}": "paused" for number in range(4)}
 
 
-def test_a_beat_is_acknowledged_and_wishes_are_said_again_until_they_are_applied() -> None:
+def test_a_heartbeat_is_acknowledged_and_wishes_are_said_again_until_they_are_applied() -> None:
     fleet = desk("a")
     fleet.create("door", FILE, "a")
     session = fleet.devices["a"].session
 
-    effects = fleet.beat("a", applied_rev=1)
+    effects = fleet.heartbeat("a", applied_rev=1)
 
     wish = Wish(pipeline_id="door", gen=1, start_gen=1, want="run", on_disconnect="continue", spec=FILE)
     assert effects == [
         Send(b"a", Desired(2, (wish,)), session),
         Send(b"a", Subscribers(1, ()), session),
-        Send(b"a", Ack(15), session),
+        Send(b"a", HeartbeatAck(15), session),
     ]
-    assert fleet.beat("a", applied_rev=2) == [Send(b"a", Ack(16), session)]
+    assert fleet.heartbeat("a", applied_rev=2) == [Send(b"a", HeartbeatAck(16), session)]
 
 
-def test_a_beat_whose_digest_is_another_is_asked_for_the_whole() -> None:
+def test_a_heartbeat_whose_digest_is_another_is_asked_for_the_whole() -> None:
     fleet = desk("a")
     fleet.devices["a"].observed = (Observed(pipeline_id="door", gen=1, inc=1, state=RUNNING),)
 
-    assert sent(fleet.beat("a", full=False), "a") == [Ack(15, want_full=True)]
-    assert sent(fleet.beat("a", full=True), "a") == [Ack(16)]
-    assert sent(fleet.beat("a", full=False), "a") == [Ack(17)]
+    assert sent(fleet.heartbeat("a", full=False), "a") == [HeartbeatAck(15, want_full=True)]
+    assert sent(fleet.heartbeat("a", full=True), "a") == [HeartbeatAck(16)]
+    assert sent(fleet.heartbeat("a", full=False), "a") == [HeartbeatAck(17)]
 
 
 def test_wishes_that_could_not_be_queued_go_out_before_the_next_ack() -> None:
@@ -534,8 +534,9 @@ def test_wishes_that_could_not_be_queued_go_out_before_the_next_ack() -> None:
 
     fleet.fleet.unsent(send, gone=False)
 
-    assert [type(message) for message in sent(fleet.beat("a"), "a")] == [Desired, Subscribers, Ack]
-    assert [type(message) for message in sent(fleet.beat("a"), "a")] == [Ack]
+    messages = sent(fleet.heartbeat("a"), "a")
+    assert [type(message) for message in messages] == [Desired, Subscribers, HeartbeatAck]
+    assert [type(message) for message in sent(fleet.heartbeat("a"), "a")] == [HeartbeatAck]
 
 
 def test_a_peer_that_is_gone_is_suspect_at_once() -> None:
@@ -544,11 +545,11 @@ def test_a_peer_that_is_gone_is_suspect_at_once() -> None:
 
     fleet.fleet.unsent(Send(b"b", Refused("stale_session"), session), gone=True)
     assert [view.state for view in fleet.reply(ListDevices())] == ["ready", "ready"]
-    fleet.fleet.unsent(Send(b"a", Ack(1), session), gone=True)
+    fleet.fleet.unsent(Send(b"a", HeartbeatAck(1), session), gone=True)
 
     assert [view.state for view in fleet.reply(ListDevices())] == ["suspect", "ready"]
     assert fleet.pass_time(1) == [LogEvent("a", "suspect: cut off, silent for 0.5 s")]
-    fleet.beat("a")
+    fleet.heartbeat("a")
     assert [view.state for view in fleet.reply(ListDevices())] == ["ready", "ready"]
 
 
@@ -566,18 +567,18 @@ def test_a_silent_device_is_suspect_after_three_seconds_and_lost_after_its_lease
     effects = fleet.pass_time(0.5)
 
     assert effects == [LogEvent("a", "lost: silent for 10.5 s", severity="error")]
-    assert refusals(fleet.beat("a")) == ["stale_session"]
+    assert refusals(fleet.heartbeat("a")) == ["stale_session"]
 
 
-def test_the_lease_runs_from_the_receipt_of_a_beat() -> None:
+def test_the_lease_runs_from_the_receipt_of_a_heartbeat() -> None:
     fleet = desk("a")
     fleet.pass_time(9)
 
-    fleet.beat("a")
+    fleet.heartbeat("a")
     fleet.pass_time(10)
 
     assert fleet.reply(ListDevices())[0].state == "suspect"
-    fleet.beat("a")
+    fleet.heartbeat("a")
     assert fleet.reply(ListDevices())[0].state == "ready"
 
 
@@ -747,7 +748,7 @@ def test_bytes_that_are_no_message_are_answered_with_what_was_expected() -> None
 def test_a_device_may_not_say_what_the_broker_says() -> None:
     fleet = desk("a")
 
-    assert refusals(fleet.say("a", Ack(1))) == ["bad_message"]
+    assert refusals(fleet.say("a", HeartbeatAck(1))) == ["bad_message"]
 
 
 # placement ------------------------------------------------------------------------------------------------
@@ -837,7 +838,7 @@ def test_pending_pipelines_are_placed_oldest_first_when_a_device_becomes_ready()
 
     fleet.hello("b", capacity=2)
     assert [fleet.view(name).device for name in "zyx"] == [None, None, None]
-    fleet.beat("b")
+    fleet.heartbeat("b")
 
     assert [fleet.view(name).device for name in "zyx"] == ["b", "b", None]
     assert [view.pipeline_id for view in fleet.reply(ListPipelines())] == ["z", "y", "x"]
@@ -939,7 +940,7 @@ def test_a_loss_in_mass_that_lasts_is_moved_in_the_end() -> None:
     assert [fleet.view(f"p{i}").device for i in range(4)] == ["d"] * 4
 
 
-def test_while_the_store_is_down_nothing_moves_and_beats_are_acknowledged() -> None:
+def test_while_the_store_is_down_nothing_moves_and_heartbeats_are_acknowledged() -> None:
     fleet = desk("a", "b")
     fleet.create("door", CAMERA)
     fleet.store_down = True
@@ -949,7 +950,7 @@ def test_while_the_store_is_down_nothing_moves_and_beats_are_acknowledged() -> N
 
     assert (fleet.view("door").device, fleet.view("door").gen) == ("a", 1)
     assert fleet.reply(ListDevices())[1].state == "ready"
-    assert Ack in map(type, sent(fleet.beat("b"), "b"))
+    assert HeartbeatAck in map(type, sent(fleet.heartbeat("b"), "b"))
     fleet.store_down = False
     fleet.pass_time(1, alive=["b"])
     assert (fleet.view("door").device, fleet.view("door").gen) == ("b", 2)
@@ -1002,7 +1003,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
         LogEvent("door", "wanted: pause"),
     ]
     fleet.devices["a"].observed = (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.PAUSED),)
-    assert fleet.answer(fleet.beat("a")) is None
+    assert fleet.answer(fleet.heartbeat("a")) is None
     view = PipelineView(
         pipeline_id="door",
         gen=2,
@@ -1182,9 +1183,9 @@ def test_a_stop_is_confirmed_by_absence_after_the_wish_was_applied() -> None:
     fleet.change("door", "stop", wait_ms=60_000)
 
     # The device has not even begun with it: that it does not run it proves nothing.
-    assert fleet.answer(fleet.beat("a", applied_rev=1)) is None
-    assert fleet.answer(fleet.beat("a", applied_rev=2)) is None
-    effects = fleet.beat("a", applied_rev=3)
+    assert fleet.answer(fleet.heartbeat("a", applied_rev=1)) is None
+    assert fleet.answer(fleet.heartbeat("a", applied_rev=2)) is None
+    effects = fleet.heartbeat("a", applied_rev=3)
 
     before = PipelineRecord(
         pipeline_id="door",
@@ -1223,8 +1224,8 @@ def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
     fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
     fleet.hello("a")
 
-    assert Save not in map(type, fleet.beat("a", applied_rev=0))
-    assert Save in map(type, fleet.beat("a", applied_rev=1))
+    assert Save not in map(type, fleet.heartbeat("a", applied_rev=0))
+    assert Save in map(type, fleet.heartbeat("a", applied_rev=1))
 
 
 def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
@@ -1309,7 +1310,7 @@ def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
     fleet.obey()
     fleet.change("door", "stop")
     fleet.store_down = True
-    assert Ack in map(type, sent(fleet.obey(), "a"))
+    assert HeartbeatAck in map(type, sent(fleet.obey(), "a"))
     fleet.store_down = False
     fleet.obey()
     fleet.obey()
@@ -1383,7 +1384,7 @@ def test_a_session_of_the_epoch_before_begins_anew() -> None:
     fleet = desk("a", "b")
     fleet.hello("a", seen_epoch=EPOCH + 2)
 
-    assert refusals(fleet.beat("b")) == ["stale_session"]
+    assert refusals(fleet.heartbeat("b")) == ["stale_session"]
     fleet.join("a", "b")
     assert {view.state for view in fleet.reply(ListDevices())} == {"ready"}
 
@@ -1400,12 +1401,12 @@ def test_an_epoch_that_is_ours_by_chance_is_raised_too() -> None:
 
 def test_a_refusal_of_ours_does_not_hide_that_a_device_saw_our_epoch_elsewhere() -> None:
     fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingEntropy(), now=0, unix_time=1e6))
-    beat = Envelope(
-        Beat(1, 0, 0, None), epoch=EPOCH, session=b"s" * 16, seq=1
+    heartbeat = Envelope(
+        Heartbeat(1, 0, 0, None), epoch=EPOCH, session=b"s" * 16, seq=1
     )  # in the session of another broker
     peer = DevicePeer(b"a", key_of("a"))
 
-    assert refusals(fleet.perform(fleet.fleet.receive(peer, beat, 0))) == ["stale_session"]
+    assert refusals(fleet.perform(fleet.fleet.receive(peer, heartbeat, 0))) == ["stale_session"]
     assert raises(fleet.hello("a", seen_epoch=EPOCH)) == [EPOCH + 1]
 
 
@@ -1597,7 +1598,7 @@ def test_a_pipeline_of_a_device_that_is_there_says_what_the_device_said() -> Non
     fleet.devices["a"].observed = (
         Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.BACKOFF, reason="no such host"),
     )
-    fleet.beat("a")
+    fleet.heartbeat("a")
 
     assert (fleet.view("door").status, fleet.view("door").reason) == ("backoff", "no such host")
 
@@ -2073,10 +2074,10 @@ def test_absence_proves_nothing_before_the_device_has_heard_of_it() -> None:
     put(fleet, device="a")
     put(fleet, device="b")
 
-    fleet.beat("a", applied_rev=1)
-    fleet.beat("a", applied_rev=2)
+    fleet.heartbeat("a", applied_rev=1)
+    fleet.heartbeat("a", applied_rev=2)
     assert fleet.wishes("b") == ()
-    fleet.beat("a", applied_rev=3)
+    fleet.heartbeat("a", applied_rev=3)
 
     assert [wish.pipeline_id for wish in fleet.wishes("b")] == ["door"]
 
@@ -2126,7 +2127,7 @@ def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> No
     assert fleet.wishes("b") == ()
 
     fleet.hello("a", observed=[Observed(pipeline_id="door", gen=3, inc=1, state=RUNNING)])
-    fleet.beat("a")
+    fleet.heartbeat("a")
     assert fleet.wishes("b") == ()
     fleet.obey("a")
 
@@ -2255,7 +2256,7 @@ def test_a_device_that_is_here_is_told_that_it_is_removed_and_its_pipelines_go_o
     assert [view.device for view in fleet.reply(ListDevices())] == ["b"]
     assert [wish.pipeline_id for wish in fleet.devices["b"].wishes] == ["door"]
     assert fleet.error(GetPipeline("disk")).code == "not_found"
-    assert refusals(fleet.beat("a")) == ["revoked"]
+    assert refusals(fleet.heartbeat("a")) == ["revoked"]
 
 
 def test_a_device_is_removed_while_a_pipeline_is_taken_from_it_or_is_about_to_come() -> None:
@@ -2388,7 +2389,7 @@ def test_a_process_that_begins_again_is_told_though_it_runs_as_before() -> None:
     fleet.obey()
 
     fleet.devices["a"].observed = (Observed(pipeline_id="door", gen=1, inc=2, state=RUNNING, restarts=1),)
-    fleet.beat("a")
+    fleet.heartbeat("a")
 
     event = fleet.reply(GetEvents(EPOCH)).events[-1]
     assert (event.previous, event.state, event.restarts) == ("running", "running", 1)

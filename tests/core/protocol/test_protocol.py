@@ -25,7 +25,7 @@ from streamfleet_core.protocol.data_plane import (
 )
 from streamfleet_core.protocol.errors import BadData, BadMessage, BadToken
 from streamfleet_core.protocol.join_token import JoinToken
-from streamfleet_core.protocol.messages import Ack, Beat, Desired, Hello, Refused, Reply
+from streamfleet_core.protocol.messages import Desired, Heartbeat, HeartbeatAck, Hello, Refused, Reply
 from streamfleet_core.protocol.requests import (
     ChangePipelines,
     CreatePipeline,
@@ -86,9 +86,9 @@ OBSERVED = Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNIN
             publish="tcp://10.0.0.7:7780",
             observed=(OBSERVED,),
         ),
-        Beat(1, 3, 4, None),
-        Beat(1, 3, 2**64 - 1, (OBSERVED,)),
-        Ack(1),
+        Heartbeat(1, 3, 4, None),
+        Heartbeat(1, 3, 2**64 - 1, (OBSERVED,)),
+        HeartbeatAck(1),
         Desired(3, (WISH,)),
         Refused("stale_session", "hello first"),
         pack_request(GetPipeline("door")),
@@ -198,29 +198,29 @@ def test_a_label_is_a_word(labels: dict[str, str]) -> None:
 
 
 def test_a_newer_peer_is_understood() -> None:
-    header, request_id, _ = encode(Envelope(Ack(1)))
-    body = msgpack.packb({"n": 1, "from_the_future": [1, 2]})
+    header, request_id, _ = encode(Envelope(HeartbeatAck(1)))
+    body = msgpack.packb({"number": 1, "from_the_future": [1, 2]})
 
-    assert decode([header, request_id, body]).message == Ack(1)
+    assert decode([header, request_id, body]).message == HeartbeatAck(1)
 
 
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (msgpack.packb({"n": -1}), "a Ack"),
-        (msgpack.packb({"want_full": False}), "a Ack"),
-        (msgpack.packb([1, 2]), "a Ack"),
-        (msgpack.packb({1: 2}), "a Ack"),
-        (msgpack.packb({"n": msgpack.ExtType(4, b"x")}), "a Ack"),
-        (b"\xdd\xff\xff\xff\xff", "a Ack"),
-        (b"\x91" * 60_000, "a Ack"),
+        (msgpack.packb({"number": -1}), "a HeartbeatAck"),
+        (msgpack.packb({"want_full": False}), "a HeartbeatAck"),
+        (msgpack.packb([1, 2]), "a HeartbeatAck"),
+        (msgpack.packb({1: 2}), "a HeartbeatAck"),
+        (msgpack.packb({"number": msgpack.ExtType(4, b"x")}), "a HeartbeatAck"),
+        (b"\xdd\xff\xff\xff\xff", "a HeartbeatAck"),
+        (b"\x91" * 60_000, "a HeartbeatAck"),
         (b"", "msgpack"),
-        (msgpack.packb({"n": 1}) + b"x", "msgpack"),
+        (msgpack.packb({"number": 1}) + b"x", "msgpack"),
         (b"x" * (MAX_BODY + 1), f"a body of at most {MAX_BODY} bytes"),
     ],
 )
 def test_a_wrong_body_is_refused_with_what_was_expected(body: bytes, expected: str) -> None:
-    header, request_id, _ = encode(Envelope(Ack(1)))
+    header, request_id, _ = encode(Envelope(HeartbeatAck(1)))
 
     with pytest.raises(BadMessage) as caught:
         decode([header, request_id, body])

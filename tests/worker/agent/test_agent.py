@@ -23,7 +23,7 @@ from tests.fakes.children import PICTURE
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker, Worker, wait_for
 
-LEASE = 8.0  # seconds from a beat that the broker confirmed, after which what may move emits no more
+LEASE = 8.0  # seconds from a heartbeat that the broker confirmed, after which what may move emits no more
 
 
 @pytest.fixture
@@ -328,13 +328,13 @@ def test_a_broker_that_is_back_soon_finds_everything_running(broker: Broker, wor
 
 
 def until_in_contact(broker: Broker) -> None:
-    """Until a beat has just come, wherever this machine stood still before."""
+    """Until a heartbeat has just arrived, wherever this machine stood still before."""
 
-    def beats() -> bool:
+    def is_heard() -> bool:
         silent = broker.device("cam-1").silent
         return silent is not None and silent < 0.5
 
-    wait_for(beats, "a beat")
+    wait_for(is_heard, "a heartbeat")
 
 
 def test_without_a_broker_movable_pipelines_fall_silent_and_pinned_ones_go_on(
@@ -354,7 +354,7 @@ def test_without_a_broker_movable_pipelines_fall_silent_and_pinned_ones_go_on(
         wait_for(lambda: not worker.children("camera movable"), "its process stopped")
         last = max(times_of_all(receive))
 
-    # Its lease began with the last beat that the broker confirmed, at most a second and a stall before.
+    # Its lease began with the last heartbeat that the broker confirmed, at most a second and a stall before.
     assert began + 3 < last < ended + LEASE + 0.2
     assert worker.children("camera pinned")
     broker.start()

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, encode
 from streamfleet_core.protocol.limits import MAX_REASON
 from streamfleet_core.protocol.messages import (
-    Ack,
-    Beat,
     Bye,
     Desired,
+    Heartbeat,
+    HeartbeatAck,
     Hello,
     RefusalCode,
     Refused,
@@ -48,7 +48,7 @@ HELLO = Hello(device="cam-7", boot=BOOT, agent="0.1.0", capacity=4, seen_epoch=4
 WELCOME = Welcome(
     session=SESSION,
     self_stop_ms=8_000,
-    beat_ms=1_000,
+    heartbeat_ms=1_000,
     short_id=7,
     api="http://*:8080",
     ticket="ticket",
@@ -89,18 +89,18 @@ def connected(now: float = 0.0) -> tuple[Session, Broker]:
 
 
 def ready(now: float = 0.0) -> tuple[Session, Broker]:
-    """A session whose first beat, sent at `now`, was acknowledged."""
+    """A session whose first heartbeat, sent at `now`, was acknowledged."""
     worker, broker = connected(now)
     worker.receive(broker.say(WELCOME), now)
     worker.receive(broker.say(Desired(1, ())), now)
     worker.observe((), now)
-    worker.receive(broker.say(Ack(1)), now)
+    worker.receive(broker.say(HeartbeatAck(1)), now)
     assert worker.state(now) is SessionState.READY
     return worker, broker
 
 
-def beat(n: int, seq: int, rev: int = 1, **changes: object) -> Send:
-    message = Beat(n, rev, EMPTY, **changes)  # type: ignore[arg-type]
+def heartbeat(n: int, seq: int, rev: int = 1, **changes: object) -> Send:
+    message = Heartbeat(n, rev, EMPTY, **changes)  # type: ignore[arg-type]
     return Send(Envelope(message, epoch=5, session=SESSION, seq=seq))
 
 
@@ -136,7 +136,7 @@ def test_an_endpoint_that_lets_nobody_in_is_followed_by_the_next() -> None:
     assert tried_again == [Open(1)]
 
 
-def test_a_welcome_and_the_wishes_are_adopted_and_answered_with_a_beat() -> None:
+def test_a_welcome_and_the_wishes_are_adopted_and_answered_with_a_heartbeat() -> None:
     worker, broker = connected()
 
     welcomed = worker.receive(broker.say(WELCOME), 0.1)
@@ -145,16 +145,16 @@ def test_a_welcome_and_the_wishes_are_adopted_and_answered_with_a_beat() -> None
 
     assert welcomed == [RememberEpoch(5), Welcomed(WELCOME)]
     assert adopted == [Adopt(5, 3, (WISH,))]
-    assert told == [beat(1, 1, rev=3, observed=())]
+    assert told == [heartbeat(1, 1, rev=3, observed=())]
 
 
-def test_the_lease_runs_from_the_sending_of_the_acknowledged_beat() -> None:
+def test_the_lease_runs_from_the_sending_of_the_acknowledged_heartbeat() -> None:
     worker, broker = connected()
     worker.receive(broker.say(WELCOME), 0.0)
     worker.receive(broker.say(Desired(1, ())), 0.0)
     worker.observe((), 0.5)
 
-    effects = worker.receive(broker.say(Ack(1)), 2.0)
+    effects = worker.receive(broker.say(HeartbeatAck(1)), 2.0)
 
     assert effects == [ExtendFence(8.5), LeaseRenewed()]
 
@@ -164,7 +164,7 @@ def test_an_ack_before_the_wishes_lets_nothing_run() -> None:
     worker.receive(broker.say(WELCOME), 0.0)
     worker.tick(1.0)
 
-    effects = worker.receive(broker.say(Ack(1)), 1.1)
+    effects = worker.receive(broker.say(HeartbeatAck(1)), 1.1)
 
     assert effects == []
     assert worker.state(1.1) is SessionState.SYNCING
@@ -177,7 +177,7 @@ def test_a_change_of_what_runs_is_told_at_once_and_once() -> None:
     again = worker.observe(RUNNING, 0.4)
 
     digest = observed_digest(RUNNING)
-    assert told == [Send(Envelope(Beat(2, 1, digest, RUNNING), epoch=5, session=SESSION, seq=2))]
+    assert told == [Send(Envelope(Heartbeat(2, 1, digest, RUNNING), epoch=5, session=SESSION, seq=2))]
     assert again == []
 
 
@@ -202,8 +202,8 @@ def changing(
         for effect in effects:
             if isinstance(effect, Send):
                 sent.append(effect.envelope)
-                if broker is not None and isinstance(effect.envelope.message, Beat):
-                    worker.receive(broker.say(Ack(effect.envelope.message.n)), now)
+                if broker is not None and isinstance(effect.envelope.message, Heartbeat):
+                    worker.receive(broker.say(HeartbeatAck(effect.envelope.message.number)), now)
     return sent
 
 
@@ -239,33 +239,33 @@ def test_what_runs_is_told_until_it_is_acknowledged() -> None:
     worker.observe(RUNNING, 0.3)
 
     (unacknowledged,) = worker.tick(1.4)
-    worker.receive(broker.say(Ack(3)), 1.5)
+    worker.receive(broker.say(HeartbeatAck(3)), 1.5)
     (acknowledged,) = worker.tick(2.5)
 
     digest = observed_digest(RUNNING)
-    assert unacknowledged == Send(Envelope(Beat(3, 1, digest, RUNNING), epoch=5, session=SESSION, seq=3))
-    assert acknowledged == Send(Envelope(Beat(4, 1, digest), epoch=5, session=SESSION, seq=4))
+    assert unacknowledged == Send(Envelope(Heartbeat(3, 1, digest, RUNNING), epoch=5, session=SESSION, seq=3))
+    assert acknowledged == Send(Envelope(Heartbeat(4, 1, digest), epoch=5, session=SESSION, seq=4))
 
 
 def test_a_broker_that_disagrees_gets_the_whole_list() -> None:
     worker, broker = ready()
     worker.tick(1.0)
 
-    effects = worker.receive(broker.say(Ack(2, want_full=True)), 1.1)
+    effects = worker.receive(broker.say(HeartbeatAck(2, want_full=True)), 1.1)
 
-    assert effects == [ExtendFence(9.0), beat(3, 3, observed=())]
+    assert effects == [ExtendFence(9.0), heartbeat(3, 3, observed=())]
 
 
-def test_a_beat_that_could_not_be_sent_never_was() -> None:
+def test_a_heartbeat_that_could_not_be_sent_never_was() -> None:
     worker, broker = ready()
     (unsent,) = worker.tick(1.0)
     assert isinstance(unsent, Send)
     worker.unsent(unsent.envelope)
 
     (sent,) = worker.tick(1.1)
-    nothing = worker.receive(broker.say(Ack(2)), 1.2)
+    nothing = worker.receive(broker.say(HeartbeatAck(2)), 1.2)
 
-    assert sent == beat(3, 2)
+    assert sent == heartbeat(3, 2)
     assert nothing == []
 
 
@@ -290,10 +290,10 @@ def test_what_woke_up_emits_nothing_until_a_fresh_ack() -> None:
     worker.tick(1.0)
 
     woke = worker.tick(4.0)
-    stale = worker.receive(broker.say(Ack(2)), 4.1)
-    fresh = worker.receive(broker.say(Ack(3)), 4.2)
+    stale = worker.receive(broker.say(HeartbeatAck(2)), 4.1)
+    fresh = worker.receive(broker.say(HeartbeatAck(3)), 4.2)
 
-    assert woke == [CloseFence(), beat(3, 3)]
+    assert woke == [CloseFence(), heartbeat(3, 3)]
     assert stale == []
     assert fresh == [ExtendFence(12.0)]
 
@@ -339,7 +339,7 @@ def test_another_session_has_no_effect() -> None:
 
 def test_a_gap_in_the_sequence_ends_the_session() -> None:
     worker, broker = ready()
-    broker.say(Ack(2))
+    broker.say(HeartbeatAck(2))
 
     effects = worker.receive(broker.say(Desired(2, (WISH,))), 0.1)
 
@@ -370,7 +370,7 @@ def test_the_wishes_of_a_restarted_broker_are_adopted_though_its_revisions_begin
         worker.tick(now)
     worker.receive(
         restarted.say(
-            Welcome(session=b"t" * 16, self_stop_ms=8_000, beat_ms=1_000, short_id=7, api="", ticket="")
+            Welcome(session=b"t" * 16, self_stop_ms=8_000, heartbeat_ms=1_000, short_id=7, api="", ticket="")
         ),
         0.7,
     )
@@ -438,7 +438,7 @@ class World:
     leased: bool = False
     opened: bool = False
     adopted: list[tuple[int, int]] = field(default_factory=list)
-    best_sent: float = float("-inf")  # of the beats that the broker has acknowledged
+    best_sent: float = float("-inf")  # of the heartbeats that the broker has acknowledged
 
     def __post_init__(self) -> None:
         self.worker = Session(HELLO, self.rng.random)
@@ -484,10 +484,15 @@ class World:
             self.peer = Broker(self.epoch, self.rng.randbytes(16))
             self.heard_seq = 0
             welcome = Welcome(
-                session=self.peer.session, self_stop_ms=8_000, beat_ms=1_000, short_id=7, api="", ticket=""
+                session=self.peer.session,
+                self_stop_ms=8_000,
+                heartbeat_ms=1_000,
+                short_id=7,
+                api="",
+                ticket="",
             )
             self.to_worker += [self.peer.say(welcome), self.peer.say(Desired(self.rev, ()))]
-        elif isinstance(message, Beat):
+        elif isinstance(message, Heartbeat):
             peer = self.peer
             right = peer is not None and (peer.epoch, peer.session) == (envelope.epoch, envelope.session)
             if peer is None or not right or envelope.seq != self.heard_seq + 1:
@@ -498,7 +503,7 @@ class World:
             self.heard_seq = envelope.seq
             if message.applied_rev != self.rev:
                 self.to_worker.append(peer.say(Desired(self.rev, ())))
-            self.to_worker.append(peer.say(Ack(message.n, self.rng.random() < 0.1)))
+            self.to_worker.append(peer.say(HeartbeatAck(message.number, self.rng.random() < 0.1)))
             self.best_sent = max(self.best_sent, self.now)
 
     def step(self) -> None:
@@ -559,7 +564,7 @@ def test_who_is_let_in_again_adopts_the_same_revision_again() -> None:
     again = Broker(session=b"t" * 16)
     worker.receive(
         again.say(
-            Welcome(session=b"t" * 16, self_stop_ms=8_000, beat_ms=1_000, short_id=7, api="", ticket="")
+            Welcome(session=b"t" * 16, self_stop_ms=8_000, heartbeat_ms=1_000, short_id=7, api="", ticket="")
         ),
         2.2,
     )

@@ -319,7 +319,7 @@ class Agent:
     # actions of the reconciler
 
     async def _perform_until_stopped(self) -> None:
-        """Perform actions in order. A thread waits for the disk: a slow one delays actions, never a beat."""
+        """Perform actions in order. A thread waits for the disk: a slow one delays no heartbeat."""
         await asyncio.to_thread(self._sweep)
         while True:
             item = await self._waiting.get()

@@ -29,7 +29,7 @@ def dealer(context: zmq.asyncio.Context, keys: CurveKeys) -> zmq.asyncio.Socket:
     configure(socket, largest=MAX_BODY + CURVE_MARGIN)
     socket.sndhwm = socket.rcvhwm = 32
     socket.handshake_ivl = 5000
-    socket.immediate = True  # a beat of the past is exactly what must not arrive
+    socket.immediate = True  # a heartbeat of the past is exactly what must not arrive
     keys.apply(socket)
     return socket
 

@@ -4,7 +4,7 @@
               ▲               ├──refused for good──▶ stays here, and is not sent again until a restart
               └──back-off─────┴──anything else, no answer, no api for days
 
-One at a time, with a rest as long as each took, so beats and predictions always have half of the way.
+One at a time, with a rest as long as each took, so heartbeats and predictions always have half of the way.
 """
 
 from __future__ import annotations

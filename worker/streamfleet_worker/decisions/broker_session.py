@@ -1,9 +1,10 @@
 """The worker's side of its session with the broker: pure decisions, no socket and no clock.
 
-    connecting --Hello sent--> hello_sent --Welcome--> syncing --Desired--> ready <--Ack-- degraded, fenced
+    connecting --Hello sent--> hello_sent --Welcome--> syncing --Desired--> ready <--HeartbeatAck-- degraded
+    ready --no HeartbeatAck--> degraded --lease ends--> fenced
     any --refused, silent, or a gap in `seq`--> waiting --back-off--> connecting
 
-The lease is independent of these states. It is measured from the *sending* of the last beat that was
+The lease is independent of these states. It is measured from the *sending* of the last heartbeat that was
 acknowledged, so it ends here before it ends at the broker. `now` is CLOCK_BOOTTIME in seconds.
 """
 
@@ -15,12 +16,12 @@ from dataclasses import dataclass, replace
 
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
 from streamfleet_core.protocol.messages import (
-    Ack,
-    Beat,
     Bye,
     ByeReason,
     Desired,
     DeviceMessage,
+    Heartbeat,
+    HeartbeatAck,
     Hello,
     Refused,
     Subscribers,
@@ -44,7 +45,7 @@ from streamfleet_worker.decisions.session_effects import (
     Welcomed,
 )
 
-DEGRADED_AFTER = 3.0  # seconds without an acknowledged beat
+DEGRADED_AFTER = 3.0  # seconds without an acknowledged heartbeat
 SILENCE_TIMEOUT = 10.0  # seconds without any message, until the socket is closed
 HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
 CONNECT_TIMEOUT = 3.0  # seconds for one endpoint to accept the connection, before the next is tried
@@ -52,14 +53,14 @@ WAKE_GAP = 2.0  # seconds between two inputs: after a longer gap the process was
 BACKOFF_FIRST = 0.1  # seconds
 BACKOFF_LAST = 5.0  # seconds
 # Within these rates a change is sent at once, otherwise with a later tick. A device with many pipelines sends
-# fewer beats, each with more in it.
+# fewer heartbeats, each with more in it.
 TOLD = Rate(DEVICE_MESSAGES.each_second / 2, DEVICE_MESSAGES.burst / 2)
 TOLD_BYTES = Rate(DEVICE_BYTES.each_second / 4, DEVICE_BYTES.each_second / 4)
 ENTRY = 100  # bytes, at most, of an observed pipeline without its id and its reason
-# With this many beats without an Ack, changes wait for the next regular beat: a stalled connection delivers
-# everything at once when it continues.
+# With this many unacknowledged heartbeats, changes wait for the next regular one: a stalled connection
+# delivers everything at once when it continues.
 MAX_UNANSWERED = 8
-MAX_OUTSTANDING = 64  # beats that are kept until they are acknowledged
+MAX_OUTSTANDING = 64  # heartbeats that are kept until they are acknowledged
 
 
 class SessionState(str, enum.Enum):
@@ -70,12 +71,12 @@ class SessionState(str, enum.Enum):
     HELLO_SENT = "hello_sent"
     SYNCING = "syncing"  # welcomed, but without the wishes
     READY = "ready"
-    DEGRADED = "degraded"  # no Ack for `DEGRADED_AFTER` seconds
-    FENCED = "fenced"  # no Ack for so long that another device may run our movable pipelines
+    DEGRADED = "degraded"  # no heartbeat acknowledged for `DEGRADED_AFTER` seconds
+    FENCED = "fenced"  # none acknowledged for so long that another device may run our movable pipelines
 
 
 @dataclass(frozen=True, slots=True)
-class _SentBeat:
+class _SentHeartbeat:
     sent_at: float
     digest: int
 
@@ -106,20 +107,20 @@ class Session:
         self._epoch = 0  # of the present session
         self._sent_seq = 0
         self._heard_seq = 0
-        self._beat_number = 0  # never falls, also across sessions
-        self._beat_at = 0.0
+        self._heartbeat_number = 0  # never falls, also across sessions
+        self._heartbeat_at = 0.0
         self._told = Bucket(TOLD)
         self._told_bytes = Bucket(TOLD_BYTES)
         # Sent and not acknowledged, in this session and since the last wake-up.
-        self._beats: dict[int, _SentBeat] = {}
+        self._heartbeats: dict[int, _SentHeartbeat] = {}
         self._synced = False  # this session has sent the wishes
 
         self._observed: tuple[Observed, ...] = ()
         self._digest = observed_digest(())
-        self._beaten: tuple[int, int] | None = None  # digest and rev that the last beat carried
+        self._reported: tuple[int, int] | None = None  # digest and rev that the last heartbeat carried
         self._known_digest: int | None = None  # of the state that the broker has acknowledged
 
-        self._acked_at: float | None = None  # when the last acknowledged beat was *sent*
+        self._acked_at: float | None = None  # when the last acknowledged heartbeat was *sent*
         self._leased = False
         self._lease_until = float("-inf")
         self._fence_open = False
@@ -146,8 +147,8 @@ class Session:
                 self._endpoint += 1
         elif now - self._heard_at >= SILENCE_TIMEOUT:
             effects += self._give_up(now, f"nothing heard for {SILENCE_TIMEOUT:.0f} s")
-        elif now >= self._beat_at or self._may_tell_change(now):
-            effects.append(self._beat(now))
+        elif now >= self._heartbeat_at or self._may_tell_change(now):
+            effects.append(self._heartbeat(now))
         return effects
 
     def observe(self, observed: tuple[Observed, ...], now: float) -> list[Effect]:
@@ -156,7 +157,7 @@ class Session:
         self._observed = observed
         self._digest = observed_digest(observed)
         if self._may_tell_change(now):
-            effects.append(self._beat(now))
+            effects.append(self._heartbeat(now))
         return effects
 
     def receive(self, envelope: Envelope, now: float) -> list[Effect]:
@@ -190,10 +191,10 @@ class Session:
         """Undo the last `Send`: it could not be performed."""
         if isinstance(envelope.message, Hello):
             self._state = SessionState.CONNECTING
-        elif isinstance(envelope.message, Beat):
+        elif isinstance(envelope.message, Heartbeat):
             self._sent_seq -= 1
-            self._beats.pop(envelope.message.n, None)
-            self._beat_at = float("-inf")  # the next tick tries again
+            self._heartbeats.pop(envelope.message.number, None)
+            self._heartbeat_at = float("-inf")  # the next tick tries again
 
     def leave(self, reason: ByeReason) -> list[Effect]:
         """Say goodbye: the agent stops on purpose."""
@@ -224,8 +225,8 @@ class Session:
         assert in_session == (self._welcome is not None)
         assert self._synced == (self._state is SessionState.READY)
         assert self._applied[0] <= self._seen_epoch
-        assert not self._beats or in_session
-        assert len(self._beats) <= MAX_OUTSTANDING
+        assert not self._heartbeats or in_session
+        assert len(self._heartbeats) <= MAX_OUTSTANDING
         assert not self._fence_open or self._leased, "emission without a lease"
         assert not self._leased or self._acked_at is not None
         assert self._epoch <= self._seen_epoch
@@ -240,9 +241,9 @@ class Session:
         """Apply the passing of time, before any other input."""
         effects: list[Effect] = []
         if self._turned_at is not None and now - self._turned_at > WAKE_GAP:
-            # An Ack that waits in the socket answers an old beat. Only the Ack of a new beat proves contact.
-            self._beats.clear()
-            self._beat_at = float("-inf")
+            # An acknowledgement that waits in the socket answers an old heartbeat: it proves no contact.
+            self._heartbeats.clear()
+            self._heartbeat_at = float("-inf")
             if self._fence_open:
                 self._fence_open = False
                 effects.append(CloseFence())
@@ -263,27 +264,27 @@ class Session:
         """Is there a change to send, and do the broker's limits for one device allow a message now?"""
         return (
             self._welcome is not None
-            and self._beaten != (self._digest, self._applied[1])
-            and len(self._beats) < MAX_UNANSWERED
+            and self._reported != (self._digest, self._applied[1])
+            and len(self._heartbeats) < MAX_UNANSWERED
             and self._told.has(1, now)
             and self._told_bytes.has(_size(self._observed), now)
         )
 
-    def _beat(self, now: float) -> Effect:
+    def _heartbeat(self, now: float) -> Effect:
         assert self._welcome is not None
         self._told.charge(1, now)
         self._told_bytes.charge(_size(self._observed), now)
-        self._beat_number += 1
-        self._beat_at = now + self._welcome.beat_ms / 1000
-        self._beats[self._beat_number] = _SentBeat(now, self._digest)
-        while len(self._beats) > MAX_OUTSTANDING:
-            del self._beats[next(iter(self._beats))]
-        self._beaten = (self._digest, self._applied[1])
+        self._heartbeat_number += 1
+        self._heartbeat_at = now + self._welcome.heartbeat_ms / 1000
+        self._heartbeats[self._heartbeat_number] = _SentHeartbeat(now, self._digest)
+        while len(self._heartbeats) > MAX_OUTSTANDING:
+            del self._heartbeats[next(iter(self._heartbeats))]
+        self._reported = (self._digest, self._applied[1])
         changed = self._digest != self._known_digest
         return Send(
             self._in_session(
-                Beat(
-                    n=self._beat_number,
+                Heartbeat(
+                    number=self._heartbeat_number,
                     applied_rev=self._applied[1],
                     observed_digest=self._digest,
                     observed=self._observed if changed else None,
@@ -304,17 +305,17 @@ class Session:
         self._sent_seq = 0
         self._heard_seq = envelope.seq
         self._heard_at = now
-        self._beat_at = now + welcome.beat_ms / 1000
+        self._heartbeat_at = now + welcome.heartbeat_ms / 1000
         # Revisions of different epochs cannot be compared.
         if self._applied[0] != envelope.epoch:
             self._applied = (envelope.epoch, 0)
             self._subscribers = (envelope.epoch, 0)
         self._known_digest = None
-        self._beaten = None
+        self._reported = None
         return [Welcomed(welcome)]
 
     def _heard(self, message: object, now: float) -> list[Effect]:
-        if isinstance(message, Ack):
+        if isinstance(message, HeartbeatAck):
             return self._acknowledged(message, now)
         if isinstance(message, Desired):
             self._state = SessionState.READY
@@ -330,20 +331,20 @@ class Session:
             return [Allow(message.keys)]
         return []
 
-    def _acknowledged(self, ack: Ack, now: float) -> list[Effect]:
-        beat = self._beats.get(ack.n)
-        if beat is None:
+    def _acknowledged(self, ack: HeartbeatAck, now: float) -> list[Effect]:
+        heartbeat = self._heartbeats.get(ack.number)
+        if heartbeat is None:
             return []
-        for number in [number for number in self._beats if number <= ack.n]:
-            del self._beats[number]
+        for number in [number for number in self._heartbeats if number <= ack.number]:
+            del self._heartbeats[number]
         self._backoff.succeeded()
-        self._known_digest = beat.digest
+        self._known_digest = heartbeat.digest
         effects: list[Effect] = []
         if self._synced:
-            effects += self._renew(beat.sent_at, now)
+            effects += self._renew(heartbeat.sent_at, now)
         if ack.want_full:
             self._known_digest = None
-            effects.append(self._beat(now))
+            effects.append(self._heartbeat(now))
         return effects
 
     def _renew(self, sent_at: float, now: float) -> list[Effect]:
@@ -386,12 +387,12 @@ class Session:
         self._welcome = None
         self._epoch = 0
         self._synced = False
-        self._beats.clear()
+        self._heartbeats.clear()
         pause = self._backoff.failed if counts else self._backoff.pause
         self._open_at = now + pause(self._rng())
         return [Close(reason)]
 
 
 def _size(observed: tuple[Observed, ...]) -> int:
-    """Return the size, at most, of a beat with these pipelines, in bytes."""
+    """Return the size, at most, of a heartbeat with these pipelines, in bytes."""
     return sum(ENTRY + len(entry.pipeline_id) + len(entry.reason.encode()) for entry in observed)
