@@ -112,17 +112,17 @@ def run(setting: Setting) -> Report:
     seconds, rounds = setting.pick(1.5, 0.3), setting.rounds_of(3)
     found: _Found = {}
     with running(setting, capacity=max(sizes)) as fleet, contextlib.ExitStack() as stack:
-        wished = add(fleet, setting, min(_LISTED, max(sizes)))
-        standin_port = stack.enter_context(serving(standin.serve, wished))
+        pipeline_ids = add(fleet, setting, min(_LISTED, max(sizes)))
+        standin_port = stack.enter_context(serving(standin.serve, pipeline_ids))
         lists = asks_for_lists(fleet, standin_port, stack.enter_context(serving(constant)))
         bursts = asks_for_bursts(fleet, standin_port)
         for clients in sizes:
             measure(found, lists, clients=clients, rounds=rounds, seconds=seconds)
             measure(found, bursts, clients=clients, rounds=3 * rounds, seconds=_LONGEST_BURST)
-        beside = beside_others(setting, fleet, wished)
+        beside = beside_others(setting, fleet, pipeline_ids)
         for clients in sizes:
-            wished += add(fleet, setting, clients - len(wished))
-            asks = asks_for_pauses(fleet, wished)
+            pipeline_ids += add(fleet, setting, clients - len(pipeline_ids))
+            asks = asks_for_pauses(fleet, pipeline_ids)
             measure(found, asks, clients=clients, rounds=rounds, seconds=seconds)
     return report(setting, sizes, found, beside, seconds=seconds)
 
@@ -160,18 +160,18 @@ def _always(question: Question) -> Ask:
     return lambda _number: question
 
 
-def asks_for_pauses(fleet: Fleet, wished: Sequence[str]) -> dict[str, Ask]:
+def asks_for_pauses(fleet: Fleet, pipeline_ids: Sequence[str]) -> dict[str, Ask]:
     """Each client has its own pipeline, pauses and resumes it in turn."""
 
     def over_tcp(number: int) -> Question:
         requests = [
-            framed(f'{{"type": "{kind}", "pipeline_id": "{wished[number]}"}}'.encode())
+            framed(f'{{"type": "{kind}", "pipeline_id": "{pipeline_ids[number]}"}}'.encode())
             for kind in ("mute", "resume")
         ]
         return Question(fleet.manager_port, tuple(requests), SUCCESS)
 
     def over_http(number: int) -> Question:
-        requests = [http_post(f"/{verb}/{wished[number]}", keep=True) for verb in ("pause", "resume")]
+        requests = [http_post(f"/{verb}/{pipeline_ids[number]}", keep=True) for verb in ("pause", "resume")]
         return Question(fleet.port, tuple(requests), SUCCESS, keep=True)
 
     return {PAUSE_TCP: over_tcp, PAUSE_HTTP: over_http}
@@ -181,26 +181,26 @@ def add(fleet: Fleet, setting: Setting, count: int) -> list[str]:
     """So many pipelines more, once they run."""
     if count <= 0:
         return []
-    wished = names(count)
+    pipeline_ids = names(count)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda name: put(fleet, name, str(setting.video), max_fps=1), wished))
+        list(pool.map(lambda name: put(fleet, name, str(setting.video), max_fps=1), pipeline_ids))
     wait_for(
-        lambda: all(fleet.report(name)["state"] == "running" for name in wished),
+        lambda: all(fleet.report(name)["state"] == "running" for name in pipeline_ids),
         f"{count} running pipelines",
         timeout=_START,
         every=0.5,
     )
-    return wished
+    return pipeline_ids
 
 
 # beside others --------------------------------------------------------------------------------------------
 
 
-def beside_others(setting: Setting, fleet: Fleet, wished: list[str]) -> dict[str, Measured]:
+def beside_others(setting: Setting, fleet: Fleet, pipeline_ids: list[str]) -> dict[str, Measured]:
     """Lists by one client, with others who hold up whoever lets them."""
     seconds = setting.pick(4.0, 1.0)
     found = {}
-    with serving(standin.serve, wished) as port, crowd(port, silent=1, slow=0):
+    with serving(standin.serve, pipeline_ids) as port, crowd(port, silent=1, slow=0):
         found[f"{STANDIN}, beside 1 silent"] = listed(Question(port, (LIST,), SUCCESS), seconds)
     among = f"beside {SILENT} silent, {SLOW} slow, a killed worker"
     http = http_get("/list_pipelines")
@@ -209,7 +209,7 @@ def beside_others(setting: Setting, fleet: Fleet, wished: list[str]) -> dict[str
             fleet.kill("sf-agent")
             found[f"{kind}, {among}"] = listed(Question(port, (request,), SUCCESS), seconds)
     wait_for(
-        lambda: all(fleet.report(name)["state"] in ("running", "ended") for name in wished),
+        lambda: all(fleet.report(name)["state"] in ("running", "ended") for name in pipeline_ids),
         "the pipelines of the killed worker",
         timeout=_START,
         every=0.5,

@@ -34,8 +34,8 @@ def put(
 ) -> None:
     """`PUT /v2/pipelines/{id}`."""
     sinks = [] if port is None else [{"type": "udp", "host": "127.0.0.1", "port": port}]
-    wish = {"model": MODEL_ID, "sources": [source], "sinks": sinks, **more}
-    answer = fleet.http.put(f"/v2/pipelines/{pipeline_id}", json=wish)
+    body = {"model": MODEL_ID, "sources": [source], "sinks": sinks, **more}
+    answer = fleet.http.put(f"/v2/pipelines/{pipeline_id}", json=body)
     assert answer.status_code in (200, 201), answer.text
 
 

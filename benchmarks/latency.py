@@ -45,9 +45,9 @@ def run(setting: Setting) -> Report:
 
 def of_fleet(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> dict[str, list[float]]:
     """The ages at their arrival, in seconds, by way."""
-    wished = names(cameras)
+    pipeline_ids = names(cameras)
     with Receiver({DIRECT: direct_of(fleet), RELAY: relay_of(fleet)}) as receiver:
-        for pipeline_id in wished:
+        for pipeline_id in pipeline_ids:
             put(fleet, pipeline_id, setting.live, port=receiver.port)
         wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")
         time.sleep(_SETTLED)

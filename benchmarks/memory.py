@@ -32,10 +32,10 @@ def run(setting: Setting) -> Report:
     sizes = setting.pick((1, 2, 4, 8), (1, 2))
     settled, looks = setting.pick(4.0, 0.5), setting.pick(5, 2)
     found: dict[int, list[list[float]]] = {}
-    wished = names(max(sizes))
+    pipeline_ids = names(max(sizes))
     with running(setting, capacity=max(sizes)) as fleet, Receiver() as receiver:
         for cameras in sizes:
-            for pipeline_id in wished[len(receiver.began_ns) : cameras]:
+            for pipeline_id in pipeline_ids[len(receiver.began_ns) : cameras]:
                 put(fleet, pipeline_id, setting.live, port=receiver.port)
             wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")  # noqa: B023
             time.sleep(settled)

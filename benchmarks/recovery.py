@@ -1,4 +1,4 @@
-"""How long until everything that was wished for runs again after one process was killed, against 10 seconds.
+"""How long until everything that should run runs again after one process was killed, against 10 seconds.
 
 The clock starts at the kill (SIGKILL) and ends when every pipeline has sent a prediction that was captured
 after it, received through the relay, and the api answers. Three live pipelines on two workers; each kind of
@@ -36,27 +36,29 @@ def run(setting: Setting) -> Report:
 def kills(fleet: Fleet, setting: Setting, process: str, count: int) -> tuple[list[float], bool]:
     """Seconds of each round, and whether the order keys of every pipeline rose throughout."""
     subscriber = Subscriber(relay_of(fleet))
-    wished = names(PIPELINES)
+    pipeline_ids = names(PIPELINES)
     took = []
     try:
-        for pipeline_id in wished:
+        for pipeline_id in pipeline_ids:
             put(fleet, pipeline_id, setting.live)
-        for pipeline_id in wished:
+        for pipeline_id in pipeline_ids:
             subscriber.wait_for(pipeline_id, 3)
         for _ in range(count):
             killed_at, moment_ns = time.monotonic(), time.time_ns()
             fleet.kill(process)
-            until_running(fleet, subscriber, wished, moment_ns)
+            until_running(fleet, subscriber, pipeline_ids, moment_ns)
             took.append(time.monotonic() - killed_at)
-        return took, all(rises(subscriber.keys(pipeline_id)) for pipeline_id in wished)
+        return took, all(rises(subscriber.keys(pipeline_id)) for pipeline_id in pipeline_ids)
     finally:
         subscriber.close()
         delete_all(fleet)
 
 
-def until_running(fleet: Fleet, subscriber: Subscriber, wished: Sequence[str], moment_ns: int) -> None:
+def until_running(fleet: Fleet, subscriber: Subscriber, pipeline_ids: Sequence[str], moment_ns: int) -> None:
     """Wait until every pipeline sends what it captured after a moment, and the api answers."""
-    wait_for(lambda: all(newer(subscriber, each, moment_ns) for each in wished), "predictions", timeout=60)
+    wait_for(
+        lambda: all(newer(subscriber, each, moment_ns) for each in pipeline_ids), "predictions", timeout=60
+    )
     wait_for(fleet.ready, "the api", timeout=60)
 
 

@@ -60,9 +60,9 @@ def one_round(
 
 def measure(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> list[Played]:
     """What the fleet makes of each video."""
-    wished = names(cameras)
+    pipeline_ids = names(cameras)
     with Receiver() as receiver, ThreadPoolExecutor(cameras) as pool:
-        list(pool.map(lambda name: put(fleet, name, str(setting.video), port=receiver.port), wished))
+        list(pool.map(lambda name: put(fleet, name, str(setting.video), port=receiver.port), pipeline_ids))
         wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")
         until = max(receiver.began_ns.values()) + round(seconds * 1e9)
         wait_for(
@@ -74,17 +74,17 @@ def measure(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> lis
             every=0.1,
         )
         delete_all(fleet)
-        return played_by(receiver.arrivals, wished)
+        return played_by(receiver.arrivals, pipeline_ids)
 
 
-def played_by(arrivals: Sequence[Arrival], wished: Sequence[str]) -> list[Played]:
+def played_by(arrivals: Sequence[Arrival], pipeline_ids: Sequence[str]) -> list[Played]:
     """The datagrams, video by video. They come in the order of the frames."""
-    played = {name: Played([], []) for name in wished}
+    played = {name: Played([], []) for name in pipeline_ids}
     for arrival in arrivals:
         told = heard(arrival)
         played[told.pipeline_id].times.append(arrival.at_ns / 1e9)
         played[told.pipeline_id].detections.append(told.detections)
-    return [played[name] for name in wished]
+    return [played[name] for name in pipeline_ids]
 
 
 def difference_of(ours: Sequence[Played], theirs: Sequence[Played]) -> float:

@@ -22,7 +22,7 @@ JSON = {"content-type": "application/json"}
 
 
 def nested(depth: int) -> bytes:
-    """A wish whose label is that deep."""
+    """A request whose label is that deep."""
     return b'{"model": "m", "sources": ["x"], "labels": ' + b"[" * depth + b"]" * depth + b"}"
 
 
@@ -124,7 +124,7 @@ def test_the_original_lists_a_bounded_number_of_errors(http: httpx.Client) -> No
     assert len(answer.json()["detail"]) == MAX_FOUND
 
 
-WISH = {
+REQUEST = {
     "model_id": "a",
     "video_reference": "x",
     "sink_configuration": {"type": "udp_sink", "host": "h", "port": 1},
@@ -132,13 +132,13 @@ WISH = {
     "api_key": "k",
 }
 HALVES = [
-    {**WISH, "model_id": "\ud800"},
-    {**WISH, "video_reference": "rtsp://h/\udfff"},
-    {**WISH, "sink_configuration": {"type": "udp_sink", "host": "\ud800", "port": 1}},
-    {**WISH, "video_source_properties": {"\ud800": 1}},
-    {**WISH, "api_key": "\ud800"},
-    {**WISH, "\ud800": 1},
-    {**WISH, "video_reference": ["\ud800"]},
+    {**REQUEST, "model_id": "\ud800"},
+    {**REQUEST, "video_reference": "rtsp://h/\udfff"},
+    {**REQUEST, "sink_configuration": {"type": "udp_sink", "host": "\ud800", "port": 1}},
+    {**REQUEST, "video_source_properties": {"\ud800": 1}},
+    {**REQUEST, "api_key": "\ud800"},
+    {**REQUEST, "\ud800": 1},
+    {**REQUEST, "video_reference": ["\ud800"]},
 ]
 
 

@@ -61,7 +61,7 @@ def _known(peer: Peer) -> None:
     peer.models["parts/1"] = MODEL
 
 
-def wish(**changes: Any) -> dict[str, Any]:
+def initialise(**changes: Any) -> dict[str, Any]:
     """A legal body of `/initialise`, with changes."""
     return {
         "model_id": "parts/1",
@@ -147,12 +147,12 @@ def test_a_sampling_that_makes_no_sense_is_refused_where_it_does(
 
 
 def test_a_sampling_is_shown_as_it_was_asked_for(http: httpx.Client, peer: Peer) -> None:
-    wished = replace(spec("rtsp://cam/1"), sampling=from_plain(WHOLE, Sampling))
-    peer.pipelines["door"] = replace(pipeline("door"), spec=wished)
+    desired = replace(spec("rtsp://cam/1"), sampling=from_plain(WHOLE, Sampling))
+    peer.pipelines["door"] = replace(pipeline("door"), spec=desired)
 
     shown = http.get("/v2/pipelines/door").json()["spec"]["sampling"]
 
-    assert from_plain(shown, Sampling) == wished.sampling
+    assert from_plain(shown, Sampling) == desired.sampling
     assert http.get("/v2/pipelines/door").json()["samples"] is None
 
 
@@ -167,8 +167,8 @@ def test_a_sampling_is_shown_as_it_was_asked_for(http: httpx.Client, peer: Peer)
 def test_a_patch_replaces_a_sampling_whole_ends_it_or_leaves_it(
     http: httpx.Client, peer: Peer, patch: dict[str, Any], expected: Sampling | None
 ) -> None:
-    wished = replace(spec("rtsp://cam/1"), sampling=from_plain(WHOLE, Sampling))
-    peer.pipelines["door"] = replace(pipeline("door"), spec=wished)
+    desired = replace(spec("rtsp://cam/1"), sampling=from_plain(WHOLE, Sampling))
+    peer.pipelines["door"] = replace(pipeline("door"), spec=desired)
 
     answer = http.patch("/v2/pipelines/door", json=patch)
 
@@ -193,7 +193,7 @@ def test_a_patch_replaces_a_sampling_whole_ends_it_or_leaves_it(
 def test_active_learning_is_as_the_request_says_and_off_where_it_is_silent(
     http: httpx.Client, peer: Peer, changes: dict[str, Any], dataset: str | None
 ) -> None:
-    answer = http.post("/initialise", json=wish(**changes))
+    answer = http.post("/initialise", json=initialise(**changes))
 
     assert answer.status_code == 200, answer.text
     (created,) = [request for request in peer.asked if isinstance(request, CreatePipeline)]
@@ -204,7 +204,7 @@ def test_active_learning_is_as_the_request_says_and_off_where_it_is_silent(
 def test_a_dataset_that_has_no_name_is_refused(http: httpx.Client) -> None:
     changes = {"active_learning_enabled": True, "active_learning_target_dataset": "../x"}
 
-    answer = http.post("/initialise", json=wish(**changes))
+    answer = http.post("/initialise", json=initialise(**changes))
 
     assert answer.status_code == 400
     assert "active_learning_target_dataset" in answer.text
@@ -213,7 +213,7 @@ def test_a_dataset_that_has_no_name_is_refused(http: httpx.Client) -> None:
 @pytest.mark.parametrize(("asked", "expected"), [(None, True), (True, True), (False, False)])
 def test_the_environment_decides_where_a_request_is_silent(asked: bool | None, expected: bool) -> None:
     learning = ActiveLearning.of({"ACTIVE_LEARNING_ENABLED": "True", "ACTIVE_LEARNING_TAGS": "night, line 3"})
-    request = PipelineInitialisationRequest.model_validate(wish(active_learning_enabled=asked))
+    request = PipelineInitialisationRequest.model_validate(initialise(active_learning_enabled=asked))
 
     sampling = spec_of(request, MODEL, learning).sampling
 
@@ -258,8 +258,8 @@ def test_the_words_of_roboflows_active_learning_mean_the_same(http: httpx.Client
 def test_active_learning_that_is_not_enabled_keeps_nothing(
     http: httpx.Client, peer: Peer, method: str
 ) -> None:
-    wished = replace(spec("rtsp://cam/1"), sampling=from_plain(WHOLE, Sampling))
-    peer.pipelines["door"] = pipeline("door", version=1, spec=wished)
+    desired = replace(spec("rtsp://cam/1"), sampling=from_plain(WHOLE, Sampling))
+    peer.pipelines["door"] = pipeline("door", version=1, spec=desired)
     body = {"sampling": {**ROBOFLOW, "enabled": False}}
     whole = body if method == "patch" else {"model": "parts/1", "sources": ["rtsp://cam/1"], **body}
 

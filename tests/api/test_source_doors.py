@@ -63,7 +63,7 @@ def of_original(source: Any, host: str) -> dict[str, Any]:
     return {"video_reference": source, "model_id": "parts/1", "sink_configuration": sink}
 
 
-def wished(peer: Peer) -> PipelineSpec:
+def created(peer: Peer) -> PipelineSpec:
     return next(asked.spec for asked in reversed(peer.asked) if isinstance(asked, CreatePipeline))
 
 
@@ -87,7 +87,7 @@ def test_what_is_meant_reaches_the_broker(
     taken, answer = doors[door](source, host)
 
     assert taken, answer
-    assert (wished(peer).sources[0].reference, wished(peer).sinks) == (meant, (UdpSink(sink, 9),))
+    assert (created(peer).sources[0].reference, created(peer).sinks) == (meant, (UdpSink(sink, 9),))
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -264,7 +264,7 @@ async def test_what_one_hop_of_the_relay_lets_through_no_other_cuts_off(site: Si
     """Whoever is cut off by libzmq for a length does not connect again."""
     good, bad = await site.ready("good"), await site.enrol("bad")
     await site.operator().get(CreatePipeline(pipeline_id="door", spec=SPEC, device="good"), PipelineView)
-    while not good.wishes:
+    while not good.assignments:
         await good.await_(Desired)
     keys = await site.operator().get(AddSubscriber("wall"), Subscription)
     curve = Curve(KeyPair(keys.public_key, keys.secret_key), keys.server_key)
@@ -283,7 +283,7 @@ async def test_what_one_hop_of_the_relay_lets_through_no_other_cuts_off(site: Si
         waiting = [here, there]
         while waiting:
             assert time.monotonic() < deadline
-            header = DataHeader(kind=Kind.PRED, gen=good.wishes[0].gen, inc=1, seq=next(numbers))
+            header = DataHeader(kind=Kind.PRED, gen=good.assignments[0].gen, inc=1, seq=next(numbers))
             await publishers[0].send_multipart([b"v1/pred/door/", header.pack(), body])
             for subscriber in list(waiting):
                 while await subscriber.poll(50):

@@ -116,14 +116,14 @@ async def still_works(site: Site, device: Device) -> None:
 # a session ------------------------------------------------------------------------------------------------
 
 
-async def test_a_device_enrols_gets_a_session_and_is_told_its_wishes(site: Site) -> None:
+async def test_a_device_enrols_gets_a_session_and_is_told_its_desired_state(site: Site) -> None:
     device = await site.ready("cam-7")
     await device.await_(HeartbeatAck)
     await site.operator().get(CreatePipeline(pipeline_id="door", spec=SPEC), PipelineView)
 
     desired = await device.await_(Desired)
 
-    assert [wish.pipeline_id for wish in desired.wishes] == ["door"]
+    assert [each.pipeline_id for each in desired.assignments] == ["door"]
     await still_works(site, device)
     await until_state(site, "cam-7", "ready")
     await device.send(Bye("stop"))
@@ -141,7 +141,7 @@ async def test_changes_that_come_together_are_told_in_few_sets_each_later_than_t
     ]
     created = asyncio.gather(*asking)
     told: list[Desired] = []
-    while not told or len(told[-1].wishes) < len(operators):
+    while not told or len(told[-1].assignments) < len(operators):
         told.append(await device.await_(Desired))
     await created
 
@@ -174,7 +174,7 @@ async def test_a_device_whose_connection_is_gone_is_suspect_soon(folder: Path) -
     assert [(event.id, event.state) for event in told.events] == [("cam-7", "suspect")]
 
 
-async def test_a_hundred_wishes_are_listed_in_one_reply(site: Site) -> None:
+async def test_a_hundred_pipelines_are_listed_in_one_reply(site: Site) -> None:
     """A list may be larger than a control message."""
     operator = site.operator()
     long = PipelineSpec(model=SPEC.model, sources=(SourceSpec("rtsp://10.0.0.9/" + "x" * 1000),))
@@ -208,7 +208,7 @@ async def test_a_broker_that_starts_anew_knows_its_fleet_under_a_higher_epoch(
         refused = await stale.await_(Refused)
     sockets.close()
 
-    assert [wish.pipeline_id for wish in desired.wishes] == ["door"]
+    assert [each.pipeline_id for each in desired.assignments] == ["door"]
     assert (first.epoch, second.epoch) == (1, 2)
     assert refused.code == "stale_session"
 
@@ -245,7 +245,7 @@ async def test_an_impostor_is_refused_and_disturbs_nobody(
     assert refused.code == "key_device_mismatch"
     assert "thief: its key was used in the name of victim" in caplog.text
     await site.operator().get(CreatePipeline(pipeline_id="door", spec=SPEC, device="victim"), PipelineView)
-    assert [wish.pipeline_id for wish in (await victim.await_(Desired)).wishes] == ["door"]
+    assert [each.pipeline_id for each in (await victim.await_(Desired)).assignments] == ["door"]
     await still_works(site, victim)
 
 

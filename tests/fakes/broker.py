@@ -91,7 +91,7 @@ def device(name: str, **changes: Any) -> DeviceView:
     )
 
 
-def _wished(asked: CreatePipeline | PutPipeline, version: int) -> PipelineView:
+def _view_of(asked: CreatePipeline | PutPipeline, version: int) -> PipelineView:
     return pipeline(
         asked.pipeline_id,
         spec=asked.spec,
@@ -337,18 +337,18 @@ class Peer:
             self.keys[asked.key] = (asked.digest, asked.pipeline_id)
         before = self.pipelines.get(asked.pipeline_id)
         if before is not None and before.spec != asked.spec:
-            return Error("conflict", "it is there with another wish")
-        return self.pipelines.setdefault(asked.pipeline_id, _wished(asked, 1))
+            return Error("conflict", "it is there with another spec")
+        return self.pipelines.setdefault(asked.pipeline_id, _view_of(asked, 1))
 
     def _put(self, asked: PutPipeline) -> object:
         before = self.pipelines.get(asked.pipeline_id)
         version = before.version if before else 0
         if asked.expected is not None and (before is None or asked.expected != version):
             return Error("conflict", f"expected version {asked.expected}, it is at {version}")
-        view = _wished(asked, version)
+        view = _view_of(asked, version)
         changed = view != before
         if changed:
-            view = _wished(asked, version + 1)
+            view = _view_of(asked, version + 1)
         self.pipelines[asked.pipeline_id] = view
         return Put(view, before is None, changed, self.confirms)
 

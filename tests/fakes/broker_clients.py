@@ -49,11 +49,11 @@ from streamfleet_core.protocol.requests import (
     pack_request,
 )
 from streamfleet_core.protocol.values import (
+    Assignment,
     KeyPair,
     ModelRef,
     PipelineSpec,
     SourceSpec,
-    Wish,
     from_plain,
     observed_digest,
 )
@@ -212,7 +212,7 @@ class Device:
     seq: int = 0
     heartbeat_number: int = 0
     rev: int = 0
-    wishes: tuple[Wish, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
     subscribers: tuple[str, ...] = ()
     sent: list[list[bytes]] = field(default_factory=list)  # everything, as bytes
 
@@ -231,7 +231,7 @@ class Device:
             case Welcome():
                 self.session, self.epoch, self.seq = envelope.message.session, envelope.epoch, 0
             case Desired():
-                self.rev, self.wishes = envelope.message.rev, envelope.message.wishes
+                self.rev, self.assignments = envelope.message.rev, envelope.message.assignments
             case Subscribers():
                 self.subscribers = envelope.message.keys
         return envelope

@@ -32,6 +32,7 @@ from streamfleet_core.protocol.requests import (
     pack_request,
 )
 from streamfleet_core.protocol.values import (
+    Assignment,
     KeyPair,
     ModelRef,
     Observed,
@@ -39,7 +40,6 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     SourceSpec,
     Want,
-    Wish,
     observed_digest,
 )
 
@@ -105,7 +105,7 @@ class Device:
     epoch: int = 0
     seq: int = 0
     applied_rev: int = 0
-    wishes: tuple[Wish, ...] = ()
+    assignments: tuple[Assignment, ...] = ()
     observed: tuple[Observed, ...] = ()
     heartbeat_number: int = 0
 
@@ -148,7 +148,7 @@ class Desk:
                     device.session, device.epoch = envelope.message.session, envelope.epoch
                     device.seq, device.applied_rev = 0, 0
                 if isinstance(envelope.message, Desired):
-                    device.wishes = envelope.message.wishes
+                    device.assignments = envelope.message.assignments
                     device.applied_rev = envelope.message.rev
 
     # devices
@@ -206,9 +206,9 @@ class Desk:
         peer = DevicePeer(routing_id, key)
         return self.perform(self.fleet.receive(peer, Envelope(Enrol(public_key)), self.now))
 
-    def wishes(self, name: str) -> tuple[Wish, ...]:
+    def assignments(self, name: str) -> tuple[Assignment, ...]:
         """What a device was last told to run."""
-        return self.devices[name].wishes
+        return self.devices[name].assignments
 
     def join(self, *names: str, capacity: int = 4) -> None:
         """Devices become ready."""
@@ -227,13 +227,13 @@ class Desk:
             device = self.devices[name]
             device.observed = tuple(
                 Observed(
-                    pipeline_id=wish.pipeline_id,
-                    gen=wish.gen,
+                    pipeline_id=assignment.pipeline_id,
+                    gen=assignment.gen,
                     inc=1,
-                    state=state or (PAUSED if wish.want == "pause" else RUNNING),
+                    state=state or (PAUSED if assignment.want == "pause" else RUNNING),
                 )
-                for wish in device.wishes
-                if wish.want != "stop"
+                for assignment in device.assignments
+                if assignment.want != "stop"
             )
             effects = self.heartbeat(name)
         return effects
@@ -280,13 +280,13 @@ class Desk:
     def create(
         self, pipeline_id: str, spec: PipelineSpec = CAMERA, device: str | None = None
     ) -> PipelineView:
-        """A pipeline is wished for."""
+        """A pipeline is created."""
         view = self.reply(CreatePipeline(pipeline_id=pipeline_id, spec=spec, device=device))
         assert isinstance(view, PipelineView)
         return view
 
     def change(self, pipeline_id: str, want: Want, wait_ms: int = 0) -> list[Effect]:
-        """A pipeline is wished for otherwise."""
+        """A pipeline is changed."""
         return self.ask(ChangePipeline(pipeline_id, want, wait_ms))
 
     def view(self, pipeline_id: str) -> PipelineView:

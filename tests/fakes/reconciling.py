@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from streamfleet_core.protocol.status import SourceStat
-from streamfleet_core.protocol.values import Observed, ObservedState, Want, Wish
+from streamfleet_core.protocol.values import Assignment, Observed, ObservedState, Want
 from streamfleet_worker.decisions.reconcile_actions import Action
 from streamfleet_worker.decisions.reconcile_events import (
     Adopted,
@@ -27,8 +27,10 @@ ENGINE = EngineId(DIGEST, 1)
 CAMERA = CameraId("door", 1)
 
 
-def wish(gen: int = 1, want: Want = "run", *, start_gen: int = 1, pipeline_id: str = "door") -> Wish:
-    return Wish(
+def assignment(
+    gen: int = 1, want: Want = "run", *, start_gen: int = 1, pipeline_id: str = "door"
+) -> Assignment:
+    return Assignment(
         pipeline_id=pipeline_id,
         gen=gen,
         start_gen=start_gen,
@@ -38,8 +40,8 @@ def wish(gen: int = 1, want: Want = "run", *, start_gen: int = 1, pipeline_id: s
     )
 
 
-def movable(gen: int = 1) -> Wish:
-    return replace(wish(gen), on_disconnect="stop")
+def movable(gen: int = 1) -> Assignment:
+    return replace(assignment(gen), on_disconnect="stop")
 
 
 def says(
@@ -107,10 +109,10 @@ class Device:
         return observed.state
 
 
-def running(first: Wish | None = None) -> Device:
+def running(first: Assignment | None = None) -> Device:
     """A device with one camera that runs, at t = 0."""
     device = Device()
-    device.feed(Unfenced(), Adopted((first or wish(),)), ModelFetched(DIGEST, MANIFEST))
-    device.feed(engine_says(), says(gen=(first or wish()).gen))
+    device.feed(Unfenced(), Adopted((first or assignment(),)), ModelFetched(DIGEST, MANIFEST))
+    device.feed(engine_says(), says(gen=(first or assignment()).gen))
     device.well += [engine_says()]
     return device

@@ -42,13 +42,13 @@ from streamfleet_core.protocol.requests import (
     pack_request,
 )
 from streamfleet_core.protocol.values import (
+    Assignment,
     Manifest,
     ModelRef,
     ObservedState,
     PipelineSpec,
     SourceSpec,
     Weights,
-    Wish,
 )
 from streamfleet_worker.decisions import reconcile_actions, reconcile_events, session_effects
 from streamfleet_worker.decisions.broker_session import Session
@@ -130,7 +130,7 @@ class World:
     def see(self, worker: Worker, camera: Camera) -> None:
         """A camera emits."""
         pid, key = camera.id.pipeline_id, (camera.gen, camera.id.inc, camera.seq)
-        if (pid, camera.wish.start_gen) in self.ended:
+        if (pid, camera.assignment.start_gen) in self.ended:
             raise Violation(f"{self.now:.2f}: {pid} of {worker.name} plays a file again that had ended")
         first, last = self.stopped.get(pid, (1, 0))
         if not camera.fenced:
@@ -155,7 +155,7 @@ class World:
     def converged(self) -> None:
         """I3: what runs is what the store holds."""
         rows = [row for row in self.broker.rows.values() if isinstance(row, PipelineRecord)]
-        wished = {
+        desired = {
             (row.device, row.pipeline_id): (row.gen, PAUSED if row.want == "pause" else RUNNING)
             for row in rows
             if row.want != "stop" and (row.pipeline_id, row.start_gen) not in self.ended
@@ -167,8 +167,8 @@ class World:
             for camera in worker.cameras.values()
             if camera.state is not ENDED
         }
-        if wished != there:
-            raise Violation(f"{self.now:.2f}: I3, {wished.items() ^ there.items()} differ")
+        if desired != there:
+            raise Violation(f"{self.now:.2f}: I3, {desired.items() ^ there.items()} differ")
         assert self.broker.fleet is not None
         held = [row.pipeline_id for row in rows if row.leaving is not None]
         if held:
@@ -390,7 +390,7 @@ class Camera:
 
     worker: Worker
     id: CameraId
-    wish: Wish
+    assignment: Assignment
     gen: int
     want: str
     state: ObservedState = ObservedState.STARTING
@@ -399,7 +399,7 @@ class Camera:
 
     @property
     def fenced(self) -> bool:
-        return self.wish.on_disconnect == "stop"
+        return self.assignment.on_disconnect == "stop"
 
     def emits(self) -> bool:
         """Could it emit right now?"""
@@ -503,8 +503,8 @@ class Worker:
         assert self.session is not None
         assert self.reconcile is not None
         views = self.reconcile.pipelines(self.boot_time())
-        over = [view.wish for view in views if view.observed.state is ENDED]
-        self.told_ended |= {(wish.pipeline_id, wish.start_gen) for wish in over}
+        over = [view.assignment for view in views if view.observed.state is ENDED]
+        self.told_ended |= {(assignment.pipeline_id, assignment.start_gen) for assignment in over}
         self.drive(self.session.observe(self.reconcile.observed(), self.boot_time()))
 
     def drive(self, effects: list[session_effects.Effect]) -> None:  # noqa: C901 - a table
@@ -524,7 +524,7 @@ class Worker:
                 case session_effects.RememberEpoch():
                     self.seen_epoch = effect.epoch
                 case session_effects.Adopt():
-                    self.feed(reconcile_events.Adopted(effect.wishes))
+                    self.feed(reconcile_events.Adopted(effect.assignments))
                 case session_effects.ExtendFence():
                     if not self.reconcile.is_leaving():
                         self.fence_until = effect.until
@@ -579,10 +579,10 @@ class Worker:
     # its children
 
     def start_camera(self, action: reconcile_actions.StartCamera) -> None:
-        wish = action.wish
-        if (wish.pipeline_id, wish.start_gen) in self.told_ended:
-            raise Violation(f"{self.world.now:.2f}: {self.name} starts {wish.pipeline_id}, and told its end")
-        camera = Camera(self, action.child, wish, wish.gen, wish.want)
+        assignment, pipeline_id = action.assignment, action.assignment.pipeline_id
+        if (pipeline_id, assignment.start_gen) in self.told_ended:
+            raise Violation(f"{self.world.now:.2f}: {self.name} starts {pipeline_id}, and told its end")
+        camera = Camera(self, action.child, assignment, assignment.gen, assignment.want)
         self.cameras[camera.id] = camera
 
         def opened() -> None:
@@ -613,7 +613,7 @@ class Worker:
             camera.seq += 1  # also of what the fence holds back
             if camera.emits():
                 self.world.see(self, camera)
-            playing = (camera.id.pipeline_id, camera.wish.start_gen)
+            playing = (camera.id.pipeline_id, camera.assignment.start_gen)
             self.progress[playing] = self.progress.get(playing, 0) + 1
             self.end_file(camera)
         if self.world.chance(0.001):
@@ -621,8 +621,8 @@ class Worker:
         self.later(camera, 0.5, lambda: self.emit_for_ever(camera))
 
     def end_file(self, camera: Camera) -> None:
-        playing = (camera.id.pipeline_id, camera.wish.start_gen)
-        if camera.wish.spec.sources == SPECS["clip"].sources and self.progress.get(playing, 0) >= SHORT:
+        playing = (camera.id.pipeline_id, camera.assignment.start_gen)
+        if camera.assignment.spec.sources == SPECS["clip"].sources and self.progress.get(playing, 0) >= SHORT:
             camera.state = ENDED
             self.world.ended.add(playing)
 
@@ -656,11 +656,11 @@ class Worker:
 
         def change() -> None:
             assert camera is not None
-            if action.wish.gen < camera.gen:
+            if action.assignment.gen < camera.gen:
                 return  # a pipe keeps the order
-            camera.gen, camera.want = action.wish.gen, action.wish.want
+            camera.gen, camera.want = action.assignment.gen, action.assignment.want
             if camera.state in (RUNNING, PAUSED):
-                camera.state = PAUSED if action.wish.want == "pause" else RUNNING
+                camera.state = PAUSED if action.assignment.want == "pause" else RUNNING
             self.feed_later(0.0, reconcile_events.Reported(camera.id, self.report(camera.id, camera)))
 
         if camera is not None:
@@ -761,7 +761,7 @@ class Worker:
 
 @dataclass
 class Trouble:
-    """Who makes the faults and the wishes."""
+    """Who makes the faults and the requests."""
 
     world: World
     kinds: list[Callable[[], None]] = field(default_factory=list)
@@ -771,19 +771,19 @@ class Trouble:
         self.kinds += [self.kill_broker, self.freeze_broker, self.break_store, self.cut_most]
         self.kinds += [self.forget_epochs]
         self.world.after(5.0, self.next_fault)
-        self.world.after(2.0, self.next_wish)
+        self.world.after(2.0, self.next_request)
 
     def next_fault(self) -> None:
         if self.world.faulty:
             self.world.rng.choice(self.kinds)()
             self.world.after(self.world.rng.expovariate(1 / 6), self.next_fault)
 
-    def next_wish(self) -> None:
+    def next_request(self) -> None:
         if self.world.faulty:
-            self.world.broker.ask(self.wish())
-            self.world.after(self.world.rng.expovariate(2 / 3), self.next_wish)
+            self.world.broker.ask(self.request())
+            self.world.after(self.world.rng.expovariate(2 / 3), self.next_request)
 
-    def wish(self) -> OperatorRequest:
+    def request(self) -> OperatorRequest:
         rng = self.world.rng
         pid = rng.choice(list(SPECS))
         there = ("pipeline", pid) in self.world.broker.rows

@@ -32,7 +32,7 @@ FEW = 5  # examples of each operation in the suite, for each way of making them
 STREAMS = {"follow_predictions", "follow_status", "follow_events", "follow_pictures"}  # they never end
 SLOW = {"get_picture"}  # waits for a picture
 PIPELINE = "known"
-# No device has this label: what is wished for so starts no camera.
+# No device has this label: what selects it starts no camera.
 NOWHERE: dict[str, Any] = {"nowhere": "at-all"}
 # Not: valid data must be accepted. Schemas do not tell which models and devices there are.
 CHECKED = (
@@ -142,10 +142,10 @@ def _answer(fleet: Fleet, case: Case) -> Any:
 
 
 def _tame(fleet: Fleet, case: Case) -> None:
-    """Ask it of what is there, so that more than refusals is answered, and wish for nothing that costs."""
+    """Ask it of what is there, so that more than refusals is answered, and create nothing that costs."""
     if "pipeline_id" in case.path_parameters:
-        wish = {"model": "shapes/1", "sources": ["TestPatternStreamProducer"], "selector": NOWHERE}
-        assert fleet.http.put(f"/v2/pipelines/{PIPELINE}", json=wish).is_success
+        body = {"model": "shapes/1", "sources": ["TestPatternStreamProducer"], "selector": NOWHERE}
+        assert fleet.http.put(f"/v2/pipelines/{PIPELINE}", json=body).is_success
         case.path_parameters["pipeline_id"] = PIPELINE
     if case.method != "DELETE" and "name" in case.path_parameters:
         case.path_parameters["name"] = "local-1"

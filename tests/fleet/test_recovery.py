@@ -1,4 +1,4 @@
-"""Any process may be killed or stopped at any moment: what was wished for runs again, by itself."""
+"""Any process may be killed or stopped at any moment: what is desired runs again, by itself."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "1"))
 PROCESSES = ["camera", "engine", "publisher", "sf-agent", "sf-broker", "sf-api"]
 
 
-def running_again(fleet: Fleet, subscriber: Subscriber, wished: list[str]) -> None:
-    """Until every wished pipeline has sent ten more predictions, and the api answers for all of them."""
-    before = {pipeline_id: len(subscriber.of(pipeline_id)) for pipeline_id in wished}
-    for pipeline_id in wished:
+def running_again(fleet: Fleet, subscriber: Subscriber, pipeline_ids: list[str]) -> None:
+    """Until every pipeline has sent ten more predictions, and the api answers for all of them."""
+    before = {pipeline_id: len(subscriber.of(pipeline_id)) for pipeline_id in pipeline_ids}
+    for pipeline_id in pipeline_ids:
         subscriber.wait_for(pipeline_id, before[pipeline_id] + 10)
     wait_for(fleet.ready, "the api")
-    assert sorted(fleet.pipelines()) == sorted(wished)
+    assert sorted(fleet.pipelines()) == sorted(pipeline_ids)
 
 
 @pytest.mark.timeout(LIMIT * ROUNDS)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_killed_process_is_back(clean: Fleet, subscribe: Callable[..., Subscriber], name: str) -> None:
     subscriber = subscribe()
-    wished = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(3)]
-    for pipeline_id in wished:
+    pipeline_ids = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(3)]
+    for pipeline_id in pipeline_ids:
         subscriber.wait_for(pipeline_id, 3)
 
     for _ in range(ROUNDS):
         clean.kill(name)
-        running_again(clean, subscriber, wished)
+        running_again(clean, subscriber, pipeline_ids)
 
-    for pipeline_id in wished:
+    for pipeline_id in pipeline_ids:
         assert rises(subscriber.keys(pipeline_id))
 
 
 @pytest.mark.parametrize("name", ["camera", "engine", "sf-broker", "sf-api", "sf-agent"])
 def test_a_stopped_process_is_replaced(clean: Fleet, subscribe: Callable[..., Subscriber], name: str) -> None:
     subscriber = subscribe()
-    wished = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(2)]
-    for pipeline_id in wished:
+    pipeline_ids = [clean.initialise("TestPatternStreamProducer", "shapes/1") for _ in range(2)]
+    for pipeline_id in pipeline_ids:
         subscriber.wait_for(pipeline_id, 3)
 
     stopped = clean.kill(name, signal.SIGSTOP)
 
     wait_for(lambda: stopped not in clean.pids(), f"the end of the stopped {name}")
-    running_again(clean, subscriber, wished)
-    for pipeline_id in wished:
+    running_again(clean, subscriber, pipeline_ids)
+    for pipeline_id in pipeline_ids:
         assert rises(subscriber.keys(pipeline_id))
 
 
@@ -90,8 +90,8 @@ def test_a_model_that_a_disk_has_damaged_is_fetched_again(
     clean: Fleet, subscribe: Callable[..., Subscriber]
 ) -> None:
     subscriber = subscribe()
-    wished = [clean.initialise("TestPatternStreamProducer", "shapes/1")]
-    subscriber.wait_for(wished[0], 3)
+    pipeline_ids = [clean.initialise("TestPatternStreamProducer", "shapes/1")]
+    subscriber.wait_for(pipeline_ids[0], 3)
     weights = clean.http.get("/v2/models/shapes/1").json()["weights"]["sha256"]
     files = list(clean.data.glob(f"workers/*/models/{weights}"))
     for file in files:
@@ -100,7 +100,7 @@ def test_a_model_that_a_disk_has_damaged_is_fetched_again(
         file.write_bytes(content)
 
     clean.kill_all("engine")  # a device that plays nothing may have one, too, which stays warm for a while
-    running_again(clean, subscriber, wished)
+    running_again(clean, subscriber, pipeline_ids)
 
     assert any(is_whole(file) for file in files)
     for file in files:  # of a device that has run none of it since
@@ -129,7 +129,7 @@ def test_a_file_that_ended_is_never_played_again(clean: Fleet, video: Path, udp:
 
 
 def clean_start(fleet: Fleet) -> str:
-    """A pipeline on each device that runs after the restart, so that all of them have read their wishes."""
+    """Start a pipeline on each device after the restart, so that all of them have read what to run."""
     wait_for(fleet.ready, "the fleet")
     receivers = [UdpReceiver(), UdpReceiver()]
     try:
@@ -146,7 +146,7 @@ def clean_start(fleet: Fleet) -> str:
             receiver.close()
 
 
-def test_no_accepted_wish_is_lost_when_the_broker_is_killed_among_writes(clean: Fleet) -> None:
+def test_no_accepted_change_is_lost_when_the_broker_is_killed_among_writes(clean: Fleet) -> None:
     accepted: list[str] = []
     for i in range(20):
         if i == 10:

@@ -44,10 +44,10 @@ def camera(video: Path) -> Iterator[HttpCamera]:
 
 
 def plays(fleet: Fleet, pipeline_id: str, device: str, reference: str, **more: Any) -> None:
-    """Wish for a pipeline that samples."""
+    """Create a pipeline that samples."""
     source = {"reference": reference, "mode": "file", "max_fps": 60}
-    wish = {"model": "shapes/1", "sources": [source], "device": device, "sampling": SAMPLING, **more}
-    answer = fleet.http.put(f"/v2/pipelines/{pipeline_id}", json=wish)
+    body = {"model": "shapes/1", "sources": [source], "device": device, "sampling": SAMPLING, **more}
+    answer = fleet.http.put(f"/v2/pipelines/{pipeline_id}", json=body)
     assert answer.status_code == 201, answer.text
 
 

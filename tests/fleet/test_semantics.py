@@ -365,7 +365,7 @@ def in_state(
 
 
 STATES = ("starting", "running", "paused", "reconnecting", "ended", "failed")
-# What the original's doors answer to a pause and to a resume, and /v2, which takes a wish that is fulfilled.
+# What the original's doors answer to a pause and to a resume, and /v2, which takes one that changes nothing.
 ANSWERS = {
     "starting": ((200, 500), (200, 200)),
     "running": ((200, 500), (200, 200)),

@@ -161,7 +161,7 @@ def test_a_stop_of_the_fleets_own_host_moves_nothing(home: Path, demo_file: Path
     try:
         fleet.start()
         fleet.add_model("shapes/1", demo_file)
-        wished = fleet.initialise("TestPatternStreamProducer", "shapes/1")
+        pipeline_id = fleet.initialise("TestPatternStreamProducer", "shapes/1")
         elsewhere = start_worker(fleet, "edge-1", home / "edge")
         wait_for(lambda: devices(fleet) == {"local-1": "ready", "edge-1": "ready"}, "both devices")
         assert fleet.process is not None
@@ -174,7 +174,7 @@ def test_a_stop_of_the_fleets_own_host_moves_nothing(home: Path, demo_file: Path
         wait_for(lambda: set(devices(fleet).values()) == {"ready"}, "both devices")
 
         [pipeline] = fleet.http.get("/v2/pipelines").json()["pipelines"]
-        assert (pipeline["pipeline_id"], pipeline["device"]) == (wished, "local-1")
+        assert (pipeline["pipeline_id"], pipeline["device"]) == (pipeline_id, "local-1")
     finally:
         fleet.stop()
         if elsewhere is not None:

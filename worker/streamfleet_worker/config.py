@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
     """The options. Raises: ConfigError; ends the process for `--help` and for unknown options."""
     parser = argparse.ArgumentParser(
         prog="streamfleet-worker",
-        description="The agent on a device: runs the pipelines that its broker wishes for.",
+        description="The agent on a device: runs the pipelines that its broker assigns to it.",
         epilog="Each option may be given in the environment: STREAMFLEET_DATA_DIR for --data-dir, and so on."
         " CONFIDENCE, IOU_THRESHOLD, CLASS_AGNOSTIC_NMS, MAX_CANDIDATES and MAX_DETECTIONS are the device's"
         " defaults where a pipeline says nothing. 'streamfleet-worker samples export FOLDER' writes the"

@@ -28,7 +28,7 @@ def status_lines(entry: Pipeline, status: PipelineReport) -> Iterator[str]:
     yield _line("rate", _rate(entry))
     if entry.latency is not None:
         yield _line("latency", f"{entry.latency * 1000:.0f} ms from frame to prediction")
-    yield from _wish(entry)
+    yield from _desired(entry)
     for source in status.sources:
         yield from _source(source)
     if lost := {sink: count for sink, count in status.dropped.items() if count}:
@@ -67,7 +67,7 @@ def _rate(entry: Pipeline) -> str:
     return f"{entry.fps:.1f} frames/s{stale}{'' if most is None else f', at most {most:g}'}"
 
 
-def _wish(entry: Pipeline) -> Iterator[str]:
+def _desired(entry: Pipeline) -> Iterator[str]:
     spec = entry.spec
     thresholds = [
         f"{name} {value:g}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from streamfleet_core.protocol.source_reference import is_movable
 from streamfleet_core.protocol.values import (
+    Assignment,
     CurveKey,
     Id,
     Labels,
@@ -14,7 +15,6 @@ from streamfleet_core.protocol.values import (
     OnDisconnect,
     PipelineSpec,
     Want,
-    Wish,
 )
 
 
@@ -71,10 +71,10 @@ class PipelineRecord:
         """The device on which it may be running."""
         return self.device if self.leaving is None else self.leaving
 
-    def wish(self) -> Wish:
+    def assignment(self) -> Assignment:
         """The assignment that its device is sent."""
         on_disconnect: OnDisconnect = "continue" if self.pinned else "stop"
-        return Wish(
+        return Assignment(
             pipeline_id=self.pipeline_id,
             gen=self.gen,
             start_gen=self.start_gen,

@@ -89,8 +89,8 @@ class Scheduler:
         others = [
             other for other in self._state.tables.of_device(name) if other.pipeline_id != record.pipeline_id
         ]
-        wishes = (*(other.wish() for other in others), record.wish())
-        return size(Desired(self._state.rev, wishes)) <= MAX_DESIRED_SIZE
+        assignments = (*(other.assignment() for other in others), record.assignment())
+        return size(Desired(self._state.rev, assignments)) <= MAX_DESIRED_SIZE
 
     def meets(self, name: str, selector: Labels) -> bool:
         """Whether a device has all labels that a selector requires."""

@@ -219,7 +219,7 @@ class State:
     def desired(self, device: Device) -> Desired:
         """The desired state of a device, without pipelines that another device must give up first."""
         records = self.tables.of_device(device.name)
-        return Desired(device.rev, tuple(record.wish() for record in records if record.leaving is None))
+        return Desired(device.rev, tuple(record.assignment() for record in records if record.leaving is None))
 
     def end_session(self, device: Device) -> None:
         """End a session: its messages are refused from now on, and its ticket is no longer valid."""

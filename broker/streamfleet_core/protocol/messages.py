@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from streamfleet_core.protocol.limits import MAX_CAPACITY
-from streamfleet_core.protocol.values import CurveKey, Fingerprint, Id, Natural, ObservedList, Wish
+from streamfleet_core.protocol.values import Assignment, CurveKey, Fingerprint, Id, Natural, ObservedList
 
 RefusalCode = Literal[
     "version",
@@ -104,7 +104,7 @@ class Desired:
     """The whole set of pipelines that a device must run. The later (epoch, rev) wins."""
 
     rev: Natural
-    wishes: tuple[Wish, ...]
+    assignments: tuple[Assignment, ...]
 
 
 @dataclass(frozen=True, slots=True)

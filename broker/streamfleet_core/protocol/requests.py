@@ -57,7 +57,7 @@ Change = Want | Literal["restart"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePipeline:
-    """Wish for a pipeline. Reply: PipelineView. An id that exists with the same spec is answered again."""
+    """Create a pipeline. Reply: PipelineView. An id that exists with the same spec is answered again."""
 
     pipeline_id: Id
     spec: PipelineSpec
@@ -73,7 +73,7 @@ class CreatePipeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutPipeline:
-    """Wish that a pipeline is exactly so. Reply: Put. Doing it again changes nothing.
+    """Create a pipeline, or make it exactly so. Reply: Put. Doing it again changes nothing.
 
     What can change while it plays (thresholds, fps, sinks, tracker, labels, want) changes so, also after its
     end, which it does not undo; another model, source or device begins a new playing. The device stays the
@@ -101,7 +101,7 @@ class RestartPipeline:
 
 @dataclass(frozen=True, slots=True)
 class ChangePipeline:
-    """Wish that a pipeline runs, pauses or stops. Reply: Changed.
+    """Run, pause or stop a pipeline. Reply: Changed.
 
     The change is durable before the reply; the reply waits at most `wait_ms` for the device to confirm.
     """
@@ -352,13 +352,13 @@ class PipelineView:
     requested: Id | None = None  # the device that was asked for by name
     selector: Labels = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
-    version: Natural = 0  # +1 at any change of what is wished for, labels too
+    version: Natural = 0  # +1 at any change of the desired state, labels too
     created_at: float = 0.0  # Unix seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The wish is durable; `confirmed` tells whether the device has done it yet."""
+    """The change is durable; `confirmed` tells whether the device has done it yet."""
 
     pipeline: PipelineView
     confirmed: bool
@@ -378,7 +378,7 @@ class Outcome:
 class DeviceView:
     """A device as the broker knows it.
 
-    `pipelines` counts those that are wished for there, running or paused, and not what has ended or failed:
+    `pipelines` counts those that should run or be paused there, and not what has ended or failed:
     it is what takes of the `capacity`.
     """
 
@@ -393,7 +393,7 @@ class DeviceView:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """The wish is durable. `confirmed`: the device has done it."""
+    """The pipeline is durable. `confirmed`: the device has done it."""
 
     pipeline: PipelineView
     created: bool

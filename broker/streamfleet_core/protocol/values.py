@@ -1,4 +1,4 @@
-"""The nouns of the fleet that cross a border: pipelines wished for, pipelines observed, models.
+"""The nouns of the fleet that cross a border: desired pipelines, observed pipelines, models.
 
 Every value is frozen and is checked against its types where it is decoded, so nothing inside checks again.
 """
@@ -211,7 +211,7 @@ class PipelineSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Assignment:
     """One pipeline that a device must run, pause or stop."""
 
     pipeline_id: Id

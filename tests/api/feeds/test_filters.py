@@ -1,4 +1,4 @@
-"""What a subscriber may choose, by table: which messages it hears of, and how a wrong wish is refused."""
+"""What a subscriber may choose, by table: which messages it hears of, and how a wrong choice is refused."""
 
 from __future__ import annotations
 

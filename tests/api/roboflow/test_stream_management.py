@@ -62,7 +62,7 @@ def test_initialise_answers_with_an_id_of_our_making(http: httpx.Client, peer: P
     assert list(peer.pipelines) == [context["pipeline_id"]]
 
 
-def test_every_field_of_a_request_reaches_the_wish(http: httpx.Client, peer: Peer) -> None:
+def test_every_field_of_a_request_reaches_the_broker(http: httpx.Client, peer: Peer) -> None:
     peer.devices["edge-1"] = device("edge-1")
 
     answer = http.post(

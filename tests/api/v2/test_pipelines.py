@@ -1,4 +1,4 @@
-"""`/v2/pipelines`: wished for whole, in part, in a word; once under a key, and only at a version."""
+"""`/v2/pipelines`: created whole, in part, in a word; once under a key, and only at a version."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _known(peer: Peer) -> None:
 
 
 def body(**changes: Any) -> dict[str, Any]:
-    """A legal wish, with changes."""
+    """A legal request, with changes."""
     return {"model": "parts/1", "sources": ["rtsp://cam/1"], **changes}
 
 
 # creating -------------------------------------------------------------------------------------------------
 
 
-def test_every_key_of_a_wish_reaches_the_broker(http: httpx.Client, peer: Peer) -> None:
+def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Peer) -> None:
     source = {
         "reference": "https://cam/2.mp4",
         "mode": "file",
@@ -75,7 +75,7 @@ def test_every_key_of_a_wish_reaches_the_broker(http: httpx.Client, peer: Peer) 
     assert answer.status_code == 201, answer.text
     assert answer.headers["location"] == "/v2/pipelines/door"
     assert answer.headers["etag"] == '"1"'
-    wished = PipelineSpec(
+    desired = PipelineSpec(
         model=MODEL,
         sources=(
             SourceSpec("rtsp://cam/1"),
@@ -100,7 +100,7 @@ def test_every_key_of_a_wish_reaches_the_broker(http: httpx.Client, peer: Peer) 
     )
     assert peer.asked[-1] == CreatePipeline(
         pipeline_id="door",
-        spec=wished,
+        spec=desired,
         device="edge-2",
         selector={"site": "hall-1"},
         labels={"line": "3", "empty": ""},
@@ -175,7 +175,7 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
         ({"paused": 1}, ["body", "paused"], "boolean"),
     ],
 )
-def test_a_wrong_wish_is_a_problem_that_says_where_what_was_expected_and_what_came(
+def test_a_wrong_request_is_a_problem_that_says_where_what_was_expected_and_what_came(
     http: httpx.Client, peer: Peer, changes: dict[str, Any], where: list[str | int], expected: str
 ) -> None:
     answer = http.post("/v2/pipelines", json=body(**changes))
@@ -201,7 +201,7 @@ def test_a_refused_create_says_why(http: httpx.Client, peer: Peer) -> None:
 
     answer = http.post("/v2/pipelines", json=body(id="door"))
 
-    assert (answer.status_code, answer.json()["detail"]) == (409, "it is there with another wish")
+    assert (answer.status_code, answer.json()["detail"]) == (409, "it is there with another spec")
 
 
 # putting --------------------------------------------------------------------------------------------------
@@ -297,10 +297,10 @@ def test_a_source_that_comes_back_as_it_was_shown_keeps_its_credentials(
 
     answer = patch(http, {"sources": [{**shown[0], "max_fps": 5}, shown[0]["reference"]]})
 
-    wished = peer.asked[-1]
+    desired = peer.asked[-1]
     assert answer.status_code == 200, answer.text
-    assert isinstance(wished, PutPipeline)
-    assert wished.spec.sources == (SourceSpec(SECRET, max_fps=5.0), SourceSpec("rtsp://10.0.0.9/door"))
+    assert isinstance(desired, PutPipeline)
+    assert desired.spec.sources == (SourceSpec(SECRET, max_fps=5.0), SourceSpec("rtsp://10.0.0.9/door"))
     assert "hunter2" not in answer.text
 
 
@@ -309,9 +309,9 @@ def test_a_put_takes_a_source_as_it_is_given(http: httpx.Client, peer: Peer) -> 
 
     http.put("/v2/pipelines/door", json=body(sources=["rtsp://10.0.0.9/door"]))
 
-    wished = peer.asked[-1]
-    assert isinstance(wished, PutPipeline)
-    assert wished.spec.sources == (SourceSpec("rtsp://10.0.0.9/door"),)
+    desired = peer.asked[-1]
+    assert isinstance(desired, PutPipeline)
+    assert desired.spec.sources == (SourceSpec("rtsp://10.0.0.9/door"),)
 
 
 def test_a_patch_keeps_the_content_that_the_model_was_unless_it_names_the_model(
@@ -509,19 +509,19 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
         ("resume", {"status": "ended"}, None, 409),
     ],
 )
-def test_a_word_is_a_wish_and_one_that_makes_no_sense_is_a_conflict(
+def test_a_word_is_a_change_and_one_that_makes_no_sense_is_a_conflict(
     http: httpx.Client, peer: Peer, word: str, before: dict[str, Any], want: str | None, status: int
 ) -> None:
     peer.pipelines["door"] = pipeline("door", **before)
 
     answer = http.post(f"/v2/pipelines/door/{word}")
 
-    wishes = [asked.want for asked in peer.asked if isinstance(asked, ChangePipeline)]
-    assert (answer.status_code, wishes) == (status, [want] if want else [])
+    changes = [asked.want for asked in peer.asked if isinstance(asked, ChangePipeline)]
+    assert (answer.status_code, changes) == (status, [want] if want else [])
     assert status == 200 or "restart runs it again" in answer.json()["detail"]
 
 
-def test_a_wish_that_no_device_confirmed_is_accepted(http: httpx.Client, peer: Peer) -> None:
+def test_a_change_that_no_device_confirmed_is_accepted(http: httpx.Client, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
     peer.pipelines["homeless"] = pipeline("homeless", status="pending", device=None)
     peer.confirms = False

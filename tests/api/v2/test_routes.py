@@ -358,11 +358,11 @@ def test_a_model_is_registered_by_the_content_of_its_manifest(http: httpx.Client
 
 
 def test_an_id_keeps_its_content_until_told_to_replace_it(http: httpx.Client, peer: Peer) -> None:
-    wish = {"weights": upload(http, DEMO)}
-    other = {**wish, "labels": ["a", "b", "c"]}
-    first = http.put("/v2/models/shapes/1", json=wish)
+    body = {"weights": upload(http, DEMO)}
+    other = {**body, "labels": ["a", "b", "c"]}
+    first = http.put("/v2/models/shapes/1", json=body)
 
-    again = http.put("/v2/models/shapes/1", json=wish)
+    again = http.put("/v2/models/shapes/1", json=body)
     refused = http.put("/v2/models/shapes/1", json=other)
     kept = peer.models["shapes/1"].digest
     replaced = http.put("/v2/models/shapes/1", json={**other, "replace": True})

@@ -128,7 +128,7 @@ def test_predictions_are_chosen_by_the_labels_of_their_pipeline(http: httpx.Clie
     ],
 )
 @pytest.mark.parametrize("over", ["sse", "websocket"])
-def test_a_wrong_wish_is_a_problem_that_says_what_was_expected(
+def test_a_wrong_choice_is_a_problem_that_says_what_was_expected(
     api: Api, query: str, status: int, expected: str, over: str
 ) -> None:
     path = f"/v2/predictions?{query}"

@@ -82,13 +82,13 @@ from streamfleet_core.protocol.requests import (
 from streamfleet_core.protocol.sampling import Random, Sampling
 from streamfleet_core.protocol.source_reference import TEST_PATTERN, is_movable
 from streamfleet_core.protocol.values import (
+    Assignment,
     ModelRef,
     Observed,
     ObservedState,
     PipelineSpec,
     SourceSpec,
     Want,
-    Wish,
 )
 from tests.fakes.desk import (
     CAMERA,
@@ -285,14 +285,14 @@ def test_enrolling_anew_cuts_the_old_key_and_fences_what_it_may_still_emit() -> 
     assert refusals(fleet.heartbeat("a")) == ["revoked"]
     assert refusals(fleet.hello("a")) == ["revoked"]
     effects = fleet.hello("a", key=NEW_KEY)
-    assert [wish.gen for wish in sent(effects, "a")[1].wishes] == [2]
-    assert [wish.start_gen for wish in sent(effects, "a")[1].wishes] == [2]
+    assert [each.gen for each in sent(effects, "a")[1].assignments] == [2]
+    assert [each.start_gen for each in sent(effects, "a")[1].assignments] == [2]
 
 
 # sessions -------------------------------------------------------------------------------------------------
 
 
-def test_hello_is_answered_with_a_session_and_all_that_is_wished() -> None:
+def test_hello_is_answered_with_a_session_and_the_desired_state() -> None:
     fleet = desk("a")
     fleet.create("door", FILE, "a")
 
@@ -310,10 +310,12 @@ def test_hello_is_answered_with_a_session_and_all_that_is_wished() -> None:
         pictures=("tcp://*:7775",),
         api_fingerprint=FINGERPRINT,
     )
-    wish = Wish(pipeline_id="door", gen=1, start_gen=1, want="run", on_disconnect="continue", spec=FILE)
+    assignment = Assignment(
+        pipeline_id="door", gen=1, start_gen=1, want="run", on_disconnect="continue", spec=FILE
+    )
     assert effects == [
         Send(b"a", welcome, session),
-        Send(b"a", Desired(2, (wish,)), session),
+        Send(b"a", Desired(2, (assignment,)), session),
         Send(b"a", Subscribers(1, ()), session),
         LogEvent("a", "joined, agent 0.1.0"),
     ]
@@ -502,16 +504,18 @@ def test_a_device_whose_pipelines_never_rest_pushes_no_event_of_others_out() -> 
     assert {event.id: event.state for event in last} == {f"p{number}": "paused" for number in range(4)}
 
 
-def test_a_heartbeat_is_acknowledged_and_wishes_are_said_again_until_they_are_applied() -> None:
+def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_it_is_applied() -> None:
     fleet = desk("a")
     fleet.create("door", FILE, "a")
     session = fleet.devices["a"].session
 
     effects = fleet.heartbeat("a", applied_rev=1)
 
-    wish = Wish(pipeline_id="door", gen=1, start_gen=1, want="run", on_disconnect="continue", spec=FILE)
+    assignment = Assignment(
+        pipeline_id="door", gen=1, start_gen=1, want="run", on_disconnect="continue", spec=FILE
+    )
     assert effects == [
-        Send(b"a", Desired(2, (wish,)), session),
+        Send(b"a", Desired(2, (assignment,)), session),
         Send(b"a", Subscribers(1, ()), session),
         Send(b"a", HeartbeatAck(15), session),
     ]
@@ -527,7 +531,7 @@ def test_a_heartbeat_whose_digest_is_another_is_asked_for_the_whole() -> None:
     assert sent(fleet.heartbeat("a", full=False), "a") == [HeartbeatAck(17)]
 
 
-def test_wishes_that_could_not_be_queued_go_out_before_the_next_ack() -> None:
+def test_a_desired_state_that_could_not_be_queued_goes_out_before_the_next_ack() -> None:
     fleet = desk("a")
     fleet.create("door", FILE, "a")
     send = Send(b"a", Desired(2, ()), fleet.devices["a"].session)
@@ -643,7 +647,7 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
             Desired(
                 4,
                 (
-                    Wish(
+                    Assignment(
                         pipeline_id="door", gen=2, start_gen=2, want="run", on_disconnect="stop", spec=CAMERA
                     ),
                 ),
@@ -783,10 +787,12 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
         version=1,
         created_at=CREATED,
     )
-    wish = Wish(pipeline_id="second", gen=1, start_gen=1, want="run", on_disconnect="stop", spec=CAMERA)
+    assignment = Assignment(
+        pipeline_id="second", gen=1, start_gen=1, want="run", on_disconnect="stop", spec=CAMERA
+    )
     assert effects == [
         Save((Write("pipeline", "second", None, record),)),
-        Send(b"b", Desired(3, (wish,)), fleet.devices["b"].session),
+        Send(b"b", Desired(3, (assignment,)), fleet.devices["b"].session),
         LogEvent("second", "created on b"),
         Answer(b"operator", (2).to_bytes(16, "big"), Reply(view)),
     ]
@@ -816,7 +822,7 @@ def test_a_device_that_is_away_gets_its_pipeline_when_it_returns() -> None:
     view = fleet.create("door", CAMERA, "a")
 
     assert (view.device, view.status, view.pinned) == ("a", "pending", True)
-    assert [wish.pipeline_id for wish in sent(fleet.hello("a"), "a")[1].wishes] == ["door"]
+    assert [each.pipeline_id for each in sent(fleet.hello("a"), "a")[1].assignments] == ["door"]
     assert fleet.view("door").status == "starting"
 
 
@@ -878,11 +884,11 @@ def test_pipelines_of_a_lost_device_move_and_begin_anew_and_pinned_ones_stay() -
 
     door, disk = fleet.view("door"), fleet.view("disk")
     assert (door.device, door.gen, door.want, door.status) == ("b", 3, "pause", "starting")
-    assert fleet.devices["b"].wishes == (
-        Wish(pipeline_id="door", gen=3, start_gen=3, want="pause", on_disconnect="stop", spec=CAMERA),
+    assert fleet.devices["b"].assignments == (
+        Assignment(pipeline_id="door", gen=3, start_gen=3, want="pause", on_disconnect="stop", spec=CAMERA),
     )
     assert (disk.device, disk.gen, disk.status) == ("a", 1, "unknown")
-    assert [wish.pipeline_id for wish in sent(fleet.hello("a"), "a")[1].wishes] == ["disk"]
+    assert [each.pipeline_id for each in sent(fleet.hello("a"), "a")[1].assignments] == ["disk"]
 
 
 def test_what_nobody_can_take_stays_where_it_is_and_goes_on_there() -> None:
@@ -988,7 +994,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
             Desired(
                 3,
                 (
-                    Wish(
+                    Assignment(
                         pipeline_id="door",
                         gen=2,
                         start_gen=1,
@@ -1041,7 +1047,7 @@ def test_whoever_does_not_wait_is_answered_at_once() -> None:
     assert answer.data.confirmed is False
 
 
-def test_a_newer_wish_answers_who_waits_for_an_older_one() -> None:
+def test_a_newer_change_answers_who_waits_for_an_older_one() -> None:
     fleet = desk("a")
     fleet.create("door")
     fleet.obey()
@@ -1172,12 +1178,12 @@ def test_a_stopped_pipeline_is_gone_for_operators_at_once() -> None:
     assert fleet.error(CreatePipeline(pipeline_id="door", spec=CAMERA)) == Error(
         "conflict", "pipeline door is being stopped"
     )
-    assert fleet.devices["a"].wishes == (
-        Wish(pipeline_id="door", gen=2, start_gen=1, want="stop", on_disconnect="stop", spec=CAMERA),
+    assert fleet.devices["a"].assignments == (
+        Assignment(pipeline_id="door", gen=2, start_gen=1, want="stop", on_disconnect="stop", spec=CAMERA),
     )
 
 
-def test_a_stop_is_confirmed_by_absence_after_the_wish_was_applied() -> None:
+def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() -> None:
     fleet = desk("a")
     fleet.create("door")
     fleet.change("door", "stop", wait_ms=60_000)
@@ -1261,7 +1267,7 @@ def test_a_stop_on_a_lost_device_is_certain_only_where_the_lease_has_stopped_it(
     fleet.pass_time(20)
 
     assert data_of(fleet.answer(fleet.change("door", "stop", wait_ms=5000))).confirmed is certain
-    assert sent(fleet.hello("a"), "a")[1].wishes == ()
+    assert sent(fleet.hello("a"), "a")[1].assignments == ()
 
 
 def test_a_stop_under_way_ends_with_the_device() -> None:
@@ -1472,7 +1478,7 @@ def test_what_has_finished_makes_room(finished: ObservedState) -> None:
     assert (device.capacity, device.pipelines) == (1, 1)
 
 
-def test_what_has_finished_is_still_one_of_the_wishes_of_a_device() -> None:
+def test_what_has_finished_is_still_assigned_to_a_device() -> None:
     fleet = desk("a")
     fleet.join("a", capacity=1000)
     for number in range(MAX_PIPELINES):
@@ -1738,7 +1744,7 @@ def test_what_another_device_could_open_may_move(reference: str | int, movable: 
         ("stop", "lost", RUNNING, "stopping"),
     ],
 )
-def test_one_word_for_what_is_wished_and_seen(
+def test_one_word_for_what_is_desired_and_observed(
     want: Want, device: DeviceState | None, observed: ObservedState | None, expected: PipelineStatus
 ) -> None:
     record = PipelineRecord(
@@ -1769,9 +1775,9 @@ QUICKER = replace(CAMERA, max_fps=30.0, confidence=0.7)
 GATE = replace(CAMERA, sources=(SourceSpec("rtsp://10.0.0.9/gate"),))
 
 
-def put(fleet: Desk, spec: PipelineSpec = CAMERA, **wish: Any) -> Put:
-    """Wish that the pipeline `door` is exactly so."""
-    done = fleet.reply(PutPipeline(pipeline_id="door", spec=spec, **wish))
+def put(fleet: Desk, spec: PipelineSpec = CAMERA, **changes: Any) -> Put:
+    """Make the pipeline `door` exactly so."""
+    done = fleet.reply(PutPipeline(pipeline_id="door", spec=spec, **changes))
     assert isinstance(done, Put)
     return done
 
@@ -1783,8 +1789,8 @@ def test_putting_makes_what_is_not_there_and_putting_it_again_changes_nothing() 
     again = put(fleet, labels={"line": "2"}, want="pause")
 
     assert (first.created, first.changed, first.pipeline.version, first.pipeline.gen) == (True, True, 1, 1)
-    assert fleet.devices["a"].wishes == (
-        Wish(pipeline_id="door", gen=1, start_gen=1, want="pause", on_disconnect="stop", spec=CAMERA),
+    assert fleet.devices["a"].assignments == (
+        Assignment(pipeline_id="door", gen=1, start_gen=1, want="pause", on_disconnect="stop", spec=CAMERA),
     )
     assert again == replace(first, created=False, changed=False)
     assert Save not in map(type, fleet.effects)
@@ -1810,8 +1816,8 @@ def test_what_plays_alike_changes_as_it_plays() -> None:
     done = put(fleet, QUICKER, want="pause")
 
     assert (done.pipeline.version, done.pipeline.status) == (2, "running")
-    assert fleet.devices["a"].wishes == (
-        Wish(pipeline_id="door", gen=2, start_gen=1, want="pause", on_disconnect="stop", spec=QUICKER),
+    assert fleet.devices["a"].assignments == (
+        Assignment(pipeline_id="door", gen=2, start_gen=1, want="pause", on_disconnect="stop", spec=QUICKER),
     )
 
 
@@ -1827,7 +1833,7 @@ def test_another_source_or_model_begins_anew_on_the_same_device(spec: PipelineSp
     done = put(fleet, spec)
 
     assert (done.pipeline.device, done.pipeline.gen, done.pipeline.status) == ("a", 2, "starting")
-    assert [wish.start_gen for wish in fleet.devices["a"].wishes] == [2]
+    assert [each.start_gen for each in fleet.devices["a"].assignments] == [2]
 
 
 def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
@@ -1838,8 +1844,8 @@ def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
 
     put(fleet, device="a")
 
-    assert fleet.devices["a"].wishes == (
-        Wish(pipeline_id="door", gen=2, start_gen=2, want="run", on_disconnect="continue", spec=CAMERA),
+    assert fleet.devices["a"].assignments == (
+        Assignment(pipeline_id="door", gen=2, start_gen=2, want="run", on_disconnect="continue", spec=CAMERA),
     )
     put(fleet, FILE, device="a")
     gen = fleet.view("door").gen
@@ -1933,7 +1939,9 @@ def test_restarting_begins_anew_whatever_it_did() -> None:
         fleet.obey(state=state)
         assert fleet.reply(RestartPipeline("door")).status == "starting"
 
-    assert [(wish.gen, wish.start_gen, wish.want) for wish in fleet.devices["a"].wishes] == [(5, 5, "run")]
+    assert [(each.gen, each.start_gen, each.want) for each in fleet.devices["a"].assignments] == [
+        (5, 5, "run")
+    ]
     for _ in range(2):
         fleet.ask(RestartPipeline("door"), request_id=b"q" * 16)
     assert fleet.view("door").gen == 6
@@ -2058,12 +2066,12 @@ def test_a_pipeline_waits_for_the_device_that_it_is_taken_from() -> None:
     view = fleet.view("door")
     assert (view.device, view.status, view.gen, view.version) == ("b", "moving", 3, 1)
     assert view.reason == "it goes to b when device a has stopped it"
-    assert (fleet.wishes("a"), fleet.wishes("b")) == ((), ())
+    assert (fleet.assignments("a"), fleet.assignments("b")) == ((), ())
     fleet.obey("b")
-    assert fleet.wishes("b") == ()
+    assert fleet.assignments("b") == ()
     fleet.obey("a")
-    assert fleet.wishes("b") == (
-        Wish(pipeline_id="door", gen=3, start_gen=3, want="run", on_disconnect="stop", spec=CAMERA),
+    assert fleet.assignments("b") == (
+        Assignment(pipeline_id="door", gen=3, start_gen=3, want="run", on_disconnect="stop", spec=CAMERA),
     )
     fleet.obey("b")
     assert fleet.view("door").status == "running"
@@ -2076,10 +2084,10 @@ def test_absence_proves_nothing_before_the_device_has_heard_of_it() -> None:
 
     fleet.heartbeat("a", applied_rev=1)
     fleet.heartbeat("a", applied_rev=2)
-    assert fleet.wishes("b") == ()
+    assert fleet.assignments("b") == ()
     fleet.heartbeat("a", applied_rev=3)
 
-    assert [wish.pipeline_id for wish in fleet.wishes("b")] == ["door"]
+    assert [each.pipeline_id for each in fleet.assignments("b")] == ["door"]
 
 
 def test_a_pipeline_is_not_waited_for_longer_than_the_lease_of_the_device_it_leaves() -> None:
@@ -2093,9 +2101,9 @@ def test_a_pipeline_is_not_waited_for_longer_than_the_lease_of_the_device_it_lea
     reason = "it goes to b when device a has stopped it, which is silent for 4 s"
     assert (fleet.view("door").status, fleet.view("door").reason) == ("moving", reason)
     fleet.pass_time(6, alive=["b"])
-    assert fleet.wishes("b") == ()
+    assert fleet.assignments("b") == ()
     fleet.pass_time(0.5, alive=["b"])
-    assert [wish.gen for wish in fleet.wishes("b")] == [2]
+    assert [each.gen for each in fleet.assignments("b")] == [2]
 
 
 def test_a_device_that_leaves_gives_up_what_was_taken_from_it() -> None:
@@ -2106,7 +2114,7 @@ def test_a_device_that_leaves_gives_up_what_was_taken_from_it() -> None:
 
     fleet.leave("a")
 
-    assert [wish.gen for wish in fleet.devices["b"].wishes] == [2]
+    assert [each.gen for each in fleet.devices["b"].assignments] == [2]
 
 
 def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> None:
@@ -2124,14 +2132,14 @@ def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> No
     fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingEntropy(), now=0, unix_time=1e6))
     fleet.join("b")
     assert fleet.view("door").status == "moving"
-    assert fleet.wishes("b") == ()
+    assert fleet.assignments("b") == ()
 
     fleet.hello("a", observed=[Observed(pipeline_id="door", gen=3, inc=1, state=RUNNING)])
     fleet.heartbeat("a")
-    assert fleet.wishes("b") == ()
+    assert fleet.assignments("b") == ()
     fleet.obey("a")
 
-    assert [wish.gen for wish in fleet.wishes("b")] == [4]
+    assert [each.gen for each in fleet.assignments("b")] == [4]
 
 
 def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
@@ -2142,11 +2150,11 @@ def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
 
     put(fleet, device="a")
 
-    assert fleet.devices["a"].wishes == (
-        Wish(pipeline_id="door", gen=3, start_gen=3, want="run", on_disconnect="continue", spec=CAMERA),
+    assert fleet.devices["a"].assignments == (
+        Assignment(pipeline_id="door", gen=3, start_gen=3, want="run", on_disconnect="continue", spec=CAMERA),
     )
     fleet.obey()
-    assert (fleet.view("door").status, fleet.devices["b"].wishes) == ("running", ())
+    assert (fleet.view("door").status, fleet.devices["b"].assignments) == ("running", ())
 
 
 def test_what_is_stopped_while_it_moves_is_stopped_where_it_was() -> None:
@@ -2161,7 +2169,7 @@ def test_what_is_stopped_while_it_moves_is_stopped_where_it_was() -> None:
 
     assert isinstance(answer, Reply)
     assert answer.data.confirmed is True
-    assert fleet.wishes("b") == ()
+    assert fleet.assignments("b") == ()
     assert fleet.create("door").gen == 4
 
 
@@ -2178,7 +2186,7 @@ def test_several_that_leave_a_device_are_given_free_together() -> None:
     assert [fleet.view(name).reason for name in "pqr"] == [reason] * 3
     fleet.reply(LabelDevice("b", {"site": "hall-1"}))
 
-    assert [wish.gen for wish in fleet.devices["b"].wishes] == [3, 3, 3]
+    assert [each.gen for each in fleet.devices["b"].assignments] == [3, 3, 3]
 
 
 def test_what_may_not_move_stays_where_the_labels_are_gone() -> None:
@@ -2254,7 +2262,7 @@ def test_a_device_that_is_here_is_told_that_it_is_removed_and_its_pipelines_go_o
     assert fleet.answer(effects) == Reply(None)
     assert fleet.reply(CheckTicket(welcome.ticket)) is None
     assert [view.device for view in fleet.reply(ListDevices())] == ["b"]
-    assert [wish.pipeline_id for wish in fleet.devices["b"].wishes] == ["door"]
+    assert [each.pipeline_id for each in fleet.devices["b"].assignments] == ["door"]
     assert fleet.error(GetPipeline("disk")).code == "not_found"
     assert refusals(fleet.heartbeat("a")) == ["revoked"]
 
@@ -2270,7 +2278,7 @@ def test_a_device_is_removed_while_a_pipeline_is_taken_from_it_or_is_about_to_co
     fleet.reply(PutPipeline(pipeline_id="gate", spec=CAMERA))  # may move again
     fleet.reply(RemoveDevice("a"))
 
-    assert "door" in [wish.pipeline_id for wish in fleet.devices["b"].wishes]
+    assert "door" in [each.pipeline_id for each in fleet.devices["b"].assignments]
     fleet.obey("b", "c")
     assert fleet.view("gate").device in ("b", "c")
 
@@ -2285,7 +2293,7 @@ def test_a_device_that_is_here_and_could_not_be_removed_goes_on() -> None:
     assert refusals(fleet.effects) == []
     fleet.store_down = False
     fleet.join("a")
-    assert [wish.pipeline_id for wish in fleet.devices["a"].wishes] == ["door"]
+    assert [each.pipeline_id for each in fleet.devices["a"].assignments] == ["door"]
 
 
 def test_a_device_that_could_not_be_removed_is_there() -> None:

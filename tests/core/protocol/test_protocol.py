@@ -50,6 +50,7 @@ from streamfleet_core.protocol.requests import (
     unpack_request,
 )
 from streamfleet_core.protocol.values import (
+    Assignment,
     Manifest,
     ModelRef,
     Observed,
@@ -58,7 +59,6 @@ from streamfleet_core.protocol.values import (
     SourceSpec,
     UdpSink,
     Weights,
-    Wish,
     from_plain,
     observed_digest,
     to_plain,
@@ -70,7 +70,7 @@ SPEC = PipelineSpec(
     sinks=(UdpSink("127.0.0.1", 12000),),
     confidence=0.3,
 )
-WISH = Wish(pipeline_id="door", gen=7, start_gen=3, want="pause", on_disconnect="stop", spec=SPEC)
+ASSIGNMENT = Assignment(pipeline_id="door", gen=7, start_gen=3, want="pause", on_disconnect="stop", spec=SPEC)
 OBSERVED = Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNING)
 
 
@@ -89,7 +89,7 @@ OBSERVED = Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNIN
         Heartbeat(1, 3, 4, None),
         Heartbeat(1, 3, 2**64 - 1, (OBSERVED,)),
         HeartbeatAck(1),
-        Desired(3, (WISH,)),
+        Desired(3, (ASSIGNMENT,)),
         Refused("stale_session", "hello first"),
         pack_request(GetPipeline("door")),
     ],
@@ -238,7 +238,7 @@ def test_no_bytes_raise_anything_but_bad_message(frames: list[bytes]) -> None:
 def test_every_flipped_bit_is_read_or_refused(data: st.DataObject) -> None:
     frames = [
         bytearray(frame)
-        for frame in encode(Envelope(Desired(3, (WISH,)), epoch=5, session=b"s" * 16, seq=17))
+        for frame in encode(Envelope(Desired(3, (ASSIGNMENT,)), epoch=5, session=b"s" * 16, seq=17))
     ]
     frame = data.draw(st.sampled_from([0, 2]))
     position = data.draw(st.integers(0, len(frames[frame]) * 8 - 1))

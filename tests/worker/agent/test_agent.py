@@ -68,7 +68,9 @@ def restarted(broker: Broker, pipeline_id: str, restarts: int) -> bool:
     return view.status == "running" and view.restarts >= restarts
 
 
-def test_a_wish_runs_pauses_resumes_and_stops_and_each_is_confirmed(broker: Broker, worker: Worker) -> None:
+def test_a_pipeline_runs_pauses_resumes_and_stops_and_each_is_confirmed(
+    broker: Broker, worker: Worker
+) -> None:
     broker.create("door", "rtsp://h/door")
     broker.await_status("door", "running")
 

@@ -53,7 +53,7 @@ def test_the_epoch_never_falls(tmp_path: Path) -> None:
     state.close()
 
 
-def test_what_another_broker_wished_means_nothing(tmp_path: Path) -> None:
+def test_what_another_broker_assigned_means_nothing(tmp_path: Path) -> None:
     state = State(tmp_path / "worker.db", KEY)
     state.write([Persist(DOOR)])
     state.remember_epoch(7)

@@ -10,7 +10,7 @@ import pytest
 
 from streamfleet_core.protocol.data_plane import DataHeader
 from streamfleet_core.protocol.messages import Hello
-from streamfleet_core.protocol.values import ObservedState, Wish
+from streamfleet_core.protocol.values import Assignment, ObservedState
 from streamfleet_worker.agent.status_publisher import StatusPublisher
 from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.reconcile_events import (
@@ -33,8 +33,8 @@ class Device:
     def __init__(self, receiver: Receiver, path: str) -> None:
         self.receiver = receiver
         self.reconcile = Reconcile([], lambda: 0.5)
-        wishes = tuple(
-            Wish(
+        assignments = tuple(
+            Assignment(
                 pipeline_id=name,
                 gen=1,
                 start_gen=1,
@@ -44,7 +44,7 @@ class Device:
             )
             for name in ("door", "gate")
         )
-        for event in (Unfenced(), Adopted(wishes), ModelFetched(MANIFEST.digest, MANIFEST)):
+        for event in (Unfenced(), Adopted(assignments), ModelFetched(MANIFEST.digest, MANIFEST)):
             self.reconcile.receive(event, 0.0)
         self.publisher = StatusPublisher(
             path,

@@ -24,7 +24,7 @@ from streamfleet_core.protocol.messages import (
     Welcome,
 )
 from streamfleet_core.protocol.rates import DEVICE_BYTES, DEVICE_MESSAGES
-from streamfleet_core.protocol.values import Observed, ObservedState, Wish, observed_digest
+from streamfleet_core.protocol.values import Assignment, Observed, ObservedState, observed_digest
 from streamfleet_worker.decisions.broker_session import Session, SessionState
 from streamfleet_worker.decisions.session_effects import (
     Adopt,
@@ -54,7 +54,7 @@ WELCOME = Welcome(
     ticket="ticket",
     relay=("tcp://*:7773",),
 )
-WISH = Wish(
+ASSIGNMENT = Assignment(
     pipeline_id="door", gen=7, start_gen=3, want="run", on_disconnect="stop", spec=spec("rtsp://h/door")
 )
 RUNNING = (Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNING),)
@@ -136,15 +136,15 @@ def test_an_endpoint_that_lets_nobody_in_is_followed_by_the_next() -> None:
     assert tried_again == [Open(1)]
 
 
-def test_a_welcome_and_the_wishes_are_adopted_and_answered_with_a_heartbeat() -> None:
+def test_a_welcome_and_the_desired_state_are_adopted_and_answered_with_a_heartbeat() -> None:
     worker, broker = connected()
 
     welcomed = worker.receive(broker.say(WELCOME), 0.1)
-    adopted = worker.receive(broker.say(Desired(3, (WISH,))), 0.2)
+    adopted = worker.receive(broker.say(Desired(3, (ASSIGNMENT,))), 0.2)
     told = worker.observe((), 0.2)
 
     assert welcomed == [RememberEpoch(5), Welcomed(WELCOME)]
-    assert adopted == [Adopt(5, 3, (WISH,))]
+    assert adopted == [Adopt(5, 3, (ASSIGNMENT,))]
     assert told == [heartbeat(1, 1, rev=3, observed=())]
 
 
@@ -159,7 +159,7 @@ def test_the_lease_runs_from_the_sending_of_the_acknowledged_heartbeat() -> None
     assert effects == [ExtendFence(8.5), LeaseRenewed()]
 
 
-def test_an_ack_before_the_wishes_lets_nothing_run() -> None:
+def test_an_ack_before_the_desired_state_lets_nothing_run() -> None:
     worker, broker = connected()
     worker.receive(broker.say(WELCOME), 0.0)
     worker.tick(1.0)
@@ -306,17 +306,17 @@ def test_what_slept_through_its_lease_has_lost_it() -> None:
     assert effects[:2] == [CloseFence(), LeaseEnded()]
 
 
-def test_wishes_that_are_known_are_not_adopted_again() -> None:
+def test_a_desired_state_that_is_known_is_not_adopted_again() -> None:
     worker, broker = ready()
-    worker.receive(broker.say(Desired(2, (WISH,))), 0.1)
+    worker.receive(broker.say(Desired(2, (ASSIGNMENT,))), 0.1)
 
-    assert worker.receive(broker.say(Desired(2, (WISH,))), 0.2) == []
+    assert worker.receive(broker.say(Desired(2, (ASSIGNMENT,))), 0.2) == []
     assert worker.receive(broker.say(Desired(1, ())), 0.3) == []
 
 
 def test_a_lower_epoch_has_no_effect() -> None:
     worker, _broker = ready()
-    old = Envelope(Desired(9, (WISH,)), epoch=4, session=SESSION, seq=4)
+    old = Envelope(Desired(9, (ASSIGNMENT,)), epoch=4, session=SESSION, seq=4)
 
     assert worker.receive(old, 0.1) == []
     assert worker.receive(Envelope(Refused("stale_session"), epoch=4, session=NO_SESSION), 0.1) == []
@@ -334,14 +334,14 @@ def test_a_broker_that_was_replaced_gets_no_session() -> None:
 def test_another_session_has_no_effect() -> None:
     worker, _broker = ready()
 
-    assert worker.receive(Envelope(Desired(9, (WISH,)), epoch=5, session=b"o" * 16, seq=4), 0.1) == []
+    assert worker.receive(Envelope(Desired(9, (ASSIGNMENT,)), epoch=5, session=b"o" * 16, seq=4), 0.1) == []
 
 
 def test_a_gap_in_the_sequence_ends_the_session() -> None:
     worker, broker = ready()
     broker.say(HeartbeatAck(2))
 
-    effects = worker.receive(broker.say(Desired(2, (WISH,))), 0.1)
+    effects = worker.receive(broker.say(Desired(2, (ASSIGNMENT,))), 0.1)
 
     assert effects == [Close("message 5 came where 4 was expected")]
 
@@ -361,7 +361,7 @@ def test_a_restarted_broker_gets_a_new_hello_at_once() -> None:
     ]
 
 
-def test_the_wishes_of_a_restarted_broker_are_adopted_though_its_revisions_begin_anew() -> None:
+def test_the_desired_state_of_a_restarted_broker_is_adopted_though_its_revisions_begin_anew() -> None:
     worker, broker = ready()
     worker.receive(broker.say(Desired(9, ())), 0.1)
     restarted = Broker(epoch=6, session=b"t" * 16)
@@ -375,7 +375,7 @@ def test_the_wishes_of_a_restarted_broker_are_adopted_though_its_revisions_begin
         0.7,
     )
 
-    assert worker.receive(restarted.say(Desired(1, (WISH,))), 0.8) == [Adopt(6, 1, (WISH,))]
+    assert worker.receive(restarted.say(Desired(1, (ASSIGNMENT,))), 0.8) == [Adopt(6, 1, (ASSIGNMENT,))]
 
 
 def test_whoever_is_refused_for_good_does_not_hammer() -> None:
@@ -474,7 +474,7 @@ class World:
                     self.leased = True
         self.worker.check()
         assert self.fence <= max(0.0, self.best_sent + 8.0), "it may emit longer than the broker knows"
-        assert self.adopted == sorted(set(self.adopted)), "an old wish was adopted"
+        assert self.adopted == sorted(set(self.adopted)), "an old assignment was adopted"
         assert not (self.fence > self.now and not self.leased)
 
     def arrive(self, envelope: Envelope) -> None:
@@ -548,7 +548,7 @@ def test_whatever_the_network_does_the_laws_hold_and_it_heals(seed: int) -> None
 @pytest.mark.parametrize("code", ["revoked", "quarantined"])
 def test_whose_key_is_no_longer_its_own_runs_and_shows_nothing_pinned_or_not(code: RefusalCode) -> None:
     worker, broker = ready()
-    worker.receive(broker.say(Desired(9, (WISH,))), 0.1)
+    worker.receive(broker.say(Desired(9, (ASSIGNMENT,))), 0.1)
 
     effects = worker.receive(broker.say(Refused(code, "enrol anew")), 0.2)
 
@@ -557,7 +557,7 @@ def test_whose_key_is_no_longer_its_own_runs_and_shows_nothing_pinned_or_not(cod
 
 def test_who_is_let_in_again_adopts_the_same_revision_again() -> None:
     worker, broker = ready()
-    worker.receive(broker.say(Desired(9, (WISH,))), 0.1)
+    worker.receive(broker.say(Desired(9, (ASSIGNMENT,))), 0.1)
     worker.receive(broker.say(Refused("quarantined")), 0.2)
     for now in (2.0, 2.1):
         worker.tick(now)
@@ -569,4 +569,4 @@ def test_who_is_let_in_again_adopts_the_same_revision_again() -> None:
         2.2,
     )
 
-    assert worker.receive(again.say(Desired(9, (WISH,))), 2.3) == [Adopt(5, 9, (WISH,))]
+    assert worker.receive(again.say(Desired(9, (ASSIGNMENT,))), 2.3) == [Adopt(5, 9, (ASSIGNMENT,))]

@@ -19,14 +19,14 @@ from streamfleet_worker.decisions.reconcile_events import (
     Unfenced,
 )
 from tests.fakes.peers import MANIFEST
-from tests.fakes.reconciling import CAMERA, DIGEST, Device, engine_says, running, says, wish
+from tests.fakes.reconciling import CAMERA, DIGEST, Device, assignment, engine_says, running, says
 
 
 def test_a_stop_is_asked_for_and_after_a_second_forced_and_then_confirmed() -> None:
     device = running()
     device.well.append(says())
 
-    asked = device.feed(Adopted((wish(2, "stop"),)))
+    asked = device.feed(Adopted((assignment(2, "stop"),)))
     stopping = device.observed
     waited = device.wait(1.0)
     device.feed(Exited(CAMERA, -9))
@@ -62,7 +62,7 @@ def test_a_minute_of_health_forgives_the_crashes_before() -> None:
 
     device.feed(Exited(CameraId("door", 5), -9))
 
-    assert StartCamera(CameraId("door", 6), wish(), MANIFEST) in device.wait(0.6)
+    assert StartCamera(CameraId("door", 6), assignment(), MANIFEST) in device.wait(0.6)
 
 
 def test_a_camera_that_falls_silent_is_killed_and_started_again() -> None:
@@ -75,12 +75,12 @@ def test_a_camera_that_falls_silent_is_killed_and_started_again() -> None:
 
     assert killed == [KillChild(CAMERA, "no report for 5 s")]
     assert state is ObservedState.CRASHED
-    assert StartCamera(CameraId("door", 2), wish(), MANIFEST) in again
+    assert StartCamera(CameraId("door", 2), assignment(), MANIFEST) in again
 
 
 def test_a_camera_that_never_speaks_is_killed_after_thirty_seconds() -> None:
     device = Device()
-    device.feed(Unfenced(), Adopted((wish(),)), ModelFetched(DIGEST, MANIFEST), engine_says())
+    device.feed(Unfenced(), Adopted((assignment(),)), ModelFetched(DIGEST, MANIFEST), engine_says())
     device.well.append(engine_says())
 
     assert device.wait(29.9) == []
@@ -111,7 +111,7 @@ def test_a_camera_that_is_not_to_blame_is_left_alone(report: Reported) -> None:
 
 
 def test_a_camera_may_be_as_slow_as_it_was_told_to_be() -> None:
-    slow = replace(wish(), spec=replace(wish().spec, max_fps=0.1))
+    slow = replace(assignment(), spec=replace(assignment().spec, max_fps=0.1))
     device = running(slow)
     device.well.append(says(emitted=7))
 
@@ -120,7 +120,7 @@ def test_a_camera_may_be_as_slow_as_it_was_told_to_be() -> None:
 
 def test_of_several_sources_the_fastest_that_runs_says_how_slow_a_camera_may_be() -> None:
     sources = (SourceSpec("rtsp://h/door", max_fps=0.1), SourceSpec("rtsp://h/gate"))
-    device = running(replace(wish(), spec=replace(wish().spec, sources=sources)))
+    device = running(replace(assignment(), spec=replace(assignment().spec, sources=sources)))
     slow, fast = (
         SourceStat(source_id=0, reference="door", state="RUNNING"),
         SourceStat(source_id=1, reference="gate", state="RUNNING"),

@@ -30,12 +30,14 @@ from streamfleet_worker.decisions.reconcile_events import (
 )
 from streamfleet_worker.ipc.child_messages import EngineReport
 from tests.fakes.peers import MANIFEST
-from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, engine_says, running, says, wish
+from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, assignment, engine_says, running, says
 
 
 def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_when_it_is_cold() -> None:
     device = running()
-    other = replace(wish(2, start_gen=2), spec=replace(wish().spec, model=ModelRef("parts/2", "2" * 64)))
+    other = replace(
+        assignment(2, start_gen=2), spec=replace(assignment().spec, model=ModelRef("parts/2", "2" * 64))
+    )
     engine, camera = EngineId("2" * 64, 1), CameraId("door", 2)
 
     asked = device.feed(Adopted((other,)))
@@ -74,13 +76,15 @@ def test_an_engine_whose_inference_never_ends_is_killed_and_its_cameras_stay() -
 
 def test_an_engine_that_cannot_load_its_model_fails_its_pipelines_until_the_spec_changes() -> None:
     device = Device()
-    device.feed(Unfenced(), Adopted((wish(),)), ModelFetched(DIGEST, MANIFEST), says(ObservedState.STARTING))
+    device.feed(
+        Unfenced(), Adopted((assignment(),)), ModelFetched(DIGEST, MANIFEST), says(ObservedState.STARTING)
+    )
 
     failed = device.feed(engine_says("failed", "opset 99"))
     device.feed(Exited(CAMERA, 0), Exited(ENGINE, 0))
-    later = device.wait(60) + device.feed(Adopted((wish(2, "pause"),)))
+    later = device.wait(60) + device.feed(Adopted((assignment(2, "pause"),)))
     observed = device.observed
-    changed = device.feed(Adopted((wish(3, start_gen=3),)))
+    changed = device.feed(Adopted((assignment(3, start_gen=3),)))
 
     assert failed == [StopChild(ENGINE), StopChild(CAMERA)]
     assert later == [Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1))]
@@ -195,7 +199,7 @@ def test_a_model_whose_file_is_damaged_is_fetched_again() -> None:
 
 def test_a_model_that_is_not_there_fails_its_pipelines_and_one_that_may_come_does_not() -> None:
     device = Device()
-    device.feed(Unfenced(), Adopted((wish(),)))
+    device.feed(Unfenced(), Adopted((assignment(),)))
 
     device.feed(ModelRefused(DIGEST, "the api is away", permanent=False))
     waiting = device.observed
@@ -214,7 +218,7 @@ def test_a_model_that_is_not_there_fails_its_pipelines_and_one_that_may_come_doe
 
 def test_an_engine_stays_warm_for_half_a_minute() -> None:
     device = running()
-    device.feed(Adopted((wish(2, "stop"),)), Exited(CAMERA, 0))
+    device.feed(Adopted((assignment(2, "stop"),)), Exited(CAMERA, 0))
 
     assert device.wait(29.9) == []
     assert device.wait(0.2) == [StopChild(ENGINE)]
@@ -222,6 +226,6 @@ def test_an_engine_stays_warm_for_half_a_minute() -> None:
 
 def test_a_model_that_nobody_wants_any_more_is_not_fetched() -> None:
     device = Device()
-    device.feed(Unfenced(), Adopted((wish(),)))
+    device.feed(Unfenced(), Adopted((assignment(),)))
 
     assert CancelFetch(DIGEST) in device.feed(Adopted(()))

@@ -11,14 +11,16 @@ import pytest
 from streamfleet_core.protocol.data_plane import MAX_STAT
 from streamfleet_core.protocol.source_reference import redacted
 from streamfleet_core.protocol.status import PipelineStat, SourceStat, StatusReport
-from streamfleet_core.protocol.values import Observed, ObservedState, SourceSpec, Wish
+from streamfleet_core.protocol.values import Assignment, Observed, ObservedState, SourceSpec
 from streamfleet_worker.decisions.pipeline_stat import encoded, pipeline_stat
 from streamfleet_worker.ipc.child_messages import CameraReport
 from streamfleet_worker.video.telemetry.status_report import source_metadata
 from tests.fakes.peers import spec
 
 ADDRESS = "rtsp://user:secret@cam/door?key=secret#secret"
-WISH = Wish(pipeline_id="door", gen=2, start_gen=1, want="run", on_disconnect="stop", spec=spec(ADDRESS))
+ASSIGNMENT = Assignment(
+    pipeline_id="door", gen=2, start_gen=1, want="run", on_disconnect="stop", spec=spec(ADDRESS)
+)
 REPORT = CameraReport(
     gen=2,
     state=ObservedState.RUNNING,
@@ -51,7 +53,7 @@ def test_it_tells_why_it_was_restarted_last() -> None:
     observed = Observed(pipeline_id="door", gen=2, inc=4, state=ObservedState.RUNNING, restarts=1)
 
     document = pipeline_stat(
-        WISH,
+        ASSIGNMENT,
         observed,
         REPORT,
         device="cam-7",
@@ -69,7 +71,7 @@ def stat(
 ) -> PipelineStat:
     observed = Observed(pipeline_id="door", gen=2, inc=3, state=state)
     return pipeline_stat(
-        WISH, observed, report, device="cam-7", alive=alive, report_age=age, at=1.5, last_crash=""
+        ASSIGNMENT, observed, report, device="cam-7", alive=alive, report_age=age, at=1.5, last_crash=""
     )
 
 
@@ -117,7 +119,7 @@ def test_before_the_first_report_it_has_the_originals_four_keys(
 
 
 def test_before_the_first_report_each_source_is_there() -> None:
-    two = replace(WISH, spec=replace(WISH.spec, sources=(SourceSpec(ADDRESS), SourceSpec(3))))
+    two = replace(ASSIGNMENT, spec=replace(ASSIGNMENT.spec, sources=(SourceSpec(ADDRESS), SourceSpec(3))))
     observed = Observed(pipeline_id="door", gen=2, inc=3, state=ObservedState.STARTING)
 
     document = pipeline_stat(

@@ -8,7 +8,7 @@ import pytest
 
 from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, encode
 from streamfleet_core.protocol.messages import Hello
-from streamfleet_core.protocol.values import Observed, ObservedState, Wish
+from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
 from streamfleet_worker.decisions.reconcile_actions import (
     ChangeCamera,
     FetchModel,
@@ -35,33 +35,33 @@ from streamfleet_worker.decisions.reconcile_events import (
 )
 from streamfleet_worker.ipc.child_messages import PublisherReport
 from tests.fakes.peers import MANIFEST, spec
-from tests.fakes.reconciling import CAMERA, DIGEST, Device, movable, running, says, wish
+from tests.fakes.reconciling import CAMERA, DIGEST, Device, assignment, movable, running, says
 
 
 def test_pause_and_resume_change_the_living_camera() -> None:
     device = running()
 
-    paused = device.feed(Adopted((wish(2, "pause"),)))
+    paused = device.feed(Adopted((assignment(2, "pause"),)))
     before = device.observed
     device.feed(says(ObservedState.PAUSED, gen=2))
     after = device.observed
-    resumed = device.feed(Adopted((wish(3),)))
+    resumed = device.feed(Adopted((assignment(3),)))
 
     assert paused == [
         Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)),
-        ChangeCamera(CAMERA, wish(2, "pause")),
+        ChangeCamera(CAMERA, assignment(2, "pause")),
     ]
     assert before == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.RUNNING),)
     assert after == (Observed(pipeline_id="door", gen=2, inc=1, state=ObservedState.PAUSED),)
     assert resumed == [
         Persist(Row(pipeline_id="door", gen=3, start_gen=1, inc=1)),
-        ChangeCamera(CAMERA, wish(3)),
+        ChangeCamera(CAMERA, assignment(3)),
     ]
 
 
 def test_what_can_change_while_it_plays_is_told_to_the_living_camera() -> None:
     device = running()
-    stricter = replace(wish(2), spec=spec("rtsp://h/door", confidence=0.9, max_fps=5))
+    stricter = replace(assignment(2), spec=spec("rtsp://h/door", confidence=0.9, max_fps=5))
 
     changed = device.feed(Adopted((stricter,)))
     before = device.observed
@@ -78,11 +78,11 @@ def test_what_can_change_while_it_plays_is_told_to_the_living_camera() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        pytest.param(replace(wish(2), on_disconnect="stop"), id="on_disconnect"),
-        pytest.param(replace(wish(2), spec=spec("rtsp://h/gate")), id="source"),
+        pytest.param(replace(assignment(2), on_disconnect="stop"), id="on_disconnect"),
+        pytest.param(replace(assignment(2), spec=spec("rtsp://h/gate")), id="source"),
     ],
 )
-def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(changed: Wish) -> None:
+def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(changed: Assignment) -> None:
     device = running()
 
     asked = device.feed(Adopted((changed,)))
@@ -123,7 +123,7 @@ def test_a_camera_that_starts_later_is_told_that_somebody_looks() -> None:
     again += device.wait(0.2)
 
     assert again[-2:] == [
-        StartCamera(CameraId("door", 2), wish(), MANIFEST),
+        StartCamera(CameraId("door", 2), assignment(), MANIFEST),
         ShowPictures(CameraId("door", 2), True),
     ]
 
@@ -142,7 +142,7 @@ def test_without_a_publisher_nobody_looks() -> None:
 
 def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
     device = running()
-    changed = wish(2, start_gen=2)
+    changed = assignment(2, start_gen=2)
 
     asked = device.feed(Adopted((changed,)))
     ended = device.feed(Exited(CAMERA, 0))
@@ -164,7 +164,7 @@ def test_a_pipeline_that_is_gone_is_forgotten_once_it_has_ended() -> None:
     assert ended == [Forget("door")]
 
 
-def test_nothing_is_forgotten_before_the_first_wishes() -> None:
+def test_nothing_is_forgotten_before_the_first_desired_state() -> None:
     device = Device(Row(pipeline_id="door", gen=3, start_gen=1, inc=5))
 
     assert device.feed(Unfenced()) == []
@@ -174,15 +174,15 @@ def test_nothing_is_forgotten_before_the_first_wishes() -> None:
 def test_a_lower_generation_is_refused_also_after_a_restart() -> None:
     device = Device(Row(pipeline_id="door", gen=3, start_gen=1, inc=5))
 
-    assert device.feed(Unfenced(), Adopted((wish(2),))) == [Refuse("door", 2, 3)]
-    assert device.feed(Adopted((wish(2),))) == [Refuse("door", 2, 3)]
+    assert device.feed(Unfenced(), Adopted((assignment(2),))) == [Refuse("door", 2, 3)]
+    assert device.feed(Adopted((assignment(2),))) == [Refuse("door", 2, 3)]
     assert device.observed == ()
 
 
 def test_a_lower_generation_leaves_what_runs_alone() -> None:
-    device = running(wish(3))
+    device = running(assignment(3))
 
-    assert device.feed(Adopted((wish(2, "pause"),))) == [Refuse("door", 2, 3)]
+    assert device.feed(Adopted((assignment(2, "pause"),))) == [Refuse("door", 2, 3)]
     assert device.state is ObservedState.RUNNING
 
 
@@ -193,7 +193,7 @@ def test_an_ended_playing_is_never_started_again() -> None:
     exited = device.feed(Exited(CAMERA, 0))
     row = Row(pipeline_id="door", gen=1, start_gen=1, inc=1, ended_start_gen=1)
     device.feed(Stored((row,)))
-    later = device.wait(5) + device.feed(Adopted((wish(2, "pause"),)), Adopted((wish(3),)))
+    later = device.wait(5) + device.feed(Adopted((assignment(2, "pause"),)), Adopted((assignment(3),)))
 
     assert ended == [Persist(row), StopChild(CAMERA)]
     assert exited == []
@@ -218,7 +218,7 @@ def test_what_is_started_again_while_an_end_is_being_stored_starts_at_once() -> 
     device = running()
     device.feed(says(ObservedState.ENDED, emitted=9))
 
-    device.feed(Adopted((wish(2, start_gen=2),)), Exited(CAMERA, 0))
+    device.feed(Adopted((assignment(2, start_gen=2),)), Exited(CAMERA, 0))
 
     assert device.state is ObservedState.STARTING
 
@@ -226,9 +226,9 @@ def test_what_is_started_again_while_an_end_is_being_stored_starts_at_once() -> 
 def test_an_ended_playing_is_not_started_after_a_restart_and_a_new_one_is() -> None:
     device = Device(Row(pipeline_id="door", gen=1, start_gen=1, inc=1, ended_start_gen=1))
 
-    same = device.feed(Unfenced(), Adopted((wish(),)))
+    same = device.feed(Unfenced(), Adopted((assignment(),)))
     state = device.state
-    anew = device.feed(Adopted((wish(2, start_gen=2),)))
+    anew = device.feed(Adopted((assignment(2, start_gen=2),)))
 
     assert FetchModel(DIGEST) not in same
     assert state is ObservedState.ENDED
@@ -252,7 +252,7 @@ def test_a_crash_is_seen_and_then_tried_again_with_a_new_incarnation() -> None:
     assert backoff is ObservedState.BACKOFF
     assert again == [
         Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=2)),
-        StartCamera(CameraId("door", 2), wish(), MANIFEST),
+        StartCamera(CameraId("door", 2), assignment(), MANIFEST),
     ]
 
 
@@ -263,7 +263,7 @@ def test_why_it_crashed_is_known_while_it_runs_again_and_forgotten_when_it_is_pl
 
     device.feed(says(camera=CameraId("door", 2)))
     (again,) = device.core.pipelines(device.now)
-    device.feed(Adopted((wish(2, start_gen=2),)))
+    device.feed(Adopted((assignment(2, start_gen=2),)))
     (anew,) = device.core.pipelines(device.now)
 
     assert (again.observed.state, again.observed.reason) == (ObservedState.RUNNING, "")
@@ -284,7 +284,7 @@ def test_a_camera_that_says_it_cannot_work_is_not_started_again() -> None:
 
 def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
     device = Device()
-    pinned = wish(pipeline_id="gate")
+    pinned = assignment(pipeline_id="gate")
     device.feed(Unfenced(), Adopted((movable(), pinned)), ModelFetched(DIGEST, MANIFEST))
 
     fenced = device.feed(Fenced())
@@ -301,9 +301,11 @@ def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
     ]
 
 
-@pytest.mark.parametrize(("wished", "leaving"), [(movable(), True), (wish(), False)])
-def test_the_fence_waits_for_movable_cameras_that_are_on_their_way_out(wished: Wish, leaving: bool) -> None:
-    device = running(wished)
+@pytest.mark.parametrize(("assigned", "leaving"), [(movable(), True), (assignment(), False)])
+def test_the_fence_waits_for_movable_cameras_that_are_on_their_way_out(
+    assigned: Assignment, leaving: bool
+) -> None:
+    device = running(assigned)
     assert not device.core.is_leaving()
 
     device.feed(Adopted(()))
@@ -317,7 +319,7 @@ def test_the_fence_waits_for_movable_cameras_that_are_on_their_way_out(wished: W
 def test_the_fence_waits_for_a_movable_camera_whatever_takes_its_place() -> None:
     device = running(movable())
 
-    device.feed(Adopted((wish(gen=2, start_gen=2),)))
+    device.feed(Adopted((assignment(gen=2, start_gen=2),)))
 
     assert device.core.is_leaving()
 
@@ -326,7 +328,7 @@ def test_before_the_first_contact_only_pinned_pipelines_start() -> None:
     device = Device()
 
     assert FetchModel(DIGEST) not in device.feed(Adopted((movable(),)))
-    assert FetchModel(DIGEST) in device.feed(Adopted((wish(),)))
+    assert FetchModel(DIGEST) in device.feed(Adopted((assignment(),)))
 
 
 def test_a_reason_shows_no_password() -> None:
@@ -340,8 +342,8 @@ def test_a_reason_shows_no_password() -> None:
 def test_what_a_full_device_says_fits_into_one_message() -> None:
     device = Device()
     names = [f"{number:064}" for number in range(128)]
-    wishes = tuple(wish(pipeline_id=name) for name in names)
-    device.feed(Unfenced(), Adopted(wishes), ModelRefused(DIGEST, "ü" * 1000, permanent=True))
+    assignments = tuple(assignment(pipeline_id=name) for name in names)
+    device.feed(Unfenced(), Adopted(assignments), ModelRefused(DIGEST, "ü" * 1000, permanent=True))
 
     hello = Hello(device="cam-7", boot=b"b" * 16, agent="0.1.0", capacity=64, observed=device.observed)
 

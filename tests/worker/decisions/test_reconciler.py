@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamfleet_core.protocol.values import ModelRef, Observed, ObservedState, Want, Wish
+from streamfleet_core.protocol.values import Assignment, ModelRef, Observed, ObservedState, Want
 from streamfleet_worker.decisions.reconcile_actions import (
     Action,
     CancelFetch,
@@ -42,36 +42,36 @@ from streamfleet_worker.decisions.reconcile_events import (
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 from tests.fakes.peers import MANIFEST, spec
-from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, running, says, wish
+from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, assignment, running, says
 
 
-def test_a_wish_fetches_its_model_and_then_starts_engine_and_camera_at_once() -> None:
+def test_an_assignment_fetches_its_model_and_then_starts_engine_and_camera_at_once() -> None:
     device = Device()
 
-    adopted = device.feed(Unfenced(), Adopted((wish(),)))
+    adopted = device.feed(Unfenced(), Adopted((assignment(),)))
     fetched = device.feed(ModelFetched(DIGEST, MANIFEST))
 
     assert adopted == [Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=0)), FetchModel(DIGEST)]
     assert fetched == [
         StartEngine(ENGINE, MANIFEST),
         Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=1)),
-        StartCamera(CAMERA, wish(), MANIFEST),
+        StartCamera(CAMERA, assignment(), MANIFEST),
     ]
     assert device.observed == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.STARTING),)
 
 
-def test_the_same_wishes_again_change_nothing() -> None:
+def test_the_same_assignments_again_change_nothing() -> None:
     device = running()
 
-    assert device.feed(Adopted((wish(),))) == []
+    assert device.feed(Adopted((assignment(),))) == []
 
 
 def test_two_pipelines_share_an_engine() -> None:
     device = running()
 
-    actions = device.feed(Adopted((wish(), wish(2, start_gen=2, pipeline_id="gate"))))
+    actions = device.feed(Adopted((assignment(), assignment(2, start_gen=2, pipeline_id="gate"))))
 
-    other = wish(2, start_gen=2, pipeline_id="gate")
+    other = assignment(2, start_gen=2, pipeline_id="gate")
     assert actions == [
         Persist(Row(pipeline_id="gate", gen=2, start_gen=2, inc=0)),
         Persist(Row(pipeline_id="gate", gen=2, start_gen=2, inc=1)),
@@ -94,7 +94,7 @@ def test_words_of_a_process_that_was_replaced_are_not_heard() -> None:
 
 @dataclass
 class World:
-    """Children that do anything at all, wishes that change, restarts of the agent; and what must hold."""
+    """Children that do anything, assignments that change, restarts of the agent; and what must hold."""
 
     rng: random.Random
     now: float = 0.0
@@ -102,9 +102,9 @@ class World:
     core: Reconcile = field(init=False)
     rows: dict[str, Row] = field(default_factory=dict)  # what is on the disk
     alive: dict[ChildId, float | None] = field(default_factory=dict)  # child → when it was asked to stop
-    told: dict[ChildId, Wish] = field(default_factory=dict)  # of a camera, what it knows
+    told: dict[ChildId, Assignment] = field(default_factory=dict)  # of a camera, what it knows
     showing: set[ChildId] = field(default_factory=set)  # cameras
-    wishes: dict[str, Wish] = field(default_factory=dict)
+    assignments: dict[str, Assignment] = field(default_factory=dict)
     ended: set[tuple[str, int]] = field(default_factory=set)
     incs: dict[str, int] = field(default_factory=dict)  # of a pipeline that was not forgotten since
     fetching: set[str] = field(default_factory=set)
@@ -152,10 +152,12 @@ class World:
                 case ChangeCamera():
                     assert self.alive[action.child] is None
                     before = self.told[action.child]
-                    assert action.wish.gen > before.gen
-                    assert action.wish.start_gen == before.start_gen
-                    assert action.wish.spec.plays_like(before.spec), "a change that a camera cannot obey"
-                    self.told[action.child] = action.wish
+                    assert action.assignment.gen > before.gen
+                    assert action.assignment.start_gen == before.start_gen
+                    assert action.assignment.spec.plays_like(before.spec), (
+                        "a change that a camera cannot obey"
+                    )
+                    self.told[action.child] = action.assignment
                 case ShowPictures():
                     assert self.alive[action.child] is None
                     assert action.wanted != (action.child in self.showing), "told twice"
@@ -179,18 +181,18 @@ class World:
         self.alive[child] = None
 
     def start_camera(self, action: StartCamera) -> None:
-        child, wish = action.child, action.wish
+        child, assignment = action.child, action.assignment
         pipeline_id = child.pipeline_id
-        assert self.wishes[pipeline_id] == wish
-        assert wish.want != "stop"
-        assert (pipeline_id, wish.start_gen) not in self.ended, "a playing that had ended began again"
+        assert self.assignments[pipeline_id] == assignment
+        assert assignment.want != "stop"
+        assert (pipeline_id, assignment.start_gen) not in self.ended, "a playing that had ended began again"
         assert self.rows[pipeline_id].inc == child.inc, "started before it was written"
         assert child.inc > self.incs.get(pipeline_id, 0), "an incarnation twice"
-        assert not (self.fenced and wish.on_disconnect == "stop")
+        assert not (self.fenced and assignment.on_disconnect == "stop")
         assert not any(isinstance(c, CameraId) and c.pipeline_id == pipeline_id for c in self.alive)
-        assert any(isinstance(c, EngineId) and c.digest == wish.spec.model.digest for c in self.alive)
+        assert any(isinstance(c, EngineId) and c.digest == assignment.spec.model.digest for c in self.alive)
         self.incs[pipeline_id] = child.inc
-        self.told[child] = wish
+        self.told[child] = assignment
         self.showing.discard(child)
         self.start(child)
 
@@ -198,13 +200,13 @@ class World:
         del self.alive[child]
         self.feed(Exited(child, code))
 
-    def wish_for_something(self) -> None:
+    def change_something(self) -> None:
         pipeline_id = self.rng.choice("abc")
-        known = self.wishes.get(pipeline_id)
+        known = self.assignments.get(pipeline_id)
         self.gen += 1
         if known is None or known.want == "stop":
             model = ModelRef("m", self.rng.choice(["1" * 64, "2" * 64]))
-            fresh = Wish(
+            fresh = Assignment(
                 pipeline_id=pipeline_id,
                 gen=self.gen,
                 start_gen=self.gen,
@@ -212,17 +214,17 @@ class World:
                 on_disconnect=self.rng.choice(["stop", "continue"]),
                 spec=spec("x"),
             )
-            self.wishes[pipeline_id] = replace(fresh, spec=replace(fresh.spec, model=model))
+            self.assignments[pipeline_id] = replace(fresh, spec=replace(fresh.spec, model=model))
         elif self.rng.random() < 0.2:
-            del self.wishes[pipeline_id]
+            del self.assignments[pipeline_id]
         else:
             want: Want = self.rng.choice(["run", "pause", "stop"])
             start_gen = self.gen if self.rng.random() < 0.3 else known.start_gen
             changed = replace(known, gen=self.gen, start_gen=start_gen, want=want)
             if self.rng.random() < 0.3:
                 changed = replace(changed, spec=replace(known.spec, confidence=self.rng.random()))
-            self.wishes[pipeline_id] = changed
-        self.feed(Adopted(tuple(self.wishes.values())))
+            self.assignments[pipeline_id] = changed
+        self.feed(Adopted(tuple(self.assignments.values())))
 
     def report(self, child: ChildId, *, well: bool = False) -> None:
         match child:
@@ -261,7 +263,7 @@ class World:
     def step(self) -> None:
         chance = self.rng.random()
         if chance < 0.05:
-            self.wish_for_something()
+            self.change_something()
         elif chance < 0.35 and self.alive:
             self.report(self.rng.choice(list(self.alive)))
         elif chance < 0.40 and self.alive:
@@ -290,7 +292,7 @@ class World:
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=60)
-def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_wished(seed: int) -> None:
+def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_desired(seed: int) -> None:
     world = World(random.Random(seed))
 
     for _ in range(600):
@@ -299,7 +301,7 @@ def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_wished(see
     # Then everybody is well, and nothing changes any more.
     world.fenced = False
     world.feed(Unfenced())
-    world.feed(Adopted(tuple(world.wishes.values())))
+    world.feed(Adopted(tuple(world.assignments.values())))
     for _ in range(500):
         world.tick()
         while world.fetching:
@@ -309,15 +311,15 @@ def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_wished(see
                 world.report(child, well=True)
         for child in [child for child, asked_at in world.alive.items() if asked_at is not None]:
             world.exit(child, 0)
-    wished = {pipeline_id: w for pipeline_id, w in world.wishes.items() if w.want != "stop"}
+    desired = {pipeline_id: w for pipeline_id, w in world.assignments.items() if w.want != "stop"}
     observed = {entry.pipeline_id: entry for entry in world.core.observed()}
-    assert observed.keys() == wished.keys()
+    assert observed.keys() == desired.keys()
     cameras = [child for child in world.alive if isinstance(child, CameraId)]
     assert {child for child in cameras if child.pipeline_id == "a"} == world.showing & set(cameras)
     for pipeline_id, entry in observed.items():
-        expected = ObservedState.PAUSED if wished[pipeline_id].want == "pause" else ObservedState.RUNNING
+        expected = ObservedState.PAUSED if desired[pipeline_id].want == "pause" else ObservedState.RUNNING
         assert entry.state in (expected, ObservedState.ENDED, ObservedState.FAILED)
-        assert entry.gen == wished[pipeline_id].gen
+        assert entry.gen == desired[pipeline_id].gen
         assert entry.state is not ObservedState.ENDED or (
-            (pipeline_id, wished[pipeline_id].start_gen) in world.ended
+            (pipeline_id, desired[pipeline_id].start_gen) in world.ended
         )

@@ -7,7 +7,7 @@ import pytest
 from streamfleet_worker.library.execution.playback_clock import Schedule
 
 
-def test_without_a_wish_every_frame_is_shown_at_once() -> None:
+def test_without_a_rate_every_frame_is_shown_at_once() -> None:
     schedule = Schedule()
 
     verdicts = [

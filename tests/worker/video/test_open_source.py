@@ -436,7 +436,7 @@ def test_a_property_that_can_be_set_is_set(tmp_path: Path, caplog: pytest.LogCap
     assert not caplog.records
 
 
-def test_one_thread_decodes_what_is_live_unless_more_are_wished_for(
+def test_one_thread_decodes_what_is_live_unless_more_are_asked_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     film = str(write_video(tmp_path / "film.avi", 3, codec="mp4v"))  # which FFmpeg decodes by several threads

@@ -1,6 +1,6 @@
 """The agent of a device: one loop that performs what the session and the reconciler decide, nothing else.
 
-    broker ◀──link──▶ session ──wishes──▶ reconciler ──actions──▶ supervisor, models, state
+    broker ◀──link──▶ session ──desired state──▶ reconciler ──actions──▶ supervisor, models, state
                          ▲────────observed────┘ ▲───reports, exits────┘
 
 Each input is handled completely before the next. Only the reconciler's actions wait, for the disk.
@@ -261,12 +261,12 @@ class Agent:
                 self._welcomed(effect.welcome)
             case effects.Adopt():
                 logger.info(
-                    "%s: revision %d wishes for %d pipelines",
+                    "%s: revision %d of the desired state, %d pipelines",
                     self._identity.device,
                     effect.rev,
-                    len(effect.wishes),
+                    len(effect.assignments),
                 )
-                self._feed(events.Adopted(effect.wishes))
+                self._feed(events.Adopted(effect.assignments))
             case effects.Allow():
                 self._allowed = Allow(effect.keys)
                 self._tell_publisher(self._allowed)
@@ -371,7 +371,7 @@ class Agent:
                 pass  # already stored, before all others
             case actions.Refuse():
                 logger.warning(
-                    "%s: a wish of generation %d was refused, %d is known",
+                    "%s: an assignment of generation %d was refused, %d is known",
                     action.pipeline_id,
                     action.gen,
                     action.known_gen,
@@ -387,8 +387,8 @@ class Agent:
             case actions.StartCamera():
                 self._start_camera(action)
             case actions.ChangeCamera():
-                wish = action.wish
-                self._supervisor.tell(action.child, Change(wish.gen, wish.want, wish.spec))
+                assignment = action.assignment
+                self._supervisor.tell(action.child, Change(assignment.gen, assignment.want, assignment.spec))
             case actions.ShowPictures():
                 self._supervisor.tell(action.child, Show(action.wanted))
             case actions.StopChild():
@@ -437,27 +437,27 @@ class Agent:
         )
 
     def _start_camera(self, action: actions.StartCamera) -> None:
-        wish = action.wish
+        assignment = action.assignment
         self._supervisor.start(
             action.child,
             name=_name(action.child),
             entry=self._entries.camera,
             config=CameraConfig(
-                pipeline_id=wish.pipeline_id,
+                pipeline_id=assignment.pipeline_id,
                 device=self._identity.device,
                 short_id=self._short_id,
-                gen=wish.gen,
+                gen=assignment.gen,
                 inc=action.child.inc,
-                want=wish.want,
-                spec=wish.spec,
+                want=assignment.want,
+                spec=assignment.spec,
                 manifest=action.manifest,
                 defaults=self._config.defaults,
-                engine_socket=self._places.engine(wish.spec.model.digest),
+                engine_socket=self._places.engine(assignment.spec.model.digest),
                 intake_path=self._places.intake,
                 picture_intake_path=self._places.picture_intake,
-                progress_path=str(self._places.playing(wish.pipeline_id, wish.start_gen)),
+                progress_path=str(self._places.playing(assignment.pipeline_id, assignment.start_gen)),
                 fence_path=self._fence.path,
-                fenced=wish.on_disconnect == "stop",
+                fenced=assignment.on_disconnect == "stop",
                 samples_path=str(self._places.samples),
                 samples_size=self._config.samples_size,
             ),

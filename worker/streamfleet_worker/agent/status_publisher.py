@@ -55,10 +55,10 @@ class StatusPublisher:
         due = only is None and now - self._published_at >= INTERVAL
         at = time.time()
         views = self._reconcile.pipelines(now, only)
-        states = {view.wish.pipeline_id: _state(view) for view in views}
+        states = {view.assignment.pipeline_id: _state(view) for view in views}
         before, self._states = self._states, states if only is None else self._states | states
         for view in views:
-            if not due and states[view.wish.pipeline_id] == before.get(view.wish.pipeline_id):
+            if not due and states[view.assignment.pipeline_id] == before.get(view.assignment.pipeline_id):
                 continue
             stat = self._pipeline(view, at)
             topic = pipeline_topic(Kind.STAT, stat.pipeline_id)
@@ -74,7 +74,7 @@ class StatusPublisher:
 
     def _pipeline(self, view: PipelineView, at: float) -> PipelineStat:
         return pipeline_stat(
-            view.wish,
+            view.assignment,
             view.observed,
             view.report,
             device=self._device,

@@ -41,7 +41,7 @@ _IDLE = 0.5  # seconds, the longest wait: what else may need a look is seen then
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Orders:
-    """What of the agent's wishes can change while the sources play."""
+    """What of an assignment can change while the sources play."""
 
     gen: int
     want: Want
@@ -429,7 +429,7 @@ class FrameLoop:
         self._done = all(lane.done for lane in self._lanes)
 
     def _wait(self) -> None:
-        """Until a frame, an answer or a wish comes, or something is due."""
+        """Until a frame, an answer or a change arrives, or something is due."""
         now = time.monotonic()
         dues = [_IDLE]
         poll = select.poll()

@@ -69,7 +69,7 @@ class SessionState(str, enum.Enum):
     WAITING = "waiting"  # until the backoff is over
     CONNECTING = "connecting"
     HELLO_SENT = "hello_sent"
-    SYNCING = "syncing"  # welcomed, but without the wishes
+    SYNCING = "syncing"  # welcomed, but without the desired state
     READY = "ready"
     DEGRADED = "degraded"  # no heartbeat acknowledged for `DEGRADED_AFTER` seconds
     FENCED = "fenced"  # none acknowledged for so long that another device may run our movable pipelines
@@ -100,7 +100,7 @@ class Session:
         self._backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST, jitter=1.0)
 
         self._seen_epoch = hello.seen_epoch  # never falls
-        self._applied: tuple[int, int] = (hello.seen_epoch, 0)  # (epoch, rev) of the wishes, never falls
+        self._applied: tuple[int, int] = (hello.seen_epoch, 0)  # (epoch, rev) that was adopted; never falls
         self._subscribers: tuple[int, int] = (hello.seen_epoch, 0)  # the same for the keys
 
         self._welcome: Welcome | None = None  # of the present session
@@ -113,7 +113,7 @@ class Session:
         self._told_bytes = Bucket(TOLD_BYTES)
         # Sent and not acknowledged, in this session and since the last wake-up.
         self._heartbeats: dict[int, _SentHeartbeat] = {}
-        self._synced = False  # this session has sent the wishes
+        self._synced = False  # this session has sent the desired state
 
         self._observed: tuple[Observed, ...] = ()
         self._digest = observed_digest(())
@@ -216,7 +216,7 @@ class Session:
 
     @property
     def applied_rev(self) -> int:
-        """The revision of the wishes that were adopted last."""
+        """The revision of the desired state that was adopted last."""
         return self._applied[1]
 
     def check(self) -> None:
@@ -323,7 +323,7 @@ class Session:
             if (self._epoch, message.rev) <= self._applied:
                 return []
             self._applied = (self._epoch, message.rev)
-            return [Adopt(self._epoch, message.rev, message.wishes)]
+            return [Adopt(self._epoch, message.rev, message.assignments)]
         if isinstance(message, Subscribers):
             if (self._epoch, message.rev) < self._subscribers:
                 return []
@@ -348,7 +348,7 @@ class Session:
         return effects
 
     def _renew(self, sent_at: float, now: float) -> list[Effect]:
-        """Renew the lease. Before this session's wishes, another device may run our pipelines already."""
+        """Renew the lease. Before we know the desired state, another device may already run our pipelines."""
         assert self._welcome is not None
         self._acked_at = sent_at
         self._lease_until = sent_at + self._welcome.self_stop_ms / 1000

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from streamfleet_core.protocol.status import SourceStat
-from streamfleet_core.protocol.values import ObservedState, PipelineSpec, Wish
+from streamfleet_core.protocol.values import Assignment, ObservedState, PipelineSpec
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_worker.decisions.reconcile_actions import Action, KillChild, StopChild
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId
@@ -82,7 +82,7 @@ class Child(Generic[Id]):
 class Camera(Child[CameraId]):
     """The process of a pipeline."""
 
-    told: Wish = field(kw_only=True)  # the last one that it knows
+    told: Assignment = field(kw_only=True)  # the last one that it knows
     moved_at: float | None = None  # when `emitted` last rose; None while it need not rise
     shows: bool = False  # it was told that previews are wanted
 
@@ -96,13 +96,14 @@ class Camera(Child[CameraId]):
         """The digest of its model."""
         return self.told.spec.model.digest
 
-    def can_become(self, wish: Wish) -> bool:
-        """Can this process carry out the wish, if it is told the change?"""
+    def can_become(self, assignment: Assignment) -> bool:
+        """Can this process carry out the assignment, if it is told the change?"""
         told = self.told
         return (
-            wish.start_gen == told.start_gen
-            and wish.on_disconnect == told.on_disconnect  # a camera learns at its start if the fence stops it
-            and wish.spec.plays_like(told.spec)
+            assignment.start_gen == told.start_gen
+            # A camera learns at its start if the fence stops it.
+            and assignment.on_disconnect == told.on_disconnect
+            and assignment.spec.plays_like(told.spec)
         )
 
     def reported(self, report: CameraReport, before: CameraReport | None, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The `stat` document of a pipeline, of what is wished, what is observed and what its camera said. Pure."""
+"""The `stat` document of a pipeline, of what is desired, what is observed and what its camera said. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from streamfleet_core.protocol.status import (
     empty_report,
     silent_sources,
 )
-from streamfleet_core.protocol.values import Observed, ObservedState, Wish
+from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
 from streamfleet_worker.ipc.child_messages import CameraReport
 
 FRESH = 1.0  # seconds for which a figure is believed after it was reported
@@ -39,7 +39,7 @@ _DOWN = (ObservedState.CRASHED, ObservedState.BACKOFF, ObservedState.FAILED)  # 
 
 
 def pipeline_stat(
-    wish: Wish,
+    assignment: Assignment,
     observed: Observed,
     report: CameraReport | None,
     *,
@@ -58,8 +58,8 @@ def pipeline_stat(
     else:
         state = _SOURCE_STATES[observed.state]
     if report is None:
-        sources = silent_sources(wish.spec, state)
-        original: dict[str, Any] = {**empty_report(wish.spec, state)}
+        sources = silent_sources(assignment.spec, state)
+        original: dict[str, Any] = {**empty_report(assignment.spec, state)}
         fps, dropped, samples = 0.0, dict[str, int](), None
     else:
         age = report_age if alive and observed.state not in _DOWN else None
@@ -71,11 +71,11 @@ def pipeline_stat(
             sources = tuple(replace(source, state=_still(source.state, state)) for source in sources)
             original = _in_state(original, state)
     return PipelineStat(
-        pipeline_id=wish.pipeline_id,
+        pipeline_id=assignment.pipeline_id,
         device=device,
         gen=observed.gen,
         inc=observed.inc,
-        want=wish.want,
+        want=assignment.want,
         state=observed.state,
         reason=observed.reason,
         restarts=observed.restarts,

@@ -2,7 +2,7 @@
 
 starting --report--> running, paused, reconnecting --exit--> crashed --> backoff --> starting
 running --report ended--> ended, told once it is stored
-any --wish gone, fence closed--> stopping --exit--> (absent)
+any --unassigned, fence closed--> stopping --exit--> (absent)
 starting --model or camera can never work--> failed, until the spec changes
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from streamfleet_core.protocol.source_reference import cut_reason, shown_reason
-from streamfleet_core.protocol.values import Observed, ObservedState, Wish
+from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
 from streamfleet_worker.decisions.children import Camera, Retry, exit_reason
 from streamfleet_worker.decisions.model_table import ModelTable
 from streamfleet_worker.decisions.reconcile_actions import (
@@ -34,8 +34,8 @@ class Pipeline:
     """What is known of one pipeline. A text that is None means that there is nothing to say."""
 
     row: Row
-    wish: Wish | None = None  # the last one; None before the first since the agent's start
-    gone: bool = True  # not among the last wishes
+    assignment: Assignment | None = None  # the last one; None before the first since the agent's start
+    gone: bool = True  # not in the last desired state
     camera: Camera | None = None
     report: CameraReport | None = None  # of the present camera, or of the last one of this run
     retry: Retry = field(default_factory=Retry)
@@ -53,16 +53,16 @@ class Pipeline:
         return ended is not None and self.row.start_gen <= ended
 
     @property
-    def wished(self) -> bool:
-        """It is wished for, and not stopped."""
-        return self.wish is not None and not self.gone and self.wish.want != "stop"
+    def is_desired(self) -> bool:
+        """It is assigned to this device, and not to be stopped."""
+        return self.assignment is not None and not self.gone and self.assignment.want != "stop"
 
     @property
     def gen(self) -> int:
         """The generation that is carried out. A change is done when the camera reports it."""
-        assert self.wish is not None
-        if self.camera is None or not self.wished or self.ended or self.failed is not None:
-            return self.wish.gen
+        assert self.assignment is not None
+        if self.camera is None or not self.is_desired or self.ended or self.failed is not None:
+            return self.assignment.gen
         if self.camera.heard_at is None or self.report is None:
             return self.camera.told.gen
         return min(self.camera.told.gen, self.report.gen)
@@ -79,7 +79,7 @@ class Pipeline:
 class PipelineView:
     """One pipeline, for the status document."""
 
-    wish: Wish
+    assignment: Assignment
     observed: Observed
     alive: bool  # its camera process exists
     report: CameraReport | None  # the last one
@@ -88,7 +88,7 @@ class PipelineView:
 
 
 class PipelineTable:
-    """Runs one camera per pipeline that is wished for.
+    """Runs one camera per pipeline of the desired state.
 
     `rows` were stored by earlier runs of the agent; `rng` returns numbers in [0, 1) for the jitter.
     """
@@ -97,36 +97,41 @@ class PipelineTable:
         self._models = models
         self._rng = rng
         self._pipelines = {row.pipeline_id: Pipeline(row=row) for row in rows}
-        self._adopted = False  # before the first wishes, no stored row is removed
+        self._adopted = False  # before the first desired state, no stored row is removed
         self.fenced = True  # movable pipelines must not run
 
     # events
 
-    def adopt(self, wishes: tuple[Wish, ...]) -> list[Action]:
+    def adopt(self, assignments: tuple[Assignment, ...]) -> list[Action]:
         """Replace the desired state."""
         self._adopted = True
         for pipeline in self._pipelines.values():
             pipeline.gone = True
         actions: list[Action] = []
-        for wish in wishes:
-            row = Row(pipeline_id=wish.pipeline_id, gen=wish.gen, start_gen=wish.start_gen, inc=0)
-            pipeline = self._pipelines.setdefault(wish.pipeline_id, Pipeline(row=row))
+        for assignment in assignments:
+            row = Row(
+                pipeline_id=assignment.pipeline_id,
+                gen=assignment.gen,
+                start_gen=assignment.start_gen,
+                inc=0,
+            )
+            pipeline = self._pipelines.setdefault(assignment.pipeline_id, Pipeline(row=row))
             pipeline.gone = False
-            actions += self._adopt_one(pipeline, wish)
+            actions += self._adopt_one(pipeline, assignment)
         return actions
 
-    def _adopt_one(self, pipeline: Pipeline, wish: Wish) -> list[Action]:
+    def _adopt_one(self, pipeline: Pipeline, assignment: Assignment) -> list[Action]:
         row = pipeline.row
-        if wish.gen < row.gen:
-            return [Refuse(wish.pipeline_id, wish.gen, row.gen)]
-        is_first = pipeline.wish is None
-        pipeline.wish = wish
-        if is_first or wish.start_gen != row.start_gen:
+        if assignment.gen < row.gen:
+            return [Refuse(assignment.pipeline_id, assignment.gen, row.gen)]
+        is_first = pipeline.assignment is None
+        pipeline.assignment = assignment
+        if is_first or assignment.start_gen != row.start_gen:
             pipeline.restart()
-            self._models.try_again(wish.spec.model.digest)
-        if not is_first and (wish.gen, wish.start_gen) == (row.gen, row.start_gen):
+            self._models.try_again(assignment.spec.model.digest)
+        if not is_first and (assignment.gen, assignment.start_gen) == (row.gen, row.start_gen):
             return []
-        pipeline.row = replace(row, gen=wish.gen, start_gen=wish.start_gen)
+        pipeline.row = replace(row, gen=assignment.gen, start_gen=assignment.start_gen)
         return [Persist(pipeline.row)]
 
     def reported(self, child_id: CameraId, report: CameraReport, now: float) -> list[Action]:
@@ -141,8 +146,8 @@ class PipelineTable:
         camera.reported(report, before, now)
         if camera.start_gen != pipeline.row.start_gen:
             return []  # it belongs to an earlier run
-        if report.state is ObservedState.ENDED and not pipeline.ended and pipeline.wish is not None:
-            pipeline.before_end = self._observe(pipeline, pipeline.wish)
+        if report.state is ObservedState.ENDED and not pipeline.ended and pipeline.assignment is not None:
+            pipeline.before_end = self._observe(pipeline, pipeline.assignment)
         pipeline.report = report
         if report.state is ObservedState.RUNNING or report.state is ObservedState.PAUSED:
             pipeline.crash = None
@@ -194,8 +199,8 @@ class PipelineTable:
     def fail(self, digest: str, reason: str) -> None:
         """Give up the pipelines that should run, and whose model cannot work."""
         for pipeline in self._pipelines.values():
-            if pipeline.wish is not None and self._should_run(pipeline):
-                model = pipeline.wish.spec.model
+            if pipeline.assignment is not None and self._should_run(pipeline):
+                model = pipeline.assignment.spec.model
                 if model.digest == digest:
                     pipeline.failed = f"model {model.id}: {reason}"
 
@@ -207,22 +212,22 @@ class PipelineTable:
                 actions += self._keep_camera(pipeline, pipeline.camera, watched, now)
             elif pipeline.gone:
                 actions += self._forget(pipeline)
-            elif pipeline.wish is not None and self._should_run(pipeline) and now >= pipeline.retry.at:
-                actions += self._start_camera(pipeline, pipeline.wish, watched, now)
+            elif pipeline.assignment is not None and self._should_run(pipeline) and now >= pipeline.retry.at:
+                actions += self._start_camera(pipeline, pipeline.assignment, watched, now)
         return actions
 
     def _keep_camera(
         self, pipeline: Pipeline, camera: Camera, watched: tuple[str, ...], now: float
     ) -> list[Action]:
-        wish = pipeline.wish
-        assert wish is not None
-        if not camera.staying or not camera.can_become(wish) or not self._should_run(pipeline):
+        assignment = pipeline.assignment
+        assert assignment is not None
+        if not camera.staying or not camera.can_become(assignment) or not self._should_run(pipeline):
             return camera.stop(now)
         actions: list[Action] = []
-        if camera.told != wish:
-            camera.told = wish
+        if camera.told != assignment:
+            camera.told = assignment
             camera.moved_at = None if camera.moved_at is None else now
-            actions.append(ChangeCamera(camera.id, wish))
+            actions.append(ChangeCamera(camera.id, assignment))
         return actions + _show(camera, watched)
 
     def _forget(self, pipeline: Pipeline) -> list[Action]:
@@ -232,17 +237,17 @@ class PipelineTable:
         return [Forget(pipeline.row.pipeline_id)]
 
     def _start_camera(
-        self, pipeline: Pipeline, wish: Wish, watched: tuple[str, ...], now: float
+        self, pipeline: Pipeline, assignment: Assignment, watched: tuple[str, ...], now: float
     ) -> list[Action]:
-        manifest = self._models.ready(wish.spec.model.digest)
+        manifest = self._models.ready(assignment.spec.model.digest)
         if manifest is None:
             return []
         pipeline.row = replace(pipeline.row, inc=pipeline.row.inc + 1)
-        child = CameraId(wish.pipeline_id, pipeline.row.inc)
-        pipeline.camera = Camera(id=child, started_at=now, told=wish)
+        child = CameraId(assignment.pipeline_id, pipeline.row.inc)
+        pipeline.camera = Camera(id=child, started_at=now, told=assignment)
         return [
             Persist(pipeline.row),
-            StartCamera(child, wish, manifest),
+            StartCamera(child, assignment, manifest),
             *_show(pipeline.camera, watched),
         ]
 
@@ -251,9 +256,9 @@ class PipelineTable:
     def wanted_models(self) -> set[str]:
         """The models of the pipelines that should run, by digest."""
         return {
-            pipeline.wish.spec.model.digest
+            pipeline.assignment.spec.model.digest
             for pipeline in self._pipelines.values()
-            if pipeline.wish is not None and self._should_run(pipeline)
+            if pipeline.assignment is not None and self._should_run(pipeline)
         }
 
     def cameras(self) -> Iterator[Camera]:
@@ -262,20 +267,20 @@ class PipelineTable:
 
     def observed(self) -> tuple[Observed, ...]:
         """What the broker is told."""
-        return tuple(self._observe(pipeline, wish) for pipeline, wish in self._visible())
+        return tuple(self._observe(pipeline, assignment) for pipeline, assignment in self._visible())
 
     def views(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
         """What the status documents are made of: of all pipelines, or of one."""
         return tuple(
             PipelineView(
-                wish=wish,
-                observed=self._observe(pipeline, wish),
+                assignment=assignment,
+                observed=self._observe(pipeline, assignment),
                 alive=pipeline.camera is not None,
                 report=pipeline.report,
                 report_age=_report_age(pipeline.camera, now),
                 last_crash=pipeline.last_crash or "",
             )
-            for pipeline, wish in self._visible(only)
+            for pipeline, assignment in self._visible(only)
         )
 
     def check(self, watched: tuple[str, ...]) -> None:
@@ -290,9 +295,9 @@ class PipelineTable:
             assert camera.id == CameraId(pipeline_id, row.inc), "a camera that is not the newest"
             assert camera.start_gen <= row.start_gen
             if camera.staying:
-                assert self._should_run(pipeline), "a camera that is not wished for"
+                assert self._should_run(pipeline), "a camera that should not run"
                 assert camera.start_gen == row.start_gen
-                assert camera.told == pipeline.wish
+                assert camera.told == pipeline.assignment
                 assert camera.shows == is_watched(pipeline_id, watched)
 
     def _present(self, child_id: CameraId) -> tuple[Pipeline, Camera] | None:
@@ -302,32 +307,33 @@ class PipelineTable:
             return None
         return pipeline, pipeline.camera
 
-    def _visible(self, only: str | None = None) -> Iterator[tuple[Pipeline, Wish]]:
-        """The pipelines that run or are wished for, in the order of their ids."""
+    def _visible(self, only: str | None = None) -> Iterator[tuple[Pipeline, Assignment]]:
+        """The pipelines that run or are desired, in the order of their ids."""
         chosen = self._pipelines.keys() if only is None else self._pipelines.keys() & {only}
         for pipeline_id in sorted(chosen):
             pipeline = self._pipelines[pipeline_id]
-            if pipeline.wish is not None and (pipeline.camera is not None or pipeline.wished):
-                yield pipeline, pipeline.wish
+            if pipeline.assignment is not None and (pipeline.camera is not None or pipeline.is_desired):
+                yield pipeline, pipeline.assignment
 
     def _should_run(self, pipeline: Pipeline) -> bool:
         """Should a camera exist, now or after the backoff?"""
         return (
-            pipeline.wished
+            pipeline.is_desired
             and not pipeline.ended
             and pipeline.failed is None
             and not self._is_fenced(pipeline)
         )
 
     def _is_fenced(self, pipeline: Pipeline) -> bool:
-        return self.fenced and pipeline.wish is not None and pipeline.wish.on_disconnect == "stop"
+        assignment = pipeline.assignment
+        return self.fenced and assignment is not None and assignment.on_disconnect == "stop"
 
-    def _observe(self, pipeline: Pipeline, wish: Wish) -> Observed:
-        if pipeline.before_end is not None and pipeline.wished:
+    def _observe(self, pipeline: Pipeline, assignment: Assignment) -> Observed:
+        if pipeline.before_end is not None and pipeline.is_desired:
             return pipeline.before_end
-        state, reason = self._state(pipeline, wish)
+        state, reason = self._state(pipeline, assignment)
         return Observed(
-            pipeline_id=wish.pipeline_id,
+            pipeline_id=assignment.pipeline_id,
             gen=pipeline.gen,
             inc=pipeline.row.inc,
             state=state,
@@ -335,23 +341,23 @@ class PipelineTable:
             restarts=pipeline.restarts,
         )
 
-    def _state(self, pipeline: Pipeline, wish: Wish) -> tuple[ObservedState, str | None]:
-        if not pipeline.wished:
+    def _state(self, pipeline: Pipeline, assignment: Assignment) -> tuple[ObservedState, str | None]:
+        if not pipeline.is_desired:
             return ObservedState.STOPPING, None
         if pipeline.failed is not None:
             return ObservedState.FAILED, pipeline.failed
         if pipeline.ended:
             return ObservedState.ENDED, pipeline.report.reason if pipeline.report is not None else None
         if pipeline.camera is not None:
-            return self._camera_state(pipeline, pipeline.camera, wish)
+            return self._camera_state(pipeline, pipeline.camera, assignment)
         if self._is_fenced(pipeline):
             return ObservedState.STARTING, "stopped until the broker is heard again"
         if pipeline.crash is not None:
             return ObservedState.CRASHED if pipeline.fresh_crash else ObservedState.BACKOFF, pipeline.crash
-        return ObservedState.STARTING, self._models.obstacle(wish.spec.model)
+        return ObservedState.STARTING, self._models.obstacle(assignment.spec.model)
 
     def _camera_state(
-        self, pipeline: Pipeline, camera: Camera, wish: Wish
+        self, pipeline: Pipeline, camera: Camera, assignment: Assignment
     ) -> tuple[ObservedState, str | None]:
         report = pipeline.report
         if camera.killed_for is not None and camera.asked_at is None:
@@ -362,7 +368,7 @@ class PipelineTable:
             return ObservedState.STARTING, pipeline.crash
         if report.reason or not report.waiting_for_engine:
             return report.state, report.reason
-        return report.state, self._models.crash(wish.spec.model.digest)
+        return report.state, self._models.crash(assignment.spec.model.digest)
 
 
 def _show(camera: Camera, watched: tuple[str, ...]) -> list[Action]:

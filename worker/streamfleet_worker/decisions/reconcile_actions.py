@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import Manifest, Wish
+from streamfleet_core.protocol.values import Assignment, Manifest
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, EngineId, PublisherId, Row
 
 
@@ -17,14 +17,14 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Remove what is stored of a pipeline: it is no longer wished for."""
+    """Remove what is stored of a pipeline: it is no longer desired."""
 
     pipeline_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """Log that a wish had no effect: its generation is lower than the known one."""
+    """Log that an assignment had no effect: its generation is lower than the known one."""
 
     pipeline_id: str
     gen: int
@@ -65,16 +65,16 @@ class StartCamera:
     """Start a camera."""
 
     child: CameraId
-    wish: Wish
+    assignment: Assignment
     manifest: Manifest
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeCamera:
-    """Send a running camera its new wish: the same sources and model under a later generation."""
+    """Send a running camera its new assignment: the same sources and model under a later generation."""
 
     child: CameraId
-    wish: Wish
+    assignment: Assignment
 
 
 @dataclass(frozen=True, slots=True)

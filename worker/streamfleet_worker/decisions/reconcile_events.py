@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import Manifest, Wish
+from streamfleet_core.protocol.values import Assignment, Manifest
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 
 # children ---------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ class Row:
     """What is stored of a pipeline. It survives a power failure."""
 
     pipeline_id: str
-    gen: int  # the highest adopted: a wish of a lower one is refused
+    gen: int  # the highest adopted: an assignment of a lower one is refused
     start_gen: int
     inc: int  # +1 before each start
     ended_start_gen: int | None = None  # this run has ended and is never started again
@@ -56,9 +56,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """The desired state: these wishes, and no others."""
+    """The desired state: these assignments, and no others."""
 
-    wishes: tuple[Wish, ...]
+    assignments: tuple[Assignment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Unfenced:
-    """The broker expects this device to run all its wishes."""
+    """The broker expects this device to run all that is assigned to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What to start, change, stop and kill, so that what runs becomes what is wished for: pure decisions.
+"""What to start, change, stop and kill, so that what runs becomes what is desired: pure decisions.
 
     pipeline_table   one camera per pipeline          model_table   one engine per model that cameras need
     publisher_plan   one publisher                    children      what all processes have in common
@@ -89,7 +89,7 @@ class Reconcile:
     def is_leaving(self) -> bool:
         """Is a movable camera stopping? Another device may run its pipeline already.
 
-        Until it has ended, the fence must stay closed for it, whatever is wished for in its place.
+        Until it has ended, the fence must stay closed for it, whatever is desired in its place.
         """
         return any(
             not camera.staying and camera.told.on_disconnect == "stop" for camera in self._pipelines.cameras()
@@ -105,7 +105,7 @@ class Reconcile:
     def _handle(self, event: Event, now: float) -> list[Action]:
         match event:
             case Adopted():
-                return self._pipelines.adopt(event.wishes)
+                return self._pipelines.adopt(event.assignments)
             case Fenced():
                 self._pipelines.fenced = True
             case Unfenced():

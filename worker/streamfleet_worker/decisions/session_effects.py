@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Welcome
-from streamfleet_core.protocol.values import CurveKey, Wish
+from streamfleet_core.protocol.values import Assignment, CurveKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Welcomed:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Replace the desired state by these wishes. The next call of `observe` tells what follows from it."""
+    """Replace the desired state. The next call of `observe` tells what follows from it."""
 
     epoch: int
     rev: int
-    wishes: tuple[Wish, ...]
+    assignments: tuple[Assignment, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class LeaseEnded:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRenewed:
-    """Movable pipelines may run again, as the last wishes say."""
+    """Movable pipelines may run again, as the desired state says."""
 
 
 Effect = (

@@ -33,7 +33,7 @@ DEFAULT_SINK = "127.0.0.1:37020"  # the default of Roboflow's UdpStream
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _wish(*, changing: bool) -> Callable[[F], F]:
+def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
     """The options that say what a pipeline should be. When it is changed nothing has a default."""
 
     def number(inner: click.ParamType[Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _runner(name: str, *, hidden: bool) -> click.Command:
         callback=parameters.name,
         help="Its id. Doing it again changes that pipeline.",
     )
-    @_wish(changing=False)
+    @_pipeline_options(changing=False)
     @click.option("--paused", is_flag=True, help="Emit nothing until 'streamfleet resume'.")
     @click.option(
         "--wait/--no-wait",
@@ -187,7 +187,7 @@ def _runner(name: str, *, hidden: bool) -> click.Command:
         wait: bool | None,
         timeout: str,
         as_json: bool,
-        **wish: Any,
+        **options: Any,
     ) -> None:
         """Put a model to work on a video, and look whether it works.
 
@@ -200,7 +200,7 @@ def _runner(name: str, *, hidden: bool) -> click.Command:
         """
         seconds = parameters.seconds(timeout, "--timeout")
         client = settings.client()
-        body = _body(wish)
+        body = _body(options)
         if pipeline_id is None:
             before, entry = None, client.create_pipeline(**body)
         else:
@@ -226,7 +226,7 @@ init = _runner("init", hidden=True)  # the name that it had
 
 @click.command("set")
 @click.argument("pipeline_id", metavar="ID", shell_complete=complete_pipeline)
-@_wish(changing=True)
+@_pipeline_options(changing=True)
 @click.option(
     "--add-sink",
     multiple=True,
@@ -239,7 +239,7 @@ init = _runner("init", hidden=True)  # the name that it had
 )
 @as_json_option
 @click.pass_context
-def set_(ctx: click.Context, /, pipeline_id: str, as_json: bool, **wish: Any) -> None:
+def set_(ctx: click.Context, /, pipeline_id: str, as_json: bool, **options: Any) -> None:
     """Change a pipeline while it plays.
 
     What is not given stays as it is. Another model, video or device restarts it; with all else it
@@ -248,7 +248,7 @@ def set_(ctx: click.Context, /, pipeline_id: str, as_json: bool, **wish: Any) ->
     \b
       streamfleet set door --confidence 0.6 --max-fps default --label line=3
     """
-    given = {name: value for name, value in wish.items() if _is_given(ctx, name)}
+    given = {name: value for name, value in options.items() if _is_given(ctx, name)}
     if not given:
         raise click.UsageError("expected what to change, as --confidence 0.6")
     client = ctx.obj.client()
@@ -267,9 +267,9 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 # what is sent ---------------------------------------------------------------------------------------------
 
 
-def _body(wish: dict[str, Any]) -> dict[str, Any]:
+def _body(options: dict[str, Any]) -> dict[str, Any]:
     """A request for a pipeline."""
-    body = {name: value for name, value in wish.items() if value not in (None, {}, DEFAULT)}
+    body = {name: value for name, value in options.items() if value not in (None, {}, DEFAULT)}
     body["sources"] = _sources(body.pop("videos"), body.pop("mode", None))
     if body.pop("no_tracker"):
         body["tracker"] = None

@@ -328,8 +328,10 @@ def test_status_tells_why_a_pipeline_that_runs_again_was_restarted(
 def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: Command, peer: Peer) -> None:
     two = replace(spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2")))
     sinks = (UdpSink("10.0.0.2", 12000),)
-    wished = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack")
-    peer.pipelines["sources"] = pipeline("sources", spec=wished, labels={"line": "3"}, selector={"site": "a"})
+    desired = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack")
+    peer.pipelines["sources"] = pipeline(
+        "sources", spec=desired, labels={"line": "3"}, selector={"site": "a"}
+    )
     update: StatusUpdate = {
         "timestamp": "2026-11-20T15:04:14.5",
         "event_type": "SOURCE_STATE_UPDATE",
@@ -342,7 +344,10 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "times": 3,
         "since": "2026-11-20T15:04:20.1",
     }
-    report: StatusReport = {**empty_report(wished, "RUNNING"), "video_source_status_updates": [update, again]}
+    report: StatusReport = {
+        **empty_report(desired, "RUNNING"),
+        "video_source_status_updates": [update, again],
+    }
     first = SourceStat(
         source_id=0,
         reference="rtsp://cam/1",

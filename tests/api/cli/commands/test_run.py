@@ -44,8 +44,8 @@ def a_fleet(peer: Peer) -> None:
     peer.answer = answer
 
 
-def wished(peer: Peer) -> list[CreatePipeline | PutPipeline]:
-    """All that was wished for."""
+def created(peer: Peer) -> list[CreatePipeline | PutPipeline]:
+    """All requests for a pipeline."""
     return [asked for asked in peer.asked if isinstance(asked, CreatePipeline | PutPipeline)]
 
 
@@ -64,7 +64,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
 
     done = run("run", "--id", "door", "--model", "parts/1", *options)
 
-    (asked,) = wished(peer)
+    (asked,) = created(peer)
     assert done.stdout == "door running on edge-1\n"
     assert isinstance(asked, PutPipeline)
     assert (asked.pipeline_id, asked.want, asked.device) == ("door", "pause", "edge-1")
@@ -165,7 +165,7 @@ def test_datagrams_go_to_the_device_itself_unless_told_otherwise(
 ) -> None:
     run("run", "--model", "parts/1", "--video", "0", "--no-wait", *options)
 
-    (asked,) = wished(peer)
+    (asked,) = created(peer)
     assert asked.spec.sinks == (UdpSink("127.0.0.1", 37020),) * count
 
 
@@ -185,7 +185,7 @@ def test_init_takes_what_it_took_and_answers_programs_as_it_did(run: Command, pe
 
     done = run("init", "--model", "parts/1", "--video", "0", *options)
 
-    (asked,) = wished(peer)
+    (asked,) = created(peer)
     context = {"pipeline_id": asked.pipeline_id, "device": "edge-1"}
     assert json.loads(done.stdout) == {"status": "success", "context": context}
     assert asked.spec.iou_threshold == 0.2
@@ -225,7 +225,7 @@ def test_set_changes_what_is_given_and_nothing_else(run: Command, peer: Peer) ->
     options = ["--max-fps", "default", "--confidence", "0.6", "--no-tracker", "--label", "line=4"]
     done = run("set", "door", *options, "--label", "old-")
 
-    (asked,) = wished(peer)
+    (asked,) = created(peer)
     assert done.stdout == (
         "door: max-fps 5 → default, confidence 0.4 → 0.6, tracker bytetrack → none, label line 3 → 4, "
         "label old taken away\nit goes on without a restart\n"
@@ -248,7 +248,7 @@ def test_another_mode_keeps_the_credentials_that_are_not_shown(run: Command, pee
 
     run("set", "door", "--mode", "file")
 
-    assert wished(peer)[0].spec.sources == (replace(before, mode="file"),)
+    assert created(peer)[0].spec.sources == (replace(before, mode="file"),)
 
 
 def test_sinks_are_replaced_added_and_taken_away(run: Command, peer: Peer) -> None:
@@ -307,7 +307,7 @@ def test_a_list_that_somebody_else_changed_meanwhile_is_not_undone(run: Command,
     done = run("set", "door", "--add-sink", "10.0.0.1:3", code=1)
 
     assert done.stderr == "error: another client changed it at the same time\n       try again\n"
-    assert not wished(peer)
+    assert not created(peer)
 
 
 def test_set_without_a_change_is_a_usage_error(run: Command, peer: Peer) -> None:
@@ -315,7 +315,7 @@ def test_set_without_a_change_is_a_usage_error(run: Command, peer: Peer) -> None
 
     assert "--confidence 0.6" in run("set", "door", code=2).stderr
     assert "not in the range" in run("set", "door", "--iou", "7", code=2).stderr
-    assert not wished(peer)
+    assert not created(peer)
 
 
 def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> None:

@@ -138,7 +138,7 @@ def model(peer: Peer) -> None:
 
 
 def sampling(peer: Peer) -> Sampling | None:
-    """Of the last wish."""
+    """Of the last request."""
     asked = [each for each in peer.asked if isinstance(each, PutPipeline)]
     return asked[-1].spec.sampling
 
@@ -209,10 +209,10 @@ def test_a_file_that_names_no_dataset_is_told_what_to_add(run: Command, model: N
 
 
 def test_status_tells_what_came_of_it(api: Api, run: Command, peer: Peer) -> None:
-    wished = replace(
+    desired = replace(
         spec(), sampling=Sampling(dataset="doors", strategies=(Random(name="any", traffic_percentage=1.0),))
     )
-    peer.pipelines["picky"] = pipeline("picky", spec=wished)
+    peer.pipelines["picky"] = pipeline("picky", spec=desired)
     counted = SampleStat(picked=9, written=6, dropped={"queue": 3, "disk": 0}, error="the disk is full")
     stat = PipelineStat(
         pipeline_id="picky",
@@ -226,7 +226,7 @@ def test_status_tells_what_came_of_it(api: Api, run: Command, peer: Peer) -> Non
         fps=5.0,
         sources=(),
         dropped={},
-        report=empty_report(wished, "RUNNING"),
+        report=empty_report(desired, "RUNNING"),
         at=1.5,
         samples=counted,
     )

@@ -93,7 +93,7 @@ def consumed(http: httpx.Client, pipeline_id: str, count: int, **body: Any) -> l
 
 
 def created(peer: Peer) -> CreatePipeline:
-    """The last wish for a pipeline."""
+    """The last request for a pipeline."""
     return next(asked for asked in reversed(peer.asked) if isinstance(asked, CreatePipeline))
 
 
@@ -145,7 +145,7 @@ def test_a_pipeline_is_paused_resumed_and_terminated(http: httpx.Client, peer: P
     assert peer.pipelines == {}
 
 
-def test_every_field_of_a_workflow_and_its_video_reaches_the_wish(http: httpx.Client, peer: Peer) -> None:
+def test_every_field_of_a_workflow_and_its_video_reaches_the_broker(http: httpx.Client, peer: Peer) -> None:
     peer.devices["edge-1"] = device("edge-1")
     steps = [{**MODEL, "confidence": "$inputs.sure", "max_detections": 7}, TRACKER]
     inputs = [*specification()["inputs"], {"type": "WorkflowParameter", "name": "sure"}]
@@ -182,9 +182,9 @@ def test_every_field_of_a_workflow_and_its_video_reaches_the_wish(http: httpx.Cl
     assert list(answer.json()) == ["status", "context"]
     assert list(context) == ["request_id", "pipeline_id", "device"]
     assert uuid.UUID(context["pipeline_id"]).version == 4
-    wish = created(peer)
-    assert (wish.pipeline_id, wish.device) == (context["pipeline_id"], "edge-1")
-    assert wish.spec == PipelineSpec(
+    asked = created(peer)
+    assert (asked.pipeline_id, asked.device) == (context["pipeline_id"], "edge-1")
+    assert asked.spec == PipelineSpec(
         model=ModelRef("parts/1", DIGEST),
         sources=tuple(
             SourceSpec(each, properties={"fps": 30.0}, filling="DROP_OLDEST", consumption="EAGER")
@@ -554,7 +554,7 @@ def test_a_pipeline_that_nobody_knows_is_not_found(http: httpx.Client, method: s
         ({"device": "nowhere"}, 400, "ProcessesManagerInvalidPayload", None, "expected device"),
     ],
 )
-def test_what_cannot_be_wished_for_is_refused_with_its_class(
+def test_what_cannot_run_is_refused_with_its_class(
     http: httpx.Client, changes: dict[str, Any], status: int, kind: str, inner: str | None, said: str
 ) -> None:
     answer = http.post("/inference_pipelines/initialise", json=payload(**changes))

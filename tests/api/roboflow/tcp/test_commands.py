@@ -19,7 +19,7 @@ from tests.fakes.manager_client import ask, ask_bytes, connect, framed, received
 MODEL = ModelRef("parts/1", "ab" * 32)
 
 
-def wish(**changes: Any) -> dict[str, Any]:
+def init(**changes: Any) -> dict[str, Any]:
     """A legal `init`, with changes; None takes a key away."""
     sink = {"type": "udp_sink", "host": "127.0.0.1", "port": 12000}
     content = {
@@ -64,7 +64,7 @@ def test_pipelines_are_listed_and_the_reply_has_its_three_keys_in_order(port: in
 
 
 def test_init_answers_with_an_id_of_our_making(port: int, peer: Peer) -> None:
-    reply = ask(port, "init", "mine", **wish(surprise=[1]))
+    reply = ask(port, "init", "mine", **init(surprise=[1]))
 
     assert reply["response"] == {"status": "success"}
     assert uuid.UUID(reply["pipeline_id"]).version == 4
@@ -88,7 +88,7 @@ def test_init_answers_with_an_id_of_our_making(port: int, peer: Peer) -> None:
 def test_an_init_whose_failure_shows_in_the_status_only_is_a_success(
     port: int, changes: dict[str, Any]
 ) -> None:
-    assert ask(port, "init", **wish(**changes))["response"] == {"status": "success"}
+    assert ask(port, "init", **init(**changes))["response"] == {"status": "success"}
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_whoever_is_gone_when_the_reply_comes_harms_nobody(port: int, api: Api) 
 def test_an_init_without_one_of_its_keys_is_a_key_error_under_a_new_id(
     port: int, peer: Peer, key: str
 ) -> None:
-    reply = ask(port, "init", **wish(**{key: None}))
+    reply = ask(port, "init", **init(**{key: None}))
 
     assert reply["response"] == failure("invalid_payload", "KeyError", repr(key))
     assert uuid.UUID(reply["pipeline_id"]).version == 4
@@ -311,7 +311,7 @@ def test_an_init_without_one_of_its_keys_is_a_key_error_under_a_new_id(
 def test_an_init_that_cannot_be_says_why_and_leaves_nothing(
     port: int, peer: Peer, changes: dict[str, Any], error_type: str, error_class: str, message: str
 ) -> None:
-    reply = ask(port, "init", **wish(**changes))
+    reply = ask(port, "init", **init(**changes))
 
     response = reply["response"]
     assert list(response) == ["status", "error_type", "error_class", "error_message"]
@@ -329,7 +329,7 @@ def test_an_init_that_the_broker_never_confirmed_is_taken_back(api: Api, port: i
 
     peer.answer = loses_the_answer
 
-    reply = ask(port, "init", **wish())
+    reply = ask(port, "init", **init())
 
     assert reply["response"]["error_type"] == "internal_error"
     assert reply["response"]["error_class"] == "ConnectionError"
@@ -395,7 +395,7 @@ def test_an_unconfirmed_mute_is_an_internal_error_and_may_be_asked_again(port: i
 
 
 def test_webrtc_is_refused_with_its_reason(port: int) -> None:
-    response = ask(port, "webrtc", **wish())["response"]
+    response = ask(port, "webrtc", **init())["response"]
 
     assert (response["error_type"], response["error_class"]) == ("invalid_payload", "NotImplementedError")
     assert "WebRTC is not supported" in response["public_error_message"]

@@ -217,16 +217,16 @@ def test_a_hundred_clients_that_come_at_once_are_all_answered(api: Api) -> None:
 
 def test_every_door_shows_at_once_what_was_changed_through_another(api: Api, peer: Peer) -> None:
     peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
-    wish: dict[str, Any] = {
+    body: dict[str, Any] = {
         "model_id": "parts/1",
         "video_reference": "rtsp://cam/1",
         "sink_configuration": {"host": "127.0.0.1", "port": 9},
         "model_configuration": {},
     }
     for _ in range(10):
-        over_tcp = ask(api.manager_port, "init", **wish)["pipeline_id"]
+        over_tcp = ask(api.manager_port, "init", **body)["pipeline_id"]
         assert api.http.get("/list_pipelines").json()["pipelines"] == [over_tcp]
-        over_http = api.http.post("/initialise", json=wish).json()["context"]["pipeline_id"]
+        over_http = api.http.post("/initialise", json=body).json()["context"]["pipeline_id"]
         assert ask(api.manager_port, "list_pipelines")["response"]["pipelines"] == [over_tcp, over_http]
         assert api.http.delete(f"/v2/pipelines/{over_tcp}").status_code == 204
         assert ask(api.manager_port, "list_pipelines")["response"]["pipelines"] == [over_http]

@@ -62,7 +62,7 @@ def test_boxes_come_in_pixels_of_the_frame_and_inside_it() -> None:
     np.testing.assert_allclose(detections.xyxy, [[44, 22, 84, 42], [0, 0, 20, 20]], atol=1e-4)
 
 
-def test_boxes_of_one_class_suppress_each_other_and_of_several_only_if_wished() -> None:
+def test_boxes_of_one_class_suppress_each_other_and_of_several_only_if_asked() -> None:
     output = ultralytics(
         (20, 20, 10, 10, 0.9, 0, 0), (21, 20, 10, 10, 0.8, 0, 0), (20, 21, 10, 10, 0, 0.7, 0)
     )

@@ -144,5 +144,5 @@ def _suppress(
     return np.asarray(kept, np.int64).reshape(-1)
 
 
-def _first(wished: T | None, default: T) -> T:
-    return default if wished is None else wished
+def _first(given: T | None, default: T) -> T:
+    return default if given is None else given

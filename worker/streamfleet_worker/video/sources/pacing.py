@@ -43,7 +43,7 @@ class Pace:
 class HoldIntervals:
     """The stretches of time in which a file had to wait for its pace or for the end of a pause.
 
-    They are wished for, so they are left out of every figure that says how slow something is.
+    They are intended, so they are left out of every figure that says how slow something is.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Pipelines as `/v2` wishes for them, through a whole fleet: put, patched, paused, played again."""
+"""The desired state, as `/v2` changes it through a whole fleet: put, patched, paused, restarted."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def await_status(fleet: Fleet, pipeline_id: str, status: str) -> None:
 
 
 def sink(receiver: UdpReceiver) -> dict[str, Any]:
-    """The receiver as a sink of a wish."""
+    """The receiver as a sink of a pipeline."""
     return {"type": "udp", "host": "127.0.0.1", "port": receiver.port}
 
 
 def test_a_limit_changes_while_it_plays(clean: Fleet, udp: UdpReceiver) -> None:
-    wish = {"model": "shapes/1", "sources": [PATTERN], "sinks": [sink(udp)], "labels": {"line": "3"}}
-    created = clean.http.put("/v2/pipelines/belt", json=wish)
+    body = {"model": "shapes/1", "sources": [PATTERN], "sinks": [sink(udp)], "labels": {"line": "3"}}
+    created = clean.http.put("/v2/pipelines/belt", json=body)
     udp.wait_for(5)
     assert len(udp.messages[-1]["predictions"]) > 1
     before = wait_for(
@@ -53,13 +53,13 @@ def test_a_limit_changes_while_it_plays(clean: Fleet, udp: UdpReceiver) -> None:
     assert [
         each["pipeline_id"] for each in clean.http.get("/v2/pipelines?selector=line=3").json()["pipelines"]
     ]
-    again = clean.http.put("/v2/pipelines/belt", json={**wish, "max_detections": 1, "max_fps": 5})
+    again = clean.http.put("/v2/pipelines/belt", json={**body, "max_detections": 1, "max_fps": 5})
     assert (again.status_code, again.headers["etag"]) == (200, patched.headers["etag"])
 
 
 def test_a_file_that_has_ended_is_played_again(clean: Fleet, udp: UdpReceiver, video: Path) -> None:
-    wish = {"id": "film", "model": "shapes/1", "sources": [str(video)], "sinks": [sink(udp)]}
-    assert clean.http.post("/v2/pipelines", json=wish).status_code == 201
+    body = {"id": "film", "model": "shapes/1", "sources": [str(video)], "sinks": [sink(udp)]}
+    assert clean.http.post("/v2/pipelines", json=body).status_code == 201
     await_status(clean, "film", "ended")
     udp.wait_for(FRAMES)
 
@@ -73,8 +73,8 @@ def test_a_file_that_has_ended_is_played_again(clean: Fleet, udp: UdpReceiver, v
 
 
 def test_a_pipeline_that_is_made_paused_begins_when_it_is_told_to(clean: Fleet, udp: UdpReceiver) -> None:
-    wish = {"id": "later", "model": "shapes/1", "sources": [PATTERN], "sinks": [sink(udp)], "paused": True}
-    assert clean.http.post("/v2/pipelines", json=wish).status_code == 201
+    body = {"id": "later", "model": "shapes/1", "sources": [PATTERN], "sinks": [sink(udp)], "paused": True}
+    assert clean.http.post("/v2/pipelines", json=body).status_code == 201
     await_status(clean, "later", "paused")
     assert udp.messages == []
 
