@@ -112,7 +112,10 @@ DECODERS: dict[str, tuple[Any, Callable[[bytes], object], tuple[type[Exception],
     "bye": (plain(Bye("stop")), control(Bye("stop")), (BadMessage,)),
     "enrol": (plain(Enrol("k" * 40)), control(Enrol("k" * 40)), (BadMessage,)),
     "request": (
-        {"op": "x", "args": {"pipeline_id": "p", "device": "d", "want": "run", "spec": {"sources": [{}]}}},
+        {
+            "op": "x",
+            "args": {"pipeline_id": "p", "device": "d", "desired_status": "run", "spec": {"sources": [{}]}},
+        },
         a_request,
         (BadMessage, msgspec.ValidationError),
     ),

@@ -33,6 +33,8 @@ NAMES = {
     "wish": "assignment",
     "wishes": "assignments",
     "wished": "desired",
+    "Want": "DesiredStatus",
+    "want": "desired_status",
     "Standing": "Snapshot",
     "Audit": "LogEvent",
     "Doorkeeper": "ZapHandler",

@@ -99,7 +99,7 @@ class Pipeline:
         pipeline_id: Its id.
         version: Rises with each change of the desired state: what `if_match` takes.
         gen: Rises with each change that its device gets to know.
-        want: `run`, `pause` or `stop`.
+        desired_status: `run`, `pause` or `stop`.
         status: `pending`, `starting`, `running`, `paused`, `reconnecting`, `unknown`, `moving`, `backoff`,
             `failed`, `ended` or `stopping`.
         device: The device that it is on.
@@ -124,7 +124,7 @@ class Pipeline:
     pipeline_id: str
     version: int
     gen: int
-    want: str
+    desired_status: str
     status: str
     device: str | None
     requested: str | None
@@ -154,7 +154,7 @@ class PipelineReport:
         device: The device that it is on.
         gen: Of the desired state that its device carries out.
         inc: Rises with each start of its process, at which counters begin at 0.
-        want: `run`, `pause` or `stop`.
+        desired_status: `run`, `pause` or `stop`.
         state: What its device says. None: nothing yet.
         status: What the broker says.
         reason: For people: why it does not run.
@@ -173,7 +173,7 @@ class PipelineReport:
     device: str | None
     gen: int
     inc: int
-    want: str
+    desired_status: str
     state: str | None
     status: str
     reason: str

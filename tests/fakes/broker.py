@@ -74,7 +74,7 @@ def pipeline(pipeline_id: str, **changes: Any) -> PipelineView:
     running = PipelineView(
         pipeline_id=pipeline_id,
         gen=3,
-        want="run",
+        desired_status="run",
         status="running",
         device="edge-1",
         pinned=False,
@@ -99,7 +99,7 @@ def _view_of(asked: CreatePipeline | PutPipeline, version: int) -> PipelineView:
         requested=asked.device,
         selector=asked.selector,
         labels=asked.labels,
-        want=asked.want,
+        desired_status=asked.desired_status,
         status="starting",
         version=version,
     )
@@ -260,7 +260,7 @@ class Peer:
                 view = self.pipelines.get(asked.pipeline_id)
                 if view is None:
                     return UNKNOWN
-                self.pipelines[asked.pipeline_id] = replace(view, want="run", status="starting")
+                self.pipelines[asked.pipeline_id] = replace(view, desired_status="run", status="starting")
                 return self.pipelines[asked.pipeline_id]
             case ListPipelines():
                 return tuple(self.pipelines.values())
@@ -356,12 +356,12 @@ class Peer:
         view = self.pipelines.get(asked.pipeline_id)
         if view is None:
             return UNKNOWN
-        changed = replace(view, want=asked.want, gen=view.gen + 1)
-        if asked.want == "stop":
+        changed = replace(view, desired_status=asked.desired_status, gen=view.gen + 1)
+        if asked.desired_status == "stop":
             del self.pipelines[asked.pipeline_id]
             return Changed(changed, self.confirms)
         if self.confirms:
-            if asked.want == "run":
+            if asked.desired_status == "run":
                 changed = replace(changed, observed=ObservedState.RUNNING, status="running")
             else:
                 changed = replace(changed, observed=ObservedState.PAUSED, status="paused")
@@ -371,7 +371,11 @@ class Peer:
     def _outcome(self, asked: ChangePipelines, pipeline_id: str) -> Outcome:
         view = self.pipelines.get(pipeline_id)
         is_word = asked.change in ("run", "pause")
-        if is_word and view is not None and (view.want == asked.change or view.status in ("ended", "failed")):
+        if (
+            is_word
+            and view is not None
+            and (view.desired_status == asked.change or view.status in ("ended", "failed"))
+        ):
             return Outcome(pipeline_id, refusal="conflict", message=f"it is {view.status}")
         if asked.change == "restart":
             done = self._honest(RestartPipeline(pipeline_id))

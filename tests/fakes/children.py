@@ -68,12 +68,12 @@ class _Camera:
     def run(self) -> None:
         fence = Fence.open(self.config.fence_path)
         progress = Progress.open(self.config.progress_path)
-        gen, want = self.config.gen, self.config.want
+        gen, desired_status = self.config.gen, self.config.desired_status
         while True:
-            if want == "run" and (not self.config.fenced or fence.passes(boot_time())):
+            if desired_status == "run" and (not self.config.fenced or fence.passes(boot_time())):
                 self.emit(gen, progress.position() + 1)
                 progress.advance(progress.position() + 1)
-            state = ObservedState.RUNNING if want == "run" else ObservedState.PAUSED
+            state = ObservedState.RUNNING if desired_status == "run" else ObservedState.PAUSED
             if self.behaviour.endswith(".mp4") and progress.position() >= 10:
                 send(self.connection, self.report(gen, ObservedState.ENDED))
                 return
@@ -83,7 +83,7 @@ class _Camera:
             if self.connection.poll(INTERVAL):
                 message = receive(self.connection)
                 if isinstance(message, Change):
-                    gen, want = message.gen, message.want
+                    gen, desired_status = message.gen, message.desired_status
                 elif isinstance(message, Show):
                     self.shows = message.wanted
                 elif isinstance(message, Stop) and self.behaviour != "deaf":

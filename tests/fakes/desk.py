@@ -33,13 +33,13 @@ from streamfleet_core.protocol.requests import (
 )
 from streamfleet_core.protocol.values import (
     Assignment,
+    DesiredStatus,
     KeyPair,
     ModelRef,
     Observed,
     ObservedState,
     PipelineSpec,
     SourceSpec,
-    Want,
     observed_digest,
 )
 
@@ -230,10 +230,10 @@ class Desk:
                     pipeline_id=assignment.pipeline_id,
                     gen=assignment.gen,
                     inc=1,
-                    state=state or (PAUSED if assignment.want == "pause" else RUNNING),
+                    state=state or (PAUSED if assignment.desired_status == "pause" else RUNNING),
                 )
                 for assignment in device.assignments
-                if assignment.want != "stop"
+                if assignment.desired_status != "stop"
             )
             effects = self.heartbeat(name)
         return effects
@@ -285,9 +285,9 @@ class Desk:
         assert isinstance(view, PipelineView)
         return view
 
-    def change(self, pipeline_id: str, want: Want, wait_ms: int = 0) -> list[Effect]:
+    def change(self, pipeline_id: str, desired_status: DesiredStatus, wait_ms: int = 0) -> list[Effect]:
         """A pipeline is changed."""
-        return self.ask(ChangePipeline(pipeline_id, want, wait_ms))
+        return self.ask(ChangePipeline(pipeline_id, desired_status, wait_ms))
 
     def view(self, pipeline_id: str) -> PipelineView:
         """A pipeline as operators see it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from streamfleet_core.protocol.status import SourceStat
-from streamfleet_core.protocol.values import Assignment, Observed, ObservedState, Want
+from streamfleet_core.protocol.values import Assignment, DesiredStatus, Observed, ObservedState
 from streamfleet_worker.decisions.reconcile_actions import Action
 from streamfleet_worker.decisions.reconcile_events import (
     Adopted,
@@ -28,13 +28,13 @@ CAMERA = CameraId("door", 1)
 
 
 def assignment(
-    gen: int = 1, want: Want = "run", *, start_gen: int = 1, pipeline_id: str = "door"
+    gen: int = 1, desired_status: DesiredStatus = "run", *, start_gen: int = 1, pipeline_id: str = "door"
 ) -> Assignment:
     return Assignment(
         pipeline_id=pipeline_id,
         gen=gen,
         start_gen=start_gen,
-        want=want,
+        desired_status=desired_status,
         on_disconnect="continue",
         spec=spec("rtsp://h/door"),
     )

@@ -156,9 +156,9 @@ class World:
         """I3: what runs is what the store holds."""
         rows = [row for row in self.broker.rows.values() if isinstance(row, PipelineRecord)]
         desired = {
-            (row.device, row.pipeline_id): (row.gen, PAUSED if row.want == "pause" else RUNNING)
+            (row.device, row.pipeline_id): (row.gen, PAUSED if row.desired_status == "pause" else RUNNING)
             for row in rows
-            if row.want != "stop" and (row.pipeline_id, row.start_gen) not in self.ended
+            if row.desired_status != "stop" and (row.pipeline_id, row.start_gen) not in self.ended
             if row.device is not None or self.has_home(row)
         }
         there = {
@@ -173,7 +173,7 @@ class World:
         held = [row.pipeline_id for row in rows if row.leaving is not None]
         if held:
             raise Violation(f"{self.now:.2f}: I3, {held} were taken from a device and never given free")
-        stops = [row.pipeline_id for row in rows if row.want == "stop"]
+        stops = [row.pipeline_id for row in rows if row.desired_status == "stop"]
         if stops:
             raise Violation(f"{self.now:.2f}: I3, {stops} were stopped and never confirmed")
         self.replay()
@@ -378,7 +378,7 @@ class Broker:
         view = data.pipeline if isinstance(data, Changed | Put) else data
         assert isinstance(view, PipelineView)
         row = self.rows.get(("pipeline", view.pipeline_id))
-        if view.want != "stop" or not isinstance(data, Changed) or not data.confirmed:
+        if view.desired_status != "stop" or not isinstance(data, Changed) or not data.confirmed:
             assert row is None or (isinstance(row, PipelineRecord) and row.gen >= view.gen), (row, view)
         else:
             self.world.stopped[view.pipeline_id] = (self.world.created[view.pipeline_id], view.gen)
@@ -392,7 +392,7 @@ class Camera:
     id: CameraId
     assignment: Assignment
     gen: int
-    want: str
+    desired_status: str
     state: ObservedState = ObservedState.STARTING
     seq: int = 0
     told_to_stop: bool = False
@@ -582,12 +582,12 @@ class Worker:
         assignment, pipeline_id = action.assignment, action.assignment.pipeline_id
         if (pipeline_id, assignment.start_gen) in self.told_ended:
             raise Violation(f"{self.world.now:.2f}: {self.name} starts {pipeline_id}, and told its end")
-        camera = Camera(self, action.child, assignment, assignment.gen, assignment.want)
+        camera = Camera(self, action.child, assignment, assignment.gen, assignment.desired_status)
         self.cameras[camera.id] = camera
 
         def opened() -> None:
             if not camera.told_to_stop:
-                camera.state = PAUSED if camera.want == "pause" else RUNNING
+                camera.state = PAUSED if camera.desired_status == "pause" else RUNNING
                 self.end_file(camera)
                 self.emit_for_ever(camera)
                 self.report_for_ever(camera.id, self.life)
@@ -658,9 +658,9 @@ class Worker:
             assert camera is not None
             if action.assignment.gen < camera.gen:
                 return  # a pipe keeps the order
-            camera.gen, camera.want = action.assignment.gen, action.assignment.want
+            camera.gen, camera.desired_status = action.assignment.gen, action.assignment.desired_status
             if camera.state in (RUNNING, PAUSED):
-                camera.state = PAUSED if action.assignment.want == "pause" else RUNNING
+                camera.state = PAUSED if action.assignment.desired_status == "pause" else RUNNING
             self.feed_later(0.0, reconcile_events.Reported(camera.id, self.report(camera.id, camera)))
 
         if camera is not None:
@@ -821,7 +821,7 @@ class Trouble:
             device=device,
             selector=selector,
             labels={},
-            want=rng.choice(["run", "run", "pause"]),
+            desired_status=rng.choice(["run", "run", "pause"]),
             expected=expected,
             wait_ms=rng.choice([0, 5000]),
         )

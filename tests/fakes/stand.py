@@ -19,12 +19,12 @@ import cv2
 import numpy as np
 
 from streamfleet_core.protocol.values import (
+    DesiredStatus,
     Manifest,
     ModelRef,
     PipelineSpec,
     SourceSpec,
     UdpSink,
-    Want,
 )
 from streamfleet_worker.camera import process as camera_process
 from streamfleet_worker.ipc.child_messages import (
@@ -91,9 +91,9 @@ class Child:
     def tell(self, message: ToChild) -> None:
         send(self.connection, message)
 
-    def change(self, gen: int, want: Want = "run", **different: Any) -> None:
+    def change(self, gen: int, desired_status: DesiredStatus = "run", **different: Any) -> None:
         """Tell a camera to go on like this; what is not named of its spec stays as it began."""
-        self.tell(Change(gen, want, replace(self.config.spec, **different)))
+        self.tell(Change(gen, desired_status, replace(self.config.spec, **different)))
 
     def until(self, what: str, holds: Callable[[Any], bool], deadline: float = PATIENCE) -> Any:
         """The first report of which this holds, beginning with the last one there is."""
@@ -212,7 +212,7 @@ class Stand:
         *,
         gen: int = 1,
         inc: int = 1,
-        want: Want = "run",
+        desired_status: DesiredStatus = "run",
         fenced: bool = False,
         samples_size: int = 1 << 30,
         progress_path: str = "",
@@ -226,7 +226,7 @@ class Stand:
             short_id=7,
             gen=gen,
             inc=inc,
-            want=want,
+            desired_status=desired_status,
             spec=PipelineSpec(
                 model=ModelRef("model", manifest.digest),
                 sources=(SourceSpec(reference, properties=properties or {}),)

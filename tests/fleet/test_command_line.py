@@ -115,7 +115,7 @@ def test_what_happened_is_told_by_events_logs_and_a_picture(clean: Fleet, tmp_pa
     assert (tmp_path / "belt.jpg").read_bytes().startswith(b"\xff\xd8")
     assert picture.stdout.startswith(str(tmp_path / "belt.jpg"))
     assert {line.split()[0] for line in logs.stdout.splitlines()} == {"broker", "local-1"}
-    assert "belt: wanted: stop" in logs.stdout
+    assert "belt: desired status: stop" in logs.stdout
 
 
 def test_two_fleets_on_one_data_directory_are_told_apart(fleet: Fleet) -> None:

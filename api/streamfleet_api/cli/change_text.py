@@ -45,8 +45,8 @@ def _changes(before: Pipeline, after: Pipeline) -> Iterator[str]:
         yield _sampling(old.sampling, new.sampling)
     if before.requested != after.requested:
         yield _step("device", before.requested or "default", after.requested or "default")
-    if before.want != after.want:
-        yield "paused" if after.want == "pause" else "resumed"
+    if before.desired_status != after.desired_status:
+        yield "paused" if after.desired_status == "pause" else "resumed"
     for key, name in (("selector", "select"), ("labels", "label")):
         yield from _labels(name, getattr(before, key), getattr(after, key))
 

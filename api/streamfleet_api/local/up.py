@@ -276,7 +276,7 @@ class LocalFleet:
     def _demo_predicts(self) -> bool:
         """Whether each pipeline of the demo predicts, except those that are paused."""
         entries = self._demo()
-        return bool(entries) and all(entry.fps for entry in entries if entry.want == "run")
+        return bool(entries) and all(entry.fps for entry in entries if entry.desired_status == "run")
 
     def _demo(self) -> list[Pipeline]:
         with contextlib.suppress(CommandFailed):

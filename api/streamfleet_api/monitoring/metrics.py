@@ -211,7 +211,7 @@ def _device_families(known: Known) -> Iterator[Metric]:
             ("ready", "Whether it is ready."),
             ("capacity", "Pipelines that it is willing to run."),
             ("pipelines", "Pipelines assigned to it."),
-            ("load1", "Processes that run or want to, over the last minute."),
+            ("load1", "Processes that run or are ready to, over the last minute."),
             ("cores", "Cores of the machine."),
             ("memory_bytes", "Memory of the machine."),
             ("memory_available_bytes", "Memory that programs may still have."),

@@ -31,7 +31,7 @@ from streamfleet_core.protocol.requests import (
     ListPipelines,
     PipelineView,
 )
-from streamfleet_core.protocol.values import ModelRef, PipelineSpec, Want
+from streamfleet_core.protocol.values import DesiredStatus, ModelRef, PipelineSpec
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class StreamManager:
     async def resume(self, pipeline_id: str) -> PipelineView:
         """Resume a pipeline; a file continues with its next frame. Raises: Unconfirmed."""
         view = await self.view(pipeline_id)
-        if view.want == "run" and view.status != "paused":
+        if view.desired_status == "run" and view.status != "paused":
             raise not_allowed("RESUME", view)
         return _confirmed("RESUME", await self._change(pipeline_id, "run", _wait(view)))
 
@@ -163,8 +163,8 @@ class StreamManager:
         views = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
         return {view.pipeline_id: view for view in views}
 
-    async def _change(self, pipeline_id: str, want: Want, wait: float) -> Changed:
-        change = ChangePipeline(pipeline_id, want, wait_ms=round(wait * 1000))
+    async def _change(self, pipeline_id: str, desired_status: DesiredStatus, wait: float) -> Changed:
+        change = ChangePipeline(pipeline_id, desired_status, wait_ms=round(wait * 1000))
         try:
             return await self._broker.ask(change, Changed, timeout=wait + _MARGIN)
         except Refused as exc:
@@ -219,8 +219,8 @@ def _confirmed(operation: str, changed: Changed) -> PipelineView:
     if view.status in _OVER:
         raise not_allowed(operation, view)
     raise Unconfirmed(
-        f"{UNREACHABLE}: the change to {view.want} is stored, but device {view.device} has not confirmed it "
-        f"within {CONFIRM_WAIT:g} s"
+        f"{UNREACHABLE}: the change to {view.desired_status} is stored, but device {view.device} "
+        f"has not confirmed it within {CONFIRM_WAIT:g} s"
     )
 
 

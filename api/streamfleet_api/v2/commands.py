@@ -104,6 +104,6 @@ def _refused(refusal: Refused, known: PipelineView | None, change: Change) -> tu
     if refusal.code == "conflict" and known is not None:
         if is_over(known):
             problem = over(known, change)
-        elif known.want == change:
+        elif known.desired_status == change:
             return status_of_same(known), ""
     return problem.status, problem.detail

@@ -72,7 +72,7 @@ def create(request: NewPipelineRequest, pipeline_id: str, model: ModelRef, key: 
         device=request.device,
         selector=request.selector,
         labels=request.labels,
-        want=_want(request),
+        desired_status=_desired_status(request),
         key=key,
         digest=digest_of(request) if key else "",
     )
@@ -86,12 +86,12 @@ def put(request: PipelineRequest, pipeline_id: str, model: ModelRef, *, expected
         device=request.device,
         selector=request.selector,
         labels=request.labels,
-        want=_want(request),
+        desired_status=_desired_status(request),
         expected=expected,
     )
 
 
-def _want(request: PipelineRequest) -> Literal["run", "pause"]:
+def _desired_status(request: PipelineRequest) -> Literal["run", "pause"]:
     return "pause" if request.paused else "run"
 
 
@@ -146,7 +146,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
         "device": view.requested,
         "selector": view.selector,
         "labels": view.labels,
-        "paused": view.want == "pause",
+        "paused": view.desired_status == "pause",
     }
 
 

@@ -39,7 +39,7 @@ from streamfleet_core.protocol.requests import (
     Put,
     RestartPipeline,
 )
-from streamfleet_core.protocol.values import ModelRef, Want
+from streamfleet_core.protocol.values import DesiredStatus, ModelRef
 
 CONFIRM_WAIT = 5.0  # seconds for a device to confirm a command
 STOP_WAIT = 1.5  # seconds; a deleted pipeline is gone for clients, confirmed or not
@@ -188,7 +188,7 @@ class PipelineRoutes:
         found = None if patch.model is None else await self._model(patch.model)
         for attempt in range(_PATCHES):
             view = await self._broker.ask(GetPipeline(pipeline_id), PipelineView)
-            if view.want == "stop":
+            if view.desired_status == "stop":
                 raise Problem(409, f"{pipeline_id} is being stopped: it cannot be changed any more")
             if isinstance(tag, int) and tag != view.version:
                 raise _precondition(pipeline_id, tag, view.version)
@@ -224,15 +224,17 @@ class PipelineRoutes:
         """Restart a pipeline."""
         return self._answer(await self._broker.ask(RestartPipeline(_pipeline_id(request)), PipelineView))
 
-    async def _do(self, request: Request, want: Want) -> Response:
+    async def _do(self, request: Request, desired_status: DesiredStatus) -> Response:
         view = await self._view(request)
         if is_over(view):
-            raise over(view, want)
+            raise over(view, desired_status)
         # Without a device there is nothing to confirm.
         try:
-            changed = await self._change(view.pipeline_id, want, CONFIRM_WAIT if view.device else 0.0)
+            changed = await self._change(
+                view.pipeline_id, desired_status, CONFIRM_WAIT if view.device else 0.0
+            )
         except Refused as exc:
-            if exc.code != "conflict" or view.want != want:
+            if exc.code != "conflict" or view.desired_status != desired_status:
                 raise
             return self._answer(view, status_of_same(view))
         is_done = changed.confirmed or changed.pipeline.device is None
@@ -243,8 +245,8 @@ class PipelineRoutes:
     async def _view(self, request: Request) -> PipelineView:
         return await self._broker.ask(GetPipeline(_pipeline_id(request)), PipelineView)
 
-    async def _change(self, pipeline_id: str, want: Want, wait: float) -> Changed:
-        change = ChangePipeline(pipeline_id, want, wait_ms=round(wait * 1000))
+    async def _change(self, pipeline_id: str, desired_status: DesiredStatus, wait: float) -> Changed:
+        change = ChangePipeline(pipeline_id, desired_status, wait_ms=round(wait * 1000))
         return await self._broker.ask(change, Changed, timeout=wait + MARGIN)
 
     async def _put(
@@ -305,19 +307,19 @@ def _pipeline_id(request: Request) -> str:
 
 def is_over(view: PipelineView) -> bool:
     """Whether it can no longer be paused or resumed."""
-    return view.status in _OVER or view.want == "stop"
+    return view.status in _OVER or view.desired_status == "stop"
 
 
-def over(view: PipelineView, want: str) -> Problem:
+def over(view: PipelineView, desired_status: str) -> Problem:
     """The error for a command to a pipeline that is over."""
-    done = "paused" if want == "pause" else "resumed"
-    again = "restart runs it again" if view.want != "stop" else "it is being stopped"
+    done = "paused" if desired_status == "pause" else "resumed"
+    again = "restart runs it again" if view.desired_status != "stop" else "it is being stopped"
     return Problem(409, f"{view.pipeline_id} is {view.status} and cannot be {done}: {again}")
 
 
 def status_of_same(view: PipelineView) -> int:
     """The status for a command that the broker refuses as already desired: done, or not yet confirmed."""
-    return 200 if view.want == "run" or view.status == "paused" or view.device is None else 202
+    return 200 if view.desired_status == "run" or view.status == "paused" or view.device is None else 202
 
 
 def _precondition(pipeline_id: str, expected: int, got: int) -> Problem:

@@ -29,6 +29,7 @@ from streamfleet_core.protocol.status import (
     silent_sources,
 )
 from streamfleet_core.protocol.values import (
+    DesiredStatus,
     Family,
     Manifest,
     ModelRef,
@@ -36,7 +37,6 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     SourceSpec,
     Tracker,
-    Want,
     Weights,
 )
 
@@ -99,7 +99,7 @@ class Pipeline(Answer):
     """+1 at any change of the spec; also its ETag."""
     gen: int
     """+1 at any change that concerns its device."""
-    want: Want
+    desired_status: DesiredStatus
     status: PipelineStatus
     device: str | None
     """The device that runs it."""
@@ -137,7 +137,7 @@ class Pipeline(Answer):
             pipeline_id=view.pipeline_id,
             version=view.version,
             gen=view.gen,
-            want=view.want,
+            desired_status=view.desired_status,
             status=view.status,
             device=view.device,
             requested=view.requested,
@@ -191,7 +191,7 @@ class PipelineReport(Answer):
     gen: int
     inc: int
     """+1 at each start of its process, which resets the counters."""
-    want: Want
+    desired_status: DesiredStatus
     state: ObservedState | None
     """The state that its device reports. Null: nothing yet."""
     status: PipelineStatus
@@ -222,7 +222,7 @@ class PipelineReport(Answer):
             device=stat.device if seen else view.device,
             gen=stat.gen,
             inc=stat.inc,
-            want=view.want,
+            desired_status=view.desired_status,
             state=stat.state if seen else view.observed,
             status=view.status,
             reason=view.reason or stat.reason,
@@ -246,7 +246,7 @@ def _before_the_first(view: PipelineView) -> PipelineStat:
         device=view.device or "",
         gen=view.gen,
         inc=0,
-        want=view.want,
+        desired_status=view.desired_status,
         state=view.observed or ObservedState.STARTING,
         reason=view.reason,
         restarts=view.restarts,

@@ -22,7 +22,7 @@ class Confirmations:
     def confirm(self, device: Device, session: Session, now: float) -> None:
         """Apply the report of a device about what it runs."""
         for record in self._state.tables.of_device(device.name):
-            if record.leaving is None and record.want != "stop":
+            if record.leaving is None and record.desired_status != "stop":
                 self._pending_replies.settle(record, now)
             elif record.leaving is None and self._has_released(device, session, record):
                 self.remove(record, now, done=True)
@@ -42,7 +42,7 @@ class Confirmations:
             if not self._state.is_gone(device, now):
                 continue
             for record in self._state.tables.of_device(device.name):
-                if record.want == "stop" and record.leaving is None:
+                if record.desired_status == "stop" and record.leaving is None:
                     self.remove(record, now, done=is_silent(device, record))
             for record in self._state.tables.taken_from(device.name):
                 self.give_free(record, now, done=is_silent(device, record))
@@ -64,7 +64,7 @@ class Confirmations:
 
     def give_free(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """Free a pipeline from the device that it was taken from."""
-        if record.want == "stop":
+        if record.desired_status == "stop":
             self.remove(record, now, done=done)
             return
         self._state.released.pop(record.pipeline_id, None)

@@ -125,7 +125,9 @@ class Operators:
             case ListPipelines():
                 records = sorted(self._state.tables.pipelines.values(), key=lambda record: record.created)
                 return Reply(
-                    self._queries.views([record for record in records if record.want != "stop"], now)
+                    self._queries.views(
+                        [record for record in records if record.desired_status != "stop"], now
+                    )
                 )
             case GetPipeline():
                 record = self._state.active_pipeline(request.pipeline_id)
@@ -217,7 +219,7 @@ class Operators:
         needed = [
             record
             for record in self._state.tables.of_device(device.name)
-            if record.want != "stop" and (record.pinned or self._state.has_ended(record))
+            if record.desired_status != "stop" and (record.pinned or self._state.has_ended(record))
         ]
         if not needed:
             return ""
@@ -230,7 +232,7 @@ class Operators:
         for record in self._state.tables.of_device(device.name):
             if record.leaving is not None:
                 self._state.change(replace(record, device=None))
-            elif record.want == "stop":
+            elif record.desired_status == "stop":
                 self._confirmations.remove(record, now, done=False)
             else:
                 self._state.change(replace(self._scheduler.moved(record, None, now), leaving=None))

@@ -89,7 +89,9 @@ class PendingReplies:
     def removed(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """Reply to the waiters of a removed pipeline. `done`: it certainly emits nothing."""
         for waiter in list(self._waiters.get(record.pipeline_id, ())):
-            self._release(waiter, self._queries.view(record, now), done=done and waiter.record.want == "stop")
+            self._release(
+                waiter, self._queries.view(record, now), done=done and waiter.record.desired_status == "stop"
+            )
 
     def expire(self, now: float) -> None:
         """Reply to waiters whose time is over."""

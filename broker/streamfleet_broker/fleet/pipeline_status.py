@@ -40,7 +40,7 @@ def status(
     record: PipelineRecord, device_state: DeviceState | None, observed: Observed | None
 ) -> PipelineStatus:
     """The status of a pipeline. `device_state` is the state of its holder; None without one."""
-    if record.want == "stop":
+    if record.desired_status == "stop":
         return "stopping"
     if record.leaving is not None:
         return "moving"
@@ -80,7 +80,7 @@ def view(
     return PipelineView(
         pipeline_id=record.pipeline_id,
         gen=record.gen,
-        want=record.want,
+        desired_status=record.desired_status,
         status=word,
         device=record.device,
         pinned=record.pinned,
@@ -179,11 +179,11 @@ def _movable(source: SourceSpec) -> bool:
 
 def confirmed(record: PipelineRecord, observed: Observed | None) -> bool | None:
     """Whether the device has confirmed the change. None: not yet. False: never, as this run is over."""
-    if observed is None or record.want == "stop":
+    if observed is None or record.desired_status == "stop":
         return None
     if observed.state in (ObservedState.ENDED, ObservedState.FAILED):
         return False
-    match observed.state, record.want:
+    match observed.state, record.desired_status:
         case (ObservedState.PAUSED, "pause") | (ObservedState.RUNNING | ObservedState.RECONNECTING, "run"):
             return True if observed.gen == record.gen else None
         case _:

@@ -80,10 +80,12 @@ class Pipelines:
         known = self._state.tables.pipelines.get(request.pipeline_id)
         if known is None:
             record = self._create_record(_new(request), now)
-        elif known.want != "stop" and _is_same(known, replace(_new(request), want=known.want)):
+        elif known.desired_status != "stop" and _is_same(
+            known, replace(_new(request), desired_status=known.desired_status)
+        ):
             record = known
         else:
-            state = "being stopped" if known.want == "stop" else "there already, and another one"
+            state = "being stopped" if known.desired_status == "stop" else "there already, and another one"
             return Error("conflict", f"pipeline {request.pipeline_id} is {state}")
         if isinstance(record, Error):
             return record
@@ -152,7 +154,7 @@ class Pipelines:
             return self._pending_replies.wait(
                 known, _put(created=known.version == 1), asker, request.wait_ms, now
             )
-        if known is not None and known.want == "stop":
+        if known is not None and known.desired_status == "stop":
             return Error("conflict", f"pipeline {request.pipeline_id} is being stopped")
         if request.expected is not None and (known is None or known.version != request.expected):
             state = "is not there" if known is None else f"has version {known.version}"
@@ -174,7 +176,7 @@ class Pipelines:
             requested=desired.requested,
             selector=desired.selector,
             labels=desired.labels,
-            want=desired.want,
+            desired_status=desired.desired_status,
             version=known.version + 1,
             changed_by=desired.changed_by,
         )
@@ -185,7 +187,7 @@ class Pipelines:
             record = self._scheduler.moved(record, device, now)
         elif not record.spec.plays_like(known.spec) or record.pinned != known.pinned:
             record = replace(record, gen=known.gen + 1, start_gen=known.gen + 1)
-        elif (record.spec, record.want) != (known.spec, known.want):
+        elif (record.spec, record.desired_status) != (known.spec, known.desired_status):
             record = replace(record, gen=known.gen + 1)
         if record.gen == known.gen:
             self._state.tables.write(record)
@@ -212,7 +214,12 @@ class Pipelines:
         if not _is_retry(record, asker):
             gen, version = record.gen + 1, record.version + 1
             record = replace(
-                record, want="run", gen=gen, start_gen=gen, version=version, changed_by=asker.request_id
+                record,
+                desired_status="run",
+                gen=gen,
+                start_gen=gen,
+                version=version,
+                changed_by=asker.request_id,
             )
             self._state.change(record)
             self._pending_replies.supersede(record, now)
@@ -226,19 +233,23 @@ class Pipelines:
         record = self._state.active_pipeline(request.pipeline_id)
         if record is None:
             return no_pipeline(request.pipeline_id)
-        if request.want != "stop" and (request.want == record.want or self._state.has_finished(record)):
+        if request.desired_status != "stop" and (
+            request.desired_status == record.desired_status or self._state.has_finished(record)
+        ):
             status = self._queries.view(record, now).status
             return Error("conflict", f"pipeline {record.pipeline_id} is {status}")
         record = replace(
             record,
-            want=request.want,
+            desired_status=request.desired_status,
             gen=record.gen + 1,
             version=record.version + 1,
             changed_by=asker.request_id,
         )
-        self._state.after_commit.append(LogEvent(record.pipeline_id, f"wanted: {request.want}"))
+        self._state.after_commit.append(
+            LogEvent(record.pipeline_id, f"desired status: {request.desired_status}")
+        )
         holder = None if record.holder is None else self._state.devices[record.holder]
-        if request.want == "stop" and (holder is None or self._state.is_gone(holder, now)):
+        if request.desired_status == "stop" and (holder is None or self._state.is_gone(holder, now)):
             done = holder is None or is_silent(holder, record)
             self._confirmations.remove(record, now, done=done)
             return Reply(Changed(self._queries.view(record, now), done))
@@ -278,7 +289,7 @@ def _new(request: CreatePipeline | PutPipeline) -> PipelineRecord:
         pipeline_id=request.pipeline_id,
         gen=1,
         start_gen=1,
-        want=request.want,
+        desired_status=request.desired_status,
         spec=request.spec,
         requested=request.device,
         device=request.device,
@@ -292,7 +303,7 @@ def _is_same(record: PipelineRecord, desired: PipelineRecord) -> bool:
     """Whether a record already has all that is desired."""
     return all(
         getattr(record, name) == getattr(desired, name)
-        for name in ("spec", "requested", "selector", "labels", "want")
+        for name in ("spec", "requested", "selector", "labels", "desired_status")
     )
 
 

@@ -63,7 +63,8 @@ class FleetQueries:
                 state=device.state,
                 capacity=device.capacity,
                 pipelines=sum(
-                    record.want != "stop" and not self._state.has_finished(record) for record in records
+                    record.desired_status != "stop" and not self._state.has_finished(record)
+                    for record in records
                 ),
                 agent=device.agent,
                 silent=device.silent(now),
@@ -89,7 +90,9 @@ class FleetQueries:
             uptime=now - self._state.started,
             devices_ready=sum(device.state == "ready" for device in self._state.devices.values()),
             devices=len(self._state.devices),
-            pipelines=sum(record.want != "stop" for record in self._state.tables.pipelines.values()),
+            pipelines=sum(
+                record.desired_status != "stop" for record in self._state.tables.pipelines.values()
+            ),
         )
 
     def _holder_of(self, record: PipelineRecord, now: float) -> Holder | None:

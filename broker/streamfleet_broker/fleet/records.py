@@ -8,13 +8,13 @@ from streamfleet_core.protocol.source_reference import is_movable
 from streamfleet_core.protocol.values import (
     Assignment,
     CurveKey,
+    DesiredStatus,
     Id,
     Labels,
     ModelRef,
     Natural,
     OnDisconnect,
     PipelineSpec,
-    Want,
 )
 
 
@@ -43,9 +43,9 @@ class PipelineRecord:
     """A desired pipeline, with everything that fences it in one row."""
 
     pipeline_id: Id
-    gen: Natural  # +1 at any change of device, spec or want
+    gen: Natural  # +1 at any change of device, spec or desired status
     start_gen: Natural  # the gen at which the current run starts
-    want: Want  # `stop` until the device confirms that the pipeline is gone
+    desired_status: DesiredStatus  # `stop` until the device confirms that the pipeline is gone
     spec: PipelineSpec
     requested: Id | None  # the device requested by name
     device: Id | None  # the device that it is assigned to; None: none yet
@@ -78,7 +78,7 @@ class PipelineRecord:
             pipeline_id=self.pipeline_id,
             gen=self.gen,
             start_gen=self.start_gen,
-            want=self.want,
+            desired_status=self.desired_status,
             on_disconnect=on_disconnect,
             spec=self.spec,
         )

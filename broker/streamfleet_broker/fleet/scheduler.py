@@ -18,7 +18,7 @@ from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.messages import Desired
 from streamfleet_core.protocol.values import Labels
 
-# The desired state of a device is one message. The margin is for a `want` or a `gen` that grows.
+# The desired state of a device is one message. The margin is for a `desired_status` or a `gen` that grows.
 MAX_DESIRED_SIZE = MAX_BODY - MAX_PIPELINES * 24  # bytes
 
 
@@ -30,7 +30,7 @@ class Scheduler:
 
     def place(self, now: float) -> None:
         """Assign pipelines without a device, and reassign movable ones of devices that are gone."""
-        waiting = [record for record in self._state.tables.of_device(None) if record.want != "stop"]
+        waiting = [record for record in self._state.tables.of_device(None) if record.desired_status != "stop"]
         for device in self._state.devices.values():
             if self._state.tables.placed[device.name] and self._may_move_from(device, now):
                 waiting += self.movable(device)
@@ -64,7 +64,7 @@ class Scheduler:
         return [
             record
             for record in self._state.tables.of_device(device.name)
-            if record.want != "stop" and not record.pinned and not self._state.has_ended(record)
+            if record.desired_status != "stop" and not record.pinned and not self._state.has_ended(record)
         ]
 
     def candidates(self) -> dict[str, Candidate]:

@@ -148,7 +148,7 @@ class State:
         self.touch({record.device, before.device if before is not None else None})
         self.dirty_pipelines.add(record.pipeline_id)
         taken = before is not None and record.leaving not in (None, before.leaving)
-        if taken or (record.want == "stop" and record.leaving is None):
+        if taken or (record.desired_status == "stop" and record.leaving is None):
             self.released[record.pipeline_id] = self.rev
 
     def holds(self, device: str, pipeline_id: str) -> bool:
@@ -247,7 +247,7 @@ class State:
     def active_pipeline(self, pipeline_id: str) -> PipelineRecord | None:
         """A pipeline that is not being stopped."""
         record = self.tables.pipelines.get(pipeline_id)
-        return None if record is None or record.want == "stop" else record
+        return None if record is None or record.desired_status == "stop" else record
 
     def observed(self, record: PipelineRecord) -> Observed | None:
         """The last report of its device about the current run of a pipeline."""

@@ -101,7 +101,7 @@ class Tables:
             assert record.device is None or record.device in self.devices
             assert record.requested in (None, record.device)
             assert 1 <= record.start_gen <= record.gen
-            assert record.want != "stop" or record.holder is not None
+            assert record.desired_status != "stop" or record.holder is not None
             assert record.leaving is None or record.leaving != record.device
             assert record.leaving is None or record.leaving in self.devices
             assert record.leaving is None or pipeline_id in self.leaving[record.leaving]

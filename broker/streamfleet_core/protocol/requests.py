@@ -22,6 +22,7 @@ from streamfleet_core.protocol.limits import (
 from streamfleet_core.protocol.messages import ErrorCode, Request
 from streamfleet_core.protocol.values import (
     CurveKey,
+    DesiredStatus,
     Id,
     Labels,
     ModelId,
@@ -29,7 +30,6 @@ from streamfleet_core.protocol.values import (
     Natural,
     ObservedState,
     PipelineSpec,
-    Want,
     from_plain,
     to_plain,
 )
@@ -49,7 +49,7 @@ PipelineStatus = Literal[
     "stopping",
 ]
 
-Change = Want | Literal["restart"]
+Change = DesiredStatus | Literal["restart"]
 
 
 # requests -------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class CreatePipeline:
     device: Id | None = None  # None: whichever device has most room
     selector: Labels = field(default_factory=dict)  # of the devices that it may run on
     labels: Labels = field(default_factory=dict)
-    want: Literal["run", "pause"] = "run"
+    desired_status: Literal["run", "pause"] = "run"
     # A request that is made again under its key, within a day, gets the pipeline of the first; `conflict`
     # if that was deleted. The digest is of what was asked for: another one under the key is a `mismatch`.
     key: Annotated[str, Meta(max_length=MAX_REQUEST_KEY)] = ""
@@ -75,8 +75,8 @@ class CreatePipeline:
 class PutPipeline:
     """Create a pipeline, or make it exactly so. Reply: Put. Doing it again changes nothing.
 
-    What can change while it plays (thresholds, fps, sinks, tracker, labels, want) changes so, also after its
-    end, which it does not undo; another model, source or device begins a new playing. The device stays the
+    What can change while it runs (thresholds, fps, sinks, tracker, labels, desired status) changes so, also
+    after its end, which it does not undo; another model, source or device restarts it. The device stays the
     same unless another one is named or it does not meet the selector, and on another one nothing begins
     before the first has confirmed that it stopped, or was lost. With `expected`, it is refused as `conflict`
     when the pipeline has another `version` by now, or is not there.
@@ -87,7 +87,7 @@ class PutPipeline:
     device: Id | None = None
     selector: Labels = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
-    want: Literal["run", "pause"] = "run"
+    desired_status: Literal["run", "pause"] = "run"
     expected: Natural | None = None
     wait_ms: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
 
@@ -107,7 +107,7 @@ class ChangePipeline:
     """
 
     pipeline_id: Id
-    want: Want
+    desired_status: DesiredStatus
     wait_ms: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
 
 
@@ -341,7 +341,7 @@ class PipelineView:
 
     pipeline_id: Id
     gen: Natural
-    want: Want
+    desired_status: DesiredStatus
     status: PipelineStatus
     device: Id | None
     pinned: bool  # stays on its device whatever happens

@@ -14,12 +14,12 @@ from typing_extensions import TypedDict
 from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_SOURCES
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.values import (
+    DesiredStatus,
     Finite,
     Id,
     Natural,
     ObservedState,
     PipelineSpec,
-    Want,
 )
 
 # Why there is no picture.
@@ -130,7 +130,7 @@ class PipelineStat:
     device: Id
     gen: Natural
     inc: Natural
-    want: Want
+    desired_status: DesiredStatus
     state: ObservedState
     reason: str
     restarts: Natural
@@ -165,7 +165,7 @@ class DeviceStat:
     engines: Annotated[tuple[EngineStat, ...], Meta(max_length=MAX_CAPACITY)]
     at: Finite  # Unix seconds
     cores: Natural = 0
-    load: Finite = 0.0  # processes that run or want to, over the last minute
+    load: Finite = 0.0  # processes that run or are ready to, over the last minute
     memory: Natural = 0  # bytes that the machine has
     memory_available: Natural = 0  # bytes that programs may still have
 

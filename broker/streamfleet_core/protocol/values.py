@@ -67,7 +67,7 @@ LabelKey = Id
 LabelValue = Annotated[str, Meta(pattern=whole(LABEL_VALUE_PATTERN))]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=MAX_LABELS)]
 
-Want = Literal["run", "pause", "stop"]
+DesiredStatus = Literal["run", "pause", "stop"]
 OnDisconnect = Literal["stop", "continue"]
 Tracker = Literal["bytetrack"]
 # How a model takes a picture and gives its boxes.
@@ -215,11 +215,11 @@ class Assignment:
     """One pipeline that a device must run, pause or stop."""
 
     pipeline_id: Id
-    gen: Natural  # +1 in the transaction of any change of device, spec or want
+    gen: Natural  # +1 in the transaction of any change of device, spec or desired status
     start_gen: (
         Natural  # the gen at which playing began anew: end of file and file position are durable for it
     )
-    want: Want
+    desired_status: DesiredStatus
     on_disconnect: OnDisconnect
     spec: PipelineSpec
 

@@ -164,14 +164,14 @@ def test_what_the_original_accepted_is_accepted(http: httpx.Client, changes: dic
 
 
 @pytest.mark.parametrize(
-    ("verb", "before", "want"),
+    ("verb", "before", "desired_status"),
     [("pause", "running", "pause"), ("resume", "paused", "run"), ("terminate", "running", "stop")],
 )
 def test_a_command_answers_success_with_the_pipelines_id(
-    http: httpx.Client, peer: Peer, verb: str, before: Any, want: str
+    http: httpx.Client, peer: Peer, verb: str, before: Any, desired_status: str
 ) -> None:
     state = {"running": "run", "paused": "pause"}[before]
-    peer.pipelines["door"] = pipeline("door", status=before, want=state)
+    peer.pipelines["door"] = pipeline("door", status=before, desired_status=state)
 
     answer = http.post(f"/{verb}/door")
 
@@ -179,7 +179,7 @@ def test_a_command_answers_success_with_the_pipelines_id(
     assert answer.json()["context"]["pipeline_id"] == "door"
     changed = peer.asked[-1]
     assert isinstance(changed, ChangePipeline)
-    assert changed.want == want
+    assert changed.desired_status == desired_status
 
 
 def test_a_get_with_a_body_is_answered(http: httpx.Client) -> None:
@@ -253,7 +253,7 @@ def told(pipeline_id: str, throughput: float, gen: int = 3) -> PipelineStat:
         device="edge-1",
         gen=gen,
         inc=0,
-        want="run",
+        desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
         restarts=0,
@@ -433,10 +433,14 @@ def test_what_is_no_id_is_422(http: httpx.Client, text: str) -> None:
 @pytest.mark.parametrize(
     ("verb", "before", "expected"),
     [
-        ("pause", {"status": "paused", "want": "pause"}, "Could not MUTE stream in state: StreamState.MUTED"),
         (
             "pause",
-            {"status": "paused", "want": "pause", "spec": spec("/videos/a.mp4")},
+            {"status": "paused", "desired_status": "pause"},
+            "Could not MUTE stream in state: StreamState.MUTED",
+        ),
+        (
+            "pause",
+            {"status": "paused", "desired_status": "pause", "spec": spec("/videos/a.mp4")},
             "Could not MUTE stream in state: StreamState.PAUSED",
         ),
         ("pause", {"status": "ended"}, "Could not MUTE stream in state: StreamState.ENDED"),

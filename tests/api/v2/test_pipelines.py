@@ -104,7 +104,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         device="edge-2",
         selector={"site": "hall-1"},
         labels={"line": "3", "empty": ""},
-        want="pause",
+        desired_status="pause",
     )
     shown = answer.json()
     assert (shown["requested"], shown["labels"]) == ("edge-2", {"line": "3", "empty": ""})
@@ -276,7 +276,7 @@ def test_a_patch_changes_what_it_names_and_nothing_else(http: httpx.Client, peer
         device="edge-1",
         selector={},
         labels={"site": "a", "shift": "2"},
-        want="pause",
+        desired_status="pause",
         expected=4,
     )
 
@@ -467,7 +467,7 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
         device="edge-1",
         gen=3,
         inc=1,
-        want="run",
+        desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
         restarts=2,
@@ -498,11 +498,11 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
 
 
 @pytest.mark.parametrize(
-    ("word", "before", "want", "status"),
+    ("word", "before", "desired_status", "status"),
     [
         ("pause", {"status": "running"}, "pause", 200),
-        ("pause", {"status": "paused", "want": "pause"}, "pause", 200),
-        ("resume", {"status": "paused", "want": "pause"}, "run", 200),
+        ("pause", {"status": "paused", "desired_status": "pause"}, "pause", 200),
+        ("resume", {"status": "paused", "desired_status": "pause"}, "run", 200),
         ("resume", {"status": "running"}, "run", 200),
         ("pause", {"status": "ended"}, None, 409),
         ("pause", {"status": "failed"}, None, 409),
@@ -510,14 +510,14 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
     ],
 )
 def test_a_word_is_a_change_and_one_that_makes_no_sense_is_a_conflict(
-    http: httpx.Client, peer: Peer, word: str, before: dict[str, Any], want: str | None, status: int
+    http: httpx.Client, peer: Peer, word: str, before: dict[str, Any], desired_status: str | None, status: int
 ) -> None:
     peer.pipelines["door"] = pipeline("door", **before)
 
     answer = http.post(f"/v2/pipelines/door/{word}")
 
-    changes = [asked.want for asked in peer.asked if isinstance(asked, ChangePipeline)]
-    assert (answer.status_code, changes) == (status, [want] if want else [])
+    changes = [asked.desired_status for asked in peer.asked if isinstance(asked, ChangePipeline)]
+    assert (answer.status_code, changes) == (status, [desired_status] if desired_status else [])
     assert status == 200 or "restart runs it again" in answer.json()["detail"]
 
 
@@ -529,7 +529,7 @@ def test_a_change_that_no_device_confirmed_is_accepted(http: httpx.Client, peer:
     unconfirmed = http.post("/v2/pipelines/door/pause")
     homeless = http.post("/v2/pipelines/homeless/pause")
 
-    assert (unconfirmed.status_code, unconfirmed.json()["want"]) == (202, "pause")
+    assert (unconfirmed.status_code, unconfirmed.json()["desired_status"]) == (202, "pause")
     assert homeless.status_code == 200
     waits = [asked.wait_ms for asked in peer.asked if isinstance(asked, ChangePipeline)]
     assert waits == [5000, 0]  # there is nobody to wait for
@@ -539,7 +539,7 @@ def test_one_request_changes_many_and_tells_of_each(http: httpx.Client, peer: Pe
     peer.pipelines |= {
         "door": pipeline("door"),
         "film": pipeline("film", status="ended"),
-        "gate": pipeline("gate", status="paused", want="pause"),
+        "gate": pipeline("gate", status="paused", desired_status="pause"),
     }
 
     answer = http.post("/v2/commands", json={"command": "pause", "ids": ["gate", "door", "film", "no"]})
@@ -552,7 +552,7 @@ def test_one_request_changes_many_and_tells_of_each(http: httpx.Client, peer: Pe
         ("no", 404),
     ]
     assert "restart runs it again" in results[2]["detail"]
-    assert [each["pipeline"] and each["pipeline"]["want"] for each in results] == [
+    assert [each["pipeline"] and each["pipeline"]["desired_status"] for each in results] == [
         "pause",
         "pause",
         "run",
@@ -634,7 +634,7 @@ def test_what_is_deleted_is_gone_whether_its_device_confirms_or_not(http: httpx.
 def test_a_page_of_somebody_else_can_say_no_word(
     http: httpx.Client, peer: Peer, word: str, origin: str
 ) -> None:
-    peer.pipelines["door"] = pipeline("door", status="paused", want="pause")
+    peer.pipelines["door"] = pipeline("door", status="paused", desired_status="pause")
 
     answer = http.post(f"/v2/pipelines/door/{word}", headers={"origin": origin})
 

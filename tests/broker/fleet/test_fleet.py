@@ -83,12 +83,12 @@ from streamfleet_core.protocol.sampling import Random, Sampling
 from streamfleet_core.protocol.source_reference import TEST_PATTERN, is_movable
 from streamfleet_core.protocol.values import (
     Assignment,
+    DesiredStatus,
     ModelRef,
     Observed,
     ObservedState,
     PipelineSpec,
     SourceSpec,
-    Want,
 )
 from tests.fakes.desk import (
     CAMERA,
@@ -311,7 +311,7 @@ def test_hello_is_answered_with_a_session_and_the_desired_state() -> None:
         api_fingerprint=FINGERPRINT,
     )
     assignment = Assignment(
-        pipeline_id="door", gen=1, start_gen=1, want="run", on_disconnect="continue", spec=FILE
+        pipeline_id="door", gen=1, start_gen=1, desired_status="run", on_disconnect="continue", spec=FILE
     )
     assert effects == [
         Send(b"a", welcome, session),
@@ -512,7 +512,7 @@ def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_i
     effects = fleet.heartbeat("a", applied_rev=1)
 
     assignment = Assignment(
-        pipeline_id="door", gen=1, start_gen=1, want="run", on_disconnect="continue", spec=FILE
+        pipeline_id="door", gen=1, start_gen=1, desired_status="run", on_disconnect="continue", spec=FILE
     )
     assert effects == [
         Send(b"a", Desired(2, (assignment,)), session),
@@ -588,7 +588,14 @@ def test_the_lease_runs_from_the_receipt_of_a_heartbeat() -> None:
 
 def test_after_a_start_nobody_is_lost_for_a_while() -> None:
     record = PipelineRecord(
-        pipeline_id="door", gen=3, start_gen=2, want="run", spec=CAMERA, requested=None, device="a", created=1
+        pipeline_id="door",
+        gen=3,
+        start_gen=2,
+        desired_status="run",
+        spec=CAMERA,
+        requested=None,
+        device="a",
+        created=1,
     )
     fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingEntropy(), now=0, unix_time=1e6))
     fleet.join("b")
@@ -625,7 +632,7 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
         pipeline_id="door",
         gen=1,
         start_gen=1,
-        want="run",
+        desired_status="run",
         spec=CAMERA,
         requested=None,
         device="a",
@@ -648,7 +655,12 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
                 4,
                 (
                     Assignment(
-                        pipeline_id="door", gen=2, start_gen=2, want="run", on_disconnect="stop", spec=CAMERA
+                        pipeline_id="door",
+                        gen=2,
+                        start_gen=2,
+                        desired_status="run",
+                        on_disconnect="stop",
+                        spec=CAMERA,
                     ),
                 ),
             ),
@@ -768,7 +780,7 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
         pipeline_id="second",
         gen=1,
         start_gen=1,
-        want="run",
+        desired_status="run",
         spec=CAMERA,
         requested=None,
         device="b",
@@ -779,7 +791,7 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
     view = PipelineView(
         pipeline_id="second",
         gen=1,
-        want="run",
+        desired_status="run",
         status="starting",
         device="b",
         pinned=False,
@@ -788,7 +800,7 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
         created_at=CREATED,
     )
     assignment = Assignment(
-        pipeline_id="second", gen=1, start_gen=1, want="run", on_disconnect="stop", spec=CAMERA
+        pipeline_id="second", gen=1, start_gen=1, desired_status="run", on_disconnect="stop", spec=CAMERA
     )
     assert effects == [
         Save((Write("pipeline", "second", None, record),)),
@@ -883,9 +895,11 @@ def test_pipelines_of_a_lost_device_move_and_begin_anew_and_pinned_ones_stay() -
     fleet.pass_time(11, alive=["b"])
 
     door, disk = fleet.view("door"), fleet.view("disk")
-    assert (door.device, door.gen, door.want, door.status) == ("b", 3, "pause", "starting")
+    assert (door.device, door.gen, door.desired_status, door.status) == ("b", 3, "pause", "starting")
     assert fleet.devices["b"].assignments == (
-        Assignment(pipeline_id="door", gen=3, start_gen=3, want="pause", on_disconnect="stop", spec=CAMERA),
+        Assignment(
+            pipeline_id="door", gen=3, start_gen=3, desired_status="pause", on_disconnect="stop", spec=CAMERA
+        ),
     )
     assert (disk.device, disk.gen, disk.status) == ("a", 1, "unknown")
     assert [each.pipeline_id for each in sent(fleet.hello("a"), "a")[1].assignments] == ["disk"]
@@ -976,7 +990,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
         pipeline_id="door",
         gen=1,
         start_gen=1,
-        want="run",
+        desired_status="run",
         spec=CAMERA,
         requested=None,
         device="a",
@@ -985,7 +999,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
         created_at=CREATED,
     )
     request_id = (2).to_bytes(16, "big")
-    after = replace(before, gen=2, want="pause", version=2, changed_by=request_id)
+    after = replace(before, gen=2, desired_status="pause", version=2, changed_by=request_id)
     session = fleet.devices["a"].session
     assert effects == [
         Save((Write("pipeline", "door", before, after),)),
@@ -998,7 +1012,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
                         pipeline_id="door",
                         gen=2,
                         start_gen=1,
-                        want="pause",
+                        desired_status="pause",
                         on_disconnect="stop",
                         spec=CAMERA,
                     ),
@@ -1006,14 +1020,14 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
             ),
             session,
         ),
-        LogEvent("door", "wanted: pause"),
+        LogEvent("door", "desired status: pause"),
     ]
     fleet.devices["a"].observed = (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.PAUSED),)
     assert fleet.answer(fleet.heartbeat("a")) is None
     view = PipelineView(
         pipeline_id="door",
         gen=2,
-        want="pause",
+        desired_status="pause",
         status="paused",
         device="a",
         pinned=False,
@@ -1087,7 +1101,7 @@ def test_a_request_that_is_asked_again_waits_for_the_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "state", "want", "status_"),
+    ("before", "state", "desired_status", "status_"),
     [
         ("run", RUNNING, "run", "running"),
         ("run", ObservedState.RECONNECTING, "run", "reconnecting"),
@@ -1099,7 +1113,7 @@ def test_a_request_that_is_asked_again_waits_for_the_first() -> None:
     ],
 )
 def test_an_illegal_change_is_refused_with_the_state(
-    before: Want, state: ObservedState, want: Want, status_: str
+    before: DesiredStatus, state: ObservedState, desired_status: DesiredStatus, status_: str
 ) -> None:
     fleet = desk("a")
     fleet.create("door", FILE, "a")
@@ -1107,7 +1121,9 @@ def test_an_illegal_change_is_refused_with_the_state(
         fleet.change("door", "pause")
     fleet.obey(state=state)
 
-    assert fleet.answer(fleet.change("door", want)) == Error("conflict", f"pipeline door is {status_}")
+    assert fleet.answer(fleet.change("door", desired_status)) == Error(
+        "conflict", f"pipeline door is {status_}"
+    )
     assert data_of(fleet.answer(fleet.change("door", "stop"))).pipeline.status == "stopping"
 
 
@@ -1147,7 +1163,7 @@ def test_of_many_changes_each_has_its_outcome() -> None:
         )
     )
     assert fleet.reply(ChangePipelines(("film",), "restart")) == (Outcome("film", confirmed=True),)
-    assert fleet.view("film").want == "run"
+    assert fleet.view("film").desired_status == "run"
     assert fleet.reply(ChangePipelines(("gate", "film"), "stop")) == (Outcome("gate"), Outcome("film"))
     assert [view.pipeline_id for view in fleet.reply(ListPipelines())] == ["door"]
 
@@ -1161,7 +1177,7 @@ def test_many_changes_that_the_store_did_not_take_are_answered_once() -> None:
     fleet.store_down = True
 
     assert fleet.error(ChangePipelines(("door", "gate"), "pause", 5000)).code == "store_down"
-    assert [fleet.view(name).want for name in ("door", "gate")] == ["run", "run"]
+    assert [fleet.view(name).desired_status for name in ("door", "gate")] == ["run", "run"]
 
 
 def test_a_stopped_pipeline_is_gone_for_operators_at_once() -> None:
@@ -1179,7 +1195,9 @@ def test_a_stopped_pipeline_is_gone_for_operators_at_once() -> None:
         "conflict", "pipeline door is being stopped"
     )
     assert fleet.devices["a"].assignments == (
-        Assignment(pipeline_id="door", gen=2, start_gen=1, want="stop", on_disconnect="stop", spec=CAMERA),
+        Assignment(
+            pipeline_id="door", gen=2, start_gen=1, desired_status="stop", on_disconnect="stop", spec=CAMERA
+        ),
     )
 
 
@@ -1197,7 +1215,7 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
         pipeline_id="door",
         gen=2,
         start_gen=1,
-        want="stop",
+        desired_status="stop",
         spec=CAMERA,
         requested=None,
         device="a",
@@ -1208,7 +1226,7 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
     view = PipelineView(
         pipeline_id="door",
         gen=2,
-        want="stop",
+        desired_status="stop",
         status="stopping",
         device="a",
         pinned=False,
@@ -1225,7 +1243,14 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
 
 def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
     record = PipelineRecord(
-        pipeline_id="door", gen=5, start_gen=1, want="stop", spec=FILE, requested=None, device="a", created=1
+        pipeline_id="door",
+        gen=5,
+        start_gen=1,
+        desired_status="stop",
+        spec=FILE,
+        requested=None,
+        device="a",
+        created=1,
     )
     fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
     fleet.hello("a")
@@ -1244,7 +1269,7 @@ def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
         pipeline_id="door",
         gen=1,
         start_gen=1,
-        want="run",
+        desired_status="run",
         spec=CAMERA,
         requested=None,
         device=None,
@@ -1284,8 +1309,8 @@ def test_an_id_that_comes_again_has_a_higher_gen_than_ever() -> None:
     for name in ("other", "door"):
         fleet.create(name)
         fleet.obey()
-    for want in ("pause", "run", "stop"):
-        fleet.change("door", want)
+    for desired_status in ("pause", "run", "stop"):
+        fleet.change("door", desired_status)
         fleet.obey()
 
     assert fleet.create("door").gen == 5
@@ -1580,7 +1605,14 @@ def test_a_pipeline_of_a_device_that_never_joined_says_so() -> None:
 
 def test_a_new_broker_says_that_it_has_not_heard_a_device() -> None:
     record = PipelineRecord(
-        pipeline_id="door", gen=5, start_gen=1, want="run", spec=FILE, requested=None, device="a", created=1
+        pipeline_id="door",
+        gen=5,
+        start_gen=1,
+        desired_status="run",
+        spec=FILE,
+        requested=None,
+        device="a",
+        created=1,
     )
     fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
 
@@ -1722,7 +1754,7 @@ def test_what_another_device_could_open_may_move(reference: str | int, movable: 
 
 
 @pytest.mark.parametrize(
-    ("want", "device", "observed", "expected"),
+    ("desired_status", "device", "observed", "expected"),
     [
         ("run", None, None, "pending"),
         ("run", "new", None, "pending"),
@@ -1745,10 +1777,20 @@ def test_what_another_device_could_open_may_move(reference: str | int, movable: 
     ],
 )
 def test_one_word_for_what_is_desired_and_observed(
-    want: Want, device: DeviceState | None, observed: ObservedState | None, expected: PipelineStatus
+    desired_status: DesiredStatus,
+    device: DeviceState | None,
+    observed: ObservedState | None,
+    expected: PipelineStatus,
 ) -> None:
     record = PipelineRecord(
-        pipeline_id="door", gen=2, start_gen=1, want=want, spec=CAMERA, requested=None, device="a", created=1
+        pipeline_id="door",
+        gen=2,
+        start_gen=1,
+        desired_status=desired_status,
+        spec=CAMERA,
+        requested=None,
+        device="a",
+        created=1,
     )
     seen = None if observed is None else Observed(pipeline_id="door", gen=2, inc=1, state=observed)
 
@@ -1785,12 +1827,14 @@ def put(fleet: Desk, spec: PipelineSpec = CAMERA, **changes: Any) -> Put:
 def test_putting_makes_what_is_not_there_and_putting_it_again_changes_nothing() -> None:
     fleet = desk("a")
 
-    first = put(fleet, labels={"line": "2"}, want="pause")
-    again = put(fleet, labels={"line": "2"}, want="pause")
+    first = put(fleet, labels={"line": "2"}, desired_status="pause")
+    again = put(fleet, labels={"line": "2"}, desired_status="pause")
 
     assert (first.created, first.changed, first.pipeline.version, first.pipeline.gen) == (True, True, 1, 1)
     assert fleet.devices["a"].assignments == (
-        Assignment(pipeline_id="door", gen=1, start_gen=1, want="pause", on_disconnect="stop", spec=CAMERA),
+        Assignment(
+            pipeline_id="door", gen=1, start_gen=1, desired_status="pause", on_disconnect="stop", spec=CAMERA
+        ),
     )
     assert again == replace(first, created=False, changed=False)
     assert Save not in map(type, fleet.effects)
@@ -1813,11 +1857,13 @@ def test_what_plays_alike_changes_as_it_plays() -> None:
     put(fleet)
     fleet.obey()
 
-    done = put(fleet, QUICKER, want="pause")
+    done = put(fleet, QUICKER, desired_status="pause")
 
     assert (done.pipeline.version, done.pipeline.status) == (2, "running")
     assert fleet.devices["a"].assignments == (
-        Assignment(pipeline_id="door", gen=2, start_gen=1, want="pause", on_disconnect="stop", spec=QUICKER),
+        Assignment(
+            pipeline_id="door", gen=2, start_gen=1, desired_status="pause", on_disconnect="stop", spec=QUICKER
+        ),
     )
 
 
@@ -1845,7 +1891,14 @@ def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
     put(fleet, device="a")
 
     assert fleet.devices["a"].assignments == (
-        Assignment(pipeline_id="door", gen=2, start_gen=2, want="run", on_disconnect="continue", spec=CAMERA),
+        Assignment(
+            pipeline_id="door",
+            gen=2,
+            start_gen=2,
+            desired_status="run",
+            on_disconnect="continue",
+            spec=CAMERA,
+        ),
     )
     put(fleet, FILE, device="a")
     gen = fleet.view("door").gen
@@ -1939,7 +1992,7 @@ def test_restarting_begins_anew_whatever_it_did() -> None:
         fleet.obey(state=state)
         assert fleet.reply(RestartPipeline("door")).status == "starting"
 
-    assert [(each.gen, each.start_gen, each.want) for each in fleet.devices["a"].assignments] == [
+    assert [(each.gen, each.start_gen, each.desired_status) for each in fleet.devices["a"].assignments] == [
         (5, 5, "run")
     ]
     for _ in range(2):
@@ -1976,7 +2029,14 @@ def test_another_request_under_the_same_key_is_refused() -> None:
 
 def test_a_key_is_kept_for_a_day_and_after_a_restart_of_the_broker() -> None:
     record = PipelineRecord(
-        pipeline_id="one", gen=1, start_gen=1, want="run", spec=CAMERA, requested=None, device="a", created=1
+        pipeline_id="one",
+        gen=1,
+        start_gen=1,
+        desired_status="run",
+        spec=CAMERA,
+        requested=None,
+        device="a",
+        created=1,
     )
     rows: list[Record] = [*devices("a"), record, KeyRecord("k", "d", "one", 1e6 - 86_390)]
     fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingEntropy(), now=0, unix_time=1e6))
@@ -2071,7 +2131,9 @@ def test_a_pipeline_waits_for_the_device_that_it_is_taken_from() -> None:
     assert fleet.assignments("b") == ()
     fleet.obey("a")
     assert fleet.assignments("b") == (
-        Assignment(pipeline_id="door", gen=3, start_gen=3, want="run", on_disconnect="stop", spec=CAMERA),
+        Assignment(
+            pipeline_id="door", gen=3, start_gen=3, desired_status="run", on_disconnect="stop", spec=CAMERA
+        ),
     )
     fleet.obey("b")
     assert fleet.view("door").status == "running"
@@ -2122,7 +2184,7 @@ def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> No
         pipeline_id="door",
         gen=4,
         start_gen=4,
-        want="run",
+        desired_status="run",
         spec=CAMERA,
         requested="b",
         device="b",
@@ -2151,7 +2213,14 @@ def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
     put(fleet, device="a")
 
     assert fleet.devices["a"].assignments == (
-        Assignment(pipeline_id="door", gen=3, start_gen=3, want="run", on_disconnect="continue", spec=CAMERA),
+        Assignment(
+            pipeline_id="door",
+            gen=3,
+            start_gen=3,
+            desired_status="run",
+            on_disconnect="continue",
+            spec=CAMERA,
+        ),
     )
     fleet.obey()
     assert (fleet.view("door").status, fleet.devices["b"].assignments) == ("running", ())
@@ -2457,7 +2526,14 @@ def test_only_so_many_wait_for_events() -> None:
 
 def test_what_a_new_broker_finds_is_no_event() -> None:
     record = PipelineRecord(
-        pipeline_id="door", gen=5, start_gen=1, want="run", spec=CAMERA, requested=None, device="a", created=1
+        pipeline_id="door",
+        gen=5,
+        start_gen=1,
+        desired_status="run",
+        spec=CAMERA,
+        requested=None,
+        device="a",
+        created=1,
     )
     fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
     fleet.pass_time(1)

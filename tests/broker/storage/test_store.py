@@ -50,7 +50,7 @@ ROWS: dict[tuple[str, str], Record] = {
         pipeline_id="door",
         gen=2**40,
         start_gen=3,
-        want="pause",
+        desired_status="pause",
         spec=SPEC,
         requested="cam-7",
         device="cam-7",
@@ -58,13 +58,20 @@ ROWS: dict[tuple[str, str], Record] = {
         changed_by=bytes(range(16)),
     ),
     ("pipeline", "gate"): PipelineRecord(
-        pipeline_id="gate", gen=1, start_gen=1, want="run", spec=SPEC, requested=None, device=None, created=2
+        pipeline_id="gate",
+        gen=1,
+        start_gen=1,
+        desired_status="run",
+        spec=SPEC,
+        requested=None,
+        device=None,
+        created=2,
     ),
     ("pipeline", "wide"): PipelineRecord(
         pipeline_id="wide",
         gen=9,
         start_gen=9,
-        want="run",
+        desired_status="run",
         spec=replace(SPEC, sources=(SourceSpec("rtsp://10.0.0.9/door"), SourceSpec(0, max_fps=5.0))),
         requested=None,
         device="cam-8",
@@ -106,7 +113,14 @@ def test_every_row_is_read_as_it_was_written(folder: Path) -> None:
 def test_a_row_of_an_earlier_version_is_read(folder: Path) -> None:
     store = Store(folder)
     gate = PipelineRecord(
-        pipeline_id="gate", gen=1, start_gen=1, want="run", spec=SPEC, requested=None, device=None, created=2
+        pipeline_id="gate",
+        gen=1,
+        start_gen=1,
+        desired_status="run",
+        spec=SPEC,
+        requested=None,
+        device=None,
+        created=2,
     )
     plain = to_plain(gate)
     for name in ("selector", "labels", "version", "created_at", "leaving"):
@@ -184,7 +198,14 @@ def test_a_full_disk_refuses_writes_and_takes_them_again_when_there_is_room(fold
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
     large = replace(SPEC, sources=(SourceSpec("rtsp://" + "x" * 4_000),) * 5)
     gate = PipelineRecord(
-        pipeline_id="gate", gen=1, start_gen=1, want="run", spec=large, requested=None, device=None, created=2
+        pipeline_id="gate",
+        gen=1,
+        start_gen=1,
+        desired_status="run",
+        spec=large,
+        requested=None,
+        device=None,
+        created=2,
     )
 
     with pytest.raises(StoreDown, match="cannot write: database or disk is full"):

@@ -172,7 +172,7 @@ async def test_after_a_moment_of_rest_one_file_is_the_store_without_what_was_del
     with running(copy):
         asking = operator(sockets, copy)
         for name in PIPELINES:
-            await asking.get(ChangePipeline(name, want="stop"), Changed)
+            await asking.get(ChangePipeline(name, desired_status="stop"), Changed)
         await until(lambda: not (copy / "store.db-wal").stat().st_size, "an empty journal")
         assert not holders(copy, b"hunter2")
         sockets.close()

@@ -70,7 +70,9 @@ SPEC = PipelineSpec(
     sinks=(UdpSink("127.0.0.1", 12000),),
     confidence=0.3,
 )
-ASSIGNMENT = Assignment(pipeline_id="door", gen=7, start_gen=3, want="pause", on_disconnect="stop", spec=SPEC)
+ASSIGNMENT = Assignment(
+    pipeline_id="door", gen=7, start_gen=3, desired_status="pause", on_disconnect="stop", spec=SPEC
+)
 OBSERVED = Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNING)
 
 
@@ -110,7 +112,7 @@ def test_a_message_is_read_as_it_was_written(message: object) -> None:
             device=None,
             selector={"site": "hall-1"},
             labels={"line": "2"},
-            want="pause",
+            desired_status="pause",
             key="key",
             digest="digest",
         ),
@@ -120,7 +122,7 @@ def test_a_message_is_read_as_it_was_written(message: object) -> None:
             device=None,
             selector={"site": "hall-1"},
             labels={"line": "2"},
-            want="pause",
+            desired_status="pause",
             expected=3,
             wait_ms=5000,
         ),
@@ -146,7 +148,7 @@ def test_a_request_is_read_as_it_was_written(request_: OperatorRequest) -> None:
             PipelineView(
                 pipeline_id="door",
                 gen=7,
-                want="run",
+                desired_status="run",
                 status="moving",
                 device="cam-7",
                 pinned=False,

@@ -18,7 +18,7 @@ import zmq
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
 from streamfleet_core.protocol.limits import MAX_REASON
 from streamfleet_core.protocol.requests import Changed, ChangePipeline
-from streamfleet_core.protocol.values import Want, from_plain
+from streamfleet_core.protocol.values import DesiredStatus, from_plain
 from tests.fakes.children import PICTURE
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker, Worker, wait_for
@@ -40,8 +40,8 @@ def worker(folder: Path, broker: Broker) -> Iterator[Worker]:
         wait_for(lambda: not worker.family(), "no process is left")
 
 
-def change(broker: Broker, pipeline_id: str, want: Want) -> Changed:
-    return from_plain(broker.ask(ChangePipeline(pipeline_id, want, int(PATIENCE * 1000))), Changed)
+def change(broker: Broker, pipeline_id: str, desired_status: DesiredStatus) -> Changed:
+    return from_plain(broker.ask(ChangePipeline(pipeline_id, desired_status, int(PATIENCE * 1000))), Changed)
 
 
 def until(receive: Callable[..., Any], wanted: Callable[[Any], bool], what: str) -> Any:
@@ -74,7 +74,7 @@ def test_a_pipeline_runs_pauses_resumes_and_stops_and_each_is_confirmed(
     broker.create("door", "rtsp://h/door")
     broker.await_status("door", "running")
 
-    answers = [change(broker, "door", want) for want in ("pause", "run", "stop")]
+    answers = [change(broker, "door", desired_status) for desired_status in ("pause", "run", "stop")]
 
     assert [answer.confirmed for answer in answers] == [True, True, True]
     assert broker.pipelines() == {}
@@ -156,7 +156,7 @@ def test_a_path_of_thousands_of_letters_holds_up_neither_heartbeats_nor_commands
 
     with worker.subscribed(b"v1/stat/long/") as receive:
         document = until(receive, lambda d: d["reason"].startswith("there is no"), "a reason")
-    answers = [change(broker, "door", want) for want in ("pause", "run") * 3]
+    answers = [change(broker, "door", desired_status) for desired_status in ("pause", "run") * 3]
 
     assert document["reason"].startswith("there is no file /videos/missing")
     assert len(document["reason"].encode()) <= MAX_REASON

@@ -38,7 +38,7 @@ class Device:
                 pipeline_id=name,
                 gen=1,
                 start_gen=1,
-                want="run",
+                desired_status="run",
                 on_disconnect="continue",
                 spec=spec("rtsp://h/a"),
             )

@@ -187,7 +187,7 @@ def test_neither_a_camera_nor_the_publisher_interrupts_an_inference(stand: Stand
 
 
 def test_a_camera_may_begin_in_a_pause(stand: Stand, quick: Manifest) -> None:
-    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 30)), want="pause")
+    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 30)), desired_status="pause")
     camera.until("it is paused", lambda report: is_camera(report, "paused"))
     wait_for("two more reports", lambda: len(camera.reports) >= 3)
 

@@ -73,7 +73,7 @@ def run_together(camera: Child) -> None:
 
 def test_files_of_a_pipeline_run_side_by_side(stand: Stand, quick: Manifest) -> None:
     # At a pace that leaves both readers time: without one, who reads faster is ahead.
-    camera = stand.camera(quick, films(stand.folder, 150, 150), max_fps=50, want="pause")
+    camera = stand.camera(quick, films(stand.folder, 150, 150), max_fps=50, desired_status="pause")
     run_together(camera)
     until_ended(camera)
 
@@ -184,7 +184,7 @@ def test_each_source_keeps_its_own_pace(stand: Stand, quick: Manifest) -> None:
     slow, fast = films(stand.folder, 20, 60)
     sources = [SourceSpec(slow.reference, max_fps=10), fast]
 
-    camera = stand.camera(quick, sources, max_fps=30, want="pause")
+    camera = stand.camera(quick, sources, max_fps=30, desired_status="pause")
     run_together(camera)
     until_ended(camera)
 
@@ -286,7 +286,7 @@ def test_a_file_that_may_lose_frames_does_not_run_through_while_it_is_paused(
 ) -> None:
     (film,) = films(stand.folder, 500)
     sources = [SourceSpec(film.reference, filling="DROP_OLDEST")]
-    camera = stand.camera(quick, sources, want="pause")
+    camera = stand.camera(quick, sources, desired_status="pause")
     camera.until("it is paused", lambda report: is_camera(report, "paused"))
     reports = len(camera.reports)
     wait_for("two more reports", lambda: len(camera.reports) >= reports + 2)

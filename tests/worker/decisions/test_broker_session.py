@@ -55,7 +55,12 @@ WELCOME = Welcome(
     relay=("tcp://*:7773",),
 )
 ASSIGNMENT = Assignment(
-    pipeline_id="door", gen=7, start_gen=3, want="run", on_disconnect="stop", spec=spec("rtsp://h/door")
+    pipeline_id="door",
+    gen=7,
+    start_gen=3,
+    desired_status="run",
+    on_disconnect="stop",
+    spec=spec("rtsp://h/door"),
 )
 RUNNING = (Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNING),)
 EMPTY = observed_digest(())

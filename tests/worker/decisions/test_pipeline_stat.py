@@ -19,7 +19,7 @@ from tests.fakes.peers import spec
 
 ADDRESS = "rtsp://user:secret@cam/door?key=secret#secret"
 ASSIGNMENT = Assignment(
-    pipeline_id="door", gen=2, start_gen=1, want="run", on_disconnect="stop", spec=spec(ADDRESS)
+    pipeline_id="door", gen=2, start_gen=1, desired_status="run", on_disconnect="stop", spec=spec(ADDRESS)
 )
 REPORT = CameraReport(
     gen=2,
@@ -81,7 +81,7 @@ def test_it_is_what_the_camera_said() -> None:
         device="cam-7",
         gen=2,
         inc=3,
-        want="run",
+        desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
         restarts=0,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamfleet_core.protocol.values import Assignment, ModelRef, Observed, ObservedState, Want
+from streamfleet_core.protocol.values import Assignment, DesiredStatus, ModelRef, Observed, ObservedState
 from streamfleet_worker.decisions.reconcile_actions import (
     Action,
     CancelFetch,
@@ -184,7 +184,7 @@ class World:
         child, assignment = action.child, action.assignment
         pipeline_id = child.pipeline_id
         assert self.assignments[pipeline_id] == assignment
-        assert assignment.want != "stop"
+        assert assignment.desired_status != "stop"
         assert (pipeline_id, assignment.start_gen) not in self.ended, "a playing that had ended began again"
         assert self.rows[pipeline_id].inc == child.inc, "started before it was written"
         assert child.inc > self.incs.get(pipeline_id, 0), "an incarnation twice"
@@ -204,13 +204,13 @@ class World:
         pipeline_id = self.rng.choice("abc")
         known = self.assignments.get(pipeline_id)
         self.gen += 1
-        if known is None or known.want == "stop":
+        if known is None or known.desired_status == "stop":
             model = ModelRef("m", self.rng.choice(["1" * 64, "2" * 64]))
             fresh = Assignment(
                 pipeline_id=pipeline_id,
                 gen=self.gen,
                 start_gen=self.gen,
-                want="run",
+                desired_status="run",
                 on_disconnect=self.rng.choice(["stop", "continue"]),
                 spec=spec("x"),
             )
@@ -218,9 +218,9 @@ class World:
         elif self.rng.random() < 0.2:
             del self.assignments[pipeline_id]
         else:
-            want: Want = self.rng.choice(["run", "pause", "stop"])
+            desired_status: DesiredStatus = self.rng.choice(["run", "pause", "stop"])
             start_gen = self.gen if self.rng.random() < 0.3 else known.start_gen
-            changed = replace(known, gen=self.gen, start_gen=start_gen, want=want)
+            changed = replace(known, gen=self.gen, start_gen=start_gen, desired_status=desired_status)
             if self.rng.random() < 0.3:
                 changed = replace(changed, spec=replace(known.spec, confidence=self.rng.random()))
             self.assignments[pipeline_id] = changed
@@ -238,7 +238,7 @@ class World:
                 self.feed(Reported(child, EngineReport(state, "", 0, oldest)))  # type: ignore[arg-type]
             case CameraId():
                 told = self.told[child]
-                state = ObservedState.PAUSED if told.want == "pause" else ObservedState.RUNNING
+                state = ObservedState.PAUSED if told.desired_status == "pause" else ObservedState.RUNNING
                 if not well and self.rng.random() < 0.15:
                     state = self.rng.choice(
                         [ObservedState.STARTING, ObservedState.RECONNECTING, ObservedState.ENDED]
@@ -311,13 +311,15 @@ def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_desired(se
                 world.report(child, well=True)
         for child in [child for child, asked_at in world.alive.items() if asked_at is not None]:
             world.exit(child, 0)
-    desired = {pipeline_id: w for pipeline_id, w in world.assignments.items() if w.want != "stop"}
+    desired = {pipeline_id: w for pipeline_id, w in world.assignments.items() if w.desired_status != "stop"}
     observed = {entry.pipeline_id: entry for entry in world.core.observed()}
     assert observed.keys() == desired.keys()
     cameras = [child for child in world.alive if isinstance(child, CameraId)]
     assert {child for child in cameras if child.pipeline_id == "a"} == world.showing & set(cameras)
     for pipeline_id, entry in observed.items():
-        expected = ObservedState.PAUSED if desired[pipeline_id].want == "pause" else ObservedState.RUNNING
+        expected = (
+            ObservedState.PAUSED if desired[pipeline_id].desired_status == "pause" else ObservedState.RUNNING
+        )
         assert entry.state in (expected, ObservedState.ENDED, ObservedState.FAILED)
         assert entry.gen == desired[pipeline_id].gen
         assert entry.state is not ObservedState.ENDED or (

@@ -388,7 +388,9 @@ class Agent:
                 self._start_camera(action)
             case actions.ChangeCamera():
                 assignment = action.assignment
-                self._supervisor.tell(action.child, Change(assignment.gen, assignment.want, assignment.spec))
+                self._supervisor.tell(
+                    action.child, Change(assignment.gen, assignment.desired_status, assignment.spec)
+                )
             case actions.ShowPictures():
                 self._supervisor.tell(action.child, Show(action.wanted))
             case actions.StopChild():
@@ -448,7 +450,7 @@ class Agent:
                 short_id=self._short_id,
                 gen=assignment.gen,
                 inc=action.child.inc,
-                want=assignment.want,
+                desired_status=assignment.desired_status,
                 spec=assignment.spec,
                 manifest=action.manifest,
                 defaults=self._config.defaults,

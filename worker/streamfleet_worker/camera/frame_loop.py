@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import supervision as sv
 
 from streamfleet_core.protocol.data_plane import DataHeader
-from streamfleet_core.protocol.values import PipelineSpec, Want
+from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
 from streamfleet_worker.engine.client import EngineClient
@@ -44,16 +44,16 @@ class _Orders:
     """What of an assignment can change while the sources play."""
 
     gen: int
-    want: Want
+    desired_status: DesiredStatus
     rules: PostProcessing
     limits: tuple[float | None, ...]  # frames/s, by source
     tracks: bool
 
 
-def _orders(gen: int, want: Want, spec: PipelineSpec, defaults: PostProcessing) -> _Orders:
+def _orders(gen: int, desired_status: DesiredStatus, spec: PipelineSpec, defaults: PostProcessing) -> _Orders:
     return _Orders(
         gen=gen,
-        want=want,
+        desired_status=desired_status,
         rules=post_processing(spec, defaults),
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
         tracks=spec.tracker is not None,
@@ -72,7 +72,7 @@ class InFlightFrame:
     submitted_at: float  # monotonic seconds
     ready_at: float | None = None  # monotonic seconds, when the engine was through with it
     failure: str = ""  # why there is no output
-    image: Image | None = None  # for as long as somebody may want to look at it
+    image: Image | None = None  # for as long as it may be shown
     shown: bool = False  # a picture for people is made of it
 
 
@@ -101,7 +101,7 @@ class FrameLoop:
         self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
         self._failing_sinks: set[str] = set()
         self._emission = threading.Lock()  # held while anything leaves; guards _orders and the emitter
-        self._orders = _orders(config.gen, config.want, config.spec, config.defaults)
+        self._orders = _orders(config.gen, config.desired_status, config.spec, config.defaults)
         self._obeyed: _Orders | None = None  # the orders that the lanes know
         self._note_pause()
         self._paused_at: float | None = None  # monotonic seconds
@@ -130,12 +130,12 @@ class FrameLoop:
         self._wakeup.set()
         self._thread.join(deadline)
 
-    def change(self, gen: int, want: Want, spec: PipelineSpec) -> None:
+    def change(self, gen: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
         """Emit under this generation and by this spec, or pause. When this returns, it is so."""
-        orders = _orders(max(self._orders.gen, gen), want, spec, self._config.defaults)
+        orders = _orders(max(self._orders.gen, gen), desired_status, spec, self._config.defaults)
         senders = self._emitter.senders_to(spec.sinks)
         with self._emission:
-            if self.paused and want == "run":
+            if self.paused and desired_status == "run":
                 self._fresh_from = time.monotonic()
             self._orders = orders
             self._emitter.use(senders)
@@ -157,7 +157,7 @@ class FrameLoop:
     @property
     def paused(self) -> bool:
         """Nothing is emitted."""
-        return self._orders.want == "pause"
+        return self._orders.desired_status == "pause"
 
     @property
     def began(self) -> bool:
@@ -227,7 +227,7 @@ class FrameLoop:
         if orders is self._obeyed:
             return
         self._obeyed = orders
-        paused_at, paused = self._paused_at, orders.want == "pause"
+        paused_at, paused = self._paused_at, orders.desired_status == "pause"
         self._paused_at = (now if paused_at is None else paused_at) if paused else None
         if paused_at is not None and not paused:
             self._held += now - paused_at
@@ -341,10 +341,12 @@ class FrameLoop:
         """Whether the frame is dealt with; a file's frame that meets a pause is not, and is kept."""
         with self._emission:
             orders = self._orders
-            if orders.want == "pause" and lane.finite:
+            if orders.desired_status == "pause" and lane.finite:
                 return False
             # A live source shows what is now: not what was under way when a pause began, nor after it.
-            if not lane.finite and (orders.want == "pause" or frame.stamp.decoded_at < self._fresh_from):
+            if not lane.finite and (
+                orders.desired_status == "pause" or frame.stamp.decoded_at < self._fresh_from
+            ):
                 lane.metrics.dropped("muted")
                 return True
             detections = self._detect(lane, frame, orders)
@@ -398,7 +400,7 @@ class FrameLoop:
     def _leave(self, jpeg: bytes, preview: PreviewFrame) -> None:
         """Called by the renderer's thread."""
         with self._emission:
-            if self._showing and self._orders.want == "run":
+            if self._showing and self._orders.desired_status == "run":
                 self._emitter.emit_picture(jpeg, preview.header)
 
     def _release(self, lane: SourceLane, frame: InFlightFrame) -> None:

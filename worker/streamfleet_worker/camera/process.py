@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 import cv2
 
 from streamfleet_core.protocol.source_reference import is_finite
-from streamfleet_core.protocol.values import PipelineSpec, SourceSpec, Want
+from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec, SourceSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_loop import FrameLoop
 from streamfleet_worker.host.cpu_priority import let_others_finish
@@ -100,9 +100,9 @@ class Camera:
         for reader in self._readers:
             reader.stop(max(0.0, until - time.monotonic()))
 
-    def change(self, gen: int, want: Want, spec: PipelineSpec) -> None:
+    def change(self, gen: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
         """Go on under this generation and by this spec, or pause. When this returns, it is so."""
-        self.frame_loop.change(gen, want, spec)
+        self.frame_loop.change(gen, desired_status, spec)
         self._emitter.sample(spec.sampling)
 
     @property
@@ -201,8 +201,8 @@ def _serve(camera: Camera, connection: Connection) -> None:
                 match receive(connection):
                     case Stop():
                         return
-                    case Change(gen, want, spec):
-                        camera.change(gen, want, spec)
+                    case Change(gen, desired_status, spec):
+                        camera.change(gen, desired_status, spec)
                     case Show(wanted):
                         camera.frame_loop.show(wanted)
             if ready:

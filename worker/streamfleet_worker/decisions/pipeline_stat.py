@@ -75,7 +75,7 @@ def pipeline_stat(
         device=device,
         gen=observed.gen,
         inc=observed.inc,
-        want=assignment.want,
+        desired_status=assignment.desired_status,
         state=observed.state,
         reason=observed.reason,
         restarts=observed.restarts,

@@ -55,7 +55,7 @@ class Pipeline:
     @property
     def is_desired(self) -> bool:
         """It is assigned to this device, and not to be stopped."""
-        return self.assignment is not None and not self.gone and self.assignment.want != "stop"
+        return self.assignment is not None and not self.gone and self.assignment.desired_status != "stop"
 
     @property
     def gen(self) -> int:

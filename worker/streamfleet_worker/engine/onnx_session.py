@@ -167,7 +167,7 @@ def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[str
     expected = (1, 3, manifest.input_height, manifest.input_width)
     # A dimension that the model leaves open has a name, or nothing, in the place of a number.
     fits = len(given.shape) == 4 and all(
-        have == want or not isinstance(have, int) for have, want in zip(given.shape, expected, strict=True)
+        have == need or not isinstance(have, int) for have, need in zip(given.shape, expected, strict=True)
     )
     if not fits:
         raise BadModel(f"expected an input of {_text(expected)}, the model takes {_text(given.shape)}")

@@ -16,7 +16,7 @@ class Machine:
     """One look at it."""
 
     cores: int
-    load: float  # processes that run or want to, over the last minute
+    load: float  # processes that run or are ready to, over the last minute
     memory: int  # bytes
     memory_available: int  # bytes that programs may still have
 

@@ -16,11 +16,11 @@ import msgpack
 from streamfleet_core.protocol.status import SampleStat, SourceStat
 from streamfleet_core.protocol.values import (
     CurveKey,
+    DesiredStatus,
     Manifest,
     Natural,
     ObservedState,
     PipelineSpec,
-    Want,
     from_plain,
     to_plain,
 )
@@ -51,7 +51,7 @@ class CameraConfig:
     short_id: int  # of the device, for the data plane's header
     gen: int
     inc: int
-    want: Want  # run or pause
+    desired_status: DesiredStatus  # run or pause
     spec: PipelineSpec
     manifest: Manifest
     defaults: PostProcessing
@@ -101,7 +101,7 @@ class Change:
     """
 
     gen: Natural
-    want: Want
+    desired_status: DesiredStatus
     spec: PipelineSpec
 
 

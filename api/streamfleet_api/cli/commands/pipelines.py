@@ -239,7 +239,7 @@ def _said(verb: str, done: str, before: Pipeline, *, confirmed: bool) -> str:
     pipeline_id, state = before.pipeline_id, before.status
     if (verb, state) in (("pause", "paused"), ("resume", "running")):
         return f"{pipeline_id} is {state} already"
-    if verb == "resume" and before.want == "run":
+    if verb == "resume" and before.desired_status == "run":
         return f"{pipeline_id} is not paused, it is {state}"
     return f"{pipeline_id} {done}{'' if confirmed else ' as soon as its device answers'}"
 

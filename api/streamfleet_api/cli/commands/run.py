@@ -347,7 +347,7 @@ def _report(client: Client, before: Pipeline, after: Pipeline, *, wait: bool = T
             warn(wrong)
         return
     say(f"{pipeline_id}: {', '.join(changed)}")
-    if after.want == "pause":
+    if after.desired_status == "pause":
         click.echo("it is paused")
     elif begins_anew(before, after):
         click.echo("it restarts")

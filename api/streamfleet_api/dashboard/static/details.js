@@ -38,7 +38,7 @@ export class Details {
     document.querySelector("#details-reason").textContent = pipeline.reason;
     facts.replaceChildren(...terms(pipelineFacts(pipeline)));
     sources.replaceChildren(...sourceFacts(pipeline).map(sourceItem));
-    const paused = pipeline.want === "pause";
+    const paused = pipeline.desired_status === "pause";
     this.#offer([
       [paused ? "Resume" : "Pause", () => this.#post(paused ? "resume" : "pause")],
       ["Restart", () => this.#post("restart")],

@@ -65,7 +65,10 @@ def settles(peer: Peer, **state: Any) -> None:
     [
         ({"status": "ended"}, "door is ended; 'streamfleet restart door' lets it go on"),
         ({"status": "failed", "reason": "no file"}, "door is failed: no file; 'streamfleet restart door'"),
-        ({"status": "paused", "want": "pause"}, "door is paused; 'streamfleet resume door' lets it go on"),
+        (
+            {"status": "paused", "desired_status": "pause"},
+            "door is paused; 'streamfleet resume door' lets it go on",
+        ),
     ],
 )
 def test_tail_tells_at_once_that_nothing_will_come(
@@ -306,7 +309,7 @@ def test_status_tells_why_a_pipeline_that_runs_again_was_restarted(
         device="edge-1",
         gen=peer.gen,
         inc=1,
-        want="run",
+        desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
         restarts=1,
@@ -373,7 +376,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         device="edge-1",
         gen=peer.gen,
         inc=0,
-        want="run",
+        desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
         restarts=0,
@@ -511,7 +514,7 @@ def test_a_pattern_that_no_pipeline_meets_is_told(run: Command, peer: Peer) -> N
 @pytest.mark.parametrize(
     ("verb", "state", "expected"),
     [
-        ("pause", {"status": "paused", "want": "pause"}, "demo is paused already\n"),
+        ("pause", {"status": "paused", "desired_status": "pause"}, "demo is paused already\n"),
         ("resume", {}, "demo is running already\n"),
         ("resume", {"status": "reconnecting"}, "demo is not paused, it is reconnecting\n"),
     ],

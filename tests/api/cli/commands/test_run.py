@@ -67,7 +67,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     (asked,) = created(peer)
     assert done.stdout == "door running on edge-1\n"
     assert isinstance(asked, PutPipeline)
-    assert (asked.pipeline_id, asked.want, asked.device) == ("door", "pause", "edge-1")
+    assert (asked.pipeline_id, asked.desired_status, asked.device) == ("door", "pause", "edge-1")
     assert (asked.selector, asked.labels) == ({"site": "hall-1"}, {"line": "3"})
     assert asked.spec.sources == (SourceSpec("rtsp://cam/1", mode="live"), SourceSpec(0, mode="live"))
     assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
@@ -94,7 +94,7 @@ def test_wait_ends_well_as_soon_as_predictions_come(run: Command, peer: Peer) ->
         device="edge-1",
         gen=peer.gen,
         inc=0,
-        want="run",
+        desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
         restarts=0,
@@ -119,7 +119,7 @@ def test_wait_ends_well_as_soon_as_predictions_come(run: Command, peer: Peer) ->
     ("state", "code", "said"),
     [
         ({"status": "ended"}, 0, ""),
-        ({"status": "paused", "want": "pause"}, 0, ""),
+        ({"status": "paused", "desired_status": "pause"}, 0, ""),
         ({"status": "failed", "reason": "no such file"}, 3, "error: door is failed: no such file\n"),
         (
             {"status": "pending", "device": None, "reason": "no device has room"},
@@ -275,7 +275,7 @@ def test_sinks_are_replaced_added_and_taken_away(run: Command, peer: Peer) -> No
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"status": "paused", "want": "pause"}, "it is paused"),
+        ({"status": "paused", "desired_status": "pause"}, "it is paused"),
         ({"status": "ended"}, "it has ended: 'streamfleet restart door' plays it again"),
     ],
 )
@@ -344,7 +344,7 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ),
         ({"class_agnostic_nms": True}, ["class-agnostic-nms default → on"], False),
         ({"device": "edge-2", "requested": "edge-2"}, ["device default → edge-2"], True),
-        ({"want": "pause"}, ["paused"], False),
+        ({"desired_status": "pause"}, ["paused"], False),
         ({"selector": {"site": "a"}}, ["select site=a"], False),
         ({"gen": 4}, ["video with another login"], True),
         ({"gen": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),

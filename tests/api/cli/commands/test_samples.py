@@ -219,7 +219,7 @@ def test_status_tells_what_came_of_it(api: Api, run: Command, peer: Peer) -> Non
         device="edge-1",
         gen=peer.gen,
         inc=1,
-        want="run",
+        desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
         restarts=0,

@@ -140,8 +140,8 @@ def test_a_pipeline_is_paused_resumed_and_terminated(http: httpx.Client, peer: P
         answer = http.post(f"/inference_pipelines/door/{verb}", json={"api_key": "k"})
         assert (answer.status_code, list(answer.json())) == (200, ["status", "context"])
 
-    wants = [asked.want for asked in peer.asked if isinstance(asked, ChangePipeline)]
-    assert wants == ["pause", "run", "stop"]
+    statuses = [asked.desired_status for asked in peer.asked if isinstance(asked, ChangePipeline)]
+    assert statuses == ["pause", "run", "stop"]
     assert peer.pipelines == {}
 
 

@@ -92,21 +92,21 @@ def test_an_init_whose_failure_shows_in_the_status_only_is_a_success(
 
 
 @pytest.mark.parametrize(
-    ("kind", "before", "want"),
+    ("kind", "before", "desired_status"),
     [("mute", "running", "pause"), ("resume", "paused", "run"), ("terminate", "running", "stop")],
 )
 def test_a_command_is_done_and_its_reply_has_the_pipelines_id(
-    port: int, peer: Peer, kind: str, before: Any, want: str
+    port: int, peer: Peer, kind: str, before: Any, desired_status: str
 ) -> None:
     state = {"running": "run", "paused": "pause"}[before]
-    peer.pipelines["door"] = pipeline("door", status=before, want=state)
+    peer.pipelines["door"] = pipeline("door", status=before, desired_status=state)
 
     reply = ask(port, kind, "door", surprise=1)
 
     assert (reply["response"], reply["pipeline_id"]) == ({"status": "success"}, "door")
     changed = peer.asked[-1]
     assert isinstance(changed, ChangePipeline)
-    assert changed.want == want
+    assert changed.desired_status == desired_status
 
 
 def test_the_status_has_the_originals_four_keys_first(port: int, peer: Peer) -> None:
@@ -340,11 +340,15 @@ def test_an_init_that_the_broker_never_confirmed_is_taken_back(api: Api, port: i
 @pytest.mark.parametrize(
     ("kind", "before", "message"),
     [
-        ("mute", {"status": "paused", "want": "pause"}, "Could not MUTE stream in state: StreamState.MUTED"),
+        (
+            "mute",
+            {"status": "paused", "desired_status": "pause"},
+            "Could not MUTE stream in state: StreamState.MUTED",
+        ),
         ("mute", {"status": "failed"}, "Could not MUTE stream in state: StreamState.ERROR"),
         (
             "mute",
-            {"status": "paused", "want": "pause", "spec": spec("/videos/a.mp4")},
+            {"status": "paused", "desired_status": "pause", "spec": spec("/videos/a.mp4")},
             "Could not MUTE stream in state: StreamState.PAUSED",
         ),
         ("resume", {"status": "running"}, "Could not RESUME stream in state: StreamState.RUNNING"),
