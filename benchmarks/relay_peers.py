@@ -62,21 +62,21 @@ def publish(connection: Connection, side: Side) -> None:
         connection.recv()
         while not connection.poll(0.01):
             publisher.send_multipart(_message(_WARM, time.monotonic_ns()))
-        inc = _WARM
+        incarnation = _WARM
         while True:
             rate, seconds = connection.recv()
-            inc += 1
-            connection.send(_send(publisher, inc, rate, seconds))
+            incarnation += 1
+            connection.send(_send(publisher, incarnation, rate, seconds))
 
 
-def _send(publisher: zmq.Socket[bytes], inc: int, rate: int, seconds: float) -> int:
+def _send(publisher: zmq.Socket[bytes], incarnation: int, rate: int, seconds: float) -> int:
     """How many were sent."""
-    frames = _message(inc, 0)
+    frames = _message(incarnation, 0)
     sent, started = 0, time.monotonic()
     while (passed := time.monotonic() - started) < seconds:
         due = int(rate * passed) - sent if rate else 100
         if due:
-            frames = _message(inc, time.monotonic_ns())
+            frames = _message(incarnation, time.monotonic_ns())
         for _ in range(due):
             publisher.send_multipart(frames)
         sent += due
@@ -100,11 +100,11 @@ def subscribe(connection: Connection, side: Side, count: int) -> None:
                 waiting.discard(ready)
                 ready.recv_multipart()
         connection.send("ready")
-        for inc in itertools.count(_WARM + 1):
-            connection.send(_count(connection, poller, inc))
+        for incarnation in itertools.count(_WARM + 1):
+            connection.send(_count(connection, poller, incarnation))
 
 
-def _count(connection: Connection, poller: zmq.Poller, inc: int) -> Counted:
+def _count(connection: Connection, poller: zmq.Poller, incarnation: int) -> Counted:
     """What comes of one run, until it is all there, or it was asked for and nothing more comes."""
     messages, first, last = 0, 0.0, 0.0
     latencies: list[int] = []
@@ -115,7 +115,7 @@ def _count(connection: Connection, poller: zmq.Poller, inc: int) -> Counted:
         ready = poller.poll(round(_QUIET * 1000))
         if not ready and expected is not None:
             break
-        came = sum(_drain(subscriber, inc, latencies) for subscriber, _ in ready)
+        came = sum(_drain(subscriber, incarnation, latencies) for subscriber, _ in ready)
         if came:
             last = time.monotonic()
             first = first or last
@@ -124,9 +124,9 @@ def _count(connection: Connection, poller: zmq.Poller, inc: int) -> Counted:
     return Counted(messages, max(last - first, 1e-9), latency)
 
 
-def _drain(subscriber: zmq.Socket[bytes], inc: int, latencies: list[int]) -> int:
+def _drain(subscriber: zmq.Socket[bytes], incarnation: int, latencies: list[int]) -> int:
     """How much of this run is there, without waiting. Adds how long the first of it took."""
-    count, wanted = 0, inc.to_bytes(4, "big")
+    count, wanted = 0, incarnation.to_bytes(4, "big")
     for _ in range(256):
         try:
             frames = subscriber.recv_multipart(zmq.NOBLOCK)
@@ -140,8 +140,8 @@ def _drain(subscriber: zmq.Socket[bytes], inc: int, latencies: list[int]) -> int
     return count
 
 
-def _message(inc: int, sent_ns: int) -> list[bytes]:
-    header = DataHeader(kind=Kind.PRED, gen=1, inc=inc, seq=0, captured_boot_ns=sent_ns).pack()
+def _message(incarnation: int, sent_ns: int) -> list[bytes]:
+    header = DataHeader(kind=Kind.PRED, gen=1, inc=incarnation, seq=0, captured_boot_ns=sent_ns).pack()
     return [_TOPIC, header, bytes(SIZE - len(_TOPIC) - len(header))]
 
 

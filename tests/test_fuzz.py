@@ -29,7 +29,9 @@ from tests.api.monitoring.test_metrics import MACHINE
 from tests.api.roboflow.test_stream_management import told
 from tests.fakes.samples import picked
 
-OBSERVED = (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.RUNNING, reason="a reason"),)
+OBSERVED = (
+    Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.RUNNING, reason="a reason"),
+)
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),

@@ -98,7 +98,7 @@ class Pipeline:
     Attributes:
         pipeline_id: Its id.
         version: Rises with each change of the desired state: what `if_match` takes.
-        gen: Rises with each change that its device gets to know.
+        generation: Rises with each change that its device gets to know.
         desired_status: `run`, `pause` or `stop`.
         status: `pending`, `starting`, `running`, `paused`, `reconnecting`, `unknown`, `moving`, `backoff`,
             `failed`, `ended` or `stopping`.
@@ -123,7 +123,7 @@ class Pipeline:
 
     pipeline_id: str
     version: int
-    gen: int
+    generation: int
     desired_status: str
     status: str
     device: str | None
@@ -152,8 +152,8 @@ class PipelineReport:
     Attributes:
         pipeline_id: Its id.
         device: The device that it is on.
-        gen: Of the desired state that its device carries out.
-        inc: Rises with each start of its process, at which counters begin at 0.
+        generation: Of the desired state that its device carries out.
+        incarnation: Rises with each start of its process, at which counters begin at 0.
         desired_status: `run`, `pause` or `stop`.
         state: What its device says. None: nothing yet.
         status: What the broker says.
@@ -171,8 +171,8 @@ class PipelineReport:
 
     pipeline_id: str
     device: str | None
-    gen: int
-    inc: int
+    generation: int
+    incarnation: int
     desired_status: str
     state: str | None
     status: str

@@ -99,7 +99,9 @@ def test_whatever_a_device_says_the_api_answers_and_shows_what_others_say(
         for asked in range(1, ASKED + 1):
             for number in itertools.islice(numbers, AT_ONCE):
                 peer.send(
-                    pipeline_topic(kind, "bad"), DataHeader(kind=kind, gen=peer.gen, inc=0, seq=number), body
+                    pipeline_topic(kind, "bad"),
+                    DataHeader(kind=kind, gen=peer.generation, inc=0, seq=number),
+                    body,
                 )
             peer.predict("good", asked)
             assert http.get("/v2/pipelines/good").status_code == 200
@@ -127,7 +129,7 @@ def test_a_body_as_long_as_may_be_cuts_nobody_off(http: httpx.Client, peer: Peer
     until(lambda: shown() == 27.0, lambda: peer.tell(told("good", 27.0), seq=next(TOLD)))
     peer.send(
         pipeline_topic(Kind.STAT, "bad"),
-        DataHeader(kind=Kind.STAT, gen=peer.gen, inc=0, seq=1),
+        DataHeader(kind=Kind.STAT, gen=peer.generation, inc=0, seq=1),
         bytes(MAX_BODY),
     )
     peer.tell(told("good", 28.0), seq=next(TOLD))
@@ -151,7 +153,7 @@ def test_a_status_that_says_that_it_is_anothers_is_not_shown(http: httpx.Client,
 def test_pictures_of_sources_that_no_pipeline_has_are_not_kept(
     http: httpx.Client, peer: Peer, api: Api
 ) -> None:
-    door = f"door-{peer.gen}"  # at which nobody looked in the last seconds
+    door = f"door-{peer.generation}"  # at which nobody looked in the last seconds
     peer.pipelines[door] = pipeline(door)
     before = api.log.read_text().count("dropped a preview")
 

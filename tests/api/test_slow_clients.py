@@ -31,7 +31,7 @@ ASK = (
 @pytest.fixture
 def impatient(short_dir: Path, peer: Peer) -> Iterator[Api]:
     """An api that waits two seconds for nobody."""
-    folder = short_dir / f"impatient-{peer.gen}"
+    folder = short_dir / f"impatient-{peer.generation}"
     folder.mkdir()
     api = Api(folder, peer, module="tests.fakes.impatient_api")
     peer.wait_for_subscribers(b"v1/last/")
@@ -66,7 +66,7 @@ def latencies(peer: Peer, live: ClientConnection, first: int) -> list[float]:
         peer.predict("flood", seq, text=TEXT)
         message = json.loads(live.recv(timeout=PATIENCE))
         found.append((time.perf_counter() - sent) * 1000)
-        assert (message["type"], message["id"]) == ("prediction", f"{peer.gen}-0-{seq}")
+        assert (message["type"], message["id"]) == ("prediction", f"{peer.generation}-0-{seq}")
     return found
 
 
@@ -134,13 +134,13 @@ def test_a_client_that_reads_slowly_loses_the_oldest_is_told_and_keeps_nobody(ap
         peer.wait_for_followers("flood")
         for seq in range(count):
             peer.predict("flood", seq, text=TEXT)
-            assert json.loads(live.recv(timeout=PATIENCE))["id"] == f"{peer.gen}-0-{seq}"
-        received = _read_until(slow, f"id: {peer.gen}-0-{count - 1}\n".encode())
+            assert json.loads(live.recv(timeout=PATIENCE))["id"] == f"{peer.generation}-0-{seq}"
+        received = _read_until(slow, f"id: {peer.generation}-0-{count - 1}\n".encode())
 
     told_of = sum(
         json.loads(line[6:])["gap"] for line in received.splitlines() if line.startswith(b'data: {"gap"')
     )
-    got = received.count(f"id: {peer.gen}-0-".encode())
+    got = received.count(f"id: {peer.generation}-0-".encode())
     assert told_of > 0
     assert got + told_of == count
 

@@ -119,7 +119,13 @@ def junk(size: int) -> list[bytes]:
 def big_heartbeat() -> list[bytes]:
     """The largest that is a Heartbeat."""
     observed = tuple(
-        Observed(pipeline_id=f"p{number}", gen=1, inc=1, state=ObservedState.RUNNING, reason="x" * 170)
+        Observed(
+            pipeline_id=f"p{number}",
+            generation=1,
+            incarnation=1,
+            state=ObservedState.RUNNING,
+            reason="x" * 170,
+        )
         for number in range(MAX_OBSERVED)
     )
     return encode(Envelope(Heartbeat(1, 0, 0, observed), epoch=1, session=NO_SESSION, seq=1))
@@ -283,7 +289,7 @@ async def test_what_one_hop_of_the_relay_lets_through_no_other_cuts_off(site: Si
         waiting = [here, there]
         while waiting:
             assert time.monotonic() < deadline
-            header = DataHeader(kind=Kind.PRED, gen=good.assignments[0].gen, inc=1, seq=next(numbers))
+            header = DataHeader(kind=Kind.PRED, gen=good.assignments[0].generation, inc=1, seq=next(numbers))
             await publishers[0].send_multipart([b"v1/pred/door/", header.pack(), body])
             for subscriber in list(waiting):
                 while await subscriber.poll(50):

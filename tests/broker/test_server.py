@@ -315,7 +315,7 @@ async def test_a_peer_without_curve_does_not_get_in(open_site: Site, plane: str)
 
 
 async def test_what_a_peer_without_curve_publishes_reaches_nobody(site: Site) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     naked, known = site.sockets.make(zmq.PUB), site.sockets.make(zmq.PUB, device.curve)
     listener = site.sockets.make(zmq.SUB)
     listener.connect(site.broker.endpoints.predictions)
@@ -325,8 +325,8 @@ async def test_what_a_peer_without_curve_publishes_reaches_nobody(site: Site) ->
 
     async def publish() -> None:
         while True:
-            await naked.send_multipart(message(Kind.PRED, "door", gen, b"naked"))
-            await known.send_multipart(message(Kind.PRED, "door", gen, b"known"))
+            await naked.send_multipart(message(Kind.PRED, "door", generation, b"naked"))
+            await known.send_multipart(message(Kind.PRED, "door", generation, b"known"))
             await asyncio.sleep(0.01)
 
     publishing = asyncio.create_task(publish())
@@ -567,7 +567,7 @@ async def test_an_operator_that_sends_junk_is_told_so(site: Site) -> None:
 
 
 async def test_predictions_go_from_a_device_to_this_host_and_to_subscribers_elsewhere(site: Site) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     subscription = await site.operator().get(AddSubscriber("wall"), Subscription)
     publisher = site.sockets.make(zmq.PUB, device.curve)
     publisher.connect(site.broker.endpoints.relay_in)
@@ -584,15 +584,15 @@ async def test_predictions_go_from_a_device_to_this_host_and_to_subscribers_else
         subscriber.subscribe("v1/pred/door/")
 
     async def publish() -> None:
-        await publisher.send_multipart(message(Kind.PRED, "gate", gen))
-        await publisher.send_multipart(message(Kind.PRED, "door", gen))
+        await publisher.send_multipart(message(Kind.PRED, "gate", generation))
+        await publisher.send_multipart(message(Kind.PRED, "door", generation))
 
     for subscriber in (here, there, twin):
-        assert await heard(subscriber, publish) == message(Kind.PRED, "door", gen)
+        assert await heard(subscriber, publish) == message(Kind.PRED, "door", generation)
 
 
 async def test_pictures_go_their_own_way_to_this_host_and_to_subscribers_elsewhere(site: Site) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     subscription = await site.operator().get(AddSubscriber("wall"), Subscription)
     keys = KeyPair(subscription.public_key, subscription.secret_key)
     endpoints = site.broker.endpoints
@@ -607,7 +607,7 @@ async def test_pictures_go_their_own_way_to_this_host_and_to_subscribers_elsewhe
     for subscriber in (here, there, with_predictions):
         subscriber.subscribe("v1/img/door/")
 
-    picture = message(Kind.IMG, "door", gen, bytes(data_plane.MAX_BODY))
+    picture = message(Kind.IMG, "door", generation, bytes(data_plane.MAX_BODY))
 
     async def publish() -> None:
         await publisher.send_multipart(picture)
@@ -651,7 +651,7 @@ async def test_a_device_learns_of_the_first_who_listens_and_of_the_last_who_goes
 
 
 async def test_a_flood_of_pictures_delays_no_prediction(site: Site) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     pictures = site.sockets.make(zmq.PUB, device.curve, sndhwm=4)
     predictions = site.sockets.make(zmq.PUB, device.curve)
     pictures.connect(site.broker.endpoints.pictures_in)
@@ -668,15 +668,15 @@ async def test_a_flood_of_pictures_delays_no_prediction(site: Site) -> None:
         nonlocal flooded
         while True:
             flooded += 1
-            await pictures.send_multipart(message(Kind.IMG, "door", gen, bytes(data_plane.MAX_BODY)))
+            await pictures.send_multipart(message(Kind.IMG, "door", generation, bytes(data_plane.MAX_BODY)))
             await asyncio.sleep(0.02)
 
     flooding = asyncio.create_task(flood())
     assert await watching.poll(PATIENCE * 1000)
-    await heard(listening, lambda: predictions.send_multipart(message(Kind.PRED, "door", gen)))
+    await heard(listening, lambda: predictions.send_multipart(message(Kind.PRED, "door", generation)))
     overtaking = []  # pictures that were sent while a prediction was on its way
     for number in range(1, 51):
-        sent, before = message(Kind.PRED, "door", gen, seq=number), flooded
+        sent, before = message(Kind.PRED, "door", generation, seq=number), flooded
         await predictions.send_multipart(sent)
         while await asyncio.wait_for(listening.recv_multipart(), PATIENCE) != sent:
             pass  # one of those before, of which several may have been under way

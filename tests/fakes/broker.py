@@ -73,7 +73,7 @@ def pipeline(pipeline_id: str, **changes: Any) -> PipelineView:
     """A pipeline that runs on edge-1, with changes."""
     running = PipelineView(
         pipeline_id=pipeline_id,
-        gen=3,
+        generation=3,
         desired_status="run",
         status="running",
         device="edge-1",
@@ -113,7 +113,9 @@ class Peer:
         self.predictions = f"ipc://{folder}/predictions.ipc"
         self.pictures = f"ipc://{folder}/pictures.ipc"
         self.asked: list[OperatorRequest] = []  # but for what the api asks of its own accord
-        self.gen = 3  # of predictions and pictures; later with each test, as an api accepts no earlier one
+        self.generation = (
+            3  # of predictions and pictures; rises with each test, as an api takes no earlier one
+        )
         self.epoch = 7
         self.events: list[FleetEvent] = []
         self.pipelines: dict[str, PipelineView] = {}
@@ -154,7 +156,7 @@ class Peer:
         if self.events:  # the next test's begin a new epoch, in which nobody is told of these
             self.events = []
             self.epoch += 1
-        self.gen += 10
+        self.generation += 10
         self.endpoints = ("tcp://*:7774",)
         self.confirms = True
         self.answer = self.honest
@@ -356,7 +358,7 @@ class Peer:
         view = self.pipelines.get(asked.pipeline_id)
         if view is None:
             return UNKNOWN
-        changed = replace(view, desired_status=asked.desired_status, gen=view.gen + 1)
+        changed = replace(view, desired_status=asked.desired_status, generation=view.generation + 1)
         if asked.desired_status == "stop":
             del self.pipelines[asked.pipeline_id]
             return Changed(changed, self.confirms)
@@ -442,7 +444,7 @@ class Peer:
 
     def picture(self, pipeline_id: str, seq: int, jpeg: bytes, *, source: int = 0) -> None:
         """Send one picture."""
-        header = DataHeader(kind=Kind.IMG, gen=self.gen, inc=0, seq=seq, source=source)
+        header = DataHeader(kind=Kind.IMG, gen=self.generation, inc=0, seq=seq, source=source)
         self._picture_publisher.send_multipart([pipeline_topic(Kind.IMG, pipeline_id), header.pack(), jpeg])
 
     def publish(self, topic: bytes, header: DataHeader, body: object) -> None:
@@ -458,7 +460,7 @@ class Peer:
         pipeline_id: str,
         seq: int,
         *,
-        gen: int = 0,
+        generation: int = 0,
         text: str = "",
         source: int = 0,
         kind: Kind = Kind.PRED,
@@ -485,16 +487,16 @@ class Peer:
                 "frame_id": seq + 1,
             },
         }
-        header = DataHeader(kind=kind, gen=gen or self.gen, inc=0, seq=seq, source=source)
+        header = DataHeader(kind=kind, gen=generation or self.generation, inc=0, seq=seq, source=source)
         self.publish(pipeline_topic(kind, pipeline_id), header, body)
 
     def tell(self, stat: PipelineStat | DeviceStat, seq: int = 0) -> None:
         """Send one status."""
         if isinstance(stat, PipelineStat):
-            topic, gen = pipeline_topic(Kind.STAT, stat.pipeline_id), stat.gen
+            topic, generation = pipeline_topic(Kind.STAT, stat.pipeline_id), stat.generation
         else:
-            topic, gen = device_topic(stat.device), 0
-        self.publish(topic, DataHeader(kind=Kind.STAT, gen=gen, inc=0, seq=seq), to_plain(stat))
+            topic, generation = device_topic(stat.device), 0
+        self.publish(topic, DataHeader(kind=Kind.STAT, gen=generation, inc=0, seq=seq), to_plain(stat))
 
 
 def _hear_until(publisher: zmq.Socket[bytes], subscribed: set[bytes], holds: Callable[[], bool]) -> None:

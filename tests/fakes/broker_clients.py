@@ -73,9 +73,15 @@ OUTCOMES: dict[int, str] = {
 }
 
 
-def message(kind: Kind, pipeline_id: str, gen: int, body: bytes = b"\x80", seq: int = 0) -> list[bytes]:
+def message(
+    kind: Kind, pipeline_id: str, generation: int, body: bytes = b"\x80", seq: int = 0
+) -> list[bytes]:
     """A message of a pipeline, as its device publishes it."""
-    return [pipeline_topic(kind, pipeline_id), DataHeader(kind=kind, gen=gen, inc=1, seq=seq).pack(), body]
+    return [
+        pipeline_topic(kind, pipeline_id),
+        DataHeader(kind=kind, gen=generation, inc=1, seq=seq).pack(),
+        body,
+    ]
 
 
 @dataclass(frozen=True)
@@ -320,12 +326,12 @@ class Site(Generic[B]):
         return Device(name, curve, self.dealer(curve))
 
     async def holding(self, name: str, pipeline_id: str) -> tuple[Device, int]:
-        """A new device with a pipeline, and that one's gen."""
+        """A new device with a pipeline, and that one's generation."""
         device = await self.ready(name)
         view = await self.operator().get(
             CreatePipeline(pipeline_id=pipeline_id, spec=SPEC, device=name), PipelineView
         )
-        return device, view.gen
+        return device, view.generation
 
     async def subscriber(self, name: str, **limits: Any) -> Curve:
         """The keys of a new subscriber."""

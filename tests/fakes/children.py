@@ -68,33 +68,39 @@ class _Camera:
     def run(self) -> None:
         fence = Fence.open(self.config.fence_path)
         progress = Progress.open(self.config.progress_path)
-        gen, desired_status = self.config.gen, self.config.desired_status
+        generation, desired_status = self.config.generation, self.config.desired_status
         while True:
             if desired_status == "run" and (not self.config.fenced or fence.passes(boot_time())):
-                self.emit(gen, progress.position() + 1)
+                self.emit(generation, progress.position() + 1)
                 progress.advance(progress.position() + 1)
             state = ObservedState.RUNNING if desired_status == "run" else ObservedState.PAUSED
             if self.behaviour.endswith(".mp4") and progress.position() >= 10:
-                send(self.connection, self.report(gen, ObservedState.ENDED))
+                send(self.connection, self.report(generation, ObservedState.ENDED))
                 return
             if self.behaviour == "crash" and self.emitted == 5:
                 os.kill(os.getpid(), signal.SIGSEGV)
-            send(self.connection, self.report(gen, state))
+            send(self.connection, self.report(generation, state))
             if self.connection.poll(INTERVAL):
                 message = receive(self.connection)
                 if isinstance(message, Change):
-                    gen, desired_status = message.gen, message.desired_status
+                    generation, desired_status = message.generation, message.desired_status
                 elif isinstance(message, Show):
                     self.shows = message.wanted
                 elif isinstance(message, Stop) and self.behaviour != "deaf":
                     return
 
-    def emit(self, gen: int, frame_id: int) -> None:
+    def emit(self, generation: int, frame_id: int) -> None:
         header = DataHeader(
-            kind=Kind.PRED, gen=gen, inc=self.config.inc, seq=self.emitted, device=self.config.short_id
+            kind=Kind.PRED,
+            gen=generation,
+            inc=self.config.incarnation,
+            seq=self.emitted,
+            device=self.config.short_id,
         )
         topic = pipeline_topic(Kind.PRED, self.config.pipeline_id)
-        body = msgpack.packb({"frame_id": frame_id, "gen": gen, "inc": self.config.inc, "at": time.time()})
+        body = msgpack.packb(
+            {"frame_id": frame_id, "gen": generation, "inc": self.config.incarnation, "at": time.time()}
+        )
         self.sender.send(topic, header, body, fenced=self.config.fenced)
         if self.shows:
             self.emit_picture(replace(header, kind=Kind.IMG))
@@ -105,7 +111,7 @@ class _Camera:
         self.picture_sender.send(topic, header, PICTURE, fenced=self.config.fenced)
         self.pictures += 1
 
-    def report(self, gen: int, state: ObservedState) -> CameraReport:
+    def report(self, generation: int, state: ObservedState) -> CameraReport:
         reference = self.config.spec.sources[0].reference
         original = {
             "video_source_status_updates": [],
@@ -114,7 +120,7 @@ class _Camera:
             "sources_metadata": [{"source_reference": reference, "state": "RUNNING", "source_id": 0}],
         }
         return CameraReport(
-            gen=gen,
+            generation=generation,
             state=state,
             reason=f"there is no file {reference}" if self.behaviour.startswith("missing") else "",
             waiting_for_engine=False,

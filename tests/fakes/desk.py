@@ -228,8 +228,8 @@ class Desk:
             device.observed = tuple(
                 Observed(
                     pipeline_id=assignment.pipeline_id,
-                    gen=assignment.gen,
-                    inc=1,
+                    generation=assignment.generation,
+                    incarnation=1,
                     state=state or (PAUSED if assignment.desired_status == "pause" else RUNNING),
                 )
                 for assignment in device.assignments

@@ -28,26 +28,30 @@ CAMERA = CameraId("door", 1)
 
 
 def assignment(
-    gen: int = 1, desired_status: DesiredStatus = "run", *, start_gen: int = 1, pipeline_id: str = "door"
+    generation: int = 1,
+    desired_status: DesiredStatus = "run",
+    *,
+    run_generation: int = 1,
+    pipeline_id: str = "door",
 ) -> Assignment:
     return Assignment(
         pipeline_id=pipeline_id,
-        gen=gen,
-        start_gen=start_gen,
+        generation=generation,
+        run_generation=run_generation,
         desired_status=desired_status,
         on_disconnect="continue",
         spec=spec("rtsp://h/door"),
     )
 
 
-def movable(gen: int = 1) -> Assignment:
-    return replace(assignment(gen), on_disconnect="stop")
+def movable(generation: int = 1) -> Assignment:
+    return replace(assignment(generation), on_disconnect="stop")
 
 
 def says(
     state: ObservedState = ObservedState.RUNNING,
     *,
-    gen: int = 1,
+    generation: int = 1,
     emitted: int = 1,
     waiting: bool = False,
     reason: str = "",
@@ -55,7 +59,7 @@ def says(
     sources: tuple[SourceStat, ...] = (),
 ) -> Reported:
     report = CameraReport(
-        gen=gen,
+        generation=generation,
         state=state,
         reason=reason,
         waiting_for_engine=waiting,
@@ -113,6 +117,6 @@ def running(first: Assignment | None = None) -> Device:
     """A device with one camera that runs, at t = 0."""
     device = Device()
     device.feed(Unfenced(), Adopted((first or assignment(),)), ModelFetched(DIGEST, MANIFEST))
-    device.feed(engine_says(), says(gen=(first or assignment()).gen))
+    device.feed(engine_says(), says(generation=(first or assignment()).generation))
     device.well += [engine_says()]
     return device

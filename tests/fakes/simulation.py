@@ -103,12 +103,12 @@ class World:
         self.workers = {name: Worker(self, name) for name in NAMES}
         self.faulty = True
         self.emitted: dict[str, tuple[int, int, int]] = {}  # pipeline → last key of a movable one
-        self.created: dict[str, int] = {}  # pipeline → its first gen since it was created last
-        self.stopped: dict[str, tuple[int, int]] = {}  # pipeline → gens that a confirmed stop has ended
-        # Pipeline → the gen at which another playing took the place of a pinned one. What is pinned goes on
-        # where it is cut off, and no stop of the new playing can speak for the old one: its gen fences it.
+        self.created: dict[str, int] = {}  # pipeline → its first generation since it was created last
+        self.stopped: dict[str, tuple[int, int]] = {}  # pipeline → generations that a confirmed stop ended
+        # Pipeline → the generation at which another run replaced a pinned one. What is pinned goes on
+        # where it is cut off, and no stop of the new run can speak for the old one: its generation fences it.
         self.replaced: dict[str, int] = {}
-        self.ended: set[tuple[str, int]] = set()  # pipelines and the start_gen that came to its end
+        self.ended: set[tuple[str, int]] = set()  # pipelines and the run_generation that came to its end
         self.moves = 0
         self.handovers = 0  # from devices that were there
 
@@ -129,13 +129,13 @@ class World:
 
     def see(self, worker: Worker, camera: Camera) -> None:
         """A camera emits."""
-        pid, key = camera.id.pipeline_id, (camera.gen, camera.id.inc, camera.seq)
-        if (pid, camera.assignment.start_gen) in self.ended:
+        pid, key = camera.id.pipeline_id, (camera.generation, camera.id.incarnation, camera.seq)
+        if (pid, camera.assignment.run_generation) in self.ended:
             raise Violation(f"{self.now:.2f}: {pid} of {worker.name} plays a file again that had ended")
         first, last = self.stopped.get(pid, (1, 0))
         if not camera.fenced:
             first = max(first, self.replaced.get(pid, 0))
-        if first <= camera.gen <= last:
+        if first <= camera.generation <= last:
             raise Violation(f"{self.now:.2f}: I4, {pid} emits on {worker.name} after a confirmed stop")
         if not camera.fenced:
             return
@@ -156,13 +156,16 @@ class World:
         """I3: what runs is what the store holds."""
         rows = [row for row in self.broker.rows.values() if isinstance(row, PipelineRecord)]
         desired = {
-            (row.device, row.pipeline_id): (row.gen, PAUSED if row.desired_status == "pause" else RUNNING)
+            (row.device, row.pipeline_id): (
+                row.generation,
+                PAUSED if row.desired_status == "pause" else RUNNING,
+            )
             for row in rows
-            if row.desired_status != "stop" and (row.pipeline_id, row.start_gen) not in self.ended
+            if row.desired_status != "stop" and (row.pipeline_id, row.run_generation) not in self.ended
             if row.device is not None or self.has_home(row)
         }
         there = {
-            (worker.name, camera.id.pipeline_id): (camera.gen, camera.state)
+            (worker.name, camera.id.pipeline_id): (camera.generation, camera.state)
             for worker in self.workers.values()
             for camera in worker.cameras.values()
             if camera.state is not ENDED
@@ -344,10 +347,10 @@ class Broker:
         """What an observer must know of a change."""
         world = self.world
         if not isinstance(before, PipelineRecord):
-            world.created[after.pipeline_id] = after.gen
+            world.created[after.pipeline_id] = after.generation
             return
-        if before.pinned and before.start_gen != after.start_gen:
-            world.replaced[after.pipeline_id] = after.start_gen
+        if before.pinned and before.run_generation != after.run_generation:
+            world.replaced[after.pipeline_id] = after.run_generation
         if before.leaving is not None and after.leaving is None and after.device is not None:
             world.handovers += 1
 
@@ -379,9 +382,12 @@ class Broker:
         assert isinstance(view, PipelineView)
         row = self.rows.get(("pipeline", view.pipeline_id))
         if view.desired_status != "stop" or not isinstance(data, Changed) or not data.confirmed:
-            assert row is None or (isinstance(row, PipelineRecord) and row.gen >= view.gen), (row, view)
+            assert row is None or (isinstance(row, PipelineRecord) and row.generation >= view.generation), (
+                row,
+                view,
+            )
         else:
-            self.world.stopped[view.pipeline_id] = (self.world.created[view.pipeline_id], view.gen)
+            self.world.stopped[view.pipeline_id] = (self.world.created[view.pipeline_id], view.generation)
 
 
 @dataclass(eq=False)
@@ -391,7 +397,7 @@ class Camera:
     worker: Worker
     id: CameraId
     assignment: Assignment
-    gen: int
+    generation: int
     desired_status: str
     state: ObservedState = ObservedState.STARTING
     seq: int = 0
@@ -504,7 +510,7 @@ class Worker:
         assert self.reconcile is not None
         views = self.reconcile.pipelines(self.boot_time())
         over = [view.assignment for view in views if view.observed.state is ENDED]
-        self.told_ended |= {(assignment.pipeline_id, assignment.start_gen) for assignment in over}
+        self.told_ended |= {(assignment.pipeline_id, assignment.run_generation) for assignment in over}
         self.drive(self.session.observe(self.reconcile.observed(), self.boot_time()))
 
     def drive(self, effects: list[session_effects.Effect]) -> None:  # noqa: C901 - a table
@@ -580,9 +586,9 @@ class Worker:
 
     def start_camera(self, action: reconcile_actions.StartCamera) -> None:
         assignment, pipeline_id = action.assignment, action.assignment.pipeline_id
-        if (pipeline_id, assignment.start_gen) in self.told_ended:
+        if (pipeline_id, assignment.run_generation) in self.told_ended:
             raise Violation(f"{self.world.now:.2f}: {self.name} starts {pipeline_id}, and told its end")
-        camera = Camera(self, action.child, assignment, assignment.gen, assignment.desired_status)
+        camera = Camera(self, action.child, assignment, assignment.generation, assignment.desired_status)
         self.cameras[camera.id] = camera
 
         def opened() -> None:
@@ -613,7 +619,7 @@ class Worker:
             camera.seq += 1  # also of what the fence holds back
             if camera.emits():
                 self.world.see(self, camera)
-            playing = (camera.id.pipeline_id, camera.assignment.start_gen)
+            playing = (camera.id.pipeline_id, camera.assignment.run_generation)
             self.progress[playing] = self.progress.get(playing, 0) + 1
             self.end_file(camera)
         if self.world.chance(0.001):
@@ -621,7 +627,7 @@ class Worker:
         self.later(camera, 0.5, lambda: self.emit_for_ever(camera))
 
     def end_file(self, camera: Camera) -> None:
-        playing = (camera.id.pipeline_id, camera.assignment.start_gen)
+        playing = (camera.id.pipeline_id, camera.assignment.run_generation)
         if camera.assignment.spec.sources == SPECS["clip"].sources and self.progress.get(playing, 0) >= SHORT:
             camera.state = ENDED
             self.world.ended.add(playing)
@@ -637,7 +643,7 @@ class Worker:
     def report(child: ChildId, camera: Camera | None) -> reconcile_events.Report:
         if camera is not None:
             return CameraReport(
-                gen=camera.gen,
+                generation=camera.generation,
                 state=camera.state,
                 reason="",
                 waiting_for_engine=False,
@@ -656,9 +662,12 @@ class Worker:
 
         def change() -> None:
             assert camera is not None
-            if action.assignment.gen < camera.gen:
+            if action.assignment.generation < camera.generation:
                 return  # a pipe keeps the order
-            camera.gen, camera.desired_status = action.assignment.gen, action.assignment.desired_status
+            camera.generation, camera.desired_status = (
+                action.assignment.generation,
+                action.assignment.desired_status,
+            )
             if camera.state in (RUNNING, PAUSED):
                 camera.state = PAUSED if action.assignment.desired_status == "pause" else RUNNING
             self.feed_later(0.0, reconcile_events.Reported(camera.id, self.report(camera.id, camera)))

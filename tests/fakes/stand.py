@@ -91,9 +91,9 @@ class Child:
     def tell(self, message: ToChild) -> None:
         send(self.connection, message)
 
-    def change(self, gen: int, desired_status: DesiredStatus = "run", **different: Any) -> None:
+    def change(self, generation: int, desired_status: DesiredStatus = "run", **different: Any) -> None:
         """Tell a camera to go on like this; what is not named of its spec stays as it began."""
-        self.tell(Change(gen, desired_status, replace(self.config.spec, **different)))
+        self.tell(Change(generation, desired_status, replace(self.config.spec, **different)))
 
     def until(self, what: str, holds: Callable[[Any], bool], deadline: float = PATIENCE) -> Any:
         """The first report of which this holds, beginning with the last one there is."""
@@ -210,8 +210,8 @@ class Stand:
         manifest: Manifest,
         reference: str | int | Sequence[SourceSpec],
         *,
-        gen: int = 1,
-        inc: int = 1,
+        generation: int = 1,
+        incarnation: int = 1,
         desired_status: DesiredStatus = "run",
         fenced: bool = False,
         samples_size: int = 1 << 30,
@@ -224,8 +224,8 @@ class Stand:
             pipeline_id="pipeline-1",
             device="device-1",
             short_id=7,
-            gen=gen,
-            inc=inc,
+            generation=generation,
+            incarnation=incarnation,
             desired_status=desired_status,
             spec=PipelineSpec(
                 model=ModelRef("model", manifest.digest),

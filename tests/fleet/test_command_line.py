@@ -65,7 +65,7 @@ def test_a_pipeline_is_run_changed_while_it_plays_and_begun_anew(clean: Fleet, u
 
     assert ran.stdout in STARTED
     assert live.stdout.splitlines()[1] == "it goes on without a restart"
-    assert (after["inc"], after["restarts"]) == (before["inc"], before["restarts"])
+    assert (after["incarnation"], after["restarts"]) == (before["incarnation"], before["restarts"])
     assert anew.stdout.splitlines()[1] == "it restarts"
     assert anew.stdout.splitlines(keepends=True)[2] in STARTED
     assert "belt" in clean.cli("pipelines", "-l", "line=4").stdout

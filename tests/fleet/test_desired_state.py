@@ -48,7 +48,7 @@ def test_a_limit_changes_while_it_plays(clean: Fleet, udp: UdpReceiver) -> None:
     wait_for(lambda: len(udp.messages[-1]["predictions"]) == 1, "one prediction a frame")
     after = clean.http.get("/v2/pipelines/belt/status").json()
     assert (created.status_code, patched.status_code) == (201, 200)
-    assert (after["inc"], after["restarts"]) == (before["inc"], before["restarts"])
+    assert (after["incarnation"], after["restarts"]) == (before["incarnation"], before["restarts"])
     assert patched.json()["labels"] == {"line": "3"}
     assert [
         each["pipeline_id"] for each in clean.http.get("/v2/pipelines?selector=line=3").json()["pipelines"]

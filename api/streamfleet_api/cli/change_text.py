@@ -59,7 +59,7 @@ def begins_anew(before: Pipeline, after: Pipeline) -> bool:
 
 def _is_hidden(before: Pipeline, after: Pipeline) -> bool:
     """Whether only credentials of a source changed, which are never shown."""
-    return before.gen != after.gen and not any(_changes(before, after))
+    return before.generation != after.generation and not any(_changes(before, after))
 
 
 def _played(entry: Pipeline) -> tuple[ModelRef, list[SourceSpec]]:

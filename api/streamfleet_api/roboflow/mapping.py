@@ -258,7 +258,7 @@ def report_of(view: PipelineView, seen: Seen[PipelineStat] | None) -> dict[str, 
 
 def _caught_up(stat: PipelineStat, view: PipelineView) -> PipelineStat:
     """Correct the states of a status that is older than a pause or resume that the device has confirmed."""
-    if stat.gen >= view.gen or view.status not in ("paused", "running"):
+    if stat.generation >= view.generation or view.status not in ("paused", "running"):
         return stat
 
     def present(state: object, source_id: object) -> Any:

@@ -97,7 +97,7 @@ class Pipeline(Answer):
     pipeline_id: str
     version: int
     """+1 at any change of the spec; also its ETag."""
-    gen: int
+    generation: int
     """+1 at any change that concerns its device."""
     desired_status: DesiredStatus
     status: PipelineStatus
@@ -136,7 +136,7 @@ class Pipeline(Answer):
         return cls(
             pipeline_id=view.pipeline_id,
             version=view.version,
-            gen=view.gen,
+            generation=view.generation,
             desired_status=view.desired_status,
             status=view.status,
             device=view.device,
@@ -188,8 +188,8 @@ class PipelineReport(Answer):
 
     pipeline_id: str
     device: str | None
-    gen: int
-    inc: int
+    generation: int
+    incarnation: int
     """+1 at each start of its process, which resets the counters."""
     desired_status: DesiredStatus
     state: ObservedState | None
@@ -220,8 +220,8 @@ class PipelineReport(Answer):
         return cls(
             pipeline_id=view.pipeline_id,
             device=stat.device if seen else view.device,
-            gen=stat.gen,
-            inc=stat.inc,
+            generation=stat.generation,
+            incarnation=stat.incarnation,
             desired_status=view.desired_status,
             state=stat.state if seen else view.observed,
             status=view.status,
@@ -244,8 +244,8 @@ def _before_the_first(view: PipelineView) -> PipelineStat:
     return PipelineStat(
         pipeline_id=view.pipeline_id,
         device=view.device or "",
-        gen=view.gen,
-        inc=0,
+        generation=view.generation,
+        incarnation=0,
         desired_status=view.desired_status,
         state=view.observed or ObservedState.STARTING,
         reason=view.reason,

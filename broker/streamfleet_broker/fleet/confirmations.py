@@ -50,8 +50,8 @@ class Confirmations:
     def remove(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """Remove a pipeline. `done`: it certainly emits nothing more."""
         self._state.tables.remove(record)
-        if record.gen > self._state.tables.floor:
-            self._state.tables.write(FloorRecord(record.gen))
+        if record.generation > self._state.tables.floor:
+            self._state.tables.write(FloorRecord(record.generation))
         self._state.touch({record.device})
         self._state.dirty_pipelines.add(record.pipeline_id)
         self._state.released.pop(record.pipeline_id, None)

@@ -232,14 +232,16 @@ class Sessions:
         ]
 
     def _replace_machine(self, device: Device) -> None:
-        """Give a name to another key. Higher gens fence off what the old machine may still emit."""
+        """Give a name to another key. Higher generations fence off what the old machine may still emit."""
         if device.session is not None:
             self._state.end_session(device)
             device.state = "suspect"
         elif device.state == "quarantined":
             device.state = "suspect"
         for record in self._state.tables.of_device(device.name):
-            self._state.change(replace(record, gen=record.gen + 1, start_gen=record.gen + 1))
+            self._state.change(
+                replace(record, generation=record.generation + 1, run_generation=record.generation + 1)
+            )
 
     def _handle_hello(self, peer: DevicePeer, device: Device, hello: Hello, now: float) -> None:
         name = device.name

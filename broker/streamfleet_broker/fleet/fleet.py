@@ -4,8 +4,8 @@
     Sessions ──▶ Confirmations ──▶ Scheduler, PendingReplies
     EventListeners ◀── FleetQueries ◀── State
 
-A pipeline is one record, whose `gen` rises with every change of device, spec or desired status. A device is
-sent its complete desired state, again and again until it reports that it has applied it.
+A pipeline is one record, whose `generation` rises with every change of device, spec or desired status.
+A device is sent its complete desired state, again and again until it reports that it has applied it.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def view(
         reason = "" if observed is None else observed.reason
     return PipelineView(
         pipeline_id=record.pipeline_id,
-        gen=record.gen,
+        generation=record.generation,
         desired_status=record.desired_status,
         status=word,
         device=record.device,
@@ -185,6 +185,6 @@ def confirmed(record: PipelineRecord, observed: Observed | None) -> bool | None:
         return False
     match observed.state, record.desired_status:
         case (ObservedState.PAUSED, "pause") | (ObservedState.RUNNING | ObservedState.RECONNECTING, "run"):
-            return True if observed.gen == record.gen else None
+            return True if observed.generation == record.generation else None
         case _:
             return None

@@ -119,10 +119,15 @@ class Pipelines:
         """Create a pipeline and place it on a device."""
         if (refusal := self._refuse(desired)) is not None:
             return refusal
-        gen = self._state.tables.floor + 1
+        generation = self._state.tables.floor + 1
         created = max((record.created for record in self._state.tables.pipelines.values()), default=0) + 1
         record = replace(
-            desired, gen=gen, start_gen=gen, created=created, version=1, created_at=self._state.wall(now)
+            desired,
+            generation=generation,
+            run_generation=generation,
+            created=created,
+            version=1,
+            created_at=self._state.wall(now),
         )
         if record.requested is None:
             record = replace(record, device=self._scheduler.target(record, self._scheduler.candidates()))
@@ -186,10 +191,10 @@ class Pipelines:
         if device != known.device:
             record = self._scheduler.moved(record, device, now)
         elif not record.spec.plays_like(known.spec) or record.pinned != known.pinned:
-            record = replace(record, gen=known.gen + 1, start_gen=known.gen + 1)
+            record = replace(record, generation=known.generation + 1, run_generation=known.generation + 1)
         elif (record.spec, record.desired_status) != (known.spec, known.desired_status):
-            record = replace(record, gen=known.gen + 1)
-        if record.gen == known.gen:
+            record = replace(record, generation=known.generation + 1)
+        if record.generation == known.generation:
             self._state.tables.write(record)
         else:
             self._state.change(record)
@@ -212,12 +217,12 @@ class Pipelines:
         if record is None:
             return no_pipeline(request.pipeline_id)
         if not _is_retry(record, asker):
-            gen, version = record.gen + 1, record.version + 1
+            generation, version = record.generation + 1, record.version + 1
             record = replace(
                 record,
                 desired_status="run",
-                gen=gen,
-                start_gen=gen,
+                generation=generation,
+                run_generation=generation,
                 version=version,
                 changed_by=asker.request_id,
             )
@@ -241,7 +246,7 @@ class Pipelines:
         record = replace(
             record,
             desired_status=request.desired_status,
-            gen=record.gen + 1,
+            generation=record.generation + 1,
             version=record.version + 1,
             changed_by=asker.request_id,
         )
@@ -287,8 +292,8 @@ def _new(request: CreatePipeline | PutPipeline) -> PipelineRecord:
     """The record of a new pipeline."""
     return PipelineRecord(
         pipeline_id=request.pipeline_id,
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status=request.desired_status,
         spec=request.spec,
         requested=request.device,
@@ -318,6 +323,6 @@ def _put(*, created: bool = False, changed: bool = True) -> Callable[[PipelineVi
 
 def _summary(known: PipelineRecord, record: PipelineRecord) -> str:
     """Describe a change for the log."""
-    if record.start_gen != known.start_gen:
+    if record.run_generation != known.run_generation:
         return f"restarts on {record.device or 'no device yet'}"
-    return "updated while it runs" if record.gen != known.gen else "no change on a device"
+    return "updated while it runs" if record.generation != known.generation else "no change on a device"

@@ -43,8 +43,8 @@ class PipelineRecord:
     """A desired pipeline, with everything that fences it in one row."""
 
     pipeline_id: Id
-    gen: Natural  # +1 at any change of device, spec or desired status
-    start_gen: Natural  # the gen at which the current run starts
+    generation: Natural  # +1 at any change of device, spec or desired status
+    run_generation: Natural  # the generation at which the current run starts
     desired_status: DesiredStatus  # `stop` until the device confirms that the pipeline is gone
     spec: PipelineSpec
     requested: Id | None  # the device requested by name
@@ -76,8 +76,8 @@ class PipelineRecord:
         on_disconnect: OnDisconnect = "continue" if self.pinned else "stop"
         return Assignment(
             pipeline_id=self.pipeline_id,
-            gen=self.gen,
-            start_gen=self.start_gen,
+            generation=self.generation,
+            run_generation=self.run_generation,
             desired_status=self.desired_status,
             on_disconnect=on_disconnect,
             spec=self.spec,
@@ -111,9 +111,9 @@ class SubscriberRecord:
 
 @dataclass(frozen=True, slots=True)
 class FloorRecord:
-    """The highest gen of all removed pipelines. New ones start above it, so that an id can be reused."""
+    """The highest generation of all removed pipelines. New ones start above it: an id can be reused."""
 
-    gen: Natural
+    generation: Natural
 
 
 @dataclass(frozen=True, slots=True)

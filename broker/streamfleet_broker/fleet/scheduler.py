@@ -18,7 +18,7 @@ from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.messages import Desired
 from streamfleet_core.protocol.values import Labels
 
-# The desired state of a device is one message. The margin is for a `desired_status` or a `gen` that grows.
+# The desired state of a device is one message. The margin is for a desired status or a generation that grows.
 MAX_DESIRED_SIZE = MAX_BODY - MAX_PIPELINES * 24  # bytes
 
 
@@ -56,8 +56,14 @@ class Scheduler:
         """The record of a pipeline that restarts on another device, or waits for one."""
         holder = record.holder
         free = holder is None or holder == target or self._state.is_gone(self._state.devices[holder], now)
-        gen = record.gen + 1
-        return replace(record, gen=gen, start_gen=gen, device=target, leaving=None if free else holder)
+        generation = record.generation + 1
+        return replace(
+            record,
+            generation=generation,
+            run_generation=generation,
+            device=target,
+            leaving=None if free else holder,
+        )
 
     def movable(self, device: Device) -> list[PipelineRecord]:
         """The pipelines of a device that may move to another."""

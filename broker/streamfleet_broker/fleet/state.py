@@ -254,7 +254,7 @@ class State:
         if record.device is None or record.leaving is not None:
             return None
         observed = self.devices[record.device].observed.get(record.pipeline_id)
-        return observed if observed is not None and observed.gen >= record.start_gen else None
+        return observed if observed is not None and observed.generation >= record.run_generation else None
 
     def has_finished(self, record: PipelineRecord) -> bool:
         """Whether the current run has ended or failed. It no longer takes capacity."""

@@ -100,7 +100,7 @@ class Tables:
             assert pipeline_id in self.placed[record.device]
             assert record.device is None or record.device in self.devices
             assert record.requested in (None, record.device)
-            assert 1 <= record.start_gen <= record.gen
+            assert 1 <= record.run_generation <= record.generation
             assert record.desired_status != "stop" or record.holder is not None
             assert record.leaving is None or record.leaving != record.device
             assert record.leaving is None or record.leaving in self.devices
@@ -132,7 +132,7 @@ class Tables:
             if record.leaving is not None:
                 self.leaving[record.leaving].add(key)
         if kind == "floor":
-            self.floor = record.gen if isinstance(record, FloorRecord) else 0
+            self.floor = record.generation if isinstance(record, FloorRecord) else 0
         elif record is None:
             self._by_kind[kind].pop(key, None)
         else:
@@ -160,7 +160,7 @@ def _address(record: Record) -> tuple[str, str]:
         case ModelRef():
             return "model", record.id
         case FloorRecord():
-            return "floor", "gen"
+            return "floor", "generation"
         case HeldRecord():
             return "held", held_key(record.device, record.pipeline_id)
         case _:

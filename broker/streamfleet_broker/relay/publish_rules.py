@@ -1,6 +1,6 @@
 """Rules for publishing, derived from the rows and replaced with each durable write. Pure.
 
-Only the device that holds a pipeline may publish under its topics, with no `gen` above the pipeline's:
+Only the device that holds a pipeline may publish under its topics, with no generation above the pipeline's:
 receivers would drop valid messages after a higher one. Only a device itself may publish under its own topic.
 `now` is in monotonic seconds.
 """
@@ -18,10 +18,10 @@ LINGER = 2.0  # seconds for which the former holder may still publish, so that n
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The device that may publish for a pipeline, and its highest `gen`."""
+    """The device that may publish for a pipeline, and its highest generation."""
 
     device: str
-    gen: int
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +64,25 @@ class Admission:
         return replace(self, devices=devices, holders=holders, former=former)
 
     def highest(self, key: str, subject: str) -> int | None:
-        """The highest gen that a key may publish for a pipeline, or for `@DEVICE`; None if it may not."""
+        """The highest generation a key may publish for a pipeline, or for `@DEVICE`; None if it may not."""
         device = self._device(key)
         if subject.startswith("@"):
             return MAX_GEN if subject[1:] == device else None
         holder = self.holders.get(subject)
-        return holder.gen if holder is not None and holder.device == device else None
+        return holder.generation if holder is not None and holder.device == device else None
 
     def highest_until(self, key: str, subject: str, now: float) -> int | None:
-        """The highest gen for the former holder of a pipeline; None if it may not publish."""
+        """The highest generation for the former holder of a pipeline; None if it may not publish."""
         holder, until = self.former.get(subject, (None, 0.0))
         held = holder is not None and holder.device == self._device(key) and now < until
-        return holder.gen if holder is not None and held else None
+        return holder.generation if holder is not None and held else None
 
     def _device(self, key: str) -> str | None:
         return self.devices.get(key) if key in self.keys else None
 
 
 def _holder(record: PipelineRecord) -> Holder | None:
-    """The holder of a pipeline. While it moves, its new gen is reserved for the next device."""
+    """The holder of a pipeline. While it moves, its new generation is reserved for the next device."""
     if record.holder is None:
         return None
-    return Holder(record.holder, record.gen if record.leaving is None else record.gen - 1)
+    return Holder(record.holder, record.generation if record.leaving is None else record.generation - 1)

@@ -247,7 +247,8 @@ class Forwarder:
         self._publishers = Connections(self.source, MAX_PUBLISHING)
         self._kinds = frozenset(kind.name.lower().encode("ascii") for kind in traffic.kinds)
         self._rules = relay.rules  # those of the last check of connections
-        self._admitted: dict[tuple[str, bytes], bytes] = {}  # key and topic → the highest gen; by these rules
+        # Key and topic → the highest generation, by these rules.
+        self._admitted: dict[tuple[str, bytes], bytes] = {}
         self._admitted_by = relay.rules.admission
         self._sparse: dict[tuple[str, bytes], Bucket] = {}  # key and topic → its budget; by these rules
         self._in_flight = InFlight(LARGE_WAITING, LARGE_OF_ONE)
@@ -314,7 +315,7 @@ class Forwarder:
                 self._refuse_shape(frames)
                 continue
             if relay.rules.admission is not self._admitted_by:
-                # At once: a device learns its new gen as soon as the rules have changed.
+                # At once: a device learns its new generation as soon as the rules have changed.
                 self._admitted_by = relay.rules.admission
                 admitted.clear()
                 self._sparse.clear()
@@ -324,7 +325,7 @@ class Forwarder:
                 publishers.identify(descriptor_of(first), key, number_of(first), time.monotonic())
             highest = admitted.get((key, topic)) or self._highest(key, topic)
             if len(header) != HEADER_SIZE or header[GEN_FIELD] > highest:
-                self._refuse(first, f"gen {header[GEN_FIELD].hex()} under {topic[:MAX_TOPIC]!r}")
+                self._refuse(first, f"generation {header[GEN_FIELD].hex()} under {topic[:MAX_TOPIC]!r}")
                 continue
             if len(frames[2]) > LARGE and not self._may_wait(key, frames):
                 continue
@@ -349,18 +350,18 @@ class Forwarder:
         return False
 
     def _highest(self, key: str, topic: bytes) -> bytes:
-        """The highest gen that a key may publish under a topic, encoded as in a header."""
+        """The highest generation that a key may publish under a topic, encoded as in a header."""
         try:
             kind, subject = subject_of(topic)
         except BadData:
             return b""
         if kind not in self._kinds:
             return b""
-        now, gen = time.monotonic(), self._admitted_by.highest(key, subject)
-        if gen is None:
-            gen = self._admitted_by.highest_until(key, subject, now)
-            return b"" if gen is None else gen.to_bytes(8, "big")
-        found = gen.to_bytes(8, "big")
+        now, generation = time.monotonic(), self._admitted_by.highest(key, subject)
+        if generation is None:
+            generation = self._admitted_by.highest_until(key, subject, now)
+            return b"" if generation is None else generation.to_bytes(8, "big")
+        found = generation.to_bytes(8, "big")
         if kind in _STREAMS:
             self._admitted[key, topic] = found
         elif not self._sparse.setdefault((key, topic), Bucket(SPARSE)).take(1, now):

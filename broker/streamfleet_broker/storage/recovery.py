@@ -124,5 +124,5 @@ def _what_is_left(path: Path) -> tuple[int, dict[Key, Record]]:
 def _raised(record: Record) -> Record:
     """The record with generations that no device has seen."""
     if isinstance(record, PipelineRecord):
-        return replace(record, gen=record.gen + LEAP, start_gen=record.gen + LEAP)
-    return replace(record, gen=record.gen + LEAP) if isinstance(record, FloorRecord) else record
+        return replace(record, generation=record.generation + LEAP, run_generation=record.generation + LEAP)
+    return replace(record, generation=record.generation + LEAP) if isinstance(record, FloorRecord) else record

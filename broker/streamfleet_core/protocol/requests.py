@@ -340,7 +340,7 @@ class PipelineView:
     """A pipeline as the broker knows it."""
 
     pipeline_id: Id
-    gen: Natural
+    generation: Natural
     desired_status: DesiredStatus
     status: PipelineStatus
     device: Id | None

@@ -88,7 +88,7 @@ class StatusReport(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStat:
-    """One source of a pipeline. Counters only rise while (gen, inc) stays."""
+    """One source of a pipeline. Counters only rise while (generation, incarnation) stays."""
 
     source_id: int
     reference: str | int  # without credentials, query and fragment
@@ -114,7 +114,7 @@ class SourceStat:
 
 @dataclass(frozen=True, slots=True)
 class SampleStat:
-    """The frames of a pipeline that are kept for labelling. Counters only rise while `inc` stays."""
+    """The frames of a pipeline that are kept for labelling. Counters only rise while `incarnation` stays."""
 
     picked: Natural = 0
     written: Natural = 0
@@ -128,8 +128,8 @@ class PipelineStat:
 
     pipeline_id: Id
     device: Id
-    gen: Natural
-    inc: Natural
+    generation: Natural
+    incarnation: Natural
     desired_status: DesiredStatus
     state: ObservedState
     reason: str

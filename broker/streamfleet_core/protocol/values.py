@@ -96,7 +96,7 @@ class ObservedState(str, enum.Enum):
     BACKOFF = "backoff"
     FAILED = "failed"  # will not heal by itself: the reason says what to do
     STOPPING = "stopping"
-    ENDED = "ended"  # end of file: durable for the pipeline's `start_gen`
+    ENDED = "ended"  # end of file: durable for the pipeline's `run_generation`
 
 
 _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
@@ -215,10 +215,9 @@ class Assignment:
     """One pipeline that a device must run, pause or stop."""
 
     pipeline_id: Id
-    gen: Natural  # +1 in the transaction of any change of device, spec or desired status
-    start_gen: (
-        Natural  # the gen at which playing began anew: end of file and file position are durable for it
-    )
+    generation: Natural  # +1 in the transaction of any change of device, spec or desired status
+    # The generation at which the current run began. The end of a file and the position in it belong to it.
+    run_generation: Natural
     desired_status: DesiredStatus
     on_disconnect: OnDisconnect
     spec: PipelineSpec
@@ -229,8 +228,8 @@ class Observed:
     """One pipeline as its device sees it. The figures that move with each frame travel as `stat` instead."""
 
     pipeline_id: Id
-    gen: Natural
-    inc: Natural  # +1 at each start of the pipeline's process
+    generation: Natural
+    incarnation: Natural  # +1 at each start of the pipeline's process
     state: ObservedState
     reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""  # for people: what went wrong, redacted
     restarts: Natural = 0
@@ -242,7 +241,14 @@ ObservedList = Annotated[tuple[Observed, ...], Meta(max_length=MAX_OBSERVED)]
 def observed_digest(observed: tuple[Observed, ...]) -> int:
     """64 bits of the whole list, in any order, so that both ends notice when they disagree."""
     entries = sorted(
-        (entry.pipeline_id, entry.gen, entry.inc, entry.state.value, entry.reason, entry.restarts)
+        (
+            entry.pipeline_id,
+            entry.generation,
+            entry.incarnation,
+            entry.state.value,
+            entry.reason,
+            entry.restarts,
+        )
         for entry in observed
     )
     content: bytes = msgpack.packb(entries)

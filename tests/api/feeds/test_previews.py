@@ -28,7 +28,7 @@ JPEG = b"\xff\xd8 a picture \xff\xd9"
 @pytest.fixture
 def door(peer: Peer) -> str:
     """A pipeline of two sources whose pictures nobody looks at yet."""
-    name = f"door-{peer.gen}"
+    name = f"door-{peer.generation}"
     peer.pipelines[name] = pipeline(name, spec=replace(spec(), sources=(SourceSpec(0), SourceSpec(1))))
     return name
 
@@ -61,7 +61,7 @@ def test_a_picture_moves_for_whoever_looks(http: httpx.Client, peer: Peer, door:
             peer.picture(door, seq, JPEG + b"%d" % seq)
             found.append(next(came))
 
-    assert found == [(f"{peer.gen}-0-{seq}", JPEG + b"%d" % seq) for seq in range(3)]
+    assert found == [(f"{peer.generation}-0-{seq}", JPEG + b"%d" % seq) for seq in range(3)]
     assert response.headers["cross-origin-resource-policy"] == "same-origin"
 
 
@@ -114,7 +114,7 @@ def test_one_picture_is_the_next_that_comes(api: Api, peer: Peer, door: str) -> 
         body = answer.read()
 
     assert (answer.status, answer.headers["content-type"]) == (200, "image/jpeg")
-    assert answer.headers["x-streamfleet-key"] == f"{peer.gen}-0-0"
+    assert answer.headers["x-streamfleet-key"] == f"{peer.generation}-0-0"
     assert body == JPEG
 
 

@@ -74,13 +74,15 @@ def test_the_report_has_all_that_is_known_beside_the_originals_keys() -> None:
 def test_a_pause_that_is_confirmed_is_in_the_report_though_the_device_has_not_said_it_there_yet(
     status: PipelineStatus, reference: str, before: str, state: str
 ) -> None:
-    view = pipeline("door", gen=4, status=status, spec=replace(spec(), sources=(SourceSpec(reference),)))
+    view = pipeline(
+        "door", generation=4, status=status, spec=replace(spec(), sources=(SourceSpec(reference),))
+    )
     source = replace(TOLD.sources[0], state=before)
     metadata: list[SourceMetadata] = [{"source_id": 0, "state": before, "source_properties": None}]
     stat = replace(TOLD, sources=(source,), report={**TOLD.report, "sources_metadata": metadata})
 
     report = report_of(view, Seen(stat, 0.1))
-    later = report_of(view, Seen(replace(stat, gen=4), 0.1))
+    later = report_of(view, Seen(replace(stat, generation=4), 0.1))
 
     assert report["sources"][0]["state"] == report["sources_metadata"][0]["state"] == state
     assert later["sources"][0]["state"] == before

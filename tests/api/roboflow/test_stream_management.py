@@ -230,7 +230,7 @@ def test_before_the_first_status_the_report_has_its_four_keys(http: httpx.Client
     assert (report["state"], report["device"], report["age"]) == ("starting", "edge-1", None)
 
 
-def told(pipeline_id: str, throughput: float, gen: int = 3) -> PipelineStat:
+def told(pipeline_id: str, throughput: float, generation: int = 3) -> PipelineStat:
     """A status of a pipeline that runs."""
     report: StatusReport = {
         "video_source_status_updates": [{"severity": 20}],
@@ -251,8 +251,8 @@ def told(pipeline_id: str, throughput: float, gen: int = 3) -> PipelineStat:
     return PipelineStat(
         pipeline_id=pipeline_id,
         device="edge-1",
-        gen=gen,
-        inc=0,
+        generation=generation,
+        incarnation=0,
         desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
@@ -271,7 +271,7 @@ def test_the_report_is_the_one_that_the_device_told_last(http: httpx.Client, pee
     peer.tell(told("told", 25.0), seq=5)
     peer.tell(told("told", 26.0), seq=6)
     peer.tell(told("told", 1.0), seq=5)  # late: it has been overtaken
-    peer.tell(told("told", 99.0, gen=2), seq=7)  # of a device that does not know that it lost the pipeline
+    peer.tell(told("told", 99.0, generation=2), seq=7)  # of a device that lost the pipeline unknowingly
 
     until(lambda: http.get("/status/told").json()["report"]["inference_throughput"] == 26.0)
     settled = http.get("/status/told").json()["report"]

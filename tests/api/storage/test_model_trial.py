@@ -130,7 +130,7 @@ def test_what_the_door_accepts_an_engine_runs(
 @pytest.fixture
 def impatient(short_dir: Path, peer: Peer) -> Iterator[Api]:
     """An api whose trials have three seconds of processor time."""
-    folder = short_dir / f"trial-{peer.gen}"
+    folder = short_dir / f"trial-{peer.generation}"
     folder.mkdir()
     api = Api(folder, peer, module="tests.fakes.impatient_api")
     yield api

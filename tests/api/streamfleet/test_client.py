@@ -187,7 +187,7 @@ def test_a_dataset_is_listed_exported_and_removed(client: Client, api: Api) -> N
 
 
 def test_the_next_picture_of_a_pipeline(client: Client, peer: Peer) -> None:
-    door = f"door-{peer.gen}"  # at which nobody looked in the last seconds
+    door = f"door-{peer.generation}"  # at which nobody looked in the last seconds
     peer.pipelines[door] = pipeline(door)
 
     def send() -> None:

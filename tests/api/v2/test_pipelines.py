@@ -465,8 +465,8 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
     told = PipelineStat(
         pipeline_id="later",
         device="edge-1",
-        gen=3,
-        inc=1,
+        generation=3,
+        incarnation=1,
         desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
@@ -486,7 +486,7 @@ def test_the_status_is_what_the_device_told_last_or_what_the_broker_knows(
     assert (early["status"], early["age"], early["at"], early["fps"]) == ("starting", None, None, 0.0)
     assert early["sources"][0]["reference"] == "rtsp://10.0.0.9/door"
     assert len(early["report"]) == 4
-    assert (later["status"], later["inc"], later["restarts"], later["at"]) == ("running", 1, 2, 1.5)
+    assert (later["status"], later["incarnation"], later["restarts"], later["at"]) == ("running", 1, 2, 1.5)
     assert later["sources"][0]["dropped"] == {"late": 1}
     assert (early["last_crash"], later["last_crash"]) == ("", "it was ended by SIGSEGV")
     shown = http.get("/v2/pipelines/later").json()

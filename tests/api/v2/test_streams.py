@@ -31,17 +31,23 @@ from tests.fakes.stream_client import events, first, said, websocket
 
 def test_predictions_come_as_they_happen_with_their_gaps(http: httpx.Client, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
-    gen = peer.gen
+    generation = peer.generation
     with http.stream("GET", "/v2/predictions", params={"pipeline": "door"}) as response:
         peer.wait_for_followers("door")
         assert response.headers["content-type"].startswith("text/event-stream")
         for seq in (0, 1, 1, 0, 4):
             peer.predict("door", seq)
-        peer.predict("door", 99, gen=gen - 1)
-        peer.predict("door", 0, gen=gen + 1)
+        peer.predict("door", 99, generation=generation - 1)
+        peer.predict("door", 0, generation=generation + 1)
         found = first(response, 5)
 
-    assert [name for name, _ in found] == [f"{gen}-0-0", f"{gen}-0-1", "gap", f"{gen}-0-4", f"{gen + 1}-0-0"]
+    assert [name for name, _ in found] == [
+        f"{generation}-0-0",
+        f"{generation}-0-1",
+        "gap",
+        f"{generation}-0-4",
+        f"{generation + 1}-0-0",
+    ]
     assert found[2][1] == {"gap": 2, "pipeline_id": "door"}
     assert found[0][1]["image"] == {"width": 640, "height": 480}
 
@@ -55,9 +61,9 @@ def test_a_websocket_says_the_same(api: Api, peer: Peer) -> None:
         found = [said(connection) for _ in range(3)]
 
     assert [(message["type"], message.get("id")) for message in found] == [
-        ("prediction", f"{peer.gen}-0-0"),
+        ("prediction", f"{peer.generation}-0-0"),
         ("gap", None),
-        ("prediction", f"{peer.gen}-0-3"),
+        ("prediction", f"{peer.generation}-0-3"),
     ]
     assert found[0]["data"]["predictions"][0]["class"] == "car"
     assert found[1]["data"] == {"gap": 2, "pipeline_id": "door"}
@@ -66,14 +72,16 @@ def test_a_websocket_says_the_same(api: Api, peer: Peer) -> None:
 def test_what_is_no_prediction_is_dropped_and_ends_no_stream(http: httpx.Client, peer: Peer) -> None:
     with http.stream("GET", "/v2/predictions") as response:
         peer.wait_for_followers()
-        peer.publish(b"v1/pred/\xff\xfe/", DataHeader(kind=Kind.PRED, gen=peer.gen, inc=0, seq=0), {})
-        peer.publish(b"v1/pred/odd", DataHeader(kind=Kind.PRED, gen=peer.gen, inc=0, seq=0), {})
+        peer.publish(b"v1/pred/\xff\xfe/", DataHeader(kind=Kind.PRED, gen=peer.generation, inc=0, seq=0), {})
+        peer.publish(b"v1/pred/odd", DataHeader(kind=Kind.PRED, gen=peer.generation, inc=0, seq=0), {})
         for seq, body in enumerate([float("nan"), b"bytes", {b"key": 1}, [1], {"a": float("inf")}]):
-            peer.publish(b"v1/pred/door/", DataHeader(kind=Kind.PRED, gen=peer.gen, inc=0, seq=seq), body)
+            peer.publish(
+                b"v1/pred/door/", DataHeader(kind=Kind.PRED, gen=peer.generation, inc=0, seq=seq), body
+            )
         peer.predict("door", 5)
         found = [name for name, _ in first(response, 1)]
 
-    assert found == [f"{peer.gen}-0-5"]
+    assert found == [f"{peer.generation}-0-5"]
     assert http.get("/list_pipelines").status_code == 200
 
 
@@ -166,8 +174,8 @@ def test_predictions_come_again_when_the_broker_has_restarted(http: httpx.Client
         peer.predict("door", 5)
         after = [next(came), next(came)]
 
-    assert before[0] == f"{peer.gen}-0-0"
-    assert [name for name, _ in after] == ["gap", f"{peer.gen}-0-5"]
+    assert before[0] == f"{peer.generation}-0-0"
+    assert [name for name, _ in after] == ["gap", f"{peer.generation}-0-5"]
 
 
 def test_the_last_prediction_of_each_source_is_kept(http: httpx.Client, peer: Peer) -> None:
@@ -185,9 +193,9 @@ def test_the_last_prediction_of_each_source_is_kept(http: httpx.Client, peer: Pe
 
     assert none_yet.status_code == of_none.status_code == 404
     assert "since this api started" in none_yet.json()["detail"]
-    assert last.headers["x-streamfleet-key"] == f"{peer.gen}-0-2"
+    assert last.headers["x-streamfleet-key"] == f"{peer.generation}-0-2"
     assert last.json()["inference_metadata"]["frame_id"] == 3
-    assert of_source.headers["x-streamfleet-key"] == f"{peer.gen}-0-1"
+    assert of_source.headers["x-streamfleet-key"] == f"{peer.generation}-0-1"
 
 
 def test_the_last_prediction_is_known_of_what_nobody_follows(http: httpx.Client, peer: Peer) -> None:
@@ -202,7 +210,7 @@ def test_the_last_prediction_is_known_of_what_nobody_follows(http: httpx.Client,
 
     last = http.get("/v2/pipelines/quiet/predictions/last?source=0")
 
-    assert last.headers["x-streamfleet-key"] == f"{peer.gen}-0-7"
+    assert last.headers["x-streamfleet-key"] == f"{peer.generation}-0-7"
 
 
 def test_nobody_is_subscribed_to_what_nobody_follows(http: httpx.Client, peer: Peer) -> None:
@@ -223,7 +231,7 @@ def test_what_came_while_nobody_followed_is_no_gap(http: httpx.Client, peer: Pee
             found += first(response, 1)
         peer.wait_for_no_followers()
 
-    assert [name for name, _ in found] == [f"{peer.gen}-0-0", f"{peer.gen}-0-50"]
+    assert [name for name, _ in found] == [f"{peer.generation}-0-0", f"{peer.generation}-0-50"]
 
 
 def test_of_a_pipeline_that_has_gone_nothing_is_kept(http: httpx.Client, peer: Peer) -> None:
@@ -246,16 +254,16 @@ def test_statuses_begin_with_the_last_known_and_go_on(api: Api, peer: Peer) -> N
     peer.pipelines |= {name: pipeline(name) for name in ("watched", "other")}
     until(
         lambda: api.http.get("/v2/pipelines").json()["pipelines"][0]["fps"] == 5.0,
-        lambda: peer.tell(replace(told("watched", 5.0), gen=peer.gen), 0),
+        lambda: peer.tell(replace(told("watched", 5.0), generation=peer.generation), 0),
     )
 
     with websocket(api, "/v2/status?pipeline=watched") as connection:
         known = said(connection)
-        peer.tell(replace(told("other", 1.0), gen=peer.gen), 1)
+        peer.tell(replace(told("other", 1.0), generation=peer.generation), 1)
         peer.tell(
             DeviceStat(device="edge-1", session="ready", capacity=8, pipelines=1, engines=(), at=0.0), 1
         )
-        peer.tell(replace(told("watched", 6.0), gen=peer.gen), 1)
+        peer.tell(replace(told("watched", 6.0), generation=peer.generation), 1)
         later = said(connection)
 
     assert (known["type"], known["data"]["pipeline_id"], known["data"]["fps"]) == ("status", "watched", 5.0)
@@ -267,8 +275,8 @@ def test_the_status_of_a_device_comes_with_those_of_its_pipelines(http: httpx.Cl
     with http.stream("GET", "/v2/status?device=edge-7") as response:
         peer.tell(DeviceStat(device="edge-6", session="ready", capacity=8, pipelines=1, engines=(), at=0.0))
         peer.tell(DeviceStat(device="edge-7", session="ready", capacity=8, pipelines=1, engines=(), at=0.0))
-        peer.tell(replace(told("elsewhere", 1.0), gen=peer.gen))
-        peer.tell(replace(told("on-7", 1.0), device="edge-7", gen=peer.gen))
+        peer.tell(replace(told("elsewhere", 1.0), generation=peer.generation))
+        peer.tell(replace(told("on-7", 1.0), device="edge-7", generation=peer.generation))
         found = [data for _, data in first(response, 2)]
 
     assert [(one["device"], one.get("pipeline_id")) for one in found] == [
@@ -481,7 +489,7 @@ def test_a_websocket_is_not_compressed(api: Api) -> None:
 @pytest.fixture
 def stopping(short_dir: Path, peer: Peer) -> Iterator[Api]:
     """An api that the test stops."""
-    folder = short_dir / f"stopping-{peer.gen}"
+    folder = short_dir / f"stopping-{peer.generation}"
     folder.mkdir()
     api = Api(folder, peer)
     yield api

@@ -256,7 +256,7 @@ def test_a_page_of_this_api_gets_everything(api: Api, page: Page, host: str) -> 
 @pytest.fixture
 def named(short_dir: Path, peer: Peer, elsewhere: int) -> Iterator[Api]:
     """An api under a name, which a page may use whose origin has one too."""
-    folder = short_dir / f"named-{peer.gen}"
+    folder = short_dir / f"named-{peer.generation}"
     folder.mkdir()
     api = Api(folder, peer, "--allowed-host", "fleet.example", "--cors", f"http://own.example:{elsewhere}")
     yield api

@@ -53,7 +53,7 @@ def digest(path: Path) -> str:
 @pytest.fixture
 def secure(short_dir: Path, peer: Peer, first: Path) -> Iterator[Api]:
     """An api with a certificate that tests may renew."""
-    folder = short_dir / f"secure-{peer.gen}"
+    folder = short_dir / f"secure-{peer.generation}"
     folder.mkdir()
     shutil.copy2(first, folder / "c.pem")
     api = Api(folder, peer, "--tls-cert", str(folder / "c.pem"))
@@ -212,7 +212,7 @@ async def test_nothing_is_said_to_a_server_with_another_certificate(first: Path,
 
 
 def test_a_token_in_the_clear_is_warned_of_for_as_long_as_it_is_taken(short_dir: Path, peer: Peer) -> None:
-    folder = short_dir / f"insecure-{peer.gen}"
+    folder = short_dir / f"insecure-{peer.generation}"
     folder.mkdir()
     api = Api(folder, peer, "--insecure")
     try:

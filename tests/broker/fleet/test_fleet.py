@@ -285,8 +285,8 @@ def test_enrolling_anew_cuts_the_old_key_and_fences_what_it_may_still_emit() -> 
     assert refusals(fleet.heartbeat("a")) == ["revoked"]
     assert refusals(fleet.hello("a")) == ["revoked"]
     effects = fleet.hello("a", key=NEW_KEY)
-    assert [each.gen for each in sent(effects, "a")[1].assignments] == [2]
-    assert [each.start_gen for each in sent(effects, "a")[1].assignments] == [2]
+    assert [each.generation for each in sent(effects, "a")[1].assignments] == [2]
+    assert [each.run_generation for each in sent(effects, "a")[1].assignments] == [2]
 
 
 # sessions -------------------------------------------------------------------------------------------------
@@ -311,7 +311,12 @@ def test_hello_is_answered_with_a_session_and_the_desired_state() -> None:
         api_fingerprint=FINGERPRINT,
     )
     assignment = Assignment(
-        pipeline_id="door", gen=1, start_gen=1, desired_status="run", on_disconnect="continue", spec=FILE
+        pipeline_id="door",
+        generation=1,
+        run_generation=1,
+        desired_status="run",
+        on_disconnect="continue",
+        spec=FILE,
     )
     assert effects == [
         Send(b"a", welcome, session),
@@ -512,7 +517,12 @@ def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_i
     effects = fleet.heartbeat("a", applied_rev=1)
 
     assignment = Assignment(
-        pipeline_id="door", gen=1, start_gen=1, desired_status="run", on_disconnect="continue", spec=FILE
+        pipeline_id="door",
+        generation=1,
+        run_generation=1,
+        desired_status="run",
+        on_disconnect="continue",
+        spec=FILE,
     )
     assert effects == [
         Send(b"a", Desired(2, (assignment,)), session),
@@ -524,7 +534,7 @@ def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_i
 
 def test_a_heartbeat_whose_digest_is_another_is_asked_for_the_whole() -> None:
     fleet = desk("a")
-    fleet.devices["a"].observed = (Observed(pipeline_id="door", gen=1, inc=1, state=RUNNING),)
+    fleet.devices["a"].observed = (Observed(pipeline_id="door", generation=1, incarnation=1, state=RUNNING),)
 
     assert sent(fleet.heartbeat("a", full=False), "a") == [HeartbeatAck(15, want_full=True)]
     assert sent(fleet.heartbeat("a", full=True), "a") == [HeartbeatAck(16)]
@@ -589,8 +599,8 @@ def test_the_lease_runs_from_the_receipt_of_a_heartbeat() -> None:
 def test_after_a_start_nobody_is_lost_for_a_while() -> None:
     record = PipelineRecord(
         pipeline_id="door",
-        gen=3,
-        start_gen=2,
+        generation=3,
+        run_generation=2,
         desired_status="run",
         spec=CAMERA,
         requested=None,
@@ -604,7 +614,7 @@ def test_after_a_start_nobody_is_lost_for_a_while() -> None:
     assert (fleet.view("door").device, fleet.view("door").status) == ("a", "unknown")
 
     fleet.pass_time(1, alive=["b"])
-    assert (fleet.view("door").device, fleet.view("door").gen) == ("b", 4)
+    assert (fleet.view("door").device, fleet.view("door").generation) == ("b", 4)
 
 
 def test_whoever_slept_does_not_call_others_silent() -> None:
@@ -617,7 +627,7 @@ def test_whoever_slept_does_not_call_others_silent() -> None:
     fleet.pass_time(5, alive=["a", "b"])
 
     assert [view.state for view in fleet.reply(ListDevices())] == ["ready", "ready"]
-    assert fleet.view("door").gen == 1
+    assert fleet.view("door").generation == 1
 
 
 def test_a_device_that_leaves_hands_over_at_once() -> None:
@@ -630,8 +640,8 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
     device, _ = devices("a", "b")
     before = PipelineRecord(
         pipeline_id="door",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=CAMERA,
         requested=None,
@@ -640,7 +650,7 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
         version=1,
         created_at=CREATED,
     )
-    after = replace(before, gen=2, start_gen=2, device="b")
+    after = replace(before, generation=2, run_generation=2, device="b")
     assert effects == [
         LogEvent("a", "left: stop"),
         Save(
@@ -656,8 +666,8 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
                 (
                     Assignment(
                         pipeline_id="door",
-                        gen=2,
-                        start_gen=2,
+                        generation=2,
+                        run_generation=2,
                         desired_status="run",
                         on_disconnect="stop",
                         spec=CAMERA,
@@ -778,8 +788,8 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
 
     record = PipelineRecord(
         pipeline_id="second",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=CAMERA,
         requested=None,
@@ -790,7 +800,7 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
     )
     view = PipelineView(
         pipeline_id="second",
-        gen=1,
+        generation=1,
         desired_status="run",
         status="starting",
         device="b",
@@ -800,7 +810,12 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
         created_at=CREATED,
     )
     assignment = Assignment(
-        pipeline_id="second", gen=1, start_gen=1, desired_status="run", on_disconnect="stop", spec=CAMERA
+        pipeline_id="second",
+        generation=1,
+        run_generation=1,
+        desired_status="run",
+        on_disconnect="stop",
+        spec=CAMERA,
     )
     assert effects == [
         Save((Write("pipeline", "second", None, record),)),
@@ -895,13 +910,18 @@ def test_pipelines_of_a_lost_device_move_and_begin_anew_and_pinned_ones_stay() -
     fleet.pass_time(11, alive=["b"])
 
     door, disk = fleet.view("door"), fleet.view("disk")
-    assert (door.device, door.gen, door.desired_status, door.status) == ("b", 3, "pause", "starting")
+    assert (door.device, door.generation, door.desired_status, door.status) == ("b", 3, "pause", "starting")
     assert fleet.devices["b"].assignments == (
         Assignment(
-            pipeline_id="door", gen=3, start_gen=3, desired_status="pause", on_disconnect="stop", spec=CAMERA
+            pipeline_id="door",
+            generation=3,
+            run_generation=3,
+            desired_status="pause",
+            on_disconnect="stop",
+            spec=CAMERA,
         ),
     )
-    assert (disk.device, disk.gen, disk.status) == ("a", 1, "unknown")
+    assert (disk.device, disk.generation, disk.status) == ("a", 1, "unknown")
     assert [each.pipeline_id for each in sent(fleet.hello("a"), "a")[1].assignments] == ["disk"]
 
 
@@ -914,7 +934,7 @@ def test_what_nobody_can_take_stays_where_it_is_and_goes_on_there() -> None:
 
     fleet.hello("a", observed=fleet.devices["a"].observed)
 
-    assert (fleet.view("door").gen, fleet.view("door").status) == (1, "running")
+    assert (fleet.view("door").generation, fleet.view("door").status) == (1, "running")
 
 
 def test_a_stream_that_ended_is_not_played_again_elsewhere() -> None:
@@ -924,7 +944,7 @@ def test_a_stream_that_ended_is_not_played_again_elsewhere() -> None:
 
     fleet.leave("a")
 
-    assert (fleet.view("door").device, fleet.view("door").gen) == ("a", 1)
+    assert (fleet.view("door").device, fleet.view("door").generation) == ("a", 1)
 
 
 def test_when_most_of_the_fleet_falls_silent_nothing_is_moved() -> None:
@@ -945,7 +965,7 @@ def test_when_most_of_the_fleet_falls_silent_nothing_is_moved() -> None:
     effects = fleet.pass_time(1, alive=["a", "b", "d", "e"])
     assert LogEvent("fleet", "pipelines of lost devices are moved again") in effects
     assert fleet.view("p2").device != "c"
-    assert [fleet.view(f"p{i}").gen for i in range(5)] == [1, 1, 2, 1, 1]
+    assert [fleet.view(f"p{i}").generation for i in range(5)] == [1, 1, 2, 1, 1]
 
 
 def test_a_loss_in_mass_that_lasts_is_moved_in_the_end() -> None:
@@ -968,12 +988,12 @@ def test_while_the_store_is_down_nothing_moves_and_heartbeats_are_acknowledged()
     fleet.leave("a")
     fleet.pass_time(20, alive=["b"])
 
-    assert (fleet.view("door").device, fleet.view("door").gen) == ("a", 1)
+    assert (fleet.view("door").device, fleet.view("door").generation) == ("a", 1)
     assert fleet.reply(ListDevices())[1].state == "ready"
     assert HeartbeatAck in map(type, sent(fleet.heartbeat("b"), "b"))
     fleet.store_down = False
     fleet.pass_time(1, alive=["b"])
-    assert (fleet.view("door").device, fleet.view("door").gen) == ("b", 2)
+    assert (fleet.view("door").device, fleet.view("door").generation) == ("b", 2)
 
 
 # changes --------------------------------------------------------------------------------------------------
@@ -988,8 +1008,8 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
 
     before = PipelineRecord(
         pipeline_id="door",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=CAMERA,
         requested=None,
@@ -999,7 +1019,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
         created_at=CREATED,
     )
     request_id = (2).to_bytes(16, "big")
-    after = replace(before, gen=2, desired_status="pause", version=2, changed_by=request_id)
+    after = replace(before, generation=2, desired_status="pause", version=2, changed_by=request_id)
     session = fleet.devices["a"].session
     assert effects == [
         Save((Write("pipeline", "door", before, after),)),
@@ -1010,8 +1030,8 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
                 (
                     Assignment(
                         pipeline_id="door",
-                        gen=2,
-                        start_gen=1,
+                        generation=2,
+                        run_generation=1,
                         desired_status="pause",
                         on_disconnect="stop",
                         spec=CAMERA,
@@ -1022,11 +1042,13 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
         ),
         LogEvent("door", "desired status: pause"),
     ]
-    fleet.devices["a"].observed = (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.PAUSED),)
+    fleet.devices["a"].observed = (
+        Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.PAUSED),
+    )
     assert fleet.answer(fleet.heartbeat("a")) is None
     view = PipelineView(
         pipeline_id="door",
-        gen=2,
+        generation=2,
         desired_status="pause",
         status="paused",
         device="a",
@@ -1095,7 +1117,7 @@ def test_a_request_that_is_asked_again_waits_for_the_first() -> None:
         request = ChangePipeline("door", "pause", 5000)
         assert fleet.answer(fleet.ask(request, request_id=request_id)) is None
 
-    assert fleet.view("door").gen == 2
+    assert fleet.view("door").generation == 2
     answers = [effect for effect in fleet.obey() if isinstance(effect, Answer)]
     assert [answer.request_id for answer in answers] == [request_id, request_id]
 
@@ -1196,7 +1218,12 @@ def test_a_stopped_pipeline_is_gone_for_operators_at_once() -> None:
     )
     assert fleet.devices["a"].assignments == (
         Assignment(
-            pipeline_id="door", gen=2, start_gen=1, desired_status="stop", on_disconnect="stop", spec=CAMERA
+            pipeline_id="door",
+            generation=2,
+            run_generation=1,
+            desired_status="stop",
+            on_disconnect="stop",
+            spec=CAMERA,
         ),
     )
 
@@ -1213,8 +1240,8 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
 
     before = PipelineRecord(
         pipeline_id="door",
-        gen=2,
-        start_gen=1,
+        generation=2,
+        run_generation=1,
         desired_status="stop",
         spec=CAMERA,
         requested=None,
@@ -1225,7 +1252,7 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
     before = replace(before, version=2, created_at=CREATED)
     view = PipelineView(
         pipeline_id="door",
-        gen=2,
+        generation=2,
         desired_status="stop",
         status="stopping",
         device="a",
@@ -1235,7 +1262,7 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
         created_at=CREATED,
     )
     assert effects[1:] == [
-        Save((Write("pipeline", "door", before, None), Write("floor", "gen", None, FloorRecord(2)))),
+        Save((Write("pipeline", "door", before, None), Write("floor", "generation", None, FloorRecord(2)))),
         Send(b"a", Desired(4, ()), fleet.devices["a"].session),
         Answer(b"operator", (2).to_bytes(16, "big"), Reply(Changed(view, True))),
     ]
@@ -1244,8 +1271,8 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
 def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
     record = PipelineRecord(
         pipeline_id="door",
-        gen=5,
-        start_gen=1,
+        generation=5,
+        run_generation=1,
         desired_status="stop",
         spec=FILE,
         requested=None,
@@ -1267,8 +1294,8 @@ def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
 
     before = PipelineRecord(
         pipeline_id="door",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=CAMERA,
         requested=None,
@@ -1277,7 +1304,7 @@ def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
         version=1,
         created_at=CREATED,
     )
-    writes = (Write("pipeline", "door", before, None), Write("floor", "gen", None, FloorRecord(2)))
+    writes = (Write("pipeline", "door", before, None), Write("floor", "generation", None, FloorRecord(2)))
     assert effects[0] == Save(writes)
     assert data_of(fleet.answer(effects)).confirmed is True
 
@@ -1313,8 +1340,8 @@ def test_an_id_that_comes_again_has_a_higher_gen_than_ever() -> None:
         fleet.change("door", desired_status)
         fleet.obey()
 
-    assert fleet.create("door").gen == 5
-    assert fleet.view("other").gen == 1
+    assert fleet.create("door").generation == 5
+    assert fleet.view("other").generation == 1
 
 
 def test_nothing_changes_when_the_store_is_down() -> None:
@@ -1346,7 +1373,7 @@ def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
     fleet.obey()
     fleet.obey()
 
-    assert fleet.create("door").gen == 3
+    assert fleet.create("door").generation == 3
 
 
 def test_who_has_left_has_left_after_a_restart_of_the_broker_too() -> None:
@@ -1606,8 +1633,8 @@ def test_a_pipeline_of_a_device_that_never_joined_says_so() -> None:
 def test_a_new_broker_says_that_it_has_not_heard_a_device() -> None:
     record = PipelineRecord(
         pipeline_id="door",
-        gen=5,
-        start_gen=1,
+        generation=5,
+        run_generation=1,
         desired_status="run",
         spec=FILE,
         requested=None,
@@ -1634,7 +1661,13 @@ def test_a_pipeline_of_a_device_that_is_there_says_what_the_device_said() -> Non
     fleet = desk("a")
     fleet.create("door")
     fleet.devices["a"].observed = (
-        Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.BACKOFF, reason="no such host"),
+        Observed(
+            pipeline_id="door",
+            generation=1,
+            incarnation=1,
+            state=ObservedState.BACKOFF,
+            reason="no such host",
+        ),
     )
     fleet.heartbeat("a")
 
@@ -1784,15 +1817,19 @@ def test_one_word_for_what_is_desired_and_observed(
 ) -> None:
     record = PipelineRecord(
         pipeline_id="door",
-        gen=2,
-        start_gen=1,
+        generation=2,
+        run_generation=1,
         desired_status=desired_status,
         spec=CAMERA,
         requested=None,
         device="a",
         created=1,
     )
-    seen = None if observed is None else Observed(pipeline_id="door", gen=2, inc=1, state=observed)
+    seen = (
+        None
+        if observed is None
+        else Observed(pipeline_id="door", generation=2, incarnation=1, state=observed)
+    )
 
     assert status(record, device, seen) == expected
     if expected == "moving":
@@ -1830,10 +1867,20 @@ def test_putting_makes_what_is_not_there_and_putting_it_again_changes_nothing() 
     first = put(fleet, labels={"line": "2"}, desired_status="pause")
     again = put(fleet, labels={"line": "2"}, desired_status="pause")
 
-    assert (first.created, first.changed, first.pipeline.version, first.pipeline.gen) == (True, True, 1, 1)
+    assert (first.created, first.changed, first.pipeline.version, first.pipeline.generation) == (
+        True,
+        True,
+        1,
+        1,
+    )
     assert fleet.devices["a"].assignments == (
         Assignment(
-            pipeline_id="door", gen=1, start_gen=1, desired_status="pause", on_disconnect="stop", spec=CAMERA
+            pipeline_id="door",
+            generation=1,
+            run_generation=1,
+            desired_status="pause",
+            on_disconnect="stop",
+            spec=CAMERA,
         ),
     )
     assert again == replace(first, created=False, changed=False)
@@ -1847,7 +1894,7 @@ def test_what_no_device_is_told_of_changes_the_version_alone() -> None:
 
     done = put(fleet, labels={"line": "2"}, selector={"site": "hall-1"})
 
-    assert (done.changed, done.pipeline.version, done.pipeline.gen) == (True, 2, 1)
+    assert (done.changed, done.pipeline.version, done.pipeline.generation) == (True, 2, 1)
     assert (done.pipeline.labels, done.pipeline.selector) == ({"line": "2"}, {"site": "hall-1"})
     assert sent(fleet.effects, "a") == []
 
@@ -1862,7 +1909,12 @@ def test_what_plays_alike_changes_as_it_plays() -> None:
     assert (done.pipeline.version, done.pipeline.status) == (2, "running")
     assert fleet.devices["a"].assignments == (
         Assignment(
-            pipeline_id="door", gen=2, start_gen=1, desired_status="pause", on_disconnect="stop", spec=QUICKER
+            pipeline_id="door",
+            generation=2,
+            run_generation=1,
+            desired_status="pause",
+            on_disconnect="stop",
+            spec=QUICKER,
         ),
     )
 
@@ -1878,8 +1930,8 @@ def test_another_source_or_model_begins_anew_on_the_same_device(spec: PipelineSp
 
     done = put(fleet, spec)
 
-    assert (done.pipeline.device, done.pipeline.gen, done.pipeline.status) == ("a", 2, "starting")
-    assert [each.start_gen for each in fleet.devices["a"].assignments] == [2]
+    assert (done.pipeline.device, done.pipeline.generation, done.pipeline.status) == ("a", 2, "starting")
+    assert [each.run_generation for each in fleet.devices["a"].assignments] == [2]
 
 
 def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
@@ -1893,17 +1945,17 @@ def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
     assert fleet.devices["a"].assignments == (
         Assignment(
             pipeline_id="door",
-            gen=2,
-            start_gen=2,
+            generation=2,
+            run_generation=2,
             desired_status="run",
             on_disconnect="continue",
             spec=CAMERA,
         ),
     )
     put(fleet, FILE, device="a")
-    gen = fleet.view("door").gen
+    generation = fleet.view("door").generation
     put(fleet, FILE)
-    assert (fleet.view("door").gen, fleet.view("door").requested) == (gen, None)
+    assert (fleet.view("door").generation, fleet.view("door").requested) == (generation, None)
 
 
 @pytest.mark.parametrize("state", [ObservedState.ENDED, ObservedState.FAILED])
@@ -1914,7 +1966,7 @@ def test_a_file_is_not_played_again_because_a_threshold_changed(state: ObservedS
 
     done = put(fleet, replace(FILE, confidence=0.7), wait_ms=5000)
 
-    assert (done.pipeline.status, done.confirmed, done.pipeline.gen) == (state.value, False, 2)
+    assert (done.pipeline.status, done.confirmed, done.pipeline.generation) == (state.value, False, 2)
     assert put(fleet, replace(GATE, confidence=0.7)).pipeline.status == "starting"
 
 
@@ -1992,12 +2044,12 @@ def test_restarting_begins_anew_whatever_it_did() -> None:
         fleet.obey(state=state)
         assert fleet.reply(RestartPipeline("door")).status == "starting"
 
-    assert [(each.gen, each.start_gen, each.desired_status) for each in fleet.devices["a"].assignments] == [
-        (5, 5, "run")
-    ]
+    assert [
+        (each.generation, each.run_generation, each.desired_status) for each in fleet.devices["a"].assignments
+    ] == [(5, 5, "run")]
     for _ in range(2):
         fleet.ask(RestartPipeline("door"), request_id=b"q" * 16)
-    assert fleet.view("door").gen == 6
+    assert fleet.view("door").generation == 6
     assert fleet.error(RestartPipeline("gate")).code == "not_found"
 
 
@@ -2030,8 +2082,8 @@ def test_another_request_under_the_same_key_is_refused() -> None:
 def test_a_key_is_kept_for_a_day_and_after_a_restart_of_the_broker() -> None:
     record = PipelineRecord(
         pipeline_id="one",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=CAMERA,
         requested=None,
@@ -2124,7 +2176,7 @@ def test_a_pipeline_waits_for_the_device_that_it_is_taken_from() -> None:
     fleet.reply(LabelDevice("a", {}))
 
     view = fleet.view("door")
-    assert (view.device, view.status, view.gen, view.version) == ("b", "moving", 3, 1)
+    assert (view.device, view.status, view.generation, view.version) == ("b", "moving", 3, 1)
     assert view.reason == "it goes to b when device a has stopped it"
     assert (fleet.assignments("a"), fleet.assignments("b")) == ((), ())
     fleet.obey("b")
@@ -2132,7 +2184,12 @@ def test_a_pipeline_waits_for_the_device_that_it_is_taken_from() -> None:
     fleet.obey("a")
     assert fleet.assignments("b") == (
         Assignment(
-            pipeline_id="door", gen=3, start_gen=3, desired_status="run", on_disconnect="stop", spec=CAMERA
+            pipeline_id="door",
+            generation=3,
+            run_generation=3,
+            desired_status="run",
+            on_disconnect="stop",
+            spec=CAMERA,
         ),
     )
     fleet.obey("b")
@@ -2165,7 +2222,7 @@ def test_a_pipeline_is_not_waited_for_longer_than_the_lease_of_the_device_it_lea
     fleet.pass_time(6, alive=["b"])
     assert fleet.assignments("b") == ()
     fleet.pass_time(0.5, alive=["b"])
-    assert [each.gen for each in fleet.assignments("b")] == [2]
+    assert [each.generation for each in fleet.assignments("b")] == [2]
 
 
 def test_a_device_that_leaves_gives_up_what_was_taken_from_it() -> None:
@@ -2176,14 +2233,14 @@ def test_a_device_that_leaves_gives_up_what_was_taken_from_it() -> None:
 
     fleet.leave("a")
 
-    assert [each.gen for each in fleet.devices["b"].assignments] == [2]
+    assert [each.generation for each in fleet.devices["b"].assignments] == [2]
 
 
 def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> None:
     record = PipelineRecord(
         pipeline_id="door",
-        gen=4,
-        start_gen=4,
+        generation=4,
+        run_generation=4,
         desired_status="run",
         spec=CAMERA,
         requested="b",
@@ -2196,12 +2253,12 @@ def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> No
     assert fleet.view("door").status == "moving"
     assert fleet.assignments("b") == ()
 
-    fleet.hello("a", observed=[Observed(pipeline_id="door", gen=3, inc=1, state=RUNNING)])
+    fleet.hello("a", observed=[Observed(pipeline_id="door", generation=3, incarnation=1, state=RUNNING)])
     fleet.heartbeat("a")
     assert fleet.assignments("b") == ()
     fleet.obey("a")
 
-    assert [each.gen for each in fleet.assignments("b")] == [4]
+    assert [each.generation for each in fleet.assignments("b")] == [4]
 
 
 def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
@@ -2215,8 +2272,8 @@ def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
     assert fleet.devices["a"].assignments == (
         Assignment(
             pipeline_id="door",
-            gen=3,
-            start_gen=3,
+            generation=3,
+            run_generation=3,
             desired_status="run",
             on_disconnect="continue",
             spec=CAMERA,
@@ -2239,7 +2296,7 @@ def test_what_is_stopped_while_it_moves_is_stopped_where_it_was() -> None:
     assert isinstance(answer, Reply)
     assert answer.data.confirmed is True
     assert fleet.assignments("b") == ()
-    assert fleet.create("door").gen == 4
+    assert fleet.create("door").generation == 4
 
 
 def test_several_that_leave_a_device_are_given_free_together() -> None:
@@ -2255,7 +2312,7 @@ def test_several_that_leave_a_device_are_given_free_together() -> None:
     assert [fleet.view(name).reason for name in "pqr"] == [reason] * 3
     fleet.reply(LabelDevice("b", {"site": "hall-1"}))
 
-    assert [each.gen for each in fleet.devices["b"].assignments] == [3, 3, 3]
+    assert [each.generation for each in fleet.devices["b"].assignments] == [3, 3, 3]
 
 
 def test_what_may_not_move_stays_where_the_labels_are_gone() -> None:
@@ -2465,7 +2522,9 @@ def test_a_process_that_begins_again_is_told_though_it_runs_as_before() -> None:
     fleet.create("door")
     fleet.obey()
 
-    fleet.devices["a"].observed = (Observed(pipeline_id="door", gen=1, inc=2, state=RUNNING, restarts=1),)
+    fleet.devices["a"].observed = (
+        Observed(pipeline_id="door", generation=1, incarnation=2, state=RUNNING, restarts=1),
+    )
     fleet.heartbeat("a")
 
     event = fleet.reply(GetEvents(EPOCH)).events[-1]
@@ -2527,8 +2586,8 @@ def test_only_so_many_wait_for_events() -> None:
 def test_what_a_new_broker_finds_is_no_event() -> None:
     record = PipelineRecord(
         pipeline_id="door",
-        gen=5,
-        start_gen=1,
+        generation=5,
+        run_generation=1,
         desired_status="run",
         spec=CAMERA,
         requested=None,

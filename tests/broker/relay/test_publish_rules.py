@@ -14,8 +14,8 @@ A, B = key_of("a"), key_of("b")
 KEYS = frozenset({A, B})
 DOOR = PipelineRecord(
     pipeline_id="door",
-    gen=5,
-    start_gen=5,
+    generation=5,
+    run_generation=5,
     desired_status="run",
     spec=CAMERA,
     requested=None,
@@ -67,14 +67,14 @@ def test_a_key_that_is_not_allowed_may_publish_nothing() -> None:
 
 
 def test_while_a_pipeline_is_taken_from_a_device_that_one_may_publish_below_the_new_gen() -> None:
-    found = admission(replace(DOOR, gen=6, device="b", leaving="a"))
+    found = admission(replace(DOOR, generation=6, device="b", leaving="a"))
 
     assert found.highest(A, "door") == 5
     assert found.highest(B, "door") is None
 
 
 def test_what_is_under_way_when_a_pipeline_moves_is_heard_for_a_moment() -> None:
-    moved = after(admission(DOOR), DOOR, replace(DOOR, gen=6, device="b"))
+    moved = after(admission(DOOR), DOOR, replace(DOOR, generation=6, device="b"))
 
     assert moved.highest(B, "door") == 6
     assert moved.highest(A, "door") is None

@@ -79,7 +79,7 @@ def state(device: str) -> list[bytes]:
 
 
 async def test_a_device_publishes_for_what_it_holds_and_for_nothing_else(site: Here) -> None:
-    evil, gen = await site.holding("evil", "hall")
+    evil, generation = await site.holding("evil", "hall")
     _, other = await site.holding("cam-7", "door")
     listener = listening(site, "predictions", "v1/")
     publisher = await publishing(site, evil)
@@ -88,23 +88,27 @@ async def test_a_device_publishes_for_what_it_holds_and_for_nothing_else(site: H
         message(Kind.PRED, "door", other),
         message(Kind.STAT, "door", other),
         message(Kind.LAST, "door", other + 1),
-        message(Kind.PRED, "hall", gen + 1),
+        message(Kind.PRED, "hall", generation + 1),
         message(Kind.STAT, "hall", 2**64 - 1),
         message(Kind.PRED, "nowhere", 1),
-        message(Kind.IMG, "hall", gen),
+        message(Kind.IMG, "hall", generation),
         state("cam-7"),
         state("nobody"),
-        [b"v1/pred/hall", DataHeader(kind=Kind.PRED, gen=gen, inc=1, seq=1).pack(), b"\x80"],
+        [b"v1/pred/hall", DataHeader(kind=Kind.PRED, gen=generation, inc=1, seq=1).pack(), b"\x80"],
         [b"v1/pred/hall/", b"short", b"\x80"],
-        [b"v1/pred/hall/", DataHeader(kind=Kind.PRED, gen=gen, inc=1, seq=1).pack()],
-        [*message(Kind.PRED, "hall", gen), b"more"],
+        [b"v1/pred/hall/", DataHeader(kind=Kind.PRED, gen=generation, inc=1, seq=1).pack()],
+        [*message(Kind.PRED, "hall", generation), b"more"],
         [b"v1/"],
         [b"v1/"] * 50,
     ):
         await publisher.send_multipart(forged)
-    for honest in (message(Kind.PRED, "hall", gen), message(Kind.PRED, "hall", gen - 1), state("evil")):
+    for honest in (
+        message(Kind.PRED, "hall", generation),
+        message(Kind.PRED, "hall", generation - 1),
+        state("evil"),
+    ):
         await publisher.send_multipart(honest)
-    await publisher.send_multipart(message(Kind.STAT, "hall", gen, b"end"))
+    await publisher.send_multipart(message(Kind.STAT, "hall", generation, b"end"))
 
     assert await subjects(listener, b"end") == [b"v1/pred/hall/", b"v1/pred/hall/", b"v1/stat/@evil/"]
 
@@ -134,16 +138,16 @@ async def test_a_flood_of_a_devices_own_statuses_is_cut_off_before_the_api_has_t
 
 
 async def test_pictures_are_their_holders_too(site: Here) -> None:
-    evil, gen = await site.holding("evil", "hall")
+    evil, generation = await site.holding("evil", "hall")
     _, other = await site.holding("cam-7", "door")
     listener = listening(site, "pictures", "v1/")
     publisher = await publishing(site, evil, "pictures_in")
 
     for frames in (
         message(Kind.IMG, "door", other),
-        message(Kind.PRED, "hall", gen),
-        message(Kind.IMG, "hall", gen + 1),
-        message(Kind.IMG, "hall", gen, b"end"),
+        message(Kind.PRED, "hall", generation),
+        message(Kind.IMG, "hall", generation + 1),
+        message(Kind.IMG, "hall", generation, b"end"),
     ):
         await publisher.send_multipart(frames)
 
@@ -151,29 +155,29 @@ async def test_pictures_are_their_holders_too(site: Here) -> None:
 
 
 async def test_a_change_of_a_pipeline_interrupts_its_predictions_at_no_gen(site: Here) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     listener = listening(site, "predictions", "v1/")
     publisher = await publishing(site, device)
 
     changed = await site.operator().get(ChangePipeline("door", "pause"), Changed)
-    assert changed.pipeline.gen == gen + 1
-    await publisher.send_multipart(message(Kind.PRED, "door", gen))
-    await publisher.send_multipart(message(Kind.PRED, "door", gen + 1))
-    await publisher.send_multipart(message(Kind.STAT, "door", gen, b"end"))
+    assert changed.pipeline.generation == generation + 1
+    await publisher.send_multipart(message(Kind.PRED, "door", generation))
+    await publisher.send_multipart(message(Kind.PRED, "door", generation + 1))
+    await publisher.send_multipart(message(Kind.STAT, "door", generation, b"end"))
 
     assert len(await subjects(listener, b"end")) == 2
 
 
 async def test_who_floods_with_what_is_not_its_own_is_cut_off_and_others_are_heard(site: Here) -> None:
     evil = await site.ready("evil")
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     listener = listening(site, "predictions", "v1/")
     hostile, publisher = await publishing(site, evil), await publishing(site, device)
     ends = hostile.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
     for _ in range(8000):
-        await hostile.send_multipart(message(Kind.PRED, "door", gen, b"forged"))
-    await publisher.send_multipart(message(Kind.PRED, "door", gen, b"end"))
+        await hostile.send_multipart(message(Kind.PRED, "door", generation, b"forged"))
+    await publisher.send_multipart(message(Kind.PRED, "door", generation, b"end"))
 
     assert await subjects(listener, b"end") == []
     assert await ends.poll(PATIENCE * 1000)
@@ -183,18 +187,18 @@ async def test_who_floods_with_what_is_not_its_own_is_cut_off_and_others_are_hea
 
 
 async def test_a_device_that_is_removed_while_it_is_here_has_no_connection_soon(site: Here) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     await site.ready("cam-8")
     listener = listening(site, "predictions", "v1/")
     listening(site, "pictures", "v1/")
     publisher, silent = await publishing(site, device), await publishing(site, device, "pictures_in")
-    await publisher.send_multipart(message(Kind.PRED, "door", gen, b"end"))
+    await publisher.send_multipart(message(Kind.PRED, "door", generation, b"end"))
     assert await subjects(listener, b"end") == []
     control = device.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
 
     await site.operator().get(ChangePipeline("door", "stop"), Changed)
     await site.operator().get(RemoveDevice("cam-7"), object)
-    await publisher.send_multipart(message(Kind.PRED, "door", gen))
+    await publisher.send_multipart(message(Kind.PRED, "door", generation))
 
     assert (await device.await_(Refused)).code == "revoked"
     assert await asyncio.wait_for(publisher.recv(), PATIENCE) == b"\x00v1/"
@@ -205,11 +209,11 @@ async def test_a_device_that_is_removed_while_it_is_here_has_no_connection_soon(
 
 
 async def test_a_key_that_two_machines_have_is_heard_of_neither(site: Here) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     listener = listening(site, "predictions", "v1/")
     publishers = [await publishing(site, device) for _ in range(2)]
     for publisher in publishers:
-        await publisher.send_multipart(message(Kind.PRED, "door", gen, b"end"))
+        await publisher.send_multipart(message(Kind.PRED, "door", generation, b"end"))
         assert await subjects(listener, b"end") == []
 
     twins = [device, site.device("cam-7", device.curve.own)]
@@ -226,7 +230,7 @@ async def test_a_key_that_two_machines_have_is_heard_of_neither(site: Here) -> N
 
 
 async def test_a_subscriber_that_is_removed_hears_nothing_soon(site: Here) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     gone, stays = await site.subscriber("gone"), await site.subscriber("stays")
     removed = [
         listening(site, "relay_out", "v1/", curve=gone),
@@ -237,7 +241,7 @@ async def test_a_subscriber_that_is_removed_hears_nothing_soon(site: Here) -> No
     publisher = await publishing(site, device)
 
     async def hears(listener: zmq.asyncio.Socket, timeout: float = 0.05) -> bool:
-        await publisher.send_multipart(message(Kind.PRED, "door", gen))
+        await publisher.send_multipart(message(Kind.PRED, "door", generation))
         return bool(await listener.poll(round(timeout * 1000)))
 
     while not (await hears(removed[0]) and await hears(other)):
@@ -257,7 +261,7 @@ async def test_a_subscriber_that_is_removed_hears_nothing_soon(site: Here) -> No
 
 
 async def test_a_limited_key_hears_its_pipelines_and_no_others_whatever_it_asks_for(site: Here) -> None:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     view = await site.operator().get(
         CreatePipeline(pipeline_id="doors", spec=SPEC, device="cam-7"), PipelineView
     )
@@ -268,8 +272,8 @@ async def test_a_limited_key_hears_its_pipelines_and_no_others_whatever_it_asks_
     publisher = await publishing(site, device)
 
     async def publish() -> None:
-        await publisher.send_multipart(message(Kind.PRED, "door", gen))
-        await publisher.send_multipart(message(Kind.PRED, "doors", view.gen))
+        await publisher.send_multipart(message(Kind.PRED, "door", generation))
+        await publisher.send_multipart(message(Kind.PRED, "doors", view.generation))
         await publisher.send_multipart(state("cam-7"))
 
     mine = {b"v1/pred/door/"}

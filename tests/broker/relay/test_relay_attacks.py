@@ -54,10 +54,10 @@ class Neighbours:
         self.heard = 0
         self.seq = 0
 
-    async def publish(self, gen: int) -> None:
+    async def publish(self, generation: int) -> None:
         while True:
             self.seq += 1
-            await self._publisher.send_multipart(message(Kind.PRED, "door", gen, seq=self.seq))
+            await self._publisher.send_multipart(message(Kind.PRED, "door", generation, seq=self.seq))
             await asyncio.sleep(0.005)
 
     async def listen(self) -> None:
@@ -78,14 +78,14 @@ class Neighbours:
 
 @contextlib.asynccontextmanager
 async def neighbours(site: Target) -> AsyncIterator[Neighbours]:
-    device, gen = await site.holding("cam-7", "door")
+    device, generation = await site.holding("cam-7", "door")
     publisher = site.sockets.make(zmq.PUB, device.curve)
     publisher.connect(site.broker.endpoints.relay_in)
     listener = site.sockets.make(zmq.SUB, await site.subscriber("neighbour"))
     listener.connect(site.broker.endpoints.relay_out)
     listener.subscribe("v1/pred/")
     made = Neighbours(site, publisher, listener)
-    tasks = [asyncio.create_task(made.publish(gen)), asyncio.create_task(made.listen())]
+    tasks = [asyncio.create_task(made.publish(generation)), asyncio.create_task(made.listen())]
     try:
         await made.still_hear()
         yield made
@@ -158,10 +158,10 @@ async def test_what_waits_for_slow_subscribers_is_bounded_in_bytes(site: Target,
     async with neighbours(site) as others:
         evil = []
         for number in range(devices):
-            device, gen = await site.holding(f"evil-{number}", f"hall-{number}")
+            device, generation = await site.holding(f"evil-{number}", f"hall-{number}")
             publisher = site.sockets.make(zmq.XPUB, device.curve, sndhwm=20)
             publisher.connect(site.broker.endpoints.relay_in)
-            evil.append((publisher, message(Kind.PRED, f"hall-{number}", gen, bytes(1_000_000))))
+            evil.append((publisher, message(Kind.PRED, f"hall-{number}", generation, bytes(1_000_000))))
         curve, before = await site.subscriber("mallory"), site.broker.memory
         end = others.listener.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         for _ in range(6):

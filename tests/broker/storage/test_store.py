@@ -43,13 +43,13 @@ ROWS: dict[tuple[str, str], Record] = {
     ("device", "cam-7"): DeviceRecord(
         device="cam-7", public_key="k" * 40, short_id=3, labels={"site": "hall-1"}
     ),
-    ("floor", "gen"): FloorRecord(17),
+    ("floor", "generation"): FloorRecord(17),
     ("key", "again"): KeyRecord("again", "digest", "gate", 1.5e9),
     ("model", "parts/1"): MODEL,
     ("pipeline", "door"): PipelineRecord(
         pipeline_id="door",
-        gen=2**40,
-        start_gen=3,
+        generation=2**40,
+        run_generation=3,
         desired_status="pause",
         spec=SPEC,
         requested="cam-7",
@@ -59,8 +59,8 @@ ROWS: dict[tuple[str, str], Record] = {
     ),
     ("pipeline", "gate"): PipelineRecord(
         pipeline_id="gate",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=SPEC,
         requested=None,
@@ -69,8 +69,8 @@ ROWS: dict[tuple[str, str], Record] = {
     ),
     ("pipeline", "wide"): PipelineRecord(
         pipeline_id="wide",
-        gen=9,
-        start_gen=9,
+        generation=9,
+        run_generation=9,
         desired_status="run",
         spec=replace(SPEC, sources=(SourceSpec("rtsp://10.0.0.9/door"), SourceSpec(0, max_fps=5.0))),
         requested=None,
@@ -114,8 +114,8 @@ def test_a_row_of_an_earlier_version_is_read(folder: Path) -> None:
     store = Store(folder)
     gate = PipelineRecord(
         pipeline_id="gate",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=SPEC,
         requested=None,
@@ -142,13 +142,13 @@ def test_a_row_is_replaced_and_removed(folder: Path) -> None:
     gate = ROWS["pipeline", "gate"]
     assert isinstance(gate, PipelineRecord)
     store.commit(
-        [Write("pipeline", "gate", gate, replace(gate, gen=2)), Write("model", MODEL.id, MODEL, None)]
+        [Write("pipeline", "gate", gate, replace(gate, generation=2)), Write("model", MODEL.id, MODEL, None)]
     )
     store.close()
 
     store = Store(folder)
 
-    assert replace(gate, gen=2) in store.records
+    assert replace(gate, generation=2) in store.records
     assert MODEL not in store.records
     assert len(store.records) == len(ROWS) - 1
     store.close()
@@ -183,7 +183,7 @@ def test_a_commit_is_whole_or_not_at_all(folder: Path) -> None:
 
     with pytest.raises(UnicodeEncodeError):
         store.commit([put("model", MODEL.id, MODEL), broken])
-    store.commit([put("floor", "gen", FloorRecord(1))])
+    store.commit([put("floor", "generation", FloorRecord(1))])
     store.close()
 
     store = Store(folder)
@@ -193,14 +193,14 @@ def test_a_commit_is_whole_or_not_at_all(folder: Path) -> None:
 
 def test_a_full_disk_refuses_writes_and_takes_them_again_when_there_is_room(folder: Path) -> None:
     store = Store(folder)
-    store.commit([put("floor", "gen", FloorRecord(1))])
+    store.commit([put("floor", "generation", FloorRecord(1))])
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
     large = replace(SPEC, sources=(SourceSpec("rtsp://" + "x" * 4_000),) * 5)
     gate = PipelineRecord(
         pipeline_id="gate",
-        gen=1,
-        start_gen=1,
+        generation=1,
+        run_generation=1,
         desired_status="run",
         spec=large,
         requested=None,
@@ -209,7 +209,7 @@ def test_a_full_disk_refuses_writes_and_takes_them_again_when_there_is_room(fold
     )
 
     with pytest.raises(StoreDown, match="cannot write: database or disk is full"):
-        store.commit([put("floor", "gen", FloorRecord(2)), put("pipeline", "gate", gate)])
+        store.commit([put("floor", "generation", FloorRecord(2)), put("pipeline", "gate", gate)])
     store._connection.execute("PRAGMA max_page_count = 100000")
     store.commit([put("pipeline", "gate", gate)])
     store.close()
@@ -225,11 +225,11 @@ def test_a_locked_file_refuses_writes_and_takes_them_again(folder: Path) -> None
     blocker.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(StoreDown, match="database is locked"):
-        store.commit([put("floor", "gen", FloorRecord(1))])
+        store.commit([put("floor", "generation", FloorRecord(1))])
     blocker.execute("ROLLBACK")
     blocker.close()
 
-    store.commit([put("floor", "gen", FloorRecord(1))])
+    store.commit([put("floor", "generation", FloorRecord(1))])
     store.close()
 
 
@@ -346,7 +346,7 @@ number = 0
 while True:
     number += 1
     store.commit([
-        Write("floor", "gen", None, FloorRecord(number)),
+        Write("floor", "generation", None, FloorRecord(number)),
         Write("subscriber", f"s{number:06}", None, SubscriberRecord(f"s{number:06}", "k" * 40)),
     ])
     print(number, flush=True)
@@ -373,4 +373,4 @@ def test_what_was_answered_survives_kill_9(folder: Path) -> None:
         store.close()
 
         assert {f"s{i:06}" for i in range(1, number + 1)} <= names
-        assert floor.gen >= number, "both writes of a commit, or none"
+        assert floor.generation >= number, "both writes of a commit, or none"

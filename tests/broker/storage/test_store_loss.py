@@ -230,7 +230,9 @@ def test_generations_rise_above_all_that_devices_have_seen(copy: Path) -> None:
 
 def generations(folder: Path) -> dict[str, int]:
     """Those at which the playing of each pipeline began."""
-    return {each.pipeline_id: each.start_gen for each in records(folder) if isinstance(each, PipelineRecord)}
+    return {
+        each.pipeline_id: each.run_generation for each in records(folder) if isinstance(each, PipelineRecord)
+    }
 
 
 def test_a_note_that_was_cut_short_leaves_the_one_before(tmp_path: Path) -> None:

@@ -71,9 +71,14 @@ SPEC = PipelineSpec(
     confidence=0.3,
 )
 ASSIGNMENT = Assignment(
-    pipeline_id="door", gen=7, start_gen=3, desired_status="pause", on_disconnect="stop", spec=SPEC
+    pipeline_id="door",
+    generation=7,
+    run_generation=3,
+    desired_status="pause",
+    on_disconnect="stop",
+    spec=SPEC,
 )
-OBSERVED = Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNING)
+OBSERVED = Observed(pipeline_id="door", generation=7, incarnation=2, state=ObservedState.RUNNING)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +152,7 @@ def test_a_request_is_read_as_it_was_written(request_: OperatorRequest) -> None:
         Put(
             PipelineView(
                 pipeline_id="door",
-                gen=7,
+                generation=7,
                 desired_status="run",
                 status="moving",
                 device="cam-7",
@@ -319,7 +324,9 @@ def test_a_header_that_is_none_of_ours_has_no_kind(header: bytes) -> None:
 
 
 def test_equal_observations_have_equal_digests_in_any_order() -> None:
-    other = Observed(pipeline_id="gate", gen=1, inc=0, state=ObservedState.FAILED, reason="no such model")
+    other = Observed(
+        pipeline_id="gate", generation=1, incarnation=0, state=ObservedState.FAILED, reason="no such model"
+    )
 
     assert observed_digest((OBSERVED, other)) == observed_digest((other, OBSERVED))
     assert observed_digest((OBSERVED,)) != observed_digest((OBSERVED, other))

@@ -128,7 +128,7 @@ def test_status_comes_every_second_of_each_pipeline_and_of_the_device(broker: Br
         pipeline = until(receive, lambda d: d.get("fps") == 20.0, "status of the pipeline")
         again = until(receive, lambda d: d.get("pipeline_id") == "door", "status again")
 
-    assert (pipeline["pipeline_id"], pipeline["state"], pipeline["inc"]) == ("door", "running", 1)
+    assert (pipeline["pipeline_id"], pipeline["state"], pipeline["incarnation"]) == ("door", "running", 1)
     assert pipeline["sources"][0]["reference"] == "rtsp://h/door"
     assert (device["device"], device["pipelines"], len(device["engines"])) == ("cam-1", 1, 1)
     assert again["at"] - pipeline["at"] > 0.5

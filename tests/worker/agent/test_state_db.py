@@ -16,8 +16,8 @@ from streamfleet_worker.decisions.reconcile_events import Row
 from tests.fakes.disks import fill_up, small_disk
 
 KEY = "k" * 40
-DOOR = Row(pipeline_id="door", gen=3, start_gen=2, inc=5)
-GATE = Row(pipeline_id="gate", gen=1, start_gen=1, inc=1, ended_start_gen=1)
+DOOR = Row(pipeline_id="door", generation=3, run_generation=2, incarnation=5)
+GATE = Row(pipeline_id="gate", generation=1, run_generation=1, incarnation=1, ended_run_generation=1)
 
 
 def test_rows_and_the_epoch_outlive_the_process(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_rows_and_the_epoch_outlive_the_process(tmp_path: Path) -> None:
 
 def test_the_last_row_of_a_pipeline_is_the_one_that_counts(tmp_path: Path) -> None:
     state = State(tmp_path / "worker.db", KEY)
-    newer = Row(pipeline_id="door", gen=4, start_gen=4, inc=6)
+    newer = Row(pipeline_id="door", generation=4, run_generation=4, incarnation=6)
 
     state.write([Persist(DOOR), Persist(GATE), Persist(newer), Forget("gate")])
 
@@ -111,7 +111,10 @@ def test_on_a_full_disk_it_is_remembered_by_the_process_and_written_when_there_i
         state = State(path, KEY)
         with pytest.raises(sqlite3.OperationalError):
             state.write(
-                [Persist(Row(pipeline_id=f"p{number}", gen=1, start_gen=1, inc=1)) for number in range(200)]
+                [
+                    Persist(Row(pipeline_id=f"p{number}", generation=1, run_generation=1, incarnation=1))
+                    for number in range(200)
+                ]
             )
         held = state.rows()
         filler.unlink()
@@ -132,7 +135,10 @@ def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         earlier.execute(
             "CREATE TABLE worker (only INTEGER, broker_key TEXT, seen_epoch INTEGER, starts INTEGER)"
         )
-        earlier.execute("CREATE TABLE pipelines (pipeline_id, gen, start_gen, inc, ended_start_gen)")
+        earlier.execute(
+            "CREATE TABLE pipelines"
+            " (pipeline_id, generation, run_generation, incarnation, ended_run_generation)"
+        )
         earlier.execute("INSERT INTO worker VALUES (1, ?, 7, 3)", (KEY,))
         earlier.execute("INSERT INTO pipelines VALUES ('door', 3, 2, 5, NULL)")
 

@@ -36,8 +36,8 @@ class Device:
         assignments = tuple(
             Assignment(
                 pipeline_id=name,
-                gen=1,
-                start_gen=1,
+                generation=1,
+                run_generation=1,
                 desired_status="run",
                 on_disconnect="continue",
                 spec=spec("rtsp://h/a"),
@@ -57,7 +57,7 @@ class Device:
 
     def says(self, name: str, state: ObservedState, now: float) -> None:
         report = CameraReport(
-            gen=1,
+            generation=1,
             state=state,
             reason="",
             waiting_for_engine=False,

@@ -26,12 +26,12 @@ def two_boxes(stand: Stand) -> Manifest:
     return manifest
 
 
-def after(stand: Stand, frames: int, *, gen: int = 1) -> None:
+def after(stand: Stand, frames: int, *, generation: int = 1) -> None:
     """Wait for so many frames of a generation."""
-    wait_for("some frames", lambda: sum(one["gen"] == gen for one in stand.receiver.metadata) > frames)
+    wait_for("some frames", lambda: sum(one["gen"] == generation for one in stand.receiver.metadata) > frames)
 
 
-def by_gen(documents: list[dict[str, Any]], what: Any) -> dict[int, set[Any]]:
+def by_generation(documents: list[dict[str, Any]], what: Any) -> dict[int, set[Any]]:
     """What is found in the documents of each generation."""
     found: dict[int, set[Any]] = {}
     for document in documents:
@@ -56,13 +56,17 @@ def test_thresholds_change_between_two_frames(stand: Stand, two_boxes: Manifest)
 
     after(stand, 16)
     camera.change(2, confidence=0.7)
-    after(stand, 16, gen=2)
+    after(stand, 16, generation=2)
     camera.change(3, confidence=0.4, max_detections=1, max_fps=None)
     report = until_ended(camera)
 
     assert_whole(stand)
-    assert by_gen(stand.receiver.documents, lambda one: len(one["predictions"])) == {1: {2}, 2: {1}, 3: {1}}
-    assert report.gen == 3
+    assert by_generation(stand.receiver.documents, lambda one: len(one["predictions"])) == {
+        1: {2},
+        2: {1},
+        3: {1},
+    }
+    assert report.generation == 3
 
 
 def test_a_change_during_a_pause_holds_for_the_frames_that_wait(stand: Stand, two_boxes: Manifest) -> None:
@@ -75,7 +79,7 @@ def test_a_change_during_a_pause_holds_for_the_frames_that_wait(stand: Stand, tw
     until_ended(camera)
 
     assert_whole(stand)
-    assert by_gen(stand.receiver.documents, lambda one: len(one["predictions"])) == {1: {2}, 3: {1}}
+    assert by_generation(stand.receiver.documents, lambda one: len(one["predictions"])) == {1: {2}, 3: {1}}
 
 
 def test_another_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
@@ -93,7 +97,7 @@ def test_a_slower_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
 
     after(stand, 16)
     camera.change(2, max_fps=10)
-    report = camera.until("it is slow", lambda report: report.gen == 2 and 8 < report.fps < 12)
+    report = camera.until("it is slow", lambda report: report.generation == 2 and 8 < report.fps < 12)
 
     assert report.sources[0].emitted < FRAMES
     ids = stand.receiver.frame_ids
@@ -143,12 +147,12 @@ def test_a_tracker_that_is_switched_on_begins_anew(stand: Stand, two_boxes: Mani
 
     after(stand, 16)
     camera.change(2, tracker=None)
-    after(stand, 16, gen=2)
+    after(stand, 16, generation=2)
     camera.change(3, tracker="bytetrack", confidence=0.7, max_fps=None)
     until_ended(camera)
 
     assert_whole(stand)
-    assert by_gen(
+    assert by_generation(
         stand.receiver.documents, lambda one: tuple(box.get("tracker_id") for box in one["predictions"])
     ) == {1: {(1, 2)}, 2: {(None, None)}, 3: {(1,)}}
 
@@ -161,7 +165,7 @@ def test_a_tracker_that_stays_keeps_its_ids_when_thresholds_change(stand: Stand,
     until_ended(camera)
 
     assert_whole(stand)
-    assert by_gen(
+    assert by_generation(
         stand.receiver.documents, lambda one: tuple(box.get("tracker_id") for box in one["predictions"])
     ) == {1: {(1,)}, 2: {(1, 2)}}
 
@@ -174,7 +178,8 @@ def test_a_live_source_goes_on_under_the_new_spec_without_being_opened_anew(
 
     camera.change(2, max_fps=2)
     report = camera.until(
-        "it is thinned", lambda report: report.gen == 2 and report.sources[0].dropped.get("max_fps", 0) >= 6
+        "it is thinned",
+        lambda report: report.generation == 2 and report.sources[0].dropped.get("max_fps", 0) >= 6,
     )
 
     events = [one["event_type"] for one in report.report["video_source_status_updates"]]

@@ -56,7 +56,7 @@ def test_every_frame_of_a_file_is_emitted_once_and_in_order(stand: Stand, quick:
 
 def test_a_datagram_is_the_originals_with_our_keys_inside_its_metadata(stand: Stand, quick: Manifest) -> None:
     before = time.time()
-    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 1)), gen=5, inc=3)
+    camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 1)), generation=5, incarnation=3)
 
     until_ended(camera)
 
@@ -91,7 +91,9 @@ def test_a_datagram_is_the_originals_with_our_keys_inside_its_metadata(stand: St
 
 def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Stand, quick: Manifest) -> None:
     with hearing(stand.intake_path) as publisher:
-        camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 20)), gen=4, inc=9)
+        camera = stand.camera(
+            quick, str(write_video(stand.folder / "film.avi", 20)), generation=4, incarnation=9
+        )
 
         until_ended(camera)
         came = messages_until(publisher, b"v1/last/pipeline-1/", (4, 9, 19))
@@ -108,7 +110,7 @@ def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Sta
 def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: Stand, quick: Manifest) -> None:
     with hearing(stand.intake_path) as publisher:
         film = str(write_video(stand.folder / "film.avi", 1000))
-        camera = stand.camera(quick, film, gen=4, inc=0, max_fps=20)
+        camera = stand.camera(quick, film, generation=4, incarnation=0, max_fps=20)
         wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
         camera.change(5, "pause")
         camera.until("it is paused", lambda report: is_camera(report, "paused"))
@@ -173,7 +175,7 @@ def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, qui
     assert stand.receiver.frame_ids == list(range(1, 301))
     keys = [(one["gen"], one["inc"], one["seq"]) for one in stand.receiver.metadata]
     assert keys == sorted(set(keys))
-    assert {gen for gen, *_ in keys} == {1, 3}
+    assert {generation for generation, *_ in keys} == {1, 3}
 
 
 def test_neither_a_camera_nor_the_publisher_interrupts_an_inference(stand: Stand, quick: Manifest) -> None:
@@ -214,7 +216,7 @@ def test_a_camera_that_is_killed_goes_on_after_its_last_frame(stand: Stand, quic
     wait_for("some frames", lambda: len(stand.receiver.datagrams) > 50)
 
     camera.kill()
-    again = stand.camera(quick, film, inc=2)
+    again = stand.camera(quick, film, incarnation=2)
     until_ended(again)
 
     # The frame that was sent and not yet noted may come twice; none is missing.
@@ -229,7 +231,7 @@ def test_a_file_that_had_ended_has_still_ended_after_a_restart(stand: Stand, qui
     film = str(write_video(stand.folder / "film.avi", 10))
     until_ended(stand.camera(quick, film))
 
-    until_ended(stand.camera(quick, film, inc=2))
+    until_ended(stand.camera(quick, film, incarnation=2))
 
     assert stand.receiver.frame_ids == list(range(1, 11))
 
@@ -353,13 +355,13 @@ def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stan
     camera = stand.camera(manifest, "TestPatternStreamProducer")
 
     resumed = {}
-    for gen in range(2, 8, 2):
+    for generation in range(2, 8, 2):
         stand.receiver.settle()
         stand.receiver.until(len(stand.receiver.datagrams) + 1)
-        camera.change(gen, "pause")
+        camera.change(generation, "pause")
         camera.until("it is paused", lambda report: is_camera(report, "paused"))
-        resumed[gen + 1] = datetime.now()
-        camera.change(gen + 1)
+        resumed[generation + 1] = datetime.now()
+        camera.change(generation + 1)
         camera.until("it runs", lambda report: is_camera(report, "running"))
     wait_for(
         "a prediction of the last",
@@ -368,8 +370,8 @@ def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stan
 
     firsts = {one["gen"]: one["frame_decoding_time"] for one in reversed(stand.receiver.metadata)}
     assert set(resumed) <= set(firsts)
-    for gen, at in resumed.items():
-        assert datetime.fromisoformat(firsts[gen]) >= at
+    for generation, at in resumed.items():
+        assert datetime.fromisoformat(firsts[generation]) >= at
 
 
 def test_a_live_source_is_thinned_to_its_pace(stand: Stand, squares: Manifest) -> None:
@@ -412,7 +414,7 @@ def test_a_live_source_goes_on_counting_after_a_restart(stand: Stand, squares: M
     camera.kill()
     before = stand.receiver.frame_ids
 
-    stand.camera(squares, [source], inc=2)
+    stand.camera(squares, [source], incarnation=2)
     wait_for("more frames", lambda: len(stand.receiver.datagrams) >= len(before) + 3)
 
     ids = stand.receiver.frame_ids

@@ -94,7 +94,7 @@ def test_a_pipeline_that_was_killed_goes_on_behind_the_last_frame_of_each_file(
     wait_for("some frames", lambda: len(stand.receiver.datagrams) > 100)
 
     camera.kill()
-    until_ended(stand.camera(quick, sources, inc=2))
+    until_ended(stand.camera(quick, sources, incarnation=2))
 
     ids = by_source(stand.receiver.metadata)
     for number, count in enumerate([300, 150]):
@@ -204,7 +204,9 @@ def test_the_latency_of_a_file_leaves_out_what_it_was_made_to_wait(stand: Stand,
         """Of a film, all of which has been played."""
         before = len(stand.receiver.datagrams)
         path = str(stand.folder / f"progress{number}")
-        camera = stand.camera(quick, films(stand.folder, 14), inc=number, max_fps=5, progress_path=path)
+        camera = stand.camera(
+            quick, films(stand.folder, 14), incarnation=number, max_fps=5, progress_path=path
+        )
         wait_for("some frames", lambda: len(stand.receiver.datagrams) >= before + 4)
         camera.change(2, "pause")
         camera.until("it is paused", lambda report: is_camera(report, "paused"))

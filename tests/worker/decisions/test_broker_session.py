@@ -56,13 +56,13 @@ WELCOME = Welcome(
 )
 ASSIGNMENT = Assignment(
     pipeline_id="door",
-    gen=7,
-    start_gen=3,
+    generation=7,
+    run_generation=3,
     desired_status="run",
     on_disconnect="stop",
     spec=spec("rtsp://h/door"),
 )
-RUNNING = (Observed(pipeline_id="door", gen=7, inc=2, state=ObservedState.RUNNING),)
+RUNNING = (Observed(pipeline_id="door", generation=7, incarnation=2, state=ObservedState.RUNNING),)
 EMPTY = observed_digest(())
 
 

@@ -31,8 +31,13 @@ def test_a_stop_is_asked_for_and_after_a_second_forced_and_then_confirmed() -> N
     waited = device.wait(1.0)
     device.feed(Exited(CAMERA, -9))
 
-    assert asked == [Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)), StopChild(CAMERA)]
-    assert stopping == (Observed(pipeline_id="door", gen=2, inc=1, state=ObservedState.STOPPING),)
+    assert asked == [
+        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
+        StopChild(CAMERA),
+    ]
+    assert stopping == (
+        Observed(pipeline_id="door", generation=2, incarnation=1, state=ObservedState.STOPPING),
+    )
     assert waited == [KillChild(CAMERA, "it did not stop when it was asked")]
     assert device.observed == ()
 
@@ -41,8 +46,8 @@ def test_six_crashes_in_a_row_are_each_followed_by_a_start_within_four_seconds()
     device = running()
     device.chance = 1.0
 
-    for inc in range(1, 7):
-        device.feed(Exited(CameraId("door", inc), -9))
+    for incarnation in range(1, 7):
+        device.feed(Exited(CameraId("door", incarnation), -9))
         crashed_at = device.now
         while not any(isinstance(action, StartCamera) for action in device.wait(0.1)):
             assert device.now - crashed_at < 4.0
@@ -52,10 +57,10 @@ def test_six_crashes_in_a_row_are_each_followed_by_a_start_within_four_seconds()
 def test_a_minute_of_health_forgives_the_crashes_before() -> None:
     device = running()
     device.chance = 1.0
-    for inc in range(1, 5):
-        device.feed(Exited(CameraId("door", inc), -9))
+    for incarnation in range(1, 5):
+        device.feed(Exited(CameraId("door", incarnation), -9))
         device.wait(5)
-        device.feed(says(camera=CameraId("door", inc + 1)))
+        device.feed(says(camera=CameraId("door", incarnation + 1)))
     device.well.append(says(ObservedState.PAUSED, camera=CameraId("door", 5)))
     device.wait(60)
     device.well.pop()

@@ -36,7 +36,7 @@ from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, assignment, 
 def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_when_it_is_cold() -> None:
     device = running()
     other = replace(
-        assignment(2, start_gen=2), spec=replace(assignment().spec, model=ModelRef("parts/2", "2" * 64))
+        assignment(2, run_generation=2), spec=replace(assignment().spec, model=ModelRef("parts/2", "2" * 64))
     )
     engine, camera = EngineId("2" * 64, 1), CameraId("door", 2)
 
@@ -44,18 +44,18 @@ def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_
     ended = device.feed(Exited(CAMERA, 0))
     fetched = device.feed(ModelFetched("2" * 64, MANIFEST))
     report = EngineReport("ready", "", 1, 0.0)
-    device.well += [Reported(engine, report), says(ObservedState.PAUSED, gen=2, camera=camera)]
+    device.well += [Reported(engine, report), says(ObservedState.PAUSED, generation=2, camera=camera)]
     cold = device.wait(30.2)
 
     assert asked == [
-        Persist(Row(pipeline_id="door", gen=2, start_gen=2, inc=1)),
+        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=1)),
         FetchModel("2" * 64),
         StopChild(CAMERA),
     ]
     assert ended == []
     assert fetched == [
         StartEngine(engine, MANIFEST),
-        Persist(Row(pipeline_id="door", gen=2, start_gen=2, inc=2)),
+        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=2)),
         StartCamera(camera, other, MANIFEST),
     ]
     assert cold == [StopChild(ENGINE)]
@@ -84,13 +84,17 @@ def test_an_engine_that_cannot_load_its_model_fails_its_pipelines_until_the_spec
     device.feed(Exited(CAMERA, 0), Exited(ENGINE, 0))
     later = device.wait(60) + device.feed(Adopted((assignment(2, "pause"),)))
     observed = device.observed
-    changed = device.feed(Adopted((assignment(3, start_gen=3),)))
+    changed = device.feed(Adopted((assignment(3, run_generation=3),)))
 
     assert failed == [StopChild(ENGINE), StopChild(CAMERA)]
-    assert later == [Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1))]
+    assert later == [Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1))]
     assert observed == (
         Observed(
-            pipeline_id="door", gen=2, inc=1, state=ObservedState.FAILED, reason="model parts/1: opset 99"
+            pipeline_id="door",
+            generation=2,
+            incarnation=1,
+            state=ObservedState.FAILED,
+            reason="model parts/1: opset 99",
         ),
     )
     assert FetchModel(DIGEST) in changed
@@ -207,11 +211,17 @@ def test_a_model_that_is_not_there_fails_its_pipelines_and_one_that_may_come_doe
 
     reason = "fetching model parts/1: the api is away"
     assert waiting == (
-        Observed(pipeline_id="door", gen=1, inc=0, state=ObservedState.STARTING, reason=reason),
+        Observed(
+            pipeline_id="door", generation=1, incarnation=0, state=ObservedState.STARTING, reason=reason
+        ),
     )
     assert device.observed == (
         Observed(
-            pipeline_id="door", gen=1, inc=0, state=ObservedState.FAILED, reason="model parts/1: HTTP 404"
+            pipeline_id="door",
+            generation=1,
+            incarnation=0,
+            state=ObservedState.FAILED,
+            reason="model parts/1: HTTP 404",
         ),
     )
 

@@ -19,10 +19,15 @@ from tests.fakes.peers import spec
 
 ADDRESS = "rtsp://user:secret@cam/door?key=secret#secret"
 ASSIGNMENT = Assignment(
-    pipeline_id="door", gen=2, start_gen=1, desired_status="run", on_disconnect="stop", spec=spec(ADDRESS)
+    pipeline_id="door",
+    generation=2,
+    run_generation=1,
+    desired_status="run",
+    on_disconnect="stop",
+    spec=spec(ADDRESS),
 )
 REPORT = CameraReport(
-    gen=2,
+    generation=2,
     state=ObservedState.RUNNING,
     reason="",
     waiting_for_engine=False,
@@ -50,7 +55,9 @@ REPORT = CameraReport(
 
 
 def test_it_tells_why_it_was_restarted_last() -> None:
-    observed = Observed(pipeline_id="door", gen=2, inc=4, state=ObservedState.RUNNING, restarts=1)
+    observed = Observed(
+        pipeline_id="door", generation=2, incarnation=4, state=ObservedState.RUNNING, restarts=1
+    )
 
     document = pipeline_stat(
         ASSIGNMENT,
@@ -69,7 +76,7 @@ def test_it_tells_why_it_was_restarted_last() -> None:
 def stat(
     state: ObservedState, report: CameraReport | None, *, alive: bool, age: float | None = 0.1
 ) -> PipelineStat:
-    observed = Observed(pipeline_id="door", gen=2, inc=3, state=state)
+    observed = Observed(pipeline_id="door", generation=2, incarnation=3, state=state)
     return pipeline_stat(
         ASSIGNMENT, observed, report, device="cam-7", alive=alive, report_age=age, at=1.5, last_crash=""
     )
@@ -79,8 +86,8 @@ def test_it_is_what_the_camera_said() -> None:
     assert stat(ObservedState.RUNNING, REPORT, alive=True) == PipelineStat(
         pipeline_id="door",
         device="cam-7",
-        gen=2,
-        inc=3,
+        generation=2,
+        incarnation=3,
         desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
@@ -120,7 +127,7 @@ def test_before_the_first_report_it_has_the_originals_four_keys(
 
 def test_before_the_first_report_each_source_is_there() -> None:
     two = replace(ASSIGNMENT, spec=replace(ASSIGNMENT.spec, sources=(SourceSpec(ADDRESS), SourceSpec(3))))
-    observed = Observed(pipeline_id="door", gen=2, inc=3, state=ObservedState.STARTING)
+    observed = Observed(pipeline_id="door", generation=2, incarnation=3, state=ObservedState.STARTING)
 
     document = pipeline_stat(
         two, observed, None, device="cam-7", alive=True, report_age=9.0, at=1.5, last_crash=""

@@ -43,18 +43,18 @@ def test_pause_and_resume_change_the_living_camera() -> None:
 
     paused = device.feed(Adopted((assignment(2, "pause"),)))
     before = device.observed
-    device.feed(says(ObservedState.PAUSED, gen=2))
+    device.feed(says(ObservedState.PAUSED, generation=2))
     after = device.observed
     resumed = device.feed(Adopted((assignment(3),)))
 
     assert paused == [
-        Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)),
+        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
         ChangeCamera(CAMERA, assignment(2, "pause")),
     ]
-    assert before == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.RUNNING),)
-    assert after == (Observed(pipeline_id="door", gen=2, inc=1, state=ObservedState.PAUSED),)
+    assert before == (Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.RUNNING),)
+    assert after == (Observed(pipeline_id="door", generation=2, incarnation=1, state=ObservedState.PAUSED),)
     assert resumed == [
-        Persist(Row(pipeline_id="door", gen=3, start_gen=1, inc=1)),
+        Persist(Row(pipeline_id="door", generation=3, run_generation=1, incarnation=1)),
         ChangeCamera(CAMERA, assignment(3)),
     ]
 
@@ -65,14 +65,16 @@ def test_what_can_change_while_it_plays_is_told_to_the_living_camera() -> None:
 
     changed = device.feed(Adopted((stricter,)))
     before = device.observed
-    device.feed(says(gen=2))
+    device.feed(says(generation=2))
 
     assert changed == [
-        Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)),
+        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
         ChangeCamera(CAMERA, stricter),
     ]
-    assert before == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.RUNNING),)
-    assert device.observed == (Observed(pipeline_id="door", gen=2, inc=1, state=ObservedState.RUNNING),)
+    assert before == (Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.RUNNING),)
+    assert device.observed == (
+        Observed(pipeline_id="door", generation=2, incarnation=1, state=ObservedState.RUNNING),
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,9 +90,12 @@ def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(cha
     asked = device.feed(Adopted((changed,)))
     ended = device.feed(Exited(CAMERA, 0))
 
-    assert asked == [Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=1)), StopChild(CAMERA)]
+    assert asked == [
+        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
+        StopChild(CAMERA),
+    ]
     assert ended == [
-        Persist(Row(pipeline_id="door", gen=2, start_gen=1, inc=2)),
+        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=2)),
         StartCamera(CameraId("door", 2), changed, MANIFEST),
     ]
     assert device.observed[0].restarts == 0
@@ -142,14 +147,17 @@ def test_without_a_publisher_nobody_looks() -> None:
 
 def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
     device = running()
-    changed = assignment(2, start_gen=2)
+    changed = assignment(2, run_generation=2)
 
     asked = device.feed(Adopted((changed,)))
     ended = device.feed(Exited(CAMERA, 0))
 
-    assert asked == [Persist(Row(pipeline_id="door", gen=2, start_gen=2, inc=1)), StopChild(CAMERA)]
+    assert asked == [
+        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=1)),
+        StopChild(CAMERA),
+    ]
     assert ended == [
-        Persist(Row(pipeline_id="door", gen=2, start_gen=2, inc=2)),
+        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=2)),
         StartCamera(CameraId("door", 2), changed, MANIFEST),
     ]
 
@@ -165,14 +173,14 @@ def test_a_pipeline_that_is_gone_is_forgotten_once_it_has_ended() -> None:
 
 
 def test_nothing_is_forgotten_before_the_first_desired_state() -> None:
-    device = Device(Row(pipeline_id="door", gen=3, start_gen=1, inc=5))
+    device = Device(Row(pipeline_id="door", generation=3, run_generation=1, incarnation=5))
 
     assert device.feed(Unfenced()) == []
     assert device.feed(Adopted(())) == [Forget("door")]
 
 
 def test_a_lower_generation_is_refused_also_after_a_restart() -> None:
-    device = Device(Row(pipeline_id="door", gen=3, start_gen=1, inc=5))
+    device = Device(Row(pipeline_id="door", generation=3, run_generation=1, incarnation=5))
 
     assert device.feed(Unfenced(), Adopted((assignment(2),))) == [Refuse("door", 2, 3)]
     assert device.feed(Adopted((assignment(2),))) == [Refuse("door", 2, 3)]
@@ -191,24 +199,26 @@ def test_an_ended_playing_is_never_started_again() -> None:
 
     ended = device.feed(says(ObservedState.ENDED, emitted=9))
     exited = device.feed(Exited(CAMERA, 0))
-    row = Row(pipeline_id="door", gen=1, start_gen=1, inc=1, ended_start_gen=1)
+    row = Row(pipeline_id="door", generation=1, run_generation=1, incarnation=1, ended_run_generation=1)
     device.feed(Stored((row,)))
     later = device.wait(5) + device.feed(Adopted((assignment(2, "pause"),)), Adopted((assignment(3),)))
 
     assert ended == [Persist(row), StopChild(CAMERA)]
     assert exited == []
-    assert later == [Persist(replace(row, gen=2)), Persist(replace(row, gen=3))]
-    assert device.observed == (Observed(pipeline_id="door", gen=3, inc=1, state=ObservedState.ENDED),)
+    assert later == [Persist(replace(row, generation=2)), Persist(replace(row, generation=3))]
+    assert device.observed == (
+        Observed(pipeline_id="door", generation=3, incarnation=1, state=ObservedState.ENDED),
+    )
 
 
 def test_an_end_is_told_once_it_is_stored() -> None:
     """Or an agent that was killed between the two would play again what is known to have ended."""
     device = running()
-    row = Row(pipeline_id="door", gen=1, start_gen=1, inc=1)
+    row = Row(pipeline_id="door", generation=1, run_generation=1, incarnation=1)
 
     device.feed(says(ObservedState.ENDED, emitted=9), Exited(CAMERA, 0), Stored((row,)))
     before = device.wait(5), device.state
-    device.feed(Stored((replace(row, ended_start_gen=1),)))
+    device.feed(Stored((replace(row, ended_run_generation=1),)))
 
     assert before == ([], ObservedState.RUNNING)
     assert device.state is ObservedState.ENDED
@@ -218,17 +228,19 @@ def test_what_is_started_again_while_an_end_is_being_stored_starts_at_once() -> 
     device = running()
     device.feed(says(ObservedState.ENDED, emitted=9))
 
-    device.feed(Adopted((assignment(2, start_gen=2),)), Exited(CAMERA, 0))
+    device.feed(Adopted((assignment(2, run_generation=2),)), Exited(CAMERA, 0))
 
     assert device.state is ObservedState.STARTING
 
 
 def test_an_ended_playing_is_not_started_after_a_restart_and_a_new_one_is() -> None:
-    device = Device(Row(pipeline_id="door", gen=1, start_gen=1, inc=1, ended_start_gen=1))
+    device = Device(
+        Row(pipeline_id="door", generation=1, run_generation=1, incarnation=1, ended_run_generation=1)
+    )
 
     same = device.feed(Unfenced(), Adopted((assignment(),)))
     state = device.state
-    anew = device.feed(Adopted((assignment(2, start_gen=2),)))
+    anew = device.feed(Adopted((assignment(2, run_generation=2),)))
 
     assert FetchModel(DIGEST) not in same
     assert state is ObservedState.ENDED
@@ -247,11 +259,18 @@ def test_a_crash_is_seen_and_then_tried_again_with_a_new_incarnation() -> None:
     reason = "the camera process was ended by SIGSEGV"
     assert crashed == []
     assert seen == (
-        Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.CRASHED, reason=reason, restarts=1),
+        Observed(
+            pipeline_id="door",
+            generation=1,
+            incarnation=1,
+            state=ObservedState.CRASHED,
+            reason=reason,
+            restarts=1,
+        ),
     )
     assert backoff is ObservedState.BACKOFF
     assert again == [
-        Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=2)),
+        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=2)),
         StartCamera(CameraId("door", 2), assignment(), MANIFEST),
     ]
 
@@ -263,7 +282,7 @@ def test_why_it_crashed_is_known_while_it_runs_again_and_forgotten_when_it_is_pl
 
     device.feed(says(camera=CameraId("door", 2)))
     (again,) = device.core.pipelines(device.now)
-    device.feed(Adopted((assignment(2, start_gen=2),)))
+    device.feed(Adopted((assignment(2, run_generation=2),)))
     (anew,) = device.core.pipelines(device.now)
 
     assert (again.observed.state, again.observed.reason) == (ObservedState.RUNNING, "")
@@ -296,7 +315,7 @@ def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
     assert meanwhile.state is ObservedState.STARTING
     assert meanwhile.reason == "stopped until the broker is heard again"
     assert unfenced == [
-        Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=2)),
+        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=2)),
         StartCamera(CameraId("door", 2), movable(), MANIFEST),
     ]
 
@@ -319,7 +338,7 @@ def test_the_fence_waits_for_movable_cameras_that_are_on_their_way_out(
 def test_the_fence_waits_for_a_movable_camera_whatever_takes_its_place() -> None:
     device = running(movable())
 
-    device.feed(Adopted((assignment(gen=2, start_gen=2),)))
+    device.feed(Adopted((assignment(generation=2, run_generation=2),)))
 
     assert device.core.is_leaving()
 

@@ -51,13 +51,18 @@ def test_an_assignment_fetches_its_model_and_then_starts_engine_and_camera_at_on
     adopted = device.feed(Unfenced(), Adopted((assignment(),)))
     fetched = device.feed(ModelFetched(DIGEST, MANIFEST))
 
-    assert adopted == [Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=0)), FetchModel(DIGEST)]
+    assert adopted == [
+        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=0)),
+        FetchModel(DIGEST),
+    ]
     assert fetched == [
         StartEngine(ENGINE, MANIFEST),
-        Persist(Row(pipeline_id="door", gen=1, start_gen=1, inc=1)),
+        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=1)),
         StartCamera(CAMERA, assignment(), MANIFEST),
     ]
-    assert device.observed == (Observed(pipeline_id="door", gen=1, inc=1, state=ObservedState.STARTING),)
+    assert device.observed == (
+        Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.STARTING),
+    )
 
 
 def test_the_same_assignments_again_change_nothing() -> None:
@@ -69,12 +74,12 @@ def test_the_same_assignments_again_change_nothing() -> None:
 def test_two_pipelines_share_an_engine() -> None:
     device = running()
 
-    actions = device.feed(Adopted((assignment(), assignment(2, start_gen=2, pipeline_id="gate"))))
+    actions = device.feed(Adopted((assignment(), assignment(2, run_generation=2, pipeline_id="gate"))))
 
-    other = assignment(2, start_gen=2, pipeline_id="gate")
+    other = assignment(2, run_generation=2, pipeline_id="gate")
     assert actions == [
-        Persist(Row(pipeline_id="gate", gen=2, start_gen=2, inc=0)),
-        Persist(Row(pipeline_id="gate", gen=2, start_gen=2, inc=1)),
+        Persist(Row(pipeline_id="gate", generation=2, run_generation=2, incarnation=0)),
+        Persist(Row(pipeline_id="gate", generation=2, run_generation=2, incarnation=1)),
         StartCamera(CameraId("gate", 1), other, MANIFEST),
     ]
 
@@ -98,7 +103,7 @@ class World:
 
     rng: random.Random
     now: float = 0.0
-    gen: int = 1
+    generation: int = 1
     core: Reconcile = field(init=False)
     rows: dict[str, Row] = field(default_factory=dict)  # what is on the disk
     alive: dict[ChildId, float | None] = field(default_factory=dict)  # child → when it was asked to stop
@@ -106,7 +111,7 @@ class World:
     showing: set[ChildId] = field(default_factory=set)  # cameras
     assignments: dict[str, Assignment] = field(default_factory=dict)
     ended: set[tuple[str, int]] = field(default_factory=set)
-    incs: dict[str, int] = field(default_factory=dict)  # of a pipeline that was not forgotten since
+    incarnations: dict[str, int] = field(default_factory=dict)  # of a pipeline that was not forgotten since
     fetching: set[str] = field(default_factory=set)
     fenced: bool = True
 
@@ -139,7 +144,7 @@ class World:
                         for child in self.alive
                     )
                     del self.rows[action.pipeline_id]
-                    self.incs.pop(action.pipeline_id, None)
+                    self.incarnations.pop(action.pipeline_id, None)
                 case FetchModel():
                     assert action.digest not in self.fetching
                     self.fetching.add(action.digest)
@@ -152,8 +157,8 @@ class World:
                 case ChangeCamera():
                     assert self.alive[action.child] is None
                     before = self.told[action.child]
-                    assert action.assignment.gen > before.gen
-                    assert action.assignment.start_gen == before.start_gen
+                    assert action.assignment.generation > before.generation
+                    assert action.assignment.run_generation == before.run_generation
                     assert action.assignment.spec.plays_like(before.spec), (
                         "a change that a camera cannot obey"
                     )
@@ -185,13 +190,15 @@ class World:
         pipeline_id = child.pipeline_id
         assert self.assignments[pipeline_id] == assignment
         assert assignment.desired_status != "stop"
-        assert (pipeline_id, assignment.start_gen) not in self.ended, "a playing that had ended began again"
-        assert self.rows[pipeline_id].inc == child.inc, "started before it was written"
-        assert child.inc > self.incs.get(pipeline_id, 0), "an incarnation twice"
+        assert (pipeline_id, assignment.run_generation) not in self.ended, (
+            "a playing that had ended began again"
+        )
+        assert self.rows[pipeline_id].incarnation == child.incarnation, "started before it was written"
+        assert child.incarnation > self.incarnations.get(pipeline_id, 0), "an incarnation twice"
         assert not (self.fenced and assignment.on_disconnect == "stop")
         assert not any(isinstance(c, CameraId) and c.pipeline_id == pipeline_id for c in self.alive)
         assert any(isinstance(c, EngineId) and c.digest == assignment.spec.model.digest for c in self.alive)
-        self.incs[pipeline_id] = child.inc
+        self.incarnations[pipeline_id] = child.incarnation
         self.told[child] = assignment
         self.showing.discard(child)
         self.start(child)
@@ -203,13 +210,13 @@ class World:
     def change_something(self) -> None:
         pipeline_id = self.rng.choice("abc")
         known = self.assignments.get(pipeline_id)
-        self.gen += 1
+        self.generation += 1
         if known is None or known.desired_status == "stop":
             model = ModelRef("m", self.rng.choice(["1" * 64, "2" * 64]))
             fresh = Assignment(
                 pipeline_id=pipeline_id,
-                gen=self.gen,
-                start_gen=self.gen,
+                generation=self.generation,
+                run_generation=self.generation,
                 desired_status="run",
                 on_disconnect=self.rng.choice(["stop", "continue"]),
                 spec=spec("x"),
@@ -219,8 +226,13 @@ class World:
             del self.assignments[pipeline_id]
         else:
             desired_status: DesiredStatus = self.rng.choice(["run", "pause", "stop"])
-            start_gen = self.gen if self.rng.random() < 0.3 else known.start_gen
-            changed = replace(known, gen=self.gen, start_gen=start_gen, desired_status=desired_status)
+            run_generation = self.generation if self.rng.random() < 0.3 else known.run_generation
+            changed = replace(
+                known,
+                generation=self.generation,
+                run_generation=run_generation,
+                desired_status=desired_status,
+            )
             if self.rng.random() < 0.3:
                 changed = replace(changed, spec=replace(known.spec, confidence=self.rng.random()))
             self.assignments[pipeline_id] = changed
@@ -243,12 +255,15 @@ class World:
                     state = self.rng.choice(
                         [ObservedState.STARTING, ObservedState.RECONNECTING, ObservedState.ENDED]
                     )
-                start_gen = told.start_gen
-                if state is ObservedState.ENDED and start_gen == self.rows[child.pipeline_id].start_gen:
-                    self.ended.add((child.pipeline_id, start_gen))
+                run_generation = told.run_generation
+                if (
+                    state is ObservedState.ENDED
+                    and run_generation == self.rows[child.pipeline_id].run_generation
+                ):
+                    self.ended.add((child.pipeline_id, run_generation))
                 emitted = int(self.now * 10)
                 report = CameraReport(
-                    gen=told.gen,
+                    generation=told.generation,
                     state=state,
                     reason="",
                     waiting_for_engine=self.rng.random() < 0.2,
@@ -321,7 +336,7 @@ def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_desired(se
             ObservedState.PAUSED if desired[pipeline_id].desired_status == "pause" else ObservedState.RUNNING
         )
         assert entry.state in (expected, ObservedState.ENDED, ObservedState.FAILED)
-        assert entry.gen == desired[pipeline_id].gen
+        assert entry.generation == desired[pipeline_id].generation
         assert entry.state is not ObservedState.ENDED or (
-            (pipeline_id, desired[pipeline_id].start_gen) in world.ended
+            (pipeline_id, desired[pipeline_id].run_generation) in world.ended
         )

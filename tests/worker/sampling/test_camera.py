@@ -126,11 +126,11 @@ def test_a_daily_limit_outlives_a_camera_that_is_killed(stand: Stand, quick: Man
         dataset="parts", strategies=(Random(name="some", traffic_percentage=1, limits=(Limit("daily", 6),)),)
     )
 
-    for inc, count in ((1, 2), (2, 4)):
-        camera = stand.camera(quick, _PATTERN, inc=inc, sampling=limited)
+    for incarnation, count in ((1, 2), (2, 4)):
+        camera = stand.camera(quick, _PATTERN, incarnation=incarnation, sampling=limited)
         camera.until("some are kept", keeps(stand, count))
         camera.kill()
-    camera = stand.camera(quick, _PATTERN, inc=3, sampling=limited)
+    camera = stand.camera(quick, _PATTERN, incarnation=3, sampling=limited)
     last = camera.until("the limit is reached", lambda report: report.samples and len(kept(stand)) >= 4)
     camera.until("ten frames more", lambda report: report.emitted >= last.emitted + 10)
 
@@ -145,7 +145,7 @@ def test_sampling_begins_and_ends_while_the_pipeline_plays(stand: Stand, quick: 
     camera.change(2, sampling=EVERY)
     camera.until("frames are kept", lambda report: report.samples and report.samples.written > 2)
     camera.change(3)
-    camera.until("it obeys", lambda report: report.gen == 3)
+    camera.until("it obeys", lambda report: report.generation == 3)
     after = camera.until(
         "the writer is through",
         lambda report: report.samples.picked == report.samples.written + sum(report.samples.dropped.values()),

@@ -360,7 +360,7 @@ class Agent:
     def _sweep(self) -> None:
         """Remove the playback positions of runs that are over."""
         rows: list[Row] = self._state.rows()
-        keep = {self._places.playing(row.pipeline_id, row.start_gen).name for row in rows}
+        keep = {self._places.playing(row.pipeline_id, row.run_generation).name for row in rows}
         for path in self._places.progress.iterdir():
             if path.name not in keep:
                 path.unlink(missing_ok=True)
@@ -373,8 +373,8 @@ class Agent:
                 logger.warning(
                     "%s: an assignment of generation %d was refused, %d is known",
                     action.pipeline_id,
-                    action.gen,
-                    action.known_gen,
+                    action.generation,
+                    action.known_generation,
                 )
             case actions.FetchModel():
                 self._models.fetch(action.digest)
@@ -389,7 +389,7 @@ class Agent:
             case actions.ChangeCamera():
                 assignment = action.assignment
                 self._supervisor.tell(
-                    action.child, Change(assignment.gen, assignment.desired_status, assignment.spec)
+                    action.child, Change(assignment.generation, assignment.desired_status, assignment.spec)
                 )
             case actions.ShowPictures():
                 self._supervisor.tell(action.child, Show(action.wanted))
@@ -448,8 +448,8 @@ class Agent:
                 pipeline_id=assignment.pipeline_id,
                 device=self._identity.device,
                 short_id=self._short_id,
-                gen=assignment.gen,
-                inc=action.child.inc,
+                generation=assignment.generation,
+                incarnation=action.child.incarnation,
                 desired_status=assignment.desired_status,
                 spec=assignment.spec,
                 manifest=action.manifest,
@@ -457,7 +457,7 @@ class Agent:
                 engine_socket=self._places.engine(assignment.spec.model.digest),
                 intake_path=self._places.intake,
                 picture_intake_path=self._places.picture_intake,
-                progress_path=str(self._places.playing(assignment.pipeline_id, assignment.start_gen)),
+                progress_path=str(self._places.playing(assignment.pipeline_id, assignment.run_generation)),
                 fence_path=self._fence.path,
                 fenced=assignment.on_disconnect == "stop",
                 samples_path=str(self._places.samples),

@@ -63,9 +63,9 @@ class Places:
         """The socket of a model's engine. A restarted engine has the same, so cameras find it again."""
         return str(self.run / f"engine-{digest[:16]}.sock")
 
-    def playing(self, pipeline_id: str, start_gen: int) -> Path:
+    def playing(self, pipeline_id: str, run_generation: int) -> Path:
         """The playback position of one run of a pipeline. Hashed: an id is never part of a path."""
-        name = hashlib.blake2b(f"{start_gen} {pipeline_id}".encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(f"{run_generation} {pipeline_id}".encode(), digest_size=16).hexdigest()
         return self.progress / name
 
     def make(self) -> None:

@@ -31,10 +31,10 @@ CREATE TABLE IF NOT EXISTS worker (
 );
 CREATE TABLE IF NOT EXISTS pipelines (
     pipeline_id TEXT PRIMARY KEY,
-    gen INTEGER NOT NULL,
-    start_gen INTEGER NOT NULL,
-    inc INTEGER NOT NULL,
-    ended_start_gen INTEGER
+    generation INTEGER NOT NULL,
+    run_generation INTEGER NOT NULL,
+    incarnation INTEGER NOT NULL,
+    ended_run_generation INTEGER
 );
 CREATE TABLE IF NOT EXISTS digest (only INTEGER PRIMARY KEY CHECK (only = 1), value TEXT NOT NULL);
 """
@@ -141,7 +141,13 @@ class State:
             connection.executemany(
                 "INSERT INTO pipelines VALUES (?, ?, ?, ?, ?)",
                 [
-                    (row.pipeline_id, row.gen, row.start_gen, row.inc, row.ended_start_gen)
+                    (
+                        row.pipeline_id,
+                        row.generation,
+                        row.run_generation,
+                        row.incarnation,
+                        row.ended_run_generation,
+                    )
                     for row in known.rows.values()
                 ],
             )
@@ -157,15 +163,23 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
     if not tables:
         return None
     found = connection.execute("SELECT broker_key, seen_epoch, starts FROM worker").fetchone()
-    rows = connection.execute("SELECT pipeline_id, gen, start_gen, inc, ended_start_gen FROM pipelines")
+    rows = connection.execute(
+        "SELECT pipeline_id, generation, run_generation, incarnation, ended_run_generation FROM pipelines"
+    )
     broker_key, seen_epoch, starts = found
     known = _Known(
         broker_key,
         seen_epoch,
         starts,
         {
-            name: Row(pipeline_id=name, gen=gen, start_gen=start_gen, inc=inc, ended_start_gen=ended)
-            for name, gen, start_gen, inc, ended in rows
+            name: Row(
+                pipeline_id=name,
+                generation=generation,
+                run_generation=run_generation,
+                incarnation=incarnation,
+                ended_run_generation=ended,
+            )
+            for name, generation, run_generation, incarnation, ended in rows
         },
     )
     if "digest" in tables and connection.execute("SELECT value FROM digest").fetchone() != (known.digest,):

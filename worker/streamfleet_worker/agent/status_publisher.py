@@ -62,7 +62,8 @@ class StatusPublisher:
                 continue
             stat = self._pipeline(view, at)
             topic = pipeline_topic(Kind.STAT, stat.pipeline_id)
-            self._send(topic, stat, self._header(at, now, short_id, gen=stat.gen, inc=stat.inc))
+            header = self._header(at, now, short_id, generation=stat.generation, incarnation=stat.incarnation)
+            self._send(topic, stat, header)
         if due:
             self._published_at = now
             device = self._device_stat(len(views), at, now)
@@ -99,12 +100,14 @@ class StatusPublisher:
             memory_available=machine.memory_available,
         )
 
-    def _header(self, at: float, now: float, short_id: int, *, gen: int = 0, inc: int = 0) -> DataHeader:
+    def _header(
+        self, at: float, now: float, short_id: int, *, generation: int = 0, incarnation: int = 0
+    ) -> DataHeader:
         self._seq += 1
         return DataHeader(
             kind=Kind.STAT,
-            gen=gen,
-            inc=inc,
+            gen=generation,
+            inc=incarnation,
             seq=self._seq,
             device=short_id,
             captured_wall_ns=int(at * 1e9),

@@ -53,7 +53,7 @@ class Emitter:
         self._publisher = Sender(config.intake_path)
         self._pictures: Sender | None = None  # there is none until the first picture
         self._closed = False
-        self._gen = config.gen
+        self._generation = config.generation
         self._seq = 0
         self._lasts: dict[int, tuple[DataHeader, bytes]] = {}  # by source
         self._sampler = Sampler(
@@ -104,7 +104,7 @@ class Emitter:
         geometry: Geometry,
         *,
         source_id: int,
-        gen: int,
+        generation: int,
         image: Image | None,
     ) -> DataHeader | None:
         """Send one frame's predictions to all sinks. None: the fence is closed, nothing left.
@@ -113,8 +113,8 @@ class Emitter:
         """
         if self._fenced_off():
             return None
-        if gen != self._gen:
-            self._gen, self._seq = gen, 0
+        if generation != self._generation:
+            self._generation, self._seq = generation, 0
         document = self._describe(detections, stamp, geometry, source_id)
         if self._udp:
             self._send_datagrams(to_json(document).content)
@@ -191,8 +191,8 @@ class Emitter:
             emitted_at=time.time(),
             pipeline_id=self._config.pipeline_id,
             device=self._config.device,
-            gen=self._gen,
-            inc=self._config.inc,
+            generation=self._generation,
+            incarnation=self._config.incarnation,
             seq=self._seq,
         )
         return describe(
@@ -212,8 +212,8 @@ class Emitter:
     def _send_on(self, body: Encoded, stamp: Stamp, source_id: int) -> DataHeader:
         header = DataHeader(
             kind=Kind.PRED,
-            gen=self._gen,
-            inc=self._config.inc,
+            gen=self._generation,
+            inc=self._config.incarnation,
             seq=self._seq,
             device=self._config.short_id,
             captured_wall_ns=stamp.wall_ns,

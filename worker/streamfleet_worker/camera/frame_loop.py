@@ -43,16 +43,18 @@ _IDLE = 0.5  # seconds, the longest wait: what else may need a look is seen then
 class _Orders:
     """What of an assignment can change while the sources play."""
 
-    gen: int
+    generation: int
     desired_status: DesiredStatus
     rules: PostProcessing
     limits: tuple[float | None, ...]  # frames/s, by source
     tracks: bool
 
 
-def _orders(gen: int, desired_status: DesiredStatus, spec: PipelineSpec, defaults: PostProcessing) -> _Orders:
+def _orders(
+    generation: int, desired_status: DesiredStatus, spec: PipelineSpec, defaults: PostProcessing
+) -> _Orders:
     return _Orders(
-        gen=gen,
+        generation=generation,
         desired_status=desired_status,
         rules=post_processing(spec, defaults),
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
@@ -101,7 +103,7 @@ class FrameLoop:
         self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
         self._failing_sinks: set[str] = set()
         self._emission = threading.Lock()  # held while anything leaves; guards _orders and the emitter
-        self._orders = _orders(config.gen, config.desired_status, config.spec, config.defaults)
+        self._orders = _orders(config.generation, config.desired_status, config.spec, config.defaults)
         self._obeyed: _Orders | None = None  # the orders that the lanes know
         self._note_pause()
         self._paused_at: float | None = None  # monotonic seconds
@@ -130,9 +132,11 @@ class FrameLoop:
         self._wakeup.set()
         self._thread.join(deadline)
 
-    def change(self, gen: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
+    def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
         """Emit under this generation and by this spec, or pause. When this returns, it is so."""
-        orders = _orders(max(self._orders.gen, gen), desired_status, spec, self._config.defaults)
+        orders = _orders(
+            max(self._orders.generation, generation), desired_status, spec, self._config.defaults
+        )
         senders = self._emitter.senders_to(spec.sinks)
         with self._emission:
             if self.paused and desired_status == "run":
@@ -150,9 +154,9 @@ class FrameLoop:
         self._showing = wanted
 
     @property
-    def gen(self) -> int:
+    def generation(self) -> int:
         """What is emitted is emitted under this generation."""
-        return self._orders.gen
+        return self._orders.generation
 
     @property
     def paused(self) -> bool:
@@ -355,7 +359,7 @@ class FrameLoop:
                 frame.stamp,
                 frame.geometry,
                 source_id=lane.source_id,
-                gen=orders.gen,
+                generation=orders.generation,
                 image=frame.image,
             )
         if header is None:

@@ -100,9 +100,9 @@ class Camera:
         for reader in self._readers:
             reader.stop(max(0.0, until - time.monotonic()))
 
-    def change(self, gen: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
+    def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
         """Go on under this generation and by this spec, or pause. When this returns, it is so."""
-        self.frame_loop.change(gen, desired_status, spec)
+        self.frame_loop.change(generation, desired_status, spec)
         self._emitter.sample(spec.sampling)
 
     @property
@@ -130,7 +130,7 @@ class Camera:
         ]
         fps = round(sum(source.fps for source in sources), 3)
         return CameraReport(
-            gen=loop.gen,
+            generation=loop.generation,
             state=observed_state(facts, paused=paused, engine_met=loop.began),
             reason=reason_of(sources) or self._progress.error,
             waiting_for_engine=not done and loop.waits_for_engine(now),
@@ -201,8 +201,8 @@ def _serve(camera: Camera, connection: Connection) -> None:
                 match receive(connection):
                     case Stop():
                         return
-                    case Change(gen, desired_status, spec):
-                        camera.change(gen, desired_status, spec)
+                    case Change(generation, desired_status, spec):
+                        camera.change(generation, desired_status, spec)
                     case Show(wanted):
                         camera.frame_loop.show(wanted)
             if ready:

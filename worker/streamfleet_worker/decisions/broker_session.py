@@ -56,7 +56,7 @@ BACKOFF_LAST = 5.0  # seconds
 # fewer heartbeats, each with more in it.
 TOLD = Rate(DEVICE_MESSAGES.each_second / 2, DEVICE_MESSAGES.burst / 2)
 TOLD_BYTES = Rate(DEVICE_BYTES.each_second / 4, DEVICE_BYTES.each_second / 4)
-ENTRY = 100  # bytes, at most, of an observed pipeline without its id and its reason
+ENTRY = 115  # bytes, at most, of an observed pipeline without its id and its reason
 # With this many unacknowledged heartbeats, changes wait for the next regular one: a stalled connection
 # delivers everything at once when it continues.
 MAX_UNANSWERED = 8

@@ -87,9 +87,9 @@ class Camera(Child[CameraId]):
     shows: bool = False  # it was told that previews are wanted
 
     @property
-    def start_gen(self) -> int:
+    def run_generation(self) -> int:
         """The run of the pipeline to which it belongs."""
-        return self.told.start_gen
+        return self.told.run_generation
 
     @property
     def digest(self) -> str:
@@ -100,7 +100,7 @@ class Camera(Child[CameraId]):
         """Can this process carry out the assignment, if it is told the change?"""
         told = self.told
         return (
-            assignment.start_gen == told.start_gen
+            assignment.run_generation == told.run_generation
             # A camera learns at its start if the fence stops it.
             and assignment.on_disconnect == told.on_disconnect
             and assignment.spec.plays_like(told.spec)

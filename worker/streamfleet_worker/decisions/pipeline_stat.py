@@ -73,8 +73,8 @@ def pipeline_stat(
     return PipelineStat(
         pipeline_id=assignment.pipeline_id,
         device=device,
-        gen=observed.gen,
-        inc=observed.inc,
+        generation=observed.generation,
+        incarnation=observed.incarnation,
         desired_status=assignment.desired_status,
         state=observed.state,
         reason=observed.reason,

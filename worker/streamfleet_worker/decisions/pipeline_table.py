@@ -49,8 +49,8 @@ class Pipeline:
     @property
     def ended(self) -> bool:
         """This run is over."""
-        ended = self.row.ended_start_gen
-        return ended is not None and self.row.start_gen <= ended
+        ended = self.row.ended_run_generation
+        return ended is not None and self.row.run_generation <= ended
 
     @property
     def is_desired(self) -> bool:
@@ -58,14 +58,14 @@ class Pipeline:
         return self.assignment is not None and not self.gone and self.assignment.desired_status != "stop"
 
     @property
-    def gen(self) -> int:
+    def generation(self) -> int:
         """The generation that is carried out. A change is done when the camera reports it."""
         assert self.assignment is not None
         if self.camera is None or not self.is_desired or self.ended or self.failed is not None:
-            return self.assignment.gen
+            return self.assignment.generation
         if self.camera.heard_at is None or self.report is None:
-            return self.camera.told.gen
-        return min(self.camera.told.gen, self.report.gen)
+            return self.camera.told.generation
+        return min(self.camera.told.generation, self.report.generation)
 
     def restart(self) -> None:
         """Forget the last run: nothing is known of the next one."""
@@ -111,9 +111,9 @@ class PipelineTable:
         for assignment in assignments:
             row = Row(
                 pipeline_id=assignment.pipeline_id,
-                gen=assignment.gen,
-                start_gen=assignment.start_gen,
-                inc=0,
+                generation=assignment.generation,
+                run_generation=assignment.run_generation,
+                incarnation=0,
             )
             pipeline = self._pipelines.setdefault(assignment.pipeline_id, Pipeline(row=row))
             pipeline.gone = False
@@ -122,16 +122,21 @@ class PipelineTable:
 
     def _adopt_one(self, pipeline: Pipeline, assignment: Assignment) -> list[Action]:
         row = pipeline.row
-        if assignment.gen < row.gen:
-            return [Refuse(assignment.pipeline_id, assignment.gen, row.gen)]
+        if assignment.generation < row.generation:
+            return [Refuse(assignment.pipeline_id, assignment.generation, row.generation)]
         is_first = pipeline.assignment is None
         pipeline.assignment = assignment
-        if is_first or assignment.start_gen != row.start_gen:
+        if is_first or assignment.run_generation != row.run_generation:
             pipeline.restart()
             self._models.try_again(assignment.spec.model.digest)
-        if not is_first and (assignment.gen, assignment.start_gen) == (row.gen, row.start_gen):
+        if not is_first and (assignment.generation, assignment.run_generation) == (
+            row.generation,
+            row.run_generation,
+        ):
             return []
-        pipeline.row = replace(row, gen=assignment.gen, start_gen=assignment.start_gen)
+        pipeline.row = replace(
+            row, generation=assignment.generation, run_generation=assignment.run_generation
+        )
         return [Persist(pipeline.row)]
 
     def reported(self, child_id: CameraId, report: CameraReport, now: float) -> list[Action]:
@@ -144,7 +149,7 @@ class PipelineTable:
         if before is None or report.reason != before.reason:  # computed once, not whenever it is read
             report = replace(report, reason=shown_reason(report.reason))
         camera.reported(report, before, now)
-        if camera.start_gen != pipeline.row.start_gen:
+        if camera.run_generation != pipeline.row.run_generation:
             return []  # it belongs to an earlier run
         if report.state is ObservedState.ENDED and not pipeline.ended and pipeline.assignment is not None:
             pipeline.before_end = self._observe(pipeline, pipeline.assignment)
@@ -154,7 +159,7 @@ class PipelineTable:
         if report.state is ObservedState.FAILED:
             pipeline.failed = report.reason or "the camera gave no reason"
         if report.state is ObservedState.ENDED and not pipeline.ended:
-            pipeline.row = replace(pipeline.row, ended_start_gen=camera.start_gen)
+            pipeline.row = replace(pipeline.row, ended_run_generation=camera.run_generation)
             return [Persist(pipeline.row)]
         return []
 
@@ -162,7 +167,7 @@ class PipelineTable:
         """Tell the ends that are stored: whenever the agent is killed, none that was told is taken back."""
         for row in rows:
             pipeline = self._pipelines.get(row.pipeline_id)
-            if pipeline is not None and row.ended_start_gen == pipeline.row.ended_start_gen:
+            if pipeline is not None and row.ended_run_generation == pipeline.row.ended_run_generation:
                 pipeline.before_end = None
 
     def exited(self, child_id: CameraId, code: int | None, now: float) -> None:
@@ -172,7 +177,7 @@ class PipelineTable:
             return
         pipeline, camera = present
         pipeline.camera = None
-        if camera.asked_at is None and camera.start_gen == pipeline.row.start_gen:
+        if camera.asked_at is None and camera.run_generation == pipeline.row.run_generation:
             pipeline.crash = pipeline.last_crash = camera.killed_for or exit_reason("camera", code)
             pipeline.fresh_crash = True
             pipeline.restarts += 1
@@ -242,8 +247,8 @@ class PipelineTable:
         manifest = self._models.ready(assignment.spec.model.digest)
         if manifest is None:
             return []
-        pipeline.row = replace(pipeline.row, inc=pipeline.row.inc + 1)
-        child = CameraId(assignment.pipeline_id, pipeline.row.inc)
+        pipeline.row = replace(pipeline.row, incarnation=pipeline.row.incarnation + 1)
+        child = CameraId(assignment.pipeline_id, pipeline.row.incarnation)
         pipeline.camera = Camera(id=child, started_at=now, told=assignment)
         return [
             Persist(pipeline.row),
@@ -288,15 +293,15 @@ class PipelineTable:
         for pipeline_id, pipeline in self._pipelines.items():
             row, camera = pipeline.row, pipeline.camera
             assert row.pipeline_id == pipeline_id
-            assert row.start_gen <= row.gen
+            assert row.run_generation <= row.generation
             assert pipeline.before_end is None or pipeline.ended
             if camera is None:
                 continue
-            assert camera.id == CameraId(pipeline_id, row.inc), "a camera that is not the newest"
-            assert camera.start_gen <= row.start_gen
+            assert camera.id == CameraId(pipeline_id, row.incarnation), "a camera that is not the newest"
+            assert camera.run_generation <= row.run_generation
             if camera.staying:
                 assert self._should_run(pipeline), "a camera that should not run"
-                assert camera.start_gen == row.start_gen
+                assert camera.run_generation == row.run_generation
                 assert camera.told == pipeline.assignment
                 assert camera.shows == is_watched(pipeline_id, watched)
 
@@ -334,8 +339,8 @@ class PipelineTable:
         state, reason = self._state(pipeline, assignment)
         return Observed(
             pipeline_id=assignment.pipeline_id,
-            gen=pipeline.gen,
-            inc=pipeline.row.inc,
+            generation=pipeline.generation,
+            incarnation=pipeline.row.incarnation,
             state=state,
             reason=cut_reason(reason or ""),
             restarts=pipeline.restarts,

@@ -27,8 +27,8 @@ class Refuse:
     """Log that an assignment had no effect: its generation is lower than the known one."""
 
     pipeline_id: str
-    gen: int
-    known_gen: int
+    generation: int
+    known_generation: int
 
 
 @dataclass(frozen=True, slots=True)

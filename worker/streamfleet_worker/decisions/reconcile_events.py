@@ -15,7 +15,7 @@ class CameraId:
     """One process of one pipeline."""
 
     pipeline_id: str
-    inc: int
+    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Row:
     """What is stored of a pipeline. It survives a power failure."""
 
     pipeline_id: str
-    gen: int  # the highest adopted: an assignment of a lower one is refused
-    start_gen: int
-    inc: int  # +1 before each start
-    ended_start_gen: int | None = None  # this run has ended and is never started again
+    generation: int  # the highest adopted: an assignment of a lower one is refused
+    run_generation: int
+    incarnation: int  # +1 before each start
+    ended_run_generation: int | None = None  # this run has ended and is never started again
 
 
 # events -----------------------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ class CameraConfig:
     pipeline_id: str
     device: str
     short_id: int  # of the device, for the data plane's header
-    gen: int
-    inc: int
+    generation: int
+    incarnation: int
     desired_status: DesiredStatus  # run or pause
     spec: PipelineSpec
     manifest: Manifest
@@ -100,7 +100,7 @@ class Change:
     The spec plays like the one that the camera began with (`PipelineSpec.plays_like`).
     """
 
-    gen: Natural
+    generation: Natural
     desired_status: DesiredStatus
     spec: PipelineSpec
 
@@ -143,7 +143,7 @@ class CameraReport:
     After a report that says `paused`, nothing is emitted until the agent wants `run` again.
     """
 
-    gen: Natural
+    generation: Natural
     state: ObservedState
     reason: str
     waiting_for_engine: bool  # no frame moves, and the camera is not to blame

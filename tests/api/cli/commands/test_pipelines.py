@@ -307,8 +307,8 @@ def test_status_tells_why_a_pipeline_that_runs_again_was_restarted(
     stat = PipelineStat(
         pipeline_id="again",
         device="edge-1",
-        gen=peer.gen,
-        inc=1,
+        generation=peer.generation,
+        incarnation=1,
         desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
@@ -374,8 +374,8 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
     stat = PipelineStat(
         pipeline_id="sources",
         device="edge-1",
-        gen=peer.gen,
-        inc=0,
+        generation=peer.generation,
+        incarnation=0,
         desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
@@ -443,7 +443,7 @@ def test_pipelines_are_watched_on_a_terminal_until_ctrl_c(run: Command, peer: Pe
 
 
 def test_a_picture_is_saved(run: Command, peer: Peer, tmp_path: Path) -> None:
-    door = f"door-{peer.gen}"  # at which nobody looked in the last seconds
+    door = f"door-{peer.generation}"  # at which nobody looked in the last seconds
     peer.pipelines[door] = pipeline(door)
     file = tmp_path / "door.jpg"
     process = run.start("picture", "do", str(file))

@@ -92,8 +92,8 @@ def test_wait_ends_well_as_soon_as_predictions_come(run: Command, peer: Peer) ->
     stat = PipelineStat(
         pipeline_id="awaited",  # no other test's: the api keeps its status
         device="edge-1",
-        gen=peer.gen,
-        inc=0,
+        generation=peer.generation,
+        incarnation=0,
         desired_status="run",
         state=ObservedState.RUNNING,
         reason="",
@@ -346,8 +346,8 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ({"device": "edge-2", "requested": "edge-2"}, ["device default → edge-2"], True),
         ({"desired_status": "pause"}, ["paused"], False),
         ({"selector": {"site": "a"}}, ["select site=a"], False),
-        ({"gen": 4}, ["video with another login"], True),
-        ({"gen": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),
+        ({"generation": 4}, ["video with another login"], True),
+        ({"generation": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),
     ],
 )
 def test_a_change_is_said_with_what_it_does_to_the_playing(

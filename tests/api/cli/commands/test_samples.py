@@ -217,8 +217,8 @@ def test_status_tells_what_came_of_it(api: Api, run: Command, peer: Peer) -> Non
     stat = PipelineStat(
         pipeline_id="picky",
         device="edge-1",
-        gen=peer.gen,
-        inc=1,
+        generation=peer.generation,
+        incarnation=1,
         desired_status="run",
         state=ObservedState.RUNNING,
         reason="",

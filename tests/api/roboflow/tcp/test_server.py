@@ -47,7 +47,7 @@ def start(short_dir: Path, peer: Peer) -> Iterator[Start]:
     started: list[Api] = []
 
     def make() -> Api:
-        folder = short_dir / f"clients-{peer.gen}-{len(started)}"
+        folder = short_dir / f"clients-{peer.generation}-{len(started)}"
         folder.mkdir()
         started.append(Api(folder, peer))
         return started[-1]

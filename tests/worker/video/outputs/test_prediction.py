@@ -30,8 +30,8 @@ ORIGIN = Origin(
     emitted_at=1_760_000_000.5,
     pipeline_id="pipeline-1",
     device="device-1",
-    gen=3,
-    inc=2,
+    generation=3,
+    incarnation=2,
     seq=11,
 )
 

@@ -122,7 +122,7 @@ def receive(pictures: Hearing) -> tuple[DataHeader, np.ndarray]:
 def test_a_picture_has_the_key_of_its_predictions_and_shows_their_frame(
     stand: Stand, squares: Manifest, pictures: Hearing
 ) -> None:
-    camera = stand.camera(squares, PATTERN, gen=4, inc=9)
+    camera = stand.camera(squares, PATTERN, generation=4, incarnation=9)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 3)
     assert not pictures.poll(0)
 
@@ -151,7 +151,7 @@ def test_pictures_end_when_nobody_looks_any_more_and_come_again(
 
     camera.tell(Show(False))
     camera.change(2)
-    camera.until("it obeys", lambda report: report.gen == 2)
+    camera.until("it obeys", lambda report: report.generation == 2)
     before = len(stand.receiver.datagrams)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= before + 3)
     pictures.forget(1500)  # also what the camera has kept, which it hands over each second

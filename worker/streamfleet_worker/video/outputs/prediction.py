@@ -45,8 +45,8 @@ class Origin:
     emitted_at: float  # Unix seconds
     pipeline_id: str
     device: str
-    gen: int
-    inc: int
+    generation: int
+    incarnation: int
     seq: int
 
 
@@ -63,8 +63,8 @@ def describe(
             "emission_time": _local_time(origin.emitted_at),
             "pipeline_id": origin.pipeline_id,
             "device": origin.device,
-            "gen": origin.gen,
-            "inc": origin.inc,
+            "gen": origin.generation,
+            "inc": origin.incarnation,
             "seq": origin.seq,
         },
     }
