@@ -42,6 +42,8 @@ NAMES = {
     "garbled": "receive_malformed",
     "unsaved": "commit_failed",
     "_weigh_losses": "_detect_partition",
+    "rev": "revision",
+    "applied_rev": "applied_revision",
     "start_gen": "run_generation",
     "ended_start_gen": "ended_run_generation",
     "still_for": "frozen_for",

@@ -146,7 +146,7 @@ async def test_changes_that_come_together_are_told_in_few_sets_each_later_than_t
     await created
 
     assert len(told) < len(operators)
-    assert [desired.rev for desired in told] == sorted({desired.rev for desired in told})
+    assert [desired.revision for desired in told] == sorted({desired.revision for desired in told})
     await still_works(site, device)
 
 

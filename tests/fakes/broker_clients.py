@@ -217,7 +217,7 @@ class Device:
     epoch: int = 0
     seq: int = 0
     heartbeat_number: int = 0
-    rev: int = 0
+    revision: int = 0
     assignments: tuple[Assignment, ...] = ()
     subscribers: tuple[str, ...] = ()
     sent: list[list[bytes]] = field(default_factory=list)  # everything, as bytes
@@ -237,7 +237,7 @@ class Device:
             case Welcome():
                 self.session, self.epoch, self.seq = envelope.message.session, envelope.epoch, 0
             case Desired():
-                self.rev, self.assignments = envelope.message.rev, envelope.message.assignments
+                self.revision, self.assignments = envelope.message.revision, envelope.message.assignments
             case Subscribers():
                 self.subscribers = envelope.message.keys
         return envelope
@@ -263,7 +263,7 @@ class Device:
     async def heartbeat(self) -> None:
         """Be alive, and run nothing."""
         self.heartbeat_number += 1
-        await self.send(Heartbeat(self.heartbeat_number, self.rev, observed_digest(()), ()))
+        await self.send(Heartbeat(self.heartbeat_number, self.revision, observed_digest(()), ()))
 
 
 class HasEndpoints(Protocol):

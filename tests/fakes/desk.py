@@ -104,7 +104,7 @@ class Device:
     session: bytes = NO_SESSION
     epoch: int = 0
     seq: int = 0
-    applied_rev: int = 0
+    applied_revision: int = 0
     assignments: tuple[Assignment, ...] = ()
     observed: tuple[Observed, ...] = ()
     heartbeat_number: int = 0
@@ -146,10 +146,10 @@ class Desk:
             if device.peer.routing_id == send.routing_id:
                 if isinstance(envelope.message, Welcome):
                     device.session, device.epoch = envelope.message.session, envelope.epoch
-                    device.seq, device.applied_rev = 0, 0
+                    device.seq, device.applied_revision = 0, 0
                 if isinstance(envelope.message, Desired):
                     device.assignments = envelope.message.assignments
-                    device.applied_rev = envelope.message.rev
+                    device.applied_revision = envelope.message.revision
 
     # devices
 
@@ -180,7 +180,7 @@ class Desk:
         )
         return self.perform(self.fleet.receive(peer, Envelope(hello), self.now))
 
-    def heartbeat(self, name: str, *, applied_rev: int | None = None, full: bool = True) -> list[Effect]:
+    def heartbeat(self, name: str, *, applied_revision: int | None = None, full: bool = True) -> list[Effect]:
         """A device is alive, and says what it observes."""
         device = self.devices[name]
         device.heartbeat_number += 1
@@ -188,7 +188,7 @@ class Desk:
             name,
             Heartbeat(
                 device.heartbeat_number,
-                device.applied_rev if applied_rev is None else applied_rev,
+                device.applied_revision if applied_revision is None else applied_revision,
                 observed_digest(device.observed),
                 device.observed if full else None,
             ),

@@ -214,7 +214,7 @@ class Sessions:
             return
         known = self._state.tables.devices.get(token.device)
         if known is None:
-            self._state.devices[token.device] = Device(name=token.device, rev=self._state.rev)
+            self._state.devices[token.device] = Device(name=token.device, revision=self._state.revision)
             short_id = max((record.short_id for record in self._state.tables.devices.values()), default=0) + 1
             self._state.tables.write(
                 DeviceRecord(device=token.device, public_key=message.public_key, short_id=short_id)
@@ -312,7 +312,9 @@ class Sessions:
     def _send_desired(self, device: Device, session: Session) -> None:
         session.resend = False
         self._state.send(session, self._state.desired(device))
-        self._state.send(session, Subscribers(self._state.subscribers_rev, self._state.subscriber_keys()))
+        self._state.send(
+            session, Subscribers(self._state.subscribers_revision, self._state.subscriber_keys())
+        )
 
     def _session_of(self, peer: DevicePeer, device: Device, envelope: Envelope) -> Session | None:
         """The session that a message belongs to, when everything that fences it is right."""
@@ -326,12 +328,12 @@ class Sessions:
 
     def _handle_heartbeat(self, device: Device, session: Session, heartbeat: Heartbeat, now: float) -> None:
         device.heard = now
-        session.applied_rev = heartbeat.applied_rev
+        session.applied_revision = heartbeat.applied_revision
         if heartbeat.observed is not None:
             device.observed = {entry.pipeline_id: entry for entry in heartbeat.observed}
             self._state.mark_device_dirty(device.name)
         want_full = observed_digest(tuple(device.observed.values())) != heartbeat.observed_digest
-        if session.resend or heartbeat.applied_rev != device.rev:
+        if session.resend or heartbeat.applied_revision != device.revision:
             self._send_desired(device, session)
         self._state.send(session, HeartbeatAck(heartbeat.number, want_full))
         if device.state != "ready":

@@ -52,7 +52,7 @@ class Session:
     ticket: str
     received: int = 0  # the last seq that was accepted
     sent: int = 0  # the last seq that was sent
-    applied_rev: int = 0  # what the device says it applied
+    applied_revision: int = 0  # what the device says it applied
     resend: bool = False  # the desired state could not be queued
     cut: bool = False  # its connection is gone, which is not logged yet
 
@@ -62,7 +62,7 @@ class Device:
     """The volatile state of a device, in addition to its row."""
 
     name: str
-    rev: int  # of the last change to its desired state
+    revision: int  # of the last change to its desired state
     state: DeviceState = "new"
     told_epoch: int = 0  # the epoch of the last reply to it
     session: Session | None = None  # exists in `syncing` and `ready`, and usually in `suspect`

@@ -304,8 +304,8 @@ class Operators:
 
     def _notify_subscribers(self, event: LogEvent) -> None:
         """Send the keys of all subscribers to the relay and to every device."""
-        self._state.subscribers_rev += 1
-        message = Subscribers(self._state.subscribers_rev, self._state.subscriber_keys())
+        self._state.subscribers_revision += 1
+        message = Subscribers(self._state.subscribers_revision, self._state.subscriber_keys())
         self._state.after_commit += [self._state.allowed_keys("relay-out"), event]
         self._state.after_commit += [
             Send(device.session.routing_id, message, device.session.id)

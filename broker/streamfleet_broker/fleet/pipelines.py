@@ -139,7 +139,7 @@ class Pipelines:
 
     def _refuse(self, record: PipelineRecord) -> Error | None:
         name = record.requested
-        if size(Desired(self._state.rev, (record.assignment(),))) > MAX_DESIRED_SIZE:
+        if size(Desired(self._state.revision, (record.assignment(),))) > MAX_DESIRED_SIZE:
             return Error("invalid", f"pipeline {record.pipeline_id} is larger than {MAX_DESIRED_SIZE} bytes")
         if name is None:
             return None

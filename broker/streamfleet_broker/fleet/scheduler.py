@@ -96,7 +96,7 @@ class Scheduler:
             other for other in self._state.tables.of_device(name) if other.pipeline_id != record.pipeline_id
         ]
         assignments = (*(other.assignment() for other in others), record.assignment())
-        return size(Desired(self._state.rev, assignments)) <= MAX_DESIRED_SIZE
+        return size(Desired(self._state.revision, assignments)) <= MAX_DESIRED_SIZE
 
     def meets(self, name: str, selector: Labels) -> bool:
         """Whether a device has all labels that a selector requires."""

@@ -60,8 +60,8 @@ class State:
         self.config = config
         self.entropy = entropy
         self.started = now
-        self.rev = 1
-        self.subscribers_rev = 1
+        self.revision = 1
+        self.subscribers_revision = 1
         self.network_partition_suspected = False  # most of the fleet fell silent: nothing is moved
         self._wall_ahead = unix_time - now
 
@@ -69,7 +69,7 @@ class State:
         self.devices = {name: self._returning(name, now) for name in self.tables.devices}
         self.sessions: dict[bytes, Device] = {}  # exactly the sessions in `devices`
         self.tickets: dict[str, str] = {}  # ticket → device: exactly those of the sessions
-        # Pipeline → the rev in which its holder must stop or release it, until it confirms.
+        # Pipeline → the revision in which its holder must stop or release it, until it confirms.
         self.released: dict[str, int] = {}
         self.events = EventLog()
 
@@ -85,11 +85,13 @@ class State:
     def _returning(self, name: str, now: float) -> Device:
         """The state of a device after a restart of the broker: only one with pipelines is expected back."""
         if self.tables.placed[name] or self.tables.leaving[name]:
-            return Device(name=name, rev=self.rev, state="suspect", heard=now)
+            return Device(name=name, revision=self.revision, state="suspect", heard=now)
         return self._away(name)
 
     def _away(self, name: str) -> Device:
-        return Device(name=name, rev=self.rev, state="left" if self.tables.devices[name].left else "lost")
+        return Device(
+            name=name, revision=self.revision, state="left" if self.tables.devices[name].left else "lost"
+        )
 
     # steps
 
@@ -132,7 +134,7 @@ class State:
         }
         for name, device in self.devices.items():
             assert device.name == name
-            assert 1 <= device.rev <= self.rev
+            assert 1 <= device.revision <= self.revision
             assert (device.session is not None) or device.state not in ("syncing", "ready"), name
             assert device.session is None or device.state in ("syncing", "ready", "suspect"), name
             assert device.heard is not None or device.state in ("new", "lost", "left"), name
@@ -149,7 +151,7 @@ class State:
         self.dirty_pipelines.add(record.pipeline_id)
         taken = before is not None and record.leaving not in (None, before.leaving)
         if taken or (record.desired_status == "stop" and record.leaving is None):
-            self.released[record.pipeline_id] = self.rev
+            self.released[record.pipeline_id] = self.revision
 
     def holds(self, device: str, pipeline_id: str) -> bool:
         """Whether a device has a pipeline, or had it while it sampled frames."""
@@ -175,10 +177,10 @@ class State:
     def touch(self, names: set[str | None]) -> None:
         """Mark the desired state of these devices as changed. It is sent at the end of the step."""
         if not self.changed:
-            self.rev += 1
+            self.revision += 1
         for name in names - {None}:
             assert name is not None
-            self.devices[name].rev = self.rev
+            self.devices[name].revision = self.revision
             self.changed.add(name)
 
     def is_known_key(self, key: str) -> bool:
@@ -219,7 +221,9 @@ class State:
     def desired(self, device: Device) -> Desired:
         """The desired state of a device, without pipelines that another device must give up first."""
         records = self.tables.of_device(device.name)
-        return Desired(device.rev, tuple(record.assignment() for record in records if record.leaving is None))
+        return Desired(
+            device.revision, tuple(record.assignment() for record in records if record.leaving is None)
+        )
 
     def end_session(self, device: Device) -> None:
         """End a session: its messages are refused from now on, and its ticket is no longer valid."""

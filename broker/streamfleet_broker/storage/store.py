@@ -57,7 +57,7 @@ CREATE TABLE rows (
     kind TEXT NOT NULL,
     key TEXT NOT NULL,
     value BLOB NOT NULL,
-    rev INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
     PRIMARY KEY (kind, key)
 ) STRICT, WITHOUT ROWID;
 COMMIT;

@@ -52,7 +52,7 @@ class Heartbeat:
     """A worker is alive. `observed` comes along when it changed since the last acknowledged heartbeat."""
 
     number: Natural
-    applied_rev: Natural
+    applied_revision: Natural
     observed_digest: Annotated[int, Meta(ge=0)]
     observed: ObservedList | None = None
 
@@ -101,9 +101,9 @@ class HeartbeatAck:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """The whole set of pipelines that a device must run. The later (epoch, rev) wins."""
+    """The whole set of pipelines that a device must run. The later (epoch, revision) wins."""
 
-    rev: Natural
+    revision: Natural
     assignments: tuple[Assignment, ...]
 
 
@@ -111,7 +111,7 @@ class Desired:
 class Subscribers:
     """The keys that may subscribe to the device's own PUB socket."""
 
-    rev: Natural
+    revision: Natural
     keys: tuple[CurveKey, ...]
 
 

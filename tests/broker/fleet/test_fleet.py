@@ -514,7 +514,7 @@ def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_i
     fleet.create("door", FILE, "a")
     session = fleet.devices["a"].session
 
-    effects = fleet.heartbeat("a", applied_rev=1)
+    effects = fleet.heartbeat("a", applied_revision=1)
 
     assignment = Assignment(
         pipeline_id="door",
@@ -529,7 +529,7 @@ def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_i
         Send(b"a", Subscribers(1, ()), session),
         Send(b"a", HeartbeatAck(15), session),
     ]
-    assert fleet.heartbeat("a", applied_rev=2) == [Send(b"a", HeartbeatAck(16), session)]
+    assert fleet.heartbeat("a", applied_revision=2) == [Send(b"a", HeartbeatAck(16), session)]
 
 
 def test_a_heartbeat_whose_digest_is_another_is_asked_for_the_whole() -> None:
@@ -1234,9 +1234,9 @@ def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() ->
     fleet.change("door", "stop", wait_ms=60_000)
 
     # The device has not even begun with it: that it does not run it proves nothing.
-    assert fleet.answer(fleet.heartbeat("a", applied_rev=1)) is None
-    assert fleet.answer(fleet.heartbeat("a", applied_rev=2)) is None
-    effects = fleet.heartbeat("a", applied_rev=3)
+    assert fleet.answer(fleet.heartbeat("a", applied_revision=1)) is None
+    assert fleet.answer(fleet.heartbeat("a", applied_revision=2)) is None
+    effects = fleet.heartbeat("a", applied_revision=3)
 
     before = PipelineRecord(
         pipeline_id="door",
@@ -1282,8 +1282,8 @@ def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
     fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
     fleet.hello("a")
 
-    assert Save not in map(type, fleet.heartbeat("a", applied_rev=0))
-    assert Save in map(type, fleet.heartbeat("a", applied_rev=1))
+    assert Save not in map(type, fleet.heartbeat("a", applied_revision=0))
+    assert Save in map(type, fleet.heartbeat("a", applied_revision=1))
 
 
 def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
@@ -2201,10 +2201,10 @@ def test_absence_proves_nothing_before_the_device_has_heard_of_it() -> None:
     put(fleet, device="a")
     put(fleet, device="b")
 
-    fleet.heartbeat("a", applied_rev=1)
-    fleet.heartbeat("a", applied_rev=2)
+    fleet.heartbeat("a", applied_revision=1)
+    fleet.heartbeat("a", applied_revision=2)
     assert fleet.assignments("b") == ()
-    fleet.heartbeat("a", applied_rev=3)
+    fleet.heartbeat("a", applied_revision=3)
 
     assert [each.pipeline_id for each in fleet.assignments("b")] == ["door"]
 

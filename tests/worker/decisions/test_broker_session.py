@@ -104,8 +104,8 @@ def ready(now: float = 0.0) -> tuple[Session, Broker]:
     return worker, broker
 
 
-def heartbeat(n: int, seq: int, rev: int = 1, **changes: object) -> Send:
-    message = Heartbeat(n, rev, EMPTY, **changes)  # type: ignore[arg-type]
+def heartbeat(n: int, seq: int, revision: int = 1, **changes: object) -> Send:
+    message = Heartbeat(n, revision, EMPTY, **changes)  # type: ignore[arg-type]
     return Send(Envelope(message, epoch=5, session=SESSION, seq=seq))
 
 
@@ -150,7 +150,7 @@ def test_a_welcome_and_the_desired_state_are_adopted_and_answered_with_a_heartbe
 
     assert welcomed == [RememberEpoch(5), Welcomed(WELCOME)]
     assert adopted == [Adopt(5, 3, (ASSIGNMENT,))]
-    assert told == [heartbeat(1, 1, rev=3, observed=())]
+    assert told == [heartbeat(1, 1, revision=3, observed=())]
 
 
 def test_the_lease_runs_from_the_sending_of_the_acknowledged_heartbeat() -> None:
@@ -434,7 +434,7 @@ class World:
     rng: random.Random
     now: float = 0.0
     epoch: int = 5
-    rev: int = 1
+    revision: int = 1
     worker: Session = field(init=False)
     peer: Broker | None = None
     heard_seq: int = 0
@@ -465,7 +465,7 @@ class World:
                     else:
                         self.arrive(effect.envelope)
                 case Adopt():
-                    self.adopted.append((effect.epoch, effect.rev))
+                    self.adopted.append((effect.epoch, effect.revision))
                     self.perform(self.worker.observe((), self.now))
                 case ExtendFence():
                     self.fence = effect.until
@@ -496,7 +496,7 @@ class World:
                 api="",
                 ticket="",
             )
-            self.to_worker += [self.peer.say(welcome), self.peer.say(Desired(self.rev, ()))]
+            self.to_worker += [self.peer.say(welcome), self.peer.say(Desired(self.revision, ()))]
         elif isinstance(message, Heartbeat):
             peer = self.peer
             right = peer is not None and (peer.epoch, peer.session) == (envelope.epoch, envelope.session)
@@ -506,8 +506,8 @@ class World:
                 )
                 return
             self.heard_seq = envelope.seq
-            if message.applied_rev != self.rev:
-                self.to_worker.append(peer.say(Desired(self.rev, ())))
+            if message.applied_revision != self.revision:
+                self.to_worker.append(peer.say(Desired(self.revision, ())))
             self.to_worker.append(peer.say(HeartbeatAck(message.number, self.rng.random() < 0.1)))
             self.best_sent = max(self.best_sent, self.now)
 
@@ -518,9 +518,9 @@ class World:
             if self.rng.random() < 0.9:
                 self.perform(self.worker.receive(envelope, self.now))
         elif chance < 0.53:
-            self.epoch, self.rev, self.peer = self.epoch + 1, 1, None
+            self.epoch, self.revision, self.peer = self.epoch + 1, 1, None
         elif chance < 0.56:
-            self.rev += 1
+            self.revision += 1
         elif chance < 0.60 and self.to_worker:
             self.to_worker.insert(0, self.to_worker[0])
         elif chance < 0.62:
@@ -546,7 +546,7 @@ def test_whatever_the_network_does_the_laws_hold_and_it_heals(seed: int) -> None
         while world.to_worker:
             world.perform(world.worker.receive(world.to_worker.pop(0), world.now))
     assert world.worker.state(world.now) is SessionState.READY
-    assert world.adopted[-1] == (world.epoch, world.rev)
+    assert world.adopted[-1] == (world.epoch, world.revision)
     assert world.fence > world.now
 
 

@@ -263,7 +263,7 @@ class Agent:
                 logger.info(
                     "%s: revision %d of the desired state, %d pipelines",
                     self._identity.device,
-                    effect.rev,
+                    effect.revision,
                     len(effect.assignments),
                 )
                 self._feed(events.Adopted(effect.assignments))

@@ -100,7 +100,7 @@ class Session:
         self._backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST, jitter=1.0)
 
         self._seen_epoch = hello.seen_epoch  # never falls
-        self._applied: tuple[int, int] = (hello.seen_epoch, 0)  # (epoch, rev) that was adopted; never falls
+        self._applied: tuple[int, int] = (hello.seen_epoch, 0)  # the adopted (epoch, revision); never falls
         self._subscribers: tuple[int, int] = (hello.seen_epoch, 0)  # the same for the keys
 
         self._welcome: Welcome | None = None  # of the present session
@@ -117,7 +117,7 @@ class Session:
 
         self._observed: tuple[Observed, ...] = ()
         self._digest = observed_digest(())
-        self._reported: tuple[int, int] | None = None  # digest and rev that the last heartbeat carried
+        self._reported: tuple[int, int] | None = None  # digest and revision that the last heartbeat carried
         self._known_digest: int | None = None  # of the state that the broker has acknowledged
 
         self._acked_at: float | None = None  # when the last acknowledged heartbeat was *sent*
@@ -215,7 +215,7 @@ class Session:
         return SessionState.READY
 
     @property
-    def applied_rev(self) -> int:
+    def applied_revision(self) -> int:
         """The revision of the desired state that was adopted last."""
         return self._applied[1]
 
@@ -285,7 +285,7 @@ class Session:
             self._in_session(
                 Heartbeat(
                     number=self._heartbeat_number,
-                    applied_rev=self._applied[1],
+                    applied_revision=self._applied[1],
                     observed_digest=self._digest,
                     observed=self._observed if changed else None,
                 )
@@ -320,14 +320,14 @@ class Session:
         if isinstance(message, Desired):
             self._state = SessionState.READY
             self._synced = True
-            if (self._epoch, message.rev) <= self._applied:
+            if (self._epoch, message.revision) <= self._applied:
                 return []
-            self._applied = (self._epoch, message.rev)
-            return [Adopt(self._epoch, message.rev, message.assignments)]
+            self._applied = (self._epoch, message.revision)
+            return [Adopt(self._epoch, message.revision, message.assignments)]
         if isinstance(message, Subscribers):
-            if (self._epoch, message.rev) < self._subscribers:
+            if (self._epoch, message.revision) < self._subscribers:
                 return []
-            self._subscribers = (self._epoch, message.rev)
+            self._subscribers = (self._epoch, message.revision)
             return [Allow(message.keys)]
         return []
 

@@ -49,7 +49,7 @@ class Adopt:
     """Replace the desired state. The next call of `observe` tells what follows from it."""
 
     epoch: int
-    rev: int
+    revision: int
     assignments: tuple[Assignment, ...]
 
 
