@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("api/streamfleet_api", "broker/streamfleet_broker")
+FOLDERS = (
+    "api/streamfleet",
+    "api/streamfleet_api",
+    "broker/streamfleet_broker",
+    "broker/streamfleet_core",
+    "worker/streamfleet_worker",
+)
+PLAIN = ("api/streamfleet_api", "broker/streamfleet_broker")  # whose prose is plain English, too
 
 # Names of our own → what they are called now. Case counts.
 NAMES = {
@@ -64,6 +71,19 @@ PROSE = {
     "wished for": "desired",
     "the original's": "Roboflow's",
 }
+# Fields of the data plane's header and of `inference_metadata`: their receivers know them by short names.
+SHORT = {"gen": "generation", "inc": "incarnation"}
+KNOWING = {  # the modules that write or read these bytes, or describe them
+    "api/streamfleet_api/feeds/zmq_subscription.py",
+    "api/streamfleet_api/roboflow/inference_pipelines/result_buffer.py",
+    "api/streamfleet_api/v2/stream_docs.py",
+    "broker/streamfleet_core/protocol/data_plane.py",
+    "broker/streamfleet_core/protocol/prediction.py",
+    "worker/streamfleet_worker/agent/status_publisher.py",
+    "worker/streamfleet_worker/camera/emitter.py",
+    "worker/streamfleet_worker/engine/ort_reason.py",  # names of C++ files
+    "worker/streamfleet_worker/video/outputs/prediction.py",
+}
 
 
 def lines(folder: str) -> list[tuple[str, str]]:
@@ -75,15 +95,32 @@ def lines(folder: str) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_replaced_words_stay_out_of_product_code(folder: str) -> None:
-    names = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, NAMES))})(?!\w)")
-    prose = re.compile(rf"\b({'|'.join(map(re.escape, PROSE))})\b", re.IGNORECASE)
-
-    found = [
-        f"{place}: {match[0]!r}, write {(NAMES | PROSE).get(match[0], PROSE.get(match[0].lower()))!r}"
+def places(folder: str, words: dict[str, str], pattern: str, flags: int = 0) -> list[str]:
+    """Where a folder has one of these words, and what to write instead."""
+    compiled = re.compile(pattern.format("|".join(map(re.escape, words))), flags)
+    return [
+        f"{place}: {match[0]!r}, write {words.get(match[0], words.get(match[0].lower()))!r}"
         for place, line in lines(folder)
-        for match in (*names.finditer(line), *prose.finditer(line))
+        for match in compiled.finditer(line)
     ]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_replaced_names_stay_out_of_product_code(folder: str) -> None:
+    found = places(folder, NAMES, r"(?<![\w.])({})(?!\w)")
+
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_short_names_stay_in_the_bytes_whose_receivers_know_them(folder: str) -> None:
+    found = [each for each in places(folder, SHORT, r"\b({})\b") if each.split(":")[0] not in KNOWING]
+
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("folder", PLAIN)
+def test_replaced_words_stay_out_of_the_prose_of_product_code(folder: str) -> None:
+    found = places(folder, PROSE, r"\b({})\b", re.IGNORECASE)
 
     assert not found, "\n".join(found)

@@ -49,7 +49,7 @@ _LIMITS = {kind: MAX_STAT if kind is Kind.STAT else MAX_BODY for kind in Kind}
 
 
 class Flag(enum.IntFlag):
-    """Facts about one message."""
+    """Properties of one message."""
 
     NONE = 0
     TRUNCATED = 16  # predictions were left out, as there were too many for one message

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from streamfleet_worker.decisions.topic_subscriptions import MAX_SUBSCRIPTIONS, Audience, is_watched
+from streamfleet_worker.decisions.topic_subscriptions import MAX_SUBSCRIPTIONS, TopicSubscriptions, is_watched
 
 
 def heard(*messages: bytes) -> set[str]:
-    audience = Audience()
+    subscriptions = TopicSubscriptions()
     for message in messages:
-        assert not audience.hear(message)
-    return set(audience.watched)
+        assert not subscriptions.hear(message)
+    return set(subscriptions.watched)
 
 
 @pytest.mark.parametrize(
@@ -42,17 +42,19 @@ def test_what_is_no_subscription_has_no_effect() -> None:
 
 
 def test_nobody_fills_the_memory_with_subscriptions() -> None:
-    audience = Audience()
+    subscriptions = TopicSubscriptions()
 
-    first_refused = [audience.hear(b"\x01v1/img/%d/" % number) for number in range(MAX_SUBSCRIPTIONS + 9)]
-    full = set(audience.watched)
-    audience.hear(b"\x00v1/img/0/")
-    audience.hear(b"\x01v1/img/door/")
+    first_refused = [
+        subscriptions.hear(b"\x01v1/img/%d/" % number) for number in range(MAX_SUBSCRIPTIONS + 9)
+    ]
+    full = set(subscriptions.watched)
+    subscriptions.hear(b"\x00v1/img/0/")
+    subscriptions.hear(b"\x01v1/img/door/")
 
     assert [number for number, first in enumerate(first_refused) if first] == [MAX_SUBSCRIPTIONS]
     assert full == {f"{number}/" for number in range(MAX_SUBSCRIPTIONS)}
-    assert "door/" in audience.watched
-    assert len(audience.watched) == MAX_SUBSCRIPTIONS
+    assert "door/" in subscriptions.watched
+    assert len(subscriptions.watched) == MAX_SUBSCRIPTIONS
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from streamfleet_worker.ipc.handover.sender import Sender
 from streamfleet_worker.publisher import process
 from streamfleet_worker.publisher import publisher as module
 from streamfleet_worker.publisher.direct_socket import MAX_SUBSCRIPTIONS
-from streamfleet_worker.publisher.zap import Doorkeeper
+from streamfleet_worker.publisher.zap import ZapHandler
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import free_port
 from tests.fakes.stand import Child, Stand, wait_for
@@ -347,15 +347,15 @@ def test_a_subscriber_that_asks_for_too_much_is_cut_off_and_does_not_come_back_a
     assert zmq.EVENT_HANDSHAKE_SUCCEEDED not in seen[2:]
 
 
-def test_the_doorkeeper_refuses_whatever_is_no_request_of_its_domain(context: zmq.Context) -> None:
-    doorkeeper = Doorkeeper(context, "direct")
+def test_the_zap_handler_refuses_whatever_is_no_request_of_its_domain(context: zmq.Context) -> None:
+    zap_handler = ZapHandler(context, "direct")
     public, _ = zmq.curve_keypair()
-    doorkeeper.allow(frozenset({public.decode()}))
+    zap_handler.allow(frozenset({public.decode()}))
     key = zmq.utils.z85.decode(public)
     good = [b"1.0", b"1", b"direct", b"127.0.0.1", b"", b"CURVE", key]
 
     answers = {
-        name: doorkeeper.allow_list.answer(request)[2]
+        name: zap_handler.allow_list.answer(request)[2]
         for name, request in {
             "good": good,
             "empty": [],
@@ -367,7 +367,7 @@ def test_the_doorkeeper_refuses_whatever_is_no_request_of_its_domain(context: zm
             "other key": [*good[:6], bytes(32)],
         }.items()
     }
-    doorkeeper.close()
+    zap_handler.close()
 
     assert answers.pop("good") == b"200"
     assert set(answers.values()) == {b"400"}

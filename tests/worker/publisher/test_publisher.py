@@ -58,8 +58,8 @@ def _publisher(folder: str, endpoint: str, own: KeyPair, allowed: str, pipe: Con
         publisher.tend(time.monotonic())
         (direct,) = [each for each in publisher.duties if isinstance(each, zmq.Socket) and each.curve_server]
         pipe.send("bound")
-        assert publisher.doorkeeper.socket.poll(PATIENCE * 1000)
-        publisher.doorkeeper.answer()
+        assert publisher.zap_handler.socket.poll(PATIENCE * 1000)
+        publisher.zap_handler.answer()
         assert direct.poll(PATIENCE * 1000)
 
         def read() -> None:

@@ -26,7 +26,7 @@ from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Hello, Welcome
 from streamfleet_worker.agent.addresses import publish_endpoint, reached_by
-from streamfleet_worker.agent.broker_link import Link
+from streamfleet_worker.agent.broker_link import BrokerLink
 from streamfleet_worker.agent.identity import Identity
 from streamfleet_worker.agent.model_cache import Models, Source
 from streamfleet_worker.agent.paths import Places
@@ -118,7 +118,7 @@ class Agent:
         self._sweeper = Sweeper(spool)
         self._uploader = Uploader(spool, rng)
         self._context = zmq.asyncio.Context()
-        self._link = Link(self._context, identity.keys, self._on_message)
+        self._link = BrokerLink(self._context, identity.keys, self._on_message)
         self._status = StatusPublisher(
             self._places.intake,
             device=identity.device,

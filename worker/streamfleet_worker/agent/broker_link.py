@@ -34,7 +34,7 @@ def dealer(context: zmq.asyncio.Context, keys: CurveKeys) -> zmq.asyncio.Socket:
     return socket
 
 
-class Link:
+class BrokerLink:
     """At most one socket to the broker. What comes is handed to `on_message`, from the loop."""
 
     def __init__(

@@ -17,7 +17,7 @@ _LONGEST = 65  # characters of an id and its slash
 _BEGINS, _ENDS = 1, 0  # the first byte of what an XPUB receives
 
 
-class Audience:
+class TopicSubscriptions:
     """The subscriptions of one XPUB, which tells of the first and of the last of equal ones."""
 
     def __init__(self) -> None:

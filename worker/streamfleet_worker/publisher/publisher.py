@@ -26,13 +26,13 @@ from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import CurveKeys, serve
 from streamfleet_core.runtime.keepalive import KEEPALIVE
-from streamfleet_worker.decisions.topic_subscriptions import Audience
+from streamfleet_worker.decisions.topic_subscriptions import TopicSubscriptions
 from streamfleet_worker.ipc.child_messages import Allow, PublisherConfig, PublisherReport, Relay
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.ipc.handover.receiver import Receiver
 from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE, Direct
-from streamfleet_worker.publisher.zap import Doorkeeper
+from streamfleet_worker.publisher.zap import ZapHandler
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +71,14 @@ class Publisher:
         self._config = config
         self._context = context
         self._fence = Fence.open(config.fence_path) if config.fence_path else None
-        self.doorkeeper = Doorkeeper(context, DOMAIN)
+        self.zap_handler = ZapHandler(context, DOMAIN)
         self._receiver = Receiver(config.intake_path)
         self._local = _bound(context, zmq.PUB, _PREDICTIONS, config.local_endpoint)
         self._picture_receiver = Receiver(config.picture_intake_path)
         local_pictures = _bound(context, zmq.XPUB, _PICTURES, config.local_picture_endpoint)
-        self._audiences = {local_pictures: Audience()}  # all sockets that pictures go out on
+        self._picture_subscriptions = {
+            local_pictures: TopicSubscriptions()
+        }  # all sockets that pictures go out on
         self._relay: _Socket | None = None
         self._relay_pictures: _Socket | None = None
         self._relay_to: Relay | None = None
@@ -100,7 +102,7 @@ class Publisher:
         The same object for as long as it says the same.
         """
         if self._duties is None:
-            self._duties = {self.doorkeeper.socket: self.doorkeeper.answer}
+            self._duties = {self.zap_handler.socket: self.zap_handler.answer}
             if self._relay is not None:
                 self._duties[self._relay] = self._hear_subscriptions
             if self._hold_until is None:
@@ -108,7 +110,7 @@ class Publisher:
             if self._direct is not None:
                 self._duties[self._direct.socket] = self._direct.hear
                 self._duties[self._direct.connections.monitor] = self._direct.meet
-            self._duties |= dict.fromkeys(self._audiences, self._hear_audiences)
+            self._duties |= dict.fromkeys(self._picture_subscriptions, self._read_picture_subscriptions)
             self._duties[self._picture_receiver.fileno()] = self._pass_pictures_on
         return self._duties
 
@@ -118,22 +120,22 @@ class Publisher:
 
     def _pass_pictures_on(self) -> None:
         """Few at a time, so that predictions do not wait for them."""
-        self._pass_all_on(_PICTURES, self._picture_receiver, tuple(self._audiences))
+        self._pass_all_on(_PICTURES, self._picture_receiver, tuple(self._picture_subscriptions))
 
-    def _hear_audiences(self) -> None:
+    def _read_picture_subscriptions(self) -> None:
         """Take what has come of who looks at pictures, and who does no more."""
-        for socket, audience in self._audiences.items():
+        for socket, subscriptions in self._picture_subscriptions.items():
             for _ in range(_AT_ONCE):
                 try:
                     message = socket.recv(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                if audience.hear(message):
+                if subscriptions.hear(message):
                     logger.warning("more pictures are asked for than can be: %r is not shown", message[1:])
         self._count_watched()
 
     def _count_watched(self) -> None:
-        watched = frozenset[str]().union(*(audience.watched for audience in self._audiences.values()))
+        watched = frozenset[str]().union(*(each.watched for each in self._picture_subscriptions.values()))
         self.watched = tuple(sorted(watched))
 
     def tend(self, now: float) -> float | None:
@@ -155,21 +157,21 @@ class Publisher:
             return
         for socket in (self._relay, self._relay_pictures):
             if socket is not None:
-                self._audiences.pop(socket, None)
+                self._picture_subscriptions.pop(socket, None)
                 socket.close()
         self._relay_to = relay
         self._relay = self._connect(_PREDICTIONS, relay.endpoints, relay.server_key)
         self._relay_pictures = self._connect(_PICTURES, relay.pictures, relay.server_key)
         if self._relay_pictures is not None:
-            self._audiences[self._relay_pictures] = Audience()
+            self._picture_subscriptions[self._relay_pictures] = TopicSubscriptions()
         self._duties = None
         self._count_watched()
 
     def allow(self, allow: Allow) -> None:
         """Let exactly these keys subscribe. Who is connected with another key is cut off."""
         keys = frozenset(allow.keys)
-        removed = self.doorkeeper.keys - keys
-        self.doorkeeper.allow(keys)
+        removed = self.zap_handler.keys - keys
+        self.zap_handler.allow(keys)
         if removed and self._direct is not None:
             # ZAP asks at the handshake only, so all have to shake hands again.
             logger.info("%d subscriber keys removed, all subscribers reconnect", len(removed))
@@ -182,10 +184,10 @@ class Publisher:
         """Close all sockets."""
         self._receiver.close()
         self._picture_receiver.close()
-        for socket in (self._local, self._relay, self._direct, *self._audiences):
+        for socket in (self._local, self._relay, self._direct, *self._picture_subscriptions):
             if socket is not None:
                 socket.close()
-        self.doorkeeper.close()
+        self.zap_handler.close()
         if self._fence is not None:
             self._fence.close()
 
@@ -247,7 +249,7 @@ class Publisher:
         socket.maxmsgsize = MAX_MESSAGE  # subscriptions are all that comes in
         socket.rcvhwm = 8  # messages a peer: who floods waits in its own queue until they are counted
         serve(socket, self._config.secret_key, DOMAIN)
-        direct = Direct(socket, self.doorkeeper.keep_out)
+        direct = Direct(socket, self.zap_handler.keep_out)
         try:
             socket.bind(self._config.direct_endpoint)
         except zmq.ZMQError as exc:

@@ -11,7 +11,7 @@ from streamfleet_core.peers.allow_list import PENALTY, AllowList
 from streamfleet_core.runtime.curve import zap_socket
 
 
-class Doorkeeper:
+class ZapHandler:
     """Lets in the keys of one domain. Whoever polls `socket` calls `answer` when it is readable."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], domain: str) -> None:
