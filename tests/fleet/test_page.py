@@ -128,7 +128,7 @@ def test_a_broker_that_hangs_is_shown(clean: Fleet, browser: Browser, fleet: Fle
 
     broker = clean.kill("sf-broker", signal.SIGSTOP)
     try:
-        page.wait_for_function("shown.some(text => text.includes('The broker does not answer'))")
+        page.wait_for_function("() => shown.some(text => text.includes('The broker does not answer'))")
         keep(page, "broker")
     finally:
         with contextlib.suppress(ProcessLookupError):  # it may have been replaced meanwhile
