@@ -19,7 +19,7 @@ from streamfleet_worker.video.open_source import open_source, quiet_libraries
 from streamfleet_worker.video.sources import media, timeouts
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
-from streamfleet_worker.video.sources.probe import Answer, address_of, judged
+from streamfleet_worker.video.sources.probe import Answer, address_of, diagnose_answer
 from streamfleet_worker.video.sources.timeouts import NEXT_PICTURE
 from streamfleet_worker.video.sources.v4l2 import _not_opened
 from tests.fakes.http_camera import HttpCamera
@@ -137,7 +137,7 @@ def test_an_address_does_not_show_its_secrets(no_secret: Callable[[str], None]) 
     [
         ("rtsp://user:12/canary@camera/live", "<unparseable source>: "),
         ("rtsp://user:canary@camera:port/live", "<unparseable source>: expected a URL such as rtsp://"),
-        ("rtsp://user:canary@/live", "rtsp:///live: expected a host, came none"),
+        ("rtsp://user:canary@/live", "rtsp:///live: expected a host, got none"),
         (f"rtsp://user:canary@{'a' * 64}/live", "expected a URL such as rtsp://"),
         ("gopher://user:canary@camera/", "gopher://camera/: expected one of rtsp, rtsps, http, https, "),
         ("concat://canary@camera/", "expected one of rtsp, "),
@@ -193,11 +193,11 @@ def test_an_answer_that_drips_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("content", "cause", "reason"),
     [
-        (b"", "ended", "the other side closed the connection before it answered"),
-        (b"RTSP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nv=0\r\n", "ended", "the other side closed"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "invalid", "what answers there does not speak rtsp"),
-        (b"RTSP/1.0 canary\r\n\r\n", "invalid", "what answers there does not speak rtsp"),
-        (b"x" * 100_000, "invalid", "what answers there does not speak rtsp"),
+        (b"", "ended", "the server closed the connection before it answered"),
+        (b"RTSP/1.0 200 OK\r\nContent-Length: 100\r\n\r\nv=0\r\n", "ended", "the server closed"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "invalid", "expected a server of rtsp, got another protocol"),
+        (b"RTSP/1.0 canary\r\n\r\n", "invalid", "expected a server of rtsp, got another protocol"),
+        (b"x" * 100_000, "invalid", "expected a server of rtsp, got another protocol"),
         (b"RTSP/1.0 401 canary\r\n\r\n", "authentication", "it wants a user and a password, the address has"),
         (b"RTSP/1.0 403 canary\r\n\r\n", "authentication", "access is denied (403 Forbidden)"),
         (b"RTSP/1.0 404 canary\r\n\r\n", "not_found", "there is nothing under this path (404 Not Found)"),
@@ -223,7 +223,7 @@ def test_an_answer_has_its_cause(
     [
         (
             [", algorithm=SHA-256"],
-            "it wants a login that FFmpeg does not know: expected Basic or Digest with MD5",
+            "expected Basic or Digest with MD5 as its login, which FFmpeg supports, got another one",
         ),
         ([", algorithm=SHA-256", ", algorithm=MD5"], "the user or the password is wrong"),
         ([""], "the user or the password is wrong"),
@@ -235,7 +235,7 @@ def test_a_login_that_ffmpeg_does_not_know_is_told_apart_from_a_wrong_one(
     address = address_of("rtsp://user:canary@camera/live")
     offers = tuple(("www-authenticate", f'Digest realm="x", nonce="y"{more}') for more in algorithms)
 
-    lost = judged(address, Answer(401, offers))
+    lost = diagnose_answer(address, Answer(401, offers))
 
     assert lost is not None
     assert (lost.cause, str(lost)) == ("authentication", f"rtsp://camera/live: {reason}")
@@ -343,8 +343,8 @@ def test_a_stream_of_sound_alone_has_no_video(rtsp: Callable[..., RtspServer]) -
     [
         (97, "not_found", "there is no camera /dev/video97"),
         ("/dev/video97", "not_found", "there is no camera /dev/video97"),
-        ("/dev/null", "invalid", "/dev/null is a device, but no camera"),
-        ("/dev/../etc/hosts", "invalid", "/dev/../etc/hosts is no device"),
+        ("/dev/null", "invalid", "/dev/null is a device, but not a camera"),
+        ("/dev/../etc/hosts", "invalid", "/dev/../etc/hosts is not a device"),
     ],
 )
 def test_a_device_that_is_no_camera_is_told_apart(path: str | int, cause: str, reason: str) -> None:

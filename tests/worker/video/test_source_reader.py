@@ -236,7 +236,7 @@ def test_a_camera_whose_cable_was_pulled_is_lost_after_the_time_to_read_and_come
     server.thaw()
     ids = playing.until(known + 1)
 
-    said = re.fullmatch(rf"rtsp://{server.place}: no frame came for (\S+) s", lost.reason)
+    said = re.fullmatch(rf"rtsp://{server.place}: no frame for (\S+) s", lost.reason)
     assert said is not None, lost
     assert lost.cause == "timeout"
     assert float(said[1]) >= 3  # more where this machine itself stood still before

@@ -49,11 +49,11 @@ class Updates(EventJournal):
         # Unbounded; `deliver` empties it.
         self._waiting: queue.SimpleQueue[StatusUpdate] = queue.SimpleQueue()
 
-    def note(
+    def record(
         self, severity: int, event_type: str, payload: dict[str, Any], context: str, *, of: int | None
     ) -> None:
         """Record an event of a source or of the pipeline, and queue it for the handlers."""
-        super().note(severity, event_type, payload, context, of=of)
+        super().record(severity, event_type, payload, context, of=of)
         if self._handlers:
             now = datetime.now()
             self._waiting.put(StatusUpdate(now, UpdateSeverity(severity), event_type, payload, context))

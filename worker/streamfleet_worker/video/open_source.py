@@ -1,6 +1,6 @@
-"""Opening sources: what is behind a reference, and with which limits.
+"""Opens sources: chooses a capture for a reference, and its limits.
 
-Whatever goes wrong becomes a `SourceLost`, with its cause and a reason for people that shows no credentials.
+Every error becomes a `SourceLost` with a cause and a readable reason that shows no credentials.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.images import is_pattern, open_images
 from streamfleet_worker.video.sources.media import MOST_PIXELS, MediaCapture, strerror
-from streamfleet_worker.video.sources.probe import Address, address_of, explained, resolve
-from streamfleet_worker.video.sources.timeouts import Rhythm
+from streamfleet_worker.video.sources.probe import Address, address_of, diagnose, resolve
+from streamfleet_worker.video.sources.timeouts import FrameTimeouts
 from streamfleet_worker.video.sources.v4l2 import number_of as property_number
 from streamfleet_worker.video.sources.v4l2 import open_device
 from streamfleet_worker.video.synthetic.conveyor import SceneCapture, UnknownScene, number_of
@@ -31,14 +31,14 @@ from streamfleet_worker.video.synthetic.test_pattern import PatternCapture
 logger = logging.getLogger(__name__)
 
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # OpenCV's variable: `name;value|name;value`, of FFmpeg
-# With the second a stream is open after a second and not after five, which is what FFmpeg takes to be sure of
-# the frame rate of a slow camera.
+# `analyzeduration`: open a stream after one second. FFmpeg's default is five, to estimate the frame rate of
+# slow cameras.
 _URL_OPTIONS = {"rtsp_flags": "prefer_tcp", "analyzeduration": "1000000", "overrun_nonfatal": "1"}
-# FFmpeg asks for another part of a film over the connection that it has, also where the server has closed it
-# without having said so. This is one more try, at once, over a new one: without it the first picture is lost.
+# FFmpeg requests the next part of a file over its existing connection, even if the server has closed it
+# silently. These options retry once, immediately, over a new connection: otherwise the first picture is lost.
 _HTTP_OPTIONS = {"reconnect_on_network_error": "1", "reconnect_delay_max": "0"}
-_FILE_OPTIONS = {"pattern_type": "none"}  # `%` in the name of an image means nothing else
-# What a source may lead to: a list of films at a URL names no file of this machine.
+_FILE_OPTIONS = {"pattern_type": "none"}  # `%` in the name of an image has no special meaning
+# The protocols a source may use: a playlist at a URL must not reference files of this machine.
 _PROTOCOLS = {
     "file": "file,crypto,data",
     "http": "http,https,httpproxy,tcp,tls,crypto,data",
@@ -48,7 +48,7 @@ _PROTOCOLS = {
     "rtp": "rtp,srtp,udp",
     "tcp": "tcp",
 }
-# What FFmpeg's errors say by themselves.
+# Causes that follow from FFmpeg's error alone.
 _CAUSES: dict[type[Exception], tuple[SourceCause, str]] = {
     av.error.ConnectionRefusedError: ("refused", "connection refused"),
     av.error.HTTPForbiddenError: ("authentication", "access is denied (403 Forbidden)"),
@@ -60,8 +60,8 @@ _CAUSES: dict[type[Exception], tuple[SourceCause, str]] = {
     ),
     av.error.ProtocolNotFoundError: ("invalid", "FFmpeg does not speak this protocol here"),
 }
-_ANSWERING = ("rtsp", "rtmp")  # a server says something before the first picture
-# The properties of OpenCV that mean something to a film or a stream.
+_ANSWERING = ("rtsp", "rtmp")  # protocols whose server responds before the first picture
+# OpenCV's properties that apply to files and streams.
 _THREADS = "n_threads"
 _TIMEOUTS = ("open_timeout_msec", "read_timeout_msec")
 _UPRIGHT = "orientation_auto"
@@ -73,22 +73,22 @@ def open_source(
     spec: SourceSpec,
     first_frame_id: int,
     *,
-    rhythm: Rhythm | None = None,
+    timeouts: FrameTimeouts | None = None,
     finite: bool | None = None,
-    waits: Callable[[str], None] = lambda _: None,
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> Capture:
-    """Raises: SourceLost.
+    """Open a source. Raises: SourceLost.
 
     Args:
-        first_frame_id: of a picture that is drawn.
-        rhythm: what is known of its pace from earlier connections.
-        finite: what it was found to be before.
-        waits: is told what is being waited for until the first picture comes.
+        first_frame_id: the first frame of a generated source.
+        timeouts: learned from earlier connections.
+        finite: as found by an earlier connection.
+        on_wait: called with what it waits for, until the first picture.
     """
     reference = spec.reference
     for name in spec.properties:
-        property_number(name)  # before a server is asked for anything
-    rhythm = rhythm or rhythm_of(spec)
+        property_number(name)  # checked before a server is contacted
+    timeouts = timeouts or timeouts_of(spec)
     match kind_of(reference):
         case SourceKind.PATTERN:
             return PatternCapture(first_frame_id)
@@ -98,93 +98,95 @@ def open_source(
             except UnknownScene as exc:
                 raise SourceLost("invalid", str(exc)) from exc
         case SourceKind.FILE:
-            return _open_file(spec, rhythm, waits)
+            return _open_file(spec, timeouts, on_wait)
         case SourceKind.URL:
-            return _open_url(spec, rhythm, finite, waits)
+            return _open_url(spec, timeouts, finite, on_wait)
         case SourceKind.DEVICE:
             return open_device(spec, finite=is_finite(spec))
 
 
-def rhythm_of(spec: SourceSpec) -> Rhythm:
-    """How long it may be silent, where its properties say so."""
+def timeouts_of(spec: SourceSpec) -> FrameTimeouts:
+    """The timeouts of a source, as far as its properties set them."""
     first, following = (spec.properties.get(name, 0.0) / 1000 for name in _TIMEOUTS)
-    return Rhythm(first if first > 0 else None, following if following > 0 else None)
+    return FrameTimeouts(first if first > 0 else None, following if following > 0 else None)
 
 
 def quiet_libraries() -> None:
-    """Before a source is opened: what FFmpeg and OpenCV would say on stderr holds passwords. (S30)"""
+    """Silence FFmpeg and OpenCV, whose messages on stderr contain passwords. Call it first. (S30)"""
     os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
     av.logging.set_level(None)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def _open_file(spec: SourceSpec, rhythm: Rhythm, waits: Callable[[str], None]) -> Capture:
-    path = _path(str(spec.reference))
+def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str], None]) -> Capture:
+    path = _local_path(str(spec.reference))
     if is_pattern(path) or Path(path).is_dir():
         return open_images(path, finite=is_finite(spec))
-    _check(path)
+    _check_file(path)
     try:
         capture = MediaCapture(
             f"file:{path}",
             shown=path,
             options=_options("file", _FILE_OPTIONS),
-            rhythm=rhythm,
+            timeouts=timeouts,
             finite=is_finite(spec),
             threads=_threads(spec),
             upright=bool(spec.properties.get(_UPRIGHT, 1)),
-            waits=waits,
+            on_wait=on_wait,
         )
     except (av.FFmpegError, ValueError) as exc:
         raise SourceLost("codec", f"{path} {container.fault_of(path) or strerror(exc)}") from None
     for _ in range(int(spec.properties.get(_POSITION, 0))):
         if not capture.grab():
             break
-    _tell_ignored(spec, (*_KNOWN, _POSITION))
+    _log_ignored(spec, (*_KNOWN, _POSITION))
     return capture
 
 
-def _open_url(spec: SourceSpec, rhythm: Rhythm, finite: bool | None, waits: Callable[[str], None]) -> Capture:
+def _open_url(
+    spec: SourceSpec, timeouts: FrameTimeouts, finite: bool | None, on_wait: Callable[[str], None]
+) -> Capture:
     address = address_of(str(spec.reference))
     family = address.scheme if address.scheme in _PROTOCOLS else address.scheme.removesuffix("s")
     if spec.mode is not None or family != "http":
         finite = is_finite(spec)
-    waits("the name of its host is being looked up")
+    on_wait("resolving the name of its host")
     resolve(address)
     try:
         capture = MediaCapture(
             str(spec.reference),
             shown=address.shown,
             options=_options(family, _URL_OPTIONS | (_HTTP_OPTIONS if family == "http" else {})),
-            rhythm=rhythm,
+            timeouts=timeouts,
             finite=finite,
             threads=_threads(spec),
             upright=bool(spec.properties.get(_UPRIGHT, 1)),
             answers=family in _ANSWERING,
-            waits=waits,
+            on_wait=on_wait,
         )
     except (av.FFmpegError, ValueError) as exc:
-        raise _why(address, exc) from None
-    _tell_ignored(spec, _KNOWN)
+        raise _error_of(address, exc) from None
+    _log_ignored(spec, _KNOWN)
     return capture
 
 
-def _why(address: Address, exc: Exception) -> SourceLost:
-    """FFmpeg tells the usual causes apart; for the others the server is asked."""
+def _error_of(address: Address, exc: Exception) -> SourceLost:
+    """Find the cause: from FFmpeg's error where it is specific, otherwise by a probe of the server."""
     for kind, (cause, why) in _CAUSES.items():
         if isinstance(exc, kind):
             return address.lost(cause, why)
     if isinstance(exc, av.error.HTTPUnauthorizedError):
         if not address.has_login:
             return address.lost("authentication", "it wants a user and a password, the address has none")
-        return explained(address) or address.lost("authentication", "the user or the password is wrong")
+        return diagnose(address) or address.lost("authentication", "the user or the password is wrong")
     if isinstance(exc, av.error.OSError):
-        return explained(address) or address.lost("unreachable", strerror(exc).lower())
+        return diagnose(address) or address.lost("unreachable", strerror(exc).lower())
     why = "it answers, but gives nothing that can be decoded"
-    return explained(address) or address.lost("codec", why)
+    return diagnose(address) or address.lost("codec", why)
 
 
 def _options(family: str, usual: dict[str, str]) -> dict[str, str]:
-    """For FFmpeg: ours, and what the administrator of this machine has set for OpenCV."""
+    """The options for FFmpeg: ours, and those that the administrator has set for OpenCV."""
     given = (each.partition(";") for each in os.environ.get(_OPTIONS, "").split("|") if ";" in each)
     return {
         **usual,
@@ -195,26 +197,26 @@ def _options(family: str, usual: dict[str, str]) -> dict[str, str]:
 
 
 def _threads(spec: SourceSpec) -> int | None:
-    """That decode, where its properties say so."""
+    """The number of decoder threads, if its properties set it."""
     wanted = spec.properties.get(_THREADS)
     return None if wanted is None else max(0, int(wanted))
 
 
-def _tell_ignored(spec: SourceSpec, known: tuple[str, ...]) -> None:
-    """A film or a stream is as it is, so this is only told."""
+def _log_ignored(spec: SourceSpec, known: tuple[str, ...]) -> None:
+    """Log properties that have no effect on files and streams."""
     for name, wanted in spec.properties.items():
         if name not in known:
             logger.warning("%s refuses the property %s = %g", sanitised(spec.reference), name, wanted)
 
 
-def _path(reference: str) -> str:
+def _local_path(reference: str) -> str:
     try:
         return str(Path(path_of(reference)).expanduser())
-    except (ValueError, RuntimeError) as exc:  # the last: there is no such user's home
+    except (ValueError, RuntimeError) as exc:  # RuntimeError: no home folder of such a user
         raise SourceLost("invalid", f"{reference} cannot be read: {exc}") from exc
 
 
-def _check(reference: str) -> None:
+def _check_file(reference: str) -> None:
     path = Path(reference)
     try:
         if path.exists() and not path.is_file():
@@ -223,7 +225,8 @@ def _check(reference: str) -> None:
             if not file.read(1):
                 raise SourceLost("codec", f"{path} is empty, expected a video file")
     except FileNotFoundError as exc:
-        where = "" if path.is_absolute() else f" in {Path.cwd()}"  # the device's, not the asker's
+        # On the device, not on the operator's machine.
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise SourceLost("not_found", f"there is no file {path}{where}") from exc
     except PermissionError as exc:
         raise SourceLost("authentication", f"{path} cannot be read: permission denied") from exc

@@ -1,4 +1,4 @@
-"""One source of a pipeline as a frame loop sees it: its buffer, its pace, its tracker and its counters."""
+"""One source of a pipeline, as the frame loop uses it: buffer, pace, tracker and metrics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from streamfleet_worker.video.sources.pacing import HoldIntervals, Pace
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 
 _FILE_FRAMES = 4  # decoded ahead
-_LIVE_FRAMES = 2  # the newest, and one that it may overtake
+_LIVE_FRAMES = 2  # the newest, and one older
 
 
 class SourceLane:
-    """The frame loop's thread owns all but the buffer and the metrics, which lock themselves."""
+    """One source. The thread of the frame loop owns it, except the thread-safe buffer and metrics."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class SourceLane:
         wakeup: Signal,
         metrics: SourceMetrics,
         progress: Progress,
-        frames: int | None = None,  # that are decoded ahead; None: as many as suit the source
+        frames: int | None = None,  # to decode ahead; None: depends on the source
     ) -> None:
         self.source_id = source_id
         self.metrics = metrics
@@ -43,48 +43,46 @@ class SourceLane:
         self.pace = Pace(None)
         self.holds = HoldIntervals()
         self.tracker: Tracker | None = None
-        self.done = (
-            False  # set by the frame loop when every frame of it has been dealt with; any thread may read it
-        )
+        self.done = False  # set by the frame loop after its last frame; any thread may read it
         self._progress = progress
         self._freeze_detector = FreezeDetector()
 
     @property
     def finite(self) -> bool:
-        """Every frame of it is wanted, and it has an end."""
+        """Whether it has an end, and every frame of it is processed."""
         return self.buffer.finite
 
     @property
     def exhausted(self) -> bool:
-        """It is finite, and its last frame has been taken. For the frame loop's thread."""
+        """Whether it is finite and its last frame was taken. For the thread of the frame loop."""
         return self.finite and self.buffer.exhausted
 
     def take(self, now: float) -> Frame | None:
-        """The frame that is next; those that it has overtaken are counted."""
+        """Take the next frame, and count those that it replaces as dropped."""
         frames = self.buffer.take(now)
-        for overtaken in frames[:-1]:
+        for replaced in frames[:-1]:
             self.metrics.dropped("eager")
-            self.buffer.give_back(overtaken.image)
+            self.buffer.give_back(replaced.image)
         if not frames:
             return None
-        self._look(frames[-1].image, now)
+        self._inspect(frames[-1].image, now)
         return frames[-1]
 
     def drain(self, cause: str, now: float) -> None:
-        """Drop all frames that there are."""
+        """Drop all buffered frames."""
         while frames := self.buffer.drain(now):
-            self._look(frames[-1].image, now)
+            self._inspect(frames[-1].image, now)
             self.metrics.dropped(cause, len(frames))
             for frame in frames:
                 self.buffer.give_back(frame.image)
 
     def advance(self, frame_id: int) -> None:
-        """Note for a later process that it must not give this frame again."""
+        """Record this frame as emitted, so that a later process does not emit it again."""
         self._progress.advance(frame_id, self.source_id)
 
-    def _look(self, image: Image, now: float) -> None:
+    def _inspect(self, image: Image, now: float) -> None:
         height, width = image.shape[:2]
-        self.metrics.seen(width, height)
+        self.metrics.set_size(width, height)
         if not self.finite and self._freeze_detector.due(now):
-            self._freeze_detector.look(checksum(image), now)
-            self.metrics.looked(self._freeze_detector.frozen_for(now), now)
+            self._freeze_detector.update(checksum(image), now)
+            self.metrics.freeze_checked(self._freeze_detector.frozen_for(now), now)

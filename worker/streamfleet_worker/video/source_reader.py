@@ -1,10 +1,10 @@
-"""The thread that reads a source: opens it, skips what was emitted before, opens it again when it is lost.
+"""The thread that reads a source: opens it, skips frames emitted earlier, and reopens it when it is lost.
 
     NOT_STARTED → INITIALISING ⇄ ERROR
                   INITIALISING → RUNNING → ERROR → RESTARTING → INITIALISING
                                  RUNNING → ENDED   (finite sources only)
 
-It is the one thread that may be held up by a source, and nobody waits for it.
+A source may block this thread. No other thread waits for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from streamfleet_core.protocol.source_reference import SourceKind, is_finite, kind_of, path_of, sanitised
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.video.frame import Frame, Stamp
-from streamfleet_worker.video.open_source import open_source, rhythm_of
+from streamfleet_worker.video.open_source import open_source, timeouts_of
 from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
 from streamfleet_worker.video.sources.capture import Capture
@@ -31,9 +31,9 @@ from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 
 logger = logging.getLogger(__name__)
 
-_USUAL_FPS = 25.0  # frames/s where a file declares nothing
-_SURE = 3  # attempts in which a file that does not change is refused: it is none
-_LONGEST_GAP = 60.0  # seconds between two pictures of a file that plays the camera
+_USUAL_FPS = 25.0  # frames/s of a file that declares none
+_SURE = 3  # attempts, after which an unchanged file counts as invalid
+_LONGEST_GAP = 60.0  # seconds between two pictures of a file that plays like a camera
 
 
 class Reader:
@@ -46,34 +46,34 @@ class Reader:
         self._shown = sanitised(spec.reference)
         self._finite = is_finite(spec)
         self._kind = kind_of(spec.reference)
-        self._loops = self._kind is SourceKind.FILE and not self._finite  # a file that plays the live camera
-        self._position = position  # of the last frame that was handed on, by this process or an earlier one
-        self._is_new = True  # no connection has shown yet whether it has a length
-        self._frame_id = 0  # of the frame grabbed last
-        self._broke_off = 0  # the frame after which a finite source was lost
-        self._rhythm = rhythm_of(spec)
-        self._refused: deque[tuple[int, int] | None] = deque(maxlen=_SURE)  # versions of a file that is none
+        self._loops = self._kind is SourceKind.FILE and not self._finite  # a file that plays like a camera
+        self._position = position  # of the last frame delivered, by this process or an earlier one
+        self._is_new = True  # until a connection has shown whether it has a length
+        self._frame_id = 0  # of the last grabbed frame
+        self._lost_after = 0  # the frame after which a finite source was lost
+        self._timeouts = timeouts_of(spec)
+        self._refused: deque[tuple[int, int] | None] = deque(maxlen=_SURE)  # versions of an invalid file
         self._buffer = buffer
         self._metrics = metrics
         self._backoff = SourceBackoff()
         self._throttle = LogThrottle()
         self._stopped = threading.Event()
-        self.failed = False  # the thread ended by an error of ours
+        self.failed = False  # the thread ended with an internal error
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start to read."""
         self._thread.start()
 
     def stop(self, deadline: float) -> None:
-        """Stop reading; wait at most so many seconds for a source that does not answer."""
+        """Stop reading; wait up to `deadline` seconds for a source that does not respond."""
         self._stopped.set()
         self._buffer.close()
         self._thread.join(deadline)
 
     @property
     def running(self) -> bool:
-        """The thread has not ended, as it does only when its source answers."""
+        """Whether the thread is alive. It cannot end while its source does not respond."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -81,43 +81,43 @@ class Reader:
             while not self._stopped.is_set() and self._read_until_lost():
                 self._metrics.source_is("RESTARTING")
         except Exception:
-            logger.exception("the reader died")
-            self._metrics.source_failed("an error of our own; the worker's log has it", "internal")
+            logger.exception("%s: the reader failed", self._shown)
+            self._metrics.source_failed("internal error; see the worker's log", "internal")
             self.failed = True
             self._metrics.source_is("ERROR")
 
     def _read_until_lost(self) -> bool:
-        """Whether there is reason to try again, after a pause that is over when this returns."""
+        """Read one connection. Returns whether to try again; the pause before that has passed already."""
         self._metrics.source_is("INITIALISING")
         try:
-            self._play()
+            self._read_connection()
         except SourceLost as exc:
             pause = self._backoff.failed(exc.cause, random.random())
             self._metrics.source_failed(str(exc), exc.cause, final=self._is_final(exc))
             self._metrics.source_is("ERROR")
-            self._complain(str(exc), pause)
+            self._log_failure(str(exc), pause)
             self._stopped.wait(pause)
             return True
         return False
 
     def _is_final(self, lost: SourceLost) -> bool:
-        """A file that is none stays so, unless somebody is still writing it."""
+        """Whether retrying is pointless: an invalid file that is not being written stays invalid."""
         if self._kind is not SourceKind.FILE or lost.cause not in ("codec", "invalid"):
             self._refused.clear()
             return False
         self._refused.append(_version_of(str(self._spec.reference)))
         return len(self._refused) == _SURE and len(set(self._refused)) == 1
 
-    def _complain(self, reason: str, pause: float) -> None:
+    def _log_failure(self, reason: str, pause: float) -> None:
         times = self._throttle.failed(reason, time.monotonic())
         if times > 1:
-            logger.warning("%s; %d attempts since this was said; retrying in %.1f s", reason, times, pause)
+            logger.warning("%s; %d attempts since the last line; retrying in %.1f s", reason, times, pause)
         elif times:
             logger.warning("%s; retrying in %.1f s", reason, pause)
 
-    def _play(self) -> None:
-        """Until the end, or until stopped. Raises: SourceLost."""
-        capture = self._begin()
+    def _read_connection(self) -> None:
+        """Read until the end, or until stopped. Raises: SourceLost."""
+        capture = self._open()
         if capture is None:
             return
         self._metrics.source_connected(capture)
@@ -126,51 +126,51 @@ class Reader:
         try:
             self._read(capture)
             while self._loops and not self._stopped.is_set():
-                capture = self._begin()
+                capture = self._open()
                 if capture is not None:
                     self._read(capture)
         finally:
             self._metrics.consumption("FINISHED")
         if capture is not None and not self._stopped.is_set():
-            self._end(capture)
+            self._check_end(capture)
 
-    def _begin(self) -> Capture | None:
-        """The source, open and at its first picture. None: stopped meanwhile. Raises: SourceLost."""
+    def _open(self) -> Capture | None:
+        """Open the source and grab its first picture; None if stopped meanwhile. Raises: SourceLost."""
         first = 1 if self._finite else max(self._frame_id, self._position) + 1
         capture = open_source(
             self._spec,
             first,
-            rhythm=self._rhythm,
+            timeouts=self._timeouts,
             finite=True if self._finite else None if self._is_new else False,
-            waits=self._metrics.waits,
+            on_wait=self._metrics.set_waiting_for,
         )
         if capture.finite and not self._finite:
             self._become_finite()
             first = 1
         self._is_new = False
         self._frame_id = first - 1
-        with ExitStack() as if_it_fails:
-            if_it_fails.callback(capture.close)
+        with ExitStack() as on_error:
+            on_error.callback(capture.close)
             while not self._stopped.is_set():
                 if not capture.grab():
-                    text = "it opens, but holds no picture that can be decoded"
+                    text = "it opens, but contains no decodable picture"
                     raise SourceLost("codec", f"{self._shown}: {text}")
                 if not capture.damaged:
-                    if_it_fails.pop_all()
+                    on_error.pop_all()
                     return capture
-                self._pass_over()
+                self._skip_damaged()
         return None
 
     def _become_finite(self) -> None:
-        """What is at its URL has a length."""
+        """Treat the source as a file: its URL turned out to have a length."""
         self._finite = True
         self._metrics.become_finite()
         self._buffer.become_finite(
             filling_of(self._spec, finite=True), consumption_of(self._spec, finite=True)
         )
 
-    def _pass_over(self) -> None:
-        """What was grabbed is damaged, and no picture came before it."""
+    def _skip_damaged(self) -> None:
+        """Count a damaged frame before the first picture."""
         self._frame_id += 1
         if self._frame_id > self._position:
             self._position = self._frame_id
@@ -178,24 +178,24 @@ class Reader:
             self._metrics.dropped("damaged")
 
     def _read(self, capture: Capture) -> None:
-        """Until the source has no more, or until stopped. Raises: SourceLost."""
+        """Deliver frames until the source ends, or until stopped. Raises: SourceLost."""
         pace = _MediaPace() if self._loops else None
         more = True
         with closing(capture):
             while more and not self._stopped.wait(pace.wait(capture, time.monotonic()) if pace else 0.0):
                 self._frame_id += 1
-                # What was emitted before is grabbed again and not shown: seeking is not exact.
+                # Frames that were emitted before are grabbed again and skipped: seeking is not exact.
                 if not self._finite or self._frame_id > self._position:
-                    self._hand_on(capture)
+                    self._deliver(capture)
                 more = capture.grab()
 
-    def _end(self, capture: Capture) -> None:
-        """Was this the end? Raises: SourceLost when it was not."""
+    def _check_end(self, capture: Capture) -> None:
+        """Mark the source as ended. Raises: SourceLost if this was not its real end."""
         if not self._finite:
             gone = "the camera was unplugged" if self._kind is SourceKind.DEVICE else "the stream ended"
             raise SourceLost("ended", f"{self._shown}: {gone}")
         if self._kind is SourceKind.URL and self._is_too_early(capture):
-            self._broke_off = self._frame_id
+            self._lost_after = self._frame_id
             of = f" of {capture.total_frames}" if capture.total_frames > self._frame_id else ""
             text = f"the stream ended after {self._frame_id}{of} frames"
             raise SourceLost("ended", f"{self._shown}: {text}")
@@ -203,14 +203,17 @@ class Reader:
         self._buffer.finish()
 
     def _is_too_early(self, capture: Capture) -> bool:
-        """The number of frames is often a guess: what ends twice at the same frame has its end there."""
-        return capture.broken and self._frame_id != self._broke_off
+        """Whether it ended early. The declared length is often wrong.
 
-    def _hand_on(self, capture: Capture) -> None:
+        A second end at the same frame is real.
+        """
+        return capture.broken and self._frame_id != self._lost_after
+
+    def _deliver(self, capture: Capture) -> None:
         wanted = not capture.damaged and self._buffer.wants(time.monotonic(), capture.fps)
         image = capture.retrieve(self._buffer.spare()) if wanted else None
         now = time.monotonic()
-        self._metrics.grabbed(now, self._rhythm.following if self._kind is SourceKind.URL else 0.0)
+        self._metrics.grabbed(now, self._timeouts.following if self._kind is SourceKind.URL else 0.0)
         self._position = self._frame_id
         if image is None:
             self._metrics.dropped("damaged" if wanted or capture.damaged else "adaptive")
@@ -235,7 +238,7 @@ class Reader:
 
 
 def _version_of(reference: str) -> tuple[int, int] | None:
-    """Of a file; None: it cannot be told."""
+    """Time and size of a file; None if unknown."""
     try:
         found = Path(path_of(reference)).stat()
     except (OSError, ValueError):
@@ -244,19 +247,19 @@ def _version_of(reference: str) -> tuple[int, int] | None:
 
 
 class _MediaPace:
-    """A file that plays the camera shows each picture at its own time."""
+    """The pace of a file that plays like a camera: each picture is due at its own time."""
 
     def __init__(self) -> None:
         self._shown: tuple[float, float] | None = None  # media seconds and monotonic seconds of the last one
 
     def wait(self, capture: Capture, now: float) -> float:
-        """Seconds until the picture that was grabbed is due."""
+        """Seconds until the grabbed picture is due."""
         media_time = capture.media_time or 0.0
         if self._shown is None:
             self._shown = (media_time, now)
             return 0.0
         media, shown_at = self._shown
         due = shown_at + min(_LONGEST_GAP, media_time - media)
-        # A late one saves up no burst of more than one.
+        # A late picture causes no burst of more than one.
         self._shown = (media_time, max(due, now - (media_time - media)))
         return max(0.0, due - now)

@@ -18,7 +18,7 @@ def look_at(detector: FreezeDetector, checksums: list[int], *, start: float, eve
     for number, seen in enumerate(checksums):
         now = start + number * every
         assert detector.due(now)
-        detector.look(seen, now)
+        detector.update(seen, now)
     return now
 
 
@@ -38,7 +38,7 @@ def test_one_change_is_enough_to_move() -> None:
     now = look_at(detector, [7] * 30, start=100.0)
     still = detector.frozen_for(now)
 
-    detector.look(8, now + 0.5)
+    detector.update(8, now + 0.5)
     moves = detector.frozen_for(now + 0.5)
     now = look_at(detector, [8] * 21, start=now + 1)
 
@@ -64,7 +64,7 @@ def test_it_looks_at_most_twice_a_second() -> None:
 
     for number in range(300):  # ten seconds of 30 frames
         if detector.due(number / 30):
-            detector.look(number, number / 30)
+            detector.update(number, number / 30)
             looks += 1
 
     assert looks == 20

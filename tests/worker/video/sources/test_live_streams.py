@@ -358,7 +358,7 @@ def test_the_properties_of_a_source_say_how_long_it_may_be_silent(play: Callable
     camera.close()
 
     assert lost.cause == "timeout"
-    assert lost.reason.endswith("/live: no frame came for 0.4 s")
+    assert lost.reason.endswith("/live: no frame for 0.4 s")
 
 
 # joined between keyframes
@@ -387,7 +387,7 @@ def test_frames_that_cannot_be_shown_are_a_loss_with_a_cause_of_its_own(
         playing = play(f"http://127.0.0.1:{port}/live.mkv")
         lost = playing.until_lost(lambda loss: loss.cause == "undecodable")
 
-    assert lost.reason.endswith("frames come, and none can be shown: no keyframe within 2 s")
+    assert lost.reason.endswith("frames arrive, but none can be decoded: no keyframe within 2 s")
     assert lost.received == 0
 
 

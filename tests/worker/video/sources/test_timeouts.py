@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from streamfleet_worker.video.sources.timeouts import FIRST_PICTURE, NEXT_PICTURE, Rhythm
+from streamfleet_worker.video.sources.timeouts import FIRST_PICTURE, NEXT_PICTURE, FrameTimeouts
 
 
-def after(*silences: float, declared: float = 0.0) -> Rhythm:
-    rhythm = Rhythm()
-    rhythm.declares(declared)
+def after(*silences: float, declared: float = 0.0) -> FrameTimeouts:
+    timeouts = FrameTimeouts()
+    timeouts.declares(declared)
     for seconds in silences:
-        rhythm.waited(seconds)
-    return rhythm
+        timeouts.waited(seconds)
+    return timeouts
 
 
 def test_the_first_picture_may_take_longer_than_the_next_ones_of_a_quick_source() -> None:
-    assert Rhythm().first == FIRST_PICTURE
+    assert FrameTimeouts().first == FIRST_PICTURE
     assert after(*[0.04] * 20).following == NEXT_PICTURE < FIRST_PICTURE
 
 
@@ -31,11 +31,11 @@ def test_what_a_source_declares_holds_until_its_pictures_tell() -> None:
 
 
 def test_a_source_that_was_lost_for_its_silence_is_not_believed_again() -> None:
-    rhythm = after(declared=25)
+    timeouts = after(declared=25)
 
-    rhythm.was_silent()
+    timeouts.timed_out()
 
-    assert rhythm.following == FIRST_PICTURE
+    assert timeouts.following == FIRST_PICTURE
 
 
 def test_a_pause_is_forgotten_after_some_pictures() -> None:
@@ -48,15 +48,15 @@ def test_no_source_is_waited_for_for_longer_than_two_minutes() -> None:
 
 
 def test_what_comes_in_pieces_may_be_silent_between_them() -> None:
-    rhythm = after(*[0.0] * 20, declared=25)
+    timeouts = after(*[0.0] * 20, declared=25)
 
-    rhythm.comes_in_pieces()
+    timeouts.mark_segmented()
 
-    assert rhythm.following == FIRST_PICTURE
+    assert timeouts.following == FIRST_PICTURE
 
 
 def test_the_properties_of_a_source_say_otherwise() -> None:
-    rhythm = Rhythm(first=3.0, following=60.0)
-    rhythm.waited(100.0)
+    timeouts = FrameTimeouts(first=3.0, following=60.0)
+    timeouts.waited(100.0)
 
-    assert (rhythm.first, rhythm.following) == (3.0, 60.0)
+    assert (timeouts.first, timeouts.following) == (3.0, 60.0)

@@ -94,7 +94,7 @@ def test_a_capture_plays_live_from_its_first_frame() -> None:
     "reference", ["scene://conveyor/0", "scene://conveyor", "scene://beach/1", "scene://conveyor/x"]
 )
 def test_a_scene_that_is_none_is_told(reference: str) -> None:
-    with pytest.raises(UnknownScene, match=r"expected scene://conveyor/1 .*, came scene://"):
+    with pytest.raises(UnknownScene, match=r"expected scene://conveyor/1 .*, got scene://"):
         number_of(reference)
 
 

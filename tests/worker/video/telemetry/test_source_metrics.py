@@ -95,12 +95,12 @@ def test_a_picture_that_stands_still_is_told_and_so_is_its_end() -> None:
     journal = EventJournal()
     metrics = SourceMetrics(0, now=0.0, changed=Wakeup(), journal=journal)
 
-    metrics.looked(12.0, now=100.0)
+    metrics.freeze_checked(12.0, now=100.0)
     still = metrics.source_stat(101.5)
     later = metrics.source_stat(150.0)
-    metrics.looked(82.0, now=170.0)
+    metrics.freeze_checked(82.0, now=170.0)
     long_still = metrics.source_stat(170.0)
-    metrics.looked(None, now=171.0)
+    metrics.freeze_checked(None, now=171.0)
     moves = metrics.source_stat(171.0)
 
     assert (still.frozen_for, still.reason) == (13.5, "the picture has not changed for 10 s")
@@ -112,7 +112,7 @@ def test_a_picture_that_stands_still_is_told_and_so_is_its_end() -> None:
 
 def test_what_is_lost_is_the_reason_before_what_stands_still() -> None:
     metrics = SourceMetrics(0, now=0.0, changed=Wakeup())
-    metrics.looked(12.0, now=100.0)
+    metrics.freeze_checked(12.0, now=100.0)
     metrics.source_failed("the stream ended", "ended")
 
     assert metrics.source_stat(100.0).reason == "the stream ended"

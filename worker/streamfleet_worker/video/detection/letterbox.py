@@ -1,8 +1,8 @@
-"""A picture made to fit a model's input, in memory that is there already.
+"""Fits pictures into the input of a model, in existing memory.
 
-The families differ in where the picture lies, in the order of its channels and in their range.
+The families differ in the position of the picture, the order of its channels and their range.
 
-    ultralytics, end2end, yolov5   in the middle   RGB   0…1
+    ultralytics, end2end, yolov5   centered        RGB   0…1
     yolox, yolox-decoded           top left        BGR   0…255
 """
 
@@ -23,9 +23,9 @@ _YOLOX = ("yolox", "yolox-decoded")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """How a picture lies in the input."""
+    """The position and the scale of a picture in the input."""
 
-    frame_width: int  # pixels of the original frame
+    frame_width: int  # pixels of the frame
     frame_height: int
     scale: float  # pixels of the input for one of the frame
     left: int  # pixels of the input
@@ -34,24 +34,25 @@ class Geometry:
     height: int
 
     def to_frame(self, xyxy: Floats) -> Floats:
-        """Boxes (n, 4) in pixels of the input as boxes in pixels of the original frame."""
+        """Convert boxes (n, 4) from pixels of the input to pixels of the frame."""
         offset = np.array([self.left, self.top, self.left, self.top], xyxy.dtype)
         in_frame: Floats = (xyxy - offset) / np.float32(self.scale)
         return in_frame
 
 
 class Letterbox:
-    """Writes pictures into input blobs (1, 3, height, width). One thread uses it."""
+    """Writes pictures into input blobs (1, 3, height, width). Only one thread may use it."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._geometry: Geometry | None = None
         self._small: Image = np.empty((0, 0, 3), np.uint8)
         self._planes: list[Image] = []
-        self._padded: dict[int, Geometry] = {}  # by address of the blob: for what its margin was filled
+        # By address of the blob: the geometry for which its margin was filled.
+        self._padded: dict[int, Geometry] = {}
 
     def write(self, image: Image, blob: FloatArray) -> Geometry:
-        """Fill the blob with the picture (height, width, 3) uint8 BGR, and say how it lies there."""
+        """Write a picture (height, width, 3) uint8 BGR into the blob, and return its geometry."""
         geometry = self._fit(image)
         size = (geometry.width, geometry.height)
         cv2.resize(image, size, dst=self._small, interpolation=cv2.INTER_LINEAR)
@@ -77,7 +78,7 @@ class Letterbox:
         return known
 
     def _pad(self, blob: FloatArray, geometry: Geometry) -> None:
-        """The margin stays as it is from one frame to the next, so it is filled once."""
+        """Fill the margin, once per geometry: it does not change between frames."""
         address = blob.ctypes.data
         if self._padded.get(address) is not geometry:
             blob.fill(PAD if self._manifest.family in _YOLOX else PAD / 255)
@@ -85,7 +86,7 @@ class Letterbox:
 
 
 def fit(width: int, height: int, manifest: Manifest) -> Geometry:
-    """Where a frame of this size lies in the model's input, rounded as the family's own code rounds."""
+    """The geometry of a frame of this size, rounded as the reference code of the family does."""
     scale = min(manifest.input_width / width, manifest.input_height / height)
     place = _fit_top_left if manifest.family in _YOLOX else _fit_centred
     return place(width, height, scale, manifest)

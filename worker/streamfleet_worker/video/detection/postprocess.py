@@ -1,4 +1,4 @@
-"""From a model's raw output to detections in pixels of the original frame. Pure arithmetic."""
+"""Converts the raw output of a model to detections in pixels of the frame. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from streamfleet_worker.video.frame import Floats
 
 T = TypeVar("T")
 
-_STRIDES = (8, 16, 32)  # pixels of the input an anchor point, of YOLOX
+_STRIDES = (8, 16, 32)  # pixels of the input per anchor point of YOLOX
 
 
 def post_processing(spec: PipelineSpec, defaults: PostProcessing) -> PostProcessing:
-    """The device's defaults, where the pipeline says nothing itself."""
+    """The settings of the pipeline, with the device's defaults where it has none."""
     return PostProcessing(
         confidence=_first(spec.confidence, defaults.confidence),
         iou_threshold=_first(spec.iou_threshold, defaults.iou_threshold),
@@ -36,15 +36,15 @@ def post_processing(spec: PipelineSpec, defaults: PostProcessing) -> PostProcess
 def decode(
     output: FloatArray, geometry: Geometry, *, manifest: Manifest, rules: PostProcessing
 ) -> sv.Detections:
-    """The detections in an output (1, rows, columns), most confident first, clipped to the frame."""
+    """Decode an output (1, rows, columns) to detections, most confident first, clipped to the frame."""
     boxes, scores, classes = _to_frame(*_read(output[0], manifest, rules.confidence), geometry)
     best = np.argsort(-scores, kind="stable")[: rules.max_candidates]
     boxes, scores, classes = boxes[best], scores[best], classes[best]
-    # A model that ends with NMS has dropped what overlaps, by a rule of its own.
+    # A model with NMS inside has suppressed overlapping boxes already.
     kept = slice(None) if manifest.family == "end2end" else _suppress(boxes, scores, classes, rules)
     boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
     most = rules.max_detections
-    # Rounding may take a score of less than 32 bits beyond 1.
+    # Rounding may raise a score with fewer than 32 bits above 1.
     return sv.Detections(xyxy=boxes[:most], confidence=np.minimum(scores[:most], 1), class_id=classes[:most])
 
 
@@ -60,21 +60,21 @@ def _read(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
         case "yolox":
             return _read_yolox(output, manifest, confidence)
         case "yolov5" | "yolox-decoded":
-            _, chosen, scores, classes = _sure_rows(output, confidence)
+            _, chosen, scores, classes = _confident_rows(output, confidence)
             return _corners(chosen[:, :2], chosen[:, 2:4]), scores, classes
         case _:
             assert_never(manifest.family)
 
 
 def _read_end_to_end(output: FloatArray, labels: int, confidence: float) -> _Read:
-    """Rows of corners, score and number of the class; pixels of the input."""
+    """Rows of corners, score and class id, in pixels of the input."""
     chosen = output[output[:, 4] >= confidence]
     chosen = chosen[(chosen[:, 5] > -0.5) & (chosen[:, 5] < labels - 0.5)]
     return chosen[:, :4], chosen[:, 4], np.rint(chosen[:, 5]).astype(np.int64)
 
 
 def _read_ultralytics(output: FloatArray, confidence: float) -> _Read:
-    """Columns of centre, size, and a score for each class; pixels of the input."""
+    """Columns of center, size, and a score for each class, in pixels of the input."""
     best = output[4:].max(axis=0)
     columns = np.flatnonzero(best >= confidence)
     chosen = output[:, columns]
@@ -83,7 +83,7 @@ def _read_ultralytics(output: FloatArray, confidence: float) -> _Read:
 
 def _read_yolox(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
     """Rows of offset from the grid, logarithm of the size, objectness, and a score for each class."""
-    rows, chosen, scores, classes = _sure_rows(output, confidence)
+    rows, chosen, scores, classes = _confident_rows(output, confidence)
     grid, stride = _grid(manifest.input_width, manifest.input_height)
     centre = (chosen[:, :2] + grid[rows]) * stride[rows]
     with np.errstate(over="ignore"):  # an infinite box is dropped below
@@ -91,17 +91,17 @@ def _read_yolox(output: FloatArray, manifest: Manifest, confidence: float) -> _R
     return _corners(centre, size), scores, classes
 
 
-def _sure_rows(
+def _confident_rows(
     output: FloatArray, confidence: float
 ) -> tuple[npt.NDArray[np.int64], Floats, Floats, npt.NDArray[np.int64]]:
-    """Of rows of a box, objectness, and a score for each class: which are sure, they, scores, classes."""
-    # A score is at most the objectness, so most rows need not be looked at twice.
+    """Select rows (box, objectness, a score per class) by confidence: indices, rows, scores, classes."""
+    # A score is at most the objectness, so most rows are excluded early.
     rows = np.flatnonzero(output[:, 4] >= confidence)
     chosen = output[rows]
     classes = chosen[:, 5:].argmax(axis=1)
     scores = chosen[:, 4] * chosen[np.arange(len(rows)), 5 + classes]
-    sure = scores >= confidence
-    return rows[sure], chosen[sure], scores[sure], classes[sure]
+    confident = scores >= confidence
+    return rows[confident], chosen[confident], scores[confident], classes[confident]
 
 
 @lru_cache(maxsize=4)
@@ -120,7 +120,7 @@ def _corners(centre: Floats, size: Floats) -> Floats:
 
 
 def _to_frame(boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], geometry: Geometry) -> _Read:
-    """In pixels of the frame and clipped to it. What lies outside, or is no number, is left out."""
+    """Convert to pixels of the frame, clip, and drop boxes that are outside or not finite."""
     boxes = geometry.to_frame(boxes)
     frame = np.array([geometry.frame_width, geometry.frame_height] * 2, np.float32)
     boxes = np.clip(boxes, 0, frame)
@@ -132,7 +132,7 @@ def _to_frame(boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], geo
 def _suppress(
     boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], rules: PostProcessing
 ) -> npt.NDArray[np.int64]:
-    """The rows that stay when boxes that overlap a better one are dropped, most confident first."""
+    """Non-maximum suppression: the rows to keep, most confident first."""
     if len(boxes) == 0:
         return np.empty(0, np.int64)
     xywh = boxes.astype(np.float64)

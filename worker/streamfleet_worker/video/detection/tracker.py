@@ -1,7 +1,8 @@
-"""The tracker: gives the detections of one pipeline ids that follow them. Only this file knows which it is.
+"""The tracker: assigns ids to the detections of one source over time.
 
-ByteTrack (arXiv 2110.06864) by the package `trackers`, which reorders rows and names a new track only in its
-second frame. Here every row keeps its place, and a track has its id from its first frame on.
+ByteTrack (arXiv 2110.06864) from the package `trackers`, which reorders rows and assigns the id of a new
+track only in its second frame. Here every row keeps its place, and a track has its id from its first frame
+on. No other module imports that package.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import numpy.typing as npt
 import supervision as sv
 from trackers import ByteTrackTracker
 
-_USUAL_FPS = 30.0  # frames/s where the source declares nothing
-_ROW = "row"  # of the detections that went in
+_USUAL_FPS = 30.0  # frames/s of a source that declares none
+_ROW = "row"  # the index of the input detection
 _SAME_BOX = 0.5  # pixels
 
 
 class Tracker:
-    """Frames must come in the order of their time. One thread uses it."""
+    """A tracker for one source. Frames must be passed in order. Only one thread may use it."""
 
     def __init__(self, *, confidence: float, fps: float) -> None:
-        # With the tracker's own thresholds a detection of confidence 0.5 would never be tracked.
+        # With the default thresholds, a detection of confidence 0.5 would never be tracked.
         self._tracker = ByteTrackTracker(
             frame_rate=fps or _USUAL_FPS,
             track_activation_threshold=confidence,
@@ -32,12 +33,12 @@ class Tracker:
         self._next_id = 1
 
     def retune(self, *, confidence: float) -> None:
-        """Begin tracks at another confidence from now on; those that there are go on."""
+        """Start new tracks at another confidence; existing tracks continue."""
         self._tracker.track_activation_threshold = confidence
         self._tracker.high_conf_det_threshold = confidence
 
     def update(self, detections: sv.Detections, media_time: float) -> sv.Detections:
-        """The same detections in the same order, with `tracker_id`: each has one, or none has."""
+        """Set `tracker_id` on the detections, which keep their order: all get an id, or none."""
         marked = sv.Detections(
             xyxy=detections.xyxy,
             confidence=detections.confidence,
@@ -69,9 +70,9 @@ class Tracker:
                 ids[row] = confirmed[theirs]
                 continue
             for track in begun:
-                # A track that began with this detection has exactly its box.
+                # A track that started with this detection has exactly its box.
                 if np.abs(track.get_state_bbox() - box).max() < _SAME_BOX:
                     ids[row] = begun.pop(track)
                     break
-        # `sv.Detections.from_inference` fails on a frame in which only some have ids.
+        # `sv.Detections.from_inference` fails if only some detections have ids.
         return None if (ids == -1).any() else ids

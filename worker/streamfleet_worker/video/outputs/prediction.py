@@ -1,7 +1,8 @@
-"""The predictions of one frame as they leave: the original's object, as JSON and as msgpack.
+"""The predictions of one frame as they are sent: Roboflow's object, as JSON and as msgpack.
 
-Too large a document is first written with shorter numbers, then without its least confident predictions;
-how many are missing stands in `inference_metadata.truncated`, or beside the predictions where there is none.
+A document that is too large is written with shorter numbers, then without its least confident predictions.
+`inference_metadata.truncated` counts the missing ones; without that object, `truncated` at the top level
+does.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ import supervision as sv
 
 from streamfleet_core.protocol.data_plane import MAX_BODY
 
-MAX_DATAGRAM = 65_507  # bytes, the most that UDP carries over IPv4
+MAX_DATAGRAM = 65_507  # bytes, the limit of UDP over IPv4
 
-_SMALLEST = 130  # bytes that a detection takes at least
+_SMALLEST = 130  # bytes of the smallest detection
 _SLACK = 8  # bytes
-_DIGITS = {"x": 1, "y": 1, "width": 1, "height": 1, "confidence": 3}  # after the point, where room is scarce
+_DIGITS = {"x": 1, "y": 1, "width": 1, "height": 1, "confidence": 3}  # decimals, if space is short
 
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A document in bytes."""
+    """An encoded document."""
 
     content: bytes
     truncated: int  # predictions that were left out
@@ -37,7 +38,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where and when the predictions come from: what stands in `inference_metadata`."""
+    """The origin of the predictions: the content of `inference_metadata`."""
 
     source_id: int
     frame_id: int
@@ -53,7 +54,7 @@ class Origin:
 def describe(
     detections: sv.Detections, *, labels: Sequence[str], width: int, height: int, origin: Origin
 ) -> Document:
-    """The document of one frame of this size in pixels; its keys in the original's order."""
+    """The document of one frame of this size in pixels, with its keys in Roboflow's order."""
     return {
         **describe_picture(detections, labels=labels, width=width, height=height),
         "inference_metadata": {
@@ -73,7 +74,7 @@ def describe(
 def describe_picture(
     detections: sv.Detections, *, labels: Sequence[str], width: int, height: int
 ) -> Document:
-    """What can be said of a picture of this size in pixels alone, wherever it comes from."""
+    """The part of the document that depends only on the picture and its size in pixels."""
     return {
         "image": {"width": width, "height": height},
         "predictions": _predictions(detections, labels),
@@ -81,16 +82,16 @@ def describe_picture(
 
 
 def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = False) -> Encoded:
-    """As Python's `json` writes it, or compact without a space. At most `limit` bytes."""
+    """Encode as Python's `json` does, or compact without spaces. At most `limit` bytes."""
 
     def encode(value: Any) -> bytes:
         content = msgspec.json.encode(value)
-        if not content.isascii():  # Python escapes what msgspec leaves as it is
+        if not content.isascii():  # Python escapes other characters, msgspec does not
             return json.dumps(value, separators=separators).encode()
         return content if compact else msgspec.json.format(content, indent=0)
 
     separators = (",", ":") if compact else (", ", ": ")
-    if len(document["predictions"]) <= limit // _SMALLEST:  # more cannot fit as they are
+    if len(document["predictions"]) <= limit // _SMALLEST:  # more never fit unshortened
         content = encode(document)
         if len(content) <= limit:
             return Encoded(content, 0)
@@ -98,7 +99,7 @@ def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = Fa
 
 
 def to_msgpack(document: Document, limit: int = MAX_BODY) -> Encoded:
-    """The same object for the data plane. At most `limit` bytes."""
+    """Encode the same object for the data plane. At most `limit` bytes."""
     content = msgspec.msgpack.encode(document)
     if len(content) <= limit:
         return Encoded(content, 0)
@@ -113,12 +114,12 @@ def _fit(
     shorten: Callable[[Document], Document],
     separator: int,
 ) -> Encoded:
-    """The document with shorter predictions, and without the least confident if there is no other way.
+    """Encode the document with shorter predictions and, if needed, without the least confident ones.
 
-    Of thousands only those are written that fit.
+    Only predictions that fit are encoded, even if there are thousands.
     """
     predictions = document["predictions"]
-    # What everything but the predictions takes, with the largest count of those that are missing.
+    # The bytes of everything except the predictions, with the largest possible count of missing ones.
     room = limit - len(encode(_without(document, [], len(predictions)))) - _SLACK
     kept: dict[int, Document] = {}
     for index in sorted(range(len(predictions)), key=lambda at: -predictions[at]["confidence"]):
@@ -150,7 +151,7 @@ def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Docum
     confidences, classes = detections.confidence.tolist(), detections.class_id.tolist()
     ids = [None] * count if detections.tracker_id is None else detections.tracker_id.tolist()
     predictions = []
-    # Few boxes a frame are sooner counted one by one than by NumPy.
+    # For the few boxes of a frame, a loop is faster than NumPy.
     for (left, top, right, bottom), confidence, kind, tracker_id, name in zip(
         detections.xyxy.tolist(), confidences, classes, ids, _detection_ids(count), strict=True
     ):
@@ -171,7 +172,7 @@ def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Docum
 
 
 def _detection_ids(count: int) -> list[str]:
-    """So many random UUIDs (version 4). A frame may have thousands: one system call gives them all."""
+    """Random UUIDs (version 4), from one system call: a frame may have thousands."""
     digits = os.urandom(16 * count).hex()
     ids = []
     for start in range(0, 32 * count, 32):
@@ -182,11 +183,11 @@ def _detection_ids(count: int) -> list[str]:
 
 
 def _shortened(prediction: Document) -> Document:
-    """A tenth of a pixel and a thousandth of confidence: less than any model is exact to."""
+    """Round to a tenth of a pixel and a thousandth of confidence: finer than the precision of any model."""
     short = {key: round(prediction[key], digits) for key, digits in _DIGITS.items() if key in prediction}
     return {**prediction, **short}
 
 
 def _local_time(at: float) -> str:
-    """As the original writes it: ISO 8601, local, without a zone."""
+    """Format a time as Roboflow does: ISO 8601, local, without a zone."""
     return datetime.fromtimestamp(at).isoformat()  # noqa: DTZ006

@@ -1,6 +1,7 @@
-"""Pictures with boxes, for people who look at a pipeline right now: which frames, and what is drawn on them.
+"""Previews: which frames of a watched pipeline get one, and how it is drawn.
 
-Drawing and JPEG take some milliseconds, so they have a thread of their own; what it cannot take is left out.
+Drawing and JPEG encoding take some milliseconds, so they run on their own thread; frames that it has no time
+for get no preview.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from streamfleet_worker.video.sources.pacing import Pace
 
 logger = logging.getLogger(__name__)
 
-_A_SECOND = 5.0  # pictures of one pipeline
-_INTERVAL = 1 / _A_SECOND  # seconds
+_MAX_FPS = 5.0  # previews of one pipeline
+_INTERVAL = 1 / _MAX_FPS  # seconds
 _NEVER = float("-inf")
 _WIDEST, _HIGHEST = 640, 1280  # pixels
 _QUALITY = 75  # of the JPEG
-_GONE = 0.4  # seconds without a frame, after which no other source waits for its turn
+_SOURCE_TIMEOUT = 0.4  # seconds without a frame, after which a source loses its turn
 _COLOURS = sv.ColorPalette.DEFAULT
 
 
 class PreviewThrottle:
-    """Of which frames pictures are made: some a second, the sources in turn. Pure."""
+    """Selects the frames that get a preview: a few per second, the sources in turn. Pure."""
 
     def __init__(self) -> None:
-        self._pace = Pace(_A_SECOND)
+        self._pace = Pace(_MAX_FPS)
         self._seen: dict[int, float] = {}  # monotonic seconds of the last frame, by source
-        self._shown: dict[int, float] = {}  # monotonic seconds of the last picture, by source
+        self._shown: dict[int, float] = {}  # monotonic seconds of the last preview, by source
 
     def wants(self, source_id: int, now: float) -> bool:
-        """Whether a picture is made of this frame of this source."""
+        """Return whether this frame of this source gets a preview."""
         self._seen[source_id] = now
         wait = self._pace.wait(now)
         if wait > 0 and (wait > _INTERVAL or not self._is_overdue(source_id, now)):
@@ -50,46 +51,46 @@ class PreviewThrottle:
         return True
 
     def _is_next(self, source_id: int, now: float) -> bool:
-        """Is there no other source in view that was shown longer ago?"""
+        """Whether no other active source has waited longer for a preview."""
         mine = self._shown.get(source_id, _NEVER)
         return all(self._shown.get(source, _NEVER) >= mine for source in self._in_view(now))
 
     def _is_overdue(self, source_id: int, now: float) -> bool:
-        """A source of few frames would never hit the moment, so it may take the next one before its time."""
+        """Whether a source with few frames may get a preview early: it would rarely hit its turn."""
         return now - self._shown.get(source_id, _NEVER) > 2 * _INTERVAL * len(self._in_view(now))
 
     def _in_view(self, now: float) -> list[int]:
-        return [source for source, at in self._seen.items() if now - at < _GONE]
+        return [source for source, at in self._seen.items() if now - at < _SOURCE_TIMEOUT]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewFrame:
-    """What a picture is made of."""
+    """The input of one preview."""
 
-    image: Image  # as it was decoded; not written to
+    image: Image  # as decoded; read-only
     detections: sv.Detections  # in pixels of the image
     source_id: int
     header: DataHeader  # of the predictions
-    give_back: Callable[[Image], None]  # the image is not looked at any more
+    give_back: Callable[[Image], None]  # call it when the image is no longer needed
 
 
 class PreviewRenderer:
-    """One thread that draws one preview after the other, and hands the JPEG to `leave`."""
+    """A thread that draws previews one by one, and passes each JPEG to `send`."""
 
-    def __init__(self, labels: Sequence[str], leave: Callable[[bytes, PreviewFrame], None]) -> None:
+    def __init__(self, labels: Sequence[str], send: Callable[[bytes, PreviewFrame], None]) -> None:
         self._labels = labels
-        self._leave = leave
+        self._send = send
         self._changed = threading.Condition()  # guards _next and _stopped
         self._next: PreviewFrame | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="preview renderer", daemon=True)
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start the thread."""
         self._thread.start()
 
     def offer(self, preview: PreviewFrame) -> None:
-        """Draw this next; if one is waiting already, this is left out."""
+        """Draw this next. If one is waiting already, this one is dropped."""
         with self._changed:
             if self._next is None and not self._stopped:
                 self._next = preview
@@ -98,7 +99,7 @@ class PreviewRenderer:
         preview.give_back(preview.image)
 
     def stop(self) -> None:
-        """Draw nothing more. Does not wait."""
+        """Stop drawing. Does not wait."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -108,7 +109,7 @@ class PreviewRenderer:
             while (preview := self._wait()) is not None:
                 self._render(preview)
         except Exception:
-            logger.exception("the preview renderer died")
+            logger.exception("the preview renderer failed")
             self.stop()
 
     def _render(self, preview: PreviewFrame) -> None:
@@ -117,7 +118,7 @@ class PreviewRenderer:
         finally:
             preview.give_back(preview.image)
         if len(jpeg) <= MAX_BODY:
-            self._leave(jpeg, preview)
+            self._send(jpeg, preview)
 
     def _wait(self) -> PreviewFrame | None:
         with self._changed:
@@ -128,13 +129,13 @@ class PreviewRenderer:
 
 
 def draw(image: Image, detections: sv.Detections, labels: Sequence[str]) -> bytes:
-    """A JPEG of the picture, made smaller, with its detections drawn on it."""
+    """Draw the detections on a scaled-down copy of the picture, and encode it as a JPEG."""
     height, width = image.shape[:2]
     scale = min(1.0, _WIDEST / width, _HIGHEST / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = _smaller(image, size) if scale < 1 else image.copy()
     if len(detections):
-        smaller = detections[::-1]  # the surest is drawn last, so that nothing covers its label
+        smaller = detections[::-1]  # the most confident is drawn last, so that its label stays visible
         assert isinstance(smaller, sv.Detections)
         smaller.xyxy = smaller.xyxy * np.float32(scale)
         canvas = sv.BoxAnnotator(color=_COLOURS, thickness=2).annotate(canvas, smaller)
@@ -150,12 +151,14 @@ def _smaller(image: Image, size: tuple[int, int]) -> Image:
 
 
 def captions(detections: sv.Detections, labels: Sequence[str]) -> list[str]:
-    """What stands at each box: the class, how sure that is, and which track it is."""
+    """The caption of each box: class, confidence, and tracker id."""
     assert detections.confidence is not None
     assert detections.class_id is not None
     texts = [
-        f"{labels[number]} {sure:.2f}"
-        for number, sure in zip(detections.class_id.tolist(), detections.confidence.tolist(), strict=True)
+        f"{labels[number]} {confidence:.2f}"
+        for number, confidence in zip(
+            detections.class_id.tolist(), detections.confidence.tolist(), strict=True
+        )
     ]
     if detections.tracker_id is None:
         return texts

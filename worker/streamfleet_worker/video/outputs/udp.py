@@ -1,4 +1,4 @@
-"""One UDP sink: a datagram a frame. Nothing that goes wrong here is ever raised: it is counted and told."""
+"""A UDP sink: one datagram per frame. Errors are never raised, but counted and reported."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from streamfleet_core.protocol.values import UdpSink
 
 logger = logging.getLogger(__name__)
 
-_SEND_BUFFER = 65_536  # bytes, as the original's
-_SEND_TIMEOUT = 0.1  # seconds that a full network card may hold up a frame
-_FIRST_LOOKUP = 5.0  # seconds that the first frame waits for the host's address
-_LOOKUP_PAUSE = 5.0  # seconds from one look-up to the next: a name may move
+_SEND_BUFFER = 65_536  # bytes, as Roboflow's
+_SEND_TIMEOUT = 0.1  # seconds that a full network interface may delay a frame
+_FIRST_LOOKUP = 5.0  # seconds that the first frame may wait for the host's address
+_LOOKUP_PAUSE = 5.0  # seconds between two look-ups: the address of a name may change
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An address of a host, as a socket takes it."""
+    """An address of a host, in the form that sockets use."""
 
     family: socket.AddressFamily
     address: tuple[Any, ...]
@@ -35,7 +35,7 @@ Resolver = Callable[[str, int], list[Target]]
 
 
 def resolve(host: str, port: int) -> list[Target]:
-    """All addresses, those of IPv4 first: the original had no others, and so have its receivers.
+    """Resolve all addresses, IPv4 first: receivers written for Roboflow listen on IPv4 only.
 
     Raises: OSError, UnicodeError.
     """
@@ -45,16 +45,16 @@ def resolve(host: str, port: int) -> list[Target]:
 
 
 class UdpSender:
-    """Sends to one host and port. One thread uses it; a name is looked up in a thread of its own.
+    """Sends to one host and port. Only one thread may use it; names are resolved on another thread.
 
-    It is looked up again and again while there is something to send, by one look-up at a time: one that hangs
-    holds up no frame. What was found last is used until something else is found.
+    The name is resolved repeatedly while datagrams are sent, one look-up at a time, so that a hanging look-up
+    delays no frame. The last known address is used until another one is found.
     """
 
     def __init__(self, sink: UdpSink, now: float, resolver: Resolver = resolve) -> None:
         self.sink = sink
         self.name = f"udp://{place_of(sink.host, sink.port)}"
-        self.dropped = 0  # datagrams, since the process began
+        self.dropped = 0  # datagrams, since the start of the process
         self.error = ""  # why the last one was dropped; empty after one that was sent
         self._resolver = resolver
         self._is_address = is_address(sink.host)
@@ -66,11 +66,11 @@ class UdpSender:
         self._lookup = self._start_lookup()
 
     def await_address(self, deadline: float = _FIRST_LOOKUP) -> None:
-        """Give the first look-up so many seconds, so that the first frames of a file are not lost."""
+        """Wait up to `deadline` seconds for the first look-up, so that no first frames of a file are lost."""
         self._lookup.join(deadline)
 
     def send(self, datagram: bytes, now: float) -> bool:
-        """Whether it left this host, as far as one can know. `now` is in monotonic seconds."""
+        """Send a datagram, and return whether the kernel accepted it. `now` is in monotonic seconds."""
         target = self._target
         if (
             now - self._looked_up_at >= _LOOKUP_PAUSE
@@ -131,6 +131,6 @@ class UdpSender:
         try:
             found = self._resolver(self.sink.host, self.sink.port)
         except (OSError, UnicodeError):
-            return  # the address known so far, if any, is still the best guess
+            return  # keep the last known address, if any
         if self._target not in found:
             self._target = found[0]

@@ -1,12 +1,12 @@
-"""The frames that are decoded and not yet letterboxed: one thread puts, one takes.
+"""The buffer between reader and frame loop: decoded frames. One thread puts, one takes.
 
-WAIT           what does not fit waits, so no frame is lost
-DROP_OLDEST    the frame that waited longest makes room
-DROP_LATEST    what does not fit is dropped
-ADAPTIVE_…     the same, and frames that would be dropped anyway are not even decoded
+WAIT           if it is full, the reader waits, so that no frame is lost
+DROP_OLDEST    if it is full, the oldest frame is dropped
+DROP_LATEST    if it is full, the new frame is dropped
+ADAPTIVE_…     the same, and frames that would probably be dropped are not decoded
 
 LAZY           the oldest frame is taken first
-EAGER          the newest is taken, and those before it are dropped
+EAGER          the newest frame is taken, and the others are dropped
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from streamfleet_worker.video.sources.buffer_policy import Paces, Rate, Skipping
 
 
 class Signal(Protocol):
-    """What wakes a thread: a `Wakeup`, or a `threading.Event`."""
+    """Wakes a thread: a `Wakeup`, or a `threading.Event`."""
 
     def set(self) -> None:
-        """Wake the thread that waits, or the next wait."""
+        """Wake the waiting thread, or end its next wait at once."""
         ...
 
 
 class Wakeup:
-    """Ends the wait of the thread that polls it; any thread may call `set`."""
+    """An event to poll together with sockets. Any thread may call `set`."""
 
     def __init__(self) -> None:
         self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
-        """What to poll."""
+        """The descriptor to poll."""
         return self._descriptor
 
     def set(self) -> None:
-        """Wake the thread that waits, or the next wait."""
+        """Wake the waiting thread, or end its next wait at once."""
         os.eventfd_write(self._descriptor, 1)
 
     def clear(self) -> None:
-        """Called by the thread that waits, before it looks at what there is."""
+        """Reset it. The waiting thread calls this before it checks for work."""
         try:
             os.eventfd_read(self._descriptor)
         except BlockingIOError:
@@ -52,7 +52,7 @@ class Wakeup:
 
 
 class FrameBuffer:
-    """At most `capacity` frames, and the pictures that were given back, to decode the next ones into."""
+    """Up to `capacity` frames, and a pool of returned pictures to decode the next ones into."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class FrameBuffer:
         consumption: Consumption = "LAZY",
         finite: bool = False,
     ) -> None:
-        self.finite = finite  # its source is: it may turn out so before the first frame, and then stays so
+        self.finite = finite  # whether its source is; it may become so before the first frame
         self.capacity = capacity
         self.filling: Filling = filling
         self.consumption: Consumption = consumption
@@ -78,7 +78,10 @@ class FrameBuffer:
         self._grabbing, self._decoding, self._reading = Rate(), Rate(), Rate()
 
     def wants(self, now: float, announced: float) -> bool:
-        """Whether the frame that was just grabbed is to be decoded; `announced` is the source's own rate."""
+        """Return whether to decode the grabbed frame. `announced`.
+
+        The frame rate that the source declares.
+        """
         if self._skipping is None:
             return True
         with self._changed:
@@ -88,7 +91,7 @@ class FrameBuffer:
             return not self._skipping.skips(paces, waiting)
 
     def put(self, frame: Frame) -> int:
-        """How many frames were dropped for it, or with it. A buffer that waits blocks until there is room."""
+        """Add a frame, and return how many frames were dropped. With WAIT it blocks until there is room."""
         with self._changed:
             while self._full and self._waits and not self._closed:
                 self._changed.wait()
@@ -101,12 +104,15 @@ class FrameBuffer:
                 self._pool.append(self._frames.popleft().image)
             first = not self._frames
             self._frames.append(frame)
-        if first:  # who left frames here waits for something else than one more
+        if first:  # if frames remain, the consumer waits for something else
             self._wakeup.set()
         return dropped
 
     def take(self, now: float) -> list[Frame]:
-        """The frame that is next, as the last, and before it those that it has overtaken. Empty: none."""
+        """Take the next frame, as the last item, after the frames that it replaces.
+
+        Empty if there is none.
+        """
         with self._changed:
             if not self._frames:
                 return []
@@ -117,7 +123,7 @@ class FrameBuffer:
             return frames
 
     def drain(self, now: float) -> list[Frame]:
-        """All frames that there are, of a source that may lose them. A film keeps its own."""
+        """Take all frames of a live source. A file keeps its frames."""
         with self._changed:
             if self.finite:
                 return []
@@ -129,42 +135,42 @@ class FrameBuffer:
             return frames
 
     def become_finite(self, filling: Filling, consumption: Consumption) -> None:
-        """Its source turned out to be a film. Called before its first frame."""
+        """Treat the source as a file. Call it before the first frame."""
         with self._changed:
             self.finite = True
             self.filling, self.consumption = filling, consumption
             self._skipping = Skipping() if filling.startswith("ADAPTIVE") else None
 
     def give_back(self, image: Image) -> None:
-        """The picture is not looked at any more."""
+        """Return a picture to the pool."""
         self._pool.append(image)
 
     def spare(self) -> Image | None:
-        """A picture to decode into, if one was given back."""
+        """Take a picture from the pool to decode into; None if it is empty."""
         try:
             return self._pool.pop()
         except IndexError:
             return None
 
     def hold(self, held: bool) -> None:
-        """Wait for room whatever the strategy says: a file that is paused must not run through."""
+        """Wait for room regardless of the strategy, so that a paused file does not play on."""
         with self._changed:
             self._held = held
             self._changed.notify_all()
 
     def finish(self) -> None:
-        """No frame will come any more."""
+        """Record that no more frames follow."""
         self._finished = True
         self._wakeup.set()
 
     @property
     def exhausted(self) -> bool:
-        """Every frame that will ever come has been taken."""
+        """Whether it is finished, and all frames were taken."""
         with self._changed:
             return self._finished and not self._frames
 
     def close(self) -> None:
-        """Let a waiting `put` return."""
+        """Make a waiting `put` return."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

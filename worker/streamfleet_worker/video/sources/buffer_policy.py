@@ -1,6 +1,6 @@
-"""Which frames of a source are worth their decoding, as the original's adaptive strategies say. Pure.
+"""Decides which frames of a source are decoded, as Roboflow's adaptive strategies do. Pure.
 
-A frame that is skipped is grabbed and not decoded: what is saved is the conversion of its picture.
+A skipped frame is grabbed but not converted to a picture, which saves that work.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from streamfleet_core.protocol.values import Consumption, Filling, SourceSpec
 
 _WINDOW = 30  # ticks
-_ENOUGH = 10  # ticks; a rate is known when there are more
-_GRABBING_LAG = 0.1  # frames/s behind what the source announces
-_READING_LAG = 5.0  # frames/s behind what is decoded
+_ENOUGH = 10  # ticks; with more, the rate is known
+_GRABBING_LAG = 0.1  # frames/s below the declared rate
+_READING_LAG = 5.0  # frames/s below the decoding rate
 _SKIPS_IN_A_ROW = 16
-_FRESH = 0.05  # seconds; a waiting frame that is older is replaced by a newer one, whatever that costs
+_FRESH = 0.05  # seconds; an older waiting frame is always replaced by a newer one
 
 
 def filling_of(source: SourceSpec, *, finite: bool) -> Filling:
@@ -24,24 +24,24 @@ def filling_of(source: SourceSpec, *, finite: bool) -> Filling:
 
 
 def consumption_of(source: SourceSpec, *, finite: bool) -> Consumption:
-    """Which frame of its buffer is taken."""
+    """Which frame of its buffer is taken next."""
     return source.consumption or ("LAZY" if finite else "EAGER")
 
 
 class Rate:
-    """How often something happened lately."""
+    """The recent rate of an event."""
 
     def __init__(self) -> None:
         self._ticks: deque[float] = deque(maxlen=_WINDOW)  # monotonic seconds
 
     def tick(self, now: float) -> None:
-        """It happened."""
+        """Record the event."""
         self._ticks.append(now)
 
     def until(self, now: float | None = None) -> float | None:
-        """Times a second up to now, as if it happened now; without `now` up to the last time.
+        """Events per second up to `now`, as if one happened now; without `now`, up to the last event.
 
-        None while there are too few to tell.
+        None if there are too few events.
         """
         if len(self._ticks) <= _ENOUGH:
             return None
@@ -52,25 +52,25 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Paces:
-    """Frames a second at each step of a source. None: not known yet, or not at all."""
+    """Frames per second at each step of a source. None: not known (yet)."""
 
     announced: float | None  # by the source itself
     grabbing: float | None
     decoding: float | None
-    reading: float | None  # by what comes after the buffer
+    reading: float | None  # by the consumer of the buffer
 
 
 class Skipping:
-    """Decides frame by frame. It never lets the buffer run dry or its newest frame grow old."""
+    """Decides for each frame. It never lets the buffer run empty or its newest frame become old."""
 
     def __init__(self) -> None:
         self._in_a_row = 0
 
     def skips(self, paces: Paces, waiting: float | None) -> bool:
-        """Whether the frame that was grabbed is not decoded.
+        """Return whether to skip decoding of the grabbed frame.
 
-        `waiting` is the age in seconds of the newest frame in the buffer. Without one the frame is wanted at
-        once, so skipping it would cost a prediction and not only work.
+        `waiting` is the age in seconds of the newest frame in the buffer; None if the buffer is empty: then
+        the frame is needed at once, and skipping it would cost a prediction.
         """
         late = waiting is None or waiting > _FRESH
         if late or self._in_a_row >= _SKIPS_IN_A_ROW or not _lags(paces):

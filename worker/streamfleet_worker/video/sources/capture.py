@@ -1,4 +1,4 @@
-"""The seam behind which every source is: go on to the next picture, and say why there is none."""
+"""The interface of all sources."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from streamfleet_worker.video.frame import Image
 
 
 class Capture(abc.ABC):
-    """An open source. One thread uses it."""
+    """An open source. Only one thread may use it."""
 
-    finite: bool  # every frame is wanted, and there is an end
+    finite: bool  # it has an end, and every frame is processed
     width: int  # pixels; 0 before the first picture
     height: int  # pixels
-    fps: float  # as the source declares it; 0 when it does not
-    total_frames: int  # as the source declares it; below 1 when it does not
-    damaged = False  # what was grabbed last cannot be shown
-    broken = False  # at the end: it ended well before what it declares, or could not be read on
-    remark = ""  # at the end: what was wrong with it, for people
-    media_time: float | None = None  # seconds of the source's own clock, of what was grabbed last
+    fps: float  # as declared; 0 if unknown
+    total_frames: int  # as declared; below 1 if unknown
+    damaged = False  # the grabbed frame cannot be decoded
+    broken = False  # at the end: it is shorter than declared, or could not be read further
+    remark = ""  # at the end: what was wrong with it, for users
+    media_time: float | None = None  # of the grabbed frame, in seconds of the source's own clock
 
     @abc.abstractmethod
     def grab(self) -> bool:
-        """Go on to the next picture, or to one that is damaged. False: the data is at its end.
+        """Advance to the next picture, which may be damaged. Returns False at the end of the data.
 
         Raises: SourceLost.
         """
 
     @abc.abstractmethod
     def retrieve(self, into: Image | None) -> Image | None:
-        """The picture that was grabbed; it may use this memory, if it fits. None: it is damaged."""
+        """Decode the grabbed picture, into this memory if it fits; None if it is damaged."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Give the source back."""
+        """Release the source."""

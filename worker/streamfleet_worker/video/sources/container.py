@@ -1,4 +1,4 @@
-"""What is wrong with a file that FFmpeg does not open or decode, told by its own bytes."""
+"""Diagnoses files that FFmpeg does not open or decode, from their bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 _BOXES = 1000  # of an MP4, at most
 _HEAD = 512  # bytes
-_INDEX = 1 << 20  # bytes, at the begin and at the end of a file: an index lies there
+_INDEX = 1 << 20  # bytes at the start and at the end of a file, where its index is
 _MP4 = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _FAMILIES = {
     b"\x1aE\xdf\xa3": "Matroska or WebM",
@@ -24,7 +24,7 @@ _FAMILIES = {
 
 
 def fault_of(path: str) -> str:
-    """For people. "": nothing that can be told."""
+    """Say what is wrong with a file, for users; "" if unknown."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(_HEAD)
@@ -39,7 +39,7 @@ def fault_of(path: str) -> str:
 
 
 def codec_of(path: str) -> str:
-    """What a file calls the codec of its video, in its own terms. "": it does not say."""
+    """The name of the video codec in the file itself; "" if unknown."""
     try:
         with Path(path).open("rb") as file:
             head = file.read(_INDEX)
@@ -80,6 +80,6 @@ def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         if size == 1 and len(head) == 16:
             (size,) = struct.unpack(">Q", head[8:])
         yield kind, size
-        if size < 8:  # to the end of the file, or no box
+        if size < 8:  # it extends to the end of the file, or is not a box
             return
         at += size

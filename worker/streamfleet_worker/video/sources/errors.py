@@ -1,4 +1,4 @@
-"""Why there is no picture from a source: one error, with a cause in a word and a reason for people."""
+"""The error of a source: a cause in one word, and a reason for users."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from streamfleet_core.protocol.status import SourceCause
 
 
 class SourceLost(Exception):
-    """There is no picture from a source. The text says why; addresses in it are redacted, and it is cut."""
+    """A source delivers no pictures. The text is the reason, shortened and without credentials."""
 
     def __init__(self, cause: SourceCause, reason: str) -> None:
         super().__init__(shown_reason(reason))

@@ -1,4 +1,4 @@
-"""A folder of images, or those that a pattern names, played as a film in the order of their names."""
+"""A folder or a glob pattern of images, played as a video in the order of their names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FPS = 25.0  # frames/s, as FFmpeg plays images
 
 
 class ImagesCapture(Capture):
-    """The images that there were when it was opened."""
+    """The images that existed when it was opened."""
 
     def __init__(self, paths: list[Path], *, finite: bool) -> None:
         self.finite = finite
@@ -44,22 +44,22 @@ class ImagesCapture(Capture):
         return True
 
     def retrieve(self, into: Image | None) -> Image | None:
-        """The image that was read."""
+        """Return the last image."""
         return self._image
 
     def close(self) -> None:
-        """Nothing is open between two images."""
+        """Release the last image. No file is open between two images."""
         self._image = None
 
 
 def is_pattern(path: str) -> bool:
-    """Does it stand for several files? Not when there is one of exactly this name."""
+    """Whether it is a glob pattern, and no file has exactly this name."""
     return glob.has_magic(path) and not Path(path).exists()
 
 
 def open_images(path: str, *, finite: bool) -> ImagesCapture:
-    """Of a folder or of a pattern. Raises: SourceLost."""
-    # `Path.glob` takes no absolute pattern.
+    """Open the images of a folder or of a pattern. Raises: SourceLost."""
+    # `Path.glob` does not accept absolute patterns.
     names = glob.iglob(path) if is_pattern(path) else _listed(Path(path))  # noqa: PTH207
     found = sorted(name for name in itertools.islice(names, _MOST) if Path(name).suffix.lower() in SUFFIXES)
     if not found:
@@ -81,10 +81,10 @@ def _listed(folder: Path) -> Iterable[str]:
 
 
 def _read(path: Path) -> Image | None:
-    if not path.is_file():  # a pipe would be waited for without end
+    if not path.is_file():  # reading a pipe could block forever
         return None
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:  # more pixels than OpenCV takes
+    except cv2.error:  # more pixels than OpenCV accepts
         return None
     return None if image is None else np.asarray(image, np.uint8)

@@ -1,8 +1,8 @@
 """Files, URLs and streams: opened, read and decoded by FFmpeg, through PyAV.
 
-    packets ──▶ decoder ──▶ pictures, and marks where one is damaged, in the order of their packets
+    packets ──▶ decoder ──▶ pictures, and marks for damaged ones, in the order of their packets
 
-Damage is no end: the end is where the data ends. Every wait has a deadline.
+Damaged data does not end a source: the end of the data does. Every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -29,27 +29,25 @@ from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.container import codec_of, fault_of
 from streamfleet_worker.video.sources.errors import SourceLost
-from streamfleet_worker.video.sources.timeouts import Rhythm
+from streamfleet_worker.video.sources.timeouts import FrameTimeouts
 
-ANSWER_TIMEOUT = (
-    10.0  # seconds, for the answer of a server that has something to say before the first picture
-)
-FILE_TIMEOUT = 30.0  # seconds that one read of a file may take, as of a disk on the network
+ANSWER_TIMEOUT = 10.0  # seconds, for a server that responds before the first picture
+FILE_TIMEOUT = 30.0  # seconds for one read of a file, which may be on a network disk
 
-# A live source is decoded by one thread. Each further one (FFmpeg would take one for each core) keeps a
-# picture back until the next has come: with eight, and ten frames a second, that is seven tenths of a second.
+# A live source is decoded by one thread. Each further thread (FFmpeg's default is one per core) delays
+# pictures by one frame: with eight threads and ten frames per second, by 0.7 s.
 _LIVE_THREADS = 1
-_FILM_THREADS = 0  # FFmpeg's choice: nobody waits for the frames of a film
-MOST_PIXELS = 1 << 27  # of a picture: 400 MB of memory
-_BAD_READS = 10  # in a row, after which a container that cannot be read on is at its end
-_REREAD = 5000  # frames at most that are decoded again for those that the decoder lost at the end
-_KEPT_BACK = 16  # packets at most that a decoder holds for their order: no sign that none can be shown
-_IN_PIECES = ("hls", "dash")  # the formats of which a segment comes at once
-_NO_COUNT = ("ivf",)  # FFmpeg long wrote a duration where it reads a number of frames
-_USUAL_FPS = 25.0  # frames/s where a source declares nothing
-# Metadata that are not UTF-8 are no reason to refuse a film; from 19 on PyAV thinks so itself.
+_FILM_THREADS = 0  # FFmpeg's default: the delay of a file does not matter
+MOST_PIXELS = 1 << 27  # pixels of a picture: 400 MB of memory
+_BAD_READS = 10  # consecutive failed reads, after which a container counts as ended
+_REREAD = 5000  # frames at most that are decoded again to recover those lost at the end
+_REORDER_PACKETS = 16  # packets that a decoder may hold for reordering, at most
+_SEGMENTED = ("hls", "dash")  # formats whose segments arrive at once
+_NO_COUNT = ("ivf",)  # older versions of FFmpeg wrote a duration where it reads a number of frames
+_USUAL_FPS = 25.0  # frames/s of a source that declares none
+# Do not refuse a file because its metadata is not UTF-8. From PyAV 19 on this is the default.
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if av.__version__ < "19" else {}
-_TURNS = {
+_ROTATIONS = {
     90: cv2.ROTATE_90_COUNTERCLOCKWISE,
     180: cv2.ROTATE_180,
     -180: cv2.ROTATE_180,
@@ -58,7 +56,7 @@ _TURNS = {
 
 
 class MediaCapture(Capture):
-    """What FFmpeg opened."""
+    """A file or stream opened by FFmpeg."""
 
     def __init__(
         self,
@@ -66,34 +64,34 @@ class MediaCapture(Capture):
         *,
         shown: str | int,
         options: dict[str, str],
-        rhythm: Rhythm,
+        timeouts: FrameTimeouts,
         finite: bool | None,
         threads: int | None = None,
         upright: bool = True,
         answers: bool = False,
-        waits: Callable[[str], None] = lambda _: None,
+        on_wait: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Raises: SourceLost, av.FFmpegError.
+        """Open it. Raises: SourceLost, av.FFmpegError.
 
         Args:
             target: path or URL, with credentials.
-            shown: the same for people.
-            finite: None: it is if it has a length.
-            threads: that decode; None: what suits the source.
-            upright: turn the picture as its metadata say.
-            answers: its server says something before the first picture comes.
-            waits: is told what is being waited for until the first picture comes.
+            shown: the same for users, without credentials.
+            finite: None: depends on whether it has a length.
+            threads: decoder threads; None: depends on the source.
+            upright: rotate the picture as its metadata say.
+            answers: its server responds before the first picture.
+            on_wait: called with what it waits for, until the first picture.
         """
         self._target, self._shown, self._options = target, shown, options
-        self._rhythm, self._answers, self._waits = rhythm, answers, waits
+        self._timeouts, self._answers, self._on_wait = timeouts, answers, on_wait
         self._upright = upright
         self._is_file = target.startswith("file:")
-        self._delivered = 0  # pictures and damaged ones
+        self._delivered = 0  # pictures, including damaged ones
         self._corrupt = 0  # pictures with parts missing
-        self._unshown = 0  # packets since the last picture
-        self._silence = 0.0  # seconds waited since then
-        self._pictured = False
-        self._turn: int | None = None  # what OpenCV calls the rotation that sets the picture upright
+        self._undecoded_packets = 0  # packets since the last picture
+        self._silence = 0.0  # seconds waited since the last picture
+        self._has_picture = False
+        self._rotation: int | None = None  # OpenCV's code of the rotation that makes the picture upright
         self._frame: VideoFrame | None = None
         self._packets: Iterator[Packet[Any]] | None = None
         self._reformatter = VideoReformatter()
@@ -104,27 +102,27 @@ class MediaCapture(Capture):
         self.total_frames = self._stream.frames or int(seconds * self.fps + 0.5)
 
     def grab(self) -> bool:
-        """Go on to the next picture, or to one that is damaged."""
+        """Advance to the next picture, which may be damaged."""
         began = time.monotonic()
         self._frame = None
-        self._put_off()
+        self._extend_deadline()
         while not self._pending:
-            if not self._feed():
-                self._conclude()
+            if not self._decode_next():
+                self._summarize_end()
                 return False
-        # Also when one has come: FFmpeg, when it has given up, hands out what its parser kept back.
-        if not self.finite and self._deadline.is_over:
-            raise self._silent()
+        # Even with a picture: after a timeout FFmpeg returns what its parser held back.
+        if not self.finite and self._deadline.has_passed:
+            raise self._timed_out()
         self._frame = self._pending.popleft()
         self._delivered += 1
         self._silence += time.monotonic() - began
         self.damaged = self._frame is None
         if self._frame is not None:
-            self._note(self._frame)
+            self._record_picture(self._frame)
         return True
 
     def retrieve(self, into: Image | None) -> Image | None:
-        """The picture that was grabbed."""
+        """Convert the grabbed picture."""
         if self._frame is None:
             return None
         width, height = self._size
@@ -135,10 +133,10 @@ class MediaCapture(Capture):
         except (av.FFmpegError, ValueError):
             return None
         image = _as_array(picture, copy=picture is self._frame)
-        return image if self._turn is None else np.asarray(cv2.rotate(image, self._turn), np.uint8)
+        return image if self._rotation is None else np.asarray(cv2.rotate(image, self._rotation), np.uint8)
 
     def close(self) -> None:
-        """Give the source back."""
+        """Close the container."""
         self._packets, self._frame = None, None
         self._pending.clear()
         self._container.close()
@@ -147,84 +145,85 @@ class MediaCapture(Capture):
 
     def _connect(self, finite: bool | None, threads: int | None) -> None:
         began = time.monotonic()
-        limit = FILE_TIMEOUT if self._is_file else self._rhythm.first
+        limit = FILE_TIMEOUT if self._is_file else self._timeouts.first
         self._deadline = _Deadline(limit)
-        self._container = self._opened(limit)
+        self._container = self._open_container(limit)
         try:
-            self._stream = self._chosen()
+            self._stream = self._choose_stream()
             self.finite = _has_length(self._container, self._stream) if finite is None else finite
             if not self.finite:
                 self._discard_others()
-                self._rhythm.declares(float(self._stream.average_rate or 0))
-                if self._container.format.name in _IN_PIECES:
-                    self._rhythm.comes_in_pieces()
-            self._codec = self._prepared(threads)
+                self._timeouts.declares(float(self._stream.average_rate or 0))
+                if self._container.format.name in _SEGMENTED:
+                    self._timeouts.mark_segmented()
+            self._codec = self._open_codec(threads)
         except BaseException:
             self._container.close()
             raise
         self._threads = self._codec.thread_count
         self._time_base = float(self._stream.time_base or 0)
-        self._first_time: float | None = None  # seconds of the source's clock
+        self._first_time: float | None = None  # seconds of the source's own clock
         self._packets = None
         self._pending: deque[VideoFrame | None] = deque()  # None: damaged
-        self._came = 0  # packets with pictures
-        self._sent = self._received = 0  # of them that are shown; pictures and errors from the decoder
+        self._video_packets = 0  # packets of the video stream
+        self._visible_packets = self._decoded = 0  # visible packets; pictures and errors from the decoder
         self._bad_reads = 0
-        self._reached = 0.0  # seconds, of any of its streams
+        self._reached = 0.0  # seconds, over all of its streams
         self._bases = [float(stream.time_base or 0) for stream in self._container.streams]
         self._starts_at = (self._container.start_time or 0) / av.time_base
         self._drained = False
         self._silence = time.monotonic() - began
 
-    def _opened(self, limit: float) -> InputContainer:
+    def _open_container(self, limit: float) -> InputContainer:
         first = min(ANSWER_TIMEOUT, limit) if self._answers else limit
-        opening = _Opening(first, self._deadline, self._waits)
-        # PyAV asks for the float that a timeout is, each time that it begins to wait.
+        opening = _Opening(first, self._deadline, self._on_wait)
+        # PyAV converts the timeout to float each time it starts to wait.
         timeout = (cast(float, opening), cast(float, self._deadline))
         try:
             opened: InputContainer = av.open(
                 self._target, "r", options=self._options, timeout=timeout, **_LENIENT
             )
         except av.FFmpegError as exc:
-            # What a protocol says when it is interrupted is not always that.
-            if not isinstance(exc, av.error.TimeoutError) and not opening.is_over:
+            # An interrupted protocol does not always report a timeout.
+            if not isinstance(exc, av.error.TimeoutError) and not opening.has_passed:
                 raise
             if opening.answered:
-                raise self._lost("timeout", f"it answers, but no picture came within {limit:.3g} s") from None
+                raise self._lost("timeout", f"connected, but got no picture within {limit:.3g} s") from None
             raise self._lost("timeout", f"no answer within {first:.3g} s") from None
         return opened
 
-    def _chosen(self) -> VideoStream:
-        films = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not films:
+    def _choose_stream(self) -> VideoStream:
+        videos = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not videos:
             others = {stream.type for stream in self._container.streams} - {"video"}
-            if self._is_file and not self._container.streams:  # its index is there, in part
+            if self._is_file and not self._container.streams:  # its index is incomplete
                 raise SourceLost("codec", f"{self._shown} {fault_of(self._target.removeprefix('file:'))}")
             found = f", only {', '.join(sorted(others))}" if others else ""
             raise self._lost("codec", f"the stream has no video{found}")
         best = self._container.streams.best("video")
-        return next((film for film in films if best is not None and film.index == best.index), films[0])
+        return next((film for film in videos if best is not None and film.index == best.index), videos[0])
 
     def _discard_others(self) -> None:
-        """A camera need not even send its sound."""
+        """Discard all other streams, so that a camera need not send its sound."""
         for stream in self._container.streams:
             if stream.index != self._stream.index:
                 stream.discard = Discard.all
 
-    def _prepared(self, threads: int | None) -> av.VideoCodecContext:
+    def _open_codec(self, threads: int | None) -> av.VideoCodecContext:
         codec = self._stream.codec_context
         if codec is None:
             name = codec_of(self._target.removeprefix("file:")) if self._is_file else ""
             named = f" ({name})" if name else ""
             raise self._lost("codec", f"FFmpeg has no decoder for the codec of its video{named}")
-        if codec.name == "ansi":  # FFmpeg plays a text file as a film of its letters, which nobody means
+        if codec.name == "ansi":  # FFmpeg renders text files as video, which is never intended
             raise self._lost("codec", "expected a video, got a text")
         usual = _FILM_THREADS if self.finite else _LIVE_THREADS
         codec.thread_type = ThreadType.AUTO
         codec.thread_count = usual if threads is None else threads
         codec.options = {**codec.options, "max_pixels": str(MOST_PIXELS)}
         if self.finite:
-            codec.flags |= Flags.output_corrupt  # a film shows what there is, also before its first keyframe
+            # Show damaged pictures of a file too, even before its first keyframe.
+            codec.flags |= Flags.output_corrupt
         try:
             codec.open(strict=False)
         except (av.FFmpegError, ValueError) as exc:
@@ -233,35 +232,35 @@ class MediaCapture(Capture):
 
     # reading ----------------------------------------------------------------------------------------------
 
-    def _feed(self) -> bool:
-        """Bring one packet to the decoder. False: nothing comes any more."""
+    def _decode_next(self) -> bool:
+        """Pass one packet to the decoder. Returns False at the end."""
         if self._drained:
             return False
         packet = self._read()
         if packet is None:
             self._drain()
         elif packet.stream_index == self._stream.index and packet.size:
-            self._came += 1
-            self._sent += not packet.is_discard  # by an edit list: decoded, and not shown
-            self._unshown += 1
+            self._video_packets += 1
+            self._visible_packets += not packet.is_discard  # an edit list may hide decoded pictures
+            self._undecoded_packets += 1
             self._decode(packet)
-            self._tell_progress()
-        if not self._pending and not self.finite and self._deadline.is_over:
-            raise self._silent()  # something comes, and it is nothing that can be shown
+            self._report_progress()
+        if not self._pending and not self.finite and self._deadline.has_passed:
+            raise self._timed_out()  # data arrives, but no picture can be decoded
         return True
 
     def _read(self) -> Packet[Any] | None:
-        """The next packet of any stream; an empty one where there is damage. None: the end."""
-        # PyAV asks for the time that is left when a generator begins.
+        """The next packet of any stream; an empty one for damaged data; None at the end."""
+        # PyAV reads the remaining time when a generator starts.
         if self._packets is None or not self.finite:
             self._packets = self._container.demux()
         try:
             packet = next(self._packets, None)
         except av.error.InvalidDataError:
-            return self._misread()
+            return self._skip_unreadable()
         except av.FFmpegError as exc:
-            if isinstance(exc, av.error.ExitError) or self._deadline.is_over:
-                raise self._silent() from None
+            if isinstance(exc, av.error.ExitError) or self._deadline.has_passed:
+                raise self._timed_out() from None
             if not self.finite and not isinstance(exc, av.error.OSError):
                 raise self._lost("ended", f"the stream broke off: {strerror(exc).lower()}") from None
             self.broken = True
@@ -274,8 +273,8 @@ class MediaCapture(Capture):
             self._reached = max(self._reached, end - self._starts_at)
         return packet
 
-    def _misread(self) -> Packet[Any] | None:
-        """The container is damaged here. Go on behind it, if there is something."""
+    def _skip_unreadable(self) -> Packet[Any] | None:
+        """Skip damaged data in the container, unless it fails too often."""
         self._packets = None
         self._bad_reads += 1
         if self._bad_reads <= _BAD_READS:
@@ -287,48 +286,48 @@ class MediaCapture(Capture):
         try:
             frames = self._codec.decode(packet)
         except (av.FFmpegError, ValueError):
-            self._received += 1
+            self._decoded += 1
             self._pending.append(None)
             return
-        self._received += len(frames)
+        self._decoded += len(frames)
         self._pending.extend(frames)
 
     def _drain(self) -> None:
-        """Take what the decoder kept back."""
+        """Get the last pictures out of the decoder."""
         self._drained = True
         self._decode(None)
-        missing = self._sent - self._received
-        # PyAV leaves the rest in a decoder of several threads when a damaged packet is among the last.
+        missing = self._visible_packets - self._decoded
+        # With several threads, PyAV leaves pictures in the decoder if one of the last packets is damaged.
         if self.finite and 0 < missing <= self._threads > 1 and self._delivered <= _REREAD:
             self._decode_again()
 
     def _decode_again(self) -> None:
-        """From the beginning by one thread, up to where we were."""
+        """Decode again from the start with one thread, and skip the delivered pictures."""
         self._container.close()
         self._connect(self.finite, 1)
         for _ in range(self._delivered):
-            while not self._pending and self._feed():
+            while not self._pending and self._decode_next():
                 continue
             if self._pending:
                 self._pending.popleft()
 
-    # what came --------------------------------------------------------------------------------------------
+    # pictures --------------------------------------------------------------------------------------------
 
-    def _note(self, frame: VideoFrame) -> None:
-        if not self._pictured:
-            self._turn = _TURNS.get(frame.rotation) if self._upright else None
+    def _record_picture(self, frame: VideoFrame) -> None:
+        if not self._has_picture:
+            self._rotation = _ROTATIONS.get(frame.rotation) if self._upright else None
             self._size = (frame.width, frame.height)
-            lies = self._turn is not None and abs(frame.rotation) == 90
-            self.width, self.height = self._size[::-1] if lies else self._size
+            is_sideways = self._rotation is not None and abs(frame.rotation) == 90
+            self.width, self.height = self._size[::-1] if is_sideways else self._size
         elif not self.finite:
-            self._rhythm.waited(self._silence)
-        self._pictured = True
-        self._silence, self._unshown = 0.0, 0
+            self._timeouts.waited(self._silence)
+        self._has_picture = True
+        self._silence, self._undecoded_packets = 0.0, 0
         self._corrupt += frame.is_corrupt
         self.media_time = self._time_of(frame)
 
     def _time_of(self, frame: VideoFrame) -> float:
-        """Seconds since the first picture; rising, though the source's own times may not."""
+        """Seconds since the first picture. They always increase, even if the source's own times do not."""
         last = self.media_time
         following = 0.0 if last is None else last + 1 / (self.fps or _USUAL_FPS)
         if frame.pts is None or not self._time_base:
@@ -339,8 +338,8 @@ class MediaCapture(Capture):
         at -= self._first_time
         return at if last is None or at > last else following
 
-    def _conclude(self) -> None:
-        """What people should know of the end."""
+    def _summarize_end(self) -> None:
+        """Set `remark` and `broken` at the end."""
         said = []
         shortfall = self._shortfall()
         self.broken = bool(shortfall)
@@ -351,122 +350,122 @@ class MediaCapture(Capture):
         self.remark = f"{self._shown}: {'; '.join(said)}" if said else ""
 
     def _shortfall(self) -> str:
-        """How much of what it declares has come. "": about as much; what is declared is often a guess."""
-        came, total = self._came, self._stream.frames
+        """Say how much is missing of the declared length, which is often a guess; "" if little or nothing."""
+        packets, total = self._video_packets, self._stream.frames
         if self._container.format.name in _NO_COUNT:
             total = 0
-        if total - came > max(2, total // 20):
-            return f"it ends after {came} of {total} frames"
-        # Some containers count the time before their first picture.
+        if total - packets > max(2, total // 20):
+            return f"it ends after {packets} of {total} frames"
+        # Some containers include the time before their first picture.
         lasts = (self._container.duration or 0) / av.time_base - max(0.0, self._starts_at)
         if not total and lasts - self._reached > max(0.5, lasts / 20):
             return f"it ends after {self._reached:.1f} of {lasts:.1f} s"
-        # A server may end a connection badly after all that it had to send.
+        # A server may reset a connection after it has sent everything.
         interval = 1 / (self.fps or _USUAL_FPS)
-        whole = came >= total if total else 0 < lasts <= self._reached + interval
+        whole = packets >= total if total else 0 < lasts <= self._reached + interval
         return f"it ends after {self._delivered} frames" if self.broken and not whole else ""
 
-    def _put_off(self) -> None:
-        """The deadline of what is waited for next."""
+    def _extend_deadline(self) -> None:
+        """Set the deadline for the next picture."""
         if not self.finite:
-            self._deadline.put_off(max(1.0, self._patience - self._silence))
+            self._deadline.extend(max(1.0, self._timeout - self._silence))
         else:
-            self._deadline.put_off(FILE_TIMEOUT if self._is_file else self._rhythm.following)
+            self._deadline.extend(FILE_TIMEOUT if self._is_file else self._timeouts.following)
 
     @property
-    def _patience(self) -> float:
-        return self._rhythm.following if self._pictured else self._rhythm.first
+    def _timeout(self) -> float:
+        return self._timeouts.following if self._has_picture else self._timeouts.first
 
-    def _silent(self) -> SourceLost:
-        """Nothing came in time, or nothing that can be shown."""
-        limit = f"{self._patience:.3g} s"
-        if self._pictured:
-            self._rhythm.was_silent()
-        if not self._pictured and self._unshown:
-            text = f"frames come, and none can be shown: no keyframe within {limit}"
+    def _timed_out(self) -> SourceLost:
+        """The error for a timeout: no data, or nothing that can be decoded."""
+        limit = f"{self._timeout:.3g} s"
+        if self._has_picture:
+            self._timeouts.timed_out()
+        if not self._has_picture and self._undecoded_packets:
+            text = f"frames arrive, but none can be decoded: no keyframe within {limit}"
             return self._lost("undecodable", text)
-        if self._unshown > _KEPT_BACK:
-            return self._lost("undecodable", f"frames come, and none can be shown for {limit}")
-        return self._lost("timeout", f"no frame came for {limit}")
+        if self._undecoded_packets > _REORDER_PACKETS:
+            return self._lost("undecodable", f"frames arrive, but none can be decoded for {limit}")
+        return self._lost("timeout", f"no frame for {limit}")
 
-    def _tell_progress(self) -> None:
-        if not self._pictured and self._unshown == 1:
-            self._waits("frames come, and none can be shown yet: no keyframe")
+    def _report_progress(self) -> None:
+        if not self._has_picture and self._undecoded_packets == 1:
+            self._on_wait("frames arrive, but none can be decoded yet: no keyframe")
 
     def _lost(self, cause: SourceCause, why: str) -> SourceLost:
         return SourceLost(cause, f"{self._shown}: {why}")
 
 
 class _Deadline:
-    """What is left until a moment that may be put off, as the float for which PyAV asks."""
+    """A deadline that can be extended. As a float it is the remaining seconds, which PyAV reads."""
 
     def __init__(self, seconds: float) -> None:
-        self.put_off(seconds)
+        self.extend(seconds)
 
     def __float__(self) -> float:
         return max(0.001, self._at - time.monotonic())
 
-    def put_off(self, seconds: float) -> None:
-        """It is so many seconds from now."""
+    def extend(self, seconds: float) -> None:
+        """Set it to `seconds` from now."""
         self._at = time.monotonic() + seconds
 
     @property
-    def is_over(self) -> bool:
-        """It has passed."""
+    def has_passed(self) -> bool:
+        """Whether it has passed."""
         return time.monotonic() >= self._at
 
 
 class _Opening:
-    """The deadlines of the two steps in which PyAV opens: the connection, and the first pictures."""
+    """The deadlines of the two steps in which PyAV opens: connecting, and reading the first packets."""
 
-    def __init__(self, answer: float, deadline: _Deadline, waits: Callable[[str], None]) -> None:
+    def __init__(self, answer: float, deadline: _Deadline, on_wait: Callable[[str], None]) -> None:
         self._answer = _Deadline(answer)
         self._deadline = deadline
-        self._waits = waits
+        self._on_wait = on_wait
         self._asked = 0
 
     @property
     def answered(self) -> bool:
-        """The first step is done."""
+        """Whether the first step is done."""
         return self._asked > 1
 
     @property
-    def is_over(self) -> bool:
-        """The time for this step has passed."""
-        return (self._deadline if self.answered else self._answer).is_over
+    def has_passed(self) -> bool:
+        """Whether the deadline of the current step has passed."""
+        return (self._deadline if self.answered else self._answer).has_passed
 
     def __float__(self) -> float:
         self._asked += 1
         if not self.answered:
-            self._waits("no answer yet")
+            self._on_wait("no answer yet")
             return float(self._answer)
-        self._waits("it answers, and no picture has come yet")
+        self._on_wait("connected, no picture yet")
         return float(self._deadline)
 
 
 def strerror(exc: Exception) -> str:
-    """What an error says, without the address that its text holds."""
+    """The text of an error without the address, which may contain credentials."""
     said = exc.strerror if isinstance(exc, av.FFmpegError) else None
     return said or os.strerror(5)
 
 
 def _has_length(container: InputContainer, stream: VideoStream) -> bool:
-    """Is it a film, or a recording that is complete? Something that goes on and on has no length.
+    """Whether it is a complete recording. A live stream has no length.
 
-    A server need not tell the size, but the index of an MP4 lists its frames, unless it comes in fragments. A
-    single image is what a camera shows at this moment.
+    A server may not send the size, but the index of an MP4 lists its frames, unless it is fragmented. A
+    single image counts as the current picture of a camera.
     """
     name = container.format.name
-    if name in _IN_PIECES:
+    if name in _SEGMENTED:
         return _seconds(container, stream) > 0
     if name in ("mpjpeg", "image2") or name.endswith("_pipe"):
         return False
-    size: int | None = container.size  # of PyAV 19; before, an error's negative number stands for None
+    size: int | None = container.size  # None from PyAV 19 on; before, a negative error number
     return (size or 0) > 0 or ("mp4" in name and stream.frames > 0)
 
 
 def _seconds(container: InputContainer, stream: VideoStream) -> float:
-    """That it lasts, as it declares; 0 when it does not."""
+    """The declared duration; 0 if unknown."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return (container.duration or 0) / av.time_base
@@ -478,7 +477,7 @@ def _rate(stream: VideoStream) -> float:
 
 
 def _as_array(picture: VideoFrame, *, copy: bool) -> Image:
-    """(height, width, 3) uint8. The memory stays that of the picture, unless its rows are apart."""
+    """(height, width, 3) uint8. A view of the picture's memory, unless `copy`."""
     if copy:
         return np.array(picture.to_ndarray(), np.uint8)
     plane = picture.planes[0]

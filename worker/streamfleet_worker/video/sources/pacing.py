@@ -1,37 +1,37 @@
-"""When a frame may go, and how long it was kept from going. Pure: the clock comes in."""
+"""Paces frames, and measures how long they were held. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
 from collections import deque
 
-_KEPT = 16  # stretches; more than fall into the time that a frame waits in a buffer
+_KEPT = 16  # intervals; more than occur while a frame waits in a buffer
 
 
 class Pace:
-    """Frames become due at even intervals; a pause does not save up a burst of more than one."""
+    """Limits the frame rate: frames become due at even intervals, without bursts after a pause."""
 
     def __init__(self, max_fps: float | None) -> None:
         self._max_fps = max_fps
         self._due = 0.0  # monotonic seconds
-        self._went = 0.0  # monotonic seconds, when the last frame went
+        self._went = 0.0  # monotonic seconds, when the last frame passed
 
     @property
     def due(self) -> float:
-        """Monotonic seconds at which the next frame may go."""
+        """Monotonic seconds, when the next frame may pass."""
         return self._due
 
     def limit(self, max_fps: float | None) -> None:
-        """Keep another pace from now on. Who had to wait for long may not have to any more."""
+        """Set another limit. A wait that was long under the old limit is shortened."""
         self._max_fps = max_fps
         self._due = min(self._due, self._went + self._interval)
 
     def wait(self, now: float) -> float:
-        """Seconds until a frame may go; 0 when one may go now."""
+        """Seconds until a frame may pass; 0 if one may pass now."""
         return max(0.0, self._due - now)
 
     def went(self, now: float) -> None:
-        """A frame went now."""
-        # Counting on from when it was due, not from when it went, keeps the average where it should be.
+        """Record that a frame has passed."""
+        # Count from when it was due, not from when it passed: this keeps the average rate.
         self._due = max(self._due, now - self._interval) + self._interval
         self._went = now
 
@@ -41,22 +41,22 @@ class Pace:
 
 
 class HoldIntervals:
-    """The stretches of time in which a file had to wait for its pace or for the end of a pause.
+    """The intervals in which a file waited for its pace or for the end of a pause.
 
-    They are intended, so they are left out of every figure that says how slow something is.
+    They are intended, so all latencies exclude them.
     """
 
     def __init__(self) -> None:
-        self._stretches: deque[tuple[float, float]] = deque(maxlen=_KEPT)  # apart, and in order
+        self._intervals: deque[tuple[float, float]] = deque(maxlen=_KEPT)  # disjoint, and in order
 
     def add(self, start: float, end: float) -> None:
-        """Monotonic seconds. What overlaps a stretch from before counts once."""
-        if self._stretches:
-            start = max(start, self._stretches[-1][1])
+        """Add an interval in monotonic seconds. Overlaps with earlier ones count once."""
+        if self._intervals:
+            start = max(start, self._intervals[-1][1])
         if end > start:
-            self._stretches.append((start, end))
+            self._intervals.append((start, end))
 
     def within(self, start: float, end: float) -> float:
-        """The seconds of this stretch of time that were such waiting."""
-        overlaps = (min(end, until) - max(start, since) for since, until in self._stretches)
+        """The seconds between two times that were spent in such intervals."""
+        overlaps = (min(end, until) - max(start, since) for since, until in self._intervals)
         return sum(overlap for overlap in overlaps if overlap > 0)

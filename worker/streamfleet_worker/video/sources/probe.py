@@ -1,9 +1,10 @@
-"""Why a URL does not open, where FFmpeg's own error leaves that open: its server is asked once, afterwards.
+"""Finds out why a URL does not open, if FFmpeg's error does not say: it asks the server once.
 
     connect ── rtsp(s): DESCRIBE
             ── http(s): GET, of which only the head is read
 
-No login is sent, so none can fail; and while FFmpeg plays, nobody holds a connection that a camera may need.
+No login is sent, so none can fail. While FFmpeg plays there is no second connection: cameras allow only a
+few.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ ANSWER_LIMIT = 5.0  # seconds for a whole answer
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 _ENCRYPTED = ("rtsps", "https")
-_MOST = 65_536  # bytes of an answer that are read
-_AS_THEY_ARE = "%/:=&?~#+!$,;'@()*[]"  # not encoded again in a request's target
+_MOST = 65_536  # bytes read of an answer
+_AS_THEY_ARE = "%/:=&?~#+!$,;'@()*[]"  # characters that are not encoded again in the target of a request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where a URL leads, and with which login."""
+    """The parts of a URL that are needed to connect."""
 
-    shown: str  # for people: without credentials, query and fragment
+    shown: str  # for users: without credentials, query and fragment
     scheme: str  # lower case
     host: str
-    port: int  # 0 where the scheme has none and the URL tells none
+    port: int  # 0 if neither the scheme nor the URL has one
     target: str = field(repr=False)  # path and query, which may hold a password
     has_login: bool
 
     @property
     def place(self) -> str:
-        """`host:port`, as a URL has it."""
+        """`host:port`, as in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def lost(self, cause: SourceCause, why: str) -> SourceLost:
-        """The error that says this of the address."""
+        """Make an error about this address."""
         return SourceLost(cause, f"{self.shown}: {why}")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said, in HTTP's form or in RTSP's, which is the same."""
+    """A response in HTTP's format, which RTSP shares."""
 
     status: int
     headers: tuple[tuple[str, str], ...]  # names in lower case
@@ -64,7 +65,7 @@ class Answer:
 
 
 def resolve(address: Address) -> None:
-    """FFmpeg does not tell an unknown name from other errors. Raises: SourceLost."""
+    """Check that the host name resolves: FFmpeg does not distinguish this error. Raises: SourceLost."""
     try:
         if address.host:
             socket.getaddrinfo(address.host, address.port or None, type=socket.SOCK_STREAM)
@@ -72,21 +73,28 @@ def resolve(address: Address) -> None:
         raise address.lost("unreachable", "the host's name is unknown") from None
 
 
-def explained(address: Address) -> SourceLost | None:
-    """Why its server gives no picture. None: it says nothing that tells. Takes a few seconds at most."""
+def diagnose(address: Address) -> SourceLost | None:
+    """Ask the server why there is no picture; None if its answer does not say.
+
+    Takes a few seconds at most.
+    """
     try:
         match address.scheme:
             case "rtsp" | "rtsps":
                 url = f"{address.scheme}://{address.place}{address.target}"
-                with closing(_Line(address)) as line:
+                with closing(_Connection(address)) as connection:
                     headers = {"CSeq": "1", "Accept": "application/sdp"}
-                    return judged(address, line.ask(_request("DESCRIBE", url, "RTSP/1.0", headers)))
+                    return diagnose_answer(
+                        address, connection.ask(_request("DESCRIBE", url, "RTSP/1.0", headers))
+                    )
             case "http" | "https":
                 headers = {"Host": address.place, "Accept": "*/*", "Connection": "close"}
-                with closing(_Line(address)) as line:
-                    return judged(address, line.ask(_request("GET", address.target, "HTTP/1.1", headers)))
+                with closing(_Connection(address)) as connection:
+                    return diagnose_answer(
+                        address, connection.ask(_request("GET", address.target, "HTTP/1.1", headers))
+                    )
             case "rtmp" | "rtmps":
-                _Line(address).close()
+                _Connection(address).close()
     except SourceLost as exc:
         return exc
     return None
@@ -96,7 +104,7 @@ def explained(address: Address) -> SourceLost | None:
 
 
 def address_of(url: str) -> Address:
-    """Raises: SourceLost when the URL cannot be read, or its scheme is none that plays."""
+    """Parse a URL. Raises: SourceLost if it is invalid or has an unsupported scheme."""
     shown = str(sanitised(url))
     try:
         parts = urlsplit(url)
@@ -107,10 +115,10 @@ def address_of(url: str) -> Address:
         raise SourceLost("invalid", f"{shown}: {why}") from None
     if parts.scheme not in SCHEMES:
         expected = ", ".join(SCHEMES)
-        raise SourceLost("invalid", f"{shown}: expected one of {expected}, came {parts.scheme!r}")
+        raise SourceLost("invalid", f"{shown}: expected one of {expected}, got {parts.scheme!r}")
     if not host and parts.scheme != "udp":
-        raise SourceLost("invalid", f"{shown}: expected a host, came none")
-    # As FFmpeg does: HTTP wants a path, an RTSP server may tell rtsp://host from rtsp://host/.
+        raise SourceLost("invalid", f"{shown}: expected a host, got none")
+    # As FFmpeg does: HTTP needs a path; an RTSP server may distinguish rtsp://host and rtsp://host/.
     path = parts.path or ("/" if parts.scheme.startswith("http") else "")
     target = f"{path}?{parts.query}" if parts.query else path
     return Address(
@@ -123,14 +131,14 @@ def address_of(url: str) -> Address:
     )
 
 
-def judged(address: Address, answer: Answer) -> SourceLost | None:
-    """Why there is no picture, by what its server answers to who has no login. None: that does not tell."""
-    said = _named(answer.status)
+def diagnose_answer(address: Address, answer: Answer) -> SourceLost | None:
+    """Derive the cause from the server's answer to a request without login; None if it does not say."""
+    said = _status_text(answer.status)
     match answer.status:
         case 401 | 407 if not address.has_login:
             return address.lost("authentication", "it wants a user and a password, the address has none")
-        case 401 | 407 if not any(map(_is_known, answer.all("www-authenticate"))):
-            why = "it wants a login that FFmpeg does not know: expected Basic or Digest with MD5"
+        case 401 | 407 if not any(map(_is_supported, answer.all("www-authenticate"))):
+            why = "expected Basic or Digest with MD5 as its login, which FFmpeg supports, got another one"
             return address.lost("authentication", why)
         case 401 | 407:
             return address.lost("authentication", "the user or the password is wrong")
@@ -147,8 +155,8 @@ def judged(address: Address, answer: Answer) -> SourceLost | None:
     return None
 
 
-def parsed(head: bytes) -> Answer | None:
-    """The answer that begins so, without its body. None: it is none."""
+def parse_answer(head: bytes) -> Answer | None:
+    """Parse the head of an answer; None if it is not HTTP or RTSP."""
     first, *lines = head.decode(errors="replace").split("\r\n")
     protocol, _, rest = first.partition(" ")
     if not protocol.startswith(("RTSP/", "HTTP/", "ICY")) or not (rest[:3].isascii() and rest[:3].isdigit()):
@@ -157,22 +165,22 @@ def parsed(head: bytes) -> Answer | None:
     return Answer(int(rest[:3]), tuple((name.strip().lower(), value.strip()) for name, _, value in pairs))
 
 
-def _named(status: int) -> str:
-    """Not by the phrase that came with it: a server may repeat there what it was sent."""
+def _status_text(status: int) -> str:
+    """The status with our phrase: the server's own phrase may repeat parts of the request."""
     try:
         return f"{status} {http.HTTPStatus(status).phrase}"
     except ValueError:
-        return str(status)  # one of RTSP's own
+        return str(status)  # a status of RTSP
 
 
-def _is_known(challenge: str) -> bool:
-    """Can FFmpeg answer to this offer of a login?"""
+def _is_supported(challenge: str) -> bool:
+    """Whether FFmpeg supports this kind of login."""
     offer = challenge.lower()
     return "basic" in offer or ("digest" in offer and ("algorithm" not in offer or "md5" in offer))
 
 
 def _has_no_video(answer: Answer) -> bool:
-    """An SDP (RFC 4566) names each medium in a line of its own."""
+    """Whether the SDP (RFC 4566) lists media, but no video."""
     lines = answer.body.splitlines()
     return any(line.startswith(b"v=") for line in lines) and not any(
         line.startswith(b"m=video") for line in lines
@@ -188,11 +196,11 @@ def _request(verb: str, target: str, protocol: str, headers: dict[str, str]) -> 
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-class _Line:
+class _Connection:
     """A connection to the server."""
 
     def __init__(self, address: Address) -> None:
-        """Raises: SourceLost."""
+        """Connect. Raises: SourceLost."""
         self._address = address
         try:
             self._socket = socket.create_connection((address.host, address.port), CONNECT_LIMIT)
@@ -208,21 +216,21 @@ class _Line:
             self._encrypt()
 
     def ask(self, request: bytes) -> Answer:
-        """Say this and hear the answer. Raises: SourceLost."""
+        """Send a request and read the answer. Raises: SourceLost."""
         try:
             return self._ask(request, time.monotonic() + ANSWER_LIMIT)
         except TimeoutError:
-            why = f"the host takes connections, and does not answer within {ANSWER_LIMIT:.0f} s"
+            why = f"the host accepts connections, but does not answer within {ANSWER_LIMIT:.0f} s"
             raise self._address.lost("timeout", why) from None
         except OSError:
-            raise self._closed() from None
+            raise self._closed_early() from None
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._socket.close()
 
     def _encrypt(self) -> None:
-        # Cameras make their certificates themselves, and FFmpeg does not look at them either.
+        # Cameras use self-signed certificates, and FFmpeg does not verify them either.
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -231,8 +239,8 @@ class _Line:
             self._socket = context.wrap_socket(self._socket, server_hostname=self._address.host)
         except TimeoutError:
             self.close()
-            raise self._address.lost("timeout", "the host takes connections, and does not answer") from None
-        except OSError:  # every error of TLS is one
+            raise self._address.lost("timeout", "the host accepts connections, but does not answer") from None
+        except OSError:  # all TLS errors are OSErrors
             self.close()
             raise self._address.lost("invalid", "the host does not speak TLS on this port") from None
 
@@ -243,9 +251,9 @@ class _Line:
         while b"\r\n\r\n" not in content:
             self._receive(content, deadline)
         head, _, rest = bytes(content).partition(b"\r\n\r\n")
-        answer = parsed(head)
+        answer = parse_answer(head)
         if answer is None:
-            raise self._strange()
+            raise self._wrong_protocol()
         if not head.startswith(b"RTSP/"):
             return answer
         lengths = [int(value) for value in answer.all("content-length") if value.isdecimal()]
@@ -259,15 +267,17 @@ class _Line:
         if left <= 0:
             raise TimeoutError
         if len(content) > _MOST:
-            raise self._strange()
+            raise self._wrong_protocol()
         self._socket.settimeout(left)
         more = self._socket.recv(4096)
         if not more:
-            raise self._closed()
+            raise self._closed_early()
         content += more
 
-    def _strange(self) -> SourceLost:
-        return self._address.lost("invalid", f"what answers there does not speak {self._address.scheme}")
+    def _wrong_protocol(self) -> SourceLost:
+        return self._address.lost(
+            "invalid", f"expected a server of {self._address.scheme}, got another protocol"
+        )
 
-    def _closed(self) -> SourceLost:
-        return self._address.lost("ended", "the other side closed the connection before it answered")
+    def _closed_early(self) -> SourceLost:
+        return self._address.lost("ended", "the server closed the connection before it answered")

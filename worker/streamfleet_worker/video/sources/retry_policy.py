@@ -1,4 +1,4 @@
-"""How long a lost source is left alone. Pure: randomness comes in as a number."""
+"""The pause before a lost source is reopened. Pure: the caller passes the random number."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Literal
 from streamfleet_core.protocol.status import SourceCause
 from streamfleet_core.runtime.backoff import Backoff
 
-FIRST_PAUSE = 0.5  # seconds, after the first attempt that failed
-SHORT_PAUSE = (
-    3.0  # seconds at most, for what comes back by itself: pictures must flow within 5 s of its return
-)
-LONG_PAUSE = 15.0  # seconds at most, for what somebody must put right
-LOGIN_PAUSE = 30.0  # seconds at least, between wrong logins, so that no camera locks us out
+FIRST_PAUSE = 0.5  # seconds, after the first failed attempt
+SHORT_PAUSE = 3.0  # seconds at most, for temporary failures: pictures must flow within 5 s of the recovery
+LONG_PAUSE = 15.0  # seconds at most, for failures that need a person to fix them
+LOGIN_PAUSE = 30.0  # seconds at least, between wrong logins, so that the camera does not lock us out
 
-_Patience = Literal["short", "long", "login"]
-_PATIENCE: dict[SourceCause, _Patience] = {
+_Policy = Literal["short", "long", "login"]
+_POLICIES: dict[SourceCause, _Policy] = {
     "refused": "short",
     "unreachable": "short",
     "timeout": "short",
@@ -27,27 +25,27 @@ _PATIENCE: dict[SourceCause, _Patience] = {
     "invalid": "long",
     "internal": "long",
 }
-# What a server says while it starts again: the path is not there yet, or nothing comes through it.
+# Causes that a restarting server reports: the path does not exist yet, or delivers nothing.
 _PASSING: frozenset[SourceCause] = frozenset({"not_found", "codec"})
 
 
 class SourceBackoff:
-    """How long a source is left alone depends on what was wrong with it."""
+    """The pause before a source is reopened, which depends on the cause of its failure."""
 
     def __init__(self) -> None:
-        self._attempts = 0  # failed, since the last success
-        self._worked = False  # it gave pictures once
+        self._attempts = 0  # failed attempts since the last success
+        self._worked = False  # it has delivered pictures before
 
     def failed(self, cause: SourceCause, chance: float) -> float:
-        """Seconds to wait now; `chance`, in [0, 1), spreads a fleet's attempts."""
+        """Return the seconds to wait. `chance`, in [0, 1), spreads the attempts of a fleet."""
         attempts, self._attempts = self._attempts, self._attempts + 1
-        patience = "short" if self._worked and cause in _PASSING else _PATIENCE[cause]
-        if patience == "login":
+        policy = "short" if self._worked and cause in _PASSING else _POLICIES[cause]
+        if policy == "login":
             return LOGIN_PAUSE * (1 + chance / 10)
-        limit = SHORT_PAUSE if patience == "short" else LONG_PAUSE
+        limit = SHORT_PAUSE if policy == "short" else LONG_PAUSE
         return Backoff(first=FIRST_PAUSE, limit=limit, failures=attempts).failed(chance)
 
     def succeeded(self) -> None:
-        """A picture came."""
+        """Record that it delivers pictures."""
         self._attempts = 0
         self._worked = True

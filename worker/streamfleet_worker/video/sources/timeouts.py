@@ -1,60 +1,60 @@
-"""How long a live source may be silent: as it declares, and then as its own pictures show. Pure."""
+"""Timeouts of a live source: from its declared frame rate, then from its measured pauses. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
 
-FIRST_PICTURE = 30.0  # seconds: keyframes may lie far apart, and how fast a source is must be learned
-NEXT_PICTURE = 8.0  # seconds at least
-_SLOWER = 3  # times the longest silence of late, until a source counts as lost
+FIRST_PICTURE = 30.0  # seconds: keyframes may be far apart, and the frame rate must be learned
+NEXT_PICTURE = 8.0  # seconds, the minimum
+_SLOWER = 3  # times the longest recent pause, after which a source counts as lost
 _LONGEST = 120.0  # seconds
-_KNOWN = 3  # silences from which on they tell something: the first pictures may come in a burst
-_KEPT = 8
+_KNOWN = 3  # pauses needed for an estimate: the first pictures may arrive in a burst
+_KEPT = 8  # pauses
 
 
-class Rhythm:
-    """Of one source, over all its connections."""
+class FrameTimeouts:
+    """The timeouts of one source, learned over all its connections."""
 
     def __init__(self, first: float | None = None, following: float | None = None) -> None:
-        """Seconds; None: what suits the source."""
+        """Fixed timeouts in seconds; None: learned."""
         self._first = first
         self._following = following
-        self._declared = 0.0  # seconds between two pictures; 0: it declares none, or what is not so
-        self._believed = True
-        self._in_pieces = False
-        self._silences: deque[float] = deque(maxlen=_KEPT)  # seconds
+        self._declared = 0.0  # seconds between two pictures; 0: unknown
+        self._trusts_declared = True
+        self._segmented = False
+        self._pauses: deque[float] = deque(maxlen=_KEPT)  # seconds
 
     def declares(self, fps: float) -> None:
-        """So many pictures a second; 0: nothing."""
+        """Set the declared frame rate; 0: unknown."""
         self._declared = 1 / fps if fps > 0 else 0.0
 
-    def was_silent(self) -> None:
-        """It was lost because no picture came in time. Perhaps it is slower than it declares."""
-        self._believed = False
+    def timed_out(self) -> None:
+        """Record a timeout. The source may be slower than it declares."""
+        self._trusts_declared = False
 
     def waited(self, seconds: float) -> None:
-        """A picture came, after so long."""
-        self._silences.append(seconds)
+        """Record the pause before a picture, in seconds."""
+        self._pauses.append(seconds)
 
     @property
     def first(self) -> float:
-        """Seconds that the first picture of a connection may take."""
+        """Seconds to wait for the first picture of a connection."""
         return FIRST_PICTURE if self._first is None else self._first
 
-    def comes_in_pieces(self) -> None:
-        """Many pictures at once, and nothing for as long as they last, as by HLS."""
-        self._in_pieces = True
+    def mark_segmented(self) -> None:
+        """Mark it as segmented, as HLS: pictures arrive in bursts, with pauses in between."""
+        self._segmented = True
 
     @property
     def following(self) -> float:
-        """Seconds that a later one may take."""
+        """Seconds to wait for a later picture."""
         if self._following is not None:
             return self._following
-        if self._in_pieces:
+        if self._segmented:
             return max(FIRST_PICTURE, NEXT_PICTURE)
-        if len(self._silences) >= _KNOWN:
-            longest = max(self._silences)
-        elif self._declared and self._believed:
+        if len(self._pauses) >= _KNOWN:
+            longest = max(self._pauses)
+        elif self._declared and self._trusts_declared:
             longest = self._declared
         else:
             return max(FIRST_PICTURE, NEXT_PICTURE)

@@ -1,4 +1,4 @@
-"""V4L2 cameras, by OpenCV."""
+"""V4L2 cameras, opened with OpenCV."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from streamfleet_worker.video.sources.errors import SourceLost
 
 logger = logging.getLogger(__name__)
 
-_QUERYCAP = 0x80685600  # VIDIOC_QUERYCAP, the first thing to ask a V4L2 device
+_QUERYCAP = 0x80685600  # VIDIOC_QUERYCAP, which every V4L2 device answers
 _CAPABILITIES = 104  # bytes of its answer
 
 
 class DeviceCapture(Capture):
-    """What OpenCV opened."""
+    """A camera opened by OpenCV."""
 
     def __init__(self, capture: cv2.VideoCapture, *, finite: bool) -> None:
         self.finite = finite
@@ -35,21 +35,21 @@ class DeviceCapture(Capture):
         self.total_frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def grab(self) -> bool:
-        """Go on to the next frame."""
+        """Advance to the next frame."""
         return self._capture.grab()
 
     def retrieve(self, into: Image | None) -> Image | None:
-        """The picture of the frame that was grabbed."""
+        """Decode the grabbed frame."""
         ok, image = self._capture.retrieve(into) if into is not None else self._capture.retrieve()
         return _as_bgr(image) if ok and image is not None else None
 
     def close(self) -> None:
-        """Give the camera back."""
+        """Release the camera."""
         self._capture.release()
 
 
 def open_device(spec: SourceSpec, *, finite: bool) -> DeviceCapture:
-    """Raises: SourceLost."""
+    """Open a camera and set its properties. Raises: SourceLost."""
     path = _device_path(spec.reference)
     _check_device(path)
     try:
@@ -57,18 +57,20 @@ def open_device(spec: SourceSpec, *, finite: bool) -> DeviceCapture:
     except cv2.error:
         capture = cv2.VideoCapture()
     if not capture.isOpened():
-        raise SourceLost("refused", f"{path} gives no picture: another program uses it, or it is no camera")
+        raise SourceLost(
+            "refused", f"{path} gives no picture: another program uses it, or it is not a camera"
+        )
     for name, value in spec.properties.items():
         if not capture.set(number_of(name), value):
             capture.release()
             raise SourceLost("invalid", f"{path} refuses the property {name} = {value:g}")
-        if (came := capture.get(number_of(name))) != value:
-            logger.warning("%s: %s is %g, not %g", path, name, came, value)
+        if (actual := capture.get(number_of(name))) != value:
+            logger.warning("%s: expected %s %g, got %g", path, name, value, actual)
     return DeviceCapture(capture, finite=finite)
 
 
 def number_of(name: str) -> int:
-    """Of one of OpenCV's properties. Raises: SourceLost."""
+    """The number of one of OpenCV's properties. Raises: SourceLost."""
     number = getattr(cv2, f"CAP_PROP_{name.upper()}", None)
     if not isinstance(number, int):
         text = f"expected a property of OpenCV such as frame_width, got {name[:64]!r}"
@@ -77,17 +79,17 @@ def number_of(name: str) -> int:
 
 
 def _check_device(path: str) -> None:
-    """Tell apart what OpenCV does not. Raises: SourceLost."""
+    """Detect causes that OpenCV does not distinguish. Raises: SourceLost."""
     try:
         device = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise _not_opened(path, exc) from exc
     try:
         if not stat.S_ISCHR(os.fstat(device).st_mode):
-            raise SourceLost("invalid", f"{path} is no device")
+            raise SourceLost("invalid", f"{path} is not a device")
         fcntl.ioctl(device, _QUERYCAP, bytes(_CAPABILITIES))
     except OSError as exc:
-        raise SourceLost("invalid", f"{path} is a device, but no camera") from exc
+        raise SourceLost("invalid", f"{path} is a device, but not a camera") from exc
     finally:
         os.close(device)
 
@@ -107,7 +109,7 @@ def _not_opened(path: str, exc: OSError) -> SourceLost:
 
 
 def _as_bgr(image: np.ndarray) -> Image | None:
-    """(height, width, 3) uint8. None for anything else: properties may ask a device for raw data."""
+    """(height, width, 3) uint8. None for other formats: properties may request raw data."""
     if image.dtype != np.uint8:
         return None
     if image.ndim == 2:

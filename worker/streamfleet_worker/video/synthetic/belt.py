@@ -1,7 +1,7 @@
-"""One loop of a conveyor belt as it is seen from above, drawn once: rubber, stains, parts and their shadows.
+"""One loop of a conveyor belt from above, drawn once: rubber, stains, parts and their shadows.
 
-The picture lies along x, with its first `view` columns again at its end, so that any window of it is one
-slice. `owners` says which part is seen at each of its pixels, which is all that the truth is made of.
+The picture runs along x, with its first `view` columns repeated at the end, so that any window of it is one
+slice. `owners` says which part is visible at each pixel; the ground truth follows from it.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ class Belt:
     """A loop of the belt."""
 
     picture: Image  # (width, LENGTH + view, 3) uint8, BGR
-    owners: npt.NDArray[np.uint8]  # (width, LENGTH + view): 0 for none, else one more than a part's index
+    owners: npt.NDArray[np.uint8]  # (width, LENGTH + view): 0 for none, otherwise the index of a part + 1
     class_ids: npt.NDArray[np.int64]  # (parts,)
-    areas: npt.NDArray[np.int64]  # (parts,) pixels of the whole outline, hidden or not
+    areas: npt.NDArray[np.int64]  # (parts,) pixels of the whole outline, visible or not
 
 
 def make_belt(rng: np.random.Generator, width: int, view: int, *, blur: float) -> Belt:
-    """A belt of this width, of which so many columns are seen at once; `blur` is in pixels along it."""
+    """Draw a belt of this width, of which `view` columns are visible at once.
+
+    `blur` is in pixels along it.
+    """
     picture = _rubber(rng, width)
     owners = np.zeros((width, LENGTH), np.uint8)
     class_ids, areas = _lay_parts(rng, picture, owners)
     whole = np.concatenate([picture, picture[:, :view]], axis=1)
-    # One length stands for all: what the eye of the camera smears, and what its lens does.
+    # One blur for both motion and lens.
     whole = cv2.GaussianBlur(whole, (0, 0), sigmaX=max(0.35, blur / 3.5), sigmaY=rng.uniform(0.35, 0.8))
     return Belt(
         np.clip(whole, 0, 255).astype(np.uint8),
@@ -75,7 +78,7 @@ def _rubber(rng: np.random.Generator, width: int) -> Floats:
 
 
 def _noise(rng: np.random.Generator, width: int, along: float, across: float | None = None) -> Floats:
-    """Noise of deviation 1, smooth over so many pixels; its ends meet."""
+    """Noise with deviation 1, smoothed over `along` and `across` pixels, periodic along the belt."""
     pad = int(along * 3) + 1
     raw = rng.standard_normal((width, LENGTH), np.float32)
     ring = np.concatenate([raw[:, -pad:], raw, raw[:, :pad]], axis=1)
@@ -85,7 +88,7 @@ def _noise(rng: np.random.Generator, width: int, along: float, across: float | N
 
 
 def _ribs(rng: np.random.Generator) -> Floats:
-    """Lines across the belt, by which one sees that it moves."""
+    """Lines across the belt, which make its motion visible."""
     spacing = (16, 40, 80, 160, 320)[rng.integers(5)]  # each divides the loop
     place = np.arange(LENGTH, dtype=np.float32) % spacing
     depth = rng.uniform(0.06, 0.22)
@@ -111,13 +114,13 @@ def _scratch(rng: np.random.Generator, rubber: Floats) -> None:
     cv2.line(rubber, (int(x), int(y)), (int(x + dx), int(y + dy)), colour, 1, cv2.LINE_AA)
 
 
-# what lies on it ------------------------------------------------------------------------------------------
+# parts on the belt ---------------------------------------------------------------------------------------
 
 
 def _lay_parts(
     rng: np.random.Generator, picture: Floats, owners: npt.NDArray[np.uint8]
 ) -> tuple[list[int], list[int]]:
-    """Lay one thing after another. A part may lie on another one, but seldom, and not on most of it."""
+    """Place parts and distractors along the belt. Parts rarely overlap, and never by more than a third."""
     class_ids: list[int] = []
     areas: list[int] = []
     spacing = rng.uniform(42, 80)  # pixels along the belt, on average
@@ -142,7 +145,7 @@ def _place(
     height, width = sprite.outline.shape
     if x + width > LENGTH:
         return None
-    may_cover = 0.35 if rng.random() < 0.15 else 0.0  # of itself
+    may_cover = 0.35 if rng.random() < 0.15 else 0.0  # the share of its own area
     for _ in range(8):
         y = int(rng.integers(2, owners.shape[0] - height - 2))
         under = owners[y : y + height, x : x + width]
@@ -163,7 +166,7 @@ def _lay(
 
 
 def _shade(sprite: Sprite, corner: tuple[int, int], picture: Floats) -> None:
-    """The soft shadow beside a thing, on whatever lies there."""
+    """Draw the soft shadow beside a sprite."""
     margin = 10
     shadow = cv2.GaussianBlur(np.pad(sprite.alpha, margin), (0, 0), 3.0)
     left, top = corner[0] + _SHADOW[0] - margin, corner[1] + _SHADOW[1] - margin

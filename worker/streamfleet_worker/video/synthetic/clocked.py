@@ -1,4 +1,4 @@
-"""Live sources that are drawn: a camera that does not exist has no frame before its time."""
+"""Generated live sources, which deliver each frame at its time."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from streamfleet_worker.video.sources.capture import Capture
 
 
 class DrawnCapture(Capture):
-    """Plays what is drawn frame by frame, at its own pace, from a frame onwards.
+    """A source that draws each frame at a fixed frame rate, starting with a given frame.
 
     Args:
-        draw: makes the picture of a frame, in the memory that it is given, if any.
+        draw: draws a frame, into the given memory if any.
     """
 
     finite = False
@@ -34,29 +34,29 @@ class DrawnCapture(Capture):
         self._metronome = _Metronome(fps)
 
     def grab(self) -> bool:
-        """Wait for the next frame's time."""
+        """Wait until the next frame is due."""
         self._metronome.wait()
         self._frame_id += 1
         return True
 
     def retrieve(self, into: Image | None) -> Image | None:
-        """The picture that was grabbed last."""
+        """Draw the grabbed frame."""
         fits = into is not None and into.shape == (self.height, self.width, 3)
         return self._draw(self._frame_id, into if fits else None)
 
     def close(self) -> None:
-        """There is nothing to give back."""
+        """Do nothing: no resource is held."""
 
 
 class _Metronome:
-    """So many beats a second; who comes late gets at most one at once, not all that were missed."""
+    """Ticks at a fixed rate. After a delay at most one missed tick follows at once."""
 
     def __init__(self, fps: float) -> None:
         self._interval = 1 / fps  # seconds
         self._due = time.monotonic()
 
     def wait(self) -> None:
-        """Until the next beat."""
+        """Wait for the next tick."""
         now = time.monotonic()
         self._due = max(self._due + self._interval, now - self._interval)
         time.sleep(max(0.0, self._due - now))

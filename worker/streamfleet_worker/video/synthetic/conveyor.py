@@ -1,9 +1,9 @@
-"""Generated scenes: a conveyor belt with bolts, nuts and washers, of whose every frame the truth is known.
+"""Generated scenes: a conveyor belt with bolts, nuts and washers, with known ground truth for every frame.
 
-`scene://conveyor/NUMBER`: the number makes the belt, its light, its speed and what reaches over it. A picture
-is a function of the number and frame_id alone, so that who receives predictions can tell how right they are.
+`scene://conveyor/NUMBER`: the number seeds the belt, its light, its speed and the occluders. A picture
+depends only on the number and frame_id, so that a receiver of predictions can compute their accuracy.
 
-    belt, which moves ─▶ light, which wanders ─▶ rails, gantry ─▶ a hand or an arm ─▶ the sensor's noise
+    moving belt ─▶ drifting light ─▶ rails, gantry ─▶ a hand or an arm ─▶ noise of the sensor
 """
 
 from __future__ import annotations
@@ -23,48 +23,48 @@ from streamfleet_worker.video.synthetic.occluders import make_fixtures, make_rea
 
 WIDTH, HEIGHT = 640, 480  # pixels
 FPS = 15.0
-VISIBLE = 0.4  # of a part's outline: what shows less, behind others or beyond the edge, is not in the truth
+VISIBLE = 0.4  # of a part's outline: parts with less visible are not in the ground truth
 
-_EXPOSURE = 0.3  # of the time from one frame to the next
-_DRIFT = 48  # pixels that the light wanders
+_EXPOSURE = 0.3  # of the frame interval
+_DRIFT = 48  # pixels by which the light drifts
 _NOISE_MARGIN = 64  # pixels
 
 Boxes = npt.NDArray[np.float32]
 
 
 class UnknownScene(Exception):
-    """A reference that names no scene."""
+    """A reference that is not a known scene."""
 
 
 def number_of(reference: str) -> int:
-    """The number in `scene://conveyor/NUMBER`. Raises: UnknownScene."""
+    """Parse the number of `scene://conveyor/NUMBER`. Raises: UnknownScene."""
     number = scene_of(reference)
     if number is None:
         raise UnknownScene(
-            f"expected scene://conveyor/1 or another number up to 999999, came {reference[:100]}"
+            f"expected scene://conveyor/1 or another number up to 999999, got {reference[:100]}"
         )
     return number
 
 
 def draw(number: int, frame_id: int, into: Image | None = None) -> Image:
-    """The picture of this frame: (480, 640, 3) uint8 BGR."""
+    """Draw this frame: (480, 640, 3) uint8 BGR."""
     return _scene(number).draw(frame_id, into)
 
 
 def truth(number: int, frame_id: int) -> tuple[Boxes, npt.NDArray[np.int64]]:
-    """The parts in this frame: the boxes of what is seen of them, (n, 4) xyxy pixels, and class ids (n,)."""
+    """The ground truth of this frame: boxes of the visible parts, (n, 4) xyxy pixels, and class ids (n,)."""
     return _scene(number).truth(frame_id)
 
 
 class Scene:
-    """One belt and what stands around it. Making it takes a good part of a second. One thread uses it."""
+    """One belt and its surroundings. Creating it takes most of a second. Only one thread may use it."""
 
     def __init__(self, number: int) -> None:
         rng = np.random.default_rng([0x5CE7E, number])
-        self._upright = bool(rng.random() < 0.3)  # the belt runs down the picture, not across it
+        self._upright = bool(rng.random() < 0.3)  # the belt moves vertically
         across, along = (WIDTH, HEIGHT) if self._upright else (HEIGHT, WIDTH)
         self._along = along
-        speed = int(rng.integers(3, 9))  # pixels a frame
+        speed = int(rng.integers(3, 9))  # pixels per frame
         self._step = speed if rng.random() < 0.5 else -speed
         self._start = int(rng.integers(LENGTH))
         self._fixtures = make_fixtures(rng, across, along)
@@ -79,7 +79,7 @@ class Scene:
         self._noisy: Image = np.empty_like(self._canvas)
 
     def draw(self, frame_id: int, into: Image | None = None) -> Image:
-        """The picture of this frame: (480, 640, 3) uint8 BGR."""
+        """Draw this frame: (480, 640, 3) uint8 BGR."""
         image = np.empty((HEIGHT, WIDTH, 3), np.uint8) if into is None else into
         canvas, belt = self._canvas, self._fixtures.belt
         offset = self._offset(frame_id)
@@ -96,7 +96,7 @@ class Scene:
         return image
 
     def truth(self, frame_id: int) -> tuple[Boxes, npt.NDArray[np.int64]]:
-        """The boxes of what is seen of the parts, (n, 4) xyxy pixels, and their class ids (n,)."""
+        """The boxes of the visible parts, (n, 4) xyxy pixels, and their class ids (n,)."""
         offset = self._offset(frame_id)
         seen = np.zeros(self._canvas.shape[:2], np.uint8)
         seen[self._fixtures.belt] = self._belt.owners[:, offset : offset + self._along]
@@ -115,7 +115,7 @@ class Scene:
         return (self._start - self._step * frame_id) % LENGTH
 
     def _light_at(self, frame_id: int) -> Image:
-        """The light wanders slowly over the scene."""
+        """The light of this frame, which drifts slowly over the scene."""
         down, right = (
             round(_DRIFT / 2 * (1 + math.sin(2 * math.pi * frame_id / period)))
             for period in self._periods[:2]
@@ -125,7 +125,7 @@ class Scene:
         return window
 
     def _expose(self, canvas: Image, frame_id: int, into: Image) -> None:
-        """Brightness, which varies slowly, and noise, which is another one in every frame."""
+        """Apply brightness, which varies slowly, and noise, which differs in every frame."""
         gain = 1 + self._swing * math.sin(2 * math.pi * frame_id / self._periods[2])
         left, top = (frame_id * 37) % _NOISE_MARGIN, (frame_id * 23) % _NOISE_MARGIN
         bank = _noise_bank()
@@ -149,7 +149,7 @@ def _scene(number: int) -> Scene:
 
 @lru_cache(maxsize=1)
 def _noise_bank() -> Image:
-    """Noise of deviation 24 around 128, larger than any picture: partly grey, partly coloured."""
+    """Noise with deviation 24 around 128, larger than any picture: partly grey, partly coloured."""
     rng = np.random.default_rng(0x5E250)
     side = WIDTH + _NOISE_MARGIN
     grey = rng.standard_normal((side, side, 1), np.float32)
@@ -159,7 +159,7 @@ def _noise_bank() -> Image:
 
 
 def _make_light(rng: np.random.Generator, height: int, width: int) -> Image:
-    """Lamps over the scene, each a soft spot: 200 is the light in which a belt was drawn."""
+    """Draw lamps over the scene as soft spots; 200 is the light in which the belt was drawn."""
     y, x = np.mgrid[:height, :width].astype(np.float32) / width
     light = np.full((height, width), rng.uniform(0.6, 0.85), np.float32)
     for _ in range(rng.integers(1, 4)):

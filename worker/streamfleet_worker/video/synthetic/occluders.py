@@ -1,4 +1,4 @@
-"""What hides parts on a conveyor belt: rails, a gantry, and a hand or an arm that reaches over it."""
+"""Occluders of parts on a conveyor belt: rails, a gantry, and a hand or an arm that reaches over it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from streamfleet_worker.video.frame import Floats, Image
 
 _PAINTS = ((40, 160, 235), (200, 200, 196), (150, 90, 40), (70, 70, 74), (50, 60, 190))  # BGR
 _GLOVES = ((170, 120, 60), (60, 130, 220), (120, 150, 205), (60, 60, 62), (90, 170, 110))  # BGR
-_SHADE = 12  # pixels by which the shadow of what is high lies off
+_SHADE = 12  # pixels by which the shadow of a high object is offset
 
 
 @dataclass(frozen=True, slots=True)
 class Fixtures:
-    """What does not move, and where it leaves the belt to be seen."""
+    """The static occluders, and the visible part of the belt."""
 
     belt: slice  # the rows of the picture that the belt fills
-    picture: Image  # (across, along, 3) uint8, BGR: rails and gantry, where they are
+    picture: Image  # (across, along, 3) uint8, BGR: rails and gantry
     gantry: slice | None  # columns
-    shadow: Image | None  # (across, columns, 3) uint8: 255 is light, right of the gantry
+    shadow: Image | None  # (across, columns, 3) uint8, to the right of the gantry: 255 is no shadow
 
     def paint(self, canvas: Image) -> None:
-        """Over the belt."""
+        """Draw over the belt."""
         if self.gantry is not None and self.shadow is not None:
             end = self.gantry.stop
             there = canvas[:, end : end + self.shadow.shape[1]]
@@ -36,7 +36,7 @@ class Fixtures:
         canvas[self.belt.stop :] = self.picture[self.belt.stop :]
 
     def cover(self, owners: npt.NDArray[np.uint8]) -> None:
-        """Clear what is hidden."""
+        """Clear the owners of hidden pixels."""
         owners[: self.belt.start] = 0
         owners[self.belt.stop :] = 0
         if self.gantry is not None:
@@ -44,7 +44,7 @@ class Fixtures:
 
 
 class Reach:
-    """A hand or an arm that comes in over the belt, moves along it and goes away, again and again."""
+    """A hand or an arm that repeatedly reaches over the belt and moves along it."""
 
     def __init__(self, colour: Image, alpha: Floats, *, from_below: bool, rhythm: _Rhythm) -> None:
         height, width = alpha.shape
@@ -61,7 +61,7 @@ class Reach:
         self._rhythm = rhythm
 
     def paint(self, canvas: Image, frame_id: int) -> None:
-        """Over everything."""
+        """Draw over everything."""
         corner = self._corner(canvas.shape[0], frame_id)
         if corner is None:
             return
@@ -79,7 +79,7 @@ class Reach:
             )
 
     def cover(self, owners: npt.NDArray[np.uint8], frame_id: int) -> None:
-        """Clear what is hidden."""
+        """Clear the owners of hidden pixels."""
         corner = self._corner(owners.shape[0], frame_id)
         window = None if corner is None else _window(owners.shape[:2], corner, self._size)
         if window is not None:
@@ -87,7 +87,7 @@ class Reach:
             owners[there][self._alpha[mine] >= 0.5] = 0
 
     def _corner(self, across: int, frame_id: int) -> tuple[int, int] | None:
-        """Row and column of the sprite's corner. None: it is away."""
+        """Row and column of the sprite's corner; None if it is outside."""
         depth, x = self._rhythm.at(frame_id)
         if depth <= 0:
             return None
@@ -97,21 +97,21 @@ class Reach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rhythm:
-    depth: float  # pixels that it reaches in
-    period: float  # frames from one visit to the next
+    depth: float  # pixels that it reaches over the belt
+    period: float  # frames between two visits
     phase: float
     middle: float  # pixels along the belt
     swing: float  # pixels to both sides
 
     def at(self, frame_id: int) -> tuple[float, float]:
-        """How far it is in, and where along the belt."""
+        """How far it reaches in, and where along the belt."""
         angle = 2 * math.pi * frame_id / self.period + self.phase
         depth = self.depth * min(1.0, 1.6 * math.sin(angle))
         return depth, self.middle + self.swing * math.sin(angle * 0.37 + 1.0)
 
 
 def make_fixtures(rng: np.random.Generator, across: int, along: int) -> Fixtures:
-    """Rails on both sides, and often a gantry across."""
+    """Draw rails on both sides, and often a gantry across."""
     picture = np.zeros((across, along, 3), np.float32)
     share = rng.uniform(0.05, 0.13, size=2) * across
     belt = slice(int(share[0]), across - int(share[1]))
@@ -130,7 +130,7 @@ def make_fixtures(rng: np.random.Generator, across: int, along: int) -> Fixtures
 
 
 def make_reach(rng: np.random.Generator, across: int, along: int) -> Reach:
-    """A hand in a glove, or the arm of a robot."""
+    """Draw a hand in a glove, or the arm of a robot."""
     depth = across * rng.uniform(0.35, 0.75)
     draw = _hand if rng.random() < 0.55 else _arm
     colour, alpha = draw(rng, int(depth) + 60)
@@ -153,7 +153,7 @@ def _profile(rng: np.random.Generator, wide: int, paint: tuple[int, int, int]) -
 
 
 def _hand(rng: np.random.Generator, length: int) -> tuple[Image, Floats]:
-    """It reaches downwards; its fingers are at the bottom."""
+    """A hand that reaches downwards, with its fingers at the bottom."""
     width = 150
     glove = np.zeros((length, width), np.uint8)
     sleeve = np.zeros_like(glove)
@@ -174,7 +174,7 @@ def _hand(rng: np.random.Generator, length: int) -> tuple[Image, Floats]:
 
 
 def _arm(rng: np.random.Generator, length: int) -> tuple[Image, Floats]:
-    """It reaches downwards; its gripper is at the bottom."""
+    """An arm that reaches downwards, with its gripper at the bottom."""
     width = 110
     middle = width // 2
     beam, gripper = np.zeros((length, width), np.uint8), np.zeros((length, width), np.uint8)
@@ -198,7 +198,7 @@ def _arm(rng: np.random.Generator, length: int) -> tuple[Image, Floats]:
 def _rounded(
     layers: tuple[Image, ...], colours: tuple[tuple[int, int, int], ...], *, roundness: float
 ) -> tuple[Image, Floats]:
-    """Flat forms, the later above the earlier, lit as if their edges were round."""
+    """Draw flat layers, later ones above, lit as if their edges were round."""
     picture = np.zeros((*layers[0].shape, 3), np.float32)
     alpha = np.zeros(layers[0].shape, np.float32)
     for layer, colour in zip(layers, colours, strict=True):
@@ -218,7 +218,7 @@ _Place = tuple[slice, slice]
 def _window(
     canvas: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
 ) -> tuple[_Place, _Place] | None:
-    """Where something of this size lies in the canvas, and which part of itself that is."""
+    """The visible window of an object: its place in the canvas, and in the object itself."""
     (y, x), (height, width) = corner, size
     top, left = max(0, y), max(0, x)
     bottom, right = min(canvas[0], y + height), min(canvas[1], x + width)

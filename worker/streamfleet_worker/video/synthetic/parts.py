@@ -1,4 +1,4 @@
-"""How parts look from above: bolts, nuts and washers, and the caps and tags that are none.
+"""Draws parts from above: bolts, nuts and washers, and caps and tags as distractors.
 
 Each is a field of distances to its outline and a field of normals, lit from the top left.
 """
@@ -15,7 +15,7 @@ from streamfleet_worker.video.frame import Floats, Image
 
 LABELS = ("bolt", "nut", "washer")  # by class id
 
-_FINE = 2  # points drawn for a pixel, each way
+_FINE = 2  # points per pixel in each direction
 _LIGHT = np.array(
     [-0.45, -0.55, 0.70], np.float32
 )  # towards the light: x to the right, y down, z to the camera
@@ -32,16 +32,16 @@ _PLASTICS = ((60, 60, 200), (190, 120, 40), (60, 170, 60), (40, 190, 220), (225,
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """A picture of one thing."""
+    """The picture of one part or distractor."""
 
     colour: Floats  # (height, width, 3) float32, BGR, 0…255
     alpha: Floats  # (height, width) float32, 0…1
-    outline: Image  # (height, width) uint8: 1 within its outer line, holes too
+    outline: Image  # (height, width) uint8: 1 inside the outer outline, including holes
 
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A form on a grid of points; all (height, width) float32."""
+    """A shape on a grid of points; all (height, width) float32."""
 
     inside: Floats  # pixels to the nearest edge, negative outside
     outer: Floats  # the same, but holes count as inside
@@ -54,13 +54,13 @@ _Form = Callable[[np.random.Generator], _Drawing]
 
 
 def draw_part(class_id: int, rng: np.random.Generator) -> Sprite:
-    """One part of this class, in any size, turn and metal."""
+    """Draw a part of this class with a random size, rotation and metal."""
     form = (_bolt, _nut, _washer)[class_id]
     return _draw(form, rng, _METALS[rng.integers(len(_METALS))], shine=rng.uniform(0.35, 0.9))
 
 
 def draw_distractor(rng: np.random.Generator) -> Sprite:
-    """A thing that is no part: a cap without a hole, or a tag."""
+    """Draw a distractor: a cap without a hole, or a tag."""
     form = (_cap, _tag)[rng.integers(2)]
     return _draw(form, rng, _PLASTICS[rng.integers(len(_PLASTICS))], shine=0.15)
 
@@ -82,7 +82,7 @@ def _draw(form: _Form, rng: np.random.Generator, base: tuple[int, int, int], *, 
 
 
 def _lit(right: Floats, down: Floats, base: Floats, shine: float) -> Floats:
-    """Diffuse and mirrored light on a surface of these normals."""
+    """Diffuse and specular light on a surface with these normals."""
     up = np.sqrt(np.maximum(0.05, 1 - right**2 - down**2))
     towards = np.maximum(0, right * _LIGHT[0] + down * _LIGHT[1] + up * _LIGHT[2])
     glint = (towards**12 * (shine * 150))[..., None]
@@ -91,7 +91,7 @@ def _lit(right: Floats, down: Floats, base: Floats, shine: float) -> Floats:
 
 
 def _cropped(colour: Floats, alpha: Floats, outer: Floats) -> Sprite:
-    """At one point a pixel, without empty margins."""
+    """Scale to one point per pixel, and crop empty margins."""
     size = (alpha.shape[1] // _FINE, alpha.shape[0] // _FINE)
     weight = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA), np.float32)
     mixed = cv2.resize(colour * alpha[..., None], size, interpolation=cv2.INTER_AREA)
@@ -102,7 +102,7 @@ def _cropped(colour: Floats, alpha: Floats, outer: Floats) -> Sprite:
     return Sprite(clean[window], weight[window], solid[window].astype(np.uint8))
 
 
-# the forms: how far each reaches from its middle, and its field -------------------------------------------
+# the shapes: the radius of each, and its field ------------------------------------------------------------
 
 
 def _bolt(rng: np.random.Generator) -> _Drawing:
@@ -111,7 +111,7 @@ def _bolt(rng: np.random.Generator) -> _Drawing:
     head, thick = shaft * rng.uniform(1.65, 1.95), shaft * rng.uniform(1.2, 1.5)
     begin, neck, end = -length / 2, -length / 2 + thick, length / 2
     pitch = shaft * 0.55
-    thread = neck + (end - neck) * rng.uniform(0.0, 0.45)  # where it begins
+    thread = neck + (end - neck) * rng.uniform(0.0, 0.45)  # where the thread starts
 
     def field(along: Floats, across: Floats) -> _Field:
         width = np.abs(across)

@@ -1,6 +1,6 @@
-"""The test pattern: a live source that needs no camera and whose every frame is known in advance.
+"""The test pattern: a generated live source with known ground truth for every frame.
 
-Three squares, pure red, green and blue, run to and fro on three lanes that never meet.
+Three squares, pure red, green and blue, move back and forth on three separate lanes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streamfleet_worker.video.synthetic.clocked import DrawnCapture
 
 WIDTH, HEIGHT = 1920, 1080  # pixels
 FPS = 10.0
-SIDE = 192  # pixels, of a square
+SIDE = 192  # pixels of a square
 LABELS = ("red", "green", "blue")
 
 _BACKGROUND = 30
@@ -25,23 +25,24 @@ _COLOURS = ((0, 0, 255), (0, 255, 0), (255, 0, 0))  # BGR
 @dataclass(frozen=True, slots=True)
 class _Lane:
     top: int  # pixels
-    speed: int  # pixels a frame
-    start: int  # pixels along the way there and back
+    speed: int  # pixels per frame
+    start: int  # pixels along the way back and forth
 
 
-# On a grid of 24 pixels, and half a step down: letterboxed to 320 x 320, that is whole cells of 4 pixels.
+# On a grid of 24 pixels, shifted down by half a step: letterboxed to 320 x 320 these are whole cells of 4
+# pixels.
 _LANES = (_Lane(84, 24, 0), _Lane(444, 48, 480), _Lane(804, 24, 2400))
 _WAY = WIDTH - SIDE  # pixels from one end of a lane to the other
 
 
 def truth(frame_id: int) -> npt.NDArray[np.float32]:
-    """The boxes in this frame: (3, 4) xyxy pixels, in the order of `LABELS`."""
+    """The true boxes in this frame: (3, 4) xyxy pixels, in the order of `LABELS`."""
     boxes = [(left, top, left + SIDE, top + SIDE) for left, top in _corners(frame_id)]
     return np.array(boxes, np.float32)
 
 
 def draw(frame_id: int, into: Image | None = None) -> Image:
-    """The picture of this frame: (1080, 1920, 3) uint8 BGR."""
+    """Draw this frame: (1080, 1920, 3) uint8 BGR."""
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8) if into is None else into
     image.fill(_BACKGROUND)
     for (left, top), colour in zip(_corners(frame_id), _COLOURS, strict=True):
@@ -58,7 +59,7 @@ def _corners(frame_id: int) -> list[tuple[int, int]]:
 
 
 class PatternCapture(DrawnCapture):
-    """The pattern as a source."""
+    """The test pattern as a source."""
 
     def __init__(self, first_frame_id: int) -> None:
         super().__init__(draw, width=WIDTH, height=HEIGHT, fps=FPS, first_frame_id=first_frame_id)

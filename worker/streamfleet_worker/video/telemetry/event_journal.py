@@ -1,6 +1,6 @@
-"""The last events of a pipeline, as Roboflow's status report shows them.
+"""The last events of a pipeline, for Roboflow's status report.
 
-The threads of a camera process write here, the one that talks to the agent reads.
+The threads of a camera process write; the thread that reports to the agent reads.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ _KEPT_EVENTS = 128  # of all sources together
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    number: int  # of all entries, in the order of their coming
-    era: int  # of its row
+    number: int  # in order of recording, over all sources
+    period: int  # of its row, when it was recorded
     event: dict[str, Any]
 
-    def tells(self, other: dict[str, Any]) -> bool:
-        """The same happened."""
+    def is_repeat_of(self, other: dict[str, Any]) -> bool:
+        """Whether it is the same event, apart from the time."""
         return all(self.event[key] == other[key] for key in ("event_type", "severity", "payload", "context"))
 
 
 @dataclass(slots=True)
 class _Row:
-    """What happened to one source, or to the pipeline itself."""
+    """The events of one source, or of the pipeline itself."""
 
-    era: int = 0  # +1 whenever all is well again
+    period: int = 0  # +1 at each recovery
     entries: deque[_Entry] = field(default_factory=deque)
 
 
 class EventJournal:
-    """The last events of a pipeline, in far less room than Roboflow's 512: they travel each second.
+    """The last events of a pipeline; fewer than Roboflow's 512, as they are sent each second.
 
-    What happens again and again while nothing has become well is one entry: its last time, how many `times`
-    and `since` when. Where there is no room any more, the source with most entries loses its oldest: one that
-    comes and goes does not push the others' out.
+    An event that repeats without a recovery in between is one entry with its last time, the number of `times`
+    and `since` when. If the journal is full, the source with the most entries loses its oldest, so that a
+    source that fails repeatedly does not displace the events of the others.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._rows: dict[int | None, _Row] = {}  # by source; None: the pipeline's
+        self._rows: dict[int | None, _Row] = {}  # by source; None: of the pipeline
 
-    def note(
+    def record(
         self, severity: int, event_type: str, payload: dict[str, Any], context: str, *, of: int | None
     ) -> None:
-        """It happened just now, to a source or to the pipeline."""
+        """Record an event of a source or of the pipeline."""
         event = {
             "timestamp": datetime.now().isoformat(),
             "severity": severity,
@@ -64,30 +64,32 @@ class EventJournal:
         }
         with self._lock:
             row = self._rows.setdefault(of, _Row())
-            for entry in [entry for entry in row.entries if entry.era == row.era and entry.tells(event)]:
+            for entry in [
+                entry for entry in row.entries if entry.period == row.period and entry.is_repeat_of(event)
+            ]:
                 row.entries.remove(entry)
                 event["times"] = entry.event.get("times", 1) + 1
                 event["since"] = entry.event.get("since", entry.event["timestamp"])
-            row.entries.append(_Entry(next(self._numbers), row.era, event))
+            row.entries.append(_Entry(next(self._numbers), row.period, event))
             if sum(len(other.entries) for other in self._rows.values()) > _KEPT_EVENTS:
                 max(self._rows.values(), key=lambda other: len(other.entries)).entries.popleft()
 
-    def well(self, of: int) -> None:
-        """The source works again: what happens to it from here on is another story."""
+    def recovered(self, of: int) -> None:
+        """Record that the source works again: later events are not merged with earlier ones."""
         with self._lock:
-            self._rows.setdefault(of, _Row()).era += 1
+            self._rows.setdefault(of, _Row()).period += 1
 
     def error(self, event_type: str, kind: str, message: str, context: str) -> None:
-        """An error of the pipeline, of this type, in Roboflow's words."""
+        """Record an error of the pipeline with Roboflow's payload."""
         payload = {"error_type": kind, "error_message": shown_reason(message), "error_context": context}
-        self.note(ERROR, event_type, payload, "inference_pipeline", of=None)
+        self.record(ERROR, event_type, payload, "inference_pipeline", of=None)
 
     def inference_thread(self, event: str) -> None:
-        """Inference has STARTED or FINISHED."""
-        self.note(INFO, f"INFERENCE_THREAD_{event}", {}, "inference_pipeline", of=None)
+        """Record that inference has STARTED or FINISHED."""
+        self.record(INFO, f"INFERENCE_THREAD_{event}", {}, "inference_pipeline", of=None)
 
     def sink_failed(self, sink: str, reason: str) -> None:
-        """A sink began to refuse what it is sent."""
+        """Record that a sink has started to fail."""
         self.error(
             "INFERENCE_RESULTS_DISPATCHING_ERROR",
             "SinkFailed",
@@ -97,7 +99,7 @@ class EventJournal:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Oldest first."""
+        """The events, oldest first."""
         with self._lock:
             entries = [entry for row in self._rows.values() for entry in row.entries]
         return [entry.event for entry in sorted(entries, key=lambda entry: entry.number)]

@@ -1,26 +1,26 @@
-"""Which failures of a source are worth a line in the log. Pure: the time comes in as a number."""
+"""Throttles log lines about repeated failures. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
-EVERY = 300.0  # seconds, from a line to the next one that says the same
+EVERY = 300.0  # seconds between two lines with the same text
 
 
 class LogThrottle:
-    """Each reason is told when it is new, and again every five minutes while it lasts.
+    """Logs each reason when it is new, and every five minutes while it repeats.
 
-    A picture in between changes nothing, or a source that comes and goes would fill the log.
+    A success in between does not reset it: otherwise a source that fails repeatedly would fill the log.
     """
 
     def __init__(self) -> None:
-        self._told: dict[str, tuple[float, int]] = {}  # by reason: when, and how often it came since
+        self._logged: dict[str, tuple[float, int]] = {}  # by reason: when, and repetitions since
 
     def failed(self, reason: str, now: float) -> int:
-        """How often this came since it was told last, with this time. 0: it need not be told now."""
-        # What did not come for so long is new again; and texts that hold a figure do not pile up.
-        self._told = {text: told for text, told in self._told.items() if now - told[0] < 2 * EVERY}
-        told_at, untold = self._told.get(reason, (None, 0))
-        if told_at is not None and now - told_at < EVERY:
-            self._told[reason] = (told_at, untold + 1)
+        """Return how often the reason occurred since its last line, this time included; 0: do not log it."""
+        # A reason that did not occur for long is new again. This also bounds the number of different texts.
+        self._logged = {text: entry for text, entry in self._logged.items() if now - entry[0] < 2 * EVERY}
+        logged_at, suppressed = self._logged.get(reason, (None, 0))
+        if logged_at is not None and now - logged_at < EVERY:
+            self._logged[reason] = (logged_at, suppressed + 1)
             return 0
-        self._told[reason] = (now, 0)
-        return untold + 1
+        self._logged[reason] = (now, 0)
+        return suppressed + 1

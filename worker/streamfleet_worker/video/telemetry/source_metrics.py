@@ -1,6 +1,6 @@
-"""What has happened to one source: its counters, its latencies and its state, for the reports of a camera.
+"""The metrics of one source: counters, latencies and state, for the reports of a camera process.
 
-The threads of the process write here, the one that talks to the agent reads. It never decides anything.
+The threads of the process write; the thread that reports to the agent reads. It makes no decisions.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from streamfleet_worker.video.sources.freeze_detector import FORGOTTEN
 from streamfleet_worker.video.telemetry.event_journal import ERROR, INFO, WARNING, EventJournal
 from streamfleet_worker.video.telemetry.status_report import shown_source_state
 
-_UNREMARKABLE = 3.0  # seconds for which nobody asks why there is no picture
+_NORMAL_WAIT = 3.0  # seconds without a picture that need no explanation
 _LATENCY_FRAMES = 64
 _THROUGHPUT_WINDOW = 3.0  # seconds
 
 
 @dataclass(slots=True, kw_only=True)
 class _Counters:
-    """They only rise, except for `attempts`."""
+    """Counters. They only increase, except `attempts`."""
 
     received: int = 0
     decoded: int = 0
     inferred: int = 0
     emitted: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # by cause
-    attempts: int = 0  # to open the source that failed since the last success
+    attempts: int = 0  # failed attempts to open the source since the last success
     failures: int = 0
 
 
@@ -44,14 +44,15 @@ def _window() -> deque[float]:
 
 @dataclass(slots=True, kw_only=True)
 class _LatencyWindows:
-    """Seconds that the last frames took, and when they were emitted."""
+    """The latencies of the last frames in seconds, and when they were emitted."""
 
     began: float  # monotonic seconds
     decoding: deque[float] = field(default_factory=_window)
     inference: deque[float] = field(default_factory=_window)
     end_to_end: deque[float] = field(default_factory=_window)
-    emission: deque[float] = field(default_factory=_window)  # from the capture until the predictions left
-    ticks: deque[float] = field(default_factory=deque)  # monotonic seconds of what was emitted lately
+    # From the capture until the predictions were sent.
+    emission: deque[float] = field(default_factory=_window)
+    ticks: deque[float] = field(default_factory=deque)  # monotonic seconds of the last emissions
 
     def inferred(self, *, decoded_at: float, started_at: float, ready_at: float) -> None:
         self.decoding.append(started_at - decoded_at)
@@ -64,7 +65,7 @@ class _LatencyWindows:
         self._forget_ticks(now)
 
     def fps(self, now: float) -> float:
-        """Frames emitted a second, over the last three."""
+        """Frames emitted per second, over the last three seconds."""
         self._forget_ticks(now)
         span = min(_THROUGHPUT_WINDOW, now - self.began)
         return round(len(self.ticks) / span, 3) if span > 0 else 0.0
@@ -76,53 +77,53 @@ class _LatencyWindows:
 
 @dataclass(slots=True, kw_only=True)
 class _SourceState:
-    """What the source does now, and what was seen of it last. Times are monotonic seconds."""
+    """The current state of the source and its last picture. Times are monotonic seconds."""
 
     finite: bool
-    waits_since: float
-    looked_at: float
-    state: str = "NOT_STARTED"  # the source's own, as Roboflow names it
-    shown: str = "NOT_STARTED"  # as people see it, who see pauses too
+    waiting_since: float
+    freeze_checked_at: float
+    state: str = "NOT_STARTED"  # of the source itself, in Roboflow's words
+    shown: str = "NOT_STARTED"  # as shown to users, with pauses
     paused: bool = False
-    over: bool = False  # it is finite, and every frame of it has been dealt with
+    over: bool = False  # it is finite, and all its frames were processed
     connected: bool = False
-    final: bool = False  # its last attempt failed for a reason that does not go away
-    failing: bool = False  # the last frame that came back from the engine came without an output
+    final: bool = False  # its last attempt failed, and retrying does not help
+    failing: bool = False  # inference of the last frame failed
     reason: str = ""
     cause: SourceCause | None = None
-    waits_for: str = ""  # before the first picture
-    patience: float = 0.0  # seconds that a picture may take
+    waiting_for: str = ""  # before the first picture
+    timeout: float = 0.0  # seconds to wait for a picture
     properties: dict[str, Any] | None = None
     size: tuple[int, int] = (0, 0)  # pixels, width and height
     last_frame_at: float | None = None
     frozen_since: float | None = None
 
     def is_overdue(self, now: float) -> bool:
-        """It has been opened for longer than that usually takes."""
-        return self.state == "INITIALISING" and now - self.waits_since >= _UNREMARKABLE
+        """Whether opening it takes longer than usual."""
+        return self.state == "INITIALISING" and now - self.waiting_since >= _NORMAL_WAIT
 
     def frozen_for(self, now: float) -> float | None:
-        """Seconds for which the picture has not changed. None: it moves, or was not looked at lately."""
-        if self.frozen_since is None or now - self.looked_at > FORGOTTEN:
+        """Seconds for which the picture has not changed; None if it changes, or was not checked recently."""
+        if self.frozen_since is None or now - self.freeze_checked_at > FORGOTTEN:
             return None
         return now - self.frozen_since
 
     def reason_at(self, now: float) -> str:
-        """Why there is no picture, or why it is of no use; empty when all is well."""
-        return self.reason or self._what_is_missing(now) or _frozen_reason(self.frozen_for(now))
+        """Why there is no usable picture; "" if there is one."""
+        return self.reason or self._missing_reason(now) or _frozen_reason(self.frozen_for(now))
 
-    def _what_is_missing(self, now: float) -> str:
-        """No state lasts long without a reason."""
-        if self.is_overdue(now) and self.waits_for:
-            return f"{self.waits_for}, for {_in_steps(now - self.waits_since)}"
+    def _missing_reason(self, now: float) -> str:
+        """A reason for states that last unusually long."""
+        if self.is_overdue(now) and self.waiting_for:
+            return f"{self.waiting_for}, for {_in_steps(now - self.waiting_since)}"
         silence = 0.0 if self.last_frame_at is None else now - self.last_frame_at
-        if self.state == "RUNNING" and not self.finite and silence > max(_UNREMARKABLE, self.patience / 2):
+        if self.state == "RUNNING" and not self.finite and silence > max(_NORMAL_WAIT, self.timeout / 2):
             return f"no frame for {_in_steps(silence)}"
         return ""
 
 
 class SourceMetrics:
-    """One source's. Any thread may call any method."""
+    """The metrics of one source. Any thread may call any method."""
 
     def __init__(
         self,
@@ -141,43 +142,43 @@ class SourceMetrics:
         self._reference = sanitised(reference)
         self._counters = _Counters()
         self._windows = _LatencyWindows(began=now)
-        self._source = _SourceState(finite=finite, waits_since=now, looked_at=now)
+        self._source = _SourceState(finite=finite, waiting_since=now, freeze_checked_at=now)
 
-    # what the threads write -------------------------------------------------------------------------------
+    # writing ---------------------------------------------------------------------------------------------
 
     def source_is(self, state: str) -> None:
-        """The source is in another state of Roboflow's."""
+        """Set the state of the source, one of Roboflow's."""
         with self._lock:
             if state == "INITIALISING":
-                self._source.waits_since = time.monotonic()
+                self._source.waiting_since = time.monotonic()
             self._source.state = state
-            self._tell_state()
+            self._update_shown_state()
 
-    def waits(self, what: str) -> None:
-        """The source is being opened, and this is what is missing until there is a picture."""
+    def set_waiting_for(self, what: str) -> None:
+        """Say what the source waits for until its first picture."""
         with self._lock:
-            self._source.waits_for = what
+            self._source.waiting_for = what
 
     def become_finite(self) -> None:
-        """It turned out to be a film."""
+        """Treat the source as a file."""
         with self._lock:
             self._source.finite = True
-            self._tell_state()
+            self._update_shown_state()
 
     def paused(self, paused: bool) -> None:
-        """Nothing of it is emitted from now on, or it goes on."""
+        """Record that it was paused or resumed."""
         with self._lock:
             self._source.paused = paused
-            self._tell_state()
+            self._update_shown_state()
 
     def over(self) -> None:
-        """It has come to its end, and so has the last of its frames."""
+        """Record that its last frame was processed."""
         with self._lock:
             self._source.over = True
-            self._tell_state()
+            self._update_shown_state()
 
     def source_connected(self, capture: Capture) -> None:
-        """The source is open."""
+        """Record that the source is open."""
         with self._lock:
             created = (
                 None if self._source.properties is None else self._source.properties["timestamp_created"]
@@ -196,19 +197,19 @@ class SourceMetrics:
             self._counters.attempts = 0
             self._source.reason = ""
             self._source.cause = None
-        self._journal.well(self._source_id)
+        self._journal.recovered(self._source_id)
 
     def source_ended(self, remark: str) -> None:
-        """The data is at its end; the remark says what was wrong with it, if something was."""
+        """Record the end of the data. `remark`: what was wrong with it, or ""."""
         with self._lock:
             self._source.reason = remark
         if remark:
             payload = {"source_id": self._source_id, "message": remark}
-            self._note(WARNING, "VIDEO_DAMAGED", payload, "video_source.video_consumer")
+            self._record(WARNING, "VIDEO_DAMAGED", payload, "video_source.video_consumer")
         self.source_is("ENDED")
 
     def source_failed(self, reason: str, cause: SourceCause, *, final: bool = False) -> None:
-        """An attempt to open the source, or to go on reading it, failed; `final`: so will the next ones."""
+        """Record a failure to open or read the source. `final`: retrying does not help."""
         with self._lock:
             self._source.final = final
             lost, self._source.connected = self._source.connected, False
@@ -224,11 +225,11 @@ class SourceMetrics:
             "source_id": self._source_id,
             "cause": cause,
         }
-        self._note(severity, event_type, payload, "video_source.video_consumer")
+        self._record(severity, event_type, payload, "video_source.video_consumer")
 
     def consumption(self, event: str) -> None:
-        """Reading has STARTED or FINISHED."""
-        self._note(
+        """Record that reading has STARTED or FINISHED."""
+        self._record(
             INFO,
             f"VIDEO_CONSUMPTION_{event}",
             {"source_id": self._source_id},
@@ -236,85 +237,83 @@ class SourceMetrics:
         )
 
     def inference_failed(self, reason: str) -> None:
-        """The engine gave nothing for a frame."""
+        """Record that inference of a frame failed."""
         with self._lock:
             self._counters.dropped["inference"] += 1
-            if (
-                self._source.failing
-            ):  # one event for a row of failures, or they would push everything else out
+            if self._source.failing:  # one event for a series of failures, so that others are not displaced
                 return
             self._source.failing = True
         self._journal.error("INFERENCE_ERROR", "InferenceFailed", reason, "inference_thread")
 
-    def grabbed(self, now: float, patience: float = 0.0) -> None:
-        """One more frame came from the source; the next may take so many seconds."""
+    def grabbed(self, now: float, timeout: float = 0.0) -> None:
+        """Count a frame from the source. `timeout`: seconds to wait for the next one."""
         with self._lock:
-            self._source.patience = patience
+            self._source.timeout = timeout
             self._counters.received += 1
             self._source.last_frame_at = now
 
     def decoded(self) -> None:
-        """There is a picture of the frame that came last."""
+        """Count a decoded picture."""
         with self._lock:
             self._counters.decoded += 1
 
-    def seen(self, width: int, height: int) -> None:
-        """A picture has this size in pixels."""
+    def set_size(self, width: int, height: int) -> None:
+        """Set the size of the picture, in pixels."""
         self._source.size = (width, height)
 
-    def looked(self, frozen_for: float | None, now: float) -> None:
-        """The picture has not changed for so many seconds; None: it moves."""
+    def freeze_checked(self, frozen_for: float | None, now: float) -> None:
+        """Record for how many seconds the picture has not changed; None if it changes."""
         with self._lock:
             was_frozen = self._source.frozen_since is not None
             self._source.frozen_since = None if frozen_for is None else now - frozen_for
-            self._source.looked_at = now
+            self._source.freeze_checked_at = now
         if was_frozen != (frozen_for is not None):
             event = "PICTURE_MOVES" if was_frozen else "PICTURE_STANDS_STILL"
             severity = INFO if was_frozen else WARNING
-            self._note(severity, event, {"source_id": self._source_id}, "video_source")
+            self._record(severity, event, {"source_id": self._source_id}, "video_source")
             self._changed.set()
 
     def dropped(self, cause: str, count: int = 1) -> None:
-        """So many frames are not emitted, and why."""
+        """Count frames that are not emitted, by cause."""
         with self._lock:
             self._counters.dropped[cause] += count
 
     def inferred(self, *, decoded_at: float, started_at: float, ready_at: float) -> None:
-        """The engine is through with a frame; monotonic seconds."""
+        """Count an inferred frame. Times are monotonic seconds."""
         with self._lock:
             self._counters.inferred += 1
             self._source.failing = False
             self._windows.inferred(decoded_at=decoded_at, started_at=started_at, ready_at=ready_at)
 
     def emitted(self, now: float, *, latency: float) -> None:
-        """The predictions of one more frame have left, so many seconds after its capture."""
+        """Count an emitted frame. `latency`: seconds since its capture."""
         with self._lock:
             self._counters.emitted += 1
             self._windows.emitted(now, latency)
 
-    # what is read -----------------------------------------------------------------------------------------
+    # reading ----------------------------------------------------------------------------------------------
 
     def is_overdue(self, now: float) -> bool:
-        """It has been opened for longer than that usually takes."""
+        """Whether opening it takes longer than usual."""
         return self._source.is_overdue(now)
 
     @property
     def final(self) -> bool:
-        """Its last attempt failed for a reason that does not go away."""
+        """Whether its last attempt failed, and retrying does not help."""
         return self._source.final
 
     @property
-    def patience(self) -> float:
-        """Seconds that it may be silent before it counts as lost; 0: it never is."""
-        return self._source.patience
+    def timeout(self) -> float:
+        """Seconds of silence after which it counts as lost; 0: no limit."""
+        return self._source.timeout
 
     @property
     def state(self) -> str:
-        """The source's own, whether it is paused or not, as Roboflow names it."""
+        """The state of the source itself, regardless of pauses, in Roboflow's words."""
         return self._source.state
 
     def source_stat(self, now: float) -> SourceStat:
-        """The source with its counters, and its state as people see it, which knows of pauses too."""
+        """The source with its counters, and its state as shown to users, with pauses."""
         with self._lock:
             age = None if self._source.last_frame_at is None else round(now - self._source.last_frame_at, 3)
             latency = _mean(self._windows.emission)
@@ -353,11 +352,11 @@ class SourceMetrics:
 
     @property
     def properties(self) -> dict[str, Any] | None:
-        """Roboflow's properties of one source; None until it was open."""
+        """Roboflow's properties of one source; None before it was opened."""
         with self._lock:
             return None if self._source.properties is None else dict(self._source.properties)
 
-    def _tell_state(self) -> None:
+    def _update_shown_state(self) -> None:
         previous = self._source.shown
         self._source.shown = shown_source_state(
             self._source.state, finite=self._source.finite, paused=self._source.paused, done=self._source.over
@@ -368,15 +367,15 @@ class SourceMetrics:
                 "new_state": self._source.shown,
                 "source_id": self._source_id,
             }
-            self._note(INFO, "SOURCE_STATE_UPDATE", states, "video_source")
+            self._record(INFO, "SOURCE_STATE_UPDATE", states, "video_source")
             self._changed.set()
 
-    def _note(self, severity: int, event_type: str, payload: dict[str, Any], context: str) -> None:
-        self._journal.note(severity, event_type, payload, context, of=self._source_id)
+    def _record(self, severity: int, event_type: str, payload: dict[str, Any], context: str) -> None:
+        self._journal.record(severity, event_type, payload, context, of=self._source_id)
 
 
 def _failure_event(cause: SourceCause, *, lost: bool) -> tuple[int, str]:
-    """Severity and type: programs for Roboflow look for errors to learn that a source cannot be opened."""
+    """Severity and type. Programs written for Roboflow look for errors to detect an unavailable source."""
     if cause == "internal":
         return ERROR, "SOURCE_ERROR"
     if lost:
@@ -389,12 +388,12 @@ def _mean(values: deque[float]) -> float | None:
 
 
 def _frozen_reason(frozen_for: float | None) -> str:
-    """In steps, because every other text is news that travels through the fleet."""
+    """A reason that changes in steps, because each new text is sent through the fleet."""
     return "" if frozen_for is None else f"the picture has not changed for {_in_steps(frozen_for, 10)}"
 
 
 def _in_steps(seconds: float, step: int = 5) -> str:
-    """So that a text that holds it does not change too often."""
+    """Format seconds in coarse steps, so that texts with it change rarely."""
     if seconds < 60:
         return f"{seconds // step * step or seconds:.0f} s"
     return f"{seconds // 60:.0f} min" if seconds < 3600 else f"{seconds // 3600:.0f} h"

@@ -1,4 +1,4 @@
-"""What a camera says of itself to the agent. Pure: made from what its metrics say and a few facts."""
+"""The status that a camera process reports to the agent. Pure: derived from its metrics."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _LOST = ("ERROR", "RESTARTING")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFacts:
-    """What of one source bears on the state of its pipeline."""
+    """The facts about one source that determine the state of its pipeline."""
 
-    state: str  # Roboflow's name
-    attempts: int  # to open it that failed since the last success
-    over: bool = False  # it is finite, and every frame of it has been emitted
-    failed: bool = False  # it cannot be opened, and will not heal by itself
-    overdue: bool = False  # it has been opened for longer than that usually takes
+    state: str  # in Roboflow's words
+    attempts: int  # failed attempts to open it since the last success
+    over: bool = False  # it is finite, and all its frames were processed
+    failed: bool = False  # it cannot be opened, and retrying does not help
+    overdue: bool = False  # opening it takes longer than usual
 
     @property
     def lost(self) -> bool:
-        """It had a picture or should have one, and is tried again."""
+        """Whether it has failed or is overdue, and is being reopened."""
         return not self.over and (self.state in _LOST or self.attempts > 0 or self.overdue)
 
     @property
     def in_view(self) -> bool:
-        """There is a picture, or the last frames of one are still under way."""
+        """Whether it delivers pictures, or its last frames are still being processed."""
         return not self.over and not self.lost and self.state in ("RUNNING", "ENDED")
 
 
 def observed_state(sources: Sequence[SourceFacts], *, paused: bool, engine_met: bool) -> ObservedState:
-    """The pipeline's state, from those of its sources: one that runs is enough to say that it runs."""
+    """Derive the state of the pipeline from its sources: it runs if at least one source does."""
     if all(source.over for source in sources):
         return ObservedState.ENDED
     if paused:
@@ -51,7 +51,7 @@ def observed_state(sources: Sequence[SourceFacts], *, paused: bool, engine_met: 
 
 
 def shown_source_state(source_state: str, *, finite: bool, paused: bool, done: bool) -> str:
-    """The source's state as people see it: a file is paused where a live source is muted."""
+    """The state of the source as shown to users: a paused file is PAUSED, a paused live source MUTED."""
     if source_state == "ENDED" and not done:
         source_state = "RUNNING"
     if source_state == "RUNNING" and paused:
@@ -60,7 +60,7 @@ def shown_source_state(source_state: str, *, finite: bool, paused: bool, done: b
 
 
 def reason_of(sources: Sequence[SourceStat]) -> str:
-    """What is wrong with the sources, for people; which of several it is, stands before it."""
+    """The reasons of the sources, for users; with several sources each is prefixed with its number."""
     if len(sources) == 1:
         return sources[0].reason
     reasons = (f"source {source.source_id}: {source.reason}" for source in sources if source.reason)
@@ -74,7 +74,7 @@ def status_report(
     throughput: float,
     metadata: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Roboflow's status report: these four keys, in this order."""
+    """Roboflow's status report, with these four keys in this order."""
     return {
         "video_source_status_updates": events,
         "latency_reports": latencies,
@@ -91,7 +91,7 @@ def source_metadata(
     filling: str,
     consumption: str,
 ) -> dict[str, Any]:
-    """One entry of Roboflow's `sources_metadata`. Some containers declare a rate that is no number."""
+    """One entry of Roboflow's `sources_metadata`. Rates that are not finite become None."""
     return {
         "source_properties": None if properties is None else {k: _finite(v) for k, v in properties.items()},
         "source_reference": source.reference,
