@@ -31,7 +31,7 @@ from tests.api.conftest import Api, Command, environment, terminal_text
 from tests.api.storage.test_onnx_file import save
 from tests.fakes.broker import KEY, Peer, device, pipeline, sha256, spec
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
+from tests.fakes.places import free_port, free_ports
 
 DEMO = demo_model()
 
@@ -259,10 +259,10 @@ def test_the_subscribers_program_is_all_of_stdout(run: Command) -> None:
 def test_the_subscribers_program_takes_the_first_address_that_answers(
     run: Command, peer: Peer, tmp_path: Path
 ) -> None:
-    nobody = free_port()
+    nobody, port = free_ports(2)
     file = tmp_path / "wall.py"
     with zmq.Context() as context, context.socket(zmq.XPUB) as relay:
-        port = relay.bind_to_random_port("tcp://127.0.0.1")
+        relay.bind(f"tcp://127.0.0.1:{port}")  # no port that a connection to it could have of its own
         peer.endpoints = (f"tcp://127.0.0.1:{nobody}", f"tcp://*:{port}", f"tcp://[::1]:{nobody}")
         file.write_text(run("keys", "subscriber", "wall").stdout)
         # Only who it connects to matters here, so it speaks without keys.

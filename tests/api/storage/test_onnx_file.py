@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +200,7 @@ def test_a_model_that_no_device_could_run_is_refused(
     [
         b"",
         b"this is no model\n" * 100,
-        os.urandom(5000),
+        random.Random(1).randbytes(5000),
         demo_model()[:-200],
         demo_model()[:300],
         b"\x08\x08",

@@ -38,11 +38,11 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium h
 READS = ["/list_pipelines", "/status/door", "/v2/devices", "/metrics", "/inference_pipelines/door/consume"]
 WRITES = ["/terminate/door", "/initialise", "/v2/devices", "/v2/tickets", "/v2/pipelines/door/pause"]
 # Each way resolves to what it got: "" when that is nothing.
-ATTACK = """async ([base, reads, writes]) => {
+ATTACK = """async ([base, reads, writes, wait = 3000]) => {
     const got = [];
     const within = (promise, name) => Promise.race([
         promise.then((value) => value && got.push(`${name}: ${value}`), () => {}),
-        new Promise((done) => setTimeout(done, 3000)),
+        new Promise((done) => setTimeout(done, wait)),
     ]);
     const loads = (tag, attribute, path) => new Promise((done) => {
         const element = document.createElement(tag);
@@ -158,6 +158,7 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         rules = "--host-resolver-rules=MAP * 127.0.0.1"
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", rules])
+        expect.set_options(timeout=PATIENCE * 1000)
         yield browser
         browser.close()
 
@@ -239,7 +240,7 @@ def test_a_page_of_this_api_gets_everything(api: Api, page: Page, host: str) -> 
     base = f"http://{host}:{api.port}"
     page.goto(f"{base}/v2/models")
 
-    got = page.evaluate(ATTACK, [base, READS[:4], ["/v2/tickets"]])
+    got = page.evaluate(ATTACK, [base, READS[:4], ["/v2/tickets"], PATIENCE * 1000])
 
     ways = {each.partition(":")[0] for each in got}
     assert {
@@ -280,7 +281,7 @@ def test_a_browser_that_tells_nothing_of_a_page_shows_it_no_picture_and_takes_no
 
 def test_a_page_of_an_origin_of_cors_may_ask(named: Api, peer: Peer, page: Page, elsewhere: int) -> None:
     page.goto(f"http://own.example:{elsewhere}/")
-    attack = [f"http://fleet.example:{named.port}", READS, ["/v2/devices"]]
+    attack = [f"http://fleet.example:{named.port}", READS, ["/v2/devices"], PATIENCE * 1000]
 
     ways = {each.partition(":")[0] for each in page.evaluate(ATTACK, attack)}
 
