@@ -141,6 +141,7 @@ class Peer:
 
     def reset(self) -> None:
         """Forget everything."""
+        self.answer = self.honest
         self.foreign.clear()
         for table in (
             self.asked,
@@ -159,7 +160,6 @@ class Peer:
         self.generation += 10
         self.endpoints = ("tcp://*:7774",)
         self.confirms = True
-        self.answer = self.honest
 
     # the control plane ------------------------------------------------------------------------------------
 
