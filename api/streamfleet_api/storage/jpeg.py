@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 
 from PIL import Image
 
 MAX_PIXELS = 40_000_000  # more than any camera of ours has; the decoder takes a few bytes for each
 MAX_SCANS = 32  # a progressive picture is gone through once for each
+# Of one decoder, as libjpeg reads it. A progressive picture is kept as a whole while it is decoded, and
+# one of 40 million pixels, which may come as half a megabyte, took 320 MB.
+MAX_MEMORY = "96M"
 _MAGIC = b"\xff\xd8\xff"
 _SCAN = b"\xff\xda"  # a marker: where it stands in the data of a picture, a zero is between these two bytes
+
+
+os.environ["JPEGMEM"] = MAX_MEMORY  # read by libjpeg for each picture
 
 
 class BadJpeg(Exception):

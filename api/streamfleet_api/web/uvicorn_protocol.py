@@ -22,6 +22,7 @@ from streamfleet_core.protocol.rates import Bucket, Rate
 
 MAX_HEAD = 65_536  # bytes, give or take what arrives at once; also of what frames a body between two pieces
 MAX_FIELDS = 100  # of a head: each costs a call, and is looked at again and again
+MAX_UNANSWERED = 32  # requests of a connection: each takes memory, and thousands are read at once
 MANY_PIECES = 1000  # of a body; beyond these they must have so many bytes on average:
 SMALL_PIECE = 32  # bytes: each piece costs a call
 # What a WebSocket may bring. Clients of ours have nothing to say, but pings and closes; each frame, which may
@@ -142,6 +143,9 @@ class BoundedHttp(HttpToolsProtocol):
             self._expect_more()
 
     def on_message_begin(self) -> None:
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            self._close()
+            raise ValueError("refused")
         self._is_head = self._has_moved = True
         super().on_message_begin()
 

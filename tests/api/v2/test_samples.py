@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 import supervision as sv
+from PIL import Image
 
 from streamfleet_api.storage.coco_zip import zipped
 from streamfleet_core.protocol.picked_sample import MAX_PICKED, PICKED, Picked, Sample
@@ -286,6 +287,23 @@ def test_what_is_no_picture_is_refused(http: httpx.Client, item: Picked) -> None
     assert answer.status_code == 422, answer.text
     assert answer.json()["detail"].startswith("expected ")
     assert http.get("/v2/samples").json() == {"datasets": []}
+
+
+def test_a_picture_that_takes_much_memory_to_decode_is_refused(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A progressive one is kept as a whole meanwhile, and one of a camera is not."""
+    monkeypatch.delenv("JPEGMEM", raising=False)  # of the api, which this process may have loaded
+    large, shape = Image.new("RGB", (8000, 5000)), {"width": 8000, "height": 5000}
+    progressive, usual = io.BytesIO(), io.BytesIO()
+    large.save(progressive, "JPEG", progressive=True, subsampling=0, quality=10)
+    large.save(usual, "JPEG", subsampling=0, quality=10)
+
+    refused = put(http, pictured(progressive.getvalue(), **shape))
+
+    assert refused.status_code == 422
+    assert "a JPEG that can be decoded" in refused.json()["detail"]
+    assert put(http, pictured(usual.getvalue(), **shape)).status_code == 201
 
 
 def test_another_type_is_refused(http: httpx.Client) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from streamfleet_api.web.access import address_of
 from streamfleet_api.web.connections import MOST, Connections, Limits, Slot
+from streamfleet_api.web.uvicorn_protocol import MAX_UNANSWERED
 from streamfleet_core.runtime.descriptors import Alarm, Descriptors
 from tests.api.conftest import Api, until
 from tests.fakes.broker import Peer
@@ -277,6 +278,30 @@ def test_a_head_of_very_many_fields_is_refused(api: Api) -> None:
 
     assert answer.startswith(b"HTTP/1.1 431")
     assert api.http.get("/healthz", headers={f"x-{number}": "x" for number in range(80)}).status_code == 200
+
+
+def everything(client: socket.socket) -> bytes:
+    """Whatever comes, until the connection is closed or reset."""
+    told = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := client.recv(65_536):
+            told += piece
+    return told
+
+
+def test_a_client_that_asks_without_waiting_for_answers_is_left(api: Api) -> None:
+    """Thousands of requests fit into what is read at once: a few such clients held the api up for seconds."""
+    ask = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    with connect(
+        api, ask * (MAX_UNANSWERED - 1) + ask.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    ) as client:
+        some = everything(client)
+    with connect(api, ask * 5000) as client:
+        many = everything(client)
+
+    assert some.count(b"HTTP/1.1 200") == MAX_UNANSWERED
+    assert many.count(b"HTTP/1.1 200") <= MAX_UNANSWERED
+    assert api.http.get("/healthz").status_code == 200
 
 
 def test_a_body_of_very_many_pieces_is_refused(api: Api) -> None:
