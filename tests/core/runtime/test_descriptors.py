@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -37,6 +39,7 @@ async def test_few_descriptors_are_told_while_there_are_few(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(descriptors, "_INTERVAL", 0.01)
+    gc.collect()  # what other tests have left is closed now, and not while these are counted
     held = [os.dup(0) for _ in range(200)]
     caplog.set_level("INFO")
     watch = DescriptorWatch()
@@ -53,6 +56,20 @@ async def test_few_descriptors_are_told_while_there_are_few(
 
     levels = [record.levelname for record in caplog.records if "descriptors are open" in record.message]
     assert levels == ["ERROR", "INFO"]
+
+
+def test_when_none_is_left_all_are_open() -> None:
+    soft = read_descriptors().open + 20
+    with limited(soft):
+        held = []
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        seen = read_descriptors()
+        for descriptor in held:
+            os.close(descriptor)
+
+    assert (seen.open, seen.limit) == (soft, soft)
 
 
 def test_a_process_takes_what_the_kernel_gives() -> None:
