@@ -20,6 +20,7 @@ from zmq.utils.monitor import recv_monitor_message
 from streamfleet_broker import server
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.fleet.state import FleetConfig
+from streamfleet_broker.relay import relay
 from streamfleet_broker.server import Broker, Endpoints, open_broker
 from streamfleet_broker.sockets import CONTROL_OPTIONS, DATA_OPTIONS, OPERATOR_OPTIONS, PICTURE_OPTIONS
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, decode, encode
@@ -118,6 +119,7 @@ async def serving(folder: Path, *, probe: float = _LONG, **options: Any) -> Asyn
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "_fleet_config", patient)
+        patch.setattr(relay, "MUTE", _LONG)
         for socket_options in (CONTROL_OPTIONS, OPERATOR_OPTIONS, DATA_OPTIONS, PICTURE_OPTIONS):
             patch.setitem(socket_options, zmq.HANDSHAKE_IVL, round(_LONG * 1000))
         async with open_broker(config) as broker:
