@@ -78,7 +78,7 @@ def of_odd_text(path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (logits, "expected scores from 0 to 1, the model gives -4 to 0"),
+        (logits, "expected scores from 0 to 1, got -4 to 0"),
         (hungry, "more memory than a model of its size may take"),
         (of_another_size, "expected an output of (1, 7, N) for the family ultralytics and 3 labels"),
         (of_an_unknown_operator, "ONNX Runtime refuses the model: This is an invalid model. In Node"),

@@ -19,7 +19,7 @@ import pytest
 from streamfleet_worker.agent import supervisor
 from streamfleet_worker.agent.supervisor import Supervisor
 from streamfleet_worker.decisions.reconcile_events import ChildId, PublisherId, Report
-from streamfleet_worker.ipc.child_messages import Allow, PublisherReport, Stop, receive, send
+from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherReport, Stop, receive, send
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import wait_for
 
@@ -140,7 +140,7 @@ def state_of(pid: int) -> str:
 
 async def test_a_child_is_heard_and_told_and_stopped(children: Children) -> None:
     children.start("polite")
-    children.supervisor.tell(CHILD, Allow(()))
+    children.supervisor.tell(CHILD, AllowSubscribers(()))
     await children.until_heard(2)
 
     children.supervisor.tell(CHILD, Stop())
@@ -224,7 +224,7 @@ async def test_a_child_that_does_not_read_is_killed_in_the_end(children: Childre
     await children.until_heard()
 
     for _ in range(200):
-        children.supervisor.tell(CHILD, Allow(("k" * 40,) * 100))
+        children.supervisor.tell(CHILD, AllowSubscribers(("k" * 40,) * 100))
 
     assert await children.until_exited() == -signal.SIGKILL
 

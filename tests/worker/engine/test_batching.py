@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
-from streamfleet_worker.engine.batching import OutOfTurn, Turns
+from streamfleet_worker.engine.batching import FairQueue, SlotBusy
 
 
 def test_cameras_take_turns_whoever_asked_more() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     for slot in range(3):
         turns.add("a", slot)
     turns.add("b", 0)
@@ -24,13 +24,13 @@ def test_cameras_take_turns_whoever_asked_more() -> None:
 
 
 def test_a_slot_cannot_wait_or_run_twice() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     turns.add("a", 0)
     turns.add("a", 1)
     turns.take()
 
     for slot in (0, 1):
-        with pytest.raises(OutOfTurn):
+        with pytest.raises(SlotBusy):
             turns.add("a", slot)
 
     turns.finish("a", 0)
@@ -40,7 +40,7 @@ def test_a_slot_cannot_wait_or_run_twice() -> None:
 
 
 def test_a_camera_that_left_has_no_turn() -> None:
-    turns: Turns[str] = Turns()
+    turns: FairQueue[str] = FairQueue()
     turns.add("a", 0)
     turns.add("b", 0)
     turns.add("a", 1)
@@ -55,7 +55,7 @@ def test_a_camera_that_left_has_no_turn() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_no_camera_waits_for_more_than_one_run_of_each_other(seed: int) -> None:
     chance = random.Random(seed)
-    turns: Turns[int] = Turns()
+    turns: FairQueue[int] = FairQueue()
     waiting: Counter[int] = Counter()  # runs of others since a camera began to wait
     asked: dict[int, set[int]] = {camera: set() for camera in range(5)}
 

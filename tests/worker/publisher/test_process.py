@@ -14,7 +14,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from streamfleet_core.protocol.data_plane import HEADER_SIZE, MAX_BODY, DataHeader, Kind, pipeline_topic
-from streamfleet_worker.ipc.child_messages import Allow, PublisherConfig, PublisherReport, Relay
+from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherConfig, PublisherReport, Relay
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.ipc.handover.packet import Message, pack, pack_without_body
 from streamfleet_worker.ipc.handover.sender import Sender
@@ -265,7 +265,7 @@ def test_only_keys_that_were_named_may_subscribe_from_the_lan(
         for seq in range(10):  # nobody is named yet, so nobody hears
             camera.send(message(seq))
             assert not allowed.poll(10)
-        publisher.tell(Allow((friend[0].decode(),)))
+        publisher.tell(AllowSubscribers((friend[0].decode(),)))
         # libzmq does not try again after a refusal, so the friend comes anew.
         with _admitted(context, camera, endpoint, **_curve(friend, server)):
             pass
@@ -280,7 +280,7 @@ def test_a_key_that_asks_for_too_much_is_cut_off_and_the_others_stay(
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, hostile = zmq.curve_keypair(), zmq.curve_keypair()
-    publisher.tell(Allow((friend[0].decode(), hostile[0].decode())))
+    publisher.tell(AllowSubscribers((friend[0].decode(), hostile[0].decode())))
 
     with (
         _admitted(context, camera, endpoint, **_curve(friend, server)) as stays,
@@ -300,14 +300,14 @@ def test_a_key_that_is_removed_is_cut_off_and_the_others_stay(
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, former = zmq.curve_keypair(), zmq.curve_keypair()
-    publisher.tell(Allow((friend[0].decode(), former[0].decode())))
+    publisher.tell(AllowSubscribers((friend[0].decode(), former[0].decode())))
 
     with (
         _admitted(context, camera, endpoint, **_curve(friend, server)) as stays,
         _admitted(context, camera, endpoint, **_curve(former, server)) as leaves,
         leaves.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH) as refusals,
     ):
-        publisher.tell(Allow((friend[0].decode(),)))
+        publisher.tell(AllowSubscribers((friend[0].decode(),)))
         assert refusals.poll(PATIENCE * 1000)
         while leaves.poll(0):
             leaves.recv_multipart()
@@ -322,7 +322,7 @@ def test_a_subscriber_that_asks_for_too_much_is_cut_off_and_does_not_come_back_a
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, greedy = zmq.curve_keypair(), zmq.curve_keypair()
-    publisher.tell(Allow((friend[0].decode(), greedy[0].decode())))
+    publisher.tell(AllowSubscribers((friend[0].decode(), greedy[0].decode())))
     hostile = context.socket(zmq.XSUB)
     hostile.linger, hostile.sndhwm, hostile.reconnect_ivl = 0, 0, 20
     for name, value in _curve(greedy, server).items():
@@ -524,7 +524,7 @@ def test_a_port_that_another_holds_is_bound_when_it_is_free(
         other.listen()
         endpoint, server, publisher = _direct(stand, port=other.getsockname()[1])
         friend = zmq.curve_keypair()
-        publisher.tell(Allow((friend[0].decode(),)))
+        publisher.tell(AllowSubscribers((friend[0].decode(),)))
         wait_for("it lives on without its port", lambda: len(publisher.reports) >= 2)
 
     with _admitted(context, camera, endpoint, **_curve(friend, server)):

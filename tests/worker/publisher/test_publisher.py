@@ -11,7 +11,7 @@ from streamfleet_core.protocol.control_plane import CURVE_MARGIN
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime import client_socket
 from streamfleet_core.runtime.curve import CurveKeys, new_key_pair
-from streamfleet_worker.ipc.child_messages import Allow, PublisherConfig
+from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherConfig
 from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE
 from streamfleet_worker.publisher.publisher import Publisher
 from tests.fakes.hanging_up import HastyContext, process, send_much_and_hang_up, stand_still
@@ -54,7 +54,7 @@ def _publisher(folder: str, endpoint: str, own: KeyPair, allowed: str, pipe: Con
     )
     with HastyContext(2) as context:
         publisher = Publisher(config, context, time.monotonic())
-        publisher.allow(Allow((allowed,)))
+        publisher.allow(AllowSubscribers((allowed,)))
         publisher.tend(time.monotonic())
         (direct,) = [each for each in publisher.duties if isinstance(each, zmq.Socket) and each.curve_server]
         pipe.send("bound")

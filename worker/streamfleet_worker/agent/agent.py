@@ -43,7 +43,7 @@ from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.reconcile_events import ChildId, Event, PublisherId, Row
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.ipc.child_messages import (
-    Allow,
+    AllowSubscribers,
     CameraConfig,
     Change,
     EngineConfig,
@@ -137,7 +137,7 @@ class Agent:
         self._short_id = 0
         self._publisher: PublisherId | None = None
         self._relay: Relay | None = None
-        self._allowed = Allow(())
+        self._allowed = AllowSubscribers(())
 
     def stop(self) -> None:
         """End `run`."""
@@ -268,7 +268,7 @@ class Agent:
                 )
                 self._feed(events.Adopted(effect.assignments))
             case effects.Allow():
-                self._allowed = Allow(effect.keys)
+                self._allowed = AllowSubscribers(effect.keys)
                 self._tell_publisher(self._allowed)
             case effects.ExtendFence():
                 if not self._reconcile.is_leaving():  # a stop takes less than a lease
@@ -312,7 +312,7 @@ class Agent:
             self._relay = relay
             self._tell_publisher(relay)
 
-    def _tell_publisher(self, message: Relay | Allow) -> None:
+    def _tell_publisher(self, message: Relay | AllowSubscribers) -> None:
         if self._publisher is not None:
             self._supervisor.tell(self._publisher, message)
 

@@ -138,7 +138,7 @@ class Camera:
             sources=sources,
             dropped=self._emitter.dropped,
             samples=self._emitter.samples,
-            patience=max(lane.metrics.timeout for lane in lanes),
+            source_timeout=max(lane.metrics.timeout for lane in lanes),
             fps=fps,
             report=status_report(
                 events=self._journal.events,

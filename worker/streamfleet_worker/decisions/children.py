@@ -116,7 +116,7 @@ class Camera(Child[CameraId]):
 
     def stall(self, report: CameraReport | None, now: float) -> str | None:
         """Return a complaint if the camera reports that it runs, and emits nothing for too long."""
-        own = report.patience + _REPORT_DELAY if report is not None else 0.0
+        own = report.source_timeout + _REPORT_DELAY if report is not None else 0.0
         sources = report.sources if report is not None else ()
         limit = max(STALL_TIMEOUT, 3 * _interval(self.told.spec, sources), own)
         if self.moved_at is not None and now - self.moved_at >= limit:

@@ -1,1 +1,1 @@
-"""The engine: one process a model, which serves every camera of the device."""
+"""The engine: one process per model, which serves all cameras of the device."""

@@ -1,6 +1,7 @@
-"""Whose frame is inferred next. Pure: no thread, no clock.
+"""Selects the next frame to infer. Pure: no thread, no clock.
 
-Cameras take turns: one that always has frames waiting delays another by at most one inference a run thread.
+Cameras take turns: a camera that always has waiting frames delays another by at most one inference per run
+thread.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from typing import Generic, TypeVar
 CameraT = TypeVar("CameraT")
 
 
-class OutOfTurn(Exception):
-    """A slot was asked to run that already waits or runs."""
+class SlotBusy(Exception):
+    """A run was requested for a slot that already waits or runs."""
 
 
-class Turns(Generic[CameraT]):
-    """Slots that wait to run, and slots that run.
+class FairQueue(Generic[CameraT]):
+    """The slots that wait to run, and those that run.
 
-    Invariants: a slot is at most once in the two; a camera stands in the circle exactly while it has slots
-    waiting.
+    Invariants: a slot is in at most one of the two sets, once; a camera is in the circle exactly while it has
+    waiting slots.
     """
 
     def __init__(self) -> None:
@@ -28,10 +29,10 @@ class Turns(Generic[CameraT]):
         self._running: set[tuple[CameraT, int]] = set()
 
     def add(self, camera: CameraT, slot: int) -> None:
-        """Raises: OutOfTurn, and nothing has changed."""
+        """Add a slot to run. Raises: SlotBusy, without a change."""
         waiting = self._waiting.get(camera)
         if (camera, slot) in self._running or (waiting is not None and slot in waiting):
-            raise OutOfTurn(f"slot {slot} already waits or runs")
+            raise SlotBusy(f"slot {slot} already waits or runs")
         if waiting is None:
             self._waiting[camera] = deque([slot])
             self._circle.append(camera)
@@ -39,7 +40,7 @@ class Turns(Generic[CameraT]):
             waiting.append(slot)
 
     def take(self) -> tuple[CameraT, int] | None:
-        """The slot to run now, or None when none waits."""
+        """Take the slot to run next; None if none waits."""
         if not self._circle:
             return None
         camera = self._circle.popleft()
@@ -53,11 +54,11 @@ class Turns(Generic[CameraT]):
         return camera, slot
 
     def finish(self, camera: CameraT, slot: int) -> None:
-        """The run of a slot that was taken is over; the slot may be added again."""
+        """Record that the run of a slot has ended. The slot may be added again."""
         self._running.discard((camera, slot))
 
     def forget(self, camera: CameraT) -> None:
-        """The camera is gone; what runs for it is left to end."""
+        """Remove a camera. Its running slots are left to end."""
         if self._waiting.pop(camera, None) is not None:
             self._circle.remove(camera)
 

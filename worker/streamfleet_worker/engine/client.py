@@ -1,6 +1,6 @@
-"""A camera's side of the engine: the slots, and the connection that may break and be made anew at any time.
+"""A camera's client of the engine: the slots, and a connection that may break and be restored at any time.
 
-The memory belongs to the camera, so what was in flight when an engine died is run again by the next one.
+The memory belongs to the camera, so that the next engine runs again what was in flight when an engine died.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from streamfleet_worker.ipc.shared_memory import Slot, SlotLayout, create_memory
 
 logger = logging.getLogger(__name__)
 
-_ANSWER = 1.0  # seconds that a new engine gets to say what it offers
+_ANSWER = 1.0  # seconds to wait for the offer of a new engine
 _FIRST_PAUSE = 0.05  # seconds, between attempts to connect
 _LONGEST_PAUSE = 1.0  # seconds
 
 
 class EngineClient:
-    """Which slot is free, which runs. One thread uses it; `connected` may be read by any."""
+    """Tracks free and running slots. Only one thread may use it; any thread may read `connected`."""
 
     def __init__(self, socket_path: str, manifest: Manifest, *, slots: int) -> None:
         self._path = socket_path
@@ -49,11 +49,11 @@ class EngineClient:
 
     @property
     def connected(self) -> bool:
-        """Whether there is an engine."""
+        """Whether an engine is connected."""
         return self._link is not None
 
     def fileno(self) -> int | None:
-        """What to poll for answers, if there is an engine."""
+        """The descriptor to poll for answers; None without an engine."""
         return None if self._link is None else self._link.fileno()
 
     def wait(self, now: float) -> float:
@@ -61,30 +61,30 @@ class EngineClient:
         return max(0.0, self._next_attempt - now)
 
     def connect(self, now: float) -> bool:
-        """Try to reach the engine, if it is time; take the runs up again that a former one left."""
+        """Try to connect, if it is time, and repeat the runs that a former engine left unfinished."""
         if self._link is not None or now < self._next_attempt:
             return self.connected
         try:
-            self._link = self._shake_hands()
+            self._link = self._handshake()
             for index in sorted(self._running):
                 self._link.send(pack(Run(index)))
         except (OSError, BadPacket) as exc:
-            self._lose(now, str(exc))
+            self._disconnect(now, str(exc))
             return False
         self._backoff.succeeded()
         return True
 
     @property
     def free(self) -> int:
-        """How many slots can be borrowed."""
+        """The number of free slots."""
         return len(self._free)
 
     def borrow(self) -> int | None:
-        """A free slot to write into, or None. It comes back by `give_back`."""
+        """Take a free slot to write into; None if there is none. Return it with `give_back`."""
         return self._free.pop() if self._free else None
 
     def give_back(self, index: int) -> None:
-        """The slot's output is not looked at any more."""
+        """Return a slot whose output is no longer needed."""
         self._running.discard(index)
         self._free.append(index)
 
@@ -93,37 +93,37 @@ class EngineClient:
         return self._slots[index]
 
     def submit(self, index: int, now: float) -> None:
-        """Have a slot run. If the engine is gone, the next one runs it."""
+        """Request a run of a slot. If the engine is gone, the next one runs it."""
         self._running.add(index)
         if self._link is None:
             return
         try:
             self._link.send(pack(Run(index)))
         except OSError as exc:
-            self._lose(now, str(exc))
+            self._disconnect(now, str(exc))
 
     def answer(self, now: float) -> Done | Failed | None:
-        """One that has come, without waiting. There may be more."""
+        """Receive one answer without blocking; None if there is none. There may be more."""
         if self._link is None:
             return None
         try:
             packet = self._link.recv(MAX_PACKET)
             if packet:
                 return self._check(packet)
-            self._lose(now, "it closed the connection")
+            self._disconnect(now, "it closed the connection")
         except BlockingIOError:
             pass
         except (OSError, BadPacket) as exc:
-            self._lose(now, str(exc))
+            self._disconnect(now, str(exc))
         return None
 
     def close(self) -> None:
-        """Leave the engine."""
+        """Disconnect from the engine."""
         if self._link is not None:
             self._link.close()
             self._link = None
 
-    def _shake_hands(self) -> socket.socket:
+    def _handshake(self) -> socket.socket:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
             link.settimeout(_ANSWER)
@@ -140,7 +140,7 @@ class EngineClient:
         return link
 
     def _prepare_memory(self, offer: Offer) -> None:
-        """Make the slots at the first offer. A later engine has the same model, hence the same shapes."""
+        """Create the slots at the first offer. Later engines have the same model, hence the same shapes."""
         taken = (offer.input_height, offer.input_width)
         if taken != (self._manifest.input_height, self._manifest.input_width):
             expected = f"an input of {self._manifest.input_height} x {self._manifest.input_width}"
@@ -161,9 +161,9 @@ class EngineClient:
         self._running.discard(answer.slot)
         return answer
 
-    def _lose(self, now: float, why: str) -> None:
+    def _disconnect(self, now: float, why: str) -> None:
         if self._link is not None:
-            logger.warning("the engine is lost: %s", why)
+            logger.warning("lost the engine: %s", why)
             self._link.close()
             self._link = None
         self._next_attempt = now + self._backoff.failed(random.random())

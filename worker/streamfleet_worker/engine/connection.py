@@ -1,4 +1,4 @@
-"""A camera that is connected to an engine, as the engine sees it."""
+"""The engine's record of a connected camera."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 @dataclass(eq=False, slots=True)
 class CameraConnection:
-    """The prepared runs keep the camera's memory mapped until the last of them ended."""
+    """A connected camera. Its prepared runs keep its memory mapped until the last one has ended."""
 
     link: socket.socket
-    runs: list[Any] = field(default_factory=list)  # one prepared run a slot, once it has shared its memory
+    runs: list[Any] = field(default_factory=list)  # one prepared run per slot, after it has shared its memory
 
-    def say(self, packet: bytes) -> None:
-        """Answer without waiting. A camera that does not read is cut off; who listens to it will notice."""
+    def send(self, packet: bytes) -> None:
+        """Send without blocking. A camera that does not read is shut down; its reader detects that."""
         try:
             self.link.send(packet)
         except OSError:

@@ -1,12 +1,12 @@
-"""What a camera and an engine say to each other, over one unix socket of packets (SOCK_SEQPACKET) a camera.
+"""The messages between a camera and an engine, over one unix socket (SOCK_SEQPACKET) per camera.
 
-    engine → camera   OFFER   the model's input and output shapes, at once
+    engine → camera   OFFER   the model's input and output shapes, immediately
     camera → engine   SHARE   how many slots, with the descriptor of their memory (SCM_RIGHTS), once
     camera → engine   RUN     slot
-    engine → camera   DONE    slot: its output is there
+    engine → camera   DONE    slot: its output is complete
     engine → camera   FAILED  slot, and why
 
-One message is one packet; whoever sends anything else is cut off.
+One message is one packet. A peer that sends anything else is disconnected.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _SLOT = struct.Struct("<cB")
 
 
 class BadPacket(Exception):
-    """A packet that this protocol does not know: says what was expected and what came."""
+    """A packet that violates the protocol. The text says what was expected and what it has."""
 
     def __init__(self, expected: str, packet: bytes) -> None:
-        super().__init__(f"expected {expected}, came {packet[:32]!r}")
+        super().__init__(f"expected {expected}, got {packet[:32]!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the engine's model takes and gives."""
+    """The shapes of the model's input and output."""
 
     input_height: int  # pixels
     input_width: int  # pixels
@@ -40,7 +40,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The camera's slots are in the memory that comes along."""
+    """The camera's slots are in the attached memory."""
 
     slots: int
 
@@ -61,14 +61,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The input of this slot led to nothing."""
+    """Inference of this slot failed."""
 
     slot: int
     reason: str
 
 
 def pack(message: Offer | Share | Run | Done | Failed) -> bytes:
-    """One packet."""
+    """Encode a message as one packet."""
     match message:
         case Offer():
             return _OFFER.pack(b"O", message.input_height, message.input_width, message.rows, message.columns)
@@ -83,7 +83,7 @@ def pack(message: Offer | Share | Run | Done | Failed) -> bytes:
 
 
 def unpack_from_camera(packet: bytes) -> Share | Run:
-    """Raises: BadPacket."""
+    """Decode a packet of a camera. Raises: BadPacket."""
     if len(packet) == _SLOT.size:
         kind, number = _SLOT.unpack(packet)
         if kind == b"R":
@@ -94,7 +94,7 @@ def unpack_from_camera(packet: bytes) -> Share | Run:
 
 
 def unpack_from_engine(packet: bytes) -> Offer | Done | Failed:
-    """Raises: BadPacket."""
+    """Decode a packet of an engine. Raises: BadPacket."""
     if len(packet) == _OFFER.size and packet[:1] == b"O":
         return Offer(*_OFFER.unpack(packet)[1:])
     if len(packet) >= _SLOT.size:

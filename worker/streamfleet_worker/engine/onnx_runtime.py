@@ -1,7 +1,7 @@
-"""ONNX Runtime, loaded at the first call. It is told before not to report to its makers.
+"""Loads ONNX Runtime at the first call, with its telemetry disabled.
 
-Its own wheels do so since 1.29, and leave an id of the device below the home directory, unless the variable
-is set when it is loaded. Nothing leaves a device that nobody asked for.
+Since 1.29 its wheels send telemetry and store an id of the device in the home directory, unless the variable
+is set before it is loaded. A device sends no data that its owner did not request.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from types import ModuleType
 
-_SILENCE = "ORT_DISABLE_TELEMETRY"
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 _ERRORS = "onnxruntime.capi.onnxruntime_pybind11_state"
 _ERROR_NAMES = (
     *("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile"),
@@ -19,8 +19,8 @@ _ERROR_NAMES = (
 
 
 def onnx_runtime() -> ModuleType:
-    """The module `onnxruntime`. The first call takes some tenths of a second."""
-    os.environ.setdefault(_SILENCE, "1")
+    """Return the module `onnxruntime`. The first call takes some tenths of a second."""
+    os.environ.setdefault(_TELEMETRY, "1")
     import onnxruntime
 
     runtime: ModuleType = onnxruntime
@@ -28,7 +28,7 @@ def onnx_runtime() -> ModuleType:
 
 
 def run_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises: its exceptions have no base of their own."""
-    own = sys.modules.get(_ERRORS)  # while it is not loaded, it has raised nothing
+    """The exceptions of ONNX Runtime, which have no common base."""
+    own = sys.modules.get(_ERRORS)  # if it is not loaded, it cannot have raised any
     names = _ERROR_NAMES if own is not None else ()
     return (*(getattr(own, name) for name in names), MemoryError, RuntimeError, ValueError)

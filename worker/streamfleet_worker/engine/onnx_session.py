@@ -1,6 +1,6 @@
 """One ONNX model in ONNX Runtime, checked against its manifest. One session serves any number of run threads.
 
-Only inference happens here: pixels are made and outputs are read by the camera processes.
+It only infers: camera processes write the inputs and decode the outputs.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from streamfleet_worker.ipc.shared_memory import FloatArray, Slot, SlotLayout
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-# In order of preference. TensorRT is not among them: it builds for minutes at each start.
+# In order of preference. Without TensorRT: it compiles for minutes at each start.
 _PROCESSOR = "CPUExecutionProvider"
 _PROVIDERS = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", _PROCESSOR)
 
-# A folder that never exists: ONNX Runtime then refuses every model that keeps weights in other files. (S21)
+# A folder that never exists, so that ONNX Runtime refuses models with weights in other files. (S21)
 _NO_FOLDER = "/proc/streamfleet-no-external-data"
 
-_STRIDES = (8, 16, 32)  # pixels an anchor point, of YOLOX
-_MAX_BOXES = 300  # that are taken of a model whose number of boxes is another for each picture
-_LEAST_OUTPUT = 4 * 1024**2  # numbers that any output may have
-_OF_INPUT = 32  # times as many as the input an output may have; heads of a thousand classes have eight
-_ROUNDING = 0.01  # by which a score may lie beyond 0 and 1
+_STRIDES = (8, 16, 32)  # pixels per anchor point of YOLOX
+_MAX_BOXES = 300  # taken from a model whose number of boxes varies with the picture
+_LEAST_OUTPUT = 4 * 1024**2  # numbers allowed in any output
+_OF_INPUT = 32  # times the input size allowed for an output; heads with a thousand classes need eight
+_ROUNDING = 0.01  # tolerance of scores below 0 and above 1
 
-Prepared: TypeAlias = Any  # ort.IOBinding, which has no types; or a Slot
+Prepared: TypeAlias = Any  # ort.IOBinding, which is untyped; or a Slot
 
 
 class BadModel(Exception):
-    """A model that cannot serve its manifest; the text says why."""
+    """A model that does not match its manifest. The text says why."""
 
 
 class DamagedModel(BadModel):
-    """A file that has not the content that its name says."""
+    """A model file whose content does not match its digest."""
 
 
 class Session:
@@ -58,29 +58,30 @@ class Session:
         within: Callable[[int], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
         on_trial: bool = False,
     ) -> None:
-        """What is done `within` may take so many seconds of processor time. Raises: BadModel.
+        """Load and check the model. Raises: BadModel.
 
-        `on_trial`: only to see whether it runs, on processors, for devices that may be faster.
+        `within`: limits the processor time of a step, in seconds.
+        `on_trial`: only test whether it runs, on the CPU, for devices that may be faster.
         """
         content, loops = _content(weights_path, manifest)
         with within(LOAD_TIME):
             self._session = _open(content, accelerated=not on_trial)
-        del content  # it may be large, and ONNX Runtime has its own
+        del content  # it may be large, and ONNX Runtime has its own copy
         self._input_name, self._input_shape = _check_input(self._session, manifest)
         output = self._session.get_outputs()[0]
         self._output_name = output.name
-        # Of a model with NMS in it the number of boxes may differ from one picture to the next.
+        # With NMS inside, the number of boxes may vary with the picture.
         self._varies = manifest.family == "end2end" and not _is_fixed(output.shape)
         with within(LONG_RUN_TIME if on_trial and not loops else RUN_TIME):
             self._output_shape = self._warm_up(manifest)
         self.provider: str = self._session.get_providers()[0]
 
     def layout(self, count: int) -> SlotLayout:
-        """The memory of so many slots for this model."""
+        """The layout of `count` slots for this model."""
         return SlotLayout(self._input_shape, self._output_shape, count)
 
     def prepare(self, slot: Slot) -> Prepared:
-        """A run that reads and writes the slot where it lies."""
+        """Prepare a run that reads and writes the memory of a slot directly."""
         if self._varies:
             return slot
         binding = self._session.io_binding()
@@ -99,9 +100,9 @@ class Session:
             self._session.run_with_iobinding(prepared)
 
     def _warm_up(self, manifest: Manifest) -> tuple[int, int, int]:
-        """Run once on noise: it shows the output's true shape, and whether its scores are some.
+        """Run once on noise, to check the real shape and the scores of the output.
 
-        And the first camera is not the one to pay.
+        It also moves the cost of the first run away from the first camera.
         """
         noise = np.random.default_rng(0).random(self._input_shape, np.float32)
         if manifest.family in ("yolox", "yolox-decoded"):
@@ -116,7 +117,7 @@ class Session:
 
 
 def _content(weights_path: str, manifest: Manifest) -> tuple[bytes, bool]:
-    """What the file holds, once it is known to be what it should, and whether it loops. Raises: BadModel."""
+    """Read and verify the file. Returns its content, and whether its graph has loops. Raises: BadModel."""
     try:
         content = Path(weights_path).read_bytes()
     except OSError as exc:
@@ -132,7 +133,7 @@ def _content(weights_path: str, manifest: Manifest) -> tuple[bytes, bool]:
 
 
 def is_accelerated() -> bool:
-    """Whether something else than processors runs models here."""
+    """Whether models run on something other than the CPU here."""
     return _providers() != [_PROCESSOR]
 
 
@@ -142,12 +143,12 @@ def _providers() -> list[str]:
 
 
 def _open(content: bytes, *, accelerated: bool) -> ort.InferenceSession:
-    """Raises: BadModel."""
+    """Create the session. Raises: BadModel."""
     runtime = onnx_runtime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1  # cores are shared out by running frames side by side
+    options.intra_op_num_threads = 1  # cores are used by running several frames in parallel
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what is wrong is raised, and said by us
+    options.log_severity_level = 4  # errors are raised, and logged by us
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     try:
         return runtime.InferenceSession(
@@ -160,31 +161,31 @@ def _open(content: bytes, *, accelerated: bool) -> ort.InferenceSession:
 def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[str, tuple[int, int, int, int]]:
     inputs = session.get_inputs()
     if len(inputs) != 1:
-        raise BadModel(f"expected one input, the model has {len(inputs)}")
+        raise BadModel(f"expected one input, got {len(inputs)}")
     (given,) = inputs
     if given.type != "tensor(float)":
-        raise BadModel(f"expected an input of float32, the model takes {given.type}")
+        raise BadModel(f"expected an input of float32, got {given.type}")
     expected = (1, 3, manifest.input_height, manifest.input_width)
-    # A dimension that the model leaves open has a name, or nothing, in the place of a number.
+    # A dynamic dimension has a name or None instead of a number.
     fits = len(given.shape) == 4 and all(
         have == need or not isinstance(have, int) for have, need in zip(given.shape, expected, strict=True)
     )
     if not fits:
-        raise BadModel(f"expected an input of {_text(expected)}, the model takes {_text(given.shape)}")
+        raise BadModel(f"expected an input of {_text(expected)}, got {_text(given.shape)}")
     return given.name, expected
 
 
 def _check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:
     if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.ndim != 3:
-        came = (
+        got = (
             f"{output.dtype} {_text(output.shape)}"
             if isinstance(output, np.ndarray)
             else type(output).__name__
         )
-        raise BadModel(f"expected an output of three dimensions in float32, the model gives {came}")
+        raise BadModel(f"expected an output of three dimensions in float32, got {got}")
     most = max(_LEAST_OUTPUT, _OF_INPUT * 3 * manifest.input_width * manifest.input_height)
-    if output.size > most:  # each camera has room for several
-        raise BadModel(f"expected an output of at most {most} numbers, the model gives {_text(output.shape)}")
+    if output.size > most:  # each camera allocates several
+        raise BadModel(f"expected an output of at most {most} numbers, got {_text(output.shape)}")
     batch, rows, columns = output.shape
     classes = len(manifest.labels)
     fits = batch == 1
@@ -202,13 +203,13 @@ def _check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:
     if not fits:
         raise BadModel(
             f"expected an output of {expected} for the family {manifest.family} and {classes} labels, "
-            f"the model gives {_text(output.shape)}"
+            f"got {_text(output.shape)}"
         )
     return batch, rows, columns
 
 
 def _check_values(output: FloatArray, manifest: Manifest) -> None:
-    """Are the scores some, and the boxes what the family has? `output` is (rows, columns)."""
+    """Check that scores and boxes are as the family has them. `output` is (rows, columns)."""
     match manifest.family:
         case "ultralytics":
             scores = output[4:]
@@ -217,9 +218,9 @@ def _check_values(output: FloatArray, manifest: Manifest) -> None:
         case _:
             scores = output[:, 4:]
     lowest, highest = scores.min(initial=0.0), scores.max(initial=0.0)
-    if not (lowest >= -_ROUNDING and highest <= 1 + _ROUNDING):  # nor what is no number
+    if not (lowest >= -_ROUNDING and highest <= 1 + _ROUNDING):  # also false for NaN
         raise BadModel(
-            f"expected scores from 0 to 1, the model gives {lowest:.4g} to {highest:.4g}: export it with the "
+            f"expected scores from 0 to 1, got {lowest:.4g} to {highest:.4g}: export it with the "
             "sigmoid in it, and without quantizing its output"
         )
     if manifest.family == "end2end":
@@ -229,23 +230,27 @@ def _check_values(output: FloatArray, manifest: Manifest) -> None:
 
 
 def _check_classes(classes: FloatArray, manifest: Manifest) -> None:
-    strange = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= len(manifest.labels))]
-    if strange.size:
+    invalid = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= len(manifest.labels))]
+    if invalid.size:
         raise BadModel(
             f"expected class numbers from 0 to {len(manifest.labels) - 1} in the last of six columns (x1, "
-            f"y1, x2, y2, score, class), the model gives {strange[0]:.4g}"
+            f"y1, x2, y2, score, class), got {invalid[0]:.4g}"
         )
 
 
 def _check_decoded(output: FloatArray, manifest: Manifest) -> None:
-    """Centres in pixels lie all over the input, offsets from a grid's points nowhere near as far."""
+    """Check whether boxes are decoded.
+
+    Centers in pixels cover the input, offsets from grid points are small.
+    """
     decoded = bool(np.abs(output[:, 0]).max() > manifest.input_width / 2)
     if decoded and manifest.family == "yolox":
         raise BadModel(
-            "the model gives boxes in pixels (decode_in_inference): add it with --family yolox-decoded"
+            "expected boxes as offsets from grids, got pixels (decode_in_inference): "
+            "add it with --family yolox-decoded"
         )
     if not decoded and manifest.family != "yolox":
-        raise BadModel("the model gives boxes as offsets from its grids: add it with --family yolox")
+        raise BadModel("expected boxes in pixels, got offsets from grids: add it with --family yolox")
 
 
 def _points(manifest: Manifest) -> int:
@@ -257,9 +262,9 @@ def _is_fixed(shape: Any) -> bool:
 
 
 def _copy_boxes(output: Any, into: FloatArray) -> None:
-    """The surest boxes of a run, as many as there is room for. Raises: RuntimeError."""
+    """Copy the most confident boxes of a run that fit. Raises: RuntimeError."""
     if output.ndim != 3 or output.shape[0] != 1 or output.shape[2] != into.shape[2]:
-        raise RuntimeError(f"expected an output of (1, N, 6), the model gives {_text(output.shape)}")
+        raise RuntimeError(f"expected an output of (1, N, 6), got {_text(output.shape)}")
     boxes = output[0]
     if len(boxes) > into.shape[1]:
         boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")[: into.shape[1]]]
@@ -270,7 +275,7 @@ def _copy_boxes(output: Any, into: FloatArray) -> None:
 def _reason(exc: Exception) -> str:
     reason = reason_in(exc)
     if isinstance(exc, MemoryError) or "allocate memory" in reason or "bad_alloc" in reason:
-        return f"it wants more memory than a model of its size may take ({reason})"
+        return f"it needs more memory than a model of its size may take ({reason})"
     return reason
 
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime says is wrong, without where in its source it says so. Pure.
+"""Extracts the reason from errors of ONNX Runtime, without the places in its source code. Pure.
 
 [ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/…/model.cc:256 onnxruntime::Model::Model(…) Unsupported …
 becomes: Unsupported …
@@ -10,7 +10,7 @@ import re
 
 from streamfleet_core.protocol.limits import MAX_REASON
 
-_LONGEST = 4000  # characters that are looked at
+_LONGEST = 4000  # characters to search
 
 _CODE = re.compile(r"\A\[ONNXRuntimeError\] : \d{1,3} : [A-Z_]{1,40} : ")
 _PLACE = re.compile(r"/[\w./+-]{1,300}\.(?:cc|cpp|cu|cuh|h|hpp|inc):\d{1,6} ")
@@ -18,7 +18,7 @@ _AFTER_SIGNATURE = re.compile(r"(?: const| noexcept|::<lambda[^>]{0,300}>| mutab
 
 
 def reason_in(error: Exception) -> str:
-    """The reason that an exception of ONNX Runtime holds, in one line."""
+    """The reason in an exception of ONNX Runtime, in one line."""
     text = " ".join(str(error)[:_LONGEST].split())
     text = _CODE.sub("", text)
     while (place := _PLACE.search(text)) is not None:
@@ -27,7 +27,7 @@ def reason_in(error: Exception) -> str:
 
 
 def _end_of_signature(text: str, start: int) -> int:
-    """Where a C++ function's signature ends that begins here: behind its parameters."""
+    """The end of the C++ function signature that starts here: after its parameters."""
     end = text.find("(", start)
     if end < 0:
         return start
@@ -35,7 +35,7 @@ def _end_of_signature(text: str, start: int) -> int:
     for character in text[end:]:
         depth += {"(": 1, ")": -1}.get(character, 0)
         end += 1
-        if depth == 0 and not text.startswith("(", end):  # it goes on after `operator()`
+        if depth == 0 and not text.startswith("(", end):  # the parameters follow after `operator()`
             break
     more = _AFTER_SIGNATURE.match(text, end)
     end = end if more is None else more.end()

@@ -1,9 +1,9 @@
-"""An engine process: loads one model once and serves it to the cameras of this device, until it is stopped.
+"""An engine process: loads one model and serves the cameras of this device until it is stopped.
 
 loading ──► ready
-       └──► failed, damaged (and waits: whether to try another time is for the agent to say)
+       └──► failed, damaged (and waits: the agent decides whether to try again)
 
-A model that takes more memory or time than it may ends this process, and no other.
+A model that exceeds its memory or time ends only this process.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from streamfleet_worker.ipc.parent_death import die_with_parent
 
 logger = logging.getLogger(__name__)
 
-_FOR_GPU = 3  # times as long: its libraries may compile for it at first
-_CLOSING = 1.0  # seconds that inferences under way get at the end
+_FOR_GPU = 3  # times as long: its libraries may compile first
+_CLOSING = 1.0  # seconds for running inferences at the end
 
 
 def main(config: EngineConfig, connection: Connection) -> None:
-    """The whole life of the process. It ends when it is told to, or when the agent is gone."""
+    """Run the process until the agent stops it, or is gone."""
     die_with_parent()
-    onnx_runtime()  # before `confine`: it is not the model's to pay for
+    onnx_runtime()  # before `confine`: its memory does not count for the model
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server: EngineServer | None = None
     threads = config.threads or cores()

@@ -1,9 +1,8 @@
-"""The run threads: they hear what cameras ask for, infer, and answer.
+"""The run threads: they read the requests of cameras, infer, and answer.
 
-There is no thread that only listens. Who is free looks for requests, one thread at a time; while all of them
-infer, requests wait in the cameras' sockets. So nobody is woken, and no inference interrupted, for a request
-that could not be run anyway. A camera that says something else than the protocol, or stops reading, is cut
-off, and nobody else notices.
+No thread only listens. Free threads poll for requests, one at a time; while all of them infer, requests wait
+in the sockets of the cameras. So a request that cannot run yet wakes no thread and interrupts no inference. A
+camera that violates the protocol or stops reading is disconnected, without effect on the others.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from streamfleet_worker.engine.batching import OutOfTurn, Turns
+from streamfleet_worker.engine.batching import FairQueue, SlotBusy
 from streamfleet_worker.engine.connection import CameraConnection
 from streamfleet_worker.engine.messages import (
     MAX_PACKET,
@@ -33,9 +32,9 @@ from streamfleet_worker.engine.ort_reason import reason_in
 
 logger = logging.getLogger(__name__)
 
-FAILING = 10.0  # seconds in which every inference fails
+FAILING = 10.0  # seconds in which every inference fails, after which it is reported
 
-_DONE = tuple(pack(Done(slot)) for slot in range(MAX_SLOTS))  # made once, as they are said of every frame
+_DONE = tuple(pack(Done(slot)) for slot in range(MAX_SLOTS))  # encoded once, as one is sent per frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,59 +44,59 @@ class _Failing:
 
 
 class Runners:
-    """Runs what cameras ask of one session. `start` it once, `close` it once."""
+    """Runs the requests of cameras on one session. Call `start` and `close` once."""
 
     def __init__(self, session: Session, *, threads: int) -> None:
         self._session = session
-        self._ear = threading.Lock()  # held by the thread that looks for requests
-        self._lock = threading.Lock()  # guards what follows, for a moment at a time
+        self._poll_lock = threading.Lock()  # held by the thread that polls for requests
+        self._lock = threading.Lock()  # guards the following, for short moments
         self._connections: dict[int, CameraConnection] = {}  # by descriptor
-        self._turns: Turns[CameraConnection] = Turns()
+        self._queue: FairQueue[CameraConnection] = FairQueue()
         self._started: dict[int, float] = {}  # monotonic seconds, by run thread
         self._inferences = 0
-        self._failing: _Failing | None = None  # from a failed inference to the next that is none
+        self._failing: _Failing | None = None  # since the first failure after the last success
         self._closing = False
-        self._asking = select.epoll()
+        self._epoll = select.epoll()
         self._end_read, self._end_write = os.pipe()
-        self._asking.register(self._end_read, select.EPOLLIN)
+        self._epoll.register(self._end_read, select.EPOLLIN)
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"run {number}", daemon=True)
             for number in range(threads)
         ]
 
     def start(self) -> None:
-        """Begin to listen to cameras."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def add(self, connection: CameraConnection) -> None:
-        """Listen to this one too, which has shared its memory. Any thread may call this."""
+        """Serve a camera that has shared its memory. Any thread may call this."""
         with self._lock:
             self._connections[connection.link.fileno()] = connection
-        self._asking.register(connection.link, select.EPOLLIN)
+        self._epoll.register(connection.link, select.EPOLLIN)
 
     def close(self, deadline: float) -> None:
-        """Begin no inference any more; wait at most so many seconds for those under way."""
+        """Start no more inferences; wait up to `deadline` seconds for the running ones."""
         self._closing = True
-        os.write(self._end_write, b"x")  # stays there, so that every thread hears it
+        os.write(self._end_write, b"x")  # never read, so that it wakes every thread
         until = time.monotonic() + deadline
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         if any(thread.is_alive() for thread in self._threads):
-            return  # what they use is left to the end of the process
+            return  # they still use these resources: leave them to the end of the process
         for connection in self._connections.values():
             connection.link.close()
-        self._asking.close()
+        self._epoll.close()
         os.close(self._end_read)
         os.close(self._end_write)
 
     def figures(self, now: float) -> tuple[int, float]:
-        """Inferences done so far, and the seconds that the longest one under way has taken."""
+        """The number of inferences so far, and the seconds that the longest running one has taken."""
         with self._lock:
             return self._inferences, max((now - at for at in self._started.values()), default=0.0)
 
     def failure(self, now: float) -> str:
-        """Why inferences fail, when all of the last seconds did."""
+        """Why inferences fail, if all of the last seconds did; otherwise ""."""
         failing = self._failing
         return failing.reason if failing is not None and now - failing.since >= FAILING else ""
 
@@ -106,17 +105,17 @@ class Runners:
             connection, slot = turn
             answer = self._infer(connection, slot)
             with self._lock:
-                self._turns.finish(connection, slot)
+                self._queue.finish(connection, slot)
                 del self._started[number]
                 self._inferences += 1
-            connection.say(answer)
+            connection.send(answer)
 
     def _infer(self, connection: CameraConnection, slot: int) -> bytes:
         try:
             self._session.run(connection.runs[slot][0])
         except run_errors() as exc:
             reason = reason_in(exc)
-            if self._failing is None:  # said once, and not of every frame
+            if self._failing is None:  # logged once, not for every frame
                 logger.warning("an inference failed: %s", reason)
                 self._failing = _Failing(time.monotonic(), reason)
             return pack(Failed(slot, reason))
@@ -124,50 +123,50 @@ class Runners:
         return _DONE[slot]
 
     def _next(self, number: int) -> tuple[CameraConnection, int] | None:
-        """What this thread is to run; None when it is to end."""
-        with self._ear:
-            seconds: float | None = 0.0  # at first: there may be somebody whose turn it is
+        """Wait for the next slot to run; None at the end."""
+        with self._poll_lock:
+            seconds: float | None = 0.0  # at first: a slot may be queued already
             while not self._closing:
-                self._listen(seconds)
+                self._poll(seconds)
                 with self._lock:
-                    turn = self._turns.take()
+                    turn = self._queue.take()
                     if turn is not None:
                         self._started[number] = time.monotonic()
                         return turn
                 seconds = None
             return None
 
-    def _listen(self, seconds: float | None) -> None:
-        """Hear what has come; wait so long for it, or until it does."""
-        for descriptor, _ in self._asking.poll(seconds):
+    def _poll(self, seconds: float | None) -> None:
+        """Handle the requests that have arrived; wait up to `seconds` for one, None: without a limit."""
+        for descriptor, _ in self._epoll.poll(seconds):
             connection = self._connections.get(descriptor)
             if connection is not None:
-                self._hear(connection)
+                self._handle(connection)
 
-    def _hear(self, connection: CameraConnection) -> None:
-        """Read one packet, so that no camera holds the others up for longer than that."""
+    def _handle(self, connection: CameraConnection) -> None:
+        """Read one packet only, so that no camera delays the others for longer."""
         try:
             packet = connection.link.recv(MAX_PACKET)
             if packet:
-                self._obey(connection, packet)
+                self._queue_run(connection, packet)
             else:
-                self._show_out(connection)
+                self._disconnect(connection)
         except BlockingIOError:
             return
-        except (OSError, BadPacket, OutOfTurn) as exc:
-            logger.warning("a camera was cut off: %s", exc)
-            self._show_out(connection)
+        except (OSError, BadPacket, SlotBusy) as exc:
+            logger.warning("disconnected a camera: %s", exc)
+            self._disconnect(connection)
 
-    def _obey(self, connection: CameraConnection, packet: bytes) -> None:
+    def _queue_run(self, connection: CameraConnection, packet: bytes) -> None:
         message = unpack_from_camera(packet)
         if not isinstance(message, Run) or message.slot >= len(connection.runs):
             raise BadPacket(f"a run of a slot below {len(connection.runs)}", packet)
         with self._lock:
-            self._turns.add(connection, message.slot)
+            self._queue.add(connection, message.slot)
 
-    def _show_out(self, connection: CameraConnection) -> None:
-        self._asking.unregister(connection.link)
+    def _disconnect(self, connection: CameraConnection) -> None:
+        self._epoll.unregister(connection.link)
         with self._lock:
-            self._turns.forget(connection)
+            self._queue.forget(connection)
             del self._connections[connection.link.fileno()]
         connection.link.close()

@@ -1,7 +1,7 @@
-"""The engine's unix socket: cameras come, are told what the model takes, and hand over their memory.
+"""The engine's unix socket: cameras connect, receive the model's shapes, and share their memory.
 
-Then they are the run threads' to serve. A camera that says something else than the protocol is cut off, and
-nobody else notices.
+Afterwards the run threads serve them. A camera that violates the protocol is disconnected, without effect on
+the others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BACKLOG = 64
 
 
 class EngineServer:
-    """Serves one session to cameras, on a socket at a path. `start` it once, `close` it once."""
+    """Serves one session to cameras, on a socket at a path. Call `start` and `close` once."""
 
     def __init__(self, session: Session, socket_path: str, *, threads: int) -> None:
         self._session = session
@@ -39,30 +39,30 @@ class EngineServer:
         self._thread = threading.Thread(target=self._serve, name="engine server", daemon=True)
 
     def start(self) -> None:
-        """Let cameras in."""
+        """Start to accept cameras."""
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._thread.start()
         self._runners.start()
 
     def close(self, deadline: float) -> None:
-        """Cut everybody off; wait at most so many seconds for the inferences under way."""
+        """Disconnect all cameras; wait up to `deadline` seconds for running inferences."""
         self._closing = True
         os.write(self._wake_write, b"x")
         until = time.monotonic() + deadline
         self._runners.close(deadline)
         self._thread.join(max(0.0, until - time.monotonic()))
-        # Not by the thread: it may end before it is woken, and then there must be something to write to.
+        # Not closed by the thread: it may end before the wake-up, which must still have a pipe to write to.
         if not self._thread.is_alive():
             os.close(self._wake_read)
             os.close(self._wake_write)
 
     def figures(self, now: float) -> tuple[int, float]:
-        """Inferences done so far, and the seconds that the longest one under way has taken."""
+        """The number of inferences so far, and the seconds that the longest running one has taken."""
         return self._runners.figures(now)
 
     def failure(self, now: float) -> str:
-        """Why inferences fail, when all of the last seconds did."""
+        """Why inferences fail, if all of the last seconds did; otherwise ""."""
         return self._runners.failure(now)
 
     # the server thread -------------------------------------------------------------------------------------
@@ -71,29 +71,29 @@ class EngineServer:
         while not self._closing:
             for key, _ in self._selector.select():
                 if key.fileobj is self._listener:
-                    self._welcome()
+                    self._accept()
                 elif isinstance(key.data, CameraConnection):
-                    self._hear(key.data)
+                    self._handle(key.data)
         for key in list(self._selector.get_map().values()):
             if isinstance(key.data, CameraConnection):
                 key.data.link.close()
         self._selector.close()
         self._listener.close()
 
-    def _welcome(self) -> None:
+    def _accept(self) -> None:
         try:
             link, _ = self._listener.accept()
         except OSError as exc:
-            logger.warning("a camera could not be let in: %s", exc.strerror)
-            time.sleep(0.1)  # out of descriptors, most likely: the next try would fail as fast
+            logger.warning("a camera could not be accepted: %s", exc.strerror)
+            time.sleep(0.1)  # probably out of descriptors: the next attempt would fail at once
             return
         link.setblocking(False)
         connection = CameraConnection(link)
         self._selector.register(link, selectors.EVENT_READ, connection)
-        connection.say(self._offer)
+        connection.send(self._offer)
 
-    def _hear(self, connection: CameraConnection) -> None:
-        """The one packet that is for us."""
+    def _handle(self, connection: CameraConnection) -> None:
+        """Read the first packet of a camera, the only one that is handled here."""
         descriptors: list[int] = []
         try:
             packet, descriptors, _, _ = socket.recv_fds(connection.link, MAX_PACKET, 4)
@@ -102,7 +102,7 @@ class EngineServer:
         except BlockingIOError:
             return
         except (OSError, BadPacket, BadSlots) as exc:
-            logger.warning("a camera was cut off: %s", exc)
+            logger.warning("disconnected a camera: %s", exc)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -113,14 +113,14 @@ class EngineServer:
             connection.link.close()
 
     def _prepare(self, connection: CameraConnection, packet: bytes, descriptors: list[int]) -> None:
-        """Raises: BadPacket, BadSlots."""
+        """Map the shared memory, and prepare a run for each slot. Raises: BadPacket, BadSlots."""
         message = unpack_from_camera(packet)
         if not isinstance(message, Share):
-            raise BadPacket("memory before anything else", packet)
+            raise BadPacket("a share as the first message", packet)
         if len(descriptors) != 1:
-            raise BadSlots(f"expected memory once, came {len(descriptors)} descriptors")
+            raise BadSlots(f"expected one descriptor of memory, got {len(descriptors)}")
         slots = map_slots(descriptors[0], self._session.layout(message.slots))
-        # The arrays go along with their bindings, which hold addresses only.
+        # Keep the arrays with their bindings, which hold only addresses.
         connection.runs = [(self._session.prepare(slot), slot) for slot in slots]
 
 

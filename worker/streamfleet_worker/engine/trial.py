@@ -1,8 +1,9 @@
-"""A process in which a model is tried: loaded and run once, confined, exactly as an engine will.
+"""A process that tests a model: loads it and runs it once, confined exactly as in an engine.
 
     python -m streamfleet_worker.engine.trial FILE < MANIFEST      writes why it is refused, or nothing
 
-The api starts it for a model that is added, if ONNX Runtime is there. What ends it by a signal is the model.
+The API starts it for each added model, if ONNX Runtime is installed. If a signal ends it, the model is the
+cause.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from streamfleet_worker.engine.onnx_session import BadModel, Session
 
 
 def main(path: str) -> None:
-    """Try it."""
+    """Test the model."""
     tie_to_parent()
-    onnx_runtime()  # before `confine`: it is not the model's to pay for
+    onnx_runtime()  # before `confine`: its memory does not count for the model
     name_process("sf-trial")
-    os.nice(10)  # what runs already goes first
+    os.nice(10)  # other processes have priority
     forbid_core_dumps()
     manifest = Manifest.decode(sys.stdin.buffer.read())
     confine(manifest, runs=1, accelerated=False)

@@ -1,8 +1,8 @@
-"""What the agent and its child processes say to each other, over one pipe a child.
+"""The messages between the agent and its child processes, over one pipe per child.
 
-A child gets its config at its start and says a report at every change of state, and every `REPORT_INTERVAL`
-seconds in between, so that silence means that the child is stuck. The agent says what should be different.
-No pickle travels here: a message is a msgpack array of its name and its fields.
+A child gets its config at its start. It sends a report at every change of state, and at least every
+`REPORT_INTERVAL` seconds, so that silence means that the child is stuck. The agent sends changes.
+Messages are not pickled: a message is a msgpack array of its name and its fields.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from streamfleet_core.protocol.values import (
 REPORT_INTERVAL = 0.5  # seconds
 
 
-# what a child is started with -----------------------------------------------------------------------------
+# configs of children -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostProcessing:
-    """The device's defaults where a pipeline's spec says nothing; the original's environment variables."""
+    """The device's defaults for pipelines, from Roboflow's environment variables."""
 
     confidence: float = 0.4
     iou_threshold: float = 0.3
@@ -44,7 +44,7 @@ class PostProcessing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraConfig:
-    """One camera process: everything that it needs, none of which it looks up anywhere else."""
+    """The config of a camera process. It reads no other configuration."""
 
     pipeline_id: str
     device: str
@@ -57,34 +57,34 @@ class CameraConfig:
     defaults: PostProcessing
     engine_socket: str  # path of the engine's unix socket
     intake_path: str  # of the publisher's unix socket
-    picture_intake_path: str  # of the publisher's unix socket for pictures
-    progress_path: str  # position in each source of this playing, which outlives the process
-    fence_path: str  # until when fenced pipelines may emit
-    fenced: bool  # stop emitting when the fence says so (`on_disconnect` is stop)
+    picture_intake_path: str  # of the publisher's unix socket for previews
+    progress_path: str  # file of the positions in the sources of this run, which outlives the process
+    fence_path: str  # the fence, until which fenced pipelines may emit
+    fenced: bool  # stop emitting when the fence closes (`on_disconnect` is stop)
     samples_path: str  # folder of all samples of the device
-    samples_size: int  # bytes that all of them may take
+    samples_size: int  # limit for all of them, in bytes
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """One engine process."""
+    """The config of an engine process."""
 
     manifest: Manifest
     weights_path: str
-    socket_path: str  # of the unix socket that cameras connect to
-    threads: int  # run threads over one session; 0: as many as there are cores
+    socket_path: str  # of the unix socket for cameras
+    threads: int  # run threads of the session; 0: one per core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherConfig:
-    """The publisher process of a worker."""
+    """The config of the publisher process."""
 
     device: str
-    intake_path: str  # of the unix socket where cameras and the agent hand over messages
-    picture_intake_path: str  # of the unix socket where cameras hand over pictures
-    local_endpoint: str  # ipc:// for subscribers on this host, without keys
-    local_picture_endpoint: str  # the same for pictures
-    direct_endpoint: str  # tcp:// for subscribers on the LAN, "" for none
+    intake_path: str  # of the unix socket that receives messages of cameras and of the agent
+    picture_intake_path: str  # of the unix socket that receives previews
+    local_endpoint: str  # ipc://, for subscribers on this host, without keys
+    local_picture_endpoint: str  # the same for previews
+    direct_endpoint: str  # tcp://, for subscribers on the LAN; "" for none
     public_key: str
     secret_key: str = field(repr=False)
     fence_path: str = ""
@@ -107,7 +107,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Show:
-    """To a camera: somebody looks at its pictures, or nobody does any more."""
+    """To a camera: start or stop making previews."""
 
     wanted: bool
 
@@ -119,15 +119,15 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """To the publisher: connect PUB to these endpoints of the broker, which has this key."""
+    """To the publisher: publish to these endpoints of the broker, which has this key."""
 
     endpoints: tuple[str, ...]
     server_key: CurveKey
-    pictures: tuple[str, ...] = ()  # endpoints for pictures
+    pictures: tuple[str, ...] = ()  # endpoints for previews
 
 
 @dataclass(frozen=True, slots=True)
-class Allow:
+class AllowSubscribers:
     """To the publisher: these keys may subscribe to the direct socket."""
 
     keys: tuple[CurveKey, ...]
@@ -138,69 +138,70 @@ class Allow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraReport:
-    """The whole present state of a camera process.
+    """The complete state of a camera process.
 
-    After a report that says `paused`, nothing is emitted until the agent wants `run` again.
+    After a report with the state `paused`, nothing is emitted until the agent requests `run` again.
     """
 
     generation: Natural
     state: ObservedState
     reason: str
-    waiting_for_engine: bool  # no frame moves, and the camera is not to blame
-    emitted: Natural  # frames, since the process began; moves while the camera is healthy
+    waiting_for_engine: bool  # no frame moves, and the cause is the engine
+    emitted: Natural  # frames, since the start of the process; increases while the camera is healthy
     sources: tuple[SourceStat, ...]
     dropped: dict[str, int]  # by sink
     fps: float
-    report: dict[str, Any]  # the original's status report
-    samples: SampleStat | None = None  # None: no frame is kept, and none was
-    patience: float = 0.0  # seconds that its slowest source may be silent before the camera itself minds
+    report: dict[str, Any]  # Roboflow's status report
+    samples: SampleStat | None = None  # None: sampling was never enabled
+    source_timeout: float = 0.0  # seconds of silence after which the camera itself declares a source lost
 
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """The whole present state of an engine process."""
+    """The complete state of an engine process."""
 
-    state: Literal["loading", "ready", "failed", "damaged"]  # damaged: the file, which is to be fetched again
-    reason: str  # of one that is ready: why every inference fails
+    state: Literal["loading", "ready", "failed", "damaged"]  # damaged: the file; fetch it again
+    reason: str  # while ready: why every inference fails
     inferences: Natural
-    oldest_run: float  # seconds that the longest inference under way has taken; 0 when none is
+    oldest_run: float  # seconds that the longest running inference has taken; 0 without any
 
 
 @dataclass(frozen=True, slots=True)
 class PublisherReport:
-    """The whole present state of the publisher process."""
+    """The complete state of the publisher process."""
 
     published: Natural
-    fenced: Natural  # messages that came after the fence closed
-    rejected: Natural  # messages that were none of ours
-    watched: tuple[str, ...] = ()  # beginnings of `<pipeline id>/` whose pictures somebody wants; "" is all
+    fenced: Natural  # messages dropped because the fence was closed
+    rejected: Natural  # invalid messages
+    watched: tuple[str, ...] = ()  # prefixes of `<pipeline id>/` with preview subscribers; "" means all
 
 
-ToChild = Change | Show | Stop | Relay | Allow
+ToChild = Change | Show | Stop | Relay | AllowSubscribers
 FromChild = CameraReport | EngineReport | PublisherReport
 
 _TYPES: dict[str, type[ToChild | FromChild]] = {
-    of.__name__: of for of in (Change, Show, Stop, Relay, Allow, CameraReport, EngineReport, PublisherReport)
+    of.__name__: of
+    for of in (Change, Show, Stop, Relay, AllowSubscribers, CameraReport, EngineReport, PublisherReport)
 }
 
 
 def pack(message: ToChild | FromChild) -> bytes:
-    """The bytes of a message."""
+    """Encode a message."""
     content: bytes = msgpack.packb([type(message).__name__, to_plain(message)])
     return content
 
 
 def unpack(content: bytes) -> ToChild | FromChild:
-    """The message in these bytes."""
+    """Decode a message."""
     name, plain = msgpack.unpackb(content)
     return from_plain(plain, _TYPES[name])
 
 
 def send(connection: Connection, message: ToChild | FromChild) -> None:
-    """Raises: OSError when the other end is gone."""
+    """Send a message. Raises: OSError if the other end is gone."""
     connection.send_bytes(pack(message))
 
 
 def receive(connection: Connection) -> ToChild | FromChild:
-    """The next message. Raises: EOFError or OSError when the other end is gone."""
+    """Receive the next message. Raises: EOFError or OSError if the other end is gone."""
     return unpack(connection.recv_bytes())

@@ -1,8 +1,8 @@
-"""The fence: until when the pipelines that may run elsewhere next are allowed to emit.
+"""The fence: the time until which pipelines that may be moved to another device are allowed to emit.
 
-The agent writes it, every emitter reads it directly before each send. It is eight bytes of shared memory, so
-a stopped agent cannot leave its cameras emitting: time goes on and the fence does not. It is on no disk, as a
-mapped file on a full one kills whoever writes to it.
+The agent writes it; every emitter reads it directly before each send. It is eight bytes of shared memory, so
+that a stopped agent cannot leave its cameras emitting: the fence expires. It is not on a disk: writing to a
+mapped file on a full disk kills the process.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ _SIZE = 8  # bytes: one little-endian float64
 
 
 def boot_time() -> float:
-    """Seconds of CLOCK_BOOTTIME, which goes on while the machine is suspended."""
+    """Seconds of CLOCK_BOOTTIME, which also counts while the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Fence:
-    """One instant in CLOCK_BOOTTIME seconds, read and written by single moves of eight bytes."""
+    """A time in CLOCK_BOOTTIME seconds, read and written as single moves of eight bytes."""
 
     def __init__(self, descriptor: int) -> None:
-        """The descriptor is the fence's own from now on."""
+        """The fence takes ownership of the descriptor."""
         self._descriptor = descriptor
         self._map = mmap.mmap(descriptor, _SIZE)
         self._until = memoryview(self._map).cast("d")
 
     @classmethod
     def create(cls) -> Fence:
-        """A closed fence, which nobody has open yet. Raises: OSError."""
+        """Create a closed fence. Raises: OSError."""
         descriptor = os.memfd_create("streamfleet-fence", os.MFD_CLOEXEC)
         os.posix_fallocate(descriptor, 0, _SIZE)
         return cls(descriptor)
 
     @classmethod
     def open(cls, path: str) -> Fence:
-        """Raises: OSError when there is no such fence, ValueError when it is shorter than one."""
+        """Open a fence. Raises: OSError if there is none, ValueError if the file is too short."""
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             return cls(descriptor)
@@ -47,19 +47,19 @@ class Fence:
 
     @property
     def path(self) -> str:
-        """Where processes of our user open it, for as long as this one lives."""
+        """The path where processes of our user open it, while this process lives."""
         return f"/proc/{os.getpid()}/fd/{self._descriptor}"
 
     def extend(self, until: float) -> None:
-        """Let pass until then, CLOCK_BOOTTIME seconds; 0 closes the fence."""
+        """Allow emissions until a time in CLOCK_BOOTTIME seconds; 0 closes the fence."""
         self._until[0] = until
 
     def passes(self, now: float) -> bool:
-        """Whether something may be emitted at `now`, CLOCK_BOOTTIME seconds."""
+        """Whether emitting is allowed at `now`, CLOCK_BOOTTIME seconds."""
         return now < self._until[0]
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._until.release()
         self._map.close()
         os.close(self._descriptor)

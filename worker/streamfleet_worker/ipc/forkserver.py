@@ -1,7 +1,7 @@
-"""Loaded by the fork server as its first module, and by nobody else: it ties the fork server to the agent.
+"""Ties the fork server to the agent. Only the fork server loads this module, as its first one.
 
-Python's fork server ends when the last holder of a pipe has gone, and its children hold it too. By itself it
-would outlive a killed agent, and its children with it.
+Python's fork server ends when the last process with a certain pipe ends, and its children have that pipe too.
+By itself it would outlive a killed agent, together with its children.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""No child of the agent outlives it, also when the agent is killed with SIGKILL."""
+"""Ends children together with the agent, even if the agent is killed with SIGKILL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamfleet_core.runtime.program import log_as
 
 
 def die_with_parent() -> None:
-    """To be called first in each child of the agent. Ends the process if the agent has gone already."""
+    """Call it first in each child of the agent. Ends the process if the agent has ended already."""
     tie_to_parent()
     agent = multiprocessing.parent_process()
     if os.getppid() == 1 or (agent is not None and not agent.is_alive()):
@@ -21,12 +21,13 @@ def die_with_parent() -> None:
 
 
 def run_child(entry: str, name: str, config: object, connection: Connection) -> None:
-    """The first thing that a child of the agent runs: it then becomes `entry`, a `module:function`.
+    """Start a child of the agent, and run its `entry`, a `module:function`.
 
-    The entry is loaded here and not in the agent, which so never holds OpenCV or ONNX Runtime.
+    The module is loaded here and not in the agent, so that the agent never loads OpenCV or ONNX Runtime.
     """
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the agent, which then stops us in order
+    # Ctrl-C goes to the agent, which then stops its children in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     name_process(name)
     log_as(name)
     module, _, function = entry.partition(":")

@@ -1,8 +1,8 @@
-"""How far one playing of a pipeline has come, in a file that outlives the camera's process.
+"""The playback positions of one run of a pipeline, in a file that outlives the camera process.
 
-The positions are written to the file at each frame and not synced, so a process that is killed has lost
-nothing of them. They are not mapped: on a full disk that would kill the process. There they are known to this
-process alone, and that is said.
+The positions are written to the file at each frame without syncing, so that a killed process loses none. The
+file is not mapped: on a full disk that would kill the process. If writing fails, only this process knows the
+positions, and `error` says so.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """The id of the last emitted frame of each source. One process writes it."""
+    """The id of the last emitted frame of each source. Only one process writes it."""
 
     def __init__(self, sources: int, descriptor: int = -1) -> None:
-        """Without a descriptor it is known to this process alone."""
+        """Without a descriptor, the positions are kept in memory only."""
         self._descriptor = descriptor
         self._positions = array("q", [0] * sources)
-        self.error = ""  # why a later process will not know of it, for people
+        self.error = ""  # for users: why a later process will not know the positions
 
     @classmethod
     def open(cls, path: str, *, sources: int = 1) -> Progress:
-        """The progress in this file, which begins at 0 where there is none of this size."""
+        """Open the positions in a file; they start at 0 if it does not exist or has another size."""
         progress = cls(sources)
         try:
             progress._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -34,17 +34,17 @@ class Progress:
                 progress._positions = array("q", content)
             else:
                 os.ftruncate(progress._descriptor, 0)
-                progress._write()  # here is said what is wrong, before the first frame
+                progress._write()  # detects a failing disk before the first frame
         except OSError as exc:
             progress._failed(exc)
         return progress
 
     def position(self, source_id: int = 0) -> int:
-        """The id of the source's last emitted frame, 0 before the first."""
+        """The id of the source's last emitted frame; 0 before the first."""
         return max(0, self._positions[source_id])
 
     def advance(self, frame_id: int, source_id: int = 0) -> None:
-        """This frame of the source has been emitted."""
+        """Record that this frame of the source was emitted."""
         self._positions[source_id] = frame_id
         if self._descriptor >= 0:
             try:
@@ -53,7 +53,7 @@ class Progress:
                 self._failed(exc)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -67,7 +67,7 @@ class Progress:
         self.error = ""
 
     def _failed(self, exc: OSError) -> None:
-        error = f"a restart would begin at an earlier frame, its place cannot be written: {exc.strerror}"
+        error = f"a restart would begin at an earlier frame, the position cannot be written: {exc.strerror}"
         if error != self.error:
             logger.warning("%s", error)
         self.error = error

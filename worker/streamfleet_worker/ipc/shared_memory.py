@@ -1,7 +1,8 @@
-"""The memory that a camera shares with an engine: a few slots, each an input blob and its raw output.
+"""Shared memory between a camera and an engine: a few slots, each with an input blob and its raw output.
 
-A camera makes it with `memfd_create` and passes the descriptor, so that nothing is left behind by a kill and
-the size of /dev/shm does not matter. It is sealed: nobody can take memory away under the other's feet.
+A camera creates it with `memfd_create` and passes the descriptor, so that a killed process leaves nothing
+behind and the size of /dev/shm does not matter. It is sealed: neither process can shrink it while the other
+uses it.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-_ALIGNMENT = 4096  # bytes; every blob begins on a page
+_ALIGNMENT = 4096  # bytes; every blob starts on a page
 _ITEM = 4  # bytes of a float32
 
 FloatArray = npt.NDArray[np.float32]
 
 
 class BadSlots(Exception):
-    """Shared memory that is not what it was announced as."""
+    """Shared memory that does not match its layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class SlotLayout:
-    """Where the blobs of each slot lie."""
+    """The layout of the blobs of all slots."""
 
     input_shape: tuple[int, int, int, int]  # (1, 3, height, width) float32
-    output_shape: tuple[int, int, int]  # (1, rows, columns) float32, as the model gives it
+    output_shape: tuple[int, int, int]  # (1, rows, columns) float32, raw output of the model
     count: int
 
     @property
     def input_room(self) -> int:
-        """Bytes from the beginning of a slot's input to that of its output."""
+        """Bytes from the start of a slot's input to the start of its output."""
         return _padded(int(np.prod(self.input_shape)) * _ITEM)
 
     @property
@@ -50,14 +51,14 @@ class SlotLayout:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One slot, mapped. The arrays keep the mapping alive for as long as anybody holds them."""
+    """A mapped slot. The arrays keep the mapping alive."""
 
     input: FloatArray  # (1, 3, height, width), in the channel order and range of the model's family
     output: FloatArray  # (1, rows, columns)
 
 
 def create_memory(layout: SlotLayout) -> int:
-    """A descriptor of new memory for this layout, which its owner closes."""
+    """Create memory for this layout, and return its descriptor. The caller closes it."""
     descriptor = os.memfd_create("streamfleet-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, layout.size)
     fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
@@ -65,18 +66,18 @@ def create_memory(layout: SlotLayout) -> int:
 
 
 def map_slots(descriptor: int, layout: SlotLayout) -> list[Slot]:
-    """The slots in this memory. Raises: BadSlots when it has another size or may still shrink."""
+    """Map the slots in this memory. Raises: BadSlots if it has another size or is not sealed."""
     try:
         seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
         size = os.fstat(descriptor).st_size
     except OSError as exc:
         raise BadSlots(
-            f"expected sealed memory, came a descriptor of something else ({exc.strerror})"
+            f"expected sealed memory, got a descriptor of something else ({exc.strerror})"
         ) from exc
     if not seals & fcntl.F_SEAL_SHRINK:
-        raise BadSlots("expected memory that cannot shrink, came memory that is not sealed")
+        raise BadSlots("expected memory that cannot shrink, got memory that is not sealed")
     if size != layout.size:
-        raise BadSlots(f"expected {layout.size} bytes for {layout.count} slots, came {size}")
+        raise BadSlots(f"expected {layout.size} bytes for {layout.count} slots, got {size}")
     memory = mmap.mmap(descriptor, size)
     return [_slot(memory, layout, index) for index in range(layout.count)]
 

@@ -1,4 +1,4 @@
-"""Unix sockets of packets (SOCK_SEQPACKET), as the processes of one device listen on them."""
+"""Unix sockets with packets (SOCK_SEQPACKET), for the processes of one device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PACKETS = socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 
 def listen(path: str, *, backlog: int) -> socket.socket:
-    """A listener that does not block, for this user only. Raises: OSError; ValueError for a path too long."""
+    """Open a non-blocking listener for this user only. Raises: OSError; ValueError for too long a path."""
     if len(os.fsencode(path)) > MAX_BYTES:
-        raise ValueError(f"expected a socket path of at most {MAX_BYTES} bytes, came {path!r}")
+        raise ValueError(f"expected a socket path of at most {MAX_BYTES} bytes, got {path!r}")
     listener = socket.socket(socket.AF_UNIX, PACKETS)
     try:
-        Path(path).unlink(missing_ok=True)  # of a process that was killed
+        Path(path).unlink(missing_ok=True)  # left by a killed process
         listener.bind(path)
         Path(path).chmod(0o600)
         listener.listen(backlog)

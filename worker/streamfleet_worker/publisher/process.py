@@ -14,7 +14,7 @@ import zmq
 from streamfleet_worker.host.cpu_priority import let_others_finish
 from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
-    Allow,
+    AllowSubscribers,
     PublisherConfig,
     Relay,
     Stop,
@@ -90,6 +90,6 @@ def _obey(publisher: Publisher, connection: Connection) -> bool:
             return False
         case Relay() as relay:
             publisher.connect(relay)
-        case Allow() as allow:
+        case AllowSubscribers() as allow:
             publisher.allow(allow)
     return True

@@ -27,7 +27,7 @@ from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import CurveKeys, serve
 from streamfleet_core.runtime.keepalive import KEEPALIVE
 from streamfleet_worker.decisions.topic_subscriptions import TopicSubscriptions
-from streamfleet_worker.ipc.child_messages import Allow, PublisherConfig, PublisherReport, Relay
+from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherConfig, PublisherReport, Relay
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.ipc.handover.receiver import Receiver
@@ -92,7 +92,7 @@ class Publisher:
     @property
     def report(self) -> PublisherReport:
         """The present state."""
-        rejected = self._rejected + self._receiver.cut_off + self._picture_receiver.cut_off
+        rejected = self._rejected + self._receiver.disconnected + self._picture_receiver.disconnected
         return PublisherReport(self._published, self._fenced, rejected, self.watched)
 
     @property
@@ -167,7 +167,7 @@ class Publisher:
         self._duties = None
         self._count_watched()
 
-    def allow(self, allow: Allow) -> None:
+    def allow(self, allow: AllowSubscribers) -> None:
         """Let exactly these keys subscribe. Who is connected with another key is cut off."""
         keys = frozenset(allow.keys)
         removed = self.zap_handler.keys - keys

@@ -351,7 +351,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert seqs(came) == list(range(6))
     assert len(came[5].body) == MAX_BODY
     assert descriptors() == before
-    assert intake.cut_off == 0
+    assert intake.disconnected == 0
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_who_sends_something_else_is_cut_off_and_nobody_else_notices(
     send(outlet, 2)
 
     assert seqs(intake.take(256)) == [2]
-    assert intake.cut_off == 1
+    assert intake.disconnected == 1
     assert descriptors() == before
 
 
@@ -390,7 +390,7 @@ def test_a_body_that_cannot_be_read_cuts_its_sender_off(intake: Receiver, path: 
         assert intake.take(256) == []
 
         assert stranger.recv(1) == b""
-    assert intake.cut_off == 1
+    assert intake.disconnected == 1
     assert descriptors() == before
 
 

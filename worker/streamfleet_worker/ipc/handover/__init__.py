@@ -1,5 +1,5 @@
-"""How cameras and the agent hand messages to the publisher: packets on a unix socket, never waited for.
+"""The publisher channel: cameras and the agent send messages to the publisher, as packets on a unix socket.
 
 camera, agent: Sender ──SOCK_SEQPACKET──► Receiver: publisher
-                 └─ keeps a few, while there is no publisher or it does not take them
+                 └─ never blocks; keeps a few messages while there is no publisher or it is busy
 """

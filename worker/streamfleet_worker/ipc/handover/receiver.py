@@ -1,6 +1,6 @@
-"""The publisher's side: what cameras and the agent hand over, taken in turn.
+"""The publisher's end of the channel: receives the messages of cameras and of the agent in turn.
 
-Who sends something that is no packet of ours is cut off, and nobody else notices.
+A sender of an invalid packet is disconnected, without effect on the others.
 """
 
 from __future__ import annotations
@@ -17,62 +17,63 @@ from streamfleet_worker.ipc.unix_sockets import listen
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 1024  # senders that wait to be let in, all cameras of a device after a restart
-_ROOM_FOR_ONE = socket.CMSG_SPACE(array.array("i").itemsize)  # descriptor; the kernel closes what is beyond
+_BACKLOG = 1024  # senders that wait to be accepted: all cameras of a device after a restart
+# One descriptor; the kernel closes any further ones.
+_ROOM_FOR_ONE = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 class Receiver:
-    """Listens at a path, and takes messages of any number of senders without waiting. One thread uses it."""
+    """Listens at a path, and receives messages of any number of senders. Only one thread may use it."""
 
     def __init__(self, path: str) -> None:
-        """Raises: OSError when the path cannot be bound, ValueError when it is too long."""
-        self.cut_off = 0  # senders, so far
+        """Listen. Raises: OSError if the path cannot be bound, ValueError if it is too long."""
+        self.disconnected = 0  # senders of invalid packets, so far
         self._listener = listen(path, backlog=_BACKLOG)
         self._links: dict[int, socket.socket] = {}  # by descriptor
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
-        self._lets_in = True  # not while there are no descriptors left
+        self._accepting = True  # False while no descriptors are left
 
     def fileno(self) -> int:
-        """What to poll for something to take."""
+        """The descriptor to poll for messages."""
         return self._epoll.fileno()
 
     def take(self, limit: int) -> list[Message]:
-        """What has come, so many messages at most, one of each sender in turn."""
+        """Receive up to `limit` messages without blocking, one of each sender in turn."""
         taken: list[Message] = []
-        # The kernel moves who was named to the end of its list, so the next to be named are the others.
+        # The kernel moves reported descriptors to the end of its list, so the others are reported next.
         while len(taken) < limit and (ready := self._epoll.poll(0, limit - len(taken))):
             for descriptor, _ in ready:
                 if descriptor == self._listener.fileno():
-                    self._let_in()
-                elif (message := self._hear(self._links[descriptor])) is not None:
+                    self._accept()
+                elif (message := self._read(self._links[descriptor])) is not None:
                     taken.append(message)
         return taken
 
     def close(self) -> None:
-        """Hang up on everybody."""
+        """Disconnect all senders, and stop listening."""
         for link in self._links.values():
             link.close()
         self._links.clear()
         self._epoll.close()
         self._listener.close()
 
-    def _let_in(self) -> None:
+    def _accept(self) -> None:
         try:
             link, _ = self._listener.accept()
-        except BlockingIOError:  # it has gone again
+        except BlockingIOError:  # it has disconnected already
             return
         except OSError as exc:
-            logger.warning("nobody is let in until a sender leaves: %s", exc.strerror)
+            logger.warning("no sender is accepted until another one disconnects: %s", exc.strerror)
             self._epoll.unregister(self._listener)
-            self._lets_in = False
+            self._accepting = False
             return
         link.setblocking(False)
         self._links[link.fileno()] = link
         self._epoll.register(link, select.EPOLLIN)
 
-    def _hear(self, link: socket.socket) -> Message | None:
-        """The next message of a sender; None: it had none, and has gone."""
+    def _read(self, link: socket.socket) -> Message | None:
+        """Read the next message of a sender; None if there is none, or it has disconnected."""
         try:
             message = _receive(link)
             if message is not None:
@@ -80,8 +81,8 @@ class Receiver:
         except BlockingIOError:
             return None
         except (OSError, BadPacket) as exc:
-            logger.warning("a sender was cut off: %s", exc)
-            self.cut_off += 1
+            logger.warning("disconnected a sender: %s", exc)
+            self.disconnected += 1
         self._forget(link)
         return None
 
@@ -89,25 +90,25 @@ class Receiver:
         del self._links[link.fileno()]
         self._epoll.unregister(link)
         link.close()
-        if not self._lets_in:
+        if not self._accepting:
             self._epoll.register(self._listener, select.EPOLLIN)
-            self._lets_in = True
+            self._accepting = True
 
 
 def _receive(link: socket.socket) -> Message | None:
-    """The next message, None at the end. Raises: BadPacket; OSError when it cannot be read."""
+    """Receive the next message; None at the end. Raises: BadPacket; OSError if it cannot be read."""
     packet, ancillary, flags, _ = link.recvmsg(MAX_PACKET, _ROOM_FOR_ONE, socket.MSG_CMSG_CLOEXEC)
     descriptors = _descriptors(ancillary) if ancillary else []
     try:
         if not packet and not descriptors:
             return None
         if flags & socket.MSG_TRUNC:
-            raise BadPacket(f"{MAX_PACKET} bytes at most", "more")
-        message, aside = unpack(packet)
-        if len(descriptors) != aside:
-            raise BadPacket(f"{int(aside)} descriptors", len(descriptors))
-        # One byte more than there may be shows that it is too large, and no more of it is read.
-        return message._replace(body=os.pread(descriptors[0], MAX_BODY + 1, 0)) if aside else message
+            raise BadPacket(f"at most {MAX_PACKET} bytes", "more")
+        message, attached = unpack(packet)
+        if len(descriptors) != attached:
+            raise BadPacket(f"{int(attached)} descriptors", len(descriptors))
+        # Reading one byte more than allowed detects a body that is too large.
+        return message._replace(body=os.pread(descriptors[0], MAX_BODY + 1, 0)) if attached else message
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
