@@ -42,6 +42,12 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pattern(tmp_path_factory.mktemp("video") / "pattern.avi", 300)
 
 
+@pytest.fixture(scope="session")
+def short_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 frames of it: no queue on the way is too short for them, whichever process stands still."""
+    return write_pattern(tmp_path_factory.mktemp("video") / "short.avi", 100)
+
+
 @pytest.fixture
 def home() -> Iterator[Path]:
     """A home directory of one's own."""

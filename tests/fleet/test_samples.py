@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 import supervision as sv
 
 from tests.fakes.http_camera import HttpCamera
-from tests.fleet.harness import Fleet, Subscriber, wait_for
+from tests.fleet.harness import Fleet, UdpReceiver, wait_for
 from tests.fleet.said import files_below
 
 PASSWORD = "canary-5up3r"
@@ -86,14 +86,15 @@ def boxes(document: dict[str, Any]) -> list[list[float]]:
 
 
 def test_samples_of_two_devices_become_one_data_set_and_none_is_lost(
-    clean: Fleet, subscribe: Callable[..., Subscriber], video: Path, camera: HttpCamera, tmp_path: Path
+    clean: Fleet, udp: UdpReceiver, video: Path, camera: HttpCamera, tmp_path: Path
 ) -> None:
-    fleet, subscriber = clean, subscribe()
+    fleet = clean
+    sinks = [{"type": "udp", "host": "127.0.0.1", "port": udp.port}]
     spools = [fleet.data / f"workers/{device}/samples/pattern" for device in ("local-1", "local-2")]
     pipelines = {"disk": "local-1", "camera": "local-2"}
     references = {"disk": str(video), "camera": camera.url("/film", f"user:{PASSWORD}@")}
     for pipeline_id, device in pipelines.items():
-        plays(fleet, pipeline_id, device, references[pipeline_id])
+        plays(fleet, pipeline_id, device, references[pipeline_id], sinks=sinks)
 
     wait_for(lambda: kept(fleet), "the first sample")
     fleet.kill("sf-api")
@@ -110,7 +111,7 @@ def test_samples_of_two_devices_become_one_data_set_and_none_is_lost(
     )
     count = kept(fleet)
     assert min(count.values()) >= LIMIT
-    check_data_set(tmp_path / "pattern", subscriber, sum(count.values()))
+    check_data_set(tmp_path / "pattern", udp, sum(count.values()))
     check_secrecy(fleet.data, tmp_path / "pattern")
     (listed,) = json.loads(fleet.cli("samples", "--json").stdout)
     assert (listed["samples"], listed["devices"]) == (sum(count.values()), ["local-1", "local-2"])
@@ -118,12 +119,12 @@ def test_samples_of_two_devices_become_one_data_set_and_none_is_lost(
     assert kept(fleet) == {}
 
 
-def check_data_set(folder: Path, subscriber: Subscriber, count: int) -> None:
+def check_data_set(folder: Path, udp: UdpReceiver, count: int) -> None:
     """Every picture has the boxes of the prediction that was received of its frame."""
     received = {
-        (pipeline_id, body["inference_metadata"]["frame_id"]): boxes(body)
-        for pipeline_id in ("disk", "camera")
-        for _, body in subscriber.of(pipeline_id)
+        (about["pipeline_id"], about["frame_id"]): boxes(message)
+        for message in udp.messages
+        for about in [message["inference_metadata"]]
     }
     written = json.loads((folder / "annotations.json").read_bytes())
     frames = {image["file_name"]: (image["pipeline_id"], image["frame_id"]) for image in written["images"]}
