@@ -14,7 +14,7 @@ def main() -> None:
 
     children = "tests.fakes.children"
     supervisor.PRELOAD = ["streamfleet_worker.ipc.forkserver", children]  # what a camera needs takes seconds
-    program.HANG = PATIENCE  # who stops it for a while wants it to go on, and nobody starts it again
+    program.HANG_TIMEOUT = PATIENCE  # who stops it for a while wants it to go on, and nobody starts it again
     sys.exit(program.run(Entries(f"{children}:camera", f"{children}:engine")))
 
 

@@ -42,10 +42,10 @@ def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
 @pytest.mark.parametrize(
     ("options", "environment", "expected"),
     [
-        (["--broker=cam"], {}, "--broker: expected tcp://HOST:PORT, came 'cam'"),
+        (["--broker=cam"], {}, "--broker: expected tcp://HOST:PORT, got 'cam'"),
         (["--data-dir=/d", "--publish-port=99999"], {}, "--publish-port: expected a whole number from 1 to"),
-        (["--data-dir=/d", "--capacity=many"], {}, "--capacity: expected a whole number .* came 'many'"),
-        (["--data-dir=/d"], {"CONFIDENCE": "4"}, "CONFIDENCE: expected a number from 0 to 1, came '4'"),
+        (["--data-dir=/d", "--capacity=many"], {}, "--capacity: expected a whole number .* got 'many'"),
+        (["--data-dir=/d"], {"CONFIDENCE": "4"}, "CONFIDENCE: expected a number from 0 to 1, got '4'"),
         (["--data-dir=/d"], {"IOU_THRESHOLD": "nan"}, "IOU_THRESHOLD: expected a number from 0 to 1"),
         (["--data-dir=/d"], {"CLASS_AGNOSTIC_NMS": "ja"}, "CLASS_AGNOSTIC_NMS: expected True or False"),
         (["--data-dir=/d"], {"MAX_DETECTIONS": "0"}, "MAX_DETECTIONS: expected a whole number from 1"),

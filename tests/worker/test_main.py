@@ -10,8 +10,8 @@ from tests.fakes.patience import PATIENCE
 _HANGS = """
 import ctypes
 from streamfleet_worker import main
-main.HANG = 0.3
-main._watch_the_loop()
+main.HANG_TIMEOUT = 0.3
+main._rearm_alarm()
 ctypes.PyDLL(None).sleep(600)  # holds the lock of the interpreter all the time
 """
 

@@ -21,7 +21,7 @@ import os, select, sys, time
 from pathlib import Path
 from streamfleet_worker import watchdog
 
-watchdog.HUNG, watchdog.FIRST_PAUSE = 1.0, 0.05
+watchdog.HANG_TIMEOUT, watchdog.FIRST_PAUSE = 1.0, 0.05
 folder = Path(sys.argv[1])
 watch = watchdog._watch
 
@@ -31,7 +31,7 @@ def watch_late(agent, stop):
     return watch(agent, stop)
 
 watchdog._watch = watch_late
-turned = watchdog.keep()
+turned = watchdog.supervise()
 if isinstance(turned, int):
     sys.exit(turned)
 with (folder / "starts").open("a") as starts:
@@ -106,7 +106,7 @@ def test_an_agent_that_does_not_turn_is_killed(watched: Watched, folder: Path) -
 
     wait_for(lambda: len(watched.agents) >= 2, "a second agent")
 
-    assert "the agent has not turned for 1 s and is killed" in watched.log.read_text()
+    assert "the agent has not responded for 1 s and is killed" in watched.log.read_text()
 
 
 def test_an_agent_that_once_worked_is_started_again_whatever_it_says(watched: Watched, folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_no_agent_outlives_who_keeps_it(watched: Watched) -> None:
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
-        (["--data-dir", "{folder}/d"], 1, "belongs to no device yet"),
+        (["--data-dir", "{folder}/d"], 1, "expected the identity of a device"),
         (["--data-dir", "{folder}/d", "--join", "nonsense"], 1, "not a join token"),
         (["--frobnicate"], 2, "--frobnicate"),
     ],

@@ -1,6 +1,6 @@
-"""The worker: the agent on a device, which makes the observed state equal the desired one.
+"""The worker: the agent on a device, which reconciles the observed state with the desired state.
 
-Its pipeline is a library too: `from streamfleet_worker import InferencePipeline, Stream, UdpStream`.
+Its pipeline is also a library: `from streamfleet_worker import InferencePipeline, Stream, UdpStream`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["InferencePipeline", "SinkMode", "Stream", "UdpStream", "VideoFrame",
 
 
 def __getattr__(name: str) -> Any:
-    """The library's names, when they are asked for: the processes of a worker must not load it all."""
+    """Import a name of the library on first use: the processes of a worker must not load all of it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from streamfleet_worker import library

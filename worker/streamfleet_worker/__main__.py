@@ -1,6 +1,6 @@
 """`streamfleet-worker`, the program.
 
-Everything is loaded inside `main`, as each child of the fork server loads this module too.
+Everything is imported inside `main`, because each child of the fork server loads this module too.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from streamfleet_core.runtime.program import needing
 
 
 def main() -> None:
-    """Ends with 0 after SIGTERM or SIGINT, with 1 and one line where it cannot work."""
+    """Run the program. Exits with 0 after SIGTERM or SIGINT, with 1 and one line on an error."""
     with needing("streamfleet-worker", "worker,cpu", "cv2", "onnxruntime"):
         from streamfleet_worker import watchdog
 
-        kept = watchdog.keep() if watchdog.is_wanted(sys.argv[1:]) else _unheard
-        if isinstance(kept, int):
-            sys.exit(kept)
+        on_turn = watchdog.supervise() if watchdog.should_supervise(sys.argv[1:]) else _ignore_turn
+        if isinstance(on_turn, int):
+            sys.exit(on_turn)
         from streamfleet_worker.main import run
 
-    sys.exit(run(on_turn=kept))
+    sys.exit(run(on_turn=on_turn))
 
 
-def _unheard() -> None:
-    """For an agent that nobody watches."""
+def _ignore_turn() -> None:
+    """Do nothing: this agent is not supervised."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The options of `streamfleet-worker`, from the command line and the environment, as one value."""
+"""The options of `streamfleet-worker`, from the command line and the environment."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import PostProcessing
 
 DEFAULT_DATA_DIR = "~/.streamfleet/worker"
-SAMPLES = "samples"  # in the data directory: frames that are kept for labelling
-_LONGEST_SOCKET = "run/tmp/pymp-01234567/listener-01234567"  # the fork server's
+SAMPLES = "samples"  # in the data directory: frames kept for labelling
+_LONGEST_SOCKET = "run/tmp/pymp-01234567/listener-01234567"  # of the fork server
 
 
 class ConfigError(Exception):
-    """An option or a variable has a value that cannot be used. Names it."""
+    """An option or a variable has an invalid value. The text names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """All that a worker is told at its start."""
+    """The configuration of a worker."""
 
     data_dir: Path  # absolute
     join: str = field(default="", repr=False)  # a join token, or nothing
-    join_file: Path | None = None  # a file of one, which need not be there once the device has joined
-    broker: str = ""  # tcp://HOST:PORT, tried before the addresses that the token named
+    join_file: Path | None = None  # a file with a token, which may be missing after the device has joined
+    broker: str = ""  # tcp://HOST:PORT, tried before the addresses in the token
     capacity: int = 8  # pipelines
     publish_host: str = "*"
-    publish_port: int | None = None  # of the device's own PUB; None: it has none
-    engine_threads: int = 0  # 0: as many as there are cores
-    samples_size: int = spool.SIZE  # bytes of all frames that are kept for labelling
-    samples_age: float = spool.AGE  # seconds that they are kept
-    samples_upload: bool = True  # to the api, as soon as it can be reached
+    publish_port: int | None = None  # of the device's own PUB socket; None: no socket
+    engine_threads: int = 0  # 0: one per core
+    samples_size: int = spool.SIZE  # limit for all samples, in bytes
+    samples_age: float = spool.AGE  # seconds after which samples are removed
+    samples_upload: bool = True  # to the API, when it is reachable
     defaults: PostProcessing = field(default_factory=PostProcessing)
-    check: bool = False  # only look whether it is well
+    check: bool = False  # only check the health of the running worker
 
     def __post_init__(self) -> None:
         if problem := problem_with(self.data_dir, _LONGEST_SOCKET):
@@ -47,26 +47,26 @@ class WorkerConfig:
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerConfig:
-    """The options. Raises: ConfigError; ends the process for `--help` and for unknown options."""
+    """Parse the options. Raises: ConfigError; ends the process for `--help` and unknown options."""
     parser = argparse.ArgumentParser(
         prog="streamfleet-worker",
         description="The agent on a device: runs the pipelines that its broker assigns to it.",
-        epilog="Each option may be given in the environment: STREAMFLEET_DATA_DIR for --data-dir, and so on."
+        epilog="Each option can be set in the environment: STREAMFLEET_DATA_DIR for --data-dir, and so on."
         " CONFIDENCE, IOU_THRESHOLD, CLASS_AGNOSTIC_NMS, MAX_CANDIDATES and MAX_DETECTIONS are the device's"
-        " defaults where a pipeline says nothing. 'streamfleet-worker samples export FOLDER' writes the"
-        " frames that are kept for labelling as a COCO data set.",
+        " defaults for pipelines. 'streamfleet-worker samples export FOLDER' writes the samples, frames kept"
+        " for labelling, as a COCO data set.",
     )
     for name, description in _OPTIONS.items():
         parser.add_argument(f"--{name}", help=description)
     parser.add_argument(
         "--check",
         action="store_true",
-        help="ask the worker that runs on this data directory, and exit with 0 if it is ready",
+        help="check the worker that runs on this data directory, and exit with 0 if it is ready",
     )
     parser.add_argument(
         "--unsupervised",
         action="store_true",
-        help="start nothing again: somebody else looks after this process, and kills it when it hangs",
+        help="do not restart the agent: another supervisor restarts this process, and kills it if it hangs",
     )
     given = vars(parser.parse_args(arguments))
     options = {name: _option(name, given, environment) for name in _OPTIONS}
@@ -89,27 +89,27 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
 
 
 _OPTIONS = {
-    "data-dir": f"directory for this device's key, models and state; made if missing [{DEFAULT_DATA_DIR}]",
-    "join": "token of a new device, from 'streamfleet devices add NAME'; harmless afterwards",
-    "join-file": "file that holds the token, where it shall stand in no command",
-    "broker": "tcp://HOST:PORT of the broker, where it is no longer what the token named",
-    "capacity": "how many pipelines this device is willing to run",
-    "publish-port": "TCP port for subscribers that connect to this device itself; without it there is none",
+    "data-dir": f"directory for this device's key, models and state; created if missing [{DEFAULT_DATA_DIR}]",
+    "join": "token of a new device, from 'streamfleet devices add NAME'; ignored once it has joined",
+    "join-file": "file with the token, to keep it out of the command line",
+    "broker": "tcp://HOST:PORT of the broker, if it is no longer the address in the token",
+    "capacity": "how many pipelines this device may run",
+    "publish-port": "TCP port for subscribers that connect to this device directly; without it there is none",
     "publish-host": "address that --publish-port is opened on, * for all",
-    "engine-threads": "threads that run one model; 0 for as many as there are cores",
-    "samples-size": "bytes of the frames that are kept for labelling; the oldest go first [1 GiB]",
-    "samples-age": "seconds that such a frame is kept [30 days]",
-    "samples-upload": "true: such frames go to the api; false: they stay on this device [true]",
+    "engine-threads": "threads that run one model; 0 for one per core",
+    "samples-size": "limit in bytes for frames kept for labelling; the oldest are removed first [1 GiB]",
+    "samples-age": "seconds after which such a frame is removed [30 days]",
+    "samples-upload": "true: send such frames to the API; false: keep them on this device [true]",
 }
 
 
 def default_capacity() -> int:
-    """As many pipelines as a device is offered when nobody says otherwise."""
+    """The default capacity of this device."""
     return min(max(8, 4 * cores()), MAX_CAPACITY)
 
 
 def post_processing(environment: Mapping[str, str]) -> PostProcessing:
-    """The original's variables. Raises: ConfigError with the name of the variable."""
+    """Read Roboflow's variables. Raises: ConfigError with the name of the variable."""
     known = PostProcessing()
     return PostProcessing(
         confidence=_fraction("CONFIDENCE", environment, known.confidence),
@@ -132,7 +132,7 @@ def _option(name: str, given: Mapping[str, str | None], environment: Mapping[str
 
 def _endpoint(text: str) -> str:
     if text and re.fullmatch(r"tcp://.+:\d+", text) is None:
-        raise ConfigError(f"--broker: expected tcp://HOST:PORT, came {text!r}")
+        raise ConfigError(f"--broker: expected tcp://HOST:PORT, got {text!r}")
     return text
 
 
@@ -142,7 +142,7 @@ def _whole(name: str, text: str, lowest: int, highest: int) -> int:
     except ValueError:
         value = lowest - 1
     if not lowest <= value <= highest:
-        raise ConfigError(f"{name}: expected a whole number from {lowest} to {highest}, came {text!r}")
+        raise ConfigError(f"{name}: expected a whole number from {lowest} to {highest}, got {text!r}")
     return value
 
 
@@ -155,7 +155,7 @@ def _fraction(name: str, environment: Mapping[str, str], default: float) -> floa
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise ConfigError(f"{name}: expected a number from 0 to 1, came {text!r}")
+        raise ConfigError(f"{name}: expected a number from 0 to 1, got {text!r}")
     return value
 
 
@@ -166,5 +166,5 @@ def _flag(name: str, environment: Mapping[str, str], default: bool) -> bool:
 
 def _truth(name: str, text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
-        raise ConfigError(f"{name}: expected True or False, came {text!r}")
+        raise ConfigError(f"{name}: expected True or False, got {text!r}")
     return text.lower() in ("true", "1")

@@ -1,4 +1,4 @@
-"""Is the worker of this data directory well? It says so itself once a second, on its own PUB socket."""
+"""Health check of the worker of a data directory: reads the status that it publishes once a second."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.status import DeviceStat
 from streamfleet_worker.decisions.broker_session import SessionState
 
-TIMEOUT = 3_500  # ms: a word a second, and a socket that may have to be found first
+TIMEOUT = 3_500  # ms: a status each second, and time to connect
 
 
-class Unwell(Exception):
-    """No worker is there, or its broker does not know it as ready. Says which."""
+class Unhealthy(Exception):
+    """No worker responds, or its session with the broker is not ready. The text says which."""
 
 
 def check(predictions: str, root: Path) -> DeviceStat:
-    """What it says of itself. Raises: Unwell."""
+    """Receive the status of a healthy worker. Raises: Unhealthy."""
     context = zmq.Context()
     try:
         stat = _listen(context, predictions, root)
     finally:
         context.destroy(linger=0)
     if stat.session != SessionState.READY.value:
-        raise Unwell(f"{stat.device}: its session with the broker is {stat.session}, expected ready")
+        raise Unhealthy(f"{stat.device}: expected a session that is ready, got {stat.session}")
     return stat
 
 
@@ -37,9 +37,9 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], predictions: str, root: Pat
     socket.subscribe(b"v1/stat/@")
     socket.connect(predictions)
     if not socket.poll(TIMEOUT):
-        raise Unwell(f"no worker on {root} has said anything for {TIMEOUT / 1000:g} s")
+        raise Unhealthy(f"{root}: no worker has responded for {TIMEOUT / 1000:g} s")
     try:
         _, _, body = split(socket.recv_multipart())
         return msgspec.msgpack.decode(body, type=DeviceStat)
     except (BadData, msgspec.DecodeError) as exc:
-        raise Unwell(f"the worker on {root} is of another version: {exc}") from exc
+        raise Unhealthy(f"{root}: the worker has another version: {exc}") from exc

@@ -1,4 +1,4 @@
-"""What `streamfleet-worker` does: options, data directory, identity, and then the agent until a signal."""
+"""The program `streamfleet-worker`: options, data directory, identity, and then the agent until a signal."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from streamfleet_worker.agent.paths import Places
 from streamfleet_worker.agent.state_db import StateError
 from streamfleet_worker.agent.supervisor import end_fork_server
 from streamfleet_worker.config import ConfigError, WorkerConfig, parse
-from streamfleet_worker.healthcheck import Unwell, check
+from streamfleet_worker.healthcheck import Unhealthy, check
 from streamfleet_worker.sampling import command
 
 logger = logging.getLogger(__name__)
 
-HANG = 12.0  # seconds without a turn of the loop, after which we end so that we are started again
-PORT_PATIENCE = 3.0  # seconds for what a killed predecessor held to become free
+HANG_TIMEOUT = 12.0  # seconds without a turn of the loop, after which we exit to be restarted
+PORT_TIMEOUT = 3.0  # seconds for the port of a killed predecessor to become free
 
 
 def run(entries: Entries | None = None, *, on_turn: Callable[[], None] = lambda: None) -> int:
-    """The exit code. `entries`: what the children run, when it is not the usual.
+    """Run the worker, and return the exit code.
 
-    `on_turn` is called about once a second while all is well.
+    `entries`: replaces the entry points of children. `on_turn`: called about once a second while it is
+    healthy.
     """
     if sys.argv[1:2] == ["samples"]:
         return command.run(sys.argv[2:], os.environ)
@@ -60,10 +61,10 @@ def run(entries: Entries | None = None, *, on_turn: Callable[[], None] = lambda:
             return 0
         places.make()
         lock = _lock(places.root)
-        _keep_temporary_files_in(places.temporary)
+        _use_temporary_folder(places.temporary)
         _check_port(config)
         asyncio.run(_run(config, places, entries, on_turn))
-    except (ConfigError, IdentityError, StateError, ProtocolError, Unwell, OSError) as exc:
+    except (ConfigError, IdentityError, StateError, ProtocolError, Unhealthy, OSError) as exc:
         print(f"streamfleet-worker: {exc}", file=sys.stderr)
         return 1
     end_fork_server()
@@ -87,7 +88,7 @@ async def _run(
         identity = identity.reached_at(config.broker)
 
     def turn() -> None:
-        _watch_the_loop()
+        _rearm_alarm()
         on_turn()
 
     agent = Agent(config, identity, rng=random.random, entries=entries, on_turn=turn)
@@ -102,30 +103,30 @@ async def _run(
 
 
 async def _identify(config: WorkerConfig, places: Places) -> Identity:
-    token = config.join or _kept(config.join_file)
+    token = config.join or _read_token(config.join_file)
     if token:
         return await join(places.identity, JoinToken.decode(token))
     identity = load(places.identity)
     if identity is None:
         raise IdentityError(
-            f"{places.root} belongs to no device yet: start once with --join TOKEN,"
+            f"{places.root}: expected the identity of a device, got none: start once with --join TOKEN,"
             " from 'streamfleet devices add NAME'"
         )
     return identity
 
 
-def _kept(file: Path | None) -> str:
-    """The token in a file, nothing where there is no file. Raises: OSError."""
+def _read_token(file: Path | None) -> str:
+    """Read the token in a file; "" if there is no file. Raises: OSError."""
     return file.read_text() if file is not None and file.exists() else ""
 
 
-def _watch_the_loop() -> None:
-    """When the loop does not come back in time, a thread in C, which needs no lock of Python's, ends us."""
-    faulthandler.dump_traceback_later(HANG, exit=True)
+def _rearm_alarm() -> None:
+    """Restart the alarm that ends a hanging process: a thread in C, which does not need Python's lock."""
+    faulthandler.dump_traceback_later(HANG_TIMEOUT, exit=True)
 
 
 def _lock(root: Path) -> int:
-    """One worker a directory. The descriptor is the lock. Raises: ConfigError."""
+    """Lock the directory for one worker. Returns the descriptor of the lock. Raises: ConfigError."""
     descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,20 +136,23 @@ def _lock(root: Path) -> int:
     return descriptor
 
 
-def _keep_temporary_files_in(folder: Path) -> None:
-    """What the fork server's socket lies in stays there when we are killed, until the next start."""
+def _use_temporary_folder(folder: Path) -> None:
+    """Use an empty folder for temporary files. A killed worker leaves the fork server's socket there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     tempfile.tempdir = str(folder)
 
 
 def _check_port(config: WorkerConfig) -> None:
-    """The publisher binds it, but it is here that somebody reads the error. Raises: ConfigError."""
+    """Check that the port is free. The publisher binds it, but here the user sees the error. Raises.
+
+    ConfigError.
+    """
     if config.publish_port is None:
         return
     host = "" if config.publish_host == "*" else config.publish_host
-    deadline = time.monotonic() + PORT_PATIENCE
-    while (problem := _problem_with(host, config.publish_port)) is not None:
+    deadline = time.monotonic() + PORT_TIMEOUT
+    while (problem := _bind_error(host, config.publish_port)) is not None:
         if problem.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
             raise ConfigError(
                 f"--publish-port {config.publish_port} on {config.publish_host}: {problem.strerror}"
@@ -156,7 +160,7 @@ def _check_port(config: WorkerConfig) -> None:
         time.sleep(0.1)
 
 
-def _problem_with(host: str, port: int) -> OSError | None:
+def _bind_error(host: str, port: int) -> OSError | None:
     try:
         socket.create_server((host, port)).close()
     except OSError as exc:

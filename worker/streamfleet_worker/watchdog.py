@@ -1,9 +1,10 @@
-"""`streamfleet-worker` as a person starts it: an agent that dies or hangs is started again.
+"""The supervisor of `streamfleet-worker`: restarts an agent that dies or hangs.
 
-    start ──▶ loading ──turns──▶ alive ──ends, or does not turn any more──▶ pause ──▶ start
-                 └──ends by itself──▶ we end with its code: it said why, to whoever started us
+    start ──▶ loading ──turns──▶ alive ──ends, or stops turning──▶ pause ──▶ start
+                 └──ends by itself──▶ we exit with its code: it has printed the reason
 
-We fork, and load nothing of what an agent needs. The kernel ends the agent with us, and its children with it.
+A *turn* is one iteration of the agent's loop. The supervisor forks, and loads nothing that the agent needs.
+The kernel ends the agent together with the supervisor, and the children together with the agent.
 """
 
 from __future__ import annotations
@@ -23,31 +24,33 @@ from streamfleet_core.runtime.program import log_as
 
 logger = logging.getLogger(__name__)
 
-LOADING = 90.0  # seconds from a start to the first turn, with the time that joining may take
-HUNG = 15.0  # seconds without a turn; the agent's own alarm, which a stopped process cannot hear, comes first
-STOPPING = 10.0  # seconds that an agent gets to end in order
-HEALTHY = 30.0  # seconds after which a death counts as the first one
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between a death and the next start
+START_TIMEOUT = 90.0  # seconds from a start to the first turn, which includes joining
+# Seconds without a turn; longer than the agent's own alarm, which a stopped process does not get.
+HANG_TIMEOUT = 15.0
+STOP_TIMEOUT = 10.0  # seconds for an agent to end in order
+HEALTHY = 30.0  # seconds after which a failure counts as the first one
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between a failure and the next start
 
-_ALONE = ("--check", "--unsupervised", "-h", "--help")  # with these nothing is kept running
+_UNSUPERVISED = ("--check", "--unsupervised", "-h", "--help")  # with these options nothing is supervised
 
 
 @dataclass(frozen=True, slots=True)
 class _Agent:
     pid: int
     pidfd: int
-    turns: int  # a pipe, in which there is a byte for each turn
+    turns: int  # a pipe with a byte for each turn
 
 
-def is_wanted(arguments: Sequence[str]) -> bool:
-    """Is an agent to be kept running?"""
-    return arguments[:1] != ["samples"] and not any(argument in _ALONE for argument in arguments)
+def should_supervise(arguments: Sequence[str]) -> bool:
+    """Whether these arguments start an agent that is to be supervised."""
+    return arguments[:1] != ["samples"] and not any(argument in _UNSUPERVISED for argument in arguments)
 
 
-def keep() -> int | Callable[[], None]:
+def supervise() -> int | Callable[[], None]:
     """Keep an agent running until SIGTERM or SIGINT.
 
-    Returns the exit code; in each agent, which goes on from here, what it is to call at each turn.
+    Returns the exit code. In the agent, which is a fork of this process, returns the function to call at each
+    turn.
     """
     name_process("sf-worker")
     log_as("worker")
@@ -67,16 +70,16 @@ def keep() -> int | Callable[[], None]:
         if time.monotonic() - began > HEALTHY:
             backoff.succeeded()
         pause = backoff.failed()
-        logger.warning("the agent %s, starts again in %.1f s", _told(code), pause)
+        logger.warning("the agent %s, starts again in %.1f s", _describe_exit(code), pause)
         if _is_set(stop, pause):
             return 0
 
 
 def _start(stop: int) -> _Agent | Callable[[], None]:
-    """The new agent; in it, what it is to call at each turn."""
+    """Start an agent. In the agent itself, returns the function to call at each turn."""
     supervisor = os.getpid()
     turns, ours = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    # Our SIGTERM waits until the agent has no handler of ours any more, which would drop it.
+    # Block SIGTERM until the agent has removed our handler, which would drop the signal.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     pid = os.fork()
     if pid:
@@ -84,9 +87,9 @@ def _start(stop: int) -> _Agent | Callable[[], None]:
         os.close(ours)
         return _Agent(pid, os.pidfd_open(pid), turns)
     tie_to_parent()
-    if os.getppid() != supervisor:  # it died before the line above
+    if os.getppid() != supervisor:  # the supervisor died before the line above
         os._exit(1)
-    os.setsid()  # Ctrl-C is for the supervisor, which then stops us in order
+    os.setsid()  # Ctrl-C goes to the supervisor, which then stops the agent in order
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -103,19 +106,25 @@ def _start(stop: int) -> _Agent | Callable[[], None]:
 
 
 def _watch(agent: _Agent, stop: int) -> tuple[int, bool]:
-    """Until an agent has ended: its exit code, below 0 for a signal, and whether it ever turned."""
-    alive, deadline = False, time.monotonic() + LOADING
+    """Wait until the agent has ended.
+
+    Returns its exit code, below 0 for a signal, and whether it ever turned.
+    """
+    alive, deadline = False, time.monotonic() + START_TIMEOUT
     while not _is_set(agent.pidfd, 0):
         left = max(0.0, deadline - time.monotonic())
         ready, _, _ = select.select([agent.pidfd, agent.turns, stop], [], [], left)
         if stop in ready:
-            _end(agent)
+            _stop(agent)
         elif agent.turns in ready and os.read(agent.turns, 4096):
-            alive, deadline = True, time.monotonic() + HUNG
+            alive, deadline = True, time.monotonic() + HANG_TIMEOUT
         elif not ready:
-            logger.warning("the agent has not turned for %.0f s and is killed", HUNG if alive else LOADING)
+            logger.warning(
+                "the agent has not responded for %.0f s and is killed",
+                HANG_TIMEOUT if alive else START_TIMEOUT,
+            )
             _kill(agent)
-    alive = alive or _has_turned(agent)  # it may have turned and ended since we looked
+    alive = alive or _has_turned(agent)  # it may have turned and ended since the last check
     _, status = os.waitpid(agent.pid, 0)
     os.close(agent.pidfd)
     os.close(agent.turns)
@@ -123,14 +132,14 @@ def _watch(agent: _Agent, stop: int) -> tuple[int, bool]:
 
 
 def _has_turned(agent: _Agent) -> bool:
-    """Of one that has ended: is there a turn that nobody has read?"""
+    """Whether an ended agent has left an unread turn."""
     return _is_set(agent.turns, 0) and bool(os.read(agent.turns, 1))
 
 
-def _end(agent: _Agent) -> None:
-    """In order, or by force when that takes too long."""
+def _stop(agent: _Agent) -> None:
+    """Stop the agent in order, and kill it after a timeout."""
     signal.pidfd_send_signal(agent.pidfd, signal.SIGTERM)
-    if not _is_set(agent.pidfd, STOPPING):
+    if not _is_set(agent.pidfd, STOP_TIMEOUT):
         _kill(agent)
 
 
@@ -140,7 +149,7 @@ def _kill(agent: _Agent) -> None:
 
 
 def _stop_signal() -> int:
-    """A descriptor that is ready once somebody has asked us to stop."""
+    """Install signal handlers, and return a descriptor that is ready after SIGTERM or SIGINT."""
     stop, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
@@ -152,7 +161,7 @@ def _is_set(descriptor: int, timeout: float) -> bool:
     return bool(select.select([descriptor], [], [], timeout)[0])
 
 
-def _told(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"ended with {code}"
     known = -code in set(signal.Signals)

@@ -405,7 +405,7 @@ def test_a_second_worker_on_the_same_directory_is_refused(worker: Worker) -> Non
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], "belongs to no device yet: start once with --join TOKEN"),
+        ([], "expected the identity of a device, got none: start once with --join TOKEN"),
         (["--join=sf1.AAAA"], "not a join token"),
         (["--capacity=x"], "--capacity: expected a whole number"),
     ],

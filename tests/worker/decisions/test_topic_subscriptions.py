@@ -10,7 +10,7 @@ from streamfleet_worker.decisions.topic_subscriptions import MAX_SUBSCRIPTIONS, 
 def heard(*messages: bytes) -> set[str]:
     subscriptions = TopicSubscriptions()
     for message in messages:
-        assert not subscriptions.hear(message)
+        assert not subscriptions.update(message)
     return set(subscriptions.watched)
 
 
@@ -45,11 +45,11 @@ def test_nobody_fills_the_memory_with_subscriptions() -> None:
     subscriptions = TopicSubscriptions()
 
     first_refused = [
-        subscriptions.hear(b"\x01v1/img/%d/" % number) for number in range(MAX_SUBSCRIPTIONS + 9)
+        subscriptions.update(b"\x01v1/img/%d/" % number) for number in range(MAX_SUBSCRIPTIONS + 9)
     ]
     full = set(subscriptions.watched)
-    subscriptions.hear(b"\x00v1/img/0/")
-    subscriptions.hear(b"\x01v1/img/door/")
+    subscriptions.update(b"\x00v1/img/0/")
+    subscriptions.update(b"\x01v1/img/door/")
 
     assert [number for number, first in enumerate(first_refused) if first] == [MAX_SUBSCRIPTIONS]
     assert full == {f"{number}/" for number in range(MAX_SUBSCRIPTIONS)}

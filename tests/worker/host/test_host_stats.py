@@ -9,7 +9,7 @@ import pytest
 
 from streamfleet_worker.config import default_capacity
 from streamfleet_worker.host.cgroup import Limits, limits
-from streamfleet_worker.host.host_stats import cores, look, parse_memory
+from streamfleet_worker.host.host_stats import cores, parse_memory, read_host_stats
 
 MEMORY = """\
 MemTotal:        8116960 kB
@@ -30,7 +30,7 @@ def test_amounts_of_memory_are_bytes() -> None:
 
 
 def test_this_machine_has_cores_and_memory() -> None:
-    machine = look()
+    machine = read_host_stats()
 
     assert machine.cores >= 1
     assert machine.load >= 0

@@ -55,7 +55,7 @@ def _publisher(folder: str, endpoint: str, own: KeyPair, allowed: str, pipe: Con
     with HastyContext(2) as context:
         publisher = Publisher(config, context, time.monotonic())
         publisher.allow(AllowSubscribers((allowed,)))
-        publisher.tend(time.monotonic())
+        publisher.maintain(time.monotonic())
         (direct,) = [each for each in publisher.duties if isinstance(each, zmq.Socket) and each.curve_server]
         pipe.send("bound")
         assert publisher.zap_handler.socket.poll(PATIENCE * 1000)

@@ -59,7 +59,7 @@ def samples(tmp_path: Path) -> Path:
             media_time=0.0,
             fps=10.0,
         )
-        sampler.look(draw(frame_id), document, stamp, source_id=0, now=1_700_000_000.0)
+        sampler.offer(draw(frame_id), document, stamp, source_id=0, now=1_700_000_000.0)
     sampler.close(PATIENCE)
     return tmp_path / "samples"
 
@@ -110,7 +110,7 @@ def test_an_export_may_be_of_one_data_set_and_leaves_out_what_was_cut_short(
 
     assert len(list((target / "images").iterdir())) == FRAMES - 1
     assert "5 pictures with 15 boxes" in said.out
-    assert "1 samples were cut short" in said.err
+    assert "left out 1 incomplete samples" in said.err
     assert nothing == 1
 
 
@@ -119,7 +119,7 @@ def test_an_export_touches_no_folder_that_holds_something(
 ) -> None:
     assert command.run(["export", str(samples), "--data-dir", str(tmp_path)], {}) == 1
 
-    assert "expected a folder that is empty" in capsys.readouterr().err
+    assert "expected an empty or new folder" in capsys.readouterr().err
 
 
 def test_the_worker_exports_its_samples_without_being_one(samples: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def look(sampler: Sampler, frame_id: int, now: float = NOW) -> None:
         media_time=0.0,
         fps=25.0,
     )
-    sampler.look(PICTURE, prediction(), stamp, source_id=0, now=now)
+    sampler.offer(PICTURE, prediction(), stamp, source_id=0, now=now)
 
 
 Start = Callable[..., Sampler]
@@ -280,8 +280,8 @@ def test_a_full_disk_is_one_line_and_a_counter_and_heals(
     assert (counted.picked, counted.written, counted.dropped) == (4, 0, {"disk": 4})  # one in five seconds
     assert "No space left" in counted.error
     assert [(record.levelname, record.message.split(":")[1]) for record in caplog.records] == [
-        ("WARNING", " samples are not kept"),
-        ("INFO", " samples are kept again"),
+        ("WARNING", " samples cannot be stored"),
+        ("INFO", " samples are stored again"),
     ]
     # What the disk refused has cost the limit nothing.
     assert [sample.frame_id for sample, _ in kept(tmp_path)] == [20, 21, 22, 23, 24]
@@ -316,7 +316,7 @@ def test_figures_that_are_no_numbers_are_counted_and_no_crash(start: Start, tmp_
     strange = prediction()
     strange["predictions"][0]["x"] = float("nan")
 
-    sampler.look(
+    sampler.offer(
         PICTURE,
         strange,
         Stamp(frame_id=1, decoded_at=0.0, wall_ns=int(NOW * 1e9), boot_ns=0, media_time=0.0, fps=25.0),

@@ -11,7 +11,7 @@ from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.pipeline_stat import encoded, pipeline_stat
 from streamfleet_worker.decisions.pipeline_table import PipelineView
 from streamfleet_worker.decisions.reconciler import Reconcile
-from streamfleet_worker.host.host_stats import look
+from streamfleet_worker.host.host_stats import read_host_stats
 from streamfleet_worker.ipc.handover.sender import Sender
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ class StatusPublisher:
     def publish(self, now: float, *, short_id: int, only: str | None = None) -> None:
         """Publish what is due and what has changed. `short_id` is the device's number from the broker.
 
-        `only` names the one pipeline that can have changed. Each camera reports twice a second, so to look at
-        all pipelines each time would cost the square of their number.
+        `only` names the one pipeline that can have changed. Each camera reports twice a second, so to
+        read_host_stats at all pipelines each time would cost the square of their number.
         """
         due = only is None and now - self._published_at >= INTERVAL
         at = time.time()
@@ -86,7 +86,7 @@ class StatusPublisher:
         )
 
     def _device_stat(self, pipelines: int, at: float, now: float) -> DeviceStat:
-        machine = look()
+        machine = read_host_stats()
         return DeviceStat(
             device=self._device,
             session=self._session.state(now).value,

@@ -1,1 +1,1 @@
-"""A camera process, one a pipeline: source, letterbox, engine, tracker, sinks."""
+"""The camera process, one per pipeline: sources, letterbox, engine, tracker, sinks."""

@@ -1,6 +1,6 @@
-"""What leaves a camera: datagrams to the UDP sinks, the same objects and pictures to the publisher.
+"""Emits the output of a camera: datagrams to UDP sinks, predictions and previews to the publisher.
 
-The fence is tested directly before each send. Order keys (gen, inc, seq) never go down.
+The fence is checked directly before each send. Order keys (gen, inc, seq) never decrease.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from streamfleet_worker.video.outputs.prediction import (
 )
 from streamfleet_worker.video.outputs.udp import UdpSender
 
-_PUBLISHER = "publisher"  # as a sink's name
-_PICTURES_WAITING = 4  # for a publisher that does not take them
-_PICTURES_ROOM = 2048  # bytes: pictures go in memory of their own, and only a few should lie there
-_LOOKUP = 1.0  # seconds that the look-ups of new sinks may take
-_WRITING = 0.5  # seconds that the last samples may take at the end
+_PUBLISHER = "publisher"  # as the name of a sink
+_PREVIEWS_WAITING = 4  # previews kept for a busy publisher
+_PREVIEWS_ROOM = 2048  # bytes: previews are attached as memory, and only a few may be queued
+_LOOKUP = 1.0  # seconds for the look-ups of new sinks
+_WRITING = 0.5  # seconds to write the last samples at the end
 
 
 class Emitter:
-    """The sinks of one camera. Calls come one after another; `dropped` and `errors` may be read any time."""
+    """The sinks of one camera. Calls must not overlap; any thread may read `dropped` and `errors`."""
 
     def __init__(self, config: CameraConfig) -> None:
-        """Raises: OSError when there is no fence."""
+        """Open the fence and the sinks. Raises: OSError if there is no fence."""
         self._config = config
         self._fence = Fence.open(config.fence_path) if config.fenced else None
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
@@ -51,7 +51,7 @@ class Emitter:
         self._picture_topic = pipeline_topic(Kind.IMG, config.pipeline_id)
         self._udp = [UdpSender(sink, time.monotonic()) for sink in config.spec.sinks]
         self._publisher = Sender(config.intake_path)
-        self._pictures: Sender | None = None  # there is none until the first picture
+        self._previews: Sender | None = None  # None before the first preview
         self._closed = False
         self._generation = config.generation
         self._seq = 0
@@ -68,14 +68,14 @@ class Emitter:
         self._sampler.use(config.spec.sampling)
 
     def await_sinks(self) -> None:
-        """Wait, a few seconds at most, until the sinks can be reached."""
+        """Wait up to a few seconds until the addresses of the sinks are known."""
         for sender in self._udp:
             sender.await_address()
 
     def senders_to(self, sinks: Sequence[UdpSink]) -> list[UdpSender]:
-        """Senders to these sinks, for `use`; those that there are already stay as they are.
+        """Create senders to these sinks, for `use`. Existing ones are reused.
 
-        The only method that may be called beside another. It waits a moment for the addresses of new ones.
+        The only method that may overlap with others. It waits a moment for the addresses of new sinks.
         """
         known = {sender.sink: sender for sender in self._udp}
         now = time.monotonic()
@@ -86,7 +86,7 @@ class Emitter:
         return senders
 
     def use(self, senders: list[UdpSender]) -> None:
-        """Send to these from now on, and to no other."""
+        """Replace the senders."""
         former, self._udp = self._udp, senders
         for sender in former:
             if sender not in senders:
@@ -94,7 +94,7 @@ class Emitter:
 
     @property
     def wants_images(self) -> bool:
-        """Whether frames come to `emit` with their pictures."""
+        """Whether `emit` needs the images of frames."""
         return self._sampler.wants(time.time())
 
     def emit(
@@ -107,77 +107,77 @@ class Emitter:
         generation: int,
         image: Image | None,
     ) -> DataHeader | None:
-        """Send one frame's predictions to all sinks. None: the fence is closed, nothing left.
+        """Send the predictions of one frame to all sinks; None if the fence is closed, and nothing was sent.
 
-        The image is valid during the call only: the next frame is decoded into the same memory.
+        The image is only valid during the call: the next frame is decoded into the same memory.
         """
-        if self._fenced_off():
+        if self._is_fenced_off():
             return None
         if generation != self._generation:
             self._generation, self._seq = generation, 0
         document = self._describe(detections, stamp, geometry, source_id)
         if self._udp:
             self._send_datagrams(to_json(document).content)
-        header = self._send_on(to_msgpack(document), stamp, source_id)
+        header = self._send_to_publisher(to_msgpack(document), stamp, source_id)
         self._seq += 1
         if image is not None:
-            self._sampler.look(image, document, stamp, source_id=source_id, now=time.time())
+            self._sampler.offer(image, document, stamp, source_id=source_id, now=time.time())
         return header
 
-    def repeat_lasts(self) -> None:
-        """Send the last prediction of each source once more, for those who do not follow all of them.
+    def repeat_last_predictions(self) -> None:
+        """Repeat the last prediction of each source, for subscribers that do not follow all of them.
 
-        What the publisher did not take before goes first: it may be that no frame comes after it.
+        Messages that the publisher did not accept are sent first: there may be no later frame.
         """
-        # Also when the fence is closed: the publisher tests it, and later this would be the past.
+        # Even if the fence is closed: the publisher checks it, and later these would be outdated.
         self._publisher.flush()
-        if self._pictures is not None:
-            self._pictures.flush()
-        if self._fenced_off():
+        if self._previews is not None:
+            self._previews.flush()
+        if self._is_fenced_off():
             return
         for header, body in self._lasts.values():
             again = replace(header, kind=Kind.LAST)
             self._publisher.send(self._last_topic, again, body, fenced=self._config.fenced)
 
-    def emit_picture(self, jpeg: bytes, header: DataHeader) -> None:
-        """Send the picture of a frame whose predictions have left under this header."""
-        if self._closed or self._fenced_off():
+    def emit_preview(self, jpeg: bytes, header: DataHeader) -> None:
+        """Send the preview of a frame whose predictions were sent with this header."""
+        if self._closed or self._is_fenced_off():
             return
-        if self._pictures is None:
+        if self._previews is None:
             path = self._config.picture_intake_path
-            self._pictures = Sender(path, waiting=_PICTURES_WAITING, room=_PICTURES_ROOM)
-        of_picture = replace(header, kind=Kind.IMG, flags=Flag.NONE)
-        self._pictures.send(self._picture_topic, of_picture, jpeg, fenced=self._config.fenced)
+            self._previews = Sender(path, waiting=_PREVIEWS_WAITING, room=_PREVIEWS_ROOM)
+        preview_header = replace(header, kind=Kind.IMG, flags=Flag.NONE)
+        self._previews.send(self._picture_topic, preview_header, jpeg, fenced=self._config.fenced)
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Frames that a sink did not take, by sink."""
+        """Dropped frames, by sink."""
         return {**{sender.name: sender.dropped for sender in self._udp}, _PUBLISHER: self._publisher.dropped}
 
     @property
     def errors(self) -> dict[str, str]:
-        """Why the last frame did not leave, by sink; only the sinks that did not take it."""
+        """The error of the last frame, by sink that failed."""
         return {sender.name: sender.error for sender in self._udp if sender.error}
 
     def sample(self, sampling: Sampling | None) -> None:
-        """Keep frames by this from now on. Any thread may call this."""
+        """Set the sampling. Any thread may call this."""
         self._sampler.use(sampling)
 
     @property
     def samples(self) -> SampleStat | None:
-        """What was kept of the frames. None: that was never asked for."""
+        """The counters of sampling; None if it was never enabled."""
         return self._sampler.stat
 
-    def close(self, patience: float = 0.0) -> None:
-        """Close all sockets; what was picked is written, if the disk takes it soon.
+    def close(self, timeout: float = 0.0) -> None:
+        """Close all sockets, and write the picked samples if the disk is fast enough.
 
-        The publisher gets so many seconds for what it has not taken yet.
+        `timeout`: seconds for the publisher to accept the remaining messages.
         """
         for sender in self._udp:
             sender.close()
-        self._publisher.close(patience)
-        if self._pictures is not None:
-            self._pictures.close()
+        self._publisher.close(timeout)
+        if self._previews is not None:
+            self._previews.close()
         self._closed = True
         self._sampler.close(_WRITING)
 
@@ -205,11 +205,11 @@ class Emitter:
 
     def _send_datagrams(self, datagram: bytes) -> None:
         for sender in self._udp:
-            if self._fenced_off():
+            if self._is_fenced_off():
                 return
             sender.send(datagram, time.monotonic())
 
-    def _send_on(self, body: Encoded, stamp: Stamp, source_id: int) -> DataHeader:
+    def _send_to_publisher(self, body: Encoded, stamp: Stamp, source_id: int) -> DataHeader:
         header = DataHeader(
             kind=Kind.PRED,
             gen=self._generation,
@@ -225,5 +225,5 @@ class Emitter:
         self._lasts[source_id] = (header, body.content)
         return header
 
-    def _fenced_off(self) -> bool:
+    def _is_fenced_off(self) -> bool:
         return self._fence is not None and not self._fence.passes(boot_time())

@@ -1,8 +1,8 @@
-"""The thread that moves frames: from the buffers through the engine to the sinks, each source in its order.
+"""The thread that moves frames from the buffers through the engine to the sinks, each source in order.
 
-A file loses no frame: it waits for a slot, for the engine, for its pace and for the end of a pause. A live
-source is never waited for: what cannot be shown now is dropped, and counted by cause. No source waits for
-another: they share the slots, of which each may always have one.
+A file loses no frame: it waits for a slot, the engine, its pace, and the end of a pause. A live source never
+waits: frames that cannot be processed now are dropped, and counted by cause. No source waits for another:
+they share the slots, and one slot is reserved for each.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from streamfleet_worker.video.telemetry.event_journal import EventJournal
 
 logger = logging.getLogger(__name__)
 
-_REPEAT = 1.0  # seconds after which the last predictions are sent once more
-_LAST_FRAMES = 0.5  # seconds that the publisher may take for them, at the end of files
-_IDLE = 0.5  # seconds, the longest wait: what else may need a look is seen then
+_REPEAT = 1.0  # seconds after which the last predictions are repeated
+_LAST_FRAMES = 0.5  # seconds for the publisher to accept them, at the end of files
+_IDLE = 0.5  # seconds, the longest wait before everything is checked again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Orders:
-    """What of an assignment can change while the sources play."""
+class _Settings:
+    """The part of an assignment that can change during a run."""
 
     generation: int
     desired_status: DesiredStatus
@@ -50,10 +50,10 @@ class _Orders:
     tracks: bool
 
 
-def _orders(
+def _settings_of(
     generation: int, desired_status: DesiredStatus, spec: PipelineSpec, defaults: PostProcessing
-) -> _Orders:
-    return _Orders(
+) -> _Settings:
+    return _Settings(
         generation=generation,
         desired_status=desired_status,
         rules=post_processing(spec, defaults),
@@ -64,22 +64,22 @@ def _orders(
 
 @dataclass(slots=True, kw_only=True)
 class InFlightFrame:
-    """A frame in a slot."""
+    """A frame in a slot of the engine."""
 
     stamp: Stamp
     geometry: Geometry
     slot: int
-    began_at: float  # monotonic seconds: when it was decoded, later by what it had to wait for its pace
-    held: float  # seconds that the source had been paused altogether, when this was submitted
+    began_at: float  # monotonic seconds: when it was decoded, plus the time it waited for its pace
+    held: float  # total seconds of pauses, when this was submitted
     submitted_at: float  # monotonic seconds
-    ready_at: float | None = None  # monotonic seconds, when the engine was through with it
-    failure: str = ""  # why there is no output
+    ready_at: float | None = None  # monotonic seconds of the engine's answer
+    failure: str = ""  # why inference failed
     image: Image | None = None  # for as long as it may be shown
-    shown: bool = False  # a picture for people is made of it
+    shown: bool = False  # it gets a preview
 
 
 class FrameLoop:
-    """Owns the engine's client, in a thread of its own. Other threads call what is public."""
+    """Owns the client of the engine, on its own thread. Other threads may call the public methods."""
 
     def __init__(
         self,
@@ -102,87 +102,87 @@ class FrameLoop:
         self._engine = EngineClient(config.engine_socket, config.manifest, slots=slots)
         self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
         self._failing_sinks: set[str] = set()
-        self._emission = threading.Lock()  # held while anything leaves; guards _orders and the emitter
-        self._orders = _orders(config.generation, config.desired_status, config.spec, config.defaults)
-        self._obeyed: _Orders | None = None  # the orders that the lanes know
-        self._note_pause()
+        self._emission = threading.Lock()  # held during any emission; guards _settings and the emitter
+        self._settings = _settings_of(config.generation, config.desired_status, config.spec, config.defaults)
+        self._applied: _Settings | None = None  # the settings that the lanes have
+        self._record_pause()
         self._paused_at: float | None = None  # monotonic seconds
-        self._held = 0.0  # seconds of all pauses that are over
+        self._held = 0.0  # total seconds of finished pauses
         self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
         self._preview_throttle = PreviewThrottle()
         self._repeat_at = 0.0  # monotonic seconds
-        self._ready: set[int] = set()  # descriptors to which something had come when the last wait ended
+        self._ready: set[int] = set()  # descriptors that were ready after the last wait
         self._showing = False
-        self._renderer: PreviewRenderer | None = None  # there is none until somebody looks
+        self._renderer: PreviewRenderer | None = None  # None before the first preview
         self._stopped = False
         self._done = False
-        self._began = False  # an engine has been there
+        self._began = False  # an engine was connected
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="frame loop", daemon=True)
 
     # for other threads ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to move frames."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, deadline: float) -> None:
-        """Emit nothing any more; wait at most so many seconds for the frame under way."""
+        """Stop emitting; wait up to `deadline` seconds for the current frame."""
         self._stopped = True
         self._wakeup.set()
         self._thread.join(deadline)
 
     def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
-        """Emit under this generation and by this spec, or pause. When this returns, it is so."""
-        orders = _orders(
-            max(self._orders.generation, generation), desired_status, spec, self._config.defaults
+        """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
+        settings = _settings_of(
+            max(self._settings.generation, generation), desired_status, spec, self._config.defaults
         )
         senders = self._emitter.senders_to(spec.sinks)
         with self._emission:
             if self.paused and desired_status == "run":
                 self._fresh_from = time.monotonic()
-            self._orders = orders
+            self._settings = settings
             self._emitter.use(senders)
-            self._note_pause()
+            self._record_pause()
         self._wakeup.set()
 
     def show(self, wanted: bool) -> None:
-        """Make pictures for people, or no more. One thread calls this."""
+        """Start or stop making previews. Only one thread may call this."""
         if wanted and self._renderer is None:
-            self._renderer = PreviewRenderer(self._config.manifest.labels, self._leave)
+            self._renderer = PreviewRenderer(self._config.manifest.labels, self._send_preview)
             self._renderer.start()
         self._showing = wanted
 
     @property
     def generation(self) -> int:
-        """What is emitted is emitted under this generation."""
-        return self._orders.generation
+        """The generation of everything that is emitted."""
+        return self._settings.generation
 
     @property
     def paused(self) -> bool:
-        """Nothing is emitted."""
-        return self._orders.desired_status == "pause"
+        """Whether it is paused: nothing is emitted."""
+        return self._settings.desired_status == "pause"
 
     @property
     def began(self) -> bool:
-        """An engine has been reached since the process began."""
+        """Whether an engine was connected since the start of the process."""
         return self._began
 
     @property
     def done(self) -> bool:
-        """All sources are at their end, and every frame of them has been emitted."""
+        """Whether all sources have ended, and all their frames were emitted."""
         return self._done
 
     @property
     def failed(self) -> bool:
-        """The thread ended by an error of ours."""
+        """Whether the thread ended with an internal error."""
         return self._failed
 
     def waits_for_engine(self, now: float) -> bool:
-        """No frame moves, and the camera is not to blame."""
+        """Whether no frame moves, and the cause is the engine."""
         return not self._engine.connected or self._scheduler.is_stuck(now)
 
-    def _note_pause(self) -> None:
+    def _record_pause(self) -> None:
         for lane in self._lanes:
             lane.metrics.paused(self.paused)
 
@@ -190,15 +190,15 @@ class FrameLoop:
 
     def _run(self) -> None:
         try:
-            self._obey(time.monotonic())  # first: what is to be paused must not run through meanwhile
+            self._apply_settings(time.monotonic())  # first: a paused file must not play on
             self._emitter.await_sinks()
             self._journal.inference_thread("STARTED")
             while not self._stopped and not self._done:
-                self._turn()
-            self._repeat_lasts(time.monotonic())
+                self._step()
+            self._repeat_last_predictions(time.monotonic())
             self._journal.inference_thread("FINISHED")
         except Exception:
-            logger.exception("the frame loop died")
+            logger.exception("the frame loop failed")
             self._failed = True
         finally:
             self._engine.close()
@@ -208,40 +208,40 @@ class FrameLoop:
                 self._renderer.stop()
             self._changed.set()
 
-    def _turn(self) -> None:
+    def _step(self) -> None:
         if self._wakeup.fileno() in self._ready:
             self._wakeup.clear()
         now = time.monotonic()
-        self._obey(now)
-        self._tend_engine(now)
+        self._apply_settings(now)
+        self._reconnect_engine(now)
         if self._engine.fileno() in self._ready:
-            self._hear_engine(now)
+            self._read_engine(now)
         self._submit_frames()
         self._emit_ready_frames()
         self._submit_frames()
-        self._note_ends()
+        self._record_ends()
         if now >= self._repeat_at:
-            self._repeat_lasts(now)
+            self._repeat_last_predictions(now)
         if not self._done:
             self._wait()
 
-    def _obey(self, now: float) -> None:
-        """Tell the lanes what the agent has changed."""
-        orders = self._orders
-        if orders is self._obeyed:
+    def _apply_settings(self, now: float) -> None:
+        """Apply changed settings to the lanes."""
+        settings = self._settings
+        if settings is self._applied:
             return
-        self._obeyed = orders
-        paused_at, paused = self._paused_at, orders.desired_status == "pause"
+        self._applied = settings
+        paused_at, paused = self._paused_at, settings.desired_status == "pause"
         self._paused_at = (now if paused_at is None else paused_at) if paused else None
         if paused_at is not None and not paused:
             self._held += now - paused_at
-        for lane, limit in zip(self._lanes, orders.limits, strict=True):
+        for lane, limit in zip(self._lanes, settings.limits, strict=True):
             lane.pace.limit(limit)
             lane.buffer.hold(lane.finite and paused)
             if paused_at is not None and not paused:
                 lane.holds.add(paused_at, now)
 
-    def _tend_engine(self, now: float) -> None:
+    def _reconnect_engine(self, now: float) -> None:
         if self._engine.connected:
             return
         for lane in self._lanes:
@@ -252,18 +252,20 @@ class FrameLoop:
             self._changed.set()
 
     def _abandon_frames(self, lane: SourceLane) -> None:
-        """The engine died. By the time that there is another, a live source has newer frames."""
+        """Drop frames of a live source after the engine died: it will have newer ones."""
         for frame in self._scheduler.remove_unanswered(lane.source_id):
             self._release(lane, frame)
             lane.metrics.dropped("engine")
 
-    def _hear_engine(self, now: float) -> None:
+    def _read_engine(self, now: float) -> None:
         answer = self._engine.answer(now)
         if answer is not None:
             source_id, frame = self._scheduler.find(answer.slot)
-            self._hear(answer, self._lanes[source_id], frame, now)
+            self._handle_answer(answer, self._lanes[source_id], frame, now)
 
-    def _hear(self, answer: Done | Failed, lane: SourceLane, frame: InFlightFrame, now: float) -> None:
+    def _handle_answer(
+        self, answer: Done | Failed, lane: SourceLane, frame: InFlightFrame, now: float
+    ) -> None:
         frame.ready_at = now
         if isinstance(answer, Failed):
             frame.failure = answer.reason
@@ -272,11 +274,11 @@ class FrameLoop:
             lane.metrics.inferred(decoded_at=frame.began_at, started_at=frame.submitted_at, ready_at=now)
 
     def _submit_frames(self) -> None:
-        """Bring frames into free slots for as long as there are both."""
+        """Submit frames while there are free slots."""
         self._scheduler.submit_in_turn(self._submit_next)
 
     def _submit_next(self, source_id: int) -> bool:
-        """Whether a frame of this source went."""
+        """Submit a frame of this source, and return whether there was one."""
         lane, now = self._lanes[source_id], time.monotonic()
         if not self._may_submit(lane, now) or not self._scheduler.has_room(source_id, self._engine.free):
             return False
@@ -326,10 +328,10 @@ class FrameLoop:
             self._emit_ready_frames_of(lane)
 
     def _emit_ready_frames_of(self, lane: SourceLane) -> None:
-        """Emit what the engine is through with, oldest first.
+        """Emit the frames that the engine has answered for, oldest first.
 
-        A process may be killed between two lines of this. Then a file's frame comes twice, as it must not be
-        lost; and the number of a live source's frame is left out, as it must not be given to another.
+        The process may be killed at any line. Then the frame of a file is emitted twice, as it must not be
+        lost; and the number of a live frame is skipped, as it must not be used twice.
         """
         while (frame := self._scheduler.next_ready(lane.source_id)) is not None:
             if not lane.finite:
@@ -342,24 +344,24 @@ class FrameLoop:
             self._release(lane, frame)
 
     def _emit(self, lane: SourceLane, frame: InFlightFrame) -> bool:
-        """Whether the frame is dealt with; a file's frame that meets a pause is not, and is kept."""
+        """Emit a frame, and return whether it is done. The frame of a paused file is kept."""
         with self._emission:
-            orders = self._orders
-            if orders.desired_status == "pause" and lane.finite:
+            settings = self._settings
+            if settings.desired_status == "pause" and lane.finite:
                 return False
-            # A live source shows what is now: not what was under way when a pause began, nor after it.
+            # Drop live frames that were in flight when a pause began.
             if not lane.finite and (
-                orders.desired_status == "pause" or frame.stamp.decoded_at < self._fresh_from
+                settings.desired_status == "pause" or frame.stamp.decoded_at < self._fresh_from
             ):
                 lane.metrics.dropped("muted")
                 return True
-            detections = self._detect(lane, frame, orders)
+            detections = self._detect(lane, frame, settings)
             header = self._emitter.emit(
                 detections,
                 frame.stamp,
                 frame.geometry,
                 source_id=lane.source_id,
-                generation=orders.generation,
+                generation=settings.generation,
                 image=frame.image,
             )
         if header is None:
@@ -368,17 +370,17 @@ class FrameLoop:
         now = time.monotonic()
         held = self._held - frame.held if lane.finite else 0.0
         lane.metrics.emitted(now, latency=now - frame.began_at - held)
-        self._note_sinks()
+        self._record_sink_failures()
         self._offer_preview(lane, frame, detections, header)
         return True
 
-    def _detect(self, lane: SourceLane, frame: InFlightFrame, orders: _Orders) -> sv.Detections:
+    def _detect(self, lane: SourceLane, frame: InFlightFrame, settings: _Settings) -> sv.Detections:
         output = self._engine.slot(frame.slot).output
-        detections = decode(output, frame.geometry, manifest=self._config.manifest, rules=orders.rules)
-        if not orders.tracks:
+        detections = decode(output, frame.geometry, manifest=self._config.manifest, rules=settings.rules)
+        if not settings.tracks:
             lane.tracker = None
             return detections
-        confidence = orders.rules.confidence
+        confidence = settings.rules.confidence
         if lane.tracker is None:
             lane.tracker = Tracker(confidence=confidence, fps=frame.stamp.fps)
         lane.tracker.retune(confidence=confidence)
@@ -387,7 +389,7 @@ class FrameLoop:
     def _offer_preview(
         self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
     ) -> None:
-        """Have a picture made, if this is a frame for one."""
+        """Pass the frame to the preview renderer, if it gets a preview."""
         if not frame.shown or frame.image is None or self._renderer is None:
             return
         image, frame.image = frame.image, None
@@ -401,19 +403,19 @@ class FrameLoop:
             )
         )
 
-    def _leave(self, jpeg: bytes, preview: PreviewFrame) -> None:
-        """Called by the renderer's thread."""
+    def _send_preview(self, jpeg: bytes, preview: PreviewFrame) -> None:
+        """Send a preview. Called by the thread of the renderer."""
         with self._emission:
-            if self._showing and self._orders.desired_status == "run":
-                self._emitter.emit_picture(jpeg, preview.header)
+            if self._showing and self._settings.desired_status == "run":
+                self._emitter.emit_preview(jpeg, preview.header)
 
     def _release(self, lane: SourceLane, frame: InFlightFrame) -> None:
         self._engine.give_back(frame.slot)
         if frame.image is not None:
             lane.buffer.give_back(frame.image)
 
-    def _note_sinks(self) -> None:
-        """One event when a sink begins to fail, not one a frame."""
+    def _record_sink_failures(self) -> None:
+        """Record one event when a sink starts to fail, not one per frame."""
         errors = self._emitter.errors
         if not errors and not self._failing_sinks:
             return
@@ -421,15 +423,15 @@ class FrameLoop:
             self._journal.sink_failed(sink, errors[sink])
         self._failing_sinks = set(errors)
 
-    def _repeat_lasts(self, now: float) -> None:
+    def _repeat_last_predictions(self, now: float) -> None:
         self._repeat_at = now + _REPEAT
         with self._emission:
-            self._emitter.repeat_lasts()
+            self._emitter.repeat_last_predictions()
 
-    def _note_ends(self) -> None:
+    def _record_ends(self) -> None:
         for lane in self._lanes:
             if not lane.done and lane.exhausted and not self._scheduler.has_frames(lane.source_id):
-                lane.metrics.over()  # first: whoever sees that it is done sees it in its state too
+                lane.metrics.over()  # first: so that `done` is never visible before the state
                 lane.done = True
                 self._scheduler.end(lane.source_id)
         self._done = all(lane.done for lane in self._lanes)

@@ -1,9 +1,9 @@
-"""A camera process: a pipeline's sources, its model and its sinks. This module only puts the parts together.
+"""A camera process: the sources, the model and the sinks of a pipeline. This module only connects the parts.
 
 reader ──┐
-reader ──┼─frames─► frame loop ⇄ engine    each a thread; this one speaks with the agent,
+reader ──┼─frames─► frame loop ⇄ engine    each a thread; the main thread talks to the agent,
 reader ──┘             ├──► sinks          and waits for none of them
-                       └──► renderer       previews, while somebody looks
+                       └──► renderer       previews, while a client watches
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from streamfleet_core.protocol.source_reference import is_finite
 from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec, SourceSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_loop import FrameLoop
-from streamfleet_worker.host.cpu_priority import let_others_finish
+from streamfleet_worker.host.cpu_priority import use_batch_scheduling
 from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
     CameraConfig,
@@ -51,14 +51,14 @@ from streamfleet_worker.video.telemetry.status_report import (
 
 logger = logging.getLogger(__name__)
 
-_STOPPING = 0.7  # seconds that the frame loop gets at the end, and then all readers together
+_STOPPING = 0.7  # seconds for the frame loop to end, and then for all readers together
 
 
 class Camera:
     """The parts of one camera process."""
 
     def __init__(self, config: CameraConfig) -> None:
-        """Raises: OSError when the fence cannot be opened."""
+        """Create the parts. Raises: OSError if the fence cannot be opened."""
         self._config = config
         self.changed = Wakeup()
         self._wakeup = Wakeup()
@@ -86,35 +86,35 @@ class Camera:
         )
 
     def start(self) -> None:
-        """Begin to play."""
+        """Start all threads."""
         self.frame_loop.start()
         for reader in self._readers:
             reader.start()
 
     def stop(self) -> None:
-        """End within two seconds, whatever the sources do."""
-        self.frame_loop.stop(_STOPPING)  # first: nothing is emitted from here on
+        """Stop within two seconds, even if sources do not respond."""
+        self.frame_loop.stop(_STOPPING)  # first: nothing is emitted afterwards
         for reader in self._readers:
-            reader.stop(0.0)  # all hear it before one is waited for
+            reader.stop(0.0)  # tell all of them before waiting for one
         until = time.monotonic() + _STOPPING
         for reader in self._readers:
             reader.stop(max(0.0, until - time.monotonic()))
 
     def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
-        """Go on under this generation and by this spec, or pause. When this returns, it is so."""
+        """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
         self.frame_loop.change(generation, desired_status, spec)
         self._emitter.sample(spec.sampling)
 
     @property
     def failed(self) -> bool:
-        """A thread ended by an error of ours: only a new process heals that."""
+        """Whether a thread ended with an internal error: only a new process helps."""
         return self.frame_loop.failed or any(reader.failed for reader in self._readers)
 
     def report(self) -> CameraReport:
-        """The present state. Waits for nothing."""
+        """The current state. Does not block."""
         now = time.monotonic()
         loop, lanes = self.frame_loop, self._lanes
-        # Read once, and before the counters: what is said to be paused has emitted all that it will.
+        # Read once, and before the counters: a source reported as paused must emit no more.
         paused, done, over = loop.paused, loop.done, [lane.done for lane in lanes]
         states = [lane.metrics.state for lane in lanes]
         sources = tuple(lane.metrics.source_stat(now) for lane in lanes)
@@ -170,12 +170,12 @@ class Camera:
 
 
 def main(config: CameraConfig, connection: Connection) -> None:
-    """The whole life of the process. It ends when it is told to, or when the agent is gone."""
+    """Run the process until the agent stops it, or is gone."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    let_others_finish()
+    use_batch_scheduling()
     quiet_libraries()
-    cv2.setNumThreads(1)  # a camera is one core's work; the engine has the others
+    cv2.setNumThreads(1)  # a camera uses one core, the engine the others
     camera = Camera(config)
     camera.start()
     try:
@@ -184,13 +184,13 @@ def main(config: CameraConfig, connection: Connection) -> None:
         logger.info("the agent is gone")
     camera.stop()
     with contextlib.suppress(OSError):
-        send(connection, camera.report())  # the last frames and samples were counted after the one before
+        send(connection, camera.report())  # it includes the last frames and samples
     if camera.failed:
         sys.exit(1)
 
 
 def _serve(camera: Camera, connection: Connection) -> None:
-    """Report at each change and every interval, do as the agent says, until it says stop."""
+    """Report at each change and in intervals, and apply messages of the agent until Stop."""
     while not camera.failed:
         camera.changed.clear()
         send(connection, camera.report())

@@ -1,7 +1,7 @@
-"""Which source may use a free slot of the engine, and which frame is in which slot.
+"""Assigns free slots of the engine to sources, and tracks the frame in each slot.
 
-Sources take turns, one frame each. Every source that has not ended can always get one slot: the others
-leave it free. The scheduler holds no slot memory and no connection; `engine.client` does.
+Sources take turns, one frame each. One slot is reserved for each source that has not ended. The scheduler
+holds no memory and no connection; `engine.client` does.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is read
-STUCK = 1.0  # seconds that an inference may take until the engine is to blame
+IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is decoded
+STUCK = 1.0  # seconds for an inference, after which the engine counts as stuck
 
 
 class InSlot(Protocol):
-    """What the scheduler reads of a frame in a slot."""
+    """The attributes of a frame in a slot that the scheduler reads."""
 
     @property
     def slot(self) -> int:
-        """The slot's index."""
+        """The index of the slot."""
 
     @property
     def submitted_at(self) -> float:
-        """Monotonic seconds."""
+        """Monotonic seconds of the request to the engine."""
 
     @property
     def ready_at(self) -> float | None:
-        """Monotonic seconds when the engine answered for the slot. None: it has not yet."""
+        """Monotonic seconds of the engine's answer; None before it."""
 
 
 FrameT = TypeVar("FrameT", bound=InSlot)
@@ -36,15 +36,13 @@ FrameT = TypeVar("FrameT", bound=InSlot)
 class SlotScheduler(Generic[FrameT]):
     """The frames in flight, by source. Sources are numbered from 0.
 
-    One thread uses it, except for `is_stuck`, which any thread may call.
+    Only one thread may use it; any thread may call `is_stuck`.
     """
 
     def __init__(self, sources: int) -> None:
         self._turns = deque(range(sources))  # each source once; the next in turn is first
-        self._in_flight: list[deque[FrameT]] = [
-            deque() for _ in range(sources)
-        ]  # in the order of their frames
-        self._ended: set[int] = set()  # sources that have no frame in flight and get none any more
+        self._in_flight: list[deque[FrameT]] = [deque() for _ in range(sources)]  # each in order
+        self._ended: set[int] = set()  # sources without frames in flight, which get no more
 
     def submit_in_turn(self, submit: Callable[[int], bool]) -> None:
         """Call `submit` for the sources in turn until none of them submits a frame."""
@@ -55,18 +53,18 @@ class SlotScheduler(Generic[FrameT]):
             idle = 0 if submit(source) else idle + 1
 
     def has_room(self, source: int, free: int) -> bool:
-        """Whether the source may take one of so many free slots: not the last ones that others may need."""
+        """Whether the source may take one of `free` slots, so that enough are left for other sources."""
         own = len(self._in_flight[source])
         if own >= IN_FLIGHT:
             return False
         return not own or free > self._reserved_for_others(source)
 
     def add(self, source: int, frame: FrameT) -> None:
-        """The source's next frame is in its slot."""
+        """Record that the source's next frame is in its slot."""
         self._in_flight[source].append(frame)
 
     def find(self, slot: int) -> tuple[int, FrameT]:
-        """The source and the frame that are in this slot."""
+        """The source and the frame of a slot."""
         return next(
             (source, frame)
             for source, frames in enumerate(self._in_flight)
@@ -80,7 +78,7 @@ class SlotScheduler(Generic[FrameT]):
         return frames[0] if frames and frames[0].ready_at is not None else None
 
     def remove_oldest(self, source: int) -> None:
-        """The source's oldest frame has left its slot."""
+        """Remove the source's oldest frame from its slot."""
         self._in_flight[source].popleft()
 
     def remove_unanswered(self, source: int) -> list[FrameT]:
@@ -96,7 +94,7 @@ class SlotScheduler(Generic[FrameT]):
         return bool(self._in_flight[source])
 
     def end(self, source: int) -> None:
-        """The source gets no more frames, so no slot is reserved for it."""
+        """Record that the source has ended: no slot is reserved for it."""
         self._ended.add(source)
 
     def is_stuck(self, now: float) -> bool:

@@ -24,7 +24,7 @@ class TopicSubscriptions:
         self._subscriptions: set[bytes] = set()
         self._overflowed = False
 
-    def hear(self, message: bytes) -> bool:
+    def update(self, message: bytes) -> bool:
         """Something came from the socket. Returns whether it is the first that is one too many."""
         if not message:
             return False

@@ -1,7 +1,7 @@
-"""How much of the machine a container may have: limits of the kernel's control groups, of version 2 or 1.
+"""Resource limits of a container, from the kernel's control groups, version 2 or 1.
 
-A limit may stand at any group from ours to the root, and the lowest holds. A container that sees its own
-group as the root has no folder under the path that the kernel tells: its root is looked at then.
+A limit may be set at any group from ours to the root; the lowest applies. A container that sees its own group
+as the root has no folder at the path that the kernel reports: the root folder is read then.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_NO_LIMIT = 2**60  # bytes: version 1 says "none" by the highest number of pages
+_NO_LIMIT = 2**60  # bytes: version 1 expresses "no limit" as the largest number of pages
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """None where there is none."""
+    """The limits; None: no limit."""
 
     cores: float | None = None
     memory: int | None = None  # bytes
-    memory_available: int | None = None  # bytes of these that may still be had
+    memory_available: int | None = None  # bytes of it that are still available
 
 
 def limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Limits:
-    """Those of this process, as they are now. What cannot be read limits nothing."""
+    """Read the current limits of this process. Unreadable limits are ignored."""
     cores: list[float] = []
-    memory: list[tuple[int, int]] = []  # limit and what is left of it
+    memory: list[tuple[int, int]] = []  # limit, and how much of it is left
     for controllers, path in _groups(own):
         for folder in _folders(controllers, path, root):
             cores += _cores(folder)
@@ -39,14 +39,14 @@ def limits(own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgr
 
 
 def _groups(own: Path) -> Iterator[tuple[list[str], str]]:
-    """Controllers, none for version 2, and path of each group that we are in."""
+    """The controllers (none for version 2) and the path of each of our groups."""
     for line in _text(own).splitlines():
         _, controllers, path = line.split(":", 2)
         yield controllers.split(",") if controllers else [], path
 
 
 def _folders(controllers: list[str], path: str, root: Path) -> Iterator[Path]:
-    """Where the limits of a group may stand, and those of the groups around it."""
+    """The existing folders of a group and of its parents."""
     tops = [root / name for name in controllers if name in ("cpu", "memory")] if controllers else [root]
     for top in tops:
         folder = top / path.lstrip("/")

@@ -1,4 +1,4 @@
-"""How the processes of a worker share the cores."""
+"""CPU scheduling of the processes of a worker."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import os
 
 
-def let_others_finish() -> None:
-    """Have what wakes up in this process wait for its turn, instead of interrupting who runs.
+def use_batch_scheduling() -> None:
+    """Use the scheduling policy SCHED_BATCH: threads that wake up here do not interrupt running ones.
 
-    Frames come to cameras many times while an inference runs. An inference that is interrupted goes on with
-    cold caches: with all cores in use that cost 2 % of the frames. Where a core is free nothing changes.
+    Frames arrive at cameras many times during one inference. An interrupted inference continues with cold
+    caches: with all cores in use this cost 2 % of the frames. With a free core it makes no difference.
     """
-    # A container may forbid to choose; then it is as it was.
+    # A container may forbid this; then the default policy stays.
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

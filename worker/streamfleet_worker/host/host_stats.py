@@ -1,4 +1,4 @@
-"""How much of the machine is ours, and how busy it is: read from the kernel, for the device's status."""
+"""Resources of the machine or container and their use, read from the kernel for the device's status."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """One look at it."""
+class HostStats:
+    """The resources at one moment."""
 
     cores: int
-    load: float  # processes that run or are ready to, over the last minute
+    load: float  # running and runnable processes, average over the last minute
     memory: int  # bytes
-    memory_available: int  # bytes that programs may still have
+    memory_available: int  # bytes that programs can still use
 
 
-def look() -> Machine:
-    """How it is now."""
+def read_host_stats() -> HostStats:
+    """Read the current values."""
     memory, limited = parse_memory(_MEMORY.read_text()), limits()
-    return Machine(
+    return HostStats(
         cores=cores(limited),
         load=os.getloadavg()[0],
         memory=_lower(memory.get("MemTotal", 0), limited.memory),
@@ -33,7 +33,7 @@ def look() -> Machine:
 
 
 def cores(limited: Limits | None = None) -> int:
-    """How many we may keep busy: those that we may run on, or as much time as our container gets."""
+    """The number of cores that we may use: by our affinity, and by the CPU time of our container."""
     share = (limited or limits()).cores
     allowed = len(os.sched_getaffinity(0))
     return allowed if share is None else max(1, min(allowed, int(share + 0.5)))
@@ -44,7 +44,7 @@ def _lower(amount: int, limit: int | None) -> int:
 
 
 def parse_memory(text: str) -> dict[str, int]:
-    """Name → bytes, of the lines of /proc/meminfo that are amounts of memory."""
+    """Parse the sizes in /proc/meminfo: name → bytes."""
     amounts = {}
     for line in text.splitlines():
         name, _, amount = line.partition(":")

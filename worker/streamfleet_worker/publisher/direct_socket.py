@@ -1,6 +1,8 @@
-"""The device's own socket for subscribers on the LAN: it counts what each key asks for, as the relay does.
+"""The device's own socket for subscribers on the LAN.
 
-Who asks for more than any honest program does is cut off, or libzmq would keep it all in our memory.
+It limits the subscriptions of each key, as the relay does.
+
+A peer above the limits is disconnected: otherwise libzmq would keep its subscriptions in our memory.
 """
 
 from __future__ import annotations
@@ -18,20 +20,20 @@ from streamfleet_core.protocol.data_plane import MAX_TOPIC
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 32  # of a key
-MAX_SUBSCRIPTIONS = 1024  # of a key, over all its connections
-MAX_MESSAGE = 512  # bytes: a subscription, or the 300 of the handshake
-_AT_ONCE = 32  # subscriptions between two looks at other sockets
-_MUTE = 10.0  # seconds that a subscriber may take to say what it wants
-_UNREAD = 1024**2  # bytes of a key that have come and are no whole message
-_INTERVAL = 0.5  # seconds between two looks at connections
+MAX_CONNECTIONS = 32  # per key
+MAX_SUBSCRIPTIONS = 1024  # per key, over all its connections
+MAX_MESSAGE = 512  # bytes: a subscription, or the handshake with 300
+_AT_ONCE = 32  # subscriptions read before the other sockets have their turn
+_MUTE = 10.0  # seconds in which a new peer must subscribe
+_UNREAD = 1024**2  # bytes of a key that were received without a complete message
+_INTERVAL = 0.5  # seconds between two checks of the connections
 
 
-class Direct:
-    """An XPUB that is bound, and who is connected to it. One thread uses it.
+class DirectSocket:
+    """A bound XPUB and its connections. Only one thread may use it.
 
     Args:
-        keep_out: is told of a key that broke a rule.
+        keep_out: called with a key that broke a rule.
     """
 
     def __init__(self, socket: zmq.Socket[bytes], keep_out: Callable[[str], None]) -> None:
@@ -40,10 +42,10 @@ class Direct:
         self.connections = Connections(socket, MAX_CONNECTIONS)
         self._subscriptions = Subscriptions()
         self._reader = SubscriptionReader(socket)
-        self._tend_at = 0.0
+        self._maintain_at = 0.0
 
-    def hear(self) -> None:
-        """Take what has come of who subscribes to what, so much at most."""
+    def read_subscriptions(self) -> None:
+        """Apply waiting subscriptions, up to a limit."""
         for _ in range(_AT_ONCE):
             subscription = self._reader.read()
             if subscription is None:
@@ -51,15 +53,15 @@ class Direct:
             if subscription.descriptor >= 0:
                 self._subscribe(subscription)
 
-    def meet(self) -> None:
-        """Take note of who has connected."""
+    def accept_connections(self) -> None:
+        """Record new connections."""
         self.connections.take_new(time.monotonic())
 
-    def tend(self, now: float) -> None:
-        """Forget who has gone, and cut who has been silent for too long."""
-        if now < self._tend_at:
+    def maintain(self, now: float) -> None:
+        """Remove ended connections, and cut peers that were silent for too long."""
+        if now < self._maintain_at:
             return
-        self._tend_at = now + _INTERVAL
+        self._maintain_at = now + _INTERVAL
         self.connections.take_new(now)
         self.connections.cut_all(lambda each: each.key is None and now - each.accepted > _MUTE)
         for key in self.connections.count(_UNREAD):
@@ -82,26 +84,26 @@ class Direct:
             return
         known = self._subscriptions
         if subscription.is_foreign:
-            self._cut(key, "sends what is no subscription")
+            self._cut(key, "sends messages that are not subscriptions")
             return
-        if not subscription.is_safe:  # what follows would happen to another peer: this one connects again
+        if not subscription.is_safe:  # the change would apply to another peer: cut this one, it reconnects
             self.connections.cut(connection)
             return
         if begins and (len(topic) > MAX_TOPIC or self._count(key) >= MAX_SUBSCRIPTIONS):
-            self._cut(key, "asks for too much")
+            self._cut(key, "has too many subscriptions or too long ones")
             return
         change = (
             known.subscribe(connection.serial, topic, (topic,))
             if begins
             else known.unsubscribe(connection.serial, topic)
         )
-        for each in change.granted:  # to whoever was heard last
+        for each in change.granted:  # applies to the peer of the last message
             self.socket.setsockopt(zmq.SUBSCRIBE, each)
         for each in change.revoked:
             self.socket.setsockopt(zmq.UNSUBSCRIBE, each)
 
     def _cut(self, key: str, why: str) -> None:
-        logger.warning("cut off the subscriber %s, which %s", key, why)
+        logger.warning("disconnected the subscriber %s, which %s", key, why)
         self._keep_out(key)
         self.connections.cut_all(lambda each: each.key == key)
 

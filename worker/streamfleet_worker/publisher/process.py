@@ -1,4 +1,4 @@
-"""The publisher process: it serves the sockets of `publisher`, reports to the agent and obeys the agent."""
+"""The publisher process: serves the sockets of `publisher`, and exchanges messages with the agent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 import zmq
 
-from streamfleet_worker.host.cpu_priority import let_others_finish
+from streamfleet_worker.host.cpu_priority import use_batch_scheduling
 from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
     AllowSubscribers,
@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 
 def main(config: PublisherConfig, connection: Connection) -> None:
-    """The whole life of the process. It ends when it is told to, or when the agent is gone."""
+    """Run the process until the agent stops it, or is gone."""
     die_with_parent()
-    let_others_finish()
+    use_batch_scheduling()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with zmq.Context(io_threads=2) as context:
         publisher = Publisher(config, context, time.monotonic())
@@ -51,20 +51,20 @@ def _serve(publisher: Publisher, connection: Connection) -> None:
         if now >= next_report or publisher.watched != watched:
             send(connection, publisher.report)
             next_report, watched = now + REPORT_INTERVAL, publisher.watched
-        due = publisher.tend(now)
+        due = publisher.maintain(now)
         until = next_report if due is None else min(next_report, due)
         duties = publisher.duties
         for source in inputs.wait(duties, until - now):
             if source != connection.fileno():
                 duties[source]()
-            elif _obey(publisher, connection):
-                break  # the duties may be others now
+            elif _handle_message(publisher, connection):
+                break  # the duties may have changed
             else:
                 return
 
 
 class _Inputs:
-    """What is waited for. A poller costs more than a wait, so it is kept for as long as the duties stay."""
+    """Polls the inputs. Creating a poller costs more than a wait, so it is reused while the duties stay."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -72,9 +72,9 @@ class _Inputs:
         self._poller = zmq.Poller()
 
     def wait(self, duties: Mapping[Input, Callable[[], None]], seconds: float) -> list[Input]:
-        """To what something has come, after so long at most.
+        """Return the inputs that are ready, after up to `seconds`.
 
-        The agent first: libzmq never tries again after a refusal, so who is named now must not be refused.
+        The agent comes first: libzmq never retries after a refusal, so newly allowed keys must be set before.
         """
         if duties is not self._duties:
             self._duties, self._poller = duties, zmq.Poller()
@@ -83,8 +83,8 @@ class _Inputs:
         return [source for source, _ in self._poller.poll(math.ceil(max(0.0, seconds) * 1000))]
 
 
-def _obey(publisher: Publisher, connection: Connection) -> bool:
-    """Whether to go on."""
+def _handle_message(publisher: Publisher, connection: Connection) -> bool:
+    """Handle a message of the agent. Returns False for Stop."""
     match receive(connection):
         case Stop():
             return False

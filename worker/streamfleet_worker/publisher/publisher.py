@@ -1,15 +1,15 @@
-"""The publisher's sockets: what the cameras and the agent of a device hand over, goes out on its PUB sockets.
+"""The publisher's sockets: forwards messages of the cameras and of the agent to PUB sockets.
 
     cameras, agent ──packets─► Receiver ──► PUB  to the broker's relay, with the device's key
                                         ├─► PUB  ipc, for this host
-                                        └─► PUB  tcp, for subscribers whose keys the broker named (optional)
-    cameras' pictures ───────► Receiver ──► PUB  to the relay of pictures
+                                        └─► PUB  tcp, for subscribers with keys from the broker (optional)
+    cameras' previews ───────► Receiver ──► PUB  to the relay of previews
                                         └─► PUB  ipc, for this host
 
-It passes messages on as they are, and blocks for nobody: a PUB socket drops what a slow peer does not take.
-Only at its start it waits, a moment at most, until the relay has told what is subscribed to: what is sent
-before that reaches nobody, and it would be the first frames of a file. Pictures come after predictions, on
-sockets and an I/O thread of their own, and who subscribes to them is told to the agent at once.
+It forwards messages unchanged and never blocks: a PUB socket drops messages for a slow peer. Only after its
+start it waits, for up to a second, until the subscriptions of the relay have arrived: earlier messages would
+reach no subscriber, and they would be the first frames of a file. Previews have lower priority, and separate
+sockets and I/O thread. Their subscriptions are reported to the agent at once.
 """
 
 from __future__ import annotations
@@ -31,149 +31,147 @@ from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherCon
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.ipc.handover.receiver import Receiver
-from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE, Direct
+from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE, DirectSocket
 from streamfleet_worker.publisher.zap import ZapHandler
 
 logger = logging.getLogger(__name__)
 
 DOMAIN = "direct"  # of ZAP, for subscribers on the LAN
 
-_AT_ONCE = 256  # messages between two looks at the other sockets
-_HOLD = 1.0  # seconds after the start, the longest that messages wait for the relay
+_AT_ONCE = 256  # messages read before the other sockets have their turn
+_HOLD = 1.0  # seconds after the start, for which messages wait for the relay at most
 _REBIND = 0.1  # seconds between attempts to bind
-_RECONNECT = (100, 2000)  # milliseconds, from the first pause to the longest
+_RECONNECT = (100, 2000)  # milliseconds: the first pause and the longest
 _HANDSHAKE = 5000  # milliseconds
 
 Context = zmq.Context[zmq.Socket[bytes]]
 _Socket = zmq.Socket[bytes]
-Input = _Socket | int  # a descriptor, of what is no ZeroMQ socket
+Input = _Socket | int  # a descriptor, for inputs other than ZeroMQ sockets
 
 
 @dataclass(frozen=True, slots=True)
 class _Traffic:
-    """What goes one way, on sockets of its own."""
+    """A class of messages with separate sockets."""
 
     kinds: tuple[Kind, ...]
-    io_thread: int  # a bit
-    waiting: int  # messages for one slow peer, before what comes next is dropped for it
-    at_once: int  # messages between two looks at the other sockets
+    io_thread: int  # as a bit of the affinity
+    waiting: int  # messages that wait for a slow peer; further ones are dropped for it
+    at_once: int  # messages read before the other sockets have their turn
 
 
 _PREDICTIONS = _Traffic((Kind.PRED, Kind.LAST, Kind.STAT), 1, 200, _AT_ONCE)
-_PICTURES = _Traffic((Kind.IMG,), 2, 4, 2)  # an old picture is worth nothing
+_PREVIEWS = _Traffic((Kind.IMG,), 2, 4, 2)  # old previews are worthless
 
 
 class Publisher:
-    """The sockets of one device. One thread uses it."""
+    """The sockets of one device. Only one thread may use it."""
 
     def __init__(self, config: PublisherConfig, context: Context, now: float) -> None:
-        """Raises: OSError without a fence, or zmq.ZMQError, when a path of this host cannot be bound."""
+        """Bind the local sockets. Raises: OSError without a fence, zmq.ZMQError if a path cannot be bound."""
         self._config = config
         self._context = context
         self._fence = Fence.open(config.fence_path) if config.fence_path else None
         self.zap_handler = ZapHandler(context, DOMAIN)
         self._receiver = Receiver(config.intake_path)
         self._local = _bound(context, zmq.PUB, _PREDICTIONS, config.local_endpoint)
-        self._picture_receiver = Receiver(config.picture_intake_path)
-        local_pictures = _bound(context, zmq.XPUB, _PICTURES, config.local_picture_endpoint)
-        self._picture_subscriptions = {
-            local_pictures: TopicSubscriptions()
-        }  # all sockets that pictures go out on
+        self._preview_receiver = Receiver(config.picture_intake_path)
+        local_previews = _bound(context, zmq.XPUB, _PREVIEWS, config.local_picture_endpoint)
+        self._preview_subscriptions = {local_previews: TopicSubscriptions()}  # by socket that sends previews
         self._relay: _Socket | None = None
-        self._relay_pictures: _Socket | None = None
+        self._preview_relay: _Socket | None = None
         self._relay_to: Relay | None = None
-        self._hold_until: float | None = now + _HOLD  # monotonic seconds; None: not any more
-        self._direct: Direct | None = None
+        self._hold_until: float | None = now + _HOLD  # monotonic seconds; None: no longer
+        self._direct: DirectSocket | None = None
         self._bind_at = 0.0  # monotonic seconds
-        self._duties: dict[Input, Callable[[], None]] | None = None  # None: something of them has changed
+        self._duties: dict[Input, Callable[[], None]] | None = None  # None: to be built again
         self._published = self._fenced = self._rejected = 0
-        self.watched: tuple[str, ...] = ()  # pipelines whose pictures somebody looks at
+        self.watched: tuple[str, ...] = ()  # topics with preview subscribers
 
     @property
     def report(self) -> PublisherReport:
-        """The present state."""
-        rejected = self._rejected + self._receiver.disconnected + self._picture_receiver.disconnected
+        """The current state."""
+        rejected = self._rejected + self._receiver.disconnected + self._preview_receiver.disconnected
         return PublisherReport(self._published, self._fenced, rejected, self.watched)
 
     @property
     def duties(self) -> Mapping[Input, Callable[[], None]]:
-        """Where something may come from now, and what is to be done then; what stands first goes first.
+        """The current inputs and the handler of each, in order of priority.
 
-        The same object for as long as it says the same.
+        The same object is returned while they do not change.
         """
         if self._duties is None:
             self._duties = {self.zap_handler.socket: self.zap_handler.answer}
             if self._relay is not None:
-                self._duties[self._relay] = self._hear_subscriptions
+                self._duties[self._relay] = self._read_relay_subscriptions
             if self._hold_until is None:
-                self._duties[self._receiver.fileno()] = self._pass_predictions_on
+                self._duties[self._receiver.fileno()] = self._forward_predictions
             if self._direct is not None:
-                self._duties[self._direct.socket] = self._direct.hear
-                self._duties[self._direct.connections.monitor] = self._direct.meet
-            self._duties |= dict.fromkeys(self._picture_subscriptions, self._read_picture_subscriptions)
-            self._duties[self._picture_receiver.fileno()] = self._pass_pictures_on
+                self._duties[self._direct.socket] = self._direct.read_subscriptions
+                self._duties[self._direct.connections.monitor] = self._direct.accept_connections
+            self._duties |= dict.fromkeys(self._preview_subscriptions, self._read_preview_subscriptions)
+            self._duties[self._preview_receiver.fileno()] = self._forward_previews
         return self._duties
 
-    def _pass_predictions_on(self) -> None:
+    def _forward_predictions(self) -> None:
         direct = None if self._direct is None else self._direct.socket
-        self._pass_all_on(_PREDICTIONS, self._receiver, (self._local, direct, self._relay))
+        self._forward_all(_PREDICTIONS, self._receiver, (self._local, direct, self._relay))
 
-    def _pass_pictures_on(self) -> None:
-        """Few at a time, so that predictions do not wait for them."""
-        self._pass_all_on(_PICTURES, self._picture_receiver, tuple(self._picture_subscriptions))
+    def _forward_previews(self) -> None:
+        """Forward a few at a time, so that predictions do not wait for them."""
+        self._forward_all(_PREVIEWS, self._preview_receiver, tuple(self._preview_subscriptions))
 
-    def _read_picture_subscriptions(self) -> None:
-        """Take what has come of who looks at pictures, and who does no more."""
-        for socket, subscriptions in self._picture_subscriptions.items():
+    def _read_preview_subscriptions(self) -> None:
+        """Apply new subscriptions to previews."""
+        for socket, subscriptions in self._preview_subscriptions.items():
             for _ in range(_AT_ONCE):
                 try:
                     message = socket.recv(zmq.NOBLOCK)
                 except zmq.Again:
                     break
-                if subscriptions.hear(message):
-                    logger.warning("more pictures are asked for than can be: %r is not shown", message[1:])
+                if subscriptions.update(message):
+                    logger.warning("too many subscriptions to previews: %r is ignored", message[1:])
         self._count_watched()
 
     def _count_watched(self) -> None:
-        watched = frozenset[str]().union(*(each.watched for each in self._picture_subscriptions.values()))
+        watched = frozenset[str]().union(*(each.watched for each in self._preview_subscriptions.values()))
         self.watched = tuple(sorted(watched))
 
-    def tend(self, now: float) -> float | None:
-        """Do what it is time for; the monotonic seconds at which to call again, if ever."""
+    def maintain(self, now: float) -> float | None:
+        """Do what is due, and return the monotonic seconds at which to call it again, if any."""
         if self._hold_until is not None and now >= self._hold_until:
-            self._hold_no_longer()
+            self._stop_holding()
         if self._config.direct_endpoint and self._direct is None and now >= self._bind_at:
             self._direct = self._bind_direct()
             self._bind_at = now + _REBIND
             self._duties = None
         if self._direct is not None:
-            self._direct.tend(now)
+            self._direct.maintain(now)
         unbound = self._config.direct_endpoint and self._direct is None
         return min(filter(None, (self._hold_until, self._bind_at if unbound else None)), default=None)
 
     def connect(self, relay: Relay) -> None:
-        """Publish to this relay, instead of the one before."""
+        """Publish to this relay instead of the former one."""
         if relay == self._relay_to:
             return
-        for socket in (self._relay, self._relay_pictures):
+        for socket in (self._relay, self._preview_relay):
             if socket is not None:
-                self._picture_subscriptions.pop(socket, None)
+                self._preview_subscriptions.pop(socket, None)
                 socket.close()
         self._relay_to = relay
         self._relay = self._connect(_PREDICTIONS, relay.endpoints, relay.server_key)
-        self._relay_pictures = self._connect(_PICTURES, relay.pictures, relay.server_key)
-        if self._relay_pictures is not None:
-            self._picture_subscriptions[self._relay_pictures] = TopicSubscriptions()
+        self._preview_relay = self._connect(_PREVIEWS, relay.pictures, relay.server_key)
+        if self._preview_relay is not None:
+            self._preview_subscriptions[self._preview_relay] = TopicSubscriptions()
         self._duties = None
         self._count_watched()
 
     def allow(self, allow: AllowSubscribers) -> None:
-        """Let exactly these keys subscribe. Who is connected with another key is cut off."""
+        """Replace the keys that may subscribe. Connections with other keys are cut."""
         keys = frozenset(allow.keys)
         removed = self.zap_handler.keys - keys
         self.zap_handler.allow(keys)
         if removed and self._direct is not None:
-            # ZAP asks at the handshake only, so all have to shake hands again.
+            # ZAP checks keys only at the handshake, so all subscribers have to reconnect.
             logger.info("%d subscriber keys removed, all subscribers reconnect", len(removed))
             self._direct.close()
             self._direct = None
@@ -183,19 +181,19 @@ class Publisher:
     def close(self) -> None:
         """Close all sockets."""
         self._receiver.close()
-        self._picture_receiver.close()
-        for socket in (self._local, self._relay, self._direct, *self._picture_subscriptions):
+        self._preview_receiver.close()
+        for socket in (self._local, self._relay, self._direct, *self._preview_subscriptions):
             if socket is not None:
                 socket.close()
         self.zap_handler.close()
         if self._fence is not None:
             self._fence.close()
 
-    def _pass_all_on(self, traffic: _Traffic, receiver: Receiver, to: Sequence[_Socket | None]) -> None:
+    def _forward_all(self, traffic: _Traffic, receiver: Receiver, to: Sequence[_Socket | None]) -> None:
         for message in receiver.take(traffic.at_once):
-            self._pass_on(traffic, message, to)
+            self._forward(traffic, message, to)
 
-    def _pass_on(self, traffic: _Traffic, message: Message, to: Sequence[_Socket | None]) -> None:
+    def _forward(self, traffic: _Traffic, message: Message, to: Sequence[_Socket | None]) -> None:
         frames = message[1:]
         if not _is_ours(frames, traffic.kinds):
             self._rejected += 1
@@ -208,15 +206,18 @@ class Publisher:
                 socket.send_multipart(frames, zmq.NOBLOCK)
         self._published += 1
 
-    def _hear_subscriptions(self) -> None:
-        """They are libzmq's to obey; here they only show that the relay is there: nothing waits any more."""
+    def _read_relay_subscriptions(self) -> None:
+        """Read subscriptions of the relay, which libzmq applies itself.
+
+        They show that the relay is connected.
+        """
         assert self._relay is not None
-        self._hold_no_longer()
+        self._stop_holding()
         with contextlib.suppress(zmq.Again):
             for _ in range(_AT_ONCE):
                 self._relay.recv(zmq.NOBLOCK)
 
-    def _hold_no_longer(self) -> None:
+    def _stop_holding(self) -> None:
         self._hold_until = None
         self._duties = None
 
@@ -226,9 +227,10 @@ class Publisher:
     def _connect(self, traffic: _Traffic, endpoints: Sequence[str], server_key: str) -> _Socket | None:
         if not endpoints:
             return None
-        socket = _socket(self._context, zmq.XPUB, traffic)  # a PUB that lets us see the subscriptions
-        # What could not be sent is not sent later: it would be the past. And with a connection its
-        # subscriptions end.
+        # A PUB socket on which we can read the subscriptions.
+        socket = _socket(self._context, zmq.XPUB, traffic)
+        # Do not queue for a relay that is not connected: messages would be outdated. Subscriptions end with
+        # their connection.
         socket.immediate = True
         socket.maxmsgsize = MAX_MESSAGE
         socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT
@@ -243,17 +245,17 @@ class Publisher:
         logger.info("publishing to %s", ", ".join(endpoints))
         return socket
 
-    def _bind_direct(self) -> Direct | None:
+    def _bind_direct(self) -> DirectSocket | None:
         socket = _socket(self._context, zmq.XPUB, _PREDICTIONS)
         socket.setsockopt(zmq.XPUB_MANUAL, 1)
-        socket.maxmsgsize = MAX_MESSAGE  # subscriptions are all that comes in
-        socket.rcvhwm = 8  # messages a peer: who floods waits in its own queue until they are counted
+        socket.maxmsgsize = MAX_MESSAGE  # only subscriptions are received
+        socket.rcvhwm = 8  # messages per peer: further ones wait in its own queue until these were counted
         serve(socket, self._config.secret_key, DOMAIN)
-        direct = Direct(socket, self.zap_handler.keep_out)
+        direct = DirectSocket(socket, self.zap_handler.keep_out)
         try:
             socket.bind(self._config.direct_endpoint)
         except zmq.ZMQError as exc:
-            # After a bounce the old socket may hold the port for a moment; else it is somebody else's.
+            # After a rebind the old socket may hold the port for a moment; otherwise another program has it.
             if not self._bind_at:
                 logger.warning("%s cannot be bound yet: %s", self._config.direct_endpoint, exc)
             direct.close()
@@ -262,7 +264,7 @@ class Publisher:
 
 
 def _is_ours(frames: Sequence[bytes], kinds: Sequence[Kind]) -> bool:
-    """Topic, header and body, as the data plane has them for these kinds."""
+    """Whether the frames are a valid message of one of these kinds."""
     try:
         return kind_of(frames) in kinds
     except BadData:
@@ -270,9 +272,9 @@ def _is_ours(frames: Sequence[bytes], kinds: Sequence[Kind]) -> bool:
 
 
 def _bound(context: Context, kind: int, traffic: _Traffic, endpoint: str) -> _Socket:
-    """A socket for this host."""
+    """Bind a socket for this host."""
     socket = _socket(context, kind, traffic)
-    socket.maxmsgsize = MAX_MESSAGE  # subscriptions are all that comes in
+    socket.maxmsgsize = MAX_MESSAGE  # only subscriptions are received
     socket.bind(endpoint)
     return socket
 

@@ -1,6 +1,6 @@
-"""Who may connect to the device's own PUB socket: the ZAP handler of ZeroMQ RFC 27, with keys in memory only.
+"""The ZAP handler (ZeroMQ RFC 27) for the device's own PUB socket. Keys are in memory only.
 
-Until it answers nobody gets in, so it fails closed.
+No client is accepted until it answers, so it fails closed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from streamfleet_core.runtime.curve import zap_socket
 
 
 class ZapHandler:
-    """Lets in the keys of one domain. Whoever polls `socket` calls `answer` when it is readable."""
+    """Accepts the keys of one domain. The owner polls `socket`, and calls `answer` when it is readable."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], domain: str) -> None:
         self.allow_list = AllowList()
@@ -21,12 +21,12 @@ class ZapHandler:
         self.socket = zap_socket(context)
 
     def allow(self, keys: frozenset[str]) -> None:
-        """Let exactly these in from now on."""
+        """Replace the allowed keys."""
         self.keys = keys
         self.allow_list.set(self._domain, keys)
 
     def keep_out(self, key: str) -> None:
-        """A key broke a rule."""
+        """Refuse a key that broke a rule, for a while."""
         self.allow_list.keep_out(key, PENALTY)
 
     def answer(self) -> None:
@@ -38,5 +38,5 @@ class ZapHandler:
         self.socket.send_multipart([routing_id, delimiter, *self.allow_list.answer(request)])
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Close the socket: no more clients are accepted."""
         self.socket.close()

@@ -1,1 +1,1 @@
-"""Frames that are kept for labelling: which ones, how they are written, and how much may lie there."""
+"""Samples: frames kept for labelling. Selection, writing and limits."""

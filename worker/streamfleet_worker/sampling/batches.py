@@ -1,4 +1,4 @@
-"""What a batch of samples is called: the prefix, and the UTC day on which it began."""
+"""Names of batches of samples: the prefix, and the UTC day on which the batch began."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streamfleet_core.protocol.sampling import Batching
 
 
 def batch_name(batching: Batching, now: float) -> str:
-    """The batch of a sample that is taken now, Unix seconds."""
+    """The batch of a sample taken at `now`, Unix seconds."""
     if batching.recreation_interval == "never":
         return batching.batches_name_prefix
     day = datetime.fromtimestamp(now, timezone.utc).date()

@@ -1,4 +1,4 @@
-"""The samples of a folder as a COCO data set that labelling tools and `supervision` open."""
+"""Exports the samples of a folder as a COCO data set for labelling tools and `supervision`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from streamfleet_core.datasets.spool import Spool
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote."""
+    """The result of an export."""
 
     images: int
     annotations: int
-    broken: int  # samples that were cut short, and left out
+    broken: int  # incomplete samples, which were left out
 
 
 def export(folder: Path, target: Path, *, datasets: Collection[str] | None = None) -> Exported:
-    """Write the samples of a spool's folder to another one, oldest first; of these data sets, or of all.
+    """Export the samples of a spool's folder, oldest first; of these data sets, or of all.
 
     Raises: OSError.
     """

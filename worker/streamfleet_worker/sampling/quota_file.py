@@ -1,4 +1,4 @@
-"""What a pipeline has taken, in a small file that outlives its camera's process."""
+"""The quota file: the samples that a pipeline has taken, in a file that outlives its camera process."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from streamfleet_worker.sampling.selection import Tally
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = ".tallies"  # no dataset is called so
+_FOLDER = ".tallies"  # not a valid name of a dataset
 FORGOTTEN = 62 * 86_400.0  # seconds without a sample, after which the tally of a pipeline is removed
 
 
 def path_of(folder: Path, pipeline_id: str) -> Path:
-    """Where the tally of a pipeline lies, in the folder of the samples."""
+    """The path of a pipeline's tally, in the folder of the samples."""
     return folder / _FOLDER / f"{pipeline_id}.json"
 
 
 def load(path: Path) -> Tally:
-    """The tally in this file; nothing taken where there is none. Raises: OSError."""
+    """Read a tally; an empty one if there is no file. Raises: OSError."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Tally)
     except FileNotFoundError:
         return Tally()
     except msgspec.DecodeError as exc:
-        logger.warning("%s cannot be read, its limits begin anew: %s", path, exc)
+        logger.warning("%s cannot be read, its limits are reset: %s", path, exc)
         return Tally()
 
 
 def save(path: Path, content: bytes) -> None:
-    """Write a tally that was encoded by `encode`, whole or not at all. Raises: OSError."""
+    """Write an encoded tally atomically. Raises: OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.new")
     draft.write_bytes(content)
@@ -40,12 +40,12 @@ def save(path: Path, content: bytes) -> None:
 
 
 def encode(tally: Tally) -> bytes:
-    """The bytes of a tally."""
+    """Encode a tally."""
     return msgspec.json.encode(tally)
 
 
 def forget_old(folder: Path, now: float) -> None:
-    """Remove the tallies of pipelines that have not taken a sample for long; `now` in Unix seconds."""
+    """Remove tallies of pipelines without a recent sample; `now` in Unix seconds."""
     for path in (folder / _FOLDER).glob("*.json"):
         if now - path.stat().st_mtime > FORGOTTEN:
             path.unlink(missing_ok=True)

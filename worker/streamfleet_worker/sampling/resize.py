@@ -1,4 +1,4 @@
-"""A picture made to fit a size, and its prediction with it."""
+"""Scales a picture down to a limit, and its prediction with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streamfleet_worker.video.frame import Image
 
 
 def fitted(image: Image, most: tuple[int, int] | None) -> Image:
-    """The picture in its own aspect, no higher and no wider than this; it is never made larger."""
+    """Scale a picture down to at most (height, width), with its aspect ratio. It is never enlarged."""
     if most is None:
         return image
     height, width = image.shape[:2]
@@ -23,7 +23,7 @@ def fitted(image: Image, most: tuple[int, int] | None) -> Image:
 
 
 def scaled(prediction: dict[str, Any], width: int, height: int) -> dict[str, Any]:
-    """The original's document of a frame, as it would be if the frame had this size in pixels."""
+    """Scale Roboflow's document of a frame to this size in pixels."""
     image = prediction["image"]
     across, down = width / image["width"], height / image["height"]
     boxes = [
@@ -40,6 +40,6 @@ def scaled(prediction: dict[str, Any], width: int, height: int) -> dict[str, Any
 
 
 def jpeg_of(image: Image, quality: int) -> bytes:
-    """The picture as a JPEG; quality from 1 to 100."""
+    """Encode a picture as a JPEG; quality from 1 to 100."""
     _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return jpeg.tobytes()

@@ -1,10 +1,10 @@
-"""The samples of one camera: picked in the thread that emits, written by a thread of their own.
+"""The samples of one camera: picked by the emitting thread, written by a separate thread.
 
     emitter ──▶ Picker ──copy──▶ queue ──▶ writer: JPEG, tally, spool
 
-The emitting thread never waits for a disk, nor for the writer: what the queue cannot take is dropped and
-counted, and its credit given back. Only the writer touches files. It first reads the tally; until then
-nothing is picked.
+The emitting thread never waits for the disk or the writer: if the queue is full, the sample is dropped and
+counted, and its credit returned. Only the writer accesses files. It reads the tally first; until then nothing
+is picked.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from streamfleet_worker.video.frame import Image, Stamp
 
 logger = logging.getLogger(__name__)
 
-_WAITING = 8  # pictures that wait for the writer; what comes then is dropped
-_REST = 5.0  # seconds without a sample after one that could not be kept: it costs work, and no credit
+_WAITING = 8  # samples that wait for the writer; if it is full, new ones are dropped
+_REST = 5.0  # seconds without samples after a failed one: it costs work, and no credit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """Where the samples of one pipeline go, and what is written to each."""
+    """The destination of one pipeline's samples, and the metadata of each."""
 
     pipeline_id: str
     device: str
     labels: tuple[str, ...]  # of the model
     folder: Path  # of all samples of this device
-    size: int = SIZE  # bytes that all of them may take
+    size: int = SIZE  # limit for all of them, in bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Picked:
-    """A frame on its way to the disk."""
+    """A picked frame that waits for the writer."""
 
-    image: Image  # ours
+    image: Image  # a copy
     prediction: dict[str, Any]
     stamp: Stamp
     source_id: int
@@ -59,52 +59,52 @@ class _Picked:
 
 
 class Sampler:
-    """One thread calls `look`; any other may call the rest."""
+    """Samples frames of one camera. One thread calls `offer`; any thread may call the other methods."""
 
     def __init__(self, to: Destination) -> None:
         self._to = to
         self._spool = Spool(to.folder, size=to.size)
         self._tally_path = quota_file.path_of(to.folder, to.pipeline_id)
         self._rng = random.Random().random
-        self._changed = threading.Condition()  # guards all that follows
+        self._changed = threading.Condition()  # guards all of the following
         self._sampling: Sampling | None = None
-        self._tally: Tally | None = None  # None: the writer has not read it yet
+        self._tally: Tally | None = None  # None until the writer has read it
         self._picker: Picker | None = None
         self._waiting: deque[_Picked] = deque()
         self._closed = False
         self._picked = self._written = 0
         self._dropped: Counter[str] = Counter()
-        self._error = ""  # of the last sample, if it was not kept
-        self._failed_at = 0.0  # Unix seconds, when that one was picked
-        self._writer: threading.Thread | None = None  # there is none until the first sampling
+        self._error = ""  # of the last sample, if storing it failed
+        self._failed_at = 0.0  # Unix seconds, when that sample was picked
+        self._writer: threading.Thread | None = None  # None before the first sampling
 
     # for the camera ---------------------------------------------------------------------------------------
 
     def use(self, sampling: Sampling | None) -> None:
-        """Pick by this from now on; None: pick nothing. Waits for nothing."""
+        """Set the sampling; None: pick nothing. Does not block."""
         with self._changed:
             self._sampling = sampling
-            self._arm()
+            self._update_picker()
             if sampling is not None and self._writer is None:
                 self._writer = threading.Thread(target=self._run, name="sample writer", daemon=True)
                 self._writer.start()
 
     def wants(self, now: float) -> bool:
-        """Whether there is any frame that would be kept now; `now` is in Unix seconds."""
+        """Whether some frame could be picked now; `now` is in Unix seconds."""
         with self._changed:
             picker, sampling = self._picker, self._sampling
-            if picker is None or sampling is None or self._rests(now):
+            if picker is None or sampling is None or self._is_pausing(now):
                 return False
             return picker.may_pick(now=now, batch=batch_name(sampling.batching, now))
 
-    def look(
+    def offer(
         self, image: Image, prediction: dict[str, Any], stamp: Stamp, *, source_id: int, now: float
     ) -> None:
-        """Keep this frame, if it is one to keep. The image is copied then; `now` is in Unix seconds."""
+        """Pick this frame if a strategy wants it, and copy its image. `now` is in Unix seconds."""
         objects = _objects(prediction)
         with self._changed:
             picker, sampling = self._picker, self._sampling
-            if picker is None or sampling is None or self._rests(now):
+            if picker is None or sampling is None or self._is_pausing(now):
                 return
             credit = picker.pick(objects, now=now, batch=batch_name(sampling.batching, now))
             if credit is None:
@@ -125,19 +125,19 @@ class Sampler:
             self._waiting.append(picked)
             self._changed.notify()
 
-    def _rests(self, now: float) -> bool:
+    def _is_pausing(self, now: float) -> bool:
         return self._closed or (self._error != "" and 0 <= now - self._failed_at < _REST)
 
     @property
     def stat(self) -> SampleStat | None:
-        """The counters. None: there was never a sampling."""
+        """The counters; None if sampling was never enabled."""
         with self._changed:
             if self._writer is None:
                 return None
             return SampleStat(self._picked, self._written, dict(self._dropped), self._error)
 
     def close(self, deadline: float) -> None:
-        """Pick nothing more. What was picked is written; wait for that so many seconds at most."""
+        """Stop picking. Wait up to `deadline` seconds until the picked samples are written."""
         with self._changed:
             self._closed = True
             writer = self._writer
@@ -151,48 +151,48 @@ class Sampler:
         try:
             self._read_tally()
             while (picked := self._next()) is not None:
-                self._keep(picked)
+                self._store(picked)
         except Exception:
-            logger.exception("the writer of samples died")
+            logger.exception("%s: the sample writer failed", self._to.pipeline_id)
             with self._changed:
-                self._picker, self._error = None, "the writer died"
+                self._picker, self._error = None, "the sample writer failed"
                 self._closed = True
 
     def _read_tally(self) -> None:
         try:
             known = quota_file.load(self._tally_path)
-        except OSError as exc:  # the disk will refuse the first sample too, and that is told
-            logger.warning("%s: limits begin anew: %s", self._to.pipeline_id, exc)
+        except OSError as exc:  # the first sample will fail too, and that is reported
+            logger.warning("%s: the limits are reset: %s", self._to.pipeline_id, exc)
             known = Tally()
         with self._changed:
             self._tally = known
-            self._arm()
+            self._update_picker()
 
-    def _arm(self) -> None:
-        """Begin to pick, as soon as there is what it takes."""
+    def _update_picker(self) -> None:
+        """Create the picker, if there is a sampling and the tally was read."""
         if self._sampling is None or self._tally is None:
             self._picker = None
         else:
             self._picker = Picker(self._sampling, self._rng, self._tally)
 
     def _next(self) -> _Picked | None:
-        """None: it is closed, and nothing waits any more."""
+        """Wait for the next picked frame; None if it is closed and the queue is empty."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
             return self._waiting.popleft() if self._waiting else None
 
-    def _keep(self, picked: _Picked) -> None:
+    def _store(self, picked: _Picked) -> None:
         try:
             sample, jpeg = _sample(picked, self._to)
-        except msgspec.ValidationError as exc:  # a model whose figures are no numbers
+        except msgspec.ValidationError as exc:  # a model whose outputs are not finite
             self._failed(picked.credit, "invalid", exc)
             return
         with self._changed:
             assert self._tally is not None
             counted = quota_file.encode(self._tally)
         try:
-            quota_file.save(self._tally_path, counted)  # first: a limit holds whenever this process is killed
+            quota_file.save(self._tally_path, counted)  # first: so limits hold even if this process is killed
             self._spool.put(sample, jpeg)
         except SpoolTooSmall as exc:
             self._failed(picked.credit, "size", exc)
@@ -206,14 +206,14 @@ class Sampler:
             first, self._error, self._failed_at = not self._error, str(exc), credit.at
             self._drop(credit, cause)
         if first:
-            logger.warning("%s: samples are not kept: %s", self._to.pipeline_id, exc)
+            logger.warning("%s: samples cannot be stored: %s", self._to.pipeline_id, exc)
 
     def _succeeded(self) -> None:
         with self._changed:
             failed, self._error = self._error, ""
             self._written += 1
         if failed:
-            logger.info("%s: samples are kept again", self._to.pipeline_id)
+            logger.info("%s: samples are stored again", self._to.pipeline_id)
 
     def _drop(self, credit: Credit, cause: str) -> None:
         self._dropped[cause] += 1

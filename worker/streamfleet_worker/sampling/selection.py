@@ -1,6 +1,6 @@
-"""Which frames are kept: strategies, their limits and the size of a batch.
+"""Selects frames as samples: strategies, their limits, and the size of a batch.
 
-Pure. `now` is in Unix seconds, so that a limit means the same minute, hour and day after a restart.
+Pure. `now` is in Unix seconds, so that limits refer to the same minute, hour and day after a restart.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _SECONDS: dict[Window, int] = {"minutely": 60, "hourly": 3600, "daily": 86_400}
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What a model saw on a frame."""
+    """The objects that a model detected in a frame."""
 
     classes: Sequence[str]
     confidences: Sequence[float]  # of the same objects
 
     def count(self, names: Collection[str] | None) -> int:
-        """Objects of these classes; None: of all."""
+        """Count objects of these classes; None: of all."""
         return len(self.classes) if names is None else sum(name in names for name in self.classes)
 
     def count_near(self, threshold: float, epsilon: float, names: Collection[str] | None) -> int:
-        """Objects of these classes whose confidence is less than epsilon away from the threshold."""
+        """Count objects of these classes whose confidence is within epsilon of the threshold."""
         return sum(
             abs(confidence - threshold) < epsilon and (names is None or name in names)
             for name, confidence in zip(self.classes, self.confidences, strict=True)
@@ -44,24 +44,24 @@ class Objects:
 
 @dataclass(slots=True)
 class Used:
-    """The samples of one strategy in the minute, the hour and the day in which it took the last."""
+    """The samples of one strategy in the minute, hour and day of its last sample."""
 
-    minutely: tuple[int, int] = (0, 0)  # which minute since 1970, and the samples in it
+    minutely: tuple[int, int] = (0, 0)  # number of the minute since 1970, and the samples in it
     hourly: tuple[int, int] = (0, 0)
     daily: tuple[int, int] = (0, 0)
 
     def within(self, window: Window, now: float) -> int:
-        """The samples in the window that is now."""
+        """The number of samples in the current window."""
         which, samples = getattr(self, window)
         return samples if which == int(now) // _SECONDS[window] else 0
 
     def take(self, now: float) -> None:
-        """One more is taken now."""
+        """Count a sample."""
         for window, seconds in _SECONDS.items():
             setattr(self, window, (int(now) // seconds, self.within(window, now) + 1))
 
     def give_back(self, at: float) -> None:
-        """What was taken at that time was not; windows that are over are of no account any more."""
+        """Undo a sample taken at that time. Windows that have ended do not matter."""
         for window in _SECONDS:
             samples = self.within(window, at)
             if samples:
@@ -70,16 +70,16 @@ class Used:
 
 @dataclass(slots=True)
 class Tally:
-    """What a pipeline has taken: all that must outlive its process for the limits to hold."""
+    """The samples that a pipeline has taken. The limits hold across restarts if this is stored."""
 
     used: dict[str, Used] = field(default_factory=dict)  # by strategy
-    batch: str = ""  # the one that was filled last
+    batch: str = ""  # the last one with a sample
     in_batch: int = 0  # samples
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """One sample that a strategy may take."""
+    """The permission for one sample."""
 
     strategy: Strategy
     batch: str
@@ -90,8 +90,8 @@ class Picker:
     """Picks frames by a sampling, and counts them.
 
     Args:
-        rng: a random number from 0 up to 1.
-        tally: what was taken before; it is kept up to date.
+        rng: returns a random number in [0, 1).
+        tally: the earlier samples; it is updated.
     """
 
     def __init__(self, sampling: Sampling, rng: Callable[[], float], tally: Tally) -> None:
@@ -101,13 +101,13 @@ class Picker:
         self.tally = tally
 
     def may_pick(self, *, now: float, batch: str) -> bool:
-        """Whether there is any frame that would be taken."""
+        """Whether some frame could be picked."""
         return not self._is_full(batch) and any(
             self._is_under_limits(strategy, now) for strategy in self._strategies
         )
 
     def pick(self, objects: Objects, *, now: float, batch: str) -> Credit | None:
-        """The credit of the first strategy that matches and is under its limits, while the batch has room."""
+        """Pick for the first strategy that matches and is under its limits, unless the batch is full."""
         if self._is_full(batch):
             return None
         for strategy in self._strategies:
@@ -116,7 +116,7 @@ class Picker:
         return None
 
     def give_back(self, credit: Credit) -> None:
-        """The sample was not kept after all."""
+        """Return the credit of a sample that was not stored."""
         used = self.tally.used.get(credit.strategy.name)
         if used is not None:
             used.give_back(credit.at)
@@ -125,7 +125,7 @@ class Picker:
 
     def _take(self, credit: Credit) -> Credit:
         tally, now = self.tally, credit.at
-        # A strategy that is gone counts until its day is over: it may come back. Older figures say nothing.
+        # Keep the counts of removed strategies until the end of the day: they may be added again.
         tally.used = {name: used for name, used in tally.used.items() if used.within("daily", now)}
         tally.used.setdefault(credit.strategy.name, Used()).take(now)
         tally.in_batch = tally.in_batch + 1 if tally.batch == credit.batch else 1
