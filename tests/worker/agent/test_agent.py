@@ -270,7 +270,7 @@ def test_a_file_ends_once_whatever_is_killed_afterwards(broker: Broker, worker: 
     with worker.subscribed(b"v1/stat/film/") as receive:
         document = until(receive, lambda d: d["state"] == "ended", "ended")
 
-    assert document["inc"] == 1
+    assert document["incarnation"] == 1
     assert worker.children("camera") == []
 
 
