@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import socket
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed
 
+from streamfleet_api.web.connections import Connections, Limits
+from streamfleet_api.web.uvicorn_protocol import BoundedHttp, BoundedWebSocket
 from tests.api.conftest import Api, until
 from tests.fakes.patience import PATIENCE
 from tests.fakes.stream_client import websocket
@@ -83,3 +89,42 @@ def test_a_client_that_sends_frames_without_end_is_left(api: Api, kind: str) -> 
             client.sendall(FRAMES[kind] * 1_000_000)
 
     assert api.http.get("/healthz").status_code == 200
+
+
+async def test_what_is_sent_to_a_websocket_that_has_just_ended_is_no_error_of_ours() -> None:
+    """A message may be on its way when the client breaks the protocol: a traceback was logged."""
+    refused: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        try:
+            await send({"type": "websocket.send", "text": "late"})
+        except BaseException as exc:
+            refused.set_result(exc)
+        else:
+            refused.set_result(None)
+
+    config = uvicorn.Config(
+        app,
+        http=functools.partial(BoundedHttp, Connections(Limits())),  # type: ignore[arg-type]
+        ws=BoundedWebSocket,
+        lifespan="off",
+        log_config=None,
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config.load()
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        try:
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(HANDSHAKE + b"\r\n")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE)
+            writer.write(b"\x83\x80mask")  # a frame of no kind that there is
+
+            assert isinstance(await asyncio.wait_for(refused, PATIENCE), OSError)
+            writer.close()
+        finally:
+            await server.shutdown(sockets=[listener])
