@@ -14,6 +14,7 @@ import pytest
 from streamfleet_api.roboflow.schemas import PipelineInitialisationRequest
 from streamfleet_api.web.json_codec import MAX_VALUES, BadJson, parse_strictly
 from streamfleet_api.web.validation import MAX_FOUND, Invalid, validate
+from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer
 from tests.fakes.patience import PATIENCE
@@ -102,6 +103,20 @@ def test_a_body_of_very_many_values_is_refused_before_each_is_checked(
 
     assert answer.status_code == 422
     assert f"More than {MAX_VALUES} values" in answer.text
+
+
+def test_a_pipeline_that_fits_into_no_message_is_refused(http: httpx.Client, peer: Peer) -> None:
+    """Each of its fields is within its bounds."""
+    peer.models["m"] = ModelRef("m", "ab" * 32)
+    sources = ["rtsp://10.0.0.1/" + "x" * 4000] * 16
+
+    answer = http.put("/v2/pipelines/door", json={"model": "m", "sources": sources})
+    original = http.post("/initialise", json={**REQUEST, "model_id": "m", "video_reference": sources})
+
+    assert answer.status_code == 422
+    assert "the request is too large" in answer.json()["detail"]
+    assert original.status_code < 500
+    assert not peer.pipelines
 
 
 def test_what_many_errors_show_is_gone_through_once() -> None:
