@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from streamfleet_core.protocol.limits import MAX_SOURCES
+from streamfleet_core.protocol.limits import MAX_LABELS, MAX_SOURCES
 from streamfleet_core.protocol.values import Id, LabelKey, LabelValue, Natural, from_plain
 
 MAX_VALUES = 64  # of one parameter
@@ -39,9 +39,12 @@ class Selector:
     @classmethod
     def parse(cls, text: str) -> Selector:
         """Parse labels as `site=hall-1,line`, each with a value or any value. Raises: WrongParameter."""
-        expected = "labels as key=value or key, with commas between"
+        expected = f"at most {MAX_LABELS} labels as key=value or key, with commas between"
         needs: list[tuple[str, str | None]] = []
-        for part in text.split(","):
+        parts = text.split(",", MAX_LABELS)
+        if len(parts) > MAX_LABELS:  # more than anything has
+            raise WrongParameter("selector", expected, text)
+        for part in parts:
             key, equals, value = part.strip().partition("=")
             try:
                 needs.append((from_plain(key, LabelKey), from_plain(value, LabelValue) if equals else None))
