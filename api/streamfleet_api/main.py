@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from streamfleet_api.app import Services, create_app
 from streamfleet_api.config import INSECURE, BadConfig, Config, parse
+from streamfleet_api.storage.jpeg import limit_memory
 from streamfleet_api.web.access import Network, is_trusted
 from streamfleet_api.web.auth import UnusableToken, load_token
 from streamfleet_api.web.connections import BACKLOG, Connections, Slot
@@ -53,6 +54,7 @@ def run() -> int:
         forbid_core_dumps()
         make_files_private()
         raise_limit()
+        limit_memory()
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         token, is_new = load_token(config.token_path)
         listener = listen(config.host, config.port)

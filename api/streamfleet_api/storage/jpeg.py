@@ -16,11 +16,13 @@ _MAGIC = b"\xff\xd8\xff"
 _SCAN = b"\xff\xda"  # a marker: where it stands in the data of a picture, a zero is between these two bytes
 
 
-os.environ["JPEGMEM"] = MAX_MEMORY  # read by libjpeg for each picture
-
-
 class BadJpeg(Exception):
     """Bytes that are not the picture that they should be."""
+
+
+def limit_memory() -> None:
+    """Limit what each decoder of this process may take."""
+    os.environ["JPEGMEM"] = MAX_MEMORY  # libjpeg reads it for each picture
 
 
 def check_picture(image: bytes, width: int, height: int) -> None:

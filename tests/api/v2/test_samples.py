@@ -289,11 +289,8 @@ def test_what_is_no_picture_is_refused(http: httpx.Client, item: Picked) -> None
     assert http.get("/v2/samples").json() == {"datasets": []}
 
 
-def test_a_picture_that_takes_much_memory_to_decode_is_refused(
-    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_that_takes_much_memory_to_decode_is_refused(http: httpx.Client) -> None:
     """A progressive one is kept as a whole meanwhile, and one of a camera is not."""
-    monkeypatch.delenv("JPEGMEM", raising=False)  # of the api, which this process may have loaded
     large, shape = Image.new("RGB", (8000, 5000)), {"width": 8000, "height": 5000}
     progressive, usual = io.BytesIO(), io.BytesIO()
     large.save(progressive, "JPEG", progressive=True, subsampling=0, quality=10)
