@@ -30,7 +30,7 @@ def test_a_camera_plays_to_the_end_and_says_that_its_place_is_not_kept(
     report = until_ended(camera)
 
     assert stand.receiver.frame_ids == list(range(1, 61))
-    assert "its place cannot be written: No space left on device" in report.reason
+    assert "the position cannot be written: No space left on device" in report.reason
     assert camera.stop() == 0
 
 
@@ -68,6 +68,6 @@ def test_a_worker_starts_and_its_cameras_play(broker: Broker, disk: Path) -> Non
         broker.await_status("door", "running")
         with worker.subscribed(b"v1/pred/") as receive:
             assert receive()["frame_id"]
-        assert "what happens is forgotten at a restart" in worker.log.read_text()
+        assert "until there is space, a restart loses changes" in worker.log.read_text()
     finally:
         worker.kill()

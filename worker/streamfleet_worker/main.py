@@ -25,7 +25,7 @@ from streamfleet_core.runtime.process import forbid_core_dumps, make_files_priva
 from streamfleet_core.runtime.program import log_as
 from streamfleet_worker.agent.agent import Agent, Entries
 from streamfleet_worker.agent.identity import Identity, IdentityError, join, load
-from streamfleet_worker.agent.paths import Places
+from streamfleet_worker.agent.paths import WorkerPaths
 from streamfleet_worker.agent.state_db import StateError
 from streamfleet_worker.agent.supervisor import end_fork_server
 from streamfleet_worker.config import ConfigError, WorkerConfig, parse
@@ -55,15 +55,15 @@ def run(entries: Entries | None = None, *, on_turn: Callable[[], None] = lambda:
     try:
         config = parse(sys.argv[1:], os.environ)
         os.environ.pop("STREAMFLEET_JOIN", None)  # children inherit the environment (S9)
-        places = Places(config.data_dir)
+        paths = WorkerPaths(config.data_dir)
         if config.check:
-            print(f"{check(places.predictions, places.root).device} is ready")
+            print(f"{check(paths.predictions, paths.root).device} is ready")
             return 0
-        places.make()
-        lock = _lock(places.root)
-        _use_temporary_folder(places.temporary)
+        paths.make()
+        lock = _lock(paths.root)
+        _use_temporary_folder(paths.temporary)
         _check_port(config)
-        asyncio.run(_run(config, places, entries, on_turn))
+        asyncio.run(_run(config, paths, entries, on_turn))
     except (ConfigError, IdentityError, StateError, ProtocolError, Unhealthy, OSError) as exc:
         print(f"streamfleet-worker: {exc}", file=sys.stderr)
         return 1
@@ -73,7 +73,7 @@ def run(entries: Entries | None = None, *, on_turn: Callable[[], None] = lambda:
 
 
 async def _run(
-    config: WorkerConfig, places: Places, entries: Entries | None, on_turn: Callable[[], None]
+    config: WorkerConfig, paths: WorkerPaths, entries: Entries | None, on_turn: Callable[[], None]
 ) -> None:
     loop = asyncio.get_running_loop()
     working = asyncio.current_task()
@@ -81,7 +81,7 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, working.cancel)
     try:
-        identity = await _identify(config, places)
+        identity = await _identify(config, paths)
     except asyncio.CancelledError:
         return
     if config.broker:
@@ -102,14 +102,14 @@ async def _run(
         faulthandler.cancel_dump_traceback_later()
 
 
-async def _identify(config: WorkerConfig, places: Places) -> Identity:
+async def _identify(config: WorkerConfig, paths: WorkerPaths) -> Identity:
     token = config.join or _read_token(config.join_file)
     if token:
-        return await join(places.identity, JoinToken.decode(token))
-    identity = load(places.identity)
+        return await join(paths.identity, JoinToken.decode(token))
+    identity = load(paths.identity)
     if identity is None:
         raise IdentityError(
-            f"{places.root}: expected the identity of a device, got none: start once with --join TOKEN,"
+            f"{paths.root}: expected the identity of a device, got none: start once with --join TOKEN,"
             " from 'streamfleet devices add NAME'"
         )
     return identity
@@ -144,9 +144,9 @@ def _use_temporary_folder(folder: Path) -> None:
 
 
 def _check_port(config: WorkerConfig) -> None:
-    """Check that the port is free. The publisher binds it, but here the user sees the error. Raises.
+    """Check that the port is free. The publisher binds it, but here the user sees the error.
 
-    ConfigError.
+    Raises: ConfigError.
     """
     if config.publish_port is None:
         return

@@ -98,7 +98,7 @@ async def test_nobody_at_all_is_an_error_with_the_addresses(broker: Broker, tmp_
     lost = replace(token_of(broker, "cam-6"), endpoints=(f"tcp://127.0.0.1:{unused}",))
 
     with pytest.raises(IdentityError, match=rf"no broker answers at tcp://127\.0\.0\.1:{unused}"):
-        await join(tmp_path / "identity.json", lost, patience=0.0)
+        await join(tmp_path / "identity.json", lost, timeout=0.0)
 
 
 async def test_a_broker_with_another_key_is_told_nothing(broker: Broker, tmp_path: Path) -> None:
@@ -106,13 +106,13 @@ async def test_a_broker_with_another_key_is_told_nothing(broker: Broker, tmp_pat
     forged = replace(token_of(broker, "cam-7"), broker_key=public.decode())
 
     with pytest.raises(IdentityError, match="no broker answers"):
-        await join(tmp_path / "identity.json", forged, patience=0.0)
+        await join(tmp_path / "identity.json", forged, timeout=0.0)
 
 
 async def test_one_directory_is_one_device(broker: Broker, tmp_path: Path) -> None:
     await join(tmp_path / "identity.json", token_of(broker, "cam-8"))
 
-    with pytest.raises(IdentityError, match="says that this is device 'cam-8', and the token is for 'cam-9'"):
+    with pytest.raises(IdentityError, match="expected device 'cam-9' of the token, got 'cam-8'"):
         await join(tmp_path / "identity.json", token_of(broker, "cam-9"))
 
 
@@ -161,5 +161,5 @@ def test_keys_that_are_no_pair_say_what_to_do(tmp_path: Path) -> None:
     path.write_text(json.dumps({**found, "secret_key": keys[2][1].decode()}))
 
     assert good is not None
-    with pytest.raises(IdentityError, match="its keys are no pair"):
+    with pytest.raises(IdentityError, match="its keys are not a pair"):
         load(path)

@@ -16,7 +16,7 @@ import pytest
 
 from streamfleet_core.protocol.values import Manifest, Weights
 from streamfleet_core.runtime.pinned_tls import fingerprint_of
-from streamfleet_worker.agent.model_cache import Models, Source
+from streamfleet_worker.agent.model_cache import ModelCache, Source
 from streamfleet_worker.decisions.reconcile_events import ModelFetched, ModelRefused
 from tests.fakes.patience import PATIENCE
 from tests.fakes.web import Web, make_certificate
@@ -92,7 +92,7 @@ class Fetcher:
     def __init__(self, directory: Path) -> None:
         self.events: list[ModelFetched | ModelRefused] = []
         self._came: asyncio.Queue[ModelFetched | ModelRefused] = asyncio.Queue()
-        self.models = Models(directory, self._on_event, lambda: 0.0)
+        self.models = ModelCache(directory, self._on_event, lambda: 0.0)
         self.models._client.timeout = httpx.Timeout(PATIENCE)  # this process serves too, and may stand still
 
     def _on_event(self, event: ModelFetched | ModelRefused) -> None:
@@ -285,7 +285,7 @@ async def test_over_tls_a_blob_and_the_ticket_go_to_the_certificate_that_the_bro
     for digest, content in ((MANIFEST.digest, MANIFEST.encode()), (MANIFEST.weights.sha256, WEIGHTS)):
         web.files[f"/v2/blobs/{digest}"] = content
     events: asyncio.Queue[ModelFetched | ModelRefused] = asyncio.Queue()
-    models = Models(tmp_path, events.put_nowait, lambda: 0.0)
+    models = ModelCache(tmp_path, events.put_nowait, lambda: 0.0)
     try:
         models.use(Source.of(f"http://{web.place}", "ticket", "ab" * 32))
         models.fetch(MANIFEST.digest)

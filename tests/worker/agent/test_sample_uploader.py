@@ -19,7 +19,7 @@ from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.picked_sample import PICKED, Picked
 from streamfleet_core.protocol.requests import ListDevices
 from streamfleet_worker.agent.model_cache import Source
-from streamfleet_worker.agent.sample_uploader import BACKOFF_FIRST, LOOK, Uploader
+from streamfleet_worker.agent.sample_uploader import BACKOFF_FIRST, CHECK_INTERVAL, Uploader
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker, Worker, wait_for
 from tests.fakes.places import free_port
@@ -227,7 +227,7 @@ async def test_what_the_api_will_never_take_keeps_nobody_waiting(
         uploader.use(Source(api.url, "ticket"))
         uploader.start()
         await until(lambda: names(spool) == [refused.sample.name])
-        await asyncio.sleep(LOOK + 0.2)
+        await asyncio.sleep(CHECK_INTERVAL + 0.2)
 
     assert api.came == [path_of(refused), path_of(other)]
     assert names(spool) == [refused.sample.name]
@@ -300,7 +300,7 @@ def test_an_agent_sends_its_samples_with_the_ticket_of_its_session(
 def test_on_a_device_that_keeps_its_samples_they_stay(folder: Path, broker: Broker, api: Api) -> None:
     api.ticket = ""
     with serving(api), device(folder, broker, "--samples-upload", "false") as worker:
-        time.sleep(2 * LOOK)
+        time.sleep(2 * CHECK_INTERVAL)
 
         assert len(Spool(worker.data / "samples").entries()) == 1
     assert api.came == []

@@ -75,7 +75,7 @@ class Children:
     def __init__(self, **options: float) -> None:
         self.reports: list[Report] = []
         self.exits: list[int | None] = []
-        self.supervisor = Supervisor(self._reported, self._exited, **{"fork_patience": PATIENCE, **options})
+        self.supervisor = Supervisor(self._reported, self._exited, **{"fork_timeout": PATIENCE, **options})
 
     def start(self, entry: str) -> None:
         self.supervisor.start(CHILD, name=entry, entry=f"{HERE}:{entry}", config=None)
@@ -106,7 +106,7 @@ def fork_server() -> Iterator[None]:
     """One that loads what these children need, and no camera; and that is given time to reap them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervisor, "PRELOAD", PRELOAD)
-        patch.setattr(supervisor, "REAP_PATIENCE", PATIENCE)
+        patch.setattr(supervisor, "REAP_TIMEOUT", PATIENCE)
         yield
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     os.kill(server, signal.SIGKILL)
@@ -140,10 +140,10 @@ def state_of(pid: int) -> str:
 
 async def test_a_child_is_heard_and_told_and_stopped(children: Children) -> None:
     children.start("polite")
-    children.supervisor.tell(CHILD, AllowSubscribers(()))
+    children.supervisor.send(CHILD, AllowSubscribers(()))
     await children.until_heard(2)
 
-    children.supervisor.tell(CHILD, Stop())
+    children.supervisor.send(CHILD, Stop())
 
     assert await children.until_exited() == 0
     assert children.reports == [PublisherReport(n, 0, 0) for n in (0, 1, 999)]
@@ -224,7 +224,7 @@ async def test_a_child_that_does_not_read_is_killed_in_the_end(children: Childre
     await children.until_heard()
 
     for _ in range(200):
-        children.supervisor.tell(CHILD, AllowSubscribers(("k" * 40,) * 100))
+        children.supervisor.send(CHILD, AllowSubscribers(("k" * 40,) * 100))
 
     assert await children.until_exited() == -signal.SIGKILL
 
@@ -281,7 +281,7 @@ async def test_a_fork_server_that_hangs_is_replaced(children: Children) -> None:
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     os.kill(server, signal.SIGSTOP)
 
-    impatient = Children(fork_patience=0.3)
+    impatient = Children(fork_timeout=0.3)
     impatient.start("polite")
     assert await impatient.until_exited() is None
     await children.until_exited()

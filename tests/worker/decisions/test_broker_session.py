@@ -28,7 +28,7 @@ from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
 from streamfleet_worker.decisions.broker_session import Session, SessionState
 from streamfleet_worker.decisions.session_effects import (
     Adopt,
-    Allow,
+    AllowSubscribers,
     Close,
     CloseFence,
     Effect,
@@ -284,7 +284,7 @@ def test_without_acks_it_is_degraded_and_then_fenced_and_then_connects_anew() ->
         effects += [e for e in worker.tick(now) if not isinstance(e, Send)]
         states.append(worker.state(now))
 
-    assert effects == [LeaseEnded(), Close("nothing heard for 10 s"), Open(0)]
+    assert effects == [LeaseEnded(), Close("no message for 10 s"), Open(0)]
     assert states[28] is SessionState.READY
     assert states[29] is SessionState.DEGRADED
     assert states[79] is SessionState.FENCED
@@ -348,7 +348,7 @@ def test_a_gap_in_the_sequence_ends_the_session() -> None:
 
     effects = worker.receive(broker.say(Desired(2, (ASSIGNMENT,))), 0.1)
 
-    assert effects == [Close("message 5 came where 4 was expected")]
+    assert effects == [Close("expected message 4, got message 5")]
 
 
 def test_a_restarted_broker_gets_a_new_hello_at_once() -> None:
@@ -413,7 +413,7 @@ def test_subscribers_are_allowed_and_older_lists_are_not() -> None:
     worker, broker = ready()
     key, other = "k" * 40, "o" * 40
 
-    assert worker.receive(broker.say(Subscribers(2, (key, other))), 0.1) == [Allow((key, other))]
+    assert worker.receive(broker.say(Subscribers(2, (key, other))), 0.1) == [AllowSubscribers((key, other))]
     assert worker.receive(broker.say(Subscribers(1, (key,))), 0.2) == []
 
 
@@ -557,7 +557,7 @@ def test_whose_key_is_no_longer_its_own_runs_and_shows_nothing_pinned_or_not(cod
 
     effects = worker.receive(broker.say(Refused(code, "enrol anew")), 0.2)
 
-    assert effects == [Close(f"refused, {code}: enrol anew"), Adopt(5, 0, ()), Allow(())]
+    assert effects == [Close(f"refused, {code}: enrol anew"), Adopt(5, 0, ()), AllowSubscribers(())]
 
 
 def test_who_is_let_in_again_adopts_the_same_revision_again() -> None:

@@ -96,7 +96,7 @@ def test_a_camera_that_says_it_runs_and_emits_nothing_is_killed() -> None:
     device = running()
     device.well.append(says(emitted=7))
 
-    assert device.wait(10.1) == [KillChild(CAMERA, "it says that it runs, and emitted nothing for 10 s")]
+    assert device.wait(10.1) == [KillChild(CAMERA, "it reports that it runs, but emitted nothing for 10 s")]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_of_several_sources_the_fastest_that_runs_says_how_slow_a_camera_may_be(
     both = device.wait(10.2)
 
     assert only_the_slow_one == []
-    assert both == [KillChild(CAMERA, "it says that it runs, and emitted nothing for 10 s")]
+    assert both == [KillChild(CAMERA, "it reports that it runs, but emitted nothing for 10 s")]
 
 
 def test_whoever_slept_blames_nobody() -> None:

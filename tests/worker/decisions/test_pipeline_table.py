@@ -313,7 +313,7 @@ def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
 
     assert fenced == [StopChild(CAMERA)]
     assert meanwhile.state is ObservedState.STARTING
-    assert meanwhile.reason == "stopped until the broker is heard again"
+    assert meanwhile.reason == "stopped until the broker is reachable again"
     assert unfenced == [
         Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=2)),
         StartCamera(CameraId("door", 2), movable(), MANIFEST),

@@ -17,7 +17,7 @@ import pytest
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.picked_sample import Sample, SamplePrediction
 from streamfleet_core.protocol.sampling import Batching, Limit, Random, Sampling
-from streamfleet_worker.agent.sample_retention import Sweeper
+from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.sampling.quota_file import path_of
 from streamfleet_worker.sampling.sampler import Destination, Sampler
 from streamfleet_worker.video.frame import Stamp
@@ -367,7 +367,7 @@ def test_a_worker_removes_what_is_too_old_and_forgets_pipelines_that_are_gone(
     gone.write_bytes(b"{}")
     os.utime(gone, (NOW, NOW))
 
-    sweeper = Sweeper(Spool(tmp_path, age=3600))
+    sweeper = SampleRetention(Spool(tmp_path, age=3600))
     sweeper.start()
     wait_for("it has looked", lambda: not Spool(tmp_path).entries() and not gone.exists())
     sweeper.stop()

@@ -28,9 +28,9 @@ from streamfleet_core.protocol.messages import Hello, Welcome
 from streamfleet_worker.agent.addresses import publish_endpoint, reached_by
 from streamfleet_worker.agent.broker_link import BrokerLink
 from streamfleet_worker.agent.identity import Identity
-from streamfleet_worker.agent.model_cache import Models, Source
-from streamfleet_worker.agent.paths import Places
-from streamfleet_worker.agent.sample_retention import Sweeper
+from streamfleet_worker.agent.model_cache import ModelCache, Source
+from streamfleet_worker.agent.paths import WorkerPaths
+from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.agent.sample_uploader import Uploader
 from streamfleet_worker.agent.state_db import State
 from streamfleet_worker.agent.status_publisher import StatusPublisher
@@ -57,10 +57,10 @@ from streamfleet_worker.ipc.fence import Fence, boot_time
 logger = logging.getLogger(__name__)
 
 TICK = 0.1  # seconds
-QUIET = 2.0  # seconds without a change to store
+TIDY_AFTER = 2.0  # seconds without a change to store, after which the database is tidied
 WRITE_TIMEOUT = 0.5  # seconds for the disk at an orderly stop
 STOP_TIMEOUT = 1.5  # seconds for the children at an orderly stop
-GOODBYE = 1000  # milliseconds for the goodbye to leave this machine
+GOODBYE_TIMEOUT = 1000  # milliseconds for the goodbye to leave this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +91,11 @@ class Agent:
         self._identity = identity
         self._entries = entries or Entries()
         self._on_turn = on_turn
-        self._places = Places(config.data_dir)
-        self._places.make()
+        self._paths = WorkerPaths(config.data_dir)
+        self._paths.make()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        self._state = State(self._places.database, identity.broker_key)
+        self._state = State(self._paths.database, identity.broker_key)
         self._fence = Fence.create()
         self._reconcile = Reconcile(self._state.rows(), rng)
         self._session = Session(
@@ -109,18 +109,18 @@ class Agent:
             ),
             rng,
         )
-        self._models = Models(self._places.models, self._feed_and_tell, rng)
+        self._models = ModelCache(self._paths.models, self._handle_event, rng)
         self._supervisor = Supervisor(
-            on_report=lambda child, report: self._feed_and_tell(events.Reported(child, report)),
-            on_exit=lambda child, code: self._feed_and_tell(events.Exited(child, code)),
+            on_report=lambda child, report: self._handle_event(events.Reported(child, report)),
+            on_exit=lambda child, code: self._handle_event(events.Exited(child, code)),
         )
-        spool = Spool(self._places.samples, size=config.samples_size, age=config.samples_age)
-        self._sweeper = Sweeper(spool)
+        spool = Spool(self._paths.samples, size=config.samples_size, age=config.samples_age)
+        self._retention = SampleRetention(spool)
         self._uploader = Uploader(spool, rng)
         self._context = zmq.asyncio.Context()
         self._link = BrokerLink(self._context, identity.keys, self._on_message)
         self._status = StatusPublisher(
-            self._places.intake,
+            self._paths.intake,
             device=identity.device,
             capacity=config.capacity,
             starts=self._state.starts,
@@ -148,7 +148,7 @@ class Agent:
         """Work until `stop`. An unexpected exception ends it too: the program's parent starts it again."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
-        self._sweeper.start()
+        self._retention.start()
         if self._config.samples_upload:
             self._uploader.start()
         tasks = [
@@ -171,7 +171,7 @@ class Agent:
 
     async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         self._stopping = True
-        self._sweeper.stop()
+        self._retention.stop()
         ticks, performer = tasks
         ticks.cancel()
         # Decisions are still stored: the next start must know which files have ended.
@@ -187,7 +187,7 @@ class Agent:
         await self._models.close()
         await self._uploader.close()
         await self._supervisor.stop(STOP_TIMEOUT)
-        self._link.close(linger=GOODBYE)
+        self._link.close(linger=GOODBYE_TIMEOUT)
         self._context.destroy(linger=0)
         self._status.close()
         self._fence.close()
@@ -204,9 +204,9 @@ class Agent:
     async def _tick_until_stopped(self) -> None:
         turned_at = float("-inf")
         while True:
-            self._drive(self._session.tick(boot_time()))
+            self._perform_effects(self._session.tick(boot_time()))
             self._put(self._reconcile.tick(boot_time()))
-            self._tell_broker()
+            self._report_to_broker()
             now = boot_time()
             self._status.publish(now, short_id=self._short_id)
             if now >= self._tidy_at and self._waiting.empty():
@@ -218,15 +218,15 @@ class Agent:
             await asyncio.sleep(TICK)
 
     def _on_message(self, envelope: Envelope) -> None:
-        self._drive(self._session.receive(envelope, boot_time()))
-        self._tell_broker()
+        self._perform_effects(self._session.receive(envelope, boot_time()))
+        self._report_to_broker()
 
-    def _feed_and_tell(self, event: Event) -> None:
+    def _handle_event(self, event: Event) -> None:
         if not self._stopping:
             self._feed(event)
             # Before the broker confirms a command, its client must find the new status.
             self._status.publish(boot_time(), short_id=self._short_id, only=_pipeline_of(event))
-            self._tell_broker()
+            self._report_to_broker()
 
     def _feed(self, event: Event) -> None:
         self._put(self._reconcile.receive(event, boot_time()))
@@ -235,12 +235,12 @@ class Agent:
         if batch:
             self._waiting.put_nowait(batch)
 
-    def _tell_broker(self) -> None:
-        self._drive(self._session.observe(self._reconcile.observed(), boot_time()))
+    def _report_to_broker(self) -> None:
+        self._perform_effects(self._session.observe(self._reconcile.observed(), boot_time()))
 
     # effects of the session
 
-    def _drive(self, batch: list[effects.Effect]) -> None:
+    def _perform_effects(self, batch: list[effects.Effect]) -> None:
         for effect in batch:
             self._perform_effect(effect)
 
@@ -267,9 +267,9 @@ class Agent:
                     len(effect.assignments),
                 )
                 self._feed(events.Adopted(effect.assignments))
-            case effects.Allow():
+            case effects.AllowSubscribers():
                 self._allowed = AllowSubscribers(effect.keys)
-                self._tell_publisher(self._allowed)
+                self._send_to_publisher(self._allowed)
             case effects.ExtendFence():
                 if not self._reconcile.is_leaving():  # a stop takes less than a lease
                     self._fence.extend(effect.until)
@@ -310,17 +310,17 @@ class Agent:
         )
         if relay != self._relay:
             self._relay = relay
-            self._tell_publisher(relay)
+            self._send_to_publisher(relay)
 
-    def _tell_publisher(self, message: Relay | AllowSubscribers) -> None:
+    def _send_to_publisher(self, message: Relay | AllowSubscribers) -> None:
         if self._publisher is not None:
-            self._supervisor.tell(self._publisher, message)
+            self._supervisor.send(self._publisher, message)
 
     # actions of the reconciler
 
     async def _perform_until_stopped(self) -> None:
         """Perform actions in order. A thread waits for the disk: a slow one delays no heartbeat."""
-        await asyncio.to_thread(self._sweep)
+        await asyncio.to_thread(self._remove_old_positions)
         while True:
             item = await self._waiting.get()
             if item is None:
@@ -336,32 +336,32 @@ class Agent:
         if changes:
             await asyncio.to_thread(self._write, changes)
             rows = tuple(change.row for change in changes if isinstance(change, actions.Persist))
-            self._feed_and_tell(events.Stored(rows))
+            self._handle_event(events.Stored(rows))
         for action in batch:
             self._perform(action)
 
     def _remember_epoch(self, epoch: int) -> None:
-        self._tidy_at = boot_time() + QUIET
+        self._tidy_at = boot_time() + TIDY_AFTER
         try:
             self._state.remember_epoch(epoch)
         except sqlite3.Error as exc:
-            logger.error("%s: epoch %d is not remembered: %s", self._places.database, epoch, exc)
+            logger.error("%s: epoch %d could not be stored: %s", self._paths.database, epoch, exc)
 
     def _write(self, changes: list[actions.Persist | actions.Forget]) -> None:
         """Store changes. With a full disk everything goes on, but a restart does not know these changes."""
-        self._tidy_at = boot_time() + QUIET
+        self._tidy_at = boot_time() + TIDY_AFTER
         try:
             self._state.write(changes)
         except sqlite3.Error as exc:
-            logger.error("%s: %d changes are not remembered: %s", self._places.database, len(changes), exc)
+            logger.error("%s: %d changes could not be stored: %s", self._paths.database, len(changes), exc)
         else:
-            self._sweep()
+            self._remove_old_positions()
 
-    def _sweep(self) -> None:
+    def _remove_old_positions(self) -> None:
         """Remove the playback positions of runs that are over."""
         rows: list[Row] = self._state.rows()
-        keep = {self._places.playing(row.pipeline_id, row.run_generation).name for row in rows}
-        for path in self._places.progress.iterdir():
+        keep = {self._paths.playback_position(row.pipeline_id, row.run_generation).name for row in rows}
+        for path in self._paths.progress.iterdir():
             if path.name not in keep:
                 path.unlink(missing_ok=True)
 
@@ -388,13 +388,13 @@ class Agent:
                 self._start_camera(action)
             case actions.ChangeCamera():
                 assignment = action.assignment
-                self._supervisor.tell(
+                self._supervisor.send(
                     action.child, Change(assignment.generation, assignment.desired_status, assignment.spec)
                 )
             case actions.ShowPictures():
-                self._supervisor.tell(action.child, Show(action.wanted))
+                self._supervisor.send(action.child, Show(action.wanted))
             case actions.StopChild():
-                self._supervisor.tell(action.child, Stop())
+                self._supervisor.send(action.child, Stop())
             case actions.KillChild():
                 logger.warning("%s: killed: %s", _name(action.child), action.reason)
                 self._supervisor.kill(action.child)
@@ -411,10 +411,10 @@ class Agent:
             entry=self._entries.publisher,
             config=PublisherConfig(
                 device=self._identity.device,
-                intake_path=self._places.intake,
-                picture_intake_path=self._places.picture_intake,
-                local_endpoint=self._places.predictions,
-                local_picture_endpoint=self._places.pictures,
+                intake_path=self._paths.intake,
+                picture_intake_path=self._paths.picture_intake,
+                local_endpoint=self._paths.predictions,
+                local_picture_endpoint=self._paths.pictures,
                 direct_endpoint=direct,
                 public_key=self._identity.public_key,
                 secret_key=self._identity.secret_key,
@@ -422,8 +422,8 @@ class Agent:
             ),
         )
         if self._relay is not None:
-            self._tell_publisher(self._relay)
-        self._tell_publisher(self._allowed)
+            self._send_to_publisher(self._relay)
+        self._send_to_publisher(self._allowed)
 
     def _start_engine(self, action: actions.StartEngine) -> None:
         self._supervisor.start(
@@ -433,7 +433,7 @@ class Agent:
             config=EngineConfig(
                 manifest=action.manifest,
                 weights_path=str(self._models.path(action.manifest.weights.sha256)),
-                socket_path=self._places.engine(action.child.digest),
+                socket_path=self._paths.engine(action.child.digest),
                 threads=self._config.engine_threads,
             ),
         )
@@ -454,13 +454,15 @@ class Agent:
                 spec=assignment.spec,
                 manifest=action.manifest,
                 defaults=self._config.defaults,
-                engine_socket=self._places.engine(assignment.spec.model.digest),
-                intake_path=self._places.intake,
-                picture_intake_path=self._places.picture_intake,
-                progress_path=str(self._places.playing(assignment.pipeline_id, assignment.run_generation)),
+                engine_socket=self._paths.engine(assignment.spec.model.digest),
+                intake_path=self._paths.intake,
+                picture_intake_path=self._paths.picture_intake,
+                progress_path=str(
+                    self._paths.playback_position(assignment.pipeline_id, assignment.run_generation)
+                ),
                 fence_path=self._fence.path,
                 fenced=assignment.on_disconnect == "stop",
-                samples_path=str(self._places.samples),
+                samples_path=str(self._paths.samples),
                 samples_size=self._config.samples_size,
             ),
         )

@@ -1,6 +1,7 @@
-"""The DEALER to the broker: opened, closed, sent to and received from. It decides nothing: `session` does.
+"""The DEALER socket to the broker. It decides nothing: `broker_session` does.
 
-Each opening is a new socket, so nothing of an earlier one can arrive. The key is the identity; none is set.
+Each opening creates a new socket, so that no message of an earlier one can arrive. The CURVE key identifies
+the device, so no routing id is set.
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from streamfleet_core.runtime.curve import CurveKeys
 
 logger = logging.getLogger(__name__)
 
-_DRAIN = 256  # messages between two turns of the loop
+_DRAIN = 256  # messages read before the loop continues
 
 
 def dealer(context: zmq.asyncio.Context, keys: CurveKeys) -> zmq.asyncio.Socket:
-    """A DEALER for the devices' plane, not connected yet."""
+    """Create a DEALER for the device plane, not connected yet."""
     socket = context.socket(zmq.DEALER)
     configure(socket, largest=MAX_BODY + CURVE_MARGIN)
     socket.sndhwm = socket.rcvhwm = 32
     socket.handshake_ivl = 5000
-    socket.immediate = True  # a heartbeat of the past is exactly what must not arrive
+    socket.immediate = True  # never queue: an old heartbeat must not arrive later
     keys.apply(socket)
     return socket
 
 
 class BrokerLink:
-    """At most one socket to the broker. What comes is handed to `on_message`, from the loop."""
+    """At most one socket to the broker. Messages are passed to `on_message`, from the loop."""
 
     def __init__(
         self, context: zmq.asyncio.Context, keys: CurveKeys, on_message: Callable[[Envelope], None]
@@ -48,23 +49,23 @@ class BrokerLink:
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def open(self, endpoint: str) -> None:
-        """Begin to connect."""
+        """Start to connect."""
         self.close()
         socket = self._socket = dealer(self._context, self._keys)
         monitor = self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
         self._tasks = (
             asyncio.create_task(self._receive(socket), name="link"),
-            asyncio.create_task(_watch(monitor, endpoint), name="link monitor"),
+            asyncio.create_task(_watch_handshake(monitor, endpoint), name="link monitor"),
         )
         for task in self._tasks:
-            task.add_done_callback(_raise)
+            task.add_done_callback(_raise_exception)
         try:
             socket.connect(endpoint)
         except zmq.ZMQError as exc:
-            logger.error("%s is no address: %s", endpoint, exc)
+            logger.error("%s: expected a ZeroMQ address: %s", endpoint, exc)
 
     def close(self, *, linger: int = 0) -> None:
-        """Forget the socket. What was sent and is still here gets so many milliseconds to leave."""
+        """Close the socket. `linger`: milliseconds for queued messages to be sent."""
         for task in self._tasks:
             task.cancel()
         self._tasks = ()
@@ -75,12 +76,12 @@ class BrokerLink:
             self._socket = self._monitor = None
 
     def send(self, envelope: Envelope) -> bool:
-        """Send at once, or not at all: False when there is no connection or no room."""
+        """Send at once or not at all. Returns False without a connection, or if the queue is full."""
         if self._socket is None:
             return False
         sending = self._socket.send_multipart(encode(envelope), flags=zmq.NOBLOCK)
         assert isinstance(sending, asyncio.Future)
-        problem = sending.exception()  # with NOBLOCK it is done at once, one way or the other
+        problem = sending.exception()  # with NOBLOCK it is done at once, successful or not
         if isinstance(problem, zmq.Again):
             return False
         if problem is not None:
@@ -93,22 +94,22 @@ class BrokerLink:
             try:
                 envelope = decode(frames)
             except BadMessage as exc:
-                logger.warning("the broker sent a message that cannot be read: %s", exc)
+                logger.warning("the broker sent an invalid message: %s", exc)
                 continue
             logger.debug("< %s", envelope)
             self._on_message(envelope)
             if self._socket is not socket:
-                return  # the message made us close it
+                return  # the message caused it to be closed
 
 
-def _raise(task: asyncio.Task[None]) -> None:
-    """A bug must reach the loop's exception handler, and not lie in a task that nobody awaits."""
+def _raise_exception(task: asyncio.Task[None]) -> None:
+    """Pass a bug to the exception handler of the loop: no code awaits this task."""
     if not task.cancelled() and (exc := task.exception()) is not None:
         raise exc
 
 
 async def _messages(socket: zmq.asyncio.Socket) -> AsyncIterator[list[bytes]]:
-    """Await one, then take what lies there, then give way: many times cheaper than awaiting each."""
+    """Await one message, then read all waiting ones without await, which is many times cheaper."""
     shadow: zmq.Socket[bytes] = zmq.Socket.shadow(socket)
     while True:
         yield await socket.recv_multipart()
@@ -123,7 +124,9 @@ async def _messages(socket: zmq.asyncio.Socket) -> AsyncIterator[list[bytes]]:
         await asyncio.sleep(0)
 
 
-async def _watch(monitor: zmq.asyncio.Socket, endpoint: str) -> None:
-    """Say, once for each socket, when the key is what keeps us out."""
+async def _watch_handshake(monitor: zmq.asyncio.Socket, endpoint: str) -> None:
+    """Log, once per socket, that the broker refuses our key."""
     await recv_monitor_message(monitor)
-    logger.error("%s refuses this device's key: it was replaced, revoked, or is another fleet's", endpoint)
+    logger.error(
+        "%s: refused this device's key: it was replaced, revoked, or belongs to another fleet", endpoint
+    )

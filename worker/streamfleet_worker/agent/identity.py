@@ -1,7 +1,7 @@
-"""Who this device is to which broker, and how it becomes that with a join token.
+"""The identity of this device, and the enrolment with a join token that creates it.
 
-The device makes its own key pair; only the public half leaves, over a connection that the token's one-time
-key opens. The pair is on the disk before it is told to anybody, so an answer that gets lost costs nothing.
+The device generates its own key pair. Only the public key is sent, over a connection with the token's
+one-time key. The pair is on the disk before it is sent, so a lost answer does no harm.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from streamfleet_worker.agent.broker_link import dealer
 
 logger = logging.getLogger(__name__)
 
-ATTEMPT = 3.0  # seconds for one address to let us in and answer
-PAUSE = 1.0  # seconds between two rounds over the addresses
+ATTEMPT_TIMEOUT = 3.0  # seconds for one address to accept us and answer
+PAUSE = 1.0  # seconds between two rounds through the addresses
 
 
 class IdentityError(Exception):
-    """This device is nobody, or cannot become who the token says."""
+    """This device has no identity, or cannot enrol with the token."""
 
 
 class _Pair(msgspec.Struct, frozen=True):
@@ -44,32 +44,33 @@ class _Pair(msgspec.Struct, frozen=True):
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """identity.json."""
+    """The content of identity.json."""
 
     device: Id
-    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)]  # of the devices' ROUTER, all the same broker's
+    # Of the ROUTER for devices, all of the same broker.
+    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)]
     broker_key: CurveKey  # public
     public_key: CurveKey
     secret_key: CurveKey
-    api_fingerprint: Fingerprint = ""  # of the api's certificate, as the join token told it
+    api_fingerprint: Fingerprint = ""  # of the API's certificate, from the join token
 
     @property
     def keys(self) -> CurveKeys:
-        """For sockets to the broker."""
+        """The keys for sockets to the broker."""
         return CurveKeys(self.broker_key, KeyPair(self.public_key, self.secret_key))
 
     def reached_at(self, endpoint: str) -> Identity:
-        """The same device, which tries this address first."""
+        """The same identity with this address first."""
         others = tuple(other for other in self.endpoints if other != endpoint)
         return msgspec.structs.replace(self, endpoints=(endpoint, *others))
 
 
 def load(path: Path) -> Identity | None:
-    """None where there is none. Raises: IdentityError, KeyExposed."""
+    """Load the identity; None if there is none. Raises: IdentityError, KeyExposed."""
     try:
         identity = msgspec.json.decode(read_private(path), type=Identity)
         if public_of(identity.secret_key) != identity.public_key:
-            raise IdentityError(f"{path} is damaged (its keys are no pair): remove it and join again")
+            raise IdentityError(f"{path} is damaged (its keys are not a pair): remove it and join again")
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, zmq.ZMQError) as exc:
@@ -77,24 +78,24 @@ def load(path: Path) -> Identity | None:
     return identity
 
 
-async def join(path: Path, token: JoinToken, *, patience: float = 30.0) -> Identity:
-    """Become the device of the token, or find that we are it already.
+async def join(path: Path, token: JoinToken, *, timeout: float = 30.0) -> Identity:
+    """Enrol as the device of the token, unless this was done already.
 
-    Raises: IdentityError when the token is refused, when nobody answers for `patience` seconds, or when this
-    directory is another device's.
+    Raises: IdentityError if the token is refused, if no broker answers within `timeout` seconds, or if this
+    directory belongs to another device.
     """
     known = load(path)
     if known is not None and known.broker_key == token.broker_key:
         if known.device != token.device:
             raise IdentityError(
-                f"{path} says that this is device {known.device!r}, and the token is for {token.device!r}:"
-                " give each device a --data-dir of its own"
+                f"{path}: expected device {token.device!r} of the token, got {known.device!r}:"
+                " use a separate --data-dir for each device"
             )
         return known
     pair = _own_pair(path.with_name("enrol.json"))
     context = zmq.asyncio.Context()
     try:
-        endpoint = await _enrol_somewhere(context, token, pair, patience)
+        endpoint = await _enrol(context, token, pair, timeout)
     finally:
         context.destroy(linger=0)
     identity = Identity(
@@ -112,7 +113,7 @@ async def join(path: Path, token: JoinToken, *, patience: float = 30.0) -> Ident
 
 
 def _own_pair(path: Path) -> _Pair:
-    """The pair of an enrolment that did not come to its end, or a new one."""
+    """The key pair of an unfinished enrolment, or a new one."""
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
         return msgspec.json.decode(read_private(path), type=_Pair)
     made = new_key_pair()
@@ -127,26 +128,24 @@ class _Outcome(enum.Enum):
     SILENT = "silent"
 
 
-async def _enrol_somewhere(
-    context: zmq.asyncio.Context, token: JoinToken, pair: _Pair, patience: float
-) -> str:
-    """The address at which it worked."""
+async def _enrol(context: zmq.asyncio.Context, token: JoinToken, pair: _Pair, timeout: float) -> str:
+    """Try all addresses until one admits us, and return it. Raises: IdentityError."""
     one_time = CurveKeys(token.broker_key, KeyPair(public_of(token.secret_key), token.secret_key))
     own = CurveKeys(token.broker_key, KeyPair(pair.public_key, pair.secret_key))
-    deadline = asyncio.get_running_loop().time() + patience
+    deadline = asyncio.get_running_loop().time() + timeout
     while True:
         for endpoint in token.endpoints:
             outcome = await _attempt(context, endpoint, one_time, Enrol(pair.public_key))
             if outcome is _Outcome.REFUSED:
-                # Perhaps only the answer got lost the last time, and our own key is known already.
+                # Perhaps only the last answer was lost, and the broker knows our own key already.
                 outcome = await _attempt(context, endpoint, own, None)
             if outcome is _Outcome.ADMITTED:
                 return endpoint
             if outcome is _Outcome.REFUSED:
                 raise IdentityError(
                     f"the broker at {endpoint} refuses the join token of {token.device!r}: it has been used,"
-                    " has expired, or a newer one was made."
-                    f" Make another: streamfleet devices add {token.device}"
+                    " has expired, or was replaced by a newer one."
+                    f" Create another: streamfleet devices add {token.device}"
                 )
         if asyncio.get_running_loop().time() + PAUSE >= deadline:
             raise IdentityError(
@@ -159,16 +158,16 @@ async def _enrol_somewhere(
 async def _attempt(
     context: zmq.asyncio.Context, endpoint: str, keys: CurveKeys, enrol: Enrol | None
 ) -> _Outcome:
-    """Connect with these keys and say this, if anything."""
+    """Connect with these keys, and send this message, if any."""
     socket = dealer(context, keys)
     monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_SUCCEEDED)
     try:
         socket.connect(endpoint)
-        return await asyncio.wait_for(_converse(socket, monitor, enrol), ATTEMPT)
+        return await asyncio.wait_for(_exchange(socket, monitor, enrol), ATTEMPT_TIMEOUT)
     except asyncio.TimeoutError:
         return _Outcome.SILENT
     except zmq.ZMQError as exc:
-        raise IdentityError(f"the token names {endpoint!r}, which is no address: {exc}") from exc
+        raise IdentityError(f"expected a ZeroMQ address in the token, got {endpoint!r}: {exc}") from exc
     finally:
         socket.disable_monitor()
         monitor.close(linger=0)
@@ -176,7 +175,7 @@ async def _attempt(
         socket.close(linger=0)
 
 
-async def _converse(socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket, enrol: Enrol | None) -> _Outcome:
+async def _exchange(socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket, enrol: Enrol | None) -> _Outcome:
     handshake = await recv_monitor_message(monitor)
     if handshake["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return _Outcome.REFUSED
@@ -187,7 +186,7 @@ async def _converse(socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket, enr
         try:
             answer = decode(await socket.recv_multipart()).message
         except BadMessage as exc:
-            logger.warning("the broker sent a message that cannot be read: %s", exc)
+            logger.warning("the broker sent an invalid message: %s", exc)
             continue
         if isinstance(answer, Enrolled):
             return _Outcome.ADMITTED

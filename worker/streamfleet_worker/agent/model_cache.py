@@ -1,7 +1,7 @@
-"""Models on this device: blobs by their sha256, fetched from the api once and then used without it.
+"""The model cache of this device: blobs by sha256, fetched once from the API and then used offline.
 
-A blob is written beside its place, resumed where it was broken off, and moved into place when its content is
-what its name says. Disks forget: what was damaged is fetched again.
+A blob is written to a temporary file, resumed after an interruption, and renamed when its content matches its
+name. Damaged blobs are fetched again.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ logger = logging.getLogger(__name__)
 MAX_MANIFEST = 4 * 1024 * 1024  # bytes
 BACKOFF_FIRST = 0.5  # seconds
 BACKOFF_LAST = 30.0  # seconds
-_CHUNK = 1024 * 1024  # bytes between two turns to the disk
+_CHUNK = 1024 * 1024  # bytes between two writes
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where blobs come from, for as long as a session lives."""
+    """Where blobs are fetched from, during a session."""
 
-    api: str  # base URL, "" when there is none
+    api: str  # base URL; "" if there is none
     ticket: str
-    fingerprint: str = ""  # of the api's certificate, "" when it is spoken to without TLS
+    fingerprint: str = ""  # of the API's certificate; "" without TLS
 
     @classmethod
     def of(cls, api: str, ticket: str, fingerprint: str) -> Source:
-        """TLS is spoken at the same port."""
+        """Build a source. With a fingerprint it uses HTTPS on the same port."""
         scheme = "https" if fingerprint else "http"
         return cls(api and f"{scheme}://{api.partition('://')[2]}", ticket, fingerprint)
 
 
 class FetchError(Exception):
-    """A blob could not be fetched. `permanent`: trying again would not help."""
+    """A blob could not be fetched. `permanent`: retrying does not help."""
 
     def __init__(self, reason: str, *, permanent: bool = False) -> None:
         self.reason = shown_reason(reason)
@@ -56,7 +56,7 @@ class FetchError(Exception):
         self.permanent = permanent
 
 
-class Models:
+class ModelCache:
     """The blobs in one directory. Each model is fetched by one task; `on_event` is called from the loop."""
 
     def __init__(
@@ -71,38 +71,38 @@ class Models:
         self._source = Source("", "")
         self._source_changed = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._blobs: dict[str, asyncio.Lock] = {}  # one fetch a blob, also when two models share it
+        self._blobs: dict[str, asyncio.Lock] = {}  # one fetch per blob, even if two models share it
         self._tls = PinnedContext("")
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(10.0), follow_redirects=False, trust_env=False, verify=self._tls
         )
 
     def use(self, source: Source) -> None:
-        """Fetch from here, from now on. Who waits to try again tries at once."""
+        """Set the source. Pending retries start at once."""
         self._source = source
         self._tls.fingerprint = source.fingerprint
         self._source_changed.set()
         self._source_changed = asyncio.Event()
 
     def path(self, digest: str) -> Path:
-        """Where the blob of this content is, or will be."""
+        """The path of a blob, fetched or not."""
         return self._directory / digest
 
     def fetch(self, digest: str) -> None:
-        """Bring the model of this manifest here. Is said once to be there, or refused for good."""
+        """Fetch the model of this manifest. One event reports that it is cached, or permanently refused."""
         if digest not in self._tasks:
-            task = asyncio.create_task(self._bring(digest), name=f"fetch {digest[:12]}")
+            task = asyncio.create_task(self._fetch(digest), name=f"fetch {digest[:12]}")
             self._tasks[digest] = task
             task.add_done_callback(lambda done: self._done(digest, done))
 
     def cancel(self, digest: str) -> None:
-        """Nobody wants it. What has come already stays for another time."""
+        """Stop fetching a model. The fetched part is kept for a later attempt."""
         task = self._tasks.pop(digest, None)
         if task is not None:
             task.cancel()
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Stop all fetches, and close the connections."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
@@ -113,12 +113,12 @@ class Models:
         if self._tasks.get(digest) is task:
             del self._tasks[digest]
 
-    async def _bring(self, digest: str) -> None:
+    async def _fetch(self, digest: str) -> None:
         backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST)
         while True:
             changed = self._source_changed
             try:
-                manifest = await self._bring_once(digest)
+                manifest = await self._fetch_once(digest)
             except FetchError as exc:
                 logger.warning("model %s: %s", digest[:12], exc.reason)
                 self._on_event(ModelRefused(digest, exc.reason, exc.permanent))
@@ -129,23 +129,23 @@ class Models:
                 return
             await is_set_within(changed, backoff.failed(self._rng()))
 
-    async def _bring_once(self, digest: str) -> Manifest:
-        """Raises: FetchError."""
+    async def _fetch_once(self, digest: str) -> Manifest:
+        """Fetch the manifest and the weights. Raises: FetchError."""
         try:
-            await self._bring_blob(digest, None)
+            await self._fetch_blob(digest, None)
             manifest = Manifest.decode(await asyncio.to_thread(self.path(digest).read_bytes))
-            await self._bring_blob(manifest.weights.sha256, manifest.weights.size)
+            await self._fetch_blob(manifest.weights.sha256, manifest.weights.size)
         except httpx.HTTPError as exc:
             raise FetchError(f"{self._source.api} cannot be reached: {type(exc).__name__} {exc}") from exc
         except OSError as exc:
-            raise FetchError(f"{self._directory} cannot take it: {exc}") from exc
+            raise FetchError(f"{self._directory} cannot store it: {exc}") from exc
         except msgspec.DecodeError as exc:
             raise FetchError(f"its manifest cannot be read: {exc}", permanent=True) from exc
         return manifest
 
-    async def _bring_blob(self, digest: str, size: int | None) -> None:
+    async def _fetch_blob(self, digest: str, size: int | None) -> None:
         async with self._blobs.setdefault(digest, asyncio.Lock()):
-            if await asyncio.to_thread(_is_here, self.path(digest), digest, size):
+            if await asyncio.to_thread(_is_cached, self.path(digest), digest, size):
                 return
             if not self._source.api:
                 raise FetchError("no address to fetch from yet")
@@ -155,11 +155,13 @@ class Models:
                 await asyncio.to_thread(_move_into_place, partial, self.path(digest))
                 return
             await asyncio.to_thread(partial.unlink)
-            # A part that lay here through a power cut may have been damaged; a whole download was not.
-            raise FetchError(f"what came is not {digest[:12]}…", permanent=not resumed)
+            # A resumed part may have been damaged by a power failure; a complete download was not.
+            raise FetchError(
+                f"expected content of sha256 {digest[:12]}…, got other content", permanent=not resumed
+            )
 
     async def _download(self, digest: str, partial: Path, size: int | None) -> bool:
-        """Returns whether it went on from an earlier part."""
+        """Download a blob. Returns whether an earlier part was resumed."""
         source = self._source
         have = await asyncio.to_thread(_size, partial)
         if size is not None and have == size:
@@ -170,7 +172,7 @@ class Models:
         url = f"{source.api.rstrip('/')}/v2/blobs/{digest}"
         async with self._client.stream("GET", url, headers=headers) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return True  # there is no more of it
+                return True  # the part is complete already
             _check_status(response)
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             limit = MAX_MANIFEST if size is None else size
@@ -183,12 +185,12 @@ def _check_status(response: httpx.Response) -> None:
     if code in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
         return
     if code in (httpx.codes.NOT_FOUND, httpx.codes.GONE):
-        raise FetchError(f"{response.url} is not there (HTTP {code})", permanent=True)
+        raise FetchError(f"{response.url} does not exist (HTTP {code})", permanent=True)
     raise FetchError(f"{response.url} answered HTTP {code}")
 
 
 async def _write(response: httpx.Response, partial: Path, start: int, limit: int) -> None:
-    """Append what comes after `start` bytes. The disk may be slow, so it is written to in a thread."""
+    """Append the response after `start` bytes. Writes run in a thread, as the disk may be slow."""
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(descriptor, start)
@@ -197,7 +199,7 @@ async def _write(response: httpx.Response, partial: Path, start: int, limit: int
         async for chunk in response.aiter_raw(_CHUNK):
             written += len(chunk)
             if written > limit:
-                raise FetchError(f"more than {limit} bytes came", permanent=True)
+                raise FetchError(f"expected at most {limit} bytes, got more", permanent=True)
             await asyncio.to_thread(_write_all, descriptor, chunk)
         await asyncio.to_thread(os.fsync, descriptor)
     finally:
@@ -210,16 +212,16 @@ def _write_all(descriptor: int, content: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _is_here(path: Path, digest: str, size: int | None) -> bool:
-    """Whether the blob is here. One that a disk has damaged is removed. Raises: OSError.
+def _is_cached(path: Path, digest: str, size: int | None) -> bool:
+    """Whether the blob is cached. A damaged one is removed. Raises: OSError.
 
-    Weights are compared with their sha256 as they are loaded, by the engine.
+    The engine verifies the sha256 of weights when it loads them.
     """
     have = _size(path)
     if have == size or (size is None and have and digest_of(path) == digest):
         return True
     if have:
-        logger.warning("model %s: a file of it is damaged, and fetched again", digest[:12])
+        logger.warning("model %s: a file is damaged, fetching it again", digest[:12])
         path.unlink()
     return False
 

@@ -10,8 +10,8 @@ from streamfleet_worker.config import SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where each file and socket of a data directory is."""
+class WorkerPaths:
+    """The path of each file and socket of a data directory."""
 
     root: Path
 
@@ -60,10 +60,13 @@ class Places:
         return f"ipc://{self.run}/pictures.ipc"
 
     def engine(self, digest: str) -> str:
-        """The socket of a model's engine. A restarted engine has the same, so cameras find it again."""
+        """The socket of a model's engine.
+
+        A restarted engine uses the same one, so that cameras find it again.
+        """
         return str(self.run / f"engine-{digest[:16]}.sock")
 
-    def playing(self, pipeline_id: str, run_generation: int) -> Path:
+    def playback_position(self, pipeline_id: str, run_generation: int) -> Path:
         """The playback position of one run of a pipeline. Hashed: an id is never part of a path."""
         name = hashlib.blake2b(f"{run_generation} {pipeline_id}".encode(), digest_size=16).hexdigest()
         return self.progress / name

@@ -1,10 +1,11 @@
-"""From the spool of this device to the api: every sample, until the api has said that it is on its disk.
+"""Uploads all samples from the spool of this device to the API, until the API has stored them.
 
     spool ──oldest first──▶ PUT ──200, 201──▶ removed here
-              ▲               ├──refused for good──▶ stays here, and is not sent again until a restart
-              └──back-off─────┴──anything else, no answer, no api for days
+              ▲               ├──refused permanently──▶ stays here, and is not sent again until a restart
+              └──backoff──────┴──other errors, no answer, no API for days
 
-One at a time, with a rest as long as each took, so heartbeats and predictions always have half of the way.
+One at a time, with a rest as long as each upload took, so that heartbeats and predictions have at least half
+of the bandwidth.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from streamfleet_worker.agent.model_cache import Source
 
 logger = logging.getLogger(__name__)
 
-LOOK = 1.0  # seconds between two looks at a spool that was empty
+CHECK_INTERVAL = 1.0  # seconds between two checks of an empty spool
 BACKOFF_FIRST = 1.0  # seconds
 BACKOFF_LAST = 60.0  # seconds
-LEAST_REST = 0.05  # seconds between two samples: the cores are the cameras'
-MOST_REST = 10.0  # seconds
-_PATIENCE = 30.0  # seconds for the next piece to be taken, or for the answer
-_KEEP = 2.0  # seconds of an idle connection: less than the api's, so that none breaks under a sample
+MIN_REST = 0.05  # seconds between two samples: cameras need the cores
+MAX_REST = 10.0  # seconds
+_TIMEOUT = 30.0  # seconds for the next chunk to be accepted, or for the answer
+_KEEPALIVE = 2.0  # seconds of an idle connection: less than in the API, so that no upload uses a closed one
 
-_HERE = (httpx.codes.OK, httpx.codes.CREATED)
-# What the api says of a sample itself. All else may be better later, as a ticket that has run out.
-_NEVER = (
+_STORED = (httpx.codes.OK, httpx.codes.CREATED)
+# Errors of the sample itself. All others may be temporary, such as an expired ticket.
+_PERMANENT = (
     httpx.codes.FORBIDDEN,
     httpx.codes.CONFLICT,
     httpx.codes.REQUEST_ENTITY_TOO_LARGE,
@@ -42,12 +43,12 @@ _NEVER = (
 )
 
 
-class Unsent(Exception):
-    """Nothing can be sent at present."""
+class UploadFailed(Exception):
+    """Uploads fail at present."""
 
 
 class Uploader:
-    """Sends what one spool has. Made and used in the loop; the disk is awaited in threads."""
+    """Uploads the samples of one spool. Created and used in the loop; disk access runs in threads."""
 
     def __init__(self, spool: Spool, rng: Callable[[], float]) -> None:
         self._spool = spool
@@ -60,50 +61,50 @@ class Uploader:
         self._tls = PinnedContext("")
         self._client = httpx.AsyncClient(
             verify=self._tls,
-            timeout=httpx.Timeout(_PATIENCE, connect=10.0),
-            limits=httpx.Limits(keepalive_expiry=_KEEP),
+            timeout=httpx.Timeout(_TIMEOUT, connect=10.0),
+            limits=httpx.Limits(keepalive_expiry=_KEEPALIVE),
             follow_redirects=False,
             trust_env=False,
         )
 
     def start(self) -> None:
-        """Send whatever there is, as soon as it is known where to."""
-        self._task = asyncio.create_task(self._send_for_ever(), name="samples")
+        """Start uploading, as soon as the API is known."""
+        self._task = asyncio.create_task(self._send_until_closed(), name="samples")
 
     def use(self, source: Source) -> None:
-        """Send there, from now on. Who waits to try again tries at once."""
+        """Set the API. A pending retry starts at once."""
         self._source = source
         self._tls.fingerprint = source.fingerprint
         self._source_changed.set()
         self._source_changed = asyncio.Event()
 
     async def close(self) -> None:
-        """Give everything back. A sample that is under way is sent again another time."""
+        """Stop. An interrupted upload is repeated after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._client.aclose()
 
-    async def _send_for_ever(self) -> None:
+    async def _send_until_closed(self) -> None:
         while True:
             changed = self._source_changed
-            wait = LOOK
+            wait = CHECK_INTERVAL
             try:
                 if self._source.api:
                     await self._send_all()
-            except (Unsent, httpx.HTTPError, OSError) as exc:
+            except (UploadFailed, httpx.HTTPError, OSError) as exc:
                 wait = self._failed(exc)
             await is_set_within(changed, wait)
 
     def _failed(self, exc: Exception) -> float:
-        """The seconds until it is tried again."""
+        """Log a failure, and return the seconds until the next attempt."""
         if self._backoff.failures == 0:  # log the first failure only
             reason = str(exc) or type(exc).__name__
-            logger.warning("samples wait for %s: %s", self._source.api, reason)
+            logger.warning("%s: samples cannot be uploaded: %s", self._source.api, reason)
         return self._backoff.failed(self._rng())
 
     async def _send_all(self) -> None:
-        """Raises: Unsent, httpx.HTTPError, OSError."""
+        """Upload all samples. Raises: UploadFailed, httpx.HTTPError, OSError."""
         loop = asyncio.get_running_loop()
         entries = await asyncio.to_thread(self._spool.entries)
         self._refused.intersection_update(entries)
@@ -112,16 +113,16 @@ class Uploader:
                 continue
             began = loop.time()
             await self._send(entry)
-            await asyncio.sleep(min(max(loop.time() - began, LEAST_REST), MOST_REST))
+            await asyncio.sleep(min(max(loop.time() - began, MIN_REST), MAX_REST))
 
     async def _send(self, entry: Entry) -> None:
-        """Raises: Unsent, httpx.HTTPError, OSError."""
+        """Upload one sample. Raises: UploadFailed, httpx.HTTPError, OSError."""
         content = await asyncio.to_thread(self._read, entry)
         if content is None:
             await asyncio.to_thread(self._spool.remove, entry.dataset, entry.name)
             return
         if len(content) > MAX_PICKED:
-            self._refuse(entry, f"it has {len(content)} bytes, the api takes {MAX_PICKED}")
+            self._refuse(entry, f"expected at most {MAX_PICKED} bytes, got {len(content)}")
             return
         source = self._source
         response = await self._client.put(
@@ -129,25 +130,25 @@ class Uploader:
             content=content,
             headers={"Authorization": f"Bearer {source.ticket}", "Content-Type": PICKED},
         )
-        if response.status_code in _NEVER:
-            self._refuse(entry, f"the api answered HTTP {response.status_code}: {response.text[:200]}")
-        elif response.status_code not in _HERE:
-            raise Unsent(f"it answered HTTP {response.status_code}")
+        if response.status_code in _PERMANENT:
+            self._refuse(entry, f"the API answered HTTP {response.status_code}: {response.text[:200]}")
+        elif response.status_code not in _STORED:
+            raise UploadFailed(f"the API answered HTTP {response.status_code}")
         else:
             await asyncio.to_thread(self._spool.remove, entry.dataset, entry.name)
             self._sent()
 
     def _read(self, entry: Entry) -> bytes | None:
-        """As it travels; None when it is gone, or not whole since a cut of power."""
-        here = self._spool.read(entry.dataset, entry.name)
-        return None if here is None else Picked(*here).encode()
+        """Read and encode a sample; None if it is gone, or incomplete after a power failure."""
+        stored = self._spool.read(entry.dataset, entry.name)
+        return None if stored is None else Picked(*stored).encode()
 
     def _refuse(self, entry: Entry, reason: str) -> None:
-        level = logging.DEBUG if self._refused else logging.WARNING  # of many the first says why
+        level = logging.DEBUG if self._refused else logging.WARNING  # only the first of many is a warning
         self._refused.add(entry)
-        logger.log(level, "sample %s of %s stays here: %s", entry.name, entry.dataset, reason)
+        logger.log(level, "%s/%s: the sample stays on this device: %s", entry.dataset, entry.name, reason)
 
     def _sent(self) -> None:
         if self._backoff.failures:
-            logger.info("samples go to %s again", self._source.api)
+            logger.info("%s: samples are uploaded again", self._source.api)
         self._backoff.succeeded()

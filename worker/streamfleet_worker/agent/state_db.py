@@ -1,7 +1,7 @@
-"""What a worker remembers of its pipelines, also when the power is cut: one SQLite file.
+"""The state that a worker stores about its pipelines, which survives a power failure: one SQLite file.
 
-It is another broker's from the first row to the last, or none of it is. The file holds the digest of what is
-in it. On a full disk it is known to this process alone; as soon as there is room, all of it is written.
+All rows belong to one broker: with another one, the file starts empty. The file contains the digest of its
+content. On a full disk only this process has the state; all of it is written as soon as there is space.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS digest (only INTEGER PRIMARY KEY CHECK (only = 1), va
 
 
 class StateError(Exception):
-    """The file cannot be used."""
+    """The file is damaged or cannot be opened."""
 
 
 @dataclass(slots=True)
@@ -59,25 +59,26 @@ class _Known:
 class State:
     """The rows of one worker. Any thread may use it, one at a time.
 
-    A commit is on the disk when a method returns. Raises: sqlite3.Error where the disk does not take it; what
-    was to be remembered is then written with the next change.
+    A commit is on the disk when a method returns. Raises: sqlite3.Error if writing fails; the change is then
+    written together with the next one.
     """
 
     def __init__(self, path: Path, broker_key: str) -> None:
-        """Raises: StateError."""
+        """Open the file. Raises: StateError."""
         path.touch(mode=0o600)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
-            # Nobody else has it open, and so needs no index in another file, for which there may be no room.
+            # No other process opens it, so SQLite needs no shared-memory file, for which there may be no
+            # space.
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             known = _read(self._connection)
         except (sqlite3.Error, ValueError) as exc:
             self._connection.close()
             raise StateError(
-                f"{path}: {exc}. Without this file the worker begins anew, and plays ended files again:"
+                f"{path}: {exc}. Without this file the worker has no state, and plays ended files again:"
                 f" mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
             ) from exc
-        # Generations and epochs of another broker mean nothing to this one.
+        # Generations and epochs of different brokers cannot be compared.
         if known is None or known.broker_key != broker_key:
             known = _Known(broker_key, starts=known.starts if known else 0)
         known.starts += 1
@@ -87,29 +88,29 @@ class State:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._save()
         except sqlite3.Error as exc:
-            logger.warning("%s: %s; what happens is forgotten at a restart until there is room", path, exc)
+            logger.warning("%s: %s; until there is space, a restart loses changes", path, exc)
 
     @property
     def starts(self) -> int:
-        """How often the agent has been started, this time included."""
+        """How often the agent was started, including this time."""
         return self._known.starts
 
     @property
     def seen_epoch(self) -> int:
-        """The highest epoch of the broker that was seen."""
+        """The highest known epoch of the broker."""
         return self._known.seen_epoch
 
     def remember_epoch(self, epoch: int) -> None:
-        """It never falls."""
+        """Store an epoch of the broker, unless a higher one is known."""
         self._known.seen_epoch = max(self._known.seen_epoch, epoch)
         self._save()
 
     def rows(self) -> list[Row]:
-        """What is remembered."""
+        """The stored rows."""
         return [row for _, row in sorted(self._known.rows.items())]
 
     def write(self, changes: Iterable[Persist | Forget]) -> None:
-        """All of these or none."""
+        """Write these changes atomically."""
         for change in changes:
             if isinstance(change, Forget):
                 self._known.rows.pop(change.pipeline_id, None)
@@ -118,16 +119,16 @@ class State:
         self._save()
 
     def tidy(self) -> None:
-        """Bring all that the journal holds into the one file. What does not work now is done another time."""
+        """Merge the write-ahead log into the file. If it fails, a later call repeats it."""
         with contextlib.suppress(sqlite3.OperationalError):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._connection.close()
 
     def _save(self) -> None:
-        """All of it: it is little, and what could not be written before is in it. Raises: sqlite3.Error."""
+        """Write the complete state, which is small and includes failed changes. Raises: sqlite3.Error."""
         known, connection = self._known, self._connection
         with connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -155,7 +156,7 @@ class State:
 
 
 def _read(connection: sqlite3.Connection) -> _Known | None:
-    """None where nothing was written yet. Raises: sqlite3.Error, ValueError."""
+    """Read the state; None in a new file. Raises: sqlite3.Error, ValueError."""
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise ValueError(f"damaged: {verdict}")
@@ -183,5 +184,5 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
         },
     )
     if "digest" in tables and connection.execute("SELECT value FROM digest").fetchone() != (known.digest,):
-        raise ValueError("damaged: what it holds is not what was written")
+        raise ValueError("damaged: its content does not match its digest")
     return known

@@ -86,7 +86,7 @@ class StatusPublisher:
         )
 
     def _device_stat(self, pipelines: int, at: float, now: float) -> DeviceStat:
-        machine = read_host_stats()
+        host = read_host_stats()
         return DeviceStat(
             device=self._device,
             session=self._session.state(now).value,
@@ -94,10 +94,10 @@ class StatusPublisher:
             pipelines=pipelines,
             engines=self._reconcile.engines(),
             at=at,
-            cores=machine.cores,
-            load=machine.load,
-            memory=machine.memory,
-            memory_available=machine.memory_available,
+            cores=host.cores,
+            load=host.load,
+            memory=host.memory,
+            memory_available=host.memory_available,
         )
 
     def _header(
@@ -122,6 +122,6 @@ class StatusPublisher:
 
 
 def _state(view: PipelineView) -> object:
-    """What of a pipeline is published at once when it changes."""
+    """The part of a pipeline's status whose changes are published at once."""
     sources = () if view.report is None else view.report.sources
     return view.observed, tuple((source.state, source.cause) for source in sources)

@@ -1,7 +1,8 @@
-"""The processes of a worker: started, heard, told, killed and reaped. It decides nothing: `reconcile` does.
+"""The supervisor: starts, kills and reaps child processes, and exchanges messages with them.
 
-One loop owns all of it. Only the start itself, which waits for the fork server, happens in a thread. Reading
-never blocks, so a child that is stopped in the middle of a report holds nobody up.
+It decides nothing: `reconciler` does. One loop owns everything; only the start, which waits for the fork
+server, runs in a thread. Reading never blocks, so a child that is stopped in the middle of a report delays no
+other.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from streamfleet_worker.ipc.parent_death import run_child
 logger = logging.getLogger(__name__)
 
 PRELOAD = ["streamfleet_worker.ipc.forkserver", "streamfleet_worker.camera.process"]
-FORK_PATIENCE = 25.0  # seconds for the fork server to load its modules and answer
-REAP_PATIENCE = 1.0  # seconds from SIGKILL to the end of a process
-END_PATIENCE_MS = 200  # from the end of its sentinel to that of the process, which is mostly over already
+FORK_TIMEOUT = 25.0  # seconds for the fork server to load its modules and respond
+REAP_TIMEOUT = 1.0  # seconds from SIGKILL to the end of a process
+END_TIMEOUT_MS = 200  # from the end of its sentinel to the end of the process, which has usually ended
 MAX_REPORT = 8 * 1024 * 1024  # bytes
-MAX_UNREAD = 256 * 1024  # bytes that a child has not read; with more it is stuck
-_CHUNK = 256 * 1024  # bytes read at one turn, so that one talkative child leaves time for the others
+MAX_UNREAD = 256 * 1024  # unread bytes, above which a child counts as stuck
+_CHUNK = 256 * 1024  # bytes read at once, so that no child delays the others
 _LENGTH = struct.Struct("!i")  # how multiprocessing.Connection frames its messages
 
 
@@ -53,21 +54,21 @@ _LENGTH = struct.Struct("!i")  # how multiprocessing.Connection frames its messa
 class _Child:
     id: ChildId
     name: str
-    started: _Started | None = None  # None while the fork server works on it
-    heard: bytearray = field(default_factory=bytearray)  # of a report that is not whole yet
+    started: _Started | None = None  # None until the fork server has started it
+    received: bytearray = field(default_factory=bytearray)  # the start of an incomplete report
     unsent: bytearray = field(default_factory=bytearray)
-    ending: bool = False  # it was asked to end, or made to, so that its exit surprises nobody
+    ending: bool = False  # it was asked to stop or killed, so that its exit is expected
 
 
 @dataclass(frozen=True, slots=True)
 class _Started:
     process: ForkServerProcess
     connection: Connection
-    pidfd: int  # names the process for as long as it is open, where a pid may be another's by now
+    pidfd: int  # refers to this process while it is open; a pid may be reused
 
 
 class Supervisor:
-    """Owns the child processes. The callbacks are called from the loop, and for no child after its exit.
+    """Owns the child processes. Callbacks are called from the loop, and never for a child after its exit.
 
     Only for the main thread: the kernel ties the fork server to the *thread* that started it.
     """
@@ -77,16 +78,16 @@ class Supervisor:
         on_report: Callable[[ChildId, Report], None],
         on_exit: Callable[[ChildId, int | None], None],
         *,
-        fork_patience: float = FORK_PATIENCE,
+        fork_timeout: float = FORK_TIMEOUT,
     ) -> None:
         self._on_report = on_report
         self._on_exit = on_exit
-        self._fork_patience = fork_patience
+        self._fork_timeout = fork_timeout
         self._children: dict[ChildId, _Child] = {}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOAD)
         self._starter = ThreadPoolExecutor(1, "starter")
-        self._starting = asyncio.Lock()  # one at a time, so that the patience is for one start
+        self._starting = asyncio.Lock()  # one at a time, so that the timeout applies to one start
         self._starts: set[asyncio.Task[None]] = set()
 
     def start(self, child: ChildId, *, name: str, entry: str, config: object) -> None:
@@ -99,8 +100,8 @@ class Supervisor:
         self._starts.add(task)
         task.add_done_callback(self._starts.discard)
 
-    def tell(self, child: ChildId, message: ToChild) -> None:
-        """Say something to a child that exists, without waiting. One that does not listen is killed."""
+    def send(self, child: ChildId, message: ToChild) -> None:
+        """Send a message to an existing child without blocking. A child that does not read is killed."""
         record = self._children.get(child)
         if record is None:
             return
@@ -111,7 +112,7 @@ class Supervisor:
             self._flush(record, record.started)
 
     def kill(self, child: ChildId) -> None:
-        """End a process now. Its exit is called back."""
+        """Kill a process. Its exit is reported to `on_exit`."""
         record = self._children.get(child)
         if record is None:
             return
@@ -119,28 +120,28 @@ class Supervisor:
         if record.started is not None:
             _kill(record.started.pidfd)
         else:
-            self._forget(record, None)  # whatever the fork server makes of it is ended when it comes
+            self._forget(record, None)  # if the fork server still starts it, it is killed then
 
     def pid(self, child: ChildId) -> int | None:
-        """Of a child that has been started."""
+        """The pid of a child; None before it was started."""
         record = self._children.get(child)
         return record.started.process.pid if record is not None and record.started is not None else None
 
-    async def stop(self, patience: float) -> None:
-        """End all children: ask, wait so many seconds, kill. Nothing is left afterwards."""
+    async def stop(self, timeout: float) -> None:
+        """End all children: ask, wait up to `timeout` seconds, kill. No child is left afterwards."""
         for child in list(self._children):
-            self.tell(child, Stop())
-        await self._wait_until_empty(patience)
+            self.send(child, Stop())
+        await self._wait_until_empty(timeout)
         for child in list(self._children):
             self.kill(child)
         if self._starts:
-            await asyncio.wait(self._starts, timeout=REAP_PATIENCE)
-        await self._wait_until_empty(REAP_PATIENCE)
+            await asyncio.wait(self._starts, timeout=REAP_TIMEOUT)
+        await self._wait_until_empty(REAP_TIMEOUT)
         self._starter.shutdown(wait=False, cancel_futures=True)
 
-    async def _wait_until_empty(self, patience: float) -> None:
+    async def _wait_until_empty(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
+        deadline = loop.time() + timeout
         while self._children and loop.time() < deadline:
             await asyncio.sleep(0.01)
 
@@ -166,21 +167,21 @@ class Supervisor:
         self._flush(record, started)
 
     async def _fork(self, record: _Child, entry: str, config: object) -> _Started:
-        forkserver.ensure_running()  # here and not in the starter's thread, see above
+        forkserver.ensure_running()  # in the main thread: see the class
         forking = asyncio.get_running_loop().run_in_executor(
             self._starter, _fork, self._context, record.name, entry, config
         )
         try:
-            return await asyncio.wait_for(forking, self._fork_patience)
+            return await asyncio.wait_for(forking, self._fork_timeout)
         except asyncio.TimeoutError:
-            logger.error("the fork server does not answer and is killed")
+            logger.error("the fork server does not respond and is killed")
             _kill_fork_server()
             raise
 
     # while it lives
 
     def _read(self, record: _Child, started: _Started) -> bool:
-        """Take what the child has said by now. Returns whether there may be more."""
+        """Read from a child without blocking. Returns whether there may be more."""
         try:
             chunk = os.read(started.connection.fileno(), _CHUNK)
         except BlockingIOError:
@@ -189,12 +190,12 @@ class Supervisor:
             chunk = b""
         if not chunk:
             asyncio.get_running_loop().remove_reader(started.connection.fileno())
-            return False  # its exit, or its silence, is what counts
-        record.heard += chunk
+            return False  # its exit or its silence is handled elsewhere
+        record.received += chunk
         try:
-            reports = _take_reports(record.heard)
+            reports = _take_reports(record.received)
         except (ValueError, KeyError, TypeError, msgpack.UnpackException, msgspec.ValidationError) as exc:
-            logger.error("%s: said what no child says, and is killed: %s", record.name, exc)
+            logger.error("%s: killed, as it sent an invalid message: %s", record.name, exc)
             asyncio.get_running_loop().remove_reader(started.connection.fileno())
             self.kill(record.id)
             return False
@@ -210,11 +211,11 @@ class Supervisor:
         except BlockingIOError:
             written = 0
         except OSError:
-            record.unsent.clear()  # it has gone; its exit is on the way
+            record.unsent.clear()  # it has ended; its exit follows
             written = 0
         del record.unsent[:written]
         if len(record.unsent) > MAX_UNREAD:
-            logger.error("%s: does not read what it is told, and is killed", record.name)
+            logger.error("%s: killed, as it does not read its messages", record.name)
             record.unsent.clear()
             self.kill(record.id)
         if record.unsent:
@@ -228,7 +229,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         loop.remove_reader(started.process.sentinel)
         while self._read(record, started):
-            pass  # the last words of a process may be its most important ones
+            pass  # read its last reports, which may be the most important
         loop.remove_reader(started.connection.fileno())
         loop.remove_writer(started.connection.fileno())
         code = started.process.exitcode
@@ -246,7 +247,7 @@ class Supervisor:
 def _fork(
     context: multiprocessing.context.ForkServerContext, name: str, entry: str, config: object
 ) -> _Started:
-    """In the starter's thread. Raises: OSError or EOFError when the fork server does not do it."""
+    """Start a process, in the starter's thread. Raises: OSError or EOFError if the fork server fails."""
     ours, theirs = context.Pipe(duplex=True)
     process = context.Process(target=run_child, args=(entry, name, config, theirs), name=name, daemon=True)
     try:
@@ -263,16 +264,16 @@ def _fork(
 
 
 def _discard(started: _Started) -> None:
-    """End the process if it lives, and give back what we hold of it."""
-    # Also when it is its fork server that has died: the kernel is only about to end it then.
+    """Kill the process if it still runs, and release its resources."""
+    # Even if its fork server has died: the kernel may not have ended it yet.
     _kill(started.pidfd)
     ended = select.poll()
     ended.register(started.pidfd, select.POLLIN)
-    ended.poll(END_PATIENCE_MS)
-    started.process.join(REAP_PATIENCE)
+    ended.poll(END_TIMEOUT_MS)
+    started.process.join(REAP_TIMEOUT)
     started.connection.close()
     os.close(started.pidfd)
-    with contextlib.suppress(ValueError):  # it is in the kernel still, and the kernel will end it
+    with contextlib.suppress(ValueError):  # it still exists in the kernel, which will end it
         started.process.close()
 
 
@@ -282,35 +283,38 @@ def _kill(pidfd: int) -> None:
 
 
 def end_fork_server() -> None:
-    """When nothing is started any more. By itself it would end after us, and who would reap it then?"""
+    """End the fork server, at the end. Otherwise it would end after us, and nothing would reap it."""
     pid = _kill_fork_server()
     if pid is not None:
         os.waitpid(pid, 0)
 
 
 def _kill_fork_server() -> int | None:
-    """Its children end with it, and the next start makes a new one. Returns its pid, if there is one."""
+    """Kill the fork server and its children. Returns its pid, if there was one.
+
+    The next start makes a new one.
+    """
     pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # noqa: SLF001
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
     return pid
 
 
-def _take_reports(heard: bytearray) -> list[Report]:
-    """The whole messages at the beginning of what was heard, which are removed from it."""
+def _take_reports(received: bytearray) -> list[Report]:
+    """Decode the complete messages at the start of the buffer, and remove them from it."""
     reports: list[Report] = []
     start = 0
-    while len(heard) - start >= _LENGTH.size:
-        (length,) = _LENGTH.unpack_from(heard, start)
+    while len(received) - start >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(received, start)
         if not 0 <= length <= MAX_REPORT:
-            raise ValueError(f"expected a report of at most {MAX_REPORT} bytes, came {length}")
+            raise ValueError(f"expected a report of at most {MAX_REPORT} bytes, got {length}")
         end = start + _LENGTH.size + length
-        if len(heard) < end:
+        if len(received) < end:
             break
-        report = unpack(bytes(heard[start + _LENGTH.size : end]))
+        report = unpack(bytes(received[start + _LENGTH.size : end]))
         if not isinstance(report, (CameraReport, EngineReport, PublisherReport)):
-            raise ValueError(f"expected a report, came {type(report).__name__}")
+            raise ValueError(f"expected a report, got {type(report).__name__}")
         reports.append(report)
         start = end
-    del heard[:start]
+    del received[:start]
     return reports

@@ -32,7 +32,7 @@ from streamfleet_core.protocol.values import Observed, observed_digest
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_worker.decisions.session_effects import (
     Adopt,
-    Allow,
+    AllowSubscribers,
     Close,
     CloseFence,
     Effect,
@@ -54,8 +54,8 @@ BACKOFF_FIRST = 0.1  # seconds
 BACKOFF_LAST = 5.0  # seconds
 # Within these rates a change is sent at once, otherwise with a later tick. A device with many pipelines sends
 # fewer heartbeats, each with more in it.
-TOLD = Rate(DEVICE_MESSAGES.each_second / 2, DEVICE_MESSAGES.burst / 2)
-TOLD_BYTES = Rate(DEVICE_BYTES.each_second / 4, DEVICE_BYTES.each_second / 4)
+CHANGE_MESSAGES = Rate(DEVICE_MESSAGES.each_second / 2, DEVICE_MESSAGES.burst / 2)
+CHANGE_BYTES = Rate(DEVICE_BYTES.each_second / 4, DEVICE_BYTES.each_second / 4)
 ENTRY = 115  # bytes, at most, of an observed pipeline without its id and its reason
 # With this many unacknowledged heartbeats, changes wait for the next regular one: a stalled connection
 # delivers everything at once when it continues.
@@ -96,7 +96,7 @@ class Session:
         self._open_at = float("-inf")  # when the backoff is over
         self._opened_at = 0.0
         self._heard_at = 0.0
-        self._endpoint = 0  # +1 when a connection was refused or not answered
+        self._endpoint = 0  # +1 after a refused or unanswered connection
         self._backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST, jitter=1.0)
 
         self._seen_epoch = hello.seen_epoch  # never falls
@@ -109,8 +109,8 @@ class Session:
         self._heard_seq = 0
         self._heartbeat_number = 0  # never falls, also across sessions
         self._heartbeat_at = 0.0
-        self._told = Bucket(TOLD)
-        self._told_bytes = Bucket(TOLD_BYTES)
+        self._message_budget = Bucket(CHANGE_MESSAGES)
+        self._byte_budget = Bucket(CHANGE_BYTES)
         # Sent and not acknowledged, in this session and since the last wake-up.
         self._heartbeats: dict[int, _SentHeartbeat] = {}
         self._synced = False  # this session has sent the desired state
@@ -128,8 +128,8 @@ class Session:
     # inputs
 
     def tick(self, now: float) -> list[Effect]:
-        """Called ten times a second."""
-        effects = self._turn(now)
+        """Advance the time. Called ten times a second."""
+        effects = self._advance(now)
         if self._state is SessionState.WAITING:
             if now >= self._open_at:
                 self._state = SessionState.CONNECTING
@@ -137,32 +137,32 @@ class Session:
                 effects.append(Open(self._endpoint))
         elif self._state is SessionState.CONNECTING:
             if now - self._opened_at >= CONNECT_TIMEOUT:
-                effects += self._give_up(now, "no connection", counts=False)
+                effects += self._disconnect(now, "no connection", counts=False)
                 self._endpoint += 1
             else:
                 effects.append(self._say_hello(now))
         elif self._state is SessionState.HELLO_SENT:
             if now - self._heard_at >= HELLO_TIMEOUT:
-                effects += self._give_up(now, f"no answer to Hello for {HELLO_TIMEOUT:.0f} s")
+                effects += self._disconnect(now, f"no answer to Hello for {HELLO_TIMEOUT:.0f} s")
                 self._endpoint += 1
         elif now - self._heard_at >= SILENCE_TIMEOUT:
-            effects += self._give_up(now, f"nothing heard for {SILENCE_TIMEOUT:.0f} s")
-        elif now >= self._heartbeat_at or self._may_tell_change(now):
+            effects += self._disconnect(now, f"no message for {SILENCE_TIMEOUT:.0f} s")
+        elif now >= self._heartbeat_at or self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
 
     def observe(self, observed: tuple[Observed, ...], now: float) -> list[Effect]:
-        """Take what runs now. A change is sent at once; many in quick succession go with the next tick."""
-        effects = self._turn(now)
+        """Set the observed state. A change is sent at once; frequent changes are sent with the next tick."""
+        effects = self._advance(now)
         self._observed = observed
         self._digest = observed_digest(observed)
-        if self._may_tell_change(now):
+        if self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
 
     def receive(self, envelope: Envelope, now: float) -> list[Effect]:
         """Handle a message. One of another session or of a replaced broker has no effect."""
-        effects = self._turn(now)
+        effects = self._advance(now)
         if self._state in (SessionState.WAITING, SessionState.CONNECTING):
             return effects
         if envelope.epoch < self._seen_epoch:
@@ -180,11 +180,11 @@ class Session:
         elif envelope.session == self._session and envelope.epoch == self._epoch:
             if envelope.seq != self._heard_seq + 1:
                 expected = self._heard_seq + 1
-                effects += self._give_up(now, f"message {envelope.seq} came where {expected} was expected")
+                effects += self._disconnect(now, f"expected message {expected}, got message {envelope.seq}")
             else:
                 self._heard_seq = envelope.seq
                 self._heard_at = now
-                effects += self._heard(message, now)
+                effects += self._handle(message, now)
         return effects
 
     def unsent(self, envelope: Envelope) -> None:
@@ -237,7 +237,7 @@ class Session:
     def _session(self) -> bytes:
         return NO_SESSION if self._welcome is None else self._welcome.session
 
-    def _turn(self, now: float) -> list[Effect]:
+    def _advance(self, now: float) -> list[Effect]:
         """Apply the passing of time, before any other input."""
         effects: list[Effect] = []
         if self._turned_at is not None and now - self._turned_at > WAKE_GAP:
@@ -260,20 +260,20 @@ class Session:
         hello = replace(self._hello, seen_epoch=self._seen_epoch, observed=self._observed)
         return Send(Envelope(hello, epoch=self._seen_epoch))
 
-    def _may_tell_change(self, now: float) -> bool:
-        """Is there a change to send, and do the broker's limits for one device allow a message now?"""
+    def _may_send_change(self, now: float) -> bool:
+        """Whether there is a change to send, and the broker's limits for one device allow a message now."""
         return (
             self._welcome is not None
             and self._reported != (self._digest, self._applied[1])
             and len(self._heartbeats) < MAX_UNANSWERED
-            and self._told.has(1, now)
-            and self._told_bytes.has(_size(self._observed), now)
+            and self._message_budget.has(1, now)
+            and self._byte_budget.has(_size(self._observed), now)
         )
 
     def _heartbeat(self, now: float) -> Effect:
         assert self._welcome is not None
-        self._told.charge(1, now)
-        self._told_bytes.charge(_size(self._observed), now)
+        self._message_budget.charge(1, now)
+        self._byte_budget.charge(_size(self._observed), now)
         self._heartbeat_number += 1
         self._heartbeat_at = now + self._welcome.heartbeat_ms / 1000
         self._heartbeats[self._heartbeat_number] = _SentHeartbeat(now, self._digest)
@@ -314,7 +314,7 @@ class Session:
         self._reported = None
         return [Welcomed(welcome)]
 
-    def _heard(self, message: object, now: float) -> list[Effect]:
+    def _handle(self, message: object, now: float) -> list[Effect]:
         if isinstance(message, HeartbeatAck):
             return self._acknowledged(message, now)
         if isinstance(message, Desired):
@@ -328,7 +328,7 @@ class Session:
             if (self._epoch, message.revision) < self._subscribers:
                 return []
             self._subscribers = (self._epoch, message.revision)
-            return [Allow(message.keys)]
+            return [AllowSubscribers(message.keys)]
         return []
 
     def _acknowledged(self, ack: HeartbeatAck, now: float) -> list[Effect]:
@@ -366,23 +366,23 @@ class Session:
         if not isinstance(envelope.message, Welcome) or self._state is not SessionState.HELLO_SENT:
             return []
         self._endpoint += 1
-        return self._give_up(
+        return self._disconnect(
             now,
             f"the broker is in epoch {envelope.epoch}, and epoch {self._seen_epoch} was seen:"
             " is it an old one, or its store an old copy?",
         )
 
     def _refused(self, refused: Refused, now: float) -> list[Effect]:
-        effects = self._give_up(now, f"refused, {refused.code}: {refused.detail}")
+        effects = self._disconnect(now, f"refused, {refused.code}: {refused.detail}")
         if refused.code in ("revoked", "quarantined"):
             # The key is revoked or in use on two machines: stop everything, also pinned pipelines.
             self._applied = self._subscribers = (self._seen_epoch, 0)
-            effects += [Adopt(self._seen_epoch, 0, ()), Allow(())]
-        if refused.code != "stale_session":  # which heals with the next Hello
+            effects += [Adopt(self._seen_epoch, 0, ()), AllowSubscribers(())]
+        if refused.code != "stale_session":  # which the next Hello solves
             self._open_at = max(self._open_at, now + refused.retry_ms / 1000)
         return effects
 
-    def _give_up(self, now: float, reason: str, *, counts: bool = True) -> list[Effect]:
+    def _disconnect(self, now: float, reason: str, *, counts: bool = True) -> list[Effect]:
         self._state = SessionState.WAITING
         self._welcome = None
         self._epoch = 0
@@ -394,5 +394,5 @@ class Session:
 
 
 def _size(observed: tuple[Observed, ...]) -> int:
-    """Return the size, at most, of a heartbeat with these pipelines, in bytes."""
+    """Return the maximum size of a heartbeat with these pipelines, in bytes."""
     return sum(ENTRY + len(entry.pipeline_id) + len(entry.reason.encode()) for entry in observed)

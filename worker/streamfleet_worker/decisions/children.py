@@ -82,9 +82,9 @@ class Child(Generic[Id]):
 class Camera(Child[CameraId]):
     """The process of a pipeline."""
 
-    told: Assignment = field(kw_only=True)  # the last one that it knows
+    told: Assignment = field(kw_only=True)  # the last assignment that it was sent
     moved_at: float | None = None  # when `emitted` last rose; None while it need not rise
-    shows: bool = False  # it was told that previews are wanted
+    shows: bool = False  # it was told to make previews
 
     @property
     def run_generation(self) -> int:
@@ -97,17 +97,17 @@ class Camera(Child[CameraId]):
         return self.told.spec.model.digest
 
     def can_become(self, assignment: Assignment) -> bool:
-        """Can this process carry out the assignment, if it is told the change?"""
+        """Whether this process can apply the assignment without a restart."""
         told = self.told
         return (
             assignment.run_generation == told.run_generation
-            # A camera learns at its start if the fence stops it.
+            # Whether the fence applies is fixed at the start of a camera.
             and assignment.on_disconnect == told.on_disconnect
             and assignment.spec.plays_like(told.spec)
         )
 
     def reported(self, report: CameraReport, before: CameraReport | None, now: float) -> None:
-        """Note a report; `before` is this camera's report before it."""
+        """Record a report; `before` is the previous one of this camera."""
         self.heard_at = now
         if report.state is not ObservedState.RUNNING or report.waiting_for_engine:
             self.moved_at = None
@@ -120,7 +120,7 @@ class Camera(Child[CameraId]):
         sources = report.sources if report is not None else ()
         limit = max(STALL_TIMEOUT, 3 * _interval(self.told.spec, sources), own)
         if self.moved_at is not None and now - self.moved_at >= limit:
-            return f"it says that it runs, and emitted nothing for {limit:.0f} s"
+            return f"it reports that it runs, but emitted nothing for {limit:.0f} s"
         return None
 
     def postpone(self, gap: float) -> None:
@@ -154,7 +154,7 @@ def exit_reason(what: str, code: int | None) -> str:
 
 
 def how_it_ended(code: int) -> str:
-    """Return what an exit code says of a process."""
+    """Describe an exit code."""
     if code >= 0:
         return f"ended with code {code}"
     try:

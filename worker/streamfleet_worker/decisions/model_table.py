@@ -1,4 +1,4 @@
-"""The models of a device: what is fetched, which engine runs, and which model cannot work. Pure decisions.
+"""The models of a device: fetching, engines, and failures. Pure decisions.
 
 (absent) --wanted--> fetching --fetched--> starting --report--> ready --exit--> backoff --> starting
 fetching --refused--> failed    starting --cannot load--> failed    ready --damaged file--> fetching
@@ -31,7 +31,7 @@ _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """What is known of one model. A text that is None means that there is nothing to say."""
+    """What is known of one model. Texts are None if they do not apply."""
 
     digest: str
     manifest: Manifest | None = None  # once fetched
@@ -101,7 +101,7 @@ class ModelTable:
     # events
 
     def fetched(self, event: ModelFetched) -> None:
-        """A model that is being fetched is on the disk now."""
+        """Record that a model was fetched."""
         model = self._models.get(event.digest)
         if model is not None and model.fetching:
             model.fetching = False
@@ -109,7 +109,7 @@ class ModelTable:
             model.manifest = event.manifest
 
     def refused(self, event: ModelRefused) -> None:
-        """A model could not be fetched, now or ever."""
+        """Record that a model could not be fetched, temporarily or permanently."""
         model = self._models.get(event.digest)
         if model is None or not model.fetching:
             return
@@ -121,7 +121,7 @@ class ModelTable:
             model.trouble = reason
 
     def reported(self, child_id: EngineId, report: EngineReport, now: float) -> None:
-        """Note a report. Only the present engine of a model counts."""
+        """Record a report. Only the present engine of a model counts."""
         present = self._present(child_id)
         if present is None:
             return

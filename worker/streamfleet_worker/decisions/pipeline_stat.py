@@ -1,4 +1,7 @@
-"""The `stat` document of a pipeline, of what is desired, what is observed and what its camera said. Pure."""
+"""The `stat` document of a pipeline: from its assignment, its observed state and its camera's report.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,10 @@ from streamfleet_core.protocol.status import (
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
 from streamfleet_worker.ipc.child_messages import CameraReport
 
-FRESH = 1.0  # seconds for which a figure is believed after it was reported
-STALE = 3.0  # seconds after which it is worth nothing
+FRESH = 1.0  # seconds for which a reported figure is current
+STALE = 3.0  # seconds after which it is ignored
 
-# What the original would say of a source whose camera has said nothing.
+# Roboflow's state of a source without a report of its camera.
 _SOURCE_STATES: dict[ObservedState, str] = {
     ObservedState.STARTING: "INITIALISING",
     ObservedState.RUNNING: "RUNNING",
@@ -35,7 +38,8 @@ _SOURCE_STATES: dict[ObservedState, str] = {
     ObservedState.STOPPING: "TERMINATING",
     ObservedState.ENDED: "ENDED",
 }
-_DOWN = (ObservedState.CRASHED, ObservedState.BACKOFF, ObservedState.FAILED)  # though the process may linger
+# Even if the process still exists.
+_DOWN = (ObservedState.CRASHED, ObservedState.BACKOFF, ObservedState.FAILED)
 
 
 def pipeline_stat(
@@ -49,9 +53,9 @@ def pipeline_stat(
     at: float,
     last_crash: str,
 ) -> PipelineStat:
-    """One pipeline. `alive`: its camera's process exists; `at`: Unix seconds.
+    """Build the document of one pipeline. `alive`: its camera process exists; `at`: Unix seconds.
 
-    `report_age`: seconds, None when the report is of a camera before this one.
+    `report_age`: seconds; None if the report is of an earlier camera.
     """
     if not alive and observed.state is ObservedState.STARTING:
         state = "NOT_STARTED"
@@ -59,17 +63,17 @@ def pipeline_stat(
         state = _SOURCE_STATES[observed.state]
     if report is None:
         sources = silent_sources(assignment.spec, state)
-        original: dict[str, Any] = {**empty_report(assignment.spec, state)}
+        report_document: dict[str, Any] = {**empty_report(assignment.spec, state)}
         fps, dropped, samples = 0.0, dict[str, int](), None
     else:
         age = report_age if alive and observed.state not in _DOWN else None
         factor = 0.0 if age is None else _freshness(age)
         sources = tuple(_as_of_now(source, factor, age) for source in report.sources)
-        original = _faded(report.report, factor)
+        report_document = _faded(report.report, factor)
         fps, dropped, samples = report.fps * factor, report.dropped, report.samples
         if not alive:
-            sources = tuple(replace(source, state=_still(source.state, state)) for source in sources)
-            original = _in_state(original, state)
+            sources = tuple(replace(source, state=_state_of(source.state, state)) for source in sources)
+            report_document = _in_state(report_document, state)
     return PipelineStat(
         pipeline_id=assignment.pipeline_id,
         device=device,
@@ -82,7 +86,7 @@ def pipeline_stat(
         fps=fps,
         sources=sources,
         dropped=dropped,
-        report=cast("StatusReport", original),
+        report=cast("StatusReport", report_document),
         at=at,
         last_crash=last_crash,
         samples=samples,
@@ -90,7 +94,7 @@ def pipeline_stat(
 
 
 def encoded(stat: PipelineStat | DeviceStat) -> bytes:
-    """As it travels. Where there is no room for all, the oldest updates go."""
+    """Encode a document. If it is too large, the oldest updates are left out."""
     content = msgspec.msgpack.encode(stat)
     while len(content) > MAX_STAT and isinstance(stat, PipelineStat):
         updates = stat.report.get("video_source_status_updates", [])
@@ -103,12 +107,12 @@ def encoded(stat: PipelineStat | DeviceStat) -> bytes:
 
 
 def _freshness(age: float) -> float:
-    """1 for a fresh figure, falling to 0: the original's last throughput stood for ever."""
+    """1 for a current figure, falling to 0, so that an old throughput is not shown until the next report."""
     return min(1.0, max(0.0, (STALE - age) / (STALE - FRESH)))
 
 
 def _as_of_now(source: SourceStat, factor: float, age: float | None) -> SourceStat:
-    """What a camera said of a source so many seconds ago; None: it does not work any more."""
+    """Age a reported source by `age` seconds; None: it no longer works."""
     last = source.last_frame_age
     return replace(
         source,
@@ -120,18 +124,19 @@ def _as_of_now(source: SourceStat, factor: float, age: float | None) -> SourceSt
     )
 
 
-def _still(known: str, state: str) -> str:
-    """A source that has come to its end stays there, whatever becomes of its camera."""
+def _state_of(known: str, state: str) -> str:
+    """The state of a source. ENDED stays, regardless of its camera."""
     return known if known == "ENDED" else state
 
 
-def _faded(original: dict[str, Any], factor: float) -> dict[str, Any]:
-    throughput = original.get("inference_throughput", 0.0)
-    return {**original, "inference_throughput": throughput * factor}
+def _faded(report_document: dict[str, Any], factor: float) -> dict[str, Any]:
+    throughput = report_document.get("inference_throughput", 0.0)
+    return {**report_document, "inference_throughput": throughput * factor}
 
 
-def _in_state(original: dict[str, Any], state: str) -> dict[str, Any]:
+def _in_state(report_document: dict[str, Any], state: str) -> dict[str, Any]:
     sources = [
-        {**source, "state": _still(source["state"], state)} for source in original.get("sources_metadata", ())
+        {**source, "state": _state_of(source["state"], state)}
+        for source in report_document.get("sources_metadata", ())
     ]
-    return {**original, "sources_metadata": sources}
+    return {**report_document, "sources_metadata": sources}

@@ -1,7 +1,7 @@
-"""The pipelines of a device: which camera runs, and what the broker and the status say of it. Pure decisions.
+"""The pipelines of a device: their cameras, and their observed state. Pure decisions.
 
 starting --report--> running, paused, reconnecting --exit--> crashed --> backoff --> starting
-running --report ended--> ended, told once it is stored
+running --report ended--> ended, reported once it is stored
 any --unassigned, fence closed--> stopping --exit--> (absent)
 starting --model or camera can never work--> failed, until the spec changes
 """
@@ -31,7 +31,7 @@ from streamfleet_worker.ipc.child_messages import CameraReport
 
 @dataclass(slots=True, kw_only=True)
 class Pipeline:
-    """What is known of one pipeline. A text that is None means that there is nothing to say."""
+    """What is known of one pipeline. Texts are None if they do not apply."""
 
     row: Row
     assignment: Assignment | None = None  # the last one; None before the first since the agent's start
@@ -40,11 +40,11 @@ class Pipeline:
     report: CameraReport | None = None  # of the present camera, or of the last one of this run
     retry: Retry = field(default_factory=Retry)
     crash: str | None = None  # why the last camera ended, until one works
-    last_crash: str | None = None  # the same, for as long as `restarts` counts it
-    fresh_crash: bool = False  # until the next tick, so that it is seen
+    last_crash: str | None = None  # the same, while `restarts` counts it
+    fresh_crash: bool = False  # until the next tick, so that it is reported
     restarts: int = 0  # of this run, since the agent's start
     failed: str | None = None  # why this run can never work
-    before_end: Observed | None = None  # what is told of a run that has ended, until its end is stored
+    before_end: Observed | None = None  # the reported state of an ended run, until its end is stored
 
     @property
     def ended(self) -> bool:
@@ -140,7 +140,7 @@ class PipelineTable:
         return [Persist(pipeline.row)]
 
     def reported(self, child_id: CameraId, report: CameraReport, now: float) -> list[Action]:
-        """Note a report. Only the present camera of a pipeline counts."""
+        """Record a report. Only the present camera of a pipeline counts."""
         present = self._present(child_id)
         if present is None:
             return []
@@ -164,7 +164,7 @@ class PipelineTable:
         return []
 
     def stored(self, rows: Iterable[Row]) -> None:
-        """Tell the ends that are stored: whenever the agent is killed, none that was told is taken back."""
+        """Report ends after they are stored, so that a killed agent never takes one back."""
         for row in rows:
             pipeline = self._pipelines.get(row.pipeline_id)
             if pipeline is not None and row.ended_run_generation == pipeline.row.ended_run_generation:
@@ -186,7 +186,7 @@ class PipelineTable:
     # decisions
 
     def tick(self) -> None:
-        """Let crashes be seen as such until the next tick only."""
+        """Report crashes as `crashed` only until this tick."""
         for pipeline in self._pipelines.values():
             pipeline.fresh_crash = False
 
@@ -271,11 +271,11 @@ class PipelineTable:
         return (pipeline.camera for pipeline in self._pipelines.values() if pipeline.camera is not None)
 
     def observed(self) -> tuple[Observed, ...]:
-        """What the broker is told."""
+        """The observed state, for the broker."""
         return tuple(self._observe(pipeline, assignment) for pipeline, assignment in self._visible())
 
     def views(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
-        """What the status documents are made of: of all pipelines, or of one."""
+        """The input of the status documents, of all pipelines or of one."""
         return tuple(
             PipelineView(
                 assignment=assignment,
@@ -321,7 +321,7 @@ class PipelineTable:
                 yield pipeline, pipeline.assignment
 
     def _should_run(self, pipeline: Pipeline) -> bool:
-        """Should a camera exist, now or after the backoff?"""
+        """Whether a camera should exist, now or after the backoff."""
         return (
             pipeline.is_desired
             and not pipeline.ended
@@ -356,7 +356,7 @@ class PipelineTable:
         if pipeline.camera is not None:
             return self._camera_state(pipeline, pipeline.camera, assignment)
         if self._is_fenced(pipeline):
-            return ObservedState.STARTING, "stopped until the broker is heard again"
+            return ObservedState.STARTING, "stopped until the broker is reachable again"
         if pipeline.crash is not None:
             return ObservedState.CRASHED if pipeline.fresh_crash else ObservedState.BACKOFF, pipeline.crash
         return ObservedState.STARTING, self._models.obstacle(assignment.spec.model)

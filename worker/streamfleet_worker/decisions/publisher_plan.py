@@ -21,7 +21,7 @@ class PublisherPlan:
         self.watched: tuple[str, ...] = ()  # topics of previews with a subscriber, in its last report
 
     def reported(self, child_id: PublisherId, report: PublisherReport, now: float) -> None:
-        """Note a report. Only the present process counts."""
+        """Record a report. Only the present process counts."""
         if self.child is not None and self.child.id == child_id:
             self.child.heard_at = now
             self.watched = report.watched

@@ -1,4 +1,4 @@
-"""What `reconciler.Reconcile` asks of the agent, which performs the actions in the order it gets them."""
+"""The actions of `reconciler.Reconcile`, which the agent performs in order."""
 
 from __future__ import annotations
 

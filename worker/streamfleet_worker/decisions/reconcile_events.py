@@ -1,4 +1,4 @@
-"""What `reconciler.Reconcile` is told: the events, and the values they name."""
+"""The events of `reconciler.Reconcile`, and the values in them."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """These rows are on the disk, or the disk refused them and this process alone remembers them."""
+    """These rows are on the disk, or writing failed and only this process has them."""
 
     rows: tuple[Row, ...]
 

@@ -1,4 +1,4 @@
-"""What to start, change, stop and kill, so that what runs becomes what is desired: pure decisions.
+"""Decides what to start, change, stop and kill to reach the desired state. Pure.
 
     pipeline_table   one camera per pipeline          model_table   one engine per model that cameras need
     publisher_plan   one publisher                    children      what all processes have in common
@@ -58,12 +58,12 @@ class Reconcile:
 
     def receive(self, event: Event, now: float) -> list[Action]:
         """Handle an event."""
-        self._turn(now)
+        self._advance(now)
         return self._handle(event, now) + self._converge(now)
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass. Called ten times a second."""
-        self._turn(now)
+        self._advance(now)
         self._pipelines.tick()
         killed = self._pipelines.kill_stuck(now) + self._models.kill_stuck(now)
         return killed + self._publisher.kill_stuck(now) + self._converge(now)
@@ -71,11 +71,11 @@ class Reconcile:
     # facts
 
     def observed(self) -> tuple[Observed, ...]:
-        """What the broker is told."""
+        """The observed state, for the broker."""
         return self._pipelines.observed()
 
     def pipelines(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
-        """What the status documents are made of: of all pipelines, or of one."""
+        """The input of the status documents, of all pipelines or of one."""
         return self._pipelines.views(now, only)
 
     def engines(self) -> tuple[EngineStat, ...]:
@@ -87,9 +87,9 @@ class Reconcile:
         return {child.id for child in self._children()}
 
     def is_leaving(self) -> bool:
-        """Is a movable camera stopping? Another device may run its pipeline already.
+        """Whether a movable camera is stopping. Another device may run its pipeline already.
 
-        Until it has ended, the fence must stay closed for it, whatever is desired in its place.
+        Until it has ended, the fence must stay closed, even if a new camera is to replace it.
         """
         return any(
             not camera.staying and camera.told.on_disconnect == "stop" for camera in self._pipelines.cameras()
@@ -133,7 +133,7 @@ class Reconcile:
             case PublisherId(), PublisherReport():
                 self._publisher.reported(child, report, now)
             case _:
-                raise TypeError(f"{child} cannot have said {type(report).__name__}")
+                raise TypeError(f"expected a report of {child}, got {type(report).__name__}")
         return []
 
     def _exited(self, child: ChildId, code: int | None, now: float) -> None:
@@ -149,7 +149,7 @@ class Reconcile:
 
     # decisions
 
-    def _turn(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         """Shift all deadlines by the time we were suspended, so children are not killed for our own pause."""
         gap = 0.0 if self._turned_at is None else now - self._turned_at
         self._turned_at = now
@@ -162,7 +162,7 @@ class Reconcile:
         return [*self._models.engines(), *self._pipelines.cameras(), *publisher]
 
     def _converge(self, now: float) -> list[Action]:
-        """Do all that follows from what is known."""
+        """Take all actions that follow from the current state."""
         wanted = self._pipelines.wanted_models()
         used = wanted | {camera.digest for camera in self._pipelines.cameras()}
         actions = self._publisher.keep(now) + self._models.keep(wanted, used, now)

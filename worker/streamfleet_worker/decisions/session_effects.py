@@ -1,4 +1,4 @@
-"""What `broker_session.Session` asks of its caller, which performs the effects in the order it gets them."""
+"""The effects of `broker_session.Session`, which the caller performs in order."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Welcomed:
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    """Replace the desired state. The next call of `observe` tells what follows from it."""
+    """Replace the desired state. The next call of `observe` reports the result."""
 
     epoch: int
     revision: int
@@ -54,8 +54,8 @@ class Adopt:
 
 
 @dataclass(frozen=True, slots=True)
-class Allow:
-    """Let the holders of these keys, and no others, subscribe to the device itself."""
+class AllowSubscribers:
+    """Let only the holders of these keys subscribe to the device directly."""
 
     keys: tuple[CurveKey, ...]
 
@@ -89,7 +89,7 @@ Effect = (
     | RememberEpoch
     | Welcomed
     | Adopt
-    | Allow
+    | AllowSubscribers
     | ExtendFence
     | CloseFence
     | LeaseEnded

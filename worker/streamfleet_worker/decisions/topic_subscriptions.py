@@ -1,7 +1,7 @@
-"""Whose pictures somebody looks at, by the subscriptions of a socket for pictures. Pure.
+"""Tracks which pipelines have preview subscribers, from the subscriptions of a preview socket. Pure.
 
-A subscription is the beginning of a topic, `v1/img/<pipeline id>/`. What is told about it is the beginning of
-`<pipeline id>/` that it asks for: `door/` is one pipeline, and the empty text is all of them.
+A subscription is a prefix of a topic, `v1/img/<pipeline id>/`. It is reported as the prefix of `<pipeline
+id>/` that it matches: `door/` is one pipeline, and the empty text is all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from streamfleet_core.protocol.data_plane import Kind, pipeline_topic
 
-MAX_SUBSCRIPTIONS = 1024  # at one socket: more are not looked at, so that nobody fills our memory with them
+MAX_SUBSCRIPTIONS = 1024  # per socket; further ones are ignored, so that a peer cannot fill our memory
 
 _ALL = pipeline_topic(Kind.IMG, "").removesuffix(b"/")
 _LONGEST = 65  # characters of an id and its slash
@@ -18,14 +18,14 @@ _BEGINS, _ENDS = 1, 0  # the first byte of what an XPUB receives
 
 
 class TopicSubscriptions:
-    """The subscriptions of one XPUB, which tells of the first and of the last of equal ones."""
+    """The subscriptions of one XPUB, which passes on only the first and the last of equal ones."""
 
     def __init__(self) -> None:
         self._subscriptions: set[bytes] = set()
         self._overflowed = False
 
     def update(self, message: bytes) -> bool:
-        """Something came from the socket. Returns whether it is the first that is one too many."""
+        """Apply a message of the socket. Returns whether it is the first above the limit."""
         if not message:
             return False
         kind, topic = message[0], message[1:]
@@ -41,18 +41,18 @@ class TopicSubscriptions:
 
     @property
     def watched(self) -> frozenset[str]:
-        """What is looked at."""
+        """The prefixes with a subscriber."""
         wanted = (_wanted(topic) for topic in self._subscriptions)
         return frozenset(text for text in wanted if text is not None)
 
 
 def is_watched(pipeline_id: str, watched: Iterable[str]) -> bool:
-    """Does somebody look at this pipeline?"""
+    """Whether this pipeline has a preview subscriber."""
     return any(f"{pipeline_id}/".startswith(beginning) for beginning in watched)
 
 
 def _wanted(topic: bytes) -> str | None:
-    """What a subscription asks for, None when it is no picture."""
+    """The prefix that a subscription asks for; None if it is not for previews."""
     if _ALL.startswith(topic):
         return ""
     wanted = topic.removeprefix(_ALL)

@@ -56,9 +56,9 @@ class _BaseStream:
         on_end: Hook | None = None,
         **rules: Any,
     ) -> None:
-        """Build the pipeline. Raises.
+        """Build the pipeline.
 
-        ValueError with Roboflow's text if the source or the model is missing.
+        Raises: ValueError with Roboflow's text if the source or the model is missing.
         """
         source = settings.stream_id if source is None else source
         model = settings.model_id if model is None else model
@@ -208,9 +208,9 @@ class Stream(_BaseStream):
         on_start: Hook | None = None,
         on_stop: Hook | None = None,
     ) -> None:
-        """Start it. Raises.
+        """Start it.
 
-        ValueError, TypeError, ConfigError, SourceConnectionError, and the errors of `load`.
+        Raises: ValueError, TypeError, ConfigError, SourceConnectionError, and the errors of `load`.
         """
         if output_channel_order not in ("RGB", "BGR"):
             raise ValueError(f"output_channel_order: expected RGB or BGR, got {output_channel_order!r}")

@@ -78,9 +78,9 @@ class FrameBuffer:
         self._grabbing, self._decoding, self._reading = Rate(), Rate(), Rate()
 
     def wants(self, now: float, announced: float) -> bool:
-        """Return whether to decode the grabbed frame. `announced`.
+        """Return whether to decode the grabbed frame.
 
-        The frame rate that the source declares.
+        `announced`: the frame rate that the source declares.
         """
         if self._skipping is None:
             return True
