@@ -95,7 +95,9 @@ class Fleet:
             MARK: self.mark,
         }
         self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, trust_env=False)
+        # A connection for each request: an api that stood still hangs up on an idle one just when it is used.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE, limits=limits, trust_env=False)
 
     def start(self, *, timeout: float = LOADING + PATIENCE) -> Fleet:
         """Start it and wait until it says that it is ready: with all of its workers, and with the demo."""
