@@ -15,7 +15,12 @@ FOLDERS = (
     "broker/streamfleet_core",
     "worker/streamfleet_worker",
 )
-PLAIN = ("api/streamfleet_api", "broker/streamfleet_broker")  # whose prose is plain English, too
+PLAIN = (  # whose prose is plain English, too
+    "api/streamfleet_api",
+    "broker/streamfleet_broker",
+    "broker/streamfleet_core",
+    "worker/streamfleet_worker",
+)
 
 # Names of our own → what they are called now. Case counts.
 NAMES = {

@@ -52,7 +52,10 @@ def _changes(before: Pipeline, after: Pipeline) -> Iterator[str]:
 
 
 def begins_anew(before: Pipeline, after: Pipeline) -> bool:
-    """Whether a change restarts the pipeline. As `PipelineSpec.plays_like`, and always on another device."""
+    """Whether a change restarts the pipeline.
+
+    As `PipelineSpec.can_update_to`, and always on another device.
+    """
     visible = _played(before) != _played(after) or before.device != after.device
     return visible or _is_hidden(before, after)
 

@@ -224,7 +224,7 @@ class SamplingLimit(Body):
 
 
 def _distinct_types(limits: list[SamplingLimit]) -> list[SamplingLimit]:
-    return _checked(limits, sampling.double("limit", [limit.type for limit in limits]))
+    return _checked(limits, sampling.duplicate_problem("limit", [limit.type for limit in limits]))
 
 
 def _checked(value: T, problem: str) -> T:
@@ -296,7 +296,7 @@ class DetectionsNumberBasedStrategy(_Strategy):
 
     @model_validator(mode="after")
     def _has_a_range(self) -> DetectionsNumberBasedStrategy:
-        return _checked(self, sampling.empty_range(self.more_than, self.less_than))
+        return _checked(self, sampling.range_problem(self.more_than, self.less_than))
 
 
 AnyStrategy = Annotated[
@@ -306,7 +306,9 @@ AnyStrategy = Annotated[
 
 
 def _distinct_names(strategies: list[AnyStrategy]) -> list[AnyStrategy]:
-    return _checked(strategies, sampling.double("strategy", [strategy.name for strategy in strategies]))
+    return _checked(
+        strategies, sampling.duplicate_problem("strategy", [strategy.name for strategy in strategies])
+    )
 
 
 class SamplingBatches(Body):

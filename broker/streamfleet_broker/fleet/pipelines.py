@@ -190,7 +190,7 @@ class Pipelines:
         device = self._device_for(record)
         if device != known.device:
             record = self._scheduler.moved(record, device, now)
-        elif not record.spec.plays_like(known.spec) or record.pinned != known.pinned:
+        elif not record.spec.can_update_to(known.spec) or record.pinned != known.pinned:
             record = replace(record, generation=known.generation + 1, run_generation=known.generation + 1)
         elif (record.spec, record.desired_status) != (known.spec, known.desired_status):
             record = replace(record, generation=known.generation + 1)

@@ -136,7 +136,7 @@ def read_graph(content: Content) -> Graph:
     except _Unreadable as exc:
         raise BadModel(f"expected an ONNX file, got something else or an incomplete file: {exc}") from exc
     if found.ir_version < 1 or not found.nodes or not found.outputs:
-        raise BadModel("expected an ONNX file with a graph, it holds none")
+        raise BadModel("expected an ONNX file with a graph, got none")
     inputs = tuple(port for port in found.inputs if port.name not in found.constants)
     return Graph(
         inputs=inputs,

@@ -238,9 +238,10 @@ class Connections:
 
 
 def _monitor_of(socket: Socket) -> Socket:
-    """Where libzmq says who was accepted.
+    """Create the monitor socket on which libzmq reports accepted connections.
 
-    It has no limit: while it is full, libzmq's thread waits, and every connection of that thread with it.
+    Its queue has no limit: while it is full, an I/O thread of libzmq blocks, with all connections of that
+    thread.
     """
     monitor: Socket = socket.context.socket(zmq.PAIR)
     monitor.rcvhwm = 0

@@ -1,3 +1,3 @@
-"""The values and bytes that broker, worker and api share. It loads neither zmq nor numpy nor cv2."""
+"""The values and messages that broker, worker and API share. Imports neither zmq nor numpy nor cv2."""
 
 from __future__ import annotations

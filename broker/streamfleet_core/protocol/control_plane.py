@@ -1,4 +1,4 @@
-"""The control plane's frames: a header of 36 bytes, a request id, one msgpack map. Nothing else.
+"""The frames of the control plane: a header of 36 bytes, a request id, and one msgpack map.
 
 frame 0  magic 2 · major 1 · type 1 · broker_epoch 8 · session 16 · seq 8   (network order)
 frame 1  request id, 16 bytes or empty
@@ -23,8 +23,8 @@ MAGIC = b"SF"
 MAJOR = 1
 MAX_BODY = 65_536  # bytes
 MAX_REPLY = 16 * 1_048_576  # bytes
-# CURVE makes each frame 33 bytes longer, and libzmq cuts off who sends one that is longer than MAXMSGSIZE:
-# the longest body must still come through. What is let through and is too long is refused where it is read.
+# CURVE adds 33 bytes to each frame, and libzmq disconnects a peer whose frame is longer than MAXMSGSIZE: the
+# longest body must still pass. A body that passes but is too long is refused when it is decoded.
 CURVE_MARGIN = 64  # bytes
 NO_SESSION = bytes(16)
 
@@ -33,17 +33,17 @@ _HEADER = struct.Struct(">2sBBQ16sQ")
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message with what fences it."""
+    """A message with the numbers that fence it."""
 
     message: Message
-    epoch: int = field(default=0, kw_only=True)  # of the broker; 0 before a worker has heard of one
+    epoch: int = field(default=0, kw_only=True)  # of the broker; 0 if the worker knows none
     session: bytes = field(default=NO_SESSION, kw_only=True)  # 16 bytes
-    seq: int = field(default=0, kw_only=True)  # +1 a message, for each session and direction
+    seq: int = field(default=0, kw_only=True)  # +1 per message, in each session and direction
     request_id: bytes = field(default=b"", kw_only=True)  # 16 bytes, or empty
 
 
 def encode(envelope: Envelope) -> list[bytes]:
-    """The three frames. Raises: BadMessage when the body is larger than the plane allows."""
+    """Encode a message. Raises: BadMessage if the body is too large."""
     message = envelope.message
     body: bytes = msgpack.packb(to_plain(message))
     limit = _limit(type(message))
@@ -55,7 +55,7 @@ def encode(envelope: Envelope) -> list[bytes]:
 
 
 def decode(frames: Sequence[bytes]) -> Envelope:
-    """The message in three frames. Raises: BadMessage, and nothing else, whatever the bytes are."""
+    """Decode a message. Raises: BadMessage, and no other exception for any bytes."""
     if len(frames) != 3:
         raise BadMessage("3 frames", str(len(frames)))
     header, request_id, body = frames
@@ -80,7 +80,7 @@ def _limit(of: type[Message]) -> int:
 
 
 def _decode_body(body: bytes, of: type[Message]) -> Message:
-    """Nothing is built of what the type does not name."""
+    """Decode a body. Keys that the type does not define are skipped."""
     try:
         message: Message = _DECODERS[of].decode(body)
         return message

@@ -5,8 +5,8 @@
              capture wall ns 8 · capture BOOTTIME ns 8   (network order)
     frame 2  body, one msgpack map of at most 1 MiB; of `img`, which has sockets of its own, a JPEG picture
 
-Kind comes first, so that `v1/pred/` is every prediction, and the slash comes last, because ZeroMQ matches
-prefixes. No device is in a pipeline's topic, because failover moves pipelines.
+The kind is first, so that `v1/pred/` matches all predictions. The slash is last, because ZeroMQ matches
+prefixes. The topic of a pipeline does not contain its device, because pipelines may move.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from streamfleet_core.protocol.errors import BadData
 MAGIC = b"SD"
 MAJOR = 1
 MAX_BODY = 1_048_576  # bytes
-MAX_STAT = 262_144  # bytes of a `stat`, which is built of many small things
+MAX_STAT = 262_144  # bytes of a `stat`, which contains many small objects
 MAX_TOPIC = 128  # bytes
 MAX_FRAME = MAX_BODY + CURVE_MARGIN  # bytes; MAXMSGSIZE of every socket of the data plane
 
 _HEADER = struct.Struct(">2sBBHHQIIQQQ")
-_OPENING = struct.Struct(">2sBB")  # of the header: what tells whether the rest can be read
+_OPENING = struct.Struct(">2sBB")  # the start of the header, which says whether the rest can be decoded
 
 HEADER_SIZE = _HEADER.size  # bytes
 GEN_FIELD = slice(8, 16)  # of a header
@@ -35,11 +35,11 @@ MAX_GEN = 2**64 - 1
 
 
 class Kind(enum.IntEnum):
-    """What a message on the data plane is about."""
+    """The kind of a message on the data plane."""
 
     PRED = 1
     STAT = 2
-    LAST = 3  # a prediction again, the last one of its source, once a second: for who does not follow all
+    LAST = 3  # the last prediction of a source, repeated each second for subscribers that do not follow all
     IMG = 4  # the body is a JPEG picture with the boxes of the prediction that has the same key
 
 
@@ -52,18 +52,18 @@ class Flag(enum.IntFlag):
     """Properties of one message."""
 
     NONE = 0
-    TRUNCATED = 16  # predictions were left out, as there were too many for one message
+    TRUNCATED = 16  # predictions were left out: the message would be too large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataHeader:
-    """What orders and dates a message. A receiver accepts only larger keys."""
+    """The order and the time of a message. A receiver accepts only increasing keys."""
 
     kind: Kind
     gen: int
     inc: int
     seq: int  # from 0 within (gen, inc)
-    device: int = 0  # the short id of WELCOME
+    device: int = 0  # the short id from Welcome
     captured_wall_ns: int = 0
     captured_boot_ns: int = 0
     source: int = 0  # its index in the pipeline
@@ -75,7 +75,7 @@ class DataHeader:
         return (self.gen, self.inc, self.seq)
 
     def pack(self) -> bytes:
-        """The 48 bytes of frame 1."""
+        """Encode the 48 bytes of frame 1."""
         return _HEADER.pack(
             MAGIC,
             MAJOR,
@@ -92,7 +92,7 @@ class DataHeader:
 
     @classmethod
     def unpack(cls, frame: bytes) -> DataHeader:
-        """Raises: BadData."""
+        """Decode frame 1. Raises: BadData."""
         kind = _kind_of(frame)
         _, _, _, flags, source, gen, inc, device, seq, wall, boot = _HEADER.unpack(frame)
         return cls(
@@ -119,15 +119,15 @@ def device_topic(device: str) -> bytes:
 
 
 def split(frames: Sequence[bytes]) -> tuple[str, DataHeader, bytes]:
-    """The subject (a pipeline's id, or `@` and a device), the header and the body. Raises: BadData."""
+    """Decode a message: subject (a pipeline's id, or `@` and a device), header, body. Raises: BadData."""
     kind_of(frames)
     return subject_of(frames[0])[1], DataHeader.unpack(frames[1]), frames[2]
 
 
 def kind_of(frames: Sequence[bytes]) -> Kind:
-    """What `split` says of a message's kind, for who only passes it on: at a sixth of the time.
+    """Check a message and return its kind, for forwarding: takes a sixth of the time of `split`.
 
-    Raises: BadData, when `split` does.
+    Raises: BadData whenever `split` does.
     """
     if len(frames) != 3:
         raise BadData("3 frames", str(len(frames)))
@@ -142,7 +142,7 @@ def kind_of(frames: Sequence[bytes]) -> Kind:
 
 
 def subject_of(topic: bytes) -> tuple[bytes, str]:
-    """The kind in a topic, and the subject. Raises: BadData."""
+    """Split a topic into kind and subject. Raises: BadData."""
     parts = topic.split(b"/")
     if len(parts) != 4 or parts[0] != b"v1" or parts[3] or len(topic) > MAX_TOPIC:
         raise BadData("a topic v1/<kind>/<subject>/", repr(bytes(topic[:MAX_TOPIC])))

@@ -1,44 +1,44 @@
-"""What can be wrong with bytes from a peer.
+"""Errors in data from a peer.
 
 ProtocolError
-├── BadMessage: a control message that is not what it should be
-├── BadData: a data plane message that is not what it should be
-├── BadToken: a join token that cannot be read
-├── KeyExposed: a private file that others may read (`keyfile`)
-└── NoSampleName: a text that cannot name a sample (`spool`)
+├── BadMessage: an invalid control message
+├── BadData: an invalid message of the data plane
+├── BadToken: an invalid join token
+├── KeyExposed: a private file that other users may read (`private_file`)
+└── NoSampleName: a text that is not the name of a sample (`spool`)
 """
 
 from __future__ import annotations
 
-MAX_CAME = 300  # characters of what a peer sent, in a text about it
+MAX_GOT = 300  # characters of a peer's data in an error text
 
 
 class ProtocolError(Exception):
-    """The peer sent something that this protocol does not know."""
+    """The peer has violated the protocol."""
 
 
 class BadMessage(ProtocolError):
-    """A control message that cannot be read: says what was expected and what came."""
+    """An invalid control message. The text says what was expected, and what it has."""
 
-    def __init__(self, expected: str, came: str) -> None:
-        came = came[:MAX_CAME]
-        super().__init__(f"expected {expected}, got {came}")
+    def __init__(self, expected: str, got: str) -> None:
+        got = got[:MAX_GOT]
+        super().__init__(f"expected {expected}, got {got}")
         self.expected = expected
-        self.came = came
+        self.got = got
 
 
 class BadData(ProtocolError):
-    """A data plane message that cannot be read: says what was expected and what came."""
+    """An invalid message of the data plane. The text says what was expected, and what it has."""
 
-    def __init__(self, expected: str, came: str) -> None:
-        came = came[:MAX_CAME]
-        super().__init__(f"expected {expected}, got {came}")
+    def __init__(self, expected: str, got: str) -> None:
+        got = got[:MAX_GOT]
+        super().__init__(f"expected {expected}, got {got}")
         self.expected = expected
-        self.came = came
+        self.got = got
 
 
 class BadToken(ProtocolError):
-    """A join token that cannot be read, because it was cut, mistyped or made for something else."""
+    """An invalid join token: incomplete, mistyped, or for another purpose."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"not a join token: {reason}; it is one line that begins with 'sf1.'")

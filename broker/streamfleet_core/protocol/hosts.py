@@ -1,4 +1,4 @@
-"""Where datagrams go, as people write it: a name, an IPv4 address, or an IPv6 one, bare or in brackets."""
+"""Parses hosts of UDP sinks: a name, an IPv4 address, or an IPv6 address with or without brackets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HOST = re.compile(HOST_PATTERN)
 
 
 def host_of(given: str) -> str:
-    """The host as a resolver takes it. Raises: ValueError with what was expected."""
+    """Normalize a host for a resolver. Raises: ValueError with what was expected."""
     bracketed = given.startswith("[") and given.endswith("]")
     host = given[1:-1].replace("%25", "%", 1) if bracketed else given
     if _HOST.fullmatch(host) is None or (bracketed and ":" not in host):
@@ -26,7 +26,7 @@ def host_of(given: str) -> str:
 
 
 def is_address(host: str) -> bool:
-    """Is it one whoever is asked? An interface in it is this machine's, and may be another one tomorrow."""
+    """Whether it is a fixed address. One with an interface is not: interfaces differ, and may change."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -35,7 +35,7 @@ def is_address(host: str) -> bool:
 
 
 def place_of(host: str, port: int) -> str:
-    """`HOST:PORT`, with brackets where the host has colons."""
+    """`HOST:PORT`, with brackets if the host has colons."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

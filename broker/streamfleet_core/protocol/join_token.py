@@ -1,7 +1,7 @@
-"""The join token: one line that lets one new device find the broker, know it, and be known to it, once.
+"""The join token: one line with which one new device can connect to the broker and enrol, once.
 
-The token holds a one-time CURVE secret key. The device proves that it has the key by the handshake itself, so
-the secret is never sent, and the broker is authenticated (its public key is in the token) before anything is.
+The token contains a one-time CURVE secret key. The handshake proves that the device has it, so the secret is
+never sent; and the broker is authenticated, as its public key is in the token, before anything is sent.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ PREFIX = "sf1."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinToken:
-    """What a new device must know."""
+    """The data that a new device needs to enrol."""
 
     device: Id
-    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)]  # of the devices' ROUTER
+    endpoints: Annotated[tuple[str, ...], Meta(min_length=1)]  # of the ROUTER for devices
     broker_key: CurveKey  # public
     secret_key: CurveKey  # one-time
-    api_fingerprint: Fingerprint = ""  # of the api's certificate, "" when it has none
+    api_fingerprint: Fingerprint = ""  # of the API's certificate; "" if it has none
 
     def encode(self) -> str:
-        """The line to hand over."""
+        """Encode the token as one line."""
         content: bytes = msgpack.packb(to_plain(self))
         checked = zlib.crc32(content).to_bytes(4, "big") + content
         return PREFIX + base64.urlsafe_b64encode(checked).decode("ascii").rstrip("=")
 
     @classmethod
     def decode(cls, line: str) -> JoinToken:
-        """Raises: BadToken."""
+        """Decode a line. Raises: BadToken."""
         line = line.strip()
         if not line.startswith(PREFIX):
             raise BadToken(f"it begins with {line[:4]!r}")

@@ -1,6 +1,6 @@
-"""Every message of the two control planes, and the table that gives each its number.
+"""The messages of the two control planes, and the table of their numbers.
 
-A number is never used again for something else, and a key never with another type.
+A number is never reused for another message, nor a key for another type.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ ByeReason = Literal["stop"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """A worker asks for a session. It carries all that the broker needs to know of the device."""
+    """A worker requests a session, with all data that the broker needs about the device."""
 
     device: Id
-    boot: Annotated[bytes, Meta(min_length=16, max_length=16)]  # random, one for each start of the agent
+    boot: Annotated[bytes, Meta(min_length=16, max_length=16)]  # random for each start of the agent
     agent: Annotated[str, Meta(pattern=r"\A[!-~]{0,64}\Z")]  # version of the software
-    capacity: Annotated[int, Meta(ge=0, le=MAX_CAPACITY)]  # pipelines that the device is willing to run
+    capacity: Annotated[int, Meta(ge=0, le=MAX_CAPACITY)]  # pipelines that the device may run
     seen_epoch: Natural = 0
-    # tcp://HOST:PORT of the device's own PUB socket, "" when it has none
+    # tcp://HOST:PORT of the device's own PUB socket; "" if there is none
     publish: Annotated[str, Meta(pattern=r"\A(tcp://[!-~]{1,300})?\Z")] = ""
     observed: ObservedList = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker is alive. `observed` comes along when it changed since the last acknowledged heartbeat."""
+    """A worker is alive. `observed` is included if it changed since the last acknowledged heartbeat."""
 
     number: Natural
     applied_revision: Natural
@@ -59,14 +59,14 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Bye:
-    """A worker leaves on purpose: what may move is moved at once, no lease is waited for."""
+    """A worker stops on purpose: movable pipelines are moved at once, without waiting for the lease."""
 
     reason: ByeReason
 
 
 @dataclass(frozen=True, slots=True)
 class Enrol:
-    """A new device, connected with its one-time key, names the key that it made for itself."""
+    """A new device, connected with its one-time key, sends its own public key."""
 
     public_key: CurveKey
 
@@ -76,19 +76,18 @@ class Enrol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """A session, and the intervals that the broker dictates."""
+    """The broker accepts a session, and sets its intervals."""
 
     session: Annotated[bytes, Meta(min_length=16, max_length=16)]
-    self_stop_ms: Natural  # without an acknowledged heartbeat for so long, a worker stops emitting
+    self_stop_ms: Natural  # after this time without an acknowledged heartbeat, a worker stops emitting
     heartbeat_ms: Natural
-    short_id: Natural  # the device in the data plane's header
-    api: str  # base URL for models, "" when there is none
-    ticket: str  # opens the bulk addresses of the api for as long as this session lives
-    relay: tuple[str, ...] = ()  # where PUB connects
-    pictures: tuple[str, ...] = ()  # where the PUB for pictures connects
-    api_fingerprint: Fingerprint | None = (
-        None  # of its certificate; "": no HTTPS, None: as the join token says
-    )
+    short_id: Natural  # the number of the device in headers of the data plane
+    api: str  # base URL for models; "" if there is none
+    ticket: str  # access to models and samples in the API during this session
+    relay: tuple[str, ...] = ()  # endpoints for the PUB socket
+    pictures: tuple[str, ...] = ()  # endpoints for the PUB socket of previews
+    # Of the API's certificate; "": no HTTPS, None: as in the join token.
+    api_fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +95,12 @@ class HeartbeatAck:
     """The answer to each heartbeat."""
 
     number: Natural
-    want_full: bool = False  # the digests differ: send `observed` whole
+    want_full: bool = False  # the digests differ: send all of `observed`
 
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """The whole set of pipelines that a device must run. The later (epoch, revision) wins."""
+    """The complete desired state of a device. The later (epoch, revision) wins."""
 
     revision: Natural
     assignments: tuple[Assignment, ...]
@@ -117,7 +116,7 @@ class Subscribers:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A message had no effect, and why."""
+    """A message had no effect, and the reason."""
 
     code: RefusalCode
     detail: str = ""
@@ -126,7 +125,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The device's own key is known from now on; the one-time key is burnt."""
+    """The device's own key is accepted from now on; the one-time key is used up."""
 
     device: Id
 
@@ -144,14 +143,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A request was done; a change is durable."""
+    """The result of a request. A change is durable."""
 
     data: Any = None
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """A request had no effect, and why."""
+    """A request had no effect, and the reason."""
 
     code: ErrorCode
     message: str

@@ -1,10 +1,10 @@
-"""What of a URL's path is secret: cameras take users, passwords and tokens there too.
+"""Hides secrets in URL paths: some cameras expect users, passwords and tokens there.
 
-    /user=admin&password=…&channel=1.sdp   only values that tell streams apart are shown
-    /token/…/live   /h264/admin/…/ch1      what follows a word for a secret, or a usual name of a user
-    /0/admin:…/main   /AbCdEf123456        two parts with a colon, and what looks made by chance
+    /user=admin&password=…&channel=1.sdp   only values that identify a stream are shown /token/…/live
+    /h264/admin/…/ch1      segments after the name of a secret, or after a common user name are hidden
+    /0/admin:…/main   /AbCdEf123456        pairs with a colon, and segments that look random are hidden
 
-No list is complete, so it rather hides too much. What it gives is unchanged when it is given again.
+No list is complete, so it tends to hide too much. It is idempotent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STRONG = frozenset(
         *("secure", "signed", "passkey", "verifycode", "verificationcode"),
     )
 )
-# Labels of secrets that are parts of ordinary names too.
+# Labels of secrets that also occur in ordinary names.
 _WEAK = frozenset(
     (
         *("key", "keys", "user", "usr", "username", "usrname", "userid"),
@@ -54,7 +54,7 @@ _HARMLESS_KEYS = frozenset(
 _NUMBER = re.compile(
     r"[0-9]{1,6}(\.[a-z0-9]{1,4})?|[0-9]{1,5}x[0-9]{1,5}|main|sub|live|h26[45]|mjpe?g|tcp|udp"
 )
-_USUAL = re.compile(  # names of streams, which are shown even behind a secret
+_USUAL = re.compile(  # names of streams, which are shown even after a secret
     r"(ch|cam|camera|channel|stream|track|video|media|main|sub|live|profile|mjpe?g|h26[45]|hevc|mpeg4|av|hls|dash|"
     r"index|playlist|master|chunklist|manifest|image|snapshot)s?[-_]?[0-9]{0,3}(\.[a-z0-9]{2,5})?|[0-9]{1,2}"
 )
@@ -67,15 +67,15 @@ _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 def hidden_in_path(path: str) -> str:
-    """The path with HIDDEN in the place of what may open a door."""
+    """Replace possible secrets in a path by HIDDEN."""
     shown: list[str] = []
-    after = 0  # 2: a secret comes next; 1: it may go on
+    after = 0  # 2: a secret follows; 1: it may continue
     for segment in path.split("/"):
         if not segment:
             shown.append(segment)
             continue
         text = decoded(segment)
-        if segment == HIDDEN or _follows(text, after):
+        if segment == HIDDEN or _is_secret_after(text, after):
             shown.append(HIDDEN)
             after = 2 if _is_account(text) or _is_label(text) else min(after, 1)
         elif _is_label(text):
@@ -94,7 +94,7 @@ def hidden_in_path(path: str) -> str:
 
 
 def hidden_pairs(text: str) -> str:
-    """`key=value` pairs, of which only numbers under harmless keys are shown."""
+    """Hide the values of `key=value` pairs, except numbers of harmless keys."""
     if decoded(text) != text:
         return HIDDEN
     pieces = _SEPARATORS.split(text)
@@ -116,7 +116,7 @@ def hidden_pairs(text: str) -> str:
 
 
 def has_secret_pair(text: str) -> bool:
-    """Is there a key of a secret with a value?"""
+    """Whether it has a `key=value` pair whose key names a secret."""
     return any(
         _plain(piece.partition("=")[0].rsplit("/", 1)[-1]) in _LABELS
         for piece in _SEPARATORS.split(decoded(text))
@@ -125,7 +125,7 @@ def has_secret_pair(text: str) -> bool:
 
 
 def decoded(text: str) -> str:
-    """Without percent-encoding, also where it was encoded twice."""
+    """Decode percent-encoding, up to three times."""
     for _ in range(3):
         if "%" not in text:
             break
@@ -133,8 +133,8 @@ def decoded(text: str) -> str:
     return text
 
 
-def _follows(text: str, after: int) -> bool:
-    """Is it secret for what stands before it?"""
+def _is_secret_after(text: str, after: int) -> bool:
+    """Whether a segment is secret because of the segment before it."""
     word = text.lower()
     if after == 2:
         return _FILE.fullmatch(word) is None
@@ -153,7 +153,7 @@ def _is_account(text: str) -> bool:
 
 
 def _is_secret(text: str) -> bool:
-    """By itself, wherever it stands."""
+    """Whether a segment is secret in any position."""
     if any(sign in text for sign in ":@?#/"):
         return True
     words = _WORDS.split(text)
@@ -167,7 +167,7 @@ def _is_secret(text: str) -> bool:
 
 
 def _is_random(word: str) -> bool:
-    """Does it look as if nobody had thought of it? Names are of few and long parts."""
+    """Whether a word looks random. Names consist of few and long parts."""
     if len(word) >= 40:
         return True
     if len(word) >= 16 and _HEX.fullmatch(word) and not word.isdigit() and not word.isalpha():
@@ -180,5 +180,5 @@ def _is_random(word: str) -> bool:
 
 
 def _plain(word: str) -> str:
-    """Letters and digits alone, in lower case: `Api-Key` is `apikey`."""
+    """Keep letters and digits, in lower case: `Api-Key` becomes `apikey`."""
     return "".join(letter for letter in word.lower() if letter.isalnum())

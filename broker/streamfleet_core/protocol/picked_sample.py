@@ -1,4 +1,4 @@
-"""One frame that a device picked for labelling, on its way to a dataset."""
+"""A sample: a frame that a device has picked for labelling."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from streamfleet_core.protocol.values import Id
 
 
 class Box(msgspec.Struct, frozen=True):
-    """One object of a prediction, in pixels of the picture; what else stands there is not looked at."""
+    """One object of a prediction, in pixels of the picture. Other keys are ignored."""
 
-    x: Annotated[float, Meta(ge=-1e6, le=1e6)]  # of the middle
+    x: Annotated[float, Meta(ge=-1e6, le=1e6)]  # of the center
     y: Annotated[float, Meta(ge=-1e6, le=1e6)]
     width: Annotated[float, Meta(ge=0, le=1e6)]
     height: Annotated[float, Meta(ge=0, le=1e6)]
-    confidence: Annotated[float, Meta(ge=-1e6, le=1e6)]  # 0…1 of every model that is worth one
+    confidence: Annotated[float, Meta(ge=-1e6, le=1e6)]  # 0…1 for regular models
     class_name: str = msgspec.field(name="class")
 
 
@@ -31,7 +31,7 @@ class _Boxes(msgspec.Struct, frozen=True):
 
 
 class SamplePrediction(TypedDict, total=False):
-    """The predictions of one frame. Nothing is built of what is not named here."""
+    """The predictions of one frame. Other keys are not decoded."""
 
     image: Picture
     predictions: Annotated[list[Prediction], Meta(max_length=MAX_PREDICTIONS)]
@@ -40,34 +40,34 @@ class SamplePrediction(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What is known of one picture that was kept. It is written beside the picture as JSON."""
+    """The metadata of one stored picture, written as JSON beside it."""
 
     pipeline_id: Id
     device: Id
     source_id: Annotated[int, Meta(ge=0, le=99_999)]
     frame_id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     captured_at: Annotated[float, Meta(ge=0, lt=1e11)]  # Unix seconds
-    width: Annotated[int, Meta(ge=1, le=65_535)]  # pixels of the picture as it is kept
+    width: Annotated[int, Meta(ge=1, le=65_535)]  # pixels of the stored picture
     height: Annotated[int, Meta(ge=1, le=65_535)]
-    size: Annotated[int, Meta(ge=1)]  # bytes of its JPEG: one that is cut short is known by it
+    size: Annotated[int, Meta(ge=1)]  # bytes of its JPEG, to detect an incomplete one
     labels: Annotated[tuple[str, ...], Meta(max_length=MAX_CLASSES)]
-    prediction: SamplePrediction | None  # in pixels of the picture as it is kept
+    prediction: SamplePrediction | None  # in pixels of the stored picture
     strategy: Text
     tags: Annotated[tuple[Text, ...], Meta(max_length=2 * MAX_TAGS)]
     batch: Annotated[str, Meta(min_length=1, max_length=80)]
     dataset: Dataset
 
     def __post_init__(self) -> None:
-        self.boxes  # noqa: B018 - a sample whose boxes cannot be read does not come to be
+        self.boxes  # noqa: B018 - validates the boxes
 
     @property
     def name(self) -> str:
-        """Of its files. No other frame has it."""
+        """The name of its files, which is unique to the frame."""
         return f"{int(self.captured_at * 1000)}-{self.pipeline_id}-{self.source_id}-{self.frame_id}"
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        """The objects of its prediction. Raises: msgspec.ValidationError where the prediction is none."""
+        """The objects of its prediction. Raises: msgspec.ValidationError for an invalid prediction."""
         if self.prediction is None:
             return ()
         return msgspec.convert(self.prediction, _Boxes).predictions
@@ -75,20 +75,20 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """A sample on its way from a device to the api: the body of one request, whole or not at all."""
+    """A sample sent from a device to the API: the body of one request."""
 
     sample: Sample
     image: bytes  # JPEG
 
     def encode(self) -> bytes:
-        """As it travels."""
+        """Encode the body."""
         return msgspec.msgpack.encode(self)
 
     @classmethod
     def decode(cls, content: bytes | bytearray) -> Picked:
-        """Raises: msgspec.DecodeError, RecursionError."""
+        """Decode a body. Raises: msgspec.DecodeError, RecursionError."""
         return msgspec.msgpack.decode(content, type=cls)
 
 
-PICKED = "application/vnd.msgpack"  # the type of its body
-MAX_PICKED = 16 * 1024**2  # bytes of one
+PICKED = "application/vnd.msgpack"  # media type of its body
+MAX_PICKED = 16 * 1024**2  # bytes of its body

@@ -1,6 +1,6 @@
-"""The `pred` documents: the original's object, as far as anything of ours looks at it.
+"""The `pred` documents: the parts of Roboflow's object that our code reads.
 
-Whoever shows predictions decodes them by these types: nothing is built of what they do not name.
+All readers of predictions decode them with these types: other keys are not decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import MAX_SOURCES
 from streamfleet_core.protocol.values import Finite
 
-MAX_PREDICTIONS = 10_000  # of one frame: more than have room in a message
+MAX_PREDICTIONS = 10_000  # of one frame: more than fit into a message
 
 Prediction = TypedDict(
     "Prediction",
@@ -42,7 +42,7 @@ class Picture(TypedDict, total=False):
 
 
 class InferenceMetadata(TypedDict, total=False):
-    """Where and when the predictions come from."""
+    """The origin of the predictions."""
 
     source_id: Annotated[int, Meta(ge=0, lt=MAX_SOURCES)]
     frame_id: int
@@ -68,7 +68,7 @@ _DECODER = msgspec.msgpack.Decoder(PredictionDocument)
 
 
 def decode(body: bytes) -> PredictionDocument:
-    """The document in a body. Raises: BadData, and nothing else, whatever the bytes are."""
+    """Decode a body. Raises: BadData, and no other exception for any bytes."""
     try:
         return _DECODER.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:

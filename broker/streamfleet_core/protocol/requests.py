@@ -1,6 +1,6 @@
-"""What an operator may ask of the broker, and what comes back.
+"""The requests of operators to the broker, and their replies.
 
-Dispatch is a literal table: nothing is ever looked up by a name from the wire.
+Dispatch uses a literal table: no code is looked up by a name from the wire.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from streamfleet_core.protocol.values import (
 
 DeviceState = Literal["new", "syncing", "ready", "suspect", "lost", "left", "quarantined"]
 PipelineStatus = Literal[
-    "pending",  # no device has room, or the named one is away: `reason` says it
+    "pending",  # no device has capacity, or the named one is absent: see `reason`
     "starting",
     "running",
     "paused",
     "reconnecting",
-    "unknown",  # its device is suspect: last known state
+    "unknown",  # its device is suspect; this was its last known state
     "moving",
     "backoff",
     "failed",
@@ -57,29 +57,29 @@ Change = DesiredStatus | Literal["restart"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePipeline:
-    """Create a pipeline. Reply: PipelineView. An id that exists with the same spec is answered again."""
+    """Create a pipeline. Reply: PipelineView, also if the id exists with the same spec."""
 
     pipeline_id: Id
     spec: PipelineSpec
-    device: Id | None = None  # None: whichever device has most room
-    selector: Labels = field(default_factory=dict)  # of the devices that it may run on
+    device: Id | None = None  # None: the device with the most free capacity
+    selector: Labels = field(default_factory=dict)  # selects the devices on which it may run
     labels: Labels = field(default_factory=dict)
     desired_status: Literal["run", "pause"] = "run"
-    # A request that is made again under its key, within a day, gets the pipeline of the first; `conflict`
-    # if that was deleted. The digest is of what was asked for: another one under the key is a `mismatch`.
+    # Idempotency key: a repeated request within a day returns the pipeline of the first; `conflict` if that
+    # was deleted. `digest` is the digest of the request: another one under the same key is a `mismatch`.
     key: Annotated[str, Meta(max_length=MAX_REQUEST_KEY)] = ""
     digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutPipeline:
-    """Create a pipeline, or make it exactly so. Reply: Put. Doing it again changes nothing.
+    """Create a pipeline, or update it to exactly this state. Idempotent. Reply: Put.
 
-    What can change while it runs (thresholds, fps, sinks, tracker, labels, desired status) changes so, also
-    after its end, which it does not undo; another model, source or device restarts it. The device stays the
-    same unless another one is named or it does not meet the selector, and on another one nothing begins
-    before the first has confirmed that it stopped, or was lost. With `expected`, it is refused as `conflict`
-    when the pipeline has another `version` by now, or is not there.
+    Thresholds, fps, sinks, tracker, labels and desired status change without a restart, also after the end of
+    a run, which stays ended. Another model, source or device restarts the pipeline. The device stays the same
+    unless another one is named or it does not match the selector. On another device, nothing starts before
+    the first one has confirmed the stop, or is lost. With `expected`, the request is refused as `conflict` if
+    the pipeline has another `version` or does not exist.
     """
 
     pipeline_id: Id
@@ -94,7 +94,7 @@ class PutPipeline:
 
 @dataclass(frozen=True, slots=True)
 class RestartPipeline:
-    """Play from the beginning, a file that has ended too. Reply: PipelineView."""
+    """Start a new run from the beginning, also of an ended file. Reply: PipelineView."""
 
     pipeline_id: Id
 
@@ -103,7 +103,7 @@ class RestartPipeline:
 class ChangePipeline:
     """Run, pause or stop a pipeline. Reply: Changed.
 
-    The change is durable before the reply; the reply waits at most `wait_ms` for the device to confirm.
+    The change is durable before the reply. The reply waits up to `wait_ms` for the device to confirm.
     """
 
     pipeline_id: Id
@@ -113,10 +113,10 @@ class ChangePipeline:
 
 @dataclass(frozen=True, slots=True)
 class ChangePipelines:
-    """Change many pipelines in the same way, in one write. Reply: tuple[Outcome, ...], one for each id.
+    """Apply one change to many pipelines, in one write. Reply: tuple[Outcome, ...], one for each id.
 
-    One that cannot be changed does not keep back the others. The reply waits at most `wait_ms` for their
-    devices to confirm, all of them together.
+    A refused change does not prevent the others. The reply waits up to `wait_ms` in total for the devices to
+    confirm.
     """
 
     pipeline_ids: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MAX_CHANGES)]
@@ -126,24 +126,24 @@ class ChangePipelines:
 
 @dataclass(frozen=True, slots=True)
 class ListPipelines:
-    """Reply: tuple[PipelineView, ...], oldest first."""
+    """List the pipelines. Reply: tuple[PipelineView, ...], oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class GetPipeline:
-    """Reply: PipelineView."""
+    """Look up a pipeline. Reply: PipelineView."""
 
     pipeline_id: Id
 
 
 @dataclass(frozen=True, slots=True)
 class ListDevices:
-    """Reply: tuple[DeviceView, ...], by name."""
+    """List the devices. Reply: tuple[DeviceView, ...], by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddDevice:
-    """Let a device of this name enrol once. Reply: Token."""
+    """Create a join token, with which a device of this name enrols once. Reply: Token."""
 
     device: Id
     ttl: Annotated[float, Meta(gt=0, le=MAX_TOKEN_TTL)] = 900.0  # seconds
@@ -151,16 +151,16 @@ class AddDevice:
 
 @dataclass(frozen=True, slots=True)
 class GetDevice:
-    """Reply: DeviceView."""
+    """Look up a device. Reply: DeviceView."""
 
     device: Id
 
 
 @dataclass(frozen=True, slots=True)
 class LabelDevice:
-    """Let a device that has enrolled have exactly these labels. Reply: DeviceView.
+    """Replace the labels of an enrolled device. Reply: DeviceView.
 
-    A pipeline whose selector the device no longer meets is moved, if it may move.
+    A movable pipeline whose selector no longer matches the device is moved.
     """
 
     device: Id
@@ -169,10 +169,10 @@ class LabelDevice:
 
 @dataclass(frozen=True, slots=True)
 class RemoveDevice:
-    """Forget a device, its key and its tokens. Reply: None.
+    """Remove a device, its key and its tokens. Reply: None.
 
-    What may move goes to others. What may not is in the way, and `conflict` says so. Its key is refused from
-    then on, and its connections are cut within seconds.
+    Movable pipelines move to other devices; others cause a `conflict`. Its key is refused from then on, and
+    its connections are cut within seconds.
     """
 
     device: Id
@@ -180,16 +180,16 @@ class RemoveDevice:
 
 @dataclass(frozen=True, slots=True)
 class RemoveModel:
-    """Let pipelines name this id no longer; what runs goes on. Reply: the ModelRef that it was."""
+    """Remove a model id. Running pipelines keep its content. Reply: the removed ModelRef."""
 
     model_id: ModelId
 
 
 @dataclass(frozen=True, slots=True)
 class GetEvents:
-    """What happened after event `after` of this epoch. Reply: Events, after `wait_ms` at most.
+    """Get the events after event `after` of this epoch; waits up to `wait_ms` for one. Reply: Events.
 
-    Another epoch (0: none yet), or a number that is forgotten already, gets all that are still known.
+    Another epoch (0: none yet), or a number before the oldest known event, returns all known events.
     """
 
     epoch: Natural = 0
@@ -199,51 +199,52 @@ class GetEvents:
 
 @dataclass(frozen=True, slots=True)
 class AddSubscriber:
-    """Make a key for a program that subscribes over TCP. Reply: Subscription.
+    """Create a key for a program that subscribes over TCP. Reply: Subscription.
 
-    Of a limited one only the relay knows: it hears the topics of pipelines that are named or selected.
+    A limited subscriber connects to the relay only, and receives only the topics of the named or selected
+    pipelines.
     """
 
     name: Id
-    device: Id | None = None  # subscribe to this device itself; None: through the relay
+    device: Id | None = None  # subscribe to this device directly; None: to the relay
     pipelines: Annotated[tuple[Id, ...], Meta(max_length=MAX_GRANTED)] = ()
     selector: Labels = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ListSubscribers:
-    """Reply: tuple[SubscriberView, ...], by name."""
+    """List the subscribers. Reply: tuple[SubscriberView, ...], by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoveSubscriber:
-    """Let a program subscribe no longer; its connections are cut within seconds. Reply: None."""
+    """Revoke a subscriber's key; its connections are cut within seconds. Reply: None."""
 
     name: Id
 
 
 @dataclass(frozen=True, slots=True)
 class PutModel:
-    """Let pipelines name this content by this id. Reply: ModelRef."""
+    """Assign this content to this model id. Reply: ModelRef."""
 
     model: ModelRef
 
 
 @dataclass(frozen=True, slots=True)
 class ListModels:
-    """Reply: tuple[ModelRef, ...], by id."""
+    """List the models. Reply: tuple[ModelRef, ...], by id."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckTicket:
-    """May the holder of this ticket fetch bulk? Reply: the device's name, or None."""
+    """Check a ticket for models and samples. Reply: the name of its device, or None."""
 
     ticket: str
 
 
 @dataclass(frozen=True, slots=True)
 class CheckHolder:
-    """Has a device this pipeline, or had it, so that it may put samples of it? Reply: bool."""
+    """Check whether a device has or had this pipeline, and may send its samples. Reply: bool."""
 
     device: Id
     pipeline_id: Id
@@ -251,7 +252,7 @@ class CheckHolder:
 
 @dataclass(frozen=True, slots=True)
 class ReportProcess:
-    """Whoever supervises a process of the fleet tells what became of it: an event. Reply: None."""
+    """The supervisor of a process of the fleet reports its failure, as an event. Reply: None."""
 
     name: Id
     reason: Annotated[str, Meta(max_length=MAX_REASON)]
@@ -259,7 +260,7 @@ class ReportProcess:
 
 @dataclass(frozen=True, slots=True)
 class GetFleet:
-    """Reply: FleetView."""
+    """Get the state of the broker. Reply: FleetView."""
 
 
 OperatorRequest = (
@@ -317,14 +318,14 @@ _NAMES: dict[type[OperatorRequest], str] = {of: op for op, of in OPERATIONS.item
 
 
 def pack_request(request: OperatorRequest) -> Request:
-    """The request as a message."""
+    """Encode a request as a message."""
     return Request(_NAMES[type(request)], to_plain(request))
 
 
 def unpack_request(message: Request) -> OperatorRequest:
-    """The request in a message.
+    """Decode the request in a message.
 
-    Raises: BadMessage for an operation that is not in the table, msgspec.ValidationError for wrong arguments.
+    Raises: BadMessage for an unknown operation, msgspec.ValidationError for wrong arguments.
     """
     of = OPERATIONS.get(message.op)
     if of is None:
@@ -344,21 +345,21 @@ class PipelineView:
     desired_status: DesiredStatus
     status: PipelineStatus
     device: Id | None
-    pinned: bool  # stays on its device whatever happens
+    pinned: bool  # never moves to another device
     spec: PipelineSpec
-    observed: ObservedState | None = None  # what the device said last
-    reason: str = ""  # for people: why it does not run, or what the device said
+    observed: ObservedState | None = None  # the last report of its device
+    reason: str = ""  # for users: why it does not run, or the reason from its device
     restarts: Natural = 0
-    requested: Id | None = None  # the device that was asked for by name
+    requested: Id | None = None  # the device that was requested by name
     selector: Labels = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
-    version: Natural = 0  # +1 at any change of the desired state, labels too
+    version: Natural = 0  # +1 at any change of the desired state, including labels
     created_at: float = 0.0  # Unix seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The change is durable; `confirmed` tells whether the device has done it yet."""
+    """The change is durable. `confirmed`: the device has applied it."""
 
     pipeline: PipelineView
     confirmed: bool
@@ -366,20 +367,20 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one of many changes."""
+    """The result of one of many changes."""
 
     pipeline_id: Id
-    confirmed: bool = False  # the device has done it, or nobody need confirm it
+    confirmed: bool = False  # the device has applied it, or no confirmation is needed
     refusal: ErrorCode | None = None  # None: the change is durable
-    message: str = ""  # for people: why it was refused
+    message: str = ""  # for users: why it was refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceView:
     """A device as the broker knows it.
 
-    `pipelines` counts those that should run or be paused there, and not what has ended or failed:
-    it is what takes of the `capacity`.
+    `pipelines` counts those that should run or be paused there, without ended and failed ones: these use the
+    `capacity`.
     """
 
     device: Id
@@ -387,13 +388,13 @@ class DeviceView:
     capacity: Natural = 0
     pipelines: Natural = 0
     agent: str = ""
-    silent: float | None = None  # seconds since it was last heard, None when never
+    silent: float | None = None  # seconds since its last message; None: never
     labels: Labels = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """The pipeline is durable. `confirmed`: the device has done it."""
+    """The pipeline is durable. `confirmed`: the device has applied it."""
 
     pipeline: PipelineView
     created: bool
@@ -403,22 +404,22 @@ class Put:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetEvent:
-    """One thing that happened to a pipeline, a device or a process of the fleet."""
+    """An event of a pipeline, a device or a process of the fleet."""
 
-    n: Natural  # +1 each, from 1 at each start of a broker
+    n: Natural  # counts from 1 at each start of the broker
     at: float  # Unix seconds
     subject: Literal["pipeline", "device", "process"]
     id: Id
     state: str  # a PipelineStatus or DeviceState, or `gone`; of a process `restarting`
-    previous: str  # "" when it is new
+    previous: str  # "" if it is new
     device: Id | None = None  # of the pipeline
-    reason: str = ""  # for people
+    reason: str = ""  # for users
     restarts: Natural = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Oldest first. `lost`: what came between `after` and the first of these is not known any more."""
+    """Events, oldest first. `lost`: events between `after` and the first of these are no longer known."""
 
     epoch: Natural
     events: tuple[FleetEvent, ...]
@@ -427,7 +428,7 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What `streamfleet-worker --join` takes."""
+    """The token for `streamfleet-worker --join`."""
 
     device: Id
     token: str
@@ -435,19 +436,19 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """All that a subscriber over TCP needs. The secret key is kept nowhere else."""
+    """All that a subscriber over TCP needs. The secret key is not stored elsewhere."""
 
     name: Id
-    endpoint: str  # the best of `endpoints`
+    endpoint: str  # the preferred one of `endpoints`
     server_key: CurveKey
     public_key: CurveKey
     secret_key: CurveKey
-    endpoints: tuple[str, ...] = ()  # all under which it may be reached
+    endpoints: tuple[str, ...] = ()  # all alternatives
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriberView:
-    """A program that may subscribe over TCP. With neither pipelines nor a selector it hears all."""
+    """A program that may subscribe over TCP. Without pipelines and selector it receives all topics."""
 
     name: Id
     pipelines: tuple[Id, ...] = ()
@@ -456,7 +457,7 @@ class SubscriberView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetView:
-    """The broker itself."""
+    """The state of the broker."""
 
     epoch: Natural
     uptime: float  # seconds

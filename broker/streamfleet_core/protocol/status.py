@@ -1,6 +1,6 @@
-"""The `stat` documents: the whole present state of one pipeline, or of one device, every second.
+"""The `stat` documents: the complete state of one pipeline or one device, published every second.
 
-The same documents go out on PUB and are served over HTTP, so that a figure means one thing everywhere.
+The same documents are published on PUB and served over HTTP.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from streamfleet_core.protocol.values import (
 
 # Why there is no picture.
 SourceCause = Literal[
-    "refused",  # nobody listens there
-    "unreachable",  # no such host, no way to it
-    "timeout",  # no answer, or no frame for too long
+    "refused",  # no server listens there
+    "unreachable",  # unknown host, or no route to it
+    "timeout",  # no answer, or no frame in time
     "authentication",
     "not_found",
-    "codec",  # it is there, and cannot be decoded
-    "undecodable",  # frames come, and none can be shown: no keyframe, or all are damaged
-    "ended",  # the other side closed the stream
+    "codec",  # it exists, but cannot be decoded
+    "undecodable",  # frames arrive, but none can be decoded: no keyframe, or all are damaged
+    "ended",  # the server closed the stream
     "invalid",  # the reference or one of its properties
-    "internal",  # a bug of ours
+    "internal",  # an internal error
 ]
 
 
@@ -41,11 +41,11 @@ Counts = Annotated[dict[str, Natural], Meta(max_length=64)]  # by cause, or by s
 Scalar = str | int | Finite | bool | None
 
 
-# The original's status report. What else stands in it is not looked at.
+# Roboflow's status report. Other keys are ignored.
 
 
 class StatusUpdate(TypedDict, total=False):
-    """One thing that happened; several that are the same have `times` and `since`."""
+    """An event. Repeated events are merged, with `times` and `since`."""
 
     timestamp: str
     severity: int
@@ -66,7 +66,7 @@ class LatencyReport(TypedDict, total=False):
 
 
 class SourceMetadata(TypedDict, total=False):
-    """What a source is, and how its frames are taken."""
+    """The properties of a source and its buffer."""
 
     source_properties: Annotated[dict[str, Scalar], Meta(max_length=32)] | None
     source_reference: str | int | None
@@ -78,7 +78,7 @@ class SourceMetadata(TypedDict, total=False):
 
 
 class StatusReport(TypedDict, total=False):
-    """Its four keys."""
+    """The status report with its four keys."""
 
     video_source_status_updates: Annotated[list[StatusUpdate], Meta(max_length=512)]
     latency_reports: Annotated[list[LatencyReport], Meta(max_length=MAX_SOURCES)]
@@ -88,43 +88,41 @@ class StatusReport(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceStat:
-    """One source of a pipeline. Counters only rise while (generation, incarnation) stays."""
+    """One source of a pipeline. Counters never decrease within the same (generation, incarnation)."""
 
     source_id: int
     reference: str | int  # without credentials, query and fragment
-    state: str  # the original's names: NOT_STARTED, INITIALISING, RUNNING, PAUSED, MUTED, ENDED, ERROR, …
+    state: str  # Roboflow's names: NOT_STARTED, INITIALISING, RUNNING, PAUSED, MUTED, ENDED, ERROR, …
     received: Natural = 0  # frames grabbed
-    decoded: Natural = 0  # those of which there was a picture
+    decoded: Natural = 0  # frames decoded to a picture
     inferred: Natural = 0
     emitted: Natural = 0
     dropped: Counts = field(default_factory=dict)  # by cause
-    attempts: Natural = 0  # to connect that failed, since the last success
-    failures: Natural = 0  # the same and the connections that were lost, in all
-    cause: SourceCause | None = None  # of the last failed attempt, in a word; None: there is a picture
-    reason: str = ""  # the same for people
+    attempts: Natural = 0  # failed attempts to connect since the last success
+    failures: Natural = 0  # total of failed attempts and lost connections
+    cause: SourceCause | None = None  # of the last failure; None: there is a picture
+    reason: str = ""  # the same for users
     last_frame_age: Finite | None = None  # seconds; None before the first
-    fps: Finite = 0.0  # emitted frames a second over the last seconds; falls to 0 when they stop
+    fps: Finite = 0.0  # emitted frames per second over the last seconds; falls to 0 when they stop
     width: Natural = 0  # pixels of the last frame; 0 before the first
     height: Natural = 0
-    latency: Finite | None = (
-        None  # seconds from the capture of a frame to its emission, mean of the last ones
-    )
-    frozen_for: Finite | None = None  # seconds without any change in a live picture; None: it moves
+    latency: Finite | None = None  # seconds from capture to emission, mean of the last frames
+    frozen_for: Finite | None = None  # seconds without any change of a live picture; None: it changes
 
 
 @dataclass(frozen=True, slots=True)
 class SampleStat:
-    """The frames of a pipeline that are kept for labelling. Counters only rise while `incarnation` stays."""
+    """The samples of a pipeline. Counters never decrease within the same `incarnation`."""
 
     picked: Natural = 0
     written: Natural = 0
-    dropped: Counts = field(default_factory=dict)  # picked and not written, by cause
-    error: str = ""  # why the last one could not be written; "" when it could
+    dropped: Counts = field(default_factory=dict)  # picked but not written, by cause
+    error: str = ""  # why the last one could not be written; "" if it was
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStat:
-    """One pipeline. `report` is the original's status report, key by key."""
+    """One pipeline. `report` is Roboflow's status report."""
 
     pipeline_id: Id
     device: Id
@@ -134,13 +132,13 @@ class PipelineStat:
     state: ObservedState
     reason: str
     restarts: Natural
-    fps: Finite  # emitted frames a second over the last seconds; falls to 0 when they stop
+    fps: Finite  # emitted frames per second over the last seconds; falls to 0 when they stop
     sources: Annotated[tuple[SourceStat, ...], Meta(max_length=MAX_SOURCES)]
     dropped: Counts  # emitted but not delivered, by sink
     report: StatusReport
     at: Finite  # Unix seconds
-    last_crash: str = ""  # why it was restarted last, though it may run again; redacted
-    samples: SampleStat | None = None  # None: no frame is kept, and none was
+    last_crash: str = ""  # why it was last restarted, even if it runs again; redacted
+    samples: SampleStat | None = None  # None: sampling was never enabled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,13 +163,13 @@ class DeviceStat:
     engines: Annotated[tuple[EngineStat, ...], Meta(max_length=MAX_CAPACITY)]
     at: Finite  # Unix seconds
     cores: Natural = 0
-    load: Finite = 0.0  # processes that run or are ready to, over the last minute
-    memory: Natural = 0  # bytes that the machine has
-    memory_available: Natural = 0  # bytes that programs may still have
+    load: Finite = 0.0  # running and runnable processes, average over the last minute
+    memory: Natural = 0  # bytes of the machine or container
+    memory_available: Natural = 0  # bytes that programs can still use
 
 
 def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:
-    """The sources of a pipeline whose camera has said nothing; `state` is the original's name of one."""
+    """The sources of a pipeline without a report of its camera; `state` is one of Roboflow's."""
     return tuple(
         SourceStat(source_id=number, reference=sanitised(source.reference), state=state)
         for number, source in enumerate(spec.sources)
@@ -179,7 +177,7 @@ def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:
 
 
 def empty_report(spec: PipelineSpec, state: str) -> StatusReport:
-    """The original's four keys where no camera has filled them; `state` is the original's name of one."""
+    """Roboflow's status report without a report of a camera; `state` is one of Roboflow's."""
     return {
         "video_source_status_updates": [],
         "latency_reports": [

@@ -1,6 +1,6 @@
-"""The nouns of the fleet that cross a border: desired pipelines, observed pipelines, models.
+"""The values that processes exchange: desired pipelines, observed pipelines, models.
 
-Every value is frozen and is checked against its types where it is decoded, so nothing inside checks again.
+Every value is frozen, and validated against its types when it is decoded, so that no other code validates it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from streamfleet_core.protocol.limits import (
 )
 from streamfleet_core.protocol.sampling import Sampling
 
-# An id is never joined to a path and never parsed: it is a name in a row. (S20)
+# An id is never joined to a path and never parsed. (S20)
 Id = Annotated[str, Meta(pattern=whole(ID_PATTERN))]
 ModelId = Annotated[str, Meta(pattern=whole(MODEL_ID_PATTERN))]
 Sha256 = Annotated[str, Meta(pattern=whole(SHA256_PATTERN))]
@@ -48,21 +48,21 @@ Fingerprint = Annotated[str, Meta(pattern=whole(f"({SHA256_PATTERN})?"))]  # sha
 # A CURVE key in the Z85 text of ZeroMQ RFC 32.
 CurveKey = Annotated[str, Meta(pattern=r"\A[ -~]{40}\Z")]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-# What a source is called, see `reference`.
+# The address of a source, see `source_reference`.
 Reference = (
     Annotated[str, Meta(min_length=1, max_length=MAX_REFERENCE, pattern=whole(REFERENCE_PATTERN))]
     | Annotated[int, Meta(ge=0, le=MAX_DEVICE_INDEX)]
 )
-# No NaN and no infinity, which are no JSON: one of them would take the document that it stands in with it.
+# Without NaN and infinity, which JSON does not allow: one of them would make the whole document invalid.
 Finite = Annotated[float, Meta(ge=-MAX_FINITE, le=MAX_FINITE)]
 Properties = Annotated[
     dict[Annotated[str, Meta(pattern=whole(PROPERTY_PATTERN))], Finite], Meta(max_length=MAX_PROPERTIES)
 ]
 Port = Annotated[int, Meta(ge=1, le=MAX_PORT)]
-Rate = Annotated[float, Meta(gt=0, le=MAX_FPS)]  # a second
+Rate = Annotated[float, Meta(gt=0, le=MAX_FPS)]  # per second
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 ObjectCount = Annotated[int, Meta(ge=1, le=MAX_OBJECTS)]
-# What people sort pipelines and devices by. A selector is labels that must all be there with these values.
+# Labels of pipelines and devices. A selector is a set of labels that must all match.
 LabelKey = Id
 LabelValue = Annotated[str, Meta(pattern=whole(LABEL_VALUE_PATTERN))]
 Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=MAX_LABELS)]
@@ -70,19 +70,19 @@ Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=MAX_LABELS)]
 DesiredStatus = Literal["run", "pause", "stop"]
 OnDisconnect = Literal["stop", "continue"]
 Tracker = Literal["bytetrack"]
-# How a model takes a picture and gives its boxes.
+# The input and output format of a model.
 Family = Literal["ultralytics", "end2end", "yolov5", "yolox", "yolox-decoded"]
 Mode = Literal["live", "file"]
-# What a source does with a frame for which its buffer has no room, in the original's words.
+# What a source does with a new frame when its buffer is full, in Roboflow's words.
 Filling = Literal["WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST"]
-# Which frame is taken from the buffer next: the oldest, or the newest, which drops the others.
+# Which frame is taken next: the oldest, or the newest, in which case the others are dropped.
 Consumption = Literal["LAZY", "EAGER"]
 
 T = TypeVar("T")
 
 
 class ObservedState(str, enum.Enum):
-    """What a device says of one pipeline.
+    """The state of one pipeline on its device.
 
     starting → running ⇄ paused, running → reconnecting → running, any → crashed → backoff → starting,
     any → stopping → (gone from the list), running → ended, starting → failed.
@@ -94,7 +94,7 @@ class ObservedState(str, enum.Enum):
     RECONNECTING = "reconnecting"
     CRASHED = "crashed"
     BACKOFF = "backoff"
-    FAILED = "failed"  # will not heal by itself: the reason says what to do
+    FAILED = "failed"  # retrying does not help: the reason says what to do
     STOPPING = "stopping"
     ENDED = "ended"  # end of file: durable for the pipeline's `run_generation`
 
@@ -103,18 +103,18 @@ _Z85 = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?
 
 
 def is_public_key(text: str) -> bool:
-    """Whether 40 characters are a CURVE key that somebody may have: 32 bytes, not all of them zero."""
+    """Whether 40 characters are a possible CURVE public key: 32 bytes, not all of them zero."""
     digits = [_Z85.find(sign) for sign in text]
     if -1 in digits or not any(digits):
         return False
-    # Five digits to the base 85 are four bytes: ZeroMQ RFC 32.
+    # Five digits in base 85 are four bytes (ZeroMQ RFC 32).
     groups = (digits[start : start + 5] for start in range(0, len(digits), 5))
     return all(sum(digit * 85 ** (4 - at) for at, digit in enumerate(group)) < 2**32 for group in groups)
 
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A CURVE key pair, as Z85 text."""
+    """A CURVE key pair in Z85."""
 
     public: str
     secret: str = field(repr=False)
@@ -122,7 +122,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A model file, by content."""
+    """A model file, identified by its content."""
 
     sha256: Sha256
     size: Annotated[int, Meta(ge=1)]  # bytes
@@ -130,7 +130,10 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a device must know of a model to run it. It travels as a blob of its own, named by its sha256."""
+    """The description of a model that a device needs to run it.
+
+    It is a separate blob, named by its sha256.
+    """
 
     family: Family
     labels: Annotated[tuple[str, ...], Meta(max_length=MAX_CLASSES)]
@@ -139,7 +142,7 @@ class Manifest:
     weights: Weights
 
     def encode(self) -> bytes:
-        """The canonical JSON: equal manifests are equal bytes, so the digest names the content."""
+        """Encode as canonical JSON: equal manifests have equal bytes, hence equal digests."""
         return msgspec.json.encode(self, order="sorted")
 
     @property
@@ -149,13 +152,13 @@ class Manifest:
 
     @classmethod
     def decode(cls, content: bytes) -> Manifest:
-        """Raises: msgspec.ValidationError with the field that is wrong."""
+        """Decode. Raises: msgspec.ValidationError with the invalid field."""
         return msgspec.json.decode(content, type=cls)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model as a pipeline names it: what people call it, and which content that was when they said so."""
+    """A reference to a model: its id, and the content of the id when it was resolved."""
 
     id: ModelId
     digest: Sha256  # of the manifest
@@ -163,13 +166,13 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
-    """Where frames come from. None means what suits the source: see `reference.is_finite` for the mode."""
+    """A source of frames. None: depends on the source, see `source_reference.is_finite` for the mode."""
 
-    reference: Reference  # file path, URL, device index, or the name of a generated picture
+    reference: Reference  # file path, URL, device index, or the name of a generated source
     properties: Properties = field(default_factory=dict, kw_only=True)
-    # file: every frame, and it ends; live: never waited for, and opened again
+    # file: every frame is processed, and it ends; live: never blocks, and is reopened
     mode: Mode | None = field(default=None, kw_only=True)
-    max_fps: Rate | None = field(default=None, kw_only=True)  # of this source; None: the pipeline's
+    max_fps: Rate | None = field(default=None, kw_only=True)  # of this source; None: as in the pipeline
     # None: WAIT for a file, ADAPTIVE_DROP_OLDEST for a live source
     filling: Filling | None = field(default=None, kw_only=True)
     # None: LAZY for a file, EAGER for a live source
@@ -178,7 +181,7 @@ class SourceSpec:
 
 @dataclass(frozen=True, slots=True)
 class UdpSink:
-    """One datagram a frame, as the original's `udp_sink`."""
+    """One datagram per frame, as Roboflow's `udp_sink`."""
 
     host: Annotated[str, Meta(pattern=whole(HOST_PATTERN))]
     port: Port
@@ -186,33 +189,33 @@ class UdpSink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSpec:
-    """What to run: a model on sources, into sinks. None means the device's own default."""
+    """What a pipeline should do: a model, its sources, its sinks. None: the default of the device."""
 
     model: ModelRef
     sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1, max_length=MAX_SOURCES)]
     sinks: Annotated[tuple[UdpSink, ...], Meta(max_length=MAX_SINKS)] = ()
-    max_fps: Rate | None = None  # of each source that says nothing itself
+    max_fps: Rate | None = None  # of each source without its own limit
     confidence: Fraction | None = None
     iou_threshold: Fraction | None = None
     class_agnostic_nms: bool | None = None
     max_candidates: ObjectCount | None = None
     max_detections: ObjectCount | None = None
     tracker: Tracker | None = None
-    sampling: Sampling | None = None  # None: no frame is kept
+    sampling: Sampling | None = None  # None: no samples
 
-    def plays_like(self, other: PipelineSpec) -> bool:
-        """Can what plays one go on as the other, without opening anything anew?"""
-        return (self.model, self.played) == (other.model, other.played)
+    def can_update_to(self, other: PipelineSpec) -> bool:
+        """Whether a run of one spec can be updated to the other without a restart."""
+        return (self.model, self.fixed_sources) == (other.model, other.fixed_sources)
 
     @property
-    def played(self) -> tuple[SourceSpec, ...]:
-        """The sources without what can be changed while they play."""
+    def fixed_sources(self) -> tuple[SourceSpec, ...]:
+        """The sources without the fields that can change during a run."""
         return tuple(replace(source, max_fps=None) for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """One pipeline that a device must run, pause or stop."""
+    """One pipeline for one device, with its desired status."""
 
     pipeline_id: Id
     generation: Natural  # +1 in the transaction of any change of device, spec or desired status
@@ -225,13 +228,13 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """One pipeline as its device sees it. The figures that move with each frame travel as `stat` instead."""
+    """The observed state of one pipeline. Values that change with each frame are in its `stat` instead."""
 
     pipeline_id: Id
     generation: Natural
     incarnation: Natural  # +1 at each start of the pipeline's process
     state: ObservedState
-    reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""  # for people: what went wrong, redacted
+    reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""  # for users: what is wrong, redacted
     restarts: Natural = 0
 
 
@@ -239,7 +242,7 @@ ObservedList = Annotated[tuple[Observed, ...], Meta(max_length=MAX_OBSERVED)]
 
 
 def observed_digest(observed: tuple[Observed, ...]) -> int:
-    """64 bits of the whole list, in any order, so that both ends notice when they disagree."""
+    """A 64-bit digest of the list, independent of its order, to detect that both ends disagree."""
     entries = sorted(
         (
             entry.pipeline_id,
@@ -256,15 +259,15 @@ def observed_digest(observed: tuple[Observed, ...]) -> int:
 
 
 def to_plain(value: object) -> Any:
-    """The maps, lists, numbers and strings of a value, as msgpack and the store write them."""
+    """Convert a value to maps, lists, numbers and strings, for msgpack and the store."""
     return msgspec.to_builtins(value, builtin_types=(bytes,))
 
 
 def from_plain(plain: object, of: type[T]) -> T:
-    """The value that was written as `plain`.
+    """Convert plain data to a value.
 
-    Unknown keys are ignored and missing ones take their default, so that a newer peer is understood.
+    Unknown keys are ignored, and missing ones get their default, for compatibility with other versions.
 
-    Raises: msgspec.ValidationError with the field, what was expected and what came.
+    Raises: msgspec.ValidationError with the field, what was expected and what it has.
     """
     return msgspec.convert(plain, of)

@@ -1,11 +1,10 @@
-"""What a workflow asks of a pipeline: a model that detects objects, perhaps a tracker, outputs. Pure.
+"""Translates a workflow to a pipeline: an object-detection model, optionally a tracker, and outputs. Pure.
 
     inputs ($inputs.image, $inputs.NAME)  →  model  →  tracker  →  pictures with boxes, counts
                                                └──────────┴→  outputs ($steps.NAME.PROPERTY)
 
-The api runs it on a device of the fleet, the library of the worker in the program that names it.
-
-A step that no device can do is refused by its name: what would be left out is never left out silently.
+The API runs it on a device of the fleet, the library in the user's program. An unsupported step is refused by
+its name: nothing is ignored silently.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from streamfleet_core.protocol.values import Tracker
 
 MAX_OUTPUTS = 64
 
-# What an output holds of one frame.
+# The content of an output for one frame.
 Content = Literal["predictions", "inference_id", "model_id", "detection", "tracking", "picture", "count"]
 
 _DETECTION = re.compile(
@@ -34,7 +33,7 @@ _IMAGES = frozenset({"InferenceImage", "WorkflowImage"})
 _SELECTOR = re.compile(r"\$(inputs|steps)\.([^.\s]+)(?:\.([^.\s]+))?")
 _SERVED = "one object-detection model, a byte tracker after it, visualizations, and counts of what was found"
 
-# What each property of a step is of one frame.
+# The content of each property of a step, for one frame.
 _OF_DETECTION: dict[str, Content] = {
     "predictions": "predictions",
     "inference_id": "inference_id",
@@ -47,12 +46,12 @@ Step = Mapping[str, Any]
 
 
 class BadWorkflow(Exception):
-    """A workflow that no pipeline can run: says which part, what was expected there, and what came."""
+    """A workflow that no pipeline can run. The text names the part, what was expected, and what it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filtering:
-    """How detections are filtered; None is the device's own default."""
+    """How detections are filtered. None: the default of the device."""
 
     confidence: float | None = None
     iou_threshold: float | None = None
@@ -63,7 +62,7 @@ class Filtering:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output of a workflow, under the name that its author gave it."""
+    """One output of a workflow, with the name from its author."""
 
     name: str
     content: Content
@@ -71,23 +70,23 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
-    """What is left of a workflow once its steps are a pipeline's."""
+    """A workflow, translated to the parts of a pipeline."""
 
     model_id: str
     filtering: Filtering = field(default_factory=Filtering)
-    classes: tuple[str, ...] | None = None  # the only ones that results have; None: all
+    classes: tuple[str, ...] | None = None  # the only classes in results; None: all
     tracker: Tracker | None = None
-    learns: bool | None = None  # are frames kept for labelling? None: as the api has it
-    dataset: str | None = None  # that they are for; None: the model's project
+    learns: bool | None = None  # whether frames are kept for labelling; None: the default of the API
+    dataset: str | None = None  # for these frames; None: the project of the model
     outputs: tuple[Output, ...] = (Output("predictions", "predictions"),)
 
 
 def read(
     specification: Mapping[str, Any], parameters: Mapping[str, Any] | None = None, *, image: str = "image"
 ) -> Workflow:
-    """The workflow of a specification. `image` is its input that is the frame. Raises: BadWorkflow."""
+    """Read a specification. `image` names the input for the frame. Raises: BadWorkflow."""
     wrapped = specification.get("specification")
-    if isinstance(wrapped, dict):  # as older programs of Roboflow's have it
+    if isinstance(wrapped, dict):  # as older Roboflow clients send it
         specification = wrapped
     inputs = _Inputs.of(specification, parameters or {}, image)
     steps = _named(specification, "steps")
@@ -115,17 +114,17 @@ def read(
 
 
 def checked(filtering: Filtering, where: str) -> Filtering:
-    """The same, when its values can be. Raises: BadWorkflow."""
+    """Validate the values, and return them. Raises: BadWorkflow."""
     for name in ("confidence", "iou_threshold"):
         value = getattr(filtering, name)
         if value is not None and not (_is_number(value) and 0 <= value <= 1):
-            raise _unlike(f"{where}.{name}", "a number from 0 to 1", value)
+            raise _mismatch(f"{where}.{name}", "a number from 0 to 1", value)
     for name in ("max_candidates", "max_detections"):
         value = getattr(filtering, name)
         if value is not None and not (_is_whole(value) and 1 <= value <= MAX_OBJECTS):
-            raise _unlike(f"{where}.{name}", f"a whole number from 1 to {MAX_OBJECTS}", value)
+            raise _mismatch(f"{where}.{name}", f"a whole number from 1 to {MAX_OBJECTS}", value)
     if not isinstance(filtering.class_agnostic_nms, bool | None):
-        raise _unlike(f"{where}.class_agnostic_nms", "true or false", filtering.class_agnostic_nms)
+        raise _mismatch(f"{where}.class_agnostic_nms", "true or false", filtering.class_agnostic_nms)
     return filtering
 
 
@@ -136,14 +135,14 @@ def _named(specification: Mapping[str, Any], part: str) -> dict[str, Step]:
     """The steps or inputs by name."""
     given = specification.get(part)
     if not isinstance(given, list):
-        raise _unlike(part, "a list", given)
+        raise _mismatch(part, "a list", given)
     named: dict[str, Step] = {}
     for number, each in enumerate(given):
         name = each.get("name") if isinstance(each, dict) else None
         if not isinstance(name, str) or not isinstance(each.get("type"), str):
-            raise _unlike(f"{part}.{number}", "an object with a name and a type", each)
+            raise _mismatch(f"{part}.{number}", "an object with a name and a type", each)
         if name in named:
-            raise BadWorkflow(f"expected {part} each under its own name, {brief(name)} is there twice")
+            raise BadWorkflow(f"expected {part} each under its own name, got {brief(name)} twice")
         named[name] = each
     return named
 
@@ -153,10 +152,10 @@ def _of_type(steps: Mapping[str, Step], kind: re.Pattern[str]) -> list[str]:
 
 
 def _check_step(name: str, step: Step) -> None:
-    """It is one that pipelines have, and like theirs the same for every frame."""
+    """Check that a pipeline supports this step, and that it runs for every frame."""
     which = f"step {brief(name)} of type {brief(step['type'])} cannot be served"
     if not any(kind.fullmatch(step["type"]) for kind in (_DETECTION, _TRACKING, _DRAWING, _COUNTING)):
-        raise BadWorkflow(f"{which}; what can be is {_SERVED}")
+        raise BadWorkflow(f"{which}; expected {_SERVED}")
     if step.get("next_steps"):
         raise BadWorkflow(f"{which}: expected no next_steps")
 
@@ -178,14 +177,14 @@ def _at_most_one_tracker(steps: Mapping[str, Step]) -> str | None:
 def _check_tracker(name: str, step: Step, detector: str) -> None:
     given = step.get("detections", step.get("predictions"))
     if given != f"$steps.{detector}.predictions":
-        raise _unlike(f"steps.{name}.detections", f"'$steps.{detector}.predictions'", given)
+        raise _mismatch(f"steps.{name}.detections", f"'$steps.{detector}.predictions'", given)
 
 
 def _check_count(name: str, step: Step, found: set[str]) -> None:
     if step.get("data") not in found:
-        raise _unlike(f"steps.{name}.data", f"one of {', '.join(sorted(found))}", step.get("data"))
+        raise _mismatch(f"steps.{name}.data", f"one of {', '.join(sorted(found))}", step.get("data"))
     if step.get("operations") != [{"type": "SequenceLength"}]:
-        raise _unlike(f"steps.{name}.operations", "[{'type': 'SequenceLength'}]", step.get("operations"))
+        raise _mismatch(f"steps.{name}.operations", "[{'type': 'SequenceLength'}]", step.get("operations"))
 
 
 def _filtering(inputs: _Inputs, name: str, step: Step) -> Filtering:
@@ -193,7 +192,7 @@ def _filtering(inputs: _Inputs, name: str, step: Step) -> Filtering:
         return inputs.of_step(step, name, parameter)
 
     confidence = value("confidence")
-    if step["type"].endswith("@v3"):  # it says it in two words, and "best" unless told otherwise
+    if step["type"].endswith("@v3"):  # v3 has two parameters, and defaults to "best"
         confidence = value("custom_confidence") if value("confidence_mode") == "custom" else None
     filtering = Filtering(
         confidence=confidence,
@@ -210,14 +209,14 @@ def _filtering(inputs: _Inputs, name: str, step: Step) -> Filtering:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """What selectors of inputs stand for."""
+    """The values of input selectors."""
 
     image: str
     values: Mapping[str, Any]
 
     @classmethod
     def of(cls, specification: Mapping[str, Any], parameters: Mapping[str, Any], image: str) -> _Inputs:
-        """What was given for an input, or else its default."""
+        """Read the declared inputs, with the given values or their defaults."""
         declared = _named(specification, "inputs")
         if image not in declared or declared[image]["type"] not in _IMAGES:
             raise BadWorkflow(f"expected an input {brief(image)} that is an image: it is image_input_name")
@@ -225,12 +224,12 @@ class _Inputs:
         return cls(image, {**values, **parameters})
 
     def value(self, given: Any, where: str) -> Any:
-        """What stands there, or what its selector stands for."""
+        """Resolve a value, which may be a selector."""
         if not isinstance(given, str) or not given.startswith("$"):
             return given
         found = _SELECTOR.fullmatch(given)
         if found is None or found[1] != "inputs" or found[3] is not None:
-            raise _unlike(where, "a value, or '$inputs.NAME'", given)
+            raise _mismatch(where, "a value, or '$inputs.NAME'", given)
         if found[2] not in self.values:
             raise BadWorkflow(
                 f"{where}: expected a value of {brief(given)} in workflows_parameters, or its default_value"
@@ -238,37 +237,37 @@ class _Inputs:
         return self.values[found[2]]
 
     def of_step(self, step: Step, name: str, parameter: str) -> Any:
-        """A parameter of a step, None when it is not there."""
+        """A parameter of a step; None if it is missing."""
         return self.value(step.get(parameter), f"steps.{name}.{parameter}")
 
     def text(self, step: Step, name: str, parameter: str) -> str:
-        """A parameter that must be there."""
+        """A required text parameter."""
         value = self.text_or_none(step, name, parameter)
         if value is None:
-            raise _unlike(f"steps.{name}.{parameter}", "a text", value)
+            raise _mismatch(f"steps.{name}.{parameter}", "a text", value)
         return value
 
     def text_or_none(self, step: Step, name: str, parameter: str) -> str | None:
-        """A parameter that need not be there."""
+        """An optional text parameter."""
         value = self.of_step(step, name, parameter)
         if value is not None and (not isinstance(value, str) or not value):
-            raise _unlike(f"steps.{name}.{parameter}", "a text", value)
+            raise _mismatch(f"steps.{name}.{parameter}", "a text", value)
         return value
 
     def texts(self, step: Step, name: str, parameter: str) -> tuple[str, ...] | None:
-        """A parameter that is a list of texts, if it is there."""
+        """An optional parameter that is a list of texts."""
         value = self.of_step(step, name, parameter)
         if value is None:
             return None
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise _unlike(f"steps.{name}.{parameter}", "a list of texts", value)
+            raise _mismatch(f"steps.{name}.{parameter}", "a list of texts", value)
         return tuple(value)
 
     def check_image(self, name: str, parameter: str, step: Step) -> None:
-        """The model looks at whole frames."""
+        """Check that the model gets whole frames."""
         given = step.get(parameter, step.get("image"))
         if given not in (f"$inputs.{self.image}", [f"$inputs.{self.image}"]):
-            raise _unlike(f"steps.{name}.{parameter}", f"'$inputs.{self.image}'", given)
+            raise _mismatch(f"steps.{name}.{parameter}", f"'$inputs.{self.image}'", given)
 
 
 # outputs --------------------------------------------------------------------------------------------------
@@ -277,17 +276,17 @@ class _Inputs:
 def _outputs(specification: Mapping[str, Any], properties: Mapping[str, Content]) -> tuple[Output, ...]:
     given = specification.get("outputs")
     if not isinstance(given, list) or not given or len(given) > MAX_OUTPUTS:
-        raise _unlike("outputs", f"a list of 1 to {MAX_OUTPUTS}", given)
+        raise _mismatch("outputs", f"a list of 1 to {MAX_OUTPUTS}", given)
     names: set[str] = set()
     outputs = []
     for number, each in enumerate(given):
         if not isinstance(each, dict) or not isinstance(each.get("name"), str):
-            raise _unlike(f"outputs.{number}", "an object with a name and a selector", each)
+            raise _mismatch(f"outputs.{number}", "an object with a name and a selector", each)
         name, selector = each["name"], each.get("selector")
         if name in names:
-            raise BadWorkflow(f"expected outputs each under its own name, {brief(name)} is twice")
+            raise BadWorkflow(f"expected outputs each under its own name, got {brief(name)} twice")
         if not isinstance(selector, str) or selector not in properties:
-            raise _unlike(f"outputs.{number}.selector", f"one of {', '.join(properties)}", selector)
+            raise _mismatch(f"outputs.{number}.selector", f"one of {', '.join(properties)}", selector)
         names.add(name)
         outputs.append(Output(name, properties[selector]))
     return tuple(outputs)
@@ -296,7 +295,7 @@ def _outputs(specification: Mapping[str, Any], properties: Mapping[str, Content]
 def _properties(
     detector: str, tracker: str | None, *, drawings: Sequence[str] = (), counts: Sequence[str] = ()
 ) -> dict[str, Content]:
-    """What can be selected, and what it is."""
+    """The selectable properties and their content."""
     known = {f"$steps.{detector}.{name}": content for name, content in _OF_DETECTION.items()}
     if tracker is not None:
         known |= {f"$steps.{tracker}.{name}": content for name, content in _OF_TRACKING.items()}
@@ -304,7 +303,7 @@ def _properties(
     return known | {f"$steps.{name}.output": "count" for name in counts}
 
 
-# words ----------------------------------------------------------------------------------------------------
+# values ---------------------------------------------------------------------------------------------------
 
 
 def _is_number(value: Any) -> bool:
@@ -315,8 +314,8 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _unlike(where: str, expected: str, came: Any) -> BadWorkflow:
-    return BadWorkflow(f"expected {_cut(where, 80)} as {_cut(expected, 400)}, got {brief(came)}")
+def _mismatch(where: str, expected: str, got: Any) -> BadWorkflow:
+    return BadWorkflow(f"expected {_cut(where, 80)} as {_cut(expected, 400)}, got {brief(got)}")
 
 
 def _cut(text: str, length: int) -> str:

@@ -1,4 +1,4 @@
-"""Waits of asyncio that end with an event or with a time."""
+"""Waits of asyncio for an event, with a timeout."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 
 
 async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait until the event is set, or for so many seconds. Returns whether it was set.
+    """Wait up to `seconds` for the event, and return whether it was set.
 
-    Not by `asyncio.wait_for`: before Python 3.12 that drops a cancellation that comes as the event is set,
-    and then whoever cancelled the task waits for its end for ever.
+    Without `asyncio.wait_for`: before Python 3.12 it drops a cancellation that arrives as the event is set,
+    and the caller that cancelled the task waits for its end forever.
     """
     waiting = asyncio.ensure_future(event.wait())
     try:

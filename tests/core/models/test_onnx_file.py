@@ -234,7 +234,7 @@ def test_to_refuse_it_takes_no_memory() -> None:
 
 def test_what_honest_exports_have_is_let_in() -> None:
     assert read_graph(doubling(10)).outputs
-    with pytest.raises(BadModel, match="it holds none"):  # but for an output
+    with pytest.raises(BadModel, match="with a graph, got none"):  # but for an output
         read_graph(nested(15))
 
 

@@ -95,7 +95,7 @@ def test_a_pipeline_without_a_word_of_it_keeps_no_frame() -> None:
 def test_another_sampling_does_not_begin_the_playing_anew() -> None:
     spec = PipelineSpec(model=ModelRef("parts/1", "ab" * 32), sources=(SourceSpec("rtsp://cam/1"),))
 
-    assert spec.plays_like(replace(spec, sampling=WHOLE))
+    assert spec.can_update_to(replace(spec, sampling=WHOLE))
 
 
 @pytest.mark.parametrize(

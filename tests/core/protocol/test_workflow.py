@@ -182,7 +182,7 @@ def other(kind: str, name: str = "extra") -> dict[str, Any]:
             {"steps": [MODEL, TRACKER, {**TRACKER, "name": "b"}]},
             "expected at most one step that is a tracker, got 2",
         ),
-        ({"steps": [MODEL, MODEL]}, "'model' is there twice"),
+        ({"steps": [MODEL, MODEL]}, "got 'model' twice"),
         ({"steps": [{**MODEL, "next_steps": ["$steps.b"]}]}, "expected no next_steps"),
         (
             {"steps": [{**MODEL, "images": "$steps.crop.crops"}]},
@@ -208,7 +208,7 @@ def other(kind: str, name: str = "extra") -> dict[str, Any]:
         ({"inputs": [{"type": "WorkflowParameter", "name": "image"}]}, "expected an input 'image'"),
         ({"outputs": []}, "expected outputs as a list of 1 to 64, got []"),
         ({"outputs": [{"name": 1}]}, "expected outputs.0 as an object with a name and a selector"),
-        ({"outputs": [FOUND, FOUND]}, "'found' is twice"),
+        ({"outputs": [FOUND, FOUND]}, "got 'found' twice"),
         (
             {"outputs": [{**FOUND, "selector": "$steps.model.masks"}]},
             "outputs.0.selector as one of $steps.model.",

@@ -159,7 +159,7 @@ class World:
                     before = self.told[action.child]
                     assert action.assignment.generation > before.generation
                     assert action.assignment.run_generation == before.run_generation
-                    assert action.assignment.spec.plays_like(before.spec), (
+                    assert action.assignment.spec.can_update_to(before.spec), (
                         "a change that a camera cannot obey"
                     )
                     self.told[action.child] = action.assignment

@@ -49,8 +49,8 @@ class StatusPublisher:
     def publish(self, now: float, *, short_id: int, only: str | None = None) -> None:
         """Publish what is due and what has changed. `short_id` is the device's number from the broker.
 
-        `only` names the one pipeline that can have changed. Each camera reports twice a second, so to
-        read_host_stats at all pipelines each time would cost the square of their number.
+        `only` names the one pipeline that can have changed. Each camera reports twice a second: checking all
+        pipelines each time would cost the square of their number.
         """
         due = only is None and now - self._published_at >= INTERVAL
         at = time.time()

@@ -437,7 +437,7 @@ class FrameLoop:
         self._done = all(lane.done for lane in self._lanes)
 
     def _wait(self) -> None:
-        """Until a frame, an answer or a change arrives, or something is due."""
+        """Wait for a frame, an answer or a change, or until something is due."""
         now = time.monotonic()
         dues = [_IDLE]
         poll = select.poll()

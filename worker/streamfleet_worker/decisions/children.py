@@ -103,7 +103,7 @@ class Camera(Child[CameraId]):
             assignment.run_generation == told.run_generation
             # Whether the fence applies is fixed at the start of a camera.
             and assignment.on_disconnect == told.on_disconnect
-            and assignment.spec.plays_like(told.spec)
+            and assignment.spec.can_update_to(told.spec)
         )
 
     def reported(self, report: CameraReport, before: CameraReport | None, now: float) -> None:

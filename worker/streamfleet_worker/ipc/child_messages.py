@@ -97,7 +97,7 @@ class PublisherConfig:
 class Change:
     """To a camera: emit under this generation and spec from now on, or pause.
 
-    The spec plays like the one that the camera began with (`PipelineSpec.plays_like`).
+    The camera can apply the spec without a restart (`PipelineSpec.can_update_to`).
     """
 
     generation: Natural

@@ -120,7 +120,7 @@ def quiet_libraries() -> None:
 
 def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str], None]) -> Capture:
     path = _local_path(str(spec.reference))
-    if is_pattern(path) or os.path.isdir(path):  # noqa: PTH112 (pathlib's raises what is told below)
+    if is_pattern(path) or os.path.isdir(path):  # noqa: PTH112 (pathlib raises errors that are handled below)
         return open_images(path, finite=is_finite(spec))
     _check_file(path)
     try:
