@@ -1,8 +1,8 @@
 """Hides secrets in URL paths: some cameras expect users, passwords and tokens there.
 
-    /user=admin&password=…&channel=1.sdp   only values that identify a stream are shown /token/…/live
-    /h264/admin/…/ch1      segments after the name of a secret, or after a common user name are hidden
-    /0/admin:…/main   /AbCdEf123456        pairs with a colon, and segments that look random are hidden
+    /user=admin&password=…&channel=1.sdp   only values that identify a stream are shown
+    /token/…/live   /h264/admin/…/ch1      hidden: segments after the name of a secret or a common user name
+    /0/admin:…/main   /AbCdEf123456        hidden: pairs with a colon, and segments that look random
 
 No list is complete, so it tends to hide too much. It is idempotent.
 """
