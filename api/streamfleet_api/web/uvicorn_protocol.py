@@ -115,22 +115,36 @@ class BoundedHttp(HttpToolsProtocol):
         self._has_body = False  # the body of the last one is under way
         self._body = 0  # bytes of it since the timer began
         self._timer: asyncio.TimerHandle | None = None  # for what the client has to send
+        self._unread: asyncio.TimerHandle | None = None  # for what it has to read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         peer = self.client[0] if self.client else None
-        self.slot = self._given or self._connections.open(address_of(peer), self._close)
+        self.slot = self._given or self._connections.open(address_of(peer), self._drop)
         if not self.slot.is_open:
             transport.abort()
             return
-        self.slot.drop = self._close
+        self.slot.drop = self._drop
         self._expect(self._limits.head, self._disconnect)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._expect_nothing()
+        self._expect_no_reading()
         self._tell_unanswered()
         self.slot.close()
+
+    def pause_writing(self) -> None:
+        """The client does not read: it may make room for another, and has a limited time."""
+        super().pause_writing()
+        self.slot.idle()
+        self._expect_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._expect_no_reading()
+        if self._unanswered:
+            self.slot.busy()
 
     def data_received(self, data: bytes) -> None:
         self._has_moved = False
@@ -190,9 +204,16 @@ class BoundedHttp(HttpToolsProtocol):
             self.slot.idle()
             if self._has_body:  # which is no longer read
                 self._expect(self._limits.head, self._close)
+        if self.transport.is_closing():
+            self._expect_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._expect_reading()
 
     def handle_websocket_upgrade(self) -> None:
         self._expect_nothing()
+        self._expect_no_reading()
         if any(cycle is not None and not cycle.response_complete for cycle in self._unanswered):
             if self._is_unanswered():
                 self.transport.write(_TOO_EARLY)
@@ -241,7 +262,24 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _close(self) -> None:
         self.transport.close()
+        self._expect_reading()
         self._tell_unanswered()
+
+    def _drop(self) -> None:
+        """Make room for another, at once also when the client does not read."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        self._close()
+
+    def _expect_reading(self) -> None:
+        """What was sent has to be read, or nothing would end the connection, also when it is closed."""
+        if self._unread is None and self.transport.get_write_buffer_size():
+            self._unread = self.loop.call_later(self._limits.body, self.transport.abort)
+
+    def _expect_no_reading(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _tell_unanswered(self) -> None:
         """Cancel handlers that still respond: they would fail on the closed connection and log it."""

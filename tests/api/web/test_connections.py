@@ -174,6 +174,42 @@ def test_more_slow_heads_than_descriptors_keep_nobody_out(cramped: Api) -> None:
     assert figures["open_descriptors"] < figures["max_descriptors"] == DESCRIPTORS
 
 
+def test_answers_that_nobody_reads_keep_nobody_out(cramped: Api) -> None:
+    """Each is larger than what the kernel takes, so its request goes on."""
+    ask = b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * MAX_UNANSWERED
+    with ExitStack() as stack:
+        for number in range(2 * DESCRIPTORS):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            client.settimeout(PATIENCE)
+            client.bind((f"127.0.0.{1 + number % 4}", 0))
+            client.connect(("127.0.0.1", cramped.port))
+            with contextlib.suppress(ConnectionError):
+                client.sendall(ask)
+                client.recv(1)
+        with connect(cramped, ASK) as honest:
+            assert b" 200 OK" in rest(honest)
+
+
+def test_a_client_that_does_not_read_its_answer_is_left(cramped: Api) -> None:
+    ask = b"GET /openapi.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * MAX_UNANSWERED
+
+    def count() -> float:
+        found = re.search(r"^streamfleet_http_connections (\S+)$", cramped.http.get("/metrics").text, re.M)
+        assert found
+        return float(found[1])
+
+    until(lambda: count() < 10)
+    with ExitStack() as stack:
+        for _ in range(20):
+            client = stack.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            client.connect(("127.0.0.1", cramped.port))
+            client.sendall(ask)
+        until(lambda: count() > 20)
+        until(lambda: count() < 10)
+
+
 GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
 ELSEWHERE = HEAD.replace(b"127.0.0.1", b"evil.example")
 LONG = b"content-length: 100000\r\n\r\n"
