@@ -115,7 +115,7 @@ Strategy = Random | CloseToThreshold | ClassesBased | DetectionsNumberBased
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How samples are grouped into batches for labelling."""
+    """Rule that groups samples into batches for labelling."""
 
     batches_name_prefix: Text = "samples"
     recreation_interval: Interval = "never"  # in UTC; weeks start on Monday
@@ -124,7 +124,7 @@ class Batching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Which frames of a pipeline are kept for labelling, and how. A pipeline without it keeps none.
+    """Choice of the frames that are kept for labelling. A pipeline without it keeps none.
 
     The first strategy that matches a frame and is under all of its limits takes it.
     """

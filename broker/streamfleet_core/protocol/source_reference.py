@@ -79,7 +79,7 @@ def is_playable(reference: str | int) -> bool:
 
 
 def expected_instead(reference: str | int) -> str:
-    """What was expected instead of a reference that no device can open; "" for a valid one."""
+    """Describe what was expected instead of a reference that no device can open; "" for a valid one."""
     match kind_of(reference):
         case SourceKind.SCENE:
             return "" if scene_of(str(reference)) is not None else EXPECTED

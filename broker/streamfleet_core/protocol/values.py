@@ -189,7 +189,7 @@ class UdpSink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSpec:
-    """What a pipeline should do: a model, its sources, its sinks. None: the default of the device."""
+    """Task of a pipeline: a model, its sources, its sinks. None: the default of the device."""
 
     model: ModelRef
     sources: Annotated[tuple[SourceSpec, ...], Meta(min_length=1, max_length=MAX_SOURCES)]

@@ -51,7 +51,7 @@ class BadWorkflow(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filtering:
-    """How detections are filtered. None: the default of the device."""
+    """Filter of detections. None: the default of the device."""
 
     confidence: float | None = None
     iou_threshold: float | None = None

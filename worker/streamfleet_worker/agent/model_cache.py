@@ -34,7 +34,7 @@ _CHUNK = 1024 * 1024  # bytes between two writes
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where blobs are fetched from, during a session."""
+    """API that blobs are fetched from during a session."""
 
     api: str  # base URL; "" if there is none
     ticket: str

@@ -92,7 +92,7 @@ class State:
 
     @property
     def starts(self) -> int:
-        """How often the agent was started, including this time."""
+        """Number of starts of the agent, including this one."""
         return self._known.starts
 
     @property

@@ -110,7 +110,7 @@ class SlotScheduler(Generic[FrameT]):
         assert not any(self._in_flight[source] for source in self._ended)
 
     def _reserved_for_others(self, source: int) -> int:
-        """How many other sources have no slot and may need one."""
+        """Number of other sources that have no slot and may need one."""
         return sum(
             1
             for other, frames in enumerate(self._in_flight)

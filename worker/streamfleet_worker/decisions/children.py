@@ -132,7 +132,7 @@ class Camera(Child[CameraId]):
 
 @dataclass(slots=True)
 class Retry:
-    """When a child that crashed is started again."""
+    """Delays before a child that crashed is started again."""
 
     at: float = float("-inf")
     backoff: Backoff = field(

@@ -31,7 +31,7 @@ _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """What is known of one model. Texts are None if they do not apply."""
+    """State of one model. Texts are None if they do not apply."""
 
     digest: str
     manifest: Manifest | None = None  # once fetched
@@ -216,7 +216,7 @@ class ModelTable:
         return model.manifest
 
     def failures(self) -> dict[str, str]:
-        """Why models cannot work, by digest."""
+        """Reasons why models cannot work, by digest."""
         return {digest: model.failed for digest, model in self._models.items() if model.failed is not None}
 
     def obstacle(self, ref: ModelRef) -> str | None:

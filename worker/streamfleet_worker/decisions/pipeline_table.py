@@ -31,7 +31,7 @@ from streamfleet_worker.ipc.child_messages import CameraReport
 
 @dataclass(slots=True, kw_only=True)
 class Pipeline:
-    """What is known of one pipeline. Texts are None if they do not apply."""
+    """State of one pipeline. Texts are None if they do not apply."""
 
     row: Row
     assignment: Assignment | None = None  # the last one; None before the first since the agent's start

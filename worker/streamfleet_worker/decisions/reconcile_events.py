@@ -42,7 +42,7 @@ Report = CameraReport | EngineReport | PublisherReport
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What is stored of a pipeline. It survives a power failure."""
+    """Stored state of a pipeline. It survives a power failure."""
 
     pipeline_id: str
     generation: int  # the highest adopted: an assignment of a lower one is refused

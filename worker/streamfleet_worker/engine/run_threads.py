@@ -96,7 +96,7 @@ class Runners:
             return self._inferences, max((now - at for at in self._started.values()), default=0.0)
 
     def failure(self, now: float) -> str:
-        """Why inferences fail, if all of the last seconds did; otherwise ""."""
+        """Reason why inferences fail, if all of the last seconds did; otherwise ""."""
         failing = self._failing
         return failing.reason if failing is not None and now - failing.since >= FAILING else ""
 

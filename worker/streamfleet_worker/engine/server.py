@@ -62,7 +62,7 @@ class EngineServer:
         return self._runners.figures(now)
 
     def failure(self, now: float) -> str:
-        """Why inferences fail, if all of the last seconds did; otherwise ""."""
+        """Reason why inferences fail, if all of the last seconds did; otherwise ""."""
         return self._runners.failure(now)
 
     # the server thread -------------------------------------------------------------------------------------

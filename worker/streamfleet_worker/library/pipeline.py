@@ -39,7 +39,7 @@ Hook = Callable[[], Any]
 
 
 class SinkMode(enum.Enum):
-    """How predictions are passed to the sinks."""
+    """Way in which predictions are passed to the sinks."""
 
     ADAPTIVE = "adaptive"  # SEQUENTIAL for one source, BATCH for several
     BATCH = "batch"  # lists by source, with None for each without a frame

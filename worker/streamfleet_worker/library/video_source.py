@@ -26,7 +26,7 @@ class StreamState(enum.Enum):
 
 
 class BufferFillingStrategy(str, enum.Enum):
-    """What a source does with a new frame when its buffer is full."""
+    """Treatment of a new frame when the buffer of a source is full."""
 
     WAIT = "WAIT"
     DROP_OLDEST = "DROP_OLDEST"
@@ -36,7 +36,7 @@ class BufferFillingStrategy(str, enum.Enum):
 
 
 class BufferConsumptionStrategy(str, enum.Enum):
-    """Which frame is taken from the buffer next."""
+    """Choice of the frame that is taken from the buffer next."""
 
     LAZY = "LAZY"  # the oldest
     EAGER = "EAGER"  # the newest; the others are dropped

@@ -19,12 +19,12 @@ _FRESH = 0.05  # seconds; an older waiting frame is always replaced by a newer o
 
 
 def filling_of(source: SourceSpec, *, finite: bool) -> Filling:
-    """What a source does when its buffer is full."""
+    """Behaviour of a source when its buffer is full."""
     return source.filling or ("WAIT" if finite else "ADAPTIVE_DROP_OLDEST")
 
 
 def consumption_of(source: SourceSpec, *, finite: bool) -> Consumption:
-    """Which frame of its buffer is taken next."""
+    """Choice of the frame of its buffer that is taken next."""
     return source.consumption or ("LAZY" if finite else "EAGER")
 
 

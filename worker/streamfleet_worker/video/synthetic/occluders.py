@@ -104,7 +104,7 @@ class _Rhythm:
     swing: float  # pixels to both sides
 
     def at(self, frame_id: int) -> tuple[float, float]:
-        """How far it reaches in, and where along the belt."""
+        """Depth of its reach, and its position along the belt."""
         angle = 2 * math.pi * frame_id / self.period + self.phase
         depth = self.depth * min(1.0, 1.6 * math.sin(angle))
         return depth, self.middle + self.swing * math.sin(angle * 0.37 + 1.0)

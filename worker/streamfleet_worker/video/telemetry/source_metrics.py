@@ -109,7 +109,7 @@ class _SourceState:
         return now - self.frozen_since
 
     def reason_at(self, now: float) -> str:
-        """Why there is no usable picture; "" if there is one."""
+        """Reason why there is no usable picture; "" if there is one."""
         return self.reason or self._missing_reason(now) or _frozen_reason(self.frozen_for(now))
 
     def _missing_reason(self, now: float) -> str:
