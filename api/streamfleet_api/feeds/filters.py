@@ -39,7 +39,7 @@ class Selector:
     @classmethod
     def parse(cls, text: str) -> Selector:
         """Parse labels as `site=hall-1,line`, each with a value or any value. Raises: WrongParameter."""
-        expected = f"at most {MAX_LABELS} labels as key=value or key, with commas between"
+        expected = f"labels as key=value or key, at most {MAX_LABELS}, with commas between"
         needs: list[tuple[str, str | None]] = []
         parts = text.split(",", MAX_LABELS)
         if len(parts) > MAX_LABELS:  # more than anything has

@@ -173,7 +173,7 @@ def test_statuses_are_chosen_by_pipeline_device_and_labels(
         ([("source", "9" * 5000)], "source", "a number from 0 to 15"),
         ([("selector", "a=b=c")], "selector", "key=value"),
         ([("selector", ",")], "selector", "key=value"),
-        ([("selector", ",".join("a" for _ in range(33)))], "selector", "at most 32 labels"),
+        ([("selector", ",".join("a" for _ in range(33)))], "selector", "key, at most 32, with"),
         ([("selector", "a"), ("selector", "b")], "selector", "one value"),
         ([("empty", "yes")], "empty", "true or false"),
         ([("pipline", "door")], "pipline", "class, device, empty"),

@@ -85,6 +85,7 @@ def files(tmp_path: Path) -> Path:
         ("noise.mp4", "{} is not a video that can be decoded"),
         ("nul\0.mp4", "cannot be read"),
         ("n" * 300 + ".mp4", "cannot be read: File name too long"),
+        ("*" * 300 + ".jpg", "nothing matches "),
     ],
 )
 def test_a_file_that_is_no_video_is_lost_with_a_reason(files: Path, name: str, reason: str) -> None:

@@ -18,7 +18,7 @@ from streamfleet_core.protocol.status import SourceCause
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.video.sources import container
 from streamfleet_worker.video.sources.capture import Capture
-from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.errors import SourceLost, shown_path
 from streamfleet_worker.video.sources.images import is_pattern, open_images
 from streamfleet_worker.video.sources.media import MOST_PIXELS, MediaCapture, strerror
 from streamfleet_worker.video.sources.probe import Address, address_of, diagnose, resolve
@@ -135,7 +135,7 @@ def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str
             on_wait=on_wait,
         )
     except (av.FFmpegError, ValueError) as exc:
-        raise SourceLost("codec", f"{path} {container.fault_of(path) or strerror(exc)}") from None
+        raise SourceLost("codec", f"{shown_path(path)} {container.fault_of(path) or strerror(exc)}") from None
     for _ in range(int(spec.properties.get(_POSITION, 0))):
         if not capture.grab():
             break
@@ -220,16 +220,16 @@ def _check_file(reference: str) -> None:
     path = Path(reference)
     try:
         if path.exists() and not path.is_file():
-            raise SourceLost("invalid", f"{path} is no regular file, expected a video file")
+            raise SourceLost("invalid", f"{shown_path(path)} is no regular file, expected a video file")
         with path.open("rb") as file:
             if not file.read(1):
-                raise SourceLost("codec", f"{path} is empty, expected a video file")
+                raise SourceLost("codec", f"{shown_path(path)} is empty, expected a video file")
     except FileNotFoundError as exc:
         # On the device, not on the operator's machine.
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
-        raise SourceLost("not_found", f"there is no file {path}{where}") from exc
+        raise SourceLost("not_found", f"there is no file {shown_path(path)}{where}") from exc
     except PermissionError as exc:
-        raise SourceLost("authentication", f"{path} cannot be read: permission denied") from exc
+        raise SourceLost("authentication", f"{shown_path(path)} cannot be read: permission denied") from exc
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise SourceLost("invalid", f"{path} cannot be read: {reason}") from exc
+        raise SourceLost("invalid", f"{shown_path(path)} cannot be read: {reason}") from exc

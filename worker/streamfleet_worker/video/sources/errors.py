@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from streamfleet_core.protocol.source_reference import shown_reason
+from pathlib import Path
+
+from streamfleet_core.protocol.source_reference import redacted, shown_reason
 from streamfleet_core.protocol.status import SourceCause
+
+_PATH = 150  # characters; a reason has at most 300 bytes
 
 
 class SourceLost(Exception):
@@ -12,3 +16,9 @@ class SourceLost(Exception):
     def __init__(self, cause: SourceCause, reason: str) -> None:
         super().__init__(shown_reason(reason))
         self.cause = cause
+
+
+def shown_path(path: str | Path) -> str:
+    """The end of a path without credentials, so that the reason after it is not cut off."""
+    text = redacted(str(path))
+    return text if len(text) <= _PATH else f"…{text[-_PATH:]}"

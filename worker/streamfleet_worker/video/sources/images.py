@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.sources.capture import Capture
-from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.errors import SourceLost, shown_path
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _MOST = 1_000_000  # names
@@ -54,7 +55,7 @@ class ImagesCapture(Capture):
 
 def is_pattern(path: str) -> bool:
     """Whether it is a glob pattern, and no file has exactly this name."""
-    return glob.has_magic(path) and not Path(path).exists()
+    return glob.has_magic(path) and not os.path.exists(path)  # noqa: PTH110 (pathlib's raises if the name is too long)
 
 
 def open_images(path: str, *, finite: bool) -> ImagesCapture:
@@ -65,8 +66,8 @@ def open_images(path: str, *, finite: bool) -> ImagesCapture:
     if not found:
         expected = f"expected images ({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))})"
         if is_pattern(path):
-            raise SourceLost("not_found", f"nothing matches {path}: {expected}")
-        raise SourceLost("invalid", f"{path} is a directory without an image, {expected}")
+            raise SourceLost("not_found", f"nothing matches {shown_path(path)}: {expected}")
+        raise SourceLost("invalid", f"{shown_path(path)} is a directory without an image, {expected}")
     return ImagesCapture([Path(name) for name in found], finite=finite)
 
 
@@ -75,9 +76,9 @@ def _listed(folder: Path) -> Iterable[str]:
         names = itertools.islice(folder.iterdir(), _MOST)
         return [str(each) for each in names if not each.name.startswith(".")]
     except PermissionError as exc:
-        raise SourceLost("authentication", f"{folder} cannot be read: permission denied") from exc
+        raise SourceLost("authentication", f"{shown_path(folder)} cannot be read: permission denied") from exc
     except OSError as exc:
-        raise SourceLost("invalid", f"{folder} cannot be read: {exc.strerror}") from exc
+        raise SourceLost("invalid", f"{shown_path(folder)} cannot be read: {exc.strerror}") from exc
 
 
 def _read(path: Path) -> Image | None:
