@@ -23,10 +23,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient, BrokerClientError
-from streamfleet_api.web.access import Asked, Decision, Kind, Policy, Refusal, bearer_of
+from streamfleet_api.web.access import Asked, Decision, Kind, Policy, Refusal, bearer_of, is_trusted
 from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_api.web.handshakes import KnownNetworks
 from streamfleet_api.web.problem_details import ErrorAnswer, Problem
+from streamfleet_api.web.request_budget import EACH, RequestBudget
 from streamfleet_core.protocol.requests import CheckTicket
 from streamfleet_core.runtime.private_file import read_private, write_private
 
@@ -48,6 +49,13 @@ _TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN},512}}")
 TICKET_TTL = 30.0  # seconds
 MAX_TICKETS = 1_000
 MAX_WRONG_TICKETS = 100  # of one address a minute: the broker is asked, and all are wrong after its restart
+
+# The end of the connection is what helps: the next one needs a handshake, which has a budget, too.
+_TOO_MANY_REQUESTS = Problem(
+    429,
+    f"expected at most {EACH.each_second:g} requests a second without the token from one address",
+    headers={"retry-after": "1", "connection": "close"},
+)
 
 
 class UnusableToken(Exception):
@@ -136,6 +144,7 @@ class Authorise:
         self._tickets = tickets
         self._failed_logins = failed_logins
         self._known = known
+        self._budget = RequestBudget(known)
         self._failed_tickets = FailedLogins(MAX_WRONG_TICKETS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,8 +156,12 @@ class Authorise:
         wait = failed.wait(asked.address, time.monotonic(), by_page=self._policy.is_by_a_page(asked))
         decision = self._policy.decide(asked, is_locked=lambda: wait > 0)
         send = _ours_only(send, decision.reader)
+        refusal: Problem | None = None
         if decision.refusal is not None and not await self._has_ticket(scope, asked, decision):
             refusal = _refused(asked, decision.refusal, wait)
+        if (refusal is not None or asked.kind is Kind.OPEN) and not self._has_budget(asked):
+            refusal = _TOO_MANY_REQUESTS
+        if refusal is not None:
             await self._answer(HTTPConnection(scope), refusal)(scope, receive, send)
         elif decision.is_moved and (host := _HOST.fullmatch(asked.headers.get("host", ""))):
             await Response(status_code=307, headers={"location": f"https://{host[0]}/"})(scope, receive, send)
@@ -158,6 +171,11 @@ class Authorise:
             if asked.kind is not Kind.OPEN:
                 self._known.admitted(asked.address)
             await self._app(scope, receive, send)
+
+    def _has_budget(self, asked: Asked) -> bool:
+        """Whether an address may send another request without the token."""
+        is_near = is_trusted(asked.address, self._policy.trust)
+        return is_near or self._budget.take(asked.address, time.monotonic())
 
     async def _has_ticket(self, scope: Scope, asked: Asked, decision: Decision) -> bool:
         """Whether it carries a valid ticket for this route instead of the token."""
