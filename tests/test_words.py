@@ -16,6 +16,7 @@ FOLDERS = (
     "worker/streamfleet_worker",
 )
 PLAIN = (  # whose prose is plain English, too
+    "api/streamfleet",
     "api/streamfleet_api",
     "broker/streamfleet_broker",
     "broker/streamfleet_core",

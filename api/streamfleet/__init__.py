@@ -1,4 +1,4 @@
-"""The public Python package: steer a fleet over HTTP, receive its predictions, run its pipeline without it.
+"""The public Python package: control a fleet, receive its predictions, run pipelines without one.
 
     import streamfleet
 
@@ -11,7 +11,7 @@
 
 `Client` and `AsyncClient` need `streamfleet[client]`, `Prediction.detections` needs
 `streamfleet[detections]`, and `InferencePipeline`, `Stream`, `UdpStream` and the sinks need
-`streamfleet[worker,cpu]`. Each is loaded when it is first used.
+`streamfleet[worker,cpu]`. Each name is imported on first use.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ __all__ = [
     "subscribe_async",
 ]
 
-# Module → the names in it, and the extras with which `pip install` makes it work.
-_PLACES: dict[str, tuple[tuple[str, ...], str]] = {
+# Module → its public names, and the extras that they need.
+_LAZY_MODULES: dict[str, tuple[tuple[str, ...], str]] = {
     "streamfleet.client": (("Client",), "client"),
     "streamfleet.async_client": (("AsyncClient",), "client"),
     "streamfleet.connection": (("Connection",), "client"),
@@ -121,12 +121,12 @@ _PLACES: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for. Raises: AttributeError, MissingPackage."""
+    """Import a public name on first use. Raises: AttributeError, MissingPackage."""
     if name == "__version__":
         from importlib.metadata import version
 
         return version("streamfleet")
-    for module, (names, extras) in _PLACES.items():
+    for module, (names, extras) in _LAZY_MODULES.items():
         if name in names:
             try:
                 return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""The client for programs with asyncio: what `client` does, with the same requests and answers."""
+"""The asyncio client of a fleet's HTTP API, with the same requests and results as `client`."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A client of one fleet's HTTP API for asyncio: each method does what that of `Client` does.
+    """An asyncio client of one fleet's HTTP API, with the methods of `Client`.
 
     Args:
-        connection: Where the fleet is. None: on this machine.
-        timeout: Seconds for an answer.
-        retries: Attempts after the first, with pauses of 0.1 s to 5 s between them.
+        connection: Address and credentials of the API. None: the fleet on this machine.
+        timeout: Seconds to wait for a response.
+        retries: Attempts after the first one, with pauses of 0.1 s to 5 s.
 
     Raises:
-        BadSetting: The token, the CA file or the fingerprint cannot be used.
+        BadSetting: The token, the CA file or the fingerprint is invalid.
 
     Example:
         ```python
@@ -70,7 +70,7 @@ class AsyncClient:
         self.connection = connection or Connection()
         self._timeout = timeout
         self._retries = retries
-        # Proxies of the environment are not asked: a fleet is on this host or on the network beside it.
+        # Ignore the proxy variables: a fleet is on this host or on a network nearby.
         try:
             self._http = httpx.AsyncClient(
                 base_url=self.connection.url.rstrip("/"),
@@ -323,7 +323,7 @@ class AsyncClient:
         """See `Client.recent_events`."""
         return await self._send(calls.recent_events(limit))
 
-    # driver -----------------------------------------------------------------------------------------------
+    # transport ---------------------------------------------------------------------------------------------
 
     async def _send(self, call: Call[T]) -> T:
         attempts = Attempts(self._retries, random.random, is_repeatable=call.is_repeatable)
@@ -337,7 +337,7 @@ class AsyncClient:
             else:
                 pause = attempts.pause_after(answer)
                 if pause is None:
-                    return call.result(answer, may_be_done=attempts.may_be_done)
+                    return call.result(answer, may_have_succeeded=attempts.may_have_succeeded)
             await asyncio.sleep(pause)
 
     async def _answer(self, call: Call[Any]) -> Answer:
@@ -388,7 +388,7 @@ class AsyncClient:
 
 
 async def _pieces(content: Path | Iterable[bytes]) -> AsyncIterator[bytes]:
-    """The pieces of a body, made on a thread."""
+    """Yield the pieces of a body, which a thread reads."""
     made: contextlib.AbstractContextManager[Iterator[bytes]] = (
         contextlib.closing(pieces_of(content))
         if isinstance(content, Path)

@@ -33,8 +33,8 @@ from streamfleet.results import (
 
 T = TypeVar("T")
 
-MODEL_TIMEOUT = 120.0  # seconds in which the api runs a new model once
-_CONTENT_TIMEOUT = 120.0  # seconds in which nothing of a long body moves
+MODEL_TIMEOUT = 120.0  # seconds: the API runs a new model once before it responds
+_CONTENT_TIMEOUT = 120.0  # seconds without progress of a long body
 _JSON = {"content-type": "application/json"}
 _PATCH = {"content-type": "application/merge-patch+json"}
 _ABSENT = 404
@@ -44,24 +44,24 @@ Values = Iterable[str] | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T]):
-    """One request, and how to read its answer."""
+    """One request, and the function that reads its response."""
 
     method: str
     path: str
     read: Callable[[Answer], T]
-    body: bytes | Path | Iterable[bytes] = b""  # a file and pieces are sent as they are read
-    into: IO[bytes] | None = None  # where the body of a success is written, of whatever length
+    body: bytes | Path | Iterable[bytes] = b""  # a path and an iterable are streamed
+    into: IO[bytes] | None = None  # the body of a successful response is streamed to it
     headers: Mapping[str, str] = field(default_factory=dict)
-    timeout: float | None = None  # seconds; None: the client's
-    is_repeatable: bool  # whether sending it twice does what sending it once does
-    accepts: frozenset[int] = frozenset()  # statuses, besides those of success, that `read` understands
+    timeout: float | None = None  # seconds; None: the timeout of the client
+    is_repeatable: bool  # whether the request is idempotent
+    accepts: frozenset[int] = frozenset()  # statuses besides 2xx that `read` understands
 
-    def result(self, answer: Answer, *, may_be_done: bool = False) -> T:
-        """The value in an answer. `may_be_done`: an earlier attempt may have succeeded.
+    def result(self, answer: Answer, *, may_have_succeeded: bool = False) -> T:
+        """Return the value in a response. `may_have_succeeded`: an earlier attempt may have been carried out.
 
         Raises: ApiError, UnexpectedAnswer.
         """
-        gone = self.method == "DELETE" and may_be_done and answer.status == _ABSENT
+        gone = self.method == "DELETE" and may_have_succeeded and answer.status == _ABSENT
         if not (200 <= answer.status < 300 or answer.status in self.accepts or gone):
             raise error_in(answer)
         return self.read(answer)
@@ -71,12 +71,12 @@ class Call(Generic[T]):
 class _Problem:
     title: str = ""
     detail: str = ""
-    message: str = ""  # of the routes that answer as Roboflow's do
+    message: str = ""  # of the routes with Roboflow's error format
     errors: tuple[FieldError, ...] = ()
 
 
 def error_in(answer: Answer) -> ApiError | UnexpectedAnswer:
-    """What an answer says went wrong."""
+    """Return the error that a response describes."""
     phrases = {each.value: each.phrase for each in HTTPStatus}
     try:
         problem = msgspec.json.decode(answer.body, type=_Problem)
@@ -84,21 +84,21 @@ def error_in(answer: Answer) -> ApiError | UnexpectedAnswer:
         problem = _Problem()
     detail = problem.detail or problem.message
     if not detail or (detail == "Not Found" and not problem.title):
-        return UnexpectedAnswer(f"it answers HTTP {answer.status}")
+        return UnexpectedAnswer(f"HTTP {answer.status}")
     title = problem.title or phrases.get(answer.status, "")
     return api_error(answer.status, title, detail, problem.errors)
 
 
 def reads(of: type[T]) -> Callable[[Answer], T]:
-    """How an answer is read as a value of this type."""
+    """Return a function that decodes a response as this type."""
 
     def read(answer: Answer) -> T:
         try:
             return msgspec.json.decode(answer.body, type=of)
         except msgspec.ValidationError as exc:
-            raise UnexpectedAnswer(f"its answer is not as expected: {exc}") from exc
+            raise UnexpectedAnswer(f"an invalid body: {exc}") from exc
         except msgspec.DecodeError as exc:
-            raise UnexpectedAnswer("its answer is no JSON") from exc
+            raise UnexpectedAnswer("a body that is not JSON") from exc
 
     return read
 
@@ -107,16 +107,16 @@ def _reads_list(of: type[T], key: str) -> Callable[[Answer], tuple[T, ...]]:
     def read(answer: Answer) -> tuple[T, ...]:
         found = reads(dict[str, Any])(answer)
         if key not in found:
-            raise UnexpectedAnswer(f"its answer has no {key}")
+            raise UnexpectedAnswer(f"a body without {key}")
         try:
             return msgspec.convert(found[key], tuple[of, ...])  # type: ignore[valid-type]
         except msgspec.ValidationError as exc:
-            raise UnexpectedAnswer(f"its {key} are not as expected: {exc}") from exc
+            raise UnexpectedAnswer(f"invalid {key}: {exc}") from exc
 
     return read
 
 
-def _nothing(_answer: Answer) -> None:
+def _read_nothing(_answer: Answer) -> None:
     return None
 
 
@@ -125,11 +125,11 @@ def _get(path: str, read: Callable[[Answer], T]) -> Call[T]:
 
 
 def _delete(path: str) -> Call[None]:
-    return Call(method="DELETE", path=path, read=_nothing, is_repeatable=True)
+    return Call(method="DELETE", path=path, read=_read_nothing, is_repeatable=True)
 
 
 def query_of(**chosen: object) -> str:
-    """A query of what was chosen, with its `?`: None is left out, and of several values each is named."""
+    """Return a query string with its `?`. None is omitted, and a sequence repeats its name for each value."""
     pairs = []
     for name, value in chosen.items():
         values = [value] if isinstance(value, str | int | float) else value or ()
@@ -143,12 +143,12 @@ def query_of(**chosen: object) -> str:
 
 
 def health() -> Call[Health]:
-    """Whether the api answers."""
+    """Get the health of the API process."""
     return _get("/healthz", reads(Health))
 
 
 def ready() -> Call[Readiness]:
-    """Whether the broker answers, and how many devices are ready."""
+    """Get from the broker how many devices are ready."""
 
     def read(answer: Answer) -> Readiness:
         if answer.status != HTTPStatus.OK and b'"devices_ready"' not in answer.body:
@@ -162,20 +162,20 @@ def ready() -> Call[Readiness]:
 
 
 def create_pipeline(pipeline_id: str | None, settings: PipelineSettings, key: str) -> Call[Pipeline]:
-    """A new pipeline. `key`: a text that no other request has."""
-    wanted = {**settings, **({} if pipeline_id is None else {"id": pipeline_id})}
+    """Create a pipeline. `key`: a unique `Idempotency-Key`."""
+    fields = {**settings, **({} if pipeline_id is None else {"id": pipeline_id})}
     return Call(
         method="POST",
         path="/v2/pipelines",
         read=reads(Pipeline),
-        body=msgspec.json.encode(wanted),
+        body=msgspec.json.encode(fields),
         headers={**_JSON, "idempotency-key": key},
         is_repeatable=True,
     )
 
 
 def put_pipeline(pipeline_id: str, settings: PipelineSettings, if_match: int | None) -> Call[Pipeline]:
-    """A pipeline that is exactly so. With `if_match`, a repetition could find its own change."""
+    """Create or replace a pipeline. With `if_match` it is not idempotent: success changes the version."""
     return Call(
         method="PUT",
         path=_pipeline(pipeline_id),
@@ -187,7 +187,7 @@ def put_pipeline(pipeline_id: str, settings: PipelineSettings, if_match: int | N
 
 
 def patch_pipeline(pipeline_id: str, changes: PipelineChanges, if_match: int | None) -> Call[Pipeline]:
-    """A pipeline that is changed in part."""
+    """Change some settings of a pipeline."""
     return Call(
         method="PATCH",
         path=_pipeline(pipeline_id),
@@ -199,31 +199,31 @@ def patch_pipeline(pipeline_id: str, changes: PipelineChanges, if_match: int | N
 
 
 def get_pipeline(pipeline_id: str) -> Call[Pipeline]:
-    """One pipeline."""
+    """Get one pipeline."""
     return _get(_pipeline(pipeline_id), reads(Pipeline))
 
 
 def list_pipelines(
     selector: str | None, status: str | None, device: str | None
 ) -> Call[tuple[Pipeline, ...]]:
-    """The pipelines that meet all that is given."""
+    """List the pipelines that match all given filters."""
     query = query_of(selector=selector, status=status, device=device)
     return _get(f"/v2/pipelines{query}", _reads_list(Pipeline, "pipelines"))
 
 
 def pipeline_report(pipeline_id: str) -> Call[PipelineReport]:
-    """The whole present state of a pipeline."""
+    """Get the full status of a pipeline."""
     return _get(f"{_pipeline(pipeline_id)}/status", reads(PipelineReport))
 
 
 def pipeline_picture(pipeline_id: str, source: int | None) -> Call[bytes]:
-    """The next picture. That none came in time is told at once, and not asked again."""
+    """Get the next picture. A timeout is not retried, so that it is reported at once."""
     path = f"{_pipeline(pipeline_id)}/picture{query_of(source=source)}"
     return Call(method="GET", path=path, read=lambda answer: answer.body, is_repeatable=False)
 
 
 def command_pipeline(pipeline_id: str, command: str) -> Call[Pipeline]:
-    """One pipeline paused, resumed or restarted."""
+    """Pause, resume or restart one pipeline."""
     path = f"{_pipeline(pipeline_id)}/{command}"
     return Call(method="POST", path=path, read=reads(Pipeline), is_repeatable=False)
 
@@ -231,7 +231,7 @@ def command_pipeline(pipeline_id: str, command: str) -> Call[Pipeline]:
 def command_pipelines(
     command: str, ids: Iterable[str] | None, selector: str | None
 ) -> Call[tuple[CommandResult, ...]]:
-    """One command for many pipelines."""
+    """Send one command to many pipelines."""
     chosen = {"ids": None if ids is None else list(ids), "selector": selector}
     body = {"command": command, **{name: value for name, value in chosen.items() if value is not None}}
     return Call(
@@ -245,7 +245,7 @@ def command_pipelines(
 
 
 def delete_pipeline(pipeline_id: str) -> Call[None]:
-    """A pipeline that is ended and removed."""
+    """Stop and delete a pipeline."""
     return _delete(_pipeline(pipeline_id))
 
 
@@ -261,17 +261,17 @@ def _if_match(version: int | None) -> dict[str, str]:
 
 
 def list_devices(selector: str | None, state: str | None) -> Call[tuple[Device, ...]]:
-    """The devices that meet all that is given."""
+    """List the devices that match all given filters."""
     return _get(f"/v2/devices{query_of(selector=selector, state=state)}", _reads_list(Device, "devices"))
 
 
 def get_device(name: str) -> Call[Device]:
-    """One device."""
+    """Get one device."""
     return _get(path_of("v2", "devices", name), reads(Device))
 
 
 def add_device(name: str, ttl: float) -> Call[JoinToken]:
-    """A token with which one device may join."""
+    """Create a token with which one device can join."""
     return Call(
         method="POST",
         path="/v2/devices",
@@ -283,7 +283,7 @@ def add_device(name: str, ttl: float) -> Call[JoinToken]:
 
 
 def label_device(name: str, labels: Mapping[str, str | None]) -> Call[Device]:
-    """A device whose labels are changed key by key."""
+    """Change labels of a device; None removes a label."""
     return Call(
         method="PATCH",
         path=path_of("v2", "devices", name),
@@ -295,7 +295,7 @@ def label_device(name: str, labels: Mapping[str, str | None]) -> Call[Device]:
 
 
 def remove_device(name: str) -> Call[None]:
-    """A device that is forgotten."""
+    """Remove a device."""
     return _delete(path_of("v2", "devices", name))
 
 
@@ -303,17 +303,17 @@ def remove_device(name: str) -> Call[None]:
 
 
 def list_models() -> Call[tuple[Model, ...]]:
-    """The models that pipelines may name."""
+    """List the models that pipelines can use."""
     return _get("/v2/models", _reads_list(Model, "models"))
 
 
 def get_model(model_id: str) -> Call[Model]:
-    """One model."""
+    """Get one model."""
     return _get(_model(model_id), reads(Model))
 
 
 def has_blob(digest: str) -> Call[bool]:
-    """Whether this content is there. An error has no text here, and is told by `put_blob`."""
+    """Ask whether the fleet has this content. `put_blob` reports errors: a HEAD response has no text."""
     return Call(
         method="HEAD",
         path=path_of("v2", "blobs", digest),
@@ -324,21 +324,21 @@ def has_blob(digest: str) -> Call[bool]:
 
 
 def put_blob(digest: str, content: Path | Iterable[bytes]) -> Call[None]:
-    """Content whose SHA-256 is its name."""
+    """Upload content under its SHA-256."""
     return Call(
         method="PUT",
         path=path_of("v2", "blobs", digest),
-        read=_nothing,
+        read=_read_nothing,
         body=content,
         timeout=_CONTENT_TIMEOUT,
-        is_repeatable=isinstance(content, Path),  # pieces are gone when they are sent
+        is_repeatable=isinstance(content, Path),  # an iterable is read once
     )
 
 
 def put_model(
     model_id: str, digest: str, *, family: str | None, labels: Iterable[str] | None, replace: bool
 ) -> Call[AddedModel]:
-    """A model whose content is there already."""
+    """Register a model whose content was uploaded."""
     body = {
         "weights": digest,
         "family": family,
@@ -357,7 +357,7 @@ def put_model(
 
 
 def remove_model(model_id: str, *, force: bool) -> Call[None]:
-    """A model that pipelines may no longer name."""
+    """Remove a model."""
     return _delete(f"{_model(model_id)}{query_of(force=force or None)}")
 
 
@@ -369,24 +369,24 @@ def _model(model_id: str) -> str:
 
 
 def list_datasets() -> Call[tuple[Dataset, ...]]:
-    """The datasets that have samples."""
+    """List the datasets that have samples."""
     return _get("/v2/samples", _reads_list(Dataset, "datasets"))
 
 
 def export_dataset(dataset: str, file: IO[bytes]) -> Call[None]:
-    """The ZIP of a dataset."""
+    """Export a dataset as a ZIP file."""
     return Call(
         method="GET",
         path=path_of("v2", "samples", dataset, "coco"),
-        read=_nothing,
+        read=_read_nothing,
         into=file,
         timeout=_CONTENT_TIMEOUT,
-        is_repeatable=False,  # what was written stays
+        is_repeatable=False,  # the file may already hold a part of the ZIP
     )
 
 
 def remove_dataset(dataset: str) -> Call[None]:
-    """A dataset without samples."""
+    """Delete all samples of a dataset."""
     return _delete(path_of("v2", "samples", dataset))
 
 
@@ -396,7 +396,7 @@ def remove_dataset(dataset: str) -> Call[None]:
 def add_subscriber(
     name: str, url: str, *, device: str | None, pipelines: Iterable[str], selector: Mapping[str, str]
 ) -> Call[SubscriberKeys]:
-    """Keys for a program elsewhere. `url` of this api: its host is the one that some endpoints mean."""
+    """Create keys of a subscriber. `url` is that of the API: its host replaces `*` in endpoints."""
     body = {"name": name, "device": device, "pipelines": list(pipelines), "selector": selector}
 
     def read(answer: Answer) -> SubscriberKeys:
@@ -413,7 +413,7 @@ def add_subscriber(
 
 
 def reachable(keys: SubscriberKeys, url: str) -> SubscriberKeys:
-    """The keys with endpoints as they are reached from elsewhere: `*` in one is the host of the api's URL."""
+    """Return the keys with `*` in endpoints replaced by the host of the API's URL."""
     host = urlsplit(url).hostname or "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
     endpoints = tuple(each.replace("*", host) for each in keys.endpoints)
@@ -421,15 +421,15 @@ def reachable(keys: SubscriberKeys, url: str) -> SubscriberKeys:
 
 
 def list_subscribers() -> Call[tuple[Subscriber, ...]]:
-    """The programs that may subscribe."""
+    """List the subscribers."""
     return _get("/v2/subscribers", _reads_list(Subscriber, "subscribers"))
 
 
 def remove_subscriber(name: str) -> Call[None]:
-    """A subscriber whose key is no longer accepted."""
+    """Revoke the key of a subscriber."""
     return _delete(path_of("v2", "subscribers", name))
 
 
 def recent_events(limit: int) -> Call[tuple[Event, ...]]:
-    """The last events, oldest first."""
+    """Get the last events, oldest first."""
     return _get(f"/v2/events/recent{query_of(limit=limit)}", _reads_list(Event, "events"))

@@ -1,4 +1,4 @@
-"""The client for programs without asyncio."""
+"""The synchronous client of a fleet's HTTP API."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from streamfleet_core.models.digest import digest_of, pieces_of
 
 T = TypeVar("T")
 
-TIMEOUT = 15.0  # seconds for an answer
-# Idle connections are closed well before the api does so, after 5 s: a request could meet that end.
+TIMEOUT = 15.0  # seconds for a response
+# The API closes idle connections after 5 s. Close them earlier: no request may meet a closing connection.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2.0)
 RETRIES = 4
 
@@ -54,16 +54,16 @@ class Client:
     504: GET, PUT without `if_match`, DELETE, and `create_pipeline`, which carries an `Idempotency-Key`. Other
     requests are retried only if they never reached the server or were refused with 429.
 
-    Every method may raise `Unreachable` if there is no answer in time, `ApiError` if the api refuses the
-    request (a subclass names the reason), and `UnexpectedAnswer` if the server is not a Streamfleet api.
+    Every method may raise `Unreachable` if there is no response in time, `ApiError` if the API refuses the
+    request (the subclass gives the reason), and `UnexpectedAnswer` if the server is not a Streamfleet API.
 
     Args:
-        connection: Where the fleet is. None: on this machine.
-        timeout: Seconds for an answer.
-        retries: Attempts after the first, with pauses of 0.1 s to 5 s between them.
+        connection: Address and credentials of the API. None: the fleet on this machine.
+        timeout: Seconds to wait for a response.
+        retries: Attempts after the first one, with pauses of 0.1 s to 5 s.
 
     Raises:
-        BadSetting: The token, the CA file or the fingerprint cannot be used.
+        BadSetting: The token, the CA file or the fingerprint is invalid.
 
     Example:
         ```python
@@ -81,7 +81,7 @@ class Client:
         self.connection = connection or Connection()
         self._timeout = timeout
         self._retries = retries
-        # Proxies of the environment are not asked: a fleet is on this host or on the network beside it.
+        # Ignore the proxy variables: a fleet is on this host or on a network nearby.
         try:
             self._http = httpx.Client(
                 base_url=self.connection.url.rstrip("/"),
@@ -96,11 +96,11 @@ class Client:
 
     @classmethod
     def from_environment(cls, *, timeout: float = TIMEOUT, retries: int = RETRIES) -> Self:
-        """A client that reads the variables of the command line: see `Connection.from_environment`."""
+        """Create a client from environment variables: see `Connection.from_environment`."""
         return cls(Connection.from_environment(), timeout=timeout, retries=retries)
 
     def close(self) -> None:
-        """Close the connections. An iterator that is still open raises a RuntimeError when it reconnects."""
+        """Close the connections. An open iterator raises RuntimeError when it reconnects."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -112,11 +112,11 @@ class Client:
     # the fleet --------------------------------------------------------------------------------------------
 
     def health(self) -> Health:
-        """Ask whether the api answers."""
+        """Get the health of the API process."""
         return self._send(calls.health())
 
     def ready(self) -> Readiness:
-        """Ask the broker whether pipelines can run: see `Readiness.is_ready`."""
+        """Get from the broker whether the fleet can run pipelines: see `Readiness.is_ready`."""
         return self._send(calls.ready())
 
     # pipelines --------------------------------------------------------------------------------------------
@@ -127,47 +127,65 @@ class Client:
         """Create a pipeline.
 
         Args:
-            pipeline_id: Its id, of letters, digits, `.`, `_` and `-`. None: the api makes one.
+            pipeline_id: The id: letters, digits, `.`, `_` and `-`. None: the API generates one.
             **settings: See `PipelineSettings`; `model` and `sources` are required.
 
         Raises:
-            Conflict: Another pipeline has this id.
-            Invalid: A value is wrong, or the fleet does not have the model or device.
+            Conflict: A pipeline with this id exists.
+            Invalid: A value is invalid, or the fleet does not have the model or device.
         """
         return self._send(calls.create_pipeline(pipeline_id, settings, uuid.uuid4().hex))
 
     def put_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **settings: Unpack[PipelineSettings]
     ) -> Pipeline:
-        """Create a pipeline, or make an existing one exactly like this.
+        """Create a pipeline, or replace all settings of an existing one.
 
-        A repetition changes nothing. Thresholds, rates, sinks, tracker and labels change while it runs;
-        another model, source or device restarts it.
+        The call is idempotent. Changed thresholds, rates, sinks, tracker and labels apply while the pipeline
+        runs; a changed model, source or device restarts it.
 
         Args:
-            pipeline_id: Its id, of letters, digits, `.`, `_` and `-`.
-            if_match: The `version` that it must have.
+            pipeline_id: The id: letters, digits, `.`, `_` and `-`.
+            if_match: The `version` that the pipeline must have. None: any.
             **settings: See `PipelineSettings`; `model` and `sources` are required.
 
         Raises:
-            PreconditionFailed: It has another version.
-            Invalid: A value is wrong, or the fleet does not have the model or device.
+            PreconditionFailed: The pipeline has another version.
+            Invalid: A value is invalid, or the fleet does not have the model or device.
+
+        Example:
+            ```python
+            pipeline = client.put_pipeline(
+                "door",
+                model="yolox-nano/1",
+                sources=[{"reference": "rtsp://10.0.0.9/door", "max_fps": 10}],
+                sinks=[{"host": "10.0.0.5", "port": 5005}],
+                labels={"site": "hall-1"},
+            )
+            print(pipeline.status)
+            ```
         """
         return self._send(calls.put_pipeline(pipeline_id, settings, if_match))
 
     def patch_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **changes: Unpack[PipelineChanges]
     ) -> Pipeline:
-        """Change a pipeline in part.
+        """Change some settings of a pipeline.
 
         Args:
-            pipeline_id: Its id.
-            if_match: The `version` that it must have.
+            pipeline_id: The id of the pipeline.
+            if_match: The `version` that the pipeline must have. None: any.
             **changes: See `PipelineChanges`.
 
         Raises:
             NotFound: There is no such pipeline.
-            PreconditionFailed: It has another version.
+            PreconditionFailed: The pipeline has another version.
+            Invalid: A value is invalid, or the fleet does not have the model or device.
+
+        Example:
+            ```python
+            client.patch_pipeline("door", confidence=0.6, labels={"line": None})
+            ```
         """
         return self._send(calls.patch_pipeline(pipeline_id, changes, if_match))
 
@@ -181,51 +199,57 @@ class Client:
         """List pipelines, oldest first.
 
         Args:
-            selector: Labels, as `site=hall-1,line`: this value, and any value.
-            status: Only those with this status.
-            device: Only those on this device.
+            selector: Labels that the pipelines must have, for example `site=hall-1,line`: `site` with this
+                value, and `line` with any value. None: all pipelines.
+            status: Only pipelines with this status: see `Pipeline.status`.
+            device: Only pipelines on this device.
         """
         return self._send(calls.list_pipelines(selector, status, device))
 
     def pipeline_report(self, pipeline_id: str) -> PipelineReport:
-        """Get the whole present state of a pipeline. Raises: NotFound."""
+        """Get the full status of a pipeline. Raises: NotFound."""
         return self._send(calls.pipeline_report(pipeline_id))
 
     def pipeline_picture(self, pipeline_id: str, *, source: int | None = None) -> bytes:
-        """Get the next picture of a pipeline with what was found in it: a JPEG of at most 640 pixels' width.
+        """Get the next picture of a pipeline, with its detections drawn: a JPEG up to 640 pixels wide.
 
         Args:
-            pipeline_id: Its id.
-            source: By its index. None: the first.
+            pipeline_id: The id of the pipeline.
+            source: The index of the source, from 0. None: the first source.
 
         Raises:
             NotFound: There is no such pipeline or source.
-            Unavailable: No picture came within 5 s.
+            Unavailable: The pipeline sent no picture within 5 s.
+
+        Example:
+            ```python
+            Path("door.jpg").write_bytes(client.pipeline_picture("door"))
+            ```
         """
         return self._send(calls.pipeline_picture(pipeline_id, source))
 
     def pause_pipeline(self, pipeline_id: str) -> Pipeline:
-        """Stop emitting; a file waits at its frame.
+        """Pause a pipeline. A video file continues at the same frame when the pipeline is resumed.
 
-        It returns when the device has confirmed, and after 5 s at the latest: then `status` is not yet
-        `paused`.
+        The call returns when the device has confirmed. If the device does not confirm within 5 s, the call
+        returns with a `status` that is not yet `paused`.
 
         Raises:
             NotFound: There is no such pipeline.
-            Conflict: It has ended or failed.
+            Conflict: The pipeline has ended or failed.
         """
         return self._send(calls.command_pipeline(pipeline_id, "pause"))
 
     def resume_pipeline(self, pipeline_id: str) -> Pipeline:
-        """Continue after a pause. Raises: NotFound, Conflict, as `pause_pipeline`."""
+        """Resume a paused pipeline. Raises: NotFound, Conflict, like `pause_pipeline`."""
         return self._send(calls.command_pipeline(pipeline_id, "resume"))
 
     def restart_pipeline(self, pipeline_id: str) -> Pipeline:
-        """Run from the beginning, even a file that has ended. Raises: NotFound."""
+        """Restart a pipeline. A video file starts at its first frame, even if it ended. Raises: NotFound."""
         return self._send(calls.command_pipeline(pipeline_id, "restart"))
 
     def delete_pipeline(self, pipeline_id: str) -> None:
-        """End a pipeline and remove it. Raises: NotFound."""
+        """Stop a pipeline and delete it. Raises: NotFound."""
         self._send(calls.delete_pipeline(pipeline_id))
 
     def command_pipelines(
@@ -235,19 +259,29 @@ class Client:
 
         Args:
             command: `pause`, `resume`, `restart` or `terminate`.
-            ids: Those with these ids. Give either `ids` or `selector`.
-            selector: Those with these labels, as `site=hall-1,line`.
+            ids: The ids of the pipelines. Give either `ids` or `selector`.
+            selector: Labels that the pipelines must have, for example `site=hall-1,line`.
+
+        Returns:
+            One result per pipeline. A failure of one pipeline does not raise: see `CommandResult.status`.
+
+        Example:
+            ```python
+            for result in client.command_pipelines("pause", selector="site=hall-1"):
+                print(result.pipeline_id, result.status, result.detail)
+            ```
         """
         return self._send(calls.command_pipelines(command, ids, selector))
 
     # devices ----------------------------------------------------------------------------------------------
 
     def list_devices(self, selector: str | None = None, *, state: str | None = None) -> tuple[Device, ...]:
-        """List devices by name.
+        """List devices, sorted by name.
 
         Args:
-            selector: Labels, as `site=hall-1,line`: this value, and any value.
-            state: Only those in this state.
+            selector: Labels that the devices must have, for example `site=hall-1,line`: `site` with this
+                value, and `line` with any value. None: all devices.
+            state: Only devices in this state: see `Device.state`.
         """
         return self._send(calls.list_devices(selector, state))
 
@@ -256,29 +290,37 @@ class Client:
         return self._send(calls.get_device(name))
 
     def add_device(self, name: str, *, ttl: float = 900.0) -> JoinToken:
-        """Get a token with which one device may join, once.
+        """Create a token with which one device can join the fleet once.
 
         Args:
-            name: Of the device.
-            ttl: Seconds for which the token is good.
+            name: The name of the new device.
+            ttl: Seconds until the token expires.
 
         Raises:
-            Conflict: A device has this name.
+            Conflict: A device with this name exists.
         """
         return self._send(calls.add_device(name, ttl))
 
     def label_device(self, name: str, labels: Mapping[str, str | None]) -> Device:
-        """Change the labels of a device key by key; None removes one. Raises: NotFound."""
+        """Change labels of a device.
+
+        Args:
+            name: The name of the device.
+            labels: New values by key. None removes a label; other labels stay.
+
+        Raises:
+            NotFound: There is no such device.
+        """
         return self._send(calls.label_device(name, labels))
 
     def remove_device(self, name: str) -> None:
-        """Forget a device and its key. Raises: NotFound, Conflict."""
+        """Remove a device and its key from the fleet. Raises: NotFound, Conflict."""
         self._send(calls.remove_device(name))
 
     # models -----------------------------------------------------------------------------------------------
 
     def list_models(self) -> tuple[Model, ...]:
-        """List the models that pipelines may name, by id."""
+        """List the models that pipelines can use, sorted by id."""
         return self._send(calls.list_models())
 
     def get_model(self, model_id: str) -> Model:
@@ -294,19 +336,25 @@ class Client:
         labels: Iterable[str] | None = None,
         replace: bool = False,
     ) -> AddedModel:
-        """Upload an ONNX file, and let pipelines name it.
+        """Upload an ONNX file and register it as a model.
 
         Args:
-            model_id: As `yolox-nano/1`.
-            file: The ONNX file.
-            family: How its output is laid out. None: the file tells.
-            labels: The names of its classes. None: those in the file.
-            replace: Whether an id that stands for another content may change its meaning.
+            model_id: The id of the model, for example `yolox-nano/1`.
+            file: The path of the ONNX file.
+            family: The layout of its input and output. None: detect it from the file.
+            labels: The class names, in the order of the model's output. None: read them from the file.
+            replace: Allow an existing id to refer to a new file.
 
         Raises:
-            Conflict: The id stands for another content, and `replace` is false.
+            Conflict: The id refers to another file, and `replace` is false.
             Invalid: The file is not a model that the fleet can run.
             OSError: The file cannot be read.
+
+        Example:
+            ```python
+            model = client.add_model("yolox-nano/1", "yolox_nano.onnx")
+            print(model.family, model.labels)
+            ```
         """
         path = Path(file).expanduser()
         digest = digest_of(path)
@@ -314,14 +362,15 @@ class Client:
         return self.register_model(model_id, digest, family=family, labels=labels, replace=replace)
 
     def upload_weights(self, digest: str, content: Path | Iterable[bytes]) -> bool:
-        """Upload an ONNX file from wherever it is, for `register_model`.
+        """Upload an ONNX file, from a path or as a sequence of bytes, for `register_model`.
 
         Args:
             digest: The SHA-256 of the whole content, in hexadecimal.
-            content: A file, or pieces. Pieces are taken once, so that a failed upload is not repeated.
+            content: A path, or an iterable of bytes. An iterable is read once, so a failed upload is not
+                retried.
 
         Returns:
-            Whether it was uploaded. False: the fleet has it already, and no piece was taken.
+            Whether the content was uploaded. False: the fleet already has it, and the iterable was not read.
 
         Raises:
             Invalid: The content has another SHA-256.
@@ -341,55 +390,61 @@ class Client:
         labels: Iterable[str] | None = None,
         replace: bool = False,
     ) -> AddedModel:
-        """Let pipelines name a model whose ONNX file the fleet has.
+        """Register a model whose ONNX file was uploaded.
 
         Args:
-            model_id: As `yolox-nano/1`.
+            model_id: The id of the model, for example `yolox-nano/1`.
             digest: The SHA-256 of the ONNX file, in hexadecimal.
-            family: How its output is laid out. None: the file tells.
-            labels: The names of its classes. None: those in the file.
-            replace: Whether an id that stands for another content may change its meaning.
+            family: The layout of its input and output. None: detect it from the file.
+            labels: The class names, in the order of the model's output. None: read them from the file.
+            replace: Allow an existing id to refer to a new file.
 
         Raises:
-            Conflict: The id stands for another content, and `replace` is false.
-            Invalid: The file is not there, or is not a model that the fleet can run.
+            Conflict: The id refers to another file, and `replace` is false.
+            Invalid: The file was not uploaded, or is not a model that the fleet can run.
         """
         return self._send(calls.put_model(model_id, digest, family=family, labels=labels, replace=replace))
 
     def remove_model(self, model_id: str, *, force: bool = False) -> None:
-        """Let pipelines no longer name a model; those that run continue.
+        """Remove a model, so that no new pipeline can use it. Running pipelines continue.
 
         Args:
-            model_id: Its id.
-            force: Even if pipelines use it.
+            model_id: The id of the model.
+            force: Remove it although pipelines use it.
 
         Raises:
             NotFound: There is no such model.
-            Conflict: Pipelines use it, and `force` is false.
+            Conflict: Pipelines use the model, and `force` is false.
         """
         self._send(calls.remove_model(model_id, force=force))
 
     # samples --------------------------------------------------------------------------------------------
 
     def list_datasets(self) -> tuple[Dataset, ...]:
-        """List the datasets of pictures that pipelines picked for labelling, by name."""
+        """List the datasets of pictures that pipelines selected for labelling, sorted by name."""
         return self._send(calls.list_datasets())
 
     def export_dataset(self, dataset: str, file: IO[bytes]) -> None:
-        """Save a dataset as a ZIP with COCO's `annotations.json` and a folder `images`.
+        """Export a dataset as a ZIP file with a COCO `annotations.json` and a folder `images`.
 
         Args:
-            dataset: Its name.
-            file: Where the ZIP is written, in pieces. After an error it may hold some of them.
+            dataset: The name of the dataset.
+            file: A binary file to which the ZIP is written. After an error it may be incomplete.
 
         Raises:
             NotFound: There is no such dataset.
             OSError: The file cannot be written.
+
+        Example:
+            ```python
+            with open("parts.zip", "wb") as file:
+                client.export_dataset("parts", file)
+            ```
         """
         self._send(calls.export_dataset(dataset, file))
 
     def remove_dataset(self, dataset: str) -> None:
-        """Remove all pictures of a dataset; devices may still send others. Raises: NotFound."""
+        """Delete all pictures of a dataset. Devices may still add new ones. Raises: NotFound."""
         self._send(calls.remove_dataset(dataset))
 
     # subscribers ------------------------------------------------------------------------------------------
@@ -402,15 +457,26 @@ class Client:
         selector: Mapping[str, str] | None = None,
         device: str | None = None,
     ) -> SubscriberKeys:
-        """Make keys with which a program elsewhere may `subscribe`.
+        """Create keys with which a program on another machine can `subscribe`.
 
-        An existing name gets a new key, and the connections with the old one are cut.
+        If the name exists, its key is replaced, and connections with the old key are closed.
 
         Args:
-            name: Of the program.
-            pipelines: It may receive these, besides those with the labels of `selector`. Without both: all.
+            name: The name of the subscriber.
+            pipelines: Ids of pipelines that it may receive, in addition to those that match `selector`.
+                Without `pipelines` and `selector`: all pipelines.
             selector: Labels of pipelines that it may receive.
-            device: Connect to this device itself, instead of the broker.
+            device: Connect directly to this device instead of the broker. None: the broker.
+
+        Raises:
+            Invalid: A value is invalid.
+
+        Example:
+            ```python
+            keys = client.add_subscriber("wall", selector={"site": "hall-1"})
+            with streamfleet.subscribe(keys=keys) as predictions:
+                print(next(predictions))
+            ```
         """
         url = self.connection.url
         return self._send(
@@ -418,11 +484,11 @@ class Client:
         )
 
     def list_subscribers(self) -> tuple[Subscriber, ...]:
-        """List the programs that may `subscribe` from elsewhere, by name."""
+        """List the subscribers with keys, sorted by name."""
         return self._send(calls.list_subscribers())
 
     def remove_subscriber(self, name: str) -> None:
-        """Accept the key of a subscriber no longer. Raises: NotFound."""
+        """Revoke the key of a subscriber. Raises: NotFound."""
         self._send(calls.remove_subscriber(name))
 
     # streams ----------------------------------------------------------------------------------------------
@@ -438,19 +504,21 @@ class Client:
         empty: bool = False,
         timeout: float | None = None,
     ) -> Iterator[Prediction]:
-        """Iterate over predictions as they happen, over HTTP. `subscribe` takes less of both machines.
+        """Iterate over live predictions, over HTTP. `subscribe` costs less CPU on both machines.
 
-        It reconnects. `Prediction.missing` counts what a slow reader lost.
+        The iterator reconnects automatically. `Prediction.missing` counts the predictions that a slow reader
+        lost.
 
         Args:
-            *pipelines: Only of these. Without any: of all.
-            devices: Only from these.
-            selector: Only of pipelines with these labels, as `site=hall-1,line`.
-            sources: Only of these sources, by index.
-            classes: Only objects of these classes.
-            min_confidence: Only objects of at least this confidence, from 0 to 1.
-            empty: Also frames of which no object is left.
-            timeout: Seconds without a prediction after which NothingReceived is raised. None: never.
+            *pipelines: Ids of pipelines. Without any: all pipelines.
+            devices: Only predictions of these devices. Empty: all devices.
+            selector: Only pipelines with these labels, for example `site=hall-1,line`.
+            sources: Only these source indexes, from 0. Empty: all sources.
+            classes: Only objects of these classes. Empty: all classes.
+            min_confidence: Only objects with at least this confidence, from 0 to 1.
+            empty: Also yield predictions without objects.
+            timeout: Seconds without a prediction after which NothingReceived is raised. None: wait until one
+                arrives.
 
         Raises:
             NothingReceived: No prediction within `timeout`.
@@ -474,30 +542,46 @@ class Client:
         selector: str | None = None,
         timeout: float | None = None,
     ) -> Iterator[PipelineStat | DeviceStat]:
-        """Iterate over statuses: the last of each pipeline and device, and then each as it comes.
+        """Iterate over statuses: first the latest of each pipeline and device, then each new one.
 
         Args:
-            *pipelines: Only of these. Without any: of all.
-            devices: Only of these, and of pipelines on them.
-            selector: Only of pipelines with these labels, as `site=hall-1,line`.
-            timeout: Seconds without a status after which NothingReceived is raised. None: never.
+            *pipelines: Ids of pipelines. Without any: all pipelines.
+            devices: Only these devices and the pipelines on them. Empty: all devices.
+            selector: Only pipelines with these labels, for example `site=hall-1,line`.
+            timeout: Seconds without a status after which NothingReceived is raised. None: wait until one
+                arrives.
+
+        Raises:
+            NothingReceived: No status within `timeout`.
         """
         return self._follow(streams.statuses(pipelines, devices=devices, selector=selector), timeout)
 
     def events(self, *, after: str | None = None, timeout: float | None = None) -> Iterator[Event]:
-        """Iterate over what happens to pipelines and devices. After a reconnect nothing is missing.
+        """Iterate over events of pipelines, devices and processes.
+
+        The iterator reconnects automatically and continues after the last event that it received.
 
         Args:
-            after: The `Event.cursor` behind which to begin. None: with what happens next.
-            timeout: Seconds without an event after which NothingReceived is raised. None: never.
+            after: The `Event.cursor` after which to start. None: start with the next event.
+            timeout: Seconds without an event after which NothingReceived is raised. None: wait until one
+                arrives.
+
+        Raises:
+            NothingReceived: No event within `timeout`.
+
+        Example:
+            ```python
+            for event in client.events():
+                print(event.subject, event.id, event.previous, "→", event.state, event.reason)
+            ```
         """
         return self._follow(streams.events(after), timeout)
 
     def recent_events(self, limit: int = 100) -> tuple[Event, ...]:
-        """Get the last events, oldest first."""
+        """Get the last `limit` events, oldest first."""
         return self._send(calls.recent_events(limit))
 
-    # driver -----------------------------------------------------------------------------------------------
+    # transport ---------------------------------------------------------------------------------------------
 
     def _send(self, call: Call[T]) -> T:
         attempts = Attempts(self._retries, random.random, is_repeatable=call.is_repeatable)
@@ -511,7 +595,7 @@ class Client:
             else:
                 pause = attempts.pause_after(answer)
                 if pause is None:
-                    return call.result(answer, may_be_done=attempts.may_be_done)
+                    return call.result(answer, may_have_succeeded=attempts.may_have_succeeded)
             time.sleep(pause)
 
     def _answer(self, call: Call[Any]) -> Answer:

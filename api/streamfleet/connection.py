@@ -1,4 +1,4 @@
-"""How a client knows its api and is known to it: token, certificate, addresses. It opens no connection."""
+"""Address, token and certificate of an API. This module opens no connection."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from streamfleet_core.runtime.private_file import read_private
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """How to reach the api of a fleet, with the same rules as the command line.
+    """Address and credentials of a fleet's API, with the same defaults as the command line.
 
-    On this machine nothing else is needed: the token and the certificate of the fleet are found in its data
-    directory. Elsewhere, give the token, and for `https` a CA file or the fingerprint.
+    The defaults are enough for a fleet on this machine, whose data directory has the token and the
+    certificate. For a fleet on another machine, give the token, and for `https` a CA file or the fingerprint.
 
     Args:
-        url: The address of the api.
-        token: The operator's token. None: the one in the data directory, if `url` is this machine.
-        ca_file: A file with the issuer of the api's certificate, as PEM.
-        fingerprint: The SHA-256 of the api's certificate, in hexadecimal, which `streamfleet up` prints.
-        data_dir: Where a fleet on this machine keeps its files.
+        url: The URL of the API.
+        token: The operator's token. None: the token in `data_dir`, if `url` is this machine.
+        ca_file: A PEM file with the issuer of the API's certificate.
+        fingerprint: The SHA-256 of the API's certificate in hexadecimal, as `streamfleet up` prints it.
+        data_dir: The data directory of a fleet on this machine.
 
     Example:
         ```python
@@ -47,13 +47,13 @@ class Connection:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Connection:
-        """Read the variables of the command line.
+        """Create a connection from the environment variables of the command line.
 
         They are STREAMFLEET_URL, STREAMFLEET_TOKEN, STREAMFLEET_CA, STREAMFLEET_FINGERPRINT and
         STREAMFLEET_DATA_DIR.
 
         Args:
-            environment: The variables. None: those of this process.
+            environment: The variables. None: the environment of this process.
         """
         known = os.environ if environment is None else environment
         ca_file = known.get("STREAMFLEET_CA")
@@ -67,7 +67,7 @@ class Connection:
 
     @property
     def shown(self) -> str:
-        """The address for people: without a user and a password."""
+        """The URL without user name and password, for messages."""
         return str(sanitised(self.url.rstrip("/")))
 
     @property
@@ -76,11 +76,11 @@ class Connection:
         return self.data_dir.expanduser()
 
     def known_token(self) -> str | None:
-        """The token that is given, or that of the fleet on this machine."""
+        """Return the given token, or the token of the fleet on this machine. None: no token is known."""
         return self.token or token_for(self.url, self.folder / "api/token")
 
     def headers(self) -> dict[str, str]:
-        """The header that tells who asks. Raises: BadSetting."""
+        """Return the authorization header, if a token is known. Raises: BadSetting."""
         token = self.known_token()
         if not token:
             return {}
@@ -89,23 +89,23 @@ class Connection:
         return {"authorization": f"Bearer {token}"}
 
     def verification(self) -> ssl.SSLContext | bool:
-        """How to check the certificate, as httpx takes it. Raises: BadSetting."""
+        """Return the `verify` argument of httpx for this connection. Raises: BadSetting."""
         file = self.folder / "api/fingerprint"
         return verification(self.url, file, fingerprint=self.fingerprint, ca_file=self.ca_file)
 
 
 def path_of(*parts: str) -> str:
-    """A path of plain parts; nothing in a part can leave its place."""
+    """Return a URL path whose parts are escaped, so that a `/` in a part does not add a segment."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def token_for(url: str, token_file: Path) -> str | None:
-    """The token that this host's own fleet keeps, if the URL is this host: no other host is shown it."""
+    """Return the token of this host's fleet if the URL is this host. No other host gets the token."""
     try:
         host = urlsplit(url).hostname or ""
-    except ValueError:  # not a URL: the request will say so
+    except ValueError:  # not a URL: the request reports it
         return None
-    if not _is_here(host):
+    if not _is_this_host(host):
         return None
     try:
         return read_private(token_file).decode("ascii").strip()
@@ -116,7 +116,10 @@ def token_for(url: str, token_file: Path) -> str | None:
 def verification(
     url: str, fingerprint_file: Path, *, fingerprint: str | None, ca_file: Path | None
 ) -> ssl.SSLContext | bool:
-    """How to know the api: by what the operator says, as our own on this host, or as browsers do.
+    """Return the `verify` argument of httpx.
+
+    In this order: the given fingerprint, the given CA file, the fingerprint file of a fleet on this host, the
+    CAs of the system.
 
     Raises: BadSetting.
     """
@@ -132,7 +135,7 @@ def verification(
             return PinnedContext(parse_fingerprint(fingerprint))
         if ca_file is not None:
             return ssl.create_default_context(cafile=ca_file)
-        if _is_here(host) and fingerprint_file.exists():
+        if _is_this_host(host) and fingerprint_file.exists():
             return FilePinnedContext(fingerprint_file)
     except OSError as exc:  # ssl.SSLError too
         raise BadSetting("ca_file", f"{ca_file}: {exc.strerror or exc}") from exc
@@ -142,14 +145,14 @@ def verification(
 
 
 def is_certificate_failure(exc: BaseException) -> bool:
-    """Whether the connection failed because the certificate is not the expected one."""
+    """Return whether the connection failed because the certificate was not accepted."""
     while (cause := exc.__cause__ or exc.__context__) is not None:
         exc = cause
     return isinstance(exc, ssl.SSLCertVerificationError)
 
 
-def only_here(endpoints: Iterable[str]) -> bool:
-    """Whether these endpoints can be reached from this host alone."""
+def only_loopback(endpoints: Iterable[str]) -> bool:
+    """Return whether all endpoints are loopback addresses, which other hosts cannot reach."""
     return all(_is_loopback(urlsplit(endpoint).hostname or "") for endpoint in endpoints)
 
 
@@ -157,10 +160,10 @@ def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False  # a name
+        return False  # a host name
 
 
-def _is_here(host: str) -> bool:
+def _is_this_host(host: str) -> bool:
     try:
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
         return all(_is_own(ipaddress.ip_address(address)) for address in addresses)
@@ -171,7 +174,7 @@ def _is_here(host: str) -> bool:
 def _is_own(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if address.is_loopback:
         return True
-    import ifaddr  # slow, and most fleets are on loopback
+    import ifaddr  # imported late: it is slow, and most fleets are on loopback
 
     own = {str(ip.ip if ip.is_IPv4 else ip.ip[0]) for adapter in ifaddr.get_adapters() for ip in adapter.ips}
     return str(address) in own

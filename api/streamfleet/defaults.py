@@ -1,4 +1,4 @@
-"""Where a fleet is, unless somebody says otherwise."""
+"""Default address and data directory of a fleet."""
 
 from __future__ import annotations
 

@@ -1,18 +1,18 @@
 """The errors of the package.
 
 StreamfleetError
-├── BadSetting: a URL, token, CA file, fingerprint or key file that cannot be used
-├── MissingPackage: an optional dependency is not installed; an ImportError too
-├── Unreachable: no answer in time
-├── UnexpectedAnswer: the server is not a Streamfleet api, or of another version
-├── NothingReceived: a stream was silent for longer than its timeout; a TimeoutError too
-└── ApiError: the api refused the request
+├── BadSetting: a URL, token, CA file, fingerprint or key file is invalid
+├── MissingPackage: an optional dependency is not installed; also an ImportError
+├── Unreachable: no response in time
+├── UnexpectedAnswer: the server is not a Streamfleet API, or has another version
+├── NothingReceived: a stream was silent for longer than its timeout; also a TimeoutError
+└── ApiError: the API refused the request
     ├── Unauthorized: 401 and 403
     ├── NotFound: 404
     ├── Conflict: 409
     ├── PreconditionFailed: 412
     ├── Invalid: 400, 415 and 422
-    └── Unavailable: 429 and everything from 500
+    └── Unavailable: 429 and 5xx
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class StreamfleetError(Exception):
 
 
 class BadSetting(StreamfleetError):
-    """A setting that cannot be used.
+    """A setting is invalid.
 
     Attributes:
-        setting: Its name, as `token`.
+        setting: The name of the setting, for example `token`.
         problem: What was expected, and what was given.
     """
 
@@ -43,8 +43,8 @@ class MissingPackage(StreamfleetError, ImportError):
     """An optional dependency is not installed.
 
     Attributes:
-        package: The module that is missing.
-        extras: What to install: `pip install 'streamfleet[EXTRAS]'`.
+        package: The name of the missing module.
+        extras: The extras that contain it: `pip install 'streamfleet[EXTRAS]'`.
     """
 
     def __init__(self, feature: str, package: str, extras: str) -> None:
@@ -55,7 +55,7 @@ class MissingPackage(StreamfleetError, ImportError):
 
 
 class Unreachable(StreamfleetError):
-    """No answer in time. A change may have been made, unless `was_sent` is false.
+    """The server did not respond in time. If `was_sent` is true, the request may have been carried out.
 
     Attributes:
         was_sent: Whether the request may have reached the server.
@@ -67,14 +67,14 @@ class Unreachable(StreamfleetError):
 
 
 class UnexpectedAnswer(StreamfleetError):
-    """The server is not a Streamfleet api, or one of another version.
+    """The server is not a Streamfleet API, or has another version.
 
     Attributes:
-        problem: What is wrong, as `it answers HTTP 404`.
+        problem: What was received instead, for example `HTTP 404`.
     """
 
     def __init__(self, problem: str) -> None:
-        super().__init__(f"expected the answer of a Streamfleet api: {problem}")
+        super().__init__(f"expected a response of a Streamfleet API, got {problem}")
         self.problem = problem
 
 
@@ -92,13 +92,13 @@ class NothingReceived(StreamfleetError, TimeoutError):
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """One wrong value of a request.
+    """One invalid value of a request.
 
     Attributes:
-        loc: Its place, as `("body", "sources", 0)`.
+        loc: The path to the value, for example `("body", "sources", 0)`.
         msg: What was expected.
-        type: A word for programs, as `string_pattern_mismatch`.
-        input: What was given; None if the api does not repeat it.
+        type: An identifier for programs, for example `string_pattern_mismatch`.
+        input: The given value. None: the API does not repeat it.
     """
 
     loc: tuple[str | int, ...]
@@ -111,13 +111,22 @@ class FieldError:
 
 
 class ApiError(StreamfleetError):
-    """The api refused a request: the fields of its problem document (RFC 9457).
+    """The API refused a request. The attributes are the fields of its problem document (RFC 9457).
 
     Attributes:
-        status: The status of HTTP.
-        title: Its name, as `Not Found`.
-        detail: Why, for people.
-        errors: Each wrong value with its place; empty unless the request was invalid.
+        status: The HTTP status code.
+        title: The name of the status, for example `Not Found`.
+        detail: The reason, for people.
+        errors: Each invalid value; empty unless the request was invalid.
+
+    Example:
+        ```python
+        try:
+            client.put_pipeline("door", model="yolox-nano/1", sources=["rtsp://10.0.0.9/door"])
+        except streamfleet.Invalid as exc:
+            for error in exc.errors:
+                print(error.loc, error.msg)
+        ```
     """
 
     def __init__(self, status: int, title: str, detail: str, errors: tuple[FieldError, ...] = ()) -> None:
@@ -138,19 +147,19 @@ class NotFound(ApiError):
 
 
 class Conflict(ApiError):
-    """The present state does not allow it, or the name is in use (409)."""
+    """The current state does not allow the request, or the name is in use (409)."""
 
 
 class PreconditionFailed(ApiError):
-    """The pipeline has another version than `if_match` (412)."""
+    """The version of the pipeline is not `if_match` (412)."""
 
 
 class Invalid(ApiError):
-    """The request is wrong: `errors` lists each value (400, 415, 422)."""
+    """The request is invalid; `errors` lists each invalid value (400, 415, 422)."""
 
 
 class Unavailable(ApiError):
-    """The api or the broker behind it cannot answer now, or was asked too often (429, 5xx)."""
+    """The API or its broker cannot respond now, or received too many requests (429, 5xx)."""
 
 
 _CLASSES: dict[int, type[ApiError]] = {
@@ -164,6 +173,6 @@ _CLASSES: dict[int, type[ApiError]] = {
 
 
 def api_error(status: int, title: str, detail: str, errors: tuple[FieldError, ...] = ()) -> ApiError:
-    """The error of this status."""
+    """Return the error for an HTTP status."""
     of = _CLASSES.get(status, Unavailable if status >= 500 else ApiError)
     return of(status, title, detail, errors)

@@ -1,4 +1,4 @@
-"""One prediction, whichever way it came, and the order of those of one subscription. Pure."""
+"""Predictions as values, and their order within one subscription. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from streamfleet_core.protocol.prediction import PredictionDocument, decode
 if TYPE_CHECKING:
     import supervision as sv
 
-MAX_PIPELINES = 20_000  # whose order is known; beyond that all begin again
-RESTART_SILENCE = 10.0  # seconds after which a smaller key means that the fleet began again
+MAX_PIPELINES = 20_000  # whose last key is kept; beyond that all are forgotten
+RESTART_SILENCE = 10.0  # seconds of silence after which a smaller key means that the fleet was reset
 _EVERYTHING = b"v1/pred/"
 
 Key = tuple[int, int, int]
@@ -23,25 +23,25 @@ Key = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a model found in one frame.
+    """The detections of a model in one frame.
 
     Attributes:
-        pipeline_id: The pipeline.
-        device: The device that ran it.
+        pipeline_id: The id of the pipeline.
+        device: The name of the device that ran the pipeline.
         source_id: The index of the source in the pipeline, from 0.
-        frame_id: Counts the frames of the source from 1. Gaps are frames that were not looked at.
-        generation: Rises with each change of the pipeline.
-        incarnation: Rises with each start of its process.
-        sequence: Counts the predictions of this generation and incarnation from 0.
-        missing: Predictions of this pipeline that were lost just before this one. None: some may be lost, and
-            it is not known how many.
-        width: Of the frame in pixels. None: unknown.
-        height: Of the frame in pixels. None: unknown.
-        captured_at: When the frame was captured, in Unix seconds of the device. None over HTTP.
-        decoding_time: When it was decoded, as ISO 8601 in local time of the device.
-        emission_time: When the prediction was sent, as ISO 8601 in local time of the device.
-        truncated: Objects that were left out, as there were too many for one message.
-        document: The whole document, as Roboflow's inference gives it.
+        frame_id: The number of the frame in its source, from 1. A gap means frames without inference.
+        generation: Increases with each change of the pipeline.
+        incarnation: Increases with each start of its process.
+        sequence: The number of the prediction in its generation and incarnation, from 0.
+        missing: The number of predictions of this pipeline that were lost directly before this one. None:
+            an unknown number.
+        width: The width of the frame in pixels. None: unknown.
+        height: The height of the frame in pixels. None: unknown.
+        captured_at: The capture time of the frame, in Unix seconds of the device's clock. None over HTTP.
+        decoding_time: The time when the frame was decoded, as ISO 8601 in the device's local time.
+        emission_time: The time when the prediction was sent, as ISO 8601 in the device's local time.
+        truncated: The number of objects that were omitted, because one message cannot hold them.
+        document: The whole document, in the format of Roboflow's inference.
 
     Example:
         ```python
@@ -76,7 +76,7 @@ class Prediction:
         missing: int | None = 0,
         captured_at: float | None = None,
     ) -> Prediction:
-        """The prediction in a document."""
+        """Create a prediction from its document."""
         about, image = document["inference_metadata"], document["image"]
         return cls(
             pipeline_id=pipeline_id,
@@ -98,14 +98,16 @@ class Prediction:
 
     @property
     def objects(self) -> Sequence[Any]:
-        """What was found: dicts with `x`, `y` (the centre), `width` and `height` in pixels of the frame,
-        `confidence` from 0 to 1, `class`, `class_id`, and `tracker_id` if the pipeline tracks.
+        """The detected objects, as dicts.
+
+        Keys: `x`, `y` (the centre), `width` and `height` in pixels of the frame, `confidence` from 0 to 1,
+        `class`, `class_id`, and `tracker_id` if the pipeline has a tracker.
         """
         return self.document["predictions"]
 
     @property
     def detections(self) -> sv.Detections:
-        """The objects as `supervision.Detections`, in pixels of the frame; made again at each use.
+        """The objects as `supervision.Detections`, in pixels of the frame. Each access builds a new value.
 
         Raises:
             MissingPackage: supervision is not installed.
@@ -118,14 +120,14 @@ class Prediction:
 
 
 class Inbox:
-    """The messages of one subscription, as predictions in order. `now` is in monotonic seconds."""
+    """Decodes the messages of one subscription in order. `now` is in monotonic seconds."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[Key, float]] = {}  # by pipeline: its last key, and when it came
-        self.unreadable = 0  # messages that were no predictions
+        self._last: dict[str, tuple[Key, float]] = {}  # by pipeline id: the last key and its arrival
+        self.unreadable = 0  # messages that were not predictions
 
     def receive(self, frames: Sequence[bytes], now: float) -> Prediction | None:
-        """The prediction in a message. None: it is unreadable, or came too late."""
+        """Return the prediction in a message. None: it is unreadable, or older than the last one."""
         try:
             pipeline_id, header, body = split(frames)
             if header.kind is not Kind.PRED:
@@ -141,7 +143,7 @@ class Inbox:
         return Prediction.of(document, pipeline_id, header.key, missing=missing, captured_at=captured_at)
 
     def _order(self, pipeline_id: str, key: Key, now: float) -> tuple[bool, int | None]:
-        """Whether a message came too late, and how many are missing before it."""
+        """Return whether a message is older than the last one, and how many are missing before it."""
         if pipeline_id not in self._last and len(self._last) >= MAX_PIPELINES:
             self._last.clear()
         last, heard = self._last.get(pipeline_id, (None, now))
@@ -152,10 +154,10 @@ class Inbox:
             return False, 0
         if key <= last:
             return False, None
-        # Of an incarnation that has ended, nobody can tell how many it had.
+        # How many predictions the previous incarnation sent is unknown.
         return False, key[2] - last[2] - 1 if key[:2] == last[:2] else key[2]
 
 
 def topics_of(pipeline_ids: Sequence[str]) -> list[bytes]:
-    """What to subscribe to; of no pipeline: to all."""
+    """Return the ZeroMQ topics of these pipelines; without a pipeline, the topic of all."""
     return [pipeline_topic(Kind.PRED, each) for each in pipeline_ids] or [_EVERYTHING]

@@ -1,4 +1,4 @@
-"""What a program may ask of the api, as types for keyword arguments."""
+"""Types of the keyword arguments of the clients."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing_extensions import NotRequired, Required, TypedDict
 
 
 class Source(TypedDict):
-    """Where frames come from, and how they are taken. A plain address or camera index stands for one, too.
+    """A video source. A string or a camera index is short for a source with this `reference`.
 
     Attributes:
         reference: A path on the device, a URL, or the index of a camera.
-        mode: `file` takes every frame and ends, `live` takes the newest and reconnects.
-        max_fps: Frames a second.
-        properties: OpenCV's `CAP_PROP_…` in lower case without the prefix, as `frame_width`.
-        filling: What to do with a frame for which there is no room, as `DROP_OLDEST`.
-        consumption: `LAZY` takes the oldest frame next, `EAGER` the newest.
+        mode: `file` processes every frame and ends, `live` processes the newest frame and reconnects.
+        max_fps: The maximum frames per second. None: no limit.
+        properties: OpenCV's `CAP_PROP_…` in lower case without the prefix, for example `frame_width`.
+        filling: The strategy when the frame buffer is full, for example `DROP_OLDEST`.
+        consumption: `LAZY` processes the oldest buffered frame next, `EAGER` the newest.
+
+    Example:
+        ```python
+        source = {"reference": "rtsp://10.0.0.9/door", "mode": "live", "max_fps": 10}
+        ```
     """
 
     reference: str | int
@@ -29,12 +34,12 @@ class Source(TypedDict):
 
 
 class Sink(TypedDict):
-    """Where the device sends a datagram for each prediction.
+    """A UDP receiver. The device sends it one datagram per prediction.
 
     Attributes:
-        host: A name or an address.
-        port: From 1 to 65535.
-        type: `udp`, the only one.
+        host: A host name or an IP address.
+        port: The port, from 1 to 65535.
+        type: `udp`, the only type.
     """
 
     host: str
@@ -57,24 +62,26 @@ class _Settings(TypedDict, total=False):
 
 
 class PipelineSettings(_Settings, total=False):
-    """A pipeline as it should be: the keyword arguments of `create_pipeline` and `put_pipeline`.
+    """The desired state of a pipeline: the keyword arguments of `create_pipeline` and `put_pipeline`.
 
     Attributes:
         model: The id of a model.
-        sources: Addresses, camera indexes, or `Source` tables; at least one.
-        sinks: Where the device sends a datagram for each prediction.
-        max_fps: Frames a second of each source. None: all.
-        confidence: Objects below it are left out, from 0 to 1. None: the device's default.
-        iou_threshold: Boxes that overlap more are one object, from 0 to 1. None: the device's default.
-        class_agnostic_nms: Whether boxes of different classes that overlap are one object too.
-        max_candidates: Boxes that are considered. None: the device's default.
-        max_detections: Objects of a frame. None: the device's default.
-        tracker: `bytetrack`, which gives objects an id from frame to frame, or None.
-        sampling: Which frames are kept for labelling, as in the HTTP reference. None: none.
-        device: Run on this device and nowhere else. None: on the device with the most room.
+        sources: Paths, URLs, camera indexes, or `Source` tables; at least one.
+        sinks: UDP receivers of the predictions.
+        max_fps: The maximum frames per second of each source. None: no limit.
+        confidence: The minimum confidence of an object, from 0 to 1. None: the device's default.
+        iou_threshold: Of boxes that overlap more than this (IoU, from 0 to 1), only the most confident stays.
+            None: the device's default.
+        class_agnostic_nms: Whether `iou_threshold` applies also between different classes.
+            None: the device's default.
+        max_candidates: The maximum boxes before suppression. None: the device's default.
+        max_detections: The maximum objects per frame. None: the device's default.
+        tracker: `bytetrack` gives each object an id that persists between frames. None: no tracking.
+        sampling: The rules that select frames for labelling, as in the HTTP reference. None: no frames.
+        device: Run only on this device. None: the scheduler selects a device.
         selector: Labels that the device must have.
-        labels: What the pipeline can be found by.
-        paused: Whether it starts paused.
+        labels: Labels of the pipeline, for selectors.
+        paused: Whether the pipeline starts paused.
     """
 
     model: Required[str]
@@ -84,10 +91,10 @@ class PipelineSettings(_Settings, total=False):
 
 
 class PipelineChanges(_Settings, total=False):
-    """What to change of a pipeline: the keyword arguments of `patch_pipeline`.
+    """Changes of a pipeline: the keyword arguments of `patch_pipeline`.
 
-    They mean what they mean in `PipelineSettings`. None puts the default back, sequences and `sampling` are
-    replaced as a whole, and the keys of `selector` and `labels` are changed one by one: None removes a key.
+    The fields are those of `PipelineSettings`. None restores the default. Sequences and `sampling` are
+    replaced as a whole. `selector` and `labels` are merged key by key: None removes a key.
     """
 
     model: str

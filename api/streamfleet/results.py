@@ -1,7 +1,7 @@
-"""What the api answers, as values: made from its JSON, checked, and never changed afterwards.
+"""Results of the API: immutable values, decoded from JSON and validated.
 
-Times are Unix seconds and durations seconds, unless a field says otherwise. A figure is None if no device has
-reported it yet.
+Times are Unix seconds and durations are seconds, unless a field says otherwise. A metric is None until a
+device has reported it.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UdpSink:
-    """Where the device sends a datagram for each prediction.
+    """A UDP receiver. The device sends it one datagram per prediction.
 
     Attributes:
         type: `udp`.
-        host: A name or an address.
-        port: From 1 to 65535.
+        host: A host name or an IP address.
+        port: The port, from 1 to 65535.
     """
 
     type: str
@@ -62,20 +62,22 @@ class UdpSink:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What a pipeline should run. The credentials of its sources are left out.
+    """The desired inference of a pipeline. The credentials of its sources are removed.
 
     Attributes:
-        model: Its id, and the digest of the content that it stands for.
-        sources: Where frames come from.
-        sinks: Where the device sends a datagram for each prediction.
-        max_fps: Frames a second of each source. None: all.
-        confidence: Objects below it are left out, from 0 to 1. None: the device's default.
-        iou_threshold: Boxes that overlap more are one object, from 0 to 1. None: the device's default.
-        class_agnostic_nms: Whether boxes of different classes that overlap are one object too.
-        max_candidates: Boxes that are considered. None: the device's default.
-        max_detections: Objects of a frame. None: the device's default.
+        model: The id of the model, and the digest that it refers to.
+        sources: The video sources.
+        sinks: UDP receivers of the predictions.
+        max_fps: The maximum frames per second of each source. None: no limit.
+        confidence: The minimum confidence of an object, from 0 to 1. None: the device's default.
+        iou_threshold: Of boxes that overlap more than this (IoU, from 0 to 1), only the most confident stays.
+            None: the device's default.
+        class_agnostic_nms: Whether `iou_threshold` applies also between different classes.
+            None: the device's default.
+        max_candidates: The maximum boxes before suppression. None: the device's default.
+        max_detections: The maximum objects per frame. None: the device's default.
         tracker: `bytetrack`, or None.
-        sampling: Which frames are kept for labelling. None: none.
+        sampling: The rules that select frames for labelling. None: no frames.
     """
 
     model: ModelRef
@@ -93,31 +95,31 @@ class Spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:
-    """A pipeline: its desired state, its device, and the figures that the device reported last.
+    """A pipeline: its desired state, its device, and the latest metrics from the device.
 
     Attributes:
-        pipeline_id: Its id.
-        version: Rises with each change of the desired state: what `if_match` takes.
-        generation: Rises with each change that its device gets to know.
+        pipeline_id: The id of the pipeline.
+        version: Increases with each change of the desired state; the value for `if_match`.
+        generation: Increases with each change that is sent to the device.
         desired_status: `run`, `pause` or `stop`.
         status: `pending`, `starting`, `running`, `paused`, `reconnecting`, `unknown`, `moving`, `backoff`,
             `failed`, `ended` or `stopping`.
-        device: The device that it is on.
-        requested: The device that was asked for.
-        pinned: Whether it stays on its device whatever happens.
-        observed: The state that its device reported last.
-        reason: For people: why it does not run.
-        restarts: How often its process was restarted.
-        labels: What it can be found by.
+        device: The device that the pipeline is assigned to. None: not assigned.
+        requested: The device that was requested. None: any device.
+        pinned: Whether the pipeline never moves to another device.
+        observed: The last state that the device reported.
+        reason: Why the pipeline does not run, for people. Empty if it runs.
+        restarts: The number of restarts of its process.
+        labels: Labels of the pipeline, for selectors.
         selector: Labels that its device must have.
-        created_at: Unix seconds.
-        spec: What it runs.
-        fps: Frames emitted a second.
+        created_at: The creation time, in Unix seconds.
+        spec: The desired inference.
+        fps: Emitted frames per second.
         latency: Seconds from the capture of a frame to its emission.
         age: Seconds since the last report.
-        emitted: Predictions.
-        dropped: Frames that were lost, before their emission or after.
-        samples: Frames that are kept for labelling. None: none.
+        emitted: The number of emitted predictions.
+        dropped: The number of lost frames and predictions.
+        samples: Counters of frames for labelling. None: the pipeline has no sampling.
         sources: The state of each source.
     """
 
@@ -147,26 +149,26 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineReport:
-    """The whole present state of a pipeline, as its device reported it last.
+    """The full status of a pipeline, from the last report of its device.
 
     Attributes:
-        pipeline_id: Its id.
-        device: The device that it is on.
-        generation: Of the desired state that its device carries out.
-        incarnation: Rises with each start of its process, at which counters begin at 0.
+        pipeline_id: The id of the pipeline.
+        device: The device that the pipeline is assigned to. None: not assigned.
+        generation: The generation of the desired state that the device runs.
+        incarnation: Increases with each start of the pipeline's process, which resets the counters.
         desired_status: `run`, `pause` or `stop`.
-        state: What its device says. None: nothing yet.
-        status: What the broker says.
-        reason: For people: why it does not run.
-        restarts: How often its process was restarted.
-        last_crash: Why it was restarted last.
-        fps: Frames emitted a second.
+        state: The state that the device reported. None: no report yet.
+        status: The status that the broker derived: see `Pipeline.status`.
+        reason: Why the pipeline does not run, for people. Empty if it runs.
+        restarts: The number of restarts of its process.
+        last_crash: The reason for the last restart. Empty: none.
+        fps: Emitted frames per second.
         sources: The state of each source.
-        dropped: Predictions that were not delivered, by sink.
-        samples: Frames that are kept for labelling. None: none.
-        report: The status report of Roboflow's stream manager.
-        at: When it was made, in Unix seconds of the device.
-        age: Seconds since it arrived.
+        dropped: The number of predictions that were not delivered, by sink.
+        samples: Counters of frames for labelling. None: the pipeline has no sampling.
+        report: The status report in the format of Roboflow's stream manager.
+        at: The time of the report, in Unix seconds of the device's clock.
+        age: Seconds since the report arrived.
     """
 
     pipeline_id: str
@@ -193,10 +195,11 @@ class CommandResult:
     """The result of a command for one of many pipelines.
 
     Attributes:
-        pipeline_id: Its id.
-        status: As of a request for it alone: 200 done, 202 stored and not yet confirmed by its device.
-        detail: Why it was refused.
-        pipeline: As it is now. None: it is deleted.
+        pipeline_id: The id of the pipeline.
+        status: The HTTP status that a request for this pipeline alone would get: 200 done, 202 stored but not
+            yet confirmed by the device, 4xx or 5xx failed.
+        detail: Why the command failed. Empty if it succeeded.
+        pipeline: The pipeline after the command. None: it is deleted.
     """
 
     pipeline_id: str
@@ -207,21 +210,21 @@ class CommandResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A device as the broker knows it, and the figures that it reported last.
+    """A device: its state at the broker, and the latest metrics that it reported.
 
     Attributes:
-        device: Its name.
+        device: The name of the device.
         state: `new`, `syncing`, `ready`, `suspect`, `lost`, `left` or `quarantined`.
-        capacity: Pipelines that it is willing to run.
-        pipelines: Pipelines that it should run.
-        agent: The version of its software.
-        silent: Seconds since the broker heard of it. None: never.
-        labels: What it can be selected by.
+        capacity: The maximum number of pipelines.
+        pipelines: The number of pipelines that are assigned to the device.
+        agent: The version of its worker.
+        silent: Seconds since its last message. None: no message yet.
+        labels: Labels of the device, for selectors.
         engines: The models that it runs.
-        cores: Of its CPU.
-        load: Processes that run or wait to run, over the last minute.
-        memory: Bytes.
-        memory_available: Bytes that programs may still have.
+        cores: The number of CPU cores.
+        load: The load average over one minute.
+        memory: Total memory in bytes.
+        memory_available: Available memory in bytes.
         age: Seconds since the last report.
     """
 
@@ -242,11 +245,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinToken:
-    """What `streamfleet-worker --join` takes, once.
+    """A token for `streamfleet-worker --join`. It can be used once.
 
     Attributes:
         device: The name of the device.
-        token: The token: keep it secret until the device has joined.
+        token: The token. Keep it secret until the device has joined.
     """
 
     device: str
@@ -258,12 +261,12 @@ class JoinToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscriber:
-    """A program elsewhere that may subscribe. With neither pipelines nor a selector it receives all.
+    """A program on another machine that may subscribe. Without pipelines and selector it receives all.
 
     Attributes:
-        name: Its name.
-        pipelines: The ids of pipelines that it may receive.
-        selector: Labels of pipelines that it may receive, too.
+        name: The name of the subscriber.
+        pipelines: Ids of pipelines that it may receive.
+        selector: Labels of further pipelines that it may receive.
     """
 
     name: str
@@ -273,15 +276,15 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubscriberKeys:
-    """All that a program elsewhere needs to subscribe. The api keeps no copy of the secret key.
+    """Addresses and CURVE keys for `subscribe` on another machine. The API keeps no copy of the secret key.
 
     Attributes:
-        name: Of the subscriber.
+        name: The name of the subscriber.
         endpoint: The first of `endpoints`.
-        endpoints: Where predictions are published, the best first.
-        server_key: The public key of the publisher.
-        public_key: Of the subscriber.
-        secret_key: Of the subscriber.
+        endpoints: ZeroMQ endpoints that publish predictions, in order of preference.
+        server_key: The public key of the publisher, in Z85.
+        public_key: The public key of the subscriber, in Z85.
+        secret_key: The secret key of the subscriber, in Z85.
     """
 
     name: str
@@ -297,16 +300,16 @@ class SubscriberKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A model that pipelines may name.
+    """A model that pipelines can use. If its manifest is not available, the fields after `digest` are None.
 
     Attributes:
-        id: As pipelines name it.
+        id: The id of the model, for example `yolox-nano/1`.
         digest: The SHA-256 of its manifest.
-        family: How it takes pictures and gives boxes. None, as all that follows: the manifest is not here.
-        labels: The names of its classes.
-        input_width: Pixels.
-        input_height: Pixels.
-        weights: The SHA-256 and size of the ONNX file.
+        family: The layout of its input and output.
+        labels: The class names.
+        input_width: The width of its input in pixels.
+        input_height: The height of its input in pixels.
+        weights: The SHA-256 and the size of the ONNX file.
     """
 
     id: str
@@ -323,7 +326,7 @@ class AddedModel(Model):
     """A model after its registration.
 
     Attributes:
-        replaces: The digest that the id stood for before, if it was another one.
+        replaces: The previous digest of the id. None: the id is new, or its digest has not changed.
     """
 
     replaces: str | None
@@ -331,16 +334,16 @@ class AddedModel(Model):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Pictures that pipelines picked for labelling.
+    """Pictures that pipelines selected for labelling.
 
     Attributes:
-        dataset: Its name.
-        samples: Pictures.
-        size: Bytes.
-        oldest: When its oldest picture was captured, in Unix seconds.
-        newest: The same of its newest.
-        pipelines: The ids of the pipelines that picked them.
-        devices: The names of the devices that sent them.
+        dataset: The name of the dataset.
+        samples: The number of pictures.
+        size: The total size in bytes.
+        oldest: The capture time of the oldest picture, in Unix seconds.
+        newest: The capture time of the newest picture, in Unix seconds.
+        pipelines: Ids of the pipelines that selected the pictures.
+        devices: Names of the devices that sent the pictures.
     """
 
     dataset: str
@@ -354,19 +357,19 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened to a pipeline, a device or a process of the fleet.
+    """A state change of a pipeline, a device or a process of the fleet.
 
     Attributes:
-        epoch: Rises with each start of the broker.
-        n: Rises with each event of an epoch.
-        at: Unix seconds.
+        epoch: Increases with each start of the broker.
+        n: Increases with each event of an epoch.
+        at: The time of the event, in Unix seconds.
         subject: `pipeline`, `device` or `process`.
-        id: Of the pipeline, or the name of the device or process.
-        state: The new state, `gone` if it was deleted.
-        previous: The state before; empty if it is new.
+        id: The id of the pipeline, or the name of the device or process.
+        state: The new state; `gone` if the subject was deleted.
+        previous: The previous state; empty if the subject is new.
         device: The device of a pipeline.
-        reason: For people.
-        restarts: Of the pipeline.
+        reason: The reason for the change, for people.
+        restarts: The number of restarts of the pipeline's process.
     """
 
     epoch: int
@@ -382,18 +385,18 @@ class Event:
 
     @property
     def cursor(self) -> str:
-        """What `events(after=…)` takes to continue behind this event."""
+        """The value for `events(after=…)` to continue after this event."""
         return f"{self.epoch}-{self.n}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """The api answers.
+    """The health of the API process.
 
     Attributes:
         status: `ok`.
-        pid: Of its process.
-        warnings: What its operator should know.
+        pid: The process id.
+        warnings: Warnings for the operator.
     """
 
     status: str
@@ -403,15 +406,15 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readiness:
-    """What the broker says of the fleet.
+    """The readiness of the fleet, as the broker reports it.
 
     Attributes:
-        status: `ok`, or why it is not ready.
-        epoch: Rises with each start of the broker.
-        uptime: Seconds since then.
-        devices_ready: Devices that can run pipelines now.
-        devices: Devices that have joined.
-        pipelines: Pipelines that exist.
+        status: `ok`, or the reason why the fleet is not ready.
+        epoch: Increases with each start of the broker.
+        uptime: Seconds since the start of the broker.
+        devices_ready: The number of devices that can run pipelines now.
+        devices: The number of devices that have joined.
+        pipelines: The number of pipelines.
     """
 
     status: str
@@ -423,5 +426,5 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
-        """Whether pipelines can run."""
+        """Whether at least one device can run pipelines."""
         return self.devices_ready > 0

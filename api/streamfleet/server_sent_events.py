@@ -1,14 +1,14 @@
-"""Server-sent events, as the WHATWG's HTML standard has them. Pure: bytes in, events out."""
+"""Parser of server-sent events (HTML standard of WHATWG, 9.2). Pure: bytes in, events out."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-MAX_EVENT = 8 * 1024**2  # bytes; the largest document of a fleet has 1 MiB as msgpack
+MAX_EVENT = 8 * 1024**2  # bytes; the largest prediction is 1 MiB of msgpack
 
 
 class ServerSentEvent(NamedTuple):
-    """One event. A comment without text, which the api sends in silence, is named `silence`."""
+    """One event. The empty comment that the API sends as a heartbeat has the name `silence`."""
 
     name: str
     data: str
@@ -16,22 +16,22 @@ class ServerSentEvent(NamedTuple):
 
 
 class TooLarge(Exception):
-    """An event of more than MAX_EVENT bytes."""
+    """An event has more than MAX_EVENT bytes."""
 
     def __init__(self) -> None:
-        super().__init__(f"expected an event of at most {MAX_EVENT} bytes, got a longer one")
+        super().__init__(f"an event of more than {MAX_EVENT} bytes")
 
 
 class EventParser:
-    """The events in the bytes of one answer. Only LF ends a line: the data may hold any other break."""
+    """Parses the events of one response. Only LF ends a line, because data may contain other line breaks."""
 
     def __init__(self) -> None:
-        self._rest = bytearray()  # of a line that has no end yet
+        self._rest = bytearray()  # the start of an incomplete line
         self._fields: dict[str, str] = {}
-        self._size = 0  # bytes of the lines of this event
+        self._size = 0  # bytes of the lines of the current event
 
     def feed(self, content: bytes) -> list[ServerSentEvent]:
-        """The events that end in this content. Raises: TooLarge."""
+        """Return the events that this content completes. Raises: TooLarge."""
         self._rest += content
         *lines, rest = self._rest.split(b"\n")
         self._rest = bytearray(rest)

@@ -1,4 +1,4 @@
-"""The streams of `/v2` and the meaning of their events. Pure: `client` and `async_client` read them."""
+"""The event streams of `/v2` and their decoders. Pure: `client` and `async_client` read the bytes."""
 
 from __future__ import annotations
 
@@ -17,96 +17,96 @@ from streamfleet_core.protocol.prediction import PredictionDocument
 
 T = TypeVar("T")
 
-HEARTBEAT_TIMEOUT = 30.0  # seconds; the api sends at least a comment every 5 s
+HEARTBEAT_TIMEOUT = 30.0  # seconds; the API sends at least a comment every 5 s
 
-# The value of an event, and how many values are missing before it (None: unknown).
+# Decodes an event, given how many values are missing before it (None: unknown).
 Read = Callable[[ServerSentEvent, "int | None"], T]
 
 
 @dataclass(frozen=True, slots=True)
 class Stream(Generic[T]):
-    """One stream: where it is, what is in it."""
+    """One stream: its path and its decoder."""
 
-    what: str  # for people
+    what: str  # the plural of its values, for messages
     path: str
     read: Read[T]
-    after: str | None = None  # the id of the last event that is known
-    is_resumed: bool = False  # whether the next connection continues behind the last event
+    after: str | None = None  # the id of the event to continue after
+    is_resumed: bool = False  # whether a new connection continues after the last event
 
 
 class Following(Generic[T]):
-    """The state of one stream over its connections. `now` is in monotonic seconds."""
+    """The state of one stream across reconnects. `now` is in monotonic seconds."""
 
     def __init__(self, stream: Stream[T], timeout: float | None, now: float) -> None:
         self._stream = stream
         self._timeout = timeout
-        self._heard = now
+        self._received_at = now
         self._after = stream.after
         self._missing: int | None = 0
         self._parser = EventParser()
         self._connected = False
-        self._pieces = 0  # that came on this connection
+        self._chunks = 0  # of this connection
 
     @property
     def is_proven(self) -> bool:
-        """Whether this connection has delivered more than what is sent to each client at once."""
-        return self._pieces > 1
+        """Whether this connection delivered more than the first chunk, which each client gets on connect."""
+        return self._chunks > 1
 
     @property
     def path(self) -> str:
-        """Where the stream is."""
+        """The path and query of the stream."""
         return self._stream.path
 
     @property
     def read_timeout(self) -> float:
-        """Seconds after which a connection without a sign of life is lost."""
+        """Seconds without data after which a connection is considered lost."""
         return HEARTBEAT_TIMEOUT if self._timeout is None else min(HEARTBEAT_TIMEOUT, self._timeout)
 
     def headers(self) -> dict[str, str]:
-        """Of the next connection."""
+        """Return the request headers of the next connection."""
         return {"accept": "text/event-stream", **({"last-event-id": self._after} if self._after else {})}
 
     def opened(self) -> None:
-        """A connection begins; between two of them, what is not resumed may have been missed."""
+        """Start a new connection. Values before it may be lost, unless the stream is resumed."""
         if self._connected and not (self._stream.is_resumed and self._after):
             self._missing = None
         self._connected = True
         self._parser = EventParser()
-        self._pieces = 0
+        self._chunks = 0
 
     def feed(self, content: bytes, now: float) -> list[T]:
-        """The values in this content. Raises: UnexpectedAnswer, NothingReceived."""
+        """Return the values in this content. Raises: UnexpectedAnswer, NothingReceived."""
         found: list[T] = []
-        self._pieces += 1
+        self._chunks += 1
         try:
             events = self._parser.feed(content)
         except TooLarge as exc:
             raise UnexpectedAnswer(str(exc)) from exc
         for event in events:
             if event.name == "gap":
-                self._count(event)
+                self._record_gap(event)
             elif event.name == "message":
                 found.append(self._read(event))
         if found:
-            self._heard = now
+            self._received_at = now
         self.check(now)
         return found
 
     def check(self, now: float) -> None:
-        """Raises: NothingReceived."""
-        if self._timeout is not None and now - self._heard >= self._timeout:
+        """Check the timeout. Raises: NothingReceived."""
+        if self._timeout is not None and now - self._received_at >= self._timeout:
             raise NothingReceived(self._stream.what, self._timeout)
 
     def _read(self, event: ServerSentEvent) -> T:
         try:
             value = self._stream.read(event, self._missing)
         except (msgspec.MsgspecError, ValueError, KeyError, TypeError) as exc:
-            raise UnexpectedAnswer(f"its stream has no {self._stream.what}: {exc}") from exc
+            raise UnexpectedAnswer(f"a stream without valid {self._stream.what}: {exc}") from exc
         self._missing = 0
         self._after = event.id or self._after
         return value
 
-    def _count(self, event: ServerSentEvent) -> None:
+    def _record_gap(self, event: ServerSentEvent) -> None:
         count = msgspec.json.decode(event.data, type=_Gap).gap
         self._missing = None if count is None or self._missing is None else self._missing + count
 
@@ -126,7 +126,7 @@ def predictions(
     min_confidence: float | None,
     empty: bool,
 ) -> Stream[Prediction]:
-    """Predictions that meet all that is given."""
+    """Return the stream of predictions that match all given filters."""
     query = query_of(
         pipeline=list(pipelines),
         device=list(devices),
@@ -140,7 +140,7 @@ def predictions(
 
 
 def read_prediction(event: ServerSentEvent, missing: int | None) -> Prediction:
-    """The prediction in an event. Raises: ValueError, KeyError, msgspec.ValidationError."""
+    """Decode a prediction. Raises: ValueError, KeyError, msgspec.ValidationError."""
     document = msgspec.json.decode(event.data, type=PredictionDocument)
     generation, incarnation, sequence = map(int, event.id.split("-"))
     pipeline_id = document["inference_metadata"]["pipeline_id"]
@@ -150,7 +150,7 @@ def read_prediction(event: ServerSentEvent, missing: int | None) -> Prediction:
 def statuses(
     pipelines: Iterable[str], *, devices: Iterable[str], selector: str | None
 ) -> Stream[PipelineStat | DeviceStat]:
-    """The last status of all that is chosen, and then each as it comes."""
+    """Return the stream of statuses: first the latest of each subject, then each new one."""
     query = query_of(pipeline=list(pipelines), device=list(devices), selector=selector)
     return Stream("statuses", f"/v2/status{query}", _read_status)
 
@@ -163,7 +163,7 @@ def _read_status(event: ServerSentEvent, _missing: int | None) -> PipelineStat |
 
 
 def events(after: str | None) -> Stream[Event]:
-    """What happens, from now on or after this event."""
+    """Return the stream of events, from now on or after this event."""
     return Stream("events", "/v2/events", _read_event, after=after, is_resumed=True)
 
 

@@ -1,4 +1,4 @@
-"""Predictions over ZeroMQ, from the relay of a fleet or from a device itself."""
+"""Predictions over ZeroMQ, from the relay of a fleet or directly from a device."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ from streamfleet_core.runtime.curve import CurveKeys
 from streamfleet_core.runtime.private_file import read_private, write_private
 
 CONNECT_TIMEOUT = 10.0  # seconds
-WAITING = 1000  # predictions
+WAITING = 1000  # predictions in the receive queue
 _LOCAL = "broker/predictions.ipc"
-_TURN_MS = 200  # after which a closed subscription ends at the latest
-_CLOSING = 1.0  # seconds for a thread to notice it
-_AT_ONCE = 64  # predictions after which other tasks have their turn
-_PROBE = 3.0  # seconds for one address
-_PAUSE = 0.2  # seconds between two rounds of probes
-
-_KEY_DELAY = 2.0  # seconds until a device knows a key that was made just now
-_OUTCOMES = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.HANDSHAKE_FAILED_AUTH
+_POLL_MS = 200  # a closed subscription ends within this time
+_CLOSE_TIMEOUT = 1.0  # seconds for the iterating thread to stop
+_BATCH = 64  # predictions between two yields to the event loop
+_PROBE_TIMEOUT = 3.0  # seconds per endpoint
+_PROBE_PAUSE = 0.2  # seconds between two rounds of probes
+_KEY_DELAY = 2.0  # seconds until a device accepts a new key
+_HANDSHAKE_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.HANDSHAKE_FAILED_AUTH
 
 
 def subscribe(
@@ -50,23 +49,25 @@ def subscribe(
     connect_timeout: float = CONNECT_TIMEOUT,
     waiting: int = WAITING,
 ) -> Subscription:
-    """Subscribe to predictions: of the fleet on this machine, or with keys of one elsewhere.
+    """Subscribe to predictions of the fleet on this machine, or of another fleet with keys.
 
-    The connection is made, and the keys are checked, before this returns. Later the subscription reconnects
-    by itself, and what was lost meanwhile is counted in `Prediction.missing`.
+    The call returns when the connection is established and the keys are accepted. Afterwards the subscription
+    reconnects automatically, and `Prediction.missing` counts what was lost.
 
     Args:
-        *pipelines: Only of these. Without any: of all that the keys allow.
-        keys: A key file, as `streamfleet keys subscriber NAME --to FILE` writes it, or what
-            `Client.add_subscriber` returns. None: the fleet on this machine, which needs no keys.
-        data_dir: Where the fleet on this machine keeps its files.
-        timeout: Seconds without a prediction after which NothingReceived is raised. None: never.
-        connect_timeout: Seconds until a connection is made.
-        waiting: Predictions that may wait to be read; of those beyond it the newest are lost, and counted.
+        *pipelines: Ids of pipelines. Without any: all pipelines that the keys allow.
+        keys: A key file that `streamfleet keys subscriber NAME --to FILE` wrote, or the result of
+            `Client.add_subscriber`. None: the fleet on this machine, which needs no keys.
+        data_dir: The data directory of the fleet on this machine.
+        timeout: Seconds without a prediction after which NothingReceived is raised. None: wait until one
+            arrives.
+        connect_timeout: Seconds to wait for the connection.
+        waiting: The size of the receive queue, in predictions. If it is full, the newest are dropped and
+            counted.
 
     Raises:
-        Unreachable: No connection within `connect_timeout`, or the keys are not accepted.
-        BadSetting: The key file cannot be used.
+        Unreachable: No connection within `connect_timeout`, or the keys were not accepted.
+        BadSetting: The key file is invalid.
 
     Example:
         ```python
@@ -89,7 +90,7 @@ async def subscribe_async(
     connect_timeout: float = CONNECT_TIMEOUT,
     waiting: int = WAITING,
 ) -> AsyncSubscription:
-    """Subscribe to predictions, for asyncio: see `subscribe`.
+    """Subscribe to predictions with asyncio: see `subscribe`.
 
     Example:
         ```python
@@ -104,40 +105,40 @@ async def subscribe_async(
 
 
 class Subscription:
-    """An iterator of predictions, in the order of each pipeline. Close it, or use it in a `with` block.
+    """An iterator of predictions, ordered within each pipeline. Close it, or use it in a `with` block.
 
-    One thread iterates; any thread may close it, which ends the iteration within 0.2 s.
+    One thread may iterate at a time. Any thread may close it, which ends the iteration within 0.2 s.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], made: zmq.Socket[bytes], timeout: float | None
+        self, context: zmq.Context[zmq.Socket[bytes]], sub_socket: zmq.Socket[bytes], timeout: float | None
     ) -> None:
-        self._receiver = _Receiver(context, made, timeout)
-        self._in_use = threading.Lock()  # a socket is not for two threads at a time
+        self._receiver = _Receiver(context, sub_socket, timeout)
+        self._in_use = threading.Lock()  # a ZeroMQ socket is not thread-safe
 
     @property
     def unreadable(self) -> int:
-        """Messages that were not predictions and were left out."""
+        """The number of received messages that were not predictions."""
         return self._receiver.inbox.unreadable
 
     def __iter__(self) -> Iterator[Prediction]:
         return self
 
     def __next__(self) -> Prediction:
-        """Raises: StopIteration when it is closed, NothingReceived."""
-        began = time.monotonic()
+        """Wait for the next prediction. Raises: StopIteration when it is closed, NothingReceived."""
+        started = time.monotonic()
         with self._in_use:
             while not self._receiver.is_closed:
                 found = self._receiver.take()
                 if found is not None:
                     return found
-                self._receiver.socket.poll(self._receiver.turn(began))
+                self._receiver.socket.poll(self._receiver.poll_ms(started))
         raise StopIteration
 
     def close(self) -> None:
-        """End the subscription. Closing it again does nothing."""
+        """Close the subscription. Closing it again has no effect."""
         self._receiver.is_closed = True
-        if self._in_use.acquire(timeout=_CLOSING):
+        if self._in_use.acquire(timeout=_CLOSE_TIMEOUT):
             try:
                 self._receiver.close()
             finally:
@@ -151,44 +152,44 @@ class Subscription:
 
 
 class AsyncSubscription:
-    """An asynchronous iterator of predictions: see `Subscription`. One task iterates; any may close it."""
+    """An asynchronous iterator of predictions: see `Subscription`. Any task may close it."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], made: zmq.Socket[bytes], timeout: float | None
+        self, context: zmq.Context[zmq.Socket[bytes]], sub_socket: zmq.Socket[bytes], timeout: float | None
     ) -> None:
-        self._receiver = _Receiver(context, made, timeout)
+        self._receiver = _Receiver(context, sub_socket, timeout)
         self._poll = zmq.asyncio.Poller()
-        self._poll.register(made, zmq.POLLIN)
+        self._poll.register(sub_socket, zmq.POLLIN)
         self._in_use = asyncio.Lock()
-        self._at_once = 0  # predictions since the event loop had its turn
+        self._delivered = 0  # predictions
 
     @property
     def unreadable(self) -> int:
-        """Messages that were not predictions and were left out."""
+        """The number of received messages that were not predictions."""
         return self._receiver.inbox.unreadable
 
     def __aiter__(self) -> AsyncIterator[Prediction]:
         return self
 
     async def __anext__(self) -> Prediction:
-        """Raises: StopAsyncIteration when it is closed, NothingReceived."""
-        began = time.monotonic()
+        """Wait for the next prediction. Raises: StopAsyncIteration when it is closed, NothingReceived."""
+        started = time.monotonic()
         async with self._in_use:
             while not self._receiver.is_closed:
                 found = self._receiver.take()
                 if found is None:
-                    await self._poll.poll(self._receiver.turn(began))
+                    await self._poll.poll(self._receiver.poll_ms(started))
                     continue
-                self._at_once += 1
-                if self._at_once % _AT_ONCE == 0:
+                self._delivered += 1
+                if self._delivered % _BATCH == 0:
                     await asyncio.sleep(0)
                 return found
         raise StopAsyncIteration
 
     async def close(self) -> None:
-        """End the subscription. Closing it again does nothing."""
+        """Close the subscription. Closing it again has no effect."""
         self._receiver.is_closed = True
-        async with self._in_use:  # an iteration ends within a turn
+        async with self._in_use:  # the iteration ends within one poll
             self._receiver.close()
 
     async def __aenter__(self) -> Self:
@@ -199,19 +200,19 @@ class AsyncSubscription:
 
 
 class _Receiver:
-    """The socket of one subscription, and what it has received."""
+    """The socket of one subscription, and the order of its messages."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], made: zmq.Socket[bytes], timeout: float | None
+        self, context: zmq.Context[zmq.Socket[bytes]], sub_socket: zmq.Socket[bytes], timeout: float | None
     ) -> None:
-        self.socket = made
+        self.socket = sub_socket
         self.inbox = Inbox()
         self.is_closed = False
         self._context = context
         self._timeout = timeout
 
     def take(self) -> Prediction | None:
-        """The next prediction that is there already."""
+        """Return the next prediction in the receive queue, if there is one."""
         while True:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
@@ -221,32 +222,32 @@ class _Receiver:
             if found is not None:
                 return found
 
-    def turn(self, began: float) -> int:
-        """Milliseconds to wait for the next one. Raises: NothingReceived."""
+    def poll_ms(self, started: float) -> int:
+        """Return the milliseconds to poll for the next prediction. Raises: NothingReceived."""
         if self._timeout is None:
-            return _TURN_MS
-        left = began + self._timeout - time.monotonic()
+            return _POLL_MS
+        left = started + self._timeout - time.monotonic()
         if left <= 0:
             raise NothingReceived("predictions", self._timeout)
-        return min(_TURN_MS, max(1, round(left * 1000)))
+        return min(_POLL_MS, max(1, round(left * 1000)))
 
     def close(self) -> None:
-        """Close the socket and its thread."""
+        """Close the socket and its context."""
         self.socket.close(linger=0)
         self._context.term()
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Whom to connect to."""
+    """The endpoints of a publisher, and the keys for it."""
 
     endpoints: tuple[str, ...]
     keys: SubscriberKeys | None
-    timeout: float  # seconds until a connection is made
+    timeout: float  # seconds to wait for the connection
 
     @classmethod
     def of(cls, keys: SubscriberKeys | str | Path | None, data_dir: Path, timeout: float) -> _Target:
-        """Raises: BadSetting, Unreachable."""
+        """Create a target from the arguments of `subscribe`. Raises: BadSetting, Unreachable."""
         if keys is None:
             path = data_dir / _LOCAL
             if not path.exists():
@@ -259,40 +260,40 @@ class _Target:
     def connected(
         self, pipelines: tuple[str, ...], waiting: int
     ) -> tuple[zmq.Context[zmq.Socket[bytes]], zmq.Socket[bytes]]:
-        """A context and a socket that receives predictions. Raises: BadSetting, Unreachable."""
+        """Return a context and a connected SUB socket. Raises: BadSetting, Unreachable."""
         until = time.monotonic() + self.timeout
-        endpoint = self._answering(until)
+        endpoint = self._reachable_endpoint(until)
         with contextlib.ExitStack() as stack:
             context = stack.enter_context(zmq.Context())
-            made = stack.enter_context(context.socket(zmq.SUB))
-            _prepare(made, waiting)
+            sub_socket = stack.enter_context(context.socket(zmq.SUB))
+            _prepare(sub_socket, waiting)
             if self.keys is not None:
-                _apply(made, self.keys)
+                _apply(sub_socket, self.keys)
             for topic in topics_of(pipelines):
-                made.subscribe(topic)
-            with made.get_monitor_socket(int(_OUTCOMES)) as monitor:
-                made.connect(endpoint)
+                sub_socket.subscribe(topic)
+            with sub_socket.get_monitor_socket(int(_HANDSHAKE_EVENTS)) as monitor:
+                sub_socket.connect(endpoint)
                 self._await_handshake(monitor, endpoint, until)
-                made.disable_monitor()
+                sub_socket.disable_monitor()
             stack.pop_all()
-        return context, made
+        return context, sub_socket
 
-    def _answering(self, until: float) -> str:
-        """The first endpoint at which a server listens. Raises: Unreachable."""
+    def _reachable_endpoint(self, until: float) -> str:
+        """Return the first endpoint at which a server listens. Raises: Unreachable."""
         if self.keys is None:
             return self.endpoints[0]
         while True:
             for endpoint in self.endpoints:
-                if _listens(endpoint, min(_PROBE, until - time.monotonic())):
+                if _listens(endpoint, min(_PROBE_TIMEOUT, until - time.monotonic())):
                     return endpoint
-            if time.monotonic() + _PAUSE > until:
+            if time.monotonic() + _PROBE_PAUSE > until:
                 known = ", ".join(self.endpoints) or "no endpoint"
                 hint = "does the fleet run, and does it listen on the network (up --host)?"
                 raise Unreachable(f"no answer from {known}: {hint}")
-            time.sleep(_PAUSE)
+            time.sleep(_PROBE_PAUSE)
 
     def _await_handshake(self, monitor: zmq.Socket[bytes], endpoint: str, until: float) -> None:
-        """Raises: Unreachable."""
+        """Wait until the CURVE handshake has succeeded. Raises: Unreachable."""
         refused = False
         while (left := until - time.monotonic()) > 0:
             if not monitor.poll(max(1, round(left * 1000))):
@@ -308,45 +309,45 @@ class _Target:
 
 
 def read_keys(path: Path) -> SubscriberKeys:
-    """The keys in a file. Raises: BadSetting."""
+    """Read a key file. Raises: BadSetting."""
     try:
         return msgspec.json.decode(read_private(path), type=SubscriberKeys)
     except msgspec.MsgspecError as exc:
         raise BadSetting("keys", f"{path}: expected a file of 'streamfleet keys subscriber': {exc}") from exc
     except OSError as exc:
         raise BadSetting("keys", f"{path}: {exc.strerror}") from exc
-    except ProtocolError as exc:  # others may read it
+    except ProtocolError as exc:  # other users can read the file
         raise BadSetting("keys", str(exc)) from exc
 
 
 def write_keys(path: Path, keys: SubscriberKeys) -> None:
-    """Write keys into a file that only its owner can read. Raises: OSError."""
+    """Write a key file that only its owner can read. Raises: OSError."""
     write_private(path, msgspec.json.format(msgspec.json.encode(keys)) + b"\n")
 
 
-def _prepare(made: zmq.Socket[bytes], waiting: int) -> None:
-    configure(made, largest=MAX_FRAME)
-    made.rcvhwm = waiting
+def _prepare(sub_socket: zmq.Socket[bytes], waiting: int) -> None:
+    configure(sub_socket, largest=MAX_FRAME)
+    sub_socket.rcvhwm = waiting
 
 
-def _apply(made: zmq.Socket[bytes], keys: SubscriberKeys) -> None:
+def _apply(sub_socket: zmq.Socket[bytes], keys: SubscriberKeys) -> None:
     try:
-        CurveKeys(keys.server_key, KeyPair(keys.public_key, keys.secret_key)).apply(made)
+        CurveKeys(keys.server_key, KeyPair(keys.public_key, keys.secret_key)).apply(sub_socket)
     except (zmq.ZMQError, UnicodeEncodeError) as exc:
         raise BadSetting(
-            "keys", f"expected three CURVE keys of 40 characters in those of {keys.name}"
+            "keys", f"expected three CURVE keys of 40 characters for {keys.name}, got others"
         ) from exc
 
 
 def _listens(endpoint: str, timeout: float) -> bool:
-    """Whether a server takes connections there, as far as this host can tell. Raises: BadSetting."""
+    """Return whether a server accepts TCP connections at this endpoint. Raises: BadSetting."""
     try:
         address = urlsplit(endpoint)
         host, port = address.hostname or "", address.port or 0
     except ValueError as exc:
-        raise BadSetting("keys", f"expected an endpoint as tcp://HOST:PORT, got {endpoint}") from exc
+        raise BadSetting("keys", f"expected an endpoint of the form tcp://HOST:PORT, got {endpoint}") from exc
     if address.scheme != "tcp":
-        raise BadSetting("keys", f"expected an endpoint as tcp://HOST:PORT, got {endpoint}")
+        raise BadSetting("keys", f"expected an endpoint of the form tcp://HOST:PORT, got {endpoint}")
     try:
         socket.create_connection((host, port), timeout=max(0.1, timeout)).close()
     except OSError:

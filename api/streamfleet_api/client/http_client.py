@@ -85,7 +85,7 @@ def _failure(exc: errors.StreamfleetError, connection: Connection) -> CommandFai
         hint = "give the operator's token with --token or STREAMFLEET_TOKEN" if exc.status == 401 else ""
         return Rejected(exc.status, exc.detail, hint, exc.errors)
     if isinstance(exc, errors.UnexpectedAnswer):
-        text = f"{connection.shown} is no Streamfleet api: {exc.problem}"
+        text = f"{connection.shown}: expected a Streamfleet API, got {exc.problem}"
         return CommandFailed(text, "--url names another")
     if isinstance(exc, errors.BadSetting):
         if exc.setting in _VARIABLES:

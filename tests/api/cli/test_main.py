@@ -353,7 +353,7 @@ def test_another_web_server_is_no_api(arguments: list[str]) -> None:
         thread.join(PATIENCE)
 
     assert result.exit_code == 1
-    assert "is no Streamfleet api" in result.stderr
+    assert "expected a Streamfleet API, got " in result.stderr
 
 
 def test_help_tells_of_the_environment_and_of_every_option() -> None:

@@ -64,7 +64,7 @@ def test_what_an_earlier_attempt_deleted_is_deleted() -> None:
     gone = Answer(404, {}, b'{"title": "Not Found", "detail": "no such pipeline"}')
     call = calls.delete_pipeline(DOOR)
 
-    call.result(gone, may_be_done=True)
+    call.result(gone, may_have_succeeded=True)
     with pytest.raises(NotFound):
         call.result(gone)
 
@@ -88,11 +88,11 @@ def test_what_an_answer_says_went_wrong(status: int, body: bytes, error: type[Ex
 @pytest.mark.parametrize(
     ("status", "body", "problem"),
     [
-        (404, b"<html>", "it answers HTTP 404"),
-        (200, b"<html>", "its answer is no JSON"),
-        (200, b"{}", "its answer has no models"),
-        (200, b"[]", "its answer is not as expected: Expected `object`, got `array`"),
-        (200, b'{"models": 7}', "its models are not as expected: Expected `array`, got `int`"),
+        (404, b"<html>", "HTTP 404"),
+        (200, b"<html>", "a body that is not JSON"),
+        (200, b"{}", "a body without models"),
+        (200, b"[]", "an invalid body: Expected `object`, got `array`"),
+        (200, b'{"models": 7}', "invalid models: Expected `array`, got `int`"),
     ],
 )
 def test_another_server_is_told_by_what_it_answers(status: int, body: bytes, problem: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet.connection import Connection, only_here
+from streamfleet.connection import Connection, only_loopback
 from streamfleet.errors import BadSetting
 from streamfleet_core.runtime.pinned_tls import FilePinnedContext, PinnedContext
 from streamfleet_core.runtime.private_file import write_private
@@ -80,5 +80,5 @@ def test_an_address_is_shown_without_its_password() -> None:
 
 
 def test_which_endpoints_only_this_host_reaches() -> None:
-    assert only_here(["tcp://127.0.0.1:1", "tcp://[::1]:2", "tcp://localhost:3"])
-    assert not only_here(["tcp://127.0.0.1:1", "tcp://10.0.0.9:1"])
+    assert only_loopback(["tcp://127.0.0.1:1", "tcp://[::1]:2", "tcp://localhost:3"])
+    assert not only_loopback(["tcp://127.0.0.1:1", "tcp://10.0.0.9:1"])

@@ -155,7 +155,7 @@ def add_device(
             err=True,
         )
     with contextlib.suppress(BadToken):  # a fleet of another version: what its tokens hold is its own
-        warn_if_only_here(JoinToken.decode(answer.token).endpoints)
+        warn_if_only_loopback(JoinToken.decode(answer.token).endpoints)
 
 
 @devices.command("label")
@@ -221,9 +221,9 @@ def _guessing(settings: Settings, name: str) -> Iterator[None]:
         raise CommandFailed(f"no device {name}", hint) from exc
 
 
-def warn_if_only_here(endpoints: Iterable[str]) -> None:
+def warn_if_only_loopback(endpoints: Iterable[str]) -> None:
     """Warn if other hosts cannot reach an address."""
-    from streamfleet.connection import only_here
+    from streamfleet.connection import only_loopback
 
-    if only_here(endpoints):
+    if only_loopback(endpoints):
         warn("the fleet listens on this machine only: start it with --host")

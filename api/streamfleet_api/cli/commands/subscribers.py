@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from streamfleet_api.cli import parameters
-from streamfleet_api.cli.commands.devices import warn_if_only_here
+from streamfleet_api.cli.commands.devices import warn_if_only_loopback
 from streamfleet_api.cli.confirmation import confirm, listed, yes_option
 from streamfleet_api.cli.context import (
     Ordered,
@@ -97,7 +97,7 @@ def add_subscriber(
         if not on_terminal():
             warn(f"the key in it is known nowhere else: keep the program as private as '{name}' is")
     if device is None:
-        warn_if_only_here(keys.endpoints)
+        warn_if_only_loopback(keys.endpoints)
     if not any(map(is_answered, keys.endpoints)):
         warn(f"no answer from {listed(keys.endpoints)} on this machine: is there a firewall in between?")
 
