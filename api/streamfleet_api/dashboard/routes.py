@@ -1,4 +1,4 @@
-"""The dashboard at `/`: static files, which use the public api like any other client."""
+"""The dashboard at `/`: static files that use the public API like any other client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-# Names in the fleet are text to this page; should one ever get to be markup, it still runs nothing. (S28)
+# The page inserts names as text. Even if one were parsed as markup, this policy blocks its scripts. (S28)
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -29,7 +29,7 @@ _HEADERS = {
 
 
 class Page:
-    """The files, read once."""
+    """Serves the files of the dashboard, which are read once."""
 
     def __init__(self) -> None:
         folder = resources.files(__package__) / "static"
@@ -40,14 +40,14 @@ class Page:
         }
 
     def routes(self) -> list[Route]:
-        """The page itself, and what it is made of."""
+        """Return the routes of the page and its files."""
         return [
             Route(ROOT, self.index, methods=["GET"], include_in_schema=False),
             Route(f"{FILES}{{name}}", self.file, methods=["GET"], include_in_schema=False),
         ]
 
     async def index(self, _request: Request) -> Response:
-        """The page."""
+        """Serve the page."""
         return self._answer("index.html")
 
     async def file(self, request: Request) -> Response:

@@ -1,7 +1,7 @@
-// The grid of cameras: one card a pipeline, kept from one look to the next so that pictures go on.
+// The grid of cameras: one card per pipeline. Cards are kept between refreshes, so that pictures do not restart.
 
 import { Picture } from "./picture.js";
-import { cameraFigures, cameraTrouble, colourOf, insteadOfPicture, shortName } from "./words.js";
+import { cameraMetrics, cameraProblem, colourOf, placeholderText, shortName } from "./labels.js";
 
 const template = document.querySelector("#camera");
 
@@ -16,9 +16,9 @@ export class Cameras {
   }
 
   show(pipelines) {
-    const wanted = new Set(pipelines.map((pipeline) => pipeline.pipeline_id));
+    const current = new Set(pipelines.map((pipeline) => pipeline.pipeline_id));
     for (const [id, { card, picture }] of this.#cards) {
-      if (wanted.has(id)) continue;
+      if (current.has(id)) continue;
       picture.close();
       card.remove();
       this.#cards.delete(id);
@@ -31,12 +31,12 @@ export class Cameras {
     const badge = card.querySelector(".badge");
     badge.textContent = pipeline.status;
     badge.className = `badge ${colourOf(pipeline.status)}`;
-    card.querySelector(".figures").textContent = cameraFigures(pipeline);
+    card.querySelector(".metrics").textContent = cameraMetrics(pipeline);
     const reason = card.querySelector(".reason");
-    reason.textContent = cameraTrouble(pipeline);
+    reason.textContent = cameraProblem(pipeline);
     reason.hidden = !reason.textContent;
-    card.querySelector(".waiting").textContent = insteadOfPicture(pipeline);
-    picture.tend();
+    card.querySelector(".waiting").textContent = placeholderText(pipeline);
+    picture.markStale();
   }
 
   #add(id) {

@@ -1,7 +1,7 @@
-// The dialog of one pipeline: what it is made of, its counters, and what can be done with it.
+// The dialog of one pipeline: settings, counters and commands.
 
-import { ask } from "./door.js";
-import { pipelineFacts, shortName, sourceFacts } from "./words.js";
+import { request } from "./api.js";
+import { pipelineFacts, shortName, sourceFacts } from "./labels.js";
 
 const dialog = document.querySelector("#details");
 const facts = document.querySelector("#details-facts");
@@ -13,7 +13,7 @@ export class Details {
   #id = null;
   #done;
 
-  /** `done` is called after something was done. */
+  /** `done` is called after each command. */
   constructor(done) {
     this.#done = done;
     dialog.onclose = () => (this.#id = null);
@@ -39,32 +39,32 @@ export class Details {
     facts.replaceChildren(...terms(pipelineFacts(pipeline)));
     sources.replaceChildren(...sourceFacts(pipeline).map(sourceItem));
     const paused = pipeline.desired_status === "pause";
-    this.#offer([
+    this.#setActions([
       [paused ? "Resume" : "Pause", () => this.#post(paused ? "resume" : "pause")],
       ["Restart", () => this.#post("restart")],
-      ["Delete", () => confirm(`End ${this.#id} for good?`) && this.#ask("", "DELETE")],
+      ["Delete", () => confirm(`Delete the pipeline ${this.#id}?`) && this.#command("", "DELETE")],
     ]);
   }
 
-  #offer(named) {
+  #setActions(named) {
     const labels = named.map(([label]) => label).join();
-    if (actions.dataset.labels === labels) return; // a button that is being pressed must not be replaced
+    if (actions.dataset.labels === labels) return; // do not replace a button while it is pressed
     actions.dataset.labels = labels;
     actions.replaceChildren(...named.map(([label, act]) => Object.assign(element("button", label), { type: "button", onclick: act })));
   }
 
   #post(action) {
-    return this.#ask(`/${action}`, "POST");
+    return this.#command(`/${action}`, "POST");
   }
 
-  async #ask(what, method) {
+  async #command(path, method) {
     const id = this.#id;
     note.textContent = "…";
-    const said = await ask(`v2/pipelines/${encodeURIComponent(id)}${what}`, { method }).then(
+    const result = await request(`v2/pipelines/${encodeURIComponent(id)}${path}`, { method }).then(
       () => "Done.",
       (error) => error.message,
     );
-    if (this.#id === id) note.textContent = said;
+    if (this.#id === id) note.textContent = result;
     this.#done();
   }
 }

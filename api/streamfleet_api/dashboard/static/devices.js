@@ -1,6 +1,6 @@
 // The list of devices.
 
-import { deviceFigures, deviceState } from "./words.js";
+import { deviceMetrics, deviceState } from "./labels.js";
 
 export function showDevices(list, devices) {
   list.replaceChildren(...devices.map(item));
@@ -19,9 +19,9 @@ function item(device) {
   badge.className = `badge ${colour}`;
   badge.textContent = state;
   head.append(name, badge);
-  const figures = document.createElement("p");
-  figures.className = "figures";
-  figures.textContent = why || deviceFigures(device);
-  line.append(head, figures);
+  const metrics = document.createElement("p");
+  metrics.className = "metrics";
+  metrics.textContent = why || deviceMetrics(device);
+  line.append(head, metrics);
   return line;
 }

@@ -1,40 +1,40 @@
-// What happened lately, newest first, and as it happens.
+// The list of events, newest first, updated live.
 
-import { listen, parse } from "./door.js";
-import { clock, eventText } from "./words.js";
+import { openSocket, parse } from "./api.js";
+import { clock, eventText } from "./labels.js";
 
-const KEPT = 100; // lines
-const AGAIN = 2000; // ms, before a connection that ended is made anew
+const MAX_LINES = 100;
+const RECONNECT_DELAY = 2000; // ms
 
 export class Events {
   #list;
-  #happened;
+  #onEvent;
   #after = "";
 
-  /** `happened` is called at each event. */
-  constructor(list, happened) {
+  /** `onEvent` is called for each event. */
+  constructor(list, onEvent) {
     this.#list = list;
-    this.#happened = happened;
+    this.#onEvent = onEvent;
   }
 
   async follow() {
     const after = this.#after && `?after=${encodeURIComponent(this.#after)}`;
-    const socket = await listen(`v2/events${after}`).catch(() => null);
-    if (!socket) return void setTimeout(() => this.follow(), AGAIN);
-    socket.onmessage = ({ data }) => this.#hear(parse(data));
-    socket.onclose = () => setTimeout(() => this.follow(), AGAIN);
+    const socket = await openSocket(`v2/events${after}`).catch(() => null);
+    if (!socket) return void setTimeout(() => this.follow(), RECONNECT_DELAY);
+    socket.onmessage = ({ data }) => this.#receive(parse(data));
+    socket.onclose = () => setTimeout(() => this.follow(), RECONNECT_DELAY);
   }
 
-  /** What happened before we came. */
+  /** Show the events before the page was opened. */
   show(events) {
     for (const event of events) this.#add(event);
   }
 
-  #hear({ type, id, data }) {
+  #receive({ type, id, data }) {
     if (type !== "event") return;
     this.#after = id;
     this.#add(data);
-    this.#happened();
+    this.#onEvent();
   }
 
   #add(event) {
@@ -46,6 +46,6 @@ export class Events {
     text.append(`${who} `, word, rest);
     line.append(at, text);
     this.#list.prepend(line);
-    while (this.#list.children.length > KEPT) this.#list.lastElementChild.remove();
+    while (this.#list.children.length > MAX_LINES) this.#list.lastElementChild.remove();
   }
 }

@@ -1,59 +1,59 @@
-// The page: looks at the fleet once a second, and at once when something happened.
+// The page: refreshes the fleet's state every second and after each event.
 
 import { Cameras } from "./cameras.js";
 import { Details } from "./details.js";
 import { showDevices } from "./devices.js";
-import { ask, Locked, remember } from "./door.js";
+import { LoginRequired, request, saveToken } from "./api.js";
 import { Events } from "./events.js";
 
 const INTERVAL = 1000; // ms
-const LATE = 1000; // ms without an answer, after which we say so
+const LATE = 1000; // ms without a response, after which the page says so
 
-const trouble = document.querySelector("#trouble");
-const door = document.querySelector("#door");
-const doorNote = document.querySelector("#door-note");
+const problem = document.querySelector("#problem");
+const login = document.querySelector("#login");
+const loginNote = document.querySelector("#login-note");
 const list = document.querySelector("#devices");
-const details = new Details(look);
+const details = new Details(refresh);
 const cameras = new Cameras(document.querySelector("#cameras"), (id) => details.open(known.get(id)));
-const events = new Events(document.querySelector("#events"), look);
+const events = new Events(document.querySelector("#events"), refresh);
 const known = new Map(); // pipeline id → pipeline
-let looking = false;
+let refreshing = false;
 let following = false;
 
-async function look() {
-  if (looking || document.hidden) return;
-  looking = true;
-  const late = setTimeout(tellWhoIsLate, LATE);
+async function refresh() {
+  if (refreshing || document.hidden) return;
+  refreshing = true;
+  const late = setTimeout(showWhichIsLate, LATE);
   try {
-    const [{ devices }, { pipelines }] = await Promise.all([ask("v2/devices"), ask("v2/pipelines")]);
+    const [{ devices }, { pipelines }] = await Promise.all([request("v2/devices"), request("v2/pipelines")]);
     show(devices, pipelines);
     if (!following) await follow();
-    trouble.hidden = door.hidden = true;
+    problem.hidden = login.hidden = true;
   } catch (error) {
-    if (error instanceof Locked) lock(error);
-    else tell(`The fleet does not answer: ${error.message}`);
+    if (error instanceof LoginRequired) showLogin(error);
+    else showProblem(`The fleet does not respond: ${error.message}`);
   } finally {
     clearTimeout(late);
-    looking = false;
+    refreshing = false;
   }
 }
 
-function tell(text) {
-  door.hidden = true;
-  trouble.hidden = false;
-  trouble.textContent = text;
+function showProblem(text) {
+  login.hidden = true;
+  problem.hidden = false;
+  problem.textContent = text;
 }
 
-function lock({ message }) {
-  door.hidden = false;
-  trouble.hidden = true;
-  if (message) doorNote.textContent = message;
+function showLogin({ message }) {
+  login.hidden = false;
+  problem.hidden = true;
+  if (message) loginNote.textContent = message;
 }
 
-/** The api answers for itself at once, however long the broker takes. */
-async function tellWhoIsLate() {
-  const answers = await ask("healthz", { within: LATE }).then(() => true, () => false);
-  if (looking) tell(answers ? "The broker does not answer. What is shown is of the past." : "The api does not answer.");
+/** The health route of the API does not wait for the broker, so it shows which of the two is late. */
+async function showWhichIsLate() {
+  const responds = await request("healthz", { timeout: LATE }).then(() => true, () => false);
+  if (refreshing) showProblem(responds ? "The broker does not respond. The data shown is outdated." : "The API does not respond.");
 }
 
 function show(devices, pipelines) {
@@ -74,18 +74,18 @@ function total(name, text) {
 }
 
 async function follow() {
-  const recent = await ask("v2/events/recent?limit=50");
+  const recent = await request("v2/events/recent?limit=50");
   events.show(recent.events);
   following = true;
   events.follow();
 }
 
-door.onsubmit = async (event) => {
+login.onsubmit = async (event) => {
   event.preventDefault();
-  doorNote.textContent = "";
-  remember(document.querySelector("#token").value);
-  await ask("v2/devices").then(look, (error) => error instanceof Locked && lock(error)); // one question a token
+  loginNote.textContent = "";
+  saveToken(document.querySelector("#token").value);
+  await request("v2/devices").then(refresh, (error) => error instanceof LoginRequired && showLogin(error)); // one request per token
 };
-document.addEventListener("visibilitychange", look);
-setInterval(look, INTERVAL);
-look();
+document.addEventListener("visibilitychange", refresh);
+setInterval(refresh, INTERVAL);
+refresh();

@@ -1,9 +1,9 @@
-// A moving picture: JPEGs from a WebSocket onto a canvas, for as long as it can be seen.
+// A live picture: draws JPEGs from a WebSocket on a canvas while the canvas is visible.
 
-import { listen } from "./door.js";
+import { openSocket } from "./api.js";
 
-const AGAIN = 2000; // ms, before a connection that ended is made anew
-const LATE = 3000; // ms without a picture, after which the last one is of the past
+const RECONNECT_DELAY = 2000; // ms
+const LATE = 3000; // ms without a picture, after which the last one is shown as stale
 
 export class Picture {
   #path;
@@ -19,8 +19,8 @@ export class Picture {
     this.#path = `v2/pipelines/${encodeURIComponent(pipelineId)}/pictures`;
     this.#frame = frame;
     this.#canvas = frame.querySelector("canvas");
-    // What nobody can see is not asked for: the camera then makes no pictures.
-    this.#observer = new IntersectionObserver(([entry]) => this.#see(entry.isIntersecting));
+    // Connect only while the canvas is visible: without a viewer the camera renders no pictures.
+    this.#observer = new IntersectionObserver(([entry]) => this.#setVisible(entry.isIntersecting));
     this.#observer.observe(frame);
     document.addEventListener("visibilitychange", this.#tab);
   }
@@ -28,17 +28,17 @@ export class Picture {
   close() {
     this.#observer.disconnect();
     document.removeEventListener("visibilitychange", this.#tab);
-    this.#see(false);
+    this.#setVisible(false);
   }
 
-  /** Call it now and then: a picture that stands still must not look alive. */
-  tend() {
+  /** Update whether the picture looks stale. Call it regularly: a frozen picture must not look live. */
+  markStale() {
     this.#frame.classList.toggle("stale", performance.now() - this.#drawn > LATE);
   }
 
   #tab = () => (document.hidden ? this.#disconnect() : this.#connect());
 
-  #see(visible) {
+  #setVisible(visible) {
     this.#visible = visible;
     if (visible) this.#connect();
     else this.#disconnect();
@@ -46,14 +46,14 @@ export class Picture {
 
   async #connect() {
     if (this.#socket || !this.#visible || document.hidden) return;
-    const opening = (this.#socket = { close() {} }); // until there is a real one
-    const socket = await listen(this.#path).catch(() => null);
+    const opening = (this.#socket = { close() {} }); // placeholder until the socket is open
+    const socket = await openSocket(this.#path).catch(() => null);
     if (this.#socket !== opening) return socket?.close();
-    if (!socket) return this.#lost(opening);
+    if (!socket) return this.#reconnectLater(opening);
     this.#socket = socket;
     socket.binaryType = "blob";
     socket.onmessage = ({ data }) => this.#draw(data);
-    socket.onclose = () => this.#lost(socket);
+    socket.onclose = () => this.#reconnectLater(socket);
   }
 
   #disconnect() {
@@ -62,10 +62,10 @@ export class Picture {
     this.#socket = null;
   }
 
-  #lost(socket) {
+  #reconnectLater(socket) {
     if (this.#socket !== socket) return;
     this.#socket = null;
-    this.#timer = setTimeout(() => this.#connect(), AGAIN);
+    this.#timer = setTimeout(() => this.#connect(), RECONNECT_DELAY);
   }
 
   async #draw(jpeg) {

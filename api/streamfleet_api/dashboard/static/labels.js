@@ -1,46 +1,46 @@
-// What states and figures are called, and which colour they have. Nothing here touches the page.
+// Texts and colours of states and metrics. Pure: nothing here accesses the page.
 
 const COLOURS = {
   ready: "good", running: "good",
   syncing: "warn", suspect: "warn", starting: "warn", reconnecting: "warn", unknown: "warn", moving: "warn", backoff: "warn", restarting: "warn",
   lost: "bad", quarantined: "bad", failed: "bad",
 };
-const LATE = 2; // seconds without a status after which what is shown is of the past
+const LATE = 2; // seconds without a status, after which the metrics are outdated
 
 export const colourOf = (state) => COLOURS[state] ?? "";
 
-/** What to show of a device: a state, and why in a few words. */
+/** The state of a device to show, its colour, and a short reason. */
 export function deviceState(device) {
   const silent = Math.max(device.silent ?? 0, device.age ?? 0);
   if (device.state === "ready" && silent > LATE) {
-    return { state: "silent", colour: "bad", why: `nothing heard for ${silent.toFixed(0)} s` };
+    return { state: "silent", colour: "bad", why: `no message for ${silent.toFixed(0)} s` };
   }
-  const why = device.state === "ready" || device.silent == null ? "" : `last heard ${duration(device.silent)} ago`;
+  const why = device.state === "ready" || device.silent == null ? "" : `last message ${duration(device.silent)} ago`;
   return { state: device.state, colour: colourOf(device.state), why };
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
-/** An id that a person can read; one that was made up by the fleet is shortened to what tells it apart. */
+/** The id of a pipeline, shortened if the fleet generated it. */
 export const shortName = (id) => (UUID.test(id) ? id.slice(0, 8) : id);
 
-/** Are there figures of a pipeline, and of now? */
+/** Whether the metrics of a pipeline are current. */
 const isFresh = (pipeline) => pipeline.age != null && pipeline.age <= LATE;
 
-/** Why a pipeline is not as it should be, or "". */
-export function cameraTrouble(pipeline) {
+/** Why a pipeline is not healthy, or "". */
+export function cameraProblem(pipeline) {
   if (pipeline.reason) return pipeline.reason;
-  return pipeline.age > LATE ? `no news of it for ${pipeline.age.toFixed(0)} s` : "";
+  return pipeline.age > LATE ? `no status for ${pipeline.age.toFixed(0)} s` : "";
 }
 
-export function deviceFigures(device) {
+export function deviceMetrics(device) {
   const parts = [`${device.pipelines} of ${device.capacity} pipelines`];
   if (device.cores) parts.push(`load ${device.load.toFixed(1)} on ${device.cores} cores`);
   if (device.memory) parts.push(`${gigabytes(device.memory_available)} of ${gigabytes(device.memory)} GB free`);
   return parts.join(" · ");
 }
 
-export function cameraFigures(pipeline) {
+export function cameraMetrics(pipeline) {
   const parts = [pipeline.device ?? "no device"];
   if (isFresh(pipeline)) {
     parts.push(`${pipeline.fps.toFixed(1)} frames/s`);
@@ -49,27 +49,27 @@ export function cameraFigures(pipeline) {
   return parts.join(" · ");
 }
 
-/** [term, text] of what a pipeline is made of. */
+/** [term, text] pairs of a pipeline's settings and counters. */
 export function pipelineFacts(pipeline) {
   const { spec } = pipeline;
   const facts = [
     ["id", pipeline.pipeline_id],
     ["device", pipeline.device ?? "none yet"],
     ["model", spec.model.id],
-    ["sinks", spec.sinks.map((sink) => `udp ${sink.host.includes(":") ? `[${sink.host}]` : sink.host}:${sink.port}`).join(", ") || "none but ZeroMQ"],
+    ["sinks", spec.sinks.map((sink) => `udp ${sink.host.includes(":") ? `[${sink.host}]` : sink.host}:${sink.port}`).join(", ") || "ZeroMQ only"],
     ["tracker", spec.tracker ?? "none"],
     ["emitted", count(pipeline.emitted)],
     ["not emitted", count(pipeline.dropped)],
     ["restarts", count(pipeline.restarts)],
   ];
   if (spec.confidence != null) facts.push(["confidence", String(spec.confidence)]);
-  if (spec.max_fps != null) facts.push(["at most", `${spec.max_fps} frames/s`]);
+  if (spec.max_fps != null) facts.push(["max. rate", `${spec.max_fps} frames/s`]);
   const labels = Object.entries(pipeline.labels).map(([key, value]) => `${key}=${value}`);
   if (labels.length) facts.push(["labels", labels.join(", ")]);
   return facts;
 }
 
-/** What to say of each source: its address, and [term, text] of what is known of it. */
+/** The title of each source, and [term, text] pairs of its state. */
 export function sourceFacts(pipeline) {
   if (!pipeline.sources.length) {
     return pipeline.spec.sources.map(({ reference }) => ({ title: String(reference), facts: [] }));
@@ -80,13 +80,13 @@ export function sourceFacts(pipeline) {
     const dropped = Object.entries(source.dropped).map(([cause, number]) => `${cause} ${count(number)}`);
     if (dropped.length) facts.push(["dropped", dropped.join(", ")]);
     if (source.attempts) facts.push(["attempts", count(source.attempts)]);
-    if (source.reason) facts.push(["trouble", source.reason]);
+    if (source.reason) facts.push(["problem", source.reason]);
     return { title: String(source.reference), facts };
   });
 }
 
-/** What stands in place of a picture that has not come. */
-export function insteadOfPicture(pipeline) {
+/** The text in place of a picture before the first one arrives. */
+export function placeholderText(pipeline) {
   return { running: "waiting for a picture", starting: "starting", paused: "paused", ended: "ended" }[pipeline.status] ?? "no picture";
 }
 
