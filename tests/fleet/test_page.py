@@ -77,7 +77,7 @@ BOX_PIXELS = """canvas => {
 }"""
 
 
-# Keeps what an element shows from now on: a broker that hangs is replaced, perhaps before somebody looks.
+# Keeps what an element shows from now on: a broker that hangs is replaced, perhaps before the test reads it.
 KEEP_TEXTS = """element => {
     window.shown = [];
     const keep = () => { if (!element.hidden) window.shown.push(element.textContent); };
@@ -121,20 +121,20 @@ def test_a_broker_that_hangs_is_shown(clean: Fleet, browser: Browser, fleet: Fle
     page = browser.new_page()  # whose console may complain of answers that do not come
     page.set_default_timeout(1000 * LOADING)
     page.goto(fleet.url)
-    trouble = page.locator("#trouble")
+    problem = page.locator("#problem")
     expect(page.locator("#devices li").first).to_be_visible()
-    expect(trouble).to_be_hidden()
-    trouble.evaluate(KEEP_TEXTS)
+    expect(problem).to_be_hidden()
+    problem.evaluate(KEEP_TEXTS)
 
     broker = clean.kill("sf-broker", signal.SIGSTOP)
     try:
-        page.wait_for_function("() => shown.some(text => text.includes('The broker does not answer'))")
+        page.wait_for_function("() => shown.some(text => text.includes('The broker does not respond'))")
         keep(page, "broker")
     finally:
         with contextlib.suppress(ProcessLookupError):  # it may have been replaced meanwhile
             os.kill(broker, signal.SIGCONT)
 
-    expect(trouble).to_be_hidden()
+    expect(problem).to_be_hidden()
     page.close()
 
 
