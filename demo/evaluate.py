@@ -1,6 +1,6 @@
-"""Tells how right a detector is on scenes held out from training, and how long a frame takes on one core.
+"""Evaluate a detector: accuracy on scenes held out from training, and time per frame on one core.
 
-It uses the worker's own letterbox and decoding, in the project's environment.
+It uses the letterbox and the decoding of the worker, in the project's environment.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 from pathlib import Path
 
-# Read when ONNX Runtime is loaded: as the worker's engine, it reports to nobody.
+# ONNX Runtime reads this when it is loaded. Disable telemetry, as the worker's engine does.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import cv2
@@ -26,11 +26,11 @@ from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.synthetic.conveyor import Scene
 
-HELD_OUT = range(900, 950)  # numbers of scenes
+HELD_OUT = range(900, 950)  # scene numbers
 
 
 class Clock:
-    """Where the time goes."""
+    """Measures the steps of each frame."""
 
     names = ("draw", "letterbox", "infer", "decode")
 
@@ -38,24 +38,24 @@ class Clock:
         self._laps: list[list[float]] = []
 
     def start(self) -> None:
-        """A frame begins."""
+        """Start a frame."""
         self._laps.append([time.perf_counter()])
 
     def lap(self) -> None:
-        """One of the steps is done."""
+        """Finish a step."""
         self._laps[-1].append(time.perf_counter())
 
     def medians(self) -> dict[str, float]:
-        """Milliseconds of each step."""
+        """Return the median of each step in milliseconds."""
         steps = np.median(np.diff(self._laps, axis=1), axis=0) * 1000
         return dict(zip(self.names, steps.tolist(), strict=True))
 
 
 def main() -> None:
-    """Print the figures."""
+    """Evaluate the model and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="an ONNX file")
-    parser.add_argument("--frames", type=int, default=20, help="of each scene")
+    parser.add_argument("--frames", type=int, default=20, help="frames per scene [%(default)s]")
     parser.add_argument("--confidence", type=float, default=PostProcessing().confidence)
     options = parser.parse_args()
     cv2.setNumThreads(1)

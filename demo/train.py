@@ -1,7 +1,7 @@
-"""Trains the detector of the demo on generated scenes, and writes it as an Ultralytics export would be.
+"""Train the detector of the demo on generated scenes, and export it in the layout of an Ultralytics export.
 
-It draws its frames with the worker's own code and looks at no other data. It needs PyTorch, which the project
-does not: the README beside it says how to run it.
+The frames are drawn with the worker's code; no other data is used. PyTorch is required, which is not a
+dependency of the project: README.md in this folder describes how to run it.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from streamfleet_worker.video.synthetic.conveyor import HEIGHT, WIDTH, Scene
 from streamfleet_worker.video.synthetic.parts import LABELS
 
 SIDE = 320  # pixels of the square input
-STRIDE = 8  # pixels of the input from one cell to the next
-PAD = 114 / 255  # around the picture, as the worker's letterbox has it
-FIRST_NUMBER = 1000  # of the scenes for training; those below are held out
-MOST_PARTS = 32  # in a frame; no scene comes near
+STRIDE = 8  # pixels of the input per cell
+PAD = 114 / 255  # the colour of the worker's letterbox
+FIRST_NUMBER = 1000  # of the training scenes; scenes below are held out
+MAX_PARTS = 32  # per frame; more than any scene has
 
 _SCALE = SIDE / WIDTH
 _HEIGHT = round(HEIGHT * _SCALE)  # pixels of the input that the picture covers
 _TOP = (SIDE - _HEIGHT) // 2
-_MARGIN = 8  # rows of padding that training sees on each side; more would only cost time
+_MARGIN = 8  # rows of padding on each side in training; more would cost time without effect
 
 
 # the network ----------------------------------------------------------------------------------------------
@@ -43,29 +43,29 @@ _MARGIN = 8  # rows of padding that training sees on each side; more would only 
 class Convolution(nn.Sequential):
     """Convolution, batch normalisation, ReLU."""
 
-    def __init__(self, come: int, go: int, size: int = 3, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
         super().__init__(
-            nn.Conv2d(come, go, size, stride, size // 2, bias=False),
-            nn.BatchNorm2d(go),
+            nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False),
+            nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         )
 
 
 class Residual(nn.Module):
-    """A bottleneck that is added to what came in."""
+    """A bottleneck with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.squeeze = Convolution(channels, channels // 2, 1)
         self.widen = Convolution(channels // 2, channels)
 
-    def forward(self, come: torch.Tensor) -> torch.Tensor:
-        """The same shape."""
-        return come + self.widen(self.squeeze(come))
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Keep the shape."""
+        return features + self.widen(self.squeeze(features))
 
 
 class Detector(nn.Module):
-    """Features at strides 8 and 16, added up at stride 8, where every cell says one class and one box."""
+    """Sums features of strides 8 and 16 at stride 8, where each cell predicts one class and one box."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ class Detector(nn.Module):
         self.out = nn.Conv2d(48, 4 + len(LABELS), 1)
         nn.init.zeros_(self.out.bias)
         with torch.no_grad():
-            self.out.bias[:4] = 2.0  # boxes of about four cells
-            self.out.bias[4:] = -math.log(99)  # hardly any cell has a part
+            self.out.bias[:4] = 2.0  # initial boxes of about four cells
+            self.out.bias[4:] = -math.log(99)  # few cells have a part
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, h, w) RGB 0…1 to (n, 7, h / 8, w / 8): left, top, right, bottom; class logits."""
@@ -99,19 +99,19 @@ class Detector(nn.Module):
 
 @dataclass(frozen=True)
 class Frames:
-    """Pictures as they lie in the input, without its padding, and their parts."""
+    """Pictures at the size of the input without padding, and their parts."""
 
     images: torch.Tensor  # (n, 3, 240, 320) uint8 RGB
-    boxes: torch.Tensor  # (n, MOST_PARTS, 4) float32 xyxy, pixels of the picture
-    classes: torch.Tensor  # (n, MOST_PARTS) int64, -1 where there is no part
+    boxes: torch.Tensor  # (n, MAX_PARTS, 4) float32 xyxy, pixels of the picture
+    classes: torch.Tensor  # (n, MAX_PARTS) int64, -1: no part
 
 
 def draw_frames(scenes: int, frames: int, seed: int) -> Frames:
-    """So many frames of each of so many scenes."""
+    """Draw `frames` random frames of each of `scenes` scenes."""
     rng = np.random.default_rng(seed)
     images = np.empty((scenes * frames, 3, _HEIGHT, SIDE), np.uint8)
-    boxes = np.zeros((scenes * frames, MOST_PARTS, 4), np.float32)
-    classes = np.full((scenes * frames, MOST_PARTS), -1, np.int64)
+    boxes = np.zeros((scenes * frames, MAX_PARTS, 4), np.float32)
+    classes = np.full((scenes * frames, MAX_PARTS), -1, np.int64)
     row = 0
     for number in range(FIRST_NUMBER, FIRST_NUMBER + scenes):
         scene = Scene(number)
@@ -128,7 +128,7 @@ def draw_frames(scenes: int, frames: int, seed: int) -> Frames:
 def batch_of(
     frames: Frames, rows: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images with padding above and below, boxes and classes; mirrored and in other light at random."""
+    """Return padded images, boxes and classes, with random mirroring and light."""
     images, boxes = frames.images[rows].float() / 255, frames.boxes[rows].clone()
     if torch.rand((), generator=generator) < 0.5:
         images = images.flip(3)
@@ -150,38 +150,41 @@ def batch_of(
 
 
 def cells_of(height: int, width: int) -> torch.Tensor:
-    """(height * width, 2) x and y of the cells' middles, in pixels of the input."""
+    """(height * width, 2) centres of the cells, in pixels of the input."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return (torch.stack([x, y], dim=-1).reshape(-1, 2).float() + 0.5) * STRIDE
 
 
 def loss_of(output: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Each part is learnt by the cells around its middle, which shall be as sure as their box is right."""
+    """Return the loss.
+
+    The cells near the centre of a part learn it, with the IoU of their box as the target of the confidence.
+    """
     count, _, height, width = output.shape
     cells = cells_of(height, width)
     flat = output.float().flatten(2).transpose(1, 2)  # (n, cells, 7)
     part, is_positive = assign(cells, boxes, classes)
     image, cell = is_positive.nonzero(as_tuple=True)
     chosen = part[image, cell]
-    wanted = boxes[image, chosen]
+    target = boxes[image, chosen]
     found = to_xyxy(cells[cell], flat[image, cell, :4])
-    overlap, generalised = overlaps(found, wanted)
+    overlap, generalised = overlaps(found, target)
     targets = torch.zeros((count, len(cells), len(LABELS)))
     targets[image, cell, classes[image, chosen]] = overlap.detach().clamp(min=0.2)
     logits = flat[..., 4:]
     weights = torch.where(targets > 0, 1.0, 0.75 * logits.detach().sigmoid() ** 2)
-    surprise = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return ((surprise * weights).sum() + 2.0 * (1 - generalised).sum()) / max(1, len(image))
+    entropy = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return ((entropy * weights).sum() + 2.0 * (1 - generalised).sum()) / max(1, len(image))
 
 
 def assign(
     cells: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """For every cell (n, cells) the part whose middle is nearest, and whether it shall find that part."""
-    middles = (boxes[..., :2] + boxes[..., 2:]) / 2  # (n, parts, 2)
-    away = (cells[None, :, None] - middles[:, None]).abs().amax(dim=-1)  # (n, cells, parts)
+    """For each cell (n, cells), return the part with the nearest centre, and whether the cell learns it."""
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2  # (n, parts, 2)
+    away = (cells[None, :, None] - centres[:, None]).abs().amax(dim=-1)  # (n, cells, parts)
     inside = (cells[None, :, None] > boxes[:, None, :, :2]) & (cells[None, :, None] < boxes[:, None, :, 2:])
-    # A part so small that no cell's middle lies in it belongs to the cell it is in.
+    # A part that contains no centre of a cell belongs to the cell that contains it.
     fits = (away < 1.5 * STRIDE) & (inside.all(dim=-1) | (away <= 0.5 * STRIDE)) & (classes >= 0)[:, None]
     distance = torch.where(fits, away, torch.inf)
     nearest, part = distance.min(dim=-1)
@@ -189,13 +192,13 @@ def assign(
 
 
 def to_xyxy(cells: torch.Tensor, distances: torch.Tensor) -> torch.Tensor:
-    """Boxes (n, 4) from the raw distances (n, 4) of these cells (n, 2)."""
+    """Convert the raw distances (n, 4) of these cells (n, 2) to boxes (n, 4)."""
     reach = functional.softplus(distances) * STRIDE
     return torch.cat([cells - reach[:, :2], cells + reach[:, 2:]], dim=1)
 
 
 def overlaps(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """IoU and generalised IoU (Rezatofighi et al. 2019) of boxes, row by row."""
+    """Return IoU and generalised IoU (Rezatofighi et al. 2019) of boxes, row by row."""
     common = (torch.minimum(one[:, 2:], other[:, 2:]) - torch.maximum(one[:, :2], other[:, :2])).clamp(min=0)
     around = torch.maximum(one[:, 2:], other[:, 2:]) - torch.minimum(one[:, :2], other[:, :2])
     both = common.prod(dim=1)
@@ -208,7 +211,7 @@ def overlaps(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def train(frames: Frames, epochs: int, batch: int, seed: int) -> tuple[Detector, float]:
-    """A moving average of the weights, which is better than the last ones, and the loss of the last epoch."""
+    """Return a detector with averaged weights, which beat the last ones, and the loss of the last epoch."""
     generator = torch.Generator().manual_seed(seed)
     detector = Detector().to(memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(
@@ -246,7 +249,7 @@ def train(frames: Frames, epochs: int, batch: int, seed: int) -> tuple[Detector,
 
 
 def export(detector: Detector, about: dict[str, str]) -> bytes:
-    """ONNX with one input and one output as Ultralytics has them, and their metadata."""
+    """Return an ONNX file with the input, the output and the metadata of an Ultralytics export."""
     graph = _Graph()
     _trace(graph, detector)
     model = helper.make_model(
@@ -276,7 +279,7 @@ def export(detector: Detector, about: dict[str, str]) -> bytes:
 
 
 class _Graph:
-    """Nodes, one after the other."""
+    """The nodes and constants of an ONNX graph."""
 
     cells = (SIDE // STRIDE) ** 2
 
@@ -284,20 +287,20 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, *come: str, go: str = "", **attributes: Any) -> str:
-        """Returns the name of what comes out."""
-        name = go or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(come), [name], **attributes))
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Add a node and return the name of its output."""
+        name = output or f"{kind.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         return name
 
     def constant(self, values: np.ndarray) -> str:
-        """Returns its name."""
+        """Add a constant and return its name."""
         name = f"constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def convolution(self, come: str, layer: nn.Conv2d, norm: nn.BatchNorm2d | None) -> str:
-        """With the normalisation folded into its weights."""
+    def convolution(self, source: str, layer: nn.Conv2d, norm: nn.BatchNorm2d | None) -> str:
+        """Add a convolution with the normalisation folded into its weights."""
         weight = layer.weight.detach().float()
         bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
         if norm is not None:
@@ -305,7 +308,7 @@ class _Graph:
             weight, bias = weight * scale[:, None, None, None], norm.bias.detach() - norm.running_mean * scale
         pads = [layer.padding[0]] * 4
         names = (self.constant(weight.contiguous().numpy()), self.constant(bias.numpy()))
-        return self.add("Conv", come, *names, pads=pads, strides=list(layer.stride))
+        return self.add("Conv", source, *names, pads=pads, strides=list(layer.stride))
 
 
 def _trace(graph: _Graph, detector: Detector) -> None:
@@ -327,30 +330,30 @@ def _trace(graph: _Graph, detector: Detector) -> None:
     cells = graph.constant(cells_of(SIDE // STRIDE, SIDE // STRIDE).numpy().T[None])
     half = graph.add("Mul", graph.add("Sub", after, before), graph.constant(np.array(0.5, np.float32)))
     centre, size = graph.add("Add", cells, half), graph.add("Add", before, after)
-    graph.add("Concat", centre, size, graph.add("Sigmoid", logits), go="output0", axis=1)
+    graph.add("Concat", centre, size, graph.add("Sigmoid", logits), output="output0", axis=1)
 
 
-def _through(graph: _Graph, come: str, module: nn.Module) -> str:
+def _through(graph: _Graph, source: str, module: nn.Module) -> str:
     match module:
         case Convolution():
-            return graph.add("Relu", graph.convolution(come, module[0], module[1]))
+            return graph.add("Relu", graph.convolution(source, module[0], module[1]))
         case Residual():
             return graph.add(
-                "Add", come, _through(graph, _through(graph, come, module.squeeze), module.widen)
+                "Add", source, _through(graph, _through(graph, source, module.squeeze), module.widen)
             )
         case nn.Sequential():
             for layer in module:
-                come = _through(graph, come, layer)
-            return come
-    raise TypeError(f"expected a layer of this detector, came {module!r}")
+                source = _through(graph, source, layer)
+            return source
+    raise TypeError(f"expected a layer of this detector, got {module!r}")
 
 
 def main() -> None:
-    """Train, and write the file."""
+    """Train the detector and write the ONNX file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="the ONNX file to write")
     parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--frames", type=int, default=22, help="of each scene")
+    parser.add_argument("--frames", type=int, default=22, help="frames per scene")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,9 +1,9 @@
-"""Predictions of the fleet as `supervision.Detections`, to filter, count, draw or store with its tools.
+"""Receive predictions as `supervision.Detections`, to filter, count, draw or store them with its tools.
 
 python examples/detections.py [KEY_FILE]
 
-Of a fleet on this machine; STREAMFLEET_DATA_DIR names its folder. For one elsewhere, with a key of its own:
-streamfleet keys subscriber NAME --to KEY_FILE
+Without KEY_FILE: the fleet on this machine, with the data directory STREAMFLEET_DATA_DIR. For a fleet on
+another machine, create a key file: streamfleet keys subscriber NAME --to KEY_FILE
 """
 
 import os
@@ -13,7 +13,7 @@ import sys
 import streamfleet
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the program without a traceback
     keys = sys.argv[1] if len(sys.argv) > 1 else None
     folder = os.environ.get("STREAMFLEET_DATA_DIR", "~/.streamfleet")
     try:
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     for prediction in predictions:
         try:
             found = prediction.detections
-        except (LookupError, ValueError, TypeError) as exc:  # a device may send anything
+        except (LookupError, ValueError, TypeError) as exc:  # devices are not trusted
             print(f"{prediction.pipeline_id}: not a prediction, skipped: {exc!r}", file=sys.stderr)
             continue
         sure = found[found.confidence > 0.5]

@@ -1,8 +1,8 @@
-"""Put one video to work on each of two devices, over the HTTP API of the original Stream Management.
+"""Run one video on each of two devices, over the HTTP API of Roboflow's Stream Management.
 
 python examples/two_devices.py VIDEO MODEL_ID DEVICE DEVICE
 
-STREAMFLEET_URL names a fleet elsewhere, STREAMFLEET_TOKEN its operator's token.
+For a fleet on another machine, set STREAMFLEET_URL to its API and STREAMFLEET_TOKEN to its operator's token.
 """
 
 import os
@@ -19,7 +19,7 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"} if TOKEN else {}
 
 
 def call(method: str, path: str, **body: object) -> dict[str, Any]:
-    """The answer's JSON; an error ends the program with the reason that the fleet gave."""
+    """Return the JSON of the response. An error ends the program with the reason from the fleet."""
     try:
         response = requests.request(method, URL + path, json=body or None, headers=HEADERS, timeout=60)
     except requests.RequestException as exc:
@@ -31,7 +31,7 @@ def call(method: str, path: str, **body: object) -> dict[str, Any]:
 
 
 def start(video: str, model_id: str, device: str, port: int) -> str:
-    """A pipeline on that device. `device` is ours; without it the fleet chooses."""
+    """Start a pipeline and return its id. `device` is our extension; without it the fleet selects one."""
     answer = call(
         "POST",
         "/initialise",
@@ -44,14 +44,14 @@ def start(video: str, model_id: str, device: str, port: int) -> str:
 
 
 def report(pipeline_id: str) -> tuple[list[str], float]:
-    """The states of its sources, and frames a second."""
-    told = call("GET", f"/status/{pipeline_id}")["report"]
-    return [source["state"] for source in told["sources_metadata"]], told["inference_throughput"]
+    """Return the states of its sources, and frames per second."""
+    status = call("GET", f"/status/{pipeline_id}")["report"]
+    return [source["state"] for source in status["sources_metadata"]], status["inference_throughput"]
 
 
 if len(sys.argv) < 4:
     sys.exit(__doc__)
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly; the pipelines go on
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the program, not the pipelines
 video, model_id, *devices = sys.argv[1:]
 pipelines = {start(video, model_id, device, 12000 + i): device for i, device in enumerate(devices)}
 

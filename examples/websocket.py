@@ -1,8 +1,8 @@
-"""Print where things are seen, over a WebSocket. Needs websockets, and nothing of Streamfleet.
+"""Print the positions of detected objects, over a WebSocket. Requires only websockets.
 
 python examples/websocket.py [CLASS]
 
-STREAMFLEET_URL names a fleet elsewhere, STREAMFLEET_TOKEN its operator's token.
+For a fleet on another machine, set STREAMFLEET_URL to its API and STREAMFLEET_TOKEN to its operator's token.
 """
 
 import json
@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from websockets.sync.client import connect
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it quietly
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the program without a traceback
 chosen = {"min_confidence": 0.5} | ({"class": sys.argv[1]} if len(sys.argv) > 1 else {})
 address = os.environ.get("STREAMFLEET_URL", "http://127.0.0.1:8080").replace("http", "ws", 1)
 token = os.environ.get("STREAMFLEET_TOKEN")
@@ -25,14 +25,14 @@ except OSError as exc:
 with socket:
     for text in socket:
         message = json.loads(text)
-        if message["type"] == "gap":  # we were too slow
-            print(message["data"]["gap"], "predictions are missing here", flush=True)
+        if message["type"] == "gap":  # this program was too slow
+            print(message["data"]["gap"], "predictions were lost", flush=True)
             continue
         about = message["data"]["inference_metadata"]
         for one in message["data"]["predictions"]:
             try:
                 line = f"{about['pipeline_id']} {one['class']} {round(one['x'])} {round(one['y'])}"
-            except LookupError as exc:  # a device may leave anything out
+            except LookupError as exc:  # devices are not trusted
                 print(f"not a prediction, skipped: {exc!r}", file=sys.stderr)
                 continue
             print(line, flush=True)

@@ -110,13 +110,13 @@ def test_a_python_that_is_too_old_or_not_there_is_named(tmp_path: Path, version:
 def test_a_python_without_venv_is_told_what_to_install(tmp_path: Path, module: str) -> None:
     program = (
         f"import sys; sys.modules[{module!r}] = None; sys.path.insert(0, {str(ROOT / 'tools')!r})\n"
-        f"import install; from pathlib import Path; install.make(Path({str(tmp_path / 'venv')!r}), None)"
+        f"import install; from pathlib import Path; install.create(Path({str(tmp_path / 'venv')!r}), None)"
     )
 
     made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert made.returncode == 1
-    assert "expected a Python with its modules venv and ensurepip" in made.stderr
+    assert "expected a Python with the modules venv and ensurepip" in made.stderr
     assert f"apt-get install python3.{sys.version_info[1]}-venv" in made.stderr
     assert not (tmp_path / "venv").exists()
 

@@ -20,6 +20,9 @@ PLAIN = (  # whose prose is plain English, too
     "api/streamfleet_api",
     "broker/streamfleet_broker",
     "broker/streamfleet_core",
+    "demo",
+    "examples",
+    "tools",
     "worker/streamfleet_worker",
 )
 

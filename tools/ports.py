@@ -1,6 +1,6 @@
-"""Are the ports free on which `streamfleet up` would listen? ports.py [OPTION...], as `up` takes them.
+"""Check that the ports of `streamfleet up` are free: ports.py [OPTION...], with the options of `up`.
 
-`up` looks itself; this looks before anything is installed, and needs nothing but Python.
+`up` checks them too. This script checks before anything is installed, and requires only Python.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from streamfleet_api.local.ports import is_free, named, taken_ports
 MAX_PORT = 65_535
 
 
-def told(arguments: list[str]) -> dict[str, str]:
-    """Field of Options → what the command line or the environment says; nothing for a default."""
+def given_options(arguments: list[str]) -> dict[str, str]:
+    """Return the values from command line and environment by field of Options, without defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option, names in ENVIRONMENT.items():
         values = [os.environ[name] for name in names if os.environ.get(name)]
@@ -30,11 +30,13 @@ def told(arguments: list[str]) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> None:
-    """Raises: SystemExit."""
+    """Check the ports. Raises: SystemExit."""
     try:
-        values = {name: text if name == "host" else int(text) for name, text in told(arguments).items()}
+        values = {
+            name: text if name == "host" else int(text) for name, text in given_options(arguments).items()
+        }
     except ValueError:
-        return  # `up` says what it expected
+        return  # `up` reports the error
     options = Options(data_dir=Path(), **values)  # type: ignore[arg-type]
     if not all(0 <= port <= MAX_PORT for port in options.ports.values()):
         return
@@ -47,16 +49,16 @@ def main(arguments: list[str]) -> None:
 
 
 def advice(options: Options, taken: dict[str, int]) -> str:
-    """What to do about ports that are taken."""
-    others = " ".join(f"{option} {beside(options.host, option, port)}" for option, port in taken.items())
+    """Return what to do about ports that are in use."""
+    others = " ".join(f"{option} {nearby_port(options.host, option, port)}" for option, port in taken.items())
     if taken == options.ports:
         others += " --data-dir FOLDER"
         return f"a fleet may run here already: {options.url}; for another: make run ARGS='{others}'"
     return f"stop it, or take other ports: make run ARGS='{others}'"
 
 
-def beside(host: str, option: str, port: int) -> int:
-    """A free port not far from one that is taken."""
+def nearby_port(host: str, option: str, port: int) -> int:
+    """Return a free port near one that is in use."""
     near = (*range(port + 1000, min(port + 1100, MAX_PORT + 1)), *range(max(port - 1100, 1024), port))
     return next((other for other in near if is_free(host, option, other)), port)
 

@@ -1,4 +1,4 @@
-"""What MkDocs calls: pages from elsewhere in the repository, and reference made of the code."""
+"""Hooks of MkDocs: pages from other folders of the repository, and the generated reference."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MARK = re.compile(r"^<!-- generated: (\S+) -->$", re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that lie elsewhere."""
+    """Add the pages from other folders."""
     for page, source in INCLUDED.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, **_of_mkdocs: Any) -> str:
-    """Lead links to pages, and fill in what is generated."""
+    """Rewrite links to pages, and insert the generated sections."""
     try:
         linked = with_links_of_site(page.file.src_uri, markdown)
     except BrokenLink as exc:

@@ -1,4 +1,4 @@
-"""Which pages are files that lie elsewhere in the repository, and how links lead from one to the other."""
+"""Pages whose files are in other folders of the repository, and the links between pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).parents[2]
 DOCS = "docs"
 
-# page → file. These are read where they are, so there is one copy of each.
+# Page → file. The files stay in their folders, so there is one copy of each.
 INCLUDED = {
     "how-to/deploy.md": "compose/README.md",
     "how-to/migrate.md": "MIGRATING.md",
@@ -29,19 +29,19 @@ _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
 class BrokenLink(ValueError):
-    """A link to a file that is not there."""
+    """A link to a file that does not exist."""
 
     def __init__(self, page: str, target: str) -> None:
         super().__init__(f"{page}: expected a link to a file of the repository, got {target}")
 
 
 def source_of(page: str) -> str:
-    """The file of a page, relative to the repository."""
+    """Return the file of a page, relative to the repository."""
     return INCLUDED.get(page, f"{DOCS}/{page}")
 
 
 def with_links_of_site(page: str, text: str) -> str:
-    """The text with each link to a file that is a page leading there, and others as plain text.
+    """Rewrite links to files: to the page of the file if it has one, otherwise to plain text.
 
     Raises: BrokenLink.
     """
@@ -63,7 +63,7 @@ def _relinked(page: str, found: re.Match[str]) -> str:
         file += "/README.md"
     other = _PAGES.get(file)
     if other is None and file.startswith(f"{DOCS}/"):
-        other = file.removeprefix(f"{DOCS}/")  # MkDocs itself looks whether it is there
+        other = file.removeprefix(f"{DOCS}/")  # MkDocs checks that it exists
     if other is None:
         if not (ROOT / file).exists():
             raise BrokenLink(page, target)

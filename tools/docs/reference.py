@@ -1,4 +1,4 @@
-"""The reference, made of the code at each build, so that it cannot fall behind: Markdown by section."""
+"""Generates the reference from the code at each build, so that it is always current: Markdown by section."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _PHRASES = {each.phrase for each in HTTPStatus} | {"Request Entity Too Large", "
 
 @functools.cache
 def openapi() -> dict[str, Any]:
-    """The document as the API serves it, of an application that is not started."""
+    """Return the document that the API serves, from an application that is not started."""
     return asyncio.run(_openapi())
 
 
@@ -72,7 +72,7 @@ async def _openapi() -> dict[str, Any]:
 
 
 def http_operations() -> str:
-    """Every route, by tag."""
+    """Return all routes, grouped by tag."""
     document = openapi()
     parts = []
     for tag in document["tags"]:
@@ -111,7 +111,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
 
 
 def _is_plain_error(status: str, answer: dict[str, Any]) -> bool:
-    """Whether the description says no more than the status itself."""
+    """Return whether the description only repeats the status."""
     return status >= "400" and answer["description"] in _PHRASES
 
 
@@ -121,7 +121,7 @@ def _contents(answer: dict[str, Any]) -> str:
 
 
 def http_schemas() -> str:
-    """Every body, with its keys."""
+    """Return all bodies with their keys."""
     parts = []
     for name, schema in sorted(openapi()["components"]["schemas"].items()):
         parts += [f"### {name} {{ #schema-{name.lower()} }}", "", schema.get("description", ""), ""]
@@ -138,10 +138,10 @@ def http_schemas() -> str:
 
 
 def _meaning(schema: dict[str, Any]) -> str:
-    said = [_sentence(schema["description"])] if schema.get("description") else []
+    parts = [_sentence(schema["description"])] if schema.get("description") else []
     if schema.get("default") is not None:
-        said.append(f"Default: `{json.dumps(schema['default'])}`.")
-    return " ".join(said)
+        parts.append(f"Default: `{json.dumps(schema['default'])}`.")
+    return " ".join(parts)
 
 
 _BOUNDS = (
@@ -181,7 +181,7 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def cli() -> str:
-    """The help of `streamfleet` and of each of its commands."""
+    """Return the help of `streamfleet` and of each command."""
     module = importlib.import_module("streamfleet_api.cli.main")
     group = next(
         each for each in vars(module).values() if isinstance(each, click.Group) and "up" in each.commands
@@ -203,7 +203,7 @@ def _commands(command: click.Command, parent: click.Context | None, name: str) -
 
 
 def program_help(module: str) -> str:
-    """What a program prints for `--help`."""
+    """Return the help text of a program."""
     parse = importlib.import_module(module).parse
     printed = io.StringIO()
     width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), str(_WIDTH)
@@ -222,7 +222,7 @@ def program_help(module: str) -> str:
 
 
 def metrics() -> str:
-    """Every metric of `/metrics`, with its labels."""
+    """Return all metrics of `/metrics` with their labels."""
     from streamfleet_api.monitoring.metrics import Fleet, Known, OwnFigures, Requests
     from streamfleet_api.web.connections import Connections, Limits
     from streamfleet_api.web.failed_logins import FailedLogins
@@ -250,7 +250,7 @@ def metrics() -> str:
 
 
 def messages() -> str:
-    """The messages of the control planes."""
+    """Return the messages of the control plane."""
     from streamfleet_core.protocol.messages import MESSAGE_TYPES
 
     parts = []
@@ -266,7 +266,7 @@ def messages() -> str:
 
 
 def operations() -> str:
-    """What may be asked on the operators' plane."""
+    """Return the operations of the operators' plane."""
     from streamfleet_core.protocol.requests import OPERATIONS
 
     rows = [
@@ -277,7 +277,7 @@ def operations() -> str:
 
 
 def values() -> str:
-    """The values that messages are made of."""
+    """Return the values in messages."""
     from streamfleet_core.protocol import status, values
 
     found = [

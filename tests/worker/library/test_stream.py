@@ -336,7 +336,7 @@ def test_the_example_films_what_it_sees(folder: Path, film: Path) -> None:
         check=False,
     )
 
-    assert (done.stdout, done.returncode) == (f"3 things in {seen}\n", 0), done.stderr
+    assert (done.stdout, done.returncode) == (f"3 objects in {seen}\n", 0), done.stderr
     assert seen.stat().st_size > 10_000
 
 
