@@ -1,3 +1,3 @@
-"""What the fleet does in figures, each beside its limit of the same run."""
+"""Benchmarks of a fleet, each compared with a limit or with a baseline of the same run."""
 
-import streamfleet_worker.engine  # noqa: F401 - tells ONNX Runtime, before it is loaded, to report to nobody
+import streamfleet_worker.engine  # noqa: F401 - disables telemetry of ONNX Runtime before it is loaded

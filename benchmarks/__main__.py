@@ -1,4 +1,4 @@
-"""`make bench`: each benchmark as a table, a chart and a file. Exits with 1 when a limit is not kept."""
+"""`make bench`: run benchmarks, each with a table, a chart and a file. Exits with 1 on a broken limit."""
 
 from __future__ import annotations
 
@@ -27,53 +27,53 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    """Run those that are named, or all."""
-    asked = parse(sys.argv[1:])
+    """Run the named benchmarks, or all of them."""
+    options = parse(sys.argv[1:])
     about = machine.about()
     kept = True
-    asked.output.mkdir(parents=True, exist_ok=True)
+    options.output.mkdir(parents=True, exist_ok=True)
     with prepared(
-        quick=asked.quick,
-        rounds=asked.rounds,
-        model=asked.model,
-        family=asked.family,
-        labels=asked.labels,
-        video=asked.video,
+        quick=options.quick,
+        rounds=options.rounds,
+        model=options.model,
+        family=options.family,
+        labels=options.labels,
+        video=options.video,
     ) as setting:
-        for name in asked.names or BENCHMARKS:
+        for name in options.names or BENCHMARKS:
             started = time.monotonic()
             report = BENCHMARKS[name](setting)
-            save(report, asked.output, about)
-            print(text(report, judged=not asked.quick))
-            print(f"({time.monotonic() - started:.0f} s; {asked.output / name}.png, .json)\n", flush=True)
+            save(report, options.output, about)
+            print(text(report, judged=not options.quick))
+            print(f"({time.monotonic() - started:.0f} s; {options.output / name}.png, .json)\n", flush=True)
             kept = kept and all(check.kept for check in report.checks)
-    return 0 if kept or asked.quick else 1
+    return 0 if kept or options.quick else 1
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Raises: SystemExit with a text that names the option."""
+    """Parse the command line. Raises: SystemExit."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)} [all]")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default"
+        "--quick", action="store_true", help="small sizes and one round, to check that it works"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round: shows that it works")
-    parser.add_argument("--rounds", type=int, help="how often to measure, instead of each benchmark's own")
+    parser.add_argument("--rounds", type=int, help="number of rounds [depends on the benchmark]")
     parser.add_argument(
-        "--output", type=Path, default=RESULTS, help="folder for charts and files [%(default)s]"
+        "--output", type=Path, default=RESULTS, help="folder of charts and files [%(default)s]"
     )
-    parser.add_argument("--model", type=Path, help="an ONNX file, instead of the demo's model")
-    parser.add_argument("--family", choices=get_args(Family), help="of the model")
-    parser.add_argument("--labels", type=Path, help="the model's class names, one a line")
-    parser.add_argument("--video", type=Path, help="a video file, instead of the test pattern")
+    parser.add_argument("--model", type=Path, help="an ONNX file [the model of the demo]")
+    parser.add_argument("--family", choices=get_args(Family), help="family of the model")
+    parser.add_argument("--labels", type=Path, help="class names of the model, one per line")
+    parser.add_argument("--video", type=Path, help="a video file [the test pattern]")
     found = parser.parse_args(arguments)
     unknown = [name for name in found.names if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"expected one of {', '.join(BENCHMARKS)}, got {unknown[0]!r}")
     return found
 
 
 def save(report: Report, folder: Path, about: dict[str, Any]) -> None:
-    """The chart and the file."""
+    """Write the chart and the file."""
     (folder / f"{report.name}.json").write_text(as_json(report, about))
     draw(report, folder / f"{report.name}.png", caption=machine.caption(about))
 

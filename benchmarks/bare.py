@@ -1,14 +1,14 @@
-"""What a program without a fleet would do: decode, letterbox, run, suppress overlapping boxes; no output.
+"""A program without a fleet: decode, letterbox, inference, non-maximum suppression; no output.
 
-It uses the worker's own letterbox and the worker's own reading of outputs, on memory that is there already,
-so that what it saves against the fleet is the fleet alone. Three arrangements, all sensible:
+It uses the letterbox and the postprocessing of the worker on preallocated memory, so the difference to the
+fleet is the overhead of the fleet. Three arrangements:
 
-    all threads     one frame after the other, ONNX Runtime with all of its threads
-    side by side    one session with one thread a run, as many runs at once as there are cores,
-                    and a thread that decodes for each video
-    a process each  a process with a session of one thread for each video
+    all threads     one frame at a time, ONNX Runtime with all of its threads
+    side by side    one session with one thread per run, as many parallel runs as cores,
+                    and one decoding thread per video
+    a process each  one process per video, each with a session of one thread
 
-Every process has loaded its libraries and its model before it waits for the start signal.
+Each process loads its libraries and its model before it waits for the start signal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
-from benchmarks.processes import PATIENCE, child, receive
+from benchmarks.processes import TIMEOUT, child, receive
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import FloatArray
@@ -40,20 +40,20 @@ from streamfleet_worker.video.synthetic.test_pattern import draw
 
 ALL_THREADS, SIDE_BY_SIDE, PROCESS_EACH = "all threads", "side by side", "a process each"
 ARRANGEMENTS = (ALL_THREADS, SIDE_BY_SIDE, PROCESS_EACH)
-RULES = PostProcessing()  # a device's defaults: what the pipelines of a benchmark have
+RULES = PostProcessing()  # the defaults of a device, which the pipelines of benchmarks use
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What became of one video."""
+    """The result of one video."""
 
-    times: list[float]  # monotonic seconds at which each frame was done, in the order of the frames
+    times: list[float]  # monotonic seconds at which each frame was finished, in frame order
     detections: list[int]  # in each frame
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a bare process is to do."""
+    """The work of a bare process."""
 
     weights: Path
     manifest: Manifest
@@ -62,7 +62,7 @@ class Task:
 
 
 def play(arrangement: str, task: Task) -> list[Played]:
-    """Run one arrangement for so many seconds, or until a video ends."""
+    """Run one arrangement for the task's seconds, or until a video ends."""
     if arrangement == PROCESS_EACH:
         tasks = [Task(task.weights, task.manifest, (video,), task.seconds) for video in task.videos]
         return [played for answer in _together(_one_after_the_other, tasks, 1) for played in answer]
@@ -76,17 +76,19 @@ def play(arrangement: str, task: Task) -> list[Played]:
 
 
 def frame_times(task: Task) -> tuple[list[float], list[float]]:
-    """Seconds that one thread needs for each frame: to infer alone, and from picture to detections."""
+    """Return the seconds of one thread for each frame: inference alone, and from picture to detections."""
     times: tuple[list[float], list[float]] = _together(_timed, [task], 1)[0]
     return times
 
 
 def rate(times: list[list[float]], seconds: float) -> float:
-    """Frames a second while all videos played, at most so many seconds of that. Pure."""
+    """Return the frames per second while all videos played, for up to `seconds`. Pure."""
     begin = max(each[0] for each in times)
     end = min(begin + seconds, *(each[-1] for each in times))
     if end <= begin:
-        raise ValueError("expected videos that play at the same time, one ended before another began")
+        raise ValueError(
+            "expected videos that play at the same time, got one that ended before another started"
+        )
     return sum(begin < at <= end for each in times for at in each) / (end - begin)
 
 
@@ -94,19 +96,19 @@ def rate(times: list[list[float]], seconds: float) -> float:
 
 
 def _together(entry: Callable[[Connection, Task, int], None], tasks: list[Task], threads: int) -> list[Any]:
-    """What each process answers. All begin at the same moment."""
+    """Run processes that start at the same time, and return their results."""
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(child(entry, task, threads)) for task in tasks]
         for connection in connections:
             receive(connection)
         for connection in connections:
             connection.send("go")
-        return [receive(connection, tasks[0].seconds + PATIENCE) for connection in connections]
+        return [receive(connection, tasks[0].seconds + TIMEOUT) for connection in connections]
 
 
 @contextlib.contextmanager
 def _started(connection: Connection) -> Iterator[None]:
-    """Say that all is loaded, and wait for the start signal."""
+    """Report that everything is loaded, and wait for the start signal."""
     connection.send("ready")
     receive(connection)
     yield
@@ -117,7 +119,7 @@ def _started(connection: Connection) -> Iterator[None]:
 
 
 class Slot:
-    """Memory for one frame, bound to the session. One thread at a time uses it."""
+    """Memory of one frame, bound to the session. Used by one thread at a time."""
 
     def __init__(self, session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
         self._session = session
@@ -133,17 +135,17 @@ class Slot:
         )
 
     def run(self) -> None:
-        """Infer once."""
+        """Run inference once."""
         self._session.run_with_iobinding(self._binding)
 
     def read(self, geometry: Geometry) -> int:
-        """How many detections there are."""
+        """Return the number of detections."""
         return len(decode(self.output, geometry, manifest=self._manifest, rules=RULES))
 
 
 def _session(task: Task, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads  # 0: as many as ONNX Runtime thinks right
+    options.intra_op_num_threads = threads  # 0: the default of ONNX Runtime
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
         task.weights.read_bytes(), options, providers=["CPUExecutionProvider"]
@@ -151,14 +153,14 @@ def _session(task: Task, threads: int) -> onnxruntime.InferenceSession:
 
 
 class Video:
-    """An open video that decodes into the same memory again and again."""
+    """An open video that reuses the memory of its frame."""
 
     def __init__(self, path: Path) -> None:
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         self._image: Image | None = None
 
     def next(self) -> Image | None:
-        """The next picture; None at the end."""
+        """Return the next picture. None: the video has ended."""
         ok, image = self._capture.read(self._image) if self._image is not None else self._capture.read()
         self._image = cast("Image", image) if ok else None
         return self._image
@@ -168,7 +170,7 @@ class Video:
 
 
 def _one_after_the_other(connection: Connection, task: Task, threads: int) -> None:
-    """The videos take turns, frame by frame, in one thread."""
+    """Process one frame of each video in turn, in one thread."""
     if threads == 1:
         cv2.setNumThreads(1)
     slot = Slot(_session(task, threads), task.manifest)
@@ -200,7 +202,7 @@ class _Job:
 
 
 class _SideBySide:
-    """A thread decodes each video, as many threads as there are cores run whatever is decoded."""
+    """One thread per video decodes, and one thread per core runs inference on decoded frames."""
 
     def __init__(self, task: Task, threads: int) -> None:
         self._task = task
@@ -210,12 +212,12 @@ class _SideBySide:
             self._free.put(Slot(session, task.manifest))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._done: list[tuple[int, int, float, int]] = []  # video, number, when, detections
+        self._done: list[tuple[int, int, float, int]] = []  # video, frame number, time, detections
         self._readers = [threading.Thread(target=self._read, args=(at,)) for at in range(len(task.videos))]
         self._runners = [threading.Thread(target=self._run) for _ in range(threads)]
 
     def play(self) -> list[Played]:
-        """Until a video ends, or the time is over."""
+        """Run until a video ends or the time is over."""
         for thread in (*self._runners, *self._readers):
             thread.start()
         self._stop.wait(self._task.seconds)
@@ -259,7 +261,7 @@ def _side_by_side(connection: Connection, task: Task, threads: int) -> None:
 
 
 def _timed(connection: Connection, task: Task, threads: int) -> None:
-    """One frame after the other in one thread, with the time that each took."""
+    """Process one frame at a time in one thread, and measure the time of each."""
     cv2.setNumThreads(1)
     slot, letterbox = Slot(_session(task, threads), task.manifest), Letterbox(task.manifest)
     runs: list[float] = []
@@ -281,7 +283,7 @@ def _timed(connection: Connection, task: Task, threads: int) -> None:
 
 
 def _pictures(task: Task) -> Iterator[Image]:
-    """Of the video, or of the test pattern where there is none."""
+    """Yield pictures of the video, or of the test pattern without a video."""
     if not task.videos:
         yield from map(draw, itertools.count(1))
         return

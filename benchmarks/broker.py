@@ -1,6 +1,6 @@
-"""A broker process alone, with one device that has joined and one subscriber, to measure its relay with.
+"""A broker process without a fleet, with one joined device and one subscriber, to measure its relay.
 
-In a whole fleet the api subscribes to predictions, too, and would be measured along with the relay.
+In a whole fleet the API subscribes to predictions too, which would change the measurement.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _PORTS = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A broker that runs, and the ways in and out of its relay."""
+    """A running broker, and the inputs and outputs of its relay."""
 
     pid: int
-    into: Side  # as the device
-    local: Side  # on its host
-    out: Side  # as the subscriber
+    into: Side  # of the device
+    local: Side  # of subscribers on its host
+    out: Side  # of the subscriber
 
 
 @contextlib.contextmanager
 def running_broker(folder: Path) -> Iterator[Broker]:
-    """A broker that ends with the block."""
+    """Run a broker until the block ends."""
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     command = [sys.executable, "-m", "streamfleet_broker", "--data-dir", str(folder)]
     for name, port in ports.items():
@@ -56,7 +56,7 @@ def running_broker(folder: Path) -> Iterator[Broker]:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         wait_for(lambda: (folder / "operators.ipc").exists(), "the broker's socket")
-        identity, subscription = asyncio.run(_introduce(folder))
+        identity, subscription = asyncio.run(_register(folder))
         into = Keys(identity.broker_key, identity.public_key, identity.secret_key)
         out = Keys(subscription.server_key, subscription.public_key, subscription.secret_key)
         yield Broker(
@@ -74,15 +74,15 @@ def running_broker(folder: Path) -> Iterator[Broker]:
             process.wait(PATIENCE)
 
 
-async def _introduce(folder: Path) -> tuple[Identity, Subscription]:
-    """Let a device join, and a subscriber be known."""
+async def _register(folder: Path) -> tuple[Identity, Subscription]:
+    """Let a device join, and add a subscriber."""
     context = zmq.asyncio.Context()
     broker = BrokerClient(context, f"ipc://{folder}/operators.ipc")
     await broker.start()
     try:
         token = await broker.ask(AddDevice("bench"), Token)
         identity = await join(folder / "identity.json", JoinToken.decode(token.token))
-        # The relay passes on what a device publishes for a pipeline that it holds.
+        # The relay forwards only messages of pipelines that are assigned to the device.
         spec = PipelineSpec(
             model=ModelRef("bench/1", "ab" * 32), sources=(SourceSpec("rtsp://127.0.0.1/bench"),)
         )

@@ -1,6 +1,6 @@
-"""Clients that cost little: a process each, blocking sockets, and bytes that were made beforehand.
+"""Clients with low overhead: one process each, with blocking sockets and prepared requests.
 
-Each asks, reads the answer to its end, and asks again. It looks for some bytes in the answer, and no more.
+Each client sends a request, reads the whole response, and repeats. It only searches the response for bytes.
 """
 
 from __future__ import annotations
@@ -15,64 +15,64 @@ from multiprocessing.connection import Connection
 
 from benchmarks.processes import child, receive
 
-MAX_COUNT = 200_000  # questions of one client
-PATIENCE = 6.0  # seconds for one answer
-_PATIENCE = struct.pack("@qq", int(PATIENCE), 0)  # the same as a timeval
-_PIECE = 4096  # bytes that are read at once
-_READY = 0.2  # seconds until all clients begin together
+MAX_COUNT = 200_000  # requests of one client
+TIMEOUT = 6.0  # seconds for one response
+_TIMEVAL = struct.pack("@qq", int(TIMEOUT), 0)  # TIMEOUT as a timeval
+_CHUNK = 4096  # bytes per read
+_START_DELAY = 0.2  # seconds until all clients start at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one client asks in turn, and what an answer has to hold; each is asked over a new connection."""
+    """The requests of one client, sent in turn over new connections, and the expected bytes."""
 
     port: int
     requests: tuple[bytes, ...]
     expected: bytes
-    keep: bool = False  # one connection for all; the answer says its length as HTTP does
-    times: int = MAX_COUNT  # after which the client is done, if the time is not over before
+    keep: bool = False  # one connection for all requests; responses are HTTP with Content-Length
+    times: int = MAX_COUNT  # requests, unless the time is over before
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What became of all questions."""
+    """The result of all clients."""
 
     seconds: float
-    latencies: list[float]  # seconds, of those that were answered as expected
+    latencies: list[float]  # seconds, of successful requests
     failures: int
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Successful requests per second."""
         return len(self.latencies) / self.seconds
 
 
 def load(questions: Sequence[Question], *, seconds: float) -> Load:
-    """So many clients at once, each with its next question after its last answer, for so many seconds."""
+    """Run one client per question in parallel for `seconds`. Each sends its next request after a response."""
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(child(_call)) for _ in questions]
         for connection in connections:
             receive(connection)
-        begin = time.monotonic() + _READY
+        begin = time.monotonic() + _START_DELAY
         for connection, question in zip(connections, questions, strict=True):
             connection.send((question, begin, begin + seconds))
-        done = [receive(connection, seconds + 3 * PATIENCE) for connection in connections]
+        done = [receive(connection, seconds + 3 * TIMEOUT) for connection in connections]
     latencies = [latency for found, _, _ in done for latency in found]
     return Load(max(end for _, _, end in done) - begin, latencies, sum(failures for _, failures, _ in done))
 
 
 def http_get(path: str, *, keep: bool = False) -> bytes:
-    """A request without a body."""
+    """Return a GET request."""
     return _http("GET", path, keep)
 
 
 def http_post(path: str, *, keep: bool = False) -> bytes:
-    """The same that changes something."""
+    """Return a POST request without a body."""
     return _http("POST", path, keep)
 
 
 def framed(payload: bytes) -> bytes:
-    """A command of the Stream Manager's protocol."""
+    """Frame a command of the Stream Manager's protocol."""
     return len(payload).to_bytes(4, "big") + payload
 
 
@@ -86,14 +86,16 @@ def _http(method: str, path: str, keep: bool) -> bytes:
 
 
 def _call(connection: Connection) -> None:
-    connection.send("here")
+    connection.send("ready")
     question, begin, until = connection.recv()
     time.sleep(max(0.0, begin - time.monotonic()))
-    connection.send(_kept(question, until) if question.keep else _anew(question, until))
+    connection.send(
+        _on_one_connection(question, until) if question.keep else _on_new_connections(question, until)
+    )
 
 
-def _anew(question: Question, until: float) -> tuple[list[float], int, float]:
-    """Asks an even number of times, so that what was paused is resumed."""
+def _on_new_connections(question: Question, until: float) -> tuple[list[float], int, float]:
+    """Send a multiple of the requests, so that each paused pipeline is resumed."""
     latencies, failures = [], 0
     address, requests, count = ("127.0.0.1", question.port), question.requests, len(question.requests)
     for number in range(question.times):
@@ -102,13 +104,13 @@ def _anew(question: Question, until: float) -> tuple[list[float], int, float]:
             break
         try:
             with socket.socket() as peer:
-                # Not `settimeout`, with which Python polls before each call.
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PATIENCE)
+                # `settimeout` would make Python poll before each call.
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL)
                 peer.connect(address)
                 peer.sendall(requests[number % count])
-                answer = peer.recv(_PIECE)
-                while piece := peer.recv(_PIECE):
+                answer = peer.recv(_CHUNK)
+                while piece := peer.recv(_CHUNK):
                     answer += piece
         except OSError:
             answer = b""
@@ -119,9 +121,9 @@ def _anew(question: Question, until: float) -> tuple[list[float], int, float]:
     return latencies, failures, time.monotonic()
 
 
-def _kept(question: Question, until: float) -> tuple[list[float], int, float]:
+def _on_one_connection(question: Question, until: float) -> tuple[list[float], int, float]:
     latencies, failures = [], 0
-    with socket.create_connection(("127.0.0.1", question.port), timeout=PATIENCE) as peer:
+    with socket.create_connection(("127.0.0.1", question.port), timeout=TIMEOUT) as peer:
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         count = len(question.requests)
         for number in range(question.times):
@@ -151,4 +153,4 @@ def _length(head: bytes) -> int:
     for line in head.lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
             return int(line.partition(b":")[2])
-    raise ValueError(f"expected a Content-Length, came {head[:200]!r}")
+    raise ValueError(f"expected a Content-Length, got {head[:200]!r}")

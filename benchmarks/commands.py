@@ -1,22 +1,23 @@
-"""Commands a second and the time that each takes, through every door, with 1, 8 and 64 clients at once.
+"""Rate and latency of commands over TCP and HTTP, with 1, 8 and 64 parallel clients.
 
-List: the original's `list_pipelines`, over the Stream Manager's TCP port and over HTTP. Pause and resume:
-from the command to its answer, which the api gives once the device has confirmed: api, broker, agent, camera
-process, and back; each client has a pipeline of its own (a file at one frame a second, so that the device has
-little else to do). Over TCP each command has a connection of its own, as the protocol wants it; over HTTP
-too, or all of a client's share one.
+List: Roboflow's `list_pipelines`, over the Stream Manager's TCP port and over HTTP. Pause and resume: from
+the command to its response, which the API sends when the device has confirmed (API, broker, agent, camera
+process and back). Each client has its own pipeline: a file at one frame per second, so that the device is
+almost idle. Over TCP each command has its own connection, as the protocol requires. Over HTTP lists are
+measured with one connection per command and with one per client ("kept").
 
-Baselines of the same run: a stand-in for the original's manager, which has no work to do (`standin.py`), and
-a Starlette app with the options of our api that answers a constant. Every client is a process. Clients,
-servers and devices share one machine.
+Baselines of the same run: a stand-in for Roboflow's manager without its work (`standin.py`), and a Starlette
+app with the options of our API that returns a constant. Each client is a process. Clients, servers and
+devices share one machine.
 
-A rate over a stretch of time hides who was not served: the stand-in, like the original, lets five connections
-wait, and whoever comes then tries again after a second. So the two are compared by bursts: each client asks
-for 400 lists, one after the other, and a burst lasts until the last client has its last answer. That gives
-the stand-in the shape that was measured of the original: fewer a second with eight clients than with one.
+A rate over a period of time hides clients that were not served: the stand-in, like Roboflow's manager, has a
+backlog of five connections, and a client beyond it retries after a second. So the two are compared by bursts:
+each client requests 400 lists in sequence, and a burst lasts until the last client has its last response. The
+stand-in then behaves as Roboflow's manager was measured: fewer lists per second with eight clients than with
+one.
 
-Then lists alone, by one client, beside 50 others that say nothing, 20 that say a byte at a time, and a worker
-that is killed meanwhile; and the stand-in's beside one that says nothing.
+Finally, lists of one client are measured beside 50 silent clients, 20 clients that send one byte at a time,
+and a worker that is killed; and lists of the stand-in beside one silent client.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ from starlette.routing import Route
 from benchmarks import standin
 from benchmarks.callers import Load, Question, framed, http_get, http_post, load
 from benchmarks.fleets import names, put, running
-from benchmarks.processes import child, receive, stand_alone
+from benchmarks.processes import child, receive, start_session
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, percentiles
 from benchmarks.setting import Setting
 from streamfleet_api.web.connections import Connections, Limits
 from streamfleet_api.web.uvicorn_protocol import BoundedHttp
 from tests.fleet.harness import Fleet, wait_for
 
-_BURST = 400  # lists of one client
+_BURST = 400  # lists per client
 
-STANDIN = "stand-in for the original, list over TCP"
+STANDIN = "stand-in for Roboflow, list over TCP"
 LIST_TCP = "list over TCP"
 PAUSE_TCP = "mute and resume over TCP"
 STANDIN_BURST, BURST_TCP = f"{STANDIN}, {_BURST} each", f"{LIST_TCP}, {_BURST} each"
@@ -64,38 +65,38 @@ BURSTS = (STANDIN_BURST, BURST_TCP)
 LIST = framed(b'{"type": "list_pipelines"}')
 SUCCESS = b'"success"'
 SILENT, SLOW = 50, 20  # clients
-P99_LIMIT = 50.0  # milliseconds, beside them
+P99_LIMIT = 50.0  # milliseconds, beside silent and slow clients
 _LONGEST_BURST = 60.0  # seconds
-_START = 60.0  # seconds for all pipelines to run
-_LISTED = 8  # pipelines there are when they are listed
-_ORIGINAL = (
-    "The original itself, measured once on another machine: 4,900 commands/s with one client, 2,150/s with\n"
-    "eight, at worst 1 s; 4.9 s for each client that says nothing, 2.15 s behind an init."
+_START_TIMEOUT = 60.0  # seconds until all pipelines run
+_LISTED = 8  # pipelines in a list
+_ROBOFLOW = (
+    "Roboflow's manager itself, measured once on another machine: 4,900 commands/s with one client,\n"
+    "2,150/s with eight, at most 1 s each; 4.9 s for each silent client, 2.15 s behind an init."
 )
 
 
 @dataclass(slots=True)
 class Measured:
-    """The rounds of one kind and count of clients."""
+    """The rounds of one kind of command with one number of clients."""
 
     rates: list[float] = field(default_factory=list)  # commands/s
     latencies: list[float] = field(default_factory=list)  # milliseconds, of all rounds
     failures: int = 0
 
     def add(self, done: Load) -> None:
-        """One round."""
+        """Add one round."""
         self.rates.append(done.rate)
         self.latencies += [latency * 1000 for latency in done.latencies]
         self.failures += done.failures
 
     @property
     def rate(self) -> float:
-        """The median."""
+        """The median rate."""
         return statistics.median(self.rates)
 
     @property
     def cells(self) -> tuple[float | None, ...]:
-        """Rate, percentiles, the slowest, failures."""
+        """Rate, percentiles, maximum and failures."""
         if not self.latencies:
             return (self.rate, None, None, None, self.failures)
         p50, _, p99 = percentiles(self.latencies)
@@ -103,11 +104,11 @@ class Measured:
 
 
 _Found = dict[tuple[str, int], Measured]  # by kind and clients
-Ask = Callable[[int], Question]  # what a client asks, by its number
+Ask = Callable[[int], Question]  # the question of a client, by its number
 
 
 def run(setting: Setting) -> Report:
-    """Measure every kind with every count of clients."""
+    """Measure each kind of command with each number of clients."""
     sizes = setting.pick((1, 8, 64), (1, 2))
     seconds, rounds = setting.pick(1.5, 0.3), setting.rounds_of(3)
     found: _Found = {}
@@ -128,7 +129,7 @@ def run(setting: Setting) -> Report:
 
 
 def measure(found: _Found, asks: dict[str, Ask], *, clients: int, rounds: int, seconds: float) -> None:
-    """All of these in turn, round by round."""
+    """Measure all kinds in turn in each round."""
     for _ in range(rounds):
         for kind, ask in asks.items():
             questions = [ask(number) for number in range(clients)]
@@ -136,7 +137,7 @@ def measure(found: _Found, asks: dict[str, Ask], *, clients: int, rounds: int, s
 
 
 def asks_for_lists(fleet: Fleet, standin_port: int, constant_port: int) -> dict[str, Ask]:
-    """Everybody asks the same."""
+    """Return the kinds of lists, for a period of time."""
     new, kept = http_get("/list_pipelines"), http_get("/list_pipelines", keep=True)
     questions = {
         STANDIN: Question(standin_port, (LIST,), SUCCESS),
@@ -150,18 +151,18 @@ def asks_for_lists(fleet: Fleet, standin_port: int, constant_port: int) -> dict[
 
 
 def asks_for_bursts(fleet: Fleet, standin_port: int) -> dict[str, Ask]:
-    """Everybody asks for so many lists."""
+    """Return the kinds of lists, in bursts."""
     ports = {STANDIN_BURST: standin_port, BURST_TCP: fleet.manager_port}
     return {kind: _always(Question(port, (LIST,), SUCCESS, times=_BURST)) for kind, port in ports.items()}
 
 
 def _always(question: Question) -> Ask:
-    """Each client asks this."""
+    """Give each client the same question."""
     return lambda _number: question
 
 
 def asks_for_pauses(fleet: Fleet, pipeline_ids: Sequence[str]) -> dict[str, Ask]:
-    """Each client has its own pipeline, pauses and resumes it in turn."""
+    """Return the kinds of changes: each client pauses and resumes its own pipeline."""
 
     def over_tcp(number: int) -> Question:
         requests = [
@@ -178,7 +179,7 @@ def asks_for_pauses(fleet: Fleet, pipeline_ids: Sequence[str]) -> dict[str, Ask]
 
 
 def add(fleet: Fleet, setting: Setting, count: int) -> list[str]:
-    """So many pipelines more, once they run."""
+    """Create `count` pipelines, and return their ids when they run."""
     if count <= 0:
         return []
     pipeline_ids = names(count)
@@ -187,7 +188,7 @@ def add(fleet: Fleet, setting: Setting, count: int) -> list[str]:
     wait_for(
         lambda: all(fleet.report(name)["state"] == "running" for name in pipeline_ids),
         f"{count} running pipelines",
-        timeout=_START,
+        timeout=_START_TIMEOUT,
         every=0.5,
     )
     return pipeline_ids
@@ -197,7 +198,7 @@ def add(fleet: Fleet, setting: Setting, count: int) -> list[str]:
 
 
 def beside_others(setting: Setting, fleet: Fleet, pipeline_ids: list[str]) -> dict[str, Measured]:
-    """Lists by one client, with others who hold up whoever lets them."""
+    """Measure lists of one client beside silent and slow clients."""
     seconds = setting.pick(4.0, 1.0)
     found = {}
     with serving(standin.serve, pipeline_ids) as port, crowd(port, silent=1, slow=0):
@@ -211,14 +212,14 @@ def beside_others(setting: Setting, fleet: Fleet, pipeline_ids: list[str]) -> di
     wait_for(
         lambda: all(fleet.report(name)["state"] in ("running", "ended") for name in pipeline_ids),
         "the pipelines of the killed worker",
-        timeout=_START,
+        timeout=_START_TIMEOUT,
         every=0.5,
     )
     return found
 
 
 def listed(question: Question, seconds: float) -> Measured:
-    """By one client."""
+    """Measure one client."""
     measured = Measured()
     measured.add(load([question], seconds=seconds))
     return measured
@@ -226,34 +227,34 @@ def listed(question: Question, seconds: float) -> Measured:
 
 @contextlib.contextmanager
 def crowd(port: int, *, silent: int, slow: int) -> Iterator[None]:
-    """Clients that say nothing or little, and are there again when they are left, until the block ends."""
+    """Run clients that are silent or slow until the block ends. They reconnect when they are disconnected."""
     with child(_crowd, port, silent, slow) as connection:
         receive(connection)
         yield
 
 
 def _crowd(connection: Connection, port: int, silent: int, slow: int) -> None:
-    quiet, talking = [_peer(port) for _ in range(silent)], [(_peer(port), 0) for _ in range(slow)]
-    connection.send("they are there")
+    silent_peers, slow_peers = [_peer(port) for _ in range(silent)], [(_peer(port), 0) for _ in range(slow)]
+    connection.send("connected")
     while True:
         time.sleep(0.1)
-        quiet = [_peer(port) if _is_left(peer) else peer for peer in quiet]
-        talking = [_say(port, peer, said) for peer, said in talking]
+        silent_peers = [_peer(port) if _is_closed(peer) else peer for peer in silent_peers]
+        slow_peers = [_send_byte(port, peer, sent) for peer, sent in slow_peers]
 
 
-def _say(port: int, peer: socket.socket, said: int) -> tuple[socket.socket, int]:
-    """One byte more, or all anew."""
-    if said == len(LIST) or _is_left(peer):
+def _send_byte(port: int, peer: socket.socket, sent: int) -> tuple[socket.socket, int]:
+    """Send the next byte, or start again on a new connection."""
+    if sent == len(LIST) or _is_closed(peer):
         return _peer(port), 0
-    peer.send(LIST[said : said + 1])
-    return peer, said + 1
+    peer.send(LIST[sent : sent + 1])
+    return peer, sent + 1
 
 
 def _peer(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=30)
 
 
-def _is_left(peer: socket.socket) -> bool:
+def _is_closed(peer: socket.socket) -> bool:
     try:
         peer.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
     except BlockingIOError:
@@ -269,26 +270,26 @@ def _is_left(peer: socket.socket) -> bool:
 
 @contextlib.contextmanager
 def serving(entry: Callable[..., None], *arguments: object) -> Iterator[int]:
-    """The port of a server that ends with the block."""
+    """Run a server until the block ends, and return its port."""
     with child(entry, *arguments) as connection:
         yield receive(connection)
 
 
 def constant(connection: Connection) -> None:
-    """An app without any work, served as our api is."""
-    stand_alone()
+    """Serve an app that returns a constant, with the options of our API."""
+    start_session()
 
     async def answer(_request: Request) -> JSONResponse:
         return JSONResponse({"status": "success"})
 
     app = Starlette(routes=[Route("/list_pipelines", answer)])
-    # asyncio spares TCP's delays only where the protocol is named, as it is by our api.
+    # asyncio disables Nagle's algorithm only if the protocol is named, as in our API.
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        listener.listen()  # before the port is told: who connects at once is not refused
+        listener.listen()  # before the port is sent, so that no client is refused
         connection.send(listener.getsockname()[1])
         http = functools.partial(BoundedHttp, Connections(Limits()))
-        # uvicorn's own types say a class, where it calls whatever it is given.
+        # uvicorn's types require a class, but it accepts any callable.
         config = uvicorn.Config(app, http=http, ws="none", log_config=None, access_log=False)  # type: ignore[arg-type]
         uvloop.run(uvicorn.Server(config).serve(sockets=[listener]))
 
@@ -299,7 +300,7 @@ def constant(connection: Connection) -> None:
 def report(
     setting: Setting, sizes: Sequence[int], found: _Found, beside: dict[str, Measured], *, seconds: float
 ) -> Report:
-    """Medians of the rates, percentiles of all latencies."""
+    """Report medians of the rates, and percentiles of all latencies."""
     columns = (
         Column("commands/s", digits=0),
         *(Column(name, "ms", 2) for name in ("p50", "p99", "slowest")),
@@ -313,7 +314,7 @@ def report(
     failures = sum(one.failures for (kind, _), one in found.items() if not kind.startswith(STANDIN))
     return Report(
         name="commands",
-        title="The original's commands over TCP and HTTP, up to the device and back",
+        title="Roboflow's commands over TCP and HTTP, to the device and back",
         sizes={
             "clients": list(sizes),
             "seconds": seconds,
@@ -322,26 +323,24 @@ def report(
             "model": setting.model_name,
         },
         tables=(
-            Table("what, clients", columns, rows),
+            Table("command, clients", columns, rows),
             Table("by one client", columns, tuple(Row(name, one.cells) for name, one in beside.items())),
         ),
         charts=(
             _chart("Lists/s (higher is better)", "commands/s", sizes, found, LISTS, 0),
-            _chart(
-                f"Lists/s, {_BURST} of each client (higher is better)", "commands/s", sizes, found, BURSTS, 0
-            ),
+            _chart(f"Lists/s, {_BURST} per client (higher is better)", "commands/s", sizes, found, BURSTS, 0),
             _chart("Changes/s (higher is better)", "commands/s", sizes, found, PAUSES, 0),
         ),
         checks=(
             Check("failed commands", failures, 0, ""),
             *(
-                Check(f"99 of 100 {name}", _p99(one), P99_LIMIT, "ms")
+                Check(f"p99 of {name}", _p99(one), P99_LIMIT, "ms")
                 for name, one in beside.items()
                 if not name.startswith(STANDIN)
             ),
             *(
                 Check(
-                    f"lists/s over TCP beside the stand-in's, {_BURST} of each of {clients}",
+                    f"lists/s over TCP relative to the stand-in, {_BURST} each, {clients} clients",
                     ratio,
                     limit,
                     "",
@@ -352,12 +351,12 @@ def report(
             ),
         ),
         rounds={f"{kind}, {clients}, commands/s": one.rates for (kind, clients), one in found.items()},
-        notes=(_ORIGINAL,),
+        notes=(_ROBOFLOW,),
     )
 
 
 def _ratio(found: _Found, clients: int) -> float | None:
-    """The median of what it is in each round."""
+    """Return the median of the ratios of each round."""
     if (BURST_TCP, clients) not in found:
         return None
     pairs = zip(found[BURST_TCP, clients].rates, found[STANDIN_BURST, clients].rates, strict=True)

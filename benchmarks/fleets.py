@@ -1,4 +1,4 @@
-"""Fleets to measure: real processes, started as users start them, and steered over `/v2`."""
+"""Fleets to measure: real processes, started like those of users, and controlled over `/v2`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODEL_ID = "bench/1"
 
 @contextmanager
 def running(setting: Setting, *, workers: int = 1, capacity: int | None = None) -> Iterator[Fleet]:
-    """A fleet that knows the model, and ends with the block."""
+    """Run a fleet that has the model until the block ends."""
     with short_folder() as home:
         fleet = Fleet(home, workers=workers)
         if capacity is not None:
@@ -32,7 +32,7 @@ def running(setting: Setting, *, workers: int = 1, capacity: int | None = None) 
 def put(
     fleet: Fleet, pipeline_id: str, source: dict[str, Any] | str, *, port: int | None = None, **more: Any
 ) -> None:
-    """`PUT /v2/pipelines/{id}`."""
+    """Send `PUT /v2/pipelines/{id}`."""
     sinks = [] if port is None else [{"type": "udp", "host": "127.0.0.1", "port": port}]
     body = {"model": MODEL_ID, "sources": [source], "sinks": sinks, **more}
     answer = fleet.http.put(f"/v2/pipelines/{pipeline_id}", json=body)
@@ -40,28 +40,28 @@ def put(
 
 
 def delete(fleet: Fleet, pipeline_id: str) -> None:
-    """`DELETE /v2/pipelines/{id}`."""
+    """Send `DELETE /v2/pipelines/{id}`."""
     answer = fleet.http.delete(f"/v2/pipelines/{pipeline_id}")
     assert answer.status_code == 204, answer.text
 
 
 def delete_all(fleet: Fleet) -> None:
-    """End every pipeline, and wait until none of their processes is left."""
+    """Delete all pipelines, and wait until their processes have ended."""
     for pipeline_id in fleet.pipelines():
         delete(fleet, pipeline_id)
     wait_for(lambda: not fleet.pids("camera"), "the end of the cameras")
 
 
 def relay_of(fleet: Fleet) -> str:
-    """Where programs on the broker's host subscribe."""
+    """Return the endpoint for subscribers on the broker's host."""
     return f"ipc://{fleet.data}/broker/predictions.ipc"
 
 
 def direct_of(fleet: Fleet) -> str:
-    """Where programs on the device itself subscribe."""
+    """Return the endpoint for subscribers on the device itself."""
     return f"ipc://{fleet.data}/workers/local-1/run/predictions.ipc"
 
 
 def names(count: int) -> list[str]:
-    """Ids that no earlier round has used."""
+    """Return ids that no earlier round has used."""
     return [f"cam-{number}-{time.monotonic_ns() % 10**9}" for number in range(1, count + 1)]

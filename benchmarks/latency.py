@@ -1,10 +1,9 @@
-"""How old a prediction is when a program has it: from the moment when a frame's decoding returned until its
-message was read from a socket.
+"""Latency of a prediction: from the end of a frame's decoding until its message is read from a socket.
 
-With 1 and 4 live cameras on one worker, in three ways on the same host at the same time: as a UDP datagram,
-from a SUB socket at the device itself, and from a SUB socket at the broker, whose relay the message has
-passed by then (TCP, CURVE). The camera dates the capture in the message's header, on CLOCK_BOOTTIME, which
-the receiver reads, too. Baseline of the same run: what one thread of a bare program needs for such a frame.
+Measured with 1 and 4 live cameras on one worker, in three ways on the same host at the same time: as a UDP
+datagram, from a SUB socket at the device itself, and from a SUB socket at the broker, after its relay (TCP,
+CURVE). The header of a message has the time of capture on CLOCK_BOOTTIME, which the receiver reads too.
+Baseline of the same run: the time of one thread of a bare program for such a frame.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from benchmarks import bare
 from benchmarks.bare import Task
 from benchmarks.fleets import delete_all, direct_of, names, put, relay_of, running
-from benchmarks.receiver import UDP, Arrival, Receiver, header_of, heard
+from benchmarks.receiver import UDP, Arrival, Receiver, content_of, header_of
 from benchmarks.report import Bars, Column, Report, Row, Series, Table, percentiles
 from benchmarks.setting import Setting
 from tests.fleet.harness import Fleet, wait_for
@@ -23,16 +22,16 @@ from tests.fleet.harness import Fleet, wait_for
 DIRECT, RELAY = "SUB at the device", "SUB at the broker"
 WAYS = (UDP, DIRECT, RELAY)
 _INFERENCE, _WORK = "bare: inference alone", "bare: letterbox, inference, NMS"
-_SETTLED = 1.0  # seconds that the cameras run before it counts
+_WARM_UP = 1.0  # seconds that the cameras run before the measurement
 
 _Key = tuple[str, int, int, int]
 
 
 def run(setting: Setting) -> Report:
-    """Measure 1 and 4 cameras."""
+    """Measure with 1 and 4 cameras."""
     sizes = setting.pick((1, 4), (1,))
     seconds = setting.pick(20.0, 1.5)
-    videos = () if setting.made else (setting.video,)  # what the live cameras show
+    videos = () if setting.is_generated else (setting.video,)  # of the live cameras
     task = Task(setting.model, setting.manifest, videos, setting.pick(5.0, 0.5))
     inference, work = bare.frame_times(task)
     found = {_INFERENCE: milliseconds(inference), _WORK: milliseconds(work)}
@@ -44,13 +43,13 @@ def run(setting: Setting) -> Report:
 
 
 def of_fleet(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> dict[str, list[float]]:
-    """The ages at their arrival, in seconds, by way."""
+    """Return the ages of predictions at their arrival in seconds, by way."""
     pipeline_ids = names(cameras)
     with Receiver({DIRECT: direct_of(fleet), RELAY: relay_of(fleet)}) as receiver:
         for pipeline_id in pipeline_ids:
             put(fleet, pipeline_id, setting.live, port=receiver.port)
-        wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")
-        time.sleep(_SETTLED)
+        wait_for(lambda: len(receiver.first_ns) == cameras, "a datagram of each camera")
+        time.sleep(_WARM_UP)
         begin = len(receiver.arrivals)
         time.sleep(seconds)
         delete_all(fleet)
@@ -58,8 +57,8 @@ def of_fleet(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> di
 
 
 def ages(arrivals: Sequence[Arrival], begin: int) -> dict[str, list[float]]:
-    """Seconds from capture to arrival, of what came from a place in the list on. Pure."""
-    captured: dict[_Key, int] = {}  # a datagram does not say it on this clock, its twin does
+    """Return the seconds from capture to arrival by way, of arrivals from index `begin`. Pure."""
+    captured: dict[_Key, int] = {}  # a datagram has no time on this clock, its ZeroMQ message does
     for arrival in arrivals:
         if arrival.way != UDP:
             captured[_key(arrival)] = header_of(arrival)[1].captured_boot_ns
@@ -73,26 +72,26 @@ def ages(arrivals: Sequence[Arrival], begin: int) -> dict[str, list[float]]:
 
 def _key(arrival: Arrival) -> _Key:
     if arrival.way == UDP:
-        told = heard(arrival)
-        return (told.pipeline_id, *told.key)
+        content = content_of(arrival)
+        return (content.pipeline_id, *content.key)
     pipeline_id, header = header_of(arrival)
     return (pipeline_id, *header.key)
 
 
 def milliseconds(values: Sequence[float]) -> list[float]:
-    """Of seconds."""
+    """Convert seconds."""
     return [round(value * 1000, 3) for value in values]
 
 
 def name(way: str, cameras: int) -> str:
-    """What the figures of this are called."""
+    """Return the name of these results."""
     return f"{way}, {cameras} camera{'s' if cameras > 1 else ''}"
 
 
 def report(
     setting: Setting, sizes: Sequence[int], found: dict[str, list[float]], *, seconds: float
 ) -> Report:
-    """Percentiles."""
+    """Report percentiles."""
     columns = (
         Column("p50", "ms", 2),
         Column("p95", "ms", 2),
@@ -125,5 +124,5 @@ def _panel(found: dict[str, list[float]], cameras: int, baseline: float) -> Bars
         WAYS,
         tuple(Series(f"p{p}", tuple(each[at] for each in values)) for at, p in enumerate((50, 95, 99))),
         limit=baseline,
-        limit_name="bare work on a frame, p50",
+        limit_name="bare program, p50",
     )

@@ -1,4 +1,4 @@
-"""What a figure was measured on: the machine, the versions, the moment."""
+"""The environment of a measurement: machine, versions and date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = ("streamfleet", "onnxruntime", "opencv-python", "pyzmq", "numpy", "s
 
 
 def about() -> dict[str, Any]:
-    """Everything that must be known to compare two results."""
+    """Return everything that is necessary to compare two results."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {
@@ -23,7 +23,7 @@ def about() -> dict[str, Any]:
             "cores": len(os.sched_getaffinity(0)),
             "memory_mb": _memory(),
             "kernel": platform.release(),
-            "load_average": [round(load, 2) for load in os.getloadavg()],  # was it quiet?
+            "load_average": [round(load, 2) for load in os.getloadavg()],  # near 0 if the machine was idle
         },
         "versions": {
             "python": platform.python_version(),
@@ -34,7 +34,7 @@ def about() -> dict[str, Any]:
 
 
 def caption(known: dict[str, Any]) -> str:
-    """One line below a chart."""
+    """Return the caption of a chart."""
     machine, versions = known["machine"], known["versions"]
     return (
         f"{known['date'][:16].replace('T', ' ')} · {machine['cpu']}, {machine['cores']} cores · "
@@ -43,7 +43,7 @@ def caption(known: dict[str, Any]) -> str:
 
 
 def _cpu_model() -> str:
-    """The kernel's name for it; ARM kernels give none, then the architecture."""
+    """Return the kernel's name of the CPU, or the architecture: ARM kernels give no name."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -62,7 +62,7 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit, and whether anything in the folder differs from it."""
+    """Return the commit, and whether the working tree has changes."""
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + (" with changes" if _git("status", "--porcelain", "--untracked-files=no") else "")

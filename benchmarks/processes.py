@@ -1,4 +1,4 @@
-"""Processes of a benchmark's own. Each is forked from one that has loaded the libraries and runs nothing."""
+"""Child processes of benchmarks, forked from an idle process that has loaded the libraries."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-PATIENCE = 60.0  # seconds that a process has to answer, beyond what it was asked to do
+TIMEOUT = 60.0  # seconds for a response, in addition to the measurement
 _PRELOADED = ["benchmarks.bare", "benchmarks.commands", "benchmarks.relay"]
-_END = 30.0  # seconds that a killed process has to be gone
+_END_TIMEOUT = 30.0  # seconds for a killed process to end
 
 
-def stand_alone() -> None:
-    """Be a session of its own, as a fleet is: the kernel shares processors out among sessions."""
+def start_session() -> None:
+    """Start a new session, as a fleet does: the kernel divides CPU time between sessions."""
     os.setsid()
 
 
 @contextlib.contextmanager
 def child(entry: Callable[..., None], *arguments: object) -> Iterator[Connection]:
-    """The connection to a process that ends with the block. `entry` gets its own end first."""
+    """Run `entry` in a process until the block ends. Its first argument is its end of the connection."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
     ours, theirs = context.Pipe()
@@ -31,13 +31,13 @@ def child(entry: Callable[..., None], *arguments: object) -> Iterator[Connection
     try:
         yield ours
     finally:
-        process.kill()  # it has nothing to lose
-        process.join(_END)
+        process.kill()  # it has no state to save
+        process.join(_END_TIMEOUT)
         ours.close()
 
 
-def receive(connection: Connection, patience: float = PATIENCE) -> Any:
-    """What the process says. Raises: TimeoutError, EOFError when it died."""
-    if not connection.poll(patience):
-        raise TimeoutError(f"a process of the benchmark said nothing for {patience:g} s")
+def receive(connection: Connection, timeout: float = TIMEOUT) -> Any:
+    """Receive a message of the process. Raises: TimeoutError, EOFError if it has ended."""
+    if not connection.poll(timeout):
+        raise TimeoutError(f"expected a message of a benchmark process within {timeout:g} s")
     return connection.recv()

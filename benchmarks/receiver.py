@@ -1,7 +1,6 @@
-"""A receiver that costs little: it notes when each message came, and leaves reading it for later.
+"""A receiver with low overhead: it records the arrival of each message, and decodes it later.
 
-The kernel dates datagrams, so nobody has to be awake when one comes: they are fetched many at a time.
-A message over ZeroMQ is dated when it is read.
+The kernel timestamps datagrams, so they are read in batches. A ZeroMQ message is timestamped when it is read.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from tests.fleet.harness import wait_for
 
 UDP = "UDP"
 
-_SO_TIMESTAMPNS = 35  # of Linux; Python has no name for it
+_SO_TIMESTAMPNS = 35  # from Linux; not defined in Python
 _TIMESPEC = struct.Struct("@qq")  # seconds and nanoseconds since 1970
-_PAUSE = 100  # milliseconds from one look for datagrams to the next
+_PAUSE = 100  # milliseconds between two batches of datagrams
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message as it came."""
+    """A received message."""
 
     way: str
-    at_ns: int  # CLOCK_BOOTTIME, as the capture's
+    at_ns: int  # CLOCK_BOOTTIME, like the time of capture
     frames: tuple[bytes, ...]  # of ZeroMQ, or one datagram
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What a message of a pipeline says about itself."""
+class Content:
+    """The fields of a datagram that benchmarks need."""
 
     pipeline_id: str
     key: tuple[int, int, int]
@@ -48,11 +47,11 @@ class Heard:
 
 
 class Receiver:
-    """One UDP socket and any number of SUB sockets by name, in one thread."""
+    """Receives from one UDP socket and any number of named SUB sockets, in one thread."""
 
     def __init__(self, endpoints: dict[str, str] | None = None) -> None:
         self.arrivals: list[Arrival] = []
-        self.began_ns: dict[object, int] = {}  # by sender of datagrams: when its first one came
+        self.first_ns: dict[object, int] = {}  # by sender: the arrival of its first datagram
         self._connected: set[str] = set()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         make_room(self._socket)
@@ -77,7 +76,7 @@ class Receiver:
         self._socket.close()
 
     def count(self, way: str = UDP) -> int:
-        """How many messages came this way."""
+        """Return the number of messages received this way."""
         return sum(arrival.way == way for arrival in list(self.arrivals))
 
     def _run(self) -> None:
@@ -101,7 +100,9 @@ class Receiver:
         subscription.rcvhwm = 100_000
         subscription.connect(endpoint)
         subscription.subscribe("v1/pred/")
-        subscription.subscribe("v1/stat/@")  # comes each second: who hears it hears all
+        subscription.subscribe(
+            "v1/stat/@"
+        )  # sent each second: receiving it proves that the subscription works
         return subscription
 
     def _take_message(self, way: str, subscription: zmq.Socket[bytes]) -> None:
@@ -120,29 +121,29 @@ class Receiver:
                 return
             seconds, nanoseconds = _TIMESPEC.unpack(notes[0][2])
             at_ns = seconds * 10**9 + nanoseconds + since_boot
-            self.began_ns.setdefault(sender, at_ns)
+            self.first_ns.setdefault(sender, at_ns)
             self.arrivals.append(Arrival(UDP, at_ns, (content,)))
 
 
 def boot_ns() -> int:
-    """The clock that a capture is dated with."""
+    """Return the time of the clock that timestamps captures."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def pipeline_of(arrival: Arrival) -> str:
-    """Whose message it is."""
-    return heard(arrival).pipeline_id if arrival.way == UDP else header_of(arrival)[0]
+    """Return the pipeline of a message."""
+    return content_of(arrival).pipeline_id if arrival.way == UDP else header_of(arrival)[0]
 
 
 def header_of(arrival: Arrival) -> tuple[str, DataHeader]:
-    """The pipeline and the header of a message that came over ZeroMQ."""
+    """Return the pipeline and the header of a ZeroMQ message."""
     pipeline_id, header, _ = split(arrival.frames)
     return pipeline_id, header
 
 
-def heard(arrival: Arrival) -> Heard:
-    """What is in a datagram."""
+def content_of(arrival: Arrival) -> Content:
+    """Decode a datagram."""
     document: dict[str, Any] = json.loads(arrival.frames[0])
     about = document["inference_metadata"]
     key = (about["gen"], about["inc"], about["seq"])
-    return Heard(about["pipeline_id"], key, about["frame_id"], len(document["predictions"]))
+    return Content(about["pipeline_id"], key, about["frame_id"], len(document["predictions"]))

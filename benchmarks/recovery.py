@@ -1,8 +1,8 @@
-"""How long until everything that should run runs again after one process was killed, against 10 seconds.
+"""Time until all pipelines run again after one process was killed. The limit is 10 seconds.
 
-The clock starts at the kill (SIGKILL) and ends when every pipeline has sent a prediction that was captured
-after it, received through the relay, and the api answers. Three live pipelines on two workers; each kind of
-process is killed again and again. The order keys of what was received must rise throughout.
+The clock starts at the kill (SIGKILL). It ends when a prediction captured after the kill was received from
+every pipeline through the relay, and the API responds. Three live pipelines run on two workers; each kind of
+process is killed several times. The order keys of received predictions must always increase.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROCESSES = ("camera", "engine", "publisher", "sf-agent", "sf-broker", "sf-api")
 
 
 def run(setting: Setting) -> Report:
-    """Kill each kind."""
+    """Kill each kind of process."""
     processes = setting.pick(PROCESSES, PROCESSES[:1])
     rounds: dict[str, list[float]] = {}
     rising: dict[str, bool] = {}
@@ -34,7 +34,7 @@ def run(setting: Setting) -> Report:
 
 
 def kills(fleet: Fleet, setting: Setting, process: str, count: int) -> tuple[list[float], bool]:
-    """Seconds of each round, and whether the order keys of every pipeline rose throughout."""
+    """Return the seconds of each round, and whether the order keys of every pipeline always increased."""
     subscriber = Subscriber(relay_of(fleet))
     pipeline_ids = names(PIPELINES)
     took = []
@@ -55,26 +55,31 @@ def kills(fleet: Fleet, setting: Setting, process: str, count: int) -> tuple[lis
 
 
 def until_running(fleet: Fleet, subscriber: Subscriber, pipeline_ids: Sequence[str], moment_ns: int) -> None:
-    """Wait until every pipeline sends what it captured after a moment, and the api answers."""
+    """Wait until every pipeline has sent a prediction captured after a moment, and the API responds."""
     wait_for(
         lambda: all(newer(subscriber, each, moment_ns) for each in pipeline_ids), "predictions", timeout=60
     )
-    wait_for(fleet.ready, "the api", timeout=60)
+    wait_for(fleet.ready, "the API", timeout=60)
 
 
 def newer(subscriber: Subscriber, pipeline_id: str, moment_ns: int) -> bool:
-    """Has a prediction come that was captured after that moment?"""
+    """Return whether a prediction was received that was captured after that moment."""
     received = subscriber.of(pipeline_id)
     return bool(received) and received[-1][0].captured_wall_ns > moment_ns
 
 
 def report(setting: Setting, rounds: dict[str, list[float]], rising: dict[str, bool]) -> Report:
-    """Medians and the worst."""
+    """Report medians and maxima."""
     rows = tuple(
         Row(name, (statistics.median(took), max(took), LIMIT, "yes" if rising[name] else "NO"))
         for name, took in rounds.items()
     )
-    columns = (Column("median", "s", 2), Column("max", "s", 2), Column("limit", "s", 0), Column("keys rise"))
+    columns = (
+        Column("median", "s", 2),
+        Column("max", "s", 2),
+        Column("limit", "s", 0),
+        Column("keys increase"),
+    )
     return Report(
         name="recovery",
         title=f"Recovery after kill -9: {PIPELINES} pipelines on 2 workers",
@@ -101,7 +106,13 @@ def report(setting: Setting, rounds: dict[str, list[float]], rising: dict[str, b
         ),
         checks=(
             *(Check(f"{name}, worst round", max(took), LIMIT, "s") for name, took in rounds.items()),
-            Check("kinds after which order keys rise", sum(rising.values()), len(rising), "", at_least=True),
+            Check(
+                "kinds of process after which order keys increase",
+                sum(rising.values()),
+                len(rising),
+                "",
+                at_least=True,
+            ),
         ),
         rounds={f"{name}, s": took for name, took in rounds.items()},
     )

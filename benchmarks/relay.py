@@ -1,18 +1,18 @@
-"""Messages of 470 bytes through the broker's relay, beside plain `zmq.proxy` processes of the same run.
+"""Messages of 470 bytes through the broker's relay, and through plain `zmq.proxy` processes of the same run.
 
-One publisher process and one subscriber process with 1 or 20 SUB sockets, the relay between them, all on
-one machine. At full speed: deliveries a second, where the publisher waits for the relay and the relay waits
-for nobody, so that what subscribers do not take in time is lost, as it is meant to be. At a steady 5 000
-messages a second, in bursts of ten: how much of what was sent did not arrive, the relay's CPU time for each
-message (of all threads of its process, from the kernel's scheduler; what the idle broker does besides is in
-it), and how long the first message of a burst took from `send` to `recv`.
+One publisher process and one subscriber process with 1 or 20 SUB sockets, with the relay in between, all on
+one machine. At full speed: deliveries per second. The publisher waits for the relay, but the relay does not
+wait for subscribers, so messages that a subscriber does not read in time are dropped by design. At a steady
+5 000 messages per second, in bursts of ten: the loss, the relay's CPU time per message (of all threads of its
+process, from the kernel's scheduler, including the other work of an idle broker), and the time of the first
+message of a burst from `send` to `recv`.
 
-Ours is a broker process with one device that has joined and one subscriber: from TCP with CURVE to the unix
-socket on its host, or to TCP with CURVE. It looks at the key, topic and `gen` of each message. It holds at
-most 200 messages for a subscriber that is slow, on purpose; so do the plain proxies, which look at nothing
-and let everybody in.
+Our relay is a broker process with one joined device and one subscriber: from TCP with CURVE to the unix
+socket on its host, or to TCP with CURVE. It checks the key, topic and `gen` of each message. It queues up to
+200 messages for a slow subscriber by design. The plain proxies have the same queue, check nothing and accept
+all clients.
 
-What that costs is judged over CURVE on both sides, each round beside the plain proxy of the same round.
+The limits apply to CURVE on both sides, where each round is compared with the plain proxy of the same round.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 import zmq
 
 from benchmarks.broker import running_broker
-from benchmarks.processes import PATIENCE, child, receive
+from benchmarks.processes import TIMEOUT, child, receive
 from benchmarks.relay_peers import SIZE, Counted, Keys, Side, publish, subscribe
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
@@ -36,15 +36,15 @@ from streamfleet_broker.sockets import DATA_OPTIONS
 from tests.fakes.places import short_folder
 
 STEADY = 5000  # messages/s
-LOST = 0.0  # % of what was sent at that rate through our relay, to one subscriber
+LOST = 0.0  # % of the messages at that rate through our relay, to one subscriber
 RATIO = 0.75  # of the deliveries/s of the plain proxy, at full speed to one subscriber
-ADDED = 300.0  # microseconds beyond what a message takes through the plain proxy
+ADDED = 300.0  # microseconds more than through the plain proxy
 OURS, PLAIN = "our relay, TCP CURVE to TCP CURVE", "zmq.proxy, TCP CURVE to TCP CURVE"
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """A relay that runs."""
+    """A running relay."""
 
     name: str
     pid: int
@@ -53,17 +53,17 @@ class Relay:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
-    """What one measurement found."""
+class Measurement:
+    """The result of one measurement."""
 
-    deliveries: float  # a second
-    lost: float  # % of what should have been delivered
-    cpu: float  # microseconds of the relay for each message that was sent
+    deliveries: float  # per second
+    lost: float  # % of the expected deliveries
+    cpu: float  # microseconds of the relay per sent message
     latency: float  # microseconds
 
 
 def run(setting: Setting) -> Report:
-    """Every relay with every count of subscribers, at both speeds."""
+    """Measure each relay with each number of subscribers, at both speeds."""
     counts = setting.pick((1, 20), (1,))
     seconds, rounds = setting.pick(1.5, 0.3), setting.rounds_of(2)
     found: dict[str, list[float]] = {}
@@ -83,15 +83,15 @@ def run(setting: Setting) -> Report:
     return report([relay.name for relay in known], counts, found, seconds=seconds, rounds=rounds)
 
 
-def measure(relay: Relay, subscribers: int, seconds: float) -> tuple[Passed, Passed]:
-    """Full speed, then a steady rate."""
+def measure(relay: Relay, subscribers: int, seconds: float) -> tuple[Measurement, Measurement]:
+    """Measure at full speed, then at a steady rate."""
     with (
         child(publish, relay.into) as publisher,
         child(subscribe, relay.out, subscribers) as subscriber,
     ):
         subscriber.send("connect")
         publisher.send("connect")
-        receive(subscriber)  # each of its sockets has heard the publisher
+        receive(subscriber)  # each of its sockets has received a message
         return (
             one(relay, publisher, subscriber, subscribers, seconds, 0),
             one(relay, publisher, subscriber, subscribers, seconds, STEADY),
@@ -100,20 +100,20 @@ def measure(relay: Relay, subscribers: int, seconds: float) -> tuple[Passed, Pas
 
 def one(
     relay: Relay, publisher: Connection, subscriber: Connection, subscribers: int, seconds: float, rate: int
-) -> Passed:
-    """One measurement at one speed; 0 is as fast as it goes."""
+) -> Measurement:
+    """Measure at one rate; 0 is full speed."""
     before = cpu_ns(relay.pid)
     publisher.send((rate, seconds))
-    sent = receive(publisher, seconds + PATIENCE)
+    sent = receive(publisher, seconds + TIMEOUT)
     subscriber.send(sent * subscribers)
     counted: Counted = receive(subscriber)
     used_us = (cpu_ns(relay.pid) - before) / 1000
     lost = 1 - counted.messages / (sent * subscribers)
-    return Passed(counted.messages / counted.seconds, 100 * lost, used_us / sent, counted.latency_us)
+    return Measurement(counted.messages / counted.seconds, 100 * lost, used_us / sent, counted.latency_us)
 
 
 def cpu_ns(pid: int) -> int:
-    """CPU time of all threads of a process so far."""
+    """Return the CPU time of all threads of a process so far."""
     total = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         total += int(path.read_text().split()[0])
@@ -125,7 +125,7 @@ def cpu_ns(pid: int) -> int:
 
 @contextlib.contextmanager
 def relays(folder: Path) -> Iterator[list[Relay]]:
-    """Ours in both its ways, and the plain ones."""
+    """Run our relay with both outputs, and the plain proxies."""
     with (
         running_broker(folder) as broker,
         proxy("zmq.proxy, TCP to TCP, no encryption", "tcp://127.0.0.1:*", curve=False) as plain,
@@ -139,7 +139,7 @@ def relays(folder: Path) -> Iterator[list[Relay]]:
 
 @contextlib.contextmanager
 def proxy(name: str, out: str, *, curve: bool) -> Iterator[Relay]:
-    """A plain proxy in a process of its own."""
+    """Run a plain proxy in its own process."""
     with child(_proxy, out, curve) as connection:
         pid, into, bound, server_key = receive(connection)
         keys = Keys(server_key, *Keys.pair()) if curve else None
@@ -148,7 +148,7 @@ def proxy(name: str, out: str, *, curve: bool) -> Iterator[Relay]:
 
 
 def _proxy(connection: Connection, out: str, curve: bool) -> None:
-    """Until it is killed."""
+    """Forward messages until killed."""
     public, secret = zmq.curve_keypair()
     with zmq.Context() as context, context.socket(zmq.XSUB) as source, context.socket(zmq.XPUB) as sink:
         for each in (source, sink):
@@ -169,7 +169,7 @@ def _proxy(connection: Connection, out: str, curve: bool) -> None:
 
 
 def key(name: str, subscribers: int, what: str) -> str:
-    """What the rounds of this are called."""
+    """Return the key of these rounds."""
     return f"{name}, {subscribers} subscribers, {what}"
 
 
@@ -185,7 +185,7 @@ _COLUMNS = (
 def report(
     names: Sequence[str], counts: Sequence[int], found: dict[str, list[float]], *, seconds: float, rounds: int
 ) -> Report:
-    """Medians."""
+    """Report medians."""
 
     def median(name: str, subscribers: int, what: str) -> float:
         return statistics.median(found[key(name, subscribers, what)])
@@ -219,14 +219,14 @@ def report(
     ours = [name for name in names if name.startswith("our")]
 
     def rounds_of(what: str) -> list[tuple[float, float]]:
-        """Of ours and of the plain proxy, round by round, to one subscriber."""
+        """Return the values of our relay and the plain proxy for each round with one subscriber."""
         return list(zip(found[key(OURS, 1, what)], found[key(PLAIN, 1, what)], strict=True))
 
     ratio = statistics.median(mine / plain for mine, plain in rounds_of("full speed, deliveries/s"))
     added = statistics.median(mine - plain for mine, plain in rounds_of("steady, latency us"))
     return Report(
         name="relay",
-        title=f"The broker's relay and plain zmq.proxy, messages of {SIZE} bytes",
+        title=f"The broker's relay compared with plain zmq.proxy, messages of {SIZE} bytes",
         sizes={
             "subscribers": list(counts),
             "seconds": seconds,
@@ -241,8 +241,8 @@ def report(
                 Check(f"{name}: lost at {STEADY}/s", median(name, 1, "steady, lost %"), LOST, "%")
                 for name in ours
             ),
-            Check(f"{OURS}: full speed beside {PLAIN}", ratio, RATIO, "x", at_least=True),
-            Check(f"{OURS}: latency beyond {PLAIN}", added, ADDED, "us"),
+            Check(f"{OURS}: full speed relative to {PLAIN}", ratio, RATIO, "x", at_least=True),
+            Check(f"{OURS}: latency added to {PLAIN}", added, ADDED, "us"),
         ),
         rounds=found,
     )

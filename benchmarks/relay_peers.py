@@ -1,4 +1,4 @@
-"""The two ends of a relay that is measured, each a process of its own. They do as little as they can."""
+"""The publisher and the subscribers of a measured relay, each a process with low overhead."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topi
 
 SIZE = 470  # bytes of a message's three frames
 _TOPIC = pipeline_topic(Kind.PRED, "bench")
-_WARM = 0  # `inc` of what is sent until all have heard something
-_INC = slice(16, 20)  # where it stands in a header
-_SENT = slice(40, 48)  # and where the time of sending does, in ns of the machine's monotonic clock
+_WARM = 0  # `inc` of messages before all subscribers are connected
+_INC = slice(16, 20)  # its position in a header
+_SENT = slice(40, 48)  # position of the time of sending, in ns of the monotonic clock
 _TICK = 0.002  # seconds between two bursts at a steady rate
-_QUIET = 0.7  # seconds without a message, after which none is under way any more
-_MANY = 1_000_000  # messages that our own ends may hold, so that only the relay loses any
+_QUIET = 0.7  # seconds without a message, after which no more is expected
+_MANY = 1_000_000  # messages in the queues of subscribers, so that only the relay drops messages
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """A CURVE client's."""
+    """The keys of a CURVE client."""
 
     server: str
     public: str
@@ -32,7 +32,7 @@ class Keys:
 
     @staticmethod
     def pair() -> tuple[str, str]:
-        """A new one."""
+        """Create a key pair."""
         public, secret = zmq.curve_keypair()
         return public.decode(), secret.decode()
 
@@ -47,15 +47,15 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What the subscribers have received."""
+    """The messages that the subscribers received."""
 
-    messages: int  # of all together
+    messages: int  # of all subscribers
     seconds: float  # from the first to the last
-    latency_us: float  # from sending to reading, of half of them at most
+    latency_us: float  # median from send to receive
 
 
 def publish(connection: Connection, side: Side) -> None:
-    """Send until everybody has heard something, then as often and as fast as it is told."""
+    """Send until all subscribers are connected, then send at the rates that are requested."""
     with zmq.Context() as context, _socket(context, zmq.XPUB, side) as publisher:
         publisher.setsockopt(zmq.XPUB_NODROP, 1)  # wait for the relay
         publisher.sndtimeo = 5000
@@ -70,7 +70,7 @@ def publish(connection: Connection, side: Side) -> None:
 
 
 def _send(publisher: zmq.Socket[bytes], incarnation: int, rate: int, seconds: float) -> int:
-    """How many were sent."""
+    """Send messages and return their number."""
     frames = _message(incarnation, 0)
     sent, started = 0, time.monotonic()
     while (passed := time.monotonic() - started) < seconds:
@@ -86,7 +86,7 @@ def _send(publisher: zmq.Socket[bytes], incarnation: int, rate: int, seconds: fl
 
 
 def subscribe(connection: Connection, side: Side, count: int) -> None:
-    """Say when every socket has heard something, then count what comes, run by run."""
+    """Report when all sockets are connected, then count the messages of each run."""
     with zmq.Context() as context:
         subscribers = [_socket(context, zmq.SUB, side) for _ in range(count)]
         connection.recv()
@@ -105,7 +105,7 @@ def subscribe(connection: Connection, side: Side, count: int) -> None:
 
 
 def _count(connection: Connection, poller: zmq.Poller, incarnation: int) -> Counted:
-    """What comes of one run, until it is all there, or it was asked for and nothing more comes."""
+    """Count the messages of one run, until all have arrived, or no more arrive after the run has ended."""
     messages, first, last = 0, 0.0, 0.0
     latencies: list[int] = []
     expected: int | None = None
@@ -115,24 +115,24 @@ def _count(connection: Connection, poller: zmq.Poller, incarnation: int) -> Coun
         ready = poller.poll(round(_QUIET * 1000))
         if not ready and expected is not None:
             break
-        came = sum(_drain(subscriber, incarnation, latencies) for subscriber, _ in ready)
-        if came:
+        received = sum(_drain(subscriber, incarnation, latencies) for subscriber, _ in ready)
+        if received:
             last = time.monotonic()
             first = first or last
-            messages += came
+            messages += received
     latency = statistics.median(latencies) / 1000 if latencies else float("nan")
     return Counted(messages, max(last - first, 1e-9), latency)
 
 
 def _drain(subscriber: zmq.Socket[bytes], incarnation: int, latencies: list[int]) -> int:
-    """How much of this run is there, without waiting. Adds how long the first of it took."""
-    count, wanted = 0, incarnation.to_bytes(4, "big")
+    """Return the number of queued messages of this run. Records the latency of the first one."""
+    count, expected = 0, incarnation.to_bytes(4, "big")
     for _ in range(256):
         try:
             frames = subscriber.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             break
-        if frames[1][_INC] != wanted:
+        if frames[1][_INC] != expected:
             continue
         if not count:
             latencies.append(time.monotonic_ns() - int.from_bytes(frames[1][_SENT], "big"))

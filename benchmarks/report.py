@@ -1,4 +1,4 @@
-"""What a benchmark has to say, and how it is shown: a table, a chart and a file. It measures nothing."""
+"""The report of a benchmark as a table, a chart and a file. This module measures nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cell = float | int | str | None
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of figures."""
+    """One column of a table."""
 
     title: str
     unit: str = ""
@@ -30,7 +30,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line; None is shown as a dash."""
+    """One row of a table. None is shown as a dash."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Medians, unless a column says otherwise."""
+    """A table of medians, unless a column says otherwise."""
 
     title: str
     columns: tuple[Column, ...]
@@ -47,23 +47,23 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A figure beside the limit that it has to keep."""
+    """A value and its limit."""
 
     what: str
     value: float
     limit: float
     unit: str
-    at_least: bool = False  # or else: at most
+    at_least: bool = False  # otherwise: at most
 
     @property
     def kept(self) -> bool:
-        """Whether the figure keeps its limit."""
+        """Whether the value is within its limit."""
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The bars of one colour, one for each group; None leaves a gap."""
+    """The bars of one colour, one per group. None leaves a gap."""
 
     name: str
     values: tuple[float | None, ...]
@@ -71,41 +71,41 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Groups of bars, side by side or one on the other."""
+    """A chart with groups of bars, side by side or stacked."""
 
     title: str
-    axis: str  # what is measured, and in which unit
+    axis: str  # the quantity and its unit
     groups: tuple[str, ...]
     series: tuple[Series, ...]
     limit: float | None = None
     limit_name: str = "limit"
     stacked: bool = False
     logarithmic: bool = False
-    digits: int = 1  # of the figure above each bar
+    digits: int = 1  # of the value above each bar
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that one benchmark found."""
+    """The results of one benchmark."""
 
     name: str
     title: str
-    sizes: dict[str, Any]  # what was measured with: rounds, seconds, cameras, …
+    sizes: dict[str, Any]  # parameters: rounds, seconds, cameras, …
     tables: tuple[Table, ...]
     charts: tuple[Bars, ...]
     checks: tuple[Check, ...] = ()
-    rounds: dict[str, list[float]] = field(default_factory=dict)  # every single figure, by what it is
-    notes: tuple[str, ...] = ()  # what was not measured here
+    rounds: dict[str, list[float]] = field(default_factory=dict)  # all values, by name
+    notes: tuple[str, ...] = ()  # text below the tables
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The 50th, 95th and 99th."""
+    """Return the 50th, 95th and 99th percentile."""
     p50, p95, p99 = np.percentile(np.asarray(values), [50, 95, 99])
     return float(p50), float(p95), float(p99)
 
 
 def medians(rounds: dict[str, list[float]]) -> dict[str, float]:
-    """The middle of each."""
+    """Return the median of each."""
     return {name: statistics.median(values) for name, values in rounds.items() if values}
 
 
@@ -113,7 +113,7 @@ def medians(rounds: dict[str, list[float]]) -> dict[str, float]:
 
 
 def text(report: Report, *, judged: bool) -> str:
-    """The tables, and below them what keeps its limit."""
+    """Return the tables, followed by the checks. `judged`: say whether limits are kept."""
     lines = [report.title]
     for table in report.tables:
         lines += ["", *_table_lines(table)]
@@ -161,7 +161,7 @@ def _check_line(check: Check, judged: bool) -> str:
 
 
 def as_json(report: Report, about: dict[str, Any]) -> str:
-    """Everything, with what the machine is and when it was."""
+    """Return the whole report with `about`: machine, versions and date."""
     document = {
         "benchmark": report.name,
         "title": report.title,
@@ -184,17 +184,25 @@ def _plain_table(table: Table) -> dict[str, Any]:
 
 # as a picture ---------------------------------------------------------------------------------------------
 
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")  # told apart by all
+_COLOURS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#777777",
+)  # distinguishable with colour blindness
 _LIMIT_COLOUR = "#bb2222"
 _PANEL = (6.8, 4.4)  # inches
-_BAR = 0.42  # inches that a bar needs with its figure
-_GROUP_WIDTH = 0.8  # of the room that a group has
-_LEGEND = 72  # characters that fit beside one another below a panel
-_TITLE = 8.5  # characters of the title an inch
+_BAR = 0.42  # inches per bar with its value
+_GROUP_WIDTH = 0.8  # fraction of the width of a group
+_LEGEND = 72  # characters per row of a legend
+_TITLE = 8.5  # characters of the title per inch
 
 
 def draw(report: Report, path: Path, *, caption: str) -> None:
-    """The charts beside one another, as a PNG."""
+    """Draw the charts side by side into a PNG file."""
     widths = [max(_PANEL[0], _BAR * _bars_in(chart)) for chart in report.charts]
     figure = Figure(figsize=(sum(widths), _PANEL[1] + 0.8), layout="constrained")
     canvas = FigureCanvasAgg(figure)
@@ -257,7 +265,7 @@ def _finish(axes: Axes, chart: Bars) -> None:
 
 
 def _columns(chart: Bars) -> int:
-    """Of a legend whose names all fit below the panel."""
+    """Return the number of legend columns that fit below the panel."""
     names = [series.name for series in chart.series] + ([] if chart.limit is None else [chart.limit_name])
     return max(1, min(len(names), _LEGEND // (max(map(len, names)) + 6)))
 

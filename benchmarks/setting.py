@@ -1,4 +1,4 @@
-"""What to measure with: the model, the video, how much of it."""
+"""The settings of a run: model, video and sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.fakes.places import short_folder
 from tests.fakes.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"
-_FRAMES = 1200  # of the video that is made
+_FRAMES = 1200  # of the generated video
 _QUICK_FRAMES = 60
 _SIZE = (768, 432)  # pixels
 
@@ -25,35 +25,35 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The same for every benchmark of a run."""
+    """The settings of all benchmarks in a run."""
 
     quick: bool
-    rounds: int | None  # None: as many as each benchmark thinks right
+    rounds: int | None  # None: the default of each benchmark
     model: Path
-    model_options: tuple[str, ...]  # of `streamfleet models add`
+    model_options: tuple[str, ...]  # for `streamfleet models add`
     manifest: Manifest
     video: Path
-    made: bool  # model and video were made for this run
+    is_generated: bool  # whether the video is the test pattern
     model_name: str
     video_name: str
 
     def pick(self, usual: T, quick: T) -> T:
-        """The size for this run."""
+        """Return the size for this run."""
         return quick if self.quick else usual
 
     def rounds_of(self, usual: int) -> int:
-        """How often to measure."""
+        """Return the number of rounds."""
         return self.rounds or self.pick(usual, 1)
 
     @property
     def live(self) -> dict[str, Any]:
-        """A camera that never ends: the test pattern, or the video played as if it were one."""
-        return {"reference": PATTERN} if self.made else {"reference": str(self.video), "mode": "live"}
+        """A camera: the test pattern, or the video played live."""
+        return {"reference": PATTERN} if self.is_generated else {"reference": str(self.video), "mode": "live"}
 
     @property
     def live_name(self) -> str:
-        """What the live camera shows."""
-        return "test pattern, 1920x1080 at 10 fps" if self.made else f"{self.video_name} played live"
+        """The name of the live camera."""
+        return "test pattern, 1920x1080 at 10 fps" if self.is_generated else f"{self.video_name} played live"
 
 
 @contextmanager
@@ -66,14 +66,14 @@ def prepared(
     labels: Path | None,
     video: Path | None,
 ) -> Iterator[Setting]:
-    """The setting, with a model and a video made where none were given. Raises: BadModel, OSError."""
+    """Prepare the settings, with a generated model and video by default. Raises: BadModel, OSError."""
     with short_folder() as folder:
         options: list[str] = []
         if family is not None:
             options += ["--family", family]
         if labels is not None:
             options += ["--labels", str(labels.absolute())]
-        weights = model or _made_model(folder)
+        weights = model or _demo_model(folder)
         names = tuple(labels.read_text().split("\n")) if labels is not None else None
         manifest = inspect(
             weights,
@@ -91,13 +91,13 @@ def prepared(
             model_options=tuple(options),
             manifest=manifest,
             video=film.absolute(),
-            made=video is None,
+            is_generated=video is None,
             model_name=model.name if model else "the demo's model",
             video_name=video.name if video else f"test pattern as MJPEG, {_SIZE[0]}x{_SIZE[1]}",
         )
 
 
-def _made_model(folder: Path) -> Path:
+def _demo_model(folder: Path) -> Path:
     path = folder / "demo.onnx"
     path.write_bytes(demo_model())
     return path

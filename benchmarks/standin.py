@@ -1,9 +1,9 @@
-"""A stand-in for the original's Stream Manager, shaped as it is: what it would do at best, without any work.
+"""A stand-in for Roboflow's Stream Manager: the same server structure, without its work.
 
-One thread and one request at a time, in the order of accepting; a socket server that waits in the kernel for
-at most five connections; the table of pipelines in its own memory, so that a list costs nothing. The original
-itself cannot be run here. Where this one is slower than that, the comparison flatters us; where it is faster,
-it does not: it makes no processes, and asks nobody.
+It has one thread that serves one request at a time in the order of accepting, a listen backlog of five
+connections, and the table of pipelines in memory, so that a list costs nothing. Roboflow's manager itself
+cannot be run here. The stand-in starts no processes and waits for none, so it should be faster than
+Roboflow's. If it were slower, the comparison would favour us.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import uuid
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.processes import stand_alone
+from benchmarks.processes import start_session
 
-SILENCE = 5.0  # seconds that one client may keep all others waiting
+CLIENT_TIMEOUT = 5.0  # seconds that one silent client blocks all others
 _HEADER = 4
 _READ = 16_384
 
@@ -26,11 +26,11 @@ _PIPELINES: dict[str, Any] = {}
 
 class _Server(socketserver.TCPServer):
     request_queue_size = 5
-    allow_reuse_address = True  # unlike the original, which a benchmark would have to wait a minute for
+    allow_reuse_address = True  # unlike Roboflow's, where a benchmark would wait a minute for the port
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
-        connection.settimeout(SILENCE)
+        connection.settimeout(CLIENT_TIMEOUT)
         return connection, address
 
 
@@ -53,16 +53,16 @@ class _Handler(socketserver.BaseRequestHandler):
         size = int.from_bytes(header, "big")
         payload = b""
         while len(payload) < size:
-            piece = self.request.recv(_READ)
-            if not piece:
-                raise ValueError("it ended before its end")
-            payload += piece
+            chunk = self.request.recv(_READ)
+            if not chunk:
+                raise ValueError(f"expected {size} bytes, got {len(payload)}")
+            payload += chunk
         return payload
 
 
 def serve(connection: Connection, pipelines: list[str]) -> None:
-    """Tell the port, and serve until killed."""
-    stand_alone()
+    """Send the port, and serve until killed."""
+    start_session()
     _PIPELINES.update(dict.fromkeys(pipelines))
     with _Server(("127.0.0.1", 0), _Handler) as server:
         connection.send(server.server_address[1])

@@ -1,9 +1,9 @@
-"""From `PUT /v2/pipelines/{id}` to the first prediction at a receiver that was waiting for it.
+"""Time from `PUT /v2/pipelines/{id}` to the first prediction at a connected receiver.
 
 The clock starts before the request is sent and stops when the first message of that pipeline is read, from
 a UDP socket and from a SUB socket at the broker. Warm: another pipeline with the same model runs. Cold: it
-is the first pipeline of its model, whose engine was ended before; the device has the file already. Every
-round starts a new pipeline on a live source and ends it again.
+is the first pipeline of its model, and the engine was stopped before; the device already has the file. Each
+round starts a new pipeline on a live source and deletes it.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ ROUNDS = 10
 SUB = "SUB at the broker"
 WAYS = (UDP, SUB)
 WARM, COLD = "warm", "cold"
-_BREATH = 0.5  # seconds between two rounds, so that none begins in the other's end
+_PAUSE = 0.5  # seconds between two rounds, so that they do not overlap
 
 
 def run(setting: Setting) -> Report:
-    """Warm rounds, then cold ones."""
+    """Measure warm rounds, then cold rounds."""
     rounds: dict[str, list[float]] = {f"{state}, {way}": [] for state in (WARM, COLD) for way in WAYS}
     with running(setting) as fleet, Receiver({SUB: relay_of(fleet)}) as receiver:
-        first_prediction(fleet, setting, receiver)  # stays, and keeps the engine
+        first_prediction(fleet, setting, receiver)  # keeps the engine running
         for _ in range(setting.rounds_of(ROUNDS)):
-            note(rounds, WARM, first_prediction(fleet, setting, receiver, ends=True))
+            record(rounds, WARM, first_prediction(fleet, setting, receiver, ends=True))
         for _ in range(setting.rounds_of(ROUNDS)):
             delete_all(fleet)
             fleet.kill("engine")
             wait_for(lambda: not fleet.pids("engine"), "the end of the engine")
-            time.sleep(_BREATH)
-            note(rounds, COLD, first_prediction(fleet, setting, receiver))
+            time.sleep(_PAUSE)
+            record(rounds, COLD, first_prediction(fleet, setting, receiver))
     return report(setting, rounds)
 
 
 def first_prediction(
     fleet: Fleet, setting: Setting, receiver: Receiver, *, ends: bool = False
 ) -> dict[str, float]:
-    """Seconds until it came, by way."""
+    """Start a pipeline and return the seconds until its first prediction, by way."""
     (pipeline_id,) = names(1)
     begin, started_ns = len(receiver.arrivals), boot_ns()
     put(fleet, pipeline_id, setting.live, port=receiver.port)
 
-    def came() -> dict[str, float]:
+    def received() -> dict[str, float]:
         found: dict[str, float] = {}
         for arrival in receiver.arrivals[begin:]:
             if pipeline_of(arrival) == pipeline_id:
                 found.setdefault(arrival.way, (arrival.at_ns - started_ns) / 1e9)
         return found
 
-    wait_for(lambda: len(came()) == len(WAYS), "a first prediction on both ways", every=0.1)
+    wait_for(lambda: len(received()) == len(WAYS), "a first prediction on both ways", every=0.1)
     if ends:
         delete(fleet, pipeline_id)
         wait_for(lambda: len(fleet.pids("camera")) == 1, "the end of the camera")
-        time.sleep(_BREATH)
-    return came()
+        time.sleep(_PAUSE)
+    return received()
 
 
-def note(rounds: dict[str, list[float]], state: str, found: dict[str, float]) -> None:
-    """Keep the figures of one round."""
+def record(rounds: dict[str, list[float]], state: str, found: dict[str, float]) -> None:
+    """Record the results of one round."""
     for way, seconds in found.items():
         rounds[f"{state}, {way}"].append(seconds)
 
 
 def report(setting: Setting, rounds: dict[str, list[float]]) -> Report:
-    """Medians and the worst."""
+    """Report medians and maxima."""
     rows = tuple(
         Row(name, (statistics.median(values), max(values), LIMIT if name.startswith(WARM) else None))
         for name, values in rounds.items()

@@ -1,9 +1,9 @@
-"""Frames a second through a whole fleet, beside the bare loop of the same run.
+"""Frames per second of a whole fleet, compared with a bare loop of the same run.
 
-From the moment when every video has given its first result until one of them ends or the time is over. Of the
-fleet: files as fast as they go, all through one worker and one engine, counted where the datagrams arrive. Of
-the bare loop (bare.py): the same files, counted where the detections are known. The rounds alternate between
-the two, so that both see the same machine; the ratio is taken within each round. The baseline is the
+Measured from the first result of the last video until one video ends or the time is over. The fleet processes
+files at full speed with one worker and one engine; frames are counted as datagrams arrive. The bare loop
+(bare.py) processes the same files; frames are counted when their detections are known. Rounds of the two
+alternate, so that both see the same machine, and the ratio is computed within each round. The baseline is the
 arrangement with the best median.
 """
 
@@ -16,26 +16,26 @@ from concurrent.futures import ThreadPoolExecutor
 from benchmarks import bare
 from benchmarks.bare import ARRANGEMENTS, Played, Task
 from benchmarks.fleets import delete_all, names, put, running
-from benchmarks.receiver import Arrival, Receiver, boot_ns, heard
+from benchmarks.receiver import Arrival, Receiver, boot_ns, content_of
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
 from tests.fakes.patience import PATIENCE
 from tests.fleet.harness import Fleet, wait_for
 
-LIMITS = {1: 0.90, 4: 0.95}  # by cameras: of the best arrangement
-COUNTS_AGREE = 0.01  # of the detections in the same frames
+LIMITS = {1: 0.90, 4: 0.95}  # by cameras: ratio to the best arrangement
+COUNTS_AGREE = 0.01  # maximum relative difference of detections in the same frames
 _FLEET = "fleet"
-_SILENCE_NS = 10**9  # after which all files are at their end
+_SILENCE_NS = 10**9  # after which all files have ended
 
 
 def run(setting: Setting) -> Report:
-    """Measure 1, 2, 4 and 8 cameras."""
+    """Measure with 1, 2, 4 and 8 cameras."""
     sizes = setting.pick((1, 2, 4, 8), (1,))
     seconds = setting.pick(4.0, 0.7)
     rounds: dict[str, list[float]] = {}
     differences: list[float] = []
     with running(setting, capacity=max(sizes)) as fleet:
-        measure(fleet, setting, sizes[0], 1.0)  # nobody pays for the first time
+        measure(fleet, setting, sizes[0], 1.0)  # warm-up
         for cameras in sizes:
             for _ in range(setting.rounds_of(7 if cameras in LIMITS else 3)):
                 difference = one_round(fleet, setting, cameras, seconds, rounds)
@@ -46,7 +46,7 @@ def run(setting: Setting) -> Report:
 def one_round(
     fleet: Fleet, setting: Setting, cameras: int, seconds: float, rounds: dict[str, list[float]]
 ) -> float:
-    """Every arrangement and the fleet, once; how far their counts of detections lie apart."""
+    """Measure each arrangement and the fleet once. Return the relative difference of their detections."""
     task = Task(setting.model, setting.manifest, (setting.video,) * cameras, seconds)
     counted: dict[str, list[Played]] = {}
     for arrangement in ARRANGEMENTS:
@@ -59,12 +59,12 @@ def one_round(
 
 
 def measure(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> list[Played]:
-    """What the fleet makes of each video."""
+    """Measure the fleet, by video."""
     pipeline_ids = names(cameras)
     with Receiver() as receiver, ThreadPoolExecutor(cameras) as pool:
         list(pool.map(lambda name: put(fleet, name, str(setting.video), port=receiver.port), pipeline_ids))
-        wait_for(lambda: len(receiver.began_ns) == cameras, "a datagram of each camera")
-        until = max(receiver.began_ns.values()) + round(seconds * 1e9)
+        wait_for(lambda: len(receiver.first_ns) == cameras, "a datagram of each camera")
+        until = max(receiver.first_ns.values()) + round(seconds * 1e9)
         wait_for(
             lambda: (
                 receiver.arrivals[-1].at_ns > until or boot_ns() - receiver.arrivals[-1].at_ns > _SILENCE_NS
@@ -78,17 +78,17 @@ def measure(fleet: Fleet, setting: Setting, cameras: int, seconds: float) -> lis
 
 
 def played_by(arrivals: Sequence[Arrival], pipeline_ids: Sequence[str]) -> list[Played]:
-    """The datagrams, video by video. They come in the order of the frames."""
+    """Group datagrams by video. They arrive in the order of the frames."""
     played = {name: Played([], []) for name in pipeline_ids}
     for arrival in arrivals:
-        told = heard(arrival)
-        played[told.pipeline_id].times.append(arrival.at_ns / 1e9)
-        played[told.pipeline_id].detections.append(told.detections)
+        content = content_of(arrival)
+        played[content.pipeline_id].times.append(arrival.at_ns / 1e9)
+        played[content.pipeline_id].detections.append(content.detections)
     return [played[name] for name in pipeline_ids]
 
 
 def difference_of(ours: Sequence[Played], theirs: Sequence[Played]) -> float:
-    """How far the counts of detections lie apart in the frames that both have, as a part of theirs."""
+    """Return the relative difference of the number of detections in the frames that both processed."""
     pairs = [
         pair
         for one, other in zip(ours, theirs, strict=True)
@@ -106,7 +106,7 @@ def report(
     *,
     seconds: float,
 ) -> Report:
-    """Medians; the ratio of each round is to the arrangement whose median is the best."""
+    """Report medians. The ratio of each round is to the arrangement with the best median."""
     best = {cameras: best_arrangement(rounds, cameras) for cameras in sizes}
     ratios = {cameras: ratio(rounds, cameras, best[cameras]) for cameras in sizes}
     rows = tuple(
@@ -124,12 +124,16 @@ def report(
     columns = (*(Column(name) for name in (*ARRANGEMENTS, _FLEET)), Column("ratio", digits=3))
     checks = [
         Check(
-            f"{cameras} cameras, of the best bare loop", ratios[cameras], LIMITS[cameras], "", at_least=True
+            f"{cameras} cameras, ratio to the best bare loop",
+            ratios[cameras],
+            LIMITS[cameras],
+            "",
+            at_least=True,
         )
         for cameras in sizes
         if cameras in LIMITS
     ]
-    checks.append(Check("counts of detections differ by", 100 * max(differences), 100 * COUNTS_AGREE, "%"))
+    checks.append(Check("difference of detection counts", 100 * max(differences), 100 * COUNTS_AGREE, "%"))
     return Report(
         name="throughput",
         title=f"Throughput: {setting.model_name} on {setting.video_name}",
@@ -150,7 +154,7 @@ def report(
 def charts(
     sizes: Sequence[int], rounds: dict[str, list[float]], ratios: dict[int, float]
 ) -> tuple[Bars, Bars]:
-    """Frames a second, and the ratio beside its limit."""
+    """Return the charts of frames per second and of the ratio."""
     groups = tuple(f"{cameras} camera{'s' if cameras > 1 else ''}" for cameras in sizes)
     rates = tuple(
         Series(name, tuple(statistics.median(rounds[key(name, cameras)]) for cameras in sizes))
@@ -159,11 +163,11 @@ def charts(
     return (
         Bars("All cameras together (higher is better)", "frames/s", groups, rates, digits=0),
         Bars(
-            "The fleet, of the best bare loop",
+            "Ratio of the fleet to the best bare loop",
             "ratio",
             groups,
             (
-                Series("ratio, pair by pair", tuple(ratios[cameras] for cameras in sizes)),
+                Series("ratio, median of rounds", tuple(ratios[cameras] for cameras in sizes)),
                 Series("limit", tuple(LIMITS.get(cameras) for cameras in sizes)),
             ),
             limit=1.0,
@@ -174,16 +178,16 @@ def charts(
 
 
 def best_arrangement(rounds: dict[str, list[float]], cameras: int) -> str:
-    """The one with the best median."""
+    """Return the arrangement with the best median."""
     return max(ARRANGEMENTS, key=lambda name: statistics.median(rounds[key(name, cameras)]))
 
 
 def ratio(rounds: dict[str, list[float]], cameras: int, arrangement: str) -> float:
-    """The median over the rounds of fleet to bare loop."""
+    """Return the median of the ratios of fleet to bare loop."""
     pairs = zip(rounds[key(_FLEET, cameras)], rounds[key(arrangement, cameras)], strict=True)
     return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
 def key(name: str, cameras: int) -> str:
-    """What the rounds of this are called."""
+    """Return the key of these rounds."""
     return f"{name}, {cameras} cameras, frames/s"

@@ -18,6 +18,7 @@ FOLDERS = (
 PLAIN = (  # whose prose is plain English, too
     "api/streamfleet",
     "api/streamfleet_api",
+    "benchmarks",
     "broker/streamfleet_broker",
     "broker/streamfleet_core",
     "demo",
