@@ -150,7 +150,7 @@ class BrokerClient:
         try:
             frames = encode(Envelope(pack_request(request), request_id=request_id))
         except UnicodeEncodeError as exc:
-            raise Refused("invalid", "a lone surrogate is no character") from exc
+            raise Refused("invalid", "a lone surrogate is not a character") from exc
         except BadMessage as exc:  # each of its fields has its bound, and all together have another
             raise Refused("invalid", f"the request is too large: {exc}") from exc
         pending = _PendingRequest(frames, asyncio.get_running_loop().create_future())

@@ -94,7 +94,9 @@ def listen_for_manager(config: Config) -> socket.socket | None:
     if config.manager_host is not None and is_here(config.manager_host):
         host = config.manager_host
     elif config.manager_host is not None:
-        logger.warning("STREAM_MANAGER_HOST=%s is no address of this machine: ignored", config.manager_host)
+        logger.warning(
+            "STREAM_MANAGER_HOST=%s is not an address of this machine: ignored", config.manager_host
+        )
     return listen(host, config.manager_port, "--manager-port")
 
 

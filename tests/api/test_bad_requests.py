@@ -165,7 +165,7 @@ def test_half_a_character_is_refused_by_the_original(http: httpx.Client, path: s
     answer = http.post(path, content=json.dumps(whole).encode(), headers=JSON)
 
     assert answer.status_code == 422
-    assert "A lone surrogate is no character" in answer.text
+    assert "A lone surrogate is not a character" in answer.text
 
 
 @pytest.mark.usefixtures("nothing_listed")
@@ -232,7 +232,7 @@ def test_what_is_json_is_read(value: Any) -> None:
 
 
 def test_a_key_that_is_there_twice_is_named() -> None:
-    with pytest.raises(BadJson, match="The key 'a' is there twice"):
+    with pytest.raises(BadJson, match="The key 'a' occurs twice"):
         parse_strictly(b'[{"b": 0, "a": 1, "a": 1}]')
 
 

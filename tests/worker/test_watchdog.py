@@ -86,7 +86,7 @@ def test_the_agent_of_a_real_worker_is_back_after_a_kill(folder: Path, broker: B
         assert worker.wait(PATIENCE) == 0
         wait_for(lambda: not worker.family(), "no process is left")
         log = worker.log.read_text()
-        assert "WARNING worker: the agent was killed (SIGKILL), starts again in 0.5 s" in log
+        assert "WARNING worker: the agent was killed (SIGKILL), restarts in 0.5 s" in log
         assert "INFO agent: edge-1: session with the broker" in log
     finally:
         worker.kill()

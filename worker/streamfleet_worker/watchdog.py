@@ -70,7 +70,7 @@ def supervise() -> int | Callable[[], None]:
         if time.monotonic() - began > HEALTHY:
             backoff.succeeded()
         pause = backoff.failed()
-        logger.warning("the agent %s, starts again in %.1f s", _describe_exit(code), pause)
+        logger.warning("the agent %s, restarts in %.1f s", _describe_exit(code), pause)
         if _is_set(stop, pause):
             return 0
 

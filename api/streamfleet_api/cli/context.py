@@ -43,7 +43,7 @@ selector_option = click.option(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How to reach the fleet."""
+    """The connection to the fleet."""
 
     url: str
     token: str | None

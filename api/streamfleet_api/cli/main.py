@@ -167,7 +167,7 @@ def _read_by(
 @_port("--relay-out-port", 7774, "Subscribers elsewhere connect here.")
 @_port("--pictures-in-port", 7775, "Devices send pictures here.")
 @_port("--pictures-out-port", 7776, "Who looks at pictures from elsewhere connects here.")
-@click.option("--advertise", multiple=True, metavar="HOST", help="How other hosts reach this one.")
+@click.option("--advertise", multiple=True, metavar="HOST", help="Address of this host for other hosts.")
 @click.option(
     "--trust",
     multiple=True,

@@ -79,7 +79,7 @@ def rate(entry: Pipeline) -> str:
 
 
 def is_stale(age: float | None) -> bool:
-    """Whether what was reported so many seconds ago is no longer the present."""
+    """Return whether a report of this age in seconds is outdated."""
     return age is not None and age > _STALE
 
 
@@ -89,9 +89,9 @@ def place(entry: Pipeline) -> str:
 
 
 def settle(client: Client, pipeline_id: str) -> Pipeline | None:
-    """A new pipeline as soon as its state says more than that it starts, or as it is after 3 s.
+    """Wait up to 3 s until a new pipeline is no longer starting, and return it.
 
-    None when the api does not tell: the pipeline is there all the same.
+    None: the API did not report it; the pipeline exists nevertheless.
     """
     deadline = time.monotonic() + SETTLING
     while True:

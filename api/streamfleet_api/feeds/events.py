@@ -148,8 +148,8 @@ class EventFeed:
     def _push(self, news: list[Message]) -> None:
         """The first reply has old events too: a subscriber with a mark gets those after it."""
         for mark, subscribers in self._hub.groups.items():
-            told = news if mark is None or self._has_heard else self._ring.after(mark)
+            messages = news if mark is None or self._has_heard else self._ring.after(mark)
             for subscriber in subscribers:
-                for message in told:
+                for message in messages:
                     subscriber.push(message)
         self._has_heard = True

@@ -14,7 +14,8 @@ from streamfleet_core.protocol.requests import FleetEvent, ListPipelines, Pipeli
 logger = logging.getLogger(__name__)
 
 _PAUSE = 1.0  # minimum seconds between two refreshes
-_WATCHED = 5.0  # seconds between two refreshes while a subscriber selects by labels: their change is no event
+# Seconds between two refreshes while a subscriber selects by labels, because label changes are not events.
+_WATCHED = 5.0
 _IDLE = 60.0  # maximum seconds between two refreshes
 
 

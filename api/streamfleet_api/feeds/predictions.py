@@ -204,14 +204,14 @@ class Predictions:
             if not chosen.concerns(pipeline_id, labels):
                 continue
             picked = chosen.pick(document)
-            told = [] if note is None else [note]
+            messages = [] if note is None else [note]
             if picked is document:
                 whole = whole or _message(header.key, document)
-                told.append(whole)
+                messages.append(whole)
             elif picked is not None:
-                told.append(_message(header.key, picked))
+                messages.append(_message(header.key, picked))
             for subscriber in subscribers:
-                for message in told:
+                for message in messages:
                     subscriber.push(message)
 
     def _forget(self, topic: bytes) -> None:

@@ -98,7 +98,9 @@ class Board:
         """The last document of a device, None when there was none."""
         return self._seen(self._devices, device, now)
 
-    def told(self, chosen: StatusFilter, labels: Callable[[str], Mapping[str, str] | None]) -> list[Message]:
+    def latest(
+        self, chosen: StatusFilter, labels: Callable[[str], Mapping[str, str] | None]
+    ) -> list[Message]:
         """The last documents that match a filter, devices first."""
         devices = [entry.message for name, entry in self._devices.items() if chosen.wants_device(name)]
         return devices + [
@@ -191,7 +193,7 @@ class Statuses:
         """
         watched = self._pipeline_cache.watched() if chosen.selector.needs else contextlib.nullcontext()
         with watched, self._hub.subscribe(chosen, SendQueue(max_messages=MAX_SUBJECTS)) as subscriber:
-            for message in self._board.told(chosen, self._pipeline_cache.labels):
+            for message in self._board.latest(chosen, self._pipeline_cache.labels):
                 subscriber.push(message)
             yield subscriber
 

@@ -88,7 +88,7 @@ class ChildProcess:
             pause = self._backoff.failed()
             self._next = now + pause
             self._process = None
-            notice = f"{ending}, starts again in {pause:.1f} s"
+            notice = f"{ending}, restarts in {pause:.1f} s"
         if now >= self._next:
             try:
                 self.start()

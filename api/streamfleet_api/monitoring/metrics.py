@@ -185,7 +185,7 @@ def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric
 
 
 def _sources_of(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[tuple[Seen[PipelineStat], SourceStat]]:
-    """Each source once, as of now: a series that is there twice makes the whole text unreadable."""
+    """Return the current state of each source once: a duplicate series makes the whole text invalid."""
     for seen in pipelines:
         for source in {source.source_id: source for source in as_of_now(seen).sources}.values():
             yield seen, source
@@ -240,7 +240,7 @@ def _device_families(known: Known) -> Iterator[Metric]:
         gauges["cores"].add_metric(series, seen.stat.cores)
         gauges["memory_bytes"].add_metric(series, seen.stat.memory)
         gauges["memory_available_bytes"].add_metric(series, seen.stat.memory_available)
-        # Each once: a series that is there twice makes the whole text unreadable.
+        # Each once: a duplicate series makes the whole text invalid.
         for each in {engine.digest: engine for engine in seen.stat.engines}.values():
             ready.add_metric([view.device, each.digest], float(each.state == "ready"))
             inferences.add_metric([view.device, each.digest], each.inferences)
@@ -285,7 +285,7 @@ def _reported(stat: PipelineStat) -> Iterator[tuple[tuple[str, str], float]]:
 
 
 def _entries(listed: object) -> list[dict[str, Any]]:
-    """A report is a free document of a device: what is no list of objects has no figures."""
+    """Return the objects of a list in a report. A report is an arbitrary document of a device."""
     return [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
 
 

@@ -78,14 +78,14 @@ class Blobs:
         return None
 
     def remove(self, digests: Iterable[str]) -> None:
-        """Remove content; what is not here is removed already. It blocks."""
+        """Remove content, if it exists. It blocks."""
         for digest in digests:
             path = self.find(digest)
             if path is not None:
                 path.unlink(missing_ok=True)
 
     def sweep(self, needed: set[str], unused: float) -> None:
-        """Remove what is not needed and was put longer than `unused` seconds ago. It blocks."""
+        """Remove content that is not needed and is older than `unused` seconds. It blocks."""
         before = time.time() - unused
         for path in self._folder.iterdir():
             if _NAME.match(path.name) and path.name not in needed and path.stat().st_mtime < before:

@@ -186,7 +186,7 @@ class Samples:
             return await asyncio.to_thread(self._page, which, after, limit)
 
     async def remove(self, dataset: str) -> int:
-        """Remove a dataset. How many samples it had. Raises: OSError."""
+        """Remove a dataset and return the number of its samples. Raises: OSError."""
         return await asyncio.to_thread(self._remove, dataset)
 
     async def _sweep_for_ever(self) -> None:

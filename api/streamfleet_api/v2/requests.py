@@ -312,7 +312,7 @@ def _distinct_names(strategies: list[AnyStrategy]) -> list[AnyStrategy]:
 
 
 class SamplingBatches(Body):
-    """How samples are grouped for labelling."""
+    """The batches that group samples for labelling."""
 
     batches_name_prefix: Text = "samples"
     recreation_interval: sampling.Interval = "never"

@@ -242,7 +242,7 @@ def bearer_of(headers: Headers) -> str | None:
 
 
 def address_of(text: str | None) -> Address | None:
-    """An IPv4 address that is written as IPv6 is one; None for what is no address."""
+    """Parse an address, with an IPv4-mapped address as IPv4. None: it is not an address."""
     return _address_of(text) if text and len(text) <= _LONGEST_ADDRESS else None
 
 
@@ -268,7 +268,7 @@ def is_trusted(address: Address | None, trust: tuple[Network, ...]) -> bool:
 
 
 def hostname_of(url: str) -> str:
-    """Lower case and without a port; "" of what is no URL."""
+    """Return the host in lower case without the port; "" if the text is not a URL."""
     return _split(url).hostname or ""
 
 

@@ -56,7 +56,7 @@ class Slot:
             self._connections.idle[self] = None
 
     def close(self) -> None:
-        """The connection is no more, and its place free. May be called again."""
+        """Free the place of a closed connection. Calling it again has no effect."""
         self._connections.close(self)
 
 
@@ -71,7 +71,7 @@ class Connections:
         self._counts: Counter[str] = Counter()  # by network
 
     def open(self, address: Address | None, drop: Callable[[], None]) -> Slot:
-        """A place for a new connection, for which an idle one may be dropped; not open: there is no room."""
+        """Return a place for a new connection, for which an idle one may be dropped. Not open: no room."""
         slot = Slot(self, network_of(address), drop)
         slot.is_open = self._has_room(slot.network)
         if slot.is_open:

@@ -28,7 +28,7 @@ class Answer:
     text: str
     model: Any = None  # a pydantic model or a dataclass; None: no body, or one of another type
     media: str = JSON
-    schema: Mapping[str, Any] | None = None  # of a body that is no model
+    schema: Mapping[str, Any] | None = None  # of a body without a model
     headers: Mapping[str, str] = field(default_factory=dict)  # name → what it says
 
 

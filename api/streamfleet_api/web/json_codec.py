@@ -51,7 +51,7 @@ def _of_characters(value: Any, body: bytes) -> Any:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as exc:
-            raise BadJson(0, "A lone surrogate is no character") from exc
+            raise BadJson(0, "A lone surrogate is not a character") from exc
     return value
 
 
@@ -82,7 +82,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"The key {twice[:64]!a} is there twice")
+        raise ValueError(f"The key {twice[:64]!a} occurs twice")
     return found
 
 

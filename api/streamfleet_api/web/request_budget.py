@@ -1,4 +1,4 @@
-"""How many requests without the token an address may send. Pure: `now` is in monotonic seconds. (S24)"""
+"""Limits requests without the token, per address. Pure: `now` is in monotonic seconds. (S24)"""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from streamfleet_api.web.handshakes import KnownNetworks
 from streamfleet_core.protocol.rates import Bucket, Rate
 
 EACH = Rate(50, 200)  # requests of one address, of IPv6 of one /64; a dashboard that loads sends some twenty
-MAX_ADDRESSES = 4_096  # that are remembered; the one that asked longest ago is forgotten first
+MAX_ADDRESSES = 4_096  # that are remembered; the least recently active is forgotten first
 
 
 class RequestBudget:
     """The requests that were not authorised: open routes, and those that are refused.
 
-    Networks from which a request was admitted have no limit: a mistyped token is no attack.
+    Networks from which a request was admitted have no limit: a mistyped token is not an attack.
     """
 
     def __init__(self, known: KnownNetworks, rate: Rate = EACH) -> None:

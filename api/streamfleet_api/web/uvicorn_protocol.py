@@ -202,7 +202,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._unanswered.popleft()
         if not self._unanswered:
             self.slot.idle()
-            if self._has_body:  # which is no longer read
+            if self._has_body:  # it is no longer read
                 self._expect(self._limits.head, self._close)
         if self.transport.is_closing():
             self._expect_reading()

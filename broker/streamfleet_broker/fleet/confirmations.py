@@ -59,8 +59,8 @@ class Confirmations:
 
     def _has_released(self, device: Device, session: Session, record: PipelineRecord) -> bool:
         """Whether the holder has applied that it must not run the pipeline, and does not run it."""
-        told = self._state.released.get(record.pipeline_id, device.revision)
-        return record.pipeline_id not in device.observed and session.applied_revision >= told
+        released = self._state.released.get(record.pipeline_id, device.revision)
+        return record.pipeline_id not in device.observed and session.applied_revision >= released
 
     def give_free(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """Free a pipeline from the device that it was taken from."""

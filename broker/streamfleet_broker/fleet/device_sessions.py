@@ -32,7 +32,7 @@ MAX_EPOCH_STEP = 1_000_000  # starts of a broker; a device must not exhaust the 
 RETURNS = 3  # of a replaced boot within the clone window: two machines use one key
 FLOOD_ENDS = 5.0  # seconds without a dropped message
 FLOOD_LASTS = 30.0  # seconds of a flood after which its device is quarantined
-FLOOD_TOLD = 60.0  # seconds between two log lines about one key
+FLOOD_LOG_INTERVAL = 60.0  # seconds between two log lines about one key
 _CLONED = "two machines use its key"
 _FLOODS = "it sends more than any device needs"
 
@@ -43,7 +43,7 @@ class _Flood:
 
     began: float
     last: float
-    told: float = float("-inf")
+    logged_at: float = float("-inf")
     dropped: int = 0  # messages
 
 
@@ -66,7 +66,9 @@ class Sessions:
             # The broker was suspended; heartbeats may still be queued, so extend the grace period.
             self._grace_until = max(self._grace_until, now + self._state.config.grace)
         self._ticked = now
-        self._floods = {key: each for key, each in self._floods.items() if now - each.last < FLOOD_TOLD}
+        self._floods = {
+            key: each for key, each in self._floods.items() if now - each.last < FLOOD_LOG_INTERVAL
+        }
         self._expire_tokens(now)
         self._check_silence(now)
         self._detect_partition(now)
@@ -84,12 +86,12 @@ class Sessions:
         flood.last = now
         flood.dropped += count
         name = self._state.tables.owners.get(key)
-        if now - flood.told >= FLOOD_TOLD:
+        if now - flood.logged_at >= FLOOD_LOG_INTERVAL:
             event = f"{_FLOODS}: {flood.dropped} messages were dropped"
             self._state.immediate_effects.append(
                 LogEvent(name or "a key that has not enrolled", event, severity="error")
             )
-            flood.told, flood.dropped = now, 0
+            flood.logged_at, flood.dropped = now, 0
         if name is not None and now - flood.began >= FLOOD_LASTS:
             device = self._state.devices[name]
             if device.state != "quarantined":

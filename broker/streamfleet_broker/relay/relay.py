@@ -382,7 +382,7 @@ class Forwarder:
             self._publishers.identify(descriptor_of(first), key, number_of(first), time.monotonic())
             self._punish(self._publishers, key, f"sends a message of {count} frames")
         else:
-            self._refuse(first, "what is no message of 3 frames")
+            self._refuse(first, "a message that does not have 3 frames")
 
     def _refuse(self, frame: zmq.Frame, what: str) -> None:
         """Refuse a message that its sender may not publish. It happens for a moment when a pipeline moves."""
@@ -391,7 +391,7 @@ class Forwarder:
         if key not in self._admitted_by.keys and connection is not None:
             self._publishers.cut(connection)
         elif not self._refused.setdefault(key, Bucket(REFUSED)).take(1, now):
-            self._punish(self._publishers, key, "publishes what it may not")
+            self._punish(self._publishers, key, "publishes messages that it is not allowed to publish")
         else:
             self._log_throttled(key, "refused", what)
 
@@ -421,13 +421,13 @@ class Forwarder:
         if connection is None:
             return
         if subscription.is_foreign:
-            self._punish(sink.connections, key, "sends what is no subscription", connection)
+            self._punish(sink.connections, key, "sends an invalid subscription", connection)
             return
         if not subscription.is_safe:  # what follows would happen to another peer: this one connects again
             sink.connections.cut(connection)
             return
         if key != _HERE and not self._subscribing.setdefault(key, Bucket(SUBSCRIBING)).take(1, now):
-            self._punish(sink.connections, key, "subscribes without a pause", connection)
+            self._punish(sink.connections, key, "subscribes too often", connection)
             return
         if begins and (why := self._too_much(sink, connection, topic)):
             self._punish(sink.connections, key, why, connection)

@@ -157,7 +157,7 @@ def test_the_board_forgets_pipelines_that_are_no_more() -> None:
 
     board.retain({"b"})
 
-    (left,) = board.told(StatusFilter(), lambda _: {})
+    (left,) = board.latest(StatusFilter(), lambda _: {})
     assert left.subject == "b"
 
 

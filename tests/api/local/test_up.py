@@ -149,7 +149,7 @@ def test_what_dies_is_started_again(fleet: Fleet) -> None:
         until(partial(is_another, name, killed), fleet)
         until(fleet.answers, fleet)
 
-    assert re.search(r"^\d\d:\d\d:\d\d api was killed \(SIGKILL\), starts again in \d", fleet.text(), re.M)
+    assert re.search(r"^\d\d:\d\d:\d\d api was killed \(SIGKILL\), restarts in \d", fleet.text(), re.M)
 
 
 def test_nobody_else_may_read_what_a_fleet_creates(start: Start) -> None:

@@ -329,4 +329,4 @@ async def test_a_message_that_is_no_subscription_takes_nothing_from_whoever_subs
         await others.still_hear()
     hostile.disable_monitor()
     events.close(linger=0)
-    await until(lambda: "sends what is no subscription" in log(site), "what was wrong")
+    await until(lambda: "sends an invalid subscription" in log(site), "what was wrong")

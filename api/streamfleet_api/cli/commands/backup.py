@@ -105,7 +105,7 @@ def _broker(data_dir: Path, *task: str) -> str:
 
 
 def _add_api(archive: tarfile.TarFile, folder: Path, *, without_models: bool) -> int:
-    """Add what the api keeps. How many files. Raises: OSError."""
+    """Add the files of the API and return their number. Raises: OSError."""
     count = 0
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)

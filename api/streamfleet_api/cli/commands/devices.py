@@ -113,7 +113,7 @@ def _age(entry: Device) -> str:
     "--ttl",
     default="15m",
     show_default=True,
-    help="How long the token is good: 90s, 15m, 2h, 1d.",
+    help="Lifetime of the token: 90s, 15m, 2h, 1d.",
 )
 @click.option("--token-only", is_flag=True, help="Nothing but the token, for scripts.")
 @click.option(

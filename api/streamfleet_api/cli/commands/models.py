@@ -102,7 +102,7 @@ def _line(name: str, text: str) -> str:
 @click.option(
     "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Class names, one a line."
 )
-@click.option("--family", type=click.Choice(get_args(Family)), help="How its output is laid out.")
+@click.option("--family", type=click.Choice(get_args(Family)), help="Layout of its input and output.")
 @click.option("--replace", is_flag=True, help="Put it in the place of what ID stands for now.")
 @as_json_option
 @click.pass_obj
@@ -127,14 +127,14 @@ def add_model(
       streamfleet models add yolo11n/1 https://host/yolo11n.onnx --sha256 9f86d081…
     """
     client = settings.client()
-    told = None if labels is None else _read_labels(labels)
+    given = None if labels is None else _read_labels(labels)
     found = _uploaded(settings, source, sha256)
     try:
         model = client.register_model(
             model_id,
             found.digest,
             family=family or found.family,
-            labels=found.labels if told is None else told,
+            labels=found.labels if given is None else given,
             replace=replace,
         )
     except Rejected as exc:

@@ -41,7 +41,7 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             return {"type": inner, "metavar": "NUMBER"}
         return {"callback": parameters.or_default(inner), "metavar": f"NUMBER|{DEFAULT}"}
 
-    def told(default: str) -> Any:
+    def shown_default(default: str) -> Any:
         return False if changing else default
 
     label_callback = parameters.label_changes if changing else parameters.labels
@@ -66,7 +66,7 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
         click.option(
             "--mode",
             type=click.Choice(["live", "file"]),
-            show_default=told("file for local files"),
+            show_default=shown_default("file for local files"),
             help="live: newest frames, opened again. file: every frame, and it ends.",
         ),
         click.option(
@@ -82,7 +82,7 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
         click.option(
             "--device",
             metavar="NAME",
-            show_default=told("the one with most room"),
+            show_default=shown_default("the one with most room"),
             shell_complete=complete_device,
             help="On this device and no other.",
         ),
@@ -105,13 +105,13 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
         click.option(
             "--max-fps",
             **number(click.FloatRange(0, MAX_FPS, min_open=True)),
-            show_default=told("as fast as the source"),
+            show_default=shown_default("as fast as the source"),
             help="Frames a second that are looked at.",
         ),
         click.option(
             "--confidence",
             **number(click.FloatRange(0, 1)),
-            show_default=told("the device's, 0.4"),
+            show_default=shown_default("the device's, 0.4"),
             help="Leave out what is less sure.",
         ),
         click.option(
@@ -119,19 +119,19 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             "--iou-threshold",
             "iou_threshold",
             **number(click.FloatRange(0, 1)),
-            show_default=told("the device's, 0.3"),
+            show_default=shown_default("the device's, 0.3"),
             help="Two boxes that overlap more are one object.",
         ),
         click.option(
             "--max-detections",
             **number(click.IntRange(1)),
-            show_default=told("the device's, 300"),
+            show_default=shown_default("the device's, 300"),
             help="Keep the surest of one frame.",
         ),
         click.option(
             "--class-agnostic-nms/--no-class-agnostic-nms",
             default=None,
-            show_default=told("the device's, off"),
+            show_default=shown_default("the device's, off"),
             help="Boxes of different classes that overlap are one object too.",
         ),
         click.option(

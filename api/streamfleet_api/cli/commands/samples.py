@@ -98,7 +98,8 @@ def _unpack(client: Client, file: Any, folder: Path) -> None:
             archive.extractall(folder)
     except zipfile.BadZipFile as exc:
         raise CommandFailed(
-            f"what {client.connection.shown} sent is no whole ZIP: {exc}", "try again"
+            f"expected a complete ZIP file from {client.connection.shown}, got an invalid one: {exc}",
+            "try again",
         ) from exc
 
 

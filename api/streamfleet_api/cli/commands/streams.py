@@ -104,7 +104,7 @@ def _names(client: Client) -> Callable[[str], str]:
 @click.command()
 @click.option("-f", "--follow", "following", is_flag=True, help="And what happens from now on, until Ctrl-C.")
 @click.option(
-    "-n", "count", type=click.IntRange(0, 2000), default=50, show_default=True, help="How many of the past."
+    "-n", "count", type=click.IntRange(0, 2000), default=50, show_default=True, help="Number of past events."
 )
 @as_json_option
 @click.pass_obj
@@ -148,7 +148,7 @@ def events(settings: Settings, following: bool, count: int, as_json: bool) -> No
     type=click.IntRange(0, 100_000),
     default=100,
     show_default=True,
-    help="How many of the last lines.",
+    help="Number of past lines.",
 )
 @as_json_option
 @click.pass_obj

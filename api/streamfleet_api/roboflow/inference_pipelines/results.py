@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How the results of a pipeline are formatted and kept."""
+    """Format and buffering of the results of a pipeline."""
 
     model_id: str
     sources: int

@@ -321,7 +321,7 @@ def test_the_originals_host_is_where_it_listens_if_that_is_here(
     assert listener is not None
     with listener:
         assert listener.getsockname() == (bound, port)
-    assert ("STREAM_MANAGER_HOST=stream_manager is no address of this machine" in caplog.text) == (
+    assert ("STREAM_MANAGER_HOST=stream_manager is not an address of this machine" in caplog.text) == (
         variable == "stream_manager"
     )
 
