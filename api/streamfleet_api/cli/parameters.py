@@ -64,7 +64,7 @@ def jpeg(_ctx: click.Context, _parameter: click.Parameter, file: Path) -> Path:
 
 
 def address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
-    """Where an api is."""
+    """Check the URL of an API."""
     if text == DEFAULT_URL:
         return text
     from streamfleet_core.protocol.source_reference import expected_instead, sanitised
@@ -77,12 +77,12 @@ def address(_ctx: click.Context, _parameter: click.Parameter, text: str) -> str:
 
 
 def sinks(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Each HOST:PORT as the api takes it; `none` alone is an empty list."""
+    """Convert each HOST:PORT for the API; `none` alone is an empty list."""
     return [] if list(texts) == [NONE] else [sink(text) for text in texts]
 
 
 def sink(text: str) -> dict[str, Any]:
-    """A sink's host and port."""
+    """Parse HOST:PORT of a sink."""
     host, _, port = text.rpartition(":")
     if (
         not host
@@ -94,7 +94,7 @@ def sink(text: str) -> dict[str, Any]:
 
 
 def references(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str | int]:
-    """Where frames come from."""
+    """Parse video sources."""
     return [reference(text) for text in texts]
 
 

@@ -102,7 +102,7 @@ def _answers(answers: dict[str, Any]) -> str:
 
 
 def _form(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
-    """What the script makes a request of; without a script it is not shown."""
+    """Return the form from which the script sends a request. It is hidden without scripts."""
     content = operation.get("requestBody", {}).get("content", {})
     kind = next(iter(content), "")
     streams = any("event-stream" in each for each in operation["responses"].get("200", {}).get("content", {}))

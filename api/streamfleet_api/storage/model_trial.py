@@ -1,6 +1,6 @@
-"""A model is run once before pipelines may name it, in a process of its own that the kernel limits.
+"""Runs a model once before pipelines can use it, in a separate process with resource limits.
 
-Where the api has no ONNX Runtime beside it, its devices are the first to run it, with the same checks.
+Without ONNX Runtime beside the API, the devices are the first to run the model, with the same checks.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ class SourceRequest(Body):
     `n_threads`: decoder threads of a URL or a file; each one after the first adds a frame of delay.
     """
     filling: Filling | None = None
-    """What to do with a frame when the buffer is full. Null: depends on the source."""
+    """The strategy when the frame buffer is full. Null: depends on the source."""
     consumption: Consumption | None = None
     """`LAZY`: the oldest frame next; `EAGER`: the newest. Null: depends on the source."""
 
@@ -208,7 +208,7 @@ Host = Annotated[str, Field(pattern=schema_pattern(TYPED_HOST_PATTERN)), AfterVa
 
 
 class SinkRequest(Body):
-    """Where the device sends a datagram for each prediction."""
+    """A UDP receiver. The device sends it one datagram per prediction."""
 
     type: Literal["udp"] = "udp"
     host: Host

@@ -54,7 +54,7 @@ class StatusQuery(_Ticketed):
 
 
 class EventsQuery(_Ticketed):
-    """Where to start."""
+    """The event to start after."""
 
     after: Annotated[str, Field(pattern=r"^[0-9]{1,18}-[0-9]{1,18}$")] | None = None
     """The id of an event, EPOCH-N. Without it: new events only."""

@@ -272,7 +272,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._close()
 
     def _expect_reading(self) -> None:
-        """What was sent has to be read, or nothing would end the connection, also when it is closed."""
+        """Abort the connection if the client does not read in time: closing waits until it has read."""
         if self._unread is None and self.transport.get_write_buffer_size():
             self._unread = self.loop.call_later(self._limits.body, self.transport.abort)
 

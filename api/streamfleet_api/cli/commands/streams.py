@@ -109,7 +109,7 @@ def _names(client: Client) -> Callable[[str], str]:
 @as_json_option
 @click.pass_obj
 def events(settings: Settings, following: bool, count: int, as_json: bool) -> None:
-    """What happened to pipelines and devices.
+    """Print events of pipelines and devices.
 
     With --json a document a line.
 
