@@ -40,19 +40,19 @@ F = TypeVar("F", bound=Callable[..., Any])
     default=DEFAULT_URL,
     show_default=True,
     callback=parameters.address,
-    help="The fleet's api.",
+    help="URL of the fleet's API.",
 )
 @click.option(
     "--token",
     envvar="STREAMFLEET_TOKEN",
     show_envvar=True,
-    help="The operator's token, for a fleet elsewhere.",
+    help="The operator's token, for a fleet on another machine.",
 )
 @click.option(
     "--fingerprint",
     envvar="STREAMFLEET_FINGERPRINT",
     show_envvar=True,
-    help="The sha256 of its certificate, which 'streamfleet up' shows.",
+    help="SHA-256 of its certificate, as 'streamfleet up' shows it.",
 )
 @click.option(
     "--ca",
@@ -60,7 +60,7 @@ F = TypeVar("F", bound=Callable[..., Any])
     envvar="STREAMFLEET_CA",
     show_envvar=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A file with the issuer of its certificate.",
+    help="PEM file with the issuer of its certificate.",
 )
 @click.option(
     "--data-dir",
@@ -69,7 +69,7 @@ F = TypeVar("F", bound=Callable[..., Any])
     default=DEFAULT_DATA_DIR,
     show_default=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where a fleet on this machine keeps everything.",
+    help="Data directory of a fleet on this machine.",
 )
 @click.version_option(package_name="streamfleet", message="streamfleet %(version)s")
 @click.pass_context
@@ -134,7 +134,7 @@ def _read_by(
     "--workers",
     show_default="as many as there were; at first 1, 2 with --demo",
     type=click.IntRange(0, MAX_WORKERS),
-    help="Workers on this machine.",
+    help="Number of workers on this machine.",
 )
 @click.option(
     "--host",
@@ -142,7 +142,7 @@ def _read_by(
     default="127.0.0.1",
     show_default=True,
     show_envvar=True,
-    help="Listen here; 0.0.0.0 for the network.",
+    help="Address to listen on; 0.0.0.0 for the network.",
 )
 @click.option(
     "--port",
@@ -151,7 +151,7 @@ def _read_by(
     show_default=True,
     show_envvar=True,
     type=click.IntRange(0, MAX_PORT),
-    help="HTTP.",
+    help="Port of the HTTP API.",
 )
 @click.option(
     "--manager-port",
@@ -160,20 +160,20 @@ def _read_by(
     show_default=True,
     show_envvar=True,
     type=click.IntRange(0, MAX_PORT),
-    help="The Stream Manager's commands over TCP; 0: none.",
+    help="TCP port of the Stream Manager; 0: none.",
 )
-@_port("--devices-port", 7771, "Devices join and are steered here.")
-@_port("--relay-in-port", 7773, "Devices send predictions here.")
-@_port("--relay-out-port", 7774, "Subscribers elsewhere connect here.")
-@_port("--pictures-in-port", 7775, "Devices send pictures here.")
-@_port("--pictures-out-port", 7776, "Who looks at pictures from elsewhere connects here.")
+@_port("--devices-port", 7771, "Port for the control of devices.")
+@_port("--relay-in-port", 7773, "Port for predictions from devices.")
+@_port("--relay-out-port", 7774, "Port for subscribers on other machines.")
+@_port("--pictures-in-port", 7775, "Port for pictures from devices.")
+@_port("--pictures-out-port", 7776, "Port for picture subscribers on other machines.")
 @click.option("--advertise", multiple=True, metavar="HOST", help="Address of this host for other hosts.")
 @click.option(
     "--trust",
     multiple=True,
     metavar="CIDR",
     callback=_read_by("network"),
-    help="A network whose HTTP needs no token.",
+    help="Network that needs no token for HTTP.",
 )
 @click.option(
     "--allowed-host",
@@ -181,32 +181,34 @@ def _read_by(
     multiple=True,
     metavar="NAME",
     callback=_read_by("allowed_host"),
-    help="A name of this machine under which HTTP needs no token; its own name and --advertise are known.",
+    help="Additional host name under which HTTP needs no token.",
 )
 @click.option(
     "--cors",
     multiple=True,
     metavar="ORIGIN",
     callback=_read_by("origin"),
-    help="Web pages of this origin, as https://page.example, may ask.",
+    help="Allow web pages of this origin, for example https://page.example.",
 )
 @click.option(
     "--tls-cert",
     envvar="STREAMFLEET_TLS_CERT",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Serve HTTPS with this certificate (PEM), not with one of our own as beyond this machine.",
+    help="Serve HTTPS with this certificate (PEM) instead of a generated one.",
 )
 @click.option(
     "--tls-key",
     envvar="STREAMFLEET_TLS_KEY",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Its key, where that file has none.",
+    help="Its key (PEM), if that file has none.",
 )
 @click.option(
-    "--insecure", is_flag=True, help="Take the token over plain HTTP from other machines: others read it."
+    "--insecure",
+    is_flag=True,
+    help="Accept the token over plain HTTP from other machines. It can be intercepted.",
 )
-@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Keep everything here.")
-@click.option("--demo", is_flag=True, help="With four cameras over generated conveyor belts.")
+@click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
+@click.option("--demo", is_flag=True, help="Run a demo: four cameras over generated conveyor belts.")
 @click.pass_obj
 def up(settings: Settings, /, data_dir: Path | None, workers: int | None, **options: Any) -> None:
     """Start a fleet on this machine, until Ctrl-C.

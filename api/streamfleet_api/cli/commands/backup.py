@@ -34,7 +34,7 @@ _file = click.argument("file", type=click.Path(path_type=Path, dir_okay=False, r
 @click.option("--without-models", is_flag=True, help="Leave out the models, which may be large.")
 @click.pass_obj
 def backup(settings: Settings, file: Path, without_models: bool) -> None:
-    """Write this machine's fleet to a new FILE, also while it runs.
+    """Back up this machine's fleet to a new FILE. The fleet may run.
 
     It holds pipelines, devices, models, the token and the secret keys: keep it private.
     Samples and what devices keep are not in it.
@@ -64,10 +64,10 @@ def backup(settings: Settings, file: Path, without_models: bool) -> None:
 
 @click.command()
 @_file
-@click.option("--replace", is_flag=True, help="Move the fleet that is there into folders beside the new one.")
+@click.option("--replace", is_flag=True, help="Move the existing fleet into folders beside the new one.")
 @click.pass_obj
 def restore(settings: Settings, file: Path, replace: bool) -> None:
-    """Put a backup into this machine's data directory.
+    """Restore a backup into this machine's data directory.
 
     No fleet may run on it. Devices that joined later must join again, and those that were removed later
     are to be removed again. Each pipeline restarts once.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @selector_option
 @as_json_option
 def devices(settings: Settings, selector: str | None, as_json: bool) -> None:
-    """Every device, its state, how many pipelines it runs.
+    """List devices with their state and number of pipelines.
 
     \b
       streamfleet devices -l site=hall-1
@@ -62,7 +62,7 @@ def devices(settings: Settings, selector: str | None, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def show_device(settings: Settings, name: str, as_json: bool) -> None:
-    """One device: load, memory, models, what runs there.
+    """Show one device: load, memory, models and pipelines.
 
     \b
       streamfleet devices show edge-1
@@ -115,20 +115,20 @@ def _age(entry: Device) -> str:
     show_default=True,
     help="Lifetime of the token: 90s, 15m, 2h, 1d.",
 )
-@click.option("--token-only", is_flag=True, help="Nothing but the token, for scripts.")
+@click.option("--token-only", is_flag=True, help="Print only the token, for scripts.")
 @click.option(
     "--to",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the token into this file, which only you can read, as streamfleet-worker --join-file has it.",
+    help="Write the token to this file, which only you can read, for streamfleet-worker --join-file.",
 )
-@click.option("--wait", default="0s", show_default=True, metavar="TIME", help="Wait so long for the fleet.")
+@click.option("--wait", default="0s", show_default=True, metavar="TIME", help="Time to wait for the fleet.")
 @as_json_option
 @click.pass_obj
 def add_device(
     settings: Settings, name: str, ttl: str, token_only: bool, file: Path | None, wait: str, as_json: bool
 ) -> None:
-    """Let one device of this NAME join: prints its token.
+    """Print a token with which one device can join as NAME.
 
     \b
       streamfleet devices add edge-1 --ttl 2h
@@ -166,7 +166,7 @@ def add_device(
 @as_json_option
 @click.pass_obj
 def label_device(settings: Settings, name: str, labels: dict[str, str | None], as_json: bool) -> None:
-    """Set labels, or take them away with KEY-. Pipelines that select others move.
+    """Set labels, or remove them with KEY-. Pipelines whose selector no longer matches move.
 
     \b
       streamfleet devices label edge-1 site=hall-1 old-
@@ -182,7 +182,7 @@ def label_device(settings: Settings, name: str, labels: dict[str, str | None], a
 @as_json_option
 @click.pass_context
 def remove_devices(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Forget devices, and their keys.
+    """Remove devices and their keys.
 
     Their connections are cut within seconds, and what may move goes to others. It asks first at a terminal;
     --yes does not.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @listing
 @as_json_option
 def models(settings: Settings, as_json: bool) -> None:
-    """The models that pipelines may name.
+    """List the models that pipelines can use.
 
     \b
       streamfleet models
@@ -60,7 +60,7 @@ def models(settings: Settings, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def show_model(settings: Settings, model_id: str, as_json: bool) -> None:
-    """One model: its classes, its size, which pipelines name it.
+    """Show one model: classes, size and the pipelines that use it.
 
     \b
       streamfleet models show yolo11n/1
@@ -98,12 +98,14 @@ def _line(name: str, text: str) -> str:
 @models.command("add")
 @click.argument("model_id", metavar="ID", callback=parameters.model_id)
 @click.argument("source", metavar="FILE|FOLDER|URL", type=click.Path())
-@click.option("--sha256", metavar="HEX", help="What the file must be; a URL needs it.")
+@click.option("--sha256", metavar="HEX", help="Expected SHA-256 of the file; required for a URL.")
 @click.option(
-    "--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Class names, one a line."
+    "--labels",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Class names, one per line.",
 )
 @click.option("--family", type=click.Choice(get_args(Family)), help="Layout of its input and output.")
-@click.option("--replace", is_flag=True, help="Put it in the place of what ID stands for now.")
+@click.option("--replace", is_flag=True, help="Replace the model that ID refers to.")
 @as_json_option
 @click.pass_obj
 def add_model(
@@ -117,7 +119,7 @@ def add_model(
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Upload an ONNX file, and let pipelines name it ID, as in shapes/1.
+    """Upload an ONNX file as the model ID, for example shapes/1.
 
     A FOLDER holds weights.onnx, and may hold class_names.txt and manifest.json. A URL is fetched by this
     command and passed on, so that the fleet itself needs no internet.
@@ -250,7 +252,7 @@ def _progress() -> Iterator[Callable[[str], OnProgress]]:
 @as_json_option
 @click.pass_context
 def remove_models(ctx: click.Context, model_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Let pipelines name models no longer; what runs goes on.
+    """Remove models. Running pipelines continue.
 
     Where pipelines use one it asks first at a terminal; --yes does not.
 

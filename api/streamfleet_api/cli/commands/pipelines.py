@@ -40,9 +40,15 @@ def _state(ctx: click.Context, parameter: click.Parameter, text: str | None) -> 
 
 @click.command()
 @selector_option
-@click.option("--status", "state", callback=_state, metavar="STATE", help="As running, pending or failed.")
-@click.option("--device", metavar="NAME", shell_complete=complete_device, help="On this device.")
-@click.option("-w", "--watch", is_flag=True, help="Look each second, until Ctrl-C.")
+@click.option(
+    "--status",
+    "state",
+    callback=_state,
+    metavar="STATE",
+    help="Only this status, for example running, pending or failed.",
+)
+@click.option("--device", metavar="NAME", shell_complete=complete_device, help="Only on this device.")
+@click.option("-w", "--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
 @as_json_option
 @click.pass_obj
 def pipelines(
@@ -54,7 +60,7 @@ def pipelines(
     watch: bool,
     as_json: bool,
 ) -> None:
-    """Every pipeline: where it runs, its rate, what went wrong.
+    """List pipelines with their device, rate and problems.
 
     \b
       streamfleet pipelines -l site=hall-1 --status running
@@ -129,10 +135,10 @@ def status(settings: Settings, pipeline_id: str, as_json: bool) -> None:
     type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
     callback=parameters.jpeg,
 )
-@click.option("--source", type=click.IntRange(0), help="Which, when it has several; the first is 0.")
+@click.option("--source", type=click.IntRange(0), help="Index of the source, from 0.")
 @click.pass_obj
 def picture(settings: Settings, pipeline_id: str, file: Path, source: int | None) -> None:
-    """Save the next picture with what was found in it.
+    """Save the next picture with its detections.
 
     A JPEG, at most 640 pixels wide; '-' is stdout.
 
@@ -199,7 +205,7 @@ def _chosen(given: Sequence[str], entries: Sequence[Pipeline]) -> tuple[list[Pip
 
 
 def _meant(given: str, entries: Sequence[Pipeline]) -> list[Pipeline]:
-    """None when it is not clear which: the others change all the same."""
+    """None: the argument is ambiguous. The other pipelines change nevertheless."""
     try:
         return matching(given, entries)
     except CommandFailed as exc:
@@ -210,14 +216,14 @@ def _meant(given: str, entries: Sequence[Pipeline]) -> list[Pipeline]:
 def _commanded(
     client: Client, verb: str, chosen: Sequence[Pipeline]
 ) -> Iterator[tuple[Pipeline, CommandResult]]:
-    """Each pipeline as it was, and its result: one request does them all."""
+    """Return each pipeline before the command and its result, with one request for all."""
     if chosen:
         results = client.command_pipelines(verb, ids=[entry.pipeline_id for entry in chosen])
         yield from zip(chosen, results, strict=True)
 
 
 def _report(verb: str, done: str, before: Pipeline, result: CommandResult, as_json: bool) -> bool:
-    """Whether it went well; if not, the others have changed all the same."""
+    """Return whether the command succeeded. Other pipelines have changed in any case."""
     if result.status >= 400:
         over = result.status == 409 and before.status in ("ended", "failed")
         show_error(_over(before) if over else CommandFailed(result.detail))
@@ -244,9 +250,9 @@ def _said(verb: str, done: str, before: Pipeline, *, confirmed: bool) -> str:
     return f"{pipeline_id} {done}{'' if confirmed else ' as soon as its device answers'}"
 
 
-pause = _changing("pause", "paused", "Stop emitting; a file waits at its frame.")
-resume = _changing("resume", "resumed", "Go on emitting.")
-restart = _changing("restart", "restarted", "Play from the beginning, also what ended or failed.")
-terminate = _changing("terminate", "terminated", "End a pipeline and forget it.")
+pause = _changing("pause", "paused", "Pause a pipeline; a file stays at its frame.")
+resume = _changing("resume", "resumed", "Resume a paused pipeline.")
+restart = _changing("restart", "restarted", "Restart a pipeline, even one that ended or failed.")
+terminate = _changing("terminate", "terminated", "Stop a pipeline and delete it.")
 
 PIPELINE_COMMANDS = (pipelines, status, picture, pause, resume, restart, terminate)

@@ -25,15 +25,17 @@ _HINT = "'streamfleet devices' tells which devices there are"
 
 
 class NotReady(CommandFailed):
-    """The fleet answers that nothing can run."""
+    """The fleet responds, but cannot run pipelines."""
 
 
 @click.command()
-@click.option("--wait", default="0s", show_default=True, metavar="TIME", help="Wait so long for it: 30s, 2m.")
+@click.option(
+    "--wait", default="0s", show_default=True, metavar="TIME", help="Time to wait until it is ready: 30s, 2m."
+)
 @as_json_option
 @click.pass_obj
 def ready(settings: Settings, wait: str, as_json: bool) -> None:
-    """Whether pipelines can run.
+    """Check whether pipelines can run.
 
     Exits with 0 if the broker answers and a device is ready.
 

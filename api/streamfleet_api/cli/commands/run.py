@@ -34,7 +34,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
-    """The options that say what a pipeline should be. When it is changed nothing has a default."""
+    """Return the options of a pipeline's settings. They have no defaults when a pipeline is changed."""
 
     def number(inner: click.ParamType[Any]) -> dict[str, Any]:
         if not changing:
@@ -52,7 +52,7 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             required=not changing,
             metavar="ID",
             shell_complete=complete_model,
-            help="As in 'streamfleet models list'.",
+            help="A model of 'streamfleet models list'.",
         ),
         click.option(
             "--video",
@@ -61,13 +61,13 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             required=not changing,
             callback=parameters.references,
             metavar="SOURCE",
-            help="A file on the device, a URL, a camera's index, or scene://conveyor/1. May be given again.",
+            help="A file on the device, a URL, a camera index, or scene://conveyor/1. Repeatable.",
         ),
         click.option(
             "--mode",
             type=click.Choice(["live", "file"]),
             show_default=shown_default("file for local files"),
-            help="live: newest frames, opened again. file: every frame, and it ends.",
+            help="live: newest frames, reconnects. file: every frame, then ends.",
         ),
         click.option(
             "--sink",
@@ -77,14 +77,14 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             show_default=not changing,
             metavar="HOST:PORT",
             callback=parameters.sinks,
-            help="Where the device sends a datagram for each prediction. May be given again; none: nowhere.",
+            help="UDP receiver of predictions. Repeatable; none: no receiver.",
         ),
         click.option(
             "--device",
             metavar="NAME",
             show_default=shown_default("the one with most room"),
             shell_complete=complete_device,
-            help="On this device and no other.",
+            help="Run only on this device.",
         ),
         click.option(
             "--select",
@@ -92,7 +92,7 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             multiple=True,
             metavar=label_metavar,
             callback=label_callback,
-            help="Only on devices with this label. May be given again.",
+            help="Run only on devices with this label. Repeatable.",
         ),
         click.option(
             "--label",
@@ -100,19 +100,19 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             multiple=True,
             metavar=label_metavar,
             callback=label_callback,
-            help="To find it by. May be given again.",
+            help="Label of the pipeline. Repeatable.",
         ),
         click.option(
             "--max-fps",
             **number(click.FloatRange(0, MAX_FPS, min_open=True)),
             show_default=shown_default("as fast as the source"),
-            help="Frames a second that are looked at.",
+            help="Maximum frames per second of each source.",
         ),
         click.option(
             "--confidence",
             **number(click.FloatRange(0, 1)),
             show_default=shown_default("the device's, 0.4"),
-            help="Leave out what is less sure.",
+            help="Minimum confidence of an object.",
         ),
         click.option(
             "--iou",
@@ -120,19 +120,19 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             "iou_threshold",
             **number(click.FloatRange(0, 1)),
             show_default=shown_default("the device's, 0.3"),
-            help="Two boxes that overlap more are one object.",
+            help="Boxes that overlap more are one object.",
         ),
         click.option(
             "--max-detections",
             **number(click.IntRange(1)),
             show_default=shown_default("the device's, 300"),
-            help="Keep the surest of one frame.",
+            help="Maximum objects per frame.",
         ),
         click.option(
             "--class-agnostic-nms/--no-class-agnostic-nms",
             default=None,
             show_default=shown_default("the device's, off"),
-            help="Boxes of different classes that overlap are one object too.",
+            help="Overlapping boxes of different classes are one object, too.",
         ),
         click.option(
             "--tracker",
@@ -140,9 +140,9 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             flag_value="bytetrack",
             type=click.Choice(["bytetrack"]),
             metavar="",
-            help="Give objects an id from frame to frame.",
+            help="Give objects an id that persists between frames.",
         ),
-        click.option("--no-tracker", is_flag=True, help="Take the tracker away."),
+        click.option("--no-tracker", is_flag=True, help="Remove the tracker."),
         click.option(
             "--sample",
             "sampling",
@@ -168,16 +168,16 @@ def _runner(name: str, *, hidden: bool) -> click.Command:
         "pipeline_id",
         metavar="NAME",
         callback=parameters.name,
-        help="Its id. Doing it again changes that pipeline.",
+        help="Id of the pipeline. An existing pipeline is changed.",
     )
     @_pipeline_options(changing=False)
     @click.option("--paused", is_flag=True, help="Emit nothing until 'streamfleet resume'.")
     @click.option(
         "--wait/--no-wait",
         default=None,
-        help="Until it predicts, or not at all; without either, look for 3 s whether it works.",
+        help="Wait for its first prediction, or do not wait. Default: check for 3 s that it works.",
     )
-    @click.option("--timeout", default="60s", show_default=True, metavar="TIME", help="For --wait.")
+    @click.option("--timeout", default="60s", show_default=True, metavar="TIME", help="Timeout of --wait.")
     @as_json_option
     @click.pass_obj
     def command(
@@ -189,10 +189,10 @@ def _runner(name: str, *, hidden: bool) -> click.Command:
         as_json: bool,
         **options: Any,
     ) -> None:
-        """Put a model to work on a video, and look whether it works.
+        """Run a model on a video, and check that it works.
 
         It exits with 0 as soon as the pipeline is stored, even if the check finds that it does not work
-        yet: 'streamfleet status ID' tells how it goes on. With --wait it exits with 0 as soon as predictions
+        yet: 'streamfleet status ID' shows its state. With --wait it exits with 0 as soon as predictions
         come, with 3 when the pipeline has failed, and with 4 when none was received in time.
 
         \b
@@ -232,15 +232,19 @@ init = _runner("init", hidden=True)  # the name that it had
     multiple=True,
     callback=parameters.sinks,
     metavar="HOST:PORT",
-    help="Beside those that there are.",
+    help="Add a UDP receiver.",
 )
 @click.option(
-    "--remove-sink", multiple=True, callback=parameters.sinks, metavar="HOST:PORT", help="No longer there."
+    "--remove-sink",
+    multiple=True,
+    callback=parameters.sinks,
+    metavar="HOST:PORT",
+    help="Remove a UDP receiver.",
 )
 @as_json_option
 @click.pass_context
 def set_(ctx: click.Context, /, pipeline_id: str, as_json: bool, **options: Any) -> None:
-    """Change a pipeline while it plays.
+    """Change a running pipeline.
 
     What is not given stays as it is. Another model, video or device restarts it; with all else it
     goes on without a restart. The word 'default' puts a default back.

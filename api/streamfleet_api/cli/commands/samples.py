@@ -35,7 +35,7 @@ _datasets = completes(lambda client: [each.dataset for each in client.list_datas
 @listing
 @as_json_option
 def samples(settings: Settings, as_json: bool) -> None:
-    """Pictures that pipelines picked for labelling, by dataset.
+    """List the pictures for labelling by dataset.
 
     \b
       streamfleet set door --sample doors
@@ -65,7 +65,7 @@ def samples(settings: Settings, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def export(settings: Settings, dataset: str, folder: Path, as_json: bool) -> None:
-    """Save a dataset as COCO into the new FOLDER: annotations.json and images/.
+    """Save a dataset in COCO format to a new FOLDER: annotations.json and images/.
 
     \b
       streamfleet samples export doors ~/doors
@@ -109,7 +109,7 @@ def _unpack(client: Client, file: Any, folder: Path) -> None:
 @as_json_option
 @click.pass_context
 def remove(ctx: click.Context, datasets: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Remove datasets. Pipelines that sample go on, and what devices still have comes.
+    """Remove datasets. Pipelines continue sampling, and devices still upload what they have.
 
     It asks first at a terminal; --yes does not.
 

@@ -35,8 +35,8 @@ _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright
 
 @click.command()
 @click.argument("pipeline_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_pipeline)
-@click.option("--class", "classes", multiple=True, metavar="NAME", help="Only these. May be given again.")
-@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Leave out what is less sure.")
+@click.option("--class", "classes", multiple=True, metavar="NAME", help="Only this class. Repeatable.")
+@click.option("--min-confidence", type=click.FloatRange(0, 1), help="Minimum confidence of an object.")
 @selector_option
 @click.option(
     "--device",
@@ -44,10 +44,16 @@ _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan", "bright
     multiple=True,
     metavar="NAME",
     shell_complete=complete_device,
-    help="On this device. May be given again.",
+    help="Only on this device. Repeatable.",
 )
-@click.option("--source", "sources", multiple=True, type=click.IntRange(0), help="By its index, from 0.")
-@click.option("-n", "count", type=click.IntRange(1), help="Stop after that many.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    type=click.IntRange(0),
+    help="Only this source index, from 0. Repeatable.",
+)
+@click.option("-n", "count", type=click.IntRange(1), help="Stop after this number.")
 @as_json_option
 @click.pass_obj
 def tail(
@@ -62,7 +68,7 @@ def tail(
     count: int | None,
     as_json: bool,
 ) -> None:
-    """Predictions as they happen.
+    """Print live predictions.
 
     Of some pipelines or of all. With --json a document a line.
 
@@ -102,7 +108,7 @@ def _names(client: Client) -> Callable[[str], str]:
 
 
 @click.command()
-@click.option("-f", "--follow", "following", is_flag=True, help="And what happens from now on, until Ctrl-C.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Print new events too, until Ctrl-C.")
 @click.option(
     "-n", "count", type=click.IntRange(0, 2000), default=50, show_default=True, help="Number of past events."
 )
@@ -141,7 +147,7 @@ def events(settings: Settings, following: bool, count: int, as_json: bool) -> No
 
 @click.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-@click.option("-f", "--follow", "following", is_flag=True, help="And what is written from now on.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Print new lines too.")
 @click.option(
     "-n",
     "count",
@@ -153,7 +159,7 @@ def events(settings: Settings, following: bool, count: int, as_json: bool) -> No
 @as_json_option
 @click.pass_obj
 def logs(settings: Settings, names: tuple[str, ...], following: bool, count: int, as_json: bool) -> None:
-    """The logs of this machine's fleet.
+    """Print the logs of this machine's fleet.
 
     What broker, api and workers wrote, in the order of time, as 'streamfleet up' keeps it in its data
     directory. Logs of other devices are not fetched: look there, with journalctl where the worker is a

@@ -30,7 +30,7 @@ _subscribers = completes(lambda client: [each.name for each in client.list_subsc
 
 @click.group(cls=Ordered)
 def keys() -> None:
-    """Keys for programs elsewhere.
+    """Create keys for programs on other machines.
 
     \b
       streamfleet keys subscriber wall > wall.py
@@ -44,7 +44,7 @@ def keys() -> None:
     "--device",
     metavar="NAME",
     shell_complete=complete_device,
-    help="Connect to this device itself, which has a --publish-port.",
+    help="Connect directly to this device, which needs a --publish-port.",
 )
 @click.option(
     "--pipeline",
@@ -52,7 +52,7 @@ def keys() -> None:
     multiple=True,
     metavar="ID",
     shell_complete=complete_pipeline,
-    help="It may hear this pipeline, and no others than are named or selected. May be given again.",
+    help="Allow only this pipeline and others that are given or selected. Repeatable.",
 )
 @click.option(
     "--select",
@@ -60,13 +60,13 @@ def keys() -> None:
     multiple=True,
     metavar="KEY=VALUE",
     callback=parameters.labels,
-    help="It may hear pipelines with this label, as labels change. May be given again: with all of them.",
+    help="Allow pipelines with this label. Repeatable: pipelines need all labels.",
 )
 @click.option(
     "--to",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the keys into this file, which only you can read, for streamfleet.subscribe(keys=FILE).",
+    help="Write the keys to this file, which only you can read, for streamfleet.subscribe(keys=FILE).",
 )
 @click.pass_obj
 def add_subscriber(
@@ -78,7 +78,7 @@ def add_subscriber(
     selector: dict[str, str],
     file: Path | None,
 ) -> None:
-    """Print a Python program that subscribes to predictions from any host, with a key of its own.
+    """Print a Python program that subscribes to predictions from any host, with its own key.
 
     It needs pyzmq and msgpack: streamfleet keys subscriber NAME > sub.py
     """
@@ -105,7 +105,7 @@ def add_subscriber(
 @listing
 @as_json_option
 def subscribers(settings: Settings, as_json: bool) -> None:
-    """Every program that may subscribe, and what it may hear.
+    """List subscribers and the pipelines that they may receive.
 
     \b
       streamfleet subscribers
@@ -129,7 +129,7 @@ def subscribers(settings: Settings, as_json: bool) -> None:
 @as_json_option
 @click.pass_context
 def remove_subscribers(ctx: click.Context, names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Let programs subscribe no longer.
+    """Revoke the keys of subscribers.
 
     Their connections are cut within seconds. It asks first at a terminal; --yes does not.
 
