@@ -158,4 +158,4 @@ def test_what_is_wrong_from_the_beginning_is_said_once(
 
     assert done.returncode == code
     assert said in done.stderr
-    assert "starts again" not in done.stderr
+    assert "restarts in" not in done.stderr

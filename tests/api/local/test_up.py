@@ -192,7 +192,7 @@ def test_what_dies_is_among_the_events(fleet: Fleet) -> None:
 
     until(both_are_told, fleet)
     assert all(
-        re.fullmatch(r"restarting: was killed \(SIGKILL\), starts again .*", text) for text in told.values()
+        re.fullmatch(r"restarting: was killed \(SIGKILL\), restarts in .*", text) for text in told.values()
     )
 
 
