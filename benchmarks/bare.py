@@ -23,20 +23,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
-import onnxruntime
 
 from benchmarks.processes import TIMEOUT, child, receive
 from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine.onnx_runtime import onnx_runtime
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import FloatArray
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.synthetic.test_pattern import draw
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 ALL_THREADS, SIDE_BY_SIDE, PROCESS_EACH = "all threads", "side by side", "a process each"
 ARRANGEMENTS = (ALL_THREADS, SIDE_BY_SIDE, PROCESS_EACH)
@@ -144,12 +147,11 @@ class Slot:
 
 
 def _session(task: Task, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
+    runtime = onnx_runtime()
+    options = runtime.SessionOptions()
     options.intra_op_num_threads = threads  # 0: the default of ONNX Runtime
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        task.weights.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+    return runtime.InferenceSession(task.weights.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 class Video:

@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 from tests.fakes.rtsp import PACKAGES, RtspServer, is_missing
 from tests.fakes.web import Web, make_certificate
 
+# Some tests load ONNX Runtime themselves. It reads this then, and sends nothing and opens no file of its own.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # FFmpeg in the tests' own process is silent whichever test opens a film first; it is asked only once.
 os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
 

@@ -28,7 +28,9 @@ _TOLD = (
 )  # any of these would be silence
 
 
-@pytest.mark.parametrize("module", ["streamfleet_worker.engine.onnx_session", "streamfleet_worker"])
+@pytest.mark.parametrize(
+    "module", ["streamfleet_worker.engine.onnx_session", "streamfleet_worker", "benchmarks.bare"]
+)
 def test_a_model_is_loaded_without_a_trace_in_the_home_directory(tmp_path: Path, module: str) -> None:
     assert left_at_home(tmp_path, "-c", f"import {module}\n{_LOADS}") == []
 
@@ -46,6 +48,7 @@ def left_at_home(folder: Path, *program: str) -> list[str]:
 
     done = subprocess.run(
         [sys.executable, *program, str(model)],
+        cwd=ROOT,
         env={**environment, "HOME": str(home)},
         capture_output=True,
         text=True,
