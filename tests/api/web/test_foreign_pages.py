@@ -293,19 +293,19 @@ def test_the_dashboard_says_that_a_token_is_wrong_and_asks_once_with_each(api: A
     """By a name that is not the api's own, so that it wants the token."""
     before = failed_logins(api)
     page.goto(f"http://elsewhere.example:{api.port}/")
-    door, note = page.locator("#door"), page.locator("#door-note")
+    door, note = page.locator("#login"), page.locator("#login-note")
     expect(door).to_be_visible()
 
     for number in range(3):
         page.fill("#token", f"wrong {number}")
-        page.get_by_role("button", name="Enter").click()
+        page.get_by_role("button", name="Log in").click()
         expect(note).to_have_text("Wrong token.")
     if PICTURES:
         page.screenshot(path=Path(PICTURES) / "wrong-token.png")
     assert failed_logins(api) - before == 3
 
     page.fill("#token", api.token)
-    page.get_by_role("button", name="Enter").click()
+    page.get_by_role("button", name="Log in").click()
     expect(door).to_be_hidden()
     expect(page.locator("#no-devices")).to_be_visible()
 
