@@ -95,6 +95,8 @@ PURE = [
     "streamfleet_api.web.connections",
     "streamfleet_api.web.failed_logins",
     "streamfleet_api.web.handshakes",
+    "streamfleet_api.web.network_budgets",
+    "streamfleet_api.web.request_budget",
     "streamfleet_worker.camera.slot_scheduler",
     "streamfleet_worker.decisions",
     "streamfleet_worker.engine.batching",

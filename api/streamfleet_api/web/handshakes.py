@@ -13,12 +13,12 @@ from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
 from streamfleet_api.web.access import Address, network_of
+from streamfleet_api.web.network_budgets import MAX_NETWORKS, NetworkBudgets
 from streamfleet_core.protocol.rates import Bucket, Rate
 
 EACH = Rate(50, 100)  # handshakes of one address, of IPv6 of one /64
 STRANGERS = Rate(100, 200)  # of all addresses together from which no request was admitted
 QUEUE = 250  # handshakes of one address that wait: as many as begin in five seconds
-MAX_ADDRESSES = 4_096  # that are remembered
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class KnownNetworks:
         network = network_of(address)
         self._known[network] = None
         self._known.move_to_end(network)
-        if len(self._known) > MAX_ADDRESSES:
+        if len(self._known) > MAX_NETWORKS:
             self._known.popitem(last=False)
 
     def __contains__(self, network: str) -> bool:
@@ -48,10 +48,9 @@ class Handshakes(Generic[T]):
         self, known: KnownNetworks, *, each: Rate = EACH, strangers: Rate = STRANGERS, queue: int = QUEUE
     ) -> None:
         self._known = known
-        self._each = each
         self._total = Bucket(strangers)
         self._queue = queue
-        self._budgets: OrderedDict[str, Bucket] = OrderedDict()  # by network; the last that began at the end
+        self._budgets = NetworkBudgets(each)
         # By network; the first has its turn next. No queue is empty.
         self._waiting_known: OrderedDict[str, deque[T]] = OrderedDict()
         self._waiting: OrderedDict[str, deque[T]] = OrderedDict()
@@ -86,7 +85,7 @@ class Handshakes(Generic[T]):
         """Assert the invariants."""
         for waiting in (self._waiting_known, self._waiting):
             assert all(0 < len(queue) <= self._queue for queue in waiting.values())
-        assert len(self._budgets) <= MAX_ADDRESSES
+        assert len(self._budgets) <= MAX_NETWORKS
 
     def _begin(self, waiting: OrderedDict[str, deque[T]], total: Bucket | None, now: float) -> list[T]:
         found: list[T] = []
@@ -94,7 +93,7 @@ class Handshakes(Generic[T]):
         while without_budget < len(waiting) and (total is None or total.has(1, now)):
             network, queue = next(iter(waiting.items()))
             waiting.move_to_end(network)
-            if not self._budget(network).take(1, now):
+            if not self._budgets.of(network).take(1, now):
                 without_budget += 1
                 continue
             without_budget = 0
@@ -103,13 +102,6 @@ class Handshakes(Generic[T]):
             found.append(queue.popleft())
             _drop_if_empty(waiting, network)
         return found
-
-    def _budget(self, network: str) -> Bucket:
-        budget = self._budgets.setdefault(network, Bucket(self._each))
-        self._budgets.move_to_end(network)
-        if len(self._budgets) > MAX_ADDRESSES:
-            self._budgets.popitem(last=False)
-        return budget
 
 
 def _drop_if_empty(waiting: OrderedDict[str, deque[T]], network: str) -> None:

@@ -24,8 +24,9 @@ from streamfleet_api.web.access import Policy, address_of, is_trusted
 from streamfleet_api.web.auth import Authorise, Tickets
 from streamfleet_api.web.connections import Connections, Limits, Slot
 from streamfleet_api.web.failed_logins import FailedLogins
-from streamfleet_api.web.handshakes import MAX_ADDRESSES, Handshakes, KnownNetworks
+from streamfleet_api.web.handshakes import Handshakes, KnownNetworks
 from streamfleet_api.web.http_listener import HttpListener
+from streamfleet_api.web.network_budgets import MAX_NETWORKS
 from streamfleet_api.web.tls import CertificateFiles
 from streamfleet_core.protocol.rates import Rate
 from tests.fakes.patience import PATIENCE
@@ -71,7 +72,7 @@ def test_whose_requests_were_admitted_waits_for_no_stranger() -> None:
 
 def test_strangers_push_out_no_known_network_and_known_ones_are_bounded() -> None:
     known = KnownNetworks()
-    for number in range(MAX_ADDRESSES + 1):
+    for number in range(MAX_NETWORKS + 1):
         known.admitted(address_of(f"10.0.{number // 256}.{number % 256}"))
 
     assert "10.0.0.0" not in known

@@ -23,8 +23,9 @@ from streamfleet_api.web.auth import Authorise, Tickets
 from streamfleet_api.web.connections import Connections, Limits
 from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_api.web.handshakes import KnownNetworks
+from streamfleet_api.web.network_budgets import MAX_NETWORKS
 from streamfleet_api.web.problem_details import Problem
-from streamfleet_api.web.request_budget import EACH, MAX_ADDRESSES, RequestBudget
+from streamfleet_api.web.request_budget import EACH, RequestBudget
 from streamfleet_api.web.uvicorn_protocol import BoundedHttp
 from streamfleet_core.protocol.rates import Rate
 from tests.fakes.patience import PATIENCE
@@ -62,11 +63,11 @@ def test_a_network_from_which_a_request_was_admitted_has_no_limit() -> None:
 def test_many_addresses_take_a_bounded_memory() -> None:
     budget = RequestBudget(KnownNetworks(), Rate(0, 1))
 
-    for number in range(MAX_ADDRESSES + 1):
+    for number in range(MAX_NETWORKS + 1):
         assert budget.take(ip_address(number), 0.0)
 
     assert budget.take(ip_address(0), 0.0)  # it was forgotten
-    assert not budget.take(ip_address(MAX_ADDRESSES), 0.0)
+    assert not budget.take(ip_address(MAX_NETWORKS), 0.0)
 
 
 # the requests themselves ----------------------------------------------------------------------------------
