@@ -33,6 +33,7 @@ from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import FloatArray
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.frame import Image
@@ -188,7 +189,7 @@ def _one_after_the_other(connection: Connection, task: Task, threads: int) -> No
                 if image is None:
                     ended = True
                     break
-                geometry = letterbox.write(image, slot.input)
+                geometry = letterbox.write(ArrayPicture(image), slot.input)
                 slot.run()
                 done.detections.append(slot.read(geometry))
                 done.times.append(time.monotonic())
@@ -244,7 +245,7 @@ class _SideBySide:
                 self._stop.set()
                 return
             slot = self._free.get()
-            self._jobs.put(_Job(at, number, slot, letterbox.write(image, slot.input)))
+            self._jobs.put(_Job(at, number, slot, letterbox.write(ArrayPicture(image), slot.input)))
             number += 1
 
     def _run(self) -> None:
@@ -274,7 +275,7 @@ def _timed(connection: Connection, task: Task, threads: int) -> None:
             started = time.monotonic()
             if started > until:
                 break
-            geometry = letterbox.write(image, slot.input)
+            geometry = letterbox.write(ArrayPicture(image), slot.input)
             ready = time.monotonic()
             slot.run()
             ran = time.monotonic()

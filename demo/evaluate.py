@@ -22,6 +22,7 @@ from supervision.metrics import MeanAveragePrecision
 
 from streamfleet_api.storage.onnx_file import inspect
 from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.synthetic.conveyor import Scene
@@ -72,7 +73,7 @@ def main() -> None:
             clock.start()
             image = scene.draw(frame_id)
             clock.lap()
-            geometry = letterbox.write(image, blob)
+            geometry = letterbox.write(ArrayPicture(image), blob)
             clock.lap()
             (output,) = session.run(None, {"images": blob})
             clock.lap()

@@ -19,7 +19,7 @@ from tests.fakes.peers import wait_for
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is kept of a frame whose picture was given back."""
+    """What is kept of a frame whose picture is gone."""
 
     frame_id: int
     decoded_at: float  # monotonic seconds
@@ -77,12 +77,10 @@ class Playing:
         """Of all frames that came until now."""
         while taken := self.buffer.take(time.monotonic()):
             for frame in taken:
-                height, width, _ = frame.image.shape
-                grey = round(frame.image.mean())
-                stamp = frame.stamp
-                seen = Seen(stamp.frame_id, stamp.decoded_at, (width, height), grey, stamp.media_time)
+                picture, stamp = frame.picture, frame.stamp
+                size, grey = (picture.width, picture.height), round(picture.bgr().mean())
+                seen = Seen(stamp.frame_id, stamp.decoded_at, size, grey, stamp.media_time)
                 self.frames.append(seen)
-                self.buffer.give_back(frame.image)
         return [frame.frame_id for frame in self.frames]
 
     def until(self, count: int) -> list[int]:

@@ -14,6 +14,7 @@ from streamfleet_api.local.demo import BOX, CAMERAS, LABELS, SIDE, conveyor_mode
 from streamfleet_api.storage.onnx_file import inspect
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.synthetic import parts
@@ -89,7 +90,7 @@ def test_the_detector_finds_the_parts_on_belts_that_it_never_saw(tmp_path: Path)
 
     for number in (*range(900, 916), *map(number_of, CAMERAS.values())):
         for frame_id in (50, 333, 1210, 7001):
-            geometry = letterbox.write(draw(number, frame_id), blob)
+            geometry = letterbox.write(ArrayPicture(draw(number, frame_id)), blob)
             (output,) = session.run(None, {"images": blob})
             found = decode(output, geometry, manifest=manifest, rules=PostProcessing())
             boxes, class_ids = truth(number, frame_id)

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from streamfleet_core.protocol.values import Family, Manifest, Weights
 from streamfleet_worker.engine.onnx_session import BadModel, DamagedModel, Session
 from streamfleet_worker.ipc.shared_memory import create_memory, map_slots
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.synthetic.test_pattern import draw, truth
 from tests.fakes.models import SIDE, manifest_of, write_constant_model, write_squares_model
@@ -32,7 +33,7 @@ def test_it_infers_from_and_into_shared_memory(path: Path) -> None:
     memory = create_memory(layout)
     (_, slot), (_, same) = map_slots(memory, layout), map_slots(memory, layout)
 
-    Letterbox(manifest).write(draw(1), slot.input)
+    Letterbox(manifest).write(ArrayPicture(draw(1)), slot.input)
     session.run(session.prepare(slot))
 
     best = same.output[0, 4:].argmax(axis=1)

@@ -15,6 +15,7 @@ from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.sampling import Random, Sampling
 from streamfleet_worker.sampling import command
 from streamfleet_worker.sampling.sampler import Destination, Sampler
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Stamp
 from streamfleet_worker.video.synthetic.test_pattern import HEIGHT, LABELS, WIDTH, draw, truth
 from tests.fakes.patience import PATIENCE
@@ -59,7 +60,7 @@ def samples(tmp_path: Path) -> Path:
             media_time=0.0,
             fps=10.0,
         )
-        sampler.offer(draw(frame_id), document, stamp, source_id=0, now=1_700_000_000.0)
+        sampler.offer(ArrayPicture(draw(frame_id)), document, stamp, source_id=0, now=1_700_000_000.0)
     sampler.close(PATIENCE)
     return tmp_path / "samples"
 

@@ -20,6 +20,7 @@ from streamfleet_core.protocol.sampling import Batching, Limit, Random, Sampling
 from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.sampling.quota_file import path_of
 from streamfleet_worker.sampling.sampler import Destination, Sampler
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Stamp
 from tests.fakes.patience import PATIENCE
 from tests.fakes.stand import wait_for
@@ -46,7 +47,7 @@ def look(sampler: Sampler, frame_id: int, now: float = NOW) -> None:
         media_time=0.0,
         fps=25.0,
     )
-    sampler.offer(PICTURE, prediction(), stamp, source_id=0, now=now)
+    sampler.offer(ArrayPicture(PICTURE), prediction(), stamp, source_id=0, now=now)
 
 
 Start = Callable[..., Sampler]
@@ -317,7 +318,7 @@ def test_figures_that_are_no_numbers_are_counted_and_no_crash(start: Start, tmp_
     strange["predictions"][0]["x"] = float("nan")
 
     sampler.offer(
-        PICTURE,
+        ArrayPicture(PICTURE),
         strange,
         Stamp(frame_id=1, decoded_at=0.0, wall_ns=int(NOW * 1e9), boot_ns=0, media_time=0.0, fps=25.0),
         source_id=0,

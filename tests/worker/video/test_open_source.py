@@ -305,9 +305,9 @@ def test_a_picture_comes_over_rtsp(rtsp: Callable[..., RtspServer], codec: str) 
     capture = opened(server.url)
 
     assert [capture.grab() for _ in range(10)] == [True] * 10
-    image = capture.retrieve(None)
-    assert image is not None
-    assert image.shape == (240, 320, 3)
+    picture = capture.retrieve()
+    assert picture is not None
+    assert picture.bgr().shape == (240, 320, 3)
     assert capture.fps == 15
     capture.close()
 
@@ -386,7 +386,7 @@ def test_a_scene_is_drawn_from_the_frame_that_comes_next() -> None:
     capture = open_source(SourceSpec("scene://conveyor/3"), 7)
 
     assert capture.grab()
-    assert capture.retrieve(None) is not None
+    assert capture.retrieve() is not None
     assert not capture.finite
     capture.close()
 
@@ -430,9 +430,9 @@ def test_a_property_that_can_be_set_is_set(tmp_path: Path, caplog: pytest.LogCap
     capture = opened(str(film), pos_frames=80.0)
 
     assert capture.grab()
-    image = capture.retrieve(None)
-    assert image is not None
-    assert abs(image.mean() - 80) < 3
+    picture = capture.retrieve()
+    assert picture is not None
+    assert abs(picture.bgr().mean() - 80) < 3
     assert not caplog.records
 
 

@@ -168,9 +168,10 @@ def test_the_pattern_goes_on_counting_where_it_is_told_to() -> None:
     capture = open_source(SourceSpec("TestPatternStreamProducer"), 41)
 
     assert capture.grab()
-    image = capture.retrieve(None)
+    picture = capture.retrieve()
 
-    np.testing.assert_array_equal(image, test_pattern.draw(41))
+    assert picture is not None
+    np.testing.assert_array_equal(picture.bgr(), test_pattern.draw(41))
     assert not capture.finite
 
 

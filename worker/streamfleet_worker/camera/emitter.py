@@ -21,7 +21,7 @@ from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.sender import Sender
 from streamfleet_worker.sampling.sampler import Destination, Sampler
 from streamfleet_worker.video.detection.letterbox import Geometry
-from streamfleet_worker.video.frame import Image, Stamp
+from streamfleet_worker.video.frame import Picture, Stamp
 from streamfleet_worker.video.outputs.prediction import (
     Document,
     Encoded,
@@ -93,8 +93,8 @@ class Emitter:
                 sender.close()
 
     @property
-    def wants_images(self) -> bool:
-        """Whether `emit` needs the images of frames."""
+    def wants_pictures(self) -> bool:
+        """Whether `emit` needs the pictures of frames."""
         return self._sampler.wants(time.time())
 
     def emit(
@@ -105,12 +105,9 @@ class Emitter:
         *,
         source_id: int,
         generation: int,
-        image: Image | None,
+        picture: Picture | None,
     ) -> DataHeader | None:
-        """Send the predictions of one frame to all sinks; None if the fence is closed, and nothing was sent.
-
-        The image is only valid during the call: the next frame is decoded into the same memory.
-        """
+        """Send the predictions of a frame to all sinks; None if the fence is closed: then nothing is sent."""
         if self._is_fenced_off():
             return None
         if generation != self._generation:
@@ -120,8 +117,8 @@ class Emitter:
             self._send_datagrams(to_json(document).content)
         header = self._send_to_publisher(to_msgpack(document), stamp, source_id)
         self._seq += 1
-        if image is not None:
-            self._sampler.offer(image, document, stamp, source_id=source_id, now=time.time())
+        if picture is not None:
+            self._sampler.offer(picture, document, stamp, source_id=source_id, now=time.time())
         return header
 
     def repeat_last_predictions(self) -> None:

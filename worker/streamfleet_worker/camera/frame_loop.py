@@ -26,7 +26,7 @@ from streamfleet_worker.ipc.child_messages import CameraConfig, PostProcessing
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import decode, post_processing
 from streamfleet_worker.video.detection.tracker import Tracker
-from streamfleet_worker.video.frame import Frame, Image, Stamp
+from streamfleet_worker.video.frame import Frame, Picture, Stamp
 from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
 from streamfleet_worker.video.source_lane import SourceLane
 from streamfleet_worker.video.sources.buffer import Wakeup
@@ -74,7 +74,7 @@ class InFlightFrame:
     submitted_at: float  # monotonic seconds
     ready_at: float | None = None  # monotonic seconds of the engine's answer
     failure: str = ""  # why inference failed
-    image: Image | None = None  # for as long as it may be shown
+    picture: Picture | None = None  # if a preview or a sample may need it
     shown: bool = False  # it gets a preview
 
 
@@ -254,7 +254,7 @@ class FrameLoop:
     def _abandon_frames(self, lane: SourceLane) -> None:
         """Drop frames of a live source after the engine died: it will have newer ones."""
         for frame in self._scheduler.remove_unanswered(lane.source_id):
-            self._release(lane, frame)
+            self._engine.give_back(frame.slot)
             lane.metrics.dropped("engine")
 
     def _read_engine(self, now: float) -> None:
@@ -303,7 +303,7 @@ class FrameLoop:
 
     def _submit(self, lane: SourceLane, frame: Frame, slot: int, now: float) -> None:
         letterbox = self._letterboxes[lane.source_id]
-        geometry = letterbox.write(frame.image, self._engine.slot(slot).input)
+        geometry = letterbox.write(frame.picture, self._engine.slot(slot).input)
         decoded_at = frame.stamp.decoded_at
         in_flight = InFlightFrame(
             stamp=frame.stamp,
@@ -314,10 +314,8 @@ class FrameLoop:
             submitted_at=time.monotonic(),
         )
         in_flight.shown = self._showing and self._preview_throttle.wants(lane.source_id, now)
-        if in_flight.shown or self._emitter.wants_images:
-            in_flight.image = frame.image
-        else:
-            lane.buffer.give_back(frame.image)
+        if in_flight.shown or self._emitter.wants_pictures:
+            in_flight.picture = frame.picture
         lane.pace.went(now)
         lane.holds.add(now, lane.pace.due)
         self._scheduler.add(lane.source_id, in_flight)
@@ -341,7 +339,7 @@ class FrameLoop:
             if lane.finite:
                 lane.advance(frame.stamp.frame_id)
             self._scheduler.remove_oldest(lane.source_id)
-            self._release(lane, frame)
+            self._engine.give_back(frame.slot)
 
     def _emit(self, lane: SourceLane, frame: InFlightFrame) -> bool:
         """Emit a frame, and return whether it is done. The frame of a paused file is kept."""
@@ -362,7 +360,7 @@ class FrameLoop:
                 frame.geometry,
                 source_id=lane.source_id,
                 generation=settings.generation,
-                image=frame.image,
+                picture=frame.picture,
             )
         if header is None:
             lane.metrics.dropped("fenced")
@@ -390,16 +388,11 @@ class FrameLoop:
         self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
     ) -> None:
         """Pass the frame to the preview renderer, if it gets a preview."""
-        if not frame.shown or frame.image is None or self._renderer is None:
+        if not frame.shown or frame.picture is None or self._renderer is None:
             return
-        image, frame.image = frame.image, None
         self._renderer.offer(
             PreviewFrame(
-                image=image,
-                detections=detections,
-                source_id=lane.source_id,
-                header=header,
-                give_back=lane.buffer.give_back,
+                picture=frame.picture, detections=detections, source_id=lane.source_id, header=header
             )
         )
 
@@ -408,11 +401,6 @@ class FrameLoop:
         with self._emission:
             if self._showing and self._settings.desired_status == "run":
                 self._emitter.emit_preview(jpeg, preview.header)
-
-    def _release(self, lane: SourceLane, frame: InFlightFrame) -> None:
-        self._engine.give_back(frame.slot)
-        if frame.image is not None:
-            lane.buffer.give_back(frame.image)
 
     def _record_sink_failures(self) -> None:
         """Record one event when a sink starts to fail, not one per frame."""

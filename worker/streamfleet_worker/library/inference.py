@@ -28,9 +28,10 @@ from streamfleet_worker.ipc.shared_memory import Slot
 from streamfleet_worker.library.errors import BadPrediction
 from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.model_threads import ModelThreads
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.outputs.prediction import Document, describe_picture
 
 _MOST_THREADS = 8
@@ -100,7 +101,7 @@ class ModelFile:
 
     def _describe(self, frame: VideoFrame, context: InferenceContext) -> Document:
         return document_of_detections(
-            context.detect(frame.image, self._rules), frame.image, self._manifest.labels
+            context.detect(ArrayPicture(frame.image), self._rules), frame.image, self._manifest.labels
         )
 
 
@@ -115,9 +116,9 @@ class InferenceContext:
         self.letterbox = Letterbox(manifest)
         self._manifest = manifest
 
-    def detect(self, image: Image, rules: PostProcessing) -> sv.Detections:
+    def detect(self, picture: Picture, rules: PostProcessing) -> sv.Detections:
         """Run the model on a picture. Raises: one of `run_errors`."""
-        geometry = self.letterbox.write(image, self.slot.input)
+        geometry = self.letterbox.write(picture, self.slot.input)
         self.session.run(self.run)
         return decode(self.slot.output, geometry, manifest=self._manifest, rules=rules)
 

@@ -18,6 +18,7 @@ from streamfleet_worker.library.arguments import rules_of
 from streamfleet_worker.library.inference import InferenceContext, document_of_detections
 from streamfleet_worker.library.models import load
 from streamfleet_worker.library.settings import current_settings
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.outputs.prediction import Document
 
@@ -81,14 +82,12 @@ class LoadedModel:
             max_candidates=max_candidates,
             max_detections=max_detections,
         )
-        return [
-            self._infer(_picture(each), rules) for each in (image if isinstance(image, list) else [image])
-        ]
+        return [self._infer(_image(each), rules) for each in (image if isinstance(image, list) else [image])]
 
-    def _infer(self, picture: Image, rules: PostProcessing) -> Response:
+    def _infer(self, image: Image, rules: PostProcessing) -> Response:
         with self._lock:
-            detections = self._context.detect(picture, rules)
-        document = document_of_detections(detections, picture, self._labels)
+            detections = self._context.detect(ArrayPicture(image), rules)
+        document = document_of_detections(detections, image, self._labels)
         return Response(
             image=Response(document["image"]),
             predictions=[Response(prediction) for prediction in document["predictions"]],
@@ -112,7 +111,7 @@ def get_model(model_id: str | Path, api_key: str | None = None, **rules: Any) ->
     return LoadedModel(path, manifest, rules_of(settings.rules, **known))
 
 
-def _picture(given: Any) -> Image:
+def _image(given: Any) -> Image:
     if isinstance(given, (str, Path)):
         read = cv2.imread(str(given))
         if read is None:

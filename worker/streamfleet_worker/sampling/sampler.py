@@ -1,6 +1,6 @@
 """The samples of one camera: picked by the emitting thread, written by a separate thread.
 
-    emitter ──▶ Picker ──copy──▶ queue ──▶ writer: JPEG, tally, spool
+    emitter ──▶ Picker ──▶ queue ──▶ writer: conversion, JPEG, tally, spool
 
 The emitting thread never waits for the disk or the writer: if the queue is full, the sample is dropped and
 counted, and its credit returned. Only the writer accesses files. It reads the tally first; until then nothing
@@ -27,7 +27,7 @@ from streamfleet_worker.sampling import quota_file
 from streamfleet_worker.sampling.batches import batch_name
 from streamfleet_worker.sampling.resize import fitted, jpeg_of, scaled
 from streamfleet_worker.sampling.selection import Credit, Objects, Picker, Tally
-from streamfleet_worker.video.frame import Image, Stamp
+from streamfleet_worker.video.frame import Picture, Stamp
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Destination:
 class _Picked:
     """A picked frame that waits for the writer."""
 
-    image: Image  # a copy
+    picture: Picture
     prediction: dict[str, Any]
     stamp: Stamp
     source_id: int
@@ -98,9 +98,9 @@ class Sampler:
             return picker.may_pick(now=now, batch=batch_name(sampling.batching, now))
 
     def offer(
-        self, image: Image, prediction: dict[str, Any], stamp: Stamp, *, source_id: int, now: float
+        self, picture: Picture, prediction: dict[str, Any], stamp: Stamp, *, source_id: int, now: float
     ) -> None:
-        """Pick this frame if a strategy wants it, and copy its image. `now` is in Unix seconds."""
+        """Pick this frame if a strategy wants it. `now` is in Unix seconds."""
         objects = _objects(prediction)
         with self._changed:
             picker, sampling = self._picker, self._sampling
@@ -114,7 +114,7 @@ class Sampler:
                 self._drop(credit, "queue")
                 return
         picked = _Picked(
-            image=image.copy(),
+            picture=picture,
             prediction=prediction,
             stamp=stamp,
             source_id=source_id,
@@ -228,7 +228,7 @@ def _objects(prediction: dict[str, Any]) -> Objects:
 
 def _sample(picked: _Picked, to: Destination) -> tuple[Sample, bytes]:
     sampling, strategy = picked.sampling, picked.credit.strategy
-    image = fitted(picked.image, sampling.max_image_size)
+    image = fitted(picked.picture.bgr(), sampling.max_image_size)
     height, width = image.shape[:2]
     jpeg = jpeg_of(image, sampling.jpeg_compression_level)
     return Sample(

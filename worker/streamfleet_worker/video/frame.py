@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,33 @@ class Stamp:
     fps: float  # frames/s that the source declares; 0 if unknown
 
 
+class Picture(Protocol):
+    """A decoded picture, upright, which is converted on request, and only to what is asked for.
+
+    It outlives the next pictures of its source. Any thread may call any method.
+    """
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+
+    def bgr(self) -> Image:
+        """The whole picture: (height, width, 3) uint8, BGR. Converted once: all callers share it."""
+
+    def scaled(self, width: int, height: int) -> Image:
+        """The picture in this size: (height, width, 3) uint8, BGR."""
+
+    def grid(self, lines: int) -> bytes:
+        """About `lines` x `lines` evenly spread pixels, in the format of the source."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture."""
+    """A picture and its stamp."""
 
     stamp: Stamp
-    image: Image  # (height, width, 3) uint8, BGR; belongs to the pool of the source: give it back
+    picture: Picture

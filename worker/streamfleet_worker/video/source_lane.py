@@ -6,7 +6,7 @@ from streamfleet_core.protocol.source_reference import is_finite
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.ipc.playback_position import Progress
 from streamfleet_worker.video.detection.tracker import Tracker
-from streamfleet_worker.video.frame import Frame, Image
+from streamfleet_worker.video.frame import Frame, Picture
 from streamfleet_worker.video.sources.buffer import FrameBuffer, Signal
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
 from streamfleet_worker.video.sources.freeze_detector import FreezeDetector, checksum
@@ -60,29 +60,25 @@ class SourceLane:
     def take(self, now: float) -> Frame | None:
         """Take the next frame, and count those that it replaces as dropped."""
         frames = self.buffer.take(now)
-        for replaced in frames[:-1]:
-            self.metrics.dropped("eager")
-            self.buffer.give_back(replaced.image)
         if not frames:
             return None
-        self._inspect(frames[-1].image, now)
+        if len(frames) > 1:
+            self.metrics.dropped("eager", len(frames) - 1)
+        self._inspect(frames[-1].picture, now)
         return frames[-1]
 
     def drain(self, cause: str, now: float) -> None:
         """Drop all buffered frames."""
         while frames := self.buffer.drain(now):
-            self._inspect(frames[-1].image, now)
+            self._inspect(frames[-1].picture, now)
             self.metrics.dropped(cause, len(frames))
-            for frame in frames:
-                self.buffer.give_back(frame.image)
 
     def advance(self, frame_id: int) -> None:
         """Record this frame as emitted, so that a later process does not emit it again."""
         self._progress.advance(frame_id, self.source_id)
 
-    def _inspect(self, image: Image, now: float) -> None:
-        height, width = image.shape[:2]
-        self.metrics.set_size(width, height)
+    def _inspect(self, picture: Picture, now: float) -> None:
+        self.metrics.set_size(picture.width, picture.height)
         if not self.finite and self._freeze_detector.due(now):
-            self._freeze_detector.update(checksum(image), now)
+            self._freeze_detector.update(checksum(picture), now)
             self.metrics.freeze_checked(self._freeze_detector.frozen_for(now), now)

@@ -211,11 +211,11 @@ class Reader:
 
     def _deliver(self, capture: Capture) -> None:
         wanted = not capture.damaged and self._buffer.wants(time.monotonic(), capture.fps)
-        image = capture.retrieve(self._buffer.spare()) if wanted else None
+        picture = capture.retrieve() if wanted else None
         now = time.monotonic()
         self._metrics.grabbed(now, self._timeouts.following if self._kind is SourceKind.URL else 0.0)
         self._position = self._frame_id
-        if image is None:
+        if picture is None:
             self._metrics.dropped("damaged" if wanted or capture.damaged else "adaptive")
             return
         self._metrics.decoded()
@@ -228,7 +228,7 @@ class Reader:
             media_time=self._media_time(capture) if self._finite else now,
             fps=capture.fps,
         )
-        dropped = self._buffer.put(Frame(stamp, image))
+        dropped = self._buffer.put(Frame(stamp, picture))
         if dropped:
             self._metrics.dropped("buffer", dropped)
 

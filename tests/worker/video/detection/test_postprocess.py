@@ -10,6 +10,7 @@ import supervision as sv
 
 from streamfleet_core.protocol.values import Family, Manifest, ModelRef, PipelineSpec, SourceSpec, Weights
 from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox, fit
 from streamfleet_worker.video.detection.postprocess import decode, post_processing
 from tests.fakes.found import class_ids, scores
@@ -167,7 +168,7 @@ def test_ultralytics_gets_rgb_from_0_to_1_in_the_middle() -> None:
     image = np.empty((32, 64, 3), np.uint8)
     image[:] = (0, 51, 255)  # blue, green, red
 
-    geometry = Letterbox(manifest()).write(image, blob)
+    geometry = Letterbox(manifest()).write(ArrayPicture(image), blob)
 
     assert (geometry.left, geometry.top, geometry.width, geometry.height) == (0, 16, 64, 32)
     np.testing.assert_allclose(blob[0, :, 16:48].mean(axis=(1, 2)), [1.0, 0.2, 0.0], atol=1e-6)
@@ -180,7 +181,7 @@ def test_yolox_gets_bgr_from_0_to_255_at_the_top_left() -> None:
     image = np.empty((64, 32, 3), np.uint8)
     image[:] = (1, 2, 3)
 
-    Letterbox(manifest("yolox")).write(image, blob)
+    Letterbox(manifest("yolox")).write(ArrayPicture(image), blob)
 
     for channel in range(3):
         assert set(blob[0, channel, :, :32].flat) == {channel + 1}
@@ -191,10 +192,10 @@ def test_a_source_that_changes_its_size_leaves_no_trace_of_the_old_one() -> None
     letterbox, blob = Letterbox(manifest()), np.zeros((1, 3, 64, 64), np.float32)
     white = np.full((64, 64, 3), 255, np.uint8)
 
-    letterbox.write(white, blob)
-    letterbox.write(white[:32], blob)
+    letterbox.write(ArrayPicture(white), blob)
+    letterbox.write(ArrayPicture(white[:32]), blob)
     first = blob.copy()
-    letterbox.write(white[:, :32], blob)
+    letterbox.write(ArrayPicture(white[:, :32]), blob)
 
     assert set(first[0, 0, :16].flat) == {np.float32(114 / 255)}
     assert set(blob[0, 0, :, :16].flat) == {np.float32(114 / 255)}
@@ -260,7 +261,7 @@ def test_a_picture_is_fitted_as_the_family_was_trained(family: Family, alike: Fa
     blobs = [np.zeros((1, 3, 64, 64), np.float32) for _ in range(2)]
 
     geometries = [
-        Letterbox(manifest(name)).write(image, blob)
+        Letterbox(manifest(name)).write(ArrayPicture(image), blob)
         for name, blob in zip((family, alike), blobs, strict=True)
     ]
 

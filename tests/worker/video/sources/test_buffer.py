@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamfleet_core.protocol.values import Consumption, Filling, SourceSpec
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Frame, Stamp
 from streamfleet_worker.video.sources.buffer import FrameBuffer, Wakeup
 from streamfleet_worker.video.sources.buffer_policy import Paces, Rate, Skipping, consumption_of, filling_of
@@ -18,7 +19,7 @@ from tests.fakes.patience import PATIENCE
 
 def frame(frame_id: int, *, at: float = 0.0) -> Frame:
     stamp = Stamp(frame_id=frame_id, decoded_at=at, wall_ns=0, boot_ns=0, media_time=0.0, fps=0.0)
-    return Frame(stamp, np.zeros((2, 2, 3), np.uint8))
+    return Frame(stamp, ArrayPicture(np.zeros((2, 2, 3), np.uint8)))
 
 
 def ids(frames: list[Frame]) -> list[int]:

@@ -47,11 +47,11 @@ def played(path: Path | str, **properties: float) -> Played:
     assert capture.finite
     damaged, times, first = 0, [], None
     while capture.grab():
-        image = None if capture.damaged else capture.retrieve(None)
-        damaged += image is None
-        if image is not None:
+        picture = None if capture.damaged else capture.retrieve()
+        damaged += picture is None
+        if picture is not None:
             times.append(capture.media_time or 0.0)
-            first = image.copy() if first is None else first
+            first = picture.bgr() if first is None else first
     facts = {"width": capture.width, "height": capture.height, "fps": capture.fps}
     capture.close()
     return Played(len(times), damaged, tuple(times), first, capture.remark, facts)
@@ -367,8 +367,8 @@ def sizes(capture: Capture) -> list[tuple[int, int] | None]:
     """Of each picture; None where it is damaged."""
     found: list[tuple[int, int] | None] = []
     while capture.grab():
-        image = capture.retrieve(None)
-        found.append(None if image is None else (image.shape[1], image.shape[0]))
+        picture = capture.retrieve()
+        found.append(None if picture is None else (picture.width, picture.height))
     return found
 
 
@@ -404,7 +404,9 @@ def test_pixels_are_those_of_opencv(tmp_path: Path) -> None:
         theirs, ours = cv2.VideoCapture(str(path)), open_source(SourceSpec(str(path)), 1)
         for _ in range(FRAMES):
             assert ours.grab()
-            np.testing.assert_array_equal(ours.retrieve(None), theirs.read()[1])
+            picture = ours.retrieve()
+            assert picture is not None
+            np.testing.assert_array_equal(picture.bgr(), theirs.read()[1])
 
 
 def test_a_film_that_cannot_be_read_on_ends_in_time(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.sources.freeze_detector import FreezeDetector, checksum
 from streamfleet_worker.video.synthetic import test_pattern
 
@@ -72,21 +73,21 @@ def test_it_looks_at_most_twice_a_second() -> None:
 
 @pytest.mark.parametrize("size", [(1080, 1920), (48, 64), (1, 1), (33, 5000)])
 def test_a_checksum_tells_pictures_apart(size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     noisy = np.random.default_rng(2).integers(0, 256, (*size, 3), np.uint8)
 
-    assert checksum(picture) == checksum(picture.copy())
-    assert checksum(picture) != checksum(noisy)
+    assert checksum(ArrayPicture(image)) == checksum(ArrayPicture(image.copy()))
+    assert checksum(ArrayPicture(image)) != checksum(ArrayPicture(noisy))
 
 
 def test_the_test_pattern_moves() -> None:
-    checksums = [checksum(test_pattern.draw(frame_id)) for frame_id in range(1, 60)]
+    checksums = [checksum(ArrayPicture(test_pattern.draw(frame_id))) for frame_id in range(1, 60)]
 
     assert all(one != next_ for one, next_ in pairwise(checksums))
 
 
 def test_a_look_costs_next_to_nothing() -> None:
-    picture = test_pattern.draw(1)
+    picture = ArrayPicture(test_pattern.draw(1))
     durations = []
 
     for _ in range(50):

@@ -257,7 +257,7 @@ class Feed:
     def forget(self) -> None:
         """Release all pictures: a reference to the pipeline must not keep them in memory."""
         self._early = self._ready = None
-        while self.lane.buffer.take(0.0) or self.lane.buffer.spare() is not None:
+        while self.lane.buffer.take(0.0):
             continue
 
     @property
@@ -307,15 +307,14 @@ class Feed:
             if not self._schedule.skips(stamp.media_time, stamp.fps, now):
                 return frame
             self.lane.metrics.dropped("max_fps")
-            self.lane.buffer.give_back(frame.image)
         return None
 
     def _taken(self, frame: Frame, now: float) -> Taken:
-        """Wrap a frame for the user, who owns the image from now on: it does not return to the buffer."""
+        """Wrap a frame for the user."""
         stamp = frame.stamp
         self._rate.tick(stamp.decoded_at)
         video_frame = VideoFrame(
-            image=frame.image,
+            image=frame.picture.bgr(),
             frame_id=stamp.frame_id,
             frame_timestamp=datetime.fromtimestamp(stamp.wall_ns / 1e9),  # noqa: DTZ006
             source_id=self.source_id,

@@ -15,7 +15,7 @@ import numpy as np
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.ipc.shared_memory import FloatArray
-from streamfleet_worker.video.frame import Floats, Image
+from streamfleet_worker.video.frame import Floats, Image, Picture
 
 PAD = 114  # grey level around the picture, in all families
 _YOLOX = ("yolox", "yolox-decoded")
@@ -46,17 +46,14 @@ class Letterbox:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._geometry: Geometry | None = None
-        self._small: Image = np.empty((0, 0, 3), np.uint8)
         self._planes: list[Image] = []
         # By address of the blob: the geometry for which its margin was filled.
         self._padded: dict[int, Geometry] = {}
 
-    def write(self, image: Image, blob: FloatArray) -> Geometry:
-        """Write a picture (height, width, 3) uint8 BGR into the blob, and return its geometry."""
-        geometry = self._fit(image)
-        size = (geometry.width, geometry.height)
-        cv2.resize(image, size, dst=self._small, interpolation=cv2.INTER_LINEAR)
-        cv2.split(self._small, self._planes)
+    def write(self, picture: Picture, blob: FloatArray) -> Geometry:
+        """Write a picture into the blob, and return its geometry."""
+        geometry = self._fit(picture)
+        cv2.split(picture.scaled(geometry.width, geometry.height), self._planes)
         self._pad(blob, geometry)
         rows = slice(geometry.top, geometry.top + geometry.height)
         columns = slice(geometry.left, geometry.left + geometry.width)
@@ -67,13 +64,12 @@ class Letterbox:
                 np.multiply(plane, np.float32(1 / 255), out=blob[0, 2 - channel, rows, columns])
         return geometry
 
-    def _fit(self, image: Image) -> Geometry:
-        height, width = image.shape[:2]
+    def _fit(self, picture: Picture) -> Geometry:
+        width, height = picture.width, picture.height
         known = self._geometry
         if known is None or (known.frame_width, known.frame_height) != (width, height):
             known = fit(width, height, self._manifest)
             self._geometry = known
-            self._small = np.empty((known.height, known.width, 3), np.uint8)
             self._planes = [np.empty((known.height, known.width), np.uint8) for _ in range(3)]
         return known
 

@@ -16,7 +16,7 @@ import numpy as np
 import supervision as sv
 
 from streamfleet_core.protocol.data_plane import MAX_BODY, DataHeader
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.pacing import Pace
 
 logger = logging.getLogger(__name__)
@@ -67,11 +67,10 @@ class PreviewThrottle:
 class PreviewFrame:
     """The input of one preview."""
 
-    image: Image  # as decoded; read-only
-    detections: sv.Detections  # in pixels of the image
+    picture: Picture
+    detections: sv.Detections  # in pixels of the picture
     source_id: int
     header: DataHeader  # of the predictions
-    give_back: Callable[[Image], None]  # call it when the image is no longer needed
 
 
 class PreviewRenderer:
@@ -95,8 +94,6 @@ class PreviewRenderer:
             if self._next is None and not self._stopped:
                 self._next = preview
                 self._changed.notify()
-                return
-        preview.give_back(preview.image)
 
     def stop(self) -> None:
         """Stop drawing. Does not wait."""
@@ -113,10 +110,7 @@ class PreviewRenderer:
             self.stop()
 
     def _render(self, preview: PreviewFrame) -> None:
-        try:
-            jpeg = draw(preview.image, preview.detections, self._labels)
-        finally:
-            preview.give_back(preview.image)
+        jpeg = draw(preview.picture.bgr(), preview.detections, self._labels)
         if len(jpeg) <= MAX_BODY:
             self._send(jpeg, preview)
 

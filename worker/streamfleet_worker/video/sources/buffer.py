@@ -17,7 +17,7 @@ from collections import deque
 from typing import Protocol
 
 from streamfleet_core.protocol.values import Consumption, Filling
-from streamfleet_worker.video.frame import Frame, Image
+from streamfleet_worker.video.frame import Frame
 from streamfleet_worker.video.sources.buffer_policy import Paces, Rate, Skipping
 
 
@@ -52,7 +52,7 @@ class Wakeup:
 
 
 class FrameBuffer:
-    """Up to `capacity` frames, and a pool of returned pictures to decode the next ones into."""
+    """Up to `capacity` frames."""
 
     def __init__(
         self,
@@ -69,8 +69,7 @@ class FrameBuffer:
         self.consumption: Consumption = consumption
         self._wakeup = wakeup
         self._frames: deque[Frame] = deque()
-        self._pool: deque[Image] = deque(maxlen=capacity + 1)
-        self._changed = threading.Condition()  # guards all but the pool
+        self._changed = threading.Condition()  # guards all of the following
         self._held = False
         self._finished = False
         self._closed = False
@@ -98,10 +97,9 @@ class FrameBuffer:
             self._decoding.tick(frame.stamp.decoded_at)
             dropped = 1 if self._full and not self._waits else 0
             if dropped and self.filling.endswith("DROP_LATEST"):
-                self._pool.append(frame.image)
                 return dropped
             if dropped:
-                self._pool.append(self._frames.popleft().image)
+                self._frames.popleft()
             first = not self._frames
             self._frames.append(frame)
         if first:  # if frames remain, the consumer waits for something else
@@ -140,17 +138,6 @@ class FrameBuffer:
             self.finite = True
             self.filling, self.consumption = filling, consumption
             self._skipping = Skipping() if filling.startswith("ADAPTIVE") else None
-
-    def give_back(self, image: Image) -> None:
-        """Return a picture to the pool."""
-        self._pool.append(image)
-
-    def spare(self) -> Image | None:
-        """Take a picture from the pool to decode into; None if it is empty."""
-        try:
-            return self._pool.pop()
-        except IndexError:
-            return None
 
     def hold(self, held: bool) -> None:
         """Wait for room regardless of the strategy, so that a paused file does not play on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.frame import Picture
 
 
 class Capture(abc.ABC):
@@ -28,8 +28,8 @@ class Capture(abc.ABC):
         """
 
     @abc.abstractmethod
-    def retrieve(self, into: Image | None) -> Image | None:
-        """Decode the grabbed picture, into this memory if it fits; None if it is damaged."""
+    def retrieve(self) -> Picture | None:
+        """The grabbed picture; None if it is damaged. It outlives the next ones, and the source."""
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.frame import Picture
 
 FROZEN_AFTER = 10.0  # seconds without any change, after which it is reported
 FORGOTTEN = 3.0  # seconds without a picture, after which the state is unknown
@@ -15,10 +15,9 @@ _PAUSE = 0.5  # seconds between two checks
 _GRID = 32  # rows and columns of the checked pixels
 
 
-def checksum(image: Image) -> int:
+def checksum(picture: Picture) -> int:
     """Checksum of about a thousand pixels, evenly spread over the picture."""
-    height, width = image.shape[:2]
-    return zlib.crc32(image[:: max(1, height // _GRID), :: max(1, width // _GRID)].tobytes())
+    return zlib.crc32(picture.grid(_GRID))
 
 
 class FreezeDetector:

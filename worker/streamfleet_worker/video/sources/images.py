@@ -11,7 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost, shown_path
 
@@ -44,9 +45,9 @@ class ImagesCapture(Capture):
             self.height, self.width = self._image.shape[:2]
         return True
 
-    def retrieve(self, into: Image | None) -> Image | None:
+    def retrieve(self) -> Picture | None:
         """Return the last image."""
-        return self._image
+        return None if self._image is None else ArrayPicture(self._image)
 
     def close(self) -> None:
         """Release the last image. No file is open between two images."""

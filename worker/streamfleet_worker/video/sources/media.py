@@ -25,7 +25,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from streamfleet_core.protocol.status import SourceCause
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.container import codec_of, fault_of
 from streamfleet_worker.video.sources.errors import SourceLost
@@ -121,7 +122,7 @@ class MediaCapture(Capture):
             self._record_picture(self._frame)
         return True
 
-    def retrieve(self, into: Image | None) -> Image | None:
+    def retrieve(self) -> Picture | None:
         """Convert the grabbed picture."""
         if self._frame is None:
             return None
@@ -133,7 +134,9 @@ class MediaCapture(Capture):
         except (av.FFmpegError, ValueError):
             return None
         image = _as_array(picture, copy=picture is self._frame)
-        return image if self._rotation is None else np.asarray(cv2.rotate(image, self._rotation), np.uint8)
+        if self._rotation is not None:
+            image = np.asarray(cv2.rotate(image, self._rotation), np.uint8)
+        return ArrayPicture(image)
 
     def close(self) -> None:
         """Close the container."""

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from streamfleet_core.protocol.values import SourceSpec
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
 
@@ -38,10 +39,11 @@ class DeviceCapture(Capture):
         """Advance to the next frame."""
         return self._capture.grab()
 
-    def retrieve(self, into: Image | None) -> Image | None:
+    def retrieve(self) -> Picture | None:
         """Decode the grabbed frame."""
-        ok, image = self._capture.retrieve(into) if into is not None else self._capture.retrieve()
-        return _as_bgr(image) if ok and image is not None else None
+        ok, grabbed = self._capture.retrieve()
+        image = _as_bgr(grabbed) if ok and grabbed is not None else None
+        return None if image is None else ArrayPicture(image)
 
     def close(self) -> None:
         """Release the camera."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.capture import Capture
 
 
@@ -13,7 +14,7 @@ class DrawnCapture(Capture):
     """A source that draws each frame at a fixed frame rate, starting with a given frame.
 
     Args:
-        draw: draws a frame, into the given memory if any.
+        draw: draws a frame.
     """
 
     finite = False
@@ -21,7 +22,7 @@ class DrawnCapture(Capture):
 
     def __init__(
         self,
-        draw: Callable[[int, Image | None], Image],
+        draw: Callable[[int], Image],
         *,
         width: int,
         height: int,
@@ -39,10 +40,9 @@ class DrawnCapture(Capture):
         self._frame_id += 1
         return True
 
-    def retrieve(self, into: Image | None) -> Image | None:
+    def retrieve(self) -> Picture | None:
         """Draw the grabbed frame."""
-        fits = into is not None and into.shape == (self.height, self.width, 3)
-        return self._draw(self._frame_id, into if fits else None)
+        return ArrayPicture(self._draw(self._frame_id))
 
     def close(self) -> None:
         """Do nothing: no resource is held."""

@@ -46,9 +46,9 @@ def number_of(reference: str) -> int:
     return number
 
 
-def draw(number: int, frame_id: int, into: Image | None = None) -> Image:
+def draw(number: int, frame_id: int) -> Image:
     """Draw this frame: (480, 640, 3) uint8 BGR."""
-    return _scene(number).draw(frame_id, into)
+    return _scene(number).draw(frame_id)
 
 
 def truth(number: int, frame_id: int) -> tuple[Boxes, npt.NDArray[np.int64]]:
@@ -78,9 +78,9 @@ class Scene:
         self._canvas: Image = np.empty((across, along, 3), np.uint8)
         self._noisy: Image = np.empty_like(self._canvas)
 
-    def draw(self, frame_id: int, into: Image | None = None) -> Image:
+    def draw(self, frame_id: int) -> Image:
         """Draw this frame: (480, 640, 3) uint8 BGR."""
-        image = np.empty((HEIGHT, WIDTH, 3), np.uint8) if into is None else into
+        image: Image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         canvas, belt = self._canvas, self._fixtures.belt
         offset = self._offset(frame_id)
         light = self._light_at(frame_id)

@@ -41,10 +41,9 @@ def truth(frame_id: int) -> npt.NDArray[np.float32]:
     return np.array(boxes, np.float32)
 
 
-def draw(frame_id: int, into: Image | None = None) -> Image:
+def draw(frame_id: int) -> Image:
     """Draw this frame: (1080, 1920, 3) uint8 BGR."""
-    image = np.empty((HEIGHT, WIDTH, 3), np.uint8) if into is None else into
-    image.fill(_BACKGROUND)
+    image = np.full((HEIGHT, WIDTH, 3), _BACKGROUND, np.uint8)
     for (left, top), colour in zip(_corners(frame_id), _COLOURS, strict=True):
         image[top : top + SIDE, left : left + SIDE] = colour
     return image
