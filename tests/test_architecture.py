@@ -100,7 +100,7 @@ PURE = [
     "streamfleet_worker.camera.slot_scheduler",
     "streamfleet_worker.decisions",
     "streamfleet_worker.engine.batching",
-    "streamfleet_worker.engine.ort_reason",
+    "streamfleet_worker.engine.onnxruntime_errors",
     "streamfleet_worker.library.execution.playback_clock",
     "streamfleet_worker.sampling.selection",
     "streamfleet_worker.video.sources.timeouts",

@@ -91,7 +91,7 @@ KNOWING = {  # the modules that write or read these bytes, or describe them
     "broker/streamfleet_core/protocol/prediction.py",
     "worker/streamfleet_worker/agent/status_publisher.py",
     "worker/streamfleet_worker/camera/emitter.py",
-    "worker/streamfleet_worker/engine/ort_reason.py",  # names of C++ files
+    "worker/streamfleet_worker/engine/onnxruntime_errors.py",  # names of C++ files
     "worker/streamfleet_worker/video/outputs/prediction.py",
 }
 

@@ -79,7 +79,7 @@ class Taker:
         return [frame.frame_id for frame in self.frames]
 
     @property
-    def rounds(self) -> list[tuple[int | None, ...]]:
+    def batches(self) -> list[tuple[int | None, ...]]:
         """The frame ids of calls with lists."""
         return [
             tuple(None if frame is None else frame.frame_id for frame in frames) for _, frames in self.calls

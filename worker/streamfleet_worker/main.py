@@ -24,10 +24,10 @@ from streamfleet_core.runtime.descriptors import DescriptorWatch, raise_limit
 from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
 from streamfleet_core.runtime.program import log_as
 from streamfleet_worker.agent.agent import Agent, Entries
+from streamfleet_worker.agent.child_processes import end_fork_server
 from streamfleet_worker.agent.identity import Identity, IdentityError, join, load
 from streamfleet_worker.agent.paths import WorkerPaths
 from streamfleet_worker.agent.state_db import StateError
-from streamfleet_worker.agent.supervisor import end_fork_server
 from streamfleet_worker.config import ConfigError, WorkerConfig, parse
 from streamfleet_worker.healthcheck import Unhealthy, check
 from streamfleet_worker.sampling import command

@@ -11,7 +11,7 @@ from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.arguments import plans_of, rules_of, sinks_of, source_numbers, tracking_of
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
-from streamfleet_worker.library.execution.rounds import SourcePlan
+from streamfleet_worker.library.execution.frame_batches import SourcePlan
 from streamfleet_worker.library.settings import Settings
 
 

@@ -157,9 +157,9 @@ def test_a_limit_slows_a_file_down_and_drops_none_of_it(folder: Path, taker: Tak
     InferencePipeline.init_with_custom_logic([film, film], nothing, sink, max_fps=5).start()
 
     assert times[-1] - times[0] >= 4 / 5, "only the second frame may come right behind the first"
-    # Of each of the two sources, not of both together, whose rounds would be two intervals apart.
+    # Of each of the two sources, not of both together, whose batches would be two intervals apart.
     assert median(later - earlier for earlier, later in pairwise(times)) < 0.3
-    assert taker.rounds == [(frame_id, frame_id) for frame_id in range(1, 7)]
+    assert taker.batches == [(frame_id, frame_id) for frame_id in range(1, 7)]
 
 
 def test_a_limit_may_thin_a_file_out_instead(
@@ -413,7 +413,7 @@ def test_a_batch_has_a_place_for_each_source(mode: SinkMode | str, folder: Path,
         films, lambda frames: [frame.source_id for frame in frames], taker, sink_mode=mode
     ).start()
 
-    assert taker.rounds == [(1, 1), (2, 2), (3, 3), (4, None), (5, None)]
+    assert taker.batches == [(1, 1), (2, 2), (3, 3), (4, None), (5, None)]
     assert [predictions for predictions, _ in taker.calls] == [[0, 1]] * 3 + [[0, None]] * 2
 
 
@@ -429,7 +429,7 @@ def test_sequential_sinks_get_the_frames_of_several_sources_one_by_one(folder: P
 def test_one_source_may_come_as_a_batch(film: Path, taker: Taker) -> None:
     InferencePipeline.init_with_custom_logic(film, nothing, taker, sink_mode=SinkMode.BATCH).start()
 
-    assert taker.rounds == [(frame_id,) for frame_id in range(1, 31)]
+    assert taker.batches == [(frame_id,) for frame_id in range(1, 31)]
 
 
 def test_a_round_waits_for_a_slow_source_no_longer_than_it_is_told(
@@ -442,14 +442,14 @@ def test_a_round_waits_for_a_slow_source_no_longer_than_it_is_told(
                 [film, camera.url()], nothing, taker, batch_collection_timeout=0.02, max_fps=100
             )
         )
-        wait_for("the file is over", lambda: any(ids[0] == 30 for ids in taker.rounds))
+        wait_for("the file is over", lambda: any(ids[0] == 30 for ids in taker.batches))
         pipeline.terminate()
         pipeline.join()
     finally:
         camera.close()
 
-    assert [ids[0] for ids in taker.rounds if ids[0] is not None] == list(range(1, 31))
-    assert sum(ids[1] is None for ids in taker.rounds) > 5
+    assert [ids[0] for ids in taker.batches if ids[0] is not None] == list(range(1, 31))
+    assert sum(ids[1] is None for ids in taker.batches) > 5
 
 
 def test_a_source_that_is_lost_holds_up_no_other(
@@ -460,19 +460,19 @@ def test_a_source_that_is_lost_holds_up_no_other(
         pipeline = running(
             InferencePipeline.init_with_custom_logic([steady.url(), shaky.url()], nothing, taker)
         )
-        wait_for("both give frames", lambda: any(None not in ids for ids in taker.rounds))
+        wait_for("both give frames", lambda: any(None not in ids for ids in taker.batches))
         shaky.frames_each = 0
-        wait_for("the first goes on alone", lambda: taker.rounds[-1][1] is None)
-        alone = len(taker.rounds)
+        wait_for("the first goes on alone", lambda: taker.batches[-1][1] is None)
+        alone = len(taker.batches)
         shaky.frames_each = None
-        wait_for("the second comes back", lambda: any(None not in ids for ids in taker.rounds[alone:]))
+        wait_for("the second comes back", lambda: any(None not in ids for ids in taker.batches[alone:]))
         pipeline.terminate()
         pipeline.join()
     finally:
         steady.close()
         shaky.close()
 
-    came = [ids[0] for ids in taker.rounds if ids[0] is not None]
+    came = [ids[0] for ids in taker.batches if ids[0] is not None]
     assert came == sorted(set(came))
 
 
@@ -482,7 +482,7 @@ def test_a_live_source_that_waits_for_another_gives_its_newest_frame(
     fast, slow = HttpCamera(), HttpCamera(fps=2.5)
     try:
         pipeline = running(InferencePipeline.init_with_custom_logic([fast.url(), slow.url()], nothing, taker))
-        wait_for("rounds come", lambda: len(taker.calls) >= 6)
+        wait_for("batches come", lambda: len(taker.calls) >= 6)
         pipeline.terminate()
         pipeline.join()
     finally:
@@ -493,7 +493,7 @@ def test_a_live_source_that_waits_for_another_gives_its_newest_frame(
         abs((frames[0].frame_timestamp - frames[1].frame_timestamp).total_seconds())
         for _, frames in taker.calls[1:]
     )
-    assert apart[len(apart) // 2] < 0.2  # twice as much passes from one round to the next
+    assert apart[len(apart) // 2] < 0.2  # twice as much passes from one batch to the next
 
 
 # pauses and ends ------------------------------------------------------------------------------------------
@@ -559,11 +559,11 @@ def test_one_of_two_sources_is_paused_alone(
 
     pipeline.pause_stream(1)
     running(pipeline)
-    wait_for("the first is over", lambda: taker.rounds[-1:] == [(20, None)])
+    wait_for("the first is over", lambda: taker.batches[-1:] == [(20, None)])
     pipeline.resume_stream(1)
     pipeline.join()
 
-    assert taker.rounds == [(n, None) for n in range(1, 21)] + [(None, n) for n in range(1, 11)]
+    assert taker.batches == [(n, None) for n in range(1, 21)] + [(None, n) for n in range(1, 11)]
 
 
 def test_there_must_be_a_source_to_pause(film: Path) -> None:

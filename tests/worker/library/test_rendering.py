@@ -13,7 +13,7 @@ import pytest
 import supervision as sv
 from supervision.annotators.base import BaseAnnotator
 
-from streamfleet_worker.library import shared
+from streamfleet_worker.library import sink_resources
 from streamfleet_worker.library.rendering import create_tiles, render_boxes
 from tests.fakes.patience import PATIENCE
 from tests.fakes.predicted import GREY, box, coloured, frame, seen
@@ -119,7 +119,7 @@ def test_figures_are_written_into_the_picture_when_asked_for(rendered: list[Any]
 def test_what_cannot_be_drawn_is_told_once_and_the_frame_shown(
     prediction: Any, rendered: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "_made", {})
+    monkeypatch.setattr(sink_resources, "_made", {})
 
     for _ in range(3):
         render_boxes([prediction], [frame()], display_size=None, on_frame_rendered=rendered.append)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from streamfleet_worker.library import shared
+from streamfleet_worker.library import sink_resources
 from streamfleet_worker.library.sinks import (
     InMemoryBufferSink,
     UDPSink,
@@ -222,7 +222,7 @@ def test_a_buffer_gives_back_what_came_oldest_first_and_keeps_the_newest() -> No
 def test_one_sink_that_fails_takes_nothing_from_the_others(
     udp: UDPSink, receiver: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "_made", {})
+    monkeypatch.setattr(sink_resources, "_made", {})
     kept = InMemoryBufferSink.init(queue_size=8)
 
     def fails(_predictions: Any, _frames: Any) -> None:

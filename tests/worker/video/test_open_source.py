@@ -16,12 +16,12 @@ import pytest
 
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.video.open_source import open_source, quiet_libraries
-from streamfleet_worker.video.sources import media, timeouts
+from streamfleet_worker.video.sources import ffmpeg_capture, timeouts
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
-from streamfleet_worker.video.sources.probe import Answer, address_of, diagnose_answer
 from streamfleet_worker.video.sources.timeouts import NEXT_PICTURE
-from streamfleet_worker.video.sources.v4l2 import _not_opened
+from streamfleet_worker.video.sources.url_diagnosis import Answer, address_of, diagnose_answer
+from streamfleet_worker.video.sources.v4l2_capture import _not_opened
 from tests.fakes.http_camera import HttpCamera
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import free_port
@@ -176,7 +176,7 @@ def test_a_host_that_has_no_name_is_unreachable() -> None:
 def test_a_server_that_takes_connections_and_says_nothing_is_a_timeout(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(ffmpeg_capture, "ANSWER_TIMEOUT", 0.3)
     monkeypatch.setattr(timeouts, "FIRST_PICTURE", 0.6)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         cause, text = why(f"{scheme}://u:canary@127.0.0.1:{silent.getsockname()[1]}/live")
@@ -185,7 +185,7 @@ def test_a_server_that_takes_connections_and_says_nothing_is_a_timeout(
 
 
 def test_an_answer_that_drips_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(ffmpeg_capture, "ANSWER_TIMEOUT", 0.3)
     with answering(b"RTSP/1.0 200 OK\r\nContent-Length: 9999\r\n\r\nv=0\r\n", hangs_up=False) as port:
         assert why(f"rtsp://127.0.0.1:{port}/live")[0] == "timeout"
 

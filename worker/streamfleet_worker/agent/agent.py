@@ -1,6 +1,6 @@
 """The agent of a device: one loop that performs what the session and the reconciler decide, nothing else.
 
-    broker ◀──link──▶ session ──desired state──▶ reconciler ──actions──▶ supervisor, models, state
+    broker ◀──link──▶ session ──desired state──▶ reconciler ──actions──▶ child processes, models, state
                          ▲────────observed────┘ ▲───reports, exits────┘
 
 Each input is handled completely before the next. Only the reconciler's actions wait, for the disk.
@@ -27,6 +27,7 @@ from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Hello, Welcome
 from streamfleet_worker.agent.addresses import publish_endpoint, reached_by
 from streamfleet_worker.agent.broker_link import BrokerLink
+from streamfleet_worker.agent.child_processes import ChildProcesses
 from streamfleet_worker.agent.identity import Identity
 from streamfleet_worker.agent.model_cache import ModelCache, Source
 from streamfleet_worker.agent.paths import WorkerPaths
@@ -34,7 +35,6 @@ from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.agent.sample_uploader import Uploader
 from streamfleet_worker.agent.state_db import State
 from streamfleet_worker.agent.status_publisher import StatusPublisher
-from streamfleet_worker.agent.supervisor import Supervisor
 from streamfleet_worker.config import WorkerConfig
 from streamfleet_worker.decisions import reconcile_actions as actions
 from streamfleet_worker.decisions import reconcile_events as events
@@ -110,7 +110,7 @@ class Agent:
             rng,
         )
         self._models = ModelCache(self._paths.models, self._handle_event, rng)
-        self._supervisor = Supervisor(
+        self._children = ChildProcesses(
             on_report=lambda child, report: self._handle_event(events.Reported(child, report)),
             on_exit=lambda child, code: self._handle_event(events.Exited(child, code)),
         )
@@ -186,7 +186,7 @@ class Agent:
             self._link.send(effect.envelope)
         await self._models.close()
         await self._uploader.close()
-        await self._supervisor.stop(STOP_TIMEOUT)
+        await self._children.stop(STOP_TIMEOUT)
         self._link.close(linger=GOODBYE_TIMEOUT)
         self._context.destroy(linger=0)
         self._status.close()
@@ -314,7 +314,7 @@ class Agent:
 
     def _send_to_publisher(self, message: Relay | AllowSubscribers) -> None:
         if self._publisher is not None:
-            self._supervisor.send(self._publisher, message)
+            self._children.send(self._publisher, message)
 
     # actions of the reconciler
 
@@ -388,16 +388,16 @@ class Agent:
                 self._start_camera(action)
             case actions.ChangeCamera():
                 assignment = action.assignment
-                self._supervisor.send(
+                self._children.send(
                     action.child, Change(assignment.generation, assignment.desired_status, assignment.spec)
                 )
             case actions.ShowPictures():
-                self._supervisor.send(action.child, Show(action.wanted))
+                self._children.send(action.child, Show(action.wanted))
             case actions.StopChild():
-                self._supervisor.send(action.child, Stop())
+                self._children.send(action.child, Stop())
             case actions.KillChild():
                 logger.warning("%s: killed: %s", _name(action.child), action.reason)
-                self._supervisor.kill(action.child)
+                self._children.kill(action.child)
             case _:
                 assert_never(action)
 
@@ -405,7 +405,7 @@ class Agent:
         config = self._config
         direct = "" if config.publish_port is None else f"tcp://{config.publish_host}:{config.publish_port}"
         self._publisher = action.child
-        self._supervisor.start(
+        self._children.start(
             action.child,
             name=_name(action.child),
             entry=self._entries.publisher,
@@ -426,7 +426,7 @@ class Agent:
         self._send_to_publisher(self._allowed)
 
     def _start_engine(self, action: actions.StartEngine) -> None:
-        self._supervisor.start(
+        self._children.start(
             action.child,
             name=_name(action.child),
             entry=self._entries.engine,
@@ -440,7 +440,7 @@ class Agent:
 
     def _start_camera(self, action: actions.StartCamera) -> None:
         assignment = action.assignment
-        self._supervisor.start(
+        self._children.start(
             action.child,
             name=_name(action.child),
             entry=self._entries.camera,

@@ -17,7 +17,7 @@ from streamfleet_core.models import onnx_file, onnx_graph
 from streamfleet_core.models.onnx_graph import LOAD_TIME, LONG_RUN_TIME, RUN_TIME
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime, run_errors
-from streamfleet_worker.engine.ort_reason import reason_in
+from streamfleet_worker.engine.onnxruntime_errors import reason_in
 from streamfleet_worker.ipc.shared_memory import FloatArray, Slot, SlotLayout
 
 if TYPE_CHECKING:

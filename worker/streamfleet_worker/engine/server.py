@@ -14,9 +14,9 @@ import threading
 import time
 
 from streamfleet_worker.engine.connection import CameraConnection
+from streamfleet_worker.engine.inference_threads import Runners
 from streamfleet_worker.engine.messages import MAX_PACKET, BadPacket, Offer, Share, pack, unpack_from_camera
 from streamfleet_worker.engine.onnx_session import Session
-from streamfleet_worker.engine.run_threads import Runners
 from streamfleet_worker.ipc.shared_memory import BadSlots, map_slots
 from streamfleet_worker.ipc.unix_sockets import listen
 

@@ -72,7 +72,7 @@ class EngineConfig:
     manifest: Manifest
     weights_path: str
     socket_path: str  # of the unix socket for cameras
-    threads: int  # run threads of the session; 0: one per core
+    threads: int  # inference threads of the session; 0: one per core
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from streamfleet_core.protocol.source_reference import expected_instead, referen
 from streamfleet_core.protocol.values import Consumption, Filling, SourceSpec
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
-from streamfleet_worker.library.execution.rounds import SourcePlan
+from streamfleet_worker.library.execution.frame_batches import SourcePlan
 from streamfleet_worker.library.inference import Function, Inference, ModelFile, ModelObject
 from streamfleet_worker.library.settings import Settings
 from streamfleet_worker.library.tracking import Tracking

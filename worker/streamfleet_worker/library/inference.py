@@ -39,7 +39,7 @@ _MOST_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    """The results for the frames of one round."""
+    """The results for the frames of one batch."""
 
     results: list[Any]  # one per frame, in their order
     started_at: float  # monotonic seconds
@@ -47,9 +47,9 @@ class Inferred:
 
 
 class Inference(Protocol):
-    """Runs inference on rounds of frames. Call `start` and `close` once. One thread calls `begin`."""
+    """Runs inference on batches of frames. Call `start` and `close` once. One thread calls `begin`."""
 
-    threads: int  # how many rounds run at once
+    threads: int  # how many batches run at once
 
     def start(self) -> None:
         """Start the threads."""
@@ -124,7 +124,7 @@ class InferenceContext:
 
 
 class Function:
-    """A function of the user that is called with the frames of a round, on one thread."""
+    """A function of the user that is called with the frames of a batch, on one thread."""
 
     threads = 1
 

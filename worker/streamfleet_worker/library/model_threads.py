@@ -19,7 +19,7 @@ class ModelThreads(Generic[ResultT]):
 
     def __init__(self, count: int) -> None:
         self.count = count
-        # Bounded by the caller, who limits the rounds in flight.
+        # Bounded by the caller, who limits the batches in flight.
         self._tasks: queue.SimpleQueue[_Task[ResultT] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"inference {number}", daemon=True)

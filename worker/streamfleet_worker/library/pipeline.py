@@ -23,9 +23,9 @@ from streamfleet_worker.library.arguments import (
     tracking_of,
 )
 from streamfleet_worker.library.execution.callbacks import Callbacks, SinkDispatcher
+from streamfleet_worker.library.execution.frame_batches import SourcePlan, Sources
 from streamfleet_worker.library.execution.frame_loop import FrameLoop
 from streamfleet_worker.library.execution.pipeline_run import PipelineRun
-from streamfleet_worker.library.execution.rounds import SourcePlan, Sources
 from streamfleet_worker.library.execution.wakeup import Wakeup
 from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.inference import Function, Inference

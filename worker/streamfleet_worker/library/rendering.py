@@ -14,7 +14,7 @@ from supervision.annotators.base import BaseAnnotator
 
 from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.settings import has_display
-from streamfleet_worker.library.shared import ThrottledWarnings, shared
+from streamfleet_worker.library.sink_resources import ThrottledWarnings, shared
 from streamfleet_worker.video.frame import Image
 
 Prediction = dict[str, Any]

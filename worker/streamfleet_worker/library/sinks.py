@@ -37,7 +37,7 @@ from streamfleet_worker.library.rendering import (
     fitted,
     render_boxes,
 )
-from streamfleet_worker.library.shared import ThrottledWarnings, shared
+from streamfleet_worker.library.sink_resources import ThrottledWarnings, shared
 from streamfleet_worker.video.outputs.prediction import to_json
 from streamfleet_worker.video.outputs.udp import UdpSender
 

@@ -16,15 +16,15 @@ import cv2
 from streamfleet_core.protocol.source_reference import SourceKind, is_finite, kind_of, path_of, sanitised
 from streamfleet_core.protocol.status import SourceCause
 from streamfleet_core.protocol.values import SourceSpec
-from streamfleet_worker.video.sources import container
+from streamfleet_worker.video.sources import file_diagnosis
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost, shown_path
+from streamfleet_worker.video.sources.ffmpeg_capture import MOST_PIXELS, FFmpegCapture, strerror
 from streamfleet_worker.video.sources.images import is_pattern, open_images
-from streamfleet_worker.video.sources.media import MOST_PIXELS, MediaCapture, strerror
-from streamfleet_worker.video.sources.probe import Address, address_of, diagnose, resolve
 from streamfleet_worker.video.sources.timeouts import FrameTimeouts
-from streamfleet_worker.video.sources.v4l2 import number_of as property_number
-from streamfleet_worker.video.sources.v4l2 import open_device
+from streamfleet_worker.video.sources.url_diagnosis import Address, address_of, diagnose, resolve
+from streamfleet_worker.video.sources.v4l2_capture import number_of as property_number
+from streamfleet_worker.video.sources.v4l2_capture import open_device
 from streamfleet_worker.video.synthetic.conveyor import SceneCapture, UnknownScene, number_of
 from streamfleet_worker.video.synthetic.test_pattern import PatternCapture
 
@@ -124,7 +124,7 @@ def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str
         return open_images(path, finite=is_finite(spec))
     _check_file(path)
     try:
-        capture = MediaCapture(
+        capture = FFmpegCapture(
             f"file:{path}",
             shown=path,
             options=_options("file", _FILE_OPTIONS),
@@ -135,7 +135,8 @@ def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str
             on_wait=on_wait,
         )
     except (av.FFmpegError, ValueError) as exc:
-        raise SourceLost("codec", f"{shown_path(path)} {container.fault_of(path) or strerror(exc)}") from None
+        why = file_diagnosis.fault_of(path) or strerror(exc)
+        raise SourceLost("codec", f"{shown_path(path)} {why}") from None
     for _ in range(int(spec.properties.get(_POSITION, 0))):
         if not capture.grab():
             break
@@ -153,7 +154,7 @@ def _open_url(
     on_wait("resolving the name of its host")
     resolve(address)
     try:
-        capture = MediaCapture(
+        capture = FFmpegCapture(
             str(spec.reference),
             shown=address.shown,
             options=_options(family, _URL_OPTIONS | (_HTTP_OPTIONS if family == "http" else {})),

@@ -19,7 +19,7 @@ import pytest
 
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.video.open_source import open_source, quiet_libraries
-from streamfleet_worker.video.sources import media
+from streamfleet_worker.video.sources import ffmpeg_capture
 from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
 from tests.fakes.films import FRAMES, SIZE, copied, counted_by_ffmpeg, drawn, noise, write_film
@@ -172,7 +172,7 @@ def test_a_packet_that_cannot_be_decoded_ends_nothing(
 def test_damage_among_the_last_packets_costs_no_other_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "_FILM_THREADS", 8)
+    monkeypatch.setattr(ffmpeg_capture, "_FILM_THREADS", 8)
     whole = write_film(tmp_path / "whole.mp4", "libx264", options={"bf": "0"})
     path = copied(whole, tmp_path / "late.mp4", change=at(FRAMES - 6))
 
@@ -419,4 +419,4 @@ def test_a_film_that_cannot_be_read_on_ends_in_time(tmp_path: Path) -> None:
     came = played(path)
 
     assert came.frames > 5
-    assert time.monotonic() - began < media.FILE_TIMEOUT, "and not because a read was given up"
+    assert time.monotonic() - began < ffmpeg_capture.FILE_TIMEOUT, "and not because a read was given up"

@@ -55,7 +55,7 @@ class SinkDispatcher:
         self._stopped = stopped
 
     def dispatch(self, predictions: list[Any], frames: list[VideoFrame | None]) -> None:
-        """Call the sinks with the predictions of a round, unless the pipeline is stopped."""
+        """Call the sinks with the predictions of a batch, unless the pipeline is stopped."""
         if self._results is not None:
             predictions = [
                 None if frame is None else self._results(prediction, frame)

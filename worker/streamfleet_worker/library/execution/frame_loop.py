@@ -1,4 +1,4 @@
-"""The thread that moves frames: from the sources to the model in rounds, and to the user in order.
+"""The thread that moves frames: from the sources to the model in batches, and to the user in order.
 
 Only this thread calls functions of the user, except a model that is a function.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamfleet_worker.library.execution.callbacks import Callbacks
-from streamfleet_worker.library.execution.rounds import Round, Sources, Taken
+from streamfleet_worker.library.execution.frame_batches import FrameBatch, Sources, Taken
 from streamfleet_worker.library.execution.wakeup import Wakeup
 from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.inference import Inference, Inferred, failure_of
@@ -25,23 +25,23 @@ from streamfleet_worker.library.watchdogs import PipelineWatchDog
 
 logger = logging.getLogger(__name__)
 
-# Rounds besides the running ones: the next of a file, or a finished one that was not dispatched yet.
+# Batches besides the running ones: the next of a file, or a finished one that was not dispatched yet.
 _SPARE = 1
 
 Dispatch = Callable[[list[Any], "list[VideoFrame | None]"], None]  # both by source; None: no frame
 
 
 @dataclass(frozen=True, slots=True)
-class _InFlightRound:
-    """A round that the model is processing, or whose results were not dispatched yet."""
+class _InFlightBatch:
+    """A batch that the model is processing, or whose results were not dispatched yet."""
 
-    round: Round
+    batch: FrameBatch
     future: Future[Inferred]
 
     @property
     def present(self) -> list[Taken]:
-        """The frames of the round."""
-        return [taken for taken in self.round if taken is not None]
+        """The frames of the batch."""
+        return [taken for taken in self.batch if taken is not None]
 
 
 class FrameLoop:
@@ -68,11 +68,11 @@ class FrameLoop:
         self._wakeup = wakeup
         self._tracking = tracking
         self._watchdog = watchdog
-        self._in_flight: deque[_InFlightRound] = deque()  # in order
-        self._round_finished = threading.Condition()  # guards the two counts
-        self._begun = self._finished = 0  # rounds
+        self._in_flight: deque[_InFlightBatch] = deque()  # in order
+        self._batch_finished = threading.Condition()  # guards the two counts
+        self._begun = self._finished = 0  # batches
         self._stopped = stopped
-        self._failing = False  # the last round failed
+        self._failing = False  # the last batch failed
 
     @property
     def stopped(self) -> threading.Event:
@@ -83,14 +83,14 @@ class FrameLoop:
         """End after the current call to the user, if any."""
         self._stopped.set()
         self._wakeup.set()
-        with self._round_finished:
-            self._round_finished.notify_all()
+        with self._batch_finished:
+            self._batch_finished.notify_all()
 
     def settle(self, deadline: float) -> bool:
-        """Wait for the rounds in flight, and return whether they finished within `deadline` seconds."""
-        with self._round_finished:
+        """Wait for the batches in flight, and return whether they finished within `deadline` seconds."""
+        with self._batch_finished:
             begun = self._begun
-            return self._round_finished.wait_for(
+            return self._batch_finished.wait_for(
                 lambda: self._finished >= begun or self._stopped.is_set(), timeout=deadline
             )
 
@@ -110,23 +110,23 @@ class FrameLoop:
     def _step(self) -> None:
         self._wakeup.clear()
         self._updates.deliver()
-        self._begin_rounds()
+        self._begin_batches()
         if self._in_flight and self._in_flight[0].future.done():
-            self._finish_round(self._in_flight.popleft())
+            self._finish_batch(self._in_flight.popleft())
         elif not self._is_over():
             self._wakeup.wait(self._sources.wait(time.monotonic()))
 
-    def _begin_rounds(self) -> None:
+    def _begin_batches(self) -> None:
         while self._may_begin():
-            with self._round_finished:  # a concurrent pause either prevents this round, or waits for it
-                round_ = self._sources.next_round(time.monotonic())
-                if round_ is None:
+            with self._batch_finished:  # a concurrent pause either prevents this batch, or waits for it
+                batch = self._sources.next_batch(time.monotonic())
+                if batch is None:
                     return
                 self._begun += 1
-            self._begin(round_)
+            self._begin(batch)
 
     def _may_begin(self) -> bool:
-        """Whether to start a round.
+        """Whether to start a batch.
 
         Of a live source only if the model is free: until then a newer frame may arrive.
         """
@@ -136,15 +136,15 @@ class FrameLoop:
             self._inference.threads + _SPARE
         )
 
-    def _begin(self, round_: Round) -> None:
-        frames = [taken.frame for taken in round_ if taken is not None]
+    def _begin(self, batch: FrameBatch) -> None:
+        frames = [taken.frame for taken in batch if taken is not None]
         if self._watchdog is not None:
             self._callbacks.call("the watchdog", self._watchdog.on_model_inference_started, frames)
         future = self._inference.begin(frames)
         future.add_done_callback(lambda _: self._wakeup.set())
-        self._in_flight.append(_InFlightRound(round_, future))
+        self._in_flight.append(_InFlightBatch(batch, future))
 
-    def _finish_round(self, in_flight: _InFlightRound) -> None:
+    def _finish_batch(self, in_flight: _InFlightBatch) -> None:
         try:
             inferred = in_flight.future.result()
             predictions = self._predictions(in_flight, inferred.results)
@@ -153,19 +153,19 @@ class FrameLoop:
         else:
             self._failing = False
             self._record_success(in_flight, inferred)
-            self._dispatch_round(in_flight, predictions)
-        with self._round_finished:
+            self._dispatch_batch(in_flight, predictions)
+        with self._batch_finished:
             self._finished += 1
-            self._round_finished.notify_all()
+            self._batch_finished.notify_all()
 
-    def _record_failure(self, in_flight: _InFlightRound, exc: Exception) -> None:
+    def _record_failure(self, in_flight: _InFlightBatch, exc: Exception) -> None:
         if not self._failing:
             logger.error("the model failed; the pipeline continues without these frames", exc_info=exc)
         self._failing = True
         for taken in in_flight.present:
             taken.metrics.inference_failed(failure_of(exc))
 
-    def _record_success(self, in_flight: _InFlightRound, inferred: Inferred) -> None:
+    def _record_success(self, in_flight: _InFlightBatch, inferred: Inferred) -> None:
         for taken in in_flight.present:
             taken.metrics.inferred(
                 decoded_at=taken.began_at, started_at=inferred.started_at, ready_at=inferred.ready_at
@@ -174,17 +174,17 @@ class FrameLoop:
             frames = [taken.frame for taken in in_flight.present]
             self._callbacks.call("the watchdog", self._watchdog.on_model_prediction_ready, frames)
 
-    def _dispatch_round(self, in_flight: _InFlightRound, predictions: list[Any]) -> None:
-        self._dispatch(predictions, [None if taken is None else taken.frame for taken in in_flight.round])
+    def _dispatch_batch(self, in_flight: _InFlightBatch, predictions: list[Any]) -> None:
+        self._dispatch(predictions, [None if taken is None else taken.frame for taken in in_flight.batch])
         now = time.monotonic()
         for taken in in_flight.present:
             taken.metrics.emitted(now, latency=now - taken.began_at)
 
-    def _predictions(self, in_flight: _InFlightRound, results: Sequence[Any]) -> list[Any]:
+    def _predictions(self, in_flight: _InFlightBatch, results: Sequence[Any]) -> list[Any]:
         """The predictions by source, with tracker ids if there is a tracker."""
-        predictions: list[Any] = [None] * len(in_flight.round)
+        predictions: list[Any] = [None] * len(in_flight.batch)
         remaining = iter(results)
-        for source_id, taken in enumerate(in_flight.round):
+        for source_id, taken in enumerate(in_flight.batch):
             if taken is None:
                 continue
             found = next(remaining)

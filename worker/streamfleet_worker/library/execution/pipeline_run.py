@@ -12,8 +12,8 @@ from typing import Any
 
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
 from streamfleet_worker.library.execution.callbacks import Callbacks
+from streamfleet_worker.library.execution.frame_batches import Sources
 from streamfleet_worker.library.execution.frame_loop import FrameLoop
-from streamfleet_worker.library.execution.rounds import Sources
 from streamfleet_worker.library.inference import Inference
 from streamfleet_worker.library.status_updates import Updates
 from streamfleet_worker.video.open_source import quiet_libraries

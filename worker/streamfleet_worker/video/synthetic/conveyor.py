@@ -18,7 +18,7 @@ import numpy.typing as npt
 from streamfleet_core.protocol.source_reference import scene_of
 from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.synthetic.belt import LENGTH, make_belt
-from streamfleet_worker.video.synthetic.clocked import DrawnCapture
+from streamfleet_worker.video.synthetic.generated_capture import GeneratedCapture
 from streamfleet_worker.video.synthetic.occluders import make_fixtures, make_reach
 
 WIDTH, HEIGHT = 640, 480  # pixels
@@ -134,7 +134,7 @@ class Scene:
         cv2.addWeighted(canvas, gain, noise, self._grain, -128 * self._grain, dst=into)
 
 
-class SceneCapture(DrawnCapture):
+class SceneCapture(GeneratedCapture):
     """A scene as a source."""
 
     def __init__(self, number: int, first_frame_id: int) -> None:

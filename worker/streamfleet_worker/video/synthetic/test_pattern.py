@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamfleet_worker.video.frame import Image
-from streamfleet_worker.video.synthetic.clocked import DrawnCapture
+from streamfleet_worker.video.synthetic.generated_capture import GeneratedCapture
 
 WIDTH, HEIGHT = 1920, 1080  # pixels
 FPS = 10.0
@@ -57,7 +57,7 @@ def _corners(frame_id: int) -> list[tuple[int, int]]:
     return corners
 
 
-class PatternCapture(DrawnCapture):
+class PatternCapture(GeneratedCapture):
     """The test pattern as a source."""
 
     def __init__(self, first_frame_id: int) -> None:

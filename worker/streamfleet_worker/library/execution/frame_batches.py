@@ -1,6 +1,6 @@
-"""The sources of a pipeline, and the rounds of their frames: at most one frame of each source per round.
+"""The sources of a pipeline, and the batches of their frames: at most one frame of each source per batch.
 
-A round waits for every source that delivers frames, up to the timeout of the pipeline. It does not wait for
+A batch waits for every source that delivers frames, up to the timeout of the pipeline. It does not wait for
 sources that are lost, paused or ended. A pause loses no frame of a file, and never blocks a live source.
 """
 
@@ -42,7 +42,7 @@ class SourcePlan:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A frame of a round."""
+    """A frame of a batch."""
 
     frame: VideoFrame
     stamp: Stamp
@@ -55,11 +55,11 @@ class Taken:
         return self.taken_at if self.frame.comes_from_video_file else self.stamp.decoded_at
 
 
-Round = tuple["Taken | None", ...]  # by source
+FrameBatch = tuple["Taken | None", ...]  # by source
 
 
 class Sources:
-    """The sources of one pipeline. One thread requests rounds; any thread may pause, resume, and read."""
+    """The sources of one pipeline. One thread requests batches; any thread may pause, resume, and read."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Sources:
         wakeup: threading.Event,
         batch_timeout: float | None = None,
     ) -> None:
-        """`wakeup` is set when a new round may be possible; `batch_timeout` is in seconds."""
+        """`wakeup` is set when a new batch may be possible; `batch_timeout` is in seconds."""
         self._wakeup = wakeup
         self._batch_timeout = batch_timeout
         self._lock = threading.Lock()  # guards the feeds
@@ -78,7 +78,7 @@ class Sources:
             Feed(source_id, plan, updates=updates, wakeup=wakeup, progress=self._progress)
             for source_id, plan in enumerate(plans)
         )
-        # Monotonic seconds, since when a round waits for the other sources.
+        # Monotonic seconds, since when a batch waits for the other sources.
         self._waiting_since: float | None = None
 
     def open(self, stopped: threading.Event) -> None:
@@ -96,8 +96,8 @@ class Sources:
                 raise SourceConnectionError(text, source_id=late.source_id, cause="timeout")
             self._wakeup.wait(min(left, _IDLE))
 
-    def next_round(self, now: float) -> Round | None:
-        """The frames of the next round, if one is ready."""
+    def next_batch(self, now: float) -> FrameBatch | None:
+        """The frames of the next batch, if one is ready."""
         with self._lock:
             for feed in self.feeds:
                 feed.prepare(now)
@@ -112,7 +112,7 @@ class Sources:
             return tuple(feed.take() for feed in self.feeds)
 
     def wait(self, now: float) -> float:
-        """Seconds after which a round may be possible without a wakeup."""
+        """Seconds after which a batch may be possible without a wakeup."""
         with self._lock:
             dues = [feed.wait(now) for feed in self.feeds]
             if self._waiting_since is not None and self._batch_timeout is not None:
@@ -160,7 +160,7 @@ class Sources:
         return not any(feed.reader.running for feed in self.feeds)
 
     def _time_left(self, now: float) -> float:
-        """Seconds that this round may still wait for missing frames."""
+        """Seconds that this batch may still wait for missing frames."""
         if self._batch_timeout is None:
             return float("inf")
         assert self._waiting_since is not None
@@ -238,7 +238,7 @@ class Feed:
             lane.done = True
 
     def take(self) -> Taken | None:
-        """Hand the prepared frame to a round; None if there is none."""
+        """Hand the prepared frame to a batch; None if there is none."""
         if self._paused:
             return None
         taken, self._ready = self._ready, None
@@ -291,7 +291,7 @@ class Feed:
         self._ready = self._taken(frame, now)
 
     def _replace_with_newer(self, now: float) -> None:
-        """Replace the prepared frame with a newer one, while its round waits for other sources."""
+        """Replace the prepared frame with a newer one, while its batch waits for other sources."""
         frame = self.lane.take(now)
         if frame is not None:
             self.lane.metrics.dropped("eager")

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_worker.agent import supervisor
-from streamfleet_worker.agent.supervisor import Supervisor
+from streamfleet_worker.agent import child_processes
+from streamfleet_worker.agent.child_processes import ChildProcesses
 from streamfleet_worker.decisions.reconcile_events import ChildId, PublisherId, Report
 from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherReport, Stop, receive, send
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import wait_for
 
 CHILD = PublisherId(1)
-HERE = "tests.worker.agent.test_supervisor"
+HERE = "tests.worker.agent.test_child_processes"
 PRELOAD = ["streamfleet_worker.ipc.forkserver", HERE]
 
 
@@ -66,19 +66,19 @@ def verbose(_config: object, connection: Connection) -> None:
         send(connection, PublisherReport(number, 0, 0))
 
 
-# the supervisor ---------------------------------------------------------------------------------------------
+# the processes ---------------------------------------------------------------------------------------------
 
 
 class Children:
-    """A supervisor, and what it called back."""
+    """Child processes, and what it called back."""
 
     def __init__(self, **options: float) -> None:
         self.reports: list[Report] = []
         self.exits: list[int | None] = []
-        self.supervisor = Supervisor(self._reported, self._exited, **{"fork_timeout": PATIENCE, **options})
+        self.processes = ChildProcesses(self._reported, self._exited, **{"fork_timeout": PATIENCE, **options})
 
     def start(self, entry: str) -> None:
-        self.supervisor.start(CHILD, name=entry, entry=f"{HERE}:{entry}", config=None)
+        self.processes.start(CHILD, name=entry, entry=f"{HERE}:{entry}", config=None)
 
     def _reported(self, child: ChildId, report: Report) -> None:
         assert not self.exits, "a report after the exit"
@@ -105,8 +105,8 @@ class Children:
 def fork_server() -> Iterator[None]:
     """One that loads what these children need, and no camera; and that is given time to reap them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervisor, "PRELOAD", PRELOAD)
-        patch.setattr(supervisor, "REAP_TIMEOUT", PATIENCE)
+        patch.setattr(child_processes, "PRELOAD", PRELOAD)
+        patch.setattr(child_processes, "REAP_TIMEOUT", PATIENCE)
         yield
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     os.kill(server, signal.SIGKILL)
@@ -117,7 +117,7 @@ def fork_server() -> Iterator[None]:
 async def children() -> AsyncIterator[Children]:
     children = Children()
     yield children
-    await children.supervisor.stop(0.0)
+    await children.processes.stop(0.0)
 
 
 def exists(pid: int) -> bool:
@@ -140,10 +140,10 @@ def state_of(pid: int) -> str:
 
 async def test_a_child_is_heard_and_told_and_stopped(children: Children) -> None:
     children.start("polite")
-    children.supervisor.send(CHILD, AllowSubscribers(()))
+    children.processes.send(CHILD, AllowSubscribers(()))
     await children.until_heard(2)
 
-    children.supervisor.send(CHILD, Stop())
+    children.processes.send(CHILD, Stop())
 
     assert await children.until_exited() == 0
     assert children.reports == [PublisherReport(n, 0, 0) for n in (0, 1, 999)]
@@ -167,7 +167,7 @@ async def test_a_deaf_child_is_killed(children: Children) -> None:
     children.start("deaf")
     await children.until_heard()
 
-    children.supervisor.kill(CHILD)
+    children.processes.kill(CHILD)
 
     assert await children.until_exited() == -signal.SIGKILL
 
@@ -177,7 +177,7 @@ async def test_an_end_that_nobody_asked_for_is_a_warning_that_names_the_signal(
 ) -> None:
     children.start("deaf")
     await children.until_heard()
-    pid = children.supervisor.pid(CHILD)
+    pid = children.processes.pid(CHILD)
     assert pid is not None
 
     os.kill(pid, signal.SIGKILL)
@@ -192,7 +192,7 @@ async def test_an_end_that_was_asked_for_is_no_warning(
     children.start("deaf")
     await children.until_heard()
 
-    children.supervisor.kill(CHILD)
+    children.processes.kill(CHILD)
     await children.until_exited()
 
     assert warnings(caplog) == []
@@ -207,7 +207,7 @@ async def test_a_child_that_stops_in_the_middle_of_a_report_holds_nobody_up(chil
     pid = await started(children)
     await children.until(lambda: is_stopped(pid))
 
-    children.supervisor.kill(CHILD)
+    children.processes.kill(CHILD)
 
     assert await children.until_exited() == -signal.SIGKILL
     assert not exists(pid)
@@ -224,7 +224,7 @@ async def test_a_child_that_does_not_read_is_killed_in_the_end(children: Childre
     await children.until_heard()
 
     for _ in range(200):
-        children.supervisor.send(CHILD, AllowSubscribers(("k" * 40,) * 100))
+        children.processes.send(CHILD, AllowSubscribers(("k" * 40,) * 100))
 
     assert await children.until_exited() == -signal.SIGKILL
 
@@ -238,20 +238,20 @@ async def test_an_entry_that_does_not_exist_is_an_exit(children: Children) -> No
 async def test_a_child_killed_before_it_was_started_never_lives(children: Children) -> None:
     children.start("deaf")
 
-    children.supervisor.kill(CHILD)
+    children.processes.kill(CHILD)
 
     assert children.exits == [None]
-    await children.supervisor.stop(0.0)
+    await children.processes.stop(0.0)
     assert children.reports == []
 
 
 async def test_stop_leaves_nobody(children: Children) -> None:
     children.start("deaf")
     await children.until_heard()
-    pid = children.supervisor.pid(CHILD)
+    pid = children.processes.pid(CHILD)
     assert pid is not None
 
-    await children.supervisor.stop(0.2)
+    await children.processes.stop(0.2)
 
     assert children.exits == [-signal.SIGKILL]
     assert not exists(pid)
@@ -260,7 +260,7 @@ async def test_stop_leaves_nobody(children: Children) -> None:
 async def test_children_of_a_killed_fork_server_die_and_the_next_ones_are_started(children: Children) -> None:
     children.start("deaf")
     await children.until_heard()
-    pid = children.supervisor.pid(CHILD)
+    pid = children.processes.pid(CHILD)
     assert pid is not None
 
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
@@ -271,7 +271,7 @@ async def test_children_of_a_killed_fork_server_die_and_the_next_ones_are_starte
     again = Children()
     again.start("polite")
     await again.until_heard()
-    await again.supervisor.stop(PATIENCE)
+    await again.processes.stop(PATIENCE)
     assert again.exits == [0]
 
 
@@ -291,11 +291,11 @@ async def test_a_fork_server_that_hangs_is_replaced(children: Children) -> None:
     again.start("polite")
     await again.until_heard()
     for each in (impatient, again):
-        await each.supervisor.stop(PATIENCE)
+        await each.processes.stop(PATIENCE)
 
 
 async def started(children: Children) -> int:
-    while (pid := children.supervisor.pid(CHILD)) is None:
+    while (pid := children.processes.pid(CHILD)) is None:
         await asyncio.sleep(0.01)
     return pid
 
@@ -304,15 +304,15 @@ async def started(children: Children) -> int:
 
 _PARENT = """
 import asyncio
-from streamfleet_worker.agent import supervisor
-from tests.worker.agent.test_supervisor import PRELOAD, Children, is_stopped
+from streamfleet_worker.agent import child_processes
+from tests.worker.agent.test_child_processes import PRELOAD, Children, is_stopped
 
-supervisor.PRELOAD = PRELOAD
+child_processes.PRELOAD = PRELOAD
 
 async def main():
     children = Children()
     children.start("{entry}")
-    while (pid := children.supervisor.pid(next(iter(children.supervisor._children)))) is None:
+    while (pid := children.processes.pid(next(iter(children.processes._children)))) is None:
         await asyncio.sleep(0.01)
     {wait}
     from multiprocessing import forkserver

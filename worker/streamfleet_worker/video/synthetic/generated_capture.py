@@ -10,7 +10,7 @@ from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.capture import Capture
 
 
-class DrawnCapture(Capture):
+class GeneratedCapture(Capture):
     """A source that draws each frame at a fixed frame rate, starting with a given frame.
 
     Args:

@@ -28,8 +28,8 @@ from streamfleet_core.protocol.status import SourceCause
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.capture import Capture
-from streamfleet_worker.video.sources.container import codec_of, fault_of
 from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.file_diagnosis import codec_of, fault_of
 from streamfleet_worker.video.sources.timeouts import FrameTimeouts
 
 ANSWER_TIMEOUT = 10.0  # seconds, for a server that responds before the first picture
@@ -56,7 +56,7 @@ _ROTATIONS = {
 }
 
 
-class MediaCapture(Capture):
+class FFmpegCapture(Capture):
     """A file or stream opened by FFmpeg."""
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamfleet_core.protocol.limits import MAX_REASON
-from streamfleet_worker.engine.ort_reason import reason_in
+from streamfleet_worker.engine.onnxruntime_errors import reason_in
 
 FAILED = "[ONNXRuntimeError] : 1 : FAIL : "
 SOURCE = "/onnxruntime_src/onnxruntime/core"

@@ -1,4 +1,4 @@
-"""The run threads: they read the requests of cameras, infer, and answer.
+"""The inference threads: they read the requests of cameras, infer, and answer.
 
 No thread only listens. Free threads poll for requests, one at a time; while all of them infer, requests wait
 in the sockets of the cameras. So a request that cannot run yet wakes no thread and interrupts no inference. A
@@ -28,7 +28,7 @@ from streamfleet_worker.engine.messages import (
 )
 from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.engine.onnx_session import Session
-from streamfleet_worker.engine.ort_reason import reason_in
+from streamfleet_worker.engine.onnxruntime_errors import reason_in
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ _QUERYCAP = 0x80685600  # VIDIOC_QUERYCAP, which every V4L2 device answers
 _CAPABILITIES = 104  # bytes of its answer
 
 
-class DeviceCapture(Capture):
+class V4L2Capture(Capture):
     """A camera opened by OpenCV."""
 
     def __init__(self, capture: cv2.VideoCapture, *, finite: bool) -> None:
@@ -50,7 +50,7 @@ class DeviceCapture(Capture):
         self._capture.release()
 
 
-def open_device(spec: SourceSpec, *, finite: bool) -> DeviceCapture:
+def open_device(spec: SourceSpec, *, finite: bool) -> V4L2Capture:
     """Open a camera and set its properties. Raises: SourceLost."""
     path = _device_path(spec.reference)
     _check_device(path)
@@ -68,7 +68,7 @@ def open_device(spec: SourceSpec, *, finite: bool) -> DeviceCapture:
             raise SourceLost("invalid", f"{path} refuses the property {name} = {value:g}")
         if (actual := capture.get(number_of(name))) != value:
             logger.warning("%s: expected %s %g, got %g", path, name, value, actual)
-    return DeviceCapture(capture, finite=finite)
+    return V4L2Capture(capture, finite=finite)
 
 
 def number_of(name: str) -> int:

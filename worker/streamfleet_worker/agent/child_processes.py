@@ -1,4 +1,4 @@
-"""The supervisor: starts, kills and reaps child processes, and exchanges messages with them.
+"""Starts, kills and reaps child processes, and exchanges messages with them.
 
 It decides nothing: `reconciler` does. One loop owns everything; only the start, which waits for the fork
 server, runs in a thread. Reading never blocks, so a child that is stopped in the middle of a report delays no
@@ -67,7 +67,7 @@ class _Started:
     pidfd: int  # refers to this process while it is open; a pid may be reused
 
 
-class Supervisor:
+class ChildProcesses:
     """Owns the child processes. Callbacks are called from the loop, and never for a child after its exit.
 
     Only for the main thread: the kernel ties the fork server to the *thread* that started it.
