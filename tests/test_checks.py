@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_core.runtime.program import needing
+from streamfleet_core.runtime.startup import needing
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import ROOT, free_ports, short_folder
 

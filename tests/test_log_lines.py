@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfleet_core.protocol.rates import Rate
-from streamfleet_core.runtime.program import MAX_LINE, MAX_TRACE, WARNINGS, OneLine, RepeatFilter, one_line
+from streamfleet_core.runtime.startup import MAX_LINE, MAX_TRACE, WARNINGS, OneLine, RepeatFilter, one_line
 from tests.fakes.patience import PATIENCE
 
 FORMAT = OneLine("%(asctime)s %(levelname)s part: %(message)s")
@@ -69,7 +69,7 @@ def test_a_traceback_is_indented_so_that_no_line_of_it_is_taken_for_another_even
 
 
 def test_what_ends_a_program_is_logged_as_all_else() -> None:
-    start = "from streamfleet_core.runtime.program import log_as; log_as('x')"
+    start = "from streamfleet_core.runtime.startup import log_as; log_as('x')"
     script = f"{start}; raise ValueError('a\\nb\\x1b[31mc')"
 
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -89,7 +89,7 @@ def test_any_text_is_one_line(text: str) -> None:
 def test_an_address_in_a_log_opens_no_door_whoever_repeats_it(how: str) -> None:
     script = f"""
 import logging
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 log_as("x")
 url = "rtsp://admin:" + "CANARY" + "@h/user=a&password=" + "CANARY" + "&channel=1"
 try:
@@ -107,7 +107,7 @@ def test_what_a_stranger_does_again_and_again_fills_no_disk_with_warnings() -> N
     """And hides neither another warning nor an error."""
     script = """
 import logging
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 log_as("x")
 for number in range(10_000):
     logging.warning("refused the key %s", number)

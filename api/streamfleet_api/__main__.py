@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from streamfleet_core.runtime.program import needing
+from streamfleet_core.runtime.startup import needing
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_api.web.handshakes import KnownNetworks
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import Invalid
-from streamfleet_core.runtime.descriptors import DescriptorWatch, read_descriptors
+from streamfleet_core.runtime.file_descriptors import DescriptorWatch, read_descriptors
 
 _ANSWERED = (
     BadModel,

@@ -30,10 +30,10 @@ from streamfleet_api.web.handshakes import Handshakes
 from streamfleet_api.web.http_listener import HttpListener, Tls
 from streamfleet_api.web.tls import BadCertificate, Certificate
 from streamfleet_api.web.uvicorn_protocol import BoundedHttp, BoundedWebSocket
-from streamfleet_core.runtime.descriptors import raise_limit
+from streamfleet_core.runtime.file_descriptors import raise_limit
 from streamfleet_core.runtime.private_file import KeyExposed
 from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 
 logger = logging.getLogger("streamfleet_api")
 

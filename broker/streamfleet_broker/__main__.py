@@ -19,9 +19,9 @@ from streamfleet_broker.server import open_broker
 from streamfleet_broker.storage import backup as archives
 from streamfleet_broker.storage import recovery
 from streamfleet_core.protocol.limits import MAX_PORT
-from streamfleet_core.runtime.descriptors import DescriptorWatch, raise_limit
+from streamfleet_core.runtime.file_descriptors import DescriptorWatch, raise_limit
 from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 
 logger = logging.getLogger("streamfleet_broker")
 

@@ -16,7 +16,7 @@ from streamfleet_api.config import parse
 from streamfleet_api.main import listen, load_certificate, serve
 from streamfleet_api.web.auth import load_token
 from streamfleet_api.web.connections import Limits
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 
 DESCRIPTORS = 256
 SLOW = 3.0  # seconds for a head, and for 4 kB of a body: longer than a machine stands still

@@ -226,7 +226,7 @@ def metrics() -> str:
     from streamfleet_api.monitoring.metrics import Fleet, Known, OwnFigures, Requests
     from streamfleet_api.web.connections import Connections, Limits
     from streamfleet_api.web.failed_logins import FailedLogins
-    from streamfleet_core.runtime.descriptors import DescriptorWatch
+    from streamfleet_core.runtime.file_descriptors import DescriptorWatch
 
     own = OwnFigures(FailedLogins(), Connections(Limits.of(1024)), DescriptorWatch())
     families = [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from streamfleet_core.runtime.program import needing
+from streamfleet_core.runtime.startup import needing
 
 
 def main() -> None:

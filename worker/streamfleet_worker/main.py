@@ -20,9 +20,9 @@ from pathlib import Path
 
 from streamfleet_core.protocol.errors import ProtocolError
 from streamfleet_core.protocol.join_token import JoinToken
-from streamfleet_core.runtime.descriptors import DescriptorWatch, raise_limit
+from streamfleet_core.runtime.file_descriptors import DescriptorWatch, raise_limit
 from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 from streamfleet_worker.agent.agent import Agent, Entries
 from streamfleet_worker.agent.child_processes import end_fork_server
 from streamfleet_worker.agent.identity import Identity, IdentityError, join, load

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_core.runtime.process import name_process, tie_to_parent
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 
 logger = logging.getLogger(__name__)
 

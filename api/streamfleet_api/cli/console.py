@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamfleet_core.runtime.program import needing
+from streamfleet_core.runtime.startup import needing
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from streamfleet_api.web.auth import UnusableToken, load_token
 from streamfleet_api.web.tls import BadCertificate, CertificateFiles
 from streamfleet_core.protocol.requests import CreatePipeline, PipelineView
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
-from streamfleet_core.runtime.descriptors import raise_limit
+from streamfleet_core.runtime.file_descriptors import raise_limit
 from streamfleet_core.runtime.pinned_tls import FilePinnedContext
 from streamfleet_core.runtime.private_file import KeyExposed
 from streamfleet_core.runtime.process import make_files_private

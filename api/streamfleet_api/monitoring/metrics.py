@@ -33,7 +33,7 @@ from streamfleet_core.protocol.requests import (
     PipelineView,
 )
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat, SourceStat
-from streamfleet_core.runtime.descriptors import DescriptorWatch
+from streamfleet_core.runtime.file_descriptors import DescriptorWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ASK = 2.0  # seconds that the broker has

@@ -16,7 +16,7 @@ import pytest
 from streamfleet_api.web.access import address_of
 from streamfleet_api.web.connections import MOST, Connections, Limits, Slot
 from streamfleet_api.web.uvicorn_protocol import MAX_UNANSWERED
-from streamfleet_core.runtime.descriptors import Alarm, Descriptors
+from streamfleet_core.runtime.file_descriptors import Alarm, Descriptors
 from tests.api.conftest import Api, until
 from tests.fakes.broker import Peer
 from tests.fakes.cramped_api import DESCRIPTORS, SLOW

@@ -9,7 +9,7 @@ import signal
 from multiprocessing.connection import Connection
 
 from streamfleet_core.runtime.process import name_process, tie_to_parent
-from streamfleet_core.runtime.program import log_as
+from streamfleet_core.runtime.startup import log_as
 
 
 def die_with_parent() -> None:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from streamfleet_core.runtime import descriptors
-from streamfleet_core.runtime.descriptors import DescriptorWatch, raise_limit, read_descriptors
+from streamfleet_core.runtime import file_descriptors
+from streamfleet_core.runtime.file_descriptors import DescriptorWatch, raise_limit, read_descriptors
 from tests.fakes.patience import PATIENCE
 
 
@@ -38,7 +38,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def test_few_descriptors_are_told_while_there_are_few(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(descriptors, "_INTERVAL", 0.01)
+    monkeypatch.setattr(file_descriptors, "_INTERVAL", 0.01)
     gc.collect()  # what other tests have left is closed now, and not while these are counted
     held = [os.dup(0) for _ in range(200)]
     caplog.set_level("INFO")
