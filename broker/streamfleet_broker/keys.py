@@ -52,7 +52,7 @@ def _parse(path: Path, content: bytes) -> KeyPair:
     return pair
 
 
-class RandomEntropy:
+class SystemRandomSource:
     """Generates the secrets of the fleet."""
 
     def session(self) -> bytes:

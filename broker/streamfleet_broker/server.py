@@ -28,7 +28,7 @@ from streamfleet_broker.fleet.effects import Answer, Effect, LogEvent, RaiseEpoc
 from streamfleet_broker.fleet.fleet import Fleet
 from streamfleet_broker.fleet.records import DeviceRecord, Record, SubscriberRecord
 from streamfleet_broker.fleet.state import FleetConfig
-from streamfleet_broker.keys import KEYS, RandomEntropy, load_or_make
+from streamfleet_broker.keys import KEYS, SystemRandomSource, load_or_make
 from streamfleet_broker.relay.relay import PICTURES, PREDICTIONS, Relay, Rules
 from streamfleet_broker.sockets import (
     CONTROL_OPTIONS,
@@ -112,7 +112,7 @@ async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
             _fleet_config(config, endpoints, keys.public, operator_keys.public),
             store.epoch,
             store.records,
-            RandomEntropy(),
+            SystemRandomSource(),
             now=time.monotonic(),
             unix_time=time.time(),
         )

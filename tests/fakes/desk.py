@@ -62,7 +62,7 @@ OPERATOR = OperatorPeer(b"operator")
 CREATED = 1_000_013.0  # Unix seconds at which a new desk is ready
 
 
-class CountingEntropy:
+class CountingRandomSource:
     """Numbers instead of random bytes."""
 
     def __init__(self) -> None:
@@ -299,7 +299,7 @@ class Desk:
 def desk(*names: str, records: Iterable[Record] = (), config: FleetConfig = CONFIG) -> Desk:
     """A fleet that knows these devices, past its grace period, with all of them ready."""
     fleet = Fleet(
-        config, EPOCH, (*devices(*names), *records), CountingEntropy(), now=0.0, unix_time=1_000_000.0
+        config, EPOCH, (*devices(*names), *records), CountingRandomSource(), now=0.0, unix_time=1_000_000.0
     )
     made = Desk(fleet)
     made.perform(fleet.start())

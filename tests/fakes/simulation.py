@@ -55,7 +55,7 @@ from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, EngineId, Row
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
-from tests.fakes.desk import CONFIG, CountingEntropy, devices, key_of
+from tests.fakes.desk import CONFIG, CountingRandomSource, devices, key_of
 
 FAULTS = 150.0  # seconds
 QUIET = 45.0  # seconds; the longest back-off, a lease and a start fit in
@@ -240,7 +240,7 @@ class Broker:
         self.rows: dict[tuple[str, str], Record] = {("device", d.device): d for d in devices(*NAMES)}
         self.epoch = 0
         self.fleet: Fleet | None = None
-        self.entropy = CountingEntropy()
+        self.random_source = CountingRandomSource()
         self.connections: dict[bytes, Connection] = {}
         self.routing_ids = itertools.count(1)
         self.frozen_until = 0.0
@@ -252,7 +252,7 @@ class Broker:
         self.epoch += 1
         now = self.world.now
         self.fleet = Fleet(
-            self.world.config, self.epoch, self.rows.values(), self.entropy, now=now, unix_time=now
+            self.world.config, self.epoch, self.rows.values(), self.random_source, now=now, unix_time=now
         )
         self.perform(self.fleet.start())
         self.tick_of(self.fleet)
@@ -294,7 +294,7 @@ class Broker:
 
     def ask(self, request: OperatorRequest) -> None:
         def receive(fleet: Fleet) -> None:
-            request_id = self.entropy.session()
+            request_id = self.random_source.session()
             self.asked[request_id] = request
             envelope = Envelope(pack_request(request), request_id=request_id)
             self.perform(fleet.receive(OperatorPeer(b"operator"), envelope, self.world.now))
@@ -304,7 +304,7 @@ class Broker:
     def answer_of(self, request: OperatorRequest) -> Any:
         """What an operator is told now."""
         assert self.fleet is not None
-        envelope = Envelope(pack_request(request), request_id=self.entropy.session())
+        envelope = Envelope(pack_request(request), request_id=self.random_source.session())
         effects = self.fleet.receive(OperatorPeer(b"observer"), envelope, self.world.now)
         (answer,) = (effect for effect in effects if isinstance(effect, Answer))
         assert isinstance(answer.message, Reply)

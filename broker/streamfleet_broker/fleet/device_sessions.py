@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from streamfleet_broker.fleet.confirmations import Confirmations
+from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.devices import Device, DevicePeer, Session
 from streamfleet_broker.fleet.effects import LogEvent, RaiseEpoch, Send
 from streamfleet_broker.fleet.records import DeviceRecord
@@ -50,7 +50,9 @@ class _Flood:
 class Sessions:
     """Starts and ends the sessions of all devices."""
 
-    def __init__(self, state: State, scheduler: Scheduler, confirmations: Confirmations, now: float) -> None:
+    def __init__(
+        self, state: State, scheduler: Scheduler, confirmations: DeviceConfirmations, now: float
+    ) -> None:
         self._state = state
         self._scheduler = scheduler
         self._confirmations = confirmations
@@ -85,7 +87,7 @@ class Sessions:
             flood.began = now
         flood.last = now
         flood.dropped += count
-        name = self._state.tables.owners.get(key)
+        name = self._state.records.owners.get(key)
         if now - flood.logged_at >= FLOOD_LOG_INTERVAL:
             event = f"{_FLOODS}: {flood.dropped} messages were dropped"
             self._state.immediate_effects.append(
@@ -148,10 +150,10 @@ class Sessions:
         if isinstance(message, Enrol):
             self._enrol(peer, message)
             return
-        name = self._state.tables.owners.get(peer.key)
+        name = self._state.records.owners.get(peer.key)
         if name is None:
             # ZAP admitted the key: it is a one-time key, or belonged to a device when it connected.
-            code: RefusalCode = "unknown_key" if peer.key in self._state.tables.tokens else "revoked"
+            code: RefusalCode = "unknown_key" if peer.key in self._state.records.tokens else "revoked"
             self._refuse(peer, envelope.session, code, "enrol first")
             return
         device = self._state.devices[name]
@@ -204,7 +206,7 @@ class Sessions:
         self._state.immediate_effects.append(Send(peer.routing_id, Refused(code, detail), session))
 
     def _enrol(self, peer: DevicePeer, message: Enrol) -> None:
-        token = self._state.tables.tokens.get(peer.key)
+        token = self._state.records.tokens.get(peer.key)
         if token is None:
             self._refuse(peer, NO_SESSION, "token_used", "ask for a new token")
             return
@@ -214,18 +216,20 @@ class Sessions:
         if not is_public_key(message.public_key):
             self._refuse(peer, NO_SESSION, "bad_message", "expected a public key of CURVE, got none")
             return
-        known = self._state.tables.devices.get(token.device)
+        known = self._state.records.devices.get(token.device)
         if known is None:
             self._state.devices[token.device] = Device(name=token.device, revision=self._state.revision)
-            short_id = max((record.short_id for record in self._state.tables.devices.values()), default=0) + 1
-            self._state.tables.write(
+            short_id = (
+                max((record.short_id for record in self._state.records.devices.values()), default=0) + 1
+            )
+            self._state.records.write(
                 DeviceRecord(device=token.device, public_key=message.public_key, short_id=short_id)
             )
         else:
             self._replace_machine(self._state.devices[token.device])
-            self._state.tables.write(replace(known, public_key=message.public_key, left=False))
+            self._state.records.write(replace(known, public_key=message.public_key, left=False))
         self._state.mark_device_dirty(token.device)
-        self._state.tables.remove(token)
+        self._state.records.remove(token)
         self._state.after_commit += [
             self._state.allowed_keys("devices"),
             self._state.allowed_keys("relay-in"),
@@ -240,7 +244,7 @@ class Sessions:
             device.state = "suspect"
         elif device.state == "quarantined":
             device.state = "suspect"
-        for record in self._state.tables.of_device(device.name):
+        for record in self._state.records.of_device(device.name):
             self._state.change(
                 replace(record, generation=record.generation + 1, run_generation=record.generation + 1)
             )
@@ -278,19 +282,19 @@ class Sessions:
         if device.session is not None:
             self._state.end_session(device)
         session = Session(
-            id=self._state.entropy.session(),
+            id=self._state.random_source.session(),
             routing_id=peer.routing_id,
             boot=hello.boot,
-            ticket=self._state.entropy.ticket(),
+            ticket=self._state.random_source.ticket(),
         )
         device.session, device.state, device.heard = session, "syncing", now
         device.capacity, device.agent, device.publish = hello.capacity, hello.agent, hello.publish
         device.observed = {entry.pipeline_id: entry for entry in hello.observed}
         self._state.sessions[session.id] = device
         self._state.tickets[session.ticket] = device.name
-        record = self._state.tables.devices[device.name]
+        record = self._state.records.devices[device.name]
         if record.left:
-            self._state.tables.write(replace(record, left=False))
+            self._state.records.write(replace(record, left=False))
         # Send the desired state before any acknowledgement, so that the device stops what it no longer holds.
         self._state.send(session, self._welcome(device, session))
         self._send_desired(device, session)
@@ -303,7 +307,7 @@ class Sessions:
             session=session.id,
             self_stop_ms=round(config.self_stop * 1000),
             heartbeat_ms=round(config.heartbeat * 1000),
-            short_id=self._state.tables.devices[device.name].short_id,
+            short_id=self._state.records.devices[device.name].short_id,
             api=config.api,
             ticket=session.ticket,
             relay=config.relay,
@@ -349,17 +353,19 @@ class Sessions:
         self._state.end_session(device)
         device.state = "left"
         self._state.mark_device_dirty(device.name)
-        self._state.tables.write(replace(self._state.tables.devices[device.name], left=True))
+        self._state.records.write(replace(self._state.records.devices[device.name], left=True))
         self._state.immediate_effects.append(LogEvent(device.name, f"left: {bye.reason}"))
         self._confirmations.release_gone(now)
         self._scheduler.place(now)
 
     def _expire_tokens(self, now: float) -> None:
         expired = [
-            token for token in self._state.tables.tokens.values() if token.expires_at <= self._state.wall(now)
+            token
+            for token in self._state.records.tokens.values()
+            if token.expires_at <= self._state.wall(now)
         ]
         for token in expired:
-            self._state.tables.remove(token)
+            self._state.records.remove(token)
         if expired:
             self._state.after_commit.append(self._state.allowed_keys("devices"))
 

@@ -30,7 +30,7 @@ class EventListeners:
         self._listeners: dict[Asker, _Listener] = {}
         for name in state.devices:
             state.events.assume("device", name, queries.device_snapshot(name))
-        for pipeline_id, record in state.tables.pipelines.items():
+        for pipeline_id, record in state.records.pipelines.items():
             state.events.assume("pipeline", pipeline_id, queries.snapshot(record))
 
     def listen(self, request: GetEvents, asker: Asker, now: float) -> Reply | Error | None:
@@ -53,7 +53,7 @@ class EventListeners:
         """Mark everything as dirty, so that no change is missed."""
         state = self._state
         state.dirty_devices = state.devices.keys() | state.events.known("device")
-        state.dirty_pipelines = state.tables.pipelines.keys() | state.events.known("pipeline")
+        state.dirty_pipelines = state.records.pipelines.keys() | state.events.known("pipeline")
 
     def record_events(self, now: float) -> None:
         """Turn changes into events, and send them to the listeners."""
@@ -85,7 +85,7 @@ class EventListeners:
         return True
 
     def _record_pipeline(self, pipeline_id: str, now: float) -> bool:
-        record = self._state.tables.pipelines.get(pipeline_id)
+        record = self._state.records.pipelines.get(pipeline_id)
         snapshot = None if record is None else self._queries.snapshot(record)
         if not self._state.events.is_new("pipeline", pipeline_id, snapshot):
             return False

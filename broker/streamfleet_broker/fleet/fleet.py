@@ -1,7 +1,7 @@
 """The fleet: devices, desired pipelines, and where they run. Pure: takes messages and `now`, returns effects.
 
     Operators ──▶ Pipelines ──▶ Scheduler ──▶ State ──▶ effects
-    Sessions ──▶ Confirmations ──▶ Scheduler, PendingReplies
+    Sessions ──▶ DeviceConfirmations ──▶ Scheduler, PendingReplies
     EventListeners ◀── FleetQueries ◀── State
 
 A pipeline is one record, whose `generation` rises with every change of device, spec or desired status.
@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streamfleet_broker.fleet.confirmations import Confirmations
+from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.device_sessions import Sessions
 from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, Save, Send, SetAllowedKeys
-from streamfleet_broker.fleet.entropy import EntropySource
 from streamfleet_broker.fleet.event_listeners import EventListeners
 from streamfleet_broker.fleet.operator_requests import Operators
 from streamfleet_broker.fleet.pending_replies import PendingReplies
 from streamfleet_broker.fleet.pipelines import Pipelines
 from streamfleet_broker.fleet.queries import FleetQueries
+from streamfleet_broker.fleet.random_source import RandomSource
 from streamfleet_broker.fleet.records import Record
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import FleetConfig, State
@@ -47,18 +47,18 @@ class Fleet:
         config: FleetConfig,
         epoch: int,
         records: Iterable[Record],
-        entropy: EntropySource,
+        random_source: RandomSource,
         *,
         now: float,
         unix_time: float,
     ) -> None:
         self._now = now  # of the last step that had one
-        self._state = State(config, epoch, records, entropy, now=now, unix_time=unix_time)
+        self._state = State(config, epoch, records, random_source, now=now, unix_time=unix_time)
         self._scheduler = Scheduler(self._state)
         queries = FleetQueries(self._state, self._scheduler)
         self._pending_replies = PendingReplies(self._state, queries)
         self._event_listeners = EventListeners(self._state, queries)
-        self._confirmations = Confirmations(self._state, self._scheduler, self._pending_replies)
+        self._confirmations = DeviceConfirmations(self._state, self._scheduler, self._pending_replies)
         self._sessions = Sessions(self._state, self._scheduler, self._confirmations, now)
         self._pipelines = Pipelines(
             self._state, self._scheduler, queries, self._pending_replies, self._confirmations

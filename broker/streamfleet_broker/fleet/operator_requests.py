@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 from typing_extensions import assert_never
 
-from streamfleet_broker.fleet.confirmations import Confirmations
+from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.devices import Asker, Device, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, LogEvent, Send
 from streamfleet_broker.fleet.event_listeners import EventListeners
@@ -67,7 +67,7 @@ class Operators:
         state: State,
         scheduler: Scheduler,
         queries: FleetQueries,
-        confirmations: Confirmations,
+        confirmations: DeviceConfirmations,
         pipelines: Pipelines,
         event_listeners: EventListeners,
     ) -> None:
@@ -123,7 +123,7 @@ class Operators:
     def _look_up(self, request: Query, now: float) -> Reply | Error:
         match request:
             case ListPipelines():
-                records = sorted(self._state.tables.pipelines.values(), key=lambda record: record.created)
+                records = sorted(self._state.records.pipelines.values(), key=lambda record: record.created)
                 return Reply(
                     self._queries.views(
                         [record for record in records if record.desired_status != "stop"], now
@@ -140,7 +140,7 @@ class Operators:
                 found = [view for view in self._queries.device_views(now) if view.device == request.device]
                 return Reply(found[0]) if found else self._state.no_device(request.device, "not_found")
             case ListModels():
-                return Reply(tuple(sorted(self._state.tables.models.values(), key=lambda model: model.id)))
+                return Reply(tuple(sorted(self._state.records.models.values(), key=lambda model: model.id)))
             case CheckTicket():
                 return Reply(self._state.tickets.get(request.ticket))
             case CheckHolder():
@@ -152,11 +152,11 @@ class Operators:
 
     def _add_device(self, request: AddDevice, now: float) -> Reply:
         """Create a join token. It revokes earlier tokens of the same name."""
-        for token in self._state.tables.tokens_of(request.device):
-            self._state.tables.remove(token)
-        pair = self._state.entropy.key_pair()
+        for token in self._state.records.tokens_of(request.device):
+            self._state.records.remove(token)
+        pair = self._state.random_source.key_pair()
         record = TokenRecord(pair.public, request.device, self._state.wall(now) + request.ttl)
-        self._state.tables.write(record)
+        self._state.records.write(record)
         self._state.after_commit += [
             self._state.allowed_keys("devices"),
             LogEvent(request.device, "may enrol once"),
@@ -173,11 +173,11 @@ class Operators:
 
     def _label_device(self, request: LabelDevice, now: float) -> Reply | Error:
         name = request.device
-        known = self._state.tables.devices.get(name)
+        known = self._state.records.devices.get(name)
         if known is None:
             return self._state.no_device(name, "not_found")
         if known.labels != request.labels:
-            self._state.tables.write(replace(known, labels=request.labels))
+            self._state.records.write(replace(known, labels=request.labels))
             self._state.after_commit.append(LogEvent(name, f"labels: {spelled(request.labels) or 'none'}"))
             for record in self._scheduler.movable(self._state.devices[name]):
                 if not self._scheduler.meets(name, record.selector):
@@ -192,18 +192,18 @@ class Operators:
     def _remove_device(self, request: RemoveDevice, now: float) -> Reply | Error:
         """Remove a device. Its next message is refused, also over existing connections."""
         name = request.device
-        device, record = self._state.devices.get(name), self._state.tables.devices.get(name)
-        tokens = self._state.tables.tokens_of(name)
+        device, record = self._state.devices.get(name), self._state.records.devices.get(name)
+        tokens = self._state.records.tokens_of(name)
         if device is None and not tokens:
             return self._state.no_device(name, "not_found")
         if device is not None and (why := self._why_needed(device)):
             return Error("conflict", why)
         for token in tokens:
-            self._state.tables.remove(token)
+            self._state.records.remove(token)
         if device is not None and record is not None:
             self._take_all_from(device, now)
             self._end(device)
-            self._state.tables.remove(record)
+            self._state.records.remove(record)
             self._state.forget_held(name)
             del self._state.devices[name]
             self._scheduler.place(now)
@@ -218,7 +218,7 @@ class Operators:
         """Why a device cannot be removed: the pipelines that no other device can run."""
         needed = [
             record
-            for record in self._state.tables.of_device(device.name)
+            for record in self._state.records.of_device(device.name)
             if record.desired_status != "stop" and (record.pinned or self._state.has_ended(record))
         ]
         if not needed:
@@ -229,14 +229,14 @@ class Operators:
 
     def _take_all_from(self, device: Device, now: float) -> None:
         """Move or remove the pipelines of a device, without waiting for its confirmation."""
-        for record in self._state.tables.of_device(device.name):
+        for record in self._state.records.of_device(device.name):
             if record.leaving is not None:
                 self._state.change(replace(record, device=None))
             elif record.desired_status == "stop":
                 self._confirmations.remove(record, now, done=False)
             else:
                 self._state.change(replace(self._scheduler.moved(record, None, now), leaving=None))
-        for record in self._state.tables.taken_from(device.name):
+        for record in self._state.records.taken_from(device.name):
             self._confirmations.give_free(record, now, done=False)
 
     def _end(self, device: Device) -> None:
@@ -259,7 +259,7 @@ class Operators:
             case RemoveSubscriber():
                 return self._remove_subscriber(request)
             case ListSubscribers():
-                records = sorted(self._state.tables.subscribers.values(), key=lambda record: record.name)
+                records = sorted(self._state.records.subscribers.values(), key=lambda record: record.name)
                 return Reply(
                     tuple(SubscriberView(each.name, each.pipelines, each.selector) for each in records)
                 )
@@ -268,7 +268,7 @@ class Operators:
 
     def _add_subscriber(self, request: AddSubscriber) -> Reply | Error:
         """Add a subscriber. An existing name gets a new key, and connections with the old one are closed."""
-        subscribers = self._state.tables.subscribers
+        subscribers = self._state.records.subscribers
         if request.device is not None and (request.pipelines or request.selector):
             return Error("invalid", "a device cannot enforce limits: subscribe through the relay")
         source = self._source_of(request.device)
@@ -276,8 +276,8 @@ class Operators:
             return source
         if request.name not in subscribers and len(subscribers) >= MAX_SUBSCRIBERS:
             return Error("too_many", f"there are {MAX_SUBSCRIBERS} subscribers already")
-        pair = self._state.entropy.key_pair()
-        self._state.tables.write(
+        pair = self._state.random_source.key_pair()
+        self._state.records.write(
             SubscriberRecord(request.name, pair.public, request.pipelines, request.selector)
         )
         self._notify_subscribers(LogEvent(request.name, "may subscribe"))
@@ -294,11 +294,11 @@ class Operators:
         )
 
     def _remove_subscriber(self, request: RemoveSubscriber) -> Reply | Error:
-        record = self._state.tables.subscribers.get(request.name)
+        record = self._state.records.subscribers.get(request.name)
         if record is None:
-            known = ", ".join(sorted(self._state.tables.subscribers)) or "none"
+            known = ", ".join(sorted(self._state.records.subscribers)) or "none"
             return Error("not_found", f"no subscriber {request.name}, the known ones are: {known}")
-        self._state.tables.remove(record)
+        self._state.records.remove(record)
         self._notify_subscribers(LogEvent(request.name, "may subscribe no longer"))
         return Reply(None)
 
@@ -323,16 +323,16 @@ class Operators:
         if not device.publish:
             text = f"device {name} has no PUB socket of its own; start its worker with --publish-port"
             return Error("invalid", text)
-        return (device.publish,), self._state.tables.devices[name].public_key
+        return (device.publish,), self._state.records.devices[name].public_key
 
     def _put_model(self, request: PutModel) -> Reply:
-        if self._state.tables.models.get(request.model.id) != request.model:
-            self._state.tables.write(request.model)
+        if self._state.records.models.get(request.model.id) != request.model:
+            self._state.records.write(request.model)
         return Reply(request.model)
 
     def _remove_model(self, request: RemoveModel) -> Reply | Error:
-        model = self._state.tables.models.get(request.model_id)
+        model = self._state.records.models.get(request.model_id)
         if model is None:
             return Error("not_found", f"no model {request.model_id}")
-        self._state.tables.remove(model)
+        self._state.records.remove(model)
         return Reply(model)

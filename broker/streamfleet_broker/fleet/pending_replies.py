@@ -98,14 +98,14 @@ class PendingReplies:
         for pipeline_id, waiters in list(self._waiters.items()):
             for waiter in list(waiters):
                 if now >= waiter.deadline:
-                    record = self._state.tables.pipelines[pipeline_id]
+                    record = self._state.records.pipelines[pipeline_id]
                     self._release(waiter, self._queries.view(record, now), done=False)
 
     def undo(self) -> list[Asker]:
         """Dismiss and return the waiters of changes that the store rejected."""
         undone = []
         for pipeline_id, waiters in list(self._waiters.items()):
-            record = self._state.tables.pipelines.get(pipeline_id)
+            record = self._state.records.pipelines.get(pipeline_id)
             for waiter in list(waiters):
                 if record is None or record.version < waiter.record.version:
                     self._dismiss(waiter)
@@ -114,7 +114,7 @@ class PendingReplies:
 
     def check(self) -> None:
         """Assert what always holds between two steps."""
-        assert self._waiters.keys() <= self._state.tables.pipelines.keys()
+        assert self._waiters.keys() <= self._state.records.pipelines.keys()
         assert all(self._waiters.values())
 
     def _release(self, waiter: _Waiter, pipeline: PipelineView, *, done: bool) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from typing_extensions import assert_never
 
-from streamfleet_broker.fleet.confirmations import Confirmations
+from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.devices import Asker, is_silent
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.pending_replies import OutcomeCollector, PendingReplies
@@ -45,7 +45,7 @@ class Pipelines:
         scheduler: Scheduler,
         queries: FleetQueries,
         pending_replies: PendingReplies,
-        confirmations: Confirmations,
+        confirmations: DeviceConfirmations,
     ) -> None:
         self._state = state
         self._scheduler = scheduler
@@ -55,8 +55,8 @@ class Pipelines:
 
     def check(self) -> None:
         """Assert what always holds between two steps."""
-        assert len(self._state.tables.keys) <= MAX_KEYS
-        assert "" not in self._state.tables.keys
+        assert len(self._state.records.keys) <= MAX_KEYS
+        assert "" not in self._state.records.keys
 
     def do(self, request: PipelineChange, asker: Asker, now: float) -> Reply | Error | None:
         """Execute a request. The reply, or None if it follows later."""
@@ -77,7 +77,7 @@ class Pipelines:
     def _create_pipeline(self, request: CreatePipeline, now: float) -> Reply | Error:
         if (earlier := self._earlier_reply(request, now)) is not None:
             return earlier
-        known = self._state.tables.pipelines.get(request.pipeline_id)
+        known = self._state.records.pipelines.get(request.pipeline_id)
         if known is None:
             record = self._create_record(_new(request), now)
         elif known.desired_status != "stop" and _is_same(
@@ -95,7 +95,7 @@ class Pipelines:
 
     def _earlier_reply(self, request: CreatePipeline, now: float) -> Reply | Error | None:
         """The reply to an earlier request with the same key."""
-        row = self._state.tables.keys.get(request.key)
+        row = self._state.records.keys.get(request.key)
         if row is None or self._state.wall(now) - row.created_at > KEY_LIFE:
             return None
         if row.digest != request.digest:
@@ -108,19 +108,19 @@ class Pipelines:
 
     def _keep_key(self, row: KeyRecord) -> None:
         """Store a key, and remove expired and surplus ones."""
-        oldest = sorted(self._state.tables.keys.values(), key=lambda known: known.created_at)
+        oldest = sorted(self._state.records.keys.values(), key=lambda known: known.created_at)
         surplus = len(oldest) + 1 - MAX_KEYS
         for position, known in enumerate(oldest):
             if position < surplus or row.created_at - known.created_at > KEY_LIFE:
-                self._state.tables.remove(known)
-        self._state.tables.write(row)
+                self._state.records.remove(known)
+        self._state.records.write(row)
 
     def _create_record(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
         """Create a pipeline and place it on a device."""
         if (refusal := self._refuse(desired)) is not None:
             return refusal
-        generation = self._state.tables.floor + 1
-        created = max((record.created for record in self._state.tables.pipelines.values()), default=0) + 1
+        generation = self._state.records.floor + 1
+        created = max((record.created for record in self._state.records.pipelines.values()), default=0) + 1
         record = replace(
             desired,
             generation=generation,
@@ -147,14 +147,14 @@ class Pipelines:
             return self._state.no_device(name)
         if not self._scheduler.meets(name, record.selector):
             return Error("invalid", f"device {name} does not have the labels {spelled(record.selector)}")
-        if len(self._state.tables.placed[name] - {record.pipeline_id}) >= MAX_PIPELINES:
+        if len(self._state.records.placed[name] - {record.pipeline_id}) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
         if not self._scheduler.fits(record, name):
             return Error("too_many", f"the pipelines of device {name} would not fit into one message")
         return None
 
     def _put_pipeline(self, request: PutPipeline, asker: Asker, now: float) -> Reply | Error | None:
-        known = self._state.tables.pipelines.get(request.pipeline_id)
+        known = self._state.records.pipelines.get(request.pipeline_id)
         if known is not None and _is_retry(known, asker):
             return self._pending_replies.wait(
                 known, _put(created=known.version == 1), asker, request.wait_ms, now
@@ -195,7 +195,7 @@ class Pipelines:
         elif (record.spec, record.desired_status) != (known.spec, known.desired_status):
             record = replace(record, generation=known.generation + 1)
         if record.generation == known.generation:
-            self._state.tables.write(record)
+            self._state.records.write(record)
         else:
             self._state.change(record)
             self._pending_replies.supersede(record, now)
@@ -232,7 +232,7 @@ class Pipelines:
         return Reply(self._queries.view(record, now))
 
     def _change_pipeline(self, request: ChangePipeline, asker: Asker, now: float) -> Reply | Error | None:
-        known = self._state.tables.pipelines.get(request.pipeline_id)
+        known = self._state.records.pipelines.get(request.pipeline_id)
         if known is not None and _is_retry(known, asker):
             return self._pending_replies.wait(known, Changed, asker, request.wait_ms, now)
         record = self._state.active_pipeline(request.pipeline_id)
@@ -267,7 +267,7 @@ class Pipelines:
         collector = OutcomeCollector(request.pipeline_ids)
         for pipeline_id in dict.fromkeys(request.pipeline_ids):
             outcome = self._change_one(pipeline_id, request.change, asker, now)
-            record = self._state.tables.pipelines.get(pipeline_id)
+            record = self._state.records.pipelines.get(pipeline_id)
             if outcome.refusal or outcome.confirmed or request.wait_ms == 0 or record is None:
                 collector.record(outcome)
             else:

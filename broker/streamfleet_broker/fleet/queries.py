@@ -54,10 +54,10 @@ class FleetQueries:
         """All devices by name, including those that have not enrolled yet."""
         views = {
             token.device: DeviceView(device=token.device, state="new")
-            for token in self._state.tables.tokens.values()
+            for token in self._state.records.tokens.values()
         }
         for name, device in self._state.devices.items():
-            records = self._state.tables.of_device(name)
+            records = self._state.records.of_device(name)
             views[name] = DeviceView(
                 device=name,
                 state=device.state,
@@ -68,7 +68,7 @@ class FleetQueries:
                 ),
                 agent=device.agent,
                 silent=device.silent(now),
-                labels=self._state.tables.devices[name].labels,
+                labels=self._state.records.devices[name].labels,
             )
         return tuple(views[name] for name in sorted(views))
 
@@ -91,7 +91,7 @@ class FleetQueries:
             devices_ready=sum(device.state == "ready" for device in self._state.devices.values()),
             devices=len(self._state.devices),
             pipelines=sum(
-                record.desired_status != "stop" for record in self._state.tables.pipelines.values()
+                record.desired_status != "stop" for record in self._state.records.pipelines.values()
             ),
         )
 

@@ -30,9 +30,11 @@ class Scheduler:
 
     def place(self, now: float) -> None:
         """Assign pipelines without a device, and reassign movable ones of devices that are gone."""
-        waiting = [record for record in self._state.tables.of_device(None) if record.desired_status != "stop"]
+        waiting = [
+            record for record in self._state.records.of_device(None) if record.desired_status != "stop"
+        ]
         for device in self._state.devices.values():
-            if self._state.tables.placed[device.name] and self._may_move_from(device, now):
+            if self._state.records.placed[device.name] and self._may_move_from(device, now):
                 waiting += self.movable(device)
         if not waiting:
             return
@@ -69,7 +71,7 @@ class Scheduler:
         """The pipelines of a device that may move to another."""
         return [
             record
-            for record in self._state.tables.of_device(device.name)
+            for record in self._state.records.of_device(device.name)
             if record.desired_status != "stop" and not record.pinned and not self._state.has_ended(record)
         ]
 
@@ -93,14 +95,14 @@ class Scheduler:
     def fits(self, record: PipelineRecord, name: str) -> bool:
         """Whether a pipeline fits into the message of the desired state of a device."""
         others = [
-            other for other in self._state.tables.of_device(name) if other.pipeline_id != record.pipeline_id
+            other for other in self._state.records.of_device(name) if other.pipeline_id != record.pipeline_id
         ]
         assignments = (*(other.assignment() for other in others), record.assignment())
         return size(Desired(self._state.revision, assignments)) <= MAX_DESIRED_SIZE
 
     def meets(self, name: str, selector: Labels) -> bool:
         """Whether a device has all labels that a selector requires."""
-        return meets(self._state.tables.devices[name].labels, selector)
+        return meets(self._state.records.devices[name].labels, selector)
 
     def _may_move_from(self, device: Device, now: float) -> bool:
         return self._state.is_gone(device, now) and not (
@@ -109,7 +111,7 @@ class Scheduler:
 
     def _candidate(self, device: Device) -> Candidate:
         """A finished pipeline takes no capacity but is still part of the desired state."""
-        records = self._state.tables.of_device(device.name)
+        records = self._state.records.of_device(device.name)
         finished = sum(map(self._state.has_finished, records))
         capacity = min(device.capacity, MAX_PIPELINES - finished)
         return Candidate(device.name, capacity, len(records) - finished)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from streamfleet_broker.fleet.devices import Asker, Device, Session
 from streamfleet_broker.fleet.effects import Answer, Domain, Effect, Save, Send, SetAllowedKeys
-from streamfleet_broker.fleet.entropy import EntropySource
 from streamfleet_broker.fleet.event_log import EventLog
+from streamfleet_broker.fleet.random_source import RandomSource
+from streamfleet_broker.fleet.record_index import RecordIndex, held_key
 from streamfleet_broker.fleet.records import HeldRecord, PipelineRecord, Record
-from streamfleet_broker.fleet.tables import Tables, held_key
 from streamfleet_core.protocol.control_plane import Envelope, encode
 from streamfleet_core.protocol.messages import BrokerMessage, Desired, Error, ErrorCode, Reply
 from streamfleet_core.protocol.requests import ReportProcess
@@ -51,22 +51,22 @@ class State:
         config: FleetConfig,
         epoch: int,
         records: Iterable[Record],
-        entropy: EntropySource,
+        random_source: RandomSource,
         *,
         now: float,
         unix_time: float,
     ) -> None:
         self.epoch = epoch
         self.config = config
-        self.entropy = entropy
+        self.random_source = random_source
         self.started = now
         self.revision = 1
         self.subscribers_revision = 1
         self.network_partition_suspected = False  # most of the fleet fell silent: nothing is moved
         self._wall_ahead = unix_time - now
 
-        self.tables = Tables(records)
-        self.devices = {name: self._returning(name, now) for name in self.tables.devices}
+        self.records = RecordIndex(records)
+        self.devices = {name: self._returning(name, now) for name in self.records.devices}
         self.sessions: dict[bytes, Device] = {}  # exactly the sessions in `devices`
         self.tickets: dict[str, str] = {}  # ticket → device: exactly those of the sessions
         # Pipeline → the revision in which its holder must stop or release it, until it confirms.
@@ -84,13 +84,13 @@ class State:
 
     def _returning(self, name: str, now: float) -> Device:
         """The state of a device after a restart of the broker: only one with pipelines is expected back."""
-        if self.tables.placed[name] or self.tables.leaving[name]:
+        if self.records.placed[name] or self.records.leaving[name]:
             return Device(name=name, revision=self.revision, state="suspect", heard=now)
         return self._away(name)
 
     def _away(self, name: str) -> Device:
         return Device(
-            name=name, revision=self.revision, state="left" if self.tables.devices[name].left else "lost"
+            name=name, revision=self.revision, state="left" if self.records.devices[name].left else "lost"
         )
 
     # steps
@@ -98,7 +98,7 @@ class State:
     def finish(self) -> list[Effect]:
         """Return the effects of the step, in order."""
         effects = self.immediate_effects
-        if writes := self.tables.writes():
+        if writes := self.records.writes():
             effects.append(Save(writes))
         for name in sorted(self.changed):
             device = self.devices[name]
@@ -113,20 +113,20 @@ class State:
 
         Revisions are not lowered: devices get their desired state again, which is harmless.
         """
-        self.tables.undo(save.writes)
+        self.records.undo(save.writes)
         self.events.undo_step()
-        for name in self.devices.keys() - self.tables.devices.keys():
+        for name in self.devices.keys() - self.records.devices.keys():
             del self.devices[name]
-        for name in self.tables.devices.keys() - self.devices.keys():
+        for name in self.records.devices.keys() - self.devices.keys():
             self.devices[name] = self._away(name)
 
     def check(self) -> None:
         """Assert what always holds between two steps."""
         assert [self.immediate_effects, self.changed, self.after_commit] == [[], set(), []]
-        self.tables.check()
+        self.records.check()
         self.events.check()
-        assert self.devices.keys() == self.tables.devices.keys()
-        assert len(self.tables.held) <= MAX_HELD
+        assert self.devices.keys() == self.records.devices.keys()
+        assert len(self.records.held) <= MAX_HELD
         sessions = {d.session.id: d for d in self.devices.values() if d.session is not None}
         assert self.sessions == sessions
         assert self.tickets == {
@@ -138,13 +138,13 @@ class State:
             assert (device.session is not None) or device.state not in ("syncing", "ready"), name
             assert device.session is None or device.state in ("syncing", "ready", "suspect"), name
             assert device.heard is not None or device.state in ("new", "lost", "left"), name
-            assert len(self.tables.placed[name]) <= MAX_PIPELINES
+            assert len(self.records.placed[name]) <= MAX_PIPELINES
             encode(Envelope(self.desired(device)))
 
     def change(self, record: PipelineRecord) -> None:
         """Write a new or changed pipeline, and update the desired state of all devices concerned."""
-        before = self.tables.pipelines.get(record.pipeline_id)
-        self.tables.write(record)
+        before = self.records.pipelines.get(record.pipeline_id)
+        self.records.write(record)
         if record.device is not None and record.spec.sampling is not None:
             self._hold(record.device, record.pipeline_id)
         self.touch({record.device, before.device if before is not None else None})
@@ -155,24 +155,24 @@ class State:
 
     def holds(self, device: str, pipeline_id: str) -> bool:
         """Whether a device has a pipeline, or had it while it sampled frames."""
-        record = self.tables.pipelines.get(pipeline_id)
+        record = self.records.pipelines.get(pipeline_id)
         now = record is not None and device in (record.device, record.leaving)
-        return now or held_key(device, pipeline_id) in self.tables.held
+        return now or held_key(device, pipeline_id) in self.records.held
 
     def forget_held(self, device: str) -> None:
         """Forget which pipelines a device had. A later device of the same name is a different one."""
-        for record in [each for each in self.tables.held.values() if each.device == device]:
-            self.tables.remove(record)
+        for record in [each for each in self.records.held.values() if each.device == device]:
+            self.records.remove(record)
 
     def _hold(self, device: str, pipeline_id: str) -> None:
         """Record that a device has a pipeline that samples frames. Beyond the limit, remove the oldest."""
-        held = self.tables.held
+        held = self.records.held
         if held_key(device, pipeline_id) in held:
             return
         if len(held) >= MAX_HELD:
-            self.tables.remove(min(held.values(), key=lambda record: record.n))
+            self.records.remove(min(held.values(), key=lambda record: record.n))
         n = max((record.n for record in held.values()), default=0) + 1
-        self.tables.write(HeldRecord(device, pipeline_id, n))
+        self.records.write(HeldRecord(device, pipeline_id, n))
 
     def touch(self, names: set[str | None]) -> None:
         """Mark the desired state of these devices as changed. It is sent at the end of the step."""
@@ -187,9 +187,9 @@ class State:
         """Whether a key belongs to a device, a client or the broker: one key opens one port. (S4)"""
         return (
             key in (self.config.broker_key, self.config.operator_key)
-            or key in self.tables.owners
-            or key in self.tables.tokens
-            or any(key == record.public_key for record in self.tables.subscribers.values())
+            or key in self.records.owners
+            or key in self.records.tokens
+            or any(key == record.public_key for record in self.records.subscribers.values())
         )
 
     def allowed_keys(self, domain: Domain) -> SetAllowedKeys:
@@ -197,21 +197,21 @@ class State:
         match domain:
             case "devices":
                 return SetAllowedKeys(
-                    domain, frozenset(self.tables.owners.keys() | self.tables.tokens.keys())
+                    domain, frozenset(self.records.owners.keys() | self.records.tokens.keys())
                 )
             case "relay-in":
-                owners = self.tables.owners.items()
+                owners = self.records.owners.items()
                 admitted = (key for key, name in owners if self.devices[name].state != "quarantined")
                 return SetAllowedKeys(domain, frozenset(admitted))
             case "relay-out":
-                keys = (record.public_key for record in self.tables.subscribers.values())
+                keys = (record.public_key for record in self.records.subscribers.values())
                 return SetAllowedKeys(domain, frozenset({*keys, self.config.operator_key}))
             case "operators":
                 return SetAllowedKeys(domain, frozenset({self.config.operator_key}))
 
     def subscriber_keys(self) -> tuple[str, ...]:
         """The keys of subscribers without limits: devices cannot enforce limits."""
-        subscribers = self.tables.subscribers.values()
+        subscribers = self.records.subscribers.values()
         return tuple(record.public_key for record in subscribers if not record.is_limited)
 
     def send(self, session: Session, message: BrokerMessage) -> None:
@@ -220,7 +220,7 @@ class State:
 
     def desired(self, device: Device) -> Desired:
         """The desired state of a device, without pipelines that another device must give up first."""
-        records = self.tables.of_device(device.name)
+        records = self.records.of_device(device.name)
         return Desired(
             device.revision, tuple(record.assignment() for record in records if record.leaving is None)
         )
@@ -246,11 +246,11 @@ class State:
     def mark_device_dirty(self, name: str) -> None:
         """Mark a device and its pipelines as possibly changed."""
         self.dirty_devices.add(name)
-        self.dirty_pipelines |= self.tables.placed[name] | self.tables.leaving[name]
+        self.dirty_pipelines |= self.records.placed[name] | self.records.leaving[name]
 
     def active_pipeline(self, pipeline_id: str) -> PipelineRecord | None:
         """A pipeline that is not being stopped."""
-        record = self.tables.pipelines.get(pipeline_id)
+        record = self.records.pipelines.get(pipeline_id)
         return None if record is None or record.desired_status == "stop" else record
 
     def observed(self, record: PipelineRecord) -> Observed | None:

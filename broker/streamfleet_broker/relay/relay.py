@@ -26,9 +26,9 @@ import zmq
 from streamfleet_broker.errors import RelayDied
 from streamfleet_broker.fleet.effects import Domain
 from streamfleet_broker.fleet.records import Record, Write
-from streamfleet_broker.relay.in_flight import InFlight
 from streamfleet_broker.relay.publish_rules import Admission
 from streamfleet_broker.relay.subscribe_rules import Grants, beginning_with
+from streamfleet_broker.relay.unsent_messages import UnsentMessages
 from streamfleet_broker.sockets import (
     DATA_OPTIONS,
     PICTURE_OPTIONS,
@@ -251,7 +251,7 @@ class Forwarder:
         self._admitted: dict[tuple[str, bytes], bytes] = {}
         self._admitted_by = relay.rules.admission
         self._sparse: dict[tuple[str, bytes], Bucket] = {}  # key and topic → its budget; by these rules
-        self._in_flight = InFlight(LARGE_WAITING, LARGE_OF_ONE)
+        self._unsent_messages = UnsentMessages(LARGE_WAITING, LARGE_OF_ONE)
         self._shed_at = 0.0
         self._refused: dict[str, Bucket] = {}
         self._subscribing: dict[str, Bucket] = {}
@@ -336,12 +336,12 @@ class Forwarder:
 
     def _may_wait(self, key: str, frames: list[zmq.Frame]) -> bool:
         """Count a large message while it waits for slow peers. Without room, disconnect those and drop it."""
-        held = self._in_flight.hold(key, frames[2])
+        held = self._unsent_messages.hold(key, frames[2])
         if held is not None:
             frames[2] = held
             return True
         now = time.monotonic()
-        if self._in_flight.is_full and now >= self._shed_at:
+        if self._unsent_messages.is_full and now >= self._shed_at:
             self._shed_at = now + TICK
             slow = [
                 sink.connections.cut_all(lambda each: unsent(each) > LARGE) for sink in (self.here, self.out)

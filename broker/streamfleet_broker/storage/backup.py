@@ -21,8 +21,8 @@ import msgspec
 from streamfleet_broker.errors import BadBackup
 from streamfleet_broker.keys import KEYS, load
 from streamfleet_broker.storage.recovery import STORE_FILES, Recovered, begin_again, held
-from streamfleet_broker.storage.store import FILE, WITNESS, Contents, compare, connect, read
-from streamfleet_broker.storage.witness import Witness
+from streamfleet_broker.storage.store import FILE, MARKER, Contents, compare, connect, read
+from streamfleet_broker.storage.version_marker import VersionMarker
 
 _MEMBERS = {  # name in the archive → name in the data directory, and maximum size (bytes)
     f"broker/{FILE}": (FILE, 4 * 1024**3),
@@ -74,14 +74,14 @@ def restore(file: Path, folder: Path, *, replace: bool = False) -> Recovered:
 
 def _copy(folder: Path, copy: Path) -> Contents:
     """Copy a consistent snapshot of the store. Raises: OSError, sqlite3.Error, ValueError."""
-    witnessed = Witness(folder / WITNESS).read()  # first, as it can only rise
+    marked = VersionMarker(folder / MARKER).read()  # first, as it can only rise
     path = folder / FILE
     path.stat()
     with contextlib.closing(connect(path)) as source, contextlib.closing(sqlite3.connect(copy)) as target:
         source.backup(target)
         target.execute("PRAGMA journal_mode = DELETE")  # one file
         contents = read(target)
-    compare(contents.mark, witnessed, folder / WITNESS)
+    compare(contents.mark, marked, folder / MARKER)
     return contents
 
 

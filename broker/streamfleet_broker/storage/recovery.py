@@ -22,10 +22,10 @@ import msgspec
 
 from streamfleet_broker.fleet.records import FloorRecord, PipelineRecord, Record, TokenRecord, Write
 from streamfleet_broker.keys import KEYS, load_or_make
-from streamfleet_broker.storage.store import FILE, WITNESS, Key, Store, decode, lock_folder
+from streamfleet_broker.storage.store import FILE, MARKER, Key, Store, decode, lock_folder
 
 LEAP = 1_000_000  # generations
-STORE_FILES = (WITNESS, FILE, f"{FILE}-wal", f"{FILE}-shm")
+STORE_FILES = (MARKER, FILE, f"{FILE}-wal", f"{FILE}-shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def begin_again(
         finally:
             store.close()
         aside = set_aside(folder, (*STORE_FILES, *others))
-        for name in (WITNESS, FILE):  # the first alone is no store that starts
+        for name in (MARKER, FILE):  # the first alone is no store that starts
             (draft / name).rename(folder / name)
     finally:
         shutil.rmtree(draft)

@@ -3,7 +3,7 @@
 One generic table, written row by row, so that any transactional store could replace it.
 
     commit ──▶ store.db-wal ──idle──▶ store.db    then the journal is empty, and deleted rows are wiped
-       └─────▶ store.witness                      the last version, so that a loss is detected at the start
+       └─────▶ store.version                      the last version, so that a loss is detected at the start
 
 Each transaction increments the version of the store, and stores the number and the digest of all rows.
 """
@@ -29,7 +29,7 @@ import msgspec
 
 from streamfleet_broker.errors import StoreDown, StoreUnusable
 from streamfleet_broker.fleet.records import KINDS, Record, Write
-from streamfleet_broker.storage.witness import Mark, Witness
+from streamfleet_broker.storage.version_marker import Mark, VersionMarker
 from streamfleet_core.protocol.values import from_plain, to_plain
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 BUSY_TIMEOUT = 1.0  # seconds; while a write waits, no heartbeat is acknowledged
 QUIET = 2.0  # seconds without a write after which the journal is emptied
 LONGEST = 30.0  # seconds after which it is emptied between two writes
-FILE, WITNESS = "store.db", "store.witness"
+FILE, MARKER = "store.db", "store.version"
 
 _DIGEST = 16  # bytes
 _MODULUS: int = 1 << (8 * _DIGEST)
@@ -87,8 +87,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
-        self._witness = Witness(folder / WITNESS)
-        self._is_unwitnessed = False
+        self._marker = VersionMarker(folder / MARKER)
+        self._is_unmarked = False
         self._dirty_since = self._tidy_at = float(
             "inf"
         )  # monotonic seconds; never while the journal is empty
@@ -144,20 +144,20 @@ class Store:
     # opening ----------------------------------------------------------------------------------------------
 
     def _open(self, opening: contextlib.ExitStack) -> Contents:
-        witnessed = self._witness.read()
-        if witnessed is not None and not self.path.exists():
-            raise Damaged(f"it is missing, expected {_told(witnessed)}")
+        marked = self._marker.read()
+        if marked is not None and not self.path.exists():
+            raise Damaged(f"it is missing, expected {_told(marked)}")
         _refuse_exposed(self.path)
         self._connection = connect(self.path)
         opening.callback(self._connection.close)
         if not _has_tables(self._connection):
-            if witnessed is not None:
-                raise Damaged(f"it is empty, expected {_told(witnessed)}")
+            if marked is not None:
+                raise Damaged(f"it is empty, expected {_told(marked)}")
             self._connection.executescript(_SCHEMA)
         contents = read(self._connection)
-        compare(contents.mark, witnessed, self._witness.path)
-        opening.callback(self._witness.close)
-        if witnessed is None:  # before the first commit: a version above 0 without a witness is a loss
+        compare(contents.mark, marked, self._marker.path)
+        opening.callback(self._marker.close)
+        if marked is None:  # before the first commit: a version above 0 without a marker is a loss
             self._write_mark(contents.mark)
         return contents
 
@@ -208,15 +208,13 @@ class Store:
 
     def _write_mark(self, mark: Mark) -> None:
         try:
-            self._witness.write(mark)
+            self._marker.write(mark)
         except OSError as exc:
-            if not self._is_unwitnessed:  # log once, not at each commit
-                logger.warning(
-                    "%s: cannot be written, a loss might go unnoticed: %s", self._witness.path, exc
-                )
-            self._is_unwitnessed = True
+            if not self._is_unmarked:  # log once, not at each commit
+                logger.warning("%s: cannot be written, a loss might go unnoticed: %s", self._marker.path, exc)
+            self._is_unmarked = True
         else:
-            self._is_unwitnessed = False
+            self._is_unmarked = False
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -307,15 +305,15 @@ def _mark_of(meta: dict[str, str], sums: dict[Key, int]) -> tuple[int, int, int]
     return int(version), int(count), int(digest, 16)
 
 
-def compare(found: Mark, witnessed: Mark | None, path: Path) -> None:
-    """Check that the store is not older than its witness. Raises: Damaged."""
-    if witnessed is None:
+def compare(found: Mark, marked: Mark | None, path: Path) -> None:
+    """Check that the store is not older than its marker says. Raises: Damaged."""
+    if marked is None:
         if found.version:
             raise Damaged(f"{path} is missing, which says whether the store is whole")
-    elif witnessed.cluster != found.cluster and found.version:
+    elif marked.cluster != found.cluster and found.version:
         raise Damaged(f"it belongs to another fleet than {path}")
-    elif witnessed.version > found.version:
-        raise Damaged(f"its end is lost: it holds {_told(found)}, expected {_told(witnessed)}")
+    elif marked.version > found.version:
+        raise Damaged(f"its end is lost: it holds {_told(found)}, expected {_told(marked)}")
 
 
 def _told(mark: Mark) -> str:

@@ -99,7 +99,7 @@ from tests.fakes.desk import (
     FINGERPRINT,
     OPERATOR,
     RUNNING,
-    CountingEntropy,
+    CountingRandomSource,
     Desk,
     data_of,
     desk,
@@ -137,7 +137,7 @@ def test_at_the_start_exactly_those_who_are_known_are_let_in() -> None:
         SubscriberRecord("wall", "w" * 40),
         TokenRecord("t" * 40, "b", 2e9),
     ]
-    fleet = Fleet(CONFIG, EPOCH, records, CountingEntropy(), now=0, unix_time=1e9)
+    fleet = Fleet(CONFIG, EPOCH, records, CountingRandomSource(), now=0, unix_time=1e9)
 
     assert fleet.start() == [
         SetAllowedKeys("operators", frozenset({"O" * 40})),
@@ -607,7 +607,9 @@ def test_after_a_start_nobody_is_lost_for_a_while() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(
+        Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingRandomSource(), now=0, unix_time=1e6)
+    )
     fleet.join("b")
 
     fleet.pass_time(11.5, alive=["b"])
@@ -725,7 +727,7 @@ def test_a_device_may_put_samples_of_what_it_has_and_of_what_it_had() -> None:
     assert held(fleet)["b", "door"]
     rows = [row for (kind, _), row in fleet.saved.items() if kind == "held" and row is not None]
     again = Desk(
-        Fleet(CONFIG, EPOCH + 1, (*devices("a", "b"), *rows), CountingEntropy(), now=0, unix_time=1e6)
+        Fleet(CONFIG, EPOCH + 1, (*devices("a", "b"), *rows), CountingRandomSource(), now=0, unix_time=1e6)
     )
     assert again.reply(CheckHolder("b", "door"))
 
@@ -1279,7 +1281,7 @@ def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6))
     fleet.hello("a")
 
     assert Save not in map(type, fleet.heartbeat("a", applied_revision=0))
@@ -1383,7 +1385,7 @@ def test_who_has_left_has_left_after_a_restart_of_the_broker_too() -> None:
     fleet.hello("b")
     rows = [row for row in fleet.saved.values() if row is not None]
 
-    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingEntropy(), now=0, unix_time=1e6))
+    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     states = {view.device: view.state for view in again.reply(ListDevices())}
     assert states == {"a": "left", "b": "lost"}
@@ -1396,7 +1398,7 @@ def test_who_has_pipelines_is_expected_back_though_it_left() -> None:
     fleet.leave("a")
     rows = [row for row in fleet.saved.values() if row is not None]
 
-    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingEntropy(), now=0, unix_time=1e6))
+    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     (view,) = again.reply(ListDevices())
     assert view.state == "suspect"
@@ -1449,7 +1451,7 @@ def test_a_session_of_the_epoch_before_begins_anew() -> None:
 
 def test_an_epoch_that_is_ours_by_chance_is_raised_too() -> None:
     """Another broker had it: its revisions are not ours, and the device would take ours for old ones."""
-    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a", "b"), CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a", "b"), CountingRandomSource(), now=0, unix_time=1e6))
 
     assert raises(fleet.hello("a", seen_epoch=EPOCH)) == [EPOCH + 1]
     assert refusals(fleet.hello("b", seen_epoch=EPOCH + 1)) == ["stale_session"]
@@ -1458,7 +1460,7 @@ def test_an_epoch_that_is_ours_by_chance_is_raised_too() -> None:
 
 
 def test_a_refusal_of_ours_does_not_hide_that_a_device_saw_our_epoch_elsewhere() -> None:
-    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingRandomSource(), now=0, unix_time=1e6))
     heartbeat = Envelope(
         Heartbeat(1, 0, 0, None), epoch=EPOCH, session=b"s" * 16, seq=1
     )  # in the session of another broker
@@ -1482,7 +1484,7 @@ def test_one_device_raises_two_epochs_and_then_no_more_for_ten_minutes() -> None
 
 @pytest.mark.parametrize("seen", [EPOCH, EPOCH + 2])
 def test_an_epoch_that_could_not_be_saved_is_raised_later(seen: int) -> None:
-    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingRandomSource(), now=0, unix_time=1e6))
     fleet.store_down = True
     assert refusals(fleet.hello("a", seen_epoch=seen)) == ["stale_session"]
     assert fleet.fleet.epoch == EPOCH
@@ -1641,7 +1643,7 @@ def test_a_new_broker_says_that_it_has_not_heard_a_device() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6))
 
     assert fleet.view("door").reason == "device a is not heard since the broker began"
 
@@ -2091,7 +2093,7 @@ def test_a_key_is_kept_for_a_day_and_after_a_restart_of_the_broker() -> None:
         created=1,
     )
     rows: list[Record] = [*devices("a"), record, KeyRecord("k", "d", "one", 1e6 - 86_390)]
-    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     assert (
         fleet.reply(CreatePipeline(pipeline_id="two", spec=CAMERA, key="k", digest="d")).pipeline_id == "one"
@@ -2104,7 +2106,7 @@ def test_a_key_is_kept_for_a_day_and_after_a_restart_of_the_broker() -> None:
 
 def test_of_too_many_keys_the_oldest_go() -> None:
     rows = [KeyRecord(f"k{n}", "d", "one", 1e6 - n) for n in range(MAX_KEYS)]
-    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     fleet.reply(CreatePipeline(pipeline_id="two", spec=CAMERA, key="new", digest="d"))
 
@@ -2248,7 +2250,9 @@ def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> No
         created=1,
         leaving="a",
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(
+        Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingRandomSource(), now=0, unix_time=1e6)
+    )
     fleet.join("b")
     assert fleet.view("door").status == "moving"
     assert fleet.assignments("b") == ()
@@ -2594,7 +2598,7 @@ def test_what_a_new_broker_finds_is_no_event() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingEntropy(), now=0, unix_time=1e6))
+    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6))
     fleet.pass_time(1)
     assert events(fleet) == []
 

@@ -69,7 +69,7 @@ async def test_a_backup_is_one_moment_of_a_running_fleet_and_comes_back(folder: 
     for each in ("broker", "operator"):
         assert (folder / f"new/keys/{each}.key").read_text() == (data / f"keys/{each}.key").read_text()
     [aside] = data.glob("replaced-*")
-    assert {path.name for path in aside.iterdir()} >= {"store.db", "store.witness", "keys"}
+    assert {path.name for path in aside.iterdir()} >= {"store.db", "store.version", "keys"}
 
 
 @pytest.fixture(scope="module")

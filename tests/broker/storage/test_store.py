@@ -128,7 +128,7 @@ def test_a_row_of_an_earlier_version_is_read(folder: Path) -> None:
     store._connection.execute("INSERT INTO rows VALUES ('pipeline', 'gate', ?, 1)", (msgpack.packb(plain),))
     store._connection.execute("DELETE FROM meta WHERE name = 'mark'")
     store.close()
-    (folder / "store.witness").unlink()
+    (folder / "store.version").unlink()
 
     store = Store(folder)
 

@@ -16,7 +16,7 @@ import pytest
 from streamfleet_broker.errors import StoreUnusable
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.storage.store import Store
-from streamfleet_broker.storage.witness import Mark, Witness
+from streamfleet_broker.storage.version_marker import Mark, VersionMarker
 from streamfleet_core.protocol.requests import (
     AddSubscriber,
     Changed,
@@ -34,7 +34,7 @@ from tests.fakes.places import short_folder
 
 PIPELINES = [f"p{number}" for number in range(5)]
 KEYS = ["keys/broker.key", "keys/operator.key"]
-FILES = ["store.db", "store.db-wal", "store.witness", *KEYS]
+FILES = ["store.db", "store.db-wal", "store.version", *KEYS]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_any_flipped_byte_is_refused_or_costs_nothing(copy: Path, rests: bool) -
     rng = random.Random(7)
     refused = 0
 
-    for name in ("store.db", "store.witness") if rests else ("store.db-wal", "store.db", "store.witness"):
+    for name in ("store.db", "store.version") if rests else ("store.db-wal", "store.db", "store.version"):
         size = (copy / name).stat().st_size
         for _ in range(60):
             folder = copy_of(copy)
@@ -219,7 +219,7 @@ def test_what_cannot_be_read_is_not_needed_to_go_on(copy: Path) -> None:
 
 def test_generations_rise_above_all_that_devices_have_seen(copy: Path) -> None:
     before = generations(copy_of(copy))
-    (copy / "store.witness").unlink()
+    (copy / "store.version").unlink()
 
     subprocess.run(command(copy, "--accept-loss"), capture_output=True, check=True)
 
@@ -236,15 +236,15 @@ def generations(folder: Path) -> dict[str, int]:
 
 
 def test_a_note_that_was_cut_short_leaves_the_one_before(tmp_path: Path) -> None:
-    witness = Witness(tmp_path / "witness")
+    marker = VersionMarker(tmp_path / "store.version")
     for version in (1, 2, 3):
-        witness.write(Mark("c", version, 5))
-    size = witness.path.stat().st_size
+        marker.write(Mark("c", version, 5))
+    size = marker.path.stat().st_size
 
-    flip(witness.path, 512 + 20)  # in the slot of the odd ones
+    flip(marker.path, 512 + 20)  # in the slot of the odd ones
 
-    assert witness.read() == Mark("c", 2, 5)
-    assert witness.path.stat().st_size == size == 1024
-    flip(witness.path, 20)
-    with pytest.raises(ValueError, match="witness is damaged"):
-        witness.read()
+    assert marker.read() == Mark("c", 2, 5)
+    assert marker.path.stat().st_size == size == 1024
+    flip(marker.path, 20)
+    with pytest.raises(ValueError, match="version is damaged"):
+        marker.read()

@@ -1,6 +1,6 @@
 """Records the version of a store in a file beside it, so that a store that lost its end is detected.
 
-    <folder>/store.witness    two slots of 512 bytes, written in turn, each with a checksum
+    <folder>/store.version    two slots of 512 bytes, written in turn, each with a checksum
 
 A mark is written after its commit, so it may be older than the store but never newer. The file never grows,
 as the disk may be full; an interrupted write leaves the previous mark intact.
@@ -30,7 +30,7 @@ class Mark:
     rows: int
 
 
-class Witness:
+class VersionMarker:
     """The file of one data directory. Only the owner of the store may use it."""
 
     def __init__(self, path: Path) -> None:

@@ -22,7 +22,7 @@ from streamfleet_broker.fleet.records import (
 from streamfleet_core.protocol.values import ModelRef
 
 
-class Tables:
+class RecordIndex:
     """All rows. `undo` reverts what `write` and `remove` changed if the store rejects it."""
 
     def __init__(self, records: Iterable[Record]) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from streamfleet_core.protocol.values import KeyPair
 
 
-class EntropySource(Protocol):
+class RandomSource(Protocol):
     """Generates random values."""
 
     def session(self) -> bytes:

@@ -11,7 +11,7 @@ from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
 
 
-class Confirmations:
+class DeviceConfirmations:
     """Updates pipelines according to what devices run and no longer run."""
 
     def __init__(self, state: State, scheduler: Scheduler, pending_replies: PendingReplies) -> None:
@@ -21,14 +21,14 @@ class Confirmations:
 
     def confirm(self, device: Device, session: Session, now: float) -> None:
         """Apply the report of a device about what it runs."""
-        for record in self._state.tables.of_device(device.name):
+        for record in self._state.records.of_device(device.name):
             if record.leaving is None and record.desired_status != "stop":
                 self._pending_replies.settle(record, now)
             elif record.leaving is None and self._has_released(device, session, record):
                 self.remove(record, now, done=True)
         given_up = [
             record
-            for record in self._state.tables.taken_from(device.name)
+            for record in self._state.records.taken_from(device.name)
             if self._has_released(device, session, record)
         ]
         for record in given_up:
@@ -41,17 +41,17 @@ class Confirmations:
         for device in self._state.devices.values():
             if not self._state.is_gone(device, now):
                 continue
-            for record in self._state.tables.of_device(device.name):
+            for record in self._state.records.of_device(device.name):
                 if record.desired_status == "stop" and record.leaving is None:
                     self.remove(record, now, done=is_silent(device, record))
-            for record in self._state.tables.taken_from(device.name):
+            for record in self._state.records.taken_from(device.name):
                 self.give_free(record, now, done=is_silent(device, record))
 
     def remove(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """Remove a pipeline. `done`: it certainly emits nothing more."""
-        self._state.tables.remove(record)
-        if record.generation > self._state.tables.floor:
-            self._state.tables.write(FloorRecord(record.generation))
+        self._state.records.remove(record)
+        if record.generation > self._state.records.floor:
+            self._state.records.write(FloorRecord(record.generation))
         self._state.touch({record.device})
         self._state.dirty_pipelines.add(record.pipeline_id)
         self._state.released.pop(record.pipeline_id, None)

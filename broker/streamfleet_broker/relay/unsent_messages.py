@@ -9,7 +9,7 @@ import zmq
 from streamfleet_core.protocol.data_plane import MAX_FRAME
 
 
-class InFlight:
+class UnsentMessages:
     """The large messages of one relay that libzmq still holds for some peer.
 
     Args:
