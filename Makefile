@@ -32,11 +32,11 @@ install: $(VENV)/.installed
 
 # Tests and tools need more than what runs, in the same environment.
 $(VENV)/.installed: requirements.lock pyproject.toml | python
-	@$(PYTHON) tools/install.py $(VENV) requirements.lock
+	@$(PYTHON) tools/create_environment.py $(VENV) requirements.lock
 	@touch $@ $(VENV)/.runs
 
 $(VENV)/.runs: requirements-run.lock pyproject.toml | python
-	@$(PYTHON) tools/install.py $(VENV) requirements-run.lock
+	@$(PYTHON) tools/create_environment.py $(VENV) requirements-run.lock
 	@touch $@
 
 .PHONY: python ports

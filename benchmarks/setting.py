@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from streamfleet_api.local.demo import demo_model
-from streamfleet_api.storage.onnx_file import inspect
+from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.protocol.values import Family, Manifest
 from tests.fakes.places import short_folder
 from tests.fakes.videos import write_pattern
@@ -75,7 +75,7 @@ def prepared(
             options += ["--labels", str(labels.absolute())]
         weights = model or _demo_model(folder)
         names = tuple(labels.read_text().split("\n")) if labels is not None else None
-        manifest = inspect(
+        manifest = validate_model(
             weights,
             hashlib.sha256(weights.read_bytes()).hexdigest(),
             family=cast("Family | None", family),

@@ -20,7 +20,7 @@ import onnxruntime
 import supervision as sv
 from supervision.metrics import MeanAveragePrecision
 
-from streamfleet_api.storage.onnx_file import inspect
+from streamfleet_core.models.model_validation import validate_model
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     content = options.model.read_bytes()
-    manifest = inspect(options.model, hashlib.sha256(content).hexdigest())
+    manifest = validate_model(options.model, hashlib.sha256(content).hexdigest())
     session = _session(content)
     letterbox, clock, metric = Letterbox(manifest), Clock(), MeanAveragePrecision()
     blob = np.empty((1, 3, manifest.input_height, manifest.input_width), np.float32)

@@ -91,7 +91,7 @@ PURE = [
     "streamfleet_api.local.hang_detector",
     "streamfleet_api.roboflow.inference_pipelines.result_buffer",
     "streamfleet_api.sampling_presets",
-    "streamfleet_api.web.access",
+    "streamfleet_api.web.access_policy",
     "streamfleet_api.web.connections",
     "streamfleet_api.web.failed_logins",
     "streamfleet_api.web.handshakes",

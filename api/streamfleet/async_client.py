@@ -14,9 +14,9 @@ from typing import IO, Any, TypeVar
 import httpx
 from typing_extensions import Self, Unpack
 
-from streamfleet import calls, streams
+from streamfleet import api_calls, streams
+from streamfleet.api_calls import Call
 from streamfleet.attempts import Answer, Attempts
-from streamfleet.calls import Call
 from streamfleet.client import LIMITS, RETRIES, TIMEOUT
 from streamfleet.connection import Connection
 from streamfleet.errors import StreamfleetError
@@ -102,11 +102,11 @@ class AsyncClient:
 
     async def health(self) -> Health:
         """See `Client.health`."""
-        return await self._send(calls.health())
+        return await self._send(api_calls.health())
 
     async def ready(self) -> Readiness:
         """See `Client.ready`."""
-        return await self._send(calls.ready())
+        return await self._send(api_calls.ready())
 
     # pipelines --------------------------------------------------------------------------------------------
 
@@ -114,59 +114,59 @@ class AsyncClient:
         self, pipeline_id: str | None = None, **settings: Unpack[PipelineSettings]
     ) -> Pipeline:
         """See `Client.create_pipeline`."""
-        return await self._send(calls.create_pipeline(pipeline_id, settings, uuid.uuid4().hex))
+        return await self._send(api_calls.create_pipeline(pipeline_id, settings, uuid.uuid4().hex))
 
     async def put_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **settings: Unpack[PipelineSettings]
     ) -> Pipeline:
         """See `Client.put_pipeline`."""
-        return await self._send(calls.put_pipeline(pipeline_id, settings, if_match))
+        return await self._send(api_calls.put_pipeline(pipeline_id, settings, if_match))
 
     async def patch_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **changes: Unpack[PipelineChanges]
     ) -> Pipeline:
         """See `Client.patch_pipeline`."""
-        return await self._send(calls.patch_pipeline(pipeline_id, changes, if_match))
+        return await self._send(api_calls.patch_pipeline(pipeline_id, changes, if_match))
 
     async def get_pipeline(self, pipeline_id: str) -> Pipeline:
         """See `Client.get_pipeline`."""
-        return await self._send(calls.get_pipeline(pipeline_id))
+        return await self._send(api_calls.get_pipeline(pipeline_id))
 
     async def list_pipelines(
         self, selector: str | None = None, *, status: str | None = None, device: str | None = None
     ) -> tuple[Pipeline, ...]:
         """See `Client.list_pipelines`."""
-        return await self._send(calls.list_pipelines(selector, status, device))
+        return await self._send(api_calls.list_pipelines(selector, status, device))
 
     async def pipeline_report(self, pipeline_id: str) -> PipelineReport:
         """See `Client.pipeline_report`."""
-        return await self._send(calls.pipeline_report(pipeline_id))
+        return await self._send(api_calls.pipeline_report(pipeline_id))
 
     async def pipeline_picture(self, pipeline_id: str, *, source: int | None = None) -> bytes:
         """See `Client.pipeline_picture`."""
-        return await self._send(calls.pipeline_picture(pipeline_id, source))
+        return await self._send(api_calls.pipeline_picture(pipeline_id, source))
 
     async def pause_pipeline(self, pipeline_id: str) -> Pipeline:
         """See `Client.pause_pipeline`."""
-        return await self._send(calls.command_pipeline(pipeline_id, "pause"))
+        return await self._send(api_calls.command_pipeline(pipeline_id, "pause"))
 
     async def resume_pipeline(self, pipeline_id: str) -> Pipeline:
         """See `Client.resume_pipeline`."""
-        return await self._send(calls.command_pipeline(pipeline_id, "resume"))
+        return await self._send(api_calls.command_pipeline(pipeline_id, "resume"))
 
     async def restart_pipeline(self, pipeline_id: str) -> Pipeline:
         """See `Client.restart_pipeline`."""
-        return await self._send(calls.command_pipeline(pipeline_id, "restart"))
+        return await self._send(api_calls.command_pipeline(pipeline_id, "restart"))
 
     async def delete_pipeline(self, pipeline_id: str) -> None:
         """See `Client.delete_pipeline`."""
-        await self._send(calls.delete_pipeline(pipeline_id))
+        await self._send(api_calls.delete_pipeline(pipeline_id))
 
     async def command_pipelines(
         self, command: str, *, ids: Iterable[str] | None = None, selector: str | None = None
     ) -> tuple[CommandResult, ...]:
         """See `Client.command_pipelines`."""
-        return await self._send(calls.command_pipelines(command, ids, selector))
+        return await self._send(api_calls.command_pipelines(command, ids, selector))
 
     # devices ----------------------------------------------------------------------------------------------
 
@@ -174,33 +174,33 @@ class AsyncClient:
         self, selector: str | None = None, *, state: str | None = None
     ) -> tuple[Device, ...]:
         """See `Client.list_devices`."""
-        return await self._send(calls.list_devices(selector, state))
+        return await self._send(api_calls.list_devices(selector, state))
 
     async def get_device(self, name: str) -> Device:
         """See `Client.get_device`."""
-        return await self._send(calls.get_device(name))
+        return await self._send(api_calls.get_device(name))
 
     async def add_device(self, name: str, *, ttl: float = 900.0) -> JoinToken:
         """See `Client.add_device`."""
-        return await self._send(calls.add_device(name, ttl))
+        return await self._send(api_calls.add_device(name, ttl))
 
     async def label_device(self, name: str, labels: Mapping[str, str | None]) -> Device:
         """See `Client.label_device`."""
-        return await self._send(calls.label_device(name, labels))
+        return await self._send(api_calls.label_device(name, labels))
 
     async def remove_device(self, name: str) -> None:
         """See `Client.remove_device`."""
-        await self._send(calls.remove_device(name))
+        await self._send(api_calls.remove_device(name))
 
     # models -----------------------------------------------------------------------------------------------
 
     async def list_models(self) -> tuple[Model, ...]:
         """See `Client.list_models`."""
-        return await self._send(calls.list_models())
+        return await self._send(api_calls.list_models())
 
     async def get_model(self, model_id: str) -> Model:
         """See `Client.get_model`."""
-        return await self._send(calls.get_model(model_id))
+        return await self._send(api_calls.get_model(model_id))
 
     async def add_model(
         self,
@@ -219,9 +219,9 @@ class AsyncClient:
 
     async def upload_weights(self, digest: str, content: Path | Iterable[bytes]) -> bool:
         """See `Client.upload_weights`."""
-        if await self._send(calls.has_blob(digest)):
+        if await self._send(api_calls.has_blob(digest)):
             return False
-        await self._send(calls.put_blob(digest, content))
+        await self._send(api_calls.put_blob(digest, content))
         return True
 
     async def register_model(
@@ -235,26 +235,26 @@ class AsyncClient:
     ) -> AddedModel:
         """See `Client.register_model`."""
         return await self._send(
-            calls.put_model(model_id, digest, family=family, labels=labels, replace=replace)
+            api_calls.put_model(model_id, digest, family=family, labels=labels, replace=replace)
         )
 
     async def remove_model(self, model_id: str, *, force: bool = False) -> None:
         """See `Client.remove_model`."""
-        await self._send(calls.remove_model(model_id, force=force))
+        await self._send(api_calls.remove_model(model_id, force=force))
 
     # samples --------------------------------------------------------------------------------------------
 
     async def list_datasets(self) -> tuple[Dataset, ...]:
         """See `Client.list_datasets`."""
-        return await self._send(calls.list_datasets())
+        return await self._send(api_calls.list_datasets())
 
     async def export_dataset(self, dataset: str, file: IO[bytes]) -> None:
         """See `Client.export_dataset`."""
-        await self._send(calls.export_dataset(dataset, file))
+        await self._send(api_calls.export_dataset(dataset, file))
 
     async def remove_dataset(self, dataset: str) -> None:
         """See `Client.remove_dataset`."""
-        await self._send(calls.remove_dataset(dataset))
+        await self._send(api_calls.remove_dataset(dataset))
 
     # subscribers ------------------------------------------------------------------------------------------
 
@@ -269,16 +269,18 @@ class AsyncClient:
         """See `Client.add_subscriber`."""
         url = self.connection.url
         return await self._send(
-            calls.add_subscriber(name, url, device=device, pipelines=pipelines, selector=dict(selector or {}))
+            api_calls.add_subscriber(
+                name, url, device=device, pipelines=pipelines, selector=dict(selector or {})
+            )
         )
 
     async def list_subscribers(self) -> tuple[Subscriber, ...]:
         """See `Client.list_subscribers`."""
-        return await self._send(calls.list_subscribers())
+        return await self._send(api_calls.list_subscribers())
 
     async def remove_subscriber(self, name: str) -> None:
         """See `Client.remove_subscriber`."""
-        await self._send(calls.remove_subscriber(name))
+        await self._send(api_calls.remove_subscriber(name))
 
     # streams ----------------------------------------------------------------------------------------------
 
@@ -321,7 +323,7 @@ class AsyncClient:
 
     async def recent_events(self, limit: int = 100) -> tuple[Event, ...]:
         """See `Client.recent_events`."""
-        return await self._send(calls.recent_events(limit))
+        return await self._send(api_calls.recent_events(limit))
 
     # transport ---------------------------------------------------------------------------------------------
 
@@ -376,7 +378,7 @@ class AsyncClient:
                         pause = attempts.pause_after_failure(was_sent=True)
                     else:
                         answer = Answer(response.status_code, response.headers, await response.aread())
-                        failure = calls.error_in(answer)
+                        failure = api_calls.error_in(answer)
                         pause = attempts.pause_after(answer)
             except (httpx.RequestError, httpx.InvalidURL) as exc:
                 following.check(time.monotonic())

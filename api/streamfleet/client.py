@@ -12,9 +12,9 @@ from typing import IO, Any, TypeVar
 import httpx
 from typing_extensions import Self, Unpack
 
-from streamfleet import calls, streams
+from streamfleet import api_calls, streams
+from streamfleet.api_calls import Call
 from streamfleet.attempts import Answer, Attempts
-from streamfleet.calls import Call
 from streamfleet.connection import Connection
 from streamfleet.errors import StreamfleetError
 from streamfleet.http_errors import is_final, unreachable, was_sent
@@ -113,11 +113,11 @@ class Client:
 
     def health(self) -> Health:
         """Get the health of the API process."""
-        return self._send(calls.health())
+        return self._send(api_calls.health())
 
     def ready(self) -> Readiness:
         """Get from the broker whether the fleet can run pipelines: see `Readiness.is_ready`."""
-        return self._send(calls.ready())
+        return self._send(api_calls.ready())
 
     # pipelines --------------------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class Client:
             Conflict: A pipeline with this id exists.
             Invalid: A value is invalid, or the fleet does not have the model or device.
         """
-        return self._send(calls.create_pipeline(pipeline_id, settings, uuid.uuid4().hex))
+        return self._send(api_calls.create_pipeline(pipeline_id, settings, uuid.uuid4().hex))
 
     def put_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **settings: Unpack[PipelineSettings]
@@ -165,7 +165,7 @@ class Client:
             print(pipeline.status)
             ```
         """
-        return self._send(calls.put_pipeline(pipeline_id, settings, if_match))
+        return self._send(api_calls.put_pipeline(pipeline_id, settings, if_match))
 
     def patch_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **changes: Unpack[PipelineChanges]
@@ -187,11 +187,11 @@ class Client:
             client.patch_pipeline("door", confidence=0.6, labels={"line": None})
             ```
         """
-        return self._send(calls.patch_pipeline(pipeline_id, changes, if_match))
+        return self._send(api_calls.patch_pipeline(pipeline_id, changes, if_match))
 
     def get_pipeline(self, pipeline_id: str) -> Pipeline:
         """Get one pipeline. Raises: NotFound."""
-        return self._send(calls.get_pipeline(pipeline_id))
+        return self._send(api_calls.get_pipeline(pipeline_id))
 
     def list_pipelines(
         self, selector: str | None = None, *, status: str | None = None, device: str | None = None
@@ -204,11 +204,11 @@ class Client:
             status: Only pipelines with this status: see `Pipeline.status`.
             device: Only pipelines on this device.
         """
-        return self._send(calls.list_pipelines(selector, status, device))
+        return self._send(api_calls.list_pipelines(selector, status, device))
 
     def pipeline_report(self, pipeline_id: str) -> PipelineReport:
         """Get the full status of a pipeline. Raises: NotFound."""
-        return self._send(calls.pipeline_report(pipeline_id))
+        return self._send(api_calls.pipeline_report(pipeline_id))
 
     def pipeline_picture(self, pipeline_id: str, *, source: int | None = None) -> bytes:
         """Get the next picture of a pipeline, with its detections drawn: a JPEG up to 640 pixels wide.
@@ -226,7 +226,7 @@ class Client:
             Path("door.jpg").write_bytes(client.pipeline_picture("door"))
             ```
         """
-        return self._send(calls.pipeline_picture(pipeline_id, source))
+        return self._send(api_calls.pipeline_picture(pipeline_id, source))
 
     def pause_pipeline(self, pipeline_id: str) -> Pipeline:
         """Pause a pipeline. A video file continues at the same frame when the pipeline is resumed.
@@ -238,19 +238,19 @@ class Client:
             NotFound: There is no such pipeline.
             Conflict: The pipeline has ended or failed.
         """
-        return self._send(calls.command_pipeline(pipeline_id, "pause"))
+        return self._send(api_calls.command_pipeline(pipeline_id, "pause"))
 
     def resume_pipeline(self, pipeline_id: str) -> Pipeline:
         """Resume a paused pipeline. Raises: NotFound, Conflict, like `pause_pipeline`."""
-        return self._send(calls.command_pipeline(pipeline_id, "resume"))
+        return self._send(api_calls.command_pipeline(pipeline_id, "resume"))
 
     def restart_pipeline(self, pipeline_id: str) -> Pipeline:
         """Restart a pipeline. A video file starts at its first frame, even if it ended. Raises: NotFound."""
-        return self._send(calls.command_pipeline(pipeline_id, "restart"))
+        return self._send(api_calls.command_pipeline(pipeline_id, "restart"))
 
     def delete_pipeline(self, pipeline_id: str) -> None:
         """Stop a pipeline and delete it. Raises: NotFound."""
-        self._send(calls.delete_pipeline(pipeline_id))
+        self._send(api_calls.delete_pipeline(pipeline_id))
 
     def command_pipelines(
         self, command: str, *, ids: Iterable[str] | None = None, selector: str | None = None
@@ -271,7 +271,7 @@ class Client:
                 print(result.pipeline_id, result.status, result.detail)
             ```
         """
-        return self._send(calls.command_pipelines(command, ids, selector))
+        return self._send(api_calls.command_pipelines(command, ids, selector))
 
     # devices ----------------------------------------------------------------------------------------------
 
@@ -283,11 +283,11 @@ class Client:
                 value, and `line` with any value. None: all devices.
             state: Only devices in this state: see `Device.state`.
         """
-        return self._send(calls.list_devices(selector, state))
+        return self._send(api_calls.list_devices(selector, state))
 
     def get_device(self, name: str) -> Device:
         """Get one device. Raises: NotFound."""
-        return self._send(calls.get_device(name))
+        return self._send(api_calls.get_device(name))
 
     def add_device(self, name: str, *, ttl: float = 900.0) -> JoinToken:
         """Create a token with which one device can join the fleet once.
@@ -299,7 +299,7 @@ class Client:
         Raises:
             Conflict: A device with this name exists.
         """
-        return self._send(calls.add_device(name, ttl))
+        return self._send(api_calls.add_device(name, ttl))
 
     def label_device(self, name: str, labels: Mapping[str, str | None]) -> Device:
         """Change labels of a device.
@@ -311,21 +311,21 @@ class Client:
         Raises:
             NotFound: There is no such device.
         """
-        return self._send(calls.label_device(name, labels))
+        return self._send(api_calls.label_device(name, labels))
 
     def remove_device(self, name: str) -> None:
         """Remove a device and its key from the fleet. Raises: NotFound, Conflict."""
-        self._send(calls.remove_device(name))
+        self._send(api_calls.remove_device(name))
 
     # models -----------------------------------------------------------------------------------------------
 
     def list_models(self) -> tuple[Model, ...]:
         """List the models that pipelines can use, sorted by id."""
-        return self._send(calls.list_models())
+        return self._send(api_calls.list_models())
 
     def get_model(self, model_id: str) -> Model:
         """Get one model. Raises: NotFound."""
-        return self._send(calls.get_model(model_id))
+        return self._send(api_calls.get_model(model_id))
 
     def add_model(
         self,
@@ -376,9 +376,9 @@ class Client:
             Invalid: The content has another SHA-256.
             OSError: The file cannot be read.
         """
-        if self._send(calls.has_blob(digest)):
+        if self._send(api_calls.has_blob(digest)):
             return False
-        self._send(calls.put_blob(digest, content))
+        self._send(api_calls.put_blob(digest, content))
         return True
 
     def register_model(
@@ -403,7 +403,9 @@ class Client:
             Conflict: The id refers to another file, and `replace` is false.
             Invalid: The file was not uploaded, or is not a model that the fleet can run.
         """
-        return self._send(calls.put_model(model_id, digest, family=family, labels=labels, replace=replace))
+        return self._send(
+            api_calls.put_model(model_id, digest, family=family, labels=labels, replace=replace)
+        )
 
     def remove_model(self, model_id: str, *, force: bool = False) -> None:
         """Remove a model, so that no new pipeline can use it. Running pipelines continue.
@@ -416,13 +418,13 @@ class Client:
             NotFound: There is no such model.
             Conflict: Pipelines use the model, and `force` is false.
         """
-        self._send(calls.remove_model(model_id, force=force))
+        self._send(api_calls.remove_model(model_id, force=force))
 
     # samples --------------------------------------------------------------------------------------------
 
     def list_datasets(self) -> tuple[Dataset, ...]:
         """List the datasets of pictures that pipelines selected for labelling, sorted by name."""
-        return self._send(calls.list_datasets())
+        return self._send(api_calls.list_datasets())
 
     def export_dataset(self, dataset: str, file: IO[bytes]) -> None:
         """Export a dataset as a ZIP file with a COCO `annotations.json` and a folder `images`.
@@ -441,11 +443,11 @@ class Client:
                 client.export_dataset("parts", file)
             ```
         """
-        self._send(calls.export_dataset(dataset, file))
+        self._send(api_calls.export_dataset(dataset, file))
 
     def remove_dataset(self, dataset: str) -> None:
         """Delete all pictures of a dataset. Devices may still add new ones. Raises: NotFound."""
-        self._send(calls.remove_dataset(dataset))
+        self._send(api_calls.remove_dataset(dataset))
 
     # subscribers ------------------------------------------------------------------------------------------
 
@@ -480,16 +482,18 @@ class Client:
         """
         url = self.connection.url
         return self._send(
-            calls.add_subscriber(name, url, device=device, pipelines=pipelines, selector=dict(selector or {}))
+            api_calls.add_subscriber(
+                name, url, device=device, pipelines=pipelines, selector=dict(selector or {})
+            )
         )
 
     def list_subscribers(self) -> tuple[Subscriber, ...]:
         """List the subscribers with keys, sorted by name."""
-        return self._send(calls.list_subscribers())
+        return self._send(api_calls.list_subscribers())
 
     def remove_subscriber(self, name: str) -> None:
         """Revoke the key of a subscriber. Raises: NotFound."""
-        self._send(calls.remove_subscriber(name))
+        self._send(api_calls.remove_subscriber(name))
 
     # streams ----------------------------------------------------------------------------------------------
 
@@ -579,7 +583,7 @@ class Client:
 
     def recent_events(self, limit: int = 100) -> tuple[Event, ...]:
         """Get the last `limit` events, oldest first."""
-        return self._send(calls.recent_events(limit))
+        return self._send(api_calls.recent_events(limit))
 
     # transport ---------------------------------------------------------------------------------------------
 
@@ -633,7 +637,7 @@ class Client:
                         pause = attempts.pause_after_failure(was_sent=True)
                     else:
                         answer = Answer(response.status_code, response.headers, response.read())
-                        failure = calls.error_in(answer)
+                        failure = api_calls.error_in(answer)
                         pause = attempts.pause_after(answer)
             except (httpx.RequestError, httpx.InvalidURL) as exc:
                 following.check(time.monotonic())

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from streamfleet.calls import query_of
+from streamfleet.api_calls import query_of
 from streamfleet.errors import NothingReceived, UnexpectedAnswer
 from streamfleet.prediction import Prediction
 from streamfleet.results import DeviceStat, Event, PipelineStat

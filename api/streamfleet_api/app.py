@@ -44,7 +44,6 @@ from streamfleet_api.roboflow.tcp.commands import Commands
 from streamfleet_api.roboflow.tcp.server import ManagerServer
 from streamfleet_api.storage.blob_store import BlobError, Blobs
 from streamfleet_api.storage.model_registry import ModelExists, ModelInUse, Models
-from streamfleet_api.storage.onnx_file import BadModel
 from streamfleet_api.storage.sample_store import Samples
 from streamfleet_api.v2.commands import CommandRoutes
 from streamfleet_api.v2.devices import DeviceRoutes
@@ -54,7 +53,7 @@ from streamfleet_api.v2.samples import SAMPLES, SampleRoutes
 from streamfleet_api.v2.stream_docs import documented
 from streamfleet_api.v2.streams import Streams
 from streamfleet_api.v2.subscribers import SubscriberRoutes
-from streamfleet_api.web.access import Policy
+from streamfleet_api.web.access_policy import Policy
 from streamfleet_api.web.auth import Authorise, Tickets, names_of_this_host
 from streamfleet_api.web.body_limit import Limit
 from streamfleet_api.web.connections import Connections, Limits
@@ -63,6 +62,7 @@ from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_api.web.handshakes import KnownNetworks
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import Invalid
+from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch, read_descriptors
 
 _ANSWERED = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from streamfleet_api.sampling_presets import ActiveLearning
-from streamfleet_api.web.access import Network, address_of, hostname_of
+from streamfleet_api.web.access_policy import Network, address_of, hostname_of
 from streamfleet_api.web.connections import Limits
 from streamfleet_api.web.tls import CertificateFiles
 from streamfleet_core.datasets.spool import AGE, SIZE

@@ -20,10 +20,10 @@ from streamfleet_api.feeds.subscribers import StreamRefused, TooManySubscribers
 from streamfleet_api.roboflow.errors import INFERENCE_PIPELINES, UNREACHABLE, Failure, Unconfirmed, as_failure
 from streamfleet_api.storage.blob_store import TooLarge, WrongDigest
 from streamfleet_api.storage.model_registry import ModelExists, ModelInUse
-from streamfleet_api.storage.onnx_file import BadModel
 from streamfleet_api.web.json_codec import Json
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import Invalid
+from streamfleet_core.models.onnx_graph import BadModel
 
 NATIVE = "/v2"
 

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 from streamfleet_api.app import Services, create_app
 from streamfleet_api.config import INSECURE, BadConfig, Config, parse
 from streamfleet_api.storage.jpeg import limit_memory
-from streamfleet_api.web.access import Network, is_trusted
+from streamfleet_api.web.access_policy import Network, is_trusted
 from streamfleet_api.web.auth import UnusableToken, load_token
 from streamfleet_api.web.connections import BACKLOG, Connections, Slot
 from streamfleet_api.web.handshakes import Handshakes

@@ -13,7 +13,7 @@ from streamfleet_api.local.demo import demo_model
 from streamfleet_core.models import download
 from streamfleet_core.models.download import DownloadFailed, Remote, fetch
 from tests.api.conftest import Api, Command, terminal_text, until
-from tests.api.storage.test_onnx_file import save
+from tests.core.models.test_model_validation import save
 from tests.fakes.broker import Peer
 from tests.fakes.patience import PATIENCE
 from tests.fakes.web import Web

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import httpx
 
 from streamfleet import client, errors
+from streamfleet.api_calls import Call, error_in, reads
 from streamfleet.attempts import Answer
-from streamfleet.calls import Call, error_in, reads
 from streamfleet.connection import Connection, is_certificate_failure
 from streamfleet.http_errors import unreachable
 from streamfleet.server_sent_events import EventParser, ServerSentEvent, TooLarge

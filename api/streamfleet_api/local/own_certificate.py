@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from streamfleet_api.web.access import address_of
+from streamfleet_api.web.access_policy import address_of
 from streamfleet_api.web.tls import CertificateFiles
 from streamfleet_core.runtime.private_file import write_private
 

@@ -35,7 +35,7 @@ from streamfleet_api.local.options import Options
 from streamfleet_api.local.own_certificate import own_certificate
 from streamfleet_api.local.ports import check_ports, free_port
 from streamfleet_api.local.process_reports import ProcessReports
-from streamfleet_api.local.screen import own_addresses, screen
+from streamfleet_api.local.startup_banner import own_addresses, startup_banner
 from streamfleet_api.web.auth import UnusableToken, load_token
 from streamfleet_api.web.tls import BadCertificate, CertificateFiles
 from streamfleet_core.protocol.requests import CreatePipeline, PipelineView
@@ -125,7 +125,7 @@ class LocalFleet:
         demo_runs = self._options.demo and self._start_demo()
         token = self._token if self._token_is_new else None
         self._show(
-            screen(
+            startup_banner(
                 self._options,
                 self._devices,
                 token=token,

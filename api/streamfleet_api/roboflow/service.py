@@ -20,7 +20,7 @@ from streamfleet_api.roboflow.errors import NOTHING, UNREACHABLE, Failure, Uncon
 from streamfleet_api.roboflow.mapping import not_allowed, report_of
 from streamfleet_api.sampling_presets import ActiveLearning
 from streamfleet_api.storage.model_registry import Models, UnknownModel
-from streamfleet_api.storage.onnx_file import BadModel
+from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.requests import (
     Changed,
     ChangePipeline,

@@ -10,8 +10,9 @@ from pathlib import Path
 from streamfleet_api.broker_client import BrokerClient
 from streamfleet_api.storage.blob_store import BlobError, Blobs
 from streamfleet_api.storage.model_trial import try_model
-from streamfleet_api.storage.onnx_file import BadModel, inspect
 from streamfleet_core.models import model_folder
+from streamfleet_core.models.model_validation import validate_model
+from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.requests import (
     ListModels,
     ListPipelines,
@@ -111,7 +112,9 @@ class Models:
     ) -> Registered:
         """Register a blob as a model. Raises: BadModel, ModelExists, BrokerClientError."""
         async with self._inspecting:
-            manifest = await asyncio.to_thread(inspect, weights, weights.name, family=family, labels=labels)
+            manifest = await asyncio.to_thread(
+                validate_model, weights, weights.name, family=family, labels=labels
+            )
         await self._try(manifest)
         async with self._inspecting:
             before = next((model for model in await self.list() if model.id == model_id), None)
@@ -182,4 +185,4 @@ class Models:
             raise BadModel(f"the model cache cannot be read: {exc}") from exc
         path = self._blobs.find(digest)
         assert path is not None
-        return inspect(path, digest, family=found.family, labels=found.labels)
+        return validate_model(path, digest, family=found.family, labels=found.labels)

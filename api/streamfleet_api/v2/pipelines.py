@@ -10,7 +10,6 @@ from starlette.responses import Response
 from streamfleet_api.broker_client import BrokerClient, Refused
 from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.storage.model_registry import Models, UnknownModel
-from streamfleet_api.storage.onnx_file import BadModel
 from streamfleet_api.v2.mapping import create, patched, put
 from streamfleet_api.v2.request_reading import (
     IDEMPOTENCY_KEY,
@@ -28,6 +27,7 @@ from streamfleet_api.v2.responses import Pipeline, PipelineList, PipelineReport
 from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, Handler, native, written
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import ID_SCHEMA, Invalid, check_id
+from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.requests import (
     Changed,
     ChangePipeline,

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient, BrokerClientError
-from streamfleet_api.web.access import Asked, Decision, Kind, Policy, Refusal, bearer_of, is_trusted
+from streamfleet_api.web.access_policy import Asked, Decision, Kind, Policy, Refusal, bearer_of, is_trusted
 from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_api.web.handshakes import KnownNetworks
 from streamfleet_api.web.problem_details import ErrorAnswer, Problem

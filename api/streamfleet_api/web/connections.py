@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from streamfleet_api.web.access import Address, network_of
+from streamfleet_api.web.access_policy import Address, network_of
 
 MOST = 4_096  # connections of one process
 BACKLOG = 2_048  # connections that wait in the kernel

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from streamfleet_api.web.access import Address, network_of
+from streamfleet_api.web.access_policy import Address, network_of
 
 MOST = 10  # wrong tokens from one address within
 WINDOW = 60.0  # seconds

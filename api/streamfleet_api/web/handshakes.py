@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Generic, TypeVar
 
-from streamfleet_api.web.access import Address, network_of
+from streamfleet_api.web.access_policy import Address, network_of
 from streamfleet_api.web.network_budgets import MAX_NETWORKS, NetworkBudgets
 from streamfleet_core.protocol.rates import Bucket, Rate
 

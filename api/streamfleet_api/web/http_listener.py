@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamfleet_api.web.acceptor import Acceptor
-from streamfleet_api.web.access import Address, address_of
+from streamfleet_api.web.access_policy import Address, address_of
 from streamfleet_api.web.connections import BACKLOG, Connections, Slot
 from streamfleet_api.web.handshakes import Handshakes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streamfleet_api.web.access import Address, network_of
+from streamfleet_api.web.access_policy import Address, network_of
 from streamfleet_api.web.handshakes import KnownNetworks
 from streamfleet_api.web.network_budgets import NetworkBudgets
 from streamfleet_core.protocol.rates import Rate

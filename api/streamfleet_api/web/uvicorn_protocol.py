@@ -17,7 +17,7 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
 
-from streamfleet_api.web.access import address_of
+from streamfleet_api.web.access_policy import address_of
 from streamfleet_api.web.connections import Connections, Slot
 from streamfleet_core.protocol.rates import Bucket, Rate
 

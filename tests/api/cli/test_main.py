@@ -28,7 +28,7 @@ from streamfleet_core.protocol.messages import Reply
 from streamfleet_core.protocol.requests import Token
 from streamfleet_core.protocol.values import to_plain
 from tests.api.conftest import Api, Command, environment, terminal_text
-from tests.api.storage.test_onnx_file import save
+from tests.core.models.test_model_validation import save
 from tests.fakes.broker import KEY, Peer, device, pipeline, sha256, spec
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import free_port, free_ports

@@ -11,7 +11,7 @@ import supervision as sv
 from supervision.metrics import MeanAveragePrecision
 
 from streamfleet_api.local.demo import BOX, CAMERAS, LABELS, SIDE, conveyor_model, demo_model
-from streamfleet_api.storage.onnx_file import inspect
+from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
@@ -30,7 +30,7 @@ def test_it_is_a_small_file_that_is_the_same_each_time(tmp_path: Path) -> None:
 
     assert content == demo_model()
     assert len(content) < 4000
-    manifest = inspect(path, "0" * 64)
+    manifest = validate_model(path, "0" * 64)
     assert (manifest.family, manifest.labels) == ("ultralytics", LABELS)
     assert (manifest.input_width, manifest.input_height) == (SIDE, SIDE)
 
@@ -64,7 +64,7 @@ def test_it_finds_each_square_of_the_pattern_and_nothing_else() -> None:
 def conveyor_manifest(folder: Path) -> Manifest:
     path = folder / "conveyor.onnx"
     path.write_bytes(conveyor_model())
-    return inspect(path, "0" * 64)
+    return validate_model(path, "0" * 64)
 
 
 def test_the_detector_is_a_small_file_that_says_what_it_finds(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from streamfleet_api.local.options import joined_before, workers_for
-from streamfleet_api.local.screen import program_name
+from streamfleet_api.local.startup_banner import program_name
 from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.runtime.pinned_tls import PinnedContext
 from tests.api.conftest import environment

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from streamfleet import calls
+from streamfleet import api_calls
+from streamfleet.api_calls import Call
 from streamfleet.attempts import LONGEST_PAUSE, Answer, Attempts
-from streamfleet.calls import Call
 from streamfleet.errors import NotFound, Unauthorized, Unavailable, UnexpectedAnswer
 
 UNAVAILABLE = Answer(503, {}, b"{}")
@@ -22,15 +22,15 @@ def attempts_of(call: Call[Any], retries: int = 3) -> Attempts:
 @pytest.mark.parametrize(
     ("call", "again"),
     [
-        (calls.get_pipeline(DOOR), True),
-        (calls.put_pipeline(DOOR, {"model": "m", "sources": [0]}, None), True),
-        (calls.put_pipeline(DOOR, {"model": "m", "sources": [0]}, 3), False),
-        (calls.create_pipeline(None, {"model": "m", "sources": [0]}, "key"), True),
-        (calls.delete_pipeline(DOOR), True),
-        (calls.patch_pipeline(DOOR, {}, None), False),
-        (calls.command_pipeline(DOOR, "pause"), False),
-        (calls.add_device("edge-1", 60), False),
-        (calls.remove_model("a/1", force=True), True),
+        (api_calls.get_pipeline(DOOR), True),
+        (api_calls.put_pipeline(DOOR, {"model": "m", "sources": [0]}, None), True),
+        (api_calls.put_pipeline(DOOR, {"model": "m", "sources": [0]}, 3), False),
+        (api_calls.create_pipeline(None, {"model": "m", "sources": [0]}, "key"), True),
+        (api_calls.delete_pipeline(DOOR), True),
+        (api_calls.patch_pipeline(DOOR, {}, None), False),
+        (api_calls.command_pipeline(DOOR, "pause"), False),
+        (api_calls.add_device("edge-1", 60), False),
+        (api_calls.remove_model("a/1", force=True), True),
     ],
 )
 def test_only_what_is_safe_is_made_again(call: Call[object], again: bool) -> None:
@@ -41,7 +41,7 @@ def test_only_what_is_safe_is_made_again(call: Call[object], again: bool) -> Non
 
 
 def test_pauses_grow_and_end() -> None:
-    attempts = attempts_of(calls.health(), retries=7)
+    attempts = attempts_of(api_calls.health(), retries=7)
 
     pauses = [attempts.pause_after(UNAVAILABLE) for _ in range(8)]
 
@@ -49,7 +49,7 @@ def test_pauses_grow_and_end() -> None:
 
 
 def test_the_server_says_how_long_to_wait_within_reason() -> None:
-    attempts = attempts_of(calls.health())
+    attempts = attempts_of(api_calls.health())
 
     assert attempts.pause_after(Answer(503, {"retry-after": "2"}, b"")) == 2
     assert attempts.pause_after(Answer(429, {"retry-after": "60"}, b"")) is None
@@ -57,12 +57,12 @@ def test_the_server_says_how_long_to_wait_within_reason() -> None:
 
 @pytest.mark.parametrize("status", [200, 400, 404, 409, 500])
 def test_other_answers_are_final(status: int) -> None:
-    assert attempts_of(calls.health()).pause_after(Answer(status, {}, b"")) is None
+    assert attempts_of(api_calls.health()).pause_after(Answer(status, {}, b"")) is None
 
 
 def test_what_an_earlier_attempt_deleted_is_deleted() -> None:
     gone = Answer(404, {}, b'{"title": "Not Found", "detail": "no such pipeline"}')
-    call = calls.delete_pipeline(DOOR)
+    call = api_calls.delete_pipeline(DOOR)
 
     call.result(gone, may_have_succeeded=True)
     with pytest.raises(NotFound):
@@ -82,7 +82,7 @@ def test_what_an_earlier_attempt_deleted_is_deleted() -> None:
 )
 def test_what_an_answer_says_went_wrong(status: int, body: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
-        calls.get_pipeline(DOOR).result(Answer(status, {}, body))
+        api_calls.get_pipeline(DOOR).result(Answer(status, {}, body))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_what_an_answer_says_went_wrong(status: int, body: bytes, error: type[Ex
 )
 def test_another_server_is_told_by_what_it_answers(status: int, body: bytes, problem: str) -> None:
     with pytest.raises(UnexpectedAnswer) as caught:
-        calls.list_models().result(Answer(status, {}, body))
+        api_calls.list_models().result(Answer(status, {}, body))
 
     assert caught.value.problem == problem
 
@@ -105,11 +105,11 @@ def test_another_server_is_told_by_what_it_answers(status: int, body: bytes, pro
 def test_why_content_cannot_be_asked_for_is_told_by_its_upload() -> None:
     refused = Answer(401, {}, b'{"title": "Unauthorized", "detail": "expected a token"}')
 
-    assert not calls.has_blob("ab" * 32).result(Answer(401, {}, b""))
+    assert not api_calls.has_blob("ab" * 32).result(Answer(401, {}, b""))
     with pytest.raises(Unauthorized):
-        calls.put_blob("ab" * 32, [b""]).result(refused)
+        api_calls.put_blob("ab" * 32, [b""]).result(refused)
 
 
 def test_a_path_is_made_of_names_alone() -> None:
-    assert calls.get_pipeline("../x?y#z").path == "/v2/pipelines/..%2Fx%3Fy%23z"
-    assert calls.query_of(a=None, b=[1, 2], class_="x y", empty=True) == "?b=1&b=2&class=x+y&empty=true"
+    assert api_calls.get_pipeline("../x?y#z").path == "/v2/pipelines/..%2Fx%3Fy%23z"
+    assert api_calls.query_of(a=None, b=[1, 2], class_="x y", empty=True) == "?b=1&b=2&class=x+y&empty=true"

@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from streamfleet_api.app import Services, create_app
 from streamfleet_api.config import BadConfig, parse
-from streamfleet_api.web.access import Asked, Decision, Kind, Policy, Refusal, address_of
+from streamfleet_api.web.access_policy import Asked, Decision, Kind, Policy, Refusal, address_of
 from streamfleet_api.web.auth import MAX_WRONG_TICKETS, UnusableToken, load_token
 from streamfleet_api.web.failed_logins import MAX_ADDRESSES, MOST, WINDOW, FailedLogins
 from streamfleet_core.protocol.requests import CheckTicket

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_api.web.access import address_of
+from streamfleet_api.web.access_policy import address_of
 from streamfleet_api.web.connections import MOST, Connections, Limits, Slot
 from streamfleet_api.web.uvicorn_protocol import MAX_UNANSWERED
 from streamfleet_core.runtime.file_descriptors import Alarm, Descriptors

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient
-from streamfleet_api.web.access import Policy, address_of, is_trusted
+from streamfleet_api.web.access_policy import Policy, address_of, is_trusted
 from streamfleet_api.web.auth import Authorise, Tickets
 from streamfleet_api.web.connections import Connections, Limits, Slot
 from streamfleet_api.web.failed_logins import FailedLogins

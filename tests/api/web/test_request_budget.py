@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient
-from streamfleet_api.web.access import Policy
+from streamfleet_api.web.access_policy import Policy
 from streamfleet_api.web.auth import Authorise, Tickets
 from streamfleet_api.web.connections import Connections, Limits
 from streamfleet_api.web.failed_logins import FailedLogins

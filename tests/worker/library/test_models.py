@@ -13,8 +13,8 @@ import pytest
 from onnx import helper
 
 from streamfleet_api.local.demo import conveyor_model, demo_model
-from streamfleet_api.storage.onnx_file import inspect
 from streamfleet_core.models.download import DownloadFailed
+from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.values import Family
 from streamfleet_worker.library.models import UnknownModel, load
@@ -58,7 +58,7 @@ def test_an_id_is_looked_up_in_the_model_cache(cache: Path) -> None:
     weights, manifest = load("shapes/1", cache_dir=cache, api_key=KEY)
 
     assert weights == cache / "shapes/1/weights.onnx"
-    assert manifest == inspect(weights, DIGEST)
+    assert manifest == validate_model(weights, DIGEST)
     assert manifest.labels == COLOURS
 
 
@@ -144,7 +144,7 @@ def test_a_file_is_the_same_model_here_and_at_the_door_of_the_api(name: str, tmp
 
     here = load(file)[1]
 
-    assert here == inspect(file, here.weights.sha256, family=_family(family), labels=labels)
+    assert here == validate_model(file, here.weights.sha256, family=_family(family), labels=labels)
 
 
 def _family(name: str | None) -> Family | None:
@@ -159,7 +159,7 @@ def test_a_real_export_is_read_alike(tmp_path: Path) -> None:
 
     weights, here = load(tmp_path / "nano.onnx")
 
-    assert here == inspect(weights, here.weights.sha256, family="yolox", labels=here.labels)
+    assert here == validate_model(weights, here.weights.sha256, family="yolox", labels=here.labels)
     assert (len(here.labels), here.labels[0], here.input_width) == (80, "person", 416)
 
 

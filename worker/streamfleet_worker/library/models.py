@@ -18,9 +18,9 @@ from streamfleet_core.models import model_folder
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.download import Remote, fetch
 from streamfleet_core.models.model_folder import FoundModel
-from streamfleet_core.models.onnx_file import read_file
-from streamfleet_core.models.onnx_graph import BadModel, manifest_of
-from streamfleet_core.protocol.values import Manifest, ModelId, Weights
+from streamfleet_core.models.model_validation import validate_model
+from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.protocol.values import Manifest, ModelId
 from streamfleet_worker.library.errors import LibraryError
 
 DEFAULT_CACHE = Path("~/.streamfleet/models")
@@ -57,7 +57,7 @@ def load(
     if found is None:
         raise UnknownModel(str(model), cache)
     try:
-        return found.weights, _inspect(found)
+        return found.weights, _validate(found)
     except BadModel as exc:
         raise BadModel(f"{found.weights}: {exc}") from exc
 
@@ -83,9 +83,9 @@ def _is_id(model: str) -> bool:
     return True
 
 
-def _inspect(found: FoundModel) -> Manifest:
-    weights = Weights(digest_of(found.weights), found.weights.stat().st_size)
-    return manifest_of(read_file(found.weights), weights, found.family, found.labels)
+def _validate(found: FoundModel) -> Manifest:
+    digest = digest_of(found.weights)
+    return validate_model(found.weights, digest, family=found.family, labels=found.labels)
 
 
 # downloads -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from streamfleet_api.roboflow.tcp.commands import Commands
 from streamfleet_api.roboflow.tcp.framing import BadFrame, Frame, framed
 from streamfleet_api.roboflow.tcp.replies import Response, failure, reply, timed_out
 from streamfleet_api.web.acceptor import Acceptor
-from streamfleet_api.web.access import Network, address_of, is_trusted
+from streamfleet_api.web.access_policy import Network, address_of, is_trusted
 from streamfleet_core.runtime.file_descriptors import read_descriptors
 
 logger = logging.getLogger(__name__)

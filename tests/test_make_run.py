@@ -16,7 +16,7 @@ import pytest
 
 from tests.fakes.patience import PATIENCE
 from tests.fakes.places import ROOT, free_ports
-from tools.install import environment, pinned
+from tools.create_environment import environment, pinned
 
 
 @pytest.fixture
@@ -110,7 +110,8 @@ def test_a_python_that_is_too_old_or_not_there_is_named(tmp_path: Path, version:
 def test_a_python_without_venv_is_told_what_to_install(tmp_path: Path, module: str) -> None:
     program = (
         f"import sys; sys.modules[{module!r}] = None; sys.path.insert(0, {str(ROOT / 'tools')!r})\n"
-        f"import install; from pathlib import Path; install.create(Path({str(tmp_path / 'venv')!r}), None)"
+        f"from create_environment import create; from pathlib import Path\n"
+        f"create(Path({str(tmp_path / 'venv')!r}), None)"
     )
 
     made = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamfleet_api.local.demo import demo_model
-from streamfleet_api.storage.onnx_file import inspect
 from streamfleet_core.models import model_folder as cache
+from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.onnx_graph import BadModel, labels_in
 from streamfleet_core.protocol.values import Family, Manifest, Weights
-from tests.api.conftest import Api
-from tests.fakes.broker import Peer
 
 SHA = "ab" * 32
 NAMES = {"task": "detect", "names": "{0: 'cat', 1: \"dog's\"}", "stride": "32", "imgsz": "[64, 96]"}
@@ -65,7 +62,7 @@ def file(tmp_path: Path) -> Path:
 def test_an_ultralytics_export_says_everything_itself(file: Path) -> None:
     save(file)
 
-    manifest = inspect(file, SHA)
+    manifest = validate_model(file, SHA)
 
     weights = Weights(SHA, file.stat().st_size)
     assert manifest == Manifest(
@@ -76,7 +73,7 @@ def test_an_ultralytics_export_says_everything_itself(file: Path) -> None:
 def test_an_open_input_size_comes_from_the_metadata(file: Path) -> None:
     save(file, image=("batch", 3, "height", "width"), output=("batch", 6, "boxes"))
 
-    manifest = inspect(file, SHA)
+    manifest = validate_model(file, SHA)
 
     assert (manifest.input_width, manifest.input_height) == (96, 64)
 
@@ -84,13 +81,13 @@ def test_an_open_input_size_comes_from_the_metadata(file: Path) -> None:
 def test_a_shape_alone_is_enough_with_labels(file: Path) -> None:
     save(file, metadata={})
 
-    assert inspect(file, SHA, labels=("a", "b")).family == "ultralytics"
+    assert validate_model(file, SHA, labels=("a", "b")).family == "ultralytics"
 
 
 def test_given_labels_go_before_those_of_the_file(file: Path) -> None:
     save(file)
 
-    assert inspect(file, SHA, labels=("a", "b")).labels == ("a", "b")
+    assert validate_model(file, SHA, labels=("a", "b")).labels == ("a", "b")
 
 
 def test_a_yolox_export_is_one_only_when_somebody_says_so(file: Path) -> None:
@@ -98,9 +95,9 @@ def test_a_yolox_export_is_one_only_when_somebody_says_so(file: Path) -> None:
     save(file, (1, boxes, 7), metadata={})
 
     with pytest.raises(BadModel, match="--family yolox"):
-        inspect(file, SHA, labels=("a", "b"))
+        validate_model(file, SHA, labels=("a", "b"))
 
-    assert inspect(file, SHA, family="yolox", labels=("a", "b")).family == "yolox"
+    assert validate_model(file, SHA, family="yolox", labels=("a", "b")).family == "yolox"
 
 
 V5 = {"names": "{0: 'cat', 1: 'dog'}", "stride": "32"}
@@ -136,7 +133,7 @@ def test_an_export_shows_its_family(
 ) -> None:
     save(file, output, metadata=metadata)
 
-    assert inspect(file, SHA, labels=labels).family == family
+    assert validate_model(file, SHA, labels=labels).family == family
 
 
 @pytest.mark.parametrize("family", ["yolov5", "yolox", "yolox-decoded", "end2end", "ultralytics"])
@@ -144,7 +141,7 @@ def test_a_family_that_is_said_goes_before_what_a_file_shows(file: Path, family:
     outputs = {"end2end": (1, 126, 6), "ultralytics": (1, 6, 126)}
     save(file, outputs.get(family, (1, 126, 7)))
 
-    assert inspect(file, SHA, family=family).family == family
+    assert validate_model(file, SHA, family=family).family == family
 
 
 @pytest.mark.parametrize(
@@ -192,7 +189,7 @@ def test_a_model_that_no_device_could_run_is_refused(
     save(file, **changes)
 
     with pytest.raises(BadModel, match=expected):
-        inspect(file, SHA, **options)
+        validate_model(file, SHA, **options)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +209,7 @@ def test_what_is_no_onnx_file_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
 
     with pytest.raises(BadModel, match="expected an ONNX file"):
-        inspect(file, SHA)
+        validate_model(file, SHA)
 
 
 @pytest.mark.parametrize("place", ["initializer", "attribute", "nested graph", "function", "sparse"])
@@ -238,7 +235,7 @@ def test_external_data_is_refused_wherever_it_hides(file: Path, place: str) -> N
     file.write_bytes(model.SerializeToString())
 
     with pytest.raises(BadModel, match=r"'stolen' is in another one \(external data\)"):
-        inspect(file, SHA)
+        validate_model(file, SHA)
 
 
 def test_external_data_as_onnx_writes_it_is_refused(tmp_path: Path) -> None:
@@ -249,7 +246,7 @@ def test_external_data_as_onnx_writes_it_is_refused(tmp_path: Path) -> None:
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
 
     with pytest.raises(BadModel, match="external data"):
-        inspect(path, SHA)
+        validate_model(path, SHA)
 
 
 @pytest.mark.parametrize(
@@ -312,41 +309,3 @@ def test_a_folder_of_the_cache_that_cannot_be_read_says_why(
 
     with pytest.raises(BadModel, match=expected):
         cache.find(tmp_path, "parts/1")
-
-
-def body(model_id: str) -> dict[str, Any]:
-    """A request that names this model."""
-    sink = {"host": "127.0.0.1", "port": 9}
-    return {"model_id": model_id, "video_reference": 0, "sink_configuration": sink}
-
-
-def test_a_pipeline_may_name_a_model_that_only_the_cache_knows(api: Api, peer: Peer) -> None:
-    folder = api.cache / "cached/1"
-    folder.mkdir(parents=True)
-    save(folder / "weights.onnx", metadata={})
-    (folder / "labels.txt").write_text("a\nb\n")
-
-    first = api.http.post("/initialise", json=body("cached/1"))
-    registered = peer.models["cached/1"]
-    second = api.http.post("/initialise", json=body("cached/1"))
-
-    assert (first.status_code, second.status_code) == (200, 200)
-    manifest = json.loads(api.http.get(f"/v2/blobs/{registered.digest}").content)
-    assert manifest["labels"] == ["a", "b"]
-    weights = api.http.get(f"/v2/blobs/{manifest['weights']['sha256']}").content
-    assert weights == (folder / "weights.onnx").read_bytes()
-    assert peer.models["cached/1"] == registered
-
-
-def test_a_broken_model_in_the_cache_is_400_with_the_reason(api: Api, peer: Peer) -> None:
-    folder = api.cache / "broken/1"
-    folder.mkdir(parents=True)
-    (folder / "weights.onnx").write_bytes(b"no model")
-
-    answer = api.http.post("/initialise", json=body("broken/1"))
-
-    assert answer.status_code == 400
-    assert "Error type: invalid_payload" in answer.json()["message"]
-    assert "expected an ONNX file" in answer.json()["message"]
-    assert not peer.pipelines
-    assert not peer.models

@@ -1,4 +1,4 @@
-"""Create a virtual environment with Streamfleet and the packages of a lock file: install.py VENV LOCK.
+"""Create a virtual environment with Streamfleet and the packages of a lock: create_environment.py VENV LOCK.
 
 uv installs in seconds: the uv on the PATH, or one that pip downloads by its hash. Without uv, pip installs
 everything. Both check hashes, and Streamfleet itself is built with packages of the lock, so nothing outside

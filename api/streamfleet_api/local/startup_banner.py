@@ -15,7 +15,7 @@ from streamfleet_api.local.demo import CAMERAS
 from streamfleet_api.local.options import Options
 
 
-def screen(
+def startup_banner(
     options: Options,
     devices: list[str],
     *,
