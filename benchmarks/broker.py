@@ -29,7 +29,7 @@ from streamfleet_core.protocol.requests import (
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
 from streamfleet_worker.agent.identity import Identity, join
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_ports
+from tests.fakes.ports_and_folders import free_ports
 from tests.fleet.harness import wait_for
 
 _PORTS = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from benchmarks.setting import Setting
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 from tests.fleet.harness import Fleet, wait_for
 
 MODEL_ID = "bench/1"

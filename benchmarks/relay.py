@@ -33,7 +33,7 @@ from benchmarks.relay_peers import SIZE, Counted, Keys, Side, publish, subscribe
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
 from streamfleet_broker.sockets import DATA_OPTIONS
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 STEADY = 5000  # messages/s
 LOST = 0.0  # % of the messages at that rate through our relay, to one subscriber

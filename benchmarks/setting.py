@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.protocol.values import Family, Manifest
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 from tests.fakes.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"

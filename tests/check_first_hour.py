@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT, free_ports, short_folder
+from tests.fakes.ports_and_folders import ROOT, free_ports, short_folder
 from tests.fleet.harness import READY, wait_for
 
 _OUTER = ("STREAM", "MAKE", "MFLAGS")  # what belongs to the make, and the fleet, that started us

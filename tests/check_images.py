@@ -19,7 +19,7 @@ import pytest
 from tests.fakes import compose
 from tests.fakes.images import TOOLS, Container, Images, NoBase, ended, until
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_ports, short_folder
+from tests.fakes.ports_and_folders import free_ports, short_folder
 
 pytestmark = [
     pytest.mark.timeout(900),

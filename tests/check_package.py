@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from streamfleet_api.local.demo import demo_model
-from tests.fakes.places import ROOT, short_folder
+from tests.fakes.ports_and_folders import ROOT, short_folder
 from tests.fleet.harness import Fleet
 
 _OUTER = ("STREAM", "MAKE", "MFLAGS")  # what belongs to the make, and the fleet, that started us

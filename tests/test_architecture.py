@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 COMPONENTS = {
     "streamfleet_core": ROOT / "broker/streamfleet_core",

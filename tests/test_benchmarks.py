@@ -15,7 +15,7 @@ from benchmarks.commands import constant, serving
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.throughput import best_arrangement, key, ratio
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 
 @pytest.mark.timeout(4 * PATIENCE)

@@ -17,7 +17,7 @@ import pytest
 
 from streamfleet_core.runtime.startup import needing
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT, free_ports, short_folder
+from tests.fakes.ports_and_folders import ROOT, free_ports, short_folder
 
 PARTS = ("broker", "worker", "api")
 WAIT = f"{PATIENCE:.0f}s"

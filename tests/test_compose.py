@@ -21,7 +21,7 @@ from streamfleet_broker.config import BrokerConfig
 from streamfleet_worker.config import parse as parse_worker
 from tests.fakes import compose
 from tests.fakes.images import DOCKERFILE, Instruction, instructions
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 BIN = Path(sys.executable).parent
 UNITS = sorted(ROOT.glob("*/streamfleet-*.service"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 BIN = Path(sys.executable).parent
 SCHEMAS = {

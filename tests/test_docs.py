@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "video": "src", "link": "href"}
 ABSOLUTE = ("http:", "https:", "//")

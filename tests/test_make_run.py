@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT, free_ports
+from tests.fakes.ports_and_folders import ROOT, free_ports
 from tools.create_environment import environment, pinned
 
 

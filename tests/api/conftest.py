@@ -24,7 +24,7 @@ from streamfleet_api.v2.responses import Pipeline as Answered
 from streamfleet_core.protocol.requests import PipelineView
 from tests.fakes.broker import Peer
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
+from tests.fakes.ports_and_folders import free_port
 
 
 class Api:

@@ -9,7 +9,7 @@ import pytest
 
 from streamfleet_worker import library
 from tests.api.conftest import Api
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 PAGE = (ROOT / "MIGRATING.md").read_text()
 SOURCES = "\n".join(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.conftest import environment
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 # An api that is told to stop when it is about to serve.
 PROGRAM = """

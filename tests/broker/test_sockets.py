@@ -20,7 +20,7 @@ from streamfleet_core.protocol.data_plane import MAX_FRAME
 from streamfleet_core.runtime import client_socket
 from tests.fakes.hanging_up import HastyContext, process, send_much_and_hang_up, stand_still
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 _DOORS = {
     "devices": (zmq.ROUTER, zmq.DEALER, CONTROL_OPTIONS),

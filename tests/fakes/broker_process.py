@@ -13,7 +13,7 @@ from pathlib import Path
 from streamfleet_broker.server import Endpoints
 from tests.fakes.broker_clients import Site, Sockets, until
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_ports
+from tests.fakes.ports_and_folders import free_ports
 
 _PORTS = ("devices", "relay_in", "relay_out", "pictures_in", "pictures_out")
 

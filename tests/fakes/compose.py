@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 FOLDER = ROOT / "compose"
 FILES = sorted(FOLDER.glob("compose.*.yaml"))

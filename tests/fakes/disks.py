@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 
 @contextlib.contextmanager

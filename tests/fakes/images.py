@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tests.fakes.compose import Service, Volume
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 CONTEXT = ROOT
 DOCKERFILE = CONTEXT / "compose/Dockerfile"

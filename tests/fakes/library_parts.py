@@ -15,7 +15,7 @@ import numpy as np
 from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.video.synthetic.test_pattern import LABELS
 from tests.fakes.models import write_constant_model, write_squares_model
-from tests.fakes.stand import wait_for
+from tests.fakes.process_harness import wait_for
 
 
 def squares_model(folder: Path) -> Path:

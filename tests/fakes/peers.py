@@ -42,7 +42,7 @@ from streamfleet_core.protocol.values import (
     from_plain,
 )
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_ports
+from tests.fakes.ports_and_folders import free_ports
 
 T = TypeVar("T")
 

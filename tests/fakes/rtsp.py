@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
+from tests.fakes.ports_and_folders import free_port
 
 PYTHON = "/usr/bin/python3"  # Debian's, for which there is `gi`
 

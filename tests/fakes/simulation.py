@@ -55,7 +55,7 @@ from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, EngineId, Row
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
-from tests.fakes.desk import CONFIG, CountingRandomSource, devices, key_of
+from tests.fakes.scripted_fleet import CONFIG, CountingRandomSource, devices, key_of
 
 FAULTS = 150.0  # seconds
 QUIET = 45.0  # seconds; the longest back-off, a lease and a start fit in

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamfleet_api.local.demo import demo_model
-from tests.fakes.places import SHARED, short_folder
+from tests.fakes.ports_and_folders import SHARED, short_folder
 from tests.fakes.videos import write_pattern
 from tests.fleet.harness import LIMIT, Fleet, Subscriber, UdpReceiver, wait_for
 

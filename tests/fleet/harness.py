@@ -23,7 +23,7 @@ import zmq
 from streamfleet_core.protocol.data_plane import DataHeader, split
 from tests.fakes.datagrams import Datagrams
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_ports
+from tests.fakes.ports_and_folders import free_ports
 
 MARK = "STREAMFLEET_TEST_MARK"
 BIN = Path(sys.executable).parent

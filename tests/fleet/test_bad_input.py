@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_ports
-from tests.fakes.stand import write_video
+from tests.fakes.ports_and_folders import free_ports
+from tests.fakes.process_harness import write_video
 from tests.fleet.harness import Fleet, Subscriber, UdpReceiver, rises, wait_for
 
 

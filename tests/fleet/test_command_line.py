@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 from tests.fleet.harness import Fleet, UdpReceiver, wait_for
 
 PATTERN = "TestPatternStreamProducer"

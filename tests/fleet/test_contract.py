@@ -23,7 +23,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from streamfleet_core.protocol.picked_sample import PICKED
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 from tests.fakes.samples import path_of, picked
 from tests.fleet.harness import LIMIT, Fleet
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT, short_folder
+from tests.fakes.ports_and_folders import ROOT, short_folder
 from tests.fleet.harness import BIN, Fleet, wait_for
 
 pytestmark = pytest.mark.timeout(300)  # a document has twenty commands, each of which starts a Python

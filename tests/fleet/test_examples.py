@@ -21,7 +21,7 @@ import pytest
 from streamfleet import Client, Connection, subscribe
 from streamfleet.results import PipelineStat
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT, free_ports
+from tests.fakes.ports_and_folders import ROOT, free_ports
 from tests.fleet.harness import Fleet, wait_for
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes.films import FRAMES, copied, noise, write_film
 from tests.fakes.http_camera import HttpCamera
-from tests.fakes.stand import write_video
+from tests.fakes.process_harness import write_video
 from tests.fleet.harness import Fleet, UdpReceiver, wait_for
 
 

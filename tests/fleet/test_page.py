@@ -17,7 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright  # noqa: E402
 
 from tests.fakes.patience import PATIENCE  # noqa: E402
-from tests.fakes.places import short_folder  # noqa: E402
+from tests.fakes.ports_and_folders import short_folder  # noqa: E402
 from tests.fleet.harness import BIN, LOADING, Fleet  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")

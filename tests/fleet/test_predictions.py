@@ -14,7 +14,7 @@ import pytest
 import supervision as sv
 
 from streamfleet_worker.video.synthetic.test_pattern import truth
-from tests.fakes.found import class_ids, scores
+from tests.fakes.detections_columns import class_ids, scores
 from tests.fleet.harness import LOADING, Fleet, Subscriber, UdpReceiver, rises, wait_for
 
 

@@ -28,8 +28,8 @@ import supervision as sv
 from streamfleet_core.protocol.data_plane import DataHeader
 from tests.fakes.models import write_constant_model
 from tests.fakes.patience import PATIENCE
+from tests.fakes.process_harness import write_video
 from tests.fakes.rtsp import RtspServer
-from tests.fakes.stand import write_video
 from tests.fleet.harness import LIMIT, LOADING, Fleet, Subscriber, UdpReceiver, rises, wait_for
 
 OUTAGE = float(os.environ.get("STREAMFLEET_TEST_OUTAGE", "2"))  # seconds

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port, short_folder
+from tests.fakes.ports_and_folders import free_port, short_folder
 from tests.fleet.harness import BIN, Fleet, Subscriber, marked_processes, wait_for
 
 FIRST, SECOND, TRUSTED = "10.213.77.1", "10.213.77.2", "10.213.77.130"

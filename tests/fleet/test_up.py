@@ -15,7 +15,7 @@ import pytest
 
 from streamfleet_api.local.demo import CAMERAS
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 from tests.fleet.harness import BIN, READY, Fleet, Subscriber, wait_for
 
 TRIES = 3

@@ -13,9 +13,9 @@ from streamfleet_core.protocol.requests import ListDevices
 from streamfleet_core.protocol.values import Manifest
 from tests.fakes.models import manifest_of, write_constant_model, write_squares_model
 from tests.fakes.peers import Broker
-from tests.fakes.places import short_folder
 from tests.fakes.playing import Playing
-from tests.fakes.stand import Stand
+from tests.fakes.ports_and_folders import short_folder
+from tests.fakes.process_harness import ProcessHarness
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def stand(folder: Path) -> Iterator[Stand]:
+def stand(folder: Path) -> Iterator[ProcessHarness]:
     """A device without an agent."""
-    stand = Stand(folder)
+    stand = ProcessHarness(folder)
     yield stand
     stand.close()
 
@@ -44,7 +44,7 @@ def broker(folder: Path) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def squares(stand: Stand) -> Manifest:
+def squares(stand: ProcessHarness) -> Manifest:
     """An engine that finds the squares of the test pattern."""
     manifest = write_squares_model(stand.folder / "squares.onnx")
     stand.engine(stand.folder / "squares.onnx", manifest)
@@ -52,7 +52,7 @@ def squares(stand: Stand) -> Manifest:
 
 
 @pytest.fixture
-def quick(stand: Stand) -> Manifest:
+def quick(stand: ProcessHarness) -> Manifest:
     """An engine that finds one box in every picture, at once."""
     path = stand.folder / "quick.onnx"
     output = np.array([[32, 32, 16, 8, 0.9, 0, 0]], np.float32).T[None]

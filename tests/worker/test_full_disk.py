@@ -11,7 +11,7 @@ from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.ipc.playback_position import Progress
 from tests.fakes.disks import fill_up, small_disk
 from tests.fakes.peers import Broker, Worker, wait_for
-from tests.fakes.stand import Stand, until_ended, write_video
+from tests.fakes.process_harness import ProcessHarness, until_ended, write_video
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def disk() -> Iterator[Path]:
 
 
 def test_a_camera_plays_to_the_end_and_says_that_its_place_is_not_kept(
-    stand: Stand, quick: Manifest, disk: Path
+    stand: ProcessHarness, quick: Manifest, disk: Path
 ) -> None:
     film = str(write_video(stand.folder / "film.avi", 60))
     fill_up(disk)

@@ -31,7 +31,7 @@ from tests.api.conftest import Api, Command, environment, terminal_text
 from tests.core.models.test_model_validation import save
 from tests.fakes.broker import KEY, Peer, device, pipeline, sha256, spec
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port, free_ports
+from tests.fakes.ports_and_folders import free_port, free_ports
 
 DEMO = demo_model()
 

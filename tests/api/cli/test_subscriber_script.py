@@ -20,7 +20,7 @@ from websockets.sync.server import ServerConnection, serve
 from streamfleet.results import SubscriberKeys
 from streamfleet_api.cli.subscriber_script import subscriber_script
 from streamfleet_core.protocol.data_plane import DataHeader, Kind
-from tests.fakes.places import ROOT, free_ports, short_folder
+from tests.fakes.ports_and_folders import ROOT, free_ports, short_folder
 
 PREDICTION = {
     "image": {"width": 640, "height": 480},

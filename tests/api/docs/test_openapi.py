@@ -20,7 +20,7 @@ from streamfleet_api.docs.html import page
 from streamfleet_api.docs.openapi import template
 from streamfleet_api.v2 import requests
 from streamfleet_api.web.validation import validate
-from tests.fakes.places import SHARED
+from tests.fakes.ports_and_folders import SHARED
 
 ORIGINAL = SHARED / "design/enterprise-openapi.json"
 OPERATIONS = {

@@ -29,7 +29,7 @@ from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.runtime.pinned_tls import PinnedContext
 from tests.api.conftest import environment
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
+from tests.fakes.ports_and_folders import free_port
 
 BIN = Path(sys.executable).parent
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamfleet_api.roboflow.schemas import PipelineInitialisationRequest
-from tests.fakes.places import SHARED
+from tests.fakes.ports_and_folders import SHARED
 
 OPENAPI = SHARED / "design/enterprise-openapi.json"
 OURS = {"device", "tracker"}

@@ -17,7 +17,7 @@ from streamfleet_core.protocol.values import ModelRef, ObservedState, PipelineSp
 from tests.api.conftest import Api, until
 from tests.fakes.broker import Peer, device, pipeline, spec
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import SHARED
+from tests.fakes.ports_and_folders import SHARED
 
 CLIENT = SHARED / "data/original_client.py"
 MODEL = ModelRef("parts/1", "ab" * 32)

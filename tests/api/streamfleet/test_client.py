@@ -24,7 +24,7 @@ from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer, device, pipeline
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
+from tests.fakes.ports_and_folders import free_port
 from tests.fakes.samples import jpeg, picked
 from tests.fakes.samples import path_of as sample_path
 

@@ -21,7 +21,7 @@ from streamfleet.results import SubscriberKeys
 from streamfleet.subscription import read_keys, write_keys
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port, short_folder
+from tests.fakes.ports_and_folders import free_port, short_folder
 
 
 class Publisher:

@@ -24,7 +24,7 @@ from streamfleet_core.protocol.picked_sample import MAX_PICKED, PICKED, Picked, 
 from tests.api.conftest import Api, until
 from tests.fakes.broker import Peer
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 from tests.fakes.samples import BEGAN, HEIGHT, WIDTH, jpeg, path_of, picked
 
 TYPE = {"content-type": PICKED}

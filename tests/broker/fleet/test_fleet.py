@@ -1,4 +1,4 @@
-"""The laws of the fleet: messages in, effects out. `Fleet.check` runs after every step of the desk."""
+"""The laws of the fleet: messages in, effects out. `Fleet.check` runs after every step of the script."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     SourceSpec,
 )
-from tests.fakes.desk import (
+from tests.fakes.scripted_fleet import (
     CAMERA,
     CONFIG,
     CREATED,
@@ -100,11 +100,11 @@ from tests.fakes.desk import (
     OPERATOR,
     RUNNING,
     CountingRandomSource,
-    Desk,
+    ScriptedFleet,
     data_of,
-    desk,
     devices,
     key_of,
+    scripted_fleet,
     sent,
 )
 
@@ -116,7 +116,7 @@ def refusals(effects: Iterable[Effect]) -> list[str]:
     return [e.message.code for e in effects if isinstance(e, Send) and isinstance(e.message, Refused)]
 
 
-def token_key(fleet: Desk, device: str, ttl: float = 900) -> str:
+def token_key(fleet: ScriptedFleet, device: str, ttl: float = 900) -> str:
     """Let a device enrol: the public half of its one-time key."""
     effects = fleet.ask(AddDevice(device, ttl))
     return next(
@@ -148,7 +148,7 @@ def test_at_the_start_exactly_those_who_are_known_are_let_in() -> None:
 
 
 def test_a_token_is_durable_before_it_is_handed_out() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
 
     effects = fleet.ask(AddDevice("cam-7", ttl=60))
 
@@ -171,7 +171,7 @@ def test_a_token_is_durable_before_it_is_handed_out() -> None:
 
 
 def test_who_waits_for_events_is_told_at_once_what_became_of_a_process() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     known = fleet.reply(GetEvents()).events[-1].n if fleet.reply(GetEvents()).events else 0
 
     assert fleet.reply(ReportProcess("api", "was killed")) is None
@@ -186,7 +186,7 @@ def test_who_waits_for_events_is_told_at_once_what_became_of_a_process() -> None
 
 
 def test_enrolling_burns_the_token_in_the_transaction_that_makes_the_device() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     one_time = token_key(fleet, "cam-7")
 
     effects = fleet.enrol(one_time, NEW_KEY)
@@ -203,7 +203,7 @@ def test_enrolling_burns_the_token_in_the_transaction_that_makes_the_device() ->
 
 
 def test_a_token_is_good_once() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     one_time = token_key(fleet, "cam-7")
     fleet.enrol(one_time, NEW_KEY)
 
@@ -214,7 +214,7 @@ def test_a_token_is_good_once() -> None:
 
 
 def test_a_newer_token_ends_an_older_one() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     older, newer = token_key(fleet, "cam-7"), token_key(fleet, "cam-7")
 
     assert refusals(fleet.enrol(older, NEW_KEY)) == ["token_used"]
@@ -222,7 +222,7 @@ def test_a_newer_token_ends_an_older_one() -> None:
 
 
 def test_a_token_ends_with_its_time() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     one_time = token_key(fleet, "cam-7", ttl=3)
 
     effects = fleet.pass_time(4)
@@ -233,7 +233,7 @@ def test_a_token_ends_with_its_time() -> None:
 
 
 def test_a_one_time_key_may_do_nothing_but_enrol() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     one_time = token_key(fleet, "cam-7")
 
     assert refusals(fleet.hello("cam-7", key=one_time)) == ["unknown_key"]
@@ -241,7 +241,7 @@ def test_a_one_time_key_may_do_nothing_but_enrol() -> None:
 
 def test_a_key_is_of_one_peer_only() -> None:
     subscriber = "S" * 40
-    fleet = desk("a", records=(SubscriberRecord("wall", subscriber),))
+    fleet = scripted_fleet("a", records=(SubscriberRecord("wall", subscriber),))
     one_time = token_key(fleet, "b")
 
     for key in (key_of("a"), one_time, subscriber, CONFIG.broker_key, CONFIG.operator_key):
@@ -253,7 +253,7 @@ def test_a_key_is_of_one_peer_only() -> None:
 
 @pytest.mark.parametrize("text", ["0" * 40, "N" * 39 + " ", "#" * 40, "N" * 35 + "~NNNN"])
 def test_what_is_no_key_enrols_nobody(text: str) -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     one_time = token_key(fleet, "b")
 
     refused = fleet.enrol(one_time, text)
@@ -265,7 +265,7 @@ def test_what_is_no_key_enrols_nobody(text: str) -> None:
 
 
 def test_a_store_that_is_down_leaves_the_token_good() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     one_time = token_key(fleet, "cam-7")
     fleet.store_down = True
     assert fleet.enrol(one_time, NEW_KEY) == []
@@ -275,7 +275,7 @@ def test_a_store_that_is_down_leaves_the_token_good() -> None:
 
 
 def test_enrolling_anew_cuts_the_old_key_and_fences_what_it_may_still_emit() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", FILE, "a")
     fleet.obey()
     one_time = token_key(fleet, "a")
@@ -293,7 +293,7 @@ def test_enrolling_anew_cuts_the_old_key_and_fences_what_it_may_still_emit() -> 
 
 
 def test_hello_is_answered_with_a_session_and_the_desired_state() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", FILE, "a")
 
     effects = fleet.hello("a")
@@ -327,7 +327,7 @@ def test_hello_is_answered_with_a_session_and_the_desired_state() -> None:
 
 
 def test_a_session_counts_its_messages_from_one_and_refusals_stand_outside() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.hello("a")
     session = fleet.devices["a"].session
 
@@ -340,7 +340,7 @@ def test_a_session_counts_its_messages_from_one_and_refusals_stand_outside() -> 
 
 
 def test_a_key_that_speaks_for_another_device_changes_nothing_for_it() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
 
     effects = fleet.hello("b", key=key_of("a"), routing_id=b"impostor")
 
@@ -348,7 +348,7 @@ def test_a_key_that_speaks_for_another_device_changes_nothing_for_it() -> None:
         LogEvent("a", "its key was used in the name of b", severity="error"),
         Send(b"impostor", Refused("key_device_mismatch", "this is the key of a"), NO_SESSION),
     ]
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.perform(
         fleet.fleet.receive(
             DevicePeer(b"x", key_of("a")),
@@ -374,7 +374,7 @@ def test_a_key_that_speaks_for_another_device_changes_nothing_for_it() -> None:
 def test_what_is_not_the_next_message_of_the_session_has_no_effect(
     epoch: int, session: bytes | None, step: int, routing_id: bytes
 ) -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     device = fleet.devices["a"]
     quoted = device.session if session is None else session
     envelope = Envelope(Bye("stop"), epoch=epoch, session=quoted, seq=device.seq + step)
@@ -387,7 +387,7 @@ def test_what_is_not_the_next_message_of_the_session_has_no_effect(
 
 
 def test_the_same_boot_takes_its_session_over() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     old = replace(fleet.devices["a"])
 
     for i in range(10):
@@ -400,7 +400,7 @@ def test_the_same_boot_takes_its_session_over() -> None:
 
 
 def test_an_agent_that_restarts_again_and_again_is_no_clone() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     for i in range(20):
         fleet.hello("a", boot=bytes([i]) * 16)
@@ -410,7 +410,7 @@ def test_an_agent_that_restarts_again_and_again_is_no_clone() -> None:
 
 
 def test_two_boots_that_alternate_are_quarantined() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
     assert fleet.view("door").device == "a"
     for i in range(4):
@@ -431,7 +431,7 @@ def test_two_boots_that_alternate_are_quarantined() -> None:
 
 
 def test_enrolling_anew_ends_a_quarantine() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     for i in range(6):
         fleet.hello("a", boot=bytes([2 + i % 2]) * 16)
 
@@ -444,7 +444,7 @@ FLOODS = "it sends more than any device needs"
 
 
 def test_a_flood_is_told_once_a_minute_with_the_number_of_messages_that_were_dropped() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     told = [fleet.perform(fleet.fleet.overspent(key_of("a"), 10, fleet.now + at)) for at in (0, 1, 2, 62)]
 
@@ -454,7 +454,7 @@ def test_a_flood_is_told_once_a_minute_with_the_number_of_messages_that_were_dro
 
 
 def test_who_floods_for_half_a_minute_is_quarantined_until_it_enrols_anew() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
 
     for at in range(31):
@@ -473,7 +473,7 @@ def test_who_floods_for_half_a_minute_is_quarantined_until_it_enrols_anew() -> N
 
 
 def test_floods_with_pauses_between_them_quarantine_nobody() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     for at in range(0, 120, 6):
         fleet.perform(fleet.fleet.overspent(key_of("a"), 1, fleet.now + at))
@@ -482,7 +482,7 @@ def test_floods_with_pauses_between_them_quarantine_nobody() -> None:
 
 
 def test_a_flood_with_a_one_time_key_quarantines_nobody() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     key = token_key(fleet, "new")
 
     for at in range(31):
@@ -492,7 +492,7 @@ def test_a_flood_with_a_one_time_key_quarantines_nobody() -> None:
 
 
 def test_a_device_whose_pipelines_never_rest_pushes_no_event_of_others_out() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     for number in range(4):
         fleet.create(f"p{number}", FILE, "a")
     fleet.create("door", FILE, "b")
@@ -510,7 +510,7 @@ def test_a_device_whose_pipelines_never_rest_pushes_no_event_of_others_out() -> 
 
 
 def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_it_is_applied() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", FILE, "a")
     session = fleet.devices["a"].session
 
@@ -533,7 +533,7 @@ def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_i
 
 
 def test_a_heartbeat_whose_digest_is_another_is_asked_for_the_whole() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.devices["a"].observed = (Observed(pipeline_id="door", generation=1, incarnation=1, state=RUNNING),)
 
     assert sent(fleet.heartbeat("a", full=False), "a") == [HeartbeatAck(15, want_full=True)]
@@ -542,7 +542,7 @@ def test_a_heartbeat_whose_digest_is_another_is_asked_for_the_whole() -> None:
 
 
 def test_a_desired_state_that_could_not_be_queued_goes_out_before_the_next_ack() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", FILE, "a")
     send = Send(b"a", Desired(2, ()), fleet.devices["a"].session)
 
@@ -554,7 +554,7 @@ def test_a_desired_state_that_could_not_be_queued_goes_out_before_the_next_ack()
 
 
 def test_a_peer_that_is_gone_is_suspect_at_once() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     session = fleet.devices["a"].session
 
     fleet.fleet.unsent(Send(b"b", Refused("stale_session"), session), gone=True)
@@ -568,7 +568,7 @@ def test_a_peer_that_is_gone_is_suspect_at_once() -> None:
 
 
 def test_a_silent_device_is_suspect_after_three_seconds_and_lost_after_its_lease() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
 
     assert fleet.pass_time(3, alive=["b"])[-1] != LogEvent("a", "suspect: silent for 3.0 s")
     assert LogEvent("a", "suspect: silent for 3.5 s") in fleet.pass_time(0.5)
@@ -585,7 +585,7 @@ def test_a_silent_device_is_suspect_after_three_seconds_and_lost_after_its_lease
 
 
 def test_the_lease_runs_from_the_receipt_of_a_heartbeat() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.pass_time(9)
 
     fleet.heartbeat("a")
@@ -607,7 +607,7 @@ def test_after_a_start_nobody_is_lost_for_a_while() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(
+    fleet = ScriptedFleet(
         Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingRandomSource(), now=0, unix_time=1e6)
     )
     fleet.join("b")
@@ -620,7 +620,7 @@ def test_after_a_start_nobody_is_lost_for_a_while() -> None:
 
 
 def test_whoever_slept_does_not_call_others_silent() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
 
     fleet.now += 60
@@ -633,7 +633,7 @@ def test_whoever_slept_does_not_call_others_silent() -> None:
 
 
 def test_a_device_that_leaves_hands_over_at_once() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
     fleet.create("disk", FILE, "a")
 
@@ -684,7 +684,7 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
 
 
 def test_a_ticket_opens_as_long_as_its_session_lives() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     fleet.enrol(token_key(fleet, "a"), NEW_KEY)
     ticket = sent(fleet.hello("a", key=NEW_KEY), "a")[0].ticket
 
@@ -699,14 +699,14 @@ SAMPLED = replace(
 )
 
 
-def held(fleet: Desk) -> dict[tuple[str, str], bool]:
+def held(fleet: ScriptedFleet) -> dict[tuple[str, str], bool]:
     """Who may put samples of what."""
     pairs = [(name, pipeline) for name in ("a", "b") for pipeline in ("door", "gate")]
     return {pair: fleet.reply(CheckHolder(*pair)) for pair in pairs}
 
 
 def test_a_device_may_put_samples_of_what_it_has_and_of_what_it_had() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", SAMPLED)
     fleet.create("gate", CAMERA)
     places = {name: fleet.view(name).device for name in ("door", "gate")}
@@ -726,7 +726,7 @@ def test_a_device_may_put_samples_of_what_it_has_and_of_what_it_had() -> None:
     fleet.obey("b")
     assert held(fleet)["b", "door"]
     rows = [row for (kind, _), row in fleet.saved.items() if kind == "held" and row is not None]
-    again = Desk(
+    again = ScriptedFleet(
         Fleet(CONFIG, EPOCH + 1, (*devices("a", "b"), *rows), CountingRandomSource(), now=0, unix_time=1e6)
     )
     assert again.reply(CheckHolder("b", "door"))
@@ -734,7 +734,7 @@ def test_a_device_may_put_samples_of_what_it_has_and_of_what_it_had() -> None:
 
 def test_what_devices_had_is_bounded_and_the_oldest_goes() -> None:
     rows = [HeldRecord("a", f"p{n}", n) for n in range(1, MAX_HELD + 1)]
-    fleet = desk("a", records=rows)
+    fleet = scripted_fleet("a", records=rows)
 
     fleet.create("door", SAMPLED)
 
@@ -744,7 +744,7 @@ def test_what_devices_had_is_bounded_and_the_oldest_goes() -> None:
 
 
 def test_a_device_that_was_removed_leaves_nothing_to_the_next_of_its_name() -> None:
-    fleet = desk("a", "b", records=[HeldRecord("a", "door", 1), HeldRecord("b", "door", 2)])
+    fleet = scripted_fleet("a", "b", records=[HeldRecord("a", "door", 1), HeldRecord("b", "door", 2)])
     fleet.leave("a")
 
     fleet.reply(RemoveDevice("a"))
@@ -754,7 +754,7 @@ def test_a_device_that_was_removed_leaves_nothing_to_the_next_of_its_name() -> N
 
 
 def test_bytes_that_are_no_message_are_answered_with_what_was_expected() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     header, request_id, body = encode(Envelope(Bye("stop")))
 
     wrong: tuple[tuple[list[bytes], RefusalCode], ...] = (
@@ -774,7 +774,7 @@ def test_bytes_that_are_no_message_are_answered_with_what_was_expected() -> None
 
 
 def test_a_device_may_not_say_what_the_broker_says() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     assert refusals(fleet.say("a", HeartbeatAck(1))) == ["bad_message"]
 
@@ -783,7 +783,7 @@ def test_a_device_may_not_say_what_the_broker_says() -> None:
 
 
 def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_of_it() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("first")
 
     effects = fleet.ask(CreatePipeline(pipeline_id="second", spec=CAMERA))
@@ -828,7 +828,7 @@ def test_a_pipeline_goes_where_most_room_is_and_is_durable_before_anybody_hears_
 
 
 def test_asking_twice_for_the_same_gets_the_same_answer() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     view = fleet.create("door")
 
     assert fleet.create("door") == view
@@ -837,7 +837,7 @@ def test_asking_twice_for_the_same_gets_the_same_answer() -> None:
 
 
 def test_an_unknown_device_is_an_error_that_names_the_known_ones() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
 
     assert fleet.error(CreatePipeline(pipeline_id="door", spec=CAMERA, device="c")) == Error(
         "invalid", "no device c, the known ones are: a, b"
@@ -845,7 +845,7 @@ def test_an_unknown_device_is_an_error_that_names_the_known_ones() -> None:
 
 
 def test_a_device_that_is_away_gets_its_pipeline_when_it_returns() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.leave("a")
 
     view = fleet.create("door", CAMERA, "a")
@@ -856,7 +856,7 @@ def test_a_device_that_is_away_gets_its_pipeline_when_it_returns() -> None:
 
 
 def test_a_full_device_takes_only_what_names_it() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     for i in range(4):
         fleet.create(f"p{i}")
 
@@ -865,7 +865,7 @@ def test_a_full_device_takes_only_what_names_it() -> None:
 
 
 def test_pending_pipelines_are_placed_oldest_first_when_a_device_becomes_ready() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.leave("a")
     fleet.leave("b")
     for name in ("z", "y", "x"):
@@ -880,7 +880,7 @@ def test_pending_pipelines_are_placed_oldest_first_when_a_device_becomes_ready()
 
 
 def test_no_device_has_more_than_the_limit() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     for i in range(MAX_PIPELINES):
         fleet.create(f"p{i}", CAMERA, "a")
 
@@ -890,7 +890,7 @@ def test_no_device_has_more_than_the_limit() -> None:
 
 
 def test_what_would_not_fit_into_one_message_is_refused() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     long = replace(CAMERA, sources=(SourceSpec("rtsp://" + "x" * 4_000),) * 5)
     for i in range(3):
         fleet.create(f"p{i}", long, "a")
@@ -902,7 +902,7 @@ def test_what_would_not_fit_into_one_message_is_refused() -> None:
 
 
 def test_pipelines_of_a_lost_device_move_and_begin_anew_and_pinned_ones_stay() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
     fleet.create("disk", FILE, "a")
     fleet.change("door", "pause")
@@ -928,7 +928,7 @@ def test_pipelines_of_a_lost_device_move_and_begin_anew_and_pinned_ones_stay() -
 
 
 def test_what_nobody_can_take_stays_where_it_is_and_goes_on_there() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", CAMERA)
     fleet.obey()
     fleet.pass_time(60)
@@ -940,7 +940,7 @@ def test_what_nobody_can_take_stays_where_it_is_and_goes_on_there() -> None:
 
 
 def test_a_stream_that_ended_is_not_played_again_elsewhere() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
     fleet.obey("a", state=ObservedState.ENDED)
 
@@ -950,7 +950,7 @@ def test_a_stream_that_ended_is_not_played_again_elsewhere() -> None:
 
 
 def test_when_most_of_the_fleet_falls_silent_nothing_is_moved() -> None:
-    fleet = desk("a", "b", "c", "d", "e")
+    fleet = scripted_fleet("a", "b", "c", "d", "e")
     for i in range(5):
         fleet.create(f"p{i}")
     before = [fleet.view(f"p{i}").device for i in range(5)]
@@ -971,7 +971,7 @@ def test_when_most_of_the_fleet_falls_silent_nothing_is_moved() -> None:
 
 
 def test_a_loss_in_mass_that_lasts_is_moved_in_the_end() -> None:
-    fleet = desk("a", "b", "c", "d")
+    fleet = scripted_fleet("a", "b", "c", "d")
     for i in range(4):
         fleet.create(f"p{i}")
 
@@ -983,7 +983,7 @@ def test_a_loss_in_mass_that_lasts_is_moved_in_the_end() -> None:
 
 
 def test_while_the_store_is_down_nothing_moves_and_heartbeats_are_acknowledged() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
     fleet.store_down = True
 
@@ -1002,7 +1002,7 @@ def test_while_the_store_is_down_nothing_moves_and_heartbeats_are_acknowledged()
 
 
 def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
 
@@ -1063,7 +1063,7 @@ def test_a_change_is_durable_then_sent_and_answered_when_the_device_has_done_it(
 
 
 def test_whoever_waits_is_answered_when_the_time_is_over() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
     fleet.change("door", "pause", wait_ms=2000)
@@ -1076,7 +1076,7 @@ def test_whoever_waits_is_answered_when_the_time_is_over() -> None:
 
 
 def test_whoever_does_not_wait_is_answered_at_once() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
 
     answer = fleet.answer(fleet.change("door", "pause"))
@@ -1086,7 +1086,7 @@ def test_whoever_does_not_wait_is_answered_at_once() -> None:
 
 
 def test_a_newer_change_answers_who_waits_for_an_older_one() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
     fleet.change("door", "pause", wait_ms=60_000)
@@ -1098,7 +1098,7 @@ def test_a_newer_change_answers_who_waits_for_an_older_one() -> None:
 
 
 def test_a_change_that_can_never_be_confirmed_is_answered() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", FILE, "a")
     fleet.obey()
     fleet.change("door", "pause", wait_ms=60_000)
@@ -1110,7 +1110,7 @@ def test_a_change_that_can_never_be_confirmed_is_answered() -> None:
 
 
 def test_a_request_that_is_asked_again_waits_for_the_first() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
     request_id = b"q" * 16
@@ -1139,7 +1139,7 @@ def test_a_request_that_is_asked_again_waits_for_the_first() -> None:
 def test_an_illegal_change_is_refused_with_the_state(
     before: DesiredStatus, state: ObservedState, desired_status: DesiredStatus, status_: str
 ) -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", FILE, "a")
     if before == "pause":
         fleet.change("door", "pause")
@@ -1152,7 +1152,7 @@ def test_an_illegal_change_is_refused_with_the_state(
 
 
 def test_many_pipelines_change_in_one_write_and_one_message_a_device() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     for number in range(10):
         fleet.create(f"door-{number}", device="ab"[number % 2])
     fleet.obey("a"), fleet.obey("b")
@@ -1169,7 +1169,7 @@ def test_many_pipelines_change_in_one_write_and_one_message_a_device() -> None:
 
 
 def test_of_many_changes_each_has_its_outcome() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.create("film", FILE, "a")
     fleet.obey(state=ObservedState.ENDED)
@@ -1193,7 +1193,7 @@ def test_of_many_changes_each_has_its_outcome() -> None:
 
 
 def test_many_changes_that_the_store_did_not_take_are_answered_once() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.create("gate")
     fleet.obey()
@@ -1205,7 +1205,7 @@ def test_many_changes_that_the_store_did_not_take_are_answered_once() -> None:
 
 
 def test_a_stopped_pipeline_is_gone_for_operators_at_once() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
 
@@ -1231,7 +1231,7 @@ def test_a_stopped_pipeline_is_gone_for_operators_at_once() -> None:
 
 
 def test_a_stop_is_confirmed_by_absence_after_the_desired_state_was_applied() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.change("door", "stop", wait_ms=60_000)
 
@@ -1281,7 +1281,9 @@ def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(
+        Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6)
+    )
     fleet.hello("a")
 
     assert Save not in map(type, fleet.heartbeat("a", applied_revision=0))
@@ -1289,7 +1291,7 @@ def test_a_stop_that_a_new_broker_finds_needs_its_own_confirmation() -> None:
 
 
 def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     fleet.create("door")
 
     effects = fleet.change("door", "stop", wait_ms=5000)
@@ -1315,7 +1317,7 @@ def test_stopping_what_runs_nowhere_is_done_at_once() -> None:
 def test_a_stop_on_a_lost_device_is_certain_only_where_the_lease_has_stopped_it(
     spec: PipelineSpec, certain: bool
 ) -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", spec)
     fleet.obey()
     fleet.pass_time(20)
@@ -1325,7 +1327,7 @@ def test_a_stop_on_a_lost_device_is_certain_only_where_the_lease_has_stopped_it(
 
 
 def test_a_stop_under_way_ends_with_the_device() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
     assert fleet.answer(fleet.change("door", "stop", wait_ms=60_000)) is None
@@ -1334,7 +1336,7 @@ def test_a_stop_under_way_ends_with_the_device() -> None:
 
 
 def test_an_id_that_comes_again_has_a_higher_gen_than_ever() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     for name in ("other", "door"):
         fleet.create(name)
         fleet.obey()
@@ -1347,7 +1349,7 @@ def test_an_id_that_comes_again_has_a_higher_gen_than_ever() -> None:
 
 
 def test_nothing_changes_when_the_store_is_down() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     view = fleet.create("door")
     fleet.store_down = True
 
@@ -1365,7 +1367,7 @@ def test_nothing_changes_when_the_store_is_down() -> None:
 
 
 def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
     fleet.change("door", "stop")
@@ -1379,13 +1381,13 @@ def test_a_confirmation_that_could_not_be_saved_is_saved_later() -> None:
 
 
 def test_who_has_left_has_left_after_a_restart_of_the_broker_too() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.leave("a")
     fleet.leave("b")
     fleet.hello("b")
     rows = [row for row in fleet.saved.values() if row is not None]
 
-    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingRandomSource(), now=0, unix_time=1e6))
+    again = ScriptedFleet(Fleet(CONFIG, EPOCH + 1, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     states = {view.device: view.state for view in again.reply(ListDevices())}
     assert states == {"a": "left", "b": "lost"}
@@ -1393,12 +1395,12 @@ def test_who_has_left_has_left_after_a_restart_of_the_broker_too() -> None:
 
 def test_who_has_pipelines_is_expected_back_though_it_left() -> None:
     """That it came back may not have been saved yet: what it runs must not go to another."""
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("wall", FILE, "a")
     fleet.leave("a")
     rows = [row for row in fleet.saved.values() if row is not None]
 
-    again = Desk(Fleet(CONFIG, EPOCH + 1, rows, CountingRandomSource(), now=0, unix_time=1e6))
+    again = ScriptedFleet(Fleet(CONFIG, EPOCH + 1, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     (view,) = again.reply(ListDevices())
     assert view.state == "suspect"
@@ -1413,7 +1415,7 @@ def raises(effects: Iterable[Effect]) -> list[int]:
 
 
 def test_a_restored_broker_raises_its_epoch_above_that_of_a_device_before_it_answers() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
 
     effects = fleet.hello("a", seen_epoch=EPOCH + 2)
 
@@ -1431,7 +1433,7 @@ def test_a_restored_broker_raises_its_epoch_above_that_of_a_device_before_it_ans
 
 
 def test_an_epoch_is_raised_once_for_all_devices_that_saw_it() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.hello("a", seen_epoch=EPOCH + 2)
 
     effects = fleet.hello("b", seen_epoch=EPOCH + 2)
@@ -1441,7 +1443,7 @@ def test_an_epoch_is_raised_once_for_all_devices_that_saw_it() -> None:
 
 
 def test_a_session_of_the_epoch_before_begins_anew() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.hello("a", seen_epoch=EPOCH + 2)
 
     assert refusals(fleet.heartbeat("b")) == ["stale_session"]
@@ -1451,7 +1453,9 @@ def test_a_session_of_the_epoch_before_begins_anew() -> None:
 
 def test_an_epoch_that_is_ours_by_chance_is_raised_too() -> None:
     """Another broker had it: its revisions are not ours, and the device would take ours for old ones."""
-    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a", "b"), CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(
+        Fleet(CONFIG, EPOCH, devices("a", "b"), CountingRandomSource(), now=0, unix_time=1e6)
+    )
 
     assert raises(fleet.hello("a", seen_epoch=EPOCH)) == [EPOCH + 1]
     assert refusals(fleet.hello("b", seen_epoch=EPOCH + 1)) == ["stale_session"]
@@ -1460,7 +1464,7 @@ def test_an_epoch_that_is_ours_by_chance_is_raised_too() -> None:
 
 
 def test_a_refusal_of_ours_does_not_hide_that_a_device_saw_our_epoch_elsewhere() -> None:
-    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(Fleet(CONFIG, EPOCH, devices("a"), CountingRandomSource(), now=0, unix_time=1e6))
     heartbeat = Envelope(
         Heartbeat(1, 0, 0, None), epoch=EPOCH, session=b"s" * 16, seq=1
     )  # in the session of another broker
@@ -1471,7 +1475,7 @@ def test_a_refusal_of_ours_does_not_hide_that_a_device_saw_our_epoch_elsewhere()
 
 
 def test_one_device_raises_two_epochs_and_then_no_more_for_ten_minutes() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     raised = []
 
     for _ in range(60):
@@ -1484,7 +1488,7 @@ def test_one_device_raises_two_epochs_and_then_no_more_for_ten_minutes() -> None
 
 @pytest.mark.parametrize("seen", [EPOCH, EPOCH + 2])
 def test_an_epoch_that_could_not_be_saved_is_raised_later(seen: int) -> None:
-    fleet = Desk(Fleet(CONFIG, EPOCH, devices("a"), CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(Fleet(CONFIG, EPOCH, devices("a"), CountingRandomSource(), now=0, unix_time=1e6))
     fleet.store_down = True
     assert refusals(fleet.hello("a", seen_epoch=seen)) == ["stale_session"]
     assert fleet.fleet.epoch == EPOCH
@@ -1496,7 +1500,7 @@ def test_an_epoch_that_could_not_be_saved_is_raised_later(seen: int) -> None:
 
 
 def test_one_device_cannot_make_all_sessions_begin_anew_all_the_time() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.hello("a", seen_epoch=EPOCH + 2)
 
     assert raises(fleet.hello("a", seen_epoch=EPOCH + 9)) == []
@@ -1505,7 +1509,7 @@ def test_one_device_cannot_make_all_sessions_begin_anew_all_the_time() -> None:
 
 
 def test_one_device_cannot_use_up_the_epochs() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     effects = fleet.hello("a", seen_epoch=2**63 - 1)
 
@@ -1518,7 +1522,7 @@ def test_one_device_cannot_use_up_the_epochs() -> None:
 
 @pytest.mark.parametrize("finished", [ObservedState.ENDED, ObservedState.FAILED])
 def test_what_has_finished_makes_room(finished: ObservedState) -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.join("a", capacity=1)
     fleet.create("clip", FILE, "a")
     fleet.create("door")
@@ -1533,7 +1537,7 @@ def test_what_has_finished_makes_room(finished: ObservedState) -> None:
 
 
 def test_what_has_finished_is_still_assigned_to_a_device() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.join("a", capacity=1000)
     for number in range(MAX_PIPELINES):
         fleet.create(f"clip-{number}", FILE, "a")
@@ -1547,13 +1551,13 @@ def test_what_has_finished_is_still_assigned_to_a_device() -> None:
 
 
 def test_without_a_ready_device_a_pipeline_says_so() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
 
     assert fleet.create("door").reason == "no device is ready"
 
 
 def test_a_pipeline_without_a_device_says_who_is_full() -> None:
-    fleet = desk("a", "b", "c", "d", "e")
+    fleet = scripted_fleet("a", "b", "c", "d", "e")
     fleet.join("a", "b", "c", "d", "e", capacity=1)
     for number in range(5):
         fleet.create(f"p{number}")
@@ -1565,7 +1569,7 @@ def test_a_pipeline_without_a_device_says_who_is_full() -> None:
 
 
 def test_a_pipeline_that_has_just_got_room_says_where_it_goes() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.join("a", capacity=1)
     fleet.create("gate")
     fleet.create("door")
@@ -1588,7 +1592,7 @@ def test_a_pipeline_that_has_just_got_room_says_where_it_goes() -> None:
 def test_a_pinned_pipeline_says_how_long_its_device_is_silent(
     spec: PipelineSpec, device: str | None, why: str
 ) -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", spec, device)
     fleet.obey()
 
@@ -1602,7 +1606,7 @@ def test_a_pinned_pipeline_says_how_long_its_device_is_silent(
 
 
 def test_a_movable_pipeline_says_why_it_does_not_move() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
     fleet.pass_time(21)
@@ -1612,7 +1616,7 @@ def test_a_movable_pipeline_says_why_it_does_not_move() -> None:
 
 
 def test_a_movable_pipeline_says_that_the_others_are_full() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.join("b", capacity=1)
     fleet.create("wall", FILE, "b")
     fleet.create("door")
@@ -1624,7 +1628,7 @@ def test_a_movable_pipeline_says_that_the_others_are_full() -> None:
 
 
 def test_a_pipeline_of_a_device_that_never_joined_says_so() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     fleet.enrol(token_key(fleet, "edge-1"), NEW_KEY)
 
     view = fleet.create("door", CAMERA, "edge-1")
@@ -1643,13 +1647,15 @@ def test_a_new_broker_says_that_it_has_not_heard_a_device() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(
+        Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6)
+    )
 
     assert fleet.view("door").reason == "device a is not heard since the broker began"
 
 
 def test_while_the_fleet_is_silent_a_pipeline_says_that_nothing_is_moved() -> None:
-    fleet = desk("a", "b", "c")
+    fleet = scripted_fleet("a", "b", "c")
     fleet.create("door")
     fleet.obey()
     fleet.pass_time(21)
@@ -1660,7 +1666,7 @@ def test_while_the_fleet_is_silent_a_pipeline_says_that_nothing_is_moved() -> No
 
 
 def test_a_pipeline_of_a_device_that_is_there_says_what_the_device_said() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.devices["a"].observed = (
         Observed(
@@ -1677,7 +1683,7 @@ def test_a_pipeline_of_a_device_that_is_there_says_what_the_device_said() -> Non
 
 
 def test_what_has_ended_has_ended_wherever_its_device_is() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey(state=ObservedState.ENDED)
 
@@ -1690,7 +1696,7 @@ def test_what_has_ended_has_ended_wherever_its_device_is() -> None:
 
 
 def test_a_new_subscriber_is_let_in_and_told_to_every_device() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     effects = fleet.ask(AddSubscriber("wall"))
 
@@ -1713,7 +1719,7 @@ def test_a_new_subscriber_is_let_in_and_told_to_every_device() -> None:
 
 
 def test_a_subscriber_is_told_where_a_device_itself_publishes_and_with_which_key() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.hello("b", publish="tcp://10.0.0.7:7780")
 
     direct = fleet.reply(AddSubscriber("wall", "b"))
@@ -1727,7 +1733,7 @@ def test_a_subscriber_is_told_where_a_device_itself_publishes_and_with_which_key
 
 
 def test_a_model_is_named_and_named_otherwise() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     first, second = ModelRef("b/1", "ab" * 32), ModelRef("b/1", "cd" * 32)
 
     assert fleet.reply(PutModel(first)) == first
@@ -1740,7 +1746,7 @@ def test_a_model_is_named_and_named_otherwise() -> None:
 
 
 def test_the_fleet_counts_itself() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door")
     fleet.leave("b")
 
@@ -1761,7 +1767,7 @@ def test_the_fleet_counts_itself() -> None:
 def test_a_wrong_request_is_answered_with_what_was_expected(
     message: Request | Reply, code: str, text: str
 ) -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
 
     answer = fleet.answer(fleet.perform(fleet.fleet.receive(OPERATOR, Envelope(message), fleet.now)))
 
@@ -1839,7 +1845,7 @@ def test_one_word_for_what_is_desired_and_observed(
 
 
 def test_a_playing_that_is_over_says_nothing_of_the_next() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey(state=ObservedState.ENDED)
     fleet.enrol(token_key(fleet, "a"), NEW_KEY)
@@ -1856,7 +1862,7 @@ QUICKER = replace(CAMERA, max_fps=30.0, confidence=0.7)
 GATE = replace(CAMERA, sources=(SourceSpec("rtsp://10.0.0.9/gate"),))
 
 
-def put(fleet: Desk, spec: PipelineSpec = CAMERA, **changes: Any) -> Put:
+def put(fleet: ScriptedFleet, spec: PipelineSpec = CAMERA, **changes: Any) -> Put:
     """Make the pipeline `door` exactly so."""
     done = fleet.reply(PutPipeline(pipeline_id="door", spec=spec, **changes))
     assert isinstance(done, Put)
@@ -1864,7 +1870,7 @@ def put(fleet: Desk, spec: PipelineSpec = CAMERA, **changes: Any) -> Put:
 
 
 def test_putting_makes_what_is_not_there_and_putting_it_again_changes_nothing() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     first = put(fleet, labels={"line": "2"}, desired_status="pause")
     again = put(fleet, labels={"line": "2"}, desired_status="pause")
@@ -1890,7 +1896,7 @@ def test_putting_makes_what_is_not_there_and_putting_it_again_changes_nothing() 
 
 
 def test_what_no_device_is_told_of_changes_the_version_alone() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.reply(LabelDevice("a", {"site": "hall-1"}))
     put(fleet)
 
@@ -1902,7 +1908,7 @@ def test_what_no_device_is_told_of_changes_the_version_alone() -> None:
 
 
 def test_what_plays_alike_changes_as_it_plays() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     put(fleet)
     fleet.obey()
 
@@ -1926,7 +1932,7 @@ def test_what_plays_alike_changes_as_it_plays() -> None:
     [GATE, replace(CAMERA, model=ModelRef("parts/2", "cd" * 32)), FILE],
 )
 def test_another_source_or_model_begins_anew_on_the_same_device(spec: PipelineSpec) -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     put(fleet)
     fleet.obey()
 
@@ -1938,7 +1944,7 @@ def test_another_source_or_model_begins_anew_on_the_same_device(spec: PipelineSp
 
 def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
     """Whether it goes on when its device is cut off is a matter of its start."""
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     put(fleet)
     fleet.obey()
 
@@ -1962,7 +1968,7 @@ def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:
 
 @pytest.mark.parametrize("state", [ObservedState.ENDED, ObservedState.FAILED])
 def test_a_file_is_not_played_again_because_a_threshold_changed(state: ObservedState) -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     put(fleet, FILE)
     fleet.obey(state=state)
 
@@ -1973,7 +1979,7 @@ def test_a_file_is_not_played_again_because_a_threshold_changed(state: ObservedS
 
 
 def test_putting_waits_until_the_device_has_done_it() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     assert fleet.answer(fleet.ask(PutPipeline(pipeline_id="door", spec=CAMERA, wait_ms=5000))) is None
     assert data_of(fleet.answer(fleet.obey())).confirmed is True
 
@@ -1986,7 +1992,7 @@ def test_putting_waits_until_the_device_has_done_it() -> None:
 
 
 def test_putting_under_a_version_that_is_not_the_present_one_is_refused() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     assert fleet.error(PutPipeline(pipeline_id="door", spec=CAMERA, expected=1)) == Error(
         "conflict", "pipeline door is not there, expected version 1"
     )
@@ -2000,7 +2006,7 @@ def test_putting_under_a_version_that_is_not_the_present_one_is_refused() -> Non
 
 
 def test_a_put_whose_answer_got_lost_is_answered_as_before() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     request = PutPipeline(pipeline_id="door", spec=CAMERA)
     put(fleet)
     changed = PutPipeline(pipeline_id="door", spec=GATE, expected=1)
@@ -2014,7 +2020,7 @@ def test_a_put_whose_answer_got_lost_is_answered_as_before() -> None:
 
 
 def test_what_is_being_stopped_is_not_put() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     put(fleet)
     fleet.change("door", "stop")
 
@@ -2024,7 +2030,7 @@ def test_what_is_being_stopped_is_not_put() -> None:
 
 
 def test_a_put_that_the_store_did_not_take_is_no_change() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     before = put(fleet).pipeline
     fleet.store_down = True
 
@@ -2040,7 +2046,7 @@ def test_a_put_that_the_store_did_not_take_is_no_change() -> None:
 
 
 def test_restarting_begins_anew_whatever_it_did() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", FILE)
     for state in (RUNNING, ObservedState.PAUSED, ObservedState.ENDED, ObservedState.FAILED):
         fleet.obey(state=state)
@@ -2059,7 +2065,7 @@ def test_restarting_begins_anew_whatever_it_did() -> None:
 
 
 def test_a_request_under_a_key_makes_one_pipeline_however_often_it_is_made() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     first = fleet.reply(CreatePipeline(pipeline_id="one", spec=CAMERA, key="k", digest="d"))
     row = KeyRecord("k", "d", "one", CREATED)
@@ -2071,7 +2077,7 @@ def test_a_request_under_a_key_makes_one_pipeline_however_often_it_is_made() -> 
 
 
 def test_another_request_under_the_same_key_is_refused() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.reply(CreatePipeline(pipeline_id="one", spec=CAMERA, key="k", digest="d"))
 
     assert fleet.error(CreatePipeline(pipeline_id="two", spec=GATE, key="k", digest="e")).code == "mismatch"
@@ -2093,7 +2099,7 @@ def test_a_key_is_kept_for_a_day_and_after_a_restart_of_the_broker() -> None:
         created=1,
     )
     rows: list[Record] = [*devices("a"), record, KeyRecord("k", "d", "one", 1e6 - 86_390)]
-    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(Fleet(CONFIG, EPOCH, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     assert (
         fleet.reply(CreatePipeline(pipeline_id="two", spec=CAMERA, key="k", digest="d")).pipeline_id == "one"
@@ -2106,7 +2112,7 @@ def test_a_key_is_kept_for_a_day_and_after_a_restart_of_the_broker() -> None:
 
 def test_of_too_many_keys_the_oldest_go() -> None:
     rows = [KeyRecord(f"k{n}", "d", "one", 1e6 - n) for n in range(MAX_KEYS)]
-    fleet = Desk(Fleet(CONFIG, EPOCH, rows, CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(Fleet(CONFIG, EPOCH, rows, CountingRandomSource(), now=0, unix_time=1e6))
 
     fleet.reply(CreatePipeline(pipeline_id="two", spec=CAMERA, key="new", digest="d"))
 
@@ -2117,15 +2123,17 @@ def test_of_too_many_keys_the_oldest_go() -> None:
 # labels and moving ----------------------------------------------------------------------------------------
 
 
-def labelled(**labels: str) -> Desk:
+def labelled(**labels: str) -> ScriptedFleet:
     """Devices that are ready, each with this site."""
-    fleet = desk(*labels)
+    fleet = scripted_fleet(*labels)
     for name, site in labels.items():
         fleet.reply(LabelDevice(name, {"site": site}))
     return fleet
 
 
-def create_at(fleet: Desk, site: str, pipeline_id: str = "door", spec: PipelineSpec = CAMERA) -> PipelineView:
+def create_at(
+    fleet: ScriptedFleet, site: str, pipeline_id: str = "door", spec: PipelineSpec = CAMERA
+) -> PipelineView:
     view = fleet.reply(CreatePipeline(pipeline_id=pipeline_id, spec=spec, selector={"site": site}))
     assert isinstance(view, PipelineView)
     return view
@@ -2199,7 +2207,7 @@ def test_a_pipeline_waits_for_the_device_that_it_is_taken_from() -> None:
 
 
 def test_absence_proves_nothing_before_the_device_has_heard_of_it() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     put(fleet, device="a")
     put(fleet, device="b")
 
@@ -2212,7 +2220,7 @@ def test_absence_proves_nothing_before_the_device_has_heard_of_it() -> None:
 
 
 def test_a_pipeline_is_not_waited_for_longer_than_the_lease_of_the_device_it_leaves() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     put(fleet)
     fleet.obey()
     fleet.pass_time(4, alive=["b"])
@@ -2228,7 +2236,7 @@ def test_a_pipeline_is_not_waited_for_longer_than_the_lease_of_the_device_it_lea
 
 
 def test_a_device_that_leaves_gives_up_what_was_taken_from_it() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     put(fleet)
     fleet.obey()
     put(fleet, device="b")
@@ -2250,7 +2258,7 @@ def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> No
         created=1,
         leaving="a",
     )
-    fleet = Desk(
+    fleet = ScriptedFleet(
         Fleet(CONFIG, EPOCH, [*devices("a", "b"), record], CountingRandomSource(), now=0, unix_time=1e6)
     )
     fleet.join("b")
@@ -2266,7 +2274,7 @@ def test_a_new_broker_waits_for_the_device_that_a_pipeline_is_taken_from() -> No
 
 
 def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     put(fleet)
     fleet.obey()
     put(fleet, device="b")
@@ -2288,7 +2296,7 @@ def test_who_changes_his_mind_gets_it_back_where_it_was() -> None:
 
 
 def test_what_is_stopped_while_it_moves_is_stopped_where_it_was() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     put(fleet)
     fleet.obey()
     put(fleet, device="b")
@@ -2333,7 +2341,7 @@ def test_what_may_not_move_stays_where_the_labels_are_gone() -> None:
 
 
 def test_a_pipeline_with_one_source_that_is_bound_to_a_device_is_bound_to_it() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     both = replace(CAMERA, sources=(SourceSpec("rtsp://10.0.0.9/door"), SourceSpec(0)))
     fleet.create("door", both)
     fleet.obey()
@@ -2348,7 +2356,7 @@ def test_a_pipeline_with_one_source_that_is_bound_to_a_device_is_bound_to_it() -
 
 
 def test_a_device_that_is_needed_is_not_removed() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("disk", FILE)
     needed = "device a has pipelines: end disk, or put them on another device"
     assert fleet.error(RemoveDevice("a")) == Error("conflict", needed)
@@ -2360,7 +2368,7 @@ def test_a_device_that_is_needed_is_not_removed() -> None:
 
 
 def test_a_removed_device_is_refused_and_may_enrol_anew() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     one_time = token_key(fleet, "a")
     fleet.leave("a")
 
@@ -2376,7 +2384,7 @@ def test_a_removed_device_is_refused_and_may_enrol_anew() -> None:
 
 
 def test_a_device_that_is_here_is_told_that_it_is_removed_and_its_pipelines_go_on_elsewhere() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
     fleet.create("disk", FILE, "a")
     fleet.obey()
@@ -2398,7 +2406,7 @@ def test_a_device_that_is_here_is_told_that_it_is_removed_and_its_pipelines_go_o
 
 
 def test_a_device_is_removed_while_a_pipeline_is_taken_from_it_or_is_about_to_come() -> None:
-    fleet = desk("a", "b", "c")
+    fleet = scripted_fleet("a", "b", "c")
     fleet.create("door", CAMERA, "a")
     fleet.create("gate", CAMERA, "b")
     fleet.obey()
@@ -2414,7 +2422,7 @@ def test_a_device_is_removed_while_a_pipeline_is_taken_from_it_or_is_about_to_co
 
 
 def test_a_device_that_is_here_and_could_not_be_removed_goes_on() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door", CAMERA)
     fleet.store_down = True
 
@@ -2427,7 +2435,7 @@ def test_a_device_that_is_here_and_could_not_be_removed_goes_on() -> None:
 
 
 def test_a_device_that_could_not_be_removed_is_there() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.leave("a")
     fleet.store_down = True
 
@@ -2440,7 +2448,7 @@ def test_a_device_that_could_not_be_removed_is_there() -> None:
 
 
 def test_a_token_alone_is_removed_too() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     token_key(fleet, "new")
     assert fleet.reply(GetDevice("new")) == DeviceView(device="new", state="new")
 
@@ -2450,7 +2458,7 @@ def test_a_token_alone_is_removed_too() -> None:
 
 
 def test_a_model_is_named_no_longer() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     model = ModelRef("parts/1", "ab" * 32)
     fleet.reply(PutModel(model))
 
@@ -2464,7 +2472,7 @@ def test_a_model_is_named_no_longer() -> None:
 
 def test_a_device_that_is_late_is_spoken_to() -> None:
     """Who was killed has no connection any more, and libzmq says so when something is sent."""
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
 
     effects = fleet.pass_time(3, alive=["b"])
 
@@ -2477,14 +2485,14 @@ def test_a_device_that_is_late_is_spoken_to() -> None:
     assert (event.id, event.state, event.reason) == ("a", "suspect", "it is silent for 4 s")
 
 
-def events(fleet: Desk, after: int = 0) -> list[tuple[str, str, str]]:
+def events(fleet: ScriptedFleet, after: int = 0) -> list[tuple[str, str, str]]:
     """Whom it happened to, and from what to what."""
     told = fleet.reply(GetEvents(EPOCH, after)).events
     return [(event.id, event.previous, event.state) for event in told]
 
 
 def test_what_happens_to_pipelines_and_devices_is_told_in_order() -> None:
-    fleet = desk("a", "b")
+    fleet = scripted_fleet("a", "b")
     fleet.create("door")
     fleet.obey()
     fleet.pass_time(11, alive=["b"])
@@ -2522,7 +2530,7 @@ def test_what_happens_to_pipelines_and_devices_is_told_in_order() -> None:
 
 
 def test_a_process_that_begins_again_is_told_though_it_runs_as_before() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     fleet.obey()
 
@@ -2536,7 +2544,7 @@ def test_a_process_that_begins_again_is_told_though_it_runs_as_before() -> None:
 
 
 def test_who_waits_for_events_is_answered_when_one_comes() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     assert fleet.answer(fleet.ask(GetEvents(EPOCH, 2, wait_ms=5000))) is None
     assert fleet.answer(fleet.pass_time(4.5, alive=["a"])) is None
 
@@ -2551,7 +2559,7 @@ def test_who_waits_for_events_is_answered_when_one_comes() -> None:
 
 
 def test_who_knows_another_epoch_gets_all_and_hears_that_something_is_lost() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
 
     first, other = fleet.reply(GetEvents()), fleet.reply(GetEvents(EPOCH - 1, 7))
     beyond = fleet.reply(GetEvents(EPOCH, 99))
@@ -2561,7 +2569,7 @@ def test_who_knows_another_epoch_gets_all_and_hears_that_something_is_lost() -> 
 
 
 def test_nothing_happened_when_the_store_did_not_take_it() -> None:
-    fleet = desk("a")
+    fleet = scripted_fleet("a")
     fleet.create("door")
     before = events(fleet)
     fleet.store_down = True
@@ -2578,7 +2586,7 @@ def test_nothing_happened_when_the_store_did_not_take_it() -> None:
 
 
 def test_only_so_many_wait_for_events() -> None:
-    fleet = desk()
+    fleet = scripted_fleet()
     for _ in range(MAX_LISTENERS):
         assert fleet.answer(fleet.ask(GetEvents(wait_ms=1000))) is None
 
@@ -2598,7 +2606,9 @@ def test_what_a_new_broker_finds_is_no_event() -> None:
         device="a",
         created=1,
     )
-    fleet = Desk(Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6))
+    fleet = ScriptedFleet(
+        Fleet(CONFIG, EPOCH, [*devices("a"), record], CountingRandomSource(), now=0, unix_time=1e6)
+    )
     fleet.pass_time(1)
     assert events(fleet) == []
 

@@ -8,7 +8,7 @@ from streamfleet_broker.fleet.records import PipelineRecord, Record, SubscriberR
 from streamfleet_broker.relay.publish_rules import LINGER, Admission
 from streamfleet_broker.relay.subscribe_rules import Grants, beginning_with
 from streamfleet_core.protocol.data_plane import MAX_GEN, Kind
-from tests.fakes.desk import CAMERA, devices, key_of
+from tests.fakes.scripted_fleet import CAMERA, devices, key_of
 
 A, B = key_of("a"), key_of("b")
 KEYS = frozenset({A, B})

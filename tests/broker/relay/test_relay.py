@@ -29,7 +29,7 @@ from streamfleet_core.protocol.requests import (
 from streamfleet_core.runtime.curve import new_key_pair
 from tests.fakes.broker_clients import SPEC, Curve, Device, Site, Sockets, message, serving
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 Here = Site[Broker]
 

@@ -20,7 +20,7 @@ from streamfleet_core.protocol.data_plane import Kind
 from tests.fakes.broker_clients import Site, message, until
 from tests.fakes.broker_process import BrokerProcess, running
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 Target = Site[BrokerProcess]
 

@@ -17,7 +17,7 @@ from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
 from tests.broker.test_main import command, operator, running
 from tests.fakes.broker_clients import Operator, Sockets, serving
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 SPEC = PipelineSpec(model=ModelRef("parts/1", "ab" * 32), sources=(SourceSpec("rtsp://10.0.0.9/door"),))
 

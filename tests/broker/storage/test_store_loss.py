@@ -30,7 +30,7 @@ from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
 from tests.broker.test_main import command, operator, running
 from tests.fakes.broker_clients import Sockets, until
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 PIPELINES = [f"p{number}" for number in range(5)]
 KEYS = ["keys/broker.key", "keys/operator.key"]

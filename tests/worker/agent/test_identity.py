@@ -24,7 +24,7 @@ from streamfleet_worker.agent import identity as module
 from streamfleet_worker.agent.identity import Identity, IdentityError, join, load
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker
-from tests.fakes.places import free_ports, short_folder
+from tests.fakes.ports_and_folders import free_ports, short_folder
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from streamfleet_worker.agent.model_cache import Source
 from streamfleet_worker.agent.sample_uploader import BACKOFF_FIRST, CHECK_INTERVAL, Uploader
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker, Worker, wait_for
-from tests.fakes.places import free_port
+from tests.fakes.ports_and_folders import free_port
 from tests.fakes.samples import path_of, picked
 
 

@@ -9,14 +9,21 @@ import pytest
 
 from streamfleet_core.protocol.values import Manifest
 from tests.fakes.models import manifest_of, write_constant_model
-from tests.fakes.stand import Receiver, Stand, is_camera, until_ended, wait_for, write_video
+from tests.fakes.process_harness import (
+    ProcessHarness,
+    Receiver,
+    is_camera,
+    until_ended,
+    wait_for,
+    write_video,
+)
 
 FRAMES = 320
 PACE = 40  # frames a second: what is to be changed must not be over when this process stands still meanwhile
 
 
 @pytest.fixture
-def two_boxes(stand: Stand) -> Manifest:
+def two_boxes(stand: ProcessHarness) -> Manifest:
     """An engine that finds a sure box and an unsure one in every picture."""
     path = stand.folder / "two.onnx"
     output = np.array([[32, 32, 16, 8, 0.9, 0, 0], [10, 32, 8, 8, 0, 0.5, 0]], np.float32).T[None]
@@ -26,7 +33,7 @@ def two_boxes(stand: Stand) -> Manifest:
     return manifest
 
 
-def after(stand: Stand, frames: int, *, generation: int = 1) -> None:
+def after(stand: ProcessHarness, frames: int, *, generation: int = 1) -> None:
     """Wait for so many frames of a generation."""
     wait_for("some frames", lambda: sum(one["gen"] == generation for one in stand.receiver.metadata) > frames)
 
@@ -39,11 +46,11 @@ def by_generation(documents: list[dict[str, Any]], what: Any) -> dict[int, set[A
     return found
 
 
-def film(stand: Stand, frames: int = FRAMES) -> str:
+def film(stand: ProcessHarness, frames: int = FRAMES) -> str:
     return str(write_video(stand.folder / "film.avi", frames))
 
 
-def assert_whole(stand: Stand, frames: int = FRAMES) -> None:
+def assert_whole(stand: ProcessHarness, frames: int = FRAMES) -> None:
     """Every frame came once and in order, under keys that rise."""
     metadata = stand.receiver.metadata
     keys = [(one["gen"], one["inc"], one["seq"]) for one in metadata]
@@ -51,7 +58,7 @@ def assert_whole(stand: Stand, frames: int = FRAMES) -> None:
     assert keys == sorted(set(keys))
 
 
-def test_thresholds_change_between_two_frames(stand: Stand, two_boxes: Manifest) -> None:
+def test_thresholds_change_between_two_frames(stand: ProcessHarness, two_boxes: Manifest) -> None:
     camera = stand.camera(two_boxes, film(stand), max_fps=PACE, confidence=0.4)
 
     after(stand, 16)
@@ -69,7 +76,9 @@ def test_thresholds_change_between_two_frames(stand: Stand, two_boxes: Manifest)
     assert report.generation == 3
 
 
-def test_a_change_during_a_pause_holds_for_the_frames_that_wait(stand: Stand, two_boxes: Manifest) -> None:
+def test_a_change_during_a_pause_holds_for_the_frames_that_wait(
+    stand: ProcessHarness, two_boxes: Manifest
+) -> None:
     camera = stand.camera(two_boxes, film(stand), max_fps=PACE)
 
     after(stand, 16)
@@ -82,7 +91,7 @@ def test_a_change_during_a_pause_holds_for_the_frames_that_wait(stand: Stand, tw
     assert by_generation(stand.receiver.documents, lambda one: len(one["predictions"])) == {1: {2}, 3: {1}}
 
 
-def test_another_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
+def test_another_pace_holds_at_once(stand: ProcessHarness, two_boxes: Manifest) -> None:
     camera = stand.camera(two_boxes, film(stand), max_fps=5)
 
     after(stand, 4)
@@ -92,7 +101,7 @@ def test_another_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
     assert_whole(stand)
 
 
-def test_a_slower_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
+def test_a_slower_pace_holds_at_once(stand: ProcessHarness, two_boxes: Manifest) -> None:
     camera = stand.camera(two_boxes, film(stand), max_fps=PACE)
 
     after(stand, 16)
@@ -105,7 +114,7 @@ def test_a_slower_pace_holds_at_once(stand: Stand, two_boxes: Manifest) -> None:
 
 
 def test_a_sink_that_comes_gets_every_frame_from_there_on_and_one_that_stays_loses_none(
-    stand: Stand, two_boxes: Manifest
+    stand: ProcessHarness, two_boxes: Manifest
 ) -> None:
     other = Receiver()
     try:
@@ -131,7 +140,7 @@ def test_a_sink_that_comes_gets_every_frame_from_there_on_and_one_that_stays_los
         other.close()
 
 
-def test_a_sink_that_stays_keeps_its_counter(stand: Stand, two_boxes: Manifest) -> None:
+def test_a_sink_that_stays_keeps_its_counter(stand: ProcessHarness, two_boxes: Manifest) -> None:
     nowhere = type(stand.receiver.sink)("no-such-host.invalid", 9)
     camera = stand.camera(two_boxes, film(stand), max_fps=PACE, sinks=(nowhere, stand.receiver.sink))
 
@@ -142,7 +151,7 @@ def test_a_sink_that_stays_keeps_its_counter(stand: Stand, two_boxes: Manifest) 
     assert report.dropped["udp://no-such-host.invalid:9"] == FRAMES
 
 
-def test_a_tracker_that_is_switched_on_begins_anew(stand: Stand, two_boxes: Manifest) -> None:
+def test_a_tracker_that_is_switched_on_begins_anew(stand: ProcessHarness, two_boxes: Manifest) -> None:
     camera = stand.camera(two_boxes, film(stand), max_fps=PACE, tracker="bytetrack")
 
     after(stand, 16)
@@ -157,7 +166,9 @@ def test_a_tracker_that_is_switched_on_begins_anew(stand: Stand, two_boxes: Mani
     ) == {1: {(1, 2)}, 2: {(None, None)}, 3: {(1,)}}
 
 
-def test_a_tracker_that_stays_keeps_its_ids_when_thresholds_change(stand: Stand, two_boxes: Manifest) -> None:
+def test_a_tracker_that_stays_keeps_its_ids_when_thresholds_change(
+    stand: ProcessHarness, two_boxes: Manifest
+) -> None:
     camera = stand.camera(two_boxes, film(stand), max_fps=PACE, tracker="bytetrack", confidence=0.7)
 
     after(stand, 16)
@@ -171,7 +182,7 @@ def test_a_tracker_that_stays_keeps_its_ids_when_thresholds_change(stand: Stand,
 
 
 def test_a_live_source_goes_on_under_the_new_spec_without_being_opened_anew(
-    stand: Stand, squares: Manifest
+    stand: ProcessHarness, squares: Manifest
 ) -> None:
     camera = stand.camera(squares, "TestPatternStreamProducer")
     after(stand, 3)

@@ -23,10 +23,10 @@ from streamfleet_worker.ipc.child_messages import CameraReport
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.video.synthetic.test_pattern import FPS, LABELS, draw, truth
-from tests.fakes.hearing import Hearing, hearing
+from tests.fakes.fake_publisher import FakePublisher, fake_publisher
 from tests.fakes.models import manifest_of, write_constant_model, write_slow_model, write_squares_model
 from tests.fakes.patience import PATIENCE
-from tests.fakes.stand import Stand, is_camera, until_ended, wait_for, write_video
+from tests.fakes.process_harness import ProcessHarness, is_camera, until_ended, wait_for, write_video
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def iou(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 # files
 
 
-def test_every_frame_of_a_file_is_emitted_once_and_in_order(stand: Stand, quick: Manifest) -> None:
+def test_every_frame_of_a_file_is_emitted_once_and_in_order(stand: ProcessHarness, quick: Manifest) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 300)))
 
     report = until_ended(camera)
@@ -54,7 +54,9 @@ def test_every_frame_of_a_file_is_emitted_once_and_in_order(stand: Stand, quick:
     assert camera.stop() == 0
 
 
-def test_a_datagram_is_the_originals_with_our_keys_inside_its_metadata(stand: Stand, quick: Manifest) -> None:
+def test_a_datagram_is_the_originals_with_our_keys_inside_its_metadata(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     before = time.time()
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 1)), generation=5, incarnation=3)
 
@@ -89,8 +91,10 @@ def test_a_datagram_is_the_originals_with_our_keys_inside_its_metadata(stand: St
         assert before - 1 <= at <= time.time()
 
 
-def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Stand, quick: Manifest) -> None:
-    with hearing(stand.intake_path) as publisher:
+def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
+    with fake_publisher(stand.intake_path) as publisher:
         camera = stand.camera(
             quick, str(write_video(stand.folder / "film.avi", 20)), generation=4, incarnation=9
         )
@@ -107,8 +111,10 @@ def test_the_publisher_gets_the_same_object_under_the_pipelines_topic(stand: Sta
     assert [msgpack.unpackb(body) for *_, body in messages] == stand.receiver.documents
 
 
-def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: Stand, quick: Manifest) -> None:
-    with hearing(stand.intake_path) as publisher:
+def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
+    with fake_publisher(stand.intake_path) as publisher:
         film = str(write_video(stand.folder / "film.avi", 1000))
         camera = stand.camera(quick, film, generation=4, incarnation=0, max_fps=20)
         wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
@@ -126,7 +132,7 @@ def test_the_last_prediction_is_sent_again_each_second_also_in_a_pause(stand: St
 
 
 def test_what_was_kept_comes_when_there_is_a_publisher_though_no_frame_follows(
-    stand: Stand, quick: Manifest
+    stand: ProcessHarness, quick: Manifest
 ) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 1000)), max_fps=100)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
@@ -135,7 +141,7 @@ def test_what_was_kept_comes_when_there_is_a_publisher_though_no_frame_follows(
     stand.receiver.settle()
     count = len(stand.receiver.datagrams)
 
-    with hearing(stand.intake_path) as publisher:
+    with fake_publisher(stand.intake_path) as publisher:
         came = messages_until(publisher, b"v1/pred/pipeline-1/", (1, 1, min(count, 60) - 1))
 
     predictions = [key_of(one.header)[2] for one in came if one.topic == b"v1/pred/pipeline-1/"]
@@ -147,7 +153,7 @@ def key_of(header: bytes) -> tuple[int, int, int]:
     return DataHeader.unpack(header).key
 
 
-def messages_until(publisher: Hearing, topic: bytes, key: tuple[int, int, int]) -> list[Message]:
+def messages_until(publisher: FakePublisher, topic: bytes, key: tuple[int, int, int]) -> list[Message]:
     """What comes, with the first message of this topic and key as the last."""
     messages: list[Message] = []
     while not messages or (messages[-1].topic, key_of(messages[-1].header)) != (topic, key):
@@ -156,7 +162,9 @@ def messages_until(publisher: Hearing, topic: bytes, key: tuple[int, int, int]) 
     return messages
 
 
-def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, quick: Manifest) -> None:
+def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 300)), max_fps=25)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) > 20)
 
@@ -178,7 +186,9 @@ def test_a_paused_file_emits_nothing_and_goes_on_without_a_gap(stand: Stand, qui
     assert {generation for generation, *_ in keys} == {1, 3}
 
 
-def test_neither_a_camera_nor_the_publisher_interrupts_an_inference(stand: Stand, quick: Manifest) -> None:
+def test_neither_a_camera_nor_the_publisher_interrupts_an_inference(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     children = [stand.camera(quick, "TestPatternStreamProducer"), stand.publisher()]
     for child in children:
         child.until("a first report", lambda report: True)
@@ -188,7 +198,7 @@ def test_neither_a_camera_nor_the_publisher_interrupts_an_inference(stand: Stand
     assert found == [os.SCHED_BATCH, os.SCHED_BATCH]
 
 
-def test_a_camera_may_begin_in_a_pause(stand: Stand, quick: Manifest) -> None:
+def test_a_camera_may_begin_in_a_pause(stand: ProcessHarness, quick: Manifest) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 30)), desired_status="pause")
     camera.until("it is paused", lambda report: is_camera(report, "paused"))
     wait_for("two more reports", lambda: len(camera.reports) >= 3)
@@ -200,7 +210,7 @@ def test_a_camera_may_begin_in_a_pause(stand: Stand, quick: Manifest) -> None:
     assert stand.receiver.frame_ids == list(range(1, 31))
 
 
-def test_a_pace_slows_a_file_and_loses_none_of_it(stand: Stand, quick: Manifest) -> None:
+def test_a_pace_slows_a_file_and_loses_none_of_it(stand: ProcessHarness, quick: Manifest) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 40)), max_fps=40)
 
     until_ended(camera)
@@ -210,7 +220,7 @@ def test_a_pace_slows_a_file_and_loses_none_of_it(stand: Stand, quick: Manifest)
     assert stand.receiver.frame_ids == list(range(1, 41))
 
 
-def test_a_camera_that_is_killed_goes_on_after_its_last_frame(stand: Stand, quick: Manifest) -> None:
+def test_a_camera_that_is_killed_goes_on_after_its_last_frame(stand: ProcessHarness, quick: Manifest) -> None:
     film = str(write_video(stand.folder / "film.avi", 300))
     camera = stand.camera(quick, film, max_fps=200)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) > 50)
@@ -227,7 +237,9 @@ def test_a_camera_that_is_killed_goes_on_after_its_last_frame(stand: Stand, quic
     assert keys == sorted(set(keys))
 
 
-def test_a_file_that_had_ended_has_still_ended_after_a_restart(stand: Stand, quick: Manifest) -> None:
+def test_a_file_that_had_ended_has_still_ended_after_a_restart(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     film = str(write_video(stand.folder / "film.avi", 10))
     until_ended(stand.camera(quick, film))
 
@@ -236,7 +248,7 @@ def test_a_file_that_had_ended_has_still_ended_after_a_restart(stand: Stand, qui
     assert stand.receiver.frame_ids == list(range(1, 11))
 
 
-def test_an_engine_that_is_killed_costs_a_file_no_frame(stand: Stand) -> None:
+def test_an_engine_that_is_killed_costs_a_file_no_frame(stand: ProcessHarness) -> None:
     path = stand.folder / "slow.onnx"
     manifest = write_slow_model(path, rounds=50)
     engine = stand.engine(path, manifest)
@@ -252,7 +264,7 @@ def test_an_engine_that_is_killed_costs_a_file_no_frame(stand: Stand) -> None:
     assert stand.receiver.frame_ids == list(range(1, 401))
 
 
-def test_a_camera_waits_for_an_engine_that_is_not_there_yet(stand: Stand) -> None:
+def test_a_camera_waits_for_an_engine_that_is_not_there_yet(stand: ProcessHarness) -> None:
     path = stand.folder / "squares.onnx"
     manifest = write_squares_model(path)
     camera = stand.camera(manifest, str(write_video(stand.folder / "film.avi", 20)))
@@ -269,7 +281,7 @@ def test_a_camera_waits_for_an_engine_that_is_not_there_yet(stand: Stand) -> Non
     ("name", "state"), [("none.avi", "reconnecting"), ("letter.txt", "failed"), (".", "failed")]
 )
 def test_a_file_that_cannot_be_played_is_reported_and_tried_again(
-    stand: Stand, quick: Manifest, name: str, state: str
+    stand: ProcessHarness, quick: Manifest, name: str, state: str
 ) -> None:
     (stand.folder / "letter.txt").write_text("Dear reader,\n" * 50)
     path = stand.folder / name
@@ -283,7 +295,7 @@ def test_a_file_that_cannot_be_played_is_reported_and_tried_again(
     assert camera.stop() == 0
 
 
-def test_a_file_that_comes_later_is_played(stand: Stand, quick: Manifest) -> None:
+def test_a_file_that_comes_later_is_played(stand: ProcessHarness, quick: Manifest) -> None:
     path = stand.folder / "film.avi"
     camera = stand.camera(quick, str(path))
     camera.until("it is missing", lambda report: is_camera(report, "reconnecting"))
@@ -310,7 +322,9 @@ def two_seconds(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return documents[begin:] if len(documents) - begin >= 2 * FPS else []
 
 
-def test_the_squares_of_the_test_pattern_are_found_and_followed(stand: Stand, squares: Manifest) -> None:
+def test_the_squares_of_the_test_pattern_are_found_and_followed(
+    stand: ProcessHarness, squares: Manifest
+) -> None:
     # None is dropped, whatever holds the machine up: the tracker would lose the squares.
     source = SourceSpec("TestPatternStreamProducer", filling="WAIT", consumption="LAZY")
     camera = stand.camera(squares, [source], tracker="bytetrack")
@@ -331,7 +345,7 @@ def test_the_squares_of_the_test_pattern_are_found_and_followed(stand: Stand, sq
     assert len(set(names[0].values())) == 3
 
 
-def test_a_muted_live_source_goes_on_and_emits_nothing(stand: Stand, squares: Manifest) -> None:
+def test_a_muted_live_source_goes_on_and_emits_nothing(stand: ProcessHarness, squares: Manifest) -> None:
     camera = stand.camera(squares, "TestPatternStreamProducer")
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 3)
 
@@ -348,7 +362,7 @@ def test_a_muted_live_source_goes_on_and_emits_nothing(stand: Stand, squares: Ma
     assert camera.stop() == 0
 
 
-def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stand: Stand) -> None:
+def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stand: ProcessHarness) -> None:
     path = stand.folder / "slow.onnx"
     manifest = write_slow_model(path, rounds=1500)  # a frame is under way for longer than the pause lasts
     stand.engine(path, manifest, threads=1)
@@ -374,7 +388,7 @@ def test_a_live_source_that_goes_on_after_a_pause_shows_nothing_from_before(stan
         assert datetime.fromisoformat(firsts[generation]) >= at
 
 
-def test_a_live_source_is_thinned_to_its_pace(stand: Stand, squares: Manifest) -> None:
+def test_a_live_source_is_thinned_to_its_pace(stand: ProcessHarness, squares: Manifest) -> None:
     camera = stand.camera(squares, "TestPatternStreamProducer", max_fps=4)
 
     def is_thinned(report: CameraReport) -> bool:
@@ -393,7 +407,7 @@ def test_a_live_source_is_thinned_to_its_pace(stand: Stand, squares: Manifest) -
     camera.until("it is thinned", is_thinned)
 
 
-def test_a_live_source_that_is_too_fast_loses_its_oldest_frames(stand: Stand) -> None:
+def test_a_live_source_that_is_too_fast_loses_its_oldest_frames(stand: ProcessHarness) -> None:
     path = stand.folder / "slow.onnx"
     manifest = write_slow_model(path, rounds=1500)
     stand.engine(path, manifest, threads=1)
@@ -406,7 +420,7 @@ def test_a_live_source_that_is_too_fast_loses_its_oldest_frames(stand: Stand) ->
     assert report.sources[0].received >= report.emitted + 3
 
 
-def test_a_live_source_goes_on_counting_after_a_restart(stand: Stand, squares: Manifest) -> None:
+def test_a_live_source_goes_on_counting_after_a_restart(stand: ProcessHarness, squares: Manifest) -> None:
     # None is dropped, whatever holds the machine up.
     source = SourceSpec("TestPatternStreamProducer", filling="WAIT", consumption="LAZY")
     camera = stand.camera(squares, [source])
@@ -422,7 +436,7 @@ def test_a_live_source_goes_on_counting_after_a_restart(stand: Stand, squares: M
     assert ids[len(before)] <= before[-1] + 2
 
 
-def test_an_engine_that_is_killed_costs_a_live_source_only_what_came_meanwhile(stand: Stand) -> None:
+def test_an_engine_that_is_killed_costs_a_live_source_only_what_came_meanwhile(stand: ProcessHarness) -> None:
     path = stand.folder / "squares.onnx"
     manifest = write_squares_model(path)
     engine = stand.engine(path, manifest)
@@ -496,7 +510,9 @@ def movie() -> Iterator[MovieServer]:
     server.close()
 
 
-def test_a_stream_that_breaks_is_taken_up_again(stand: Stand, quick: Manifest, movie: MovieServer) -> None:
+def test_a_stream_that_breaks_is_taken_up_again(
+    stand: ProcessHarness, quick: Manifest, movie: MovieServer
+) -> None:
     url = f"http://canary:canary@127.0.0.1:{movie.port}/live.mjpg?canary=canary"
     camera = stand.camera(quick, url)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 5)
@@ -517,7 +533,9 @@ def test_a_stream_that_breaks_is_taken_up_again(stand: Stand, quick: Manifest, m
     assert "canary" not in repr(stand.receiver.datagrams)
 
 
-def test_a_url_that_nobody_serves_is_tried_again_and_can_be_stopped(stand: Stand, quick: Manifest) -> None:
+def test_a_url_that_nobody_serves_is_tried_again_and_can_be_stopped(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     camera = stand.camera(quick, "rtsp://canary:canary@127.0.0.1:1/live")
 
     report = camera.until("it was tried", lambda report: report.sources[0].attempts >= 1)
@@ -530,7 +548,7 @@ def test_a_url_that_nobody_serves_is_tried_again_and_can_be_stopped(stand: Stand
 # sinks, fence, life and death
 
 
-def test_a_closed_fence_stops_all_emission_at_once(stand: Stand, squares: Manifest) -> None:
+def test_a_closed_fence_stops_all_emission_at_once(stand: ProcessHarness, squares: Manifest) -> None:
     fence = stand.fence
     camera = stand.camera(squares, "TestPatternStreamProducer", fenced=True)
 
@@ -546,7 +564,7 @@ def test_a_closed_fence_stops_all_emission_at_once(stand: Stand, squares: Manife
     assert time.mktime(time.strptime(last[:19], "%Y-%m-%dT%H:%M:%S")) <= closed + 1
 
 
-def test_an_open_fence_is_not_asked_by_a_pipeline_that_stays(stand: Stand, quick: Manifest) -> None:
+def test_an_open_fence_is_not_asked_by_a_pipeline_that_stays(stand: ProcessHarness, quick: Manifest) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 10)), fenced=False)
 
     until_ended(camera)
@@ -555,7 +573,7 @@ def test_an_open_fence_is_not_asked_by_a_pipeline_that_stays(stand: Stand, quick
 
 
 def test_a_sink_that_cannot_be_reached_is_counted_and_the_others_get_all(
-    stand: Stand, quick: Manifest
+    stand: ProcessHarness, quick: Manifest
 ) -> None:
     nowhere = UdpSink("no-such-host.invalid", 9)
     film = str(write_video(stand.folder / "film.avi", 50))
@@ -570,7 +588,7 @@ def test_a_sink_that_cannot_be_reached_is_counted_and_the_others_get_all(
     assert [error["severity"] for error in errors] == [40]
 
 
-def test_thousands_of_detections_do_not_fit_and_are_cut_by_confidence(stand: Stand) -> None:
+def test_thousands_of_detections_do_not_fit_and_are_cut_by_confidence(stand: ProcessHarness) -> None:
     path = stand.folder / "many.onnx"
     count = 3000
     places = np.stack([np.arange(count) % 60 * 10 + 5, np.arange(count) // 60 * 10 + 5]).astype(np.float32)
@@ -580,7 +598,7 @@ def test_thousands_of_detections_do_not_fit_and_are_cut_by_confidence(stand: Sta
     manifest = manifest_of(path, width=640, height=640)
     stand.engine(path, manifest)
 
-    with hearing(stand.intake_path) as publisher:
+    with fake_publisher(stand.intake_path) as publisher:
         film = write_video(stand.folder / "film.avi", 2, size=(640, 640))
         camera = stand.camera(manifest, str(film), max_detections=count)
         report = until_ended(camera)
@@ -597,7 +615,7 @@ def test_thousands_of_detections_do_not_fit_and_are_cut_by_confidence(stand: Sta
 
 
 def test_predictions_reach_subscribers_again_when_the_publisher_was_killed(
-    stand: Stand, squares: Manifest
+    stand: ProcessHarness, squares: Manifest
 ) -> None:
     publisher = stand.publisher()
     stand.camera(squares, "TestPatternStreamProducer")
@@ -618,7 +636,7 @@ def test_predictions_reach_subscribers_again_when_the_publisher_was_killed(
     assert len(msgpack.unpackb(body)["predictions"]) == 3
 
 
-def test_a_film_that_is_cut_short_ends_where_it_was_cut(stand: Stand, quick: Manifest) -> None:
+def test_a_film_that_is_cut_short_ends_where_it_was_cut(stand: ProcessHarness, quick: Manifest) -> None:
     whole = write_video(stand.folder / "whole.avi", 100)
     cut = stand.folder / "cut.avi"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -630,7 +648,7 @@ def test_a_film_that_is_cut_short_ends_where_it_was_cut(stand: Stand, quick: Man
     assert ids == list(range(1, len(ids) + 1))
 
 
-def test_it_says_how_it_is_while_its_source_and_engine_hang(stand: Stand) -> None:
+def test_it_says_how_it_is_while_its_source_and_engine_hang(stand: ProcessHarness) -> None:
     path = stand.folder / "squares.onnx"
     manifest = write_squares_model(path)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -643,7 +661,7 @@ def test_it_says_how_it_is_while_its_source_and_engine_hang(stand: Stand) -> Non
         assert camera.stop() == 0
 
 
-def test_it_ends_when_the_agent_is_gone(stand: Stand, quick: Manifest) -> None:
+def test_it_ends_when_the_agent_is_gone(stand: ProcessHarness, quick: Manifest) -> None:
     camera = stand.camera(quick, "TestPatternStreamProducer")
     camera.until("it runs", lambda report: is_camera(report, "running"))
 

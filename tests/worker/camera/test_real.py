@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from tests.fakes.models import manifest_of
-from tests.fakes.stand import DATA, Child, Stand, until_ended
+from tests.fakes.process_harness import DATA, Child, ProcessHarness, until_ended
 
 FRAMES = 795
 CONFIDENCE = 0.3
@@ -59,14 +59,14 @@ def found(document: dict[str, Any]) -> list[list[float]]:
     return rows
 
 
-def until_over(stand: Stand, camera: Child, frames: int) -> None:
+def until_over(stand: ProcessHarness, camera: Child, frames: int) -> None:
     """Wait for a film to end, which goes on all the time."""
     for count in range(0, frames, 50):
         stand.receiver.until(count)
     until_ended(camera)
 
 
-def test_a_real_film_gives_what_a_plain_loop_finds(stand: Stand) -> None:
+def test_a_real_film_gives_what_a_plain_loop_finds(stand: ProcessHarness) -> None:
     labels = tuple((DATA / "coco-labels.txt").read_text().split("\n")[:80])
     weights = DATA / "yolox_nano.onnx"
     manifest = manifest_of(weights, labels=labels, family="yolox", width=416, height=416)
@@ -87,7 +87,7 @@ def test_a_real_film_gives_what_a_plain_loop_finds(stand: Stand) -> None:
     assert {one["class"] for one in documents[100]["predictions"]} >= {"person"}
 
 
-def test_people_keep_their_ids_from_frame_to_frame(stand: Stand, tmp_path: Path) -> None:
+def test_people_keep_their_ids_from_frame_to_frame(stand: ProcessHarness, tmp_path: Path) -> None:
     # The first hundred frames are enough: 9 to 12 people who walk.
     film = cv2.VideoCapture(str(DATA / "vtest.avi"))
     short = cv2.VideoWriter(str(tmp_path / "short.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (768, 576))

@@ -15,7 +15,7 @@ from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT
 from streamfleet_worker.ipc.child_messages import CameraReport
 from streamfleet_worker.video.synthetic.test_pattern import LABELS
 from tests.fakes.models import write_slow_model, write_squares_model
-from tests.fakes.stand import Child, Stand, is_camera, until_ended, wait_for, write_video
+from tests.fakes.process_harness import Child, ProcessHarness, is_camera, until_ended, wait_for, write_video
 from tests.fakes.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"
@@ -35,7 +35,7 @@ def by_source(metadata: Sequence[dict[str, Any]]) -> dict[int, list[int]]:
     return ids
 
 
-def slow_engine(stand: Stand, *, rounds: int, threads: int = 1) -> Manifest:
+def slow_engine(stand: ProcessHarness, *, rounds: int, threads: int = 1) -> Manifest:
     path = stand.folder / "slow.onnx"
     manifest = write_slow_model(path, rounds=rounds)
     stand.engine(path, manifest, threads=threads)
@@ -46,7 +46,9 @@ def dropped(report: CameraReport, source_id: int = 0) -> int:
     return sum(report.sources[source_id].dropped.values())
 
 
-def test_every_frame_of_each_file_is_emitted_once_and_in_its_order(stand: Stand, quick: Manifest) -> None:
+def test_every_frame_of_each_file_is_emitted_once_and_in_its_order(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     camera = stand.camera(quick, films(stand.folder, 100, 60, 80))
 
     report = until_ended(camera)
@@ -71,7 +73,7 @@ def run_together(camera: Child) -> None:
     camera.change(2)
 
 
-def test_files_of_a_pipeline_run_side_by_side(stand: Stand, quick: Manifest) -> None:
+def test_files_of_a_pipeline_run_side_by_side(stand: ProcessHarness, quick: Manifest) -> None:
     # At a pace that leaves both readers time: without one, who reads faster is ahead.
     camera = stand.camera(quick, films(stand.folder, 150, 150), max_fps=50, desired_status="pause")
     run_together(camera)
@@ -87,7 +89,7 @@ def test_files_of_a_pipeline_run_side_by_side(stand: Stand, quick: Manifest) -> 
 
 
 def test_a_pipeline_that_was_killed_goes_on_behind_the_last_frame_of_each_file(
-    stand: Stand, quick: Manifest
+    stand: ProcessHarness, quick: Manifest
 ) -> None:
     sources = films(stand.folder, 300, 150)
     camera = stand.camera(quick, sources, max_fps=150)
@@ -103,7 +105,9 @@ def test_a_pipeline_that_was_killed_goes_on_behind_the_last_frame_of_each_file(
 
 
 @pytest.mark.parametrize("missing", [0, 1])
-def test_a_source_that_is_missing_holds_up_no_other(stand: Stand, quick: Manifest, missing: int) -> None:
+def test_a_source_that_is_missing_holds_up_no_other(
+    stand: ProcessHarness, quick: Manifest, missing: int
+) -> None:
     sources = films(stand.folder, 200)
     sources.insert(missing, SourceSpec(str(stand.folder / "none.avi")))
     camera = stand.camera(quick, sources, max_fps=20)
@@ -122,7 +126,7 @@ def test_a_source_that_is_missing_holds_up_no_other(stand: Stand, quick: Manifes
     assert over.sources[1 - missing].state == "ENDED"
 
 
-def test_a_file_that_comes_later_is_played_beside_the_others(stand: Stand, quick: Manifest) -> None:
+def test_a_file_that_comes_later_is_played_beside_the_others(stand: ProcessHarness, quick: Manifest) -> None:
     film, late = *films(stand.folder, 100), stand.folder / "late.avi"
     camera = stand.camera(quick, [film, SourceSpec(str(late))])
     camera.until("the first is at its end", lambda report: is_camera(report, "reconnecting"))
@@ -134,7 +138,9 @@ def test_a_file_that_comes_later_is_played_beside_the_others(stand: Stand, quick
     assert report.reason == ""
 
 
-def test_a_pipeline_of_many_sources_that_do_not_answer_ends_in_time(stand: Stand, quick: Manifest) -> None:
+def test_a_pipeline_of_many_sources_that_do_not_answer_ends_in_time(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     sources = [SourceSpec(str(stand.folder / f"none{number}.avi")) for number in range(16)]
     camera = stand.camera(quick, sources)
     camera.until("all were tried", lambda report: all(one.attempts for one in report.sources))
@@ -142,7 +148,7 @@ def test_a_pipeline_of_many_sources_that_do_not_answer_ends_in_time(stand: Stand
     assert camera.stop() == 0
 
 
-def test_a_busy_file_does_not_starve_a_live_source_nor_wait_for_it(stand: Stand) -> None:
+def test_a_busy_file_does_not_starve_a_live_source_nor_wait_for_it(stand: ProcessHarness) -> None:
     manifest = slow_engine(stand, rounds=60)
     (film,) = films(stand.folder, 3000)
     camera = stand.camera(manifest, [film, SourceSpec(PATTERN)])
@@ -165,7 +171,7 @@ def test_a_busy_file_does_not_starve_a_live_source_nor_wait_for_it(stand: Stand)
     assert sum(one["source_id"] == 0 for one in since) >= len(live) - IN_FLIGHT
 
 
-def test_every_source_has_a_tracker_of_its_own(stand: Stand, squares: Manifest) -> None:
+def test_every_source_has_a_tracker_of_its_own(stand: ProcessHarness, squares: Manifest) -> None:
     # Films, whose time stands still with this machine: the trackers would lose what is live.
     source = SourceSpec(str(write_pattern(stand.folder / "pattern.avi", 20)))
     until_ended(stand.camera(squares, [source, source], tracker="bytetrack"))
@@ -180,7 +186,7 @@ def test_every_source_has_a_tracker_of_its_own(stand: Stand, squares: Manifest) 
     assert {min(names[number, label]) for number in (0, 1) for label in LABELS} == {1, 2, 3}
 
 
-def test_each_source_keeps_its_own_pace(stand: Stand, quick: Manifest) -> None:
+def test_each_source_keeps_its_own_pace(stand: ProcessHarness, quick: Manifest) -> None:
     slow, fast = films(stand.folder, 20, 60)
     sources = [SourceSpec(slow.reference, max_fps=10), fast]
 
@@ -199,7 +205,9 @@ def test_each_source_keeps_its_own_pace(stand: Stand, quick: Manifest) -> None:
     assert by_source(stand.receiver.metadata) == {0: list(range(1, 21)), 1: list(range(1, 61))}
 
 
-def test_the_latency_of_a_file_leaves_out_what_it_was_made_to_wait(stand: Stand, quick: Manifest) -> None:
+def test_the_latency_of_a_file_leaves_out_what_it_was_made_to_wait(
+    stand: ProcessHarness, quick: Manifest
+) -> None:
     def latencies(number: int) -> list[float]:
         """Of a film, all of which has been played."""
         before = len(stand.receiver.datagrams)
@@ -226,7 +234,9 @@ def test_the_latency_of_a_file_leaves_out_what_it_was_made_to_wait(stand: Stand,
 
 
 @pytest.mark.parametrize("filling", ["DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST"])
-def test_a_live_source_drops_by_its_strategy_and_counts_every_frame(stand: Stand, filling: Filling) -> None:
+def test_a_live_source_drops_by_its_strategy_and_counts_every_frame(
+    stand: ProcessHarness, filling: Filling
+) -> None:
     manifest = slow_engine(stand, rounds=1200)
 
     camera = stand.camera(manifest, [SourceSpec(PATTERN, filling=filling, consumption="LAZY")])
@@ -240,7 +250,7 @@ def test_a_live_source_drops_by_its_strategy_and_counts_every_frame(stand: Stand
     assert metadata["buffer_size"] == 2
 
 
-def test_a_live_source_that_waits_loses_nothing(stand: Stand) -> None:
+def test_a_live_source_that_waits_loses_nothing(stand: ProcessHarness) -> None:
     manifest = slow_engine(stand, rounds=400)
 
     camera = stand.camera(manifest, [SourceSpec(PATTERN, filling="WAIT", consumption="LAZY")])
@@ -251,7 +261,7 @@ def test_a_live_source_that_waits_loses_nothing(stand: Stand) -> None:
     assert report.sources[0].dropped == {}
 
 
-def test_a_live_source_shows_the_newest_when_nobody_says_otherwise(stand: Stand) -> None:
+def test_a_live_source_shows_the_newest_when_nobody_says_otherwise(stand: ProcessHarness) -> None:
     manifest = slow_engine(stand, rounds=1200)
 
     camera = stand.camera(manifest, PATTERN)
@@ -268,7 +278,7 @@ def test_a_live_source_shows_the_newest_when_nobody_says_otherwise(stand: Stand)
     [("WAIT", "EAGER", {"eager"}), ("DROP_OLDEST", "LAZY", {"buffer"}), ("DROP_LATEST", "LAZY", {"buffer"})],
 )
 def test_a_file_that_may_lose_frames_loses_them_and_counts_them(
-    stand: Stand, filling: Filling, consumption: Consumption, causes: set[str]
+    stand: ProcessHarness, filling: Filling, consumption: Consumption, causes: set[str]
 ) -> None:
     manifest = slow_engine(stand, rounds=60)
     (film,) = films(stand.folder, 300)
@@ -284,7 +294,7 @@ def test_a_file_that_may_lose_frames_loses_them_and_counts_them(
 
 
 def test_a_file_that_may_lose_frames_does_not_run_through_while_it_is_paused(
-    stand: Stand, quick: Manifest
+    stand: ProcessHarness, quick: Manifest
 ) -> None:
     (film,) = films(stand.folder, 500)
     sources = [SourceSpec(film.reference, filling="DROP_OLDEST")]
@@ -302,7 +312,7 @@ def emitted(report: CameraReport) -> np.ndarray:
     return np.array([source.emitted for source in report.sources])
 
 
-def test_engines_share_their_time_among_many_sources(stand: Stand) -> None:
+def test_engines_share_their_time_among_many_sources(stand: ProcessHarness) -> None:
     path = stand.folder / "squares.onnx"
     manifest = write_squares_model(path)
     stand.engine(path, manifest)

@@ -38,7 +38,7 @@ from tests.fakes.models import (
     write_squares_model,
 )
 from tests.fakes.patience import PATIENCE
-from tests.fakes.stand import Child, Stand, is_engine, wait_for
+from tests.fakes.process_harness import Child, ProcessHarness, is_engine, wait_for
 
 OUTPUT = np.arange(35, dtype=np.float32).reshape(1, 7, 5) / 35
 
@@ -46,7 +46,7 @@ OUTPUT = np.arange(35, dtype=np.float32).reshape(1, 7, 5) / 35
 class CameraPeer:
     """A camera's end of the engine's socket, which may be told to misbehave."""
 
-    def __init__(self, stand: Stand, *, slots: int = 2) -> None:
+    def __init__(self, stand: ProcessHarness, *, slots: int = 2) -> None:
         self.link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.link.settimeout(PATIENCE)
         self.link.connect(str(stand.folder / "engine"))
@@ -82,7 +82,7 @@ class CameraPeer:
 
 
 @pytest.fixture
-def peers(stand: Stand) -> Iterator[list[CameraPeer]]:
+def peers(stand: ProcessHarness) -> Iterator[list[CameraPeer]]:
     """Closed at the end of the test."""
     peers: list[CameraPeer] = []
     yield peers
@@ -91,14 +91,14 @@ def peers(stand: Stand) -> Iterator[list[CameraPeer]]:
 
 
 @pytest.fixture
-def constant(stand: Stand) -> tuple[Path, Manifest]:
+def constant(stand: ProcessHarness) -> tuple[Path, Manifest]:
     path = stand.folder / "constant.onnx"
     write_constant_model(path, OUTPUT)
     return path, manifest_of(path, width=64, height=64)
 
 
 def test_a_camera_gets_its_outputs_into_its_own_memory(
-    stand: Stand, peers: list[CameraPeer], constant: tuple[Path, Manifest]
+    stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
     engine = stand.engine(*constant)
     peers.append(CameraPeer(stand).share())
@@ -115,7 +115,7 @@ def test_a_camera_gets_its_outputs_into_its_own_memory(
 
 
 def test_one_camera_that_lies_disturbs_nobody(
-    stand: Stand, peers: list[CameraPeer], constant: tuple[Path, Manifest]
+    stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
     stand.engine(*constant)
     good = CameraPeer(stand).share()
@@ -148,7 +148,9 @@ def test_one_camera_that_lies_disturbs_nobody(
         assert good.hear() == Done(0), name
 
 
-def test_a_slot_that_runs_is_not_run_by_another_thread(stand: Stand, peers: list[CameraPeer]) -> None:
+def test_a_slot_that_runs_is_not_run_by_another_thread(
+    stand: ProcessHarness, peers: list[CameraPeer]
+) -> None:
     manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=10.0)
     stand.engine(stand.folder / "endless.onnx", manifest, threads=2)
     peers.append(CameraPeer(stand).share())
@@ -159,7 +161,9 @@ def test_a_slot_that_runs_is_not_run_by_another_thread(stand: Stand, peers: list
     assert peers[0].was_cut_off
 
 
-def test_requests_wait_in_their_socket_while_all_threads_infer(stand: Stand, peers: list[CameraPeer]) -> None:
+def test_requests_wait_in_their_socket_while_all_threads_infer(
+    stand: ProcessHarness, peers: list[CameraPeer]
+) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx")
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
     peers.append(CameraPeer(stand, slots=8).share())
@@ -175,7 +179,7 @@ def test_requests_wait_in_their_socket_while_all_threads_infer(stand: Stand, pee
 
 
 def test_a_camera_that_leaves_while_its_frame_is_inferred_disturbs_nobody(
-    stand: Stand, peers: list[CameraPeer]
+    stand: ProcessHarness, peers: list[CameraPeer]
 ) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx")
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
@@ -193,7 +197,9 @@ def test_a_camera_that_leaves_while_its_frame_is_inferred_disturbs_nobody(
     assert engine.process.is_alive()
 
 
-def test_a_busy_camera_delays_another_by_one_run_at_most(stand: Stand, peers: list[CameraPeer]) -> None:
+def test_a_busy_camera_delays_another_by_one_run_at_most(
+    stand: ProcessHarness, peers: list[CameraPeer]
+) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx")
     stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
     busy, quiet = CameraPeer(stand, slots=8).share(), CameraPeer(stand).share()
@@ -224,7 +230,7 @@ def test_a_busy_camera_delays_another_by_one_run_at_most(stand: Stand, peers: li
     assert any("quiet" in order()[:3] for _ in range(5))
 
 
-def test_a_long_inference_shows_in_the_report(stand: Stand, peers: list[CameraPeer]) -> None:
+def test_a_long_inference_shows_in_the_report(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx", rounds=4000)
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
     peers.append(CameraPeer(stand).share())
@@ -236,7 +242,7 @@ def test_a_long_inference_shows_in_the_report(stand: Stand, peers: list[CameraPe
     engine.until("nothing goes on", lambda report: report.oldest_run == 0 and report.inferences == 1)
 
 
-def test_it_stops_in_time_while_an_inference_goes_on(stand: Stand, peers: list[CameraPeer]) -> None:
+def test_it_stops_in_time_while_an_inference_goes_on(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
     manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=10.0)
     engine = stand.engine(stand.folder / "endless.onnx", manifest, threads=1)
     peers.append(CameraPeer(stand).share())
@@ -255,7 +261,7 @@ def test_it_stops_in_time_while_an_inference_goes_on(stand: Stand, peers: list[C
     ],
 )
 def test_a_model_that_cannot_serve_is_told_until_the_engine_is_stopped(
-    stand: Stand, spoil: object, reason: str
+    stand: ProcessHarness, spoil: object, reason: str
 ) -> None:
     path = stand.folder / "model.onnx"
     manifest = write_squares_model(path)
@@ -280,7 +286,7 @@ def damage(path: Path, _manifest: Manifest) -> None:
     path.write_bytes(content)
 
 
-def test_a_file_that_the_disk_has_damaged_is_told_as_such_and_removed(stand: Stand) -> None:
+def test_a_file_that_the_disk_has_damaged_is_told_as_such_and_removed(stand: ProcessHarness) -> None:
     path = stand.folder / "model.onnx"
     manifest = write_squares_model(path)
     damage(path, manifest)
@@ -293,7 +299,7 @@ def test_a_file_that_the_disk_has_damaged_is_told_as_such_and_removed(stand: Sta
     assert engine.stop() == 0
 
 
-def test_a_model_that_wants_too_much_memory_fails_by_itself(stand: Stand) -> None:
+def test_a_model_that_wants_too_much_memory_fails_by_itself(stand: ProcessHarness) -> None:
     path = stand.folder / "hungry.onnx"
     manifest = write_hungry_model(path)
 
@@ -319,7 +325,7 @@ def hasty_engine(config: EngineConfig, connection: Connection) -> None:
 
 
 def test_a_model_that_never_comes_to_an_end_is_ended_while_another_is_served(
-    stand: Stand, peers: list[CameraPeer], constant: tuple[Path, Manifest]
+    stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
     path = stand.folder / "endless.onnx"
     manifest = write_endless_model(path)
@@ -335,7 +341,7 @@ def test_a_model_that_never_comes_to_an_end_is_ended_while_another_is_served(
     assert endless.process.exitcode == -signal.SIGXCPU
 
 
-def test_a_model_whose_inferences_all_fail_says_so(stand: Stand, peers: list[CameraPeer]) -> None:
+def test_a_model_whose_inferences_all_fail_says_so(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
     path = stand.folder / "picky.onnx"
     manifest = write_picky_model(path)
     engine = stand.engine(path, manifest)
@@ -355,7 +361,7 @@ def test_a_model_whose_inferences_all_fail_says_so(stand: Stand, peers: list[Cam
 
 
 def test_what_an_engine_may_take_is_limited_by_the_kernel(
-    stand: Stand, constant: tuple[Path, Manifest]
+    stand: ProcessHarness, constant: tuple[Path, Manifest]
 ) -> None:
     engine = stand.engine(*constant)
     pid = engine.process.pid
@@ -370,7 +376,7 @@ def test_what_an_engine_may_take_is_limited_by_the_kernel(
 
 
 def test_an_engine_takes_over_the_socket_of_one_that_was_killed(
-    stand: Stand, peers: list[CameraPeer], constant: tuple[Path, Manifest]
+    stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
     stand.engine(*constant).kill()
 
@@ -382,7 +388,7 @@ def test_an_engine_takes_over_the_socket_of_one_that_was_killed(
 
 
 def test_a_socket_path_that_is_too_long_fails_with_its_reason(
-    stand: Stand, constant: tuple[Path, Manifest]
+    stand: ProcessHarness, constant: tuple[Path, Manifest]
 ) -> None:
     stand.folder = stand.folder / ("x" * 100)
 
@@ -393,7 +399,7 @@ def test_a_socket_path_that_is_too_long_fails_with_its_reason(
     stand.folder = stand.folder.parent
 
 
-def test_it_ends_when_the_agent_is_gone(stand: Stand, constant: tuple[Path, Manifest]) -> None:
+def test_it_ends_when_the_agent_is_gone(stand: ProcessHarness, constant: tuple[Path, Manifest]) -> None:
     engine = stand.engine(*constant)
 
     assert engine.hang_up() == 0

@@ -19,7 +19,7 @@ from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.values import Family
 from streamfleet_worker.library.models import UnknownModel, load
 from tests.fakes.models import write_constant_model
-from tests.fakes.stand import DATA
+from tests.fakes.process_harness import DATA
 from tests.fakes.web import Web
 
 MODEL = demo_model()

@@ -27,11 +27,11 @@ from streamfleet_worker.library import (
     StreamOperationNotAllowedError,
 )
 from streamfleet_worker.video.synthetic.test_pattern import LABELS, draw, truth
-from tests.fakes.found import class_ids
+from tests.fakes.detections_columns import class_ids
 from tests.fakes.http_camera import HttpCamera
 from tests.fakes.library_parts import Taker, found_at, nothing_left_behind, squares_model
 from tests.fakes.patience import PATIENCE
-from tests.fakes.stand import wait_for
+from tests.fakes.process_harness import wait_for
 from tests.fakes.videos import write_pattern
 
 SCALE = 480 / 1920  # pixels of the films that are made here for one of the pattern

@@ -24,7 +24,7 @@ from streamfleet_worker.library.sinks import (
     multi_sink,
 )
 from tests.fakes.predicted import GREY, box, frame, seen
-from tests.fakes.stand import Receiver
+from tests.fakes.process_harness import Receiver
 
 # datagrams ------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ from tests.fakes.library_parts import (
     squares_model,
 )
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT
-from tests.fakes.stand import DATA, Receiver, wait_for
+from tests.fakes.ports_and_folders import ROOT
+from tests.fakes.process_harness import DATA, Receiver, wait_for
 from tests.fakes.videos import write_pattern
 
 

@@ -23,8 +23,8 @@ from streamfleet_worker.publisher import publisher as module
 from streamfleet_worker.publisher.direct_socket import MAX_SUBSCRIPTIONS
 from streamfleet_worker.publisher.zap import ZapHandler
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
-from tests.fakes.stand import Child, Stand, wait_for
+from tests.fakes.ports_and_folders import free_port
+from tests.fakes.process_harness import Child, ProcessHarness, wait_for
 
 TOPIC = pipeline_topic(Kind.PRED, "pipeline-1")
 
@@ -60,7 +60,7 @@ class Camera:
 
 
 @pytest.fixture
-def camera(stand: Stand) -> Iterator[Camera]:
+def camera(stand: ProcessHarness) -> Iterator[Camera]:
     with contextlib.closing(Camera(stand.intake_path)) as camera:
         yield camera
 
@@ -100,7 +100,7 @@ def counts(report: object) -> tuple[int, int, int]:
 
 
 def test_what_is_handed_over_goes_out_unchanged_and_in_order(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     publisher = stand.publisher()
 
@@ -116,7 +116,7 @@ def test_what_is_handed_over_goes_out_unchanged_and_in_order(
 
 
 def test_a_closed_fence_stops_what_is_fenced_and_nothing_else(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     fence = stand.fence
     publisher = stand.publisher(fence_path=fence.path)
@@ -133,7 +133,9 @@ def test_a_closed_fence_stops_what_is_fenced_and_nothing_else(
     assert came == [2, 3]
 
 
-def test_junk_is_counted_and_goes_nowhere(stand: Stand, context: zmq.Context, camera: Camera) -> None:
+def test_junk_is_counted_and_goes_nowhere(
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
+) -> None:
     publisher = stand.publisher()
     good = message(1)
     junk = [
@@ -159,7 +161,7 @@ def test_junk_is_counted_and_goes_nowhere(stand: Stand, context: zmq.Context, ca
 
 
 def test_it_publishes_to_the_relay_it_was_told_last(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     public, secret = zmq.curve_keypair()
     server_public, server_secret = zmq.curve_keypair()
@@ -193,7 +195,7 @@ def patient_publisher(config: PublisherConfig, connection: Connection) -> None:
 
 
 def test_what_is_handed_over_before_the_relay_is_there_is_not_lost(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     public, secret = zmq.curve_keypair()
     server_public, server_secret = zmq.curve_keypair()
@@ -219,7 +221,7 @@ def test_what_is_handed_over_before_the_relay_is_there_is_not_lost(
 
 
 def test_a_relay_that_never_comes_holds_nobody_else_up(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     publisher = stand.publisher(public_key="k" * 40, secret_key="s" * 40)
     publisher.tell(Relay((f"tcp://127.0.0.1:{free_port()}",), "r" * 40))
@@ -229,7 +231,7 @@ def test_a_relay_that_never_comes_holds_nobody_else_up(
 
 
 def test_a_relay_with_another_key_than_the_brokers_gets_nothing(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     public, secret = zmq.curve_keypair()
     brokers, _ = zmq.curve_keypair()
@@ -250,7 +252,7 @@ def test_a_relay_with_another_key_than_the_brokers_gets_nothing(
 
 
 def test_only_keys_that_were_named_may_subscribe_from_the_lan(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, stranger = zmq.curve_keypair(), zmq.curve_keypair()
@@ -276,7 +278,7 @@ def test_only_keys_that_were_named_may_subscribe_from_the_lan(
 
 @pytest.mark.parametrize("topics", [[b"x" * 2000], [b"x" * 200], [b"%d" % i for i in range(2000)]])
 def test_a_key_that_asks_for_too_much_is_cut_off_and_the_others_stay(
-    stand: Stand, context: zmq.Context, camera: Camera, topics: list[bytes]
+    stand: ProcessHarness, context: zmq.Context, camera: Camera, topics: list[bytes]
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, hostile = zmq.curve_keypair(), zmq.curve_keypair()
@@ -296,7 +298,7 @@ def test_a_key_that_asks_for_too_much_is_cut_off_and_the_others_stay(
 
 
 def test_a_key_that_is_removed_is_cut_off_and_the_others_stay(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, former = zmq.curve_keypair(), zmq.curve_keypair()
@@ -318,7 +320,7 @@ def test_a_key_that_is_removed_is_cut_off_and_the_others_stay(
 
 
 def test_a_subscriber_that_asks_for_too_much_is_cut_off_and_does_not_come_back_at_once(
-    context: zmq.Context, stand: Stand, camera: Camera
+    context: zmq.Context, stand: ProcessHarness, camera: Camera
 ) -> None:
     endpoint, server, publisher = _direct(stand)
     friend, greedy = zmq.curve_keypair(), zmq.curve_keypair()
@@ -392,13 +394,13 @@ def watched(report: object) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def show(stand: Stand) -> Iterator[Camera]:
+def show(stand: ProcessHarness) -> Iterator[Camera]:
     with contextlib.closing(Camera(stand.picture_intake_path)) as show:
         yield show
 
 
 def test_who_looks_at_pictures_is_told_at_once_and_gets_them(
-    stand: Stand, context: zmq.Context, show: Camera
+    stand: ProcessHarness, context: zmq.Context, show: Camera
 ) -> None:
     publisher = stand.publisher()
     publisher.until("nobody looks", lambda report: watched(report) == ())
@@ -418,7 +420,7 @@ def test_who_looks_at_pictures_is_told_at_once_and_gets_them(
 
 
 def test_a_closed_fence_stops_pictures_and_junk_goes_nowhere(
-    stand: Stand, context: zmq.Context, show: Camera, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, show: Camera, camera: Camera
 ) -> None:
     fence = stand.fence
     publisher = stand.publisher(fence_path=fence.path)
@@ -446,7 +448,7 @@ def binds(socket: zmq.Socket, endpoint: str) -> bool:
 
 
 def test_who_looked_through_a_relay_that_is_gone_looks_no_more(
-    stand: Stand, context: zmq.Context, show: Camera
+    stand: ProcessHarness, context: zmq.Context, show: Camera
 ) -> None:
     public, secret = zmq.curve_keypair()
     server_public, server_secret = zmq.curve_keypair()
@@ -482,7 +484,9 @@ def test_who_looked_through_a_relay_that_is_gone_looks_no_more(
         publisher.until("it has another relay", lambda report: watched(report) == ())
 
 
-def test_a_flood_of_pictures_costs_no_prediction(stand: Stand, context: zmq.Context, camera: Camera) -> None:
+def test_a_flood_of_pictures_costs_no_prediction(
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
+) -> None:
     publisher = stand.publisher()
     flood = Sender(stand.picture_intake_path, waiting=4, room=2048)
     header = DataHeader(kind=Kind.IMG, gen=1, inc=1, seq=0)
@@ -501,7 +505,7 @@ def test_a_flood_of_pictures_costs_no_prediction(stand: Stand, context: zmq.Cont
     flood.close()
 
 
-def test_it_reports_even_when_nothing_comes(stand: Stand) -> None:
+def test_it_reports_even_when_nothing_comes(stand: ProcessHarness) -> None:
     publisher = stand.publisher()
 
     wait_for("three reports", lambda: len(publisher.reports) >= 3)
@@ -509,7 +513,7 @@ def test_it_reports_even_when_nothing_comes(stand: Stand) -> None:
     assert {counts(report) for report in publisher.reports} == {(0, 0, 0)}
 
 
-def test_it_ends_when_the_agent_is_gone(stand: Stand) -> None:
+def test_it_ends_when_the_agent_is_gone(stand: ProcessHarness) -> None:
     publisher = stand.publisher()
     wait_for("a report", lambda: publisher.reports)
 
@@ -517,7 +521,7 @@ def test_it_ends_when_the_agent_is_gone(stand: Stand) -> None:
 
 
 def test_a_port_that_another_holds_is_bound_when_it_is_free(
-    stand: Stand, context: zmq.Context, camera: Camera
+    stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -531,7 +535,7 @@ def test_a_port_that_another_holds_is_bound_when_it_is_free(
         pass
 
 
-def _direct(stand: Stand, port: int | None = None) -> tuple[str, bytes, Child]:
+def _direct(stand: ProcessHarness, port: int | None = None) -> tuple[str, bytes, Child]:
     public, secret = zmq.curve_keypair()
     endpoint = f"tcp://127.0.0.1:{port or free_port()}"
     publisher = stand.publisher(

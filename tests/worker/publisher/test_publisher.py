@@ -16,7 +16,7 @@ from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE
 from streamfleet_worker.publisher.publisher import Publisher
 from tests.fakes.hanging_up import HastyContext, process, send_much_and_hang_up, stand_still
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port, short_folder
+from tests.fakes.ports_and_folders import free_port, short_folder
 
 
 def test_a_subscriber_that_hangs_up_while_much_of_it_waits_does_not_end_the_publisher() -> None:

@@ -15,20 +15,20 @@ from streamfleet_core.protocol.picked_sample import Sample
 from streamfleet_core.protocol.sampling import ClassesBased, Limit, Random, Sampling
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.sampling.quota_file import path_of
-from tests.fakes.stand import Child, Stand, until_ended, write_video
+from tests.fakes.process_harness import Child, ProcessHarness, until_ended, write_video
 
 EVERY = Sampling(dataset="parts", strategies=(Random(name="every", traffic_percentage=1),))
 _PATTERN = "TestPatternStreamProducer"
 
 
-def kept(stand: Stand) -> list[Sample]:
+def kept(stand: ProcessHarness) -> list[Sample]:
     """All samples, oldest first."""
     spool = Spool(stand.folder / "samples")
     found = [spool.read(entry.dataset, entry.name) for entry in spool.entries()]
     return [one[0] for one in found if one is not None]
 
 
-def keeps(stand: Stand, count: int) -> Callable[[object], bool]:
+def keeps(stand: ProcessHarness, count: int) -> Callable[[object], bool]:
     """Whether so many are kept, whatever is reported."""
     return lambda _report: len(kept(stand)) >= count
 
@@ -47,7 +47,7 @@ def hang_the_disk(folder: Path) -> Path:
     return hanging
 
 
-def test_a_sample_is_the_frame_and_what_was_sent_of_it(stand: Stand, squares: Manifest) -> None:
+def test_a_sample_is_the_frame_and_what_was_sent_of_it(stand: ProcessHarness, squares: Manifest) -> None:
     red = ClassesBased(name="red", selected_class_names=("red",), limits=(Limit("daily", 3),))
     camera = stand.camera(squares, _PATTERN, sampling=Sampling(dataset="squares", strategies=(red,)))
 
@@ -64,7 +64,7 @@ def test_a_sample_is_the_frame_and_what_was_sent_of_it(stand: Stand, squares: Ma
         assert abs(sample.captured_at - time.time()) < 60
 
 
-def test_a_file_loses_no_frame_to_a_disk_that_hangs(stand: Stand, quick: Manifest) -> None:
+def test_a_file_loses_no_frame_to_a_disk_that_hangs(stand: ProcessHarness, quick: Manifest) -> None:
     hanging = hang_the_disk(stand.folder)
     film = str(write_video(stand.folder / "film.avi", 300))
 
@@ -81,7 +81,7 @@ def test_a_file_loses_no_frame_to_a_disk_that_hangs(stand: Stand, quick: Manifes
     assert camera.stop() == 0
 
 
-def test_the_last_report_counts_the_last_sample(stand: Stand, quick: Manifest) -> None:
+def test_the_last_report_counts_the_last_sample(stand: ProcessHarness, quick: Manifest) -> None:
     film = str(write_video(stand.folder / "film.avi", 20))
 
     camera = stand.camera(quick, film, sampling=EVERY)
@@ -93,7 +93,7 @@ def test_the_last_report_counts_the_last_sample(stand: Stand, quick: Manifest) -
     assert last.written == len(kept(stand))
 
 
-def test_a_camera_whose_disk_hangs_ends_in_time(stand: Stand, quick: Manifest) -> None:
+def test_a_camera_whose_disk_hangs_ends_in_time(stand: ProcessHarness, quick: Manifest) -> None:
     hang_the_disk(stand.folder)
     camera = stand.camera(quick, _PATTERN, sampling=EVERY)
     camera.until("a sample waits", lambda report: report.samples and report.samples.picked > 1)
@@ -103,7 +103,7 @@ def test_a_camera_whose_disk_hangs_ends_in_time(stand: Stand, quick: Manifest) -
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_live_source_emits_as_many_frames_with_samples_as_without(
-    stand: Stand, quick: Manifest, hangs: bool
+    stand: ProcessHarness, quick: Manifest, hangs: bool
 ) -> None:
     if hangs:
         hang_the_disk(stand.folder)
@@ -121,7 +121,7 @@ def test_a_live_source_emits_as_many_frames_with_samples_as_without(
     assert (last.samples.written == 0) == hangs
 
 
-def test_a_daily_limit_outlives_a_camera_that_is_killed(stand: Stand, quick: Manifest) -> None:
+def test_a_daily_limit_outlives_a_camera_that_is_killed(stand: ProcessHarness, quick: Manifest) -> None:
     limited = Sampling(
         dataset="parts", strategies=(Random(name="some", traffic_percentage=1, limits=(Limit("daily", 6),)),)
     )
@@ -137,7 +137,7 @@ def test_a_daily_limit_outlives_a_camera_that_is_killed(stand: Stand, quick: Man
     assert len(kept(stand)) in (4, 5, 6)  # two may have died on their way; no other takes their place
 
 
-def test_sampling_begins_and_ends_while_the_pipeline_plays(stand: Stand, quick: Manifest) -> None:
+def test_sampling_begins_and_ends_while_the_pipeline_plays(stand: ProcessHarness, quick: Manifest) -> None:
     camera = stand.camera(quick, _PATTERN)
     before = camera.until("it plays", lambda report: report.emitted > 2)
     assert before.samples is None

@@ -19,7 +19,7 @@ from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Stamp
 from streamfleet_worker.video.synthetic.test_pattern import HEIGHT, LABELS, WIDTH, draw, truth
 from tests.fakes.patience import PATIENCE
-from tests.fakes.stand import wait_for
+from tests.fakes.process_harness import wait_for
 
 FRAMES = 6
 

@@ -23,7 +23,7 @@ from streamfleet_worker.sampling.sampler import Destination, Sampler
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Stamp
 from tests.fakes.patience import PATIENCE
-from tests.fakes.stand import wait_for
+from tests.fakes.process_harness import wait_for
 
 EVERY = Sampling(dataset="parts", strategies=(Random(name="every", traffic_percentage=1),))
 NOW = 1_700_000_000.0

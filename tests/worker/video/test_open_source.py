@@ -24,9 +24,9 @@ from streamfleet_worker.video.sources.url_diagnosis import Answer, address_of, d
 from streamfleet_worker.video.sources.v4l2_capture import _not_opened
 from tests.fakes.http_camera import HttpCamera
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
+from tests.fakes.ports_and_folders import free_port
+from tests.fakes.process_harness import write_video
 from tests.fakes.rtsp import RtspServer
-from tests.fakes.stand import write_video
 
 CANARY = "c@nary/é?"
 ENCODED = "c%40nary%2F%C3%A9%3F"

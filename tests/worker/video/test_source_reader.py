@@ -15,8 +15,8 @@ from streamfleet_worker.video.sources import timeouts
 from tests.fakes.films import FRAMES, copied, noise, write_film
 from tests.fakes.http_camera import HttpCamera
 from tests.fakes.playing import Playing
+from tests.fakes.process_harness import write_video
 from tests.fakes.rtsp import RtspServer
-from tests.fakes.stand import write_video
 
 
 @pytest.fixture

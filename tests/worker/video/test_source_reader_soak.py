@@ -16,8 +16,8 @@ from streamfleet_core.protocol.values import Manifest
 from tests.fakes.cutter import Cutter
 from tests.fakes.http_camera import HttpCamera
 from tests.fakes.peers import wait_for
+from tests.fakes.process_harness import Child, ProcessHarness
 from tests.fakes.rtsp import RtspServer
-from tests.fakes.stand import Child, Stand
 
 RECONNECTS = int(os.environ.get("STREAMFLEET_TEST_RECONNECTS", "3"))
 LOOKS = 3  # the first when the libraries' pools and caches have their size
@@ -90,7 +90,7 @@ def stays_flat(child: Child, cutter: Cutter) -> None:
 
 
 def test_broken_http_connections_leave_nothing(
-    stand: Stand, quick: Manifest, http: HttpCamera, cut: Callable[[int], Cutter]
+    stand: ProcessHarness, quick: Manifest, http: HttpCamera, cut: Callable[[int], Cutter]
 ) -> None:
     cutter = cut(http.port)
     stand.publisher()  # or the camera would look for one in each frame, with a descriptor for a moment
@@ -100,7 +100,7 @@ def test_broken_http_connections_leave_nothing(
 
 
 def test_broken_rtsp_connections_leave_nothing(
-    stand: Stand, quick: Manifest, rtsp: Callable[..., RtspServer], cut: Callable[[int], Cutter]
+    stand: ProcessHarness, quick: Manifest, rtsp: Callable[..., RtspServer], cut: Callable[[int], Cutter]
 ) -> None:
     cutter = cut(rtsp(codec="jpeg", fps=30).start().port)
     stand.publisher()

@@ -18,7 +18,7 @@ from streamfleet_worker.video.synthetic import test_pattern
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import wait_for
-from tests.fakes.stand import write_video
+from tests.fakes.process_harness import write_video
 from tests.fakes.videos import write_pattern
 
 # references

@@ -20,7 +20,7 @@ from tests.api.conftest import Api, until
 from tests.core.protocol.test_workflow import BOXES, COUNT, FOUND, MODEL, TRACKER, specification
 from tests.fakes.broker import Peer, device, pipeline
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import short_folder
+from tests.fakes.ports_and_folders import short_folder
 
 DIGEST = "ab" * 32
 VIDEO = {"type": "VideoConfiguration", "video_reference": "rtsp://cam/1"}

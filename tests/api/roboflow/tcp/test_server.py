@@ -29,7 +29,7 @@ from tests.api.conftest import Api, environment, until
 from tests.fakes.broker import Peer, pipeline
 from tests.fakes.manager_client import ask, ask_bytes, connect, framed, received
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import free_port
+from tests.fakes.ports_and_folders import free_port
 
 CROWD = 50  # connections of which the oldest makes room
 LIST = framed(b'{"type": "list_pipelines"}')

@@ -28,8 +28,8 @@ from streamfleet_worker.ipc.handover.packet import (
 from streamfleet_worker.ipc.handover.receiver import Receiver
 from streamfleet_worker.ipc.handover.sender import Sender
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT
-from tests.fakes.stand import wait_for
+from tests.fakes.ports_and_folders import ROOT
+from tests.fakes.process_harness import wait_for
 
 TOPIC = b"v1/pred/pipeline-1/"
 

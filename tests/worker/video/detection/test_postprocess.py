@@ -13,7 +13,7 @@ from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox, fit
 from streamfleet_worker.video.detection.postprocess import decode, post_processing
-from tests.fakes.found import class_ids, scores
+from tests.fakes.detections_columns import class_ids, scores
 
 LABELS = ("a", "b", "c")
 RULES = PostProcessing()

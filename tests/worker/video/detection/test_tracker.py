@@ -9,7 +9,7 @@ import pytest
 import supervision as sv
 
 from streamfleet_worker.video.detection.tracker import Tracker
-from tests.fakes.found import tracker_ids
+from tests.fakes.detections_columns import tracker_ids
 
 
 def scene(*boxes: tuple[float, float, float]) -> sv.Detections:

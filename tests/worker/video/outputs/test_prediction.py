@@ -20,7 +20,7 @@ from streamfleet_worker.video.outputs.prediction import (
     to_json,
     to_msgpack,
 )
-from tests.fakes.found import scores
+from tests.fakes.detections_columns import scores
 
 LABELS = ("car", "person")
 ORIGIN = Origin(

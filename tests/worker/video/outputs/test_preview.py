@@ -15,8 +15,8 @@ from streamfleet_worker.ipc.child_messages import Show
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.video.outputs.preview import PreviewThrottle, captions, draw
 from streamfleet_worker.video.synthetic.test_pattern import LABELS, truth
-from tests.fakes.hearing import Hearing, hearing
-from tests.fakes.stand import Stand, is_camera, until_ended, wait_for, write_video
+from tests.fakes.fake_publisher import FakePublisher, fake_publisher
+from tests.fakes.process_harness import ProcessHarness, is_camera, until_ended, wait_for, write_video
 
 PATTERN = "TestPatternStreamProducer"
 
@@ -107,20 +107,20 @@ def test_a_caption_says_class_confidence_and_track() -> None:
 
 
 @pytest.fixture
-def pictures(stand: Stand) -> Iterator[Hearing]:
+def pictures(stand: ProcessHarness) -> Iterator[FakePublisher]:
     """Where the publisher gets pictures."""
-    with hearing(stand.picture_intake_path) as pictures:
+    with fake_publisher(stand.picture_intake_path) as pictures:
         yield pictures
 
 
-def receive(pictures: Hearing) -> tuple[DataHeader, np.ndarray]:
+def receive(pictures: FakePublisher) -> tuple[DataHeader, np.ndarray]:
     fenced, topic, header, jpeg = pictures.receive()
     assert (fenced, topic) == (False, b"v1/img/pipeline-1/")
     return DataHeader.unpack(header), decode(jpeg)
 
 
 def test_a_picture_has_the_key_of_its_predictions_and_shows_their_frame(
-    stand: Stand, squares: Manifest, pictures: Hearing
+    stand: ProcessHarness, squares: Manifest, pictures: FakePublisher
 ) -> None:
     camera = stand.camera(squares, PATTERN, generation=4, incarnation=9)
     wait_for("some frames", lambda: len(stand.receiver.datagrams) >= 3)
@@ -143,7 +143,7 @@ def test_a_picture_has_the_key_of_its_predictions_and_shows_their_frame(
 
 
 def test_pictures_end_when_nobody_looks_any_more_and_come_again(
-    stand: Stand, squares: Manifest, pictures: Hearing
+    stand: ProcessHarness, squares: Manifest, pictures: FakePublisher
 ) -> None:
     camera = stand.camera(squares, PATTERN)
     camera.tell(Show(True))
@@ -163,7 +163,9 @@ def test_pictures_end_when_nobody_looks_any_more_and_come_again(
     receive(pictures)
 
 
-def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
+def test_every_source_is_shown_in_turn(
+    stand: ProcessHarness, squares: Manifest, pictures: FakePublisher
+) -> None:
     camera = stand.camera(squares, [SourceSpec(PATTERN), SourceSpec(PATTERN)])
     camera.tell(Show(True))
 
@@ -172,7 +174,9 @@ def test_every_source_is_shown_in_turn(stand: Stand, squares: Manifest, pictures
     assert sources.count(0) == pytest.approx(6, abs=3)
 
 
-def test_a_file_that_is_looked_at_is_emitted_whole(stand: Stand, quick: Manifest, pictures: Hearing) -> None:
+def test_a_file_that_is_looked_at_is_emitted_whole(
+    stand: ProcessHarness, quick: Manifest, pictures: FakePublisher
+) -> None:
     camera = stand.camera(quick, str(write_video(stand.folder / "film.avi", 300)), max_fps=200)
     camera.tell(Show(True))
 
@@ -184,7 +188,7 @@ def test_a_file_that_is_looked_at_is_emitted_whole(stand: Stand, quick: Manifest
     assert header.key < (1, 1, 300)
 
 
-def test_pictures_nobody_takes_hold_up_nothing(stand: Stand, squares: Manifest) -> None:
+def test_pictures_nobody_takes_hold_up_nothing(stand: ProcessHarness, squares: Manifest) -> None:
     camera = stand.camera(squares, PATTERN)
 
     camera.tell(Show(True))
@@ -192,7 +196,9 @@ def test_pictures_nobody_takes_hold_up_nothing(stand: Stand, squares: Manifest) 
     camera.until("the time of ten pictures", lambda report: report.emitted >= 25)
 
 
-def test_no_picture_passes_a_closed_fence(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
+def test_no_picture_passes_a_closed_fence(
+    stand: ProcessHarness, squares: Manifest, pictures: FakePublisher
+) -> None:
     fence = stand.fence
     camera = stand.camera(squares, PATTERN, fenced=True)
     camera.tell(Show(True))
@@ -203,7 +209,9 @@ def test_no_picture_passes_a_closed_fence(stand: Stand, squares: Manifest, pictu
     assert pictures.receive().fenced  # the publisher asks the fence too
 
 
-def test_a_paused_source_gives_no_pictures(stand: Stand, squares: Manifest, pictures: Hearing) -> None:
+def test_a_paused_source_gives_no_pictures(
+    stand: ProcessHarness, squares: Manifest, pictures: FakePublisher
+) -> None:
     camera = stand.camera(squares, PATTERN)
     camera.tell(Show(True))
     receive(pictures)

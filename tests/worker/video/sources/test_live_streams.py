@@ -22,8 +22,8 @@ from tests.fakes.films import FRAMES, copied, counted_by_ffmpeg, noise, write_fi
 from tests.fakes.http_camera import HttpCamera
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import wait_for
-from tests.fakes.places import free_port
 from tests.fakes.playing import Playing
+from tests.fakes.ports_and_folders import free_port
 from tests.fakes.rtsp import RtspServer
 
 

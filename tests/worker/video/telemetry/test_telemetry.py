@@ -11,7 +11,7 @@ import pytest
 
 from streamfleet_api.local.demo import conveyor_model
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import ROOT
+from tests.fakes.ports_and_folders import ROOT
 
 _EVALUATE = ROOT / "demo/evaluate.py"
 

@@ -1,4 +1,4 @@
-"""A test in the publisher's place: it hears what cameras hand over."""
+"""A test in the place of the publisher: it receives what cameras hand over."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streamfleet_worker.ipc.handover.receiver import Receiver
 from tests.fakes.patience import PATIENCE
 
 
-class Hearing:
+class FakePublisher:
     """One receiver, from which messages are taken one by one."""
 
     def __init__(self, path: str) -> None:
@@ -44,7 +44,7 @@ class Hearing:
 
 
 @contextlib.contextmanager
-def hearing(path: str) -> Iterator[Hearing]:
+def fake_publisher(path: str) -> Iterator[FakePublisher]:
     """One that is closed at the end."""
-    with contextlib.closing(Hearing(path)) as hearing:
-        yield hearing
+    with contextlib.closing(FakePublisher(path)) as publisher:
+        yield publisher

@@ -44,7 +44,7 @@ from streamfleet_worker.ipc.fence import Fence
 from streamfleet_worker.publisher import process
 from tests.fakes.datagrams import Datagrams
 from tests.fakes.patience import PATIENCE
-from tests.fakes.places import SHARED
+from tests.fakes.ports_and_folders import SHARED
 
 DATA = SHARED / "data"
 
@@ -178,7 +178,7 @@ class Receiver:
         self._receiver.close()
 
 
-class Stand:
+class ProcessHarness:
     """A device without an agent: a folder for its sockets, and the children that were started."""
 
     def __init__(self, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.manager_client import ask
-from tests.fakes.places import SHARED
+from tests.fakes.ports_and_folders import SHARED
 from tests.fleet.harness import Fleet, UdpReceiver, wait_for
 
 CLIENT = SHARED / "data/original_client.py"

@@ -1,4 +1,4 @@
-"""A fleet on the desk: devices and operators that say what a test lets them say, at times that it names."""
+"""A scripted fleet: devices and operators that say what a test lets them say, at times that it names."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ CONFIG = FleetConfig(
     api_fingerprint=lambda: FINGERPRINT,
 )
 OPERATOR = OperatorPeer(b"operator")
-CREATED = 1_000_013.0  # Unix seconds at which a new desk is ready
+CREATED = 1_000_013.0  # Unix seconds at which a new scripted fleet is ready
 
 
 class CountingRandomSource:
@@ -111,7 +111,7 @@ class Device:
 
 
 @dataclass
-class Desk:
+class ScriptedFleet:
     """A fleet, the clock, and all that came out. Every Save is done, unless `store_down`."""
 
     fleet: Fleet
@@ -296,12 +296,14 @@ class Desk:
         return view
 
 
-def desk(*names: str, records: Iterable[Record] = (), config: FleetConfig = CONFIG) -> Desk:
+def scripted_fleet(
+    *names: str, records: Iterable[Record] = (), config: FleetConfig = CONFIG
+) -> ScriptedFleet:
     """A fleet that knows these devices, past its grace period, with all of them ready."""
     fleet = Fleet(
         config, EPOCH, (*devices(*names), *records), CountingRandomSource(), now=0.0, unix_time=1_000_000.0
     )
-    made = Desk(fleet)
+    made = ScriptedFleet(fleet)
     made.perform(fleet.start())
     made.join(*names)
     made.pass_time(config.grace + 1, alive=names)
