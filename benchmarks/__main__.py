@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks import commands, latency, machine, memory, recovery, relay, start, throughput
+from benchmarks import commands, latency, live_age, machine, memory, recovery, relay, start, throughput
 from benchmarks.report import Report, as_json, draw, text
+from benchmarks.scene import Scene
 from benchmarks.setting import Setting, prepared
 from streamfleet_core.protocol.values import Family
 
 BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "throughput": throughput.run,
     "latency": latency.run,
+    "live-age": live_age.run,
     "memory": memory.run,
     "start": start.run,
     "commands": commands.run,
@@ -39,6 +41,7 @@ def main() -> int:
         family=options.family,
         labels=options.labels,
         video=options.video,
+        scenes=options.scenes,
     ) as setting:
         for name in options.names or BENCHMARKS:
             started = time.monotonic()
@@ -61,15 +64,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=RESULTS, help="folder of charts and files [%(default)s]"
     )
-    parser.add_argument("--model", type=Path, help="an ONNX file [the model of the demo]")
+    parser.add_argument(
+        "--model",
+        help="an ONNX file; demo: the model of the demo; heavy: a stand-in of YOLOv8n's size "
+        "[depends on the benchmark]",
+    )
     parser.add_argument("--family", choices=get_args(Family), help="family of the model")
     parser.add_argument("--labels", type=Path, help="class names of the model, one per line")
     parser.add_argument("--video", type=Path, help="a video file [the test pattern]")
+    parser.add_argument(
+        "--scenes", type=_scenes, default=(), help="of live-age: cameras x frames/s, as 4x10,64x0.5 [all]"
+    )
     found = parser.parse_args(arguments)
     unknown = [name for name in found.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"expected one of {', '.join(BENCHMARKS)}, got {unknown[0]!r}")
     return found
+
+
+def _scenes(text: str) -> tuple[Scene, ...]:
+    try:
+        return tuple(map(Scene.parse, text.split(",")))
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from exc
 
 
 def save(report: Report, folder: Path, about: dict[str, Any]) -> None:

@@ -147,12 +147,13 @@ class Slot:
         return len(decode(self.output, geometry, manifest=self._manifest, rules=RULES))
 
 
-def _session(task: Task, threads: int) -> onnxruntime.InferenceSession:
+def session_of(weights: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load the model. `threads`: of one run; 0: the default of ONNX Runtime."""
     runtime = onnx_runtime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads  # 0: the default of ONNX Runtime
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return runtime.InferenceSession(task.weights.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return runtime.InferenceSession(weights.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 class Video:
@@ -176,7 +177,7 @@ def _one_after_the_other(connection: Connection, task: Task, threads: int) -> No
     """Process one frame of each video in turn, in one thread."""
     if threads == 1:
         cv2.setNumThreads(1)
-    slot = Slot(_session(task, threads), task.manifest)
+    slot = Slot(session_of(task.weights, threads), task.manifest)
     videos = [Video(path) for path in task.videos]
     letterboxes = [Letterbox(task.manifest) for _ in videos]
     played = [Played([], []) for _ in videos]
@@ -209,7 +210,7 @@ class _SideBySide:
 
     def __init__(self, task: Task, threads: int) -> None:
         self._task = task
-        session = _session(task, 1)
+        session = session_of(task.weights, 1)
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for _ in range(threads + len(task.videos) + 1):
             self._free.put(Slot(session, task.manifest))
@@ -266,7 +267,7 @@ def _side_by_side(connection: Connection, task: Task, threads: int) -> None:
 def _timed(connection: Connection, task: Task, threads: int) -> None:
     """Process one frame at a time in one thread, and measure the time of each."""
     cv2.setNumThreads(1)
-    slot, letterbox = Slot(_session(task, threads), task.manifest), Letterbox(task.manifest)
+    slot, letterbox = Slot(session_of(task.weights, threads), task.manifest), Letterbox(task.manifest)
     runs: list[float] = []
     frames: list[float] = []
     with _started(connection):

@@ -10,7 +10,13 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 TIMEOUT = 60.0  # seconds for a response, in addition to the measurement
-_PRELOADED = ["benchmarks.bare", "benchmarks.commands", "benchmarks.relay"]
+_PRELOADED = [
+    "benchmarks.bare",
+    "benchmarks.bare_live",
+    "benchmarks.commands",
+    "benchmarks.live_cameras",
+    "benchmarks.relay",
+]
 _END_TIMEOUT = 30.0  # seconds for a killed process to end
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from benchmarks.heavy_model import heavy_model
+from benchmarks.scene import Scene
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.protocol.values import Family, Manifest
@@ -16,9 +18,12 @@ from tests.fakes.ports_and_folders import short_folder
 from tests.fakes.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"
+DEMO, HEAVY = "demo", "heavy"  # models that are made here
 _FRAMES = 1200  # of the generated video
 _QUICK_FRAMES = 60
 _SIZE = (768, 432)  # pixels
+_CONTENTS = {DEMO: demo_model, HEAVY: heavy_model}
+_NAMES = {DEMO: "the demo's model", HEAVY: "a stand-in of YOLOv8n's size"}
 
 T = TypeVar("T")
 
@@ -36,6 +41,9 @@ class Setting:
     is_generated: bool  # whether the video is the test pattern
     model_name: str
     video_name: str
+    is_heavy: bool = False  # whether the model is the stand-in of YOLOv8n's size
+    is_chosen: bool = False  # whether the model was chosen for this run
+    scenes: tuple[Scene, ...] = ()  # none: the default of each benchmark
 
     def pick(self, usual: T, quick: T) -> T:
         """Return the size for this run."""
@@ -61,19 +69,23 @@ def prepared(
     *,
     quick: bool,
     rounds: int | None,
-    model: Path | None,
+    model: str | None,
     family: str | None,
     labels: Path | None,
     video: Path | None,
+    scenes: tuple[Scene, ...] = (),
 ) -> Iterator[Setting]:
-    """Prepare the settings, with a generated model and video by default. Raises: BadModel, OSError."""
+    """Prepare the settings, with a generated model and video by default. Raises: BadModel, OSError.
+
+    `model`: a file, `demo` or `heavy`; None: the demo's, unless a benchmark prefers another one.
+    """
     with short_folder() as folder:
         options: list[str] = []
         if family is not None:
             options += ["--family", family]
         if labels is not None:
             options += ["--labels", str(labels.absolute())]
-        weights = model or _demo_model(folder)
+        weights = _model(folder, model or DEMO)
         names = tuple(labels.read_text().split("\n")) if labels is not None else None
         manifest = validate_model(
             weights,
@@ -92,12 +104,36 @@ def prepared(
             manifest=manifest,
             video=film.absolute(),
             is_generated=video is None,
-            model_name=model.name if model else "the demo's model",
+            model_name=_NAMES.get(model or DEMO, weights.name),
             video_name=video.name if video else f"test pattern as MJPEG, {_SIZE[0]}x{_SIZE[1]}",
+            is_heavy=model == HEAVY,
+            is_chosen=model is not None,
+            scenes=scenes,
         )
 
 
-def _demo_model(folder: Path) -> Path:
-    path = folder / "demo.onnx"
-    path.write_bytes(demo_model())
+@contextmanager
+def heavy_by_default(setting: Setting) -> Iterator[Setting]:
+    """Replace the model of the demo by the heavy one, unless a model was chosen for this run."""
+    if setting.is_chosen:
+        yield setting
+        return
+    with short_folder() as folder:
+        weights = _model(folder, HEAVY)
+        yield replace(
+            setting,
+            model=weights,
+            model_options=(),
+            manifest=validate_model(weights, hashlib.sha256(weights.read_bytes()).hexdigest()),
+            model_name=_NAMES[HEAVY],
+            is_heavy=True,
+        )
+
+
+def _model(folder: Path, model: str) -> Path:
+    """Return the file of a model, which is written first if it is made here."""
+    if model not in _CONTENTS:
+        return Path(model)
+    path = folder / f"{model}.onnx"
+    path.write_bytes(_CONTENTS[model]())
     return path

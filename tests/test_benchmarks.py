@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import httpx
+import numpy as np
+import onnx
 import pytest
 
-from benchmarks.bare import rate
+from benchmarks.__main__ import parse
+from benchmarks.bare import RULES, rate, session_of
+from benchmarks.bare_live import LIVE_ARRANGEMENTS, LiveTask, Watched, watching
 from benchmarks.commands import constant, serving
+from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
+from benchmarks.live_age import Measured, Window, ages_of, unevenness
+from benchmarks.live_cameras import Captured, live_cameras
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
+from benchmarks.scene import Scene
 from benchmarks.throughput import best_arrangement, key, ratio
+from streamfleet_worker.video.detection.letterbox import fit
+from streamfleet_worker.video.detection.postprocess import decode
+from tests.fakes.models import manifest_of, write_squares_model
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import ROOT
 
@@ -84,3 +96,105 @@ def test_the_ratio_is_taken_within_each_round_to_the_best_arrangement() -> None:
 
     assert best == "side by side"
     assert ratio(rounds, 1, best) == 0.9
+
+
+# live cameras --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(8 * PATIENCE)
+def test_quick_ages_of_live_cameras_account_for_every_frame(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path)]
+    command += ["live-age", "--model", "demo", "--scenes", "2x10"]
+
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=7 * PATIENCE, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "live-age.json").read_text())
+    frames = found["tables"][1]["rows"]
+    assert [row["name"] for row in frames] == [
+        "2 x 10/s, bare: a thread each",
+        "2 x 10/s, bare: two threads",
+        "2 x 10/s, fleet",
+    ]
+    assert all(row["cells"][0] > 0 for row in frames)
+    assert [row["cells"][-1] for row in frames] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("arrangement", LIVE_ARRANGEMENTS)
+def test_the_bare_loop_predicts_or_replaces_each_frame_that_live_cameras_captured(
+    arrangement: str, tmp_path: Path
+) -> None:
+    manifest = write_squares_model(tmp_path / "model.onnx")
+    names = ["door", "gate"]
+    with live_cameras(None) as cameras:
+        task = LiveTask(tmp_path / "model.onnx", manifest, tuple(cameras.urls(names, 20)))
+        with watching(arrangement, task) as loop:
+            loop.await_predictions()
+            halted = cameras.halt(names)
+            captured = [len(halted[name].times_ns) for name in names]
+            watched = loop.finish(captured)
+
+    assert [each.received for each in watched] == captured
+    assert [each.replaced + len(each.predictions) for each in watched] == captured
+    for name, each in zip(names, watched, strict=True):
+        assert all(at_ns > halted[name].times_ns[number - 1] for number, at_ns in each.predictions)
+
+
+def test_an_age_is_of_a_frame_that_was_captured_in_the_window() -> None:
+    camera = Captured(times_ns=[1_000_000, 2_000_000, 3_000_000])
+    seen = Watched(received=3, predictions=[(1, 5_000_000), (2, 5_500_000), (3, 6_000_000)])
+
+    assert ages_of(camera, seen, Window(2_000_000, 3_000_000)) == [3.5]
+
+
+def test_a_frame_that_is_neither_predicted_nor_dropped_is_unaccounted() -> None:
+    measured = Measured(captured=10, predicted=6, dropped=Counter(eager=2, buffer=1))
+
+    assert measured.unaccounted == 1
+
+
+def test_equal_cameras_may_differ_by_one_frame() -> None:
+    assert unevenness([15, 16, 15, 14]) == 0
+    assert unevenness([100, 100, 106]) == 0.05
+
+
+def test_a_scene_is_cameras_and_their_rate() -> None:
+    assert parse(["live-age", "--scenes", "4x10,64x0.5"]).scenes == (Scene(4, 10), Scene(64, 0.5))
+
+
+@pytest.mark.parametrize("text", ["4", "0x10", "4x0", "4x-1", "4x10,", "x"])
+def test_other_scenes_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["live-age", "--scenes", text])
+
+    assert "expected cameras x frames/s, as 4x10 or 64x0.5, got" in capsys.readouterr().err
+
+
+def test_the_heavy_model_costs_as_much_as_yolov8n() -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(heavy_model()))
+
+    sizes = {each.name: np.prod(each.dims) for each in model.graph.initializer}
+    shapes = {each.name: each.type.tensor_type.shape.dim for each in model.graph.value_info}
+    products = sum(
+        sizes[node.input[1]] * shapes[node.output[0]][2].dim_value * shapes[node.output[0]][3].dim_value
+        for node in model.graph.node
+        if node.op_type == "Conv"
+    )
+
+    assert 2 * products / 1e9 == pytest.approx(GFLOPS, abs=0.01)
+
+
+def test_the_heavy_model_finds_the_same_objects_in_each_picture(tmp_path: Path) -> None:
+    path = tmp_path / "heavy.onnx"
+    path.write_bytes(heavy_model())
+    labels = tuple(f"class {number}" for number in range(CLASSES))
+    manifest = manifest_of(path, labels=labels, width=SIDE, height=SIDE)
+    pictures = np.random.default_rng(1).random((2, 1, 3, SIDE, SIDE), np.float32) * [[[[[1]]]], [[[[0.1]]]]]
+
+    session = session_of(path, 1)
+    outputs = [session.run(None, {"images": each.astype(np.float32)})[0] for each in pictures]
+    found = [decode(each, fit(1280, 720, manifest), manifest=manifest, rules=RULES) for each in outputs]
+
+    assert [sorted(np.asarray(each.class_id)) for each in found] == [list(range(DETECTIONS))] * 2
