@@ -22,8 +22,8 @@ from streamfleet.defaults import DEFAULT_DATA_DIR
 from streamfleet.errors import BadSetting, NothingReceived, Unreachable
 from streamfleet.prediction import Inbox, Prediction, topics_of
 from streamfleet.results import SubscriberKeys
-from streamfleet_core.protocol.data_plane import MAX_FRAME
 from streamfleet_core.protocol.errors import ProtocolError
+from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.client_socket import configure
 from streamfleet_core.runtime.curve import CurveKeys
@@ -326,7 +326,7 @@ def write_keys(path: Path, keys: SubscriberKeys) -> None:
 
 
 def _prepare(sub_socket: zmq.Socket[bytes], waiting: int) -> None:
-    configure(sub_socket, largest=MAX_FRAME)
+    configure(sub_socket, largest=MAX_DATA_FRAME)
     sub_socket.rcvhwm = waiting
 
 

@@ -22,8 +22,9 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from streamfleet_core.protocol.control_plane import CURVE_MARGIN, MAX_REPLY, Envelope, decode, encode
+from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.limits import CURVE_MARGIN, MAX_REPLY_BODY
 from streamfleet_core.protocol.messages import Error, ErrorCode, Message, Reply
 from streamfleet_core.protocol.requests import (
     CheckHolder,
@@ -113,7 +114,7 @@ class BrokerClient:
     async def start(self) -> None:
         """Start to connect. The broker need not run yet."""
         socket = self._context.socket(zmq.DEALER)
-        configure(socket, largest=MAX_REPLY + CURVE_MARGIN, reconnect=(50, 1000))
+        configure(socket, largest=MAX_REPLY_BODY + CURVE_MARGIN, reconnect=(50, 1000))
         socket.immediate = True  # without a connection, fail now instead of delivering minutes later
         socket.sndhwm = 1000
         if self._keys is not None:

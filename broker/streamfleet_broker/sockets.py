@@ -7,8 +7,7 @@ import errno
 import zmq
 
 from streamfleet_broker.errors import CannotBind
-from streamfleet_core.protocol.control_plane import CURVE_MARGIN, MAX_BODY
-from streamfleet_core.protocol.data_plane import MAX_FRAME
+from streamfleet_core.protocol.limits import CURVE_MARGIN, MAX_CONTROL_BODY, MAX_DATA_FRAME
 from streamfleet_core.runtime.keepalive import KEEPALIVE
 
 Socket = zmq.Socket[bytes]
@@ -24,7 +23,7 @@ _COMMON: dict[int, int] = KEEPALIVE | {
 CONTROL_OPTIONS = _COMMON | {
     zmq.SNDHWM: 32,  # messages per peer: what does not fit is sent again later
     zmq.RCVHWM: 100,  # messages per peer: ten seconds of the busiest device; a flood waits in its own queue
-    zmq.MAXMSGSIZE: MAX_BODY + CURVE_MARGIN,  # bytes; a larger message closes the connection
+    zmq.MAXMSGSIZE: MAX_CONTROL_BODY + CURVE_MARGIN,  # bytes; a larger message closes the connection
     zmq.ROUTER_MANDATORY: 1,  # otherwise messages to unknown peers are silently dropped
     zmq.AFFINITY: 1,  # a bit mask: the first I/O thread decrypts for devices
 }
@@ -38,7 +37,7 @@ DATA_OPTIONS = _COMMON | {
     # Messages per device. libzmq reads half of them in one go and sends nothing meanwhile. So it must be less
     # than the queue of a subscriber, which would overflow at full speed otherwise.
     zmq.RCVHWM: 100,
-    zmq.MAXMSGSIZE: MAX_FRAME,  # bytes, on every hop: a larger message closes the connection
+    zmq.MAXMSGSIZE: MAX_DATA_FRAME,  # bytes, on every hop: a larger message closes the connection
 }
 PUBLICATION_OPTIONS: dict[int, int] = {
     zmq.SNDHWM: 100_000,  # subscriptions per device: none may be lost, and their number is bounded elsewhere

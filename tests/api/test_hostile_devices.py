@@ -15,15 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from streamfleet_api.cli.main import cli
-from streamfleet_core.protocol.data_plane import (
-    MAX_BODY,
-    MAX_FRAME,
-    MAX_STAT,
-    DataHeader,
-    Kind,
-    pipeline_topic,
-)
-from streamfleet_core.protocol.limits import MAX_SOURCES
+from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
+from streamfleet_core.protocol.limits import MAX_DATA_BODY, MAX_DATA_FRAME, MAX_SOURCES, MAX_STAT_BODY
 from streamfleet_core.protocol.requests import FleetEvent
 from streamfleet_core.protocol.status import StatusReport, StatusUpdate
 from streamfleet_core.protocol.values import ModelRef, to_plain
@@ -68,17 +61,20 @@ SAID: dict[str, tuple[Kind, Callable[[], bytes]]] = {
     ),
     "empty maps that have room": (
         Kind.STAT,
-        lambda: status(report={"video_source_status_updates": empty_maps(MAX_STAT - 1000)}),
+        lambda: status(report={"video_source_status_updates": empty_maps(MAX_STAT_BODY - 1000)}),
     ),
-    "empty maps beside what is known": (Kind.STAT, lambda: status(more=empty_maps(MAX_STAT - 1000))),
-    "the largest status that is one": (Kind.STAT, lambda: status(reason="x" * (MAX_STAT - 1000))),
-    "1 MB of empty predictions": (Kind.PRED, lambda: prediction(empty_maps(MAX_BODY - 200))),
-    "empty maps beside predictions": (Kind.PRED, lambda: prediction([], more=empty_maps(MAX_BODY - 200))),
+    "empty maps beside what is known": (Kind.STAT, lambda: status(more=empty_maps(MAX_STAT_BODY - 1000))),
+    "the largest status that is one": (Kind.STAT, lambda: status(reason="x" * (MAX_STAT_BODY - 1000))),
+    "1 MB of empty predictions": (Kind.PRED, lambda: prediction(empty_maps(MAX_DATA_BODY - 200))),
+    "empty maps beside predictions": (
+        Kind.PRED,
+        lambda: prediction([], more=empty_maps(MAX_DATA_BODY - 200)),
+    ),
     "the most predictions that may be": (
         Kind.PRED,
         lambda: prediction([{"class": "x" * 70, "x": 1.5, "y": 2.5}] * 9_500),
     ),
-    "the most that travels": (Kind.PRED, lambda: bytes(MAX_BODY)),
+    "the most that travels": (Kind.PRED, lambda: bytes(MAX_DATA_BODY)),
 }
 
 TOLD = itertools.count(1)  # over all tests: the api shows no status that is older than what it has
@@ -89,7 +85,7 @@ def test_whatever_a_device_says_the_api_answers_and_shows_what_others_say(
     api: Api, http: httpx.Client, peer: Peer, said: str
 ) -> None:
     kind, body = SAID[said][0], SAID[said][1]()
-    assert len(body) <= MAX_FRAME, "no relay lets it through"
+    assert len(body) <= MAX_DATA_FRAME, "no relay lets it through"
     peer.pipelines |= {name: pipeline(name) for name in ("good", "bad")}
     numbers = itertools.count(1)
     before = cpu_time(api)
@@ -130,7 +126,7 @@ def test_a_body_as_long_as_may_be_cuts_nobody_off(http: httpx.Client, peer: Peer
     peer.send(
         pipeline_topic(Kind.STAT, "bad"),
         DataHeader(kind=Kind.STAT, gen=peer.generation, inc=0, seq=1),
-        bytes(MAX_BODY),
+        bytes(MAX_DATA_BODY),
     )
     peer.tell(told("good", 28.0), seq=next(TOLD))
 

@@ -22,10 +22,9 @@ from zmq.utils.monitor import recv_monitor_message
 from streamfleet_broker import server
 from streamfleet_broker.budget import LIMITS
 from streamfleet_broker.relay import relay
-from streamfleet_core.protocol.control_plane import MAX_BODY, NO_SESSION, Envelope, encode
-from streamfleet_core.protocol.data_plane import MAX_BODY as MAX_DATA
-from streamfleet_core.protocol.data_plane import MAX_FRAME, DataHeader, Kind
-from streamfleet_core.protocol.limits import MAX_OBSERVED
+from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, encode
+from streamfleet_core.protocol.data_plane import DataHeader, Kind
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY, MAX_DATA_BODY, MAX_DATA_FRAME, MAX_OBSERVED
 from streamfleet_core.protocol.messages import Bye, Desired, Heartbeat, HeartbeatAck, Hello, Refused, Welcome
 from streamfleet_core.protocol.requests import (
     AddSubscriber,
@@ -136,7 +135,7 @@ FLOODS = {
         encode(Envelope(Heartbeat(1, 0, 0, None), epoch=1, session=NO_SESSION, seq=1))
     ],
     "large heartbeats": lambda: [big_heartbeat()],
-    "large junk": lambda: [junk(MAX_BODY - 100)],
+    "large junk": lambda: [junk(MAX_CONTROL_BODY - 100)],
     "sessions that begin and end": lambda: [
         hello("bad", 1),
         encode(Envelope(Bye("stop"), epoch=1, session=NO_SESSION, seq=1)),
@@ -258,7 +257,7 @@ async def test_the_longest_message_comes_through(site: Site) -> None:
         Envelope(Heartbeat(1, 0, 0, ()), epoch=good.epoch, session=good.session, seq=good.seq + 1)
     )
 
-    await good.socket.send_multipart([header, request_id, body + bytes(MAX_BODY - len(body))])
+    await good.socket.send_multipart([header, request_id, body + bytes(MAX_CONTROL_BODY - len(body))])
     refused = await good.await_(Refused)
     await good.hello()
 
@@ -274,8 +273,8 @@ async def test_what_one_hop_of_the_relay_lets_through_no_other_cuts_off(site: Si
         await good.await_(Desired)
     keys = await site.operator().get(AddSubscriber("wall"), Subscription)
     curve = Curve(KeyPair(keys.public_key, keys.secret_key), keys.server_key)
-    here = site.sockets.make(zmq.SUB, maxmsgsize=MAX_FRAME)
-    there = site.sockets.make(zmq.SUB, curve, maxmsgsize=MAX_FRAME)
+    here = site.sockets.make(zmq.SUB, maxmsgsize=MAX_DATA_FRAME)
+    there = site.sockets.make(zmq.SUB, curve, maxmsgsize=MAX_DATA_FRAME)
     here.connect(site.broker.endpoints.predictions)
     there.connect(site.broker.endpoints.relay_out)
     publishers = [site.sockets.make(zmq.PUB, device.curve) for device in (good, bad)]
@@ -299,7 +298,7 @@ async def test_what_one_hop_of_the_relay_lets_through_no_other_cuts_off(site: Si
 
     numbers = itertools.count()
     await heard(b"before")
-    await heard(bytes(MAX_DATA))
-    for size in (MAX_FRAME + 1, 2 * MAX_DATA, 4 * MAX_DATA):
+    await heard(bytes(MAX_DATA_BODY))
+    for size in (MAX_DATA_FRAME + 1, 2 * MAX_DATA_BODY, 4 * MAX_DATA_BODY):
         await publishers[1].send_multipart([b"v1/pred/door/", bytes(48), bytes(size)])
     await heard(b"after")

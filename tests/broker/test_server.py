@@ -25,9 +25,9 @@ from streamfleet_broker.errors import BadConfig, CannotBind, StoreUnusable
 from streamfleet_broker.sockets import HANDSHAKE
 from streamfleet_broker.zap import RESTART_DELAY
 from streamfleet_core.peers.allow_list import AllowList
-from streamfleet_core.protocol import data_plane
-from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, decode, encode
+from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import Kind
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY, MAX_DATA_BODY
 from streamfleet_core.protocol.messages import (
     Bye,
     Desired,
@@ -541,7 +541,7 @@ async def test_frames_that_are_no_message_are_refused_and_disturb_nobody(site: S
 async def test_an_oversize_frame_cuts_its_sender_only(site: Site) -> None:
     good, bad = await site.ready("good"), await site.ready("bad")
 
-    await bad.socket.send_multipart([b"x" * (MAX_BODY + 1)])
+    await bad.socket.send_multipart([b"x" * (MAX_CONTROL_BODY + 1)])
     await bad.hello()
 
     await still_works(site, good)
@@ -607,7 +607,7 @@ async def test_pictures_go_their_own_way_to_this_host_and_to_subscribers_elsewhe
     for subscriber in (here, there, with_predictions):
         subscriber.subscribe("v1/img/door/")
 
-    picture = message(Kind.IMG, "door", generation, bytes(data_plane.MAX_BODY))
+    picture = message(Kind.IMG, "door", generation, bytes(MAX_DATA_BODY))
 
     async def publish() -> None:
         await publisher.send_multipart(picture)
@@ -668,7 +668,7 @@ async def test_a_flood_of_pictures_delays_no_prediction(site: Site) -> None:
         nonlocal flooded
         while True:
             flooded += 1
-            await pictures.send_multipart(message(Kind.IMG, "door", generation, bytes(data_plane.MAX_BODY)))
+            await pictures.send_multipart(message(Kind.IMG, "door", generation, bytes(MAX_DATA_BODY)))
             await asyncio.sleep(0.02)
 
     flooding = asyncio.create_task(flood())

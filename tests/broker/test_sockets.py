@@ -16,7 +16,7 @@ from streamfleet_broker.sockets import (
     PUBLICATION_OPTIONS,
     SUBSCRIPTION_OPTIONS,
 )
-from streamfleet_core.protocol.data_plane import MAX_FRAME
+from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.runtime import client_socket
 from tests.fakes.hanging_up import HastyContext, process, send_much_and_hang_up, stand_still
 from tests.fakes.patience import PATIENCE
@@ -46,7 +46,7 @@ def test_a_peer_that_hangs_up_while_much_of_it_waits_does_not_end_the_broker(
         context.socket(_DOORS[door][1]) as peer,
         peer.get_monitor_socket(zmq.EVENT_CONNECTED) as monitor,
     ):
-        client_socket.configure(peer, largest=MAX_FRAME)
+        client_socket.configure(peer, largest=MAX_DATA_FRAME)
         peer.sndhwm = 0
         assert pipe.poll(PATIENCE)
         peer.connect(pipe.recv())
@@ -87,7 +87,7 @@ def _broker(door: str, endpoint: str, pipe: Connection) -> None:
 
 def _client(endpoint: str, _: Connection) -> None:
     with HastyContext() as context, context.socket(zmq.SUB) as socket:
-        client_socket.configure(socket, largest=MAX_FRAME)
+        client_socket.configure(socket, largest=MAX_DATA_FRAME)
         socket.rcvhwm = 100
         socket.subscribe(b"")
         socket.connect(endpoint)

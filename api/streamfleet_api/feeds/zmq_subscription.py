@@ -12,8 +12,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from streamfleet_core.protocol.data_plane import MAX_FRAME
 from streamfleet_core.protocol.errors import BadData
+from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.runtime.client_socket import configure
 from streamfleet_core.runtime.curve import CurveKeys
 
@@ -37,7 +37,7 @@ def sub_socket(
     Beyond `waiting` queued messages, the newest are dropped.
     """
     socket = context.socket(zmq.SUB)
-    configure(socket, largest=MAX_FRAME)  # as everywhere: what one hop lets through, no other cuts off
+    configure(socket, largest=MAX_DATA_FRAME)  # as everywhere: what one hop lets through, no other cuts off
     socket.rcvhwm = waiting
     if keys is not None:
         keys.apply(socket)

@@ -13,13 +13,14 @@ from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.placement import Candidate, choose, meets
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.state import MAX_PIPELINES, State
-from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, encode
+from streamfleet_core.protocol.control_plane import Envelope, encode
 from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Desired
 from streamfleet_core.protocol.values import Labels
 
 # The desired state of a device is one message. The margin is for a desired status or a generation that grows.
-MAX_DESIRED_SIZE = MAX_BODY - MAX_PIPELINES * 24  # bytes
+MAX_DESIRED_SIZE = MAX_CONTROL_BODY - MAX_PIPELINES * 24  # bytes
 
 
 class Scheduler:
@@ -122,4 +123,4 @@ def size(desired: Desired) -> int:
     try:
         return len(encode(Envelope(desired))[2])
     except BadMessage:
-        return MAX_BODY + 1
+        return MAX_CONTROL_BODY + 1

@@ -49,15 +49,9 @@ from streamfleet_core.peers.connections import (
 )
 from streamfleet_core.peers.subscription_reader import Subscription, SubscriptionReader
 from streamfleet_core.peers.subscriptions import Change, Subscriptions
-from streamfleet_core.protocol.data_plane import (
-    GEN_FIELD,
-    HEADER_SIZE,
-    MAX_FRAME,
-    MAX_TOPIC,
-    Kind,
-    subject_of,
-)
+from streamfleet_core.protocol.data_plane import GEN_FIELD, HEADER_SIZE, Kind, subject_of
 from streamfleet_core.protocol.errors import BadData
+from streamfleet_core.protocol.limits import MAX_DATA_FRAME, MAX_TOPIC
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import serve
@@ -491,7 +485,7 @@ class Forwarder:
         began, worked = time.monotonic(), time.thread_time()
         out = self.out.connections
         for connections, keys in (
-            (self._publishers, self._publishers.count(UNREAD, MAX_FRAME)),
+            (self._publishers, self._publishers.count(UNREAD, MAX_DATA_FRAME)),
             (out, out.count(UNREAD_SUBSCRIPTIONS)),
         ):
             for key in keys:

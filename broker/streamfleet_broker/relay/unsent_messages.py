@@ -6,7 +6,7 @@ from collections import Counter
 
 import zmq
 
-from streamfleet_core.protocol.data_plane import MAX_FRAME
+from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 
 
 class UnsentMessages:
@@ -27,7 +27,7 @@ class UnsentMessages:
     @property
     def is_full(self) -> bool:
         """Whether there is no room for another message of any key."""
-        return self._size + MAX_FRAME > self._most
+        return self._size + MAX_DATA_FRAME > self._most
 
     def hold(self, key: str, body: zmq.Frame) -> zmq.Frame | None:
         """Return the same bytes to send, counted until the last peer has them; None if too many wait."""

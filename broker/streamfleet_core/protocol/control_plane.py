@@ -16,16 +16,12 @@ import msgpack
 import msgspec
 
 from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY, MAX_REPLY_BODY
 from streamfleet_core.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message, Reply
 from streamfleet_core.protocol.values import to_plain
 
 MAGIC = b"SF"
 MAJOR = 1
-MAX_BODY = 65_536  # bytes
-MAX_REPLY = 16 * 1_048_576  # bytes
-# CURVE adds 33 bytes to each frame, and libzmq disconnects a peer whose frame is longer than MAXMSGSIZE: the
-# longest body must still pass. A body that passes but is too long is refused when it is decoded.
-CURVE_MARGIN = 64  # bytes
 NO_SESSION = bytes(16)
 
 _HEADER = struct.Struct(">2sBBQ16sQ")
@@ -76,7 +72,7 @@ def decode(frames: Sequence[bytes]) -> Envelope:
 
 
 def _limit(of: type[Message]) -> int:
-    return MAX_REPLY if of is Reply else MAX_BODY
+    return MAX_REPLY_BODY if of is Reply else MAX_CONTROL_BODY
 
 
 def _decode_body(body: bytes, of: type[Message]) -> Message:

@@ -16,15 +16,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.control_plane import CURVE_MARGIN
 from streamfleet_core.protocol.errors import BadData
+from streamfleet_core.protocol.limits import MAX_DATA_BODY, MAX_STAT_BODY, MAX_TOPIC
 
 MAGIC = b"SD"
 MAJOR = 1
-MAX_BODY = 1_048_576  # bytes
-MAX_STAT = 262_144  # bytes of a `stat`, which contains many small objects
-MAX_TOPIC = 128  # bytes
-MAX_FRAME = MAX_BODY + CURVE_MARGIN  # bytes; MAXMSGSIZE of every socket of the data plane
 
 _HEADER = struct.Struct(">2sBBHHQIIQQQ")
 _OPENING = struct.Struct(">2sBB")  # the start of the header, which says whether the rest can be decoded
@@ -45,7 +41,7 @@ class Kind(enum.IntEnum):
 
 _KINDS = {kind.value: kind for kind in Kind}
 _NAMES = {kind.name.lower().encode(): kind for kind in Kind}  # in topics
-_LIMITS = {kind: MAX_STAT if kind is Kind.STAT else MAX_BODY for kind in Kind}
+_LIMITS = {kind: MAX_STAT_BODY if kind is Kind.STAT else MAX_DATA_BODY for kind in Kind}
 
 
 class Flag(enum.IntFlag):

@@ -60,6 +60,17 @@ MIN_PIXELS, MAX_PIXELS = 16, 16_384  # of a side of a stored picture
 MAX_QUALITY = 100  # of a JPEG
 MAX_BATCH = 100_000_000  # pictures
 
+# Messages.
+MAX_CONTROL_BODY = 65_536  # bytes of the body of a message of the control plane
+MAX_REPLY_BODY = 16 * 1_048_576  # bytes of the body of a Reply, which may list the whole fleet
+MAX_TOPIC = 128  # bytes of the topic of a message of the data plane
+MAX_DATA_BODY = 1_048_576  # bytes of its body
+MAX_STAT_BODY = 262_144  # bytes of the body of a `stat`, which contains many small objects
+# CURVE adds 33 bytes to each frame, and libzmq disconnects a peer whose frame is longer than MAXMSGSIZE: the
+# longest body must still pass. A body that passes but is too long is refused when it is decoded.
+CURVE_MARGIN = 64  # bytes
+MAX_DATA_FRAME = MAX_DATA_BODY + CURVE_MARGIN  # bytes; MAXMSGSIZE of every socket of the data plane
+
 # Requests.
 MAX_CHANGES = 500  # pipelines in one request
 MAX_GRANTED = 100  # pipelines to which a subscriber may be limited by name

@@ -13,8 +13,9 @@ from streamfleet_api.feeds.statuses import Board
 from streamfleet_api.feeds.zmq_subscription import FORGET, Order
 from streamfleet_api.web.auth import MAX_TICKETS, TICKET_TTL, Tickets
 from streamfleet_api.web.json_codec import render
-from streamfleet_core.protocol.data_plane import MAX_STAT, DataHeader, Kind
+from streamfleet_core.protocol.data_plane import DataHeader, Kind
 from streamfleet_core.protocol.errors import BadData
+from streamfleet_core.protocol.limits import MAX_STAT_BODY
 from streamfleet_core.protocol.requests import Events, FleetEvent
 from streamfleet_core.protocol.values import to_plain
 from tests.api.roboflow.test_stream_management import told
@@ -183,7 +184,7 @@ def broken(**changes: object) -> bytes:
         broken(report={"sources_metadata": [{}] * 17}),
         broken(dropped={str(number): 1 for number in range(65)}),
         broken(at=float("-inf")),
-        broken(reason="x" * MAX_STAT),
+        broken(reason="x" * MAX_STAT_BODY),
         b"\x91" * 1000 + b"\x00",
         b"\x81\xa6report" + b"\x91" * 900 + b"\x00",
     ],

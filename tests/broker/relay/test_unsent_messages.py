@@ -7,13 +7,13 @@ import time
 import zmq
 
 from streamfleet_broker.relay.unsent_messages import UnsentMessages
-from streamfleet_core.protocol.data_plane import MAX_BODY, MAX_FRAME
+from streamfleet_core.protocol.limits import MAX_DATA_BODY, MAX_DATA_FRAME
 from tests.fakes.patience import PATIENCE
 
 
 def test_what_waits_is_counted_by_key_and_all_together_until_it_is_gone() -> None:
-    unsent = UnsentMessages(3 * MAX_FRAME, 2 * MAX_FRAME)
-    body = zmq.Frame(bytes(MAX_BODY))
+    unsent = UnsentMessages(3 * MAX_DATA_FRAME, 2 * MAX_DATA_FRAME)
+    body = zmq.Frame(bytes(MAX_DATA_BODY))
 
     of_a = [unsent.hold("a", body) for _ in range(3)]
     was_full = unsent.is_full

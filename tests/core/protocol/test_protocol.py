@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, decode, encode
+from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import (
     DataHeader,
     Flag,
@@ -25,6 +25,7 @@ from streamfleet_core.protocol.data_plane import (
 )
 from streamfleet_core.protocol.errors import BadData, BadMessage, BadToken
 from streamfleet_core.protocol.join_token import JoinToken
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Desired, Heartbeat, HeartbeatAck, Hello, Refused, Reply
 from streamfleet_core.protocol.requests import (
     ChangePipelines,
@@ -223,7 +224,7 @@ def test_a_newer_peer_is_understood() -> None:
         (b"\x91" * 60_000, "a HeartbeatAck"),
         (b"", "msgpack"),
         (msgpack.packb({"number": 1}) + b"x", "msgpack"),
-        (b"x" * (MAX_BODY + 1), f"a body of at most {MAX_BODY} bytes"),
+        (b"x" * (MAX_CONTROL_BODY + 1), f"a body of at most {MAX_CONTROL_BODY} bytes"),
     ],
 )
 def test_a_wrong_body_is_refused_with_what_was_expected(body: bytes, expected: str) -> None:

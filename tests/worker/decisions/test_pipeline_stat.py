@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from streamfleet_core.protocol.data_plane import MAX_STAT
+from streamfleet_core.protocol.limits import MAX_STAT_BODY
 from streamfleet_core.protocol.source_reference import redacted
 from streamfleet_core.protocol.status import PipelineStat, SourceStat, StatusReport
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState, SourceSpec
@@ -171,7 +171,7 @@ def test_a_status_that_is_too_large_goes_without_its_oldest_updates() -> None:
     content = encoded(document)
     told = msgspec.msgpack.decode(content, type=PipelineStat).report["video_source_status_updates"]
 
-    assert len(content) <= MAX_STAT
+    assert len(content) <= MAX_STAT_BODY
     assert len(told) > 16
     assert told == updates[-len(told) :]
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from streamfleet_core.protocol.control_plane import MAX_BODY, Envelope, encode
+from streamfleet_core.protocol.control_plane import Envelope, encode
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Hello
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
 from streamfleet_worker.decisions.reconcile_actions import (
@@ -367,4 +368,4 @@ def test_what_a_full_device_says_fits_into_one_message() -> None:
     hello = Hello(device="cam-7", boot=b"b" * 16, agent="0.1.0", capacity=64, observed=device.observed)
 
     assert len(device.observed) == 128
-    assert len(encode(Envelope(hello))[2]) < MAX_BODY
+    assert len(encode(Envelope(hello))[2]) < MAX_CONTROL_BODY

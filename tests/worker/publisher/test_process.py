@@ -13,7 +13,8 @@ import pytest
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from streamfleet_core.protocol.data_plane import HEADER_SIZE, MAX_BODY, DataHeader, Kind, pipeline_topic
+from streamfleet_core.protocol.data_plane import HEADER_SIZE, DataHeader, Kind, pipeline_topic
+from streamfleet_core.protocol.limits import MAX_DATA_BODY
 from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherConfig, PublisherReport, Relay
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.ipc.handover.packet import Message, pack, pack_without_body
@@ -151,7 +152,7 @@ def test_junk_is_counted_and_goes_nowhere(
         until_heard(camera, sub)
         for pieces in junk:
             camera.send_raw(pieces)
-        camera.send_raw(pack_without_body(good), bytes(MAX_BODY + 1))
+        camera.send_raw(pack_without_body(good), bytes(MAX_DATA_BODY + 1))
         camera.send(good)
         publisher.until("all junk was counted", lambda report: report.rejected == len(junk) + 1)
 
@@ -404,7 +405,7 @@ def test_who_looks_at_pictures_is_told_at_once_and_gets_them(
 ) -> None:
     publisher = stand.publisher()
     publisher.until("nobody looks", lambda report: watched(report) == ())
-    sent = picture(body=bytes(MAX_BODY))
+    sent = picture(body=bytes(MAX_DATA_BODY))
 
     with viewer(context, stand.local_picture_endpoint) as door:
         publisher.until("one looks", lambda report: watched(report) == ("door/",))
@@ -498,7 +499,7 @@ def test_a_flood_of_pictures_costs_no_prediction(
         publisher.until("somebody looks", lambda report: watched(report) == ("door/",))
         until_heard(camera, sub)
         for seq in range(1, 101):
-            flood.send(b"v1/img/door/", header, bytes(MAX_BODY), fenced=False)
+            flood.send(b"v1/img/door/", header, bytes(MAX_DATA_BODY), fenced=False)
             camera.send(message(seq))
             assert sub.poll(PATIENCE * 1000), f"message {seq}"
             assert DataHeader.unpack(sub.recv_multipart()[1]).seq == seq

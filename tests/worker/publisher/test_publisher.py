@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 import zmq
 
-from streamfleet_core.protocol.control_plane import CURVE_MARGIN
+from streamfleet_core.protocol.limits import CURVE_MARGIN
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime import client_socket
 from streamfleet_core.runtime.curve import CurveKeys, new_key_pair

@@ -14,8 +14,9 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from streamfleet_core.protocol.control_plane import CURVE_MARGIN, MAX_BODY, Envelope, decode, encode
+from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.errors import BadMessage
+from streamfleet_core.protocol.limits import CURVE_MARGIN, MAX_CONTROL_BODY
 from streamfleet_core.runtime.client_socket import configure
 from streamfleet_core.runtime.curve import CurveKeys
 
@@ -27,7 +28,7 @@ _DRAIN = 256  # messages read before the loop continues
 def dealer(context: zmq.asyncio.Context, keys: CurveKeys) -> zmq.asyncio.Socket:
     """Create a DEALER for the device plane, not connected yet."""
     socket = context.socket(zmq.DEALER)
-    configure(socket, largest=MAX_BODY + CURVE_MARGIN)
+    configure(socket, largest=MAX_CONTROL_BODY + CURVE_MARGIN)
     socket.sndhwm = socket.rcvhwm = 32
     socket.handshake_ivl = 5000
     socket.immediate = True  # never queue: an old heartbeat must not arrive later

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from streamfleet_core.protocol.data_plane import MAX_STAT
+from streamfleet_core.protocol.limits import MAX_STAT_BODY
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
     DeviceStat,
@@ -96,7 +96,7 @@ def pipeline_stat(
 def encoded(stat: PipelineStat | DeviceStat) -> bytes:
     """Encode a document. If it is too large, the oldest updates are left out."""
     content = msgspec.msgpack.encode(stat)
-    while len(content) > MAX_STAT and isinstance(stat, PipelineStat):
+    while len(content) > MAX_STAT_BODY and isinstance(stat, PipelineStat):
         updates = stat.report.get("video_source_status_updates", [])
         if not updates:
             break

@@ -16,7 +16,7 @@ import zmq
 from streamfleet_core.peers.connections import Connections
 from streamfleet_core.peers.subscription_reader import Subscription, SubscriptionReader
 from streamfleet_core.peers.subscriptions import Subscriptions
-from streamfleet_core.protocol.data_plane import MAX_TOPIC
+from streamfleet_core.protocol.limits import MAX_TOPIC
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_core.protocol.data_plane import HEADER_SIZE, MAX_BODY, DataHeader, Kind
+from streamfleet_core.protocol.data_plane import HEADER_SIZE, DataHeader, Kind
+from streamfleet_core.protocol.limits import MAX_DATA_BODY
 from streamfleet_worker.ipc.handover.packet import (
     MAX_PACKET,
     BadPacket,
@@ -151,7 +152,7 @@ def test_it_wakes_who_polls_when_something_comes(intake: Receiver, outlet: Sende
     assert poll.poll(0) == []
 
 
-@pytest.mark.parametrize("size", [0, MAX_PACKET - 100, MAX_PACKET, MAX_BODY])
+@pytest.mark.parametrize("size", [0, MAX_PACKET - 100, MAX_PACKET, MAX_DATA_BODY])
 def test_a_body_of_any_size_that_may_be_comes_whole(intake: Receiver, outlet: Sender, size: int) -> None:
     body = os.urandom(size)
     before = descriptors()
@@ -165,7 +166,7 @@ def test_a_body_of_any_size_that_may_be_comes_whole(intake: Receiver, outlet: Se
 
 
 def test_a_body_that_is_too_large_is_not_sent(intake: Receiver, outlet: Sender) -> None:
-    assert not send(outlet, 1, body=bytes(MAX_BODY + 1))
+    assert not send(outlet, 1, body=bytes(MAX_DATA_BODY + 1))
     assert send(outlet, 2)
 
     assert outlet.dropped == 1
@@ -181,7 +182,7 @@ def test_of_a_body_that_is_far_too_large_little_is_read(intake: Receiver, path: 
         os.close(memory)
         (came,) = intake.take(256)
 
-    assert len(came.body) == MAX_BODY + 1
+    assert len(came.body) == MAX_DATA_BODY + 1
 
 
 def test_with_little_room_only_a_few_lie_there(intake: Receiver, path: str) -> None:
@@ -336,11 +337,11 @@ def test_what_a_killed_sender_had_sent_is_taken(intake: Receiver, path: str) -> 
     before = descriptors()
     program = f"""
 import os, signal
-from tests.worker.ipc.handover.test_handover import MAX_BODY, Sender, send
+from tests.worker.ipc.handover.test_handover import MAX_DATA_BODY, Sender, send
 outlet = Sender({path!r})
 for seq in range(5):
     send(outlet, seq)
-send(outlet, 5, body=bytes(MAX_BODY))
+send(outlet, 5, body=bytes(MAX_DATA_BODY))
 os.kill(os.getpid(), signal.SIGKILL)
 """
     killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60)
@@ -349,7 +350,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     came = intake.take(256)
 
     assert seqs(came) == list(range(6))
-    assert len(came[5].body) == MAX_BODY
+    assert len(came[5].body) == MAX_DATA_BODY
     assert descriptors() == before
     assert intake.disconnected == 0
 
@@ -399,7 +400,7 @@ def test_nothing_stays_open_of_those_who_have_gone(path: str) -> None:
     intake = Receiver(path)
     for seq in range(10):
         outlet = Sender(path)
-        send(outlet, seq, body=bytes(MAX_BODY))
+        send(outlet, seq, body=bytes(MAX_DATA_BODY))
         outlet.close()
 
     assert len(intake.take(256)) == 10

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from streamfleet_core.protocol.data_plane import MAX_BODY
+from streamfleet_core.protocol.limits import MAX_DATA_BODY
 from streamfleet_worker.video.outputs.prediction import (
     MAX_DATAGRAM,
     Origin,
@@ -107,7 +107,7 @@ def test_supervision_reads_either_form_back(count: int, tracked: bool) -> None:
 
     for encoded, read, limit in (
         (to_json(whole), json.loads, MAX_DATAGRAM),
-        (to_msgpack(whole), msgpack.unpackb, MAX_BODY),
+        (to_msgpack(whole), msgpack.unpackb, MAX_DATA_BODY),
     ):
         came = read(encoded.content)
         back = sv.Detections.from_inference(came)
@@ -187,7 +187,7 @@ def test_a_body_for_the_data_plane_is_bounded_too() -> None:
     encoded = to_msgpack(document(detections(9000)))
 
     assert encoded.truncated > 0
-    assert MAX_BODY - 250 < len(encoded.content) <= MAX_BODY
+    assert MAX_DATA_BODY - 250 < len(encoded.content) <= MAX_DATA_BODY
 
 
 def test_every_detection_has_an_id_of_its_own() -> None:

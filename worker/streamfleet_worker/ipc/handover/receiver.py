@@ -11,7 +11,7 @@ import os
 import select
 import socket
 
-from streamfleet_core.protocol.data_plane import MAX_BODY
+from streamfleet_core.protocol.limits import MAX_DATA_BODY
 from streamfleet_worker.ipc.handover.packet import MAX_PACKET, BadPacket, Message, unpack
 from streamfleet_worker.ipc.unix_sockets import listen
 
@@ -108,7 +108,7 @@ def _receive(link: socket.socket) -> Message | None:
         if len(descriptors) != attached:
             raise BadPacket(f"{int(attached)} descriptors", len(descriptors))
         # Reading one byte more than allowed detects a body that is too large.
-        return message._replace(body=os.pread(descriptors[0], MAX_BODY + 1, 0)) if attached else message
+        return message._replace(body=os.pread(descriptors[0], MAX_DATA_BODY + 1, 0)) if attached else message
     finally:
         for descriptor in descriptors:
             os.close(descriptor)

@@ -9,7 +9,8 @@ import socket
 import time
 from collections import deque
 
-from streamfleet_core.protocol.data_plane import MAX_BODY, DataHeader
+from streamfleet_core.protocol.data_plane import DataHeader
+from streamfleet_core.protocol.limits import MAX_DATA_BODY
 from streamfleet_worker.ipc.handover.packet import MAX_PACKET, Message, pack, pack_without_body, size
 from streamfleet_worker.ipc.unix_sockets import PACKETS
 
@@ -44,10 +45,10 @@ class Sender:
         return len(self._waiting)
 
     def send(self, topic: bytes, header: DataHeader, body: bytes, *, fenced: bool) -> bool:
-        """Send a message, and return whether it was accepted or kept. A body may have `MAX_BODY` bytes."""
+        """Send a message. Returns whether it was accepted or kept. A body may have `MAX_DATA_BODY` bytes."""
         message = Message(fenced, topic, header.pack(), body)
         self.flush()
-        if len(body) <= MAX_BODY:
+        if len(body) <= MAX_DATA_BODY:
             if not self._waiting and self._deliver(message):
                 return True
             if len(self._waiting) < self._limit:

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import supervision as sv
 
-from streamfleet_core.protocol.data_plane import MAX_BODY
+from streamfleet_core.protocol.limits import MAX_DATA_BODY
 
 MAX_DATAGRAM = 65_507  # bytes, the limit of UDP over IPv4
 
@@ -98,7 +98,7 @@ def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = Fa
     return _fit(document, limit, encode, shorten=_shortened, separator=len(separators[0]))
 
 
-def to_msgpack(document: Document, limit: int = MAX_BODY) -> Encoded:
+def to_msgpack(document: Document, limit: int = MAX_DATA_BODY) -> Encoded:
     """Encode the same object for the data plane. At most `limit` bytes."""
     content = msgspec.msgpack.encode(document)
     if len(content) <= limit:

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import supervision as sv
 
-from streamfleet_core.protocol.data_plane import MAX_BODY, DataHeader
+from streamfleet_core.protocol.data_plane import DataHeader
+from streamfleet_core.protocol.limits import MAX_DATA_BODY
 from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.pacing import Pace
 
@@ -111,7 +112,7 @@ class PreviewRenderer:
 
     def _render(self, preview: PreviewFrame) -> None:
         jpeg = draw(preview.picture.bgr(), preview.detections, self._labels)
-        if len(jpeg) <= MAX_BODY:
+        if len(jpeg) <= MAX_DATA_BODY:
             self._send(jpeg, preview)
 
     def _wait(self) -> PreviewFrame | None:
