@@ -1,7 +1,8 @@
 """The fleet: devices, desired pipelines, and where they run. Pure: takes messages and `now`, returns effects.
 
     Operators ──▶ Pipelines ──▶ Scheduler ──▶ State ──▶ effects
-    Sessions ──▶ DeviceConfirmations ──▶ Scheduler, PendingReplies
+    Sessions ──▶ Enrolment; DeviceConfirmations ──▶ Scheduler, PendingReplies
+    FailureDetector ──▶ State
     EventListeners ◀── FleetQueries ◀── State
 
 A pipeline is one record, whose `generation` rises with every change of device, spec or desired status.
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
-from streamfleet_broker.fleet.device_sessions import Sessions
+from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
+from streamfleet_broker.fleet.device_plane.enrolment import Enrolment
+from streamfleet_broker.fleet.device_plane.failure_detector import FailureDetector
+from streamfleet_broker.fleet.device_plane.sessions import Sessions
 from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.event_listeners import EventListeners
@@ -59,7 +62,9 @@ class Fleet:
         self._pending_replies = PendingReplies(self._state, queries)
         self._event_listeners = EventListeners(self._state, queries)
         self._confirmations = DeviceConfirmations(self._state, self._scheduler, self._pending_replies)
-        self._sessions = Sessions(self._state, self._scheduler, self._confirmations, now)
+        self._enrolment = Enrolment(self._state)
+        self._sessions = Sessions(self._state, self._scheduler, self._enrolment, self._confirmations, now=now)
+        self._failure_detector = FailureDetector(self._state, now)
         self._pipelines = Pipelines(
             self._state, self._scheduler, queries, self._pending_replies, self._confirmations
         )
@@ -107,6 +112,8 @@ class Fleet:
     def tick(self, now: float) -> list[Effect]:
         """Let time pass. Call it twice a second."""
         self._sessions.tick(now)
+        self._enrolment.expire_tokens(now)
+        self._failure_detector.tick(now)
         self._confirmations.release_gone(now)
         self._scheduler.place(now)
         self._pending_replies.expire(now)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 from typing_extensions import assert_never
 
-from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
+from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.devices import Asker, Device, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, LogEvent, Send
 from streamfleet_broker.fleet.event_listeners import EventListeners

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from typing_extensions import assert_never
 
-from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
+from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.devices import Asker, is_silent
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.pending_replies import OutcomeCollector, PendingReplies

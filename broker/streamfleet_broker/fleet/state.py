@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from streamfleet_broker.fleet.devices import Asker, Device, Session
+from streamfleet_broker.fleet.devices import Asker, Device, DevicePeer, Session
 from streamfleet_broker.fleet.effects import Answer, Domain, Effect, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.event_log import EventLog
 from streamfleet_broker.fleet.random_source import RandomSource
 from streamfleet_broker.fleet.record_index import RecordIndex, held_key
 from streamfleet_broker.fleet.records import HeldRecord, PipelineRecord, Record
 from streamfleet_core.protocol.control_plane import Envelope, encode
-from streamfleet_core.protocol.messages import BrokerMessage, Desired, Error, ErrorCode, Reply
+from streamfleet_core.protocol.messages import (
+    BrokerMessage,
+    Desired,
+    Error,
+    ErrorCode,
+    RefusalCode,
+    Refused,
+    Reply,
+)
 from streamfleet_core.protocol.requests import ReportProcess
 from streamfleet_core.protocol.values import Observed, ObservedState
 
@@ -217,6 +225,10 @@ class State:
     def send(self, session: Session, message: BrokerMessage) -> None:
         """Send a message to a device, independently of the writes of the step."""
         self.immediate_effects.append(Send(session.routing_id, message, session.id))
+
+    def refuse(self, peer: DevicePeer, session: bytes, code: RefusalCode, detail: str) -> None:
+        """Refuse a message of a peer. `session`: the one that it named."""
+        self.immediate_effects.append(Send(peer.routing_id, Refused(code, detail), session))
 
     def desired(self, device: Device) -> Desired:
         """The desired state of a device, without pipelines that another device must give up first."""

@@ -1,13 +1,13 @@
-"""The devices' plane: sessions, the desired state that each device is sent, and the detection of silence."""
+"""The sessions of devices: who may speak for a device, and the desired state that each is sent."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from streamfleet_broker.fleet.device_confirmations import DeviceConfirmations
+from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
+from streamfleet_broker.fleet.device_plane.enrolment import Enrolment
 from streamfleet_broker.fleet.devices import Device, DevicePeer, Session
 from streamfleet_broker.fleet.effects import LogEvent, RaiseEpoch, Send
-from streamfleet_broker.fleet.records import DeviceRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
@@ -25,9 +25,8 @@ from streamfleet_core.protocol.messages import (
     Subscribers,
     Welcome,
 )
-from streamfleet_core.protocol.values import is_public_key, observed_digest
+from streamfleet_core.protocol.values import observed_digest
 
-PARTITION_MINIMUM = 3  # silent devices: fewer are never taken for a failure of our network
 MAX_EPOCH_STEP = 1_000_000  # starts of a broker; a device must not exhaust the number range
 RETURNS = 3  # of a replaced boot within the clone window: two machines use one key
 FLOOD_ENDS = 5.0  # seconds without a dropped message
@@ -51,34 +50,32 @@ class Sessions:
     """Starts and ends the sessions of all devices."""
 
     def __init__(
-        self, state: State, scheduler: Scheduler, confirmations: DeviceConfirmations, now: float
+        self,
+        state: State,
+        scheduler: Scheduler,
+        enrolment: Enrolment,
+        confirmations: DeviceConfirmations,
+        *,
+        now: float,
     ) -> None:
         self._state = state
         self._scheduler = scheduler
+        self._enrolment = enrolment
         self._confirmations = confirmations
-        self._ticked = now
-        self._grace_until = now + state.config.grace
         self._raise_after = now  # limits how often devices can restart all sessions
         self._raiser: Device | None = None  # the device that caused the epoch that is being written
         self._floods: dict[str, _Flood] = {}  # by key; recent ones only
 
     def tick(self, now: float) -> None:
-        """Expire tokens, and detect silent devices."""
-        if now - self._ticked > self._state.config.suspect:
-            # The broker was suspended; heartbeats may still be queued, so extend the grace period.
-            self._grace_until = max(self._grace_until, now + self._state.config.grace)
-        self._ticked = now
+        """Forget floods that have ended."""
         self._floods = {
             key: each for key, each in self._floods.items() if now - each.last < FLOOD_LOG_INTERVAL
         }
-        self._expire_tokens(now)
-        self._check_silence(now)
-        self._detect_partition(now)
 
     def receive_malformed(self, peer: DevicePeer, error: BadMessage) -> None:
         """Refuse bytes that are not a message."""
         code: RefusalCode = "version" if error.expected.startswith("version") else "bad_message"
-        self._refuse(peer, NO_SESSION, code, str(error))
+        self._state.refuse(peer, NO_SESSION, code, str(error))
 
     def overspent(self, key: str, count: int, now: float) -> None:
         """Count dropped messages of a key. Log a flood once a minute; quarantine its device if it lasts."""
@@ -148,32 +145,34 @@ class Sessions:
         """Handle a message of a device."""
         message = envelope.message
         if isinstance(message, Enrol):
-            self._enrol(peer, message)
+            self._enrolment.enrol(peer, message)
             return
         name = self._state.records.owners.get(peer.key)
         if name is None:
             # ZAP admitted the key: it is a one-time key, or belonged to a device when it connected.
             code: RefusalCode = "unknown_key" if peer.key in self._state.records.tokens else "revoked"
-            self._refuse(peer, envelope.session, code, "enrol first")
+            self._state.refuse(peer, envelope.session, code, "enrol first")
             return
         device = self._state.devices[name]
         follows = self._compare_epochs(device, envelope, now)
         match message:
             case Hello() if not follows:
-                self._refuse(peer, NO_SESSION, "stale_session", "you saw this epoch before: hello again")
+                self._state.refuse(
+                    peer, NO_SESSION, "stale_session", "you saw this epoch before: hello again"
+                )
             case Hello():
                 self._handle_hello(peer, device, message, now)
             case Heartbeat() | Bye():
                 session = self._session_of(peer, device, envelope)
                 if session is None:
-                    self._refuse(peer, envelope.session, "stale_session", "hello first")
+                    self._state.refuse(peer, envelope.session, "stale_session", "hello first")
                 elif isinstance(message, Heartbeat):
                     self._handle_heartbeat(device, session, message, now)
                 else:
                     self._handle_bye(device, message, now)
             case _:
                 expected = BadMessage("Hello, Heartbeat, Bye or Enrol", type(message).__name__)
-                self._refuse(peer, envelope.session, "bad_message", str(expected))
+                self._state.refuse(peer, envelope.session, "bad_message", str(expected))
 
     def _compare_epochs(self, device: Device, envelope: Envelope, now: float) -> bool:
         """Whether our epoch is above any that the device saw of other brokers. If not, a Hello raises it.
@@ -202,66 +201,19 @@ class Sessions:
         if self._raiser is not None:
             self._raiser.raises.take(1, now)
 
-    def _refuse(self, peer: DevicePeer, session: bytes, code: RefusalCode, detail: str) -> None:
-        self._state.immediate_effects.append(Send(peer.routing_id, Refused(code, detail), session))
-
-    def _enrol(self, peer: DevicePeer, message: Enrol) -> None:
-        token = self._state.records.tokens.get(peer.key)
-        if token is None:
-            self._refuse(peer, NO_SESSION, "token_used", "ask for a new token")
-            return
-        if self._state.is_known_key(message.public_key):
-            self._refuse(peer, NO_SESSION, "bad_message", "this key is in use: make one of your own")
-            return
-        if not is_public_key(message.public_key):
-            self._refuse(peer, NO_SESSION, "bad_message", "expected a public key of CURVE, got none")
-            return
-        known = self._state.records.devices.get(token.device)
-        if known is None:
-            self._state.devices[token.device] = Device(name=token.device, revision=self._state.revision)
-            short_id = (
-                max((record.short_id for record in self._state.records.devices.values()), default=0) + 1
-            )
-            self._state.records.write(
-                DeviceRecord(device=token.device, public_key=message.public_key, short_id=short_id)
-            )
-        else:
-            self._replace_machine(self._state.devices[token.device])
-            self._state.records.write(replace(known, public_key=message.public_key, left=False))
-        self._state.mark_device_dirty(token.device)
-        self._state.records.remove(token)
-        self._state.after_commit += [
-            self._state.allowed_keys("devices"),
-            self._state.allowed_keys("relay-in"),
-            Send(peer.routing_id, Enrolled(token.device), NO_SESSION),
-            LogEvent(token.device, "enrolled"),
-        ]
-
-    def _replace_machine(self, device: Device) -> None:
-        """Give a name to another key. Higher generations fence off what the old machine may still emit."""
-        if device.session is not None:
-            self._state.end_session(device)
-            device.state = "suspect"
-        elif device.state == "quarantined":
-            device.state = "suspect"
-        for record in self._state.records.of_device(device.name):
-            self._state.change(
-                replace(record, generation=record.generation + 1, run_generation=record.generation + 1)
-            )
-
     def _handle_hello(self, peer: DevicePeer, device: Device, hello: Hello, now: float) -> None:
         name = device.name
         if hello.device != name:
             self._state.immediate_effects.append(
                 LogEvent(name, f"its key was used in the name of {hello.device}", severity="error")
             )
-            self._refuse(peer, NO_SESSION, "key_device_mismatch", f"this is the key of {name}")
+            self._state.refuse(peer, NO_SESSION, "key_device_mismatch", f"this is the key of {name}")
             return
         if device.state != "quarantined" and self._is_cloned(device, hello.boot, now):
             self._quarantine(device, _CLONED, now)
         if device.state == "quarantined":
             why = device.why_quarantined.replace(" its ", " this ")
-            self._refuse(peer, NO_SESSION, "quarantined", f"{why}: enroll the device again")
+            self._state.refuse(peer, NO_SESSION, "quarantined", f"{why}: enroll the device again")
             return
         self._open_session(peer, device, hello, now)
 
@@ -357,57 +309,3 @@ class Sessions:
         self._state.immediate_effects.append(LogEvent(device.name, f"left: {bye.reason}"))
         self._confirmations.release_gone(now)
         self._scheduler.place(now)
-
-    def _expire_tokens(self, now: float) -> None:
-        expired = [
-            token
-            for token in self._state.records.tokens.values()
-            if token.expires_at <= self._state.wall(now)
-        ]
-        for token in expired:
-            self._state.records.remove(token)
-        if expired:
-            self._state.after_commit.append(self._state.allowed_keys("devices"))
-
-    def _check_silence(self, now: float) -> None:
-        for name, device in self._state.devices.items():
-            if device.state not in ("syncing", "ready", "suspect"):
-                continue
-            assert device.heard is not None
-            silent = now - device.heard
-            if device.session is not None and device.session.cut:
-                device.session.cut = False
-                self._state.immediate_effects.append(
-                    LogEvent(name, f"suspect: cut off, silent for {silent:.1f} s")
-                )
-            if silent > self._state.config.lease and now >= self._grace_until:
-                if device.session is not None:
-                    self._state.end_session(device)
-                device.state, device.lost_at = "lost", now
-                self._state.immediate_effects.append(
-                    LogEvent(name, f"lost: silent for {silent:.1f} s", severity="error")
-                )
-            elif silent > self._state.config.suspect and device.state != "suspect":
-                device.state = "suspect"
-                self._state.immediate_effects.append(LogEvent(name, f"suspect: silent for {silent:.1f} s"))
-            elif silent > self._state.config.probe and device.state != "suspect":
-                # If its agent was killed, libzmq tells it to who sends something.
-                assert device.session is not None
-                self._state.send(device.session, self._state.desired(device))
-
-    def _detect_partition(self, now: float) -> None:
-        """Move nothing while most of the fleet is silent at once: that is probably our own network."""
-        config, suspected_before = self._state.config, self._state.network_partition_suspected
-        since = now - (config.partition_hold if suspected_before else config.partition_window)
-        devices = self._state.devices.values()
-        silent = sum(d.state == "suspect" or (d.state == "lost" and d.lost_at > since) for d in devices)
-        present = sum(device.state in ("syncing", "ready") for device in devices)
-        suspected = silent >= PARTITION_MINIMUM and silent > present
-        if suspected and not suspected_before:
-            event = f"{silent} of {silent + present} devices are silent: nothing is moved until most are back"
-            self._state.immediate_effects.append(LogEvent("fleet", event, severity="error"))
-        elif suspected_before and not suspected:
-            self._state.immediate_effects.append(
-                LogEvent("fleet", "pipelines of lost devices are moved again")
-            )
-        self._state.network_partition_suspected = suspected
