@@ -103,6 +103,7 @@ PURE = [
     "streamfleet_worker.engine.onnxruntime_errors",
     "streamfleet_worker.library.execution.playback_clock",
     "streamfleet_worker.sampling.selection",
+    "streamfleet_worker.video.detection.kalman_boxes",
     "streamfleet_worker.video.sources.timeouts",
 ]
 # A pure module has no socket, process, file, clock, thread, logger or random source of its own.

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import supervision as sv
 
+from streamfleet_api.local.demo import conveyor_model
+from streamfleet_core.models.model_validation import validate_model
+from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.detection.letterbox import Letterbox
+from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.detection.tracker import Tracker
+from streamfleet_worker.video.synthetic.conveyor import draw
+from tests.fakes import moving_boxes
 from tests.fakes.detections_columns import tracker_ids
+from tests.fakes.package_tracker import PackageTracker
 
 
 def scene(*boxes: tuple[float, float, float]) -> sv.Detections:
@@ -100,3 +112,74 @@ def test_a_source_of_any_rate_is_tracked(fps: float) -> None:
     ids = {tuple(tracker_ids(tracker.update(scene((50, 50, 0.5)), n / (fps or 30)))) for n in range(1, 10)}
 
     assert ids == {(1,)}
+
+
+def test_a_frame_from_before_the_last_one_changes_nothing() -> None:
+    tracker = Tracker(confidence=0.4, fps=10)
+    for n in range(1, 4):
+        tracker.update(scene((100, 100, 0.9)), n / 10)
+
+    late = [tracker.update(scene((500, 100, 0.9)), when).tracker_id for when in (0.2, float("nan"))]
+    after = tracker.update(scene((100, 100, 0.9), (500, 100, 0.9)), 0.4).tracker_id
+
+    assert late == [None, None]
+    assert after is not None
+    assert after.tolist() == [1, 2]
+
+
+# beside the package ---------------------------------------------------------------------------------------
+
+
+def both(fps: float, moments: Iterator[moving_boxes.Moment]) -> Iterator[tuple[list[int], list[int]]]:
+    """The ids that our tracker gives in each frame, and those that the package's gives."""
+    trackers = Tracker(confidence=0.0, fps=fps), PackageTracker(confidence=0.0, fps=fps)
+    for moment in moments:
+        ids = []
+        for tracker in trackers:
+            tracker.retune(confidence=moment.confidence)
+            found = tracker.update(moment.detections, moment.media_time).tracker_id
+            ids.append([] if found is None else found.tolist())
+        yield ids[0], ids[1]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_whatever_happens_it_decides_as_the_package_does(part: int) -> None:
+    given = 0
+
+    for seed in range(part, 160, 4):
+        fps = random.Random(seed).choice((0.0, 10.0, 30.0))
+        for ours, theirs in both(fps, moving_boxes.scene(seed, frames=40)):
+            assert ours == theirs, f"scene {seed}"
+            given += len(ours)
+
+    assert given > 3000
+
+
+@pytest.mark.parametrize("confidence", [0.1, 0.4])
+def test_it_decides_as_the_package_does_about_the_detections_of_a_model(
+    confidence: float, tmp_path: Path
+) -> None:
+    given = set()
+
+    for ours, theirs in both(10.0, parts_on_a_belt(confidence, tmp_path)):
+        assert ours == theirs
+        given.update(ours)
+
+    assert len(given) > 10
+
+
+def parts_on_a_belt(confidence: float, folder: Path) -> Iterator[moving_boxes.Moment]:
+    """What the demo's detector finds."""
+    path = folder / "conveyor.onnx"
+    path.write_bytes(conveyor_model())
+    manifest = validate_model(path, "0" * 64)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path.read_bytes(), options)
+    letterbox, blob = Letterbox(manifest), np.empty((1, 3, 320, 320), np.float32)
+    rules = PostProcessing(confidence=confidence)
+    for frame_id in range(200, 320):
+        geometry = letterbox.write(ArrayPicture(draw(1, frame_id)), blob)
+        (output,) = session.run(None, {"images": blob})
+        found = decode(output, geometry, manifest=manifest, rules=rules)
+        yield moving_boxes.Moment(frame_id / 10, found, confidence)

@@ -1,78 +1,152 @@
 """The tracker: assigns ids to the detections of one source over time.
 
-ByteTrack (arXiv 2110.06864) from the package `trackers`, which reorders rows and assigns the id of a new
-track only in its second frame. Here every row keeps its place, and a track has its id from its first frame
-on. No other module imports that package.
+ByteTrack (arXiv 2110.06864): confident detections are matched to all tracks, then the others to the remaining
+tracks, each time so that the sum of the overlaps is greatest. A confident detection without a track starts
+one. A track that is not seen in its second frame ends, any other when it was not seen for a second.
+
+It decides as `ByteTrackTracker` of the package `trackers` does, but all tracks are computed at once, every
+row keeps its place, and a track has its id from its first frame on.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import numpy as np
 import numpy.typing as npt
 import supervision as sv
-from trackers import ByteTrackTracker
+from scipy.optimize import linear_sum_assignment
+
+from streamfleet_worker.video.detection.kalman_boxes import Doubles, KalmanBoxes
 
 _USUAL_FPS = 30.0  # frames/s of a source that declares none
-_ROW = "row"  # the index of the input detection
-_SAME_BOX = 0.5  # pixels
+_LEAST_OVERLAP = 0.1  # IoU of a track and its detection
+_MEMORY = 1.0  # seconds for which a track may remain unseen
+_TINY = np.finfo(np.float64).tiny  # instead of 0, which nothing is divided by
+
+_Indices = npt.NDArray[np.int64]
 
 
 class Tracker:
     """A tracker for one source. Frames must be passed in order. Only one thread may use it."""
 
     def __init__(self, *, confidence: float, fps: float) -> None:
-        # With the default thresholds, a detection of confidence 0.5 would never be tracked.
-        self._tracker = ByteTrackTracker(
-            frame_rate=fps or _USUAL_FPS,
-            track_activation_threshold=confidence,
-            high_conf_det_threshold=confidence,
-        )
-        self._ids: dict[Any, int] = {}  # ours, by track
+        """`confidence`: tracks start at it. `fps`: the frames/s of the source, 0 if unknown."""
+        self._confidence = confidence
+        self._time: float | None = None  # media time of the last frame
+        # By track, the oldest first:
+        self._boxes = KalmanBoxes(fps or _USUAL_FPS)
+        self._ids = np.empty(0, np.int64)
+        self._confirmed = np.empty(0, np.bool_)  # it was seen in its second frame
+        self._unseen = np.empty(0)  # seconds
         self._next_id = 1
 
     def retune(self, *, confidence: float) -> None:
         """Start new tracks at another confidence; existing tracks continue."""
-        self._tracker.track_activation_threshold = confidence
-        self._tracker.high_conf_det_threshold = confidence
+        self._confidence = confidence
 
     def update(self, detections: sv.Detections, media_time: float) -> sv.Detections:
-        """Set `tracker_id` on the detections, which keep their order: all get an id, or none."""
-        marked = sv.Detections(
-            xyxy=detections.xyxy,
-            confidence=detections.confidence,
-            class_id=detections.class_id,
-            data={_ROW: np.arange(len(detections))},
-        )
-        tracked = self._tracker.update(marked, timestamp=media_time)
-        self._name_tracks()
-        detections.tracker_id = self._ids_of(tracked, len(detections))
+        """Set `tracker_id` on the detections, which keep their order: all get an id, or none.
+
+        A frame from before the last one changes nothing and gets no ids.
+        """
+        ids = None
+        if self._move_on(media_time):
+            ids = self._ids_of(_columns(detections.xyxy), self._is_confident(detections))
+        detections.tracker_id = ids
         return detections
 
-    def _name_tracks(self) -> None:
-        names = {}
-        for track in self._tracker.tracks:
-            name = self._ids.get(track)
-            if name is None:
-                name, self._next_id = self._next_id, self._next_id + 1
-            names[track] = name
-        self._ids = names
+    def _move_on(self, media_time: float) -> bool:
+        """Predict the tracks at this time and drop those that were not seen for too long."""
+        elapsed = media_time - (media_time if self._time is None else self._time)
+        if not 0 <= elapsed < math.inf:
+            return False
+        self._time = media_time
+        if elapsed and len(self._ids):
+            self._boxes.predict(elapsed)
+            self._unseen += elapsed
+            self._keep(self._unseen <= _MEMORY)
+        return True
 
-    def _ids_of(self, tracked: sv.Detections, count: int) -> npt.NDArray[np.int64] | None:
-        ids = np.full(count, -1, np.int64)
-        confirmed = {track.tracker_id: name for track, name in self._ids.items()}
-        begun = {track: name for track, name in self._ids.items() if track.tracker_id == -1}
-        assert tracked.tracker_id is not None
-        rows = tracked.data.get(_ROW, ())
-        for row, box, theirs in zip(rows, tracked.xyxy, tracked.tracker_id, strict=True):
-            if theirs != -1:
-                ids[row] = confirmed[theirs]
-                continue
-            for track in begun:
-                # A track that started with this detection has exactly its box.
-                if np.abs(track.get_state_bbox() - box).max() < _SAME_BOX:
-                    ids[row] = begun.pop(track)
-                    break
-        # `sv.Detections.from_inference` fails if only some detections have ids.
-        return None if (ids == -1).any() else ids
+    def _is_confident(self, detections: sv.Detections) -> npt.NDArray[np.bool_]:
+        if detections.confidence is None:
+            return np.ones(len(detections), np.bool_)
+        confident: npt.NDArray[np.bool_] = detections.confidence >= self._confidence
+        return confident
+
+    def _ids_of(self, boxes: Doubles, confident: npt.NDArray[np.bool_]) -> _Indices | None:
+        """Return the ids of boxes (4, n), or None if not all of them have one."""
+        tracks, rows = self._match(boxes, confident)
+        ids = np.full(len(confident), -1, np.int64)
+        ids[rows] = self._ids[tracks]
+        self._boxes.correct(tracks, boxes[:, rows])
+        self._confirmed[tracks] = True
+        self._unseen[tracks] = 0
+        if len(tracks) < len(self._ids):
+            self._keep(self._confirmed | (self._unseen == 0))
+        if len(rows) < len(ids):
+            new = confident & (ids < 0)
+            ids[new] = self._start_tracks(boxes[:, new])
+            # `sv.Detections.from_inference` fails if only some detections have ids.
+            return None if (ids < 0).any() else ids
+        return ids
+
+    def _match(self, boxes: Doubles, confident: npt.NDArray[np.bool_]) -> tuple[_Indices, _Indices]:
+        """Return the tracks that were seen, and the indices of their boxes."""
+        free, rows = np.arange(len(self._ids)), np.flatnonzero(confident)
+        tracks, matched = self._assign(free, boxes, rows)
+        if len(rows) == len(confident):
+            return tracks, matched
+        free, rows = np.delete(free, tracks), np.flatnonzero(~confident)
+        further_tracks, further_matched = self._assign(free, boxes, rows)
+        return np.concatenate([tracks, further_tracks]), np.concatenate([matched, further_matched])
+
+    def _assign(self, tracks: _Indices, boxes: Doubles, rows: _Indices) -> tuple[_Indices, _Indices]:
+        """Pair some of the tracks and some of the rows so that the sum of their overlaps is greatest."""
+        overlaps = _overlaps(self._boxes.boxes[:, tracks], boxes[:, rows])
+        at, matched = linear_sum_assignment(overlaps, maximize=True)
+        enough = overlaps[at, matched] >= _LEAST_OVERLAP
+        return tracks[at[enough]], rows[matched[enough]]
+
+    def _start_tracks(self, boxes: Doubles) -> _Indices:
+        """Start a track for each box, and return their ids."""
+        count = boxes.shape[1]
+        ids = np.arange(self._next_id, self._next_id + count)
+        self._next_id += count
+        self._boxes.add(boxes)
+        self._ids = np.concatenate([self._ids, ids])
+        self._confirmed = np.concatenate([self._confirmed, np.zeros(count, np.bool_)])
+        self._unseen = np.concatenate([self._unseen, np.zeros(count)])
+        return ids
+
+    def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
+        if kept.all():
+            return
+        self._boxes.keep(kept)
+        self._ids, self._confirmed, self._unseen = self._ids[kept], self._confirmed[kept], self._unseen[kept]
+
+
+def _columns(xyxy: npt.NDArray[np.generic]) -> Doubles:
+    """Boxes (n, 4) as columns (4, n)."""
+    return np.ascontiguousarray(xyxy.T, np.float64)
+
+
+def _overlaps(tracks: Doubles, boxes: Doubles) -> npt.NDArray[np.float32]:
+    """The intersection over union (n, m) of boxes (4, n) with boxes (4, m).
+
+    Rounded to 32 bits, so that rounding errors do not decide between equal overlaps.
+    """
+    first = np.maximum(tracks[:2, :, None], boxes[:2, None])
+    last = np.minimum(tracks[2:, :, None], boxes[2:, None])
+    width, height = np.maximum(last - first, 0)
+    shared = width * height
+    whole = _area(tracks)[:, None] + _area(boxes) - shared
+    # Of boxes without area, or of a predicted box that is inverted, nothing is shared.
+    overlaps: npt.NDArray[np.float32] = (shared / np.maximum(whole, _TINY)).astype(np.float32)
+    return overlaps
+
+
+def _area(boxes: Doubles) -> Doubles:
+    width, height = boxes[2:] - boxes[:2]
+    area: Doubles = width * height
+    return area
