@@ -1,6 +1,6 @@
-"""The records of child processes: when one is stuck, how it is stopped, and when it is started again.
+"""The records of child processes: when one is stuck, and how it is stopped.
 
-started --report--> heard --no report in time--> killed --exit--> backoff --> started
+started --report--> heard --no report in time--> killed --exit--> `restart_policy` --> started
                           --stop asked, no exit in time--> killed
 """
 
@@ -12,7 +12,6 @@ from typing import Generic, TypeVar
 
 from streamfleet_core.protocol.status import SourceStat
 from streamfleet_core.protocol.values import Assignment, ObservedState, PipelineSpec
-from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_worker.decisions.reconcile_actions import Action, KillChild, StopChild
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId
 from streamfleet_worker.ipc.child_messages import CameraReport
@@ -21,10 +20,6 @@ START_TIMEOUT = 30.0  # seconds to a child's first report
 REPORT_TIMEOUT = 5.0  # seconds between two reports
 STOP_TIMEOUT = 1.0  # seconds from asking a child to stop to killing it
 STALL_TIMEOUT = 10.0  # seconds in which a running camera emits nothing
-BACKOFF_FIRST = 0.5  # seconds
-BACKOFF_FACTOR = 1.5
-BACKOFF_LAST = 300.0  # seconds
-HEALTHY = 60.0  # seconds after which a crash counts as the first one
 
 _REPORT_DELAY = 2.0  # seconds until a camera has reported a silent source that it handles itself
 
@@ -128,24 +123,6 @@ class Camera(Child[CameraId]):
         Child.postpone(self, gap)  # `super()` does not work in a dataclass with slots
         if self.moved_at is not None:
             self.moved_at += gap
-
-
-@dataclass(slots=True)
-class Retry:
-    """Delays before a child that crashed is started again."""
-
-    at: float = float("-inf")
-    backoff: Backoff = field(
-        default_factory=lambda: Backoff(
-            first=BACKOFF_FIRST, limit=BACKOFF_LAST, factor=BACKOFF_FACTOR, jitter=1.0
-        )
-    )
-
-    def crashed(self, started_at: float, now: float, chance: float) -> None:
-        """Wait longer than last time, unless the child was healthy. `chance`, in [0, 1), is the jitter."""
-        if now - started_at >= HEALTHY:
-            self.backoff.succeeded()
-        self.at = now + self.backoff.failed(chance)
 
 
 def exit_reason(what: str, code: int | None) -> str:

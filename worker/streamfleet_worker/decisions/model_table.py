@@ -15,9 +15,10 @@ from streamfleet_core.models.onnx_graph import TOO_LONG
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.status import EngineStat
 from streamfleet_core.protocol.values import Manifest, ModelRef
-from streamfleet_worker.decisions.children import HEALTHY, REPORT_TIMEOUT, Child, Retry, exit_reason
+from streamfleet_worker.decisions.children import REPORT_TIMEOUT, Child, exit_reason
 from streamfleet_worker.decisions.reconcile_actions import Action, CancelFetch, FetchModel, StartEngine
 from streamfleet_worker.decisions.reconcile_events import EngineId, ModelFetched, ModelRefused
+from streamfleet_worker.decisions.restart_policy import HEALTHY, RestartPolicy
 from streamfleet_worker.ipc.child_messages import EngineReport
 
 LOAD_TIMEOUT = 90.0  # seconds for an engine to load, which the kernel limits by processor time
@@ -43,7 +44,7 @@ class Model:
     report: EngineReport | None = None  # of the present engine
     runs: int = 0
     idle_since: float | None = None
-    retry: Retry = field(default_factory=Retry)
+    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     crash: str | None = None  # why the last engine ended, until one is ready
     restarts: int = 0
     faults: int = 0  # engines in a row that the model itself ended
@@ -148,11 +149,11 @@ class ModelTable:
         if model.damaged:
             model.damaged = False
             model.manifest = None  # so that it is fetched again
-            model.retry.crashed(engine.started_at, now, self._rng())
+            model.restart_policy.crashed(engine.started_at, now, self._rng())
         elif engine.asked_at is None:
             model.crash = engine.killed_for or exit_reason("engine", code)
             model.restarts += 1
-            model.retry.crashed(engine.started_at, now, self._rng())
+            model.restart_policy.crashed(engine.started_at, now, self._rng())
             model.count_fault(engine, report, code, now)
 
     def try_again(self, digest: str) -> None:
@@ -161,7 +162,7 @@ class ModelTable:
         if model is not None and model.failed is not None:
             model.failed = model.crash = None
             model.faults = 0
-            model.retry = Retry()
+            model.restart_policy = RestartPolicy()
 
     # decisions
 
@@ -196,7 +197,7 @@ class ModelTable:
         elif model.manifest is None:
             actions += _keep_fetch(model, wanted)
         elif model.engine is None:
-            if wanted and now >= model.retry.at:
+            if wanted and now >= model.restart_policy.at:
                 model.runs += 1
                 model.engine = Child(id=EngineId(model.digest, model.runs), started_at=now)
                 actions.append(StartEngine(model.engine.id, model.manifest))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from streamfleet_core.protocol.source_reference import cut_reason, shown_reason
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
-from streamfleet_worker.decisions.children import Camera, Retry, exit_reason
+from streamfleet_worker.decisions.children import Camera, exit_reason
 from streamfleet_worker.decisions.model_table import ModelTable
 from streamfleet_worker.decisions.reconcile_actions import (
     Action,
@@ -25,6 +25,7 @@ from streamfleet_worker.decisions.reconcile_actions import (
     StartCamera,
 )
 from streamfleet_worker.decisions.reconcile_events import CameraId, Row
+from streamfleet_worker.decisions.restart_policy import RestartPolicy
 from streamfleet_worker.decisions.topic_subscriptions import is_watched
 from streamfleet_worker.ipc.child_messages import CameraReport
 
@@ -38,7 +39,7 @@ class Pipeline:
     gone: bool = True  # not in the last desired state
     camera: Camera | None = None
     report: CameraReport | None = None  # of the present camera, or of the last one of this run
-    retry: Retry = field(default_factory=Retry)
+    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     crash: str | None = None  # why the last camera ended, until one works
     last_crash: str | None = None  # the same, while `restarts` counts it
     fresh_crash: bool = False  # until the next tick, so that it is reported
@@ -70,7 +71,7 @@ class Pipeline:
     def restart(self) -> None:
         """Forget the last run: nothing is known of the next one."""
         self.report = None
-        self.retry = Retry()
+        self.restart_policy = RestartPolicy()
         self.crash = self.last_crash = self.failed = self.before_end = None
         self.restarts = 0
 
@@ -181,7 +182,7 @@ class PipelineTable:
             pipeline.crash = pipeline.last_crash = camera.killed_for or exit_reason("camera", code)
             pipeline.fresh_crash = True
             pipeline.restarts += 1
-            pipeline.retry.crashed(camera.started_at, now, self._rng())
+            pipeline.restart_policy.crashed(camera.started_at, now, self._rng())
 
     # decisions
 
@@ -217,7 +218,11 @@ class PipelineTable:
                 actions += self._keep_camera(pipeline, pipeline.camera, watched, now)
             elif pipeline.gone:
                 actions += self._forget(pipeline)
-            elif pipeline.assignment is not None and self._should_run(pipeline) and now >= pipeline.retry.at:
+            elif (
+                pipeline.assignment is not None
+                and self._should_run(pipeline)
+                and now >= pipeline.restart_policy.at
+            ):
                 actions += self._start_camera(pipeline, pipeline.assignment, watched, now)
         return actions
 

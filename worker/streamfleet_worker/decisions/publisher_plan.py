@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from streamfleet_worker.decisions.children import Child, Retry
+from streamfleet_worker.decisions.children import Child
 from streamfleet_worker.decisions.reconcile_actions import Action, StartPublisher
 from streamfleet_worker.decisions.reconcile_events import PublisherId
+from streamfleet_worker.decisions.restart_policy import RestartPolicy
 from streamfleet_worker.ipc.child_messages import PublisherReport
 
 
@@ -16,7 +17,7 @@ class PublisherPlan:
     def __init__(self, rng: Callable[[], float]) -> None:
         self._rng = rng
         self._runs = 0
-        self._retry = Retry()
+        self._restart_policy = RestartPolicy()
         self.child: Child[PublisherId] | None = None
         self.watched: tuple[str, ...] = ()  # topics of previews with a subscriber, in its last report
 
@@ -29,7 +30,7 @@ class PublisherPlan:
     def exited(self, child_id: PublisherId, now: float) -> None:
         """Start it again after the backoff."""
         if self.child is not None and self.child.id == child_id:
-            self._retry.crashed(self.child.started_at, now, self._rng())
+            self._restart_policy.crashed(self.child.started_at, now, self._rng())
             self.child = None
             self.watched = ()
 
@@ -42,7 +43,7 @@ class PublisherPlan:
 
     def keep(self, now: float) -> list[Action]:
         """Start it if it does not exist."""
-        if self.child is not None or now < self._retry.at:
+        if self.child is not None or now < self._restart_policy.at:
             return []
         self._runs += 1
         self.child = Child(id=PublisherId(self._runs), started_at=now)
