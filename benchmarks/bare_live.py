@@ -29,7 +29,7 @@ from benchmarks.receiver import boot_ns
 from streamfleet_core.protocol.values import Manifest, SourceSpec
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.frame import Picture
-from streamfleet_worker.video.open_source import open_source
+from streamfleet_worker.video.sources.open_source import open_source
 
 THREAD_EACH, TWO_THREADS = "bare: a thread each", "bare: two threads"
 LIVE_ARRANGEMENTS = (THREAD_EACH, TWO_THREADS)

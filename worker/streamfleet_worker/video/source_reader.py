@@ -19,12 +19,12 @@ from pathlib import Path
 
 from streamfleet_core.protocol.source_reference import SourceKind, is_finite, kind_of, path_of, sanitised
 from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Frame, Stamp
-from streamfleet_worker.video.open_source import open_source, timeouts_of
 from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.open_source import open_source, timeouts_of
 from streamfleet_worker.video.sources.retry_policy import SourceBackoff
 from streamfleet_worker.video.telemetry.log_throttle import LogThrottle
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from streamfleet_core.protocol.values import SourceSpec
-from streamfleet_worker.video.open_source import open_source, quiet_libraries
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.sources import ffmpeg_capture
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.open_source import open_source, quiet_libraries
 from tests.fakes.films import FRAMES, SIZE, copied, counted_by_ffmpeg, drawn, noise, write_film
 
 # FFmpeg 8.1.1, which comes with PyAV 17, may keep the last picture of an H.264 film back after damage.

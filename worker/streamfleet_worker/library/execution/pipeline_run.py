@@ -16,7 +16,7 @@ from streamfleet_worker.library.execution.frame_batches import Sources
 from streamfleet_worker.library.execution.frame_loop import FrameLoop
 from streamfleet_worker.library.inference import Inference
 from streamfleet_worker.library.status_updates import Updates
-from streamfleet_worker.video.open_source import quiet_libraries
+from streamfleet_worker.video.sources.open_source import quiet_libraries
 from streamfleet_worker.video.telemetry.status_report import source_metadata, status_report
 
 logger = logging.getLogger(__name__)

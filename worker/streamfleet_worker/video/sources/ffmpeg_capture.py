@@ -7,7 +7,6 @@ Damaged data does not end a source: the end of the data does. Every wait has a d
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,9 +25,10 @@ from av.video.stream import VideoStream
 
 from streamfleet_core.protocol.status import SourceCause
 from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Image, Picture
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.ffmpeg_errors import strerror
 from streamfleet_worker.video.sources.file_diagnosis import codec_of, fault_of
 from streamfleet_worker.video.sources.timeouts import FrameTimeouts
 
@@ -444,12 +444,6 @@ class _Opening:
             return float(self._answer)
         self._on_wait("connected, no picture yet")
         return float(self._deadline)
-
-
-def strerror(exc: Exception) -> str:
-    """The text of an error without the address, which may contain credentials."""
-    said = exc.strerror if isinstance(exc, av.FFmpegError) else None
-    return said or os.strerror(5)
 
 
 def _has_length(container: InputContainer, stream: VideoStream) -> bool:

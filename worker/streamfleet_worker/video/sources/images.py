@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Image, Picture
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost, shown_path
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})

@@ -13,8 +13,8 @@ import numpy as np
 
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Image, Picture
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Image, Picture
-from streamfleet_worker.video.sources.capture import Capture
 
 
 class GeneratedCapture(Capture):

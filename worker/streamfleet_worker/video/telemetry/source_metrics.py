@@ -14,8 +14,8 @@ from typing import Any
 
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import SourceCause, SourceStat
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.sources.buffer import Signal
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.freeze_detector import FORGOTTEN
 from streamfleet_worker.video.telemetry.event_journal import ERROR, INFO, WARNING, EventJournal
 from streamfleet_worker.video.telemetry.status_report import shown_source_state

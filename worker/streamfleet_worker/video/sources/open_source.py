@@ -14,15 +14,15 @@ import av
 import cv2
 
 from streamfleet_core.protocol.source_reference import SourceKind, is_finite, kind_of, path_of, sanitised
-from streamfleet_core.protocol.status import SourceCause
 from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.sources import file_diagnosis
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost, shown_path
-from streamfleet_worker.video.sources.ffmpeg_capture import MOST_PIXELS, FFmpegCapture, strerror
+from streamfleet_worker.video.sources.ffmpeg_capture import MOST_PIXELS, FFmpegCapture
+from streamfleet_worker.video.sources.ffmpeg_errors import diagnose_error, strerror
 from streamfleet_worker.video.sources.images import is_pattern, open_images
 from streamfleet_worker.video.sources.timeouts import FrameTimeouts
-from streamfleet_worker.video.sources.url_diagnosis import Address, address_of, diagnose, resolve
+from streamfleet_worker.video.sources.url_diagnosis import address_of, resolve
 from streamfleet_worker.video.sources.v4l2_capture import number_of as property_number
 from streamfleet_worker.video.sources.v4l2_capture import open_device
 from streamfleet_worker.video.synthetic.conveyor import SceneCapture, UnknownScene, number_of
@@ -47,18 +47,6 @@ _PROTOCOLS = {
     "udp": "udp",
     "rtp": "rtp,srtp,udp",
     "tcp": "tcp",
-}
-# Causes that follow from FFmpeg's error alone.
-_CAUSES: dict[type[Exception], tuple[SourceCause, str]] = {
-    av.error.ConnectionRefusedError: ("refused", "connection refused"),
-    av.error.HTTPForbiddenError: ("authentication", "access is denied (403 Forbidden)"),
-    av.error.HTTPNotFoundError: ("not_found", "there is nothing under this path (404 Not Found)"),
-    av.error.HTTPBadRequestError: ("invalid", "the server refuses the request (400 Bad Request)"),
-    av.error.HTTPTooManyRequestsError: (
-        "unreachable",
-        "the server cannot serve it now (429 Too Many Requests)",
-    ),
-    av.error.ProtocolNotFoundError: ("invalid", "FFmpeg does not speak this protocol here"),
 }
 _ANSWERING = ("rtsp", "rtmp")  # protocols whose server responds before the first picture
 # OpenCV's properties that apply to files and streams.
@@ -166,24 +154,9 @@ def _open_url(
             on_wait=on_wait,
         )
     except (av.FFmpegError, ValueError) as exc:
-        raise _error_of(address, exc) from None
+        raise diagnose_error(address, exc) from None
     _log_ignored(spec, _KNOWN)
     return capture
-
-
-def _error_of(address: Address, exc: Exception) -> SourceLost:
-    """Find the cause: from FFmpeg's error where it is specific, otherwise by a probe of the server."""
-    for kind, (cause, why) in _CAUSES.items():
-        if isinstance(exc, kind):
-            return address.lost(cause, why)
-    if isinstance(exc, av.error.HTTPUnauthorizedError):
-        if not address.has_login:
-            return address.lost("authentication", "it wants a user and a password, the address has none")
-        return diagnose(address) or address.lost("authentication", "the user or the password is wrong")
-    if isinstance(exc, av.error.OSError):
-        return diagnose(address) or address.lost("unreachable", strerror(exc).lower())
-    why = "it answers, but gives nothing that can be decoded"
-    return diagnose(address) or address.lost("codec", why)
 
 
 def _options(family: str, usual: dict[str, str]) -> dict[str, str]:

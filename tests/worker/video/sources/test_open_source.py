@@ -15,10 +15,10 @@ import cv2
 import pytest
 
 from streamfleet_core.protocol.values import SourceSpec
-from streamfleet_worker.video.open_source import open_source, quiet_libraries
+from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.sources import ffmpeg_capture, timeouts
-from streamfleet_worker.video.sources.capture import Capture
 from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.open_source import open_source, quiet_libraries
 from streamfleet_worker.video.sources.timeouts import NEXT_PICTURE
 from streamfleet_worker.video.sources.url_diagnosis import Answer, address_of, diagnose_answer
 from streamfleet_worker.video.sources.v4l2_capture import _not_opened
