@@ -30,9 +30,10 @@ import numpy as np
 
 from benchmarks.processes import TIMEOUT, child, receive
 from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
 from streamfleet_worker.ipc.child_messages import PostProcessing
-from streamfleet_worker.ipc.shared_memory import FloatArray
+from streamfleet_worker.ipc.shared_memory import FloatArray, PixelArray
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
@@ -128,18 +129,21 @@ class Slot:
     def __init__(self, session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
         self._session = session
         self._manifest = manifest
-        self.input: FloatArray = np.zeros((1, 3, manifest.input_height, manifest.input_width), np.float32)
+        shape = (1, 3, manifest.input_height, manifest.input_width)
+        self.input: PixelArray = np.zeros(shape, np.uint8)
+        self._numbers: FloatArray = np.zeros(shape, np.float32)
         name = session.get_inputs()[0].name
-        (first,) = session.run(None, {name: self.input})
+        (first,) = session.run(None, {name: self._numbers})
         self.output: FloatArray = np.empty_like(first)
         self._binding = session.io_binding()
-        self._binding.bind_input(name, "cpu", 0, np.float32, self.input.shape, self.input.ctypes.data)
+        self._binding.bind_input(name, "cpu", 0, np.float32, shape, self._numbers.ctypes.data)
         self._binding.bind_output(
             session.get_outputs()[0].name, "cpu", 0, np.float32, self.output.shape, self.output.ctypes.data
         )
 
     def run(self) -> None:
         """Run inference once."""
+        normalize(self.input, self._manifest.family, self._numbers)
         self._session.run_with_iobinding(self._binding)
 
     def read(self, geometry: Geometry) -> int:

@@ -21,6 +21,7 @@ import supervision as sv
 from supervision.metrics import MeanAveragePrecision
 
 from streamfleet_core.models.model_validation import validate_model
+from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -64,7 +65,8 @@ def main() -> None:
     manifest = validate_model(options.model, hashlib.sha256(content).hexdigest())
     session = _session(content)
     letterbox, clock, metric = Letterbox(manifest), Clock(), MeanAveragePrecision()
-    blob = np.empty((1, 3, manifest.input_height, manifest.input_width), np.float32)
+    pixels = np.empty((1, 3, manifest.input_height, manifest.input_width), np.uint8)
+    blob = np.empty(pixels.shape, np.float32)
     rules = PostProcessing(confidence=options.confidence)
     rng = np.random.default_rng(0)
     for number in HELD_OUT:
@@ -73,8 +75,9 @@ def main() -> None:
             clock.start()
             image = scene.draw(frame_id)
             clock.lap()
-            geometry = letterbox.write(ArrayPicture(image), blob)
+            geometry = letterbox.write(ArrayPicture(image), pixels)
             clock.lap()
+            normalize(pixels, manifest.family, blob)
             (output,) = session.run(None, {"images": blob})
             clock.lap()
             found = decode(output, geometry, manifest=manifest, rules=rules)

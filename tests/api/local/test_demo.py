@@ -13,6 +13,7 @@ from supervision.metrics import MeanAveragePrecision
 from streamfleet_api.local.demo import BOX, CAMERAS, LABELS, SIDE, conveyor_model, demo_model
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -85,12 +86,13 @@ def test_the_detector_finds_the_parts_on_belts_that_it_never_saw(tmp_path: Path)
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(conveyor_model(), options)
     letterbox = Letterbox(manifest)
-    blob = np.empty((1, 3, 320, 320), np.float32)
+    pixels, blob = np.empty((1, 3, 320, 320), np.uint8), np.empty((1, 3, 320, 320), np.float32)
     metric = MeanAveragePrecision()
 
     for number in (*range(900, 916), *map(number_of, CAMERAS.values())):
         for frame_id in (50, 333, 1210, 7001):
-            geometry = letterbox.write(ArrayPicture(draw(number, frame_id)), blob)
+            geometry = letterbox.write(ArrayPicture(draw(number, frame_id)), pixels)
+            normalize(pixels, manifest.family, blob)
             (output,) = session.run(None, {"images": blob})
             found = decode(output, geometry, manifest=manifest, rules=PostProcessing())
             boxes, class_ids = truth(number, frame_id)

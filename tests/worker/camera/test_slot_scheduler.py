@@ -170,3 +170,28 @@ def test_every_source_gets_a_slot_whatever_the_others_do(seed: int) -> None:
             while (ready := scheduler.next_ready(source)) is not None:
                 scheduler.remove_oldest(source)
                 free.append(ready.slot)
+
+
+def test_a_slot_that_waits_for_its_turn_counts_as_one_of_the_source() -> None:
+    scheduler: SlotScheduler[Frame] = SlotScheduler(2)
+
+    scheduler.request_turn(0, slot=5, now=1.0)
+    waits = (scheduler.waits_for_turn(0), scheduler.waits_for_turn(1))
+    room_before = scheduler.has_room(0, free=1), scheduler.has_room(1, free=1)
+    source = scheduler.source_in_turn(5)
+
+    assert waits == (True, False)
+    assert room_before == (False, True)  # a slot is left to the other source
+    assert (source, scheduler.waits_for_turn(0)) == (0, False)
+    scheduler.check()
+
+
+def test_a_turn_that_does_not_come_is_the_engines_fault_after_a_second() -> None:
+    scheduler: SlotScheduler[Frame] = SlotScheduler(1)
+    scheduler.request_turn(0, slot=5, now=1.0)
+
+    stuck = scheduler.is_stuck(1.0 + STUCK), scheduler.is_stuck(1.01 + STUCK)
+    forgotten = scheduler.forget_request(0), scheduler.forget_request(0)
+
+    assert (stuck, forgotten) == ((False, True), (5, None))
+    assert not scheduler.is_stuck(9.0)

@@ -34,7 +34,7 @@ def test_it_infers_from_and_into_shared_memory(path: Path) -> None:
     (_, slot), (_, same) = map_slots(memory, layout), map_slots(memory, layout)
 
     Letterbox(manifest).write(ArrayPicture(draw(1)), slot.input)
-    session.run(session.prepare(slot))
+    session.runner().run(slot)
 
     best = same.output[0, 4:].argmax(axis=1)
     found = same.output[0, :2, best] * 6 - np.array([0, 70 * 6])
@@ -171,15 +171,18 @@ def test_every_family_runs(path: Path, family: Family, output: np.ndarray) -> No
 
 
 def write_counting_model(path: Path) -> None:
-    """An end-to-end model that gives as many boxes as the first pixel of its first channel says."""
+    """An end-to-end model that gives two boxes for each step of the first pixel of its first channel."""
     nodes = [
         helper.make_node("Slice", ["images", "first", "second"], ["pixel"]),
         helper.make_node("Reshape", ["pixel", "flat"], ["number"]),
-        helper.make_node("Cast", ["number"], ["count"], to=TensorProto.INT64),
+        helper.make_node("Mul", ["number", "scale"], ["scaled"]),
+        helper.make_node("Round", ["scaled"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["count"], to=TensorProto.INT64),
         helper.make_node("Concat", ["one", "count", "one"], ["repeats"], axis=0),
         helper.make_node("Tile", ["box", "repeats"], ["output"]),
     ]
     constants: dict[str, np.ndarray] = {
+        "scale": np.array(2 * 255, np.float32),
         "first": np.zeros(4, np.int64),
         "second": np.ones(4, np.int64),
         "flat": np.array([1], np.int64),
@@ -202,15 +205,15 @@ def test_a_model_may_give_another_number_of_boxes_each_time(path: Path) -> None:
     session = Session(str(path), manifest_of(path, family="end2end", width=64, height=64))
     layout = session.layout(1)
     (slot,) = map_slots(create_memory(layout), layout)
-    run = session.prepare(slot)
+    runner = session.runner()
 
     found = []
-    for count in (3, 0, 2, 400):
-        slot.input[0, 0, 0, 0] = count
-        session.run(run)
+    for steps in (3, 0, 2, 200):
+        slot.input[0, 0, 0, 0] = steps
+        runner.run(slot)
         found.append(int((slot.output[0, :, 4] > 0).sum()))
 
-    assert found == [3, 0, 2, 300]
+    assert found == [6, 0, 4, 300]
 
 
 def test_a_model_file_that_is_gone_is_named_as_such(path: Path) -> None:

@@ -18,11 +18,14 @@ import pytest
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine import onnx_session, process
 from streamfleet_worker.engine.messages import (
+    Decline,
     Done,
     Failed,
     Offer,
+    RequestTurn,
     Run,
     Share,
+    Turn,
     pack,
     unpack_from_engine,
 )
@@ -70,7 +73,11 @@ class CameraPeer:
         for slot in slots:
             self.link.send(pack(Run(slot)))
 
-    def hear(self) -> Offer | Done | Failed:
+    def request_turn(self, *slots: int) -> None:
+        for slot in slots:
+            self.link.send(pack(RequestTurn(slot, 0)))
+
+    def hear(self) -> Offer | Turn | Done | Failed:
         return unpack_from_engine(self.link.recv(1024))
 
     @property
@@ -137,6 +144,8 @@ def test_one_camera_that_lies_disturbs_nobody(
         "too little memory": lambda peer: peer.send_memory(create_memory(small)),
         "a slot that is not there": lambda peer: peer.share().run(2),
         "memory twice": lambda peer: peer.share().share(),
+        "a turn that nobody asked for": lambda peer: peer.share().link.send(pack(Decline(0))),
+        "a slot twice": lambda peer: peer.share().request_turn(0, 0),
         "an offer": lambda peer: peer.link.send(pack(Offer(1, 2, 3, 4))),
     }
     for name, lie in lies.items():
@@ -151,10 +160,10 @@ def test_one_camera_that_lies_disturbs_nobody(
 def test_a_slot_that_runs_is_not_run_by_another_thread(
     stand: ProcessHarness, peers: list[CameraPeer]
 ) -> None:
-    manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=10.0)
+    manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=0.9)
     stand.engine(stand.folder / "endless.onnx", manifest, threads=2)
     peers.append(CameraPeer(stand).share())
-    peers[0].slots[0].input[:] = 100.0
+    peers[0].slots[0].input[:] = 255
 
     peers[0].run(0, 0)
 
@@ -230,6 +239,43 @@ def test_a_busy_camera_delays_another_by_one_run_at_most(
     assert any("quiet" in order()[:3] for _ in range(5))
 
 
+def test_a_live_slot_is_filled_when_its_turn_comes(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
+    manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=0.9)
+    engine = stand.engine(stand.folder / "endless.onnx", manifest, threads=2)
+    busy, first, second = (CameraPeer(stand).share() for _ in range(3))
+    peers += [busy, first, second]
+    busy.slots[0].input[:] = 255
+    busy.run(0)  # one of the two threads is busy for ever
+    engine.until("an inference goes on", lambda report: report.oldest_run > 0)
+
+    first.request_turn(1)
+    assert first.hear() == Turn(1)
+    first.run(1)
+    assert first.hear() == Done(1)
+    second.request_turn(0)
+    assert second.hear() == Turn(0)
+    second.link.send(pack(Decline(0)))
+    second.request_turn(0)
+
+    assert second.hear() == Turn(0)
+
+
+def test_a_camera_that_does_not_fill_its_slot_holds_up_nobody(
+    stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
+) -> None:
+    stand.engine(*constant, threads=1)
+    dead = [CameraPeer(stand).share() for _ in range(3)]
+    live = CameraPeer(stand).share()
+    peers += [*dead, live]
+    for peer in dead:
+        peer.request_turn(0)
+    live.request_turn(0)
+
+    assert live.hear() == Turn(0)
+    live.run(0)
+    assert live.hear() == Done(0)
+
+
 def test_a_long_inference_shows_in_the_report(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx", rounds=4000)
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
@@ -243,10 +289,10 @@ def test_a_long_inference_shows_in_the_report(stand: ProcessHarness, peers: list
 
 
 def test_it_stops_in_time_while_an_inference_goes_on(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
-    manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=10.0)
+    manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=0.9)
     engine = stand.engine(stand.folder / "endless.onnx", manifest, threads=1)
     peers.append(CameraPeer(stand).share())
-    peers[0].slots[0].input[:] = 100.0
+    peers[0].slots[0].input[:] = 255
     peers[0].run(0)
     engine.until("an inference goes on", lambda report: report.oldest_run > 0)
 
@@ -350,7 +396,7 @@ def test_a_model_whose_inferences_all_fail_says_so(stand: ProcessHarness, peers:
 
     peer.run(0)
     first = peer.hear()
-    peer.slots[0].input[:] = 0.5
+    peer.slots[0].input[:] = 128
     peer.run(0)
     second = peer.hear()
 

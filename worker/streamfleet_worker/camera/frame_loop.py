@@ -21,7 +21,7 @@ from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
 from streamfleet_worker.engine.client import EngineClient
-from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed
+from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed, Turn
 from streamfleet_worker.ipc.child_messages import CameraConfig, PostProcessing
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import decode, post_processing
@@ -253,15 +253,20 @@ class FrameLoop:
 
     def _abandon_frames(self, lane: SourceLane) -> None:
         """Drop frames of a live source after the engine died: it will have newer ones."""
+        requested = self._scheduler.forget_request(lane.source_id)
+        if requested is not None:
+            self._engine.forget_request(requested)
         for frame in self._scheduler.remove_unanswered(lane.source_id):
             self._engine.give_back(frame.slot)
             lane.metrics.dropped("engine")
 
     def _read_engine(self, now: float) -> None:
-        answer = self._engine.answer(now)
-        if answer is not None:
-            source_id, frame = self._scheduler.find(answer.slot)
-            self._handle_answer(answer, self._lanes[source_id], frame, now)
+        match self._engine.answer(now):
+            case Turn(slot):
+                self._take_turn(slot, now)
+            case Done(slot) | Failed(slot) as answer:
+                source_id, frame = self._scheduler.find(slot)
+                self._handle_answer(answer, self._lanes[source_id], frame, now)
 
     def _handle_answer(
         self, answer: Done | Failed, lane: SourceLane, frame: InFlightFrame, now: float
@@ -282,15 +287,30 @@ class FrameLoop:
         lane, now = self._lanes[source_id], time.monotonic()
         if not self._may_submit(lane, now) or not self._scheduler.has_room(source_id, self._engine.free):
             return False
+        if not lane.finite and (self._scheduler.waits_for_turn(source_id) or not lane.has_frame):
+            return False
         slot = self._engine.borrow()
         if slot is None:
             return False
+        if not lane.finite:
+            self._scheduler.request_turn(source_id, slot, now)
+            self._engine.request_turn(slot, source_id, now)
+            return True
         frame = lane.take(now)
         if frame is None:
             self._engine.give_back(slot)
             return False
         self._submit(lane, frame, slot, now)
         return True
+
+    def _take_turn(self, slot: int, now: float) -> None:
+        """Submit the newest frame of the live source whose turn has come."""
+        lane = self._lanes[self._scheduler.source_in_turn(slot)]
+        frame = lane.take(now) if self._may_submit(lane, now) else None
+        if frame is None:
+            self._engine.decline(slot, now)
+        else:
+            self._submit(lane, frame, slot, now)
 
     def _may_submit(self, lane: SourceLane, now: float) -> bool:
         early = lane.pace.wait(now) > 0
@@ -319,7 +339,7 @@ class FrameLoop:
         lane.pace.went(now)
         lane.holds.add(now, lane.pace.due)
         self._scheduler.add(lane.source_id, in_flight)
-        self._engine.submit(slot, now)
+        self._engine.submit(slot, lane.source_id, now)
 
     def _emit_ready_frames(self) -> None:
         for lane in self._lanes:
@@ -387,7 +407,7 @@ class FrameLoop:
     def _offer_preview(
         self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
     ) -> None:
-        """Pass the frame to the preview renderer, if it gets a preview."""
+        """Decline the frame to the preview renderer, if it gets a preview."""
         if not frame.shown or frame.picture is None or self._renderer is None:
             return
         self._renderer.offer(

@@ -1,7 +1,8 @@
 """Assigns free slots of the engine to sources, and tracks the frame in each slot.
 
-Sources take turns, one frame each. One slot is reserved for each source that has not ended. The scheduler
-holds no memory and no connection; `engine.client` does.
+Sources take turns, one frame each. One slot is reserved for each source that has not ended. A live source has
+at most one slot that waits for its turn, and its frame is chosen then. The scheduler holds no memory and no
+connection; `engine.client` does.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is decoded
-STUCK = 1.0  # seconds for an inference, after which the engine counts as stuck
+STUCK = 1.0  # seconds for a turn or an inference, after which the engine counts as stuck
 
 
 class InSlot(Protocol):
@@ -42,6 +43,9 @@ class SlotScheduler(Generic[FrameT]):
     def __init__(self, sources: int) -> None:
         self._turns = deque(range(sources))  # each source once; the next in turn is first
         self._in_flight: list[deque[FrameT]] = [deque() for _ in range(sources)]  # each in order
+        self._requested: dict[
+            int, tuple[int, float]
+        ] = {}  # slot, and monotonic seconds of the request, by source
         self._ended: set[int] = set()  # sources without frames in flight, which get no more
 
     def submit_in_turn(self, submit: Callable[[int], bool]) -> None:
@@ -54,10 +58,29 @@ class SlotScheduler(Generic[FrameT]):
 
     def has_room(self, source: int, free: int) -> bool:
         """Whether the source may take one of `free` slots, so that enough are left for other sources."""
-        own = len(self._in_flight[source])
+        own = len(self._in_flight[source]) + self.waits_for_turn(source)
         if own >= IN_FLIGHT:
             return False
         return not own or free > self._reserved_for_others(source)
+
+    def request_turn(self, source: int, slot: int, now: float) -> None:
+        """Record that this slot will get a frame of the source when its turn comes."""
+        self._requested[source] = (slot, now)
+
+    def waits_for_turn(self, source: int) -> bool:
+        """Whether a slot of the source waits for its turn."""
+        return source in self._requested
+
+    def source_in_turn(self, slot: int) -> int:
+        """The source whose slot waited for this turn. It waits no longer."""
+        source = next(source for source, (requested, _) in self._requested.items() if requested == slot)
+        del self._requested[source]
+        return source
+
+    def forget_request(self, source: int) -> int | None:
+        """The slot of the source that waited for its turn, which will not come; None if there is none."""
+        slot, _ = self._requested.pop(source, (None, 0.0))
+        return slot
 
     def add(self, source: int, frame: FrameT) -> None:
         """Record that the source's next frame is in its slot."""
@@ -98,13 +121,20 @@ class SlotScheduler(Generic[FrameT]):
         self._ended.add(source)
 
     def is_stuck(self, now: float) -> bool:
-        """Whether the engine takes too long for the oldest frame of a source. Any thread may call this."""
-        return any(_is_stuck(frames, now) for frames in self._in_flight)
+        """Whether the engine takes too long for a turn, or for the oldest frame of a source.
+
+        Any thread may call this.
+        """
+        since = [at for _, at in self._requested.copy().values()]
+        return any(now - at > STUCK for at in since) or any(
+            _is_stuck(frames, now) for frames in self._in_flight
+        )
 
     def check(self) -> None:
         """Assert the invariants."""
         assert sorted(self._turns) == list(range(len(self._in_flight)))
         slots = [frame.slot for frames in self._in_flight for frame in frames]
+        slots += [slot for slot, _ in self._requested.values()]
         assert len(set(slots)) == len(slots), "a slot holds one frame"
         assert all(len(frames) <= IN_FLIGHT for frames in self._in_flight)
         assert not any(self._in_flight[source] for source in self._ended)
@@ -114,7 +144,7 @@ class SlotScheduler(Generic[FrameT]):
         return sum(
             1
             for other, frames in enumerate(self._in_flight)
-            if other != source and not frames and other not in self._ended
+            if other != source and not frames and other not in self._requested and other not in self._ended
         )
 
 

@@ -14,11 +14,14 @@ from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_worker.engine.messages import (
     MAX_PACKET,
     BadPacket,
+    Decline,
     Done,
     Failed,
     Offer,
+    RequestTurn,
     Run,
     Share,
+    Turn,
     pack,
     unpack_from_engine,
 )
@@ -43,7 +46,8 @@ class EngineClient:
         self._memory = -1  # descriptor
         self._slots: list[Slot] = []
         self._free: list[int] = []
-        self._running: set[int] = set()
+        self._requested: set[int] = set()  # slots that wait for their turn
+        self._running: dict[int, int] = {}  # the sources, by slot
         self._backoff = Backoff(first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
         self._next_attempt = 0.0  # monotonic seconds
 
@@ -66,8 +70,8 @@ class EngineClient:
             return self.connected
         try:
             self._link = self._handshake()
-            for index in sorted(self._running):
-                self._link.send(pack(Run(index)))
+            for index, source in self._running.items():
+                self._link.send(pack(Run(index, source)))
         except (OSError, BadPacket) as exc:
             self._disconnect(now, str(exc))
             return False
@@ -85,24 +89,34 @@ class EngineClient:
 
     def give_back(self, index: int) -> None:
         """Return a slot whose output is no longer needed."""
-        self._running.discard(index)
+        self._running.pop(index, None)
         self._free.append(index)
 
     def slot(self, index: int) -> Slot:
         """The arrays of a slot."""
         return self._slots[index]
 
-    def submit(self, index: int, now: float) -> None:
-        """Request a run of a slot. If the engine is gone, the next one runs it."""
-        self._running.add(index)
-        if self._link is None:
-            return
-        try:
-            self._link.send(pack(Run(index)))
-        except OSError as exc:
-            self._disconnect(now, str(exc))
+    def request_turn(self, index: int, source: int, now: float) -> None:
+        """Ask for a turn of a slot, to fill it then. A turn is lost with its engine."""
+        self._requested.add(index)
+        self._send(RequestTurn(index, source), now)
 
-    def answer(self, now: float) -> Done | Failed | None:
+    def decline(self, index: int, now: float) -> None:
+        """Return a slot whose turn has come, as there is nothing to infer."""
+        self._send(Decline(index), now)
+        self._free.append(index)
+
+    def submit(self, index: int, source: int, now: float) -> None:
+        """Request a run of a slot. If the engine is gone, the next one runs it."""
+        self._running[index] = source
+        self._send(Run(index, source), now)
+
+    def forget_request(self, index: int) -> None:
+        """Return a slot that waited for its turn at an engine that is gone."""
+        self._requested.discard(index)
+        self._free.append(index)
+
+    def answer(self, now: float) -> Turn | Done | Failed | None:
         """Receive one answer without blocking; None if there is none. There may be more."""
         if self._link is None:
             return None
@@ -154,12 +168,24 @@ class EngineClient:
         elif layout != self._layout:
             raise BadPacket(f"the shapes {self._layout}", repr(layout).encode())
 
-    def _check(self, packet: bytes) -> Done | Failed:
+    def _check(self, packet: bytes) -> Turn | Done | Failed:
         answer = unpack_from_engine(packet)
-        if isinstance(answer, Offer) or answer.slot not in self._running:
-            raise BadPacket(f"an answer for one of the slots {sorted(self._running)}", packet)
-        self._running.discard(answer.slot)
-        return answer
+        if isinstance(answer, Turn) and answer.slot in self._requested:
+            self._requested.discard(answer.slot)
+            return answer
+        if isinstance(answer, (Done, Failed)) and answer.slot in self._running:
+            del self._running[answer.slot]
+            return answer
+        expected = f"an answer for one of the slots {sorted((*self._requested, *self._running))}"
+        raise BadPacket(expected, packet)
+
+    def _send(self, message: RequestTurn | Decline | Run, now: float) -> None:
+        if self._link is None:
+            return
+        try:
+            self._link.send(pack(message))
+        except OSError as exc:
+            self._disconnect(now, str(exc))
 
     def _disconnect(self, now: float, why: str) -> None:
         if self._link is not None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import socket
 from dataclasses import dataclass, field
-from typing import Any
+
+from streamfleet_worker.ipc.shared_memory import Slot
 
 
 @dataclass(eq=False, slots=True)
 class CameraConnection:
-    """A connected camera. Its prepared runs keep its memory mapped until the last one has ended."""
+    """A connected camera. Its slots keep its memory mapped until the last run has ended."""
 
     link: socket.socket
-    runs: list[Any] = field(default_factory=list)  # one prepared run per slot, after it has shared its memory
+    slots: list[Slot] = field(default_factory=list)  # after it has shared its memory
 
     def send(self, packet: bytes) -> None:
         """Send without blocking. A camera that does not read is shut down; its reader detects that."""

@@ -1,8 +1,9 @@
 """The inference threads: they read the requests of cameras, infer, and answer.
 
 No thread only listens. Free threads poll for requests, one at a time; while all of them infer, requests wait
-in the sockets of the cameras. So a request that cannot run yet wakes no thread and interrupts no inference. A
-camera that violates the protocol or stops reading is disconnected, without effect on the others.
+in the sockets of the cameras. So a request that cannot run yet wakes no thread and interrupts no inference.
+Before a thread infers, the camera whose turn is next is asked to fill its slot meanwhile. A camera that
+violates the protocol or stops reading is disconnected, without effect on the others.
 """
 
 from __future__ import annotations
@@ -14,27 +15,33 @@ import threading
 import time
 from dataclasses import dataclass
 
-from streamfleet_worker.engine.batching import FairQueue, SlotBusy
+from streamfleet_worker.engine.batching import ANSWER, SlotBusy, TurnQueue
 from streamfleet_worker.engine.connection import CameraConnection
 from streamfleet_worker.engine.messages import (
     MAX_PACKET,
     MAX_SLOTS,
     BadPacket,
+    Decline,
     Done,
     Failed,
+    RequestTurn,
     Run,
+    Share,
+    Turn,
     pack,
     unpack_from_camera,
 )
 from streamfleet_worker.engine.onnx_runtime import run_errors
-from streamfleet_worker.engine.onnx_session import Session
+from streamfleet_worker.engine.onnx_session import Runner, Session
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
 
 logger = logging.getLogger(__name__)
 
 FAILING = 10.0  # seconds in which every inference fails, after which it is reported
 
-_DONE = tuple(pack(Done(slot)) for slot in range(MAX_SLOTS))  # encoded once, as one is sent per frame
+# Encoded once, as one of each is sent per frame.
+_DONE = tuple(pack(Done(slot)) for slot in range(MAX_SLOTS))
+_TURN = tuple(pack(Turn(slot)) for slot in range(MAX_SLOTS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class Runners:
         self._poll_lock = threading.Lock()  # held by the thread that polls for requests
         self._lock = threading.Lock()  # guards the following, for short moments
         self._connections: dict[int, CameraConnection] = {}  # by descriptor
-        self._queue: FairQueue[CameraConnection] = FairQueue()
+        self._queue: TurnQueue[CameraConnection] = TurnQueue()
         self._started: dict[int, float] = {}  # monotonic seconds, by run thread
         self._inferences = 0
         self._failing: _Failing | None = None  # since the first failure after the last success
@@ -101,18 +108,19 @@ class Runners:
         return failing.reason if failing is not None and now - failing.since >= FAILING else ""
 
     def _run(self, number: int) -> None:
+        runner = self._session.runner()
         while (turn := self._next(number)) is not None:
             connection, slot = turn
-            answer = self._infer(connection, slot)
+            answer = self._infer(runner, connection, slot)
             with self._lock:
                 self._queue.finish(connection, slot)
                 del self._started[number]
                 self._inferences += 1
             connection.send(answer)
 
-    def _infer(self, connection: CameraConnection, slot: int) -> bytes:
+    def _infer(self, runner: Runner, connection: CameraConnection, slot: int) -> bytes:
         try:
-            self._session.run(connection.runs[slot][0])
+            runner.run(connection.slots[slot])
         except run_errors() as exc:
             reason = reason_in(exc)
             if self._failing is None:  # logged once, not for every frame
@@ -125,16 +133,27 @@ class Runners:
     def _next(self, number: int) -> tuple[CameraConnection, int] | None:
         """Wait for the next slot to run; None at the end."""
         with self._poll_lock:
-            seconds: float | None = 0.0  # at first: a slot may be queued already
+            seconds: float | None = 0.0  # at first: a slot may be filled already
             while not self._closing:
                 self._poll(seconds)
-                with self._lock:
-                    turn = self._queue.take()
-                    if turn is not None:
-                        self._started[number] = time.monotonic()
-                        return turn
-                seconds = None
+                turn = self._take(number)
+                if turn is not None:
+                    return turn
+                # Ask another camera if one does not answer.
+                seconds = ANSWER if self._queue.has_requests else None
             return None
+
+    def _take(self, number: int) -> tuple[CameraConnection, int] | None:
+        """Take the next slot to run, and ask cameras to fill the slots after it."""
+        now = time.monotonic()
+        with self._lock:
+            turn = self._queue.take()
+            if turn is not None:
+                self._started[number] = now
+            asked = self._queue.ask(now, idle=len(self._threads) - len(self._started))
+        for connection, slot in asked:
+            connection.send(_TURN[slot])
+        return turn
 
     def _poll(self, seconds: float | None) -> None:
         """Handle the requests that have arrived; wait up to `seconds` for one, None: without a limit."""
@@ -144,25 +163,32 @@ class Runners:
                 self._handle(connection)
 
     def _handle(self, connection: CameraConnection) -> None:
-        """Read one packet only, so that no camera delays the others for longer."""
+        """Read what has arrived, but not more than an honest camera sends: none may delay the others."""
         try:
-            packet = connection.link.recv(MAX_PACKET)
-            if packet:
-                self._queue_run(connection, packet)
-            else:
-                self._disconnect(connection)
+            for _ in range(2 * len(connection.slots)):
+                packet = connection.link.recv(MAX_PACKET)
+                if not packet:
+                    self._disconnect(connection)
+                    return
+                self._queue_request(connection, packet)
         except BlockingIOError:
             return
         except (OSError, BadPacket, SlotBusy) as exc:
             logger.warning("disconnected a camera: %s", exc)
             self._disconnect(connection)
 
-    def _queue_run(self, connection: CameraConnection, packet: bytes) -> None:
+    def _queue_request(self, connection: CameraConnection, packet: bytes) -> None:
         message = unpack_from_camera(packet)
-        if not isinstance(message, Run) or message.slot >= len(connection.runs):
-            raise BadPacket(f"a run of a slot below {len(connection.runs)}", packet)
+        if isinstance(message, Share) or message.slot >= len(connection.slots):
+            raise BadPacket(f"a request for a slot below {len(connection.slots)}", packet)
         with self._lock:
-            self._queue.add(connection, message.slot)
+            match message:
+                case RequestTurn(slot, source):
+                    self._queue.request_turn(connection, source, slot)
+                case Decline(slot):
+                    self._queue.withdraw(connection, slot)
+                case Run(slot, source):
+                    self._queue.fill(connection, source, slot)
 
     def _disconnect(self, connection: CameraConnection) -> None:
         self._epoll.unregister(connection.link)

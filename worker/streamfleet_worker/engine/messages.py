@@ -2,10 +2,14 @@
 
     engine → camera   OFFER   the model's input and output shapes, immediately
     camera → engine   SHARE   how many slots, with the descriptor of their memory (SCM_RIGHTS), once
-    camera → engine   RUN     slot
+    camera → engine   REQUEST slot, source: a frame waits; the slot will be filled when its turn comes
+    engine → camera   TURN    slot: fill it now
+    camera → engine   DECLINE slot: nothing to infer any more
+    camera → engine   RUN     slot, source: its input is complete
     engine → camera   DONE    slot: its output is complete
     engine → camera   FAILED  slot, and why
 
+A live source asks for a turn, so that the slot gets its newest frame. A file sends RUN at once.
 One message is one packet. A peer that sends anything else is disconnected.
 """
 
@@ -19,6 +23,7 @@ MAX_SLOTS = 16
 
 _OFFER = struct.Struct("<cIIII")
 _SLOT = struct.Struct("<cB")
+_SLOT_OF_SOURCE = struct.Struct("<cBB")
 
 
 class BadPacket(Exception):
@@ -46,10 +51,33 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTurn:
+    """A frame of this source waits. This slot will be filled when its turn comes."""
+
+    slot: int
+    source: int  # of the camera's pipeline; its sources take turns
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The turn of this slot has come."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decline:
+    """There is nothing to infer in this slot any more."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """The input of this slot is complete."""
 
     slot: int
+    source: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +95,54 @@ class Failed:
     reason: str
 
 
-def pack(message: Offer | Share | Run | Done | Failed) -> bytes:
+def pack(message: Offer | Share | RequestTurn | Turn | Decline | Run | Done | Failed) -> bytes:
     """Encode a message as one packet."""
     match message:
         case Offer():
             return _OFFER.pack(b"O", message.input_height, message.input_width, message.rows, message.columns)
         case Share():
             return _SLOT.pack(b"S", message.slots)
+        case RequestTurn():
+            return _SLOT_OF_SOURCE.pack(b"W", message.slot, message.source)
+        case Turn():
+            return _SLOT.pack(b"T", message.slot)
+        case Decline():
+            return _SLOT.pack(b"P", message.slot)
         case Run():
-            return _SLOT.pack(b"R", message.slot)
+            return _SLOT_OF_SOURCE.pack(b"R", message.slot, message.source)
         case Done():
             return _SLOT.pack(b"D", message.slot)
         case Failed():
             return _SLOT.pack(b"F", message.slot) + message.reason.encode()[: MAX_PACKET - _SLOT.size]
 
 
-def unpack_from_camera(packet: bytes) -> Share | Run:
+def unpack_from_camera(packet: bytes) -> Share | RequestTurn | Decline | Run:
     """Decode a packet of a camera. Raises: BadPacket."""
+    if len(packet) == _SLOT_OF_SOURCE.size:
+        kind, slot, source = _SLOT_OF_SOURCE.unpack(packet)
+        if kind == b"R":
+            return Run(slot, source)
+        if kind == b"W":
+            return RequestTurn(slot, source)
     if len(packet) == _SLOT.size:
         kind, number = _SLOT.unpack(packet)
-        if kind == b"R":
-            return Run(number)
+        if kind == b"P":
+            return Decline(number)
         if kind == b"S" and 1 <= number <= MAX_SLOTS:
             return Share(number)
-    raise BadPacket("a share or a run", packet)
+    raise BadPacket("a share, a request for a turn, a decline or a run", packet)
 
 
-def unpack_from_engine(packet: bytes) -> Offer | Done | Failed:
+def unpack_from_engine(packet: bytes) -> Offer | Turn | Done | Failed:
     """Decode a packet of an engine. Raises: BadPacket."""
     if len(packet) == _OFFER.size and packet[:1] == b"O":
         return Offer(*_OFFER.unpack(packet)[1:])
     if len(packet) >= _SLOT.size:
         kind, slot = _SLOT.unpack_from(packet)
+        if kind == b"T" and len(packet) == _SLOT.size:
+            return Turn(slot)
         if kind == b"D" and len(packet) == _SLOT.size:
             return Done(slot)
         if kind == b"F":
             return Failed(slot, packet[_SLOT.size :].decode(errors="replace"))
-    raise BadPacket("an offer, done or failed", packet)
+    raise BadPacket("an offer, turn, done or failed", packet)

@@ -9,13 +9,14 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from streamfleet_core.models import onnx_file, onnx_graph
 from streamfleet_core.models.onnx_graph import LOAD_TIME, LONG_RUN_TIME, RUN_TIME
-from streamfleet_core.protocol.values import Manifest
+from streamfleet_core.protocol.values import Family, Manifest
+from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime, run_errors
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
 from streamfleet_worker.ipc.shared_memory import FloatArray, Slot, SlotLayout
@@ -36,8 +37,6 @@ _LEAST_OUTPUT = 4 * 1024**2  # numbers allowed in any output
 _OF_INPUT = 32  # times the input size allowed for an output; heads with a thousand classes need eight
 _ROUNDING = 0.01  # tolerance of scores below 0 and above 1
 
-Prepared: TypeAlias = Any  # ort.IOBinding, which is untyped; or a Slot
-
 
 class BadModel(Exception):
     """A model that does not match its manifest. The text says why."""
@@ -48,7 +47,7 @@ class DamagedModel(BadModel):
 
 
 class Session:
-    """A loaded model. Any thread may call it; a prepared run belongs to one thread at a time."""
+    """A loaded model. Any thread may call it."""
 
     def __init__(
         self,
@@ -63,15 +62,15 @@ class Session:
         `within`: limits the processor time of a step, in seconds.
         `on_trial`: only test whether it runs, on the CPU, for devices that may be faster.
         """
+        self._family: Family = manifest.family
         content, loops = _content(weights_path, manifest)
         with within(LOAD_TIME):
             self._session = _open(content, accelerated=not on_trial)
         del content  # it may be large, and ONNX Runtime has its own copy
-        self._input_name, self._input_shape = _check_input(self._session, manifest)
-        output = self._session.get_outputs()[0]
-        self._output_name = output.name
+        self._input_shape = _check_input(self._session, manifest)
         # With NMS inside, the number of boxes may vary with the picture.
-        self._varies = manifest.family == "end2end" and not _is_fixed(output.shape)
+        output_shape = self._session.get_outputs()[0].shape
+        self._varies = manifest.family == "end2end" and not _is_fixed(output_shape)
         with within(LONG_RUN_TIME if on_trial and not loops else RUN_TIME):
             self._output_shape = self._warm_up(manifest)
         self.provider: str = self._session.get_providers()[0]
@@ -80,40 +79,58 @@ class Session:
         """The layout of `count` slots for this model."""
         return SlotLayout(self._input_shape, self._output_shape, count)
 
-    def prepare(self, slot: Slot) -> Prepared:
-        """Prepare a run that reads and writes the memory of a slot directly."""
-        if self._varies:
-            return slot
-        binding = self._session.io_binding()
-        binding.bind_input(self._input_name, "cpu", 0, np.float32, slot.input.shape, slot.input.ctypes.data)
-        binding.bind_output(
-            self._output_name, "cpu", 0, np.float32, slot.output.shape, slot.output.ctypes.data
-        )
-        return binding
-
-    def run(self, prepared: Prepared) -> None:
-        """Infer once. Raises: one of `run_errors`."""
-        if isinstance(prepared, Slot):
-            (output,) = self._session.run([self._output_name], {self._input_name: prepared.input})
-            _copy_boxes(output, prepared.output)
-        else:
-            self._session.run_with_iobinding(prepared)
+    def runner(self) -> Runner:
+        """Create a runner, with memory of its own for the model's input."""
+        return Runner(self._session, self._family, self._input_shape, varies=self._varies)
 
     def _warm_up(self, manifest: Manifest) -> tuple[int, int, int]:
         """Run once on noise, to check the real shape and the scores of the output.
 
         It also moves the cost of the first run away from the first camera.
         """
-        noise = np.random.default_rng(0).random(self._input_shape, np.float32)
-        if manifest.family in ("yolox", "yolox-decoded"):
-            noise *= 255
+        pixels = np.random.default_rng(0).integers(0, 256, self._input_shape, np.uint8)
+        noise = np.empty(self._input_shape, np.float32)
+        normalize(pixels, manifest.family, noise)
+        names = [self._session.get_outputs()[0].name], self._session.get_inputs()[0].name
         try:
-            (output,) = self._session.run([self._output_name], {self._input_name: noise})
+            (output,) = self._session.run(names[0], {names[1]: noise})
         except run_errors() as exc:
             raise BadModel(f"the model cannot run: {_reason(exc)}") from exc
         shape = _check_output(output, manifest)
         _check_values(output[0], manifest)
         return (1, _MAX_BOXES, 6) if self._varies else shape
+
+
+class Runner:
+    """Runs a model, one slot at a time. Only one thread may use it."""
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        family: Family,
+        input_shape: tuple[int, int, int, int],
+        *,
+        varies: bool,
+    ) -> None:
+        """Create its memory. `varies`: the number of boxes in the output varies with the picture."""
+        self._session, self._family, self._varies = session, family, varies
+        self._input = np.empty(input_shape, np.float32)
+        self._input_name = session.get_inputs()[0].name
+        self._output_name = session.get_outputs()[0].name
+        self._binding = session.io_binding()
+        self._binding.bind_input(self._input_name, "cpu", 0, np.float32, input_shape, self._input.ctypes.data)
+
+    def run(self, slot: Slot) -> None:
+        """Infer from the pixels of a slot into its output. Raises: one of `run_errors`."""
+        normalize(slot.input, self._family, self._input)
+        if self._varies:
+            (output,) = self._session.run([self._output_name], {self._input_name: self._input})
+            _copy_boxes(output, slot.output)
+            return
+        self._binding.bind_output(
+            self._output_name, "cpu", 0, np.float32, slot.output.shape, slot.output.ctypes.data
+        )
+        self._session.run_with_iobinding(self._binding)
 
 
 def _content(weights_path: str, manifest: Manifest) -> tuple[bytes, bool]:
@@ -158,7 +175,7 @@ def _open(content: bytes, *, accelerated: bool) -> ort.InferenceSession:
         raise BadModel(f"ONNX Runtime refuses the model: {_reason(exc)}") from exc
 
 
-def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[str, tuple[int, int, int, int]]:
+def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[int, int, int, int]:
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise BadModel(f"expected one input, got {len(inputs)}")
@@ -172,7 +189,7 @@ def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[str
     )
     if not fits:
         raise BadModel(f"expected an input of {_text(expected)}, got {_text(given.shape)}")
-    return given.name, expected
+    return expected
 
 
 def _check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:

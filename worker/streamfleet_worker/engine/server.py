@@ -107,21 +107,19 @@ class EngineServer:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._selector.unregister(connection.link)
-        if connection.runs:
+        if connection.slots:
             self._runners.add(connection)
         else:
             connection.link.close()
 
     def _prepare(self, connection: CameraConnection, packet: bytes, descriptors: list[int]) -> None:
-        """Map the shared memory, and prepare a run for each slot. Raises: BadPacket, BadSlots."""
+        """Map the shared memory. Raises: BadPacket, BadSlots."""
         message = unpack_from_camera(packet)
         if not isinstance(message, Share):
             raise BadPacket("a share as the first message", packet)
         if len(descriptors) != 1:
             raise BadSlots(f"expected one descriptor of memory, got {len(descriptors)}")
-        slots = map_slots(descriptors[0], self._session.layout(message.slots))
-        # Keep the arrays with their bindings, which hold only addresses.
-        connection.runs = [(self._session.prepare(slot), slot) for slot in slots]
+        connection.slots = map_slots(descriptors[0], self._session.layout(message.slots))
 
 
 def _offer(session: Session) -> Offer:

@@ -1,4 +1,6 @@
-"""Shared memory between a camera and an engine: a few slots, each with an input blob and its raw output.
+"""Shared memory between a camera and an engine: a few slots.
+
+A slot holds the pixels of a frame, in the size of the model, and the raw output of the model.
 
 A camera creates it with `memfd_create` and passes the descriptor, so that a killed process leaves nothing
 behind and the size of /dev/shm does not matter. It is sealed: neither process can shrink it while the other
@@ -16,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 _ALIGNMENT = 4096  # bytes; every blob starts on a page
-_ITEM = 4  # bytes of a float32
+_FLOAT = 4  # bytes of a float32
 
 FloatArray = npt.NDArray[np.float32]
+PixelArray = npt.NDArray[np.uint8]
 
 
 class BadSlots(Exception):
@@ -29,19 +32,19 @@ class BadSlots(Exception):
 class SlotLayout:
     """The layout of the blobs of all slots."""
 
-    input_shape: tuple[int, int, int, int]  # (1, 3, height, width) float32
+    input_shape: tuple[int, int, int, int]  # (1, 3, height, width) uint8
     output_shape: tuple[int, int, int]  # (1, rows, columns) float32, raw output of the model
     count: int
 
     @property
     def input_room(self) -> int:
         """Bytes from the start of a slot's input to the start of its output."""
-        return _padded(int(np.prod(self.input_shape)) * _ITEM)
+        return _padded(int(np.prod(self.input_shape)))
 
     @property
     def slot_room(self) -> int:
         """Bytes from one slot to the next."""
-        return self.input_room + _padded(int(np.prod(self.output_shape)) * _ITEM)
+        return self.input_room + _padded(int(np.prod(self.output_shape)) * _FLOAT)
 
     @property
     def size(self) -> int:
@@ -53,7 +56,7 @@ class SlotLayout:
 class Slot:
     """A mapped slot. The arrays keep the mapping alive."""
 
-    input: FloatArray  # (1, 3, height, width), in the channel order and range of the model's family
+    input: PixelArray  # (1, 3, height, width), in the channel order of the model's family
     output: FloatArray  # (1, rows, columns)
 
 
@@ -84,15 +87,9 @@ def map_slots(descriptor: int, layout: SlotLayout) -> list[Slot]:
 
 def _slot(memory: mmap.mmap, layout: SlotLayout, index: int) -> Slot:
     start = index * layout.slot_room
-    return Slot(
-        input=_view(memory, start, layout.input_shape),
-        output=_view(memory, start + layout.input_room, layout.output_shape),
-    )
-
-
-def _view(memory: mmap.mmap, offset: int, shape: tuple[int, ...]) -> FloatArray:
-    flat = np.frombuffer(memory, dtype=np.float32, count=int(np.prod(shape)), offset=offset)
-    return flat.reshape(shape)
+    pixels = np.frombuffer(memory, np.uint8, int(np.prod(layout.input_shape)), start)
+    numbers = np.frombuffer(memory, np.float32, int(np.prod(layout.output_shape)), start + layout.input_room)
+    return Slot(input=pixels.reshape(layout.input_shape), output=numbers.reshape(layout.output_shape))
 
 
 def _padded(size: int) -> int:

@@ -109,17 +109,16 @@ class InferenceContext:
     """The memory and the steps of one inference: preprocess, run, decode. One thread at a time may use it."""
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
-        self.session = session
         layout = session.layout(1)
-        self.slot = Slot(np.zeros(layout.input_shape, np.float32), np.zeros(layout.output_shape, np.float32))
-        self.run = session.prepare(self.slot)
+        self.slot = Slot(np.zeros(layout.input_shape, np.uint8), np.zeros(layout.output_shape, np.float32))
+        self._runner = session.runner()
         self.letterbox = Letterbox(manifest)
         self._manifest = manifest
 
     def detect(self, picture: Picture, rules: PostProcessing) -> sv.Detections:
         """Run the model on a picture. Raises: one of `run_errors`."""
         geometry = self.letterbox.write(picture, self.slot.input)
-        self.session.run(self.run)
+        self._runner.run(self.slot)
         return decode(self.slot.output, geometry, manifest=self._manifest, rules=rules)
 
 

@@ -15,6 +15,7 @@ from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 
 _FILE_FRAMES = 4  # decoded ahead
 _LIVE_FRAMES = 2  # the newest, and one older
+_STALE = 5.0  # seconds, after which a live frame is no longer worth an inference
 
 
 class SourceLane:
@@ -57,15 +58,24 @@ class SourceLane:
         """Whether it is finite and its last frame was taken. For the thread of the frame loop."""
         return self.finite and self.buffer.exhausted
 
+    @property
+    def has_frame(self) -> bool:
+        """Whether a frame waits in the buffer."""
+        return self.buffer.has_frame
+
     def take(self, now: float) -> Frame | None:
-        """Take the next frame, and count those that it replaces as dropped."""
-        frames = self.buffer.take(now)
-        if not frames:
-            return None
-        if len(frames) > 1:
-            self.metrics.dropped("eager", len(frames) - 1)
-        self._inspect(frames[-1].picture, now)
-        return frames[-1]
+        """Take the next frame, and count those that it replaces as dropped.
+
+        Frames of a live source that have waited for too long are dropped.
+        """
+        while frames := self.buffer.take(now):
+            if len(frames) > 1:
+                self.metrics.dropped("eager", len(frames) - 1)
+            self._inspect(frames[-1].picture, now)
+            if self.finite or now - frames[-1].stamp.decoded_at <= _STALE:
+                return frames[-1]
+            self.metrics.dropped("stale")
+        return None
 
     def drain(self, cause: str, now: float) -> None:
         """Drop all buffered frames."""

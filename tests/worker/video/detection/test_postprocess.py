@@ -163,43 +163,43 @@ def test_a_point_of_the_frame_comes_back_from_the_input(family: Family, size: tu
     assert geometry.top + geometry.height <= 64
 
 
-def test_ultralytics_gets_rgb_from_0_to_1_in_the_middle() -> None:
-    blob = np.full((1, 3, 64, 64), np.nan, np.float32)
+def test_ultralytics_gets_rgb_in_the_middle() -> None:
+    pixels = np.full((1, 3, 64, 64), 7, np.uint8)
     image = np.empty((32, 64, 3), np.uint8)
     image[:] = (0, 51, 255)  # blue, green, red
 
-    geometry = Letterbox(manifest()).write(ArrayPicture(image), blob)
+    geometry = Letterbox(manifest()).write(ArrayPicture(image), pixels)
 
     assert (geometry.left, geometry.top, geometry.width, geometry.height) == (0, 16, 64, 32)
-    np.testing.assert_allclose(blob[0, :, 16:48].mean(axis=(1, 2)), [1.0, 0.2, 0.0], atol=1e-6)
-    np.testing.assert_allclose(blob[0, :, :16], 114 / 255, atol=1e-6)
-    np.testing.assert_allclose(blob[0, :, 48:], 114 / 255, atol=1e-6)
+    for channel, value in enumerate((255, 51, 0)):
+        assert set(pixels[0, channel, 16:48].flat) == {value}
+    assert set(pixels[0, :, :16].flat) == set(pixels[0, :, 48:].flat) == {114}
 
 
-def test_yolox_gets_bgr_from_0_to_255_at_the_top_left() -> None:
-    blob = np.full((1, 3, 64, 64), np.nan, np.float32)
+def test_yolox_gets_bgr_at_the_top_left() -> None:
+    pixels = np.full((1, 3, 64, 64), 7, np.uint8)
     image = np.empty((64, 32, 3), np.uint8)
     image[:] = (1, 2, 3)
 
-    Letterbox(manifest("yolox")).write(ArrayPicture(image), blob)
+    Letterbox(manifest("yolox")).write(ArrayPicture(image), pixels)
 
     for channel in range(3):
-        assert set(blob[0, channel, :, :32].flat) == {channel + 1}
-    assert set(blob[0, :, :, 32:].flat) == {114}
+        assert set(pixels[0, channel, :, :32].flat) == {channel + 1}
+    assert set(pixels[0, :, :, 32:].flat) == {114}
 
 
 def test_a_source_that_changes_its_size_leaves_no_trace_of_the_old_one() -> None:
-    letterbox, blob = Letterbox(manifest()), np.zeros((1, 3, 64, 64), np.float32)
+    letterbox, pixels = Letterbox(manifest()), np.zeros((1, 3, 64, 64), np.uint8)
     white = np.full((64, 64, 3), 255, np.uint8)
 
-    letterbox.write(ArrayPicture(white), blob)
-    letterbox.write(ArrayPicture(white[:32]), blob)
-    first = blob.copy()
-    letterbox.write(ArrayPicture(white[:, :32]), blob)
+    letterbox.write(ArrayPicture(white), pixels)
+    letterbox.write(ArrayPicture(white[:32]), pixels)
+    first = pixels.copy()
+    letterbox.write(ArrayPicture(white[:, :32]), pixels)
 
-    assert set(first[0, 0, :16].flat) == {np.float32(114 / 255)}
-    assert set(blob[0, 0, :, :16].flat) == {np.float32(114 / 255)}
-    assert set(blob[0, 0, :, 16:48].flat) == {1.0}
+    assert set(first[0, 0, :16].flat) == {114}
+    assert set(pixels[0, 0, :, :16].flat) == {114}
+    assert set(pixels[0, 0, :, 16:48].flat) == {255}
 
 
 # families -------------------------------------------------------------------------------------------------
@@ -258,12 +258,12 @@ def test_rows_in_pixels_are_read_as_they_stand(family: Family) -> None:
 )
 def test_a_picture_is_fitted_as_the_family_was_trained(family: Family, alike: Family) -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 96, 3), np.uint8)
-    blobs = [np.zeros((1, 3, 64, 64), np.float32) for _ in range(2)]
+    slots = [np.zeros((1, 3, 64, 64), np.uint8) for _ in range(2)]
 
     geometries = [
-        Letterbox(manifest(name)).write(ArrayPicture(image), blob)
-        for name, blob in zip((family, alike), blobs, strict=True)
+        Letterbox(manifest(name)).write(ArrayPicture(image), pixels)
+        for name, pixels in zip((family, alike), slots, strict=True)
     ]
 
     assert geometries[0] == geometries[1]
-    np.testing.assert_array_equal(blobs[0], blobs[1])
+    np.testing.assert_array_equal(slots[0], slots[1])

@@ -13,6 +13,7 @@ import supervision as sv
 
 from streamfleet_api.local.demo import conveyor_model
 from streamfleet_core.models.model_validation import validate_model
+from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -176,10 +177,12 @@ def parts_on_a_belt(confidence: float, folder: Path) -> Iterator[moving_boxes.Mo
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path.read_bytes(), options)
-    letterbox, blob = Letterbox(manifest), np.empty((1, 3, 320, 320), np.float32)
+    letterbox, pixels = Letterbox(manifest), np.empty((1, 3, 320, 320), np.uint8)
+    blob = np.empty(pixels.shape, np.float32)
     rules = PostProcessing(confidence=confidence)
     for frame_id in range(200, 320):
-        geometry = letterbox.write(ArrayPicture(draw(1, frame_id)), blob)
+        geometry = letterbox.write(ArrayPicture(draw(1, frame_id)), pixels)
+        normalize(pixels, manifest.family, blob)
         (output,) = session.run(None, {"images": blob})
         found = decode(output, geometry, manifest=manifest, rules=rules)
         yield moving_boxes.Moment(frame_id / 10, found, confidence)

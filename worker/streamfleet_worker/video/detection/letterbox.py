@@ -1,9 +1,9 @@
 """Fits pictures into the input of a model, in existing memory.
 
-The families differ in the position of the picture, the order of its channels and their range.
+The families differ in the position of the picture and the order of its channels.
 
-    ultralytics, end2end, yolov5   centered        RGB   0…1
-    yolox, yolox-decoded           top left        BGR   0…255
+    ultralytics, end2end, yolov5   centered        RGB
+    yolox, yolox-decoded           top left        BGR
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from streamfleet_core.protocol.values import Manifest
-from streamfleet_worker.ipc.shared_memory import FloatArray
+from streamfleet_worker.ipc.shared_memory import PixelArray
 from streamfleet_worker.video.frame import Floats, Image, Picture
 
 PAD = 114  # grey level around the picture, in all families
@@ -41,27 +41,25 @@ class Geometry:
 
 
 class Letterbox:
-    """Writes pictures into input blobs (1, 3, height, width). Only one thread may use it."""
+    """Writes pictures into slots (1, 3, height, width). Only one thread may use it."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._geometry: Geometry | None = None
         self._planes: list[Image] = []
-        # By address of the blob: the geometry for which its margin was filled.
+        # By address of the slot: the geometry for which its margin was filled.
         self._padded: dict[int, Geometry] = {}
 
-    def write(self, picture: Picture, blob: FloatArray) -> Geometry:
-        """Write a picture into the blob, and return its geometry."""
+    def write(self, picture: Picture, pixels: PixelArray) -> Geometry:
+        """Write a picture into the slot, and return its geometry."""
         geometry = self._fit(picture)
         cv2.split(picture.scaled(geometry.width, geometry.height), self._planes)
-        self._pad(blob, geometry)
+        self._pad(pixels, geometry)
         rows = slice(geometry.top, geometry.top + geometry.height)
         columns = slice(geometry.left, geometry.left + geometry.width)
         for channel, plane in enumerate(self._planes):
-            if self._manifest.family in _YOLOX:
-                np.copyto(blob[0, channel, rows, columns], plane)
-            else:
-                np.multiply(plane, np.float32(1 / 255), out=blob[0, 2 - channel, rows, columns])
+            target = channel if self._manifest.family in _YOLOX else 2 - channel
+            np.copyto(pixels[0, target, rows, columns], plane)
         return geometry
 
     def _fit(self, picture: Picture) -> Geometry:
@@ -73,11 +71,11 @@ class Letterbox:
             self._planes = [np.empty((known.height, known.width), np.uint8) for _ in range(3)]
         return known
 
-    def _pad(self, blob: FloatArray, geometry: Geometry) -> None:
+    def _pad(self, pixels: PixelArray, geometry: Geometry) -> None:
         """Fill the margin, once per geometry: it does not change between frames."""
-        address = blob.ctypes.data
+        address = pixels.ctypes.data
         if self._padded.get(address) is not geometry:
-            blob.fill(PAD if self._manifest.family in _YOLOX else PAD / 255)
+            pixels.fill(PAD)
             self._padded[address] = geometry
 
 

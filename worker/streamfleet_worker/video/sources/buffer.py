@@ -120,6 +120,11 @@ class FrameBuffer:
             self._changed.notify()
             return frames
 
+    @property
+    def has_frame(self) -> bool:
+        """Whether a frame can be taken."""
+        return bool(self._frames)
+
     def drain(self, now: float) -> list[Frame]:
         """Take all frames of a live source. A file keeps its frames."""
         with self._changed:
