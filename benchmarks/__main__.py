@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def main() -> int:
         labels=options.labels,
         video=options.video,
         scenes=options.scenes,
+        cameras=options.cameras,
     ) as setting:
         for name in options.names or BENCHMARKS:
             started = time.monotonic()
@@ -75,6 +77,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--scenes", type=_scenes, default=(), help="of live-age: cameras x frames/s, as 4x10,64x0.5 [all]"
     )
+    parser.add_argument(
+        "--cameras", type=_counts, default=(), help="of throughput: numbers of cameras, as 1,16 [all]"
+    )
     found = parser.parse_args(arguments)
     unknown = [name for name in found.names if name not in BENCHMARKS]
     if unknown:
@@ -87,6 +92,12 @@ def _scenes(text: str) -> tuple[Scene, ...]:
         return tuple(map(Scene.parse, text.split(",")))
     except ValueError as exc:
         raise argparse.ArgumentTypeError(str(exc)) from exc
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", text):
+        raise argparse.ArgumentTypeError(f"expected numbers of cameras from 1 to 999, as 1,16, got {text!r}")
+    return tuple(map(int, text.split(",")))
 
 
 def save(report: Report, folder: Path, about: dict[str, Any]) -> None:

@@ -44,6 +44,7 @@ class Setting:
     is_heavy: bool = False  # whether the model is the stand-in of YOLOv8n's size
     is_chosen: bool = False  # whether the model was chosen for this run
     scenes: tuple[Scene, ...] = ()  # none: the default of each benchmark
+    cameras: tuple[int, ...] = ()  # none: the default of each benchmark
 
     def pick(self, usual: T, quick: T) -> T:
         """Return the size for this run."""
@@ -74,6 +75,7 @@ def prepared(
     labels: Path | None,
     video: Path | None,
     scenes: tuple[Scene, ...] = (),
+    cameras: tuple[int, ...] = (),
 ) -> Iterator[Setting]:
     """Prepare the settings, with a generated model and video by default. Raises: BadModel, OSError.
 
@@ -109,6 +111,7 @@ def prepared(
             is_heavy=model == HEAVY,
             is_chosen=model is not None,
             scenes=scenes,
+            cameras=cameras,
         )
 
 

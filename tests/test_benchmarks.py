@@ -98,6 +98,18 @@ def test_the_ratio_is_taken_within_each_round_to_the_best_arrangement() -> None:
     assert ratio(rounds, 1, best) == 0.9
 
 
+def test_numbers_of_cameras_are_listed() -> None:
+    assert parse(["throughput", "--cameras", "1,16"]).cameras == (1, 16)
+
+
+@pytest.mark.parametrize("text", ["0", "1,", "1,x", "-4", "1000"])
+def test_other_numbers_of_cameras_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["throughput", f"--cameras={text}"])
+
+    assert "expected numbers of cameras from 1 to 999" in capsys.readouterr().err
+
+
 # live cameras --------------------------------------------------------------------------------------------
 
 
