@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks import commands, latency, live_age, machine, memory, recovery, relay, start, throughput
+from benchmarks import commands, latency, live_age, machine, memory, paced, recovery, relay, start, throughput
 from benchmarks.report import Report, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.setting import Setting, prepared
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "throughput": throughput.run,
     "latency": latency.run,
     "live-age": live_age.run,
+    "paced": paced.run,
     "memory": memory.run,
     "start": start.run,
     "commands": commands.run,
@@ -75,7 +76,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--labels", type=Path, help="class names of the model, one per line")
     parser.add_argument("--video", type=Path, help="a video file [the test pattern]")
     parser.add_argument(
-        "--scenes", type=_scenes, default=(), help="of live-age: cameras x frames/s, as 4x10,64x0.5 [all]"
+        "--scenes",
+        type=_scenes,
+        default=(),
+        help="of live-age and paced: cameras x frames/s, as 4x10,64x0.5 [all]",
     )
     parser.add_argument(
         "--cameras", type=_counts, default=(), help="of throughput: numbers of cameras, as 1,16 [all]"

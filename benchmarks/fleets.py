@@ -9,9 +9,18 @@ from typing import Any
 
 from benchmarks.setting import Setting
 from tests.fakes.ports_and_folders import short_folder
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import Fleet, process_name, wait_for
 
 MODEL_ID = "bench/1"
+PARTS = ("agent", "fork server", "publisher", "engine", "cameras")  # of a worker
+_PREFIXES = {
+    "sf-agent": "agent",
+    "sf-forkserver": "fork server",
+    "publisher": "publisher",
+    "engine": "engine",
+    "camera": "cameras",
+}
+_OTHERS = ("streamfleet", "sf-broker", "sf-api")  # processes of the fleet outside the worker
 
 
 @contextmanager
@@ -50,6 +59,18 @@ def delete_all(fleet: Fleet) -> None:
     for pipeline_id in fleet.pipelines():
         delete(fleet, pipeline_id)
     wait_for(lambda: not fleet.pids("camera"), "the end of the cameras")
+
+
+def worker_processes(fleet: Fleet) -> dict[int, str]:
+    """Return the living processes of the worker, and the part to which each belongs."""
+    found = {}
+    for pid in fleet.pids():
+        name = process_name(pid)
+        if not name.startswith(_OTHERS):
+            # Python's resource tracker runs beside the fork server and does not set its name.
+            parts = (part for prefix, part in _PREFIXES.items() if name.startswith(prefix))
+            found[pid] = next(parts, "fork server")
+    return found
 
 
 def relay_of(fleet: Fleet) -> str:

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import cv2
 
+from benchmarks.films import decoded
 from benchmarks.processes import child, receive, start_session
 from benchmarks.receiver import boot_ns
 from streamfleet_worker.video.frame import Image
@@ -141,7 +142,7 @@ class _Server:
 
 def _encoded(video: Path | None) -> Iterator[bytes]:
     """Yield pictures as JPEG."""
-    for image in _pattern() if video is None else _film(video):
+    for image in _pattern() if video is None else decoded(video):
         done, content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         if not done:
             raise ValueError("expected a picture that OpenCV encodes as JPEG")
@@ -151,12 +152,3 @@ def _encoded(video: Path | None) -> Iterator[bytes]:
 def _pattern() -> Iterator[Image]:
     for frame_id in itertools.count(1):
         yield cv2.resize(draw(frame_id), SIZE, interpolation=cv2.INTER_AREA)  # type: ignore[misc]
-
-
-def _film(video: Path) -> Iterator[Image]:
-    capture = cv2.VideoCapture(str(video), cv2.CAP_FFMPEG)
-    while True:
-        done, image = capture.read()
-        if not done:
-            return
-        yield image  # type: ignore[misc]

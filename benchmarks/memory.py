@@ -14,16 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.fleets import names, put, running
+from benchmarks.fleets import PARTS, names, put, running, worker_processes
 from benchmarks.receiver import Receiver
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
-from tests.fleet.harness import Fleet, process_name, wait_for
+from tests.fleet.harness import Fleet, wait_for
 
 LIMIT = 80.0  # MB for each further camera
-PARTS = ("agent", "fork server", "publisher", "engine", "cameras")
-_PREFIXES = {"sf-agent": 0, "sf-forkserver": 1, "publisher": 2, "engine": 3, "camera": 4}
-_OTHERS = ("streamfleet", "sf-broker", "sf-api")  # processes of the fleet outside the worker
 _MB = 1000**2  # bytes
 
 
@@ -45,14 +42,10 @@ def run(setting: Setting) -> Report:
 
 def parts(fleet: Fleet) -> list[float]:
     """Return the MB of each part of the worker now."""
-    sums = [0.0] * len(PARTS)
-    for pid in fleet.pids():
-        name = process_name(pid)
-        if not name.startswith(_OTHERS):
-            # Python's resource tracker runs beside the fork server and does not set its name.
-            at = next((at for prefix, at in _PREFIXES.items() if name.startswith(prefix)), 1)
-            sums[at] += pss(pid)
-    return sums
+    sums = dict.fromkeys(PARTS, 0.0)
+    for pid, part in worker_processes(fleet).items():
+        sums[part] += pss(pid)
+    return list(sums.values())
 
 
 def pss(pid: int) -> float:

@@ -15,6 +15,7 @@ _PRELOADED = [
     "benchmarks.bare_live",
     "benchmarks.commands",
     "benchmarks.live_cameras",
+    "benchmarks.paced",
     "benchmarks.relay",
 ]
 _END_TIMEOUT = 30.0  # seconds for a killed process to end

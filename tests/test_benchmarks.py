@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from benchmarks.__main__ import parse
 from benchmarks.bare import RULES, rate, session_of
 from benchmarks.bare_live import LIVE_ARRANGEMENTS, LiveTask, Watched, watching
 from benchmarks.commands import constant, serving
+from benchmarks.cpu import cpu_times, growth
 from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
 from benchmarks.live_age import Measured, Window, ages_of, unevenness
 from benchmarks.live_cameras import Captured, live_cameras
+from benchmarks.paced import Paced, ratios
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.throughput import best_arrangement, key, ratio
@@ -113,13 +117,13 @@ def test_other_numbers_of_cameras_are_refused(text: str, capsys: pytest.CaptureF
 # live cameras --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(8 * PATIENCE)
-def test_quick_ages_of_live_cameras_account_for_every_frame(tmp_path: Path) -> None:
+@pytest.mark.timeout(12 * PATIENCE)
+def test_quick_benchmarks_of_live_cameras_account_for_frames_and_cpu_time(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path)]
-    command += ["live-age", "--model", "demo", "--scenes", "2x10"]
+    command += ["live-age", "paced", "--model", "demo", "--scenes", "2x10"]
 
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=7 * PATIENCE, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=11 * PATIENCE, check=False
     )
 
     assert done.returncode == 0, done.stderr
@@ -132,6 +136,11 @@ def test_quick_ages_of_live_cameras_account_for_every_frame(tmp_path: Path) -> N
     ]
     assert all(row["cells"][0] > 0 for row in frames)
     assert [row["cells"][-1] for row in frames] == [0, 0, 0]
+    (cpu,) = json.loads((tmp_path / "paced.json").read_text())["tables"][0]["rows"]
+    *parts, worker, alone, _, _ = cpu["cells"]
+    assert sum(parts) == pytest.approx(worker)
+    assert worker > 0
+    assert alone > 0
 
 
 @pytest.mark.parametrize("arrangement", LIVE_ARRANGEMENTS)
@@ -210,3 +219,27 @@ def test_the_heavy_model_finds_the_same_objects_in_each_picture(tmp_path: Path) 
     found = [decode(each, fit(1280, 720, manifest), manifest=manifest, rules=RULES) for each in outputs]
 
     assert [sorted(np.asarray(each.class_id)) for each in found] == [list(range(DETECTIONS))] * 2
+
+
+# CPU time ------------------------------------------------------------------------------------------------
+
+
+def test_the_cpu_time_of_a_process_grows_while_it_computes() -> None:
+    before = cpu_times([os.getpid()])
+
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+
+    (spent,) = growth(before, cpu_times([os.getpid()])).values()
+    assert 0.05 <= spent < PATIENCE
+
+
+def test_cpu_time_grows_from_nothing_in_a_new_process_and_an_ended_one_is_left_out() -> None:
+    assert growth({1: 5.0, 2: 1.0}, {1: 5.5, 3: 0.25}) == {1: 0.5, 3: 0.25}
+
+
+def test_the_cpu_time_of_a_worker_is_compared_with_its_own_inferences_in_each_round() -> None:
+    rounds = [Paced({"engine": 0.5, "cameras": 0.1}, 5.0), Paced({"engine": 1.0, "cameras": 0.2}, 10.0)]
+
+    assert ratios(rounds, [0.1, 0.06]) == pytest.approx([1.2, 2.0])
