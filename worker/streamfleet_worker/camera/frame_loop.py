@@ -317,7 +317,7 @@ class FrameLoop:
         if lane.finite:
             return not self.paused and not early
         if self.paused or early:
-            lane.drain("muted" if self.paused else "max_fps", now)
+            lane.drop_waiting(now, muted=self.paused)
             return False
         return self._engine.connected
 

@@ -77,11 +77,13 @@ class SourceLane:
             self.metrics.dropped("stale")
         return None
 
-    def drain(self, cause: str, now: float) -> None:
-        """Drop all buffered frames."""
+    def drop_waiting(self, now: float, *, muted: bool) -> None:
+        """Drop the buffered frames of a live source that is muted or ahead of its `max_fps`. A file waits."""
+        if self.finite:
+            return
         while frames := self.buffer.drain(now):
             self._inspect(frames[-1].picture, now)
-            self.metrics.dropped(cause, len(frames))
+            self.metrics.dropped("muted" if muted else "max_fps", len(frames))
 
     def advance(self, frame_id: int) -> None:
         """Record this frame as emitted, so that a later process does not emit it again."""

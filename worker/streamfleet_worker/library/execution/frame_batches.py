@@ -226,8 +226,7 @@ class Feed:
         if lane.finite != self._finite:
             self._apply_source_kind()  # its URL turned out to be a file
         if self._paused or (self._ready is None and lane.pace.wait(now) > 0):
-            if not lane.finite:
-                lane.drain("muted" if self._paused else "max_fps", now)
+            lane.drop_waiting(now, muted=self._paused)
             return
         if self._ready is None:
             self._take(now)
