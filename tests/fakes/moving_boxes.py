@@ -90,7 +90,8 @@ def _move(thing: _Thing, chance: random.Random, even: bool) -> None:
 def _seen(thing: _Thing, chance: random.Random, even: bool) -> tuple[float, ...]:
     noise = 0.0 if even else chance.choice((0.0, 0.5, 3.0))
     left, top = thing.x + chance.gauss(0, noise), thing.y + chance.gauss(0, noise)
-    sure = chance.choice((0.1, 0.3, 0.5, 0.9)) if even else chance.random()
+    # Seldom below the threshold: one such box without a track leaves all others without their ids.
+    sure = chance.random() if chance.random() < 0.1 else 0.9 if even else chance.uniform(0.6, 1)
     return left, top, left + thing.width, top + thing.height, sure
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -267,3 +268,86 @@ def test_a_picture_is_fitted_as_the_family_was_trained(family: Family, alike: Fa
 
     assert geometries[0] == geometries[1]
     np.testing.assert_array_equal(slots[0], slots[1])
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("family", get_args(Family))
+def test_a_crowded_output_gives_what_a_plain_loop_finds(family: Family, agnostic: bool) -> None:
+    chance = np.random.default_rng(11)
+    rules = PostProcessing(
+        confidence=0.3, iou_threshold=0.4, class_agnostic_nms=agnostic, max_candidates=60, max_detections=25
+    )
+    rows = crowded(family, chance)
+    output = rows.T[None] if family == "ultralytics" else rows[None]
+
+    detections = of_family(family, np.ascontiguousarray(output), rules, (128, 96))
+
+    expected = plainly_read(rows.tolist(), family, rules, (128, 96))
+    came = np.column_stack([scores(detections), class_ids(detections), detections.xyxy])
+    assert len(expected) > 10
+    np.testing.assert_allclose(came, expected, atol=1e-3)
+    assert detections.xyxy.flags.c_contiguous
+
+
+def crowded(family: Family, chance: np.random.Generator) -> np.ndarray:
+    """Rows of an output with hundreds of confident boxes, many of them over each other."""
+    count = 8 * 8 + 4 * 4 + 2 * 2 if family == "yolox" else 300
+    boxes = np.hstack([chance.uniform(8, 56, (count, 2)), chance.uniform(4, 20, (count, 2))])
+    likely = chance.uniform(0, 1, (count, 4))
+    if family == "end2end":
+        boxes[:, 2:] += boxes[:, :2]
+        rows = np.column_stack([boxes, likely[:, 0], chance.integers(0, 3, count)])
+    elif family == "ultralytics":
+        rows = np.hstack([boxes, likely[:, 1:]])
+    else:
+        if family == "yolox":
+            boxes = chance.normal(0, 0.3, (count, 4))
+        rows = np.hstack([boxes, likely**0.5])
+    return rows.astype(np.float32)
+
+
+def plainly_read(
+    rows: list[list[float]], family: Family, rules: PostProcessing, size: tuple[int, int]
+) -> list[list[float]]:
+    """Score, class, x1, y1, x2, y2 of each detection."""
+    points = [(x, y, s) for s in (8, 16, 32) for y in range(64 // s) for x in range(64 // s)]
+    found = []
+    for at, (first, second, third, fourth, *rest) in enumerate(rows):
+        box = [first - third / 2, second - fourth / 2, first + third / 2, second + fourth / 2]
+        if family == "end2end":
+            score, kind, box = rest[0], int(rest[1]), [first, second, third, fourth]
+        elif family == "ultralytics":
+            score, kind = max((each, -index) for index, each in enumerate(rest))
+        else:
+            score, kind = max((rest[0] * each, -index) for index, each in enumerate(rest[1:]))
+        if family == "yolox":
+            x, y, stride = points[at]
+            centre, half = (
+                ((first + x) * stride, (second + y) * stride),
+                (np.exp(third) * stride / 2, np.exp(fourth) * stride / 2),
+            )
+            box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]]
+        if score >= rules.confidence:
+            found.append([score, abs(kind), *in_frame(box, family, size)])
+    found = sorted((one for one in found if one[2] < one[4] and one[3] < one[5]), key=lambda one: -one[0])
+    kept: list[list[float]] = []
+    for one in found[: rules.max_candidates]:
+        rivals = [other for other in kept if rules.class_agnostic_nms or other[1] == one[1]]
+        if family == "end2end" or all(overlap(one, other) <= rules.iou_threshold for other in rivals):
+            kept.append(one)
+    return kept[: rules.max_detections]
+
+
+def in_frame(box: list[float], family: Family, size: tuple[int, int]) -> list[float]:
+    """Convert a box of the input, 64 x 64, to the frame, 128 x 96: half the size, maybe 8 rows of margin."""
+    top = 0 if family.startswith("yolox") else 8
+    corners = [box[0] * 2, (box[1] - top) * 2, box[2] * 2, (box[3] - top) * 2]
+    return [min(max(corner, 0), size[at % 2]) for at, corner in enumerate(corners)]
+
+
+def overlap(one: list[float], other: list[float]) -> float:
+    """Intersection over union."""
+    sides = [min(one[at + 2], other[at + 2]) - max(one[at], other[at]) for at in (2, 3)]
+    shared = max(sides[0], 0) * max(sides[1], 0)
+    areas = [(each[4] - each[2]) * (each[5] - each[3]) for each in (one, other)]
+    return shared / (sum(areas) - shared)

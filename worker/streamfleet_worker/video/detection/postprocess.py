@@ -37,18 +37,23 @@ def decode(
     output: FloatArray, geometry: Geometry, *, manifest: Manifest, rules: PostProcessing
 ) -> sv.Detections:
     """Decode an output (1, rows, columns) to detections, most confident first, clipped to the frame."""
-    boxes, scores, classes = _to_frame(*_read(output[0], manifest, rules.confidence), geometry)
-    best = np.argsort(-scores, kind="stable")[: rules.max_candidates]
-    boxes, scores, classes = boxes[best], scores[best], classes[best]
+    boxes, scores, classes = _read(output[0], manifest, rules.confidence)
+    boxes = _clip(geometry.to_frame(boxes.T).T, geometry)
+    best = _best(boxes, scores)[: rules.max_candidates]
     # A model with NMS inside has suppressed overlapping boxes already.
-    kept = slice(None) if manifest.family == "end2end" else _suppress(boxes, scores, classes, rules)
-    boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
-    most = rules.max_detections
-    # Rounding may raise a score with fewer than 32 bits above 1.
-    return sv.Detections(xyxy=boxes[:most], confidence=np.minimum(scores[:most], 1), class_id=classes[:most])
+    if manifest.family != "end2end":
+        best = best[_suppress(boxes[:, best], scores[best], classes[best], rules)]
+    best = best[: rules.max_detections]
+    return sv.Detections(
+        xyxy=np.ascontiguousarray(boxes[:, best].T),
+        # Rounding may raise a score with fewer than 32 bits above 1.
+        confidence=np.minimum(scores[best], 1),
+        class_id=classes[best],
+    )
 
 
-_Read = tuple[Floats, Floats, npt.NDArray[np.int64]]  # xyxy (n, 4), scores (n,), classes (n,)
+# x1 y1 x2 y2 (4, n), scores (n,), classes (n,). NumPy is slow with short rows, so boxes are columns.
+_Read = tuple[Floats, Floats, npt.NDArray[np.int64]]
 
 
 def _read(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
@@ -61,7 +66,8 @@ def _read(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
             return _read_yolox(output, manifest, confidence)
         case "yolov5" | "yolox-decoded":
             _, chosen, scores, classes = _confident_rows(output, confidence)
-            return _corners(chosen[:, :2], chosen[:, 2:4]), scores, classes
+            boxes = _columns(chosen)
+            return _corners(boxes[:2], boxes[2:]), scores, classes
         case _:
             assert_never(manifest.family)
 
@@ -70,7 +76,7 @@ def _read_end_to_end(output: FloatArray, labels: int, confidence: float) -> _Rea
     """Rows of corners, score and class id, in pixels of the input."""
     chosen = output[output[:, 4] >= confidence]
     chosen = chosen[(chosen[:, 5] > -0.5) & (chosen[:, 5] < labels - 0.5)]
-    return chosen[:, :4], chosen[:, 4], np.rint(chosen[:, 5]).astype(np.int64)
+    return _columns(chosen), chosen[:, 4], np.rint(chosen[:, 5]).astype(np.int64)
 
 
 def _read_ultralytics(output: FloatArray, confidence: float) -> _Read:
@@ -78,16 +84,18 @@ def _read_ultralytics(output: FloatArray, confidence: float) -> _Read:
     best = output[4:].max(axis=0)
     columns = np.flatnonzero(best >= confidence)
     chosen = output[:, columns]
-    return _corners(chosen[:2].T, chosen[2:4].T), best[columns], chosen[4:].argmax(axis=0)
+    return _corners(chosen[:2], chosen[2:4]), best[columns], chosen[4:].argmax(axis=0)
 
 
 def _read_yolox(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
     """Rows of offset from the grid, logarithm of the size, objectness, and a score for each class."""
     rows, chosen, scores, classes = _confident_rows(output, confidence)
-    grid, stride = _grid(manifest.input_width, manifest.input_height)
-    centre = (chosen[:, :2] + grid[rows]) * stride[rows]
+    boxes = _columns(chosen)
+    grid, strides = _grid(manifest.input_width, manifest.input_height)
+    stride = strides[rows]
+    centre = (boxes[:2] + grid[:, rows]) * stride
     with np.errstate(over="ignore"):  # an infinite box is dropped below
-        size = np.exp(chosen[:, 2:4]) * stride[rows]
+        size = np.exp(boxes[2:]) * stride
     return _corners(centre, size), scores, classes
 
 
@@ -106,41 +114,52 @@ def _confident_rows(
 
 @lru_cache(maxsize=4)
 def _grid(width: int, height: int) -> tuple[FloatArray, FloatArray]:
-    """The anchor points of YOLOX: (n, 2) columns and rows, and (n, 1) pixels from one to the next."""
+    """The anchor points of YOLOX: (2, n) columns and rows, and (n,) pixels from one to the next."""
     points, strides = [], []
     for stride in _STRIDES:
         rows, columns = np.mgrid[: height // stride, : width // stride]
-        points.append(np.stack([columns, rows], axis=-1).reshape(-1, 2))
-        strides.append(np.full((rows.size, 1), stride))
-    return np.concatenate(points).astype(np.float32), np.concatenate(strides).astype(np.float32)
+        points.append(np.stack([columns, rows]).reshape(2, -1))
+        strides.append(np.full(rows.size, stride))
+    return np.concatenate(points, axis=1).astype(np.float32), np.concatenate(strides).astype(np.float32)
+
+
+def _columns(rows: Floats) -> Floats:
+    """The first four numbers of each row, as (4, n)."""
+    return np.ascontiguousarray(rows[:, :4].T)
 
 
 def _corners(centre: Floats, size: Floats) -> Floats:
-    return np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    half = size / 2
+    return np.concatenate([centre - half, centre + half])
 
 
-def _to_frame(boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], geometry: Geometry) -> _Read:
-    """Convert to pixels of the frame, clip, and drop boxes that are outside or not finite."""
-    boxes = geometry.to_frame(boxes)
-    frame = np.array([geometry.frame_width, geometry.frame_height] * 2, np.float32)
-    boxes = np.clip(boxes, 0, frame)
+def _clip(boxes: Floats, geometry: Geometry) -> Floats:
+    frame = np.array([[geometry.frame_width], [geometry.frame_height]] * 2, np.float32)
+    clipped: Floats = np.minimum(np.maximum(boxes, 0), frame)
+    return clipped
+
+
+def _best(boxes: Floats, scores: Floats) -> npt.NDArray[np.int64]:
+    """The boxes to keep, most confident first. Boxes outside of the frame or not finite are dropped."""
     with np.errstate(invalid="ignore"):
-        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return boxes[inside], scores[inside], classes[inside]
+        inside = np.flatnonzero((boxes[2] > boxes[0]) & (boxes[3] > boxes[1]))
+    return inside[np.argsort(-scores[inside], kind="stable")]
 
 
 def _suppress(
     boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], rules: PostProcessing
 ) -> npt.NDArray[np.int64]:
     """Non-maximum suppression: the rows to keep, most confident first."""
-    if len(boxes) == 0:
+    if len(scores) == 0:
         return np.empty(0, np.int64)
     xywh = boxes.astype(np.float64)
-    xywh[:, 2:] -= xywh[:, :2]
+    xywh[2:] -= xywh[:2]
+    # OpenCV reads boxes from lists, and classes from its own kind of integers, faster than otherwise.
+    rows, kinds = xywh.T.tolist(), classes.astype(np.int32)
     if rules.class_agnostic_nms:
-        kept = cv2.dnn.NMSBoxes(xywh, scores, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
+        kept = cv2.dnn.NMSBoxes(rows, scores, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
     else:
-        kept = cv2.dnn.NMSBoxesBatched(xywh, scores, classes, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
+        kept = cv2.dnn.NMSBoxesBatched(rows, scores, kinds, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
     return np.asarray(kept, np.int64).reshape(-1)
 
 
