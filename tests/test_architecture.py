@@ -101,6 +101,7 @@ PURE = [
     "streamfleet_worker.decisions",
     "streamfleet_worker.engine.batching",
     "streamfleet_worker.engine.onnxruntime_errors",
+    "streamfleet_worker.engine.run_width",
     "streamfleet_worker.library.execution.playback_clock",
     "streamfleet_worker.sampling.selection",
     "streamfleet_worker.video.detection.kalman_boxes",

@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -274,6 +275,27 @@ def test_a_camera_that_does_not_fill_its_slot_holds_up_nobody(
     assert live.hear() == Turn(0)
     live.run(0)
     assert live.hear() == Done(0)
+
+
+def test_a_lone_camera_gets_all_threads_for_each_inference(
+    stand: ProcessHarness, peers: list[CameraPeer]
+) -> None:
+    manifest = write_slow_model(stand.folder / "slow.onnx", rounds=200)
+    engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=3)
+    peers.append(CameraPeer(stand).share())
+    before = len(list(Path(f"/proc/{engine.process.pid}/task").iterdir()))
+
+    def has_more_threads() -> bool:
+        began = time.monotonic()
+        peers[0].run(0)
+        assert peers[0].hear() == Done(0)
+        time.sleep(4 * (time.monotonic() - began))  # its engine is idle for most of the time
+        return len(list(Path(f"/proc/{engine.process.pid}/task").iterdir())) >= before + 2
+
+    wait_for("another session has two threads beside the caller", has_more_threads)
+    peers[0].run(0)
+    assert peers[0].hear() == Done(0)
+    assert engine.stop() == 0
 
 
 def test_a_long_inference_shows_in_the_report(stand: ProcessHarness, peers: list[CameraPeer]) -> None:

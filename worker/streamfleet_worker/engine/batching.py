@@ -108,6 +108,11 @@ class TurnQueue(Generic[CameraT]):
         return asked
 
     @property
+    def has_waiting(self) -> bool:
+        """Whether a slot waits, filled or not."""
+        return bool(self._circle)
+
+    @property
     def has_requests(self) -> bool:
         """Whether a slot waits that is not filled."""
         return any(

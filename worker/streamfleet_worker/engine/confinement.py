@@ -28,13 +28,18 @@ _FLOAT = 4  # bytes
 def confine(manifest: Manifest, *, runs: int, accelerated: bool) -> None:
     """Limit this process to the needs of such a model with `runs` parallel runs. Raises: OSError."""
     forbid_new_privileges()
-    limit_memory(memory_for(manifest, runs=runs) + (_OF_DRIVER if accelerated else 0))
+    # With several threads, the model may be loaded twice, and one more inference may run.
+    sessions = 2 if runs > 1 else 1
+    needed = memory_for(manifest, runs=runs + sessions - 1, sessions=sessions)
+    limit_memory(needed + (_OF_DRIVER if accelerated else 0))
 
 
-def memory_for(manifest: Manifest, *, runs: int) -> int:
-    """The memory limit of such a model, in bytes."""
+def memory_for(manifest: Manifest, *, runs: int, sessions: int = 1) -> int:
+    """The memory limit of such a model, in bytes, loaded `sessions` times."""
     input_size = 3 * manifest.input_width * manifest.input_height * _FLOAT
-    return _FLOOR + _OF_WEIGHTS * manifest.weights.size + (_OF_INPUT * input_size + _OF_THREAD) * runs
+    return (
+        _FLOOR + _OF_WEIGHTS * manifest.weights.size * sessions + (_OF_INPUT * input_size + _OF_THREAD) * runs
+    )
 
 
 def limit_memory(memory: int) -> None:

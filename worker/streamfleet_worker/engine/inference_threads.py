@@ -32,8 +32,9 @@ from streamfleet_worker.engine.messages import (
     unpack_from_camera,
 )
 from streamfleet_worker.engine.onnx_runtime import run_errors
-from streamfleet_worker.engine.onnx_session import Runner, Session
+from streamfleet_worker.engine.onnx_session import BadModel, Runner, Session
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
+from streamfleet_worker.engine.run_width import RunWidth
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,15 @@ class _Failing:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Inference:
+    """One slot to run."""
+
+    connection: CameraConnection
+    slot: int
+    wide: bool  # it uses all threads
+
+
 class Runners:
     """Runs the requests of cameras on one session. Call `start` and `close` once."""
 
@@ -60,6 +70,9 @@ class Runners:
         self._connections: dict[int, CameraConnection] = {}  # by descriptor
         self._queue: TurnQueue[CameraConnection] = TurnQueue()
         self._started: dict[int, float] = {}  # monotonic seconds, by run thread
+        self._width = RunWidth(threads if session.on_cpu else 1)
+        self._wide_runner: Runner | None = None  # for one inference at a time that uses all threads
+        self._widening: threading.Thread | None = None
         self._inferences = 0
         self._failing: _Failing | None = None  # since the first failure after the last success
         self._closing = False
@@ -108,13 +121,15 @@ class Runners:
         return failing.reason if failing is not None and now - failing.since >= FAILING else ""
 
     def _run(self, number: int) -> None:
-        runner = self._session.runner()
-        while (turn := self._next(number)) is not None:
-            connection, slot = turn
-            answer = self._infer(runner, connection, slot)
+        narrow_runner = self._session.runner()
+        while (inference := self._next(number)) is not None:
+            connection, slot = inference.connection, inference.slot
+            runner = self._wide_runner if inference.wide else None
+            answer = self._infer(runner or narrow_runner, connection, slot)
+            now = time.monotonic()
             with self._lock:
                 self._queue.finish(connection, slot)
-                del self._started[number]
+                self._width.ended(now - self._started.pop(number), wide=inference.wide)
                 self._inferences += 1
             connection.send(answer)
 
@@ -130,30 +145,48 @@ class Runners:
         self._failing = None
         return _DONE[slot]
 
-    def _next(self, number: int) -> tuple[CameraConnection, int] | None:
+    def _next(self, number: int) -> _Inference | None:
         """Wait for the next slot to run; None at the end."""
         with self._poll_lock:
             seconds: float | None = 0.0  # at first: a slot may be filled already
             while not self._closing:
                 self._poll(seconds)
-                turn = self._take(number)
-                if turn is not None:
-                    return turn
+                inference = self._take(number)
+                if inference is not None:
+                    return inference
                 # Ask another camera if one does not answer.
                 seconds = ANSWER if self._queue.has_requests else None
             return None
 
-    def _take(self, number: int) -> tuple[CameraConnection, int] | None:
+    def _take(self, number: int) -> _Inference | None:
         """Take the next slot to run, and ask cameras to fill the slots after it."""
         now = time.monotonic()
+        inference = None
         with self._lock:
             turn = self._queue.take()
             if turn is not None:
+                alone = not self._started and not self._queue.has_waiting
+                inference = _Inference(*turn, wide=self._width.starts(now, alone=alone))
                 self._started[number] = now
             asked = self._queue.ask(now, idle=len(self._threads) - len(self._started))
+            widens = self._width.needs_session and self._widening is None
+            if widens:
+                self._widening = threading.Thread(target=self._widen, name="wide session", daemon=True)
         for connection, slot in asked:
             connection.send(_TURN[slot])
-        return turn
+        if widens and self._widening is not None:
+            self._widening.start()
+        return inference
+
+    def _widen(self) -> None:
+        """Load the model for inferences that use all threads. If that fails, they use one, as before."""
+        try:
+            self._wide_runner = self._session.wide_runner(len(self._threads))
+        except BadModel as exc:
+            logger.warning("inferences use one thread each: %s", exc)
+            return
+        with self._lock:
+            self._width.session_is_available()
 
     def _poll(self, seconds: float | None) -> None:
         """Handle the requests that have arrived; wait up to `seconds` for one, None: without a limit."""

@@ -62,7 +62,7 @@ class Session:
         `within`: limits the processor time of a step, in seconds.
         `on_trial`: only test whether it runs, on the CPU, for devices that may be faster.
         """
-        self._family: Family = manifest.family
+        self._weights_path, self._manifest = weights_path, manifest
         content, loops = _content(weights_path, manifest)
         with within(LOAD_TIME):
             self._session = _open(content, accelerated=not on_trial)
@@ -81,7 +81,20 @@ class Session:
 
     def runner(self) -> Runner:
         """Create a runner, with memory of its own for the model's input."""
-        return Runner(self._session, self._family, self._input_shape, varies=self._varies)
+        return self._runner_of(self._session)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it runs on the CPU."""
+        return self.provider == _PROCESSOR
+
+    def wide_runner(self, threads: int) -> Runner:
+        """Load the model again, for a runner whose inferences use several threads each. Raises: BadModel."""
+        content, _ = _content(self._weights_path, self._manifest)
+        return self._runner_of(_open(content, accelerated=False, threads=threads))
+
+    def _runner_of(self, session: ort.InferenceSession) -> Runner:
+        return Runner(session, self._manifest.family, self._input_shape, varies=self._varies)
 
     def _warm_up(self, manifest: Manifest) -> tuple[int, int, int]:
         """Run once on noise, to check the real shape and the scores of the output.
@@ -159,11 +172,16 @@ def _providers() -> list[str]:
     return [name for name in _PROVIDERS if name in offered]
 
 
-def _open(content: bytes, *, accelerated: bool) -> ort.InferenceSession:
-    """Create the session. Raises: BadModel."""
+def _open(content: bytes, *, accelerated: bool, threads: int = 1) -> ort.InferenceSession:
+    """Create the session. Raises: BadModel.
+
+    `threads`: of one inference. With one, cores are used by running several frames in parallel.
+    """
     runtime = onnx_runtime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1  # cores are used by running several frames in parallel
+    options.intra_op_num_threads = threads
+    # Threads that wait for work in a loop would take the cores from everything else.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors are raised, and logged by us
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
