@@ -7,6 +7,7 @@ connected ──head within 10 s──▶ busy ──answered──▶ idle, 5 s
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -21,14 +22,18 @@ from streamfleet_api.web.access_policy import address_of
 from streamfleet_api.web.connections import Connections, Slot
 from streamfleet_core.protocol.rates import Bucket, Rate
 
+logger = logging.getLogger(__name__)
+
 MAX_HEAD = 65_536  # bytes, give or take what arrives at once; also of what frames a body between two pieces
 MAX_FIELDS = 100  # of a head: each costs a call, and is looked at again and again
 MAX_UNANSWERED = 32  # requests of a connection: each takes memory, and thousands are read at once
 MANY_PIECES = 1000  # of a body; beyond these they must have so many bytes on average:
 SMALL_PIECE = 32  # bytes: each piece costs a call
-# What a WebSocket may bring. Clients of ours have nothing to say, but pings and closes; each frame, which may
-# have six bytes, costs ten microseconds.
+# What a WebSocket may bring. Streams read nothing from their clients, which send pings, pongs and a close. A
+# frame may have six bytes, and costs the loop ten microseconds.
 WEBSOCKET_BYTES = Rate(16 * 1024, 128 * 1024)
+WEBSOCKET_FRAMES = Rate(20, 100)
+_SLICE = 1024  # bytes that are parsed before their frames are counted
 MAX_UNREAD = 4 * 1024**2  # bytes that wait for a client of a WebSocket which asks for more: a few pictures
 
 
@@ -44,22 +49,42 @@ _TOO_SLOW = _last_words("408 Request Timeout", "The request takes too long")
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """One WebSocket, upgraded from a request."""
+    """One WebSocket, upgraded from a request. A client that sends too much is closed with 1008."""
 
     slot: Slot
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._bytes = Bucket(WEBSOCKET_BYTES)
+        self._frames = Bucket(WEBSOCKET_FRAMES)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.slot.close()
 
     def data_received(self, data: bytes) -> None:
-        if self._bytes.take(len(data), self.loop.time()):
-            super().data_received(data)
+        if not self._bytes.take(len(data), self.loop.time()):
+            self._refuse(f"more than {WEBSOCKET_BYTES.each_second:g} bytes a second")
+            return
+        for start in range(0, len(data), _SLICE):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[start : start + _SLICE])
+
+    def handle_events(self) -> None:
+        if not self.handshake_initiated or self._frames.take(len(self.conn.events), self.loop.time()):
+            super().handle_events()
         else:
+            self._refuse(f"more than {WEBSOCKET_FRAMES.each_second:g} frames a second")
+
+    def _refuse(self, reason: str) -> None:
+        """Close with 1008. What is not parsed yet is dropped."""
+        peer = self.client[0] if self.client else "unknown"
+        logger.warning("%s: a WebSocket client is disconnected, it sends %s", peer, reason)
+        if self.handshake_complete and not self.close_sent:
+            self.conn.fail(CloseCode.POLICY_VIOLATION, reason)
+            self.handle_parser_exception()
+        else:  # there is no WebSocket yet, or no more
             self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:

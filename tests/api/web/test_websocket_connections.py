@@ -13,8 +13,9 @@ from starlette.types import Receive, Scope, Send
 from websockets.exceptions import ConnectionClosed
 
 from streamfleet_api.web.connections import Connections, Limits
-from streamfleet_api.web.uvicorn_protocol import BoundedHttp, BoundedWebSocket
+from streamfleet_api.web.uvicorn_protocol import WEBSOCKET_FRAMES, BoundedHttp, BoundedWebSocket
 from tests.api.conftest import Api, until
+from tests.fakes.broker import Peer, pipeline
 from tests.fakes.patience import PATIENCE
 from tests.fakes.stream_client import websocket
 
@@ -89,6 +90,59 @@ def test_a_client_that_sends_frames_without_end_is_left(api: Api, kind: str) -> 
             client.sendall(FRAMES[kind] * 1_000_000)
 
     assert api.http.get("/healthz").status_code == 200
+
+
+def upgraded(api: Api, path: str) -> socket.socket:
+    """A WebSocket of this path, of which the answer to the handshake was read."""
+    client = socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE)
+    client.sendall(HANDSHAKE.replace(b"/v2/events", path.encode()) + b"\r\n")
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += client.recv(1)
+    assert answer.startswith(b"HTTP/1.1 101")
+    return client
+
+
+SMALL = {**FRAMES, "pongs": b"\x8a\x80mask", "bytes": b"\x82\x80mask"}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_client_that_sends_many_frames_is_closed_with_1008_and_logged_once(api: Api, kind: str) -> None:
+    """Tens of thousands of small frames, which are few bytes, held up other clients."""
+    before = len(api.log.read_text())
+    first = b"\x01\x80mask" if kind == "pieces" else b""
+
+    with upgraded(api, "/v2/events") as client:
+        client.sendall(first + SMALL[kind] * (int(WEBSOCKET_FRAMES.burst) + 1))
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+
+    assert answer.endswith(b"\x03\xf0more than 20 frames a second")
+    assert api.log.read_text()[before:].count("a WebSocket client is disconnected") == 1
+
+
+@pytest.mark.parametrize("path", ["predictions", "status", "events", "pipelines/door/pictures"])
+def test_each_websocket_has_the_limit_of_frames(api: Api, peer: Peer, path: str) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    with upgraded(api, f"/v2/{path}") as client:
+        client.sendall(SMALL["pongs"] * (int(WEBSOCKET_FRAMES.burst) + 1))
+        answer = b""
+        while piece := client.recv(4096):
+            answer += piece
+
+    assert answer.endswith(b"\x03\xf0more than 20 frames a second")
+
+
+def test_a_client_within_the_limit_of_frames_stays(api: Api) -> None:
+    with upgraded(api, "/v2/events") as client:
+        client.sendall(SMALL["pings"] * int(WEBSOCKET_FRAMES.burst))
+        answer = b""
+        while answer.count(b"\x8a") < WEBSOCKET_FRAMES.burst:
+            answer += client.recv(4096)
+
+    assert b"\x88" not in answer
 
 
 async def test_what_is_sent_to_a_websocket_that_has_just_ended_is_no_error_of_ours() -> None:
