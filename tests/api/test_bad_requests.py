@@ -251,6 +251,58 @@ def test_a_head_without_an_end_is_refused(api: Api, begin: bytes) -> None:
     assert api.http.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("upgrade", ["", "upgrade: websocket\r\nconnection: upgrade\r\n"])
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("origin", "http://127.0.0.1:{port}", "http://evil.example"),
+        ("host", "127.0.0.1:{port}", "evil.example"),
+        ("authorization", "Bearer {token}", "Bearer x"),
+        ("sec-fetch-site", "same-origin", "cross-site"),
+        ("sec-fetch-mode", "navigate", "cors"),
+        ("referer", "http://127.0.0.1:{port}/", "http://evil.example/"),
+        ("user-agent", "curl", "Mozilla/5.0"),
+        ("content-type", "application/json", "text/plain"),
+        ("content-length", "0", "0"),
+    ],
+)
+def test_what_access_depends_on_is_said_once(
+    api: Api, name: str, first: str, second: str, upgrade: str
+) -> None:
+    """We would judge by the first, and a proxy or another program by the second."""
+    given = {"host": "127.0.0.1", name: first.format(port=api.port, token=api.token)}
+    lines = [*(f"{key}: {value}" for key, value in given.items()), f"{name.title()}: {second}"]
+    if upgrade:
+        lines += ["sec-websocket-version: 13", "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA=="]
+    head = "GET /v2/events HTTP/1.1\r\n" + "".join(f"{line}\r\n" for line in lines) + upgrade
+
+    with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE) as connection:
+        connection.sendall(f"{head}\r\n".encode())
+        answer = connection.recv(4_096)
+
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+
+
+def test_each_proxy_may_add_its_own_header(api: Api) -> None:
+    head = f"GET /v2/devices HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {api.token}\r\n"
+    head += "x-forwarded-for: 10.0.0.1\r\nx-forwarded-for: 10.0.0.2\r\nvia: 1.1 a\r\nvia: 1.1 b\r\n"
+
+    with socket.create_connection(("127.0.0.1", api.port), timeout=PATIENCE) as connection:
+        connection.sendall(f"{head}\r\n".encode())
+
+        assert connection.recv(4_096).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("codings", [("identity", "gzip"), ("gzip", "identity"), ("gzip",)])
+def test_a_body_is_encoded_whichever_header_says_so(http: httpx.Client, codings: tuple[str, ...]) -> None:
+    given = [("content-type", "application/json"), *(("content-encoding", each) for each in codings)]
+
+    answer = http.post("/v2/devices", content=b"{}", headers=given)
+
+    assert answer.status_code == 415
+    assert "without Content-Encoding" in answer.json()["detail"]
+
+
 ENDLESS = {
     "trailers": (b"1\r\nx\r\n0\r\n", b"x: y\r\n" * 2_000),
     "one trailer": (b"1\r\nx\r\n0\r\nx: ", b"x" * 12_000),

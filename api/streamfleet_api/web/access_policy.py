@@ -30,6 +30,12 @@ _LONGEST_ADDRESS = 64  # characters, with the interface that an IPv6 one may nam
 _FORWARDED = ("x-forwarded-", "forwarded", "via", "x-real-ip", "x-client-ip", "x-original-", "x-envoy-")
 _FORWARDED_BY_CLOUDS = ("cf-connecting-ip", "cf-ray", "fastly-client-ip", "true-client-ip", "x-amzn-trace-id")
 _FETCHED_AHEAD = ("sec-purpose", "purpose", "x-moz", "x-purpose")
+# Of two of these, we would judge by the first, and another program by the last. Headers of proxies are not
+# among them: their presence alone counts, and each proxy on the way may add its own.
+_GIVEN_ONCE = frozenset(
+    {"authorization", "content-length", "content-type", "host", "origin", "referer", "user-agent"}
+)
+_ALSO_GIVEN_ONCE = ("access-control-request-", "sec-fetch-")
 _HOST = re.compile(r"(?:[A-Za-z0-9_.-]{1,255}|\[[A-Za-z0-9:.%_-]{2,64}\])(?::[0-9]{0,5})?")
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -82,6 +88,17 @@ class Asked:
     def address(self) -> Address | None:
         """The address of the peer."""
         return address_of(self.peer)
+
+    @property
+    def repeated_header(self) -> str | None:
+        """A header that access depends on and that is given more than once."""
+        seen: set[str] = set()
+        for name in self.headers.keys():  # noqa: SIM118 - each as often as it was given
+            if name in _GIVEN_ONCE or name.startswith(_ALSO_GIVEN_ONCE):
+                if name in seen:
+                    return name
+                seen.add(name)
+        return None
 
     @property
     def is_preflight(self) -> bool:

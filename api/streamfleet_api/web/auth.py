@@ -152,13 +152,15 @@ class Authorise:
             await self._app(scope, receive, send)
             return
         asked = _asked(scope)
-        failed = self._failed_logins if _bulk_ticket(asked) is None else self._failed_tickets
-        wait = failed.wait(asked.address, time.monotonic(), by_page=self._policy.is_by_a_page(asked))
-        decision = self._policy.decide(asked, is_locked=lambda: wait > 0)
+        refusal = _repeats(asked)
+        decision = Decision()
+        if refusal is None:
+            failed = self._failed_logins if _bulk_ticket(asked) is None else self._failed_tickets
+            wait = failed.wait(asked.address, time.monotonic(), by_page=self._policy.is_by_a_page(asked))
+            decision = self._policy.decide(asked, is_locked=lambda: wait > 0)
+            if decision.refusal is not None and not await self._has_ticket(scope, asked, decision):
+                refusal = _refused(asked, decision.refusal, wait)
         send = _ours_only(send, decision.reader)
-        refusal: Problem | None = None
-        if decision.refusal is not None and not await self._has_ticket(scope, asked, decision):
-            refusal = _refused(asked, decision.refusal, wait)
         if (refusal is not None or asked.kind is Kind.OPEN) and not self._has_budget(asked):
             refusal = _TOO_MANY_REQUESTS
         if refusal is not None:
@@ -226,6 +228,14 @@ def _asked(scope: Scope) -> Asked:
         is_encrypted=scope["scheme"] in ("https", "wss"),
         server=server[0] if server else None,
     )
+
+
+def _repeats(asked: Asked) -> Problem | None:
+    """The answer to a request that says twice what access depends on."""
+    name = asked.repeated_header
+    if name is None:
+        return None
+    return Problem(400, f"expected the header {name} once, got it {len(asked.headers.getlist(name))} times")
 
 
 def _refused(asked: Asked, refusal: Refusal, wait: float) -> Problem:

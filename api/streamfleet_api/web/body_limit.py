@@ -33,7 +33,7 @@ class Limit:
 
     def _refusal(self, scope: Scope) -> Problem | None:
         headers = Headers(scope=scope)
-        encoding = headers.get("content-encoding", "identity")
+        encoding = ", ".join(headers.getlist("content-encoding")) or "identity"
         if encoding.lower() != "identity":
             return Problem(415, f"expected a body without Content-Encoding, got {encoding[:32]!r}")
         length = headers.get("content-length", "0")
