@@ -33,7 +33,9 @@ def parse_leniently(body: bytes) -> Any:
 
 def _parse(body: bytes, decoder: json.JSONDecoder) -> Any:
     try:
-        value = decoder.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+        text = body.decode(json.detect_encoding(body), "surrogatepass")
+        _check_count(text)
+        value = decoder.decode(text)
     except json.JSONDecodeError as exc:
         raise BadJson(exc.pos, exc.msg) from exc
     except UnicodeDecodeError as exc:
@@ -93,14 +95,28 @@ def _finite(text: str) -> float:
     return number
 
 
+def _check_count(text: str) -> None:
+    """Refuse a text of too many values before any of them is built. Raises: BadJson."""
+    if _separators(text) < MAX_VALUES:  # those within strings included: a bound that costs a look at the text
+        return
+    without_escapes = text.replace("\\\\", "").replace('\\"', "")
+    without_strings = "0".join(without_escapes.split('"')[::2])
+    structure = "".join(without_strings.split())
+    # Each value but the first follows a comma or a bracket that is not closed at once.
+    if 1 + _separators(structure) - structure.count("[]") - structure.count("{}") > MAX_VALUES:
+        raise BadJson(0, f"More than {MAX_VALUES} values")
+
+
+def _separators(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
+
+
 def _check_shape(value: Any) -> None:
-    """Refuse what takes the one thread of the api for seconds to check. Raises: BadJson."""
+    """Refuse what is nested too deeply. Raises: BadJson."""
     level = [value]
-    depth, count = -1, 0  # of lists and objects within another; of the values seen
+    depth = -1  # of lists and objects within another
     while level:
-        depth, count = depth + 1, count + len(level)
-        if count > MAX_VALUES:
-            raise BadJson(0, f"More than {MAX_VALUES} values")
+        depth += 1
         if depth >= MAX_DEPTH and any(isinstance(each, (dict, list)) for each in level):
             raise BadJson(0, f"Nested deeper than {MAX_DEPTH}")
         level = [child for parent in level for child in _children(parent)]
