@@ -35,7 +35,14 @@ CHROMIUM = shutil.which("chromium")
 PICTURES = os.environ.get("STREAMFLEET_TEST_PICTURES")  # where screenshots are kept
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
 
-READS = ["/list_pipelines", "/status/door", "/v2/devices", "/metrics", "/inference_pipelines/door/consume"]
+READS = [
+    "/list_pipelines",
+    "/status/door",
+    "/v2/devices",
+    "/v2/pipelines",
+    "/metrics",
+    "/inference_pipelines/door/consume",
+]
 WRITES = ["/terminate/door", "/initialise", "/v2/devices", "/v2/tickets", "/v2/pipelines/door/pause"]
 # Each way resolves to what it got: "" when that is nothing.
 ATTACK = """async ([base, reads, writes, wait = 3000]) => {
@@ -208,6 +215,20 @@ def test_a_sandboxed_page_gets_and_does_nothing(api: Api, peer: Peer, page: Page
     assert peer.asked == []
 
 
+@pytest.mark.usefixtures("door")
+def test_a_page_of_another_server_whose_name_was_rebound_to_this_host_gets_and_does_nothing(
+    api: Api, peer: Peer, page: Page, elsewhere: int
+) -> None:
+    """To the browser it asks its own site, on another port."""
+    page.goto(f"http://evil.example:{elsewhere}/")
+    attack = [f"http://evil.example:{api.port}", READS, WRITES]
+
+    assert page.evaluate(ATTACK, attack) == []
+    page.evaluate(BLIND, attack)
+    assert peer.asked == []
+    assert "door" in peer.pipelines
+
+
 def test_a_page_whose_name_was_rebound_to_this_host_gets_and_does_nothing(
     api: Api, peer: Peer, page: Page
 ) -> None:
@@ -240,7 +261,7 @@ def test_a_page_of_this_api_gets_everything(api: Api, page: Page, host: str) -> 
     base = f"http://{host}:{api.port}"
     page.goto(f"{base}/v2/models")
 
-    got = page.evaluate(ATTACK, [base, READS[:4], ["/v2/tickets"], PATIENCE * 1000])
+    got = page.evaluate(ATTACK, [base, READS[:5], ["/v2/tickets"], PATIENCE * 1000])
 
     ways = {each.partition(":")[0] for each in got}
     assert {
@@ -298,7 +319,8 @@ def test_the_dashboard_says_that_a_token_is_wrong_and_asks_once_with_each(api: A
 
     for number in range(3):
         page.fill("#token", f"wrong {number}")
-        page.get_by_role("button", name="Log in").click()
+        with page.expect_response(lambda answer: answer.status == 401):  # the note of the last one stays
+            page.get_by_role("button", name="Log in").click()
         expect(note).to_have_text("Wrong token.")
     if PICTURES:
         page.screenshot(path=Path(PICTURES) / "wrong-token.png")
