@@ -8,6 +8,7 @@ A backup can be made while a broker runs. It holds secret keys and camera passwo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -37,7 +38,7 @@ def back_up(folder: Path, file: Path) -> Contents:
     Raises: BadBackup, BadKey.
     """
     try:
-        with _new_file(file) as archive, _folder_in(file.parent, ".backup-") as beside:
+        with _new_file(file) as archive, _own_folder(file.with_name(f".{file.name}.store")) as beside:
             contents = _copy(folder, beside / FILE)
             archive.add(beside / FILE, f"broker/{FILE}")
             for name in KEYS:
@@ -107,12 +108,15 @@ def _extract(file: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _new_file(file: Path) -> Iterator[tarfile.TarFile]:
-    """A private archive that appears only when it is complete. Raises: OSError, FileExistsError."""
+    """A private archive that appears only when it is complete. Raises: OSError, FileExistsError.
+
+    Its draft is locked while it is written: one that can be locked was left by a backup that was killed.
+    """
     draft = file.with_name(f".{file.name}.draft")
-    if file.exists():
-        raise FileExistsError(f"{file} exists already")
-    with open(draft, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as target:
+    with os.fdopen(_locked(draft), "wb") as target:
         try:
+            if file.exists():
+                raise FileExistsError(f"{file} exists already")
             with tarfile.open(fileobj=target, mode="w") as archive:
                 yield archive
             target.flush()
@@ -121,6 +125,55 @@ def _new_file(file: Path) -> Iterator[tarfile.TarFile]:
         except BaseException:
             draft.unlink()
             raise
+
+
+def _locked(draft: Path) -> int:
+    """Create a draft, and return its descriptor, which holds its lock. Raises: OSError."""
+    while True:
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            _remove_abandoned(draft)
+            continue
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_at(draft, descriptor):
+            return descriptor
+        os.close(descriptor)  # before it was locked, another backup took it for abandoned
+
+
+def _remove_abandoned(draft: Path) -> None:
+    """Remove a draft that no backup is writing. Raises: OSError."""
+    try:
+        descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _is_at(draft, descriptor):
+            draft.unlink()
+    except BlockingIOError as exc:
+        raise OSError("another backup is being written to it") from exc
+    finally:
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether a path leads to an open file."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _own_folder(folder: Path) -> Iterator[Path]:
+    """A private folder of the backup that holds the lock; one that is there was left by a killed backup."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

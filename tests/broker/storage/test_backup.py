@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import shutil
 import subprocess
@@ -133,6 +134,50 @@ async def test_a_backup_that_cannot_be_written_says_why_and_leaves_nothing(folde
     assert "No such file or directory" in nowhere.stderr
     assert "No such file or directory" in of_nothing.stderr
     assert sorted(path.name for path in folder.iterdir()) == ["d", "taken.tar"]
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+async def test_what_a_killed_backup_left_is_replaced_by_the_next(folder: Path, is_folder: bool) -> None:
+    async with serving(folder / "d"):
+        pass
+    (folder / ".b.tar.draft").write_bytes(b"x" * 1_000_000)
+    if is_folder:
+        (folder / ".b.tar.store").mkdir()
+        (folder / ".b.tar.store/store.db").write_bytes(b"x" * 5000)
+
+    done = do(folder / "d", "--backup", str(folder / "b.tar"))
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["b.tar", "d"]
+    assert do(folder / "new", "--restore", str(folder / "b.tar")).returncode == 0
+
+
+async def test_a_draft_that_is_being_written_is_not_touched(folder: Path) -> None:
+    async with serving(folder / "d"):
+        pass
+    draft = folder / ".b.tar.draft"
+    with draft.open("wb") as writing:
+        writing.write(b"half")
+        writing.flush()
+        fcntl.flock(writing, fcntl.LOCK_EX)
+
+        done = do(folder / "d", "--backup", str(folder / "b.tar"))
+
+    assert done.returncode == 1
+    assert "another backup is being written to it" in done.stderr
+    assert draft.read_bytes() == b"half"
+    assert not (folder / "b.tar").exists()
+
+
+def test_a_link_in_the_place_of_a_draft_is_not_followed(folder: Path) -> None:
+    with running(folder / "d"):
+        (folder / "precious").write_bytes(b"mine")
+        (folder / ".b.tar.draft").symlink_to("precious")
+
+        done = do(folder / "d", "--backup", str(folder / "b.tar"))
+
+    assert done.returncode == 1
+    assert (folder / "precious").read_bytes() == b"mine"
 
 
 async def test_a_store_that_lost_its_end_is_not_taken_for_a_backup(folder: Path) -> None:
