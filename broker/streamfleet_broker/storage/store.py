@@ -31,6 +31,7 @@ from streamfleet_broker.errors import StoreDown, StoreUnusable
 from streamfleet_broker.fleet.records import KINDS, Record, Write
 from streamfleet_broker.storage.version_marker import Mark, VersionMarker
 from streamfleet_core.protocol.values import from_plain, to_plain
+from streamfleet_core.runtime.schema_version import OtherVersion, check_version, has_tables
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ BUSY_TIMEOUT = 1.0  # seconds; while a write waits, no heartbeat is acknowledged
 QUIET = 2.0  # seconds without a write after which the journal is emptied
 LONGEST = 30.0  # seconds after which it is emptied between two writes
 FILE, MARKER = "store.db", "store.version"
+SCHEMA_VERSION = 1  # of the tables and the records in them: rises when an older broker could not read them
 
 _DIGEST = 16  # bytes
 _MODULUS: int = 1 << (8 * _DIGEST)
@@ -50,8 +52,9 @@ _UNAVAILABLE = {  # errors of SQLite that do not mean that the file is damaged
     "locking protocol",
     "unable to open database file",
 }
-_SCHEMA = """
+_SCHEMA = f"""
 BEGIN;
+PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE rows (
     kind TEXT NOT NULL,
@@ -150,7 +153,8 @@ class Store:
         _refuse_exposed(self.path)
         self._connection = connect(self.path)
         opening.callback(self._connection.close)
-        if not _has_tables(self._connection):
+        check_version(self._connection, SCHEMA_VERSION)
+        if not has_tables(self._connection):
             if marked is not None:
                 raise Damaged(f"it is empty, expected {_told(marked)}")
             self._connection.executescript(_SCHEMA)
@@ -263,7 +267,11 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def read(connection: sqlite3.Connection) -> Contents:
-    """Read all rows. Raises: sqlite3.Error, ValueError and ValidationError for damaged rows."""
+    """Read all rows.
+
+    Raises: OtherVersion, sqlite3.Error, ValueError and ValidationError for damaged rows.
+    """
+    check_version(connection, SCHEMA_VERSION)
     connection.execute("BEGIN")
     try:
         meta = dict(connection.execute("SELECT name, value FROM meta"))
@@ -298,7 +306,7 @@ def remedies(folder: Path) -> str:
 
 
 def _mark_of(meta: dict[str, str], sums: dict[Key, int]) -> tuple[int, int, int]:
-    """Version, number and digest of the rows as written. Stores of the first version have none."""
+    """Version, number and digest of the rows as written. A new store has none."""
     if "mark" not in meta:
         return 0, len(sums), _total(sums)
     version, count, digest = meta["mark"].split()
@@ -337,16 +345,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(verdict)
 
 
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    (count,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    return bool(count)
-
-
 def _explain(exc: Exception, folder: Path) -> str:
     if isinstance(exc, sqlite3.OperationalError) and str(exc) in _UNAVAILABLE:
         return f"cannot be used: {exc}"
     if isinstance(exc, OSError):
         return f"cannot be opened: {exc.strerror}"
+    if isinstance(exc, OtherVersion):
+        return f"{exc}, or an empty --data-dir"
     return f"is damaged ({exc}): {remedies(folder)}"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import io
 import shutil
+import sqlite3
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from streamfleet_broker.storage.store import SCHEMA_VERSION
 from streamfleet_core.protocol.requests import CreatePipeline, ListPipelines, PipelineView
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
 from tests.broker.test_main import command, operator, running
@@ -116,6 +119,31 @@ def test_what_is_no_backup_is_refused_and_changes_nothing(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1])
+def test_a_store_of_another_version_is_neither_restored_nor_backed_up(
+    backed_up: Path, folder: Path, version: int
+) -> None:
+    with tarfile.open(backed_up / "b.tar") as good:
+        members = {each.name: good.extractfile(each).read() for each in good}  # type: ignore[union-attr]
+    store = members["broker/store.db"]
+    assert int.from_bytes(store[60:64], "big") == SCHEMA_VERSION  # where SQLite keeps `user_version`
+    members["broker/store.db"] = store[:60] + version.to_bytes(4, "big") + store[64:]
+    shutil.copytree(backed_up / "d", folder / "other", ignore=shutil.ignore_patterns("*.ipc"))
+    with contextlib.closing(sqlite3.connect(folder / "other/store.db")) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+
+    restored = do(folder / "new", "--restore", str(archive(folder / "other.tar", members)))
+    backed = do(folder / "other", "--backup", str(folder / "b.tar"))
+
+    said = f"expected version {SCHEMA_VERSION} of its tables, got {version}: use the version of Streamfleet"
+    for done in (restored, backed):
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (folder / "new/store.db").exists()
+    assert not (folder / "b.tar").exists()
 
 
 async def test_a_backup_that_cannot_be_written_says_why_and_leaves_nothing(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -309,6 +310,40 @@ def test_a_row_of_a_newer_version_is_not_thrown_away(folder: Path) -> None:
 
     with pytest.raises(StoreUnusable, match="drone/d is of a kind that this version does not know"):
         Store(folder)
+
+
+@pytest.mark.parametrize("version", [0, module.SCHEMA_VERSION + 1])
+@pytest.mark.parametrize("has_rows", [False, True])
+def test_a_store_of_another_version_is_refused_and_left_as_it_is(
+    folder: Path, version: int, has_rows: bool
+) -> None:
+    """Empty tables of an older one opened, and the first write failed."""
+    path = folder / "store.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute(f"PRAGMA user_version = {version}")
+        other.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        other.execute("CREATE TABLE rows (kind TEXT, key TEXT, value BLOB, rev INTEGER, more TEXT)")
+        if has_rows:
+            other.execute("INSERT INTO rows VALUES ('floor', 'generation', x'80', 1, '')")
+    path.chmod(0o600)
+    content = path.read_bytes()
+
+    with pytest.raises(StoreUnusable) as refused:
+        Store(folder)
+
+    assert str(refused.value) == (
+        f"--data-dir: {path}: expected version {module.SCHEMA_VERSION} of its tables, got {version}: use the "
+        "version of Streamfleet that wrote it, or an empty --data-dir"
+    )
+    assert path.read_bytes() == content
+
+
+def test_a_new_store_has_the_version(folder: Path) -> None:
+    Store(folder).close()
+
+    with contextlib.closing(sqlite3.connect(folder / "store.db")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (module.SCHEMA_VERSION,)
 
 
 def test_a_directory_in_its_place_is_an_error(folder: Path) -> None:

@@ -128,21 +128,31 @@ def test_on_a_full_disk_it_is_remembered_by_the_process_and_written_when_there_i
         again.close()
 
 
-def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_file_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path, version: int) -> None:
+    """It opened, and failed at the first write."""
     path = tmp_path / "worker.db"
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as earlier:
-        earlier.execute("PRAGMA journal_mode = WAL")
-        earlier.execute(
-            "CREATE TABLE worker (only INTEGER, broker_key TEXT, seen_epoch INTEGER, starts INTEGER)"
-        )
-        earlier.execute(
-            "CREATE TABLE pipelines"
-            " (pipeline_id, generation, run_generation, incarnation, ended_run_generation)"
-        )
-        earlier.execute("INSERT INTO worker VALUES (1, ?, 7, 3)", (KEY,))
-        earlier.execute("INSERT INTO pipelines VALUES ('door', 3, 2, 5, NULL)")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute(f"PRAGMA user_version = {version}")
+        other.execute("CREATE TABLE worker (broker_key TEXT, seen_epoch INTEGER, starts INTEGER, more TEXT)")
+        other.execute("INSERT INTO worker VALUES (?, 7, 3, '')", (KEY,))
+        other.execute("CREATE TABLE pipelines (pipeline_id, generation, run_generation, incarnation, more)")
+        other.execute("ALTER TABLE pipelines ADD COLUMN ended_run_generation")
+    content = path.read_bytes()
 
-    state = State(path, KEY)
+    with pytest.raises(
+        StateError, match=rf"worker\.db: expected version 1 of its tables, got {version}: use"
+    ):
+        State(path, KEY)
 
-    assert (state.rows(), state.seen_epoch, state.starts) == ([DOOR], 7, 4)
-    state.close()
+    assert path.read_bytes() == content
+
+
+def test_a_file_without_the_row_of_the_worker_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "worker.db"
+    State(path, KEY).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as emptied:
+        emptied.execute("DELETE FROM worker")
+
+    with pytest.raises(StateError, match=r"worker\.db: damaged: it has no row of the worker"):
+        State(path, KEY)

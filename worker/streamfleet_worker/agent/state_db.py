@@ -17,12 +17,15 @@ from pathlib import Path
 
 import msgspec
 
+from streamfleet_core.runtime.schema_version import check_version, has_tables
 from streamfleet_worker.decisions.reconcile_actions import Forget, Persist
 from streamfleet_worker.decisions.reconcile_events import Row
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = """
+SCHEMA_VERSION = 1  # of the tables
+_SCHEMA = f"""
+PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS worker (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     broker_key TEXT NOT NULL,
@@ -160,10 +163,12 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise ValueError(f"damaged: {verdict}")
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
-    if not tables:
+    check_version(connection, SCHEMA_VERSION)
+    if not has_tables(connection):
         return None
     found = connection.execute("SELECT broker_key, seen_epoch, starts FROM worker").fetchone()
+    if found is None:
+        raise ValueError("damaged: it has no row of the worker")
     rows = connection.execute(
         "SELECT pipeline_id, generation, run_generation, incarnation, ended_run_generation FROM pipelines"
     )
@@ -183,6 +188,6 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
             for name, generation, run_generation, incarnation, ended in rows
         },
     )
-    if "digest" in tables and connection.execute("SELECT value FROM digest").fetchone() != (known.digest,):
+    if connection.execute("SELECT value FROM digest").fetchone() != (known.digest,):
         raise ValueError("damaged: its content does not match its digest")
     return known
