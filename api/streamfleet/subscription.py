@@ -23,6 +23,7 @@ from streamfleet.errors import BadSetting, NothingReceived, Unreachable
 from streamfleet.prediction import Inbox, Prediction, topics_of
 from streamfleet.results import SubscriberKeys
 from streamfleet_core.protocol.errors import ProtocolError
+from streamfleet_core.protocol.json_text import InvalidJson, decode_json
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.client_socket import configure
@@ -311,8 +312,8 @@ class _Target:
 def read_keys(path: Path) -> SubscriberKeys:
     """Read a key file. Raises: BadSetting."""
     try:
-        return msgspec.json.decode(read_private(path), type=SubscriberKeys)
-    except msgspec.MsgspecError as exc:
+        return decode_json(read_private(path), SubscriberKeys)
+    except InvalidJson as exc:
         raise BadSetting("keys", f"{path}: expected a file of 'streamfleet keys subscriber': {exc}") from exc
     except OSError as exc:
         raise BadSetting("keys", f"{path}: {exc.strerror}") from exc

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,7 @@ from streamfleet_api.web.access_policy import Network, address_of, hostname_of
 from streamfleet_api.web.connections import Limits
 from streamfleet_api.web.tls import CertificateFiles
 from streamfleet_core.datasets.spool import AGE, SIZE
-from streamfleet_core.protocol.values import KeyPair
-from streamfleet_core.runtime.curve import CurveKeys
+from streamfleet_core.runtime.curve import CurveKeys, parse_key_pair
 from streamfleet_core.runtime.private_file import read_private
 from streamfleet_core.runtime.socket_path import problem_with
 
@@ -239,11 +237,10 @@ def _keys(operator_key: str | None, broker_key: str | None) -> CurveKeys | None:
     if len(broker_key) != 40:
         raise BadConfig(f"expected --broker-key as 40 characters of Z85, got {len(broker_key)}")
     try:
-        pair = json.loads(read_private(Path(operator_key)))
-        return CurveKeys(broker_key, KeyPair(pair["public"], pair["secret"]))
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        return CurveKeys(broker_key, parse_key_pair(read_private(Path(operator_key))))
+    except (OSError, ValueError) as exc:
         text = '{"public": …, "secret": …}'
-        raise BadConfig(f"expected --operator-key as a file of {text}: {exc}") from exc
+        raise BadConfig(f"expected --operator-key {operator_key} as a file of {text}: {exc}") from exc
 
 
 def _learning(environment: Mapping[str, str]) -> ActiveLearning:

@@ -6,12 +6,10 @@ import json
 import secrets
 from pathlib import Path
 
-import zmq
-
 from streamfleet_broker.errors import BadKey
 from streamfleet_core.protocol.errors import ProtocolError
 from streamfleet_core.protocol.values import KeyPair
-from streamfleet_core.runtime.curve import new_key_pair, public_of
+from streamfleet_core.runtime.curve import new_key_pair, parse_key_pair
 from streamfleet_core.runtime.private_file import read_private, write_private
 
 KEYS = ("keys/broker.key", "keys/operator.key")  # in the data directory
@@ -32,24 +30,15 @@ def load_or_make(path: Path) -> KeyPair:
 def load(path: Path) -> KeyPair:
     """Load the key pair in a file. Raises: BadKey."""
     try:
-        return _parse(path, read_private(path))
+        return parse_key_pair(read_private(path))
     except FileNotFoundError as exc:
         raise BadKey(path, "there is none") from exc
+    except OSError as exc:
+        raise BadKey(path, f"but it cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise BadKey(path, str(exc)) from None
     except ProtocolError as exc:
         raise BadKey(path, str(exc)) from exc
-
-
-def _parse(path: Path, content: bytes) -> KeyPair:
-    try:
-        plain = json.loads(content)
-        pair = KeyPair(plain["public"], plain["secret"])
-        public = public_of(pair.secret)
-    except (ValueError, KeyError, TypeError, AttributeError, zmq.ZMQError) as exc:
-        # The text of the error may hold the secret.
-        raise BadKey(path, f"got something else ({type(exc).__name__})") from None
-    if public != pair.public:
-        raise BadKey(path, "its public half belongs to another secret half")
-    return pair
 
 
 class SystemRandomSource:

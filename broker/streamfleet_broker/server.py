@@ -49,6 +49,7 @@ from streamfleet_core.protocol.messages import Desired, Enrol, Error, Hello
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import serve
 from streamfleet_core.runtime.pinned_tls import parse_fingerprint
+from streamfleet_core.runtime.small_file import read_small
 
 logger = logging.getLogger(__name__)
 
@@ -476,7 +477,7 @@ def _listen(
 def _told_by(file: Path | None) -> str:
     """The fingerprint in a file of the api, "" if there is none. It may change, so it is read each time."""
     try:
-        return "" if file is None else parse_fingerprint(file.read_text("ascii"))
+        return "" if file is None else parse_fingerprint(read_small(file).decode("ascii"))
     except (OSError, ValueError):
         return ""
 

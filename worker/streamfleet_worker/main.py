@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from streamfleet_core.protocol.errors import ProtocolError
+from streamfleet_core.protocol.errors import BadToken, ProtocolError
 from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch, raise_limit
 from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
+from streamfleet_core.runtime.small_file import read_small
 from streamfleet_core.runtime.startup import log_as
 from streamfleet_worker.agent.agent import Agent, Entries
 from streamfleet_worker.agent.child_processes import end_fork_server
@@ -103,9 +104,9 @@ async def _run(
 
 
 async def _identify(config: WorkerConfig, paths: WorkerPaths) -> Identity:
-    token = config.join or _read_token(config.join_file)
-    if token:
-        return await join(paths.identity, JoinToken.decode(token))
+    token = _token(config)
+    if token is not None:
+        return await join(paths.identity, token)
     identity = load(paths.identity)
     if identity is None:
         raise IdentityError(
@@ -115,9 +116,17 @@ async def _identify(config: WorkerConfig, paths: WorkerPaths) -> Identity:
     return identity
 
 
-def _read_token(file: Path | None) -> str:
-    """Read the token in a file; "" if there is no file. Raises: OSError."""
-    return file.read_text() if file is not None and file.exists() else ""
+def _token(config: WorkerConfig) -> JoinToken | None:
+    """The given token; None without one. Raises: BadToken, IdentityError, OSError."""
+    if config.join:
+        return JoinToken.decode(config.join)
+    if config.join_file is None or not config.join_file.exists():
+        return None
+    text = read_small(config.join_file).decode("ascii", "replace")
+    try:
+        return JoinToken.decode(text) if text else None
+    except BadToken as exc:
+        raise IdentityError(f"--join-file {config.join_file}: {exc}") from exc
 
 
 def _rearm_alarm() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from streamfleet_core.protocol.limits import MAX_PORT
 
 NONE = "none"  # the word for an empty list
 DEFAULT = "default"  # the word for what holds when nothing is said
+_MAX_SETTINGS = 1024**2  # bytes of a file of sampling rules: a larger request is refused by the api
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -158,13 +158,15 @@ def _share(text: str) -> float:
 
 
 def _object_in(file: Path) -> dict[str, Any]:
+    from streamfleet_core.protocol.json_text import InvalidJson, decode_json
+    from streamfleet_core.runtime.small_file import read_small
+
     try:
-        value = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
-        raise click.BadParameter(f"{file}: {exc}") from exc
-    if not isinstance(value, dict):
-        raise click.BadParameter(f"{file}: expected an object with a dataset and strategies")
-    return value
+        return decode_json(read_small(file, most=_MAX_SETTINGS), dict)
+    except OSError as exc:
+        raise click.BadParameter(f"{file}: {exc.strerror}") from exc
+    except InvalidJson as exc:
+        raise click.BadParameter(f"{file}: expected an object with a dataset and strategies: {exc}") from exc
 
 
 def labels(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> dict[str, str]:

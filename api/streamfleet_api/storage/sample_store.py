@@ -20,6 +20,7 @@ import msgspec
 
 from streamfleet_api.storage.jpeg import check_picture
 from streamfleet_core.datasets.spool import Entry, NoSampleName, Spool
+from streamfleet_core.protocol.json_text import InvalidJson, decode_json
 from streamfleet_core.protocol.picked_sample import Sample
 
 logger = logging.getLogger(__name__)
@@ -253,8 +254,8 @@ class Samples:
     def _read(self, entry: Entry) -> Kept | None:
         try:
             described = self.spool.json_path(entry.dataset, entry.name).read_bytes()
-            return Kept.of(entry, msgspec.json.decode(described, type=_Described))
-        except (FileNotFoundError, msgspec.DecodeError):  # removed meanwhile, or cut short by a cut of power
+            return Kept.of(entry, decode_json(described, _Described))
+        except (FileNotFoundError, InvalidJson):  # removed meanwhile, or cut short by a cut of power
             return None
 
     def _remove(self, dataset: str) -> int:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streamfleet_core.runtime.pinned_tls import fingerprint_of
+from streamfleet_core.runtime.small_file import read_small
 
 logger = logging.getLogger(__name__)
 
 _READABLE_BY_OTHERS = 0o007
+_MAX_PEM = 1024**2  # bytes: a certificate may come with many above it
 
 
 class BadCertificate(Exception):
@@ -44,9 +46,12 @@ class CertificateFiles:
         try:
             if self.key.stat().st_mode & _READABLE_BY_OTHERS:
                 raise BadCertificate(f"others may read the key {self.key}: run 'chmod 600 {self.key}'")
+            # OpenSSL reads files of any size.
+            pem = read_small(self.certificate, most=_MAX_PEM).decode("ascii")
+            read_small(self.key, most=_MAX_PEM)
             # A key with a password would ask for it on the terminal.
             context.load_cert_chain(self.certificate, self.key, password="")
-            return context, fingerprint_of(self.certificate.read_text("ascii"))
+            return context, fingerprint_of(pem)
         except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
             text = "expected a certificate and its key without a password, as PEM"
             raise BadCertificate(f"{text}, got {self.certificate} and {self.key}: {exc}") from exc

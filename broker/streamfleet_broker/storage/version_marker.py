@@ -15,7 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from streamfleet_core.protocol.json_text import decode_json
 from streamfleet_core.runtime.private_file import write_private
+from streamfleet_core.runtime.small_file import read_small
 
 _SLOT = 512  # bytes
 _SLOTS = 2
@@ -40,7 +42,7 @@ class VersionMarker:
     def read(self) -> Mark | None:
         """Read the latest mark; None without a file. Raises: OSError, ValueError for a damaged file."""
         try:
-            content = self.path.read_bytes()
+            content = read_small(self.path)
         except FileNotFoundError:
             return None
         slots = [content[index * _SLOT : (index + 1) * _SLOT] for index in range(_SLOTS)]
@@ -75,4 +77,4 @@ def _decode(slot: bytes) -> Mark | None:
     content = content.rstrip()
     if checksum != b"%08x" % zlib.crc32(content):
         return None
-    return msgspec.json.decode(content, type=Mark)
+    return decode_json(content, Mark)

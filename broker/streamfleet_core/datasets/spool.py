@@ -25,6 +25,7 @@ from typing import get_args
 import msgspec
 
 from streamfleet_core.protocol.errors import ProtocolError
+from streamfleet_core.protocol.json_text import InvalidJson, decode_json
 from streamfleet_core.protocol.picked_sample import Sample
 from streamfleet_core.protocol.sampling import Dataset, SampleName
 
@@ -154,8 +155,8 @@ class Spool:
         try:
             described = self.json_path(dataset, name).read_bytes()
             image = self.image_path(dataset, name).read_bytes()
-            sample = msgspec.json.decode(described, type=Sample)
-        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            sample = decode_json(described, Sample)
+        except (FileNotFoundError, NotADirectoryError, InvalidJson):
             return None
         return (sample, image) if len(image) == sample.size else None
 

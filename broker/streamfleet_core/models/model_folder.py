@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.protocol.json_text import InvalidJson, decode_json
 from streamfleet_core.protocol.values import Family
 
 WEIGHTS = "weights.onnx"
@@ -107,8 +106,8 @@ def _first(folder: Path, names: Sequence[str]) -> Path | None:
 
 def _read_description(path: Path) -> _Description:
     try:
-        return msgspec.json.decode(_content(path), type=_Description)
-    except msgspec.DecodeError as exc:
+        return decode_json(_content(path), _Description)
+    except InvalidJson as exc:
         raise BadModel(f'expected {{"family": …, "labels": […]}} in {path}: {exc}') from exc
 
 

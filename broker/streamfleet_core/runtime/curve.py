@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import zmq
 
+from streamfleet_core.protocol.json_text import decode_json
 from streamfleet_core.protocol.values import KeyPair
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # libzmq sends ZAP requests here, within a context
@@ -26,6 +27,22 @@ def new_key_pair() -> KeyPair:
 def public_of(secret: str) -> str:
     """The public half of a secret key. Raises: ZMQError, UnicodeEncodeError if it is not a key."""
     return zmq.curve_public(secret.encode("ascii")).decode("ascii")
+
+
+def parse_key_pair(content: bytes) -> KeyPair:
+    """Parse a file of the broker: `{"public": …, "secret": …}` in Z85.
+
+    Raises: ValueError, whose text and cause hold no secret.
+    """
+    plain = decode_json(content, dict[str, str])
+    try:
+        pair = KeyPair(plain["public"], plain["secret"])
+        public = public_of(pair.secret)
+    except (KeyError, ValueError, zmq.ZMQError) as exc:
+        raise ValueError(f"got something else ({type(exc).__name__})") from None
+    if public != pair.public:
+        raise ValueError("its public half belongs to another secret half")
+    return pair
 
 
 @dataclass(frozen=True, slots=True)

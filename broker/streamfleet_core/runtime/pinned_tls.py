@@ -11,6 +11,7 @@ from pathlib import Path
 from typing_extensions import Self
 
 from streamfleet_core.protocol.limits import SHA256_PATTERN
+from streamfleet_core.runtime.small_file import read_small
 
 FINGERPRINT = re.compile(SHA256_PATTERN)  # sha256 of the certificate as DER
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -67,7 +68,7 @@ class FilePinnedContext(PinnedContext):
     def expected(self) -> str:
         """Read the fingerprint. Raises: ssl.SSLCertVerificationError."""
         try:
-            return parse_fingerprint(self.path.read_text("ascii"))
+            return parse_fingerprint(read_small(self.path).decode("ascii"))
         except (OSError, ValueError) as exc:
             raise ssl.SSLCertVerificationError(1, f"{self.path}: no fingerprint can be read: {exc}") from exc
 

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from streamfleet_core.protocol.errors import ProtocolError
+from streamfleet_core.runtime.small_file import read_small
 
 
 class KeyExposed(ProtocolError):
@@ -37,8 +38,8 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def read_private(path: Path) -> bytes:
-    """Read a private file. Raises: KeyExposed if other users have rights to it, FileNotFoundError."""
+    """Read a small private file. Raises: KeyExposed if other users have rights to it, OSError."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise KeyExposed(path, mode)
-    return path.read_bytes()
+    return read_small(path)

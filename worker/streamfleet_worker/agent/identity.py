@@ -22,10 +22,12 @@ from zmq.utils.monitor import recv_monitor_message
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.join_token import JoinToken
+from streamfleet_core.protocol.json_text import InvalidJson, decode_json
 from streamfleet_core.protocol.messages import Enrol, Enrolled, Refused
 from streamfleet_core.protocol.values import CurveKey, Fingerprint, Id, KeyPair
 from streamfleet_core.runtime.curve import CurveKeys, new_key_pair, public_of
 from streamfleet_core.runtime.private_file import read_private, write_private
+from streamfleet_core.runtime.small_file import FileTooLarge
 from streamfleet_worker.agent.broker_link import dealer
 
 logger = logging.getLogger(__name__)
@@ -68,12 +70,12 @@ class Identity(msgspec.Struct, frozen=True):
 def load(path: Path) -> Identity | None:
     """Load the identity; None if there is none. Raises: IdentityError, KeyExposed."""
     try:
-        identity = msgspec.json.decode(read_private(path), type=Identity)
+        identity = decode_json(read_private(path), Identity)
         if public_of(identity.secret_key) != identity.public_key:
             raise IdentityError(f"{path} is damaged (its keys are not a pair): remove it and join again")
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, zmq.ZMQError) as exc:
+    except (FileTooLarge, InvalidJson, zmq.ZMQError) as exc:
         raise IdentityError(f"{path} is damaged ({exc}): remove it and join again") from exc
     return identity
 
@@ -114,8 +116,8 @@ async def join(path: Path, token: JoinToken, *, timeout: float = 30.0) -> Identi
 
 def _own_pair(path: Path) -> _Pair:
     """The key pair of an unfinished enrolment, or a new one."""
-    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-        return msgspec.json.decode(read_private(path), type=_Pair)
+    with contextlib.suppress(FileNotFoundError, FileTooLarge, InvalidJson):
+        return decode_json(read_private(path), _Pair)
     made = new_key_pair()
     pair = _Pair(made.public, made.secret)
     write_private(path, msgspec.json.encode(pair))

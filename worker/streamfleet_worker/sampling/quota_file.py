@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from streamfleet_core.protocol.json_text import InvalidJson, decode_json
+from streamfleet_core.runtime.small_file import FileTooLarge, read_small
 from streamfleet_worker.sampling.selection import Tally
 
 logger = logging.getLogger(__name__)
@@ -23,10 +25,10 @@ def path_of(folder: Path, pipeline_id: str) -> Path:
 def load(path: Path) -> Tally:
     """Read a tally; an empty one if there is no file. Raises: OSError."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Tally)
+        return decode_json(read_small(path), Tally)
     except FileNotFoundError:
         return Tally()
-    except msgspec.DecodeError as exc:
+    except (FileTooLarge, InvalidJson) as exc:
         logger.warning("%s cannot be read, its limits are reset: %s", path, exc)
         return Tally()
 

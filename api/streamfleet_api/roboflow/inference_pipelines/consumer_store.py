@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 
 from streamfleet_api.roboflow.inference_pipelines.results import Plan
+from streamfleet_core.protocol.json_text import decode_json
 from streamfleet_core.protocol.values import Id, from_plain
 from streamfleet_core.runtime.private_file import write_private
+from streamfleet_core.runtime.small_file import read_small
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Records:
 def _read(path: Path) -> Plan | None:
     try:
         from_plain(path.name.removesuffix(_SUFFIX), Id)
-        return msgspec.json.decode(path.read_bytes(), type=Plan)
-    except (OSError, msgspec.DecodeError) as exc:
+        return decode_json(read_small(path), Plan)
+    except (OSError, ValueError) as exc:
         logger.warning("%s: skipped, it cannot be read: %s", path, exc)
         return None
