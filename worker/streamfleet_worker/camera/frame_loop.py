@@ -407,7 +407,7 @@ class FrameLoop:
     def _offer_preview(
         self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
     ) -> None:
-        """Decline the frame to the preview renderer, if it gets a preview."""
+        """Pass the frame to the preview renderer, if it gets a preview."""
         if not frame.shown or frame.picture is None or self._renderer is None:
             return
         self._renderer.offer(

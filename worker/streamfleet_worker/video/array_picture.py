@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import cv2
+import numpy as np
 
 from streamfleet_worker.video.frame import Image
+
+PixelsT = TypeVar("PixelsT", bound=np.ndarray[Any, Any])
 
 
 class ArrayPicture:
@@ -28,10 +33,10 @@ class ArrayPicture:
         return grid_of(self._image, lines)
 
 
-def resized(image: Image, width: int, height: int) -> Image:
+def resized(image: PixelsT, width: int, height: int, *, into: PixelsT | None = None) -> PixelsT:
     """Scale an array (height, width) or (height, width, channels) as the input of all models is scaled."""
-    resized: Image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    return resized
+    scaled: PixelsT = cv2.resize(image, (width, height), dst=into, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
+    return scaled
 
 
 def grid_of(image: Image, lines: int) -> bytes:

@@ -14,19 +14,17 @@ from typing import Any, cast
 
 import av
 import cv2
-import numpy as np
 from av.codec.context import Flags, ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from streamfleet_core.protocol.status import SourceCause
-from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.capture import Capture
-from streamfleet_worker.video.frame import Image, Picture
+from streamfleet_worker.video.frame import Picture
+from streamfleet_worker.video.sources.decoded_picture import Converters, DecodedPicture
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.ffmpeg_errors import strerror
 from streamfleet_worker.video.sources.file_diagnosis import codec_of, fault_of
@@ -95,7 +93,8 @@ class FFmpegCapture(Capture):
         self._rotation: int | None = None  # OpenCV's code of the rotation that makes the picture upright
         self._frame: VideoFrame | None = None
         self._packets: Iterator[Packet[Any]] | None = None
-        self._reformatter = VideoReformatter()
+        self._converters = Converters()
+        self._convertible: tuple[object, ...] | None = None  # the format of the last picture
         self._connect(finite, threads)
         self.width, self.height = self._codec.width, self._codec.height
         self.fps = _rate(self._stream)
@@ -123,20 +122,17 @@ class FFmpegCapture(Capture):
         return True
 
     def retrieve(self) -> Picture | None:
-        """Convert the grabbed picture."""
+        """The grabbed picture. The first one of each format is converted, to know that FFmpeg can."""
         if self._frame is None:
             return None
-        width, height = self._size
-        try:
-            picture = self._reformatter.reformat(
-                self._frame, width, height, "bgr24", interpolation=Interpolation.BICUBIC, threads=1
-            )
-        except (av.FFmpegError, ValueError):
-            return None
-        image = _as_array(picture, copy=picture is self._frame)
-        if self._rotation is not None:
-            image = np.asarray(cv2.rotate(image, self._rotation), np.uint8)
-        return ArrayPicture(image)
+        picture = DecodedPicture(self._frame, self._converters, size=self._size, rotation=self._rotation)
+        if _format_of(self._frame) != self._convertible:
+            try:
+                picture.bgr()
+            except (av.FFmpegError, ValueError):
+                return None
+            self._convertible = _format_of(self._frame)
+        return picture
 
     def close(self) -> None:
         """Close the container."""
@@ -473,10 +469,6 @@ def _rate(stream: VideoStream) -> float:
     return rate if 0 < rate <= 1000 else 0.0
 
 
-def _as_array(picture: VideoFrame, *, copy: bool) -> Image:
-    """(height, width, 3) uint8. A view of the picture's memory, unless `copy`."""
-    if copy:
-        return np.array(picture.to_ndarray(), np.uint8)
-    plane = picture.planes[0]
-    rows = np.frombuffer(cast(bytes, plane), np.uint8).reshape(picture.height, plane.line_size)
-    return rows[:, : 3 * picture.width].reshape(picture.height, picture.width, 3)
+def _format_of(frame: VideoFrame) -> tuple[object, ...]:
+    """What decides whether FFmpeg can convert a picture."""
+    return frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range

@@ -1,11 +1,13 @@
-"""Generated live sources, which deliver each frame at its time."""
+"""Generated live sources, which deliver each frame at its time, and draw it only when it is needed."""
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
 from collections.abc import Callable
 
-from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.array_picture import grid_of, resized
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Image, Picture
 
@@ -14,7 +16,7 @@ class GeneratedCapture(Capture):
     """A source that draws each frame at a fixed frame rate, starting with a given frame.
 
     Args:
-        draw: draws a frame.
+        draw: draws a frame by its number. It is called by one thread at a time.
     """
 
     finite = False
@@ -31,6 +33,7 @@ class GeneratedCapture(Capture):
     ) -> None:
         self.width, self.height, self.fps = width, height, fps
         self._draw = draw
+        self._drawing = threading.Lock()
         self._frame_id = first_frame_id - 1
         self._metronome = _Metronome(fps)
 
@@ -41,11 +44,38 @@ class GeneratedCapture(Capture):
         return True
 
     def retrieve(self) -> Picture | None:
-        """Draw the grabbed frame."""
-        return ArrayPicture(self._draw(self._frame_id))
+        """The grabbed frame."""
+        draw = functools.partial(self._draw, self._frame_id)
+        return _DrawnPicture(draw, self._drawing, width=self.width, height=self.height)
 
     def close(self) -> None:
         """Do nothing: no resource is held."""
+
+
+class _DrawnPicture:
+    """A `Picture` that is drawn when it is first needed."""
+
+    def __init__(
+        self, draw: Callable[[], Image], drawing: threading.Lock, *, width: int, height: int
+    ) -> None:
+        self.width, self.height = width, height
+        self._draw, self._drawing = draw, drawing
+        self._image: Image | None = None
+
+    def bgr(self) -> Image:
+        """The whole picture."""
+        with self._drawing:
+            if self._image is None:
+                self._image = self._draw()
+            return self._image
+
+    def scaled(self, width: int, height: int) -> Image:
+        """The picture in this size."""
+        return resized(self.bgr(), width, height)
+
+    def grid(self, lines: int) -> bytes:
+        """About `lines` x `lines` evenly spread pixels."""
+        return grid_of(self.bgr(), lines)
 
 
 class _Metronome:
