@@ -15,6 +15,7 @@ help:
 	@echo "make package-check  builds wheel and sdist, installs them into an empty environment and runs them"
 	@echo "make images-check  as root: builds and runs the container images without Docker, in three minutes"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
+	@echo "make bench-compare A=REV B=REV  frames/s and CPU time of two revisions in pairs; options: ARGS=\"--pairs 15\""
 	@echo "make docs     the documentation site, into site/"
 	@echo "make coverage branches that the in-process tests reach, against the floor in pyproject.toml"
 	@echo "make format   write the code as 'make check' wants it"
@@ -56,7 +57,7 @@ test: check
 
 check: format-check lint types tests
 
-.PHONY: format-check bench coverage docs
+.PHONY: format-check bench bench-compare coverage docs
 format-check: install
 	$(BIN)/ruff format --check .
 
@@ -92,6 +93,9 @@ coverage: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-compare: install
+	$(BIN)/python -m benchmarks.compare "$(A)" "$(B)" $(ARGS)
 
 format: install
 	$(BIN)/ruff format .

@@ -19,7 +19,7 @@ from tests.fakes.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"
 DEMO, HEAVY = "demo", "heavy"  # models that are made here
-_FRAMES = 1200  # of the generated video
+FRAMES = 1200  # of the generated video
 _QUICK_FRAMES = 60
 _SIZE = (768, 432)  # pixels
 _CONTENTS = {DEMO: demo_model, HEAVY: heavy_model}
@@ -96,7 +96,7 @@ def prepared(
             labels=names and tuple(name.strip() for name in names if name.strip()),
         )
         film = video or write_pattern(
-            folder / "pattern.avi", _QUICK_FRAMES if quick else _FRAMES, width=_SIZE[0], height=_SIZE[1]
+            folder / "pattern.avi", _QUICK_FRAMES if quick else FRAMES, width=_SIZE[0], height=_SIZE[1]
         )
         yield Setting(
             quick=quick,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -15,10 +16,12 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks import compare
 from benchmarks.__main__ import parse
 from benchmarks.bare import RULES, rate, session_of
 from benchmarks.bare_live import LIVE_ARRANGEMENTS, LiveTask, Watched, watching
 from benchmarks.commands import constant, serving
+from benchmarks.compare import Figures, Task, checked_out, measured, print_figures
 from benchmarks.cpu import cpu_times, growth
 from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
 from benchmarks.live_age import Measured, Window, ages_of, unevenness
@@ -27,11 +30,13 @@ from benchmarks.paced import Paced, ratios
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.throughput import best_arrangement, key, ratio
+from streamfleet_api.local.demo import demo_model
 from streamfleet_worker.video.detection.letterbox import fit
 from streamfleet_worker.video.detection.postprocess import decode
 from tests.fakes.models import manifest_of, write_squares_model
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import ROOT
+from tests.fakes.videos import write_pattern
 
 
 @pytest.mark.timeout(4 * PATIENCE)
@@ -243,3 +248,62 @@ def test_the_cpu_time_of_a_worker_is_compared_with_its_own_inferences_in_each_ro
     rounds = [Paced({"engine": 0.5, "cameras": 0.1}, 5.0), Paced({"engine": 1.0, "cameras": 0.2}, 10.0)]
 
     assert ratios(rounds, [0.1, 0.06]) == pytest.approx([1.2, 2.0])
+
+
+# comparing revisions ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no revisions: not a clone")
+@pytest.mark.timeout(6 * PATIENCE)
+def test_a_revision_is_measured_with_its_own_packages(tmp_path: Path) -> None:
+    (tmp_path / "demo.onnx").write_bytes(demo_model())
+    film = write_pattern(tmp_path / "pattern.avi", 600)
+
+    with checked_out("HEAD") as tree:
+        task = Task(str(tree), str(tmp_path / "demo.onnx"), str(film), cameras=1, seconds=0.5, frames=600)
+        found = measured(task)
+
+    assert found.rate > 0
+    assert found.cost > 0
+    assert not tree.exists()
+    assert tree != ROOT
+
+
+def test_packages_of_another_checkout_are_not_measured(tmp_path: Path) -> None:
+    task = Task(str(tmp_path), model="", video="", cameras=1, seconds=1.0, frames=1)
+
+    with pytest.raises(RuntimeError, match="expected the packages of"):
+        print_figures(json.dumps(asdict(task)))
+
+
+def test_revisions_are_compared_within_each_pair() -> None:
+    pairs = [
+        (Figures(100.0, 2.0), Figures(110.0, 1.0)),
+        (Figures(50.0, 4.0), Figures(60.0, 2.0)),
+        (Figures(200.0, 1.0), Figures(200.0, 0.5)),
+    ]
+
+    (table,) = compare.report(compare.parse(["HEAD", "."]), "a model", pairs).tables
+
+    assert [row.cells for row in table.rows] == [
+        (100.0, 110.0, pytest.approx(1.1), pytest.approx(1.05), pytest.approx(1.15)),
+        (2.0, 1.0, 0.5, 0.5, 0.5),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["no-such-revision", "."], "expected a revision of git, or . for the working tree"),
+        ([".", ""], "expected a revision of git, or . for the working tree"),
+        ([".", ".", "--pairs", "0"], "expected --pairs above 0, got 0"),
+        ([".", ".", "--seconds", "nan"], "expected --seconds above 0, got nan"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(
+    arguments: list[str], expected: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        compare.parse(arguments)
+
+    assert expected in capfd.readouterr().err
