@@ -31,8 +31,8 @@ def manifest_of(
     return Manifest(family=family, labels=labels, input_width=width, input_height=height, weights=weights)
 
 
-def write_squares_model(path: Path) -> Manifest:
-    """Finds pure red, green and blue squares of 32 pixels: one box a window, (1, 4 + 3, N).
+def write_squares_model(path: Path, *, batch: int | str = 1) -> Manifest:
+    """Finds pure red, green and blue squares of 32 pixels: one box a window, (batch, 4 + 3, N).
 
     A window's score is how much of it one colour covers, from 0.5 to 1 as 0 to 1, so that a window which
     meets a square by half counts for nothing.
@@ -52,16 +52,20 @@ def write_squares_model(path: Path) -> Manifest:
         helper.make_node("Sub", ["doubled", "one"], ["sharpened"]),
         helper.make_node("Relu", ["sharpened"], ["scores"]),
         helper.make_node("Reshape", ["scores", "flat"], ["classes"]),
-        helper.make_node("Concat", ["boxes", "classes"], ["output"], axis=1),
+        helper.make_node("ReduceMean", ["classes"], ["mean"], axes=[1, 2]),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["boxes", "nothing"], ["all boxes"]),  # once for each picture
+        helper.make_node("Concat", ["all boxes", "classes"], ["output"], axis=1),
     ]
     constants: dict[str, np.ndarray] = {
         "mixing": mixing.reshape(3, 3, 1, 1).astype(np.float32),
         "two": np.array(2, np.float32),
         "one": np.array(1, np.float32),
-        "flat": np.array([1, 3, -1], np.int64),
+        "zero": np.array(0, np.float32),
+        "flat": np.array([0, 3, -1], np.int64),  # 0: as in the input
         "boxes": boxes[None].astype(np.float32),
     }
-    _write(path, nodes, constants, [1, 3, SIDE, SIDE], [1, 7, windows * windows])
+    write(path, nodes, constants, [batch, 3, SIDE, SIDE], [batch, 7, windows * windows])
     return manifest_of(path)
 
 
@@ -73,7 +77,7 @@ def write_constant_model(path: Path, output: np.ndarray, *, side: int = 64, batc
         helper.make_node("Add", ["constant", "nothing"], ["output"]),
     ]
     constants = {"zero": np.array(0, np.float32), "constant": output.astype(np.float32)}
-    _write(path, nodes, constants, [batch, 3, side, side], list(output.shape))
+    write(path, nodes, constants, [batch, 3, side, side], list(output.shape))
 
 
 def write_slow_model(path: Path, *, side: int = 64, rounds: int = 400) -> Manifest:
@@ -96,17 +100,18 @@ def write_slow_model(path: Path, *, side: int = 64, rounds: int = 400) -> Manife
         "zero": np.array(0, np.float32),
         "constant": np.zeros((1, 7, 1), np.float32),
     }
-    _write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
+    write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
     return manifest_of(path, width=side, height=side)
 
 
-def _write(
+def write(
     path: Path,
     nodes: list[onnx.NodeProto],
     constants: dict[str, np.ndarray],
     input_shape: list[int | str],
-    output_shape: list[int],
+    output_shape: list[int | str],
 ) -> None:
+    """Write a model of an input `images` and an output `output`."""
     graph = helper.make_graph(
         nodes,
         "test",
@@ -134,7 +139,7 @@ def write_hungry_model(path: Path, *, size: int = 1_600_000_000, side: int = 64)
         "zero": np.array(0, np.float32),
         "constant": np.zeros((1, 7, 1), np.float32),
     }
-    _write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
+    write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
     return manifest_of(path, width=side, height=side)
 
 
@@ -165,7 +170,7 @@ def write_endless_model(path: Path, *, brighter_than: float = -1.0, side: int = 
         "zero": np.array(0, np.float32),
         "constant": np.zeros((1, 7, 1), np.float32),
     }
-    _write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
+    write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
     return manifest_of(path, width=side, height=side)
 
 
@@ -178,5 +183,5 @@ def write_picky_model(path: Path, *, side: int = 64) -> Manifest:
         helper.make_node("Gather", ["constants", "index"], ["output"]),
     ]
     constants = {"limit": np.array(0.4, np.float32), "constants": np.zeros((1, 1, 7, 1), np.float32)}
-    _write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
+    write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
     return manifest_of(path, width=side, height=side)

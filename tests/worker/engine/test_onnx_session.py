@@ -18,7 +18,7 @@ from streamfleet_worker.ipc.shared_memory import create_memory, map_slots
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.synthetic.test_pattern import draw, truth
-from tests.fakes.models import SIDE, manifest_of, write_constant_model, write_squares_model
+from tests.fakes.models import SIDE, manifest_of, write, write_constant_model, write_squares_model
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_it_infers_from_and_into_shared_memory(path: Path) -> None:
     (_, slot), (_, same) = map_slots(memory, layout), map_slots(memory, layout)
 
     Letterbox(manifest).write(ArrayPicture(draw(1)), slot.input)
-    session.runner().run(slot)
+    session.runner().run([slot])
 
     best = same.output[0, 4:].argmax(axis=1)
     found = same.output[0, :2, best] * 6 - np.array([0, 70 * 6])
@@ -50,6 +50,72 @@ def test_an_open_batch_dimension_is_read_as_one(path: Path) -> None:
 
     assert session.layout(1).input_shape == (1, 3, 64, 64)
     assert session.layout(1).output_shape == (1, 7, 5)
+
+
+def test_a_batch_gives_each_slot_what_a_run_alone_gives_it(path: Path) -> None:
+    manifest = write_squares_model(path, batch="batch")
+    session = Session(str(path), manifest, max_batch=4)
+    layout = session.layout(6)
+    slots = map_slots(create_memory(layout), layout)
+    for number, slot in enumerate(slots):
+        Letterbox(manifest).write(ArrayPicture(draw(number % 3)), slot.input)
+    runner = session.runner()
+
+    for slot in slots[:3]:
+        runner.run([slot])
+    runner.run(slots[3:])  # three slots run as a batch of four
+
+    assert session.max_batch == 4
+    for alone, together in zip(slots[:3], slots[3:], strict=True):
+        np.testing.assert_allclose(together.output, alone.output, atol=1e-5)
+    assert not np.allclose(slots[3].output, slots[4].output)
+
+
+def test_a_cpu_runs_one_slot_at_a_time_unless_it_is_told_otherwise(path: Path) -> None:
+    manifest = write_squares_model(path, batch="batch")
+
+    assert Session(str(path), manifest).max_batch == 1
+
+
+def test_a_model_of_a_fixed_batch_runs_one_slot_at_a_time(path: Path) -> None:
+    session = Session(str(path), write_squares_model(path), max_batch=8)
+    layout = session.layout(2)
+
+    assert session.max_batch == 1
+    with pytest.raises(ValueError, match="expected 1 to 1 slots, got 2"):
+        session.runner().run(map_slots(create_memory(layout), layout))
+
+
+def test_a_model_that_can_only_run_one_picture_of_its_open_batch_runs_one_slot_at_a_time(path: Path) -> None:
+    write_constant_model(path, np.zeros((1, 7, 5)), batch="batch")  # its output has one row, whatever comes
+
+    session = Session(str(path), manifest_of(path, width=64, height=64), max_batch=8)
+
+    assert session.max_batch == 1
+
+
+def write_mixing_model(path: Path) -> None:
+    """Adds up the brightness of the pictures of a batch, and raises nothing."""
+    nodes = [
+        helper.make_node("ReduceMean", ["images"], ["brightness"], axes=[2, 3], keepdims=0),
+        helper.make_node("CumSum", ["brightness", "first axis"], ["sums"]),
+        helper.make_node("Pad", ["sums", "four more"], ["rows"]),
+        helper.make_node("Unsqueeze", ["rows", "last axis"], ["output"]),
+    ]
+    constants = {
+        "first axis": np.array(0, np.int64),
+        "four more": np.array([0, 0, 0, 4], np.int64),
+        "last axis": np.array([2], np.int64),
+    }
+    write(path, nodes, constants, ["batch", 3, 64, 64], ["batch", 7, 1])
+
+
+def test_a_model_that_mixes_the_pictures_of_a_batch_runs_one_slot_at_a_time(path: Path) -> None:
+    write_mixing_model(path)
+
+    session = Session(str(path), manifest_of(path, width=64, height=64), max_batch=8)
+
+    assert session.max_batch == 1
 
 
 @pytest.mark.parametrize(
@@ -210,7 +276,7 @@ def test_a_model_may_give_another_number_of_boxes_each_time(path: Path) -> None:
     found = []
     for steps in (3, 0, 2, 200):
         slot.input[0, 0, 0, 0] = steps
-        runner.run(slot)
+        runner.run([slot])
         found.append(int((slot.output[0, :, 4] > 0).sum()))
 
     assert found == [6, 0, 4, 300]

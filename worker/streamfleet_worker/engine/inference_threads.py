@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from streamfleet_worker.engine.batching import ANSWER, SlotBusy, TurnQueue
 from streamfleet_worker.engine.connection import CameraConnection
+from streamfleet_worker.engine.interface import Model, Runner
 from streamfleet_worker.engine.messages import (
     MAX_PACKET,
     MAX_SLOTS,
@@ -32,7 +33,7 @@ from streamfleet_worker.engine.messages import (
     unpack_from_camera,
 )
 from streamfleet_worker.engine.onnx_runtime import run_errors
-from streamfleet_worker.engine.onnx_session import BadModel, Runner, Session
+from streamfleet_worker.engine.onnx_session import BadModel
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
 from streamfleet_worker.engine.run_width import RunWidth
 
@@ -61,16 +62,16 @@ class _Inference:
 
 
 class Runners:
-    """Runs the requests of cameras on one session. Call `start` and `close` once."""
+    """Runs the requests of cameras on one model. Call `start` and `close` once."""
 
-    def __init__(self, session: Session, *, threads: int) -> None:
-        self._session = session
+    def __init__(self, model: Model, *, threads: int) -> None:
+        self._model = model
         self._poll_lock = threading.Lock()  # held by the thread that polls for requests
         self._lock = threading.Lock()  # guards the following, for short moments
         self._connections: dict[int, CameraConnection] = {}  # by descriptor
         self._queue: TurnQueue[CameraConnection] = TurnQueue()
         self._started: dict[int, float] = {}  # monotonic seconds, by run thread
-        self._width = RunWidth(threads if session.on_cpu else 1)
+        self._width = RunWidth(threads if model.on_cpu else 1)
         self._wide_runner: Runner | None = None  # for one inference at a time that uses all threads
         self._widening: threading.Thread | None = None
         self._inferences = 0
@@ -121,7 +122,7 @@ class Runners:
         return failing.reason if failing is not None and now - failing.since >= FAILING else ""
 
     def _run(self, number: int) -> None:
-        narrow_runner = self._session.runner()
+        narrow_runner = self._model.runner()
         while (inference := self._next(number)) is not None:
             connection, slot = inference.connection, inference.slot
             runner = self._wide_runner if inference.wide else None
@@ -135,7 +136,7 @@ class Runners:
 
     def _infer(self, runner: Runner, connection: CameraConnection, slot: int) -> bytes:
         try:
-            runner.run(connection.slots[slot])
+            runner.run([connection.slots[slot]])
         except run_errors() as exc:
             reason = reason_in(exc)
             if self._failing is None:  # logged once, not for every frame
@@ -181,7 +182,7 @@ class Runners:
     def _widen(self) -> None:
         """Load the model for inferences that use all threads. If that fails, they use one, as before."""
         try:
-            self._wide_runner = self._session.wide_runner(len(self._threads))
+            self._wide_runner = self._model.wide_runner(len(self._threads))
         except BadModel as exc:
             logger.warning("inferences use one thread each: %s", exc)
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ _PROVIDERS = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", _PROCESSOR)
 
 # A folder that never exists, so that ONNX Runtime refuses models with weights in other files. (S21)
 _NO_FOLDER = "/proc/streamfleet-no-external-data"
+
+_ACCELERATED_BATCH = 8  # slots of one run on an accelerator
+_SAME = 0.01  # largest difference between a run alone and in a batch, of the largest number in the output
 
 _STRIDES = (8, 16, 32)  # pixels per anchor point of YOLOX
 _MAX_BOXES = 300  # taken from a model whose number of boxes varies with the picture
@@ -56,11 +59,14 @@ class Session:
         *,
         within: Callable[[int], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
         on_trial: bool = False,
+        max_batch: int | None = None,
     ) -> None:
         """Load and check the model. Raises: BadModel.
 
         `within`: limits the processor time of a step, in seconds.
         `on_trial`: only test whether it runs, on the CPU, for devices that may be faster.
+        `max_batch`: the most slots of one run, if the model allows it; None: 1 on a CPU, where frames run
+        side by side, and more on an accelerator.
         """
         self._weights_path, self._manifest = weights_path, manifest
         content, loops = _content(weights_path, manifest)
@@ -73,7 +79,20 @@ class Session:
         self._varies = manifest.family == "end2end" and not _is_fixed(output_shape)
         with within(LONG_RUN_TIME if on_trial and not loops else RUN_TIME):
             self._output_shape = self._warm_up(manifest)
-        self.provider: str = self._session.get_providers()[0]
+        self._provider: str = self._session.get_providers()[0]
+        if max_batch is None:
+            max_batch = 1 if self._provider == _PROCESSOR else _ACCELERATED_BATCH
+        self._max_batch = 1 if self._varies else self._warm_up_batches(max_batch, within)
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of what runs it."""
+        return self._provider
+
+    @property
+    def max_batch(self) -> int:
+        """The most slots of one run."""
+        return self._max_batch
 
     def layout(self, count: int) -> SlotLayout:
         """The layout of `count` slots for this model."""
@@ -94,7 +113,14 @@ class Session:
         return self._runner_of(_open(content, accelerated=False, threads=threads))
 
     def _runner_of(self, session: ort.InferenceSession) -> Runner:
-        return Runner(session, self._manifest.family, self._input_shape, varies=self._varies)
+        return Runner(
+            session,
+            self._manifest.family,
+            self._input_shape,
+            self._output_shape,
+            varies=self._varies,
+            max_batch=self._max_batch,
+        )
 
     def _warm_up(self, manifest: Manifest) -> tuple[int, int, int]:
         """Run once on noise, to check the real shape and the scores of the output.
@@ -113,36 +139,99 @@ class Session:
         _check_values(output[0], manifest)
         return (1, _MAX_BOXES, 6) if self._varies else shape
 
+    def _warm_up_batches(
+        self, wanted: int, within: Callable[[int], contextlib.AbstractContextManager[None]]
+    ) -> int:
+        """Run each size of a batch once. Returns the largest whose outputs are those of single runs.
+
+        An open batch dimension is no promise: exporters write it into graphs that only work with 1.
+        """
+        batches = not isinstance(self._session.get_inputs()[0].shape[0], int)
+        largest = 1
+        while batches and 2 * largest <= wanted:
+            with within(RUN_TIME):
+                batches = self._runs_batch(2 * largest)
+            largest = 2 * largest if batches else largest
+        return largest
+
+    def _runs_batch(self, size: int) -> bool:
+        family = self._manifest.family
+        runner = Runner(
+            self._session, family, self._input_shape, self._output_shape, varies=False, max_batch=size
+        )
+        alone = [self._noisy_slot(number) for number in range(size)]
+        together = [Slot(slot.input, np.empty_like(slot.output)) for slot in alone]
+        try:
+            runner.run(together)
+            for slot in alone:
+                runner.run([slot])
+        except run_errors():
+            return False
+        return all(
+            _is_same(one.output, other.output, family) for one, other in zip(alone, together, strict=True)
+        )
+
+    def _noisy_slot(self, number: int) -> Slot:
+        brightest = 255 >> number  # so that pictures of a batch differ in more than their noise
+        pixels = np.random.default_rng(number).integers(0, brightest + 1, self._input_shape, np.uint8)
+        return Slot(pixels, np.empty(self._output_shape, np.float32))
+
 
 class Runner:
-    """Runs a model, one slot at a time. Only one thread may use it."""
+    """Runs a model in ONNX Runtime. Only one thread may use it.
+
+    Batches have 1, 2, 4, … slots, filled up with pictures of earlier ones: an accelerator prepares itself
+    for each size, which takes seconds.
+    """
 
     def __init__(
         self,
         session: ort.InferenceSession,
         family: Family,
         input_shape: tuple[int, int, int, int],
+        output_shape: tuple[int, int, int],
         *,
         varies: bool,
+        max_batch: int,
     ) -> None:
         """Create its memory. `varies`: the number of boxes in the output varies with the picture."""
         self._session, self._family, self._varies = session, family, varies
-        self._input = np.empty(input_shape, np.float32)
+        self._max_batch = max_batch
+        self._input = np.zeros((max_batch, *input_shape[1:]), np.float32)
+        # A single slot gets its output from the model directly.
+        self._output = np.empty((max_batch if max_batch > 1 else 0, *output_shape[1:]), np.float32)
         self._input_name = session.get_inputs()[0].name
         self._output_name = session.get_outputs()[0].name
         self._binding = session.io_binding()
-        self._binding.bind_input(self._input_name, "cpu", 0, np.float32, input_shape, self._input.ctypes.data)
 
-    def run(self, slot: Slot) -> None:
-        """Infer from the pixels of a slot into its output. Raises: one of `run_errors`."""
-        normalize(slot.input, self._family, self._input)
-        if self._varies:
-            (output,) = self._session.run([self._output_name], {self._input_name: self._input})
-            _copy_boxes(output, slot.output)
+    def run(self, slots: Sequence[Slot]) -> None:
+        """Infer from the pixels of 1 to `max_batch` slots into their outputs.
+
+        Raises: one of `run_errors`.
+        """
+        if not 1 <= len(slots) <= self._max_batch:
+            raise ValueError(f"expected 1 to {self._max_batch} slots, got {len(slots)}")
+        for index, slot in enumerate(slots):
+            normalize(slot.input, self._family, self._input[index : index + 1])
+        if len(slots) == 1:
+            self._run_one(slots[0])
             return
-        self._binding.bind_output(
-            self._output_name, "cpu", 0, np.float32, slot.output.shape, slot.output.ctypes.data
-        )
+        size = 1 << (len(slots) - 1).bit_length()
+        self._run_bound(self._input[:size], self._output[:size])
+        for index, slot in enumerate(slots):
+            np.copyto(slot.output[0], self._output[index])
+
+    def _run_one(self, slot: Slot) -> None:
+        if not self._varies:
+            self._run_bound(self._input[:1], slot.output)
+            return
+        (output,) = self._session.run([self._output_name], {self._input_name: self._input[:1]})
+        _copy_boxes(output, slot.output)
+
+    def _run_bound(self, numbers: FloatArray, output: FloatArray) -> None:
+        """Run from one array into another, without a copy in between."""
+        self._binding.bind_input(self._input_name, "cpu", 0, np.float32, numbers.shape, numbers.ctypes.data)
+        self._binding.bind_output(self._output_name, "cpu", 0, np.float32, output.shape, output.ctypes.data)
         self._session.run_with_iobinding(self._binding)
 
 
@@ -290,6 +379,13 @@ def _check_decoded(output: FloatArray, manifest: Manifest) -> None:
 
 def _points(manifest: Manifest) -> int:
     return sum((manifest.input_height // stride) * (manifest.input_width // stride) for stride in _STRIDES)
+
+
+def _is_same(alone: FloatArray, together: FloatArray, family: Family) -> bool:
+    """Whether two outputs (1, rows, columns) are those of the same picture, apart from rounding."""
+    if family == "end2end":  # its rows are sorted, and equal scores may change places
+        alone, together = np.sort(alone[0, :, 4]), np.sort(together[0, :, 4])
+    return bool(np.abs(alone - together).max(initial=0.0) <= _SAME * max(1.0, np.abs(alone).max(initial=0.0)))
 
 
 def _is_fixed(shape: Any) -> bool:

@@ -15,8 +15,8 @@ import time
 
 from streamfleet_worker.engine.connection import CameraConnection
 from streamfleet_worker.engine.inference_threads import Runners
+from streamfleet_worker.engine.interface import Model
 from streamfleet_worker.engine.messages import MAX_PACKET, BadPacket, Offer, Share, pack, unpack_from_camera
-from streamfleet_worker.engine.onnx_session import Session
 from streamfleet_worker.ipc.shared_memory import BadSlots, map_slots
 from streamfleet_worker.ipc.unix_sockets import listen
 
@@ -26,12 +26,12 @@ _BACKLOG = 64
 
 
 class EngineServer:
-    """Serves one session to cameras, on a socket at a path. Call `start` and `close` once."""
+    """Serves one model to cameras, on a socket at a path. Call `start` and `close` once."""
 
-    def __init__(self, session: Session, socket_path: str, *, threads: int) -> None:
-        self._session = session
-        self._runners = Runners(session, threads=threads)
-        self._offer = pack(_offer(session))
+    def __init__(self, model: Model, socket_path: str, *, threads: int) -> None:
+        self._model = model
+        self._runners = Runners(model, threads=threads)
+        self._offer = pack(_offer(model))
         self._closing = False
         self._listener = listen(socket_path, backlog=_BACKLOG)
         self._selector = selectors.DefaultSelector()
@@ -119,11 +119,11 @@ class EngineServer:
             raise BadPacket("a share as the first message", packet)
         if len(descriptors) != 1:
             raise BadSlots(f"expected one descriptor of memory, got {len(descriptors)}")
-        connection.slots = map_slots(descriptors[0], self._session.layout(message.slots))
+        connection.slots = map_slots(descriptors[0], self._model.layout(message.slots))
 
 
-def _offer(session: Session) -> Offer:
-    layout = session.layout(1)
+def _offer(model: Model) -> Offer:
+    layout = model.layout(1)
     _, _, height, width = layout.input_shape
     _, rows, columns = layout.output_shape
     return Offer(input_height=height, input_width=width, rows=rows, columns=columns)

@@ -20,6 +20,7 @@ import numpy as np
 import supervision as sv
 
 from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine.interface import Model
 from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.engine.onnx_session import Session
 from streamfleet_worker.host.host_stats import cores
@@ -71,7 +72,7 @@ class ModelFile:
         """Load the model. Raises: onnx_session.BadModel."""
         self._manifest = manifest
         self._rules = rules
-        session = Session(str(path), manifest)
+        session = Session(str(path), manifest, max_batch=1)
         self.threads = min(_MOST_THREADS, cores())
         self._threads: ModelThreads[Inferred] = ModelThreads(self.threads)
         self._contexts = [InferenceContext(session, manifest) for _ in range(self.threads)]  # the free ones
@@ -108,17 +109,17 @@ class ModelFile:
 class InferenceContext:
     """The memory and the steps of one inference: preprocess, run, decode. One thread at a time may use it."""
 
-    def __init__(self, session: Session, manifest: Manifest) -> None:
-        layout = session.layout(1)
+    def __init__(self, model: Model, manifest: Manifest) -> None:
+        layout = model.layout(1)
         self.slot = Slot(np.zeros(layout.input_shape, np.uint8), np.zeros(layout.output_shape, np.float32))
-        self._runner = session.runner()
+        self._runner = model.runner()
         self.letterbox = Letterbox(manifest)
         self._manifest = manifest
 
     def detect(self, picture: Picture, rules: PostProcessing) -> sv.Detections:
         """Run the model on a picture. Raises: one of `run_errors`."""
         geometry = self.letterbox.write(picture, self.slot.input)
-        self._runner.run(self.slot)
+        self._runner.run([self.slot])
         return decode(self.slot.output, geometry, manifest=self._manifest, rules=rules)
 
 

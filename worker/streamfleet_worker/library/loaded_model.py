@@ -55,7 +55,7 @@ class LoadedModel:
         self.class_names = list(manifest.labels)
         self._labels = manifest.labels
         self._rules = rules
-        self._context = InferenceContext(Session(str(path), manifest), manifest)
+        self._context = InferenceContext(Session(str(path), manifest, max_batch=1), manifest)
         self._lock = threading.Lock()  # guards the context: it has one input and one output
 
     def infer(
