@@ -22,7 +22,8 @@ help:
 	@echo "make lock     resolve the dependencies anew into requirements.lock"
 
 # What the tests use beside Python. Without one of them, the tests that need it are skipped.
-DEBIAN := chromium debootstrap ffmpeg gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good python3-gi systemd
+DEBIAN := chromium debootstrap ffmpeg gir1.2-gst-rtsp-server-1.0 gstreamer1.0-libav gstreamer1.0-plugins-bad \
+	gstreamer1.0-plugins-good gstreamer1.0-tools python3-gi systemd
 
 .PHONY: debian
 debian:

@@ -105,6 +105,10 @@ PURE = [
     "streamfleet_worker.library.execution.playback_clock",
     "streamfleet_worker.sampling.selection",
     "streamfleet_worker.video.detection.kalman_boxes",
+    "streamfleet_worker.video.hardware.annexb",
+    "streamfleet_worker.video.hardware.data_protocol",
+    "streamfleet_worker.video.hardware.faults",
+    "streamfleet_worker.video.hardware.pipelines",
     "streamfleet_worker.video.sources.timeouts",
 ]
 # A pure module has no socket, process, file, clock, thread, logger or random source of its own.

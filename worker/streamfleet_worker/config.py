@@ -7,9 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast, get_args
 
 from streamfleet_core.datasets import spool
 from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_OBJECTS, MAX_PORT
+from streamfleet_core.protocol.values import DecoderChoice
 from streamfleet_core.runtime.socket_path import problem_with
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import PostProcessing
@@ -38,6 +40,7 @@ class WorkerConfig:
     samples_size: int = spool.SIZE  # limit for all samples, in bytes
     samples_age: float = spool.AGE  # seconds after which samples are removed
     samples_upload: bool = True  # to the API, when it is reachable
+    decoder: DecoderChoice = "auto"  # of sources that do not choose one
     defaults: PostProcessing = field(default_factory=PostProcessing)
     check: bool = False  # only check the health of the running worker
 
@@ -83,6 +86,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         samples_size=_whole("--samples-size", options["samples-size"] or str(spool.SIZE), 1, 2**50),
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
         samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
+        decoder=_decoder(options["decoder"] or "auto"),
         defaults=post_processing(environment),
         check=given["check"],
     )
@@ -99,6 +103,8 @@ _OPTIONS = {
     "engine-threads": "threads that run one model; 0 for one per core",
     "samples-size": "limit in bytes for frames kept for labelling; the oldest are removed first [1 GiB]",
     "samples-age": "seconds after which such a frame is removed [30 days]",
+    "decoder": "decoder of sources that choose none: software, nv, va, gst, or auto for hardware if there is"
+    " some [auto]",
     "samples-upload": "true: send such frames to the API; false: keep them on this device [true]",
 }
 
@@ -134,6 +140,13 @@ def _endpoint(text: str) -> str:
     if text and re.fullmatch(r"tcp://.+:\d+", text) is None:
         raise ConfigError(f"--broker: expected tcp://HOST:PORT, got {text!r}")
     return text
+
+
+def _decoder(text: str) -> DecoderChoice:
+    for choice in get_args(DecoderChoice):
+        if text == choice:
+            return cast("DecoderChoice", choice)
+    raise ConfigError(f"--decoder: expected one of {', '.join(get_args(DecoderChoice))}, got {text!r}")
 
 
 def _whole(name: str, text: str, lowest: int, highest: int) -> int:

@@ -108,6 +108,9 @@ class SourceStat:
     height: Natural = 0
     latency: Finite | None = None  # seconds from capture to emission, mean of the last frames
     frozen_for: Finite | None = None  # seconds without any change of a live picture; None: it changes
+    # In use: software, or a kind of hardware and its element; "" if nothing is decoded.
+    decoder: Annotated[str, Meta(max_length=64)] = ""
+    decoder_note: str = ""  # why it is not the desired decoder, or was started again
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,9 @@ Mode = Literal["live", "file"]
 Filling = Literal["WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST"]
 # Which frame is taken next: the oldest, or the newest, in which case the others are dropped.
 Consumption = Literal["LAZY", "EAGER"]
+# What decodes H.264 and H.265: hardware of NVIDIA, hardware with VA-API, or GStreamer's software decoder, to
+# test its path. auto: hardware where there is some.
+DecoderChoice = Literal["auto", "software", "nv", "va", "gst"]
 
 T = TypeVar("T")
 
@@ -177,6 +180,8 @@ class SourceSpec:
     filling: Filling | None = field(default=None, kw_only=True)
     # None: LAZY for a file, EAGER for a live source
     consumption: Consumption | None = field(default=None, kw_only=True)
+    # None: as the worker's option says
+    decoder: DecoderChoice | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -464,6 +464,7 @@ class Agent:
                 fenced=assignment.on_disconnect == "stop",
                 samples_path=str(self._paths.samples),
                 samples_size=self._config.samples_size,
+                decoder=self._config.decoder,
             ),
         )
 

@@ -73,6 +73,7 @@ class Camera:
                 position=self._progress.position(lane.source_id),
                 buffer=lane.buffer,
                 metrics=lane.metrics,
+                decoder=config.decoder,
             )
             for spec, lane in zip(config.spec.sources, self._lanes, strict=True)
         ]

@@ -16,6 +16,7 @@ import msgpack
 from streamfleet_core.protocol.status import SampleStat, SourceStat
 from streamfleet_core.protocol.values import (
     CurveKey,
+    DecoderChoice,
     DesiredStatus,
     Manifest,
     Natural,
@@ -63,6 +64,7 @@ class CameraConfig:
     fenced: bool  # stop emitting when the fence closes (`on_disconnect` is stop)
     samples_path: str  # folder of all samples of the device
     samples_size: int  # limit for all of them, in bytes
+    decoder: DecoderChoice = "software"  # of sources that do not choose one
 
 
 @dataclass(frozen=True, slots=True)

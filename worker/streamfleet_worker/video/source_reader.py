@@ -18,9 +18,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from streamfleet_core.protocol.source_reference import SourceKind, is_finite, kind_of, path_of, sanitised
-from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_core.protocol.values import DecoderChoice, SourceSpec
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Frame, Stamp
+from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
 from streamfleet_worker.video.sources.errors import SourceLost
@@ -40,7 +41,13 @@ class Reader:
     """Fills a buffer from a source until it ends or `stop` is called."""
 
     def __init__(
-        self, spec: SourceSpec, *, position: int, buffer: FrameBuffer, metrics: SourceMetrics
+        self,
+        spec: SourceSpec,
+        *,
+        position: int,
+        buffer: FrameBuffer,
+        metrics: SourceMetrics,
+        decoder: DecoderChoice = "software",  # if the source does not choose one
     ) -> None:
         self._spec = spec
         self._shown = sanitised(spec.reference)
@@ -52,6 +59,9 @@ class Reader:
         self._frame_id = 0  # of the last grabbed frame
         self._lost_after = 0  # the frame after which a finite source was lost
         self._timeouts = timeouts_of(spec)
+        self._decoders = Decoders(
+            spec.decoder or decoder, shown=str(self._shown), on_change=metrics.decoder_is
+        )
         self._refused: deque[tuple[int, int] | None] = deque(maxlen=_SURE)  # versions of an invalid file
         self._buffer = buffer
         self._metrics = metrics
@@ -143,6 +153,7 @@ class Reader:
             timeouts=self._timeouts,
             finite=True if self._finite else None if self._is_new else False,
             on_wait=self._metrics.set_waiting_for,
+            decoders=self._decoders,
         )
         if capture.finite and not self._finite:
             self._become_finite()

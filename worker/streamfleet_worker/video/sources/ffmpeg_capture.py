@@ -24,6 +24,9 @@ from av.video.stream import VideoStream
 from streamfleet_core.protocol.status import SourceCause
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Picture
+from streamfleet_worker.video.hardware.choice import Decoders
+from streamfleet_worker.video.hardware.decoding import HardwareDecoding
+from streamfleet_worker.video.hardware.faults import DecoderFailed
 from streamfleet_worker.video.sources.decoded_picture import Converters, DecodedPicture
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.ffmpeg_errors import strerror
@@ -69,6 +72,7 @@ class FFmpegCapture(Capture):
         upright: bool = True,
         answers: bool = False,
         on_wait: Callable[[str], None] = lambda _: None,
+        decoders: Decoders | None = None,
     ) -> None:
         """Open it. Raises: SourceLost, av.FFmpegError.
 
@@ -80,6 +84,7 @@ class FFmpegCapture(Capture):
             upright: rotate the picture as its metadata say.
             answers: its server responds before the first picture.
             on_wait: called with what it waits for, until the first picture.
+            decoders: chooses the decoder; None: software.
         """
         self._target, self._shown, self._options = target, shown, options
         self._timeouts, self._answers, self._on_wait = timeouts, answers, on_wait
@@ -90,12 +95,17 @@ class FFmpegCapture(Capture):
         self._undecoded_packets = 0  # packets since the last picture
         self._silence = 0.0  # seconds waited since the last picture
         self._has_picture = False
+        self._declared_rotation = 0  # degrees, of a file that hardware decodes
         self._rotation: int | None = None  # OpenCV's code of the rotation that makes the picture upright
         self._frame: VideoFrame | None = None
         self._packets: Iterator[Packet[Any]] | None = None
         self._converters = Converters()
         self._convertible: tuple[object, ...] | None = None  # the format of the last picture
+        self._replayed: deque[Packet[Any]] = deque()  # that a decoder of hardware has left
+        self._repeated: list[int | None] = []  # times of pictures in them that were delivered
         self._connect(finite, threads)
+        self._decoders = decoders or Decoders()
+        self._hardware = self._start_hardware()
         self.width, self.height = self._codec.width, self._codec.height
         self.fps = _rate(self._stream)
         seconds = _seconds(self._container, self._stream)
@@ -105,13 +115,14 @@ class FFmpegCapture(Capture):
         """Advance to the next picture, which may be damaged."""
         began = time.monotonic()
         self._frame = None
-        self._extend_deadline()
+        if self._hardware is None:
+            self._extend_deadline()
         while not self._pending:
-            if not self._decode_next():
+            if not (self._take_from_hardware(began) or self._decode_next()):
                 self._summarize_end()
                 return False
         # Even with a picture: after a timeout FFmpeg returns what its parser held back.
-        if not self.finite and self._deadline.has_passed:
+        if self._hardware is None and not self.finite and self._deadline.has_passed:
             raise self._timed_out()
         self._frame = self._pending.popleft()
         self._delivered += 1
@@ -135,9 +146,16 @@ class FFmpegCapture(Capture):
         return picture
 
     def close(self) -> None:
-        """Close the container."""
-        self._packets, self._frame = None, None
+        """Close the container, at once or as soon as no thread reads it."""
+        self._frame = None
         self._pending.clear()
+        if self._hardware is not None:
+            self._hardware.close(self._release)
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        self._packets = None
         self._container.close()
 
     # opening ----------------------------------------------------------------------------------------------
@@ -235,18 +253,27 @@ class FFmpegCapture(Capture):
         """Pass one packet to the decoder. Returns False at the end."""
         if self._drained:
             return False
-        packet = self._read()
+        packet = self._replayed.popleft() if self._replayed else self._read_video()
         if packet is None:
             self._drain()
-        elif packet.stream_index == self._stream.index and packet.size:
-            self._video_packets += 1
-            self._visible_packets += not packet.is_discard  # an edit list may hide decoded pictures
-            self._undecoded_packets += 1
+        else:
             self._decode(packet)
             self._report_progress()
         if not self._pending and not self.finite and self._deadline.has_passed:
             raise self._timed_out()  # data arrives, but no picture can be decoded
         return True
+
+    def _read_video(self) -> Packet[Any] | None:
+        """The next packet of the video; None at the end."""
+        while (packet := self._read()) is not None:
+            if packet.stream_index == self._stream.index and packet.size:
+                self._video_packets += 1
+                self._visible_packets += not packet.is_discard  # an edit list may hide decoded pictures
+                self._undecoded_packets += 1
+                return packet
+            if not self.finite and self._deadline.has_passed:
+                raise self._timed_out()
+        return None
 
     def _read(self) -> Packet[Any] | None:
         """The next packet of any stream; an empty one for damaged data; None at the end."""
@@ -289,7 +316,11 @@ class FFmpegCapture(Capture):
             self._pending.append(None)
             return
         self._decoded += len(frames)
-        self._pending.extend(frames)
+        for frame in frames:
+            if frame.pts in self._repeated:
+                self._repeated.remove(frame.pts)
+            else:
+                self._pending.append(frame)
 
     def _drain(self) -> None:
         """Get the last pictures out of the decoder."""
@@ -310,13 +341,74 @@ class FFmpegCapture(Capture):
             if self._pending:
                 self._pending.popleft()
 
+    # hardware ---------------------------------------------------------------------------------------------
+
+    def _start_hardware(self) -> HardwareDecoding | None:
+        decoder = self._decoders.choose(self._codec.name, self._codec.pix_fmt)
+        if decoder is None:
+            return None
+        return HardwareDecoding(
+            decoder, self._stream, read=self._read_ahead, live=not self.finite, decoders=self._decoders
+        )
+
+    def _read_ahead(self) -> Packet[Any] | None:
+        """The next packet, for the thread that feeds a decoder of hardware."""
+        self._extend_deadline()
+        packet = self._read_video()
+        if packet is not None and self.finite and self._video_packets == 1:
+            self._look_for_rotation(packet)
+        return packet
+
+    def _look_for_rotation(self, packet: Packet[Any]) -> None:
+        """Decode the first picture with FFmpeg, which finds the rotation of a file wherever it is stored."""
+        try:
+            frames = [*self._codec.decode(packet), *self._codec.decode(None)]
+            self._codec.flush_buffers()
+        except (av.FFmpegError, ValueError):
+            return
+        self._declared_rotation = frames[0].rotation if frames else 0
+
+    def _take_from_hardware(self, began: float) -> bool:
+        """Wait for pictures of the decoder of hardware. False without one, or at the end."""
+        if self._hardware is None:
+            return False
+        try:
+            pictures = self._hardware.take(lambda: self._check_silence(began))
+        except DecoderFailed:
+            self._use_software()
+            return False
+        self._pending.extend(pictures)
+        self._drained = not pictures
+        return bool(pictures)
+
+    def _check_silence(self, began: float) -> None:
+        """Raises: SourceLost if no packet can be decoded; DecoderFailed if the decoder is to blame."""
+        silence = self._silence + time.monotonic() - began
+        if self.finite or not self._undecoded_packets or silence < self._timeout:
+            return
+        if self._hardware is None or self._hardware.child is None:
+            raise self._timed_out()
+        raise DecoderFailed("stalled", f"delivered no picture for {self._timeout:.3g} s")
+
+    def _use_software(self) -> None:
+        """Decode with FFmpeg from the last keyframe on. Raises: SourceLost."""
+        assert self._hardware is not None
+        left = self._hardware.hand_over()
+        self._hardware = None
+        self._pending.extend([None] * left.lost)
+        self._replayed.extend(left.packets)
+        self._repeated = left.delivered
+        self._threads = 1  # a file is not read again from its start
+        self._extend_deadline()
+
     # pictures --------------------------------------------------------------------------------------------
 
     def _record_picture(self, frame: VideoFrame) -> None:
         if not self._has_picture:
-            self._rotation = _ROTATIONS.get(frame.rotation) if self._upright else None
+            rotation = frame.rotation or self._declared_rotation
+            self._rotation = _ROTATIONS.get(rotation) if self._upright else None
             self._size = (frame.width, frame.height)
-            is_sideways = self._rotation is not None and abs(frame.rotation) == 90
+            is_sideways = self._rotation is not None and abs(rotation) == 90
             self.width, self.height = self._size[::-1] if is_sideways else self._size
         elif not self.finite:
             self._timeouts.waited(self._silence)

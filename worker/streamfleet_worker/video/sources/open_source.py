@@ -16,6 +16,7 @@ import cv2
 from streamfleet_core.protocol.source_reference import SourceKind, is_finite, kind_of, path_of, sanitised
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.video.capture import Capture
+from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.sources import file_diagnosis
 from streamfleet_worker.video.sources.errors import SourceLost, shown_path
 from streamfleet_worker.video.sources.ffmpeg_capture import MOST_PIXELS, FFmpegCapture
@@ -64,6 +65,7 @@ def open_source(
     timeouts: FrameTimeouts | None = None,
     finite: bool | None = None,
     on_wait: Callable[[str], None] = lambda _: None,
+    decoders: Decoders | None = None,
 ) -> Capture:
     """Open a source. Raises: SourceLost.
 
@@ -72,6 +74,7 @@ def open_source(
         timeouts: learned from earlier connections.
         finite: as found by an earlier connection.
         on_wait: called with what it waits for, until the first picture.
+        decoders: chooses the decoder of a file or a URL; None: software.
     """
     reference = spec.reference
     for name in spec.properties:
@@ -86,9 +89,9 @@ def open_source(
             except UnknownScene as exc:
                 raise SourceLost("invalid", str(exc)) from exc
         case SourceKind.FILE:
-            return _open_file(spec, timeouts, on_wait)
+            return _open_file(spec, timeouts, on_wait, decoders)
         case SourceKind.URL:
-            return _open_url(spec, timeouts, finite, on_wait)
+            return _open_url(spec, timeouts, finite, on_wait, decoders)
         case SourceKind.DEVICE:
             return open_device(spec, finite=is_finite(spec))
 
@@ -106,7 +109,12 @@ def quiet_libraries() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
-def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str], None]) -> Capture:
+def _open_file(
+    spec: SourceSpec,
+    timeouts: FrameTimeouts,
+    on_wait: Callable[[str], None],
+    decoders: Decoders | None,
+) -> Capture:
     path = _local_path(str(spec.reference))
     if is_pattern(path) or os.path.isdir(path):  # noqa: PTH112 (pathlib raises errors that are handled below)
         return open_images(path, finite=is_finite(spec))
@@ -121,6 +129,7 @@ def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str
             threads=_threads(spec),
             upright=bool(spec.properties.get(_UPRIGHT, 1)),
             on_wait=on_wait,
+            decoders=decoders,
         )
     except (av.FFmpegError, ValueError) as exc:
         why = file_diagnosis.fault_of(path) or strerror(exc)
@@ -133,7 +142,11 @@ def _open_file(spec: SourceSpec, timeouts: FrameTimeouts, on_wait: Callable[[str
 
 
 def _open_url(
-    spec: SourceSpec, timeouts: FrameTimeouts, finite: bool | None, on_wait: Callable[[str], None]
+    spec: SourceSpec,
+    timeouts: FrameTimeouts,
+    finite: bool | None,
+    on_wait: Callable[[str], None],
+    decoders: Decoders | None,
 ) -> Capture:
     address = address_of(str(spec.reference))
     family = address.scheme if address.scheme in _PROTOCOLS else address.scheme.removesuffix("s")
@@ -152,6 +165,7 @@ def _open_url(
             upright=bool(spec.properties.get(_UPRIGHT, 1)),
             answers=family in _ANSWERING,
             on_wait=on_wait,
+            decoders=decoders,
         )
     except (av.FFmpegError, ValueError) as exc:
         raise diagnose_error(address, exc) from None

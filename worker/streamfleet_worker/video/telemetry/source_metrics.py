@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from streamfleet_core.protocol.source_reference import sanitised
+from streamfleet_core.protocol.source_reference import sanitised, shown_reason
 from streamfleet_core.protocol.status import SourceCause, SourceStat
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.sources.buffer import Signal
@@ -97,6 +97,8 @@ class _SourceState:
     size: tuple[int, int] = (0, 0)  # pixels, width and height
     last_frame_at: float | None = None
     frozen_since: float | None = None
+    decoder: str = ""
+    decoder_note: str = ""
 
     def is_overdue(self, now: float) -> bool:
         """Whether opening it takes longer than usual."""
@@ -227,6 +229,16 @@ class SourceMetrics:
         }
         self._record(severity, event_type, payload, "video_source.video_consumer")
 
+    def decoder_is(self, decoder: str, note: str) -> None:
+        """Set the decoder in use. `note`: why it is not the desired one, or was started again; "" if fine."""
+        note = shown_reason(note)
+        with self._lock:
+            self._source.decoder, self._source.decoder_note = decoder, note
+        if note:
+            payload = {"source_id": self._source_id, "decoder": decoder, "error_message": note}
+            self._record(WARNING, "DECODER_CHANGED", payload, "video_source.video_consumer")
+        self._changed.set()
+
     def consumption(self, event: str) -> None:
         """Record that reading has STARTED or FINISHED."""
         self._record(
@@ -337,6 +349,8 @@ class SourceMetrics:
                 height=self._source.size[1],
                 latency=None if latency is None else round(latency, 4),
                 frozen_for=None if frozen_for is None else round(frozen_for, 1),
+                decoder=self._source.decoder,
+                decoder_note=self._source.decoder_note,
             )
 
     @property

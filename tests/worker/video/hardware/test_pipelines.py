@@ -1,0 +1,48 @@
+"""Which decoder decodes what, and its command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamfleet_worker.video.hardware.pipelines import Decoder, candidates, is_supported
+
+
+def test_the_command_of_a_jetson_reads_packets_and_writes_pictures() -> None:
+    decoder = candidates("nv", "hevc")[0]
+
+    assert " ".join(decoder.command("gst-launch-1.0", 7)) == (
+        "gst-launch-1.0 -q fdsrc fd=0 blocksize=65536 ! gdpdepay ! h265parse ! nvv4l2decoder ! nvvidconv"
+        " ! video/x-raw,format=I420 ! queue max-size-buffers=2 max-size-bytes=0 max-size-time=0 ! gdppay"
+        " ! fdsink fd=7"
+    )
+    assert decoder.media_type == "video/x-h265, stream-format=(string)byte-stream, alignment=(string)au"
+    assert decoder.needs == (
+        *("nvv4l2decoder", "nvvidconv", "h265parse", "fdsrc", "gdpdepay", "gdppay", "fdsink", "queue"),
+    )
+    assert str(decoder) == "nv (nvv4l2decoder)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "codec", "elements"),
+    [
+        ("nv", "h264", ["nvv4l2decoder", "nvh264dec"]),
+        ("nv", "hevc", ["nvv4l2decoder", "nvh265dec"]),
+        ("va", "h264", ["vah264dec", "vaapih264dec"]),
+        ("va", "hevc", ["vah265dec", "vaapih265dec"]),
+        ("gst", "h264", ["avdec_h264"]),
+        ("gst", "hevc", ["avdec_h265"]),
+        ("nv", "mjpeg", []),
+        ("va", "vp9", []),
+    ],
+)
+def test_a_kind_of_hardware_has_these_decoders(kind: str, codec: str, elements: list[str]) -> None:
+    found = candidates(kind, codec)  # type: ignore[arg-type]
+
+    assert [decoder.element for decoder in found] == elements
+    assert all(isinstance(decoder, Decoder) for decoder in found)
+
+
+def test_hardware_decodes_pictures_of_8_bits_with_halved_colours() -> None:
+    assert [
+        each for each in ("yuv420p", "yuvj420p", "yuv420p10le", "yuv444p", None) if is_supported(each)
+    ] == [*("yuv420p", "yuvj420p", None)]

@@ -1,0 +1,86 @@
+"""Which decoder decodes which codec, and the command line of its child program. Pure.
+
+    fdsrc ─► gdpdepay ─► parser ─► decoder ─► raw pictures ─► gdppay ─► fdsink
+
+FFmpeg opens and reads the source, so no address and no password is on a command line, sound is never in the
+way, and the errors of a source are the same for every decoder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+HardwareKind = Literal["nv", "va", "gst"]
+
+LAUNCH = "gst-launch-1.0"
+# By FFmpeg's name of a codec: GStreamer's media type, and the element that splits it into pictures.
+_PARSED = {"h264": ("video/x-h264", "h264parse"), "hevc": ("video/x-h265", "h265parse")}
+_FRAMING = ("fdsrc", "gdpdepay", "gdppay", "fdsink", "queue")
+# Formats of pictures that every decoder here decodes: 8 bits, 4:2:0.
+_FORMATS = ("yuv420p", "yuvj420p", "nv12")
+_MOST_BYTES = 65_536  # read at once from the pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """A way to decode one codec."""
+
+    kind: HardwareKind
+    codec: str  # FFmpeg's name
+    element: str  # that decodes
+    after: tuple[str, ...]  # elements with their properties, and formats, behind it
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.element})"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All elements of its pipeline, the decoding one first: mostly that one is missing."""
+        others = (each.split()[0] for each in self.after if "/" not in each)
+        return (self.element, *others, _PARSED[self.codec][1], *_FRAMING)
+
+    @property
+    def media_type(self) -> str:
+        """GStreamer's description of the packets."""
+        return f"{_PARSED[self.codec][0]}, stream-format=(string)byte-stream, alignment=(string)au"
+
+    def command(self, program: str, frames: int) -> list[str]:
+        """The command line of the child. `frames`: the descriptor for its pictures.
+
+        Not its standard output: decoders of NVIDIA print there.
+        """
+        elements = (
+            ("fdsrc", "fd=0", f"blocksize={_MOST_BYTES}"),
+            ("gdpdepay",),
+            (_PARSED[self.codec][1],),
+            (self.element,),
+            *(each.split() for each in self.after),
+            # Decodes the next picture while the last one is on its way.
+            ("queue", "max-size-buffers=2", "max-size-bytes=0", "max-size-time=0"),
+            ("gdppay",),
+            ("fdsink", f"fd={frames}"),
+        )
+        words = [word for element in elements for word in ("!", *element)]
+        return [program, "-q", *words[1:]]
+
+
+def candidates(kind: HardwareKind, codec: str) -> tuple[Decoder, ...]:
+    """The decoders of a kind for a codec, the best one first. Empty if it does not decode this codec."""
+    if codec not in _PARSED:
+        return ()
+    short = _PARSED[codec][0].removeprefix("video/x-")
+    match kind:
+        case "nv":
+            jetson = Decoder(kind, codec, "nvv4l2decoder", ("nvvidconv", "video/x-raw,format=I420"))
+            return jetson, Decoder(kind, codec, f"nv{short}dec", ("video/x-raw,format=NV12",))
+        case "va":
+            elements = (f"va{short}dec", f"vaapi{short}dec")
+            return tuple(Decoder(kind, codec, each, ("video/x-raw,format=NV12",)) for each in elements)
+        case "gst":
+            return (Decoder(kind, codec, f"avdec_{short}", ("video/x-raw,format=I420",)),)
+
+
+def is_supported(pix_fmt: str | None) -> bool:
+    """Whether decoders of hardware decode pictures of this format of FFmpeg's; None: unknown."""
+    return pix_fmt is None or pix_fmt in _FORMATS
