@@ -18,6 +18,7 @@ class Source(TypedDict):
         properties: OpenCV's `CAP_PROP_…` in lower case without the prefix, for example `frame_width`.
         filling: The strategy when the frame buffer is full, for example `DROP_OLDEST`.
         consumption: `LAZY` processes the oldest buffered frame next, `EAGER` the newest.
+        decoder: `software`, hardware (`nv`, `va`), or `auto`. None: as the worker's `--decoder` says.
 
     Example:
         ```python
@@ -31,6 +32,7 @@ class Source(TypedDict):
     properties: NotRequired[Mapping[str, float]]
     filling: NotRequired[str | None]
     consumption: NotRequired[str | None]
+    decoder: NotRequired[str | None]
 
 
 class Sink(TypedDict):

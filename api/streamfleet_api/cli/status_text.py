@@ -109,6 +109,8 @@ def _source(source: SourceStat) -> Iterator[str]:
         latency = "" if source.latency is None else f", {source.latency * 1000:.0f} ms"
         size = f"{source.width}x{source.height}"
         yield _line("", f"{size}, {source.fps:.1f} frames/s{latency}{_seen(source)}")
+    if source.decoder and (source.decoder != "software" or source.decoder_note):
+        yield _line("", f"decoded by {source.decoder}{f': {note}' if (note := source.decoder_note) else ''}")
     if source.received:
         yield _line("", f"received {source.received}, emitted {source.emitted}{_drops(source)}")
 

@@ -160,6 +160,9 @@ def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric
         "Attempts to connect that failed, and connections that were lost.",
         labels=labels,
     )
+    decoders = GaugeMetricFamily(
+        "streamfleet_source_decoder", "1 for the decoder in use.", labels=[*labels, "decoder"]
+    )
     gauges = {
         name: GaugeMetricFamily(f"streamfleet_source_{name}", text, labels=labels)
         for name, text in (
@@ -178,10 +181,12 @@ def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric
         failures.add_metric(series, source.failures)
         for cause, count in source.dropped.items():
             dropped.add_metric([*series, cause], count)
+        if source.decoder:
+            decoders.add_metric([*series, source.decoder], 1)
         for name, value in _gauges_of(source, seen.age).items():
             if value is not None:
                 gauges[name].add_metric(series, value)
-    yield from (*counts.values(), dropped, failures, *gauges.values())
+    yield from (*counts.values(), dropped, failures, decoders, *gauges.values())
 
 
 def _sources_of(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[tuple[Seen[PipelineStat], SourceStat]]:

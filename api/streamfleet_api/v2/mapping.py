@@ -61,6 +61,7 @@ def _source(source: str | int | SourceRequest) -> SourceSpec:
         max_fps=source.max_fps,
         filling=source.filling,
         consumption=source.consumption,
+        decoder=source.decoder,
     )
 
 
@@ -131,6 +132,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
                 "properties": source.properties,
                 "filling": source.filling,
                 "consumption": source.consumption,
+                "decoder": source.decoder,
             }
             for source in spec.sources
         ],

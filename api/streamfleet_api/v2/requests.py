@@ -60,7 +60,7 @@ from streamfleet_core.protocol.limits import (
 )
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_core.protocol.source_reference import WHOLE, expected_instead, is_cut, reference_of
-from streamfleet_core.protocol.values import Consumption, Family, Filling, Mode, Tracker
+from streamfleet_core.protocol.values import Consumption, DecoderChoice, Family, Filling, Mode, Tracker
 
 MAX_COMMANDED = 10_000  # pipelines per request
 _ID = schema_pattern(ID_PATTERN)
@@ -193,6 +193,12 @@ class SourceRequest(Body):
     """The strategy when the frame buffer is full. Null: depends on the source."""
     consumption: Consumption | None = None
     """`LAZY`: the oldest frame next; `EAGER`: the newest. Null: depends on the source."""
+    decoder: DecoderChoice | None = None
+    """What decodes H.264 and H.265. Null: as the worker's `--decoder` says.
+
+    `nv`: NVIDIA's hardware; `va`: hardware with VA-API; `auto`: hardware where there is some. Each falls back
+    to `software`, and the status says why. `gst`: GStreamer's software decoder, to test the path.
+    """
 
 
 AnySource = Annotated[
