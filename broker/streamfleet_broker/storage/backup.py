@@ -8,7 +8,6 @@ A backup can be made while a broker runs. It holds secret keys and camera passwo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -24,6 +23,7 @@ from streamfleet_broker.keys import KEYS, load
 from streamfleet_broker.storage.recovery import STORE_FILES, Recovered, begin_again, held
 from streamfleet_broker.storage.store import FILE, MARKER, Contents, compare, connect, read
 from streamfleet_broker.storage.version_marker import VersionMarker
+from streamfleet_core.runtime.draft_file import lock_draft
 
 _MEMBERS = {  # name in the archive → name in the data directory, and maximum size (bytes)
     f"broker/{FILE}": (FILE, 4 * 1024**3),
@@ -110,10 +110,10 @@ def _extract(file: Path, folder: Path) -> None:
 def _new_file(file: Path) -> Iterator[tarfile.TarFile]:
     """A private archive that appears only when it is complete. Raises: OSError, FileExistsError.
 
-    Its draft is locked while it is written: one that can be locked was left by a backup that was killed.
+    The draft that a killed backup left is replaced.
     """
     draft = file.with_name(f".{file.name}.draft")
-    with os.fdopen(_locked(draft), "wb") as target:
+    with os.fdopen(lock_draft(draft), "wb") as target:
         try:
             if file.exists():
                 raise FileExistsError(f"{file} exists already")
@@ -125,44 +125,6 @@ def _new_file(file: Path) -> Iterator[tarfile.TarFile]:
         except BaseException:
             draft.unlink()
             raise
-
-
-def _locked(draft: Path) -> int:
-    """Create a draft, and return its descriptor, which holds its lock. Raises: OSError."""
-    while True:
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            _remove_abandoned(draft)
-            continue
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if _is_at(draft, descriptor):
-            return descriptor
-        os.close(descriptor)  # before it was locked, another backup took it for abandoned
-
-
-def _remove_abandoned(draft: Path) -> None:
-    """Remove a draft that no backup is writing. Raises: OSError."""
-    try:
-        descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(draft, descriptor):
-            draft.unlink()
-    except BlockingIOError as exc:
-        raise OSError("another backup is being written to it") from exc
-    finally:
-        os.close(descriptor)
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether a path leads to an open file."""
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager

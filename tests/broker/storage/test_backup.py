@@ -192,7 +192,7 @@ async def test_a_draft_that_is_being_written_is_not_touched(folder: Path) -> Non
         done = do(folder / "d", "--backup", str(folder / "b.tar"))
 
     assert done.returncode == 1
-    assert "another backup is being written to it" in done.stderr
+    assert "another process is writing it" in done.stderr
     assert draft.read_bytes() == b"half"
     assert not (folder / "b.tar").exists()
 

@@ -7,6 +7,7 @@ left out: they are many, and `streamfleet samples export` takes them.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import subprocess
@@ -47,18 +48,14 @@ def backup(settings: Settings, file: Path, without_models: bool) -> None:
     if not (settings.data_dir / "broker").is_dir():
         hint = "on the broker's own host: streamfleet-broker --data-dir DIRECTORY --backup FILE"
         raise CommandFailed(f"there is no broker in {settings.data_dir}", hint)
-    if file.exists():
-        raise CommandFailed(f"{file} exists already", "choose another name")
-    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        said = _broker(settings.data_dir, "--backup", str(draft))
-        with tarfile.open(draft, "a:") as archive:
-            count = _add_api(archive, settings.data_dir / "api", without_models=without_models)
-        draft.rename(file)
+        with _part_of(file) as part:
+            said = _broker(settings.data_dir, "--backup", str(part))
+            with tarfile.open(part, "a:") as archive:
+                count = _add_api(archive, settings.data_dir / "api", without_models=without_models)
+            part.rename(file)
     except OSError as exc:
         raise CommandFailed(f"{file}: {exc.strerror}") from exc
-    finally:
-        draft.unlink(missing_ok=True)
     click.echo(f"{said.partition(' are in ')[0]} and {count} files of the api are in {file}")
 
 
@@ -92,6 +89,27 @@ def restore(settings: Settings, file: Path, replace: bool) -> None:
         finally:
             _remove(draft)
     click.echo(f"{said}{f' and {aside}' if aside else ''}")
+
+
+@contextlib.contextmanager
+def _part_of(file: Path) -> Iterator[Path]:
+    """The path of an unfinished backup, for this command alone. What a killed one left is removed.
+
+    Raises: CommandFailed, OSError.
+    """
+    from streamfleet_core.runtime.draft_file import lock_draft
+
+    draft, part = file.with_name(f".{file.name}.draft"), file.with_name(f".{file.name}.part")
+    lock = lock_draft(draft)
+    try:
+        part.unlink(missing_ok=True)
+        if file.exists():
+            raise CommandFailed(f"{file} exists already", "choose another name")
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+        draft.unlink()
+        os.close(lock)
 
 
 def _broker(data_dir: Path, *task: str) -> str:

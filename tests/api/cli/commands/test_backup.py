@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -14,7 +15,9 @@ import httpx
 
 from tests.api.conftest import environment
 from tests.api.local.test_up import BIN, Fleet, Start, ready, start
+from tests.fakes.broker_clients import serving
 from tests.fakes.patience import PATIENCE
+from tests.fakes.ports_and_folders import short_folder
 
 __all__ = ["start"]
 
@@ -92,3 +95,23 @@ def test_what_is_no_backup_is_refused_in_one_line(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     assert "expected a backup" in bad.stderr
     assert "there is no broker" in nothing.stderr
+
+
+async def test_what_a_killed_backup_left_is_replaced_and_one_under_way_is_not_touched() -> None:
+    with short_folder() as folder:
+        async with serving(folder / "d/broker"):
+            pass
+        for name in (".b.tar.draft", ".b.tar.part", "..b.tar.part.draft"):
+            (folder / name).write_bytes(b"half")
+
+        with (folder / ".b.tar.draft").open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            refused = run(folder / "d", "backup", str(folder / "b.tar"))
+        assert refused.returncode == 1
+        assert "b.tar: another process is writing it" in refused.stderr
+        assert (folder / ".b.tar.part").read_bytes() == b"half"
+
+        made = run(folder / "d", "backup", str(folder / "b.tar"))
+
+        assert made.returncode == 0, made.stderr
+        assert sorted(path.name for path in folder.iterdir()) == ["b.tar", "d"]
