@@ -32,7 +32,7 @@ from tests.fleet.harness import Fleet, wait_for
 FLEET = "fleet"
 SIDES = (*LIVE_ARRANGEMENTS, FLEET)
 EQUAL = 0.05  # maximum relative difference of a camera's frames from the median, beyond one frame
-_WARM_UP = 2.0  # seconds that all cameras are predicted before the measurement
+_WARM_UP = 5.0  # seconds, at most as long as the measurement, after which processes no longer start
 _SETTLED = 10.0  # seconds until the status of halted cameras is complete
 _START = 240.0  # seconds until each camera is predicted: dozens of processes start
 _STARTING = 8  # pipelines that are started at the same time
@@ -85,6 +85,8 @@ class Measured:
             self.captured += len(camera.times_ns)
             self.received += seen.received
             self.predicted += len(seen.predictions)
+        if not self.ages:
+            raise ValueError(f"expected predictions of frames of {window.seconds:.0f} s, got none")
         self.rates += [count / window.seconds for count in counts]
         self.uneven = max(self.uneven, unevenness(counts))
 
@@ -197,7 +199,7 @@ def _source(fleet: Fleet, pipeline_id: str) -> dict[str, Any]:
 
 
 def _measure(seconds: float) -> Window:
-    time.sleep(_WARM_UP)
+    time.sleep(min(_WARM_UP, seconds))
     begin_ns = boot_ns()
     time.sleep(seconds)
     return Window(begin_ns, boot_ns())

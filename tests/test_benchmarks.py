@@ -181,6 +181,13 @@ def test_a_frame_that_is_neither_predicted_nor_dropped_is_unaccounted() -> None:
     assert measured.unaccounted == 1
 
 
+def test_a_measurement_without_predictions_is_refused() -> None:
+    camera = Captured(times_ns=[1_000_000])
+
+    with pytest.raises(ValueError, match="expected predictions of frames of 3 s, got none"):
+        Measured().add([camera], [Watched(received=1)], Window(0, 3 * 10**9))
+
+
 def test_equal_cameras_may_differ_by_one_frame() -> None:
     assert unevenness([15, 16, 15, 14]) == 0
     assert unevenness([100, 100, 106]) == 0.05
