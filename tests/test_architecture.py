@@ -102,6 +102,7 @@ PURE = [
     "streamfleet_worker.engine.batching",
     "streamfleet_worker.engine.onnxruntime_errors",
     "streamfleet_worker.engine.run_width",
+    "streamfleet_worker.engine.turn_queue",
     "streamfleet_worker.library.execution.playback_clock",
     "streamfleet_worker.sampling.selection",
     "streamfleet_worker.video.detection.kalman_boxes",

@@ -10,8 +10,9 @@ from typing import Any
 from streamfleet_core.protocol.source_reference import is_finite
 from streamfleet_core.protocol.status import SourceStat
 from streamfleet_core.protocol.values import Filling, SourceSpec
+from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.source_reader import Reader
-from streamfleet_worker.video.sources.buffer import FrameBuffer, Wakeup
+from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.open_source import quiet_libraries
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 from tests.fakes.peers import wait_for

@@ -1,227 +1,187 @@
-"""Sources take turns at the engine, and a live slot is filled shortly before its turn."""
+"""Batches on an accelerator: rules, and what follows for cameras in virtual time.
+
+The accelerator is a stand-in whose batch of n slots takes a + b·n seconds.
+"""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import pytest
 
-from streamfleet_worker.engine.batching import ANSWER, SlotBusy, TurnQueue
+from streamfleet_worker.engine.batching import MAX_DELAY, Batching
+from streamfleet_worker.engine.turn_queue import TurnQueue
+
+RULES = Batching(max_batch=8)
+START, EACH = 0.010, 0.001  # seconds: a + b·n
+FILLING = 0.002  # seconds of a camera to fill its slot
+FULL = START + EACH * RULES.max_batch  # seconds of a full batch
 
 
-def take_all(turns: TurnQueue[str]) -> list[tuple[str, int]]:
-    taken = []
-    while (turn := turns.take()) is not None:
-        taken.append(turn)
-    return taken
+@pytest.mark.parametrize(
+    ("filled", "coming", "running", "delay"),
+    [
+        (0, 3, 0, math.inf),
+        (1, 0, 0, 0.0),
+        (1, 1, 0, MAX_DELAY - 0.002),
+        (8, 1, 0, 0.0),
+        (8, 0, 1, math.inf),
+    ],
+    ids=["nothing to run", "nobody comes", "somebody comes", "full", "the accelerator is busy"],
+)
+def test_a_batch_waits_only_for_what_comes(filled: int, coming: int, running: int, delay: float) -> None:
+    got = RULES.delay(filled=filled, coming=coming, oldest=9.998, running=running, now=10.0)
+
+    assert got == pytest.approx(delay)
 
 
-def test_sources_take_turns_whoever_asked_more() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    for slot in range(3):
-        turns.fill("a", 0, slot)
-    turns.fill("b", 0, 0)
-    turns.fill("c", 0, 0)
-
-    assert take_all(turns) == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("a", 2)]
-    turns.check()
+def test_a_batch_never_waits_for_longer_than_the_limit() -> None:
+    assert RULES.delay(filled=1, coming=1, oldest=9.0, running=0, now=10.0) == 0
 
 
-def test_each_source_of_a_camera_has_a_turn_of_its_own() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    turns.fill("two sources", 0, 0)
-    turns.fill("two sources", 1, 1)
-    turns.fill("one source", 0, 0)
-    turns.fill("two sources", 0, 2)
+def test_without_batches_an_inference_begins_at_once() -> None:
+    single = Batching(max_batch=1)
 
-    assert take_all(turns) == [("two sources", 0), ("two sources", 1), ("one source", 0), ("two sources", 2)]
-    turns.check()
+    assert single.delay(filled=1, coming=5, oldest=10.0, running=3, now=10.0) == 0
+    assert [single.ahead(idle=idle) for idle in (0, 2)] == [1, 3]
 
 
-def test_a_slot_cannot_wait_or_run_twice() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    turns.fill("a", 0, 0)
-    turns.fill("a", 0, 1)
-    turns.request_turn("a", 1, 2)
-    turns.take()
+@dataclass(slots=True)
+class Device:
+    """Cameras and one accelerator, in virtual time."""
 
-    for slot in (0, 1):
-        with pytest.raises(SlotBusy):
-            turns.fill("a", 0, slot)
-    for slot in (0, 1, 2):
-        with pytest.raises(SlotBusy):
-            turns.request_turn("a", 0, slot)
-    for slot in (0, 1, 3):
-        with pytest.raises(SlotBusy):
-            turns.withdraw("a", slot)
+    rules: Batching
+    turns: TurnQueue[int] = field(default_factory=TurnQueue)
+    now: float = 0.0
+    busy: float = 0.0  # seconds of the accelerator
+    batches: list[int] = field(default_factory=list)  # their sizes
+    ages: dict[int, list[float]] = field(default_factory=dict)  # from capture to prediction, by camera
+    _running: bool = False
+    _captured: dict[tuple[int, int], float] = field(default_factory=dict)
+    _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
+    _order: itertools.count[int] = field(default_factory=itertools.count)
+    _slots: itertools.count[int] = field(default_factory=itertools.count)
 
-    turns.finish("a", 0)
-    turns.fill("a", 0, 0)
-    assert [turns.take(), turns.take()] == [("a", 1), ("a", 0)]
-    turns.check()
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (when, next(self._order), action))
 
+    def add_file(self, camera: int) -> None:
+        """A camera that always has three frames in flight."""
+        for _ in range(3):
+            self._fill(camera, next(self._slots))
 
-def test_a_camera_that_left_has_no_turn() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    turns.fill("a", 0, 0)
-    turns.fill("b", 0, 0)
-    turns.request_turn("a", 1, 1)
+    def add_live(self, camera: int, interval: float, begin: float = 0.0) -> None:
+        def capture() -> None:
+            self.at(self.now + interval, capture)
+            slot = next(self._slots)
+            self._captured[camera, slot] = self.now
+            self.turns.request_turn(camera, 0, slot)
+            self._look()
 
-    turns.forget("a")
-    turns.forget("nobody")
+        self.at(begin, capture)
 
-    assert (turns.has_requests, take_all(turns)) == (False, [("b", 0)])
-    turns.check()
+    def add_dead(self, camera: int) -> None:
+        """A camera that never fills its slot."""
+        self._captured[camera, -1] = math.nan
+        self.turns.request_turn(camera, 0, -1)
 
+    def play(self, seconds: float) -> None:
+        while self._events and self._events[0][0] <= seconds:
+            self.now, _, action = heapq.heappop(self._events)
+            action()
+            self.turns.check()
 
-def test_only_the_next_slot_is_filled_while_all_threads_infer() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    for camera in "abc":
-        turns.request_turn(camera, 0, 0)
+    def _fill(self, camera: int, slot: int) -> None:
+        self._captured.setdefault((camera, slot), self.now)
+        self.turns.fill(camera, 0, slot, self.now)
+        self._look()
 
-    first = turns.ask(1.0, idle=0)
-    again = turns.ask(1.0, idle=0)
-    turns.fill("a", 0, 0)
-    filled = turns.ask(1.0, idle=0)
-    turns.take()
-    after = turns.ask(1.0, idle=0)
+    def _look(self) -> None:
+        for camera, slot in self.turns.ask(self.now, self.rules.ahead(idle=0 if self._running else 1)):
+            if slot >= 0:
+                self.at(self.now + FILLING, lambda camera=camera, slot=slot: self._fill(camera, slot))  # type: ignore[misc]
+        delay = self.rules.delay(
+            filled=self.turns.filled,
+            coming=self.turns.coming(self.now),
+            oldest=self.turns.oldest,
+            running=int(self._running),
+            now=self.now,
+        )
+        if delay == 0 and not self._running:
+            self._begin()
+        elif not math.isinf(delay):
+            self.at(self.now + delay + 1e-9, self._look)
 
-    assert (first, again, filled, after) == ([("a", 0)], [], [], [("b", 0)])
-    assert turns.has_requests
-    turns.check()
+    def _begin(self) -> None:
+        batch = self.turns.take(self.rules.max_batch)
+        seconds = START + EACH * len(batch)
+        self._running = True
+        self.busy += seconds
+        self.batches.append(len(batch))
+        self.at(self.now + seconds, lambda: self._end(batch))
+        self._look()
 
-
-def test_each_idle_thread_gets_a_slot_and_one_more_is_filled() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    for camera in "abcd":
-        turns.request_turn(camera, 0, 0)
-
-    assert turns.ask(1.0, idle=2) == [("a", 0), ("b", 0), ("c", 0)]
-
-
-def test_files_do_not_keep_a_live_source_from_its_turn() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    turns.fill("file", 0, 0)
-    turns.request_turn("live", 0, 0)
-    turns.fill("file", 0, 1)
-
-    asked = []
-    order = []
-    for slot in (2, 3, 4):
-        turn = turns.take()
-        assert turn is not None
-        order.append(turn[0])
-        for camera, wanted in turns.ask(1.0, idle=0):
-            asked.append(camera)
-            turns.fill(camera, 0, wanted)
-        turns.fill("file", 0, slot)
-
-    assert (asked, order) == (["live"], ["file", "live", "file"])
-    turns.check()
-
-
-def test_the_turn_of_a_source_that_is_filling_goes_to_another_and_it_comes_right_after() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    turns.request_turn("slow", 0, 0)
-    turns.ask(1.0, idle=0)
-    turns.fill("a", 0, 0)
-    turns.fill("b", 0, 0)
-
-    first = turns.take()
-    turns.fill("slow", 0, 0)
-
-    assert (first, turns.take()) == (("a", 0), ("slow", 0))
-    turns.check()
+    def _end(self, batch: list[tuple[int, int]]) -> None:
+        self._running = False
+        for camera, slot in batch:
+            self.turns.finish(camera, slot)
+            self.ages.setdefault(camera, []).append(self.now - self._captured.pop((camera, slot)))
+            if camera >= 100:  # files begin at 100
+                self._fill(camera, next(self._slots))
+        self._look()
 
 
-def test_a_source_that_does_not_fill_its_slot_holds_up_nobody() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    for camera in ("dead", "b", "c"):
-        turns.request_turn(camera, 0, 0)
+def test_eight_busy_cameras_fill_the_accelerator() -> None:
+    device = Device(RULES)
+    for camera in range(8):
+        device.add_file(100 + camera)
 
-    first = turns.ask(1.0, idle=0)
-    in_time = turns.ask(1.0 + ANSWER * 0.9, idle=0)
-    too_late = turns.ask(1.0 + ANSWER, idle=0)
-    turns.fill("b", 0, 0)
+    device.play(10.0)
 
-    assert (first, in_time, too_late, turns.take()) == ([("dead", 0)], [], [("b", 0)], ("b", 0))
-
-
-def test_a_turn_may_be_declined() -> None:
-    turns: TurnQueue[str] = TurnQueue()
-    turns.request_turn("paused", 0, 0)
-    turns.request_turn("b", 0, 0)
-    turns.ask(1.0, idle=0)
-
-    turns.withdraw("paused", 0)
-
-    assert turns.ask(1.0, idle=0) == [("b", 0)]
-    turns.request_turn("paused", 0, 0)
-    turns.check()
+    frames = sum(device.batches)
+    assert device.busy / 10.0 >= 0.9
+    assert frames / (8 * len(device.batches)) >= 0.9
+    one_process_each = 10.0 / (START + EACH)  # they share the accelerator, one frame at a time
+    assert frames >= 2 * one_process_each
 
 
-class Sources:
-    """Five sources at random: odd ones are files, even ones are cameras that fill their slots, or do not."""
+def test_eight_live_cameras_share_batches_and_none_is_behind() -> None:
+    device = Device(RULES)
+    for camera in range(8):
+        device.add_live(camera, 1 / 30, begin=camera / 240)
 
-    def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.turns: TurnQueue[int] = TurnQueue()
-        self.waited: Counter[int] = Counter()  # runs of others since a file has had a filled slot
-        self._held: dict[int, set[int]] = {source: set() for source in range(5)}
-        self._asked: set[tuple[int, int]] = set()
-        self._now = 0.0
+    device.play(10.0)
 
-    def step(self) -> None:
-        self._now += self.chance.choice([0.0, 0.001, ANSWER])
-        action = self.chance.random()
-        if action < 0.5:
-            self._request(self.chance.randrange(5))
-        elif action < 0.7:
-            self._answer()
-        else:
-            self._run()
-
-    def _request(self, source: int) -> None:
-        is_file = source % 2 == 1
-        if len(self._held[source]) >= (3 if is_file else 1):
-            return
-        slot = min(set(range(3)) - self._held[source])
-        if is_file:
-            self.waited[source] = self.waited[source] if self._held[source] else 0
-            self.turns.fill(source, 0, slot)
-        else:
-            self.turns.request_turn(source, 0, slot)
-        self._held[source].add(slot)
-
-    def _answer(self) -> None:
-        if not self._asked:
-            return
-        source, slot = self._asked.pop()
-        if self.chance.random() < 0.2:
-            self.turns.withdraw(source, slot)
-            self._held[source].discard(slot)
-        else:
-            self.turns.fill(source, 0, slot)
-
-    def _run(self) -> None:
-        turn = self.turns.take()
-        if turn is None:
-            return
-        source, slot = turn
-        self._asked |= set(self.turns.ask(self._now, idle=self.chance.randrange(3)))
-        self.turns.finish(source, slot)
-        self._held[source].discard(slot)
-        self.waited.update(other for other in (1, 3) if other != source and self._held[other])
-        self.waited[source] = 0
+    counts = [len(ages) for ages in device.ages.values()]
+    assert len(counts) == 8
+    assert max(counts) - min(counts) <= 1
+    assert max(max(ages) for ages in device.ages.values()) <= 2 * FULL + MAX_DELAY + FILLING
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_no_source_waits_for_more_than_one_run_of_each_other(seed: int) -> None:
-    sources = Sources(seed)
+def test_a_paced_camera_waits_for_one_batch_beside_seven_greedy_ones() -> None:
+    device = Device(RULES)
+    for camera in range(7):
+        device.add_file(100 + camera)
+    device.add_live(0, 0.2001)
 
-    for _ in range(500):
-        sources.step()
-        sources.turns.check()
+    device.play(20.0)
 
-        assert max(sources.waited.values(), default=0) <= 4
+    assert len(device.ages[0]) >= 98
+    waited = max(device.ages[0]) - FULL  # until its own batch began
+    assert waited <= MAX_DELAY + FULL
+
+
+def test_a_camera_that_never_fills_its_slot_costs_the_others_a_moment_once() -> None:
+    device = Device(RULES)
+    for number in range(3):
+        device.add_dead(50 + number)
+    device.add_live(0, 0.1)
+
+    device.play(10.0)
+
+    assert len(device.ages[0]) >= 99
+    assert max(device.ages[0][2:]) <= START + EACH + FILLING + 1e-6

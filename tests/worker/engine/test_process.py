@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,15 +22,13 @@ from streamfleet_worker.engine.messages import (
     Done,
     Failed,
     Offer,
-    RequestTurn,
-    Run,
     Share,
     Turn,
     pack,
-    unpack_from_engine,
 )
 from streamfleet_worker.ipc.child_messages import EngineConfig
-from streamfleet_worker.ipc.shared_memory import Slot, SlotLayout, create_memory, map_slots
+from streamfleet_worker.ipc.shared_memory import SlotLayout, create_memory
+from tests.fakes.camera_peer import CameraPeer
 from tests.fakes.models import (
     manifest_of,
     write_constant_model,
@@ -45,48 +42,6 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.process_harness import Child, ProcessHarness, is_engine, wait_for
 
 OUTPUT = np.arange(35, dtype=np.float32).reshape(1, 7, 5) / 35
-
-
-class CameraPeer:
-    """A camera's end of the engine's socket, which may be told to misbehave."""
-
-    def __init__(self, stand: ProcessHarness, *, slots: int = 2) -> None:
-        self.link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.link.settimeout(PATIENCE)
-        self.link.connect(str(stand.folder / "engine"))
-        offer = self.hear()
-        assert isinstance(offer, Offer)
-        shape = (1, 3, offer.input_height, offer.input_width)
-        self.layout = SlotLayout(shape, (1, offer.rows, offer.columns), slots)
-        self.slots: list[Slot] = []
-
-    def share(self) -> CameraPeer:
-        memory = create_memory(self.layout)
-        self.slots = map_slots(memory, self.layout)
-        self.send_memory(memory)
-        return self
-
-    def send_memory(self, memory: int) -> None:
-        socket.send_fds(self.link, [pack(Share(self.layout.count))], [memory])
-        os.close(memory)
-
-    def run(self, *slots: int) -> None:
-        for slot in slots:
-            self.link.send(pack(Run(slot)))
-
-    def request_turn(self, *slots: int) -> None:
-        for slot in slots:
-            self.link.send(pack(RequestTurn(slot, 0)))
-
-    def hear(self) -> Offer | Turn | Done | Failed:
-        return unpack_from_engine(self.link.recv(1024))
-
-    @property
-    def was_cut_off(self) -> bool:
-        try:
-            return self.link.recv(1024) == b""
-        except ConnectionResetError:
-            return True
 
 
 @pytest.fixture
@@ -109,7 +64,7 @@ def test_a_camera_gets_its_outputs_into_its_own_memory(
     stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
     engine = stand.engine(*constant)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
     (peer,) = peers
 
     peer.run(1, 0)
@@ -126,7 +81,7 @@ def test_one_camera_that_lies_disturbs_nobody(
     stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
     stand.engine(*constant)
-    good = CameraPeer(stand).share()
+    good = CameraPeer(stand.folder).share()
     peers.append(good)
     pipe_read, pipe_write = os.pipe()
     os.close(pipe_write)
@@ -150,7 +105,7 @@ def test_one_camera_that_lies_disturbs_nobody(
         "an offer": lambda peer: peer.link.send(pack(Offer(1, 2, 3, 4))),
     }
     for name, lie in lies.items():
-        peer = CameraPeer(stand)
+        peer = CameraPeer(stand.folder)
         peers.append(peer)
         lie(peer)
         assert peer.was_cut_off, name
@@ -163,7 +118,7 @@ def test_a_slot_that_runs_is_not_run_by_another_thread(
 ) -> None:
     manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=0.9)
     stand.engine(stand.folder / "endless.onnx", manifest, threads=2)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
     peers[0].slots[0].input[:] = 255
 
     peers[0].run(0, 0)
@@ -176,10 +131,10 @@ def test_requests_wait_in_their_socket_while_all_threads_infer(
 ) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx")
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
-    peers.append(CameraPeer(stand, slots=8).share())
+    peers.append(CameraPeer(stand.folder, slots=8).share())
 
     peers[0].run(*range(8))
-    comes = CameraPeer(stand).share()  # is let in meanwhile
+    comes = CameraPeer(stand.folder).share()  # is let in meanwhile
     peers.append(comes)
     comes.run(1)
 
@@ -193,11 +148,11 @@ def test_a_camera_that_leaves_while_its_frame_is_inferred_disturbs_nobody(
 ) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx")
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
-    stays = CameraPeer(stand).share()
+    stays = CameraPeer(stand.folder).share()
     peers.append(stays)
 
     for _ in range(3):
-        leaves = CameraPeer(stand).share()
+        leaves = CameraPeer(stand.folder).share()
         leaves.run(0, 1)
         leaves.link.close()
         del leaves
@@ -212,7 +167,7 @@ def test_a_busy_camera_delays_another_by_one_run_at_most(
 ) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx")
     stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
-    busy, quiet = CameraPeer(stand, slots=8).share(), CameraPeer(stand).share()
+    busy, quiet = CameraPeer(stand.folder, slots=8).share(), CameraPeer(stand.folder).share()
     peers += [busy, quiet]
 
     def order() -> list[str]:
@@ -243,7 +198,7 @@ def test_a_busy_camera_delays_another_by_one_run_at_most(
 def test_a_live_slot_is_filled_when_its_turn_comes(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
     manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=0.9)
     engine = stand.engine(stand.folder / "endless.onnx", manifest, threads=2)
-    busy, first, second = (CameraPeer(stand).share() for _ in range(3))
+    busy, first, second = (CameraPeer(stand.folder).share() for _ in range(3))
     peers += [busy, first, second]
     busy.slots[0].input[:] = 255
     busy.run(0)  # one of the two threads is busy for ever
@@ -265,8 +220,8 @@ def test_a_camera_that_does_not_fill_its_slot_holds_up_nobody(
     stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
 ) -> None:
     stand.engine(*constant, threads=1)
-    dead = [CameraPeer(stand).share() for _ in range(3)]
-    live = CameraPeer(stand).share()
+    dead = [CameraPeer(stand.folder).share() for _ in range(3)]
+    live = CameraPeer(stand.folder).share()
     peers += [*dead, live]
     for peer in dead:
         peer.request_turn(0)
@@ -282,7 +237,7 @@ def test_a_lone_camera_gets_all_threads_for_each_inference(
 ) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx", rounds=200)
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=3)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
     before = len(list(Path(f"/proc/{engine.process.pid}/task").iterdir()))
 
     def has_more_threads() -> bool:
@@ -301,7 +256,7 @@ def test_a_lone_camera_gets_all_threads_for_each_inference(
 def test_a_long_inference_shows_in_the_report(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
     manifest = write_slow_model(stand.folder / "slow.onnx", rounds=4000)
     engine = stand.engine(stand.folder / "slow.onnx", manifest, threads=1)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
 
     peers[0].run(0)
 
@@ -313,7 +268,7 @@ def test_a_long_inference_shows_in_the_report(stand: ProcessHarness, peers: list
 def test_it_stops_in_time_while_an_inference_goes_on(stand: ProcessHarness, peers: list[CameraPeer]) -> None:
     manifest = write_endless_model(stand.folder / "endless.onnx", brighter_than=0.9)
     engine = stand.engine(stand.folder / "endless.onnx", manifest, threads=1)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
     peers[0].slots[0].input[:] = 255
     peers[0].run(0)
     engine.until("an inference goes on", lambda report: report.oldest_run > 0)
@@ -398,7 +353,7 @@ def test_a_model_that_never_comes_to_an_end_is_ended_while_another_is_served(
     path = stand.folder / "endless.onnx"
     manifest = write_endless_model(path)
     stand.engine(*constant)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
 
     endless = stand.engine(path, manifest, ready=False, entry=hasty_engine)
     endless.until("it loads", lambda report: is_engine(report, "loading"))
@@ -413,7 +368,7 @@ def test_a_model_whose_inferences_all_fail_says_so(stand: ProcessHarness, peers:
     path = stand.folder / "picky.onnx"
     manifest = write_picky_model(path)
     engine = stand.engine(path, manifest)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
     (peer,) = peers
 
     peer.run(0)
@@ -449,7 +404,7 @@ def test_an_engine_takes_over_the_socket_of_one_that_was_killed(
     stand.engine(*constant).kill()
 
     stand.engine(*constant)
-    peers.append(CameraPeer(stand).share())
+    peers.append(CameraPeer(stand.folder).share())
     peers[0].run(0)
 
     assert peers[0].hear() == Done(0)

@@ -10,8 +10,9 @@ import pytest
 
 from streamfleet_core.protocol.source_reference import SourceKind, kind_of, sanitised
 from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.source_reader import Reader
-from streamfleet_worker.video.sources.buffer import FrameBuffer, Wakeup
+from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.open_source import open_source, quiet_libraries
 from streamfleet_worker.video.synthetic import test_pattern

@@ -23,13 +23,13 @@ from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
 from streamfleet_worker.engine.client import EngineClient
 from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed, Turn
 from streamfleet_worker.ipc.child_messages import CameraConfig, PostProcessing
+from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import decode, post_processing
 from streamfleet_worker.video.detection.tracker import Tracker
 from streamfleet_worker.video.frame import Frame, Picture, Stamp
 from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
 from streamfleet_worker.video.source_lane import SourceLane
-from streamfleet_worker.video.sources.buffer import Wakeup
 from streamfleet_worker.video.telemetry.event_journal import EventJournal
 
 logger = logging.getLogger(__name__)

@@ -35,9 +35,9 @@ from streamfleet_worker.ipc.child_messages import (
 )
 from streamfleet_worker.ipc.parent_death import die_with_parent
 from streamfleet_worker.ipc.playback_position import Progress
+from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.source_lane import SourceLane
 from streamfleet_worker.video.source_reader import Reader
-from streamfleet_worker.video.sources.buffer import Wakeup
 from streamfleet_worker.video.sources.open_source import quiet_libraries
 from streamfleet_worker.video.telemetry.event_journal import EventJournal
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics

@@ -1,164 +1,45 @@
-"""Selects the next frame to infer, and the next slot to fill. Pure: no thread, no clock.
+"""Decides when a batch begins. Pure: the caller passes the time.
 
-Sources take turns: a source that always has waiting frames delays another by at most one inference per run
-thread. The slot of a live source is filled shortly before its turn, so its frame is new however many sources
-wait. A file fills its slots in advance.
-
-    REQUESTED ──► ASKED ──► FILLED ──► running      a live source
-                         FILLED ──► running      a file
+A batch costs an accelerator little more than a single frame, so it waits for frames that are about to come,
+but only for those of cameras that are filling their slots, and never for longer than the limit. While
+another batch runs, the next one grows.
 """
 
 from __future__ import annotations
 
-import enum
-from collections import deque
-from collections.abc import Hashable
+import math
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
-CameraT = TypeVar("CameraT", bound=Hashable)
-
-AHEAD = 1  # slots that are filled while all run threads are busy
-ANSWER = 0.1  # seconds for a camera to fill its slot, after which another is asked too
+MAX_DELAY = 0.005  # seconds that a filled slot waits for others
 
 
-class SlotBusy(Exception):
-    """A request for a slot that its state does not allow."""
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """The rules of one model."""
 
+    max_batch: int  # slots; with 1, inferences run side by side
+    max_delay: float = MAX_DELAY
 
-class _State(enum.Enum):
-    REQUESTED = enum.auto()  # a frame waits, and the slot is empty
-    ASKED = enum.auto()  # the camera fills it
-    FILLED = enum.auto()
+    def delay(self, *, filled: int, coming: int, oldest: float, running: int, now: float) -> float:
+        """Seconds until the next batch begins: 0 for now, infinity if another event decides.
 
-
-@dataclass(slots=True)
-class _Waiting:
-    """A slot that waits to run."""
-
-    slot: int
-    state: _State
-    asked_at: float = 0.0  # monotonic seconds
-
-
-class TurnQueue(Generic[CameraT]):
-    """The slots that wait to run, and those that run.
-
-    Invariants: a slot waits or runs, at most once; a source is in the circle exactly while a slot of it
-    waits.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[tuple[CameraT, int], deque[_Waiting]] = {}  # by camera and source
-        self._circle: deque[tuple[CameraT, int]] = deque()
-        self._sources: dict[tuple[CameraT, int], int] = {}  # of the waiting slots, by camera and slot
-        self._running: set[tuple[CameraT, int]] = set()
-
-    def request_turn(self, camera: CameraT, source: int, slot: int) -> None:
-        """Add a slot that is filled when its turn comes. Raises: SlotBusy, without a change."""
-        self._add(camera, source, _Waiting(slot, _State.REQUESTED))
-
-    def fill(self, camera: CameraT, source: int, slot: int) -> None:
-        """Record that a slot is filled. Its turn was requested, or it is new. Raises: SlotBusy."""
-        waiting = self._find(camera, slot)
-        if waiting is None:
-            self._add(camera, source, _Waiting(slot, _State.FILLED))
-        elif waiting.state is _State.FILLED:
-            raise SlotBusy(f"slot {slot} already waits")
-        else:
-            waiting.state = _State.FILLED
-
-    def withdraw(self, camera: CameraT, slot: int) -> None:
-        """Remove a slot that will not be filled. Raises: SlotBusy."""
-        waiting = self._find(camera, slot)
-        if waiting is None or waiting.state is _State.FILLED:
-            raise SlotBusy(f"slot {slot} waits for no turn")
-        self._remove(camera, waiting)
-
-    def take(self) -> tuple[CameraT, int] | None:
-        """Take the slot to run next; None if none is filled. Sources that are filling keep their place."""
-        for lane in self._circle:
-            for waiting in self._waiting[lane]:
-                if waiting.state is _State.FILLED:
-                    camera, _ = lane
-                    self._remove(camera, waiting)
-                    if lane in self._waiting:
-                        self._circle.remove(lane)
-                        self._circle.append(lane)
-                    self._running.add((camera, waiting.slot))
-                    return camera, waiting.slot
-        return None
-
-    def ask(self, now: float, idle: int) -> list[tuple[CameraT, int]]:
-        """The slots whose cameras are to fill them now.
-
-        `idle`: the number of run threads that wait for a slot.
+        Args:
+            filled: the number of slots that can run.
+            coming: the number of slots whose cameras fill them now.
+            oldest: monotonic seconds at which the first of the filled slots was filled.
+            running: the number of batches that run.
+            now: monotonic seconds.
         """
-        asked = []
-        prepared = 0
-        for lane in self._circle:
-            if prepared >= idle + AHEAD:
-                break
-            first = self._waiting[lane][0]
-            if first.state is _State.REQUESTED:
-                first.state, first.asked_at = _State.ASKED, now
-                asked.append((lane[0], first.slot))
-            # A camera that does not answer must not keep the others from being asked.
-            prepared += first.state is _State.FILLED or now - first.asked_at < ANSWER
-        return asked
+        if not filled:
+            return math.inf
+        if self.max_batch == 1:
+            return 0.0
+        if running:
+            return math.inf  # an accelerator runs one after the other
+        if filled >= self.max_batch or not coming:
+            return 0.0
+        return max(0.0, oldest + self.max_delay - now)
 
-    @property
-    def has_waiting(self) -> bool:
-        """Whether a slot waits, filled or not."""
-        return bool(self._circle)
-
-    @property
-    def has_requests(self) -> bool:
-        """Whether a slot waits that is not filled."""
-        return any(
-            waiting.state is not _State.FILLED for slots in self._waiting.values() for waiting in slots
-        )
-
-    def finish(self, camera: CameraT, slot: int) -> None:
-        """Record that the run of a slot has ended. The slot may be used again."""
-        self._running.discard((camera, slot))
-
-    def forget(self, camera: CameraT) -> None:
-        """Remove a camera. Its running slots are left to end."""
-        for lane in [lane for lane in self._circle if lane[0] == camera]:
-            for waiting in self._waiting.pop(lane):
-                del self._sources[camera, waiting.slot]
-            self._circle.remove(lane)
-
-    def check(self) -> None:
-        """Assert the invariants."""
-        assert len(self._circle) == len(self._waiting) == len(set(self._circle))
-        assert set(self._circle) == set(self._waiting)
-        slots = [(camera, waiting.slot) for (camera, _), lane in self._waiting.items() for waiting in lane]
-        assert len(slots) == len(set(slots)) == len(self._sources)
-        assert not set(slots) & self._running
-        assert all(self._waiting.values())
-
-    def _add(self, camera: CameraT, source: int, waiting: _Waiting) -> None:
-        key = (camera, waiting.slot)
-        if key in self._running or key in self._sources:
-            raise SlotBusy(f"slot {waiting.slot} already waits or runs")
-        lane = (camera, source)
-        if lane not in self._waiting:
-            self._waiting[lane] = deque()
-            self._circle.append(lane)
-        self._waiting[lane].append(waiting)
-        self._sources[key] = source
-
-    def _find(self, camera: CameraT, slot: int) -> _Waiting | None:
-        source = self._sources.get((camera, slot))
-        if source is None:
-            return None
-        return next(waiting for waiting in self._waiting[camera, source] if waiting.slot == slot)
-
-    def _remove(self, camera: CameraT, waiting: _Waiting) -> None:
-        lane = (camera, self._sources.pop((camera, waiting.slot)))
-        self._waiting[lane].remove(waiting)
-        if not self._waiting[lane]:
-            del self._waiting[lane]
-            self._circle.remove(lane)
+    def ahead(self, *, idle: int) -> int:
+        """The number of slots to have filled, or in filling, if `idle` threads wait for one."""
+        return idle + 1 if self.max_batch == 1 else self.max_batch

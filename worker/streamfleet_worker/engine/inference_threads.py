@@ -4,18 +4,21 @@ No thread only listens. Free threads poll for requests, one at a time; while all
 in the sockets of the cameras. So a request that cannot run yet wakes no thread and interrupts no inference.
 Before a thread infers, the camera whose turn is next is asked to fill its slot meanwhile. A camera that
 violates the protocol or stops reading is disconnected, without effect on the others.
+
+A model that runs batches has two threads: one runs a batch, the other polls and lets the next batch grow.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import threading
 import time
 from dataclasses import dataclass
 
-from streamfleet_worker.engine.batching import ANSWER, SlotBusy, TurnQueue
+from streamfleet_worker.engine.batching import Batching
 from streamfleet_worker.engine.connection import CameraConnection
 from streamfleet_worker.engine.interface import Model, Runner
 from streamfleet_worker.engine.messages import (
@@ -36,9 +39,12 @@ from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.engine.onnx_session import BadModel
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
 from streamfleet_worker.engine.run_width import RunWidth
+from streamfleet_worker.engine.turn_queue import ANSWER, SlotBusy, TurnQueue
+from streamfleet_worker.ipc.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
+_OF_BATCHES = 2  # threads
 FAILING = 10.0  # seconds in which every inference fails, after which it is reported
 
 # Encoded once, as one of each is sent per frame.
@@ -53,11 +59,10 @@ class _Failing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Inference:
-    """One slot to run."""
+class _Batch:
+    """Slots to run together, by camera."""
 
-    connection: CameraConnection
-    slot: int
+    slots: list[tuple[CameraConnection, int]]
     wide: bool  # it uses all threads
 
 
@@ -71,7 +76,9 @@ class Runners:
         self._connections: dict[int, CameraConnection] = {}  # by descriptor
         self._queue: TurnQueue[CameraConnection] = TurnQueue()
         self._started: dict[int, float] = {}  # monotonic seconds, by run thread
-        self._width = RunWidth(threads if model.on_cpu else 1)
+        self._batching = Batching(model.max_batch)
+        threads = threads if model.max_batch == 1 else _OF_BATCHES
+        self._width = RunWidth(threads if model.on_cpu and model.max_batch == 1 else 1)
         self._wide_runner: Runner | None = None  # for one inference at a time that uses all threads
         self._widening: threading.Thread | None = None
         self._inferences = 0
@@ -80,6 +87,8 @@ class Runners:
         self._epoll = select.epoll()
         self._end_read, self._end_write = os.pipe()
         self._epoll.register(self._end_read, select.EPOLLIN)
+        self._batch_ended = Wakeup()
+        self._epoll.register(self._batch_ended, select.EPOLLIN)
         self._threads = [
             threading.Thread(target=self._run, args=(number,), name=f"run {number}", daemon=True)
             for number in range(threads)
@@ -123,53 +132,70 @@ class Runners:
 
     def _run(self, number: int) -> None:
         narrow_runner = self._model.runner()
-        while (inference := self._next(number)) is not None:
-            connection, slot = inference.connection, inference.slot
-            runner = self._wide_runner if inference.wide else None
-            answer = self._infer(runner or narrow_runner, connection, slot)
+        while (batch := self._next(number)) is not None:
+            runner = self._wide_runner if batch.wide else None
+            answers = self._infer(runner or narrow_runner, batch)
             now = time.monotonic()
             with self._lock:
-                self._queue.finish(connection, slot)
-                self._width.ended(now - self._started.pop(number), wide=inference.wide)
-                self._inferences += 1
-            connection.send(answer)
+                for connection, slot in batch.slots:
+                    self._queue.finish(connection, slot)
+                self._width.ended(now - self._started.pop(number), wide=batch.wide)
+                self._inferences += len(batch.slots)
+            if self._batching.max_batch > 1:
+                self._batch_ended.set()  # the thread that polls may begin the next one
+            for (connection, _), answer in zip(batch.slots, answers, strict=True):
+                connection.send(answer)
 
-    def _infer(self, runner: Runner, connection: CameraConnection, slot: int) -> bytes:
+    def _infer(self, runner: Runner, batch: _Batch) -> list[bytes]:
+        """Run a batch, and return the answer for each slot."""
         try:
-            runner.run([connection.slots[slot]])
+            runner.run([connection.slots[slot] for connection, slot in batch.slots])
         except run_errors() as exc:
+            if len(batch.slots) > 1:  # find those that fail by themselves
+                return [self._infer(runner, _Batch([each], batch.wide))[0] for each in batch.slots]
             reason = reason_in(exc)
             if self._failing is None:  # logged once, not for every frame
                 logger.warning("an inference failed: %s", reason)
                 self._failing = _Failing(time.monotonic(), reason)
-            return pack(Failed(slot, reason))
+            return [pack(Failed(batch.slots[0][1], reason))]
         self._failing = None
-        return _DONE[slot]
+        return [_DONE[slot] for _, slot in batch.slots]
 
-    def _next(self, number: int) -> _Inference | None:
-        """Wait for the next slot to run; None at the end."""
+    def _next(self, number: int) -> _Batch | None:
+        """Wait for the next slots to run; None at the end."""
         with self._poll_lock:
             seconds: float | None = 0.0  # at first: a slot may be filled already
             while not self._closing:
                 self._poll(seconds)
-                inference = self._take(number)
-                if inference is not None:
-                    return inference
-                # Ask another camera if one does not answer.
-                seconds = ANSWER if self._queue.has_requests else None
+                batch, seconds = self._take(number)
+                if batch is not None:
+                    return batch
             return None
 
-    def _take(self, number: int) -> _Inference | None:
-        """Take the next slot to run, and ask cameras to fill the slots after it."""
+    def _take(self, number: int) -> tuple[_Batch | None, float | None]:
+        """Take the next slots to run, and ask cameras to fill those after them.
+
+        Also returns the seconds to wait for another event at most, if there is nothing to run yet.
+        """
         now = time.monotonic()
-        inference = None
+        batch = None
         with self._lock:
-            turn = self._queue.take()
-            if turn is not None:
+            delay = self._batching.delay(
+                filled=self._queue.filled,
+                coming=self._queue.coming(now),
+                oldest=self._queue.oldest,
+                running=len(self._started),
+                now=now,
+            )
+            if not delay:
+                slots = self._queue.take(self._batching.max_batch)
                 alone = not self._started and not self._queue.has_waiting
-                inference = _Inference(*turn, wide=self._width.starts(now, alone=alone))
+                batch = _Batch(slots, wide=self._width.starts(now, alone=alone))
                 self._started[number] = now
-            asked = self._queue.ask(now, idle=len(self._threads) - len(self._started))
+            idle = len(self._threads) - len(self._started)
+            asked = self._queue.ask(now, self._batching.ahead(idle=idle))
+            # Ask another camera if one does not answer.
+            wait = min(delay, ANSWER if self._queue.has_requests else math.inf)
             widens = self._width.needs_session and self._widening is None
             if widens:
                 self._widening = threading.Thread(target=self._widen, name="wide session", daemon=True)
@@ -177,7 +203,7 @@ class Runners:
             connection.send(_TURN[slot])
         if widens and self._widening is not None:
             self._widening.start()
-        return inference
+        return batch, None if math.isinf(wait) else wait
 
     def _widen(self) -> None:
         """Load the model for inferences that use all threads. If that fails, they use one, as before."""
@@ -192,6 +218,8 @@ class Runners:
     def _poll(self, seconds: float | None) -> None:
         """Handle the requests that have arrived; wait up to `seconds` for one, None: without a limit."""
         for descriptor, _ in self._epoll.poll(seconds):
+            if descriptor == self._batch_ended.fileno():
+                self._batch_ended.clear()
             connection = self._connections.get(descriptor)
             if connection is not None:
                 self._handle(connection)
@@ -222,7 +250,7 @@ class Runners:
                 case Decline(slot):
                     self._queue.withdraw(connection, slot)
                 case Run(slot, source):
-                    self._queue.fill(connection, source, slot)
+                    self._queue.fill(connection, source, slot, time.monotonic())
 
     def _disconnect(self, connection: CameraConnection) -> None:
         self._epoll.unregister(connection.link)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from streamfleet_core.protocol.values import Consumption, Filling, SourceSpec
+from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Frame, Stamp
-from streamfleet_worker.video.sources.buffer import FrameBuffer, Wakeup
+from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.buffer_policy import Paces, Rate, Skipping, consumption_of, filling_of
 from tests.fakes.patience import PATIENCE
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from streamfleet_worker.video.sources.buffer import Wakeup
+from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.synthetic.test_pattern import PatternCapture
 from streamfleet_worker.video.telemetry.event_journal import EventJournal
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics

@@ -6,7 +6,7 @@ import pytest
 
 from streamfleet_core.protocol.status import SourceStat
 from streamfleet_core.protocol.values import ObservedState
-from streamfleet_worker.video.sources.buffer import Wakeup
+from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.telemetry.event_journal import EventJournal
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 from streamfleet_worker.video.telemetry.status_report import (

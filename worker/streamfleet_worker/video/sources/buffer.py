@@ -11,7 +11,6 @@ EAGER          the newest frame is taken, and the others are dropped
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from typing import Protocol
@@ -27,28 +26,6 @@ class Signal(Protocol):
     def set(self) -> None:
         """Wake the waiting thread, or end its next wait at once."""
         ...
-
-
-class Wakeup:
-    """An event to poll together with sockets. Any thread may call `set`."""
-
-    def __init__(self) -> None:
-        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-
-    def fileno(self) -> int:
-        """The descriptor to poll."""
-        return self._descriptor
-
-    def set(self) -> None:
-        """Wake the waiting thread, or end its next wait at once."""
-        os.eventfd_write(self._descriptor, 1)
-
-    def clear(self) -> None:
-        """Reset it. The waiting thread calls this before it checks for work."""
-        try:
-            os.eventfd_read(self._descriptor)
-        except BlockingIOError:
-            return
 
 
 class FrameBuffer:

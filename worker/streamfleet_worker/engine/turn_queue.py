@@ -1,0 +1,196 @@
+"""Selects the next frames to infer, and the next slots to fill. Pure: no thread, no clock.
+
+Sources take turns: a source that always has waiting frames delays another by at most one inference. The slot
+of a live source is filled shortly before its turn, so its frame is new however many sources wait. A file
+fills its slots in advance.
+
+    REQUESTED ──► ASKED ──► FILLED ──► running      a live source
+                         FILLED ──► running      a file
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+CameraT = TypeVar("CameraT", bound=Hashable)
+
+ANSWER = 0.1  # seconds for a camera to fill its slot, after which another is asked too
+
+
+class SlotBusy(Exception):
+    """A request for a slot that its state does not allow."""
+
+
+class _State(enum.Enum):
+    REQUESTED = enum.auto()  # a frame waits, and the slot is empty
+    ASKED = enum.auto()  # the camera fills it
+    FILLED = enum.auto()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A slot that waits to run."""
+
+    slot: int
+    state: _State
+    asked_at: float = 0.0  # monotonic seconds
+
+
+class TurnQueue(Generic[CameraT]):
+    """The slots that wait to run, and those that run.
+
+    Invariants: a slot waits or runs, at most once; a source is in the circle exactly while a slot of it
+    waits.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[CameraT, int], deque[_Waiting]] = {}  # by camera and source
+        self._circle: deque[tuple[CameraT, int]] = deque()
+        self._sources: dict[tuple[CameraT, int], int] = {}  # of the waiting slots, by camera and slot
+        self._filled: dict[tuple[CameraT, int], float] = {}  # monotonic seconds, the oldest first
+        self._running: set[tuple[CameraT, int]] = set()
+
+    def request_turn(self, camera: CameraT, source: int, slot: int) -> None:
+        """Add a slot that is filled when its turn comes. Raises: SlotBusy, without a change."""
+        self._add(camera, source, _Waiting(slot, _State.REQUESTED))
+
+    def fill(self, camera: CameraT, source: int, slot: int, now: float) -> None:
+        """Record that a slot is filled. Its turn was requested, or it is new. Raises: SlotBusy."""
+        waiting = self._find(camera, slot)
+        if waiting is None:
+            self._add(camera, source, _Waiting(slot, _State.FILLED))
+        elif waiting.state is _State.FILLED:
+            raise SlotBusy(f"slot {slot} already waits")
+        else:
+            waiting.state = _State.FILLED
+        self._filled[camera, slot] = now
+
+    def withdraw(self, camera: CameraT, slot: int) -> None:
+        """Remove a slot that will not be filled. Raises: SlotBusy."""
+        waiting = self._find(camera, slot)
+        if waiting is None or waiting.state is _State.FILLED:
+            raise SlotBusy(f"slot {slot} waits for no turn")
+        self._remove(camera, waiting)
+
+    def take(self, most: int = 1) -> list[tuple[CameraT, int]]:
+        """Take the slots to run next, up to `most`. Sources that are filling keep their place."""
+        taken: list[tuple[CameraT, int]] = []
+        while self._filled and len(taken) < most:
+            taken.append(self._take_next())
+        return taken
+
+    def ask(self, now: float, ahead: int) -> list[tuple[CameraT, int]]:
+        """The slots whose cameras are to fill them now, so that `ahead` slots are filled or in filling."""
+        asked = []
+        prepared = 0
+        for lane in self._circle:
+            if prepared >= ahead:
+                break
+            first = self._waiting[lane][0]
+            if first.state is _State.REQUESTED:
+                first.state, first.asked_at = _State.ASKED, now
+                asked.append((lane[0], first.slot))
+            # A camera that does not answer must not keep the others from being asked.
+            prepared += first.state is _State.FILLED or now - first.asked_at < ANSWER
+        return asked
+
+    @property
+    def filled(self) -> int:
+        """The number of slots that can run."""
+        return len(self._filled)
+
+    @property
+    def oldest(self) -> float:
+        """Monotonic seconds at which the first of them was filled; 0 if there is none."""
+        return next(iter(self._filled.values()), 0.0)
+
+    def coming(self, now: float) -> int:
+        """The number of slots whose cameras fill them now. One that does not answer does not count."""
+        return sum(
+            waiting.state is _State.ASKED and now - waiting.asked_at < ANSWER
+            for slots in self._waiting.values()
+            for waiting in slots
+        )
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a slot waits, filled or not."""
+        return bool(self._circle)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether a slot waits that is not filled."""
+        return any(
+            waiting.state is not _State.FILLED for slots in self._waiting.values() for waiting in slots
+        )
+
+    def finish(self, camera: CameraT, slot: int) -> None:
+        """Record that the run of a slot has ended. The slot may be used again."""
+        self._running.discard((camera, slot))
+
+    def forget(self, camera: CameraT) -> None:
+        """Remove a camera. Its running slots are left to end."""
+        for lane in [lane for lane in self._circle if lane[0] == camera]:
+            for waiting in self._waiting.pop(lane):
+                del self._sources[camera, waiting.slot]
+                self._filled.pop((camera, waiting.slot), None)
+            self._circle.remove(lane)
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert len(self._circle) == len(self._waiting) == len(set(self._circle))
+        assert set(self._circle) == set(self._waiting)
+        slots = [(camera, waiting.slot) for (camera, _), lane in self._waiting.items() for waiting in lane]
+        assert len(slots) == len(set(slots)) == len(self._sources)
+        assert not set(slots) & self._running
+        assert all(self._waiting.values())
+        assert self._filled.keys() == {
+            (camera, waiting.slot)
+            for (camera, _), lane in self._waiting.items()
+            for waiting in lane
+            if waiting.state is _State.FILLED
+        }
+
+    def _add(self, camera: CameraT, source: int, waiting: _Waiting) -> None:
+        key = (camera, waiting.slot)
+        if key in self._running or key in self._sources:
+            raise SlotBusy(f"slot {waiting.slot} already waits or runs")
+        lane = (camera, source)
+        if lane not in self._waiting:
+            self._waiting[lane] = deque()
+            self._circle.append(lane)
+        self._waiting[lane].append(waiting)
+        self._sources[key] = source
+
+    def _find(self, camera: CameraT, slot: int) -> _Waiting | None:
+        source = self._sources.get((camera, slot))
+        if source is None:
+            return None
+        return next(waiting for waiting in self._waiting[camera, source] if waiting.slot == slot)
+
+    def _take_next(self) -> tuple[CameraT, int]:
+        lane, waiting = next(
+            (lane, waiting)
+            for lane in self._circle
+            for waiting in self._waiting[lane]
+            if waiting.state is _State.FILLED
+        )
+        camera, _ = lane
+        self._remove(camera, waiting)
+        if lane in self._waiting:
+            self._circle.remove(lane)
+            self._circle.append(lane)
+        self._running.add((camera, waiting.slot))
+        return camera, waiting.slot
+
+    def _remove(self, camera: CameraT, waiting: _Waiting) -> None:
+        self._filled.pop((camera, waiting.slot), None)
+        lane = (camera, self._sources.pop((camera, waiting.slot)))
+        self._waiting[lane].remove(waiting)
+        if not self._waiting[lane]:
+            del self._waiting[lane]
+            self._circle.remove(lane)
