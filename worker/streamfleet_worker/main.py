@@ -63,6 +63,9 @@ def run(entries: Entries | None = None, *, on_turn: Callable[[], None] = lambda:
         paths.make()
         lock = _lock(paths.root)
         _use_temporary_folder(paths.temporary)
+        # GStreamer lists its plug-ins in a file. Its usual place may be read-only, and then each start of a
+        # decoder would load all of them.
+        os.environ.setdefault("GST_REGISTRY", str(paths.root / "gstreamer.registry"))
         _check_port(config)
         asyncio.run(_run(config, paths, entries, on_turn))
     except (ConfigError, IdentityError, StateError, ProtocolError, Unhealthy, OSError) as exc:
