@@ -13,12 +13,13 @@ from streamfleet_worker.ipc.child_messages import PostProcessing
 def test_options_come_from_the_command_line_before_the_environment() -> None:
     environment = {"STREAMFLEET_DATA_DIR": "/var/lib/w", "STREAMFLEET_CAPACITY": "3", "CONFIDENCE": "0.6"}
 
-    config = parse(["--capacity=5", "--publish-port", "7780"], environment)
+    config = parse(["--capacity=5", "--publish-port", "7780", "--decoder=nv"], environment)
 
     assert config == WorkerConfig(
         data_dir=Path("/var/lib/w"),
         capacity=5,
         publish_port=7780,
+        decoder="nv",
         defaults=PostProcessing(confidence=0.6),
     )
 
@@ -45,6 +46,11 @@ def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
         (["--broker=cam"], {}, "--broker: expected tcp://HOST:PORT, got 'cam'"),
         (["--data-dir=/d", "--publish-port=99999"], {}, "--publish-port: expected a whole number from 1 to"),
         (["--data-dir=/d", "--capacity=many"], {}, "--capacity: expected a whole number .* got 'many'"),
+        (
+            ["--data-dir=/d", "--decoder=cuda"],
+            {},
+            "--decoder: expected one of auto, software, nv, va, gst, got",
+        ),
         (["--data-dir=/d"], {"CONFIDENCE": "4"}, "CONFIDENCE: expected a number from 0 to 1, got '4'"),
         (["--data-dir=/d"], {"IOU_THRESHOLD": "nan"}, "IOU_THRESHOLD: expected a number from 0 to 1"),
         (["--data-dir=/d"], {"CLASS_AGNOSTIC_NMS": "ja"}, "CLASS_AGNOSTIC_NMS: expected True or False"),

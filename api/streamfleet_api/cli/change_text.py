@@ -100,6 +100,8 @@ def _source(source: SourceSpec) -> str:
     how: list[str] = [source.mode] if source.mode else []
     if source.max_fps is not None:
         how.append(f"max-fps {source.max_fps:g}")
+    if source.decoder is not None:
+        how.append(f"decoder {source.decoder}")
     return f"{source.reference} ({', '.join(how)})" if how else str(source.reference)
 
 

@@ -35,6 +35,7 @@ SOURCE = SourceStat(
     fps=24.5,
     latency=0.25,
     frozen_for=None,
+    decoder="nv (nvv4l2decoder)",
 )
 REPORT: Any = {  # with an entry that is none
     "latency_reports": [
@@ -149,6 +150,7 @@ def test_all_figures_of_the_last_known_state_are_told() -> None:
         ("streamfleet_source_up", source): 1,
         ("streamfleet_source_connection_attempts", source): 2,
         ("streamfleet_source_connection_failures_total", source): 3,
+        ("streamfleet_source_decoder", (("decoder", "nv (nvv4l2decoder)"), *source)): 1,
         ("streamfleet_source_fps", source): 24.5,
         ("streamfleet_source_latency_seconds", source): 0.25,
         ("streamfleet_source_last_frame_age_seconds", source): 1.5,

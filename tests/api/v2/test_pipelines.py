@@ -49,6 +49,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         "properties": {"frame_width": 640},
         "filling": "DROP_LATEST",
         "consumption": "LAZY",
+        "decoder": "nv",
     }
 
     answer = http.post(
@@ -87,6 +88,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
                 max_fps=5.0,
                 filling="DROP_LATEST",
                 consumption="LAZY",
+                decoder="nv",
             ),
         ),
         sinks=(UdpSink("127.0.0.1", 9), UdpSink("wall", 10)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
@@ -23,12 +23,15 @@ from streamfleet_api.cli.pipeline_text import find, look_up, place, predicting, 
 from streamfleet_api.cli.tables import say, show
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.protocol.limits import MAX_FPS
+from streamfleet_core.protocol.values import DecoderChoice
 
 if TYPE_CHECKING:
     from streamfleet.results import Pipeline
     from streamfleet_api.client.http_client import Client
 
 DEFAULT_SINK = "127.0.0.1:37020"  # the default of Roboflow's UdpStream
+
+_OF_SOURCES = ("mode", "decoder")  # options that apply to each source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,6 +71,12 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             type=click.Choice(["live", "file"]),
             show_default=shown_default("file for local files"),
             help="live: newest frames, reconnects. file: every frame, then ends.",
+        ),
+        click.option(
+            "--decoder",
+            type=click.Choice(get_args(DecoderChoice)),
+            show_default=shown_default("the device's, auto"),
+            help="What decodes H.264 and H.265: hardware (nv, va), software, or auto.",
         ),
         click.option(
             "--sink",
@@ -274,14 +283,15 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 def _body(options: dict[str, Any]) -> dict[str, Any]:
     """A request for a pipeline."""
     body = {name: value for name, value in options.items() if value not in (None, {}, DEFAULT)}
-    body["sources"] = _sources(body.pop("videos"), body.pop("mode", None))
+    how = {name: body.pop(name) for name in _OF_SOURCES if name in body}
+    body["sources"] = _sources(body.pop("videos"), how)
     if body.pop("no_tracker"):
         body["tracker"] = None
     return body
 
 
-def _sources(videos: list[str | int], mode: str | None) -> list[Any]:
-    return [{"reference": each, "mode": mode} if mode else each for each in videos]
+def _sources(videos: list[str | int], how: dict[str, Any]) -> list[Any]:
+    return [{"reference": each, **how} if how else each for each in videos]
 
 
 def _patch(client: Client, before: Pipeline, given: dict[str, Any]) -> Pipeline:
@@ -301,11 +311,12 @@ def _merge_patch(before: Pipeline, given: dict[str, Any]) -> dict[str, Any]:
     from msgspec import to_builtins
 
     patch: dict[str, Any] = {name: None if value == DEFAULT else value for name, value in given.items()}
-    videos, mode = patch.pop("videos", None), patch.pop("mode", None)
+    videos = patch.pop("videos", None)
+    how = {name: patch.pop(name) for name in _OF_SOURCES if name in patch}
     if videos is not None:
-        patch["sources"] = _sources(videos, mode)
-    elif mode is not None:
-        patch["sources"] = [{**to_builtins(source), "mode": mode} for source in before.spec.sources]
+        patch["sources"] = _sources(videos, how)
+    elif how:
+        patch["sources"] = [{**to_builtins(source), **how} for source in before.spec.sources]
     if patch.pop("no_tracker", False):
         patch["tracker"] = None
     added: list[dict[str, Any]] = patch.pop("add_sink", [])

@@ -77,6 +77,7 @@ export function sourceFacts(pipeline) {
   return pipeline.sources.map((source) => {
     const facts = [["state", source.state], ["frames/s", source.fps.toFixed(1)], ["received", count(source.received)]];
     if (source.width) facts.push(["picture", `${source.width} × ${source.height}`]);
+    if (source.decoder) facts.push(["decoder", [source.decoder, source.decoder_note].filter(Boolean).join(": ")]);
     const dropped = Object.entries(source.dropped).map(([cause, number]) => `${cause} ${count(number)}`);
     if (dropped.length) facts.push(["dropped", dropped.join(", ")]);
     if (source.attempts) facts.push(["attempts", count(source.attempts)]);

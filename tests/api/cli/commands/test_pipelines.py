@@ -363,6 +363,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         fps=4.9,
     )
     first = replace(first, width=640, height=480, latency=0.04, last_frame_age=0.1)
+    first = replace(first, decoder="software", decoder_note="nv does not decode mjpeg")
     second = SourceStat(
         source_id=1,
         reference="rtsp://cam/2",
@@ -398,6 +399,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "  only on     site=a",
         "  source 0    rtsp://cam/1: running",
         "              640x480, 4.9 frames/s, 40 ms",
+        "              decoded by software: nv does not decode mjpeg",
         "              received 90, emitted 49, dropped 41 rate",
         "  source 1    rtsp://cam/2: error",
         "              refused: nobody listens, tried 3 times",

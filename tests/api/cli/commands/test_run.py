@@ -251,6 +251,16 @@ def test_another_mode_keeps_the_credentials_that_are_not_shown(run: Command, pee
     assert created(peer)[0].spec.sources == (replace(before, mode="file"),)
 
 
+def test_a_decoder_is_chosen_for_each_source(run: Command, peer: Peer) -> None:
+    run("run", "--model", "parts/1", "--video", "rtsp://cam/1", "--video", "0", "--decoder", "nv")
+    peer.pipelines["door"] = pipeline("door", spec=spec("rtsp://cam/1"))
+    run("set", "door", "--decoder", "software")
+
+    made, changed = created(peer)
+    assert [source.decoder for source in made.spec.sources] == ["nv", "nv"]
+    assert [source.decoder for source in changed.spec.sources] == ["software"]
+
+
 def test_sinks_are_replaced_added_and_taken_away(run: Command, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door", version=1)
 
@@ -341,6 +351,11 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
             {"sources": [{"reference": "rtsp://cam/1", "mode": None, "max_fps": 5.0}]},
             ["video rtsp://cam/1 → rtsp://cam/1 (max-fps 5)"],
             False,
+        ),
+        (
+            {"sources": [{"reference": "rtsp://cam/1", "mode": "live", "decoder": "nv"}]},
+            ["video rtsp://cam/1 → rtsp://cam/1 (live, decoder nv)"],
+            True,
         ),
         ({"class_agnostic_nms": True}, ["class-agnostic-nms default → on"], False),
         ({"device": "edge-2", "requested": "edge-2"}, ["device default → edge-2"], True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -89,6 +90,29 @@ def test_a_frame_is_counted_at_each_step_that_it_reaches() -> None:
     source = metrics.source_stat(1.0)
 
     assert (source.received, source.decoded, source.inferred, source.emitted) == (5, 4, 3, 2)
+
+
+def test_a_decoder_that_is_not_the_desired_one_is_an_event() -> None:
+    journal, changed = EventJournal(), threading.Event()
+    metrics = SourceMetrics(0, now=0.0, changed=changed, source_id=2, journal=journal)
+
+    metrics.decoder_is("nv (nvv4l2decoder)", "")
+    first = metrics.source_stat(0.0)
+    metrics.decoder_is("software", "nv (nvv4l2decoder) was killed by SIGKILL")
+    second = metrics.source_stat(0.0)
+
+    assert (first.decoder, first.decoder_note) == ("nv (nvv4l2decoder)", "")
+    assert (second.decoder, second.decoder_note) == ("software", "nv (nvv4l2decoder) was killed by SIGKILL")
+    [event] = journal.events
+    assert (event["event_type"], event["payload"]) == (
+        "DECODER_CHANGED",
+        {
+            "source_id": 2,
+            "decoder": "software",
+            "error_message": "nv (nvv4l2decoder) was killed by SIGKILL",
+        },
+    )
+    assert changed.is_set()
 
 
 def test_a_picture_that_stands_still_is_told_and_so_is_its_end() -> None:
