@@ -56,6 +56,7 @@ class Playing:
         *,
         position: int = 0,
         when_lost: Callable[[], None] = lambda: None,
+        drop_cause: Callable[[float], str | None] = lambda _: None,
         **spec: Any,
     ) -> None:
         quiet_libraries()
@@ -64,7 +65,13 @@ class Playing:
         filling: Filling = "WAIT" if is_finite(self.spec) else "DROP_OLDEST"
         # Of a live source too none is lost while the test stands still.
         self.buffer = FrameBuffer(1000, wakeup=Wakeup(), filling=filling)
-        self.reader = Reader(self.spec, position=position, buffer=self.buffer, metrics=self.metrics)
+        self.reader = Reader(
+            self.spec,
+            position=position,
+            buffer=self.buffer,
+            metrics=self.metrics,
+            drop_cause=drop_cause,
+        )
         self.frames: list[Seen] = []
         self.began = time.monotonic()
         self.reader.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -9,9 +10,14 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
+import cv2
 import pytest
 
+from streamfleet_worker.video import source_reader
+from streamfleet_worker.video.capture import Capture
+from streamfleet_worker.video.frame import Picture
 from streamfleet_worker.video.sources import timeouts
+from streamfleet_worker.video.sources.v4l2_capture import V4L2Capture
 from tests.fakes.films import FRAMES, copied, noise, write_film
 from tests.fakes.http_camera import HttpCamera
 from tests.fakes.playing import Playing
@@ -124,6 +130,29 @@ def test_a_film_that_is_cut_off_ends_and_says_so(play: Callable[..., Playing], t
     assert 5 < len(ids) < 25
     assert "of 30 frames: it is cut off or damaged" in playing.stat.reason
     assert playing.stat.cause is None
+
+
+def test_a_frame_that_nobody_needs_is_grabbed_and_counted_but_not_retrieved(
+    play: Callable[..., Playing], film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrieved = []
+
+    class Counting(V4L2Capture):
+        def retrieve(self) -> Picture | None:
+            retrieved.append(1)
+            return super().retrieve()
+
+    def opened(*_: object, **__: object) -> Capture:
+        return Counting(cv2.VideoCapture(str(film)), finite=False)
+
+    causes = itertools.cycle(["max_fps", "muted", "muted", None])
+    monkeypatch.setattr(source_reader, "open_source", opened)
+    playing = play("/dev/video0", drop_cause=lambda _: next(causes))
+
+    assert playing.until(25)[:25] == list(range(4, 101, 4))
+    lost = playing.until_lost()
+    assert (lost.received, lost.decoded, lost.dropped) == (100, 100, {"max_fps": 25, "muted": 50})
+    assert len(retrieved) in range(25, 51)  # and the first ones of the next attempt
 
 
 # a URL as a file

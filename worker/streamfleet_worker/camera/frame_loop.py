@@ -237,6 +237,7 @@ class FrameLoop:
             self._held += now - paused_at
         for lane, limit in zip(self._lanes, settings.limits, strict=True):
             lane.pace.limit(limit)
+            lane.muted = paused
             lane.buffer.hold(lane.finite and paused)
             if paused_at is not None and not paused:
                 lane.holds.add(paused_at, now)

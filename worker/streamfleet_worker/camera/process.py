@@ -74,6 +74,7 @@ class Camera:
                 buffer=lane.buffer,
                 metrics=lane.metrics,
                 decoder=config.decoder,
+                drop_cause=lane.drop_cause,
             )
             for spec, lane in zip(config.spec.sources, self._lanes, strict=True)
         ]

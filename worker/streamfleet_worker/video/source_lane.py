@@ -44,6 +44,9 @@ class SourceLane:
         self.pace = Pace(None)
         self.holds = HoldIntervals()
         self.tracker: Tracker | None = None
+        self.muted = (
+            False  # set by the frame loop: frames of a live source are dropped; any thread may read it
+        )
         self.done = False  # set by the frame loop after its last frame; any thread may read it
         self._progress = progress
         self._freeze_detector = FreezeDetector()
@@ -62,6 +65,14 @@ class SourceLane:
     def has_frame(self) -> bool:
         """Whether a frame waits in the buffer."""
         return self.buffer.has_frame
+
+    def drop_cause(self, now: float) -> str | None:
+        """Why a frame that is grabbed now would be dropped; None if it may be needed. Any thread may ask."""
+        if self.finite or self._freeze_detector.due(now):
+            return None
+        if self.muted:
+            return "muted"
+        return "max_fps" if self.pace.wait(now) > 0 else None
 
     def take(self, now: float) -> Frame | None:
         """Take the next frame, and count those that it replaces as dropped.

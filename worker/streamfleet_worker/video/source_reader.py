@@ -14,13 +14,14 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 from streamfleet_core.protocol.source_reference import SourceKind, is_finite, kind_of, path_of, sanitised
 from streamfleet_core.protocol.values import DecoderChoice, SourceSpec
 from streamfleet_worker.video.capture import Capture
-from streamfleet_worker.video.frame import Frame, Stamp
+from streamfleet_worker.video.frame import Frame, Picture, Stamp
 from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _USUAL_FPS = 25.0  # frames/s of a file that declares none
 _SURE = 3  # attempts, after which an unchanged file counts as invalid
+_UNDECODED = ("damaged", "adaptive")  # causes of frames that do not count as decoded
 _LONGEST_GAP = 60.0  # seconds between two pictures of a file that plays like a camera
 
 
@@ -47,8 +49,16 @@ class Reader:
         position: int,
         buffer: FrameBuffer,
         metrics: SourceMetrics,
-        decoder: DecoderChoice = "software",  # if the source does not choose one
+        decoder: DecoderChoice = "software",
+        drop_cause: Callable[[float], str | None] = lambda _: None,
     ) -> None:
+        """Create it.
+
+        Args:
+            position: the last frame that was emitted.
+            decoder: used if the source does not choose one.
+            drop_cause: why a frame that is grabbed at this time would be dropped; None if it may be needed.
+        """
         self._spec = spec
         self._shown = sanitised(spec.reference)
         self._finite = is_finite(spec)
@@ -64,6 +74,7 @@ class Reader:
         )
         self._refused: deque[tuple[int, int] | None] = deque(maxlen=_SURE)  # versions of an invalid file
         self._buffer = buffer
+        self._drop_cause = drop_cause
         self._metrics = metrics
         self._backoff = SourceBackoff()
         self._throttle = LogThrottle()
@@ -221,16 +232,18 @@ class Reader:
         return capture.broken and self._frame_id != self._lost_after
 
     def _deliver(self, capture: Capture) -> None:
-        wanted = not capture.damaged and self._buffer.wants(time.monotonic(), capture.fps)
-        picture = capture.retrieve() if wanted else None
+        picture, drop_cause = self._retrieve(capture)
         now = time.monotonic()
         self._metrics.grabbed(now, self._timeouts.following if self._kind is SourceKind.URL else 0.0)
         self._position = self._frame_id
-        if picture is None:
-            self._metrics.dropped("damaged" if wanted or capture.damaged else "adaptive")
+        if drop_cause in _UNDECODED:
+            self._metrics.dropped(drop_cause)
             return
         self._metrics.decoded()
         self._metrics.source_is("RUNNING")
+        if picture is None:
+            self._metrics.dropped(drop_cause)
+            return
         stamp = Stamp(
             frame_id=self._frame_id,
             decoded_at=now,
@@ -242,6 +255,18 @@ class Reader:
         dropped = self._buffer.put(Frame(stamp, picture))
         if dropped:
             self._metrics.dropped("buffer", dropped)
+
+    def _retrieve(self, capture: Capture) -> tuple[Picture | None, str]:
+        """The grabbed picture and ""; or None and the cause for which it is dropped."""
+        now = time.monotonic()
+        if capture.damaged:
+            return None, "damaged"
+        if not self._buffer.wants(now, capture.fps):
+            return None, "adaptive"
+        if (cause := self._drop_cause(now)) is not None:
+            return None, cause
+        picture = capture.retrieve()
+        return picture, "damaged" if picture is None else ""
 
     def _media_time(self, capture: Capture) -> float:
         own = capture.media_time

@@ -192,7 +192,9 @@ class Feed:
         self.lane = SourceLane(
             source_id, plan.spec, wakeup=wakeup, metrics=metrics, progress=progress, frames=plan.buffer_size
         )
-        self.reader = Reader(plan.spec, position=0, buffer=self.lane.buffer, metrics=metrics)
+        self.reader = Reader(
+            plan.spec, position=0, buffer=self.lane.buffer, metrics=metrics, drop_cause=self._drop_cause
+        )
         self._plan = plan
         self._apply_source_kind()
         self._rate = Rate()  # of the frames that were taken
@@ -247,6 +249,7 @@ class Feed:
         """Pause or resume."""
         self._paused = paused
         self.lane.metrics.paused(paused)
+        self.lane.muted = paused
         self.lane.buffer.hold(paused and self.lane.finite)
         self._schedule.pause()
         if paused and not self.lane.finite and self._ready is not None:
@@ -281,6 +284,12 @@ class Feed:
         if self._early is not None:
             return self._schedule.wait(self._early.stamp.media_time, now)
         return self.lane.pace.wait(now) if self._ready is None else 0.0
+
+    def _drop_cause(self, now: float) -> str | None:
+        """Why a frame that is grabbed now would be dropped. Called by the thread of the reader."""
+        if self._ready is not None and not self._paused:
+            return None  # it may replace the prepared one
+        return self.lane.drop_cause(now)
 
     def _take(self, now: float) -> None:
         frame = self._next_on_time(now)
