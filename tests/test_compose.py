@@ -33,6 +33,8 @@ _SAMPLES = {  # a value that is not the default
     "STREAMFLEET_BROKER": "tcp://10.0.0.9:7771",
     "STREAMFLEET_CAPACITY": "3",
     "STREAMFLEET_ENGINE_THREADS": "3",
+    "STREAMFLEET_ACCELERATOR": "require",
+    "STREAMFLEET_PROVIDER": "cuda",
     "STREAMFLEET_JOIN": "sf1.abc",
     "STREAMFLEET_TRUST": "10.0.0.0/8",
     "STREAMFLEET_ALLOWED_HOST": "fleet.example",

@@ -12,6 +12,7 @@ from typing import Any
 from streamfleet_core.protocol.status import (
     DeviceStat,
     EngineStat,
+    MissingAccelerator,
     PipelineStat,
     SampleStat,
     SourceStat,
@@ -28,6 +29,7 @@ __all__ = [
     "Event",
     "Health",
     "JoinToken",
+    "MissingAccelerator",
     "Model",
     "ModelRef",
     "Pipeline",
@@ -225,6 +227,8 @@ class Device:
         load: The load average over one minute.
         memory: Total memory in bytes.
         memory_available: Available memory in bytes.
+        missing_accelerator: Why its models do not run on an accelerator that it should have, and what to do.
+            None: they do, or it has none.
         age: Seconds since the last report.
     """
 
@@ -240,6 +244,7 @@ class Device:
     load: float | None
     memory: int | None
     memory_available: int | None
+    missing_accelerator: MissingAccelerator | None
     age: float | None
 
 

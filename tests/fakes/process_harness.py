@@ -28,6 +28,7 @@ from streamfleet_core.protocol.values import (
 )
 from streamfleet_worker.camera import process as camera_process
 from streamfleet_worker.ipc.child_messages import (
+    AcceleratorUse,
     CameraConfig,
     CameraReport,
     Change,
@@ -195,11 +196,12 @@ class ProcessHarness:
         threads: int = 2,
         ready: bool = True,
         entry: Callable[[Any, Connection], None] | None = None,
+        accelerator: AcceleratorUse = "prefer",
     ) -> Child:
         # Imported where it is needed: a test of cameras alone loads no ONNX Runtime.
         from streamfleet_worker.engine.process import main
 
-        config = EngineConfig(manifest, str(weights), str(self.folder / "engine"), threads)
+        config = EngineConfig(manifest, str(weights), str(self.folder / "engine"), threads, accelerator)
         child = self._start(entry or main, config)
         if ready:
             child.until("the engine is ready", lambda report: is_engine(report, "ready"), _BEGINNING)

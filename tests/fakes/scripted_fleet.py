@@ -180,7 +180,9 @@ class ScriptedFleet:
         )
         return self.perform(self.fleet.receive(peer, Envelope(hello), self.now))
 
-    def heartbeat(self, name: str, *, applied_revision: int | None = None, full: bool = True) -> list[Effect]:
+    def heartbeat(
+        self, name: str, *, applied_revision: int | None = None, full: bool = True, trouble: str = ""
+    ) -> list[Effect]:
         """A device is alive, and says what it observes."""
         device = self.devices[name]
         device.heartbeat_number += 1
@@ -191,6 +193,7 @@ class ScriptedFleet:
                 device.applied_revision if applied_revision is None else applied_revision,
                 observed_digest(device.observed),
                 device.observed if full else None,
+                trouble,
             ),
         )
 

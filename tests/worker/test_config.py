@@ -24,6 +24,13 @@ def test_options_come_from_the_command_line_before_the_environment() -> None:
     )
 
 
+def test_an_accelerator_is_preferred_unless_it_is_required_or_ruled_out() -> None:
+    chosen = parse(["--accelerator=require"], {"STREAMFLEET_PROVIDER": "openvino"})
+
+    assert (parse([], {}).accelerator, parse([], {}).provider) == ("prefer", "auto")
+    assert (chosen.accelerator, chosen.provider) == ("require", "openvino")
+
+
 def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
     environment = {
         "CONFIDENCE": "0.1",
@@ -51,6 +58,8 @@ def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
             {},
             "--decoder: expected one of auto, software, nv, va, gst, got",
         ),
+        (["--accelerator=gpu"], {}, "--accelerator: expected require, prefer or cpu, got 'gpu'"),
+        ([], {"STREAMFLEET_PROVIDER": "rocm"}, "--provider: expected auto, tensorrt, cuda or openvino, got"),
         (["--data-dir=/d"], {"CONFIDENCE": "4"}, "CONFIDENCE: expected a number from 0 to 1, got '4'"),
         (["--data-dir=/d"], {"IOU_THRESHOLD": "nan"}, "IOU_THRESHOLD: expected a number from 0 to 1"),
         (["--data-dir=/d"], {"CLASS_AGNOSTIC_NMS": "ja"}, "CLASS_AGNOSTIC_NMS: expected True or False"),

@@ -7,14 +7,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast, get_args
+from typing import TypeVar, cast, get_args
 
 from streamfleet_core.datasets import spool
 from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_OBJECTS, MAX_PORT
 from streamfleet_core.protocol.values import DecoderChoice
 from streamfleet_core.runtime.socket_path import problem_with
 from streamfleet_worker.host.host_stats import cores
-from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.ipc.child_messages import AcceleratorUse, PostProcessing, ProviderName
+
+ChoiceT = TypeVar("ChoiceT", bound=str)
 
 DEFAULT_DATA_DIR = "~/.streamfleet/worker"
 SAMPLES = "samples"  # in the data directory: frames kept for labelling
@@ -37,6 +39,8 @@ class WorkerConfig:
     publish_host: str = "*"
     publish_port: int | None = None  # of the device's own PUB socket; None: no socket
     engine_threads: int = 0  # 0: one per core
+    accelerator: AcceleratorUse = "prefer"
+    provider: ProviderName = "auto"
     samples_size: int = spool.SIZE  # limit for all samples, in bytes
     samples_age: float = spool.AGE  # seconds after which samples are removed
     samples_upload: bool = True  # to the API, when it is reachable
@@ -83,6 +87,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         publish_host=options["publish-host"] or "*",
         publish_port=None if port is None else _whole("--publish-port", port, 1, MAX_PORT),
         engine_threads=_whole("--engine-threads", options["engine-threads"] or "0", 0, 1024),
+        accelerator=_choice("--accelerator", options["accelerator"] or "prefer", get_args(AcceleratorUse)),
+        provider=_choice("--provider", options["provider"] or "auto", get_args(ProviderName)),
         samples_size=_whole("--samples-size", options["samples-size"] or str(spool.SIZE), 1, 2**50),
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
         samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
@@ -101,6 +107,9 @@ _OPTIONS = {
     "publish-port": "TCP port for subscribers that connect to this device directly; without it there is none",
     "publish-host": "address that --publish-port is opened on, * for all",
     "engine-threads": "threads that run one model; 0 for one per core",
+    "accelerator": "prefer: run models on an accelerator if one works; require: run no model without;"
+    " cpu: never use one [prefer]",
+    "provider": "what runs models: tensorrt, cuda or openvino; auto for TensorRT, then CUDA [auto]",
     "samples-size": "limit in bytes for frames kept for labelling; the oldest are removed first [1 GiB]",
     "samples-age": "seconds after which such a frame is removed [30 days]",
     "decoder": "decoder of sources that choose none: software, nv, va, gst, or auto for hardware if there is"
@@ -157,6 +166,13 @@ def _whole(name: str, text: str, lowest: int, highest: int) -> int:
     if not lowest <= value <= highest:
         raise ConfigError(f"{name}: expected a whole number from {lowest} to {highest}, got {text!r}")
     return value
+
+
+def _choice(name: str, text: str, known: tuple[ChoiceT, ...]) -> ChoiceT:
+    for value in known:
+        if value == text:
+            return value
+    raise ConfigError(f"{name}: expected {', '.join(known[:-1])} or {known[-1]}, got {text!r}")
 
 
 def _fraction(name: str, environment: Mapping[str, str], default: float) -> float:

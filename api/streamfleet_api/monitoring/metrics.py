@@ -231,6 +231,14 @@ def _device_families(known: Known) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
         "streamfleet_engine_restarts", "Starts of its process after the first.", labels=engine
     )
+    providers = GaugeMetricFamily(
+        "streamfleet_engine_provider", "1 for what runs its model.", labels=["device", "digest", "provider"]
+    )
+    missing = GaugeMetricFamily(
+        "streamfleet_accelerator_missing",
+        "Whether a model does not run on an accelerator that the device should have.",
+        labels=["device"],
+    )
     for view in known.devices:
         series = [view.device]
         gauges["ready"].add_metric(series, float(view.state == "ready"))
@@ -250,7 +258,10 @@ def _device_families(known: Known) -> Iterator[Metric]:
             ready.add_metric([view.device, each.digest], float(each.state == "ready"))
             inferences.add_metric([view.device, each.digest], each.inferences)
             restarts.add_metric([view.device, each.digest], each.restarts)
-    yield from (*gauges.values(), ready, inferences, restarts)
+            if each.provider:
+                providers.add_metric([view.device, each.digest, each.provider], 1)
+        missing.add_metric(series, float(seen.stat.missing_accelerator is not None))
+    yield from (*gauges.values(), ready, inferences, restarts, providers, missing)
 
 
 def _of_original(known: Known) -> Iterator[Metric]:

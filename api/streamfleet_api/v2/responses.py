@@ -22,6 +22,7 @@ from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
     DeviceStat,
     EngineStat,
+    MissingAccelerator,
     PipelineStat,
     SampleStat,
     SourceStat,
@@ -296,6 +297,8 @@ class Device(Answer):
     """Total memory in bytes."""
     memory_available: int | None
     """Available memory in bytes."""
+    missing_accelerator: MissingAccelerator | None
+    """Why its models do not run on an accelerator that it should have. Null: they do, or it has none."""
     age: float | None
     """Seconds since the last status."""
 
@@ -316,6 +319,7 @@ class Device(Answer):
             load=stat.load if stat else None,
             memory=stat.memory if stat else None,
             memory_available=stat.memory_available if stat else None,
+            missing_accelerator=stat.missing_accelerator if stat else None,
             age=round(seen.age, 3) if seen else None,
         )
 

@@ -15,7 +15,8 @@ from streamfleet_core.protocol.values import Observed
 
 # Epochs that one device may raise. Each restarts all sessions; a restored store needs one.
 RAISES = Rate(1 / 600, 2)
-# Events about the pipelines of one device, so that it cannot push those of others out of the log.
+# Events about the pipelines and the trouble of one device, so that it cannot push those of others out of the
+# log.
 EVENTS = Rate(10, 256)
 
 
@@ -69,6 +70,7 @@ class Device:
     heard: float | None = None  # start of the lease
     lost_at: float = float("-inf")
     observed: dict[str, Observed] = field(default_factory=dict)  # the last list that it sent
+    trouble: str = ""  # what it says is wrong with it as a whole
     capacity: int = 0
     agent: str = ""
     publish: str = ""  # its own PUB socket, as subscribers reach it

@@ -13,8 +13,9 @@ from streamfleet_core.protocol.requests import Events, FleetEvent
 KEPT = 2_000  # events
 
 Subject = Literal["pipeline", "device"]
-# Of one pipeline or device: its state, the device of a pipeline, and the number of restarts.
-Snapshot = tuple[str, str | None, int]
+# Of one pipeline or device: its state, the device of a pipeline, the number of restarts, and the trouble of a
+# device that is ready.
+Snapshot = tuple[str, str | None, int, str]
 
 
 class EventLog:
@@ -63,7 +64,7 @@ class EventLog:
         before = self._snapshots.get(address)
         self._before.setdefault(address, before)
         self._put(address, snapshot)
-        state, device, restarts = snapshot or ("gone", None if before is None else before[1], 0)
+        state, device, restarts, _ = snapshot or ("gone", None if before is None else before[1], 0, "")
         self._last += 1
         previous = "" if before is None else before[0]
         self._append(

@@ -48,7 +48,7 @@ class FleetQueries:
         holder, observed = record.holder, self._state.observed(record)
         state = None if holder is None else self._state.devices[holder].state
         restarts = 0 if observed is None else observed.restarts
-        return status(record, state, observed), record.device, restarts
+        return status(record, state, observed), record.device, restarts, ""
 
     def device_views(self, now: float) -> tuple[DeviceView, ...]:
         """All devices by name, including those that have not enrolled yet."""
@@ -74,13 +74,14 @@ class FleetQueries:
 
     def device_snapshot(self, name: str) -> Snapshot:
         """The state of a device whose change makes an event."""
-        return self._state.devices[name].state, None, 0
+        device = self._state.devices[name]
+        return device.state, None, 0, device.trouble if device.state == "ready" else ""
 
     def device_reason(self, name: str, now: float) -> str:
-        """Explain why a device is not ready."""
+        """Explain why a device is not ready, or what is wrong with it although it is."""
         device = self._state.devices[name]
         if device.state in ("syncing", "ready"):
-            return ""
+            return device.trouble if device.state == "ready" else ""
         return f"it {whereabouts(_holder_of(device, now))}"
 
     def fleet_view(self, now: float) -> FleetView:

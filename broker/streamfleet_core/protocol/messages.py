@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from streamfleet_core.protocol.limits import MAX_CAPACITY
-from streamfleet_core.protocol.values import Assignment, CurveKey, Fingerprint, Id, Natural, ObservedList
+from streamfleet_core.protocol.values import (
+    Assignment,
+    CurveKey,
+    Fingerprint,
+    Id,
+    Natural,
+    ObservedList,
+    Reason,
+)
 
 RefusalCode = Literal[
     "version",
@@ -55,6 +63,7 @@ class Heartbeat:
     applied_revision: Natural
     observed_digest: Annotated[int, Meta(ge=0)]
     observed: ObservedList | None = None
+    trouble: Reason = ""  # for users: what is wrong with the device as a whole
 
 
 @dataclass(frozen=True, slots=True)

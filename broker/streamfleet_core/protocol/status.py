@@ -144,6 +144,14 @@ class PipelineStat:
     samples: SampleStat | None = None  # None: sampling was never enabled
 
 
+@dataclass(frozen=True, slots=True)
+class MissingAccelerator:
+    """An accelerator that a device should have, and that a model does not run on."""
+
+    reason: str  # for users: why not
+    remedy: str  # for users: what to do, often a command
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStat:
     """One engine of a device."""
@@ -153,6 +161,8 @@ class EngineStat:
     reason: str = ""
     inferences: Natural = 0
     restarts: Natural = 0
+    provider: str = ""  # what runs the model: CPUExecutionProvider, …; "" before it is loaded
+    missing_accelerator: MissingAccelerator | None = None  # None: none is expected, or it runs the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +179,7 @@ class DeviceStat:
     load: Finite = 0.0  # running and runnable processes, average over the last minute
     memory: Natural = 0  # bytes of the machine or container
     memory_available: Natural = 0  # bytes that programs can still use
+    missing_accelerator: MissingAccelerator | None = None  # of its models, or of the last one that failed
 
 
 def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:

@@ -46,6 +46,7 @@ ModelId = Annotated[str, Meta(pattern=whole(MODEL_ID_PATTERN))]
 Sha256 = Annotated[str, Meta(pattern=whole(SHA256_PATTERN))]
 Fingerprint = Annotated[str, Meta(pattern=whole(f"({SHA256_PATTERN})?"))]  # sha256 of a certificate
 # A CURVE key in the Z85 text of ZeroMQ RFC 32.
+Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 CurveKey = Annotated[str, Meta(pattern=r"\A[ -~]{40}\Z")]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # The address of a source, see `source_reference`.
@@ -239,7 +240,7 @@ class Observed:
     generation: Natural
     incarnation: Natural  # +1 at each start of the pipeline's process
     state: ObservedState
-    reason: Annotated[str, Meta(max_length=MAX_REASON)] = ""  # for users: what is wrong, redacted
+    reason: Reason = ""  # for users: what is wrong, redacted
     restarts: Natural = 0
 
 

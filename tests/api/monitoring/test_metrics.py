@@ -13,7 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from streamfleet_api.feeds.statuses import Seen
 from streamfleet_api.monitoring.metrics import Fleet, Known
 from streamfleet_core.protocol.requests import FleetView
-from streamfleet_core.protocol.status import DeviceStat, EngineStat, PipelineStat, SourceStat
+from streamfleet_core.protocol.status import (
+    DeviceStat,
+    EngineStat,
+    MissingAccelerator,
+    PipelineStat,
+    SourceStat,
+)
 from streamfleet_core.protocol.values import ObservedState
 from tests.api.conftest import until
 from tests.fakes.broker import Peer, device, pipeline
@@ -60,7 +66,9 @@ TOLD = PipelineStat(
     report=REPORT,
     at=0.0,
 )
-ENGINE = EngineStat(digest="ab" * 32, state="ready", reason="", inferences=7, restarts=1)
+ENGINE = EngineStat(
+    digest="ab" * 32, state="ready", reason="", inferences=7, restarts=1, provider="CPUExecutionProvider"
+)
 MACHINE = DeviceStat(
     device="edge-1",
     session="ready",
@@ -115,6 +123,7 @@ def test_a_device_that_tells_of_a_model_twice_has_one_series_of_it() -> None:
 
     assert sorted(sample.name for sample in told) == [
         "streamfleet_engine_inferences_total",
+        "streamfleet_engine_provider",
         "streamfleet_engine_ready",
         "streamfleet_engine_restarts_total",
     ]
@@ -165,6 +174,8 @@ def test_all_figures_of_the_last_known_state_are_told() -> None:
         ("streamfleet_engine_ready", engine): 1,
         ("streamfleet_engine_inferences_total", engine): 7,
         ("streamfleet_engine_restarts_total", engine): 1,
+        ("streamfleet_engine_provider", (*engine, ("provider", "CPUExecutionProvider"))): 1,
+        ("streamfleet_accelerator_missing", at): 0,
         ("inference_pipeline_inference_fps", source): 24.5,
         ("inference_pipeline_camera_fps", source): 25,
         ("inference_pipeline_frame_decoding_latency", source): 0.03,
@@ -172,6 +183,25 @@ def test_all_figures_of_the_last_known_state_are_told() -> None:
         ("inference_pipeline_active_streams", ()): 1,
     }
     assert {key: value for key, value in found.items() if ("source", "1") not in key[1]} == expected
+
+
+def test_a_device_whose_models_lack_its_accelerator_is_told() -> None:
+    missing = MissingAccelerator("no kernels", "another wheel")
+    known = Known(
+        fleet=None,
+        pipelines=(),
+        devices=(device("edge-1"), device("edge-2")),
+        of_pipelines={},
+        of_devices={
+            "edge-1": Seen(replace(MACHINE, missing_accelerator=missing), 1.0),
+            "edge-2": Seen(replace(MACHINE, device="edge-2"), 1.0),
+        },
+    )
+
+    found = collected(known)
+
+    assert found[("streamfleet_accelerator_missing", (("device", "edge-1"),))] == 1
+    assert found[("streamfleet_accelerator_missing", (("device", "edge-2"),))] == 0
 
 
 def test_what_was_told_long_ago_is_no_rate_of_the_present() -> None:

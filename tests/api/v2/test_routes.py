@@ -14,7 +14,7 @@ import pytest
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.protocol.messages import Error, ErrorCode
 from streamfleet_core.protocol.requests import AddDevice
-from streamfleet_core.protocol.status import DeviceStat, EngineStat
+from streamfleet_core.protocol.status import DeviceStat, EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import Manifest
 from tests.api.conftest import Api, until
 from tests.fakes.broker import KEY, Peer, device, pipeline, sha256, spec
@@ -55,16 +55,31 @@ def test_readiness_is_a_broker_and_a_device(http: httpx.Client, peer: Peer) -> N
 
 def test_devices_are_listed_with_their_engines(http: httpx.Client, peer: Peer) -> None:
     peer.devices["edge-9"] = device("edge-9")
-    engine = EngineStat(digest="ab" * 32, state="ready", reason="", inferences=7)
-    peer.tell(
-        DeviceStat(device="edge-9", session="ready", capacity=8, pipelines=1, engines=(engine,), at=0.0)
+    missing = MissingAccelerator("no kernels for this GPU", "another wheel")
+    engine = EngineStat(
+        digest="ab" * 32,
+        state="ready",
+        inferences=7,
+        provider="CPUExecutionProvider",
+        missing_accelerator=missing,
     )
+    stat = DeviceStat(device="edge-9", session="ready", capacity=8, pipelines=1, engines=(engine,), at=0.0)
+    peer.tell(replace(stat, missing_accelerator=missing))
 
     until(lambda: http.get("/v2/devices").json()["devices"][0]["engines"])
     entry = http.get("/v2/devices").json()["devices"][0]
 
     assert (entry["device"], entry["state"], entry["capacity"]) == ("edge-9", "ready", 8)
-    assert entry["engines"][0]["inferences"] == 7
+    assert entry["missing_accelerator"] == {"reason": "no kernels for this GPU", "remedy": "another wheel"}
+    assert entry["engines"][0] == {
+        "digest": "ab" * 32,
+        "state": "ready",
+        "reason": "",
+        "inferences": 7,
+        "restarts": 0,
+        "provider": "CPUExecutionProvider",
+        "missing_accelerator": {"reason": "no kernels for this GPU", "remedy": "another wheel"},
+    }
 
 
 def test_a_device_gets_a_token(http: httpx.Client, peer: Peer) -> None:

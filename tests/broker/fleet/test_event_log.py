@@ -12,7 +12,7 @@ def filled(count: int) -> EventLog:
     log = EventLog()
     for number in range(count):
         log.begin_step()
-        log.add("device", "a", (str(number), None, 0), "", 0.0)
+        log.add("device", "a", (str(number), None, 0, ""), "", 0.0)
     log.begin_step()
     return log
 
@@ -43,15 +43,15 @@ def test_a_number_that_never_was_is_of_another_broker() -> None:
 def test_what_was_undone_never_happened() -> None:
     log = filled(KEPT)
     before = log.after(None, EPOCH)
-    log.add("device", "a", ("gone wrong", None, 0), "", 0.0)
+    log.add("device", "a", ("gone wrong", None, 0, ""), "", 0.0)
     log.add("device", "a", None, "", 0.0)
-    log.add("device", "b", ("ready", None, 0), "", 0.0)
+    log.add("device", "b", ("ready", None, 0, ""), "", 0.0)
     assert numbers(log)[0] == 4
 
     log.undo_step()
 
     assert log.after(None, EPOCH) == before
-    assert not log.is_new("device", "a", (str(KEPT - 1), None, 0))
+    assert not log.is_new("device", "a", (str(KEPT - 1), None, 0, ""))
     assert log.known("device") == {"a"}
     log.check()
 
@@ -60,7 +60,7 @@ def test_a_step_of_more_events_than_are_kept_is_undone_too() -> None:
     log = filled(5)
     before = log.after(None, EPOCH)
     for number in range(KEPT + 7):
-        log.add("device", f"d{number}", ("ready", None, 0), "", 0.0)
+        log.add("device", f"d{number}", ("ready", None, 0, ""), "", 0.0)
 
     log.undo_step()
 

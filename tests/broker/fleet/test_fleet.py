@@ -509,6 +509,30 @@ def test_a_device_whose_pipelines_never_rest_pushes_no_event_of_others_out() -> 
     assert {event.id: event.state for event in last} == {f"p{number}": "paused" for number in range(4)}
 
 
+def test_trouble_of_a_device_is_an_event_and_its_end_too() -> None:
+    fleet = scripted_fleet("a")
+    known = fleet.reply(GetEvents()).events
+
+    for trouble in ("no kernels", "no kernels", ""):
+        fleet.heartbeat("a", trouble=trouble)
+
+    told = fleet.reply(GetEvents(EPOCH, known[-1].n)).events
+    assert [(event.id, event.previous, event.state, event.reason) for event in told] == [
+        ("a", "ready", "ready", "no kernels"),
+        ("a", "ready", "ready", ""),
+    ]
+
+
+def test_a_device_whose_trouble_never_rests_pushes_no_event_of_others_out() -> None:
+    fleet = scripted_fleet("a", "b")
+    known = fleet.reply(GetEvents()).events
+
+    for number in range(1000):
+        fleet.heartbeat("a", trouble=str(number))
+
+    assert len(fleet.reply(GetEvents(EPOCH, known[-1].n)).events) <= 256
+
+
 def test_a_heartbeat_is_acknowledged_and_the_desired_state_is_sent_again_until_it_is_applied() -> None:
     fleet = scripted_fleet("a")
     fleet.create("door", FILE, "a")

@@ -186,6 +186,21 @@ def test_a_change_of_what_runs_is_told_at_once_and_once() -> None:
     assert again == []
 
 
+def test_trouble_of_the_device_is_told_at_once_and_with_each_heartbeat() -> None:
+    worker, broker = ready()
+
+    told = worker.observe((), 0.3, trouble="no kernels")
+    again = worker.observe((), 0.4, trouble="no kernels")
+    worker.receive(broker.say(HeartbeatAck(2)), 0.5)
+    later = worker.tick(2.0)
+    gone = worker.observe((), 2.1)
+
+    assert told == [heartbeat(2, 2, trouble="no kernels")]
+    assert again == []
+    assert later == [heartbeat(3, 3, trouble="no kernels")]
+    assert gone == [heartbeat(4, 4)]
+
+
 def test_the_few_changes_that_a_command_makes_are_each_told_at_once() -> None:
     worker, _ = ready()
 

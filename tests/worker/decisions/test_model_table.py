@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from streamfleet_core.protocol.status import MissingAccelerator
 from streamfleet_core.protocol.values import ModelRef, Observed, ObservedState
 from streamfleet_worker.decisions.reconcile_actions import (
     CancelFetch,
@@ -239,3 +240,35 @@ def test_a_model_that_nobody_wants_any_more_is_not_fetched() -> None:
     device.feed(Unfenced(), Adopted((assignment(),)))
 
     assert CancelFetch(DIGEST) in device.feed(Adopted(()))
+
+
+LACKING = MissingAccelerator(
+    "the installed ONNX Runtime has no kernels for this GPU", "use JetPack's TensorRT"
+)
+
+
+def test_what_runs_a_model_is_in_the_status_with_an_accelerator_that_is_missing() -> None:
+    device = running()
+    device.feed(Reported(ENGINE, replace(READY, provider="CPUExecutionProvider", missing=LACKING)))
+    (lacking,), missing = device.core.engines(), device.core.missing_accelerator()
+
+    device.feed(Reported(ENGINE, replace(READY, provider="CUDAExecutionProvider")))
+    (healthy,), none = device.core.engines(), device.core.missing_accelerator()
+
+    assert (lacking.provider, lacking.missing_accelerator) == ("CPUExecutionProvider", LACKING)
+    assert missing == LACKING
+    assert (healthy.provider, healthy.missing_accelerator, none) == ("CUDAExecutionProvider", None, None)
+
+
+def test_a_required_accelerator_that_is_missing_fails_the_model_and_stays_in_the_status() -> None:
+    device = Device()
+    device.feed(
+        Unfenced(), Adopted((assignment(),)), ModelFetched(DIGEST, MANIFEST), says(ObservedState.STARTING)
+    )
+
+    failure = EngineReport("failed", "an accelerator is required: …", 0, 0.0, missing=LACKING)
+    device.feed(Reported(ENGINE, LOADING), Reported(ENGINE, failure), Exited(CAMERA, 0), Exited(ENGINE, 0))
+
+    assert device.state is ObservedState.FAILED
+    assert device.observed[0].reason == "model parts/1: an accelerator is required: …"
+    assert device.core.missing_accelerator() == LACKING

@@ -28,6 +28,7 @@ from streamfleet_worker.engine.messages import (
 )
 from streamfleet_worker.ipc.child_messages import EngineConfig
 from streamfleet_worker.ipc.shared_memory import SlotLayout, create_memory
+from tests.fakes.accelerators import engine_with_cuda, engine_without_kernels
 from tests.fakes.camera_peer import CameraPeer
 from tests.fakes.models import (
     manifest_of,
@@ -426,3 +427,34 @@ def test_it_ends_when_the_agent_is_gone(stand: ProcessHarness, constant: tuple[P
     engine = stand.engine(*constant)
 
     assert engine.hang_up() == 0
+
+
+def test_an_engine_says_what_runs_its_model(stand: ProcessHarness, constant: tuple[Path, Manifest]) -> None:
+    engine = stand.engine(*constant, entry=engine_with_cuda)
+
+    assert engine.reports[-1].provider == "CUDAExecutionProvider"
+    assert engine.reports[-1].missing is None
+
+
+def test_an_engine_whose_accelerator_fails_runs_on_the_cpu_and_says_why(
+    stand: ProcessHarness, peers: list[CameraPeer], constant: tuple[Path, Manifest]
+) -> None:
+    engine = stand.engine(*constant, entry=engine_without_kernels)
+    peers.append(CameraPeer(stand.folder).share())
+    peers[0].run(0)
+
+    assert peers[0].hear() == Done(0)
+    assert engine.reports[-1].provider == "CPUExecutionProvider"
+    assert "no kernels for this GPU" in engine.reports[-1].missing.reason
+    assert "JetPack" in engine.reports[-1].missing.remedy
+
+
+def test_an_engine_whose_required_accelerator_fails_does_not_run(
+    stand: ProcessHarness, constant: tuple[Path, Manifest]
+) -> None:
+    engine = stand.engine(*constant, entry=engine_without_kernels, accelerator="require", ready=False)
+
+    report = engine.until("it fails", lambda report: is_engine(report, "failed"))
+
+    assert report.reason.startswith("an accelerator is required: the installed ONNX Runtime has no kernels")
+    assert "no kernels for this GPU" in report.missing.reason

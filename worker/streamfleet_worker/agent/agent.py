@@ -236,7 +236,10 @@ class Agent:
             self._waiting.put_nowait(batch)
 
     def _report_to_broker(self) -> None:
-        self._perform_effects(self._session.observe(self._reconcile.observed(), boot_time()))
+        missing = self._reconcile.missing_accelerator()
+        trouble = "" if missing is None else missing.reason
+        observed = self._reconcile.observed()
+        self._perform_effects(self._session.observe(observed, boot_time(), trouble=trouble))
 
     # effects of the session
 
@@ -435,6 +438,8 @@ class Agent:
                 weights_path=str(self._models.path(action.manifest.weights.sha256)),
                 socket_path=self._paths.engine(action.child.digest),
                 threads=self._config.engine_threads,
+                accelerator=self._config.accelerator,
+                provider=self._config.provider,
             ),
         )
 

@@ -93,6 +93,7 @@ class StatusPublisher:
             capacity=self._capacity,
             pipelines=pipelines,
             engines=self._reconcile.engines(),
+            missing_accelerator=self._reconcile.missing_accelerator(),
             at=at,
             cores=host.cores,
             load=host.load,

@@ -116,8 +116,11 @@ class Session:
         self._synced = False  # this session has sent the desired state
 
         self._observed: tuple[Observed, ...] = ()
+        self._trouble = ""
         self._digest = observed_digest(())
-        self._reported: tuple[int, int] | None = None  # digest and revision that the last heartbeat carried
+        self._reported: tuple[int, int, str] | None = (
+            None  # digest, revision and trouble that the last heartbeat carried
+        )
         self._known_digest: int | None = None  # of the state that the broker has acknowledged
 
         self._acked_at: float | None = None  # when the last acknowledged heartbeat was *sent*
@@ -151,10 +154,14 @@ class Session:
             effects.append(self._heartbeat(now))
         return effects
 
-    def observe(self, observed: tuple[Observed, ...], now: float) -> list[Effect]:
-        """Set the observed state. A change is sent at once; frequent changes are sent with the next tick."""
+    def observe(self, observed: tuple[Observed, ...], now: float, *, trouble: str = "") -> list[Effect]:
+        """Set the observed state. A change is sent at once; frequent changes are sent with the next tick.
+
+        `trouble`: what is wrong with the device as a whole.
+        """
         effects = self._advance(now)
         self._observed = observed
+        self._trouble = trouble
         self._digest = observed_digest(observed)
         if self._may_send_change(now):
             effects.append(self._heartbeat(now))
@@ -264,7 +271,7 @@ class Session:
         """Whether there is a change to send, and the broker's limits for one device allow a message now."""
         return (
             self._welcome is not None
-            and self._reported != (self._digest, self._applied[1])
+            and self._reported != (self._digest, self._applied[1], self._trouble)
             and len(self._heartbeats) < MAX_UNANSWERED
             and self._message_budget.has(1, now)
             and self._byte_budget.has(_size(self._observed), now)
@@ -279,7 +286,7 @@ class Session:
         self._heartbeats[self._heartbeat_number] = _SentHeartbeat(now, self._digest)
         while len(self._heartbeats) > MAX_OUTSTANDING:
             del self._heartbeats[next(iter(self._heartbeats))]
-        self._reported = (self._digest, self._applied[1])
+        self._reported = (self._digest, self._applied[1], self._trouble)
         changed = self._digest != self._known_digest
         return Send(
             self._in_session(
@@ -288,6 +295,7 @@ class Session:
                     applied_revision=self._applied[1],
                     observed_digest=self._digest,
                     observed=self._observed if changed else None,
+                    trouble=self._trouble,
                 )
             )
         )

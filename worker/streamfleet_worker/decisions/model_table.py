@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from streamfleet_core.models.onnx_graph import TOO_LONG
 from streamfleet_core.protocol.source_reference import shown_reason
-from streamfleet_core.protocol.status import EngineStat
+from streamfleet_core.protocol.status import EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import Manifest, ModelRef
 from streamfleet_worker.decisions.children import REPORT_TIMEOUT, Child, exit_reason
 from streamfleet_worker.decisions.reconcile_actions import Action, CancelFetch, FetchModel, StartEngine
@@ -42,6 +42,7 @@ class Model:
     failed: str | None = None  # why it can never work
     engine: Child[EngineId] | None = None
     report: EngineReport | None = None  # of the present engine
+    missing_accelerator: MissingAccelerator | None = None  # as the last engine that had tried them found it
     runs: int = 0
     idle_since: float | None = None
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
@@ -98,6 +99,7 @@ class ModelTable:
     def __init__(self, rng: Callable[[], float]) -> None:
         self._rng = rng
         self._models: dict[str, Model] = {}
+        self._last_missing: MissingAccelerator | None = None  # as the last engine that reported found it
 
     # events
 
@@ -129,6 +131,8 @@ class ModelTable:
         model, engine = present
         engine.heard_at = now
         model.report = report
+        if report.state != "loading":
+            model.missing_accelerator = self._last_missing = report.missing
         if report.state == "ready":
             model.crash = None
         elif report.state == "failed" and engine.staying:
@@ -243,9 +247,19 @@ class ModelTable:
                 reason=model.failed or model.trouble or model.crash or "",
                 inferences=model.report.inferences if model.report else 0,
                 restarts=model.restarts,
+                provider=model.report.provider if model.report else "",
+                missing_accelerator=model.missing_accelerator,
             )
             for digest, model in sorted(self._models.items())
         )
+
+    def missing_accelerator(self) -> MissingAccelerator | None:
+        """The accelerator that a model does not run on, although the device should have it.
+
+        It is still known after the last model has failed for the lack of it.
+        """
+        missing = (model.missing_accelerator for _, model in sorted(self._models.items()))
+        return next((each for each in missing if each is not None), self._last_missing)
 
     def engines(self) -> Iterator[Child[EngineId]]:
         """The processes."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from typing_extensions import assert_never
 
-from streamfleet_core.protocol.status import EngineStat
+from streamfleet_core.protocol.status import EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import Observed
 from streamfleet_worker.decisions.children import Child
 from streamfleet_worker.decisions.model_table import ModelTable
@@ -81,6 +81,10 @@ class Reconcile:
     def engines(self) -> tuple[EngineStat, ...]:
         """The models of this device, by digest."""
         return self._models.stats()
+
+    def missing_accelerator(self) -> MissingAccelerator | None:
+        """The accelerator that a model does not run on, although this device should have it."""
+        return self._models.missing_accelerator()
 
     def children(self) -> set[ChildId]:
         """The processes that exist: those that should run, and those that were asked to stop."""

@@ -6,11 +6,21 @@ is set before it is loaded. A device sends no data that its owner did not reques
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
 import os
 import sys
+from pathlib import Path
 from types import ModuleType
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
+_CUDA = "CUDAExecutionProvider"
+_LIBRARIES = {
+    _CUDA: "libonnxruntime_providers_cuda.so",
+    "OpenVINOExecutionProvider": "libonnxruntime_providers_openvino.so",
+}
+_SHARED = "libonnxruntime_providers_shared.so"  # which the others need
 _ERRORS = "onnxruntime.capi.onnxruntime_pybind11_state"
 _ERROR_NAMES = (
     *("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile"),
@@ -25,6 +35,28 @@ def onnx_runtime() -> ModuleType:
 
     runtime: ModuleType = onnxruntime
     return runtime
+
+
+def load_libraries_of(provider: str) -> None:
+    """Load CUDA and cuDNN from NVIDIA's wheels, if they are installed; otherwise the system's are found."""
+    runtime = onnx_runtime()
+    if provider == _CUDA and hasattr(runtime, "preload_dlls"):  # since 1.21
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, needed or not
+            runtime.preload_dlls()
+
+
+def why_provider_is_missing(provider: str) -> str:
+    """Why the library of a provider cannot be loaded, which ONNX Runtime only prints; "" if it can be."""
+    folder = Path(str(onnx_runtime().__file__)).parent / "capi"
+    library = _LIBRARIES.get(provider)
+    if library is None:
+        return ""
+    try:
+        ctypes.CDLL(str(folder / _SHARED), ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / library))
+    except OSError as exc:
+        return str(exc)
+    return ""
 
 
 def run_errors() -> tuple[type[Exception], ...]:

@@ -15,18 +15,23 @@ import numpy as np
 
 from streamfleet_core.models import onnx_file, onnx_graph
 from streamfleet_core.models.onnx_graph import LOAD_TIME, LONG_RUN_TIME, RUN_TIME
+from streamfleet_core.protocol.source_reference import shown_reason
+from streamfleet_core.protocol.status import MissingAccelerator
 from streamfleet_core.protocol.values import Family, Manifest
+from streamfleet_worker.engine.accelerators.choice import CPU
+from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable, unusable
 from streamfleet_worker.engine.normalize import normalize
-from streamfleet_worker.engine.onnx_runtime import onnx_runtime, run_errors
+from streamfleet_worker.engine.onnx_runtime import (
+    load_libraries_of,
+    onnx_runtime,
+    run_errors,
+    why_provider_is_missing,
+)
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
 from streamfleet_worker.ipc.shared_memory import FloatArray, Slot, SlotLayout
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-
-# In order of preference. Without TensorRT: it compiles for minutes at each start.
-_PROCESSOR = "CPUExecutionProvider"
-_PROVIDERS = ("CUDAExecutionProvider", "OpenVINOExecutionProvider", _PROCESSOR)
 
 # A folder that never exists, so that ONNX Runtime refuses models with weights in other files. (S21)
 _NO_FOLDER = "/proc/streamfleet-no-external-data"
@@ -59,19 +64,22 @@ class Session:
         *,
         within: Callable[[int], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
         on_trial: bool = False,
+        provider: str = CPU,
         max_batch: int | None = None,
     ) -> None:
-        """Load and check the model. Raises: BadModel.
+        """Load and check the model. Raises: BadModel; AcceleratorUnusable, if `provider` is one.
 
         `within`: limits the processor time of a step, in seconds.
+        `provider`: what runs it, as ONNX Runtime names it. Nothing else does, apart from operators that an
+        accelerator lacks.
         `on_trial`: only test whether it runs, on the CPU, for devices that may be faster.
         `max_batch`: the most slots of one run, if the model allows it; None: 1 on a CPU, where frames run
         side by side, and more on an accelerator.
         """
-        self._weights_path, self._manifest = weights_path, manifest
+        self._weights_path, self._manifest, self._provider = weights_path, manifest, provider
         content, loops = _content(weights_path, manifest)
         with within(LOAD_TIME):
-            self._session = _open(content, accelerated=not on_trial)
+            self._session = _open(content, provider)
         del content  # it may be large, and ONNX Runtime has its own copy
         self._input_shape = _check_input(self._session, manifest)
         # With NMS inside, the number of boxes may vary with the picture.
@@ -79,9 +87,8 @@ class Session:
         self._varies = manifest.family == "end2end" and not _is_fixed(output_shape)
         with within(LONG_RUN_TIME if on_trial and not loops else RUN_TIME):
             self._output_shape = self._warm_up(manifest)
-        self._provider: str = self._session.get_providers()[0]
         if max_batch is None:
-            max_batch = 1 if self._provider == _PROCESSOR else _ACCELERATED_BATCH
+            max_batch = 1 if self.on_cpu else _ACCELERATED_BATCH
         self._max_batch = 1 if self._varies else self._warm_up_batches(max_batch, within)
 
     @property
@@ -105,12 +112,12 @@ class Session:
     @property
     def on_cpu(self) -> bool:
         """Whether it runs on the CPU."""
-        return self.provider == _PROCESSOR
+        return self._provider == CPU
 
     def wide_runner(self, threads: int) -> Runner:
         """Load the model again, for a runner whose inferences use several threads each. Raises: BadModel."""
         content, _ = _content(self._weights_path, self._manifest)
-        return self._runner_of(_open(content, accelerated=False, threads=threads))
+        return self._runner_of(_open(content, CPU, threads=threads))
 
     def _runner_of(self, session: ort.InferenceSession) -> Runner:
         return Runner(
@@ -134,10 +141,17 @@ class Session:
         try:
             (output,) = self._session.run(names[0], {names[1]: noise})
         except run_errors() as exc:
+            self._blame_accelerator(exc)
             raise BadModel(f"the model cannot run: {_reason(exc)}") from exc
         shape = _check_output(output, manifest)
         _check_values(output[0], manifest)
         return (1, _MAX_BOXES, 6) if self._varies else shape
+
+    def _blame_accelerator(self, error: Exception) -> None:
+        """Raise AcceleratorUnusable if the accelerator is the cause of an error."""
+        cause = None if self.on_cpu else unusable(str(error))
+        if cause is not None:
+            raise AcceleratorUnusable(cause) from error
 
     def _warm_up_batches(
         self, wanted: int, within: Callable[[int], contextlib.AbstractContextManager[None]]
@@ -251,18 +265,8 @@ def _content(weights_path: str, manifest: Manifest) -> tuple[bytes, bool]:
     return content, loops
 
 
-def is_accelerated() -> bool:
-    """Whether models run on something other than the CPU here."""
-    return _providers() != [_PROCESSOR]
-
-
-def _providers() -> list[str]:
-    offered = onnx_runtime().get_available_providers()
-    return [name for name in _PROVIDERS if name in offered]
-
-
-def _open(content: bytes, *, accelerated: bool, threads: int = 1) -> ort.InferenceSession:
-    """Create the session. Raises: BadModel.
+def _open(content: bytes, provider: str, *, threads: int = 1) -> ort.InferenceSession:
+    """Create the session. Raises: BadModel, AcceleratorUnusable.
 
     `threads`: of one inference. With one, cores are used by running several frames in parallel.
     """
@@ -275,11 +279,27 @@ def _open(content: bytes, *, accelerated: bool, threads: int = 1) -> ort.Inferen
     options.log_severity_level = 4  # errors are raised, and logged by us
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NO_FOLDER)
     try:
-        return runtime.InferenceSession(
-            content, options, providers=_providers() if accelerated else [_PROCESSOR]
+        load_libraries_of(provider)
+        # Without its own fallback, which would run the model on the CPU and only print why.
+        session = runtime.InferenceSession(
+            content, options, providers=list(dict.fromkeys((provider, CPU))), enable_fallback=0
         )
     except run_errors() as exc:
+        cause = None if provider == CPU else unusable(str(exc))
+        if cause is not None:
+            raise AcceleratorUnusable(cause) from exc
         raise BadModel(f"ONNX Runtime refuses the model: {_reason(exc)}") from exc
+    if session.get_providers()[0] != provider:  # it leaves a provider out whose library cannot be loaded
+        raise AcceleratorUnusable(_left_out(provider))
+    return session
+
+
+def _left_out(provider: str) -> MissingAccelerator:
+    said = why_provider_is_missing(provider)
+    return unusable(said) or MissingAccelerator(
+        shown_reason(f"ONNX Runtime cannot load its {provider}" + (f": {said}" if said else "")),
+        "its libraries must fit the driver and each other; ONNX Runtime prints more into the engine's log",
+    )
 
 
 def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[int, int, int, int]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgpack
 
-from streamfleet_core.protocol.status import SampleStat, SourceStat
+from streamfleet_core.protocol.status import MissingAccelerator, SampleStat, SourceStat
 from streamfleet_core.protocol.values import (
     CurveKey,
     DecoderChoice,
@@ -27,6 +27,11 @@ from streamfleet_core.protocol.values import (
 )
 
 REPORT_INTERVAL = 0.5  # seconds
+
+# Whether models run on an accelerator: they must, they should if there is one, or they must not.
+AcceleratorUse = Literal["require", "prefer", "cpu"]
+# What runs them; auto: TensorRT, then CUDA.
+ProviderName = Literal["auto", "tensorrt", "cuda", "openvino"]
 
 
 # configs of children -------------------------------------------------------------------------------------
@@ -75,6 +80,8 @@ class EngineConfig:
     weights_path: str
     socket_path: str  # of the unix socket for cameras
     threads: int  # inference threads of the session; 0: one per core
+    accelerator: AcceleratorUse = "prefer"
+    provider: ProviderName = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +173,8 @@ class EngineReport:
     reason: str  # while ready: why every inference fails
     inferences: Natural
     oldest_run: float  # seconds that the longest running inference has taken; 0 without any
+    provider: str = ""  # what runs the model, once it is loaded
+    missing: MissingAccelerator | None = None  # an accelerator that should run it, and does not
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ import supervision as sv
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.interface import Model
+from streamfleet_worker.engine.loading import load_here
 from streamfleet_worker.engine.onnx_runtime import run_errors
-from streamfleet_worker.engine.onnx_session import Session
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import Slot
@@ -72,10 +72,10 @@ class ModelFile:
         """Load the model. Raises: onnx_session.BadModel."""
         self._manifest = manifest
         self._rules = rules
-        session = Session(str(path), manifest, max_batch=1)
+        model = load_here(str(path), manifest)
         self.threads = min(_MOST_THREADS, cores())
         self._threads: ModelThreads[Inferred] = ModelThreads(self.threads)
-        self._contexts = [InferenceContext(session, manifest) for _ in range(self.threads)]  # the free ones
+        self._contexts = [InferenceContext(model, manifest) for _ in range(self.threads)]  # the free ones
 
     def start(self) -> None:
         """Start the threads."""

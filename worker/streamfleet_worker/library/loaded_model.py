@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from streamfleet_core.protocol.values import Manifest
-from streamfleet_worker.engine.onnx_session import Session
+from streamfleet_worker.engine.loading import load_here
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.arguments import rules_of
 from streamfleet_worker.library.inference import InferenceContext, document_of_detections
@@ -55,7 +55,7 @@ class LoadedModel:
         self.class_names = list(manifest.labels)
         self._labels = manifest.labels
         self._rules = rules
-        self._context = InferenceContext(Session(str(path), manifest, max_batch=1), manifest)
+        self._context = InferenceContext(load_here(str(path), manifest), manifest)
         self._lock = threading.Lock()  # guards the context: it has one input and one output
 
     def infer(

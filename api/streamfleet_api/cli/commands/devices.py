@@ -93,10 +93,19 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
         name = models.get(engine.digest, engine.digest[:12])
         restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
         why = f": {engine.reason}" if engine.reason else ""
-        yield _line("model", f"{name} {engine.state}, {engine.inferences} inferences{restarts}{why}")
+        where = f" on {runs_on(engine.provider)}" if engine.provider else ""
+        yield _line("model", f"{name} {engine.state}{where}, {engine.inferences} inferences{restarts}{why}")
+    if entry.missing_accelerator is not None:
+        yield _line("warning", entry.missing_accelerator.reason)
+        yield _line("", entry.missing_accelerator.remedy)
     yield _line("version", entry.agent or "unknown")
     if entry.silent is not None:
         yield _line("heard", f"{entry.silent:.1f} s ago")
+
+
+def runs_on(provider: str) -> str:
+    """A provider of ONNX Runtime in short: CPU, CUDA, TensorRT."""
+    return provider.removesuffix("ExecutionProvider")
 
 
 def _line(name: str, text: str) -> str:

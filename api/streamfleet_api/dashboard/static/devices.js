@@ -1,6 +1,6 @@
 // The list of devices.
 
-import { deviceMetrics, deviceState } from "./labels.js";
+import { acceleratorProblem, deviceMetrics, deviceState } from "./labels.js";
 
 export function showDevices(list, devices) {
   list.replaceChildren(...devices.map(item));
@@ -23,5 +23,12 @@ function item(device) {
   metrics.className = "metrics";
   metrics.textContent = why || deviceMetrics(device);
   line.append(head, metrics);
+  const problem = acceleratorProblem(device);
+  if (problem) {
+    const warning = document.createElement("p");
+    warning.className = "problem";
+    warning.textContent = problem;
+    line.append(warning);
+  }
   return line;
 }

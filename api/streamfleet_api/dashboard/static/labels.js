@@ -36,8 +36,22 @@ export function cameraProblem(pipeline) {
 export function deviceMetrics(device) {
   const parts = [`${device.pipelines} of ${device.capacity} pipelines`];
   if (device.cores) parts.push(`load ${device.load.toFixed(1)} on ${device.cores} cores`);
+  const providers = deviceProviders(device);
+  if (providers) parts.push(`models on ${providers}`);
   if (device.memory) parts.push(`${gigabytes(device.memory_available)} of ${gigabytes(device.memory)} GB free`);
   return parts.join(" · ");
+}
+
+/** What runs the models of a device: "CUDA", "CPU", or both. */
+export function deviceProviders(device) {
+  const names = device.engines.map(({ provider }) => provider.replace("ExecutionProvider", "")).filter(Boolean);
+  return [...new Set(names)].sort().join(", ");
+}
+
+/** Why a device does not use its accelerator, and what to do, or "". */
+export function acceleratorProblem(device) {
+  const missing = device.missing_accelerator;
+  return missing ? `${missing.reason}. ${missing.remedy}` : "";
 }
 
 export function cameraMetrics(pipeline) {

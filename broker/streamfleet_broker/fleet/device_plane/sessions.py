@@ -290,6 +290,9 @@ class Sessions:
         if heartbeat.observed is not None:
             device.observed = {entry.pipeline_id: entry for entry in heartbeat.observed}
             self._state.mark_device_dirty(device.name)
+        if heartbeat.trouble != device.trouble and device.events.take(1, now):
+            device.trouble = heartbeat.trouble
+            self._state.mark_device_dirty(device.name)
         want_full = observed_digest(tuple(device.observed.values())) != heartbeat.observed_digest
         if session.resend or heartbeat.applied_revision != device.revision:
             self._send_desired(device, session)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamfleet_api.cli.context import did_you_mean
-from streamfleet_core.protocol.status import DeviceStat, EngineStat
+from streamfleet_core.protocol.status import DeviceStat, EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api, Command, until
 from tests.fakes.broker import Peer, device, pipeline
@@ -18,8 +18,16 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
     peer.devices["edge-shown"] = device("edge-shown", labels={"site": "hall-1"})
     peer.pipelines["door"] = pipeline("door", device="edge-shown")
     peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
-    engine = EngineStat(digest="ab" * 32, state="ready", inferences=7, restarts=1)
+    missing = MissingAccelerator("onnxruntime has no CUDA", "pip install 'streamfleet[worker,cuda]'")
+    engine = EngineStat(
+        digest="ab" * 32,
+        state="ready",
+        inferences=7,
+        restarts=1,
+        provider="CPUExecutionProvider",
+    )
     figures: dict[str, Any] = {"cores": 4, "load": 1.25, "memory": 8 * 10**9, "memory_available": 10**9}
+    figures["missing_accelerator"] = missing
     stat = DeviceStat(
         device="edge-shown", session="ready", capacity=8, pipelines=1, engines=(engine,), at=1.5, **figures
     )
@@ -31,7 +39,9 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         "  labels      site=hall-1",
         "  load        1.2 on 4 cores",
         "  memory      1.0 GB of 8.0 GB available",
-        "  model       parts/1 ready, 7 inferences, 1 restart",
+        "  model       parts/1 ready on CPU, 7 inferences, 1 restart",
+        "  warning     onnxruntime has no CUDA",
+        "              pip install 'streamfleet[worker,cuda]'",
         "  version     0.1.0",
         "  heard       0.2 s ago",
     ]

@@ -1,0 +1,1 @@
+"""Which accelerator runs a model, and why one does not."""
