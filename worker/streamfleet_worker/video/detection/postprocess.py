@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -37,26 +37,22 @@ def decode(
     output: FloatArray, geometry: Geometry, *, manifest: Manifest, rules: PostProcessing
 ) -> sv.Detections:
     """Decode an output (1, rows, columns) to detections, most confident first, clipped to the frame."""
-    boxes, scores, classes = _read(output[0], manifest, rules.confidence)
-    boxes = _clip(geometry.to_frame(boxes.T).T, geometry)
-    best = _best(boxes, scores)[: rules.max_candidates]
-    # A model with NMS inside has suppressed overlapping boxes already.
-    if manifest.family != "end2end":
-        best = best[_suppress(boxes[:, best], scores[best], classes[best], rules)]
-    best = best[: rules.max_detections]
-    return sv.Detections(
-        xyxy=np.ascontiguousarray(boxes[:, best].T),
-        # Rounding may raise a score with fewer than 32 bits above 1.
-        confidence=np.minimum(scores[best], 1),
-        class_id=classes[best],
-    )
+    found = _inside(*_read(output[0], manifest, rules.confidence), geometry)
+    has_nms = manifest.family == "end2end"  # the model has suppressed overlapping boxes already
+    if has_nms or len(found[1]) > rules.max_candidates:
+        found = _take(found, np.argsort(-found[1], kind="stable")[: rules.max_candidates])
+    if not has_nms:
+        found = _take(found, _suppress(*found, rules))
+    boxes, scores, classes = _take(found, slice(rules.max_detections))
+    # Rounding may raise a score with fewer than 32 bits above 1.
+    return sv.Detections(xyxy=boxes.T.copy(), confidence=np.minimum(scores, 1), class_id=classes)
 
 
 # x1 y1 x2 y2 (4, n), scores (n,), classes (n,). NumPy is slow with short rows, so boxes are columns.
-_Read = tuple[Floats, Floats, npt.NDArray[np.int64]]
+_Found = tuple[Floats, Floats, npt.NDArray[np.int64]]
 
 
-def _read(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
+def _read(output: FloatArray, manifest: Manifest, confidence: float) -> _Found:
     match manifest.family:
         case "ultralytics":
             return _read_ultralytics(output, confidence)
@@ -72,14 +68,14 @@ def _read(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
             assert_never(manifest.family)
 
 
-def _read_end_to_end(output: FloatArray, labels: int, confidence: float) -> _Read:
+def _read_end_to_end(output: FloatArray, labels: int, confidence: float) -> _Found:
     """Rows of corners, score and class id, in pixels of the input."""
     chosen = output[output[:, 4] >= confidence]
     chosen = chosen[(chosen[:, 5] > -0.5) & (chosen[:, 5] < labels - 0.5)]
     return _columns(chosen), chosen[:, 4], np.rint(chosen[:, 5]).astype(np.int64)
 
 
-def _read_ultralytics(output: FloatArray, confidence: float) -> _Read:
+def _read_ultralytics(output: FloatArray, confidence: float) -> _Found:
     """Columns of center, size, and a score for each class, in pixels of the input."""
     best = output[4:].max(axis=0)
     columns = np.flatnonzero(best >= confidence)
@@ -87,7 +83,7 @@ def _read_ultralytics(output: FloatArray, confidence: float) -> _Read:
     return _corners(chosen[:2], chosen[2:4]), best[columns], chosen[4:].argmax(axis=0)
 
 
-def _read_yolox(output: FloatArray, manifest: Manifest, confidence: float) -> _Read:
+def _read_yolox(output: FloatArray, manifest: Manifest, confidence: float) -> _Found:
     """Rows of offset from the grid, logarithm of the size, objectness, and a score for each class."""
     rows, chosen, scores, classes = _confident_rows(output, confidence)
     boxes = _columns(chosen)
@@ -133,17 +129,19 @@ def _corners(centre: Floats, size: Floats) -> Floats:
     return np.concatenate([centre - half, centre + half])
 
 
-def _clip(boxes: Floats, geometry: Geometry) -> Floats:
+def _inside(boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], geometry: Geometry) -> _Found:
+    """Convert to pixels of the frame, clip, and drop boxes that are outside or not finite."""
     frame = np.array([[geometry.frame_width], [geometry.frame_height]] * 2, np.float32)
-    clipped: Floats = np.minimum(np.maximum(boxes, 0), frame)
-    return clipped
-
-
-def _best(boxes: Floats, scores: Floats) -> npt.NDArray[np.int64]:
-    """The boxes to keep, most confident first. Boxes outside of the frame or not finite are dropped."""
+    boxes = np.minimum(np.maximum(geometry.to_frame(boxes.T).T, 0), frame)
     with np.errstate(invalid="ignore"):
-        inside = np.flatnonzero((boxes[2] > boxes[0]) & (boxes[3] > boxes[1]))
-    return inside[np.argsort(-scores[inside], kind="stable")]
+        inside = (boxes[2] > boxes[0]) & (boxes[3] > boxes[1])
+    found = boxes, scores, classes
+    return found if inside.all() else _take(found, inside)
+
+
+def _take(found: _Found, which: npt.NDArray[Any] | slice) -> _Found:
+    boxes, scores, classes = found
+    return boxes[:, which], scores[which], classes[which]
 
 
 def _suppress(
