@@ -10,7 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks import commands, latency, live_age, machine, memory, paced, recovery, relay, start, throughput
+from benchmarks import (
+    commands,
+    latency,
+    live_age,
+    machine,
+    memory,
+    own_work,
+    paced,
+    recovery,
+    relay,
+    start,
+    throughput,
+)
 from benchmarks.report import Report, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.setting import Setting, prepared
@@ -21,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "latency": latency.run,
     "live-age": live_age.run,
     "paced": paced.run,
+    "own-work": own_work.run,
     "memory": memory.run,
     "start": start.run,
     "commands": commands.run,

@@ -1,4 +1,4 @@
-"""Films as surveillance cameras encode them: H.264, 1280x720."""
+"""Films as surveillance cameras encode them: H.264, usually of 1280x720."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ SIZE = (1280, 720)  # pixels
 _OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "x264-params": "keyint=50"}
 
 
-def write_h264(path: Path, video: Path | None, *, fps: int, frames: int) -> Path:
+def write_h264(
+    path: Path, video: Path | None, *, fps: int, frames: int, size: tuple[int, int] = SIZE
+) -> Path:
     """Write frames of a video, or of a drawn conveyor belt without one."""
     images = itertools.cycle(decoded(video)) if video else (conveyor.draw(1, at) for at in itertools.count(1))
     with av.open(str(path), "w") as film:
         stream = film.add_stream("libx264", rate=fps, options=_OPTIONS)
-        stream.width, stream.height = SIZE
+        stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         for image in itertools.islice(images, frames):
-            scaled = cv2.resize(image, SIZE, interpolation=cv2.INTER_LINEAR)
+            scaled = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
             film.mux(stream.encode(av.VideoFrame.from_ndarray(scaled, "bgr24")))  # type: ignore[arg-type]
         film.mux(stream.encode(None))
     return path

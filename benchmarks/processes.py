@@ -15,6 +15,7 @@ _PRELOADED = [
     "benchmarks.bare_live",
     "benchmarks.commands",
     "benchmarks.live_cameras",
+    "benchmarks.own_work",
     "benchmarks.paced",
     "benchmarks.relay",
 ]

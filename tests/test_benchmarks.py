@@ -26,6 +26,7 @@ from benchmarks.cpu import cpu_times, growth
 from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
 from benchmarks.live_age import Measured, Window, ages_of, unevenness
 from benchmarks.live_cameras import Captured, live_cameras
+from benchmarks.own_work import COMPARED, STEPS, TRACK, WHOLE, Result, ratio_of
 from benchmarks.paced import Paced, ratios
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
@@ -117,6 +118,33 @@ def test_other_numbers_of_cameras_are_refused(text: str, capsys: pytest.CaptureF
         parse(["throughput", f"--cameras={text}"])
 
     assert "expected numbers of cameras from 1 to 999" in capsys.readouterr().err
+
+
+# own work -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(4 * PATIENCE)
+def test_a_quick_benchmark_of_a_cameras_own_work_has_every_step_beside_its_baseline(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path), "own-work"]
+
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=3 * PATIENCE, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "own-work.json").read_text())
+    cells = {row["name"]: row["cells"] for row in found["tables"][0]["rows"]}
+    assert list(cells) == [*STEPS, WHOLE]
+    assert all(own > 0 for own, _, _ in cells.values())
+    assert {step for step, (_, baseline, _) in cells.items() if baseline} == set(COMPARED)
+
+
+def test_own_work_is_compared_with_the_baseline_of_the_same_round() -> None:
+    found = Result(
+        own=[{TRACK: 1.0}, {TRACK: 3.0}, {TRACK: 2.0}], baseline=[{TRACK: 2.0}, {TRACK: 4.0}, {TRACK: 1.0}]
+    )
+
+    assert ratio_of(found, TRACK) == 0.75
 
 
 # live cameras --------------------------------------------------------------------------------------------
