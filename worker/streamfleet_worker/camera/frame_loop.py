@@ -12,23 +12,19 @@ import select
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import supervision as sv
-
-from streamfleet_core.protocol.data_plane import DataHeader
 from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
 from streamfleet_worker.camera.emitter import Emitter
+from streamfleet_worker.camera.frame_output import FrameOutput
+from streamfleet_worker.camera.in_flight_frame import InFlightFrame
+from streamfleet_worker.camera.run_settings import RunSettings
 from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
 from streamfleet_worker.engine.client import EngineClient
 from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed, Turn
-from streamfleet_worker.ipc.child_messages import CameraConfig, PostProcessing
+from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.ipc.wakeup import Wakeup
-from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
-from streamfleet_worker.video.detection.postprocess import decode, post_processing
-from streamfleet_worker.video.detection.tracker import Tracker
-from streamfleet_worker.video.frame import Frame, Picture, Stamp
-from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
+from streamfleet_worker.video.detection.letterbox import Letterbox
+from streamfleet_worker.video.frame import Frame
 from streamfleet_worker.video.source_lane import SourceLane
 from streamfleet_worker.video.telemetry.event_journal import EventJournal
 
@@ -37,45 +33,6 @@ logger = logging.getLogger(__name__)
 _REPEAT = 1.0  # seconds after which the last predictions are repeated
 _LAST_FRAMES = 0.5  # seconds for the publisher to accept them, at the end of files
 _IDLE = 0.5  # seconds, the longest wait before everything is checked again
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings:
-    """The part of an assignment that can change during a run."""
-
-    generation: int
-    desired_status: DesiredStatus
-    rules: PostProcessing
-    limits: tuple[float | None, ...]  # frames/s, by source
-    tracks: bool
-
-
-def _settings_of(
-    generation: int, desired_status: DesiredStatus, spec: PipelineSpec, defaults: PostProcessing
-) -> _Settings:
-    return _Settings(
-        generation=generation,
-        desired_status=desired_status,
-        rules=post_processing(spec, defaults),
-        limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
-        tracks=spec.tracker is not None,
-    )
-
-
-@dataclass(slots=True, kw_only=True)
-class InFlightFrame:
-    """A frame in a slot of the engine."""
-
-    stamp: Stamp
-    geometry: Geometry
-    slot: int
-    began_at: float  # monotonic seconds: when it was decoded, plus the time it waited for its pace
-    held: float  # total seconds of pauses, when this was submitted
-    submitted_at: float  # monotonic seconds
-    ready_at: float | None = None  # monotonic seconds of the engine's answer
-    failure: str = ""  # why inference failed
-    picture: Picture | None = None  # if a preview or a sample may need it
-    shown: bool = False  # it gets a preview
 
 
 class FrameLoop:
@@ -96,24 +53,16 @@ class FrameLoop:
         self._scheduler: SlotScheduler[InFlightFrame] = SlotScheduler(len(self._lanes))
         self._wakeup = wakeup
         self._changed = changed  # wakes the thread that reports
-        self._emitter = emitter
+        self._output = FrameOutput(config, lanes, emitter=emitter, journal=journal)
         self._journal = journal
         slots = min(MAX_SLOTS, IN_FLIGHT + len(lanes) - 1)
         self._engine = EngineClient(config.engine_socket, config.manifest, slots=slots)
         self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
-        self._failing_sinks: set[str] = set()
-        self._emission = threading.Lock()  # held during any emission; guards _settings and the emitter
-        self._settings = _settings_of(config.generation, config.desired_status, config.spec, config.defaults)
-        self._applied: _Settings | None = None  # the settings that the lanes have
-        self._record_pause()
+        self._applied: RunSettings | None = None  # the settings that the lanes have
         self._paused_at: float | None = None  # monotonic seconds
         self._held = 0.0  # total seconds of finished pauses
-        self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
-        self._preview_throttle = PreviewThrottle()
         self._repeat_at = 0.0  # monotonic seconds
         self._ready: set[int] = set()  # descriptors that were ready after the last wait
-        self._showing = False
-        self._renderer: PreviewRenderer | None = None  # None before the first preview
         self._stopped = False
         self._done = False
         self._began = False  # an engine was connected
@@ -134,34 +83,22 @@ class FrameLoop:
 
     def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
         """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
-        settings = _settings_of(
-            max(self._settings.generation, generation), desired_status, spec, self._config.defaults
-        )
-        senders = self._emitter.senders_to(spec.sinks)
-        with self._emission:
-            if self.paused and desired_status == "run":
-                self._fresh_from = time.monotonic()
-            self._settings = settings
-            self._emitter.use(senders)
-            self._record_pause()
+        self._output.change(generation, desired_status, spec)
         self._wakeup.set()
 
     def show(self, wanted: bool) -> None:
         """Start or stop making previews. Only one thread may call this."""
-        if wanted and self._renderer is None:
-            self._renderer = PreviewRenderer(self._config.manifest.labels, self._send_preview)
-            self._renderer.start()
-        self._showing = wanted
+        self._output.show(wanted)
 
     @property
     def generation(self) -> int:
         """The generation of everything that is emitted."""
-        return self._settings.generation
+        return self._output.settings.generation
 
     @property
     def paused(self) -> bool:
         """Whether it is paused: nothing is emitted."""
-        return self._settings.desired_status == "pause"
+        return self._output.settings.paused
 
     @property
     def began(self) -> bool:
@@ -182,16 +119,12 @@ class FrameLoop:
         """Whether no frame moves, and the cause is the engine."""
         return not self._engine.connected or self._scheduler.is_stuck(now)
 
-    def _record_pause(self) -> None:
-        for lane in self._lanes:
-            lane.metrics.paused(self.paused)
-
     # the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             self._apply_settings(time.monotonic())  # first: a paused file must not play on
-            self._emitter.await_sinks()
+            self._output.await_sinks()
             self._journal.inference_thread("STARTED")
             while not self._stopped and not self._done:
                 self._step()
@@ -202,10 +135,7 @@ class FrameLoop:
             self._failed = True
         finally:
             self._engine.close()
-            with self._emission:
-                self._emitter.close(_LAST_FRAMES if self._done else 0.0)
-            if self._renderer is not None:
-                self._renderer.stop()
+            self._output.close(_LAST_FRAMES if self._done else 0.0)
             self._changed.set()
 
     def _step(self) -> None:
@@ -227,11 +157,11 @@ class FrameLoop:
 
     def _apply_settings(self, now: float) -> None:
         """Apply changed settings to the lanes."""
-        settings = self._settings
+        settings = self._output.settings
         if settings is self._applied:
             return
         self._applied = settings
-        paused_at, paused = self._paused_at, settings.desired_status == "pause"
+        paused_at, paused = self._paused_at, settings.paused
         self._paused_at = (now if paused_at is None else paused_at) if paused else None
         if paused_at is not None and not paused:
             self._held += now - paused_at
@@ -334,8 +264,8 @@ class FrameLoop:
             held=self._held,
             submitted_at=time.monotonic(),
         )
-        in_flight.shown = self._showing and self._preview_throttle.wants(lane.source_id, now)
-        if in_flight.shown or self._emitter.wants_pictures:
+        in_flight.shown = self._output.wants_preview(lane.source_id, now)
+        if in_flight.shown or self._output.wants_pictures:
             in_flight.picture = frame.picture
         lane.pace.went(now)
         lane.holds.add(now, lane.pace.due)
@@ -364,78 +294,12 @@ class FrameLoop:
 
     def _emit(self, lane: SourceLane, frame: InFlightFrame) -> bool:
         """Emit a frame, and return whether it is done. The frame of a paused file is kept."""
-        with self._emission:
-            settings = self._settings
-            if settings.desired_status == "pause" and lane.finite:
-                return False
-            # Drop live frames that were in flight when a pause began.
-            if not lane.finite and (
-                settings.desired_status == "pause" or frame.stamp.decoded_at < self._fresh_from
-            ):
-                lane.metrics.dropped("muted")
-                return True
-            detections = self._detect(lane, frame, settings)
-            header = self._emitter.emit(
-                detections,
-                frame.stamp,
-                frame.geometry,
-                source_id=lane.source_id,
-                generation=settings.generation,
-                picture=frame.picture,
-            )
-        if header is None:
-            lane.metrics.dropped("fenced")
-            return True
-        now = time.monotonic()
         held = self._held - frame.held if lane.finite else 0.0
-        lane.metrics.emitted(now, latency=now - frame.began_at - held)
-        self._record_sink_failures()
-        self._offer_preview(lane, frame, detections, header)
-        return True
-
-    def _detect(self, lane: SourceLane, frame: InFlightFrame, settings: _Settings) -> sv.Detections:
-        output = self._engine.slot(frame.slot).output
-        detections = decode(output, frame.geometry, manifest=self._config.manifest, rules=settings.rules)
-        if not settings.tracks:
-            lane.tracker = None
-            return detections
-        confidence = settings.rules.confidence
-        if lane.tracker is None:
-            lane.tracker = Tracker(confidence=confidence, fps=frame.stamp.fps)
-        lane.tracker.retune(confidence=confidence)
-        return lane.tracker.update(detections, frame.stamp.media_time)
-
-    def _offer_preview(
-        self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
-    ) -> None:
-        """Pass the frame to the preview renderer, if it gets a preview."""
-        if not frame.shown or frame.picture is None or self._renderer is None:
-            return
-        self._renderer.offer(
-            PreviewFrame(
-                picture=frame.picture, detections=detections, source_id=lane.source_id, header=header
-            )
-        )
-
-    def _send_preview(self, jpeg: bytes, preview: PreviewFrame) -> None:
-        """Send a preview. Called by the thread of the renderer."""
-        with self._emission:
-            if self._showing and self._settings.desired_status == "run":
-                self._emitter.emit_preview(jpeg, preview.header)
-
-    def _record_sink_failures(self) -> None:
-        """Record one event when a sink starts to fail, not one per frame."""
-        errors = self._emitter.errors
-        if not errors and not self._failing_sinks:
-            return
-        for sink in errors.keys() - self._failing_sinks:
-            self._journal.sink_failed(sink, errors[sink])
-        self._failing_sinks = set(errors)
+        return self._output.emit(lane, frame, self._engine.slot(frame.slot).output, held=held)
 
     def _repeat_last_predictions(self, now: float) -> None:
         self._repeat_at = now + _REPEAT
-        with self._emission:
-            self._emitter.repeat_last_predictions()
+        self._output.repeat_last_predictions()
 
     def _record_ends(self) -> None:
         for lane in self._lanes:

@@ -1,0 +1,169 @@
+"""The way of a frame from the engine's output to the sinks: detections, tracks, messages, previews.
+
+Settings may change at any time. A change is in effect when `change` returns: nothing is emitted meanwhile.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import supervision as sv
+
+from streamfleet_core.protocol.data_plane import DataHeader
+from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
+from streamfleet_worker.camera.emitter import Emitter
+from streamfleet_worker.camera.in_flight_frame import InFlightFrame
+from streamfleet_worker.camera.run_settings import RunSettings, settings_of
+from streamfleet_worker.ipc.child_messages import CameraConfig
+from streamfleet_worker.ipc.shared_memory import FloatArray
+from streamfleet_worker.video.detection.postprocess import decode
+from streamfleet_worker.video.detection.tracker import Tracker
+from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
+from streamfleet_worker.video.source_lane import SourceLane
+from streamfleet_worker.video.telemetry.event_journal import EventJournal
+
+
+class FrameOutput:
+    """Emits frames on the thread of the frame loop. Other threads may change what is emitted."""
+
+    def __init__(
+        self, config: CameraConfig, lanes: Sequence[SourceLane], *, emitter: Emitter, journal: EventJournal
+    ) -> None:
+        self._config = config
+        self._lanes = tuple(lanes)
+        self._emitter = emitter
+        self._journal = journal
+        self._lock = threading.Lock()  # held during any emission; guards the settings and the emitter
+        self._settings = settings_of(config.generation, config.desired_status, config.spec, config.defaults)
+        self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
+        self._failing_sinks: set[str] = set()
+        self._throttle = PreviewThrottle()
+        self._showing = False
+        self._renderer: PreviewRenderer | None = None  # None before the first preview
+        self._record_pause()
+
+    @property
+    def settings(self) -> RunSettings:
+        """What is in effect now."""
+        return self._settings
+
+    def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
+        """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
+        newest = max(self._settings.generation, generation)
+        settings = settings_of(newest, desired_status, spec, self._config.defaults)
+        senders = self._emitter.senders_to(spec.sinks)
+        with self._lock:
+            if self._settings.paused and not settings.paused:
+                self._fresh_from = time.monotonic()
+            self._settings = settings
+            self._emitter.use(senders)
+            self._record_pause()
+
+    def show(self, wanted: bool) -> None:
+        """Start or stop making previews. Only one thread may call this."""
+        if wanted and self._renderer is None:
+            self._renderer = PreviewRenderer(self._config.manifest.labels, self._send_preview)
+            self._renderer.start()
+        self._showing = wanted
+
+    def wants_preview(self, source_id: int, now: float) -> bool:
+        """Return whether the frame that the source submits now gets a preview."""
+        return self._showing and self._throttle.wants(source_id, now)
+
+    @property
+    def wants_pictures(self) -> bool:
+        """Whether frames without a preview need their pictures too."""
+        return self._emitter.wants_pictures
+
+    def await_sinks(self) -> None:
+        """Wait up to a few seconds until the addresses of the sinks are known."""
+        self._emitter.await_sinks()
+
+    def emit(self, lane: SourceLane, frame: InFlightFrame, output: FloatArray, *, held: float) -> bool:
+        """Emit a frame, and return whether it is done. The frame of a paused file is kept.
+
+        `held`: seconds of pauses since the frame was submitted, which its latency excludes.
+        """
+        with self._lock:
+            settings = self._settings
+            if settings.paused and lane.finite:
+                return False
+            # Drop live frames that were in flight when a pause began.
+            if not lane.finite and (settings.paused or frame.stamp.decoded_at < self._fresh_from):
+                lane.metrics.dropped("muted")
+                return True
+            detections = self._detect(lane, frame, output, settings)
+            header = self._emitter.emit(
+                detections,
+                frame.stamp,
+                frame.geometry,
+                source_id=lane.source_id,
+                generation=settings.generation,
+                picture=frame.picture,
+            )
+        if header is None:
+            lane.metrics.dropped("fenced")
+            return True
+        now = time.monotonic()
+        lane.metrics.emitted(now, latency=now - frame.began_at - held)
+        self._record_sink_failures()
+        self._offer_preview(lane, frame, detections, header)
+        return True
+
+    def repeat_last_predictions(self) -> None:
+        """Repeat the last predictions, for subscribers that do not follow all of them."""
+        with self._lock:
+            self._emitter.repeat_last_predictions()
+
+    def close(self, timeout: float) -> None:
+        """Emit nothing more. `timeout`: seconds for the publisher to accept the remaining messages."""
+        with self._lock:
+            self._emitter.close(timeout)
+        if self._renderer is not None:
+            self._renderer.stop()
+
+    def _detect(
+        self, lane: SourceLane, frame: InFlightFrame, output: FloatArray, settings: RunSettings
+    ) -> sv.Detections:
+        detections = decode(output, frame.geometry, manifest=self._config.manifest, rules=settings.rules)
+        if not settings.tracks:
+            lane.tracker = None
+            return detections
+        confidence = settings.rules.confidence
+        if lane.tracker is None:
+            lane.tracker = Tracker(confidence=confidence, fps=frame.stamp.fps)
+        lane.tracker.retune(confidence=confidence)
+        return lane.tracker.update(detections, frame.stamp.media_time)
+
+    def _offer_preview(
+        self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
+    ) -> None:
+        """Pass the frame to the preview renderer, if it gets a preview."""
+        if not frame.shown or frame.picture is None or self._renderer is None:
+            return
+        self._renderer.offer(
+            PreviewFrame(
+                picture=frame.picture, detections=detections, source_id=lane.source_id, header=header
+            )
+        )
+
+    def _send_preview(self, jpeg: bytes, preview: PreviewFrame) -> None:
+        """Send a preview. Called by the thread of the renderer."""
+        with self._lock:
+            if self._showing and not self._settings.paused:
+                self._emitter.emit_preview(jpeg, preview.header)
+
+    def _record_pause(self) -> None:
+        for lane in self._lanes:
+            lane.metrics.paused(self._settings.paused)
+
+    def _record_sink_failures(self) -> None:
+        """Record one event when a sink starts to fail, not one per frame."""
+        errors = self._emitter.errors
+        if not errors and not self._failing_sinks:
+            return
+        for sink in errors.keys() - self._failing_sinks:
+            self._journal.sink_failed(sink, errors[sink])
+        self._failing_sinks = set(errors)

@@ -1,0 +1,38 @@
+"""The part of an assignment that can change during a run. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
+from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.detection.postprocess import post_processing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What is in effect now."""
+
+    generation: int
+    desired_status: DesiredStatus
+    rules: PostProcessing
+    limits: tuple[float | None, ...]  # frames/s, by source
+    tracks: bool
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is emitted."""
+        return self.desired_status == "pause"
+
+
+def settings_of(
+    generation: int, desired_status: DesiredStatus, spec: PipelineSpec, defaults: PostProcessing
+) -> RunSettings:
+    """The settings of a spec. `defaults`: of the device, for what the spec leaves open."""
+    return RunSettings(
+        generation=generation,
+        desired_status=desired_status,
+        rules=post_processing(spec, defaults),
+        limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
+        tracks=spec.tracker is not None,
+    )
