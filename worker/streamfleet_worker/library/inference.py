@@ -27,12 +27,11 @@ from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import Slot
 from streamfleet_worker.library.errors import BadPrediction
-from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.frame import VideoFrame, picture_of
 from streamfleet_worker.library.model_threads import ModelThreads
-from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
-from streamfleet_worker.video.frame import Image, Picture
+from streamfleet_worker.video.frame import Picture
 from streamfleet_worker.video.outputs.prediction import Document, describe_picture
 
 _MOST_THREADS = 8
@@ -101,8 +100,12 @@ class ModelFile:
         return Inferred(results, started_at, time.monotonic())
 
     def _describe(self, frame: VideoFrame, context: InferenceContext) -> Document:
+        picture = picture_of(frame)
         return document_of_detections(
-            context.detect(ArrayPicture(frame.image), self._rules), frame.image, self._manifest.labels
+            context.detect(picture, self._rules),
+            width=picture.width,
+            height=picture.height,
+            labels=self._manifest.labels,
         )
 
 
@@ -187,14 +190,14 @@ def document_of(found: Any, frame: VideoFrame) -> Document:
     """Convert the result of a model object for one image to Roboflow's dict. Raises: BadPrediction."""
     if isinstance(found, (list, tuple)) and len(found) == 1:
         found = found[0]  # a batch of one
+    height, width = frame.image.shape[:2]
     if isinstance(found, sv.Detections):
-        return document_of_detections(found, frame.image, None)
+        return document_of_detections(found, width=width, height=height, labels=None)
     if hasattr(found, "model_dump"):
         found = found.model_dump(by_alias=True, exclude_none=True)
     if not isinstance(found, dict) or not isinstance(found.get("predictions"), list):
         expected = "a dict with the list `predictions`, an object that dumps one, or supervision's Detections"
         raise BadPrediction(f"expected {expected}, got {type(found).__name__}")
-    height, width = frame.image.shape[:2]
     return {"image": {"width": width, "height": height}, **found}
 
 
@@ -203,9 +206,10 @@ def failure_of(exc: BaseException) -> str:
     return str(exc) if isinstance(exc, (BadPrediction, *run_errors())) else f"{type(exc).__name__}: {exc}"
 
 
-def document_of_detections(detections: sv.Detections, image: Image, labels: Sequence[str] | None) -> Document:
+def document_of_detections(
+    detections: sv.Detections, *, width: int, height: int, labels: Sequence[str] | None
+) -> Document:
     """Roboflow's dict for the detections in a picture. Without labels, detections carry their class names."""
-    height, width = image.shape[:2]
     if labels is None:
         detections, labels = _complete(detections)
     return describe_picture(detections, labels=labels, width=width, height=height)

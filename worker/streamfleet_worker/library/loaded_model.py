@@ -87,7 +87,8 @@ class LoadedModel:
     def _infer(self, image: Image, rules: PostProcessing) -> Response:
         with self._lock:
             detections = self._context.detect(ArrayPicture(image), rules)
-        document = document_of_detections(detections, image, self._labels)
+        height, width = image.shape[:2]
+        document = document_of_detections(detections, width=width, height=height, labels=self._labels)
         return Response(
             image=Response(document["image"]),
             predictions=[Response(prediction) for prediction in document["predictions"]],

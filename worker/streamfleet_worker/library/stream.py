@@ -80,7 +80,7 @@ class _BaseStream:
         self.max_detections = checked.max_detections
         self.frame_count = 0  # predictions so far
         self.frame_id: int | None = None  # of the last frame with a prediction
-        self.frame_cv: Image | None = None  # its picture, BGR
+        self._frame: VideoFrame | None = None
         self.inference_response: Document | None = None
         self._pipeline = InferencePipeline(
             plans_of(
@@ -96,6 +96,11 @@ class _BaseStream:
             on_end=on_end,
         )
         self.webcam_stream = WebcamStream(self._pipeline)
+
+    @property
+    def frame_cv(self) -> Image | None:
+        """The picture of the last frame with a prediction, BGR."""
+        return None if self._frame is None else self._frame.image
 
     @property
     def frame(self) -> Image | None:
@@ -125,7 +130,7 @@ class _BaseStream:
     def _record(self, prediction: Document, frame: VideoFrame) -> None:
         self.frame_count += 1
         self.frame_id = frame.frame_id
-        self.frame_cv = frame.image
+        self._frame = frame
         self.inference_response = {"frame_id": frame.frame_id, **prediction}
 
 

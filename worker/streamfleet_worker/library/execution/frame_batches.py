@@ -18,7 +18,7 @@ from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.ipc.playback_position import Progress
 from streamfleet_worker.library.errors import SourceConnectionError
 from streamfleet_worker.library.execution.playback_clock import Schedule
-from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.frame import VideoFrame, frame_of_picture
 from streamfleet_worker.library.status_updates import Updates
 from streamfleet_worker.video.frame import Frame, Stamp
 from streamfleet_worker.video.source_lane import SourceLane
@@ -321,8 +321,8 @@ class Feed:
         """Wrap a frame for the user."""
         stamp = frame.stamp
         self._rate.tick(stamp.decoded_at)
-        video_frame = VideoFrame(
-            image=frame.picture.bgr(),
+        video_frame = frame_of_picture(
+            frame.picture,
             frame_id=stamp.frame_id,
             frame_timestamp=datetime.fromtimestamp(stamp.wall_ns / 1e9),  # noqa: DTZ006
             source_id=self.source_id,
