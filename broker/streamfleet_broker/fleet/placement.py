@@ -1,4 +1,7 @@
-"""Chooses a device for a pipeline. Pure and deterministic."""
+"""Chooses among the devices that may run a pipeline. Pure and deterministic.
+
+`scheduler` finds these devices, and decides when a pipeline moves.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Converts the raw output of a model to detections in pixels of the frame. Pure arithmetic."""
+"""Converts the raw output of a model to detections in pixels of the frame. Pure arithmetic.
+
+A new family has its name in `Family`. How its output is read is decided here, where its picture is placed in
+`letterbox`, and the range of its input in `engine.normalize`.
+"""
 
 from __future__ import annotations
 
