@@ -93,20 +93,17 @@ class Tracker:
 
     def _match(self, boxes: Doubles, confident: npt.NDArray[np.bool_]) -> tuple[_Indices, _Indices]:
         """Return the tracks that were seen, and the indices of their boxes."""
-        free, rows = np.arange(len(self._ids)), np.flatnonzero(confident)
-        tracks, matched = self._assign(free, boxes, rows)
-        if len(rows) == len(confident):
-            return tracks, matched
-        free, rows = np.delete(free, tracks), np.flatnonzero(~confident)
-        further_tracks, further_matched = self._assign(free, boxes, rows)
-        return np.concatenate([tracks, further_tracks]), np.concatenate([matched, further_matched])
-
-    def _assign(self, tracks: _Indices, boxes: Doubles, rows: _Indices) -> tuple[_Indices, _Indices]:
-        """Pair some of the tracks and some of the rows so that the sum of their overlaps is greatest."""
-        overlaps = _overlaps(self._boxes.boxes[:, tracks], boxes[:, rows])
-        at, matched = linear_sum_assignment(overlaps, maximize=True)
-        enough = overlaps[at, matched] >= _LEAST_OVERLAP
-        return tracks[at[enough]], rows[matched[enough]]
+        estimates = self._boxes.boxes
+        if confident.all():
+            return _assign(estimates, boxes)
+        first, later = np.flatnonzero(confident), np.flatnonzero(~confident)
+        tracks, rows = _assign(estimates, boxes[:, first])
+        free = np.delete(np.arange(len(self._ids)), tracks)
+        further_tracks, further_rows = _assign(estimates[:, free], boxes[:, later])
+        return (
+            np.concatenate([tracks, free[further_tracks]]),
+            np.concatenate([first[rows], later[further_rows]]),
+        )
 
     def _start_tracks(self, boxes: Doubles) -> _Indices:
         """Start a track for each box, and return their ids."""
@@ -129,6 +126,14 @@ class Tracker:
 def _columns(xyxy: npt.NDArray[np.generic]) -> Doubles:
     """Boxes (n, 4) as columns (4, n)."""
     return np.ascontiguousarray(xyxy.T, np.float64)
+
+
+def _assign(tracks: Doubles, boxes: Doubles) -> tuple[_Indices, _Indices]:
+    """Pair tracks (4, n) and boxes (4, m) so that the sum of their overlaps is greatest. Return indices."""
+    overlaps = _overlaps(tracks, boxes)
+    at, matched = linear_sum_assignment(overlaps, maximize=True)
+    enough = overlaps[at, matched] >= _LEAST_OVERLAP
+    return at[enough], matched[enough]
 
 
 def _overlaps(tracks: Doubles, boxes: Doubles) -> npt.NDArray[np.float32]:
