@@ -24,6 +24,7 @@ from pathlib import Path
 import cv2
 
 from benchmarks.bare import Slot, session_of
+from benchmarks.live_cameras import PROPERTIES
 from benchmarks.processes import child, receive, start_session
 from benchmarks.receiver import boot_ns
 from streamfleet_core.protocol.values import Manifest, SourceSpec
@@ -34,7 +35,7 @@ from streamfleet_worker.video.sources.open_source import open_source
 THREAD_EACH, TWO_THREADS = "bare: a thread each", "bare: two threads"
 LIVE_ARRANGEMENTS = (THREAD_EACH, TWO_THREADS)
 _START = 120.0  # seconds until each camera has a prediction
-_END = 30.0  # seconds to infer the last frames
+_END = 60.0  # seconds to infer the last frames
 _POLL = 0.05  # seconds between two looks at the counters
 
 
@@ -135,7 +136,7 @@ class _Loop:
         )
 
     def _read(self, camera: int) -> None:
-        capture = open_source(SourceSpec(self._task.urls[camera]), 1)
+        capture = open_source(SourceSpec(self._task.urls[camera], properties=PROPERTIES), 1)
         watched = self._watched[camera]
         while capture.grab():
             picture = capture.retrieve()

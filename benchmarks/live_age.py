@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.bare_live import LIVE_ARRANGEMENTS, THREAD_EACH, LiveTask, Watched, watching
 from benchmarks.fleets import delete_all, names, put, running
-from benchmarks.live_cameras import Captured, LiveCameras, live_cameras
+from benchmarks.live_cameras import PROPERTIES, Captured, LiveCameras, live_cameras
 from benchmarks.receiver import Receiver, boot_ns, content_of
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, percentiles
 from benchmarks.scene import Scene
@@ -33,7 +33,7 @@ FLEET = "fleet"
 SIDES = (*LIVE_ARRANGEMENTS, FLEET)
 EQUAL = 0.05  # maximum relative difference of a camera's frames from the median, beyond one frame
 _WARM_UP = 5.0  # seconds, at most as long as the measurement, after which processes no longer start
-_SETTLED = 10.0  # seconds until the status of halted cameras is complete
+_SETTLED = 60.0  # seconds until all frames of halted cameras are done, and their status says so
 _START = 240.0  # seconds until each camera is predicted: dozens of processes start
 _STARTING = 8  # pipelines that are started at the same time
 
@@ -164,20 +164,34 @@ def of_fleet(fleet: Fleet, cameras: LiveCameras, scene: Scene, seconds: float, m
     camera_names = names(scene.cameras)
     urls = cameras.urls(camera_names, scene.fps)
     with Receiver() as receiver, ThreadPoolExecutor(_STARTING) as pool:
-        list(pool.map(lambda name, url: put(fleet, name, url, port=receiver.port), camera_names, urls))
-        wait_for(lambda: len(receiver.first_ns) == scene.cameras, "a datagram of each camera", timeout=_START)
+        sources = [{"reference": url, "properties": PROPERTIES} for url in urls]
+        list(
+            pool.map(lambda name, source: put(fleet, name, source, port=receiver.port), camera_names, sources)
+        )
+        wait_for(
+            lambda: not _silent(receiver, camera_names),
+            lambda: f"a datagram of {', '.join(_silent(receiver, camera_names))}\n{fleet.log()[-2000:]}",
+            timeout=_START,
+            every=1.0,
+        )
         window = _measure(seconds)
         taken = cameras.halt(camera_names)
         captured = [taken[name] for name in camera_names]
-        sources = settled(fleet, camera_names, [len(each.times_ns) for each in captured])
+        statuses = settled(fleet, camera_names, [len(each.times_ns) for each in captured])
         delete_all(fleet)
-        watched = {name: Watched(source["received"]) for name, source in sources.items()}
+        watched = {name: Watched(source["received"]) for name, source in statuses.items()}
         for arrival in receiver.arrivals:
             content = content_of(arrival)
             watched[content.pipeline_id].predictions.append((content.frame_id, arrival.at_ns))
     measured.add(captured, [watched[name] for name in camera_names], window)
-    for source in sources.values():
+    for source in statuses.values():
         measured.dropped.update(source["dropped"])
+
+
+def _silent(receiver: Receiver, camera_names: Sequence[str]) -> list[str]:
+    """Return the cameras without a datagram until now. A restarted camera sends from another port."""
+    heard = {content_of(arrival).pipeline_id for arrival in list(receiver.arrivals)}
+    return [name for name in camera_names if name not in heard]
 
 
 def settled(fleet: Fleet, camera_names: Sequence[str], captured: Sequence[int]) -> dict[str, dict[str, Any]]:

@@ -26,6 +26,7 @@ from benchmarks.receiver import boot_ns
 from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.synthetic.test_pattern import draw
 
+PROPERTIES = {"read_timeout_msec": 600_000.0}  # of a source: a halted camera is not lost
 SIZE = (1280, 720)  # pixels, of the test pattern
 _PICTURES = 40  # encoded in advance, and repeated
 _QUALITY = 85  # of JPEG

@@ -80,7 +80,7 @@ def of_fleet(fleet: Fleet, film: Path, scene: Scene, *, settle: float, seconds: 
     source = {"reference": str(film), "mode": "live", **limit}
     with Receiver() as receiver, ThreadPoolExecutor(_STARTING) as pool:
         list(pool.map(lambda name: put(fleet, name, source, port=receiver.port), names(scene.cameras)))
-        wait_for(lambda: len(receiver.first_ns) == scene.cameras, "a datagram of each camera", timeout=_START)
+        wait_for(lambda: len(receiver.first_ns) >= scene.cameras, "a datagram of each camera", timeout=_START)
         time.sleep(settle)
         parts = worker_processes(fleet)
         began_ns, before = boot_ns(), cpu_times(parts)
