@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "core.runtime": ["core.protocol"],
     "broker.fleet": ["core.protocol"],
     "broker": ["broker", "core"],
+    "worker.doctor": ["worker.engine", "worker.host", "worker.ipc.shared_memory", "core"],
     "worker.host": ["core"],
     "worker.ipc": ["core"],
     "worker.decisions": [

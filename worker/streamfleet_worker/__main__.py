@@ -12,6 +12,10 @@ from streamfleet_core.runtime.startup import needing
 
 def main() -> None:
     """Run the program. Exits with 0 after SIGTERM or SIGINT, with 1 and one line on an error."""
+    if sys.argv[1:2] == ["doctor"]:  # also where a package is missing
+        from streamfleet_worker.doctor import command
+
+        sys.exit(command.run(sys.argv[2:]))
     with needing("streamfleet-worker", "worker,cpu", "cv2", "onnxruntime"):
         from streamfleet_worker import watchdog
 

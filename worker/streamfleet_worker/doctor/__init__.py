@@ -1,0 +1,1 @@
+"""What is wrong with this machine, and the step that mends it."""
