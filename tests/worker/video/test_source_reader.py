@@ -11,12 +11,13 @@ from pathlib import Path
 from statistics import median
 
 import cv2
+import numpy as np
 import pytest
 
 from streamfleet_worker.video import source_reader
 from streamfleet_worker.video.capture import Capture
-from streamfleet_worker.video.frame import Picture
-from streamfleet_worker.video.sources import timeouts
+from streamfleet_worker.video.frame import Image, Picture
+from streamfleet_worker.video.sources import images, timeouts
 from streamfleet_worker.video.sources.v4l2_capture import V4L2Capture
 from tests.fakes.films import FRAMES, copied, noise, write_film
 from tests.fakes.http_camera import HttpCamera
@@ -130,6 +131,28 @@ def test_a_film_that_is_cut_off_ends_and_says_so(play: Callable[..., Playing], t
     assert 5 < len(ids) < 25
     assert "of 30 frames: it is cut off or damaged" in playing.stat.reason
     assert playing.stat.cause is None
+
+
+def test_images_that_were_emitted_before_are_not_read_again(
+    play: Callable[..., Playing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(10):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((48, 64, 3), number, np.uint8))
+    (tmp_path / "6.png").write_bytes(b"no image")
+    read: list[str] = []
+    read_image = images._read
+
+    def counting(path: Path) -> Image | None:
+        read.append(path.name)
+        return read_image(path)
+
+    monkeypatch.setattr(images, "_read", counting)
+    playing = play(str(tmp_path), position=5)
+
+    assert playing.until_ended() == [6, 8, 9, 10]
+    assert [frame.grey for frame in playing.frames] == [5, 7, 8, 9]
+    assert playing.stat.dropped == {"damaged": 1}
+    assert read == ["0.png", *(f"{number}.png" for number in range(5, 10))]  # the first one for its size
 
 
 def test_a_frame_that_nobody_needs_is_grabbed_and_counted_but_not_retrieved(

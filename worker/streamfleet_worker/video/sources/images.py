@@ -34,19 +34,23 @@ class ImagesCapture(Capture):
         self._image: Image | None = None
 
     def grab(self) -> bool:
-        """Read the next image."""
+        """Advance to the next image. Until a size is known, it is read too."""
         self._index += 1
         if self._index >= len(self._paths):
             return False
-        self._image = _read(self._paths[self._index])
-        self.damaged = self._image is None
         self.media_time = self._index / self.fps
-        if self._image is not None:
-            self.height, self.width = self._image.shape[:2]
+        self._image = None
+        if not self.width:
+            self._image = _read(self._paths[self._index])
+            self.damaged = self._image is None
+            if self._image is not None:
+                self.height, self.width = self._image.shape[:2]
         return True
 
     def retrieve(self) -> Picture | None:
-        """Return the last image."""
+        """Read the image, unless it was read already."""
+        if self._image is None:
+            self._image = _read(self._paths[self._index])
         return None if self._image is None else ArrayPicture(self._image)
 
     def close(self) -> None:
