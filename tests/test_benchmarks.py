@@ -26,7 +26,7 @@ from benchmarks.cpu import cpu_times, growth
 from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
 from benchmarks.live_age import Measured, Window, ages_of, unevenness
 from benchmarks.live_cameras import Captured, live_cameras
-from benchmarks.own_work import COMPARED, STEPS, TRACK, WHOLE, Result, ratio_of
+from benchmarks.own_work import LIMITS, STEPS, TRACK, WHOLE, Result, ratio_of
 from benchmarks.paced import Paced, ratios
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
@@ -136,7 +136,7 @@ def test_a_quick_benchmark_of_a_cameras_own_work_has_every_step_beside_its_basel
     cells = {row["name"]: row["cells"] for row in found["tables"][0]["rows"]}
     assert list(cells) == [*STEPS, WHOLE]
     assert all(own > 0 for own, _, _ in cells.values())
-    assert {step for step, (_, baseline, _) in cells.items() if baseline} == set(COMPARED)
+    assert {step for step, (_, baseline, _) in cells.items() if baseline} == set(LIMITS)
 
 
 def test_own_work_is_compared_with_the_baseline_of_the_same_round() -> None:
