@@ -14,6 +14,9 @@ import signal
 import subprocess
 from collections import deque
 
+import numpy as np
+import numpy.typing as npt
+
 from streamfleet_worker.video.hardware.data_protocol import (
     BUFFER,
     CAPS,
@@ -33,13 +36,16 @@ _MOST_EVENT = 1 << 16  # bytes of caps or an event
 _REAPING = 1.0  # seconds for a killed child to end
 
 
+Bytes = npt.NDArray[np.uint8]  # (bytes,)
+
+
 class RawPicture:
     """A picture as it arrived over the pipe."""
 
     __slots__ = ("content", "format", "pts")
 
-    def __init__(self, content: bytearray, of: RawFormat, pts: int) -> None:
-        self.content = content
+    def __init__(self, content: Bytes, of: RawFormat, pts: int) -> None:
+        self.content = content  # its planes, as `of` says
         self.format = of
         self.pts = pts  # nanoseconds, or NO_TIME
 
@@ -71,21 +77,17 @@ class Child:
             with contextlib.suppress(OSError):  # the kernel's limit for all pipes of a user is reached
                 fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_SIZE)
         self._said = b""
+        self._is_silent = False  # it has closed its output
         self._queue: deque[memoryview] = deque()
         self._queued = 0  # bytes
         self._finishing = False
         self._format: RawFormat | None = None
         self._header: Header | None = None
-        self._incoming = bytearray(HEADER_SIZE)
+        self._incoming: Bytes = np.empty(HEADER_SIZE, np.uint8)
         self._filled = 0  # bytes of `_incoming`
         self.pictures: deque[RawPicture] = deque()
         self.ended = False  # no picture follows
         self.written = 0  # bytes in all
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
 
     @property
     def has_room(self) -> bool:
@@ -114,7 +116,8 @@ class Child:
         poll = select.poll()
         poll.register(wake, select.POLLIN)
         poll.register(self._frames, select.POLLIN)
-        poll.register(self._output, select.POLLIN)
+        if not self._is_silent:
+            poll.register(self._output, select.POLLIN)
         if self._input is not None and (self._queue or self._finishing):
             poll.register(self._input, select.POLLOUT)
         ready = {descriptor for descriptor, _ in poll.poll(1000 * timeout)}
@@ -177,13 +180,15 @@ class Child:
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            self._said = (self._said + os.read(self._output, _OUTPUT))[-_OUTPUT:]
+            content = os.read(self._output, _OUTPUT)
+            self._is_silent = not content
+            self._said = (self._said + content)[-_OUTPUT:]
 
     def _read(self) -> None:
         """Read until there is a picture, which the caller takes before the next. Raises: DecoderFailed."""
         try:
             while not self.pictures:
-                count = os.readv(self._frames, [memoryview(self._incoming)[self._filled :]])
+                count = os.readv(self._frames, [self._incoming.data[self._filled :]])
                 if not count:
                     self.ended = True
                     return
@@ -195,17 +200,17 @@ class Child:
         except BadData as exc:
             raise DecoderFailed("refused", f"delivers what cannot be read: {exc}") from None
 
-    def _receive(self, content: bytearray) -> None:
+    def _receive(self, content: Bytes) -> None:
         """Take a whole header or payload. Raises: BadData."""
         header = self._header
         if header is None:
-            header = Header.decode(bytes(content))
+            header = Header.decode(content.tobytes())
             self._check(header)
             if header.length:
                 self._expect(header, header.length)
                 return
         elif header.kind == CAPS:
-            self._format = RawFormat.parse(bytes(content))
+            self._format = RawFormat.parse(content.tobytes())
         elif header.kind == BUFFER:
             assert self._format is not None
             self.pictures.append(RawPicture(content, self._format, header.pts))
@@ -221,7 +226,7 @@ class Child:
 
     def _expect(self, header: Header | None, length: int) -> None:
         self._header = header
-        self._incoming = bytearray(length)
+        self._incoming = np.empty(length, np.uint8)
         self._filled = 0
 
 

@@ -145,9 +145,9 @@ class HardwareDecoding:
         self._feeder.release(release)
 
     @property
-    def child(self) -> int | None:
-        """The process id of the child; None if there is none now."""
-        return None if self._child is None else self._child.pid
+    def owed(self) -> int | None:
+        """Packets whose pictures the child has not delivered; None if there is no child now."""
+        return None if self._child is None else len(self._unanswered)
 
     # the child ---------------------------------------------------------------------------------------------
 
@@ -331,11 +331,11 @@ class HardwareDecoding:
         form = raw.format
         pixels = _PIXELS[form.name, self._is_full_range]
         picture = VideoFrame(form.width, form.height, pixels)
-        content, at = np.frombuffer(raw.content, np.uint8), 0
+        at = 0
         for number, (rows, used, stride) in enumerate(form.planes):
             plane = picture.planes[number]
             target = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
-            source = content[at : at + rows * stride].reshape(rows, stride)
+            source = raw.content[at : at + rows * stride].reshape(rows, stride)
             target[:rows, :used] = source[:, :used]
             at += stride * (rows + rows % 2 if number == 0 else rows)
         picture.color_range, picture.colorspace = self._colours

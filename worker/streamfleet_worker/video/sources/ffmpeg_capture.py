@@ -43,6 +43,7 @@ _FILM_THREADS = 0  # FFmpeg's default: the delay of a file does not matter
 MOST_PIXELS = 1 << 27  # pixels of a picture: 400 MB of memory
 _BAD_READS = 10  # consecutive failed reads, after which a container counts as ended
 _REREAD = 5000  # frames at most that are decoded again to recover those lost at the end
+_OWED = 4  # packets that a decoder of hardware may hold, besides those that it reorders
 _REORDER_PACKETS = 16  # packets that a decoder may hold for reordering, at most
 _SEGMENTED = ("hls", "dash")  # formats whose segments arrive at once
 _NO_COUNT = ("ivf",)  # older versions of FFmpeg wrote a duration where it reads a number of frames
@@ -383,12 +384,14 @@ class FFmpegCapture(Capture):
 
     def _check_silence(self, began: float) -> None:
         """Raises: SourceLost if no packet can be decoded; DecoderFailed if the decoder is to blame."""
-        silence = self._silence + time.monotonic() - began
-        if self.finite or not self._undecoded_packets or silence < self._timeout:
+        assert self._hardware is not None
+        if self.finite or self._silence + time.monotonic() - began < self._timeout:
             return
-        if self._hardware is None or self._hardware.child is None:
-            raise self._timed_out()
-        raise DecoderFailed("stalled", f"delivered no picture for {self._timeout:.3g} s")
+        owed = self._hardware.owed
+        if owed is None and self._undecoded_packets:
+            raise self._timed_out()  # there is no keyframe
+        if owed is not None and owed > _OWED + self._codec.reorder_depth:
+            raise DecoderFailed("stalled", f"delivered no picture for {self._timeout:.3g} s")
 
     def _use_software(self) -> None:
         """Decode with FFmpeg from the last keyframe on. Raises: SourceLost."""
