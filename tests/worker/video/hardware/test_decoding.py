@@ -394,6 +394,22 @@ def test_a_camera_whose_decoder_is_killed_is_not_lost(
     assert playing.stat.decoder_note == f"{GST} was killed by SIGKILL"
 
 
+def test_a_camera_whose_decoder_is_stopped_is_not_lost(
+    play: Callable[..., Playing], rtsp: Callable[..., RtspServer]
+) -> None:
+    server = rtsp(size=(320, 240))
+    server.start()
+    playing = play(server.url, decoder="gst", properties={"read_timeout_msec": 3000.0})
+    playing.until(10)
+
+    [pid] = gstreamer.decoders()
+    os.kill(pid, signal.SIGSTOP)
+    playing.until(len(playing.ids) + 20)
+
+    assert (playing.stat.decoder, playing.stat.attempts, playing.stat.failures) == (GST, 0, 0)
+    assert playing.stat.decoder_note == f"{GST} delivered no picture for 3 s; started again"
+
+
 def test_a_camera_that_comes_back_is_decoded_by_what_did_not_fail(
     play: Callable[..., Playing],
     rtsp: Callable[..., RtspServer],

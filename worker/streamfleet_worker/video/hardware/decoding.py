@@ -110,6 +110,7 @@ class HardwareDecoding:
         self._first_pts: int | None = None
         self._worked = False  # the child has delivered a picture
         self._moved_at = 0.0  # monotonic seconds, of the last picture, or when it could hold all packets
+        self._heard_at = 0.0  # monotonic seconds, of the last picture, or the start of the child
         self._taken = 0  # bytes that the child has taken
         self._finished = False
         self._ready: deque[VideoFrame | None] = deque()
@@ -148,6 +149,11 @@ class HardwareDecoding:
     def owed(self) -> int | None:
         """Packets whose pictures the child has not delivered; None if there is no child now."""
         return None if self._child is None else len(self._unanswered)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the child was started, or delivered a picture."""
+        return time.monotonic() - self._heard_at
 
     # the child ---------------------------------------------------------------------------------------------
 
@@ -195,7 +201,8 @@ class HardwareDecoding:
         for sent in self._kept or ():
             child.put(buffer(sent.content, sent.time))
         self._worked = False
-        self._moved_at, self._taken = time.monotonic(), 0
+        self._moved_at = self._heard_at = time.monotonic()
+        self._taken = 0
         return child
 
     def _end(self, child: Child) -> None:
@@ -292,7 +299,7 @@ class HardwareDecoding:
 
     def _receive(self, raw: RawPicture) -> None:
         self._worked = True
-        self._moved_at = time.monotonic()
+        self._moved_at = self._heard_at = time.monotonic()
         sent = self._packet_of(raw.pts)
         if sent is None:
             return

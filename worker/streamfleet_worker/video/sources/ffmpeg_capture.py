@@ -390,7 +390,8 @@ class FFmpegCapture(Capture):
         owed = self._hardware.owed
         if owed is None and self._undecoded_packets:
             raise self._timed_out()  # there is no keyframe
-        if owed is not None and owed > _OWED + self._codec.reorder_depth:
+        is_silent = self._hardware.silence >= self._timeout
+        if owed is not None and owed > _OWED + self._codec.reorder_depth and is_silent:
             raise DecoderFailed("stalled", f"delivered no picture for {self._timeout:.3g} s")
 
     def _use_software(self) -> None:
