@@ -352,13 +352,7 @@ signal.pause()
         assert Path(f"/proc/{pid}").exists()
         process.kill()
 
-    def is_gone() -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        except OSError:
-            return True
-
-    wait_for(is_gone, "the end of the decoder")
+    wait_for(lambda: not gstreamer.is_running(pid), "the end of the decoder")
 
 
 # cameras
