@@ -129,6 +129,16 @@ def test_three_hundred_fit_into_a_datagram_with_shorter_numbers() -> None:
     assert max(len(str(one["x"])) for one in json.loads(encoded.content)["predictions"]) <= 6
 
 
+def test_nothing_is_left_out_if_shorter_numbers_fit_exactly() -> None:
+    whole = document(detections(300))
+    size = len(to_json(whole).content)
+
+    exact, less = to_json(whole, size), to_json(whole, size - 1)
+
+    assert (exact.truncated, len(exact.content)) == (0, size)
+    assert less.truncated == 1
+
+
 def test_of_too_many_the_most_confident_are_sent_in_their_order() -> None:
     sent = detections(3000)
 

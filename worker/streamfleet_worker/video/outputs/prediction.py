@@ -96,8 +96,11 @@ def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = Fa
         return content if compact else msgspec.json.format(content, indent=0)
 
     separators = (",", ":") if compact else (", ", ": ")
-    if len(document["predictions"]) <= limit // _SMALLEST:  # more never fit unshortened
+    if len(document["predictions"]) <= limit // _SMALLEST:  # more never fit
         content = encode(document)
+        if len(content) > limit:
+            short = [_shortened(prediction) for prediction in document["predictions"]]
+            content = encode({**document, "predictions": short})
         if len(content) <= limit:
             return Encoded(content, 0)
     return _fit(document, limit, encode, shorten=_shortened, separator=len(separators[0]))
