@@ -6,33 +6,31 @@ import os
 
 import av
 
-from streamfleet_core.protocol.status import SourceCause
 from streamfleet_worker.video.sources.errors import SourceLost
-from streamfleet_worker.video.sources.url_diagnosis import Address, diagnose
+from streamfleet_worker.video.sources.url_diagnosis import Address, Answer, diagnose, diagnose_answer
 
-# Causes that follow from FFmpeg's error alone.
-_CAUSES: dict[type[Exception], tuple[SourceCause, str]] = {
-    av.error.ConnectionRefusedError: ("refused", "connection refused"),
-    av.error.HTTPForbiddenError: ("authentication", "access is denied (403 Forbidden)"),
-    av.error.HTTPNotFoundError: ("not_found", "there is nothing under this path (404 Not Found)"),
-    av.error.HTTPBadRequestError: ("invalid", "the server refuses the request (400 Bad Request)"),
-    av.error.HTTPTooManyRequestsError: (
-        "unreachable",
-        "the server cannot serve it now (429 Too Many Requests)",
-    ),
-    av.error.ProtocolNotFoundError: ("invalid", "FFmpeg does not speak this protocol here"),
+_STATUSES: dict[type[Exception], int] = {
+    av.error.HTTPBadRequestError: 400,
+    av.error.HTTPForbiddenError: 403,
+    av.error.HTTPNotFoundError: 404,
+    av.error.HTTPTooManyRequestsError: 429,
 }
 
 
 def diagnose_error(address: Address, exc: Exception) -> SourceLost:
     """Find the cause: from FFmpeg's error where it is specific, otherwise by asking the server."""
-    for kind, (cause, why) in _CAUSES.items():
-        if isinstance(exc, kind):
-            return address.lost(cause, why)
+    status = next((status for kind, status in _STATUSES.items() if isinstance(exc, kind)), None)
+    if isinstance(exc, av.error.HTTPUnauthorizedError) and not address.has_login:
+        status = 401
+    meaning = None if status is None else diagnose_answer(address, Answer(status, ()))
+    if meaning is not None:
+        return meaning
     if isinstance(exc, av.error.HTTPUnauthorizedError):
-        if not address.has_login:
-            return address.lost("authentication", "it wants a user and a password, the address has none")
         return diagnose(address) or address.lost("authentication", "the user or the password is wrong")
+    if isinstance(exc, av.error.ConnectionRefusedError):
+        return address.lost("refused", "connection refused")
+    if isinstance(exc, av.error.ProtocolNotFoundError):
+        return address.lost("invalid", "FFmpeg does not speak this protocol here")
     if isinstance(exc, av.error.OSError):
         return diagnose(address) or address.lost("unreachable", strerror(exc).lower())
     why = "it answers, but gives nothing that can be decoded"
