@@ -130,6 +130,10 @@ def film(tmp_path: Path) -> Path:
         ("h264.ts", "libx264", {"sound": True}),
         ("h264.avi", "libx264", {"options": {"bf": "0"}}),
         ("h264.flv", "libx264", {}),
+        ("bare.h264", "libx264", {}),
+        ("bare.hevc", "libx265", {"options": X265}),
+        ("open.mkv", "libx264", {"options": {"g": "10", "x264-params": "open-gop=1"}}),
+        ("no-keyframes.mkv", "libx264", {"options": {"x264-params": "intra-refresh=1"}}),
         ("no-b.mp4", "libx264", {"options": {"bf": "0", "g": "5"}}),
         ("hevc.mp4", "libx265", {"options": X265}),
         ("hevc.mkv", "libx265", {"options": X265}),
@@ -157,6 +161,16 @@ def test_a_film_gives_the_same_pictures_at_the_same_times(
     assert ours.said == [(f"gst ({element})", "")]
 
 
+def test_times_that_do_not_fit_the_order_of_pictures_cost_none(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "reordered.avi", "libx264")
+
+    ours, theirs = played(path), played(path, "software")
+
+    assert (len(ours.times), ours.damaged) == (FRAMES, 0)
+    for one, other in zip(ours.pictures, theirs.pictures, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("numbers", [(11,), (12, 13, 15), (FRAMES - 2,), (FRAMES - 1,)])
 def test_a_damaged_packet_costs_its_frame_which_is_counted(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     whole = write_film(tmp_path / "whole.mp4", "libx264", options={"bf": "0", "g": "10"})
@@ -177,6 +191,7 @@ def test_a_damaged_packet_costs_its_frame_which_is_counted(tmp_path: Path, numbe
     ("codec", "pix_fmt", "note"),
     [
         ("mpeg4", "yuv420p", "gst does not decode mpeg4"),
+        ("libsvtav1", "yuv420p", "gst does not decode av1"),
         ("libx264", "yuv420p10le", "gst does not decode h264 of yuv420p10le"),
     ],
 )
@@ -210,6 +225,23 @@ def test_a_decoder_that_is_killed_is_started_again_and_no_frame_is_lost(film: Pa
     assert_equal(came, played(film, "software"))
     assert came.said == [(GST, ""), (GST, f"{GST} was killed by SIGKILL; started again")]
     assert len(came.decoders) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("bare.h264", "libx264"), ("film.ts", "libx264"), ("film.mkv", "libx265")]
+)
+def test_no_frame_is_lost_or_comes_twice_whatever_the_film(tmp_path: Path, name: str, codec: str) -> None:
+    options = {"g": "10"} if codec == "libx264" else {"x265-params": "log-level=none:keyint=10"}
+    path = write_film(tmp_path / name, codec, size=(640, 360), options=options)
+
+    def kill(number: int, pid: int) -> None:
+        if number in (7, 18, 24):
+            os.kill(pid, signal.SIGKILL)
+
+    came = played(path, after=kill)
+
+    assert_equal(came, played(path, "software"))
+    assert [decoder for decoder, _ in came.said][-1] == "software"
 
 
 def test_a_decoder_that_is_stopped_is_replaced(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:

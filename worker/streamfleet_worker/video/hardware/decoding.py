@@ -105,8 +105,13 @@ class HardwareDecoding:
         self._kept: list[_Sent] | None = []
         self._kept_size = 0  # bytes
         self._unanswered: deque[_Sent] = deque()  # in the order of their packets
+        self._repeated: list[int] = []  # times of pictures that a new child delivers again
         self._given_up: deque[int] = deque(maxlen=_LATE)  # times
-        self._marks_lost = True
+        # Whether a picture that is overtaken is lost. The times of packets in an AVI are those of their
+        # storage, so its pictures overtake each other.
+        self._marks_lost = codec.reorder_depth == 0
+        self._are_times_wrong = False
+        self._last_pts: int | None = None
         self._first_pts: int | None = None
         self._worked = False  # the child has delivered a picture
         self._moved_at = 0.0  # monotonic seconds, of the last picture, or when it could hold all packets
@@ -200,6 +205,7 @@ class HardwareDecoding:
         child.put(begin(self._decoder.media_type))
         for sent in self._kept or ():
             child.put(buffer(sent.content, sent.time))
+        self._repeated = [sent.time for sent in self._kept or () if sent.answered]
         self._worked = False
         self._moved_at = self._heard_at = time.monotonic()
         self._taken = 0
@@ -255,6 +261,10 @@ class HardwareDecoding:
         child = self._child or self._start()
         content = self._stream_of.convert(bytes(packet), keyframe=keyframe)
         sent = _Sent(packet, content, self._time_of(packet.pts))
+        if packet.pts is not None:
+            is_reordered = self._last_pts is not None and packet.pts < self._last_pts
+            self._marks_lost = (self._marks_lost or is_reordered) and not self._are_times_wrong
+            self._last_pts = packet.pts
         self._keep(sent)
         self._unanswered.append(sent)
         child.put(buffer(content, sent.time))
@@ -273,10 +283,11 @@ class HardwareDecoding:
         """Keep no group of pictures that was answered as a whole, unless it is the last one."""
         kept, start = self._kept or [], 0
         for number, sent in enumerate(kept):
-            if sent.packet.is_keyframe:
-                start = number
             if not sent.answered:
                 break
+            # Pictures behind a keyframe may be shown before it, and need the group before theirs.
+            if sent.packet.is_keyframe:
+                start = number
         self._kept_size -= sum(len(sent.content) for sent in kept[:start])
         del kept[:start]
 
@@ -312,15 +323,20 @@ class HardwareDecoding:
 
     def _packet_of(self, at: int) -> _Sent | None:
         """The packet of a picture; None if its picture was delivered already, or given up."""
+        if at in self._repeated:
+            self._repeated.remove(at)
+            return None
         if at != NO_TIME:
             for sent in self._unanswered:
                 if sent.time == at:
                     return sent
             if at in self._given_up:  # pictures come in another order than their times: none was lost
-                self._marks_lost = False
+                self._marks_lost, self._are_times_wrong = False, True
                 return None
-            if any(sent.time == at for sent in self._kept or ()):
-                return None
+        # Of an unknown time, or of one that the decoder has changed.
+        if self._repeated:
+            self._repeated.pop()
+            return None
         return min(self._unanswered, key=lambda sent: sent.time, default=None)
 
     def _give_up_earlier(self, sent: _Sent) -> None:

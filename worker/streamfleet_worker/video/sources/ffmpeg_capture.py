@@ -345,7 +345,7 @@ class FFmpegCapture(Capture):
     # hardware ---------------------------------------------------------------------------------------------
 
     def _start_hardware(self) -> HardwareDecoding | None:
-        decoder = self._decoders.choose(self._codec.name, self._codec.pix_fmt)
+        decoder = self._decoders.choose(self._codec.codec.canonical_name, self._codec.pix_fmt)
         if decoder is None:
             return None
         return HardwareDecoding(
