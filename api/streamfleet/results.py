@@ -227,6 +227,14 @@ class Device:
         load: The load average over one minute.
         memory: Total memory in bytes.
         memory_available: Available memory in bytes.
+        temperature: Degrees Celsius of its hottest sensor. None: unknown.
+        throttled: Whether heat or too little power slows it down, now or within the last minute.
+        throttle_reason: Why it is throttled, for people. Empty: it is not.
+        gpu_load: Load of its GPU, from 0 to 1.
+        gpu_power_watts: Power that its GPU uses.
+        disk: Bytes of the file system of its data directory.
+        disk_available: Available bytes of it.
+        clock_offset: Seconds that its clock is ahead of the clock of the API.
         missing_accelerator: Why its models do not run on an accelerator that it should have, and what to do.
             None: they do, or it has none.
         age: Seconds since the last report.
@@ -244,6 +252,14 @@ class Device:
     load: float | None
     memory: int | None
     memory_available: int | None
+    temperature: float | None
+    throttled: bool | None
+    throttle_reason: str | None
+    gpu_load: float | None
+    gpu_power_watts: float | None
+    disk: int | None
+    disk_available: int | None
+    clock_offset: float | None
     missing_accelerator: MissingAccelerator | None
     age: float | None
 

@@ -220,6 +220,12 @@ def _device_families(known: Known) -> Iterator[Metric]:
             ("cores", "Cores of the machine."),
             ("memory_bytes", "Memory of the machine."),
             ("memory_available_bytes", "Memory that programs may still have."),
+            ("temperature_celsius", "Temperature of its hottest sensor."),
+            ("throttled", "Whether heat or too little power slows it down."),
+            ("gpu_load", "Load of its GPU, from 0 to 1."),
+            ("gpu_power_watts", "Power that its GPU uses."),
+            ("disk_bytes", "Size of the file system of its data directory."),
+            ("disk_available_bytes", "What is available of it."),
             ("silent_seconds", "Seconds since the broker heard it."),
         )
     }
@@ -253,6 +259,9 @@ def _device_families(known: Known) -> Iterator[Metric]:
         gauges["cores"].add_metric(series, seen.stat.cores)
         gauges["memory_bytes"].add_metric(series, seen.stat.memory)
         gauges["memory_available_bytes"].add_metric(series, seen.stat.memory_available)
+        for name, value in _sensors_of(seen.stat).items():
+            if value is not None:
+                gauges[name].add_metric(series, value)
         # Each once: a duplicate series makes the whole text invalid.
         for each in {engine.digest: engine for engine in seen.stat.engines}.values():
             ready.add_metric([view.device, each.digest], float(each.state == "ready"))
@@ -262,6 +271,18 @@ def _device_families(known: Known) -> Iterator[Metric]:
                 providers.add_metric([view.device, each.digest, each.provider], 1)
         missing.add_metric(series, float(seen.stat.missing_accelerator is not None))
     yield from (*gauges.values(), ready, inferences, restarts, providers, missing)
+
+
+def _sensors_of(stat: DeviceStat) -> dict[str, float | None]:
+    """The gauges of a device's sensors; None: unknown."""
+    return {
+        "temperature_celsius": stat.temperature,
+        "throttled": None if stat.throttled is None else float(stat.throttled),
+        "gpu_load": stat.gpu_load,
+        "gpu_power_watts": stat.gpu_power_watts,
+        "disk_bytes": stat.disk or None,
+        "disk_available_bytes": stat.disk_available if stat.disk else None,
+    }
 
 
 def _of_original(known: Known) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -297,6 +298,22 @@ class Device(Answer):
     """Total memory in bytes."""
     memory_available: int | None
     """Available memory in bytes."""
+    temperature: float | None
+    """Degrees Celsius of its hottest sensor. Null: unknown, like all of the following up to the disk."""
+    throttled: bool | None
+    """Whether heat or too little power slows it down, now or within the last minute."""
+    throttle_reason: str | None
+    """Why it is throttled, for people. Empty: it is not."""
+    gpu_load: float | None
+    """Load of its GPU, from 0 to 1."""
+    gpu_power_watts: float | None
+    """Power that its GPU uses."""
+    disk: int | None
+    """Bytes of the file system of its data directory."""
+    disk_available: int | None
+    """Available bytes of it."""
+    clock_offset: float | None
+    """Seconds that its clock is ahead of the clock of this api."""
     missing_accelerator: MissingAccelerator | None
     """Why its models do not run on an accelerator that it should have. Null: they do, or it has none."""
     age: float | None
@@ -306,6 +323,7 @@ class Device(Answer):
     def of(cls, view: DeviceView, seen: Seen[DeviceStat] | None) -> Device:
         """Combine what the broker knows with the last status."""
         stat = seen.stat if seen else None
+        offset = None if seen is None else round(seen.stat.at + seen.age - time.time(), 3)
         return cls(
             device=view.device,
             state=view.state,
@@ -319,6 +337,14 @@ class Device(Answer):
             load=stat.load if stat else None,
             memory=stat.memory if stat else None,
             memory_available=stat.memory_available if stat else None,
+            temperature=stat.temperature if stat else None,
+            throttled=stat.throttled if stat else None,
+            throttle_reason=stat.throttle_reason if stat else None,
+            gpu_load=stat.gpu_load if stat else None,
+            gpu_power_watts=stat.gpu_power_watts if stat else None,
+            disk=stat.disk or None if stat else None,
+            disk_available=stat.disk_available if stat and stat.disk else None,
+            clock_offset=offset,
             missing_accelerator=stat.missing_accelerator if stat else None,
             age=round(seen.age, 3) if seen else None,
         )

@@ -20,6 +20,7 @@ from streamfleet_core.protocol.values import (
     Natural,
     ObservedState,
     PipelineSpec,
+    Reason,
 )
 
 # Why there is no picture.
@@ -37,6 +38,7 @@ SourceCause = Literal[
 ]
 
 
+Temperature = Annotated[float, Meta(ge=-100, le=200)]  # °C
 Counts = Annotated[dict[str, Natural], Meta(max_length=64)]  # by cause, or by sink
 Scalar = str | int | Finite | bool | None
 
@@ -180,6 +182,13 @@ class DeviceStat:
     memory: Natural = 0  # bytes of the machine or container
     memory_available: Natural = 0  # bytes that programs can still use
     missing_accelerator: MissingAccelerator | None = None  # of its models, or of the last one that failed
+    temperature: Temperature | None = None  # of the hottest zone; None: unknown
+    throttled: bool | None = None  # whether heat or too little power slows it down; None: unknown
+    throttle_reason: Reason = ""  # for users
+    gpu_load: Annotated[float, Meta(ge=0, le=1)] | None = None
+    gpu_power_watts: Annotated[float, Meta(ge=0, le=100_000)] | None = None
+    disk: Natural = 0  # bytes of the file system of its data directory; 0: unknown
+    disk_available: Natural = 0  # bytes
 
 
 def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:

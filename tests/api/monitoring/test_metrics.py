@@ -80,6 +80,10 @@ MACHINE = DeviceStat(
     load=1.5,
     memory=2**33,
     memory_available=2**32,
+    temperature=61.5,
+    throttled=False,
+    disk=2**40,
+    disk_available=2**30,
 )
 
 
@@ -170,6 +174,10 @@ def test_all_figures_of_the_last_known_state_are_told() -> None:
         ("streamfleet_device_cores", at): 4,
         ("streamfleet_device_memory_bytes", at): 2**33,
         ("streamfleet_device_memory_available_bytes", at): 2**32,
+        ("streamfleet_device_temperature_celsius", at): 61.5,
+        ("streamfleet_device_throttled", at): 0,
+        ("streamfleet_device_disk_bytes", at): 2**40,
+        ("streamfleet_device_disk_available_bytes", at): 2**30,
         ("streamfleet_device_silent_seconds", at): 0.2,
         ("streamfleet_engine_ready", engine): 1,
         ("streamfleet_engine_inferences_total", engine): 7,
@@ -222,6 +230,21 @@ def test_what_was_told_long_ago_is_no_rate_of_the_present() -> None:
     assert found[("streamfleet_source_fps", source)] == 0
     assert found[("streamfleet_source_frames_emitted_total", source)] == 8
     assert found[("streamfleet_source_last_frame_age_seconds", source)] == 60.5
+
+
+def test_a_sensor_that_a_device_lacks_has_no_series() -> None:
+    of_devices = {"edge-1": Seen(MACHINE, 1.0)}
+    known = Known(
+        fleet=None, pipelines=(), devices=(device("edge-1"),), of_pipelines={}, of_devices=of_devices
+    )
+
+    found = collected(known)
+
+    series = (("device", "edge-1"),)
+    assert found["streamfleet_device_temperature_celsius", series] == 61.5
+    assert found["streamfleet_device_throttled", series] == 0
+    assert found["streamfleet_device_disk_bytes", series] == 2**40
+    assert not {name for name, _ in found if name.startswith("streamfleet_device_gpu")}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,6 +201,13 @@ def test_one_device_is_shown_with_what_it_told_last(http: httpx.Client, peer: Pe
             load=0.5,
             memory=2**33,
             memory_available=2**32,
+            temperature=61.5,
+            throttled=True,
+            throttle_reason="too hot",
+            gpu_load=0.5,
+            gpu_power_watts=9.25,
+            disk=2**40,
+            disk_available=2**30,
         )
     )
 
@@ -207,7 +215,11 @@ def test_one_device_is_shown_with_what_it_told_last(http: httpx.Client, peer: Pe
     told = http.get("/v2/devices/edge-8").json()
 
     figures = ("cores", "load", "memory", "memory_available")
-    assert [silent[name] for name in figures] == [None] * 4
+    sensors = ("temperature", "throttled", "throttle_reason", "gpu_load", "gpu_power_watts")
+    assert [silent[name] for name in (*figures, *sensors, "disk", "clock_offset")] == [None] * 11
+    assert [told[name] for name in sensors] == [61.5, True, "too hot", 0.5, 9.25]
+    assert (told["disk"], told["disk_available"]) == (2**40, 2**30)
+    assert told["clock_offset"] == pytest.approx(-time.time(), abs=PATIENCE)  # its clock shows 1970
     assert [told[name] for name in figures] == [4, 0.5, 2**33, 2**32]
     assert told["labels"] == {"site": "a"}
     assert http.get("/v2/devices/nobody").status_code == 404

@@ -22,6 +22,7 @@ from streamfleet_worker.decisions.reconcile_events import (
     Unfenced,
 )
 from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.host.sensors import Sensors, SensorThread
 from streamfleet_worker.ipc.child_messages import CameraReport
 from streamfleet_worker.ipc.handover.receiver import Receiver
 from tests.fakes.peers import MANIFEST, spec
@@ -53,6 +54,7 @@ class Device:
             starts=3,
             session=Session(Hello(device="cam-1", boot=b"b" * 16, agent="0.1.0", capacity=4), lambda: 0.5),
             reconcile=self.reconcile,
+            sensors=SensorThread(Sensors(Path(path).parent)),
         )
 
     def says(self, name: str, state: ObservedState, now: float) -> None:

@@ -40,8 +40,10 @@ from streamfleet_worker.decisions import reconcile_actions as actions
 from streamfleet_worker.decisions import reconcile_events as events
 from streamfleet_worker.decisions import session_effects as effects
 from streamfleet_worker.decisions.broker_session import Session
+from streamfleet_worker.decisions.device_trouble import device_trouble
 from streamfleet_worker.decisions.reconcile_events import ChildId, Event, PublisherId, Row
 from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.host.sensors import Sensors, SensorThread
 from streamfleet_worker.ipc.child_messages import (
     AllowSubscribers,
     CameraConfig,
@@ -119,6 +121,7 @@ class Agent:
         self._uploader = Uploader(spool, rng)
         self._context = zmq.asyncio.Context()
         self._link = BrokerLink(self._context, identity.keys, self._on_message)
+        self._sensors = SensorThread(Sensors(config.data_dir))
         self._status = StatusPublisher(
             self._paths.intake,
             device=identity.device,
@@ -126,6 +129,7 @@ class Agent:
             starts=self._state.starts,
             session=self._session,
             reconcile=self._reconcile,
+            sensors=self._sensors,
         )
 
         # Batches of actions, and epochs to store, in order. None: tidy the database.
@@ -149,6 +153,7 @@ class Agent:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_bug)
         self._retention.start()
+        self._sensors.start()
         if self._config.samples_upload:
             self._uploader.start()
         tasks = [
@@ -172,6 +177,7 @@ class Agent:
     async def _shut_down(self, tasks: list[asyncio.Task[None]]) -> None:
         self._stopping = True
         self._retention.stop()
+        self._sensors.stop()
         ticks, performer = tasks
         ticks.cancel()
         # Decisions are still stored: the next start must know which files have ended.
@@ -237,7 +243,7 @@ class Agent:
 
     def _report_to_broker(self) -> None:
         missing = self._reconcile.missing_accelerator()
-        trouble = "" if missing is None else missing.reason
+        trouble = device_trouble(missing, self._sensors.latest().throttle_reason)
         observed = self._reconcile.observed()
         self._perform_effects(self._session.observe(observed, boot_time(), trouble=trouble))
 

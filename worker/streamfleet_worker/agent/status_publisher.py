@@ -6,12 +6,14 @@ import logging
 import time
 
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
+from streamfleet_core.protocol.source_reference import cut_reason
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat
 from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.pipeline_stat import encoded, pipeline_stat
 from streamfleet_worker.decisions.pipeline_table import PipelineView
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.host.host_stats import read_host_stats
+from streamfleet_worker.host.sensors import SensorThread
 from streamfleet_worker.ipc.handover.sender import Sender
 
 logger = logging.getLogger(__name__)
@@ -35,11 +37,13 @@ class StatusPublisher:
         starts: int,
         session: Session,
         reconcile: Reconcile,
+        sensors: SensorThread,
     ) -> None:
         self._device = device
         self._capacity = capacity
         self._session = session
         self._reconcile = reconcile
+        self._sensors = sensors
         # No queue: a status that cannot be sent now would be out of date when it is.
         self._sender = Sender(intake, waiting=0)
         self._seq = starts << 32
@@ -86,7 +90,7 @@ class StatusPublisher:
         )
 
     def _device_stat(self, pipelines: int, at: float, now: float) -> DeviceStat:
-        host = read_host_stats()
+        host, sensors = read_host_stats(), self._sensors.latest()
         return DeviceStat(
             device=self._device,
             session=self._session.state(now).value,
@@ -99,6 +103,13 @@ class StatusPublisher:
             load=host.load,
             memory=host.memory,
             memory_available=host.memory_available,
+            temperature=sensors.temperature,
+            throttled=sensors.throttled,
+            throttle_reason=cut_reason(sensors.throttle_reason),
+            gpu_load=sensors.gpu_load,
+            gpu_power_watts=sensors.gpu_power_watts,
+            disk=sensors.disk,
+            disk_available=sensors.disk_available,
         )
 
     def _header(

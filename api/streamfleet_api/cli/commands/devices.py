@@ -89,6 +89,12 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
         yield _line("load", f"{entry.load:.1f} on {entry.cores} cores{_age(entry)}")
         memory = f"{size(entry.memory_available or 0)} of {size(entry.memory or 0)} available"
         yield _line("memory", memory)
+    if entry.disk:
+        yield _line("disk", f"{size(entry.disk_available or 0)} of {size(entry.disk)} available")
+    if heat := _heat(entry):
+        yield _line("heat", heat)
+    if gpu := _gpu(entry):
+        yield _line("gpu", gpu)
     for engine in entry.engines:
         name = models.get(engine.digest, engine.digest[:12])
         restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
@@ -101,6 +107,18 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
     yield _line("version", entry.agent or "unknown")
     if entry.silent is not None:
         yield _line("heard", f"{entry.silent:.1f} s ago")
+
+
+def _heat(entry: Device) -> str:
+    degrees = "" if entry.temperature is None else f"{entry.temperature:.0f} °C"
+    throttled = f"throttled: {entry.throttle_reason}" if entry.throttled else ""
+    return ", ".join(filter(None, (degrees, throttled)))
+
+
+def _gpu(entry: Device) -> str:
+    load = "" if entry.gpu_load is None else f"load {entry.gpu_load:.0%}"
+    power = "" if entry.gpu_power_watts is None else f"{entry.gpu_power_watts:.1f} W"
+    return ", ".join(filter(None, (load, power)))
 
 
 def runs_on(provider: str) -> str:

@@ -1,6 +1,6 @@
 // The list of devices.
 
-import { acceleratorProblem, deviceMetrics, deviceState } from "./labels.js";
+import { acceleratorProblem, deviceMetrics, deviceState, throttleProblem } from "./labels.js";
 
 export function showDevices(list, devices) {
   list.replaceChildren(...devices.map(item));
@@ -23,8 +23,7 @@ function item(device) {
   metrics.className = "metrics";
   metrics.textContent = why || deviceMetrics(device);
   line.append(head, metrics);
-  const problem = acceleratorProblem(device);
-  if (problem) {
+  for (const problem of [acceleratorProblem(device), throttleProblem(device)].filter(Boolean)) {
     const warning = document.createElement("p");
     warning.className = "problem";
     warning.textContent = problem;

@@ -39,7 +39,14 @@ export function deviceMetrics(device) {
   const providers = deviceProviders(device);
   if (providers) parts.push(`models on ${providers}`);
   if (device.memory) parts.push(`${gigabytes(device.memory_available)} of ${gigabytes(device.memory)} GB free`);
+  if (device.temperature != null) parts.push(`${device.temperature.toFixed(0)} °C`);
+  if (device.gpu_load != null) parts.push(`GPU ${(100 * device.gpu_load).toFixed(0)} %`);
   return parts.join(" · ");
+}
+
+/** Why a device is slowed down, or "". */
+export function throttleProblem(device) {
+  return device.throttled ? `throttled: ${device.throttle_reason}` : "";
 }
 
 /** What runs the models of a device: "CUDA", "CPU", or both. */

@@ -27,6 +27,8 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         provider="CPUExecutionProvider",
     )
     figures: dict[str, Any] = {"cores": 4, "load": 1.25, "memory": 8 * 10**9, "memory_available": 10**9}
+    figures |= {"disk": 10**12, "disk_available": 2 * 10**9, "gpu_load": 0.4, "gpu_power_watts": 12.5}
+    figures |= {"temperature": 91.5, "throttled": True, "throttle_reason": "too hot"}
     figures["missing_accelerator"] = missing
     stat = DeviceStat(
         device="edge-shown", session="ready", capacity=8, pipelines=1, engines=(engine,), at=1.5, **figures
@@ -39,6 +41,9 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         "  labels      site=hall-1",
         "  load        1.2 on 4 cores",
         "  memory      1.0 GB of 8.0 GB available",
+        "  disk        2.0 GB of 1000.0 GB available",
+        "  heat        92 °C, throttled: too hot",
+        "  gpu         load 40%, 12.5 W",
         "  model       parts/1 ready on CPU, 7 inferences, 1 restart",
         "  warning     onnxruntime has no CUDA",
         "              pip install 'streamfleet[worker,cuda]'",
