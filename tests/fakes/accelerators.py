@@ -5,6 +5,9 @@ Sessions are real ones on the CPU. Only what ONNX Runtime says of CUDA is made u
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +16,8 @@ from typing import Any, Literal
 from streamfleet_worker.engine import loading, onnx_session, process
 from streamfleet_worker.engine.accelerators.choice import CPU, CUDA
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
+from streamfleet_worker.engine.tensorrt import plan_loading
+from streamfleet_worker.engine.tensorrt.cuda import Cuda
 from streamfleet_worker.host.machine_probe import MachineProbe
 from streamfleet_worker.ipc.child_messages import EngineConfig
 
@@ -91,3 +96,64 @@ def _engine(config: EngineConfig, connection: Connection, runtime: FakeRuntime) 
     for module in (onnx_session, loading):
         setattr(module, "onnx_runtime", runtime)  # noqa: B010 - it imports it
     process.main(config, connection, machine_with_gpu(Path(config.socket_path + ".machine")))
+
+
+# TensorRT ---------------------------------------------------------------------------------------------------
+
+TENSORRT = Path(__file__).parent / "tensorrt_module"  # the folder of the fake module
+
+
+class FakeCudaLibrary:
+    """The library libcudart, on a machine without a GPU: its memory is the memory of this process.
+
+    `fails`: the number of the error that each call returns; 0: none.
+    """
+
+    def __init__(self, fails: int = 0) -> None:
+        self.fails = fails
+        self._memory: list[Any] = []
+
+    def cudaGetDevice(self, device: Any) -> int:  # noqa: N802
+        device._obj.value = 0
+        return self.fails
+
+    def cudaDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:  # noqa: N802
+        value._obj.value = {75: 8, 76: 7}[attribute]
+        return self.fails
+
+    def cudaStreamCreate(self, stream: Any) -> int:  # noqa: N802
+        stream._obj.value = 1
+        return self.fails
+
+    def cudaMalloc(self, address: Any, size: Any) -> int:  # noqa: N802
+        self._memory.append(ctypes.create_string_buffer(size.value))
+        address._obj.value = ctypes.addressof(self._memory[-1])
+        return self.fails
+
+    def cudaMemcpyAsync(self, to: Any, origin: Any, size: Any, kind: int, stream: Any) -> int:  # noqa: N802
+        ctypes.memmove(to, origin, size.value)
+        return self.fails
+
+    def cudaStreamSynchronize(self, stream: Any) -> int:  # noqa: N802
+        return self.fails
+
+    def cudaGetErrorString(self, code: int) -> bytes:  # noqa: N802
+        return b"no CUDA-capable device is detected"
+
+
+def jetson(root: Path) -> MachineProbe:
+    """A Jetson Orin, in this folder."""
+    for name, content in {"dev/nvhost-gpu": b"", "proc/device-tree/compatible": b"nvidia,tegra234\0"}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return MachineProbe(root, "aarch64")
+
+
+def engine_with_tensorrt(config: EngineConfig, connection: Connection) -> None:
+    """An engine on a Jetson with JetPack's TensorRT, and with an ONNX Runtime for CPUs."""
+    sys.path.insert(0, str(TENSORRT))
+    os.environ["PYTHONPATH"] = str(TENSORRT)  # of the process that builds plans
+    os.environ["FAKE_TENSORRT"] = str(Path(config.plans_path).parent)
+    setattr(plan_loading, "Cuda", lambda: Cuda(FakeCudaLibrary()))  # noqa: B010 - it imports it
+    process.main(config, connection, jetson(Path(config.socket_path + ".machine")))

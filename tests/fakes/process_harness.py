@@ -197,11 +197,14 @@ class ProcessHarness:
         ready: bool = True,
         entry: Callable[[Any, Connection], None] | None = None,
         accelerator: AcceleratorUse = "prefer",
+        plans: Path | None = None,
     ) -> Child:
         # Imported where it is needed: a test of cameras alone loads no ONNX Runtime.
         from streamfleet_worker.engine.process import main
 
         config = EngineConfig(manifest, str(weights), str(self.folder / "engine"), threads, accelerator)
+        if plans is not None:
+            config = replace(config, plans_path=str(plans))
         child = self._start(entry or main, config)
         if ready:
             child.until("the engine is ready", lambda report: is_engine(report, "ready"), _BEGINNING)

@@ -165,6 +165,7 @@ class EngineStat:
     restarts: Natural = 0
     provider: str = ""  # what runs the model: CPUExecutionProvider, …; "" before it is loaded
     missing_accelerator: MissingAccelerator | None = None  # None: none is expected, or it runs the model
+    activity: str = ""  # for users: what it does beside, as building a plan of TensorRT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -272,3 +272,15 @@ def test_a_required_accelerator_that_is_missing_fails_the_model_and_stays_in_the
     assert device.state is ObservedState.FAILED
     assert device.observed[0].reason == "model parts/1: an accelerator is required: …"
     assert device.core.missing_accelerator() == LACKING
+
+
+def test_an_engine_that_another_would_replace_on_a_better_accelerator_is_replaced_at_once() -> None:
+    device = running()
+
+    asked = device.feed(Reported(ENGINE, replace(READY, outdated=True)))
+    ended = device.feed(Exited(ENGINE, 0))
+
+    assert asked == [StopChild(ENGINE)]
+    assert ended == [StartEngine(EngineId(DIGEST, 2), MANIFEST)]
+    assert device.core.engines()[0].restarts == 0
+    assert device.state is ObservedState.RUNNING

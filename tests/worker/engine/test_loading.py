@@ -9,14 +9,14 @@ import pytest
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine import loading, onnx_session
-from streamfleet_worker.engine.accelerators.choice import CPU, CUDA, Wanted
+from streamfleet_worker.engine.accelerators.choice import CPU, CUDA, Offer, Wanted
 from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable
 from streamfleet_worker.engine.loading import Loaded, load, offered
 from streamfleet_worker.engine.onnx_session import BadModel
 from streamfleet_worker.host.machine import Machine
 from streamfleet_worker.host.machine_probe import MachineProbe
 from streamfleet_worker.ipc.child_messages import AcceleratorUse
-from tests.fakes.accelerators import Failure, FakeRuntime, machine_with_gpu
+from tests.fakes.accelerators import Failure, FakeRuntime, jetson, machine_with_gpu
 from tests.fakes.models import manifest_of, write_squares_model
 
 
@@ -38,7 +38,7 @@ def use(monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime) -> None:
 
 def load_on(machine: Machine, model: tuple[Path, Manifest], accelerator: AcceleratorUse) -> Loaded:
     path, manifest = model
-    return load(str(path), manifest, wanted=Wanted(accelerator), machine=machine, offer=offered())
+    return load(str(path), manifest, wanted=Wanted(accelerator), machine=machine, offer=offered(machine))
 
 
 def test_a_gpu_that_works_runs_the_model_in_batches(
@@ -133,3 +133,17 @@ def test_an_error_of_a_run_that_is_the_models_is_not_blamed_on_the_gpu(
 
     with pytest.raises(BadModel, match="cannot be reshaped"):
         load_on(gpu, squares, "prefer")
+
+
+def test_a_program_without_a_folder_for_plans_is_told_that_tensorrt_needs_a_worker(
+    tmp_path: Path, squares: tuple[Path, Manifest]
+) -> None:
+    path, manifest = squares
+    offer = Offer(providers=(CPU,), tensorrt="10.3.0")
+    machine = jetson(tmp_path / "machine").read()
+
+    loaded = load(str(path), manifest, wanted=Wanted(), machine=machine, offer=offer)
+
+    assert loaded.model.provider == CPU
+    assert loaded.missing is not None
+    assert loaded.missing.reason == "TensorRT runs models in a worker only, which keeps their plans"

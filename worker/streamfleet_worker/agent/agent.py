@@ -446,6 +446,7 @@ class Agent:
                 threads=self._config.engine_threads,
                 accelerator=self._config.accelerator,
                 provider=self._config.provider,
+                plans_path=str(self._paths.plans),
             ),
         )
 

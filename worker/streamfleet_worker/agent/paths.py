@@ -28,6 +28,10 @@ class WorkerPaths:
         return self.root / "models"
 
     @property
+    def plans(self) -> Path:
+        return self.root / "plans"
+
+    @property
     def samples(self) -> Path:
         return self.root / SAMPLES
 

@@ -2,7 +2,7 @@
 
 (absent) --wanted--> fetching --fetched--> starting --report--> ready --exit--> backoff --> starting
 fetching --refused--> failed    starting --cannot load--> failed    ready --damaged file--> fetching
-ready --no camera for `KEEP_WARM`--> (absent)
+ready --no camera for `KEEP_WARM`--> (absent)      ready --outdated--> starting, without a pause
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class ModelTable:
                 model.runs += 1
                 model.engine = Child(id=EngineId(model.digest, model.runs), started_at=now)
                 actions.append(StartEngine(model.engine.id, model.manifest))
-        elif model.engine.asked_at is not None or cold:
+        elif model.engine.asked_at is not None or cold or (model.report and model.report.outdated):
             actions += model.engine.stop(now)
         if not used and model.engine is None:
             del self._models[model.digest]
@@ -249,6 +249,7 @@ class ModelTable:
                 restarts=model.restarts,
                 provider=model.report.provider if model.report else "",
                 missing_accelerator=model.missing_accelerator,
+                activity=model.report.activity if model.report else "",
             )
             for digest, model in sorted(self._models.items())
         )

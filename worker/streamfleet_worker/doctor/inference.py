@@ -90,13 +90,14 @@ def run(model: Path) -> Inference:
 
     file = read_file(model)
     manifest = validate_model(file.weights, digest_of(file.weights), family=file.family, labels=file.labels)
+    machine = MachineProbe().read()
     began = time.perf_counter()
     loaded = load(
         str(file.weights),
         manifest,
         wanted=Wanted(),
-        machine=MachineProbe().read(),
-        offer=offered(),
+        machine=machine,
+        offer=offered(machine),
         max_batch=1,
     )
     load_time = time.perf_counter() - began

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from streamfleet_core.models.onnx_graph import LOAD_TIME, LONG_RUN_TIME, RUN_TIM
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.status import MissingAccelerator
 from streamfleet_core.protocol.values import Family, Manifest
+from streamfleet_worker.engine.accelerators.batch_trial import Within, largest_batch
 from streamfleet_worker.engine.accelerators.choice import CPU
 from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable, unusable
 from streamfleet_worker.engine.normalize import normalize
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 # A folder that never exists, so that ONNX Runtime refuses models with weights in other files. (S21)
 _NO_FOLDER = "/proc/streamfleet-no-external-data"
 
-_ACCELERATED_BATCH = 8  # slots of one run on an accelerator
-_SAME = 0.01  # largest difference between a run alone and in a batch, of the largest number in the output
+ACCELERATED_BATCH = 8  # slots of one run on an accelerator
 
 _STRIDES = (8, 16, 32)  # pixels per anchor point of YOLOX
 _MAX_BOXES = 300  # taken from a model whose number of boxes varies with the picture
@@ -62,7 +62,7 @@ class Session:
         weights_path: str,
         manifest: Manifest,
         *,
-        within: Callable[[int], contextlib.AbstractContextManager[None]] = lambda _: contextlib.nullcontext(),
+        within: Within = lambda _: contextlib.nullcontext(),
         on_trial: bool = False,
         provider: str = CPU,
         max_batch: int | None = None,
@@ -88,13 +88,18 @@ class Session:
         with within(LONG_RUN_TIME if on_trial and not loops else RUN_TIME):
             self._output_shape = self._warm_up(manifest)
         if max_batch is None:
-            max_batch = 1 if self.on_cpu else _ACCELERATED_BATCH
-        self._max_batch = 1 if self._varies else self._warm_up_batches(max_batch, within)
+            max_batch = 1 if self.on_cpu else ACCELERATED_BATCH
+        self._max_batch = self._largest_batch(max_batch, within)
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of what runs it."""
         return self._provider
+
+    @property
+    def varies(self) -> bool:
+        """Whether the number of boxes in the output varies with the picture."""
+        return self._varies
 
     @property
     def max_batch(self) -> int:
@@ -107,7 +112,7 @@ class Session:
 
     def runner(self) -> Runner:
         """Create a runner, with memory of its own for the model's input."""
-        return self._runner_of(self._session)
+        return self._runner_of(self._session, max_batch=self._max_batch)
 
     @property
     def on_cpu(self) -> bool:
@@ -117,16 +122,16 @@ class Session:
     def wide_runner(self, threads: int) -> Runner:
         """Load the model again, for a runner whose inferences use several threads each. Raises: BadModel."""
         content, _ = _content(self._weights_path, self._manifest)
-        return self._runner_of(_open(content, CPU, threads=threads))
+        return self._runner_of(_open(content, CPU, threads=threads), max_batch=1)
 
-    def _runner_of(self, session: ort.InferenceSession) -> Runner:
+    def _runner_of(self, session: ort.InferenceSession, *, max_batch: int) -> Runner:
         return Runner(
             session,
             self._manifest.family,
             self._input_shape,
             self._output_shape,
             varies=self._varies,
-            max_batch=self._max_batch,
+            max_batch=max_batch,
         )
 
     def _warm_up(self, manifest: Manifest) -> tuple[int, int, int]:
@@ -143,8 +148,7 @@ class Session:
         except run_errors() as exc:
             self._blame_accelerator(exc)
             raise BadModel(f"the model cannot run: {_reason(exc)}") from exc
-        shape = _check_output(output, manifest)
-        _check_values(output[0], manifest)
+        shape = check_output(output, manifest)
         return (1, _MAX_BOXES, 6) if self._varies else shape
 
     def _blame_accelerator(self, error: Exception) -> None:
@@ -153,42 +157,16 @@ class Session:
         if cause is not None:
             raise AcceleratorUnusable(cause) from error
 
-    def _warm_up_batches(
-        self, wanted: int, within: Callable[[int], contextlib.AbstractContextManager[None]]
-    ) -> int:
-        """Run each size of a batch once. Returns the largest whose outputs are those of single runs.
-
-        An open batch dimension is no promise: exporters write it into graphs that only work with 1.
-        """
-        batches = not isinstance(self._session.get_inputs()[0].shape[0], int)
-        largest = 1
-        while batches and 2 * largest <= wanted:
-            with within(RUN_TIME):
-                batches = self._runs_batch(2 * largest)
-            largest = 2 * largest if batches else largest
-        return largest
-
-    def _runs_batch(self, size: int) -> bool:
-        family = self._manifest.family
-        runner = Runner(
-            self._session, family, self._input_shape, self._output_shape, varies=False, max_batch=size
+    def _largest_batch(self, wanted: int, within: Within) -> int:
+        if self._varies or isinstance(self._session.get_inputs()[0].shape[0], int):
+            return 1
+        return largest_batch(
+            lambda size: self._runner_of(self._session, max_batch=size),
+            self.layout(1),
+            self._manifest.family,
+            wanted=wanted,
+            within=within,
         )
-        alone = [self._noisy_slot(number) for number in range(size)]
-        together = [Slot(slot.input, np.empty_like(slot.output)) for slot in alone]
-        try:
-            runner.run(together)
-            for slot in alone:
-                runner.run([slot])
-        except run_errors():
-            return False
-        return all(
-            _is_same(one.output, other.output, family) for one, other in zip(alone, together, strict=True)
-        )
-
-    def _noisy_slot(self, number: int) -> Slot:
-        brightest = 255 >> number  # so that pictures of a batch differ in more than their noise
-        pixels = np.random.default_rng(number).integers(0, brightest + 1, self._input_shape, np.uint8)
-        return Slot(pixels, np.empty(self._output_shape, np.float32))
 
 
 class Runner:
@@ -319,7 +297,14 @@ def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[int
     return expected
 
 
-def _check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:
+def check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:
+    """Check the output of a run on noise, and return its shape. Raises: BadModel."""
+    shape = _check_shape(output, manifest)
+    _check_values(output[0], manifest)
+    return shape
+
+
+def _check_shape(output: Any, manifest: Manifest) -> tuple[int, int, int]:
     if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.ndim != 3:
         got = (
             f"{output.dtype} {_text(output.shape)}"
@@ -399,13 +384,6 @@ def _check_decoded(output: FloatArray, manifest: Manifest) -> None:
 
 def _points(manifest: Manifest) -> int:
     return sum((manifest.input_height // stride) * (manifest.input_width // stride) for stride in _STRIDES)
-
-
-def _is_same(alone: FloatArray, together: FloatArray, family: Family) -> bool:
-    """Whether two outputs (1, rows, columns) are those of the same picture, apart from rounding."""
-    if family == "end2end":  # its rows are sorted, and equal scores may change places
-        alone, together = np.sort(alone[0, :, 4]), np.sort(together[0, :, 4])
-    return bool(np.abs(alone - together).max(initial=0.0) <= _SAME * max(1.0, np.abs(alone).max(initial=0.0)))
 
 
 def _is_fixed(shape: Any) -> bool:

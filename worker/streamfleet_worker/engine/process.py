@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -24,6 +25,9 @@ from streamfleet_worker.engine.confinement import confine, limited_time
 from streamfleet_worker.engine.loading import Loaded, load, offered
 from streamfleet_worker.engine.onnx_session import BadModel, DamagedModel
 from streamfleet_worker.engine.server import EngineServer
+from streamfleet_worker.engine.tensorrt.background_build import BackgroundBuild
+from streamfleet_worker.engine.tensorrt.build import BuildRequest
+from streamfleet_worker.engine.tensorrt.plan_loading import PlanMissing, build_failed
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.host.machine_probe import MachineProbe
 from streamfleet_worker.ipc.child_messages import (
@@ -45,10 +49,12 @@ _CLOSING = 1.0  # seconds for running inferences at the end
 def main(config: EngineConfig, connection: Connection, probe: MachineProbe | None = None) -> None:
     """Run the process until the agent stops it, or is gone."""
     die_with_parent()
-    offer = offered()  # before `confine`: the memory of ONNX Runtime does not count for the model
+    machine = (probe or MachineProbe()).read()
+    offer = offered(machine)  # before `confine`: the memory of its libraries does not count for the model
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server: EngineServer | None = None
     loaded: Loaded | None = None
+    build: BackgroundBuild | None = None
     threads = config.threads or cores()
     failure = EngineReport("failed", "", 0, 0.0)
     try:
@@ -57,13 +63,18 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
         accelerated = bool(accelerators(wanted, offer))
         confine(config.manifest, runs=threads, accelerated=accelerated)
         within = partial(limited_time, times=_FOR_GPU) if accelerated else limited_time
-        loaded = load(
-            config.weights_path,
-            config.manifest,
-            wanted=wanted,
-            machine=(probe or MachineProbe()).read(),
-            offer=offer,
-            within=within,
+        loaded, build = _load(
+            connection,
+            partial(
+                load,
+                config.weights_path,
+                config.manifest,
+                wanted=wanted,
+                machine=machine,
+                offer=offer,
+                plans=Path(config.plans_path) if config.plans_path else None,
+                within=within,
+            ),
         )
         server = EngineServer(loaded.model, config.socket_path, threads=threads)
         server.start()
@@ -81,26 +92,81 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
         failure = replace(failure, state=state, reason=shown_reason(str(exc)))
         logger.error("model %s: %s", config.manifest.digest[:12], failure.reason)
     try:
-        _report_until_stop(connection, server, loaded, failure)
+        if server is None or loaded is None:
+            _report_failure(connection, failure)
+        else:
+            _report_until_stop(connection, server, loaded, build)
     except (EOFError, OSError):
         logger.info("model %s: the agent is gone", config.manifest.digest[:12])
+    if build is not None:
+        build.stop()
     if server is not None:
         server.close(_CLOSING)
 
 
+def _load(connection: Connection, load_model: Callable[[], Loaded]) -> tuple[Loaded, BackgroundBuild | None]:
+    """Load the model. If an accelerator is required that needs a plan, the plan is built first.
+
+    Raises: BadModel, AcceleratorUnusable; SystemExit if the agent stops us meanwhile.
+    """
+    try:
+        loaded = load_model()
+    except PlanMissing as exc:
+        _build_first(connection, exc.request)
+        return load_model(), None
+    return loaded, None if loaded.plan is None else BackgroundBuild(loaded.plan)
+
+
+def _build_first(connection: Connection, request: BuildRequest) -> None:
+    build = BackgroundBuild(request)
+    try:
+        while build.is_running:
+            send(connection, EngineReport("loading", "", 0, 0.0, activity=build.activity()))
+            if _is_stopped(connection):
+                raise SystemExit
+        if build.failure:
+            raise AcceleratorUnusable(build_failed(build.failure))
+    finally:
+        build.stop()
+
+
+def _report_failure(connection: Connection, failure: EngineReport) -> None:
+    while True:
+        send(connection, failure)
+        if _is_stopped(connection):
+            return
+
+
 def _report_until_stop(
-    connection: Connection, server: EngineServer | None, loaded: Loaded | None, failure: EngineReport
+    connection: Connection, server: EngineServer, loaded: Loaded, build: BackgroundBuild | None
 ) -> None:
+    missing = loaded.missing
     while True:
         now = time.monotonic()
-        if server is None or loaded is None:
-            send(connection, failure)
+        inferences, oldest_run = server.figures(now)
+        report = EngineReport("ready", server.failure(now), inferences, oldest_run)
+        report = replace(report, provider=loaded.model.provider)
+        if build is None:
+            report = replace(report, missing=missing)
+        elif build.is_running:
+            report = replace(report, missing=missing, activity=build.activity())
+        elif build.failure:
+            logger.error("TensorRT built no plan: %s", build.failure)
+            if loaded.model.on_cpu:
+                missing = build_failed(build.failure)
+            report = replace(report, missing=missing)
+            build = None
         else:
-            inferences, oldest_run = server.figures(now)
-            reason = server.failure(now)
-            report = EngineReport("ready", reason, inferences, oldest_run)
-            send(connection, replace(report, provider=loaded.model.provider, missing=loaded.missing))
-        next_report = now + REPORT_INTERVAL
-        while (left := next_report - time.monotonic()) > 0:
-            if connection.poll(left) and isinstance(receive(connection), Stop):
-                return
+            report = replace(report, missing=missing, outdated=True)
+        send(connection, report)
+        if _is_stopped(connection):
+            return
+
+
+def _is_stopped(connection: Connection) -> bool:
+    """Wait until the next report is due. Returns whether the agent has asked us to stop."""
+    next_report = time.monotonic() + REPORT_INTERVAL
+    while (left := next_report - time.monotonic()) > 0:
+        if connection.poll(left) and isinstance(receive(connection), Stop):
+            return True
+    return False

@@ -82,6 +82,7 @@ class EngineConfig:
     threads: int  # inference threads of the session; 0: one per core
     accelerator: AcceleratorUse = "prefer"
     provider: ProviderName = "auto"
+    plans_path: str = ""  # folder for plans of TensorRT; "": it is not used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +176,8 @@ class EngineReport:
     oldest_run: float  # seconds that the longest running inference has taken; 0 without any
     provider: str = ""  # what runs the model, once it is loaded
     missing: MissingAccelerator | None = None  # an accelerator that should run it, and does not
+    activity: str = ""  # what it does beside, for users
+    outdated: bool = False  # another engine would run the model on a better accelerator: replace this one
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
     for engine in entry.engines:
         name = models.get(engine.digest, engine.digest[:12])
         restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
-        why = f": {engine.reason}" if engine.reason else ""
+        why = "".join(f": {text}" for text in (engine.reason, engine.activity) if text)
         where = f" on {runs_on(engine.provider)}" if engine.provider else ""
         yield _line("model", f"{name} {engine.state}{where}, {engine.inferences} inferences{restarts}{why}")
     if entry.missing_accelerator is not None:

@@ -17,7 +17,7 @@ AT = "; GPU=0 ; hostname=edge ; file=/onnxruntime_src/core/providers/cuda/cuda_e
 NODE = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'Conv_0' "
 
 NO_KERNELS = "the installed ONNX Runtime has no kernels for this GPU"
-OLD_DRIVER = "NVIDIA's driver is too old for the installed CUDA"
+OLD_DRIVER = "NVIDIA's driver is missing, or too old for the installed CUDA"
 NO_GPU = "NVIDIA's driver finds no GPU"
 NO_MEMORY = "the GPU has too little free memory"
 BROKEN_DRIVER = "NVIDIA's driver does not work"

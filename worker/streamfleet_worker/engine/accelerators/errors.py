@@ -45,8 +45,8 @@ _CAUSES = (
     ),
     _cause(
         r"CUDA failure 35\b|CUDA driver version is insufficient|cudaErrorInsufficientDriver",
-        "NVIDIA's driver is too old for the installed CUDA",
-        "update the driver: nvidia-smi shows the highest version of CUDA that it supports",
+        "NVIDIA's driver is missing, or too old for the installed CUDA",
+        "install or update the driver: nvidia-smi shows the highest version of CUDA that it supports",
     ),
     _cause(
         r"CUDA failure 10[01]\b|no CUDA-capable device|cudaErrorNoDevice",

@@ -1,0 +1,1 @@
+"""Models in TensorRT, without a GPU."""

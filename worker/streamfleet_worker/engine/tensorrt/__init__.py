@@ -1,0 +1,1 @@
+"""Models in TensorRT, with the system's Python module: JetPack has it, and PyPI has none for a Jetson."""

@@ -1,0 +1,107 @@
+"""Loads the plan of a model, or says what to build."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from streamfleet_core.models import onnx_file
+from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.protocol.source_reference import shown_reason
+from streamfleet_core.protocol.status import MissingAccelerator
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.engine import onnx_session
+from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable, unusable
+from streamfleet_worker.engine.onnx_runtime import run_errors
+from streamfleet_worker.engine.tensorrt.build import BuildRequest
+from streamfleet_worker.engine.tensorrt.cuda import Cuda
+from streamfleet_worker.engine.tensorrt.library import TensorRT, precision
+from streamfleet_worker.engine.tensorrt.plan_model import PlanModel
+from streamfleet_worker.engine.tensorrt.plan_store import PlanKey, PlanStore
+
+
+class PlanMissing(Exception):
+    """TensorRT could run a model, and its plan must be built first."""
+
+    def __init__(self, request: BuildRequest) -> None:
+        super().__init__("a TensorRT plan must be built first")
+        self.request = request
+
+
+def load_plan(weights_path: str, manifest: Manifest, folder: Path, version: str) -> PlanModel:
+    """Load the plan of a model. Raises: PlanMissing, AcceleratorUnusable."""
+    store = PlanStore(folder)
+    try:
+        cuda = Cuda()
+        key = _key(weights_path, manifest, version, cuda.compute_capability())
+    except run_errors() as exc:
+        raise AcceleratorUnusable(_missing(str(exc))) from exc
+    plan = store.read(key)
+    if plan is None:
+        raise PlanMissing(_request(weights_path, manifest, folder, key))
+    if not store.begin_load(key):
+        raise AcceleratorUnusable(
+            MissingAccelerator(
+                "TensorRT ended the engine while it loaded the plan of this model",
+                f"remove {store.path(key)} to build it again, or use --provider cuda",
+            )
+        )
+    try:
+        return PlanModel(
+            plan,
+            manifest,
+            library=TensorRT(),
+            cuda=cuda,
+            check=partial(onnx_session.check_output, manifest=manifest),
+            max_batch=key.batch,
+        )
+    except onnx_session.BadModel as exc:  # the model itself was checked when its plan was built
+        raise AcceleratorUnusable(_missing(f"its plan gives wrong numbers: {exc}")) from exc
+    except run_errors() as exc:
+        cause = unusable(str(exc))
+        if cause is None:  # it is the plan: the next engine builds another
+            store.remove(key)
+        raise AcceleratorUnusable(cause or _missing(str(exc))) from exc
+    finally:
+        store.end_load(key)
+
+
+def build_failed(reason: str) -> MissingAccelerator:
+    """What is missing after a build has failed."""
+    return unusable(reason) or _missing(f"it built no plan: {reason}")
+
+
+def _missing(text: str) -> MissingAccelerator:
+    return unusable(text) or MissingAccelerator(
+        shown_reason(f"TensorRT cannot run the model: {text}"),
+        "the log of the engine has more; --provider cuda does without TensorRT",
+    )
+
+
+def _key(weights_path: str, manifest: Manifest, version: str, capability: str) -> PlanKey:
+    return PlanKey(
+        sha256=manifest.weights.sha256,
+        tensorrt=version,
+        capability=capability,
+        precision=precision(),
+        batch=onnx_session.ACCELERATED_BATCH if _is_open(weights_path) else 1,
+    )
+
+
+def _request(weights_path: str, manifest: Manifest, folder: Path, key: PlanKey) -> BuildRequest:
+    return BuildRequest(
+        weights_path=weights_path,
+        sha256=manifest.weights.sha256,
+        folder=str(folder),
+        name=key.name,
+        max_batch=key.batch,
+    )
+
+
+def _is_open(weights_path: str) -> bool:
+    """Whether the first dimension of the input is chosen with each run."""
+    try:
+        inputs = onnx_file.read_graph(Path(weights_path).read_bytes()).inputs
+    except (OSError, BadModel):  # ONNX Runtime says so
+        return False
+    return bool(inputs) and len(inputs[0].shape) == 4 and inputs[0].shape[0] is None
