@@ -161,6 +161,14 @@ def test_a_film_gives_the_same_pictures_at_the_same_times(
     assert ours.said == [(f"gst ({element})", "")]
 
 
+def test_a_time_that_is_far_too_late_ends_nothing(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "far.mkv", "libx264", times=[0, 40, 80, 2**52, 2**52 + 40, 2**53])
+
+    came = played(path)
+
+    assert (len(came.times), came.damaged, came.said) == (6, 0, [(GST, "")])
+
+
 def test_times_that_do_not_fit_the_order_of_pictures_cost_none(tmp_path: Path) -> None:
     path = write_film(tmp_path / "reordered.avi", "libx264")
 

@@ -41,6 +41,7 @@ _READ_AHEAD = 64  # packets
 _MOST_REPLAYED = 32 << 20  # bytes since the last keyframe that are kept for a restart
 _LATE = 64  # times of pictures given up, that are remembered
 _LEAVING = 0.2  # seconds for the thread that reads to leave the source
+_LATEST = 1 << 62  # nanoseconds; a damaged file may have times that GStreamer cannot add up
 _START = 3600 * 10**9  # nanoseconds; times before the first one must not be negative
 _SECOND = 10**9  # nanoseconds
 
@@ -306,7 +307,7 @@ class HardwareDecoding:
             self._first_pts = pts
         base = self._time_base
         at = _START + (pts - self._first_pts) * base.numerator * _SECOND // base.denominator
-        return at if at >= 0 else NO_TIME
+        return at if 0 <= at < _LATEST else NO_TIME
 
     def _receive(self, raw: RawPicture) -> None:
         self._worked = True
