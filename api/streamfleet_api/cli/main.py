@@ -17,6 +17,7 @@ from streamfleet.defaults import DEFAULT_DATA_DIR, DEFAULT_URL
 from streamfleet_api.cli import parameters
 from streamfleet_api.cli.commands.backup import BACKUP_COMMANDS
 from streamfleet_api.cli.commands.devices import devices
+from streamfleet_api.cli.commands.doctor import doctor
 from streamfleet_api.cli.commands.models import models
 from streamfleet_api.cli.commands.pipelines import PIPELINE_COMMANDS
 from streamfleet_api.cli.commands.ready import ready
@@ -235,6 +236,7 @@ for _each in (
     keys,
     subscribers,
     ready,
+    doctor,
     *BACKUP_COMMANDS,
 ):
     cli.add_command(_each)

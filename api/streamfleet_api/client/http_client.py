@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import httpx
@@ -44,6 +46,24 @@ class Client(client.Client):
         """The last events, oldest first."""
         path = f"/v2/events/recent?limit={limit}"
         return self._send(Call(method="GET", path=path, read=reads(Past), is_repeatable=True))
+
+    def clock_offset(self) -> float | None:
+        """Seconds that our clock is ahead of the api's, within one second; None: it does not tell the time.
+
+        Raises: CommandFailed.
+        """
+        with _explained(self.connection):
+            before = time.time()
+            try:
+                answer = self._http.get("/healthz")
+            except (httpx.TransportError, httpx.InvalidURL) as exc:
+                raise unreachable(self.connection, exc) from exc
+            between = (before + time.time()) / 2
+        try:
+            told = parsedate_to_datetime(answer.headers["date"]).timestamp()
+        except (KeyError, ValueError):
+            return None
+        return between - (told + 0.5)  # it leaves out the part of a second
 
     def connect(self, path: str, last: str = "") -> Generator[ServerSentEvent, None, None]:
         """The server-sent events of one connection after the one of this id, after one named `open`.

@@ -10,6 +10,14 @@ from pathlib import Path
 from streamfleet_core.runtime.finding import Finding, error, ok
 
 NAME = "keys"
+# In the data directory of a broker, an API, a worker, or of `streamfleet up` with all of them.
+_PRIVATE = ("keys/*.key", "token", "identity.json", "tls-key.pem")
+_FOLDERS = ("", "broker/", "api/", "workers/*/")
+
+
+def private_files(data_dir: Path) -> list[Path]:
+    """The private files that exist in a data directory."""
+    return [path for folder in _FOLDERS for each in _PRIVATE for path in sorted(data_dir.glob(folder + each))]
 
 
 def check_private_files(paths: Iterable[Path]) -> Iterator[Finding]:

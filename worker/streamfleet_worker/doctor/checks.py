@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from streamfleet_core.runtime.finding import Finding, ok
-from streamfleet_core.runtime.private_file_check import check_private_files
+from streamfleet_core.runtime.private_file_check import check_private_files, private_files
 from streamfleet_worker.doctor import board, clock, decoders, heat, inference, packages, resources
 from streamfleet_worker.host.cgroup import limits
 from streamfleet_worker.host.heat import read_throttling
@@ -43,4 +43,4 @@ def check_machine(data_dir: Path, *, model: Path | None, root: Path = Path("/"))
     yield resources.check_descriptors(resources.descriptors())
     yield resources.check_shared_memory()
     yield from resources.check_disk(data_dir)
-    yield from check_private_files([data_dir / "identity.json"])
+    yield from check_private_files(private_files(data_dir))

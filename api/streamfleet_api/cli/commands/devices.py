@@ -68,7 +68,7 @@ def show_device(settings: Settings, name: str, as_json: bool) -> None:
       streamfleet devices show edge-1
     """
     client = settings.client()
-    with _guessing(settings, name):
+    with guessing(settings, name):
         entry = client.get_device(name)
     if as_json:
         show(entry, as_json, "")
@@ -198,7 +198,7 @@ def label_device(settings: Settings, name: str, labels: dict[str, str | None], a
     \b
       streamfleet devices label edge-1 site=hall-1 old-
     """
-    with _guessing(settings, name):
+    with guessing(settings, name):
         entry = settings.client().label_device(name, labels)
     show(entry, as_json, f"{name}: {labelled(entry.labels) or 'no labels'}")
 
@@ -224,7 +224,7 @@ def remove_devices(ctx: click.Context, names: tuple[str, ...], yes: bool, as_jso
 
 def _remove(settings: Settings, name: str, as_json: bool) -> bool:
     try:
-        with _guessing(settings, name):
+        with guessing(settings, name):
             settings.client().remove_device(name)
     except CommandFailed as exc:
         show_error(exc)
@@ -234,7 +234,7 @@ def _remove(settings: Settings, name: str, as_json: bool) -> bool:
 
 
 @contextlib.contextmanager
-def _guessing(settings: Settings, name: str) -> Iterator[None]:
+def guessing(settings: Settings, name: str) -> Iterator[None]:
     """Explain an unknown device: it has not joined, or a similar name exists. Raises: CommandFailed."""
     try:
         yield
