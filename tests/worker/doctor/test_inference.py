@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from streamfleet_core.protocol.status import MissingAccelerator
-from streamfleet_worker.doctor.inference import Failure, Inference, attempt, check
+from streamfleet_worker.doctor.inference import Failure, Inference, attempt, check, run
+from streamfleet_worker.engine.tensorrt import plan_loading
+from streamfleet_worker.engine.tensorrt.cuda import Cuda
+from tests.fakes.accelerators import TENSORRT, FakeCudaLibrary, jetson
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import ROOT
 
@@ -38,6 +41,19 @@ def test_a_model_that_hangs_is_ended(tmp_path: Path) -> None:
     found = attempt(tmp_path / "none.onnx", timeout=0.01)
 
     assert found == Failure("it did not end within 0 s")
+
+
+def test_on_a_jetson_a_worker_builds_a_plan_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(TENSORRT)
+    monkeypatch.setenv("FAKE_TENSORRT", str(tmp_path))
+    monkeypatch.setattr(plan_loading, "Cuda", lambda: Cuda(FakeCudaLibrary()))
+
+    found = run(MODEL, jetson(tmp_path))
+    provider, _ = check(found)
+
+    assert (found.provider, found.awaits_plan) == ("CPUExecutionProvider", True)
+    assert (provider.severity, provider.remedy) == ("ok", "")
+    assert provider.found.startswith("TensorRT, for which a worker first builds a plan")
 
 
 @pytest.mark.parametrize("run_time", [0.0, 0.02])

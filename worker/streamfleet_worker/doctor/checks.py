@@ -20,10 +20,11 @@ def check_machine(data_dir: Path, *, model: Path | None, root: Path = Path("/"))
     machine = MachineProbe(root).read()
     versions = packages.installed()
     runnable = packages.check_packages(versions)
-    runtime = list(packages.check_runtime(versions, gpu=machine.gpu))
+    # On other processors the wheel with CUDA has no kernels for most GPUs.
+    has_wheel = machine.gpu and machine.architecture == "x86_64"
     yield packages.check_python()
     yield runnable
-    yield from runtime
+    yield from packages.check_runtime(versions, gpu=has_wheel)
     if runnable.severity != "ok" or not any(name in versions for name in packages.RUNTIMES):
         yield ok(inference.NAME, "skipped: it needs the packages above")
     elif model is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import msgspec
 
 from streamfleet_core.protocol.status import MissingAccelerator
 from streamfleet_core.runtime.finding import Finding, error, ok, warning
+from streamfleet_worker.host.machine_probe import MachineProbe
 
 NAME = "inference"
 TIMEOUT = 120.0  # seconds; the first start of CUDA on a Jetson takes half a minute
@@ -33,6 +35,7 @@ class Inference:
     load_time: float  # seconds, with the first runs
     run_time: float  # seconds, the median
     missing: MissingAccelerator | None  # why not on the accelerator that is expected here
+    awaits_plan: bool = False  # TensorRT would run it, when a worker has built its plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,10 @@ def check(found: Inference | Failure) -> Iterator[Finding]:
     if isinstance(found, Failure):
         yield error(NAME, f"a model does not run here: {found.reason}", _REINSTALL)
         return
-    if found.missing is None:
+    if found.awaits_plan:
+        later = "TensorRT, for which a worker first builds a plan of each model, for minutes"
+        yield ok("provider", f"{later}; until then {found.provider}")
+    elif found.missing is None:
         yield ok("provider", found.provider)
     else:
         yield warning("provider", f"{found.provider}: {found.missing.reason}", found.missing.remedy)
@@ -78,28 +84,30 @@ def check(found: Inference | Failure) -> Iterator[Finding]:
     yield ok(NAME, f"the demo's model on {found.provider}: {times} {found.load_time:.1f} s")
 
 
-def run(model: Path) -> Inference:
+def run(model: Path, probe: MachineProbe) -> Inference:
     """Load a model and run it. Raises: BadModel, OSError, one of `run_errors`."""
+    # Imported here, so that the checks run where numpy or ONNX Runtime is missing.
     from streamfleet_core.models.digest import digest_of
     from streamfleet_core.models.model_folder import read_file
     from streamfleet_core.models.model_validation import validate_model
     from streamfleet_worker.engine.accelerators.choice import Wanted
     from streamfleet_worker.engine.loading import load, offered
-    from streamfleet_worker.host.machine_probe import MachineProbe
     from streamfleet_worker.ipc.shared_memory import create_memory, map_slots
 
     file = read_file(model)
     manifest = validate_model(file.weights, digest_of(file.weights), family=file.family, labels=file.labels)
-    machine = MachineProbe().read()
+    machine = probe.read()
     began = time.perf_counter()
-    loaded = load(
-        str(file.weights),
-        manifest,
-        wanted=Wanted(),
-        machine=machine,
-        offer=offered(machine),
-        max_batch=1,
-    )
+    with tempfile.TemporaryDirectory() as plans:  # an empty one: to build a plan would take minutes
+        loaded = load(
+            str(file.weights),
+            manifest,
+            wanted=Wanted(),
+            machine=machine,
+            offer=offered(machine),
+            plans=Path(plans),
+            max_batch=1,
+        )
     load_time = time.perf_counter() - began
     layout, runner = loaded.model.layout(1), loaded.model.runner()
     slots = map_slots(create_memory(layout), layout)
@@ -113,8 +121,9 @@ def run(model: Path) -> Inference:
         load_time=load_time,
         run_time=statistics.median(times),
         missing=loaded.missing,
+        awaits_plan=loaded.plan is not None,
     )
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(msgspec.json.encode(run(Path(sys.argv[1]))))
+    sys.stdout.buffer.write(msgspec.json.encode(run(Path(sys.argv[1]), MachineProbe())))

@@ -13,7 +13,6 @@ NEEDED = ("av", "numpy", "opencv-python", "scipy", "supervision")  # a worker's,
 SAME_AS = {"opencv-python": ("opencv-python-headless", "opencv-contrib-python")}
 # The variants of ONNX Runtime all install the module `onnxruntime`.
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-_EXTRAS = {"onnxruntime": "cpu", "onnxruntime-gpu": "cuda", "onnxruntime-openvino": "openvino"}
 
 
 def installed() -> dict[str, str]:
@@ -52,7 +51,10 @@ def check_packages(versions: Mapping[str, str]) -> Finding:
 
 
 def check_runtime(versions: Mapping[str, str], *, gpu: bool) -> Iterator[Finding]:
-    """Is there exactly one ONNX Runtime, and the right one? `gpu`: the machine has a GPU of NVIDIA's."""
+    """Is there exactly one ONNX Runtime, and the right one?
+
+    `gpu`: the machine has a GPU of NVIDIA's, for which PyPI has a wheel.
+    """
     name = "onnx runtime"
     variants = [each for each in RUNTIMES if each in versions]
     shown = " and ".join(f"{each} {versions[each]}" for each in variants)
@@ -60,7 +62,7 @@ def check_runtime(versions: Mapping[str, str], *, gpu: bool) -> Iterator[Finding
         remedy = "if a worker should run here: pip install 'streamfleet[worker,cpu]'"
         yield warning(name, "skipped: not installed, so no worker can run here", remedy)
     elif len(variants) > 1:
-        best = "cuda" if gpu and "onnxruntime-gpu" in variants else _EXTRAS.get(variants[-1], "cpu")
+        best = "cuda" if gpu else "openvino" if "onnxruntime-openvino" in variants else "cpu"
         remedy = f"pip uninstall -y {' '.join(variants)} && pip install 'streamfleet[worker,{best}]'"
         yield error(name, f"{shown} overwrite each other", remedy)
     elif gpu and variants == ["onnxruntime"]:
