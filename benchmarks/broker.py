@@ -1,6 +1,7 @@
 """A broker process without a fleet, with one joined device and one subscriber, to measure its relay.
 
-In a whole fleet the API subscribes to predictions too, which would change the measurement.
+In a whole fleet the API subscribes to predictions too, which would change the measurement. The device has a
+budget that it cannot exceed (`--device-messages`, `--device-bytes`), as it publishes as fast as it can.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import free_ports
 from tests.fleet.harness import wait_for
 
+_UNLIMITED = 10**12  # messages or bytes a second
 _PORTS = ("devices", "relay-in", "relay-out", "pictures-in", "pictures-out")
 
 
@@ -52,6 +54,8 @@ def running_broker(folder: Path) -> Iterator[Broker]:
     command = [sys.executable, "-m", "streamfleet_broker", "--data-dir", str(folder)]
     for name, port in ports.items():
         command += [f"--{name}-port", str(port)]
+    for name in ("messages", "bytes"):
+        command += [f"--device-{name}", str(_UNLIMITED)]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:

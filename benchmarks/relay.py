@@ -8,9 +8,10 @@ process, from the kernel's scheduler, including the other work of an idle broker
 message of a burst from `send` to `recv`.
 
 Our relay is a broker process with one joined device and one subscriber: from TCP with CURVE to the unix
-socket on its host, or to TCP with CURVE. It checks the key, topic and `gen` of each message. It queues up to
-200 messages for a slow subscriber by design. The plain proxies have the same queue, check nothing and accept
-all clients.
+socket on its host, or to TCP with CURVE. It checks the key, topic and `gen` of each message, and the budget
+of the device, which is set so large (`--device-messages`, `--device-bytes`) that nothing is dropped. It
+queues up to 200 messages for a slow subscriber by design. The plain proxies have the same queue, check
+nothing and accept all clients.
 
 The limits apply to CURVE on both sides, where each round is compared with the plain proxy of the same round.
 """

@@ -222,6 +222,8 @@ class Device:
         agent: The version of its worker.
         silent: Seconds since its last message. None: no message yet.
         labels: Labels of the device, for selectors.
+        dropped: Messages beyond its budget that the broker dropped since its start, by plane: `control`,
+            or `data` for predictions, statuses and previews. Only planes with some.
         engines: The models that it runs.
         cores: The number of CPU cores.
         load: The load average over one minute.
@@ -247,6 +249,7 @@ class Device:
     agent: str
     silent: float | None
     labels: dict[str, str]
+    dropped: dict[str, int]
     engines: tuple[EngineStat, ...]
     cores: int | None
     load: float | None

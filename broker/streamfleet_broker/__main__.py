@@ -105,6 +105,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
     ):
         value = given(option.upper().replace("-", "_"), default)
         parser.add_argument(f"--{option}", type=_port, default=value, help=text)
+    for option, default, text in (
+        ("device-messages", "6000", "messages/s that a device may publish; the rest is dropped"),
+        ("device-bytes", str(64 * 1024**2), "bytes/s that a device may publish; the rest is dropped"),
+    ):
+        value = given(option.upper().replace("-", "_"), default)
+        parser.add_argument(f"--{option}", type=int, default=value, metavar="NUMBER", help=text)
     parser.add_argument(
         "--api-fingerprint",
         type=Path,

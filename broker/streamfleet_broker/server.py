@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 from typing_extensions import ParamSpec, assert_never
 
-from streamfleet_broker.budget import Budgets
+from streamfleet_broker.budget import Budgets, data_limits
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BadConfig, BadKey, StoreDown
 from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
@@ -46,6 +46,7 @@ from streamfleet_core.peers.connections import OVERHEAD, Connections, descriptor
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.messages import Desired, Enrol, Error, Hello
+from streamfleet_core.protocol.requests import Plane
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import serve
 from streamfleet_core.runtime.pinned_tls import parse_fingerprint
@@ -93,7 +94,8 @@ async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
         context: zmq.Context[Socket] = zmq.Context(io_threads=2)
         closing.callback(context.term)
         allow_list = AllowList()
-        relay = Relay(keys, Rules.of(store.records), allow_list.keep_out)
+        limits = data_limits(config.device_messages, config.device_bytes)
+        relay = Relay(keys, Rules.of(store.records), limits, allow_list.keep_out)
         closing.push_async_callback(asyncio.to_thread, relay.stop)
         # Bind the ZAP handlers before any socket listens. They answer once the allowed keys are known.
         zap_handlers = (
@@ -151,8 +153,8 @@ class Broker:
         self._held: dict[bytes, Send] = {}  # routing id → a Desired that is delayed for a moment
         self._hold_until = 0.0  # monotonic; set while there is one
         self._logged_at: dict[str, float] = {}  # sender of malformed messages → time of the last log line
-        self._budgets = Budgets()
-        self._dropped: Counter[str] = Counter()  # messages over budget since the last tick, by key
+        self._budgets = Budgets()  # of the control plane
+        self._dropped: Counter[str] = Counter()  # messages beyond them since the last tick, by key
 
     async def run(self) -> None:
         """Serve until cancelled. Raises: RelayDied."""
@@ -315,17 +317,21 @@ class Broker:
             logger.warning("an operator did not take its reply: %s", exc.strerror)
 
     async def _tick(self, now: float) -> None:
-        for key, count in self._dropped.items():
-            if (
-                key not in self._relay.rules.admission.keys
-            ):  # quarantined, or not enrolled: it has nothing to say
-                self._cut_off(key)
-            await self.perform(self.fleet.overspent(key, count, now))
+        await self._overspent("control", self._dropped, now)
+        await self._overspent("data", self._relay.budgets.take_dropped(), now)
         self._dropped.clear()
         self._budgets.forget(now - IDLE)
+        self._relay.budgets.forget(now - IDLE)
         self._cut_connections(now)
         await self.perform(self.fleet.tick(now))
         self._send_all_held()
+
+    async def _overspent(self, plane: Plane, dropped: Counter[str], now: float) -> None:
+        """Tell the fleet of messages that were dropped, by key."""
+        for key, count in dropped.items():
+            if key not in self._relay.rules.admission.keys:
+                self._cut_off(key)  # quarantined, or not enrolled: it has nothing to say
+            await self.perform(self.fleet.overspent(key, plane, count, now))
 
     async def _serve_operators(self) -> None:
         """Handle the waiting messages of operators, up to a limit."""

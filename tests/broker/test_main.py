@@ -20,6 +20,8 @@ import zmq
 
 from streamfleet_broker.__main__ import parse
 from streamfleet_broker.config import BrokerConfig, own_addresses
+from streamfleet_broker.errors import BadConfig
+from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.protocol.requests import (
     CreatePipeline,
     FleetView,
@@ -213,6 +215,8 @@ def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
         "STREAMFLEET_ADVERTISE": "a,b",
         "STREAMFLEET_OPERATORS_PORT": "3",
         "STREAMFLEET_API_FINGERPRINT": "/srv/fingerprint",
+        "STREAMFLEET_DEVICE_MESSAGES": "20000",
+        "STREAMFLEET_DEVICE_BYTES": "200000000",
     }
 
     found = BrokerConfig(**vars(parse(["--devices-port", "2"], environment)))
@@ -223,6 +227,8 @@ def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
         operators_port=3,
         advertise=("a", "b"),
         api_fingerprint=Path("/srv/fingerprint"),
+        device_messages=20_000,
+        device_bytes=200_000_000,
     )
     assert BrokerConfig(**vars(parse(["--data-dir", "d"], {}))) == BrokerConfig(data_dir=Path("d"))
     hosts = parse(["--data-dir", "d", "--advertise", "x", "--advertise", "y"], environment).advertise
@@ -235,6 +241,22 @@ def test_a_wrong_option_is_named(arguments: list[str], capsys: pytest.CaptureFix
         parse(arguments, {})
 
     assert ("--devices-port" if arguments else "--data-dir") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"device_messages": 0}, "--device-messages: expected 1 to 1000000000000, got 0"),
+        (
+            {"device_bytes": 4096},
+            f"--device-bytes: expected {MAX_DATA_FRAME} to 1000000000000, got 4096",
+        ),
+        ({"device_bytes": 10**13}, f"expected {MAX_DATA_FRAME} to 1000000000000, got 10000000000000"),
+    ],
+)
+def test_a_budget_that_no_device_could_keep_is_refused(option: dict[str, int], said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        BrokerConfig(data_dir=Path("d"), **option)  # type: ignore[arg-type]
 
 
 def test_a_broker_on_all_addresses_is_reached_by_each_of_them() -> None:

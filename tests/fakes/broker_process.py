@@ -39,10 +39,10 @@ class BrokerProcess:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Site[BrokerProcess]]:
+async def running(folder: Path, *options: str) -> AsyncIterator[Site[BrokerProcess]]:
     """A broker process that ends with the block, and peers of it."""
     ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-    command = [sys.executable, "-m", "streamfleet_broker", "--data-dir", str(folder)]
+    command = [sys.executable, "-m", "streamfleet_broker", "--data-dir", str(folder), *options]
     for name, port in ports.items():
         command += [f"--{name.replace('_', '-')}-port", str(port)]
     with (folder / "log").open("wb") as log:

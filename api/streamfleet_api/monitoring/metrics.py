@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -31,6 +31,7 @@ from streamfleet_core.protocol.requests import (
     ListDevices,
     ListPipelines,
     PipelineView,
+    Plane,
 )
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat, SourceStat
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch
@@ -229,6 +230,11 @@ def _device_families(known: Known) -> Iterator[Metric]:
             ("silent_seconds", "Seconds since the broker heard it."),
         )
     }
+    dropped = CounterMetricFamily(
+        "streamfleet_device_dropped_messages",
+        "Messages beyond its budget, which the broker dropped.",
+        labels=["device", "plane"],
+    )
     engine = ["device", "digest"]
     ready = GaugeMetricFamily("streamfleet_engine_ready", "Whether its model is loaded.", labels=engine)
     inferences = CounterMetricFamily(
@@ -252,6 +258,8 @@ def _device_families(known: Known) -> Iterator[Metric]:
         gauges["pipelines"].add_metric(series, view.pipelines)
         if view.silent is not None:
             gauges["silent_seconds"].add_metric(series, view.silent)
+        for plane in get_args(Plane):
+            dropped.add_metric([view.device, plane], view.dropped.get(plane, 0))
         seen = known.of_devices.get(view.device)
         if seen is None:
             continue
@@ -270,7 +278,7 @@ def _device_families(known: Known) -> Iterator[Metric]:
             if each.provider:
                 providers.add_metric([view.device, each.digest, each.provider], 1)
         missing.add_metric(series, float(seen.stat.missing_accelerator is not None))
-    yield from (*gauges.values(), ready, inferences, restarts, providers, missing)
+    yield from (*gauges.values(), dropped, ready, inferences, restarts, providers, missing)
 
 
 def _sensors_of(stat: DeviceStat) -> dict[str, float | None]:

@@ -18,6 +18,7 @@ from streamfleet_core.protocol.requests import (
     FleetView,
     PipelineStatus,
     PipelineView,
+    Plane,
 )
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
@@ -289,6 +290,8 @@ class Device(Answer):
     silent: float | None
     """Seconds since the broker heard it. Null: never."""
     labels: dict[str, str]
+    dropped: dict[Plane, int]
+    """Messages beyond its budget that the broker dropped since its start, by plane; only planes with some."""
     engines: list[EngineStat]
     cores: int | None
     """Null, like all of the following, without a status."""
@@ -332,6 +335,7 @@ class Device(Answer):
             agent=view.agent,
             silent=view.silent,
             labels=view.labels,
+            dropped=view.dropped,
             engines=list(stat.engines) if stat else [],
             cores=stat.cores if stat else None,
             load=stat.load if stat else None,

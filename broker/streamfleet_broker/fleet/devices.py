@@ -6,11 +6,12 @@ any ──Bye──▶ left; two boots that alternate, or a flood ──▶ quar
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_core.protocol.rates import Bucket, Rate
-from streamfleet_core.protocol.requests import DeviceState
+from streamfleet_core.protocol.requests import DeviceState, Plane
 from streamfleet_core.protocol.values import Observed
 
 # Epochs that one device may raise. Each restarts all sessions; a restored store needs one.
@@ -77,6 +78,7 @@ class Device:
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over
     returns: list[float] = field(default_factory=list)  # when a replaced boot took over again
     why_quarantined: str = ""  # the end of a sentence
+    dropped: Counter[Plane] = field(default_factory=Counter)  # messages beyond its budget
     raises: Bucket = field(default_factory=lambda: Bucket(RAISES))
     events: Bucket = field(default_factory=lambda: Bucket(EVENTS))
 

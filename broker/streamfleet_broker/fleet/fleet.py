@@ -31,6 +31,7 @@ from streamfleet_broker.fleet.state import FleetConfig, State
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.messages import Error
+from streamfleet_core.protocol.requests import Plane
 
 
 class Fleet:
@@ -104,9 +105,9 @@ class Fleet:
             self._sessions.receive_malformed(peer, error)
         return self._finish(self._now)
 
-    def overspent(self, key: str, count: int, now: float) -> list[Effect]:
-        """Handle dropped messages of a key that exceeds its budget."""
-        self._sessions.overspent(key, count, now)
+    def overspent(self, key: str, plane: Plane, count: int, now: float) -> list[Effect]:
+        """Handle dropped messages of a key that exceeds its budget on a plane."""
+        self._sessions.overspent(key, plane, count, now)
         return self._finish(now)
 
     def tick(self, now: float) -> list[Effect]:

@@ -69,6 +69,7 @@ class FleetQueries:
                 agent=device.agent,
                 silent=device.silent(now),
                 labels=self._state.records.devices[name].labels,
+                dropped=dict(device.dropped),
             )
         return tuple(views[name] for name in sorted(views))
 

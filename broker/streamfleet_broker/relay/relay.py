@@ -4,8 +4,9 @@
                                                             └▶ XPUB tcp, CURVE relay-out ──▶ subscribers
 
 A relay forwards what `Admission` lets the key of a message publish, and grants each subscription what
-`Grants` lets its key receive. The deciding thread replaces both as a whole. A peer that breaks a rule which
-no correct peer comes close to is disconnected and kept out for a while.
+`Grants` lets its key receive. The deciding thread replaces both as a whole. What a device sends beyond its
+budget is dropped first. A peer that breaks a rule which no correct peer comes close to is disconnected and
+kept out for a while.
 
 Terminating a context ends its threads, so the relays have a context of their own. Each has its own I/O
 thread: previews never delay predictions, and neither delays heartbeats. ZAP is asked in this context.
@@ -17,15 +18,18 @@ import contextlib
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import zmq
 
+from streamfleet_broker.budget import Limits, Reserve
 from streamfleet_broker.errors import RelayDied
 from streamfleet_broker.fleet.effects import Domain
 from streamfleet_broker.fleet.records import Record, Write
+from streamfleet_broker.relay.device_budgets import DeviceBudgets
 from streamfleet_broker.relay.publish_rules import Admission
 from streamfleet_broker.relay.subscribe_rules import Grants, beginning_with
 from streamfleet_broker.relay.unsent_messages import UnsentMessages
@@ -149,12 +153,16 @@ class Relay:
     """All relays. One thread may replace `rules` at any time.
 
     Args:
+        limits: the budget of a device, at all relays together.
         keep_out: called with a key that broke a rule, and the seconds for which it must stay away.
     """
 
-    def __init__(self, keys: KeyPair, rules: Rules, keep_out: Callable[[str, float], None]) -> None:
+    def __init__(
+        self, keys: KeyPair, rules: Rules, limits: Limits, keep_out: Callable[[str, float], None]
+    ) -> None:
         self.context: zmq.Context[Socket] = zmq.Context(io_threads=2)
         self.rules = rules
+        self.budgets = DeviceBudgets(limits)
         self.keep_out = keep_out
         self._keys = keys
         self._threads: list[threading.Thread] = []
@@ -244,6 +252,7 @@ class Forwarder:
         # Key and topic → the highest generation, by these rules.
         self._admitted: dict[tuple[str, bytes], bytes] = {}
         self._admitted_by = relay.rules.admission
+        self._reserves: defaultdict[str, Reserve] = defaultdict(Reserve)  # of the budgets, by key
         self._sparse: dict[tuple[str, bytes], Bucket] = {}  # key and topic → its budget; by these rules
         self._unsent_messages = UnsentMessages(LARGE_WAITING, LARGE_OF_ONE)
         self._shed_at = 0.0
@@ -296,37 +305,42 @@ class Forwarder:
         """Forward waiting messages, up to a limit."""
         relay, receive = self._relay, self.source.recv
         admitted, publishers = self._admitted, self._publishers
+        reserves, refill = self._reserves, relay.budgets.refill
         sinks = [sink.send for sink in (self.here, self.out) if sink.subscriptions]
-        for _ in range(AT_ONCE):
-            try:
+        with contextlib.suppress(zmq.Again):  # no more messages wait
+            for _ in range(AT_ONCE):
                 first: zmq.Frame = receive(_NOBLOCK, False)
-            except zmq.Again:
-                return
-            frames = [first]
-            while frames[-1].more and len(frames) < 3:
-                frames.append(receive(_NOBLOCK, False))
-            if frames[-1].more or len(frames) < 3:
-                self._refuse_shape(frames)
-                continue
-            if relay.rules.admission is not self._admitted_by:
-                # At once: a device learns its new generation as soon as the rules have changed.
-                self._admitted_by = relay.rules.admission
-                admitted.clear()
-                self._sparse.clear()
-            key, topic, header = str(first.get("User-Id")), first.bytes, frames[1].bytes
-            publishers.read(key, len(topic) + len(header) + len(frames[2]))
-            if publishers.some_are_silent:
-                publishers.identify(descriptor_of(first), key, number_of(first), time.monotonic())
-            highest = admitted.get((key, topic)) or self._highest(key, topic)
-            if len(header) != HEADER_SIZE or header[GEN_FIELD] > highest:
-                self._refuse(first, f"generation {header[GEN_FIELD].hex()} under {topic[:MAX_TOPIC]!r}")
-                continue
-            if len(frames[2]) > LARGE and not self._may_wait(key, frames):
-                continue
-            for send in sinks:
-                send(topic, _MORE)
-                send(header, _MORE)
-                send(frames[2], _NOBLOCK, False)
+                frames = [first]
+                while frames[-1].more and len(frames) < 3:
+                    frames.append(receive(_NOBLOCK, False))
+                if frames[-1].more or len(frames) < 3:
+                    self._refuse_shape(frames)
+                    continue
+                if relay.rules.admission is not self._admitted_by:
+                    # At once: a device learns its new generation as soon as the rules have changed.
+                    self._admitted_by = relay.rules.admission
+                    admitted.clear()
+                    self._sparse.clear()
+                key, topic, header = str(first.get("User-Id")), first.bytes, frames[1].bytes
+                size = len(topic) + len(header) + len(frames[2])
+                publishers.read(key, size)
+                if publishers.some_are_silent:
+                    publishers.identify(descriptor_of(first), key, number_of(first), time.monotonic())
+                reserve = reserves[key]
+                if (reserve.messages < 1 or reserve.bytes < size) and not refill(key, reserve, size):
+                    continue  # dropped, and counted
+                reserve.messages -= 1
+                reserve.bytes -= size
+                highest = admitted.get((key, topic)) or self._highest(key, topic)
+                if len(header) != HEADER_SIZE or header[GEN_FIELD] > highest:
+                    self._refuse(first, f"generation {header[GEN_FIELD].hex()} under {topic[:MAX_TOPIC]!r}")
+                    continue
+                if len(frames[2]) > LARGE and not self._may_wait(key, frames):
+                    continue
+                for send in sinks:
+                    send(topic, _MORE)
+                    send(header, _MORE)
+                    send(frames[2], _NOBLOCK, False)
 
     def _may_wait(self, key: str, frames: list[zmq.Frame]) -> bool:
         """Count a large message while it waits for slow peers. Without room, disconnect those and drop it."""
@@ -465,7 +479,10 @@ class Forwarder:
         rules, before = self._relay.rules, self._rules
         self._rules = rules
         self._publishers.take_new(now)
-        if before.admission.keys - rules.admission.keys:
+        gone = before.admission.keys - rules.admission.keys
+        if gone:
+            for key in gone:
+                self._reserves.pop(key, None)
             # The key of silent connections is unknown. They lose nothing when they are closed.
             self._publishers.cut_all(lambda each: each.key not in rules.admission.keys)
         self._publishers.sweep()

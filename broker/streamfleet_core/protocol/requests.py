@@ -34,6 +34,8 @@ from streamfleet_core.protocol.values import (
     to_plain,
 )
 
+# Where a device sends: heartbeats to the broker, or predictions, statuses and previews to its relays.
+Plane = Literal["control", "data"]
 DeviceState = Literal["new", "syncing", "ready", "suspect", "lost", "left", "quarantined"]
 PipelineStatus = Literal[
     "pending",  # no device has capacity, or the named one is absent: see `reason`
@@ -390,6 +392,7 @@ class DeviceView:
     agent: str = ""
     silent: float | None = None  # seconds since its last message; None: never
     labels: Labels = field(default_factory=dict)
+    dropped: dict[Plane, Natural] = field(default_factory=dict)  # messages beyond its budget, by this broker
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,7 @@ def test_all_figures_of_the_last_known_state_are_told() -> None:
     known = Known(
         fleet=FleetView(epoch=7, uptime=1.5, devices_ready=1, devices=1, pipelines=1),
         pipelines=(pipeline("door", restarts=2),),
-        devices=(device("edge-1"),),
+        devices=(device("edge-1", dropped={"data": 7000}),),
         of_pipelines={"door": Seen(TOLD, 1.0)},
         of_devices={"edge-1": Seen(MACHINE, 1.0)},
     )
@@ -179,6 +179,8 @@ def test_all_figures_of_the_last_known_state_are_told() -> None:
         ("streamfleet_device_disk_bytes", at): 2**40,
         ("streamfleet_device_disk_available_bytes", at): 2**30,
         ("streamfleet_device_silent_seconds", at): 0.2,
+        ("streamfleet_device_dropped_messages_total", (*at, ("plane", "control"))): 0,
+        ("streamfleet_device_dropped_messages_total", (*at, ("plane", "data"))): 7000,
         ("streamfleet_engine_ready", engine): 1,
         ("streamfleet_engine_inferences_total", engine): 7,
         ("streamfleet_engine_restarts_total", engine): 1,

@@ -187,7 +187,7 @@ def test_an_unknown_route_of_ours_is_a_problem(
 
 
 def test_one_device_is_shown_with_what_it_told_last(http: httpx.Client, peer: Peer) -> None:
-    peer.devices["edge-8"] = device("edge-8", labels={"site": "a"})
+    peer.devices["edge-8"] = device("edge-8", labels={"site": "a"}, dropped={"data": 7000})
     silent = http.get("/v2/devices/edge-8").json()
     peer.tell(
         DeviceStat(
@@ -222,6 +222,7 @@ def test_one_device_is_shown_with_what_it_told_last(http: httpx.Client, peer: Pe
     assert told["clock_offset"] == pytest.approx(-time.time(), abs=PATIENCE)  # its clock shows 1970
     assert [told[name] for name in figures] == [4, 0.5, 2**33, 2**32]
     assert told["labels"] == {"site": "a"}
+    assert told["dropped"] == {"data": 7000}
     assert http.get("/v2/devices/nobody").status_code == 404
 
 

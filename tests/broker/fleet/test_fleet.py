@@ -69,6 +69,7 @@ from streamfleet_core.protocol.requests import (
     Outcome,
     PipelineStatus,
     PipelineView,
+    Plane,
     Put,
     PutModel,
     PutPipeline,
@@ -441,33 +442,62 @@ def test_enrolling_anew_ends_a_quarantine() -> None:
 
 
 FLOODS = "it sends more than any device needs"
+PLANES: tuple[Plane, ...] = ("control", "data")
+PUBLISHES = "it publishes more than --device-messages and --device-bytes of the broker allow"
 
 
 def test_a_flood_is_told_once_a_minute_with_the_number_of_messages_that_were_dropped() -> None:
     fleet = scripted_fleet("a")
 
-    told = [fleet.perform(fleet.fleet.overspent(key_of("a"), 10, fleet.now + at)) for at in (0, 1, 2, 62)]
+    told = [
+        fleet.perform(fleet.fleet.overspent(key_of("a"), "control", 10, fleet.now + at))
+        for at in (0, 1, 2, 62)
+    ]
 
     assert told[0] == [LogEvent("a", f"{FLOODS}: 10 messages were dropped", severity="error")]
     assert told[1:3] == [[], []]
     assert told[3] == [LogEvent("a", f"{FLOODS}: 30 messages were dropped", severity="error")]
 
 
-def test_who_floods_for_half_a_minute_is_quarantined_until_it_enrols_anew() -> None:
+def test_floods_on_both_planes_are_told_and_counted_apart() -> None:
+    fleet = scripted_fleet("a", "b")
+
+    floods: list[tuple[Plane, int]] = [("control", 10), ("data", 20), ("data", 30)]
+    for plane, count in floods:
+        fleet.perform(fleet.fleet.overspent(key_of("a"), plane, count, fleet.now))
+    told = [fleet.perform(fleet.fleet.overspent(key_of("a"), plane, 1, fleet.now + 60)) for plane in PLANES]
+
+    assert told == [
+        [LogEvent("a", f"{FLOODS}: 1 messages were dropped", severity="error")],
+        [LogEvent("a", f"{PUBLISHES}: 31 messages were dropped", severity="error")],
+    ]
+    assert [view.dropped for view in fleet.reply(ListDevices())] == [{"control": 11, "data": 51}, {}]
+
+
+def test_floods_that_take_turns_on_both_planes_are_floods_of_each() -> None:
+    fleet = scripted_fleet("a")
+
+    for at in range(0, 120, 3):
+        plane = PLANES[at // 3 % 2]
+        fleet.perform(fleet.fleet.overspent(key_of("a"), plane, 1, fleet.now + at))
+
+    assert fleet.reply(ListDevices())[0].state == "ready"
+
+
+@pytest.mark.parametrize(("plane", "why"), [("control", FLOODS), ("data", PUBLISHES)])
+def test_who_floods_for_half_a_minute_is_quarantined_until_it_enrols_anew(plane: Plane, why: str) -> None:
     fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
 
     for at in range(31):
-        fleet.perform(fleet.fleet.overspent(key_of("a"), 1000, fleet.now + at))
+        fleet.perform(fleet.fleet.overspent(key_of("a"), plane, 1000, fleet.now + at))
 
     assert {view.device: view.state for view in fleet.reply(ListDevices())} == {
         "a": "quarantined",
         "b": "ready",
     }
-    assert sent(fleet.hello("a"), "a") == [
-        Refused("quarantined", "it sends more than any device needs: enroll the device again")
-    ]
-    assert FLOODS in fleet.view("door").reason
+    assert sent(fleet.hello("a"), "a") == [Refused("quarantined", f"{why}: enroll the device again")]
+    assert why in fleet.view("door").reason
     fleet.enrol(token_key(fleet, "a"), NEW_KEY)
     assert refusals(fleet.hello("a", key=NEW_KEY)) == []
 
@@ -476,7 +506,7 @@ def test_floods_with_pauses_between_them_quarantine_nobody() -> None:
     fleet = scripted_fleet("a")
 
     for at in range(0, 120, 6):
-        fleet.perform(fleet.fleet.overspent(key_of("a"), 1, fleet.now + at))
+        fleet.perform(fleet.fleet.overspent(key_of("a"), "data", 1, fleet.now + at))
 
     assert fleet.reply(ListDevices())[0].state == "ready"
 
@@ -486,7 +516,7 @@ def test_a_flood_with_a_one_time_key_quarantines_nobody() -> None:
     key = token_key(fleet, "new")
 
     for at in range(31):
-        fleet.perform(fleet.fleet.overspent(key, 1, fleet.now + at))
+        fleet.perform(fleet.fleet.overspent(key, "control", 1, fleet.now + at))
 
     assert {view.state for view in fleet.reply(ListDevices())} == {"ready", "new"}
 

@@ -11,6 +11,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from streamfleet_broker.budget import data_limits
 from streamfleet_broker.relay import relay as module
 from streamfleet_broker.relay.relay import PREDICTIONS, SPARSE, Relay, Rules
 from streamfleet_broker.server import Broker
@@ -360,7 +361,7 @@ def test_a_relay_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> 
         raise zmq.ZMQError(errno.EMFILE)
 
     monkeypatch.setattr(module, "Forwarder", without_descriptors)
-    relay = Relay(new_key_pair(), Rules.of(()), lambda _key, _seconds: None)
+    relay = Relay(new_key_pair(), Rules.of(()), data_limits(1, 1), lambda _key, _seconds: None)
 
     with pytest.raises(zmq.ZMQError, match="Too many open files"):
         relay.start(PREDICTIONS, "tcp://127.0.0.1:*", "inproc://here", "tcp://127.0.0.1:*")

@@ -189,6 +189,7 @@ def test_a_request_is_read_as_it_was_written(request_: OperatorRequest) -> None:
             agent="0.1.0",
             silent=0.5,
             labels={"site": "hall-1"},
+            dropped={"data": 7},
         ),
     ],
 )

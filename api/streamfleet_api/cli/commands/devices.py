@@ -95,6 +95,9 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
         yield _line("heat", heat)
     if gpu := _gpu(entry):
         yield _line("gpu", gpu)
+    if entry.dropped:
+        counts = ", ".join(f"{count} {plane}" for plane, count in entry.dropped.items())
+        yield _line("dropped", f"{counts} messages beyond its budget")
     for engine in entry.engines:
         name = models.get(engine.digest, engine.digest[:12])
         restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""

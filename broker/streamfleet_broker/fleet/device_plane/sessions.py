@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
@@ -25,6 +26,7 @@ from streamfleet_core.protocol.messages import (
     Subscribers,
     Welcome,
 )
+from streamfleet_core.protocol.requests import Plane
 from streamfleet_core.protocol.values import observed_digest
 
 MAX_EPOCH_STEP = 1_000_000  # starts of a broker; a device must not exhaust the number range
@@ -33,12 +35,15 @@ FLOOD_ENDS = 5.0  # seconds without a dropped message
 FLOOD_LASTS = 30.0  # seconds of a flood after which its device is quarantined
 FLOOD_LOG_INTERVAL = 60.0  # seconds between two log lines about one key
 _CLONED = "two machines use its key"
-_FLOODS = "it sends more than any device needs"
+_FLOODS: Mapping[Plane, str] = {
+    "control": "it sends more than any device needs",
+    "data": "it publishes more than --device-messages and --device-bytes of the broker allow",
+}
 
 
 @dataclass(slots=True)
 class _Flood:
-    """Messages of one key beyond its budget."""
+    """Messages of one key beyond its budget on one plane."""
 
     began: float
     last: float
@@ -64,37 +69,37 @@ class Sessions:
         self._confirmations = confirmations
         self._raise_after = now  # limits how often devices can restart all sessions
         self._raiser: Device | None = None  # the device that caused the epoch that is being written
-        self._floods: dict[str, _Flood] = {}  # by key; recent ones only
+        self._floods: dict[tuple[str, Plane], _Flood] = {}  # by key; recent ones only
 
     def tick(self, now: float) -> None:
         """Forget floods that have ended."""
-        self._floods = {
-            key: each for key, each in self._floods.items() if now - each.last < FLOOD_LOG_INTERVAL
-        }
+        self._floods = {of: each for of, each in self._floods.items() if now - each.last < FLOOD_LOG_INTERVAL}
 
     def receive_malformed(self, peer: DevicePeer, error: BadMessage) -> None:
         """Refuse bytes that are not a message."""
         code: RefusalCode = "version" if error.expected.startswith("version") else "bad_message"
         self._state.refuse(peer, NO_SESSION, code, str(error))
 
-    def overspent(self, key: str, count: int, now: float) -> None:
+    def overspent(self, key: str, plane: Plane, count: int, now: float) -> None:
         """Count dropped messages of a key. Log a flood once a minute; quarantine its device if it lasts."""
-        flood = self._floods.setdefault(key, _Flood(now, now))
+        flood = self._floods.setdefault((key, plane), _Flood(now, now))
         if now - flood.last > FLOOD_ENDS:
             flood.began = now
         flood.last = now
         flood.dropped += count
         name = self._state.records.owners.get(key)
         if now - flood.logged_at >= FLOOD_LOG_INTERVAL:
-            event = f"{_FLOODS}: {flood.dropped} messages were dropped"
+            event = f"{_FLOODS[plane]}: {flood.dropped} messages were dropped"
             self._state.immediate_effects.append(
                 LogEvent(name or "a key that has not enrolled", event, severity="error")
             )
             flood.logged_at, flood.dropped = now, 0
-        if name is not None and now - flood.began >= FLOOD_LASTS:
-            device = self._state.devices[name]
-            if device.state != "quarantined":
-                self._quarantine(device, _FLOODS, now)
+        if name is None:
+            return
+        device = self._state.devices[name]
+        device.dropped[plane] += count
+        if now - flood.began >= FLOOD_LASTS and device.state != "quarantined":
+            self._quarantine(device, _FLOODS[plane], now)
 
     def _quarantine(self, device: Device, why: str, now: float) -> None:
         """Stop talking to a device. Its movable pipelines move once its lease has expired."""

@@ -15,7 +15,8 @@ from tests.fakes.broker import Peer, device, pipeline
 
 
 def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: Command, peer: Peer) -> None:
-    peer.devices["edge-shown"] = device("edge-shown", labels={"site": "hall-1"})
+    dropped = {"control": 2, "data": 7000}
+    peer.devices["edge-shown"] = device("edge-shown", labels={"site": "hall-1"}, dropped=dropped)
     peer.pipelines["door"] = pipeline("door", device="edge-shown")
     peer.models["parts/1"] = ModelRef("parts/1", "ab" * 32)
     missing = MissingAccelerator("onnxruntime has no CUDA", "pip install 'streamfleet[worker,cuda]'")
@@ -44,6 +45,7 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         "  disk        2.0 GB of 1000.0 GB available",
         "  heat        92 °C, throttled: too hot",
         "  gpu         load 40%, 12.5 W",
+        "  dropped     2 control, 7000 data messages beyond its budget",
         "  model       parts/1 ready on CPU, 7 inferences, 1 restart",
         "  warning     onnxruntime has no CUDA",
         "              pip install 'streamfleet[worker,cuda]'",
