@@ -28,7 +28,6 @@ from streamfleet_worker.video.hardware.data_protocol import (
 from streamfleet_worker.video.hardware.faults import DecoderFailed, failure_of
 from streamfleet_worker.video.hardware.pipelines import Decoder
 
-_F_SETPIPE_SZ = 1031  # Linux; Python 3.10 has it as fcntl.F_SETPIPE_SZ
 _PIPE_SIZE = 1 << 20  # bytes; the most that the kernel gives without privileges
 _OUTPUT = 4096  # bytes of its messages that are kept
 _ROOM = 1 << 16  # bytes that wait for the pipe, above which no more are taken
@@ -75,7 +74,7 @@ class Child:
             os.set_blocking(descriptor, False)
         for descriptor in (self._input, self._frames):
             with contextlib.suppress(OSError):  # the kernel's limit for all pipes of a user is reached
-                fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_SIZE)
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         self._said = b""
         self._is_silent = False  # it has closed its output
         self._queue: deque[memoryview] = deque()
