@@ -14,7 +14,7 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright  # noqa: E402
 
 from tests.fakes.patience import PATIENCE  # noqa: E402
 from tests.fakes.ports_and_folders import short_folder  # noqa: E402
@@ -115,6 +115,24 @@ def test_a_killed_worker_is_shown(clean: Fleet, page: Page, tmp_path: Path) -> N
 
         expect(page.locator("#events li").first).to_contain_text("edge")
         keep(page, "after")
+
+
+def test_a_device_whose_models_lack_its_accelerator_says_why_and_what_to_do(page: Page) -> None:
+    def lacking(route: Route) -> None:
+        response = route.fetch()
+        devices = response.json()["devices"]
+        missing = {"reason": "onnxruntime has no CUDA", "remedy": "pip install <b>another</b>"}
+        engine = {"digest": "ab" * 32, "state": "ready", "provider": "CPUExecutionProvider"}
+        engine["activity"] = "building a TensorRT plan, 3 min"
+        devices[0] |= {"missing_accelerator": missing, "engines": [engine]}
+        route.fulfill(response=response, json={"devices": devices})
+
+    page.route("**/v2/devices", lacking)
+    page.reload()
+
+    device = page.locator("#devices li").first
+    expect(device.locator(".problem")).to_have_text("onnxruntime has no CUDA. pip install <b>another</b>")
+    expect(device.locator(".metrics")).to_contain_text("models on CPU · building a TensorRT plan, 3 min")
 
 
 def test_a_broker_that_hangs_is_shown(clean: Fleet, browser: Browser, fleet: Fleet) -> None:

@@ -38,6 +38,8 @@ export function deviceMetrics(device) {
   if (device.cores) parts.push(`load ${device.load.toFixed(1)} on ${device.cores} cores`);
   const providers = deviceProviders(device);
   if (providers) parts.push(`models on ${providers}`);
+  const activity = device.engines.map((engine) => engine.activity).find(Boolean);
+  if (activity) parts.push(activity);
   if (device.memory) parts.push(`${gigabytes(device.memory_available)} of ${gigabytes(device.memory)} GB free`);
   if (device.temperature != null) parts.push(`${device.temperature.toFixed(0)} °C`);
   if (device.gpu_load != null) parts.push(`GPU ${(100 * device.gpu_load).toFixed(0)} %`);

@@ -12,11 +12,11 @@ import pytest
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.messages import Done
-from streamfleet_worker.ipc.child_messages import EngineReport
+from streamfleet_worker.ipc.child_messages import AcceleratorUse, EngineReport
 from tests.fakes.accelerators import engine_with_tensorrt
 from tests.fakes.camera_peer import CameraPeer
 from tests.fakes.models import write_squares_model
-from tests.fakes.process_harness import Child, ProcessHarness, is_engine
+from tests.fakes.process_harness import Child, ProcessHarness, is_engine, wait_for
 
 ON_CPU, ON_TENSORRT = "CPUExecutionProvider", "TensorRT"
 
@@ -29,12 +29,12 @@ class Jetson:
     path: Path
     manifest: Manifest
 
-    def engine(self, accelerator: str = "prefer", *, ready: bool = True) -> Child:
+    def engine(self, accelerator: AcceleratorUse = "prefer", *, ready: bool = True) -> Child:
         return self.stand.engine(
             self.path,
             self.manifest,
             entry=engine_with_tensorrt,
-            accelerator=accelerator,  # type: ignore[arg-type]
+            accelerator=accelerator,
             plans=self.stand.folder / "plans",
             ready=ready,
         )
@@ -137,9 +137,39 @@ def test_a_build_that_fails_where_tensorrt_is_required_fails_the_model(jetson: J
     assert failed.reason.startswith("an accelerator is required: TensorRT cannot run the model: it built no")
 
 
-def test_an_engine_that_is_stopped_ends_its_build(jetson: Jetson) -> None:
+@pytest.mark.parametrize("accelerator", ["prefer", "require"])
+def test_an_engine_that_is_stopped_ends_its_build(jetson: Jetson, accelerator: AcceleratorUse) -> None:
     jetson.allow("wait")
-    engine = jetson.engine()
+    engine = jetson.engine(accelerator, ready=False)
     engine.until("it builds", lambda report: report.activity != "")
+    wait_for("the build has begun", lambda: jetson.builds)
+    builders = children_of(engine)
 
     assert engine.stop() == 0
+    assert len(builders) == 1
+    wait_for("its build is gone", lambda: not alive(builders[0]))
+
+
+def test_a_build_ends_with_an_engine_that_is_killed(jetson: Jetson) -> None:
+    jetson.allow("wait")
+    engine = jetson.engine()
+    wait_for("the build has begun", lambda: jetson.builds)
+    (builder,) = children_of(engine)
+
+    engine.kill()
+
+    wait_for("its build is gone", lambda: not alive(builder))
+
+
+def children_of(engine: Child) -> list[int]:
+    """The pids of the processes that an engine has started."""
+    task = Path(f"/proc/{engine.process.pid}/task/{engine.process.pid}/children")
+    return [int(pid) for pid in task.read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists, and is no zombie."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False

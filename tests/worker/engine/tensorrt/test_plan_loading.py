@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable
 from streamfleet_worker.engine.interface import Model
-from streamfleet_worker.engine.onnx_session import Session
+from streamfleet_worker.engine.onnx_session import BadModel, Session
 from streamfleet_worker.engine.tensorrt import plan_loading
 from streamfleet_worker.engine.tensorrt.cuda import Cuda
 from streamfleet_worker.engine.tensorrt.library import TensorRT, TensorRTError, installed_version
@@ -133,3 +135,18 @@ def test_the_version_of_the_module_is_known_if_there_is_one(monkeypatch: pytest.
     sys.modules.pop("tensorrt", None)
 
     assert (found, installed_version()) == (VERSION, "")
+
+
+def test_weights_in_other_files_are_never_given_to_tensorrt(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    write_squares_model(path)
+    model = onnx.load(path)
+    constant = next(one for one in model.graph.initializer if one.name == "boxes")
+    constant.ClearField("raw_data")
+    constant.data_location = TensorProto.EXTERNAL
+    entry = constant.external_data.add()
+    entry.key, entry.value = "location", "weights.bin"
+    path.write_bytes(model.SerializeToString())
+
+    with pytest.raises(BadModel, match="external data"):
+        load_plan(str(path), manifest_of(path), tmp_path / "plans", VERSION)

@@ -92,7 +92,8 @@ def _missing_on_gpu(wanted: Wanted, machine: Machine, offer: Offer) -> MissingAc
     if not machine.driver:
         return MissingAccelerator(
             "this machine has an NVIDIA GPU, and its driver is not loaded or not visible here",
-            "nvidia-smi must work here: install NVIDIA's driver, or start the container with --gpus all",
+            "nvidia-smi must work here: install NVIDIA's driver, or start the container with --gpus all;"
+            " --accelerator cpu if it is not to be used",
         )
     if machine.architecture != "x86_64":
         return MissingAccelerator(

@@ -12,6 +12,7 @@ import tempfile
 import time
 
 from streamfleet_core.protocol.source_reference import shown_reason
+from streamfleet_core.runtime.process import dying_with_parent
 from streamfleet_worker.engine.tensorrt.build import LONGEST, BuildRequest
 
 _MOST_OUTPUT = 4000  # characters of the reason
@@ -25,7 +26,10 @@ class BackgroundBuild:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the build
         self._started_at = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE], stdin=subprocess.PIPE, stdout=self._output
+            [sys.executable, "-m", _MODULE],
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            preexec_fn=dying_with_parent(),
         )
         assert self._process.stdin is not None
         self._process.stdin.write(request.encode())

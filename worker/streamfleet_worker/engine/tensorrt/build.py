@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from streamfleet_core.runtime.process import forbid_core_dumps, name_process, tie_to_parent
+from streamfleet_core.runtime.process import forbid_core_dumps, name_process
 from streamfleet_worker.engine.tensorrt.library import TensorRT
 from streamfleet_worker.engine.tensorrt.plan_store import PlanStore
 
@@ -43,7 +43,6 @@ class BuildRequest:
 
 def main() -> int:
     """Build one plan."""
-    tie_to_parent()
     name_process("sf-plan")
     os.nice(10)
     forbid_core_dumps()

@@ -29,7 +29,7 @@ class PlanMissing(Exception):
 
 
 def load_plan(weights_path: str, manifest: Manifest, folder: Path, version: str) -> PlanModel:
-    """Load the plan of a model. Raises: PlanMissing, AcceleratorUnusable."""
+    """Load the plan of a model. Raises: PlanMissing, AcceleratorUnusable, BadModel."""
     store = PlanStore(folder)
     try:
         cuda = Cuda()
@@ -99,9 +99,11 @@ def _request(weights_path: str, manifest: Manifest, folder: Path, key: PlanKey) 
 
 
 def _is_open(weights_path: str) -> bool:
-    """Whether the first dimension of the input is chosen with each run."""
+    """Whether the first dimension of the input is chosen with each run. Raises: onnx_session.BadModel."""
     try:
         inputs = onnx_file.read_graph(Path(weights_path).read_bytes()).inputs
-    except (OSError, BadModel):  # ONNX Runtime says so
-        return False
+    except OSError as exc:
+        raise onnx_session.BadModel(f"the model file cannot be read: {exc.strerror}") from exc
+    except BadModel as exc:  # also if its weights are in other files, which TensorRT would read (S21)
+        raise onnx_session.BadModel(str(exc)) from exc
     return bool(inputs) and len(inputs[0].shape) == 4 and inputs[0].shape[0] is None
