@@ -78,6 +78,7 @@ def test_devices_are_listed_with_their_engines(http: httpx.Client, peer: Peer) -
         "reason": "",
         "inferences": 7,
         "restarts": 0,
+        "activity": "",
         "provider": "CPUExecutionProvider",
         "missing_accelerator": {"reason": "no kernels for this GPU", "remedy": "another wheel"},
     }
