@@ -431,7 +431,9 @@ class Forwarder:
         if subscription.is_foreign:
             self._punish(sink.connections, key, "sends an invalid subscription", connection)
             return
-        if not subscription.is_safe:  # what follows would happen to another peer: this one connects again
+        is_removed = sink is self.out and key not in self._rules.grants.keys  # since it was let in
+        # Not safe: what follows would happen to another peer. This one connects again, if it may.
+        if is_removed or not subscription.is_safe:
             sink.connections.cut(connection)
             return
         if key != _HERE and not self._subscribing.setdefault(key, Bucket(SUBSCRIBING)).take(1, now):

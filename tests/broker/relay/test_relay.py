@@ -258,6 +258,21 @@ async def test_a_subscriber_that_is_removed_hears_nothing_soon(site: Here) -> No
     assert not await removed[0].poll(300)
 
 
+async def test_a_subscriber_that_is_removed_before_it_subscribes_is_cut_when_it_does(site: Here) -> None:
+    """Its key is not known before, so that it could not be cut when it was removed."""
+    curve = await site.subscriber("gone")
+    listener = site.sockets.make(zmq.SUB, curve)
+    assert await site.sockets.handshake(listener, site.broker.endpoints.relay_out) == "in"
+    end = listener.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+
+    await site.operator().get(RemoveSubscriber("gone"), object)
+    listener.subscribe("v1/")
+
+    assert await end.poll(PATIENCE * 1000)
+    listener.disable_monitor()
+    end.close(linger=0)
+
+
 # limits ---------------------------------------------------------------------------------------------------
 
 
