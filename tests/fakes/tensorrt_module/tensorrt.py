@@ -42,6 +42,7 @@ class ILogger:
     class Severity(enum.Enum):
         INTERNAL_ERROR = 0
         ERROR = 1
+        WARNING = 2
 
     def log(self, severity: Severity, msg: str) -> None:
         raise NotImplementedError

@@ -44,6 +44,14 @@ OTHER = "CUDA failed"
             f"{OLD_DRIVER}: CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version",
         ),
         (
+            "[W] CUDA initialization failure with error: 35. Please check your CUDA installation",
+            f"{OLD_DRIVER}: CUDA failure 35: Please check your CUDA installation",
+        ),
+        (
+            "[TensorRT] ERROR: CUDA initialization failure with error 3. Please check your CUDA installation",
+            f"{BROKEN_DRIVER}: CUDA failure 3: Please check your CUDA installation",
+        ),
+        (
             f"{CUDA_CALL}CUDA failure 100: no CUDA-capable device is detected {AT}",
             f"{NO_GPU}: CUDA failure 100: no CUDA-capable device is detected",
         ),

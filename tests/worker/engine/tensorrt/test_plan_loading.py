@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from streamfleet_core.protocol.values import Manifest
-from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable
+from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable, unusable
 from streamfleet_worker.engine.interface import Model
 from streamfleet_worker.engine.onnx_session import BadModel, Session
 from streamfleet_worker.engine.tensorrt import plan_loading
@@ -127,6 +128,29 @@ def test_a_gpu_that_fails_keeps_the_plan(tmp_path: Path, gpu: FakeCudaLibrary) -
 def test_a_model_that_tensorrt_cannot_read_is_an_error_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(TensorRTError, match="INVALID_PROTOBUF"):
         TensorRT().build(b"junk" * 100, max_batch=1)
+
+
+@pytest.mark.parametrize("name", ["Builder", "Runtime"])
+def test_a_tensorrt_that_does_not_start_is_an_error_with_what_it_logged(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    library = TensorRT()
+    module = sys.modules["tensorrt"]
+
+    def fail(logger: Any) -> None:
+        text = "CUDA initialization failure with error: 35. Please check your CUDA installation"
+        logger.log(module.ILogger.Severity.WARNING, text)
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(module, name, fail)
+
+    with pytest.raises(TensorRTError, match="it does not start: CUDA initialization failure") as caught:
+        library.build(b"", max_batch=1) if name == "Builder" else library.load(b"")
+    missing = unusable(str(caught.value))
+    assert missing is not None
+    assert missing.reason.startswith(
+        "NVIDIA's driver is missing, or too old for the installed CUDA: CUDA fail"
+    )
 
 
 def test_the_version_of_the_module_is_known_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ _SHOWN = 120  # characters of the original text in a reason
 INSTALL = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'streamfleet[worker,cuda]'"
 
 
+_OF_TENSORRT = re.compile(r"CUDA initialization failure with error:? (\d{1,4})\.?")
+
+
 class AcceleratorUnusable(Exception):
     """An accelerator cannot run models here: its driver, its libraries or its memory is at fault."""
 
@@ -78,7 +81,7 @@ _CAUSES = (
         f"their versions must fit ONNX Runtime's; on x86_64: {INSTALL}",
     ),
     _cause(
-        r"CUDA failure \d+|CUDA error|cudaError[A-Z]\w+|CUDA initialization failure|CUDA_ERROR_\w+",
+        r"CUDA failure \d+|CUDA error|cudaError[A-Z]\w+|CUDA_ERROR_\w+",
         "CUDA failed",
         "nvidia-smi must work here; the log of the engine has the complete error",
     ),
@@ -87,7 +90,7 @@ _CAUSES = (
 
 def unusable(text: str) -> MissingAccelerator | None:
     """Why an accelerator cannot be used, by the text of an error of it; None if the model may be at fault."""
-    text = " ".join(text[:_LONGEST].split())
+    text = _OF_TENSORRT.sub(r"CUDA failure \1:", " ".join(text[:_LONGEST].split()))
     for cause in _CAUSES:
         found = cause.pattern.search(text)
         if found is not None:

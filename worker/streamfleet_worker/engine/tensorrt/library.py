@@ -44,8 +44,9 @@ class TensorRT:
 
     def __init__(self) -> None:
         self._module: Any = importlib.import_module(_MODULE)
-        self._messages: list[str] = []
-        self._logger = _logger(self._module, self._messages)
+        self._errors: list[str] = []
+        self._warnings: list[str] = []  # some versions tell of a driver that fails in a warning
+        self._logger = _logger(self._module, self._errors, self._warnings)
 
     def build(self, content: bytes, *, max_batch: int) -> bytes:
         """Compile an ONNX model for the GPU of this machine, which takes minutes. Raises: TensorRTError.
@@ -53,7 +54,7 @@ class TensorRT:
         `max_batch`: for a model whose first dimension is open; 1 for others.
         """
         module = self._module
-        builder = module.Builder(self._logger)
+        builder = self._create(module.Builder)
         network = builder.create_network(_explicit_batch(module))
         parser = module.OnnxParser(network, self._logger)
         if not parser.parse(content):
@@ -77,12 +78,19 @@ class TensorRT:
 
     def load(self, plan: bytes) -> Plan:
         """Load a plan that the same version built on the same kind of GPU. Raises: TensorRTError."""
-        runtime = self._module.Runtime(self._logger)
+        runtime = self._create(self._module.Runtime)
         engine = runtime.deserialize_cuda_engine(plan)
         context = None if engine is None else engine.create_execution_context()
         if context is None:
             raise TensorRTError(self._said("it cannot load the plan"))
         return Plan(self, runtime, engine, context)
+
+    def _create(self, factory: Any) -> Any:
+        """Create an object that needs a GPU. Raises: TensorRTError."""
+        try:
+            return factory(self._logger)
+        except TypeError as exc:  # what its bindings make of an object that could not be created
+            raise self.error("it does not start") from exc
 
     def is_input(self, engine: Any, name: str) -> bool:
         """Whether a tensor of an engine is an input."""
@@ -93,8 +101,9 @@ class TensorRT:
         return TensorRTError(self._said(what))
 
     def _said(self, what: str) -> str:
-        said = "; ".join(self._messages[-_MESSAGES:])
-        self._messages.clear()
+        said = "; ".join(self._errors or self._warnings)
+        self._errors.clear()
+        self._warnings.clear()
         return f"{what}: {said}" if said else what
 
 
@@ -141,9 +150,9 @@ def _explicit_batch(module: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def _logger(module: Any, messages: list[str]) -> Any:
+def _logger(module: Any, errors: list[str], warnings: list[str]) -> Any:
     class Logger(module.ILogger):  # type: ignore[misc]
-        """Keeps the last errors."""
+        """Keeps the last errors and warnings."""
 
         def __init__(self) -> None:
             module.ILogger.__init__(self)
@@ -151,7 +160,8 @@ def _logger(module: Any, messages: list[str]) -> Any:
         def log(self, severity: Any, msg: str) -> None:
             """Called by TensorRT."""
             kinds = module.ILogger.Severity
-            if severity in (kinds.ERROR, kinds.INTERNAL_ERROR):
+            if severity in (kinds.ERROR, kinds.INTERNAL_ERROR, kinds.WARNING):
+                messages = warnings if severity == kinds.WARNING else errors
                 messages.append(msg)
                 del messages[:-_MESSAGES]
 
