@@ -136,6 +136,7 @@ def test_an_element_is_looked_for_with_a_deadline(tmp_path: Path, monkeypatch: p
     ("release", "expected", "text"),
     [
         (RELEASE, "ok", "L4T 36.4.3 (JetPack 6)"),
+        (RELEASE.replace("R36", "R39"), "ok", "L4T 39.4.3 (JetPack 7)"),
         (RELEASE.replace("R36", "R32"), "warning", "L4T 32.4.3 (JetPack 4) is older than current packages"),
         (RELEASE.replace("R36", "R99"), "ok", "L4T 99.4.3"),
         ("", "warning", "/etc/nv_tegra_release does not tell its L4T"),

@@ -12,7 +12,7 @@ from streamfleet_core.runtime.finding import Finding, ok, warning
 from streamfleet_worker.host.kernel_files import text
 
 _RELEASE = re.compile(r"# R(\d+) \(release\), REVISION: ([\d.]+)")
-_JETPACKS = {32: "4", 35: "5", 36: "6", 38: "7"}  # by major version of L4T
+_JETPACKS = {32: "4", 35: "5", 36: "6", 38: "7", 39: "7"}  # by major version of L4T
 _OLDEST = 35
 _MODE = re.compile(r"NV Power Mode: *([\w .+-]+)")
 _TIMEOUT = 5.0  # seconds
