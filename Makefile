@@ -14,6 +14,7 @@ help:
 	@echo "make debian   as root, once: the browser, the RTSP server and the tools that some tests use"
 	@echo "make package-check  builds wheel and sdist, installs them into an empty environment and runs them"
 	@echo "make images-check  as root: builds and runs the container images without Docker, in three minutes"
+	@echo "make locks-check  looks up whether the locks have wheels for a Jetson, and installs nothing"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
 	@echo "make bench-compare A=REV B=REV  frames/s and CPU time of two revisions in pairs; options: ARGS=\"--pairs 15\""
 	@echo "make docs     the documentation site, into site/"
@@ -22,8 +23,8 @@ help:
 	@echo "make lock     resolve the dependencies anew into requirements.lock"
 
 # What the tests use beside Python. Without one of them, the tests that need it are skipped.
-DEBIAN := chromium debootstrap ffmpeg gir1.2-gst-rtsp-server-1.0 gstreamer1.0-libav gstreamer1.0-plugins-bad \
-	gstreamer1.0-plugins-good gstreamer1.0-tools python3-gi systemd
+DEBIAN := chromium debootstrap ffmpeg gir1.2-gst-rtsp-server-1.0 gnupg gstreamer1.0-libav \
+	gstreamer1.0-plugins-bad gstreamer1.0-plugins-good gstreamer1.0-tools python3-gi systemd
 
 .PHONY: debian
 debian:
@@ -72,7 +73,7 @@ tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Not among the tests: they fetch what they need, the second one for minutes (a Debian, and all that images have).
-.PHONY: first-hour-check package-check images-check
+.PHONY: first-hour-check package-check images-check locks-check
 first-hour-check: install
 	$(BIN)/python -m pytest tests/check_first_hour.py
 
@@ -81,6 +82,9 @@ package-check: install
 
 images-check: install
 	$(BIN)/python -m pytest tests/check_images.py
+
+locks-check: install
+	$(BIN)/python -m pytest tests/check_locks.py
 
 # Strictly, and without internet: a broken link or a warning is an error.
 docs: install
@@ -102,8 +106,8 @@ format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# One lock for development, and what each container image needs of it. NVIDIA's own ONNX Runtime comes to a
-# Jetson's image by hand, so that one is left out, and what it needs is not.
+# One lock for development, and what each container image needs of it. worker-jetson is for a Jetson whose ONNX
+# Runtime is one's own wheel: that one is left out, and what it needs is not.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock" pyproject.toml
 IMAGE_LOCK := $(COMPILE) --constraint requirements.lock --no-annotate --output-file compose/locks

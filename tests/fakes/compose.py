@@ -18,6 +18,7 @@ from tests.fakes.ports_and_folders import ROOT
 
 FOLDER = ROOT / "compose"
 FILES = sorted(FOLDER.glob("compose.*.yaml"))
+JETPACKS = {"6.2": "3.10", "7.2": "3.12"}  # version → its Python
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^${}]|\$\{[^{}]*\})*))?\}")
 
