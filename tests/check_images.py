@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import compose
+from streamfleet_worker.video.hardware.pipelines import candidates
+from tests.fakes import apt_repository, compose
+from tests.fakes.apt_repository import Package
 from tests.fakes.images import TOOLS, Container, Images, NoBase, ended, until
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import free_ports, short_folder
@@ -47,10 +49,38 @@ def folder() -> Iterator[Path]:
         subprocess.run(["rm", "-rf", str(path / "images")], timeout=300)
 
 
+JETSON = compose.load(compose.FOLDER / "compose.jetpack-7.2.yaml").services["worker"]
+L4T = {key: value for key, value in JETSON.keys["build"]["args"].items() if not key.startswith("WORKER_")}
+
+
 @pytest.fixture(scope="module")
-def images(folder: Path) -> Images:
+def repository(folder: Path) -> Iterator[str]:
+    """Stands for NVIDIA's: packages with the names and versions of JetPack 7.2, and next to no content."""
+    if not all(map(shutil.which, apt_repository.TOOLS)):
+        yield ""
+        return
+    python, module = "/usr/lib/python3/dist-packages", f"__version__ = '{L4T['TENSORRT']}.2'\n"
+    common = [
+        Package(
+            name="python3-libnvinfer",
+            version=f"{L4T['TENSORRT']}.2.10-1+cuda",
+            files={f"{python}/tensorrt/__init__.py": module, f"{python}/of_the_system.py": ""},
+        ),
+        Package(name=f"cuda-cudart-{L4T['CUDA']}", version="1"),
+    ]
+    board = [
+        Package(name=each, version="39.2", files={f"/usr/share/{each}": ""}, preinst="#!/bin/sh\nexit 1\n")
+        for each in L4T["L4T_PACKAGES"].split()
+    ]
+    parts = {"common": common, L4T["L4T_BOARD"]: board}
+    with apt_repository.served(folder / "apt", L4T["L4T_RELEASE"], parts) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def images(folder: Path, repository: str) -> Images:
     """The stages of the Dockerfile, each built when it is wanted."""
-    images = Images(folder / "images")
+    images = Images(folder / "images", **{**L4T, "L4T_APT": repository})
     try:
         images.build("broker")
     except NoBase as exc:
@@ -112,6 +142,29 @@ def test_a_second_device_joins_with_a_token_of_its_own(folder: Path, images: Ima
     assert healthy
     assert code == 0
     assert (unhealthy.returncode, "no worker has responded" in unhealthy.stderr) == (1, True)
+
+
+def test_the_image_of_a_jetson_has_what_decodes_and_sees_tensorrt_alone(
+    folder: Path, images: Images, repository: str
+) -> None:
+    """Its base is Debian's here, and the packages are stand-ins: those of NVIDIA need a Jetson."""
+    if not repository:
+        pytest.skip(f"needs {', '.join(apt_repository.TOOLS)}")
+    image = images.build("worker-jetson")
+    container = Container(image, JETSON, folder / "jetson", folder / "jetson.log")
+    (decoder, *_) = candidates("nv", "h264")
+    shared = [each for each in decoder.needs if not each.startswith("nv")]
+
+    version = container.execute("python", "-c", "import tensorrt; print(tensorrt.__version__)")
+    other = container.execute("python", "-c", "import of_the_system")
+    missing = [each for each in shared if container.execute("gst-inspect-1.0", each).returncode != 0]
+    unpacked = [each for each in L4T["L4T_PACKAGES"].split() if (image.root / "usr/share" / each).exists()]
+
+    assert version.stdout == f"{L4T['TENSORRT']}.2\n", version.stderr
+    assert "ModuleNotFoundError" in other.stderr
+    assert missing == []
+    assert container.execute("sh", "-c", "command -v lsmod").returncode == 0  # some kernels have no modules
+    assert unpacked == L4T["L4T_PACKAGES"].split()
 
 
 def bring_up(containers: dict[str, Container]) -> None:

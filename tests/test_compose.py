@@ -288,6 +288,101 @@ def test_the_commands_without_compose_name_what_compose_names() -> None:
             assert mounted[target].source == source
 
 
+# Jetson ---------------------------------------------------------------------------------------------------
+
+_JETSON_PAGE = ROOT / "docs/how-to/jetson.md"
+
+
+def jetson_arguments(version: str) -> dict[str, str]:
+    """What the Compose file of a JetPack tells its Dockerfile."""
+    services = compose.load(compose.FOLDER / f"compose.jetpack-{version}.yaml").services
+    return dict(services["worker"].keys["build"]["args"])
+
+
+def commands_of(stage: str) -> str:
+    """All commands of a stage."""
+    return " ".join(each.rest for each in of_stage(stage) if each.word == "RUN")
+
+
+@pytest.mark.parametrize("version", compose.JETPACKS)
+def test_the_image_of_a_jetson_is_built_and_run_with_its_own_parts(version: str) -> None:
+    worker = compose.load(compose.FOLDER / f"compose.jetpack-{version}.yaml").services["worker"]
+
+    assert (worker.target, worker.keys["runtime"]) == ("worker-jetson", "nvidia")
+    assert worker.keys["image"] == f"streamfleet-worker:jetpack-{version}"
+    asked = {each.rest for each in of_stage("worker-jetson") if each.word == "ARG"}
+    told = {name for name, value in jetson_arguments(version).items() if value}
+    assert told - {"WORKER_BASE", "WORKER_KIND"} >= asked - {"L4T_PACKAGES"}
+
+
+@pytest.mark.parametrize("version", compose.JETPACKS)
+def test_the_page_says_the_versions_that_the_image_of_a_jetson_gets(version: str) -> None:
+    told = jetson_arguments(version)
+    (row,) = re.findall(rf"^\| {version} \|.*$", _JETSON_PAGE.read_text(), re.MULTILINE)
+    cells = [cell.strip(" `") for cell in row.strip("|").split("|")]
+
+    assert cells == [
+        version,
+        f"compose.jetpack-{version}.yaml",
+        told["WORKER_BASE"],
+        compose.JETPACKS[version],
+        told["L4T_RELEASE"],
+        told["CUDA"].replace("-", "."),
+        told["TENSORRT"],
+    ]
+
+
+def test_a_device_alone_on_a_jetson_is_run_as_compose_runs_it() -> None:
+    worker = compose.load(compose.FOLDER / "compose.jetpack-6.2.yaml").services["worker"]
+    (line,) = re.findall(r"^\$ (docker run .*)$", _JETSON_PAGE.read_text(), re.MULTILINE)
+    options = dict(re.findall(r"--?([a-z-]+)(?: ([^-\s]\S*))?", line))
+
+    assert shlex.split(line)[-1] == worker.keys["image"]
+    assert options["runtime"] == worker.keys["runtime"]
+    assert options["network"] == worker.keys["network_mode"]
+    assert [options["cap-drop"]] == worker.keys["cap_drop"]
+    assert [options["group-add"]] == worker.keys["group_add"]
+    assert worker.keys["security_opt"][0].startswith(options["security-opt"])
+    assert {"read-only", "init"} <= options.keys()
+
+
+def test_the_image_of_a_jetson_can_list_modules_of_the_kernel() -> None:
+    assert re.search(r"\bkmod\b", commands_of("worker-jetson"))
+
+
+def test_the_packages_of_nvidia_have_the_version_that_was_asked_for_and_are_signed() -> None:
+    commands = commands_of("worker-jetson")
+
+    assert '"python3-libnvinfer=${TENSORRT}.*"' in commands
+    assert '"cuda-cudart-${CUDA}"' in commands
+    assert "[signed-by=" in commands
+    assert "trusted=yes" not in commands
+    assert "unauthenticated" not in commands
+
+
+def test_no_base_image_floats() -> None:
+    named = {
+        each.rest.partition(" AS ")[0] for each in instructions(DOCKERFILE.read_text()) if each.word == "FROM"
+    }
+    stages, _ = stages_and_arguments()
+    bases = {
+        each.rest.partition("=")[2]
+        for each in instructions(DOCKERFILE.read_text())
+        if each.word == "ARG" and each.rest.partition("=")[0].endswith("BASE")
+    }
+    bases |= {jetson_arguments(version)["WORKER_BASE"] for version in compose.JETPACKS}
+
+    assert {base for base in named - stages if not base.startswith("${")} == set()
+    assert all(re.fullmatch(r"(debian|ubuntu):(?!latest)[\w.-]+", base) for base in bases), bases
+
+
+def test_the_engine_sees_of_the_systems_packages_tensorrt_alone() -> None:
+    commands = " ".join(each.rest for each in instructions(DOCKERFILE.read_text()) if each.word == "RUN")
+
+    assert "system-site-packages" not in commands
+    assert ".pth" not in commands
+
+
 # locks ----------------------------------------------------------------------------------------------------
 
 
