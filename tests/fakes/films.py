@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def write_film(
     tracks: int = 1,
 ) -> Path:
     """A picture in which something moves; `times` are those of its frames, in milliseconds."""
-    with av.open(str(path), "w") as film:
+    with _usual_priority(), av.open(str(path), "w") as film:
         audio = film.add_stream("mp2", rate=48_000) if sound else None
         streams = []
         for _ in range(tracks):
@@ -58,6 +60,20 @@ def write_film(
                 film.mux(audio.encode(silence))
             film.mux(audio.encode(None))
     return path
+
+
+@contextlib.contextmanager
+def _usual_priority() -> Iterator[None]:
+    """Undo what an encoder does to this thread.
+
+    As root, SVT-AV1 gives it the highest priority of real time. All later children would inherit that, and
+    could keep the kernel's own threads from writing to the disk.
+    """
+    policy, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameter)
 
 
 def drawn(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
