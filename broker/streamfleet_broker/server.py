@@ -158,41 +158,38 @@ class Broker:
 
     async def run(self) -> None:
         """Serve until cancelled. Raises: RelayDied."""
-        sockets = (self._devices, self._operators)
-        wake = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for socket in sockets:
-            loop.add_reader(socket, wake.set)
-        try:
-            next_tick = time.monotonic()
-            while True:
-                await self._serve_operators()
-                await self._serve_devices()
-                if time.monotonic() >= next_tick:
-                    next_tick = time.monotonic() + TICK
-                    self._relay.check()
-                    await self._tick(time.monotonic())
-                    await self._tidy()
-                await self._wait(wake, next_tick)
-        finally:
-            for socket in sockets:
-                loop.remove_reader(socket)
+        next_tick = time.monotonic()
+        while True:
+            await self._serve_operators()
+            await self._serve_devices()
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK
+                self._relay.check()
+                await self._tick(time.monotonic())
+                await self._tidy()
+            await self._wait(next_tick)
 
-    async def _wait(self, wake: asyncio.Event, until: float) -> None:
+    async def _wait(self, until: float) -> None:
         """Wait until a message may be there, or until the given time.
 
-        The descriptor of a ZeroMQ socket is edge-triggered: EVENTS must be checked after each send.
+        The descriptor of a ZeroMQ socket is edge-triggered: EVENTS must be checked after each send. It stays
+        readable until then, so it is only watched here: otherwise the loop would spin while the store writes.
         """
-        wake.clear()
-        if any(socket.poll(0) for socket in (self._devices, self._operators)):
+        sockets = (self._devices, self._operators)
+        if any(socket.poll(0) for socket in sockets):
             await asyncio.sleep(0)  # let others run
             return
+        loop, wake = asyncio.get_running_loop(), asyncio.Event()
         # Not `wait_for`, which can lose a cancellation that coincides with a message.
-        alarm = asyncio.get_running_loop().call_later(max(0.0, until - time.monotonic()), wake.set)
+        alarm = loop.call_later(max(0.0, until - time.monotonic()), wake.set)
+        for socket in sockets:
+            loop.add_reader(socket, wake.set)
         try:
             await wake.wait()
         finally:
             alarm.cancel()
+            for socket in sockets:
+                loop.remove_reader(socket)
 
     async def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects in order."""

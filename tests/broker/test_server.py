@@ -448,6 +448,34 @@ async def test_a_slow_store_keeps_nobody_out(site: Site) -> None:
     await site.operator().get(CreatePipeline(pipeline_id="door", spec=SPEC), PipelineView)
 
 
+async def test_a_broker_that_waits_for_its_store_does_not_spin(site: Site) -> None:
+    """The requests that come meanwhile keep its sockets readable."""
+    await site.operator().get(ListPipelines(), tuple[PipelineView, ...])
+    blocker = sqlite3.connect(site.folder / "store.db", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+
+    async def computed_while_it_waits() -> float | None:
+        """Seconds of processor time in half a second of waiting; None if the store did not wait so long."""
+        creating = asyncio.create_task(site.operator().ask(CreatePipeline(pipeline_id="door", spec=SPEC)))
+        await asyncio.sleep(0.1)
+        listing = asyncio.create_task(site.operator().get(ListPipelines(), tuple[PipelineView, ...]))
+        await asyncio.sleep(0.1)
+        began = time.thread_time()
+        await asyncio.sleep(0.5)
+        computed = time.thread_time() - began
+        waited = not creating.done() and not listing.done()
+        await asyncio.gather(creating, listing)
+        return computed if waited else None
+
+    deadline = time.monotonic() + PATIENCE
+    while (computed := await computed_while_it_waits()) is None:
+        assert time.monotonic() < deadline
+    blocker.execute("ROLLBACK")
+    blocker.close()
+
+    assert computed < 0.25
+
+
 # enrolment ------------------------------------------------------------------------------------------------
 
 
