@@ -57,7 +57,10 @@ class CameraPeer:
 
     @property
     def was_cut_off(self) -> bool:
+        """Whether the engine hangs up, after what it still sends. Raises: TimeoutError."""
         try:
-            return self.link.recv(1024) == b""
+            while self.link.recv(1024):
+                continue
         except ConnectionResetError:
-            return True
+            pass
+        return True
