@@ -95,6 +95,7 @@ def copied(source: Path, target: Path, *, change: Callable[[int, bytes], bytes |
                 continue
             made = av.Packet(content)
             made.pts, made.dts, made.time_base = packet.pts, packet.dts, packet.time_base
+            made.duration = packet.duration  # without it, older FFmpeg hides the last picture
             made.is_keyframe = packet.is_keyframe
             made.stream = stream
             new.mux(made)
