@@ -26,6 +26,7 @@ from tests.fleet.harness import BIN, Fleet, wait_for
 pytestmark = pytest.mark.timeout(300)  # a document has twenty commands, each of which starts a Python
 
 README, TUTORIAL = Path("README.md"), Path("docs/tutorial.md")
+HARDWARE = [Path("docs/how-to/gpu.md"), Path("docs/how-to/jetson.md")]  # an NVIDIA GPU and a Jetson
 OTHERS = [Path("docs/how-to/samples.md"), Path("docs/how-to/receive.md"), Path("docs/how-to/backup.md")]
 _BLOCK = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```console\n(.*?)```", re.DOTALL)
 
@@ -214,5 +215,5 @@ def test_each_command_of_a_how_to_page_works(demo: Fleet, checkout: Path, path: 
 def test_every_page_with_shell_blocks_is_tested() -> None:
     pages = [path.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")]
 
-    assert {path for path in pages if commands(path)} == {TUTORIAL, *OTHERS}
+    assert {path for path in pages if commands(path)} == {TUTORIAL, *OTHERS, *HARDWARE}
     assert len((ROOT / README).read_text().splitlines()) <= 150

@@ -125,6 +125,7 @@ def test_a_device_whose_models_lack_its_accelerator_says_why_and_what_to_do(page
         engine = {"digest": "ab" * 32, "state": "ready", "provider": "CPUExecutionProvider"}
         engine["activity"] = "building a TensorRT plan, 3 min"
         devices[0] |= {"missing_accelerator": missing, "engines": [engine]}
+        devices[0] |= {"state": "ready", "silent": 0.0, "age": 0.0}  # it may have been stopped before
         route.fulfill(response=response, json={"devices": devices})
 
     page.route("**/v2/devices", lacking)
