@@ -39,6 +39,10 @@ class _Waiting:
     state: _State
     asked_at: float = 0.0  # monotonic seconds
 
+    def is_coming(self, now: float) -> bool:
+        """Whether its camera fills it now. One that does not answer does not count."""
+        return self.state is _State.ASKED and now - self.asked_at < ANSWER
+
 
 class TurnQueue(Generic[CameraT]):
     """The slots that wait to run, and those that run.
@@ -95,7 +99,7 @@ class TurnQueue(Generic[CameraT]):
                 first.state, first.asked_at = _State.ASKED, now
                 asked.append((lane[0], first.slot))
             # A camera that does not answer must not keep the others from being asked.
-            prepared += first.state is _State.FILLED or now - first.asked_at < ANSWER
+            prepared += first.state is _State.FILLED or first.is_coming(now)
         return asked
 
     @property
@@ -110,11 +114,7 @@ class TurnQueue(Generic[CameraT]):
 
     def coming(self, now: float) -> int:
         """The number of slots whose cameras fill them now. One that does not answer does not count."""
-        return sum(
-            waiting.state is _State.ASKED and now - waiting.asked_at < ANSWER
-            for slots in self._waiting.values()
-            for waiting in slots
-        )
+        return sum(waiting.is_coming(now) for slots in self._waiting.values() for waiting in slots)
 
     @property
     def has_waiting(self) -> bool:
