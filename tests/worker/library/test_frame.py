@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 
@@ -16,7 +15,7 @@ from streamfleet_worker import InferencePipeline, VideoFrame
 from streamfleet_worker.library.frame import frame_of_picture, picture_of
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Image
-from streamfleet_worker.video.sources.decoded_picture import Converter
+from tests.fakes.conversions import recorded_conversions
 from tests.fakes.library_parts import Taker, nothing_left_behind, squares_model
 from tests.fakes.patience import PATIENCE
 from tests.fakes.predicted import AT
@@ -103,14 +102,7 @@ def test_what_a_frame_does_not_have_is_an_error() -> None:
 def test_a_film_is_not_converted_for_a_model_and_a_sink_that_look_at_no_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    converted: list[tuple[int, int]] = []
-    convert = Converter.convert
-
-    def counting(self: Converter, frame: av.VideoFrame, width: int, height: int) -> Image:
-        converted.append((width, height))
-        return convert(self, frame, width, height)
-
-    monkeypatch.setattr(Converter, "convert", counting)
+    converted = recorded_conversions(monkeypatch)
     film = write_pattern(tmp_path / "film.avi", 10)
     taker = Taker()
 

@@ -21,6 +21,7 @@ from streamfleet_worker.video.sources.decoded_picture import Converter, Converte
 from streamfleet_worker.video.sources.freeze_detector import checksum
 from streamfleet_worker.video.sources.open_source import open_source, quiet_libraries
 from streamfleet_worker.video.synthetic.conveyor import draw
+from tests.fakes.conversions import recorded_conversions
 from tests.fakes.patience import PATIENCE
 
 FRAMES = 12
@@ -205,14 +206,7 @@ def test_a_picture_is_converted_in_another_thread_after_the_next_ones_and_the_en
 def test_a_whole_picture_is_converted_once_and_only_when_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    converted: list[tuple[int, int]] = []
-    convert = Converter.convert
-
-    def counting(self: Converter, frame: av.VideoFrame, width: int, height: int) -> Image:
-        converted.append((width, height))
-        return convert(self, frame, width, height)
-
-    monkeypatch.setattr(Converter, "convert", counting)
+    converted = recorded_conversions(monkeypatch)
     _, *pictures = pictures_of(film_of(tmp_path / "film.mkv", X264, "yuv420p", frames=FRAMES))
     first = converted.copy()
 
