@@ -176,8 +176,8 @@ def _fill(folder: str, limit: int, seed: int) -> None:
     worst = 0
     for number in range(seed * 1000, seed * 1000 + 80):
         spool.put(*sample(number, size=rng.randrange(200, 3000), dataset=f"set-{seed % 2}"))
-        if number % 10 == 0:
-            entry = rng.choice(spool.entries())
+        entries = spool.entries() if number % 10 == 0 else []  # may be empty: the others remove meanwhile
+        for entry in rng.sample(entries, min(1, len(entries))):
             spool.remove(entry.dataset, entry.name)
         with spool._locked():  # so that nobody is between two files
             worst = max(worst, used(Path(folder)))
