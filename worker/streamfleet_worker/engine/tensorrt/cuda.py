@@ -6,6 +6,8 @@ Nothing else calls CUDA, so that a fake library can stand for it.
 from __future__ import annotations
 
 import ctypes
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +69,7 @@ class Cuda:
 
 def _load() -> Any:
     failure = ""
-    for name in _NAMES:
+    for name in (*_NAMES, *_in_wheels()):
         try:
             library = ctypes.CDLL(name)
         except OSError as exc:
@@ -76,3 +78,16 @@ def _load() -> Any:
         library.cudaGetErrorString.restype = ctypes.c_char_p
         return library
     raise RuntimeError(failure)
+
+
+def _in_wheels() -> list[str]:
+    """The library in NVIDIA's wheels, which the system's linker does not search; the newest first."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    found = (path for folder in folders for path in Path(folder).glob("*/lib/libcudart.so.*"))
+    return [str(path) for path in sorted(found, key=_major, reverse=True)]
+
+
+def _major(path: Path) -> int:
+    number = path.name.partition(".so.")[2].partition(".")[0]
+    return int(number) if number.isdecimal() else 0
