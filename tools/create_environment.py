@@ -1,4 +1,6 @@
-"""Create a virtual environment with Streamfleet and the packages of a lock: create_environment.py VENV LOCK.
+"""Create a virtual environment with Streamfleet and the packages of locks:
+
+    create_environment.py [--system-site-packages] VENV LOCK...
 
 uv installs in seconds: the uv on the PATH, or one that pip downloads by its hash. Without uv, pip installs
 everything. Both check hashes, and Streamfleet itself is built with packages of the lock, so nothing outside
@@ -20,16 +22,17 @@ ROOT = Path(__file__).parents[1]
 ALL = ROOT / "requirements.lock"  # contains uv
 
 
-def main(venv: Path, lock: Path) -> None:
+def main(venv: Path, *locks: Path, system: bool = False) -> None:
     """Create and fill the environment. Raises: SystemExit, with what is missing or what failed."""
     python = venv / "bin/python"
     uv = shutil.which("uv")
     if not is_working(python):
         announce(f"a virtual environment in {venv}")
-        create(venv, uv)
+        create(venv, uv, system=system)
     uv = uv or installed_uv(python)
-    announce(f"the packages of {lock.name} with {'uv' if uv else 'pip, which takes a minute'}")
-    packages = ["--require-hashes", "--requirement", str(lock)]
+    names = ", ".join(lock.name for lock in locks)
+    announce(f"the packages of {names} with {'uv' if uv else 'pip, which takes a minute'}")
+    packages = ["--require-hashes", *(part for lock in locks for part in ("--requirement", str(lock)))]
     ours = ["--no-deps", "--no-build-isolation", "--editable", str(ROOT)]
     # pip compiles to byte code by default, uv does not. Without byte code the first processes compile their
     # imports, or all of them do if PYTHONDONTWRITEBYTECODE is set: seconds for each camera.
@@ -47,9 +50,13 @@ def is_working(python: Path) -> bool:
     return python.exists() and run([str(python), "-c", ""])
 
 
-def create(venv: Path, uv: str | None) -> None:
-    """Create an environment with the Python that runs this script, and with pip if uv is not available."""
-    if uv and run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(venv)]):
+def create(venv: Path, uv: str | None, *, system: bool = False) -> None:
+    """Create an environment with the Python that runs this script, and with pip if uv is not available.
+
+    `system`: it sees the packages of the system's Python, as a Jetson's TensorRT.
+    """
+    seen = ["--system-site-packages"] if system else []
+    if uv and run([uv, "venv", "--quiet", "--clear", *seen, "--python", sys.executable, str(venv)]):
         return
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
@@ -57,7 +64,7 @@ def create(venv: Path, uv: str | None) -> None:
             f"error: expected a Python with the modules venv and ensurepip, got {sys.executable}\n"
             f"       Debian and Ubuntu have them in a separate package: apt-get install {package}"
         )
-    if not run([sys.executable, "-m", "venv", "--clear", str(venv)]):
+    if not run([sys.executable, "-m", "venv", "--clear", *seen, str(venv)]):
         sys.exit(f"error: {sys.executable} could not create a virtual environment in {venv}")
 
 
@@ -104,4 +111,5 @@ def announce(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    arguments = [each for each in sys.argv[1:] if each != "--system-site-packages"]
+    main(*map(Path, arguments), system=len(arguments) < len(sys.argv) - 1)
