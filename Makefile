@@ -15,6 +15,7 @@ help:
 	@echo "make package-check  builds wheel and sdist, installs them into an empty environment and runs them"
 	@echo "make images-check  as root: builds and runs the container images without Docker, in three minutes"
 	@echo "make locks-check  looks up whether the locks have wheels for a Jetson, and installs nothing"
+	@echo "make gpu-check  on a machine with an NVIDIA GPU or a Jetson: what runs on it, in eight minutes"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
 	@echo "make bench-compare A=REV B=REV  frames/s and CPU time of two revisions in pairs; options: ARGS=\"--pairs 15\""
 	@echo "make docs     the documentation site, into site/"
@@ -73,7 +74,7 @@ tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Not among the tests: they fetch what they need, the second one for minutes (a Debian, and all that images have).
-.PHONY: first-hour-check package-check images-check locks-check
+.PHONY: first-hour-check package-check images-check locks-check gpu-check
 first-hour-check: install
 	$(BIN)/python -m pytest tests/check_first_hour.py
 
@@ -85,6 +86,10 @@ images-check: install
 
 locks-check: install
 	$(BIN)/python -m pytest tests/check_locks.py
+
+# It makes an environment of its own, from the locks of the images: no `install`.
+gpu-check: python
+	$(PYTHON) -m tests.check_gpu $(ARGS)
 
 # Strictly, and without internet: a broken link or a warning is an error.
 docs: install

@@ -32,8 +32,11 @@ _BOX = 96.0  # pixels, of a detection
 _Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 
-def heavy_model() -> bytes:
-    """The ONNX file. It is deterministic; its metadata is as Ultralytics writes it."""
+def heavy_model(*, batch: int | str = 1) -> bytes:
+    """The ONNX file. It is deterministic; its metadata is as Ultralytics writes it.
+
+    `batch`: the first dimension; a name for one that is chosen with each run.
+    """
     network = _Network()
     heads, tensor, channels = [], "images", 3
     for stage, width in enumerate(_WIDTHS):
@@ -46,8 +49,8 @@ def heavy_model() -> bytes:
     graph = helper.make_graph(
         network.nodes,
         "stand-in",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 4 + CLASSES, _points()])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [batch, 4 + CLASSES, _points()])],
         [numpy_helper.from_array(array, name) for name, array in network.constants.items()],
     )
     model = helper.make_model(
@@ -78,9 +81,9 @@ class _Network:
         return self._add("Mul", [made, self._add("Sigmoid", [made])])
 
     def head(self, tensor: str, channels: int) -> str:
-        """Add a head, and return its output (1, 4 + classes, points of its grid)."""
+        """Add a head, and return its output (batch, 4 + classes, points of its grid)."""
         made = self._convolution(tensor, (4 + CLASSES, channels, 1, 1), _QUIET / math.sqrt(channels))
-        return self._add("Reshape", [made, self._constant(np.array([1, 4 + CLASSES, -1], np.int64))])
+        return self._add("Reshape", [made, self._constant(np.array([0, 4 + CLASSES, -1], np.int64))])
 
     def join(self, heads: list[str]) -> None:
         """Join the heads, and add the constants."""

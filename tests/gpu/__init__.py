@@ -1,0 +1,1 @@
+"""The steps of `make gpu-check`: each is a process of its own, so that a driver that hangs ends only one."""
