@@ -104,6 +104,7 @@ PURE = [
     "streamfleet_worker.engine.accelerators.errors",
     "streamfleet_worker.engine.batching",
     "streamfleet_worker.engine.onnxruntime_errors",
+    "streamfleet_worker.engine.priority_order",
     "streamfleet_worker.engine.run_width",
     "streamfleet_worker.engine.turn_queue",
     "streamfleet_worker.host.machine",

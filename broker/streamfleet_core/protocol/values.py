@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgpack
 import msgspec
@@ -81,6 +81,9 @@ Consumption = Literal["LAZY", "EAGER"]
 # What decodes H.264 and H.265: hardware of NVIDIA, hardware with VA-API, or GStreamer's software decoder, to
 # test its path. auto: hardware where there is some.
 DecoderChoice = Literal["auto", "software", "nv", "va", "gst"]
+# Whose frames a busy device infers first.
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # the highest first
 
 T = TypeVar("T")
 
@@ -208,6 +211,7 @@ class PipelineSpec:
     max_detections: ObjectCount | None = None
     tracker: Tracker | None = None
     sampling: Sampling | None = None  # None: no samples
+    priority: Priority = "normal"
 
     def can_update_to(self, other: PipelineSpec) -> bool:
         """Whether a run of one spec can be updated to the other without a restart."""

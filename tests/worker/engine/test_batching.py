@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from streamfleet_core.protocol.values import Priority
 from streamfleet_worker.engine.batching import MAX_DELAY, Batching
 from streamfleet_worker.engine.turn_queue import TurnQueue
 
@@ -62,6 +63,7 @@ class Device:
     ages: dict[int, list[float]] = field(default_factory=dict)  # from capture to prediction, by camera
     _running: bool = False
     _captured: dict[tuple[int, int], float] = field(default_factory=dict)
+    _requested: dict[int, int] = field(default_factory=dict)  # the slot that waits for its turn, by camera
     _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     _order: itertools.count[int] = field(default_factory=itertools.count)
     _slots: itertools.count[int] = field(default_factory=itertools.count)
@@ -75,9 +77,14 @@ class Device:
             self._fill(camera, next(self._slots))
 
     def add_live(self, camera: int, interval: float, begin: float = 0.0) -> None:
+        """A camera that requests a turn for each frame, and infers the newest one when it comes."""
+
         def capture() -> None:
             self.at(self.now + interval, capture)
-            slot = next(self._slots)
+            if camera in self._requested:
+                self._captured[camera, self._requested[camera]] = self.now  # the older one is dropped
+                return
+            slot = self._requested[camera] = next(self._slots)
             self._captured[camera, slot] = self.now
             self.turns.request_turn(camera, 0, slot)
             self._look()
@@ -103,6 +110,7 @@ class Device:
     def _look(self) -> None:
         for camera, slot in self.turns.ask(self.now, self.rules.ahead(idle=0 if self._running else 1)):
             if slot >= 0:
+                self._requested.pop(camera, None)
                 self.at(self.now + FILLING, lambda camera=camera, slot=slot: self._fill(camera, slot))  # type: ignore[misc]
         delay = self.rules.delay(
             filled=self.turns.filled,
@@ -111,7 +119,9 @@ class Device:
             running=int(self._running),
             now=self.now,
         )
-        if delay == 0 and not self._running:
+        if self._running:
+            return  # it is one accelerator, or one thread
+        if delay == 0:
             self._begin()
         elif not math.isinf(delay):
             self.at(self.now + delay + 1e-9, self._look)
@@ -185,3 +195,65 @@ def test_a_camera_that_never_fills_its_slot_costs_the_others_a_moment_once() -> 
 
     assert len(device.ages[0]) >= 99
     assert max(device.ages[0][2:]) <= START + EACH + FILLING + 1e-6
+
+
+def overloaded(max_batch: int, first: Priority = "high", others: Priority = "low") -> Device:
+    """Four live cameras of one priority beside twelve of another, which want twice what it can infer."""
+    device = Device(Batching(max_batch=max_batch))
+    capacity = max_batch / (START + EACH * max_batch)  # frames per second
+    interval = 16 / (2 * capacity)
+    for camera in range(16):
+        device.turns.set_priority(camera, first if camera < 4 else others)
+        device.add_live(camera, interval, begin=camera * interval / 16)
+    device.play(400 * interval)
+    return device
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_on_an_overloaded_device_a_high_priority_keeps_its_rate_and_its_age(max_batch: int) -> None:
+    device = overloaded(max_batch)
+
+    high = [device.ages[camera] for camera in range(4)]
+    low = [device.ages[camera] for camera in range(4, 16)]
+    longest = START + EACH * max_batch  # seconds of one batch
+    assert min(len(ages) for ages in high) >= 398  # of 400
+    # A batch runs, perhaps one of a low priority whose turn is due, and one of the other three cameras.
+    assert max(max(ages) for ages in high) <= FILLING + 4 * longest
+    assert max(len(ages) for ages in low) - min(len(ages) for ages in low) <= 2
+
+
+def test_on_an_overloaded_device_equal_priorities_share() -> None:
+    device = overloaded(8, "low", "low")
+
+    rates = [len(ages) for ages in device.ages.values()]
+    assert 195 <= min(rates) <= max(rates) <= 205  # of 400
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_a_low_priority_is_never_starved(max_batch: int) -> None:
+    device = Device(Batching(max_batch=max_batch))
+    for camera in range(8):
+        device.turns.set_priority(100 + camera, "high")
+        device.add_file(100 + camera)
+    for camera in range(2):
+        device.turns.set_priority(camera, "low")
+        device.add_live(camera, 0.05, begin=camera * 0.02)
+
+    device.play(20.0)
+
+    low = [len(device.ages[camera]) for camera in range(2)]
+    share = sum(low) / sum(device.batches)
+    assert 0.08 <= share <= 0.1
+    assert max(low) - min(low) <= 1
+
+
+def test_a_paced_camera_of_high_priority_waits_for_one_batch_and_then_runs() -> None:
+    device = Device(RULES)
+    for camera in range(7):
+        device.add_file(100 + camera)
+    device.turns.set_priority(0, "high")
+    device.add_live(0, 0.2001)
+
+    device.play(20.0)
+
+    assert max(device.ages[0]) <= FILLING + FULL + FULL

@@ -22,6 +22,7 @@ from streamfleet_worker.engine.messages import (
     Done,
     Failed,
     Offer,
+    SetPriority,
     Share,
     Turn,
     pack,
@@ -103,6 +104,8 @@ def test_one_camera_that_lies_disturbs_nobody(
         "memory twice": lambda peer: peer.share().share(),
         "a turn that nobody asked for": lambda peer: peer.share().link.send(pack(Decline(0))),
         "a slot twice": lambda peer: peer.share().request_turn(0, 0),
+        "a priority that is none": lambda peer: peer.share().link.send(b"L\x03"),
+        "a priority without memory": lambda peer: peer.link.send(pack(SetPriority("high"))),
         "an offer": lambda peer: peer.link.send(pack(Offer(1, 2, 3, 4))),
     }
     for name, lie in lies.items():

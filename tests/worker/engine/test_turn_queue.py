@@ -184,6 +184,109 @@ def test_only_cameras_that_answer_in_time_are_expected() -> None:
     assert turns.coming(1.001) == 1
 
 
+def test_a_higher_priority_is_run_first_and_a_lower_one_has_every_tenth_turn() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    turns.set_priority("high", "high")
+    turns.set_priority("low", "low")
+    for slot in range(3):
+        turns.fill("low", 0, slot, 0.0)
+        turns.fill("normal", 0, slot, 0.0)
+    for slot in range(20):
+        turns.fill("high", 0, slot, 0.0)
+
+    order = [camera for camera, _ in take_all(turns)]
+
+    assert order[:9] == ["high"] * 9
+    assert order[9:11] == ["normal", "low"]
+    assert order[11:20] == [*["high"] * 8, "normal"]
+    assert order[20:] == ["low", "high", "high", "high", "normal", "low"]
+    turns.check()
+
+
+def test_a_camera_of_higher_priority_is_asked_first() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    for camera in ("a", "b"):
+        turns.request_turn(camera, 0, 0)
+    turns.set_priority("high", "high")
+    turns.request_turn("high", 0, 0)
+
+    assert turns.ask(1.0, ahead=2) == [("high", 0), ("a", 0)]
+
+
+def test_a_live_source_of_low_priority_is_asked_when_its_turn_comes() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    turns.set_priority("low", "low")
+    turns.request_turn("low", 0, 0)
+    for slot in range(30):
+        turns.fill("greedy", 0, slot, 0.0)
+    order = []
+
+    for run in range(30):
+        ((camera, slot),) = turns.take()
+        order.append(camera)
+        for asked, wanted in turns.ask(float(run), ahead=1):  # while it runs
+            turns.fill(asked, 0, wanted, float(run))
+        turns.finish(camera, slot)
+        if camera == "low":
+            turns.request_turn("low", 0, 0)
+        turns.check()
+
+    assert [run for run, camera in enumerate(order) if camera == "low"] == [9, 19, 29]
+
+
+def test_a_camera_of_low_priority_that_does_not_answer_costs_the_others_of_it_no_turn() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    for camera in ("dead", "low"):
+        turns.set_priority(camera, "low")
+        turns.request_turn(camera, 0, 0)
+    turns.ask(0.0, ahead=1)  # the dead one
+    for slot in range(11):
+        turns.fill("greedy", 0, slot, 0.0)
+    turns.take(9)
+
+    asked = turns.ask(ANSWER, ahead=1)
+    turns.fill("low", 0, 0, ANSWER)
+
+    assert (asked, turns.take()) == ([("low", 0)], [("low", 0)])
+
+
+def test_another_priority_holds_for_slots_that_wait_already() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    for slot in range(2):
+        turns.fill("a", 0, slot, 0.0)
+        turns.fill("b", 0, slot, 0.0)
+    turns.request_turn("b", 1, 2)
+
+    turns.set_priority("b", "high")
+    turns.check()
+    first = turns.take(2)
+    turns.set_priority("b", "low")
+    turns.check()
+    turns.forget("b")
+    turns.check()
+
+    assert (first, take_all(turns)) == ([("b", 0), ("b", 1)], [("a", 0), ("a", 1)])
+    turns.fill("b", 0, 3, 0.0)  # another camera: its priority is normal
+    turns.fill("a", 0, 2, 0.0)
+    assert take_all(turns) == [("b", 3), ("a", 2)]
+
+
+def test_no_frame_waits_for_one_of_a_lower_priority() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    turns.set_priority("low", "low")
+    turns.set_priority("high", "high")
+    for camera in ("low", "b"):
+        turns.request_turn(camera, 0, 0)
+    turns.ask(1.0, ahead=8)
+
+    nobody = turns.coming(1.0)
+    turns.fill("a", 0, 0, 1.0)
+    normal = turns.coming(1.0)
+    turns.fill("high", 0, 0, 1.0)
+
+    assert (nobody, normal, turns.coming(1.0)) == (2, 1, 0)
+
+
 class Sources:
     """Five sources at random: odd ones are files, even ones are cameras that fill their slots, or do not."""
 

@@ -156,7 +156,7 @@ class FrameLoop:
             self._wait()
 
     def _apply_settings(self, now: float) -> None:
-        """Apply changed settings to the lanes."""
+        """Apply changed settings to the lanes and the engine."""
         settings = self._output.settings
         if settings is self._applied:
             return
@@ -165,6 +165,7 @@ class FrameLoop:
         self._paused_at = (now if paused_at is None else paused_at) if paused else None
         if paused_at is not None and not paused:
             self._held += now - paused_at
+        self._engine.set_priority(settings.priority, now)
         for lane, limit in zip(self._lanes, settings.limits, strict=True):
             lane.pace.limit(limit)
             lane.muted = paused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
+from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec, Priority
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.detection.postprocess import post_processing
 
@@ -18,6 +18,7 @@ class RunSettings:
     rules: PostProcessing
     limits: tuple[float | None, ...]  # frames/s, by source
     tracks: bool
+    priority: Priority
 
     @property
     def paused(self) -> bool:
@@ -35,4 +36,5 @@ def settings_of(
         rules=post_processing(spec, defaults),
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
         tracks=spec.tracker is not None,
+        priority=spec.priority,
     )

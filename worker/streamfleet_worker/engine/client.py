@@ -9,7 +9,7 @@ import logging
 import random
 import socket
 
-from streamfleet_core.protocol.values import Manifest
+from streamfleet_core.protocol.values import Manifest, Priority
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_worker.engine.messages import (
     MAX_PACKET,
@@ -20,6 +20,7 @@ from streamfleet_worker.engine.messages import (
     Offer,
     RequestTurn,
     Run,
+    SetPriority,
     Share,
     Turn,
     pack,
@@ -48,6 +49,7 @@ class EngineClient:
         self._free: list[int] = []
         self._requested: set[int] = set()  # slots that wait for their turn
         self._running: dict[int, int] = {}  # the sources, by slot
+        self._priority: Priority = "normal"
         self._backoff = Backoff(first=_FIRST_PAUSE, limit=_LONGEST_PAUSE)
         self._next_attempt = 0.0  # monotonic seconds
 
@@ -70,6 +72,8 @@ class EngineClient:
             return self.connected
         try:
             self._link = self._handshake()
+            if self._priority != "normal":
+                self._link.send(pack(SetPriority(self._priority)))
             for index, source in self._running.items():
                 self._link.send(pack(Run(index, source)))
         except (OSError, BadPacket) as exc:
@@ -95,6 +99,12 @@ class EngineClient:
     def slot(self, index: int) -> Slot:
         """The arrays of a slot."""
         return self._slots[index]
+
+    def set_priority(self, priority: Priority, now: float) -> None:
+        """Set the priority of all frames, at this engine and the next ones."""
+        if priority != self._priority:
+            self._priority = priority
+            self._send(SetPriority(priority), now)
 
     def request_turn(self, index: int, source: int, now: float) -> None:
         """Ask for a turn of a slot, to fill it then. A turn is lost with its engine."""
@@ -179,7 +189,7 @@ class EngineClient:
         expected = f"an answer for one of the slots {sorted((*self._requested, *self._running))}"
         raise BadPacket(expected, packet)
 
-    def _send(self, message: RequestTurn | Decline | Run, now: float) -> None:
+    def _send(self, message: SetPriority | RequestTurn | Decline | Run, now: float) -> None:
         if self._link is None:
             return
         try:

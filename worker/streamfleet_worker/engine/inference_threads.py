@@ -30,6 +30,7 @@ from streamfleet_worker.engine.messages import (
     Failed,
     RequestTurn,
     Run,
+    SetPriority,
     Share,
     Turn,
     pack,
@@ -241,6 +242,10 @@ class Runners:
 
     def _queue_request(self, connection: CameraConnection, packet: bytes) -> None:
         message = unpack_from_camera(packet)
+        if isinstance(message, SetPriority):
+            with self._lock:
+                self._queue.set_priority(connection, message.priority)
+            return
         if isinstance(message, Share) or message.slot >= len(connection.slots):
             raise BadPacket(f"a request for a slot below {len(connection.slots)}", packet)
         with self._lock:

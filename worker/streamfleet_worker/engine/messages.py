@@ -2,6 +2,7 @@
 
     engine → camera   OFFER   the model's input and output shapes, immediately
     camera → engine   SHARE   how many slots, with the descriptor of their memory (SCM_RIGHTS), once
+    camera → engine   PRIORITY of all its frames from now on; until then it is normal
     camera → engine   REQUEST slot, source: a frame waits; the slot will be filled when its turn comes
     engine → camera   TURN    slot: fill it now
     camera → engine   DECLINE slot: nothing to infer any more
@@ -17,6 +18,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+
+from streamfleet_core.protocol.values import PRIORITIES, Priority
 
 MAX_PACKET = 1024  # bytes
 MAX_SLOTS = 16
@@ -48,6 +51,13 @@ class Share:
     """The camera's slots are in the attached memory."""
 
     slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetPriority:
+    """All frames of the camera have this priority, also those that wait."""
+
+    priority: Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +105,19 @@ class Failed:
     reason: str
 
 
-def pack(message: Offer | Share | RequestTurn | Turn | Decline | Run | Done | Failed) -> bytes:
+FromCamera = Share | SetPriority | RequestTurn | Decline | Run
+FromEngine = Offer | Turn | Done | Failed
+
+
+def pack(message: FromCamera | FromEngine) -> bytes:
     """Encode a message as one packet."""
     match message:
         case Offer():
             return _OFFER.pack(b"O", message.input_height, message.input_width, message.rows, message.columns)
         case Share():
             return _SLOT.pack(b"S", message.slots)
+        case SetPriority():
+            return _SLOT.pack(b"L", PRIORITIES.index(message.priority))
         case RequestTurn():
             return _SLOT_OF_SOURCE.pack(b"W", message.slot, message.source)
         case Turn():
@@ -116,7 +132,7 @@ def pack(message: Offer | Share | RequestTurn | Turn | Decline | Run | Done | Fa
             return _SLOT.pack(b"F", message.slot) + message.reason.encode()[: MAX_PACKET - _SLOT.size]
 
 
-def unpack_from_camera(packet: bytes) -> Share | RequestTurn | Decline | Run:
+def unpack_from_camera(packet: bytes) -> FromCamera:
     """Decode a packet of a camera. Raises: BadPacket."""
     if len(packet) == _SLOT_OF_SOURCE.size:
         kind, slot, source = _SLOT_OF_SOURCE.unpack(packet)
@@ -130,10 +146,12 @@ def unpack_from_camera(packet: bytes) -> Share | RequestTurn | Decline | Run:
             return Decline(number)
         if kind == b"S" and 1 <= number <= MAX_SLOTS:
             return Share(number)
-    raise BadPacket("a share, a request for a turn, a decline or a run", packet)
+        if kind == b"L" and number < len(PRIORITIES):
+            return SetPriority(PRIORITIES[number])
+    raise BadPacket("a share, a priority, a request for a turn, a decline or a run", packet)
 
 
-def unpack_from_engine(packet: bytes) -> Offer | Turn | Done | Failed:
+def unpack_from_engine(packet: bytes) -> FromEngine:
     """Decode a packet of an engine. Raises: BadPacket."""
     if len(packet) == _OFFER.size and packet[:1] == b"O":
         return Offer(*_OFFER.unpack(packet)[1:])
