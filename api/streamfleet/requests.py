@@ -59,6 +59,7 @@ class _Settings(TypedDict, total=False):
     max_detections: int | None
     tracker: str | None
     sampling: Mapping[str, Any] | None
+    priority: str
     device: str | None
     paused: bool
 
@@ -80,6 +81,7 @@ class PipelineSettings(_Settings, total=False):
         max_detections: The maximum objects per frame. None: the device's default.
         tracker: `bytetrack` gives each object an id that persists between frames. None: no tracking.
         sampling: The rules that select frames for labelling, as in the HTTP reference. None: no frames.
+        priority: `high`, `normal` or `low`: whose frames a busy device infers first.
         device: Run only on this device. None: the scheduler selects a device.
         selector: Labels that the device must have.
         labels: Labels of the pipeline, for selectors.

@@ -80,6 +80,7 @@ class Spec:
         max_detections: The maximum objects per frame. None: the device's default.
         tracker: `bytetrack`, or None.
         sampling: The rules that select frames for labelling. None: no frames.
+        priority: `high`, `normal` or `low`: whose frames a busy device infers first.
     """
 
     model: ModelRef
@@ -93,6 +94,7 @@ class Spec:
     max_detections: int | None
     tracker: str | None
     sampling: dict[str, Any] | None
+    priority: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

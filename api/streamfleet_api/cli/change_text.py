@@ -20,6 +20,7 @@ _VALUES = {
     "max_candidates": ("max-candidates", "default"),
     "max_detections": ("max-detections", "default"),
     "tracker": ("tracker", "none"),
+    "priority": ("priority", "normal"),
 }
 
 

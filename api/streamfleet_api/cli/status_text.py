@@ -76,6 +76,8 @@ def _desired(entry: Pipeline) -> Iterator[str]:
     ]
     tracker = [spec.tracker] if spec.tracker else []
     yield _line("model", ", ".join([spec.model.id, *thresholds, *tracker]))
+    if spec.priority != "normal":
+        yield _line("priority", spec.priority)
     if spec.sinks:
         yield _line("sinks", ", ".join(place_of(sink.host, sink.port) for sink in spec.sinks))
     if entry.labels:

@@ -39,6 +39,7 @@ def spec_of(request: PipelineRequest, model: ModelRef) -> PipelineSpec:
         max_detections=request.max_detections,
         tracker=request.tracker,
         sampling=_sampling(request.sampling),
+        priority=request.priority,
     )
 
 
@@ -145,6 +146,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
         "max_detections": spec.max_detections,
         "tracker": spec.tracker,
         "sampling": asked_sampling(spec.sampling),
+        "priority": spec.priority,
         "device": view.requested,
         "selector": view.selector,
         "labels": view.labels,

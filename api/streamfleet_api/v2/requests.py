@@ -60,7 +60,15 @@ from streamfleet_core.protocol.limits import (
 )
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_core.protocol.source_reference import WHOLE, expected_instead, is_cut, reference_of
-from streamfleet_core.protocol.values import Consumption, DecoderChoice, Family, Filling, Mode, Tracker
+from streamfleet_core.protocol.values import (
+    Consumption,
+    DecoderChoice,
+    Family,
+    Filling,
+    Mode,
+    Priority,
+    Tracker,
+)
 
 MAX_COMMANDED = 10_000  # pipelines per request
 _ID = schema_pattern(ID_PATTERN)
@@ -414,6 +422,8 @@ class PipelineRequest(Body):
     """The tracker that gives objects an id across frames."""
     sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
     """Sampling of frames for labelling. Null: none."""
+    priority: Priority = "normal"
+    """Whose frames a busy device infers first."""
     device: Name | None = None
     """The device that must run it. Null: the device with most free capacity."""
     selector: LabelTable = {}
@@ -451,6 +461,7 @@ class PipelinePatch(Body):
     max_detections: Count | None = None
     tracker: Tracker | None = None
     sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
+    priority: Priority | None = None
     device: Name | None = None
     selector: LabelChanges | None = None
     labels: LabelChanges | None = None

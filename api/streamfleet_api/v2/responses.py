@@ -38,6 +38,7 @@ from streamfleet_core.protocol.values import (
     ModelRef,
     ObservedState,
     PipelineSpec,
+    Priority,
     SourceSpec,
     Tracker,
     Weights,
@@ -75,6 +76,7 @@ class Spec(Answer):
     max_detections: int | None
     tracker: Tracker | None
     sampling: SamplingRequest | None
+    priority: Priority
 
     @classmethod
     def of(cls, spec: PipelineSpec) -> Spec:
@@ -91,6 +93,7 @@ class Spec(Answer):
             max_detections=spec.max_detections,
             tracker=spec.tracker,
             sampling=asked_sampling(spec.sampling),
+            priority=spec.priority,
         )
 
 

@@ -66,6 +66,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
             "max_candidates": 100,
             "max_detections": 10,
             "tracker": "bytetrack",
+            "priority": "high",
             "device": "edge-2",
             "selector": {"site": "hall-1"},
             "labels": {"line": "3", "empty": ""},
@@ -99,6 +100,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         max_candidates=100,
         max_detections=10,
         tracker="bytetrack",
+        priority="high",
     )
     assert peer.asked[-1] == CreatePipeline(
         pipeline_id="door",
@@ -170,6 +172,7 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
         ({"confidence": 1.5}, ["body", "confidence"], "less than or equal to 1, got 1.5"),
         ({"confidence": True}, ["body", "confidence"], "number, got True"),
         ({"tracker": "magic"}, ["body", "tracker"], "'bytetrack', got 'magic'"),
+        ({"priority": "urgent"}, ["body", "priority"], "'high', 'normal' or 'low', got 'urgent'"),
         ({"labels": {"a b": "c"}}, ["body", "labels", "a b", "[key]"], "pattern"),
         ({"labels": {"a": "b c"}}, ["body", "labels", "a"], "pattern"),
         ({"labels": {f"k{n}": "" for n in range(33)}}, ["body", "labels"], "at most 32"),
@@ -263,7 +266,9 @@ def test_a_patch_changes_what_it_names_and_nothing_else(http: httpx.Client, peer
         version=4,
         requested="edge-1",
         labels={"line": "3", "site": "a"},
-        spec=replace(spec(SECRET), confidence=0.5, tracker="bytetrack", sinks=(UdpSink("h", 9),)),
+        spec=replace(
+            spec(SECRET), confidence=0.5, tracker="bytetrack", sinks=(UdpSink("h", 9),), priority="low"
+        ),
     )
     peer.pipelines["door"] = before
 

@@ -120,6 +120,7 @@ def wire_accepts(value: Any, of: Any) -> bool:
         ("max_candidates", 1, 0),
         ("max_detections", limits.MAX_OBJECTS, limits.MAX_OBJECTS + 1),
         ("max_detections", 1, 0),
+        ("priority", "high", "urgent"),
         ("sampling.dataset", "d" * 64, "d" * 65),
         ("sampling.strategies", _STRATEGIES[:-1], _STRATEGIES),
         ("sampling.strategies", [_STRATEGY], []),

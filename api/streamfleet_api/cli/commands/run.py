@@ -23,7 +23,7 @@ from streamfleet_api.cli.pipeline_text import find, look_up, place, predicting, 
 from streamfleet_api.cli.tables import say, show
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.protocol.limits import MAX_FPS
-from streamfleet_core.protocol.values import DecoderChoice
+from streamfleet_core.protocol.values import PRIORITIES, DecoderChoice
 
 if TYPE_CHECKING:
     from streamfleet.results import Pipeline
@@ -152,6 +152,12 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             help="Give objects an id that persists between frames.",
         ),
         click.option("--no-tracker", is_flag=True, help="Remove the tracker."),
+        click.option(
+            "--priority",
+            type=click.Choice(PRIORITIES),
+            show_default=shown_default("normal"),
+            help="Whose frames a busy device infers first.",
+        ),
         click.option(
             "--sample",
             "sampling",

@@ -86,6 +86,7 @@ export function pipelineFacts(pipeline) {
     ["restarts", count(pipeline.restarts)],
   ];
   if (spec.confidence != null) facts.push(["confidence", String(spec.confidence)]);
+  if (spec.priority !== "normal") facts.push(["priority", spec.priority]);
   if (spec.max_fps != null) facts.push(["max. rate", `${spec.max_fps} frames/s`]);
   const labels = Object.entries(pipeline.labels).map(([key, value]) => `${key}=${value}`);
   if (labels.length) facts.push(["labels", labels.join(", ")]);

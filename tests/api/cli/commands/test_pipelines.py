@@ -331,7 +331,7 @@ def test_status_tells_why_a_pipeline_that_runs_again_was_restarted(
 def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: Command, peer: Peer) -> None:
     two = replace(spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2")))
     sinks = (UdpSink("10.0.0.2", 12000),)
-    desired = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack")
+    desired = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack", priority="high")
     peer.pipelines["sources"] = pipeline(
         "sources", spec=desired, labels={"line": "3"}, selector={"site": "a"}
     )
@@ -394,6 +394,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "  rate        4.9 frames/s, at most 5",
         "  latency     40 ms from frame to prediction",
         "  model       parts/1, confidence 0.5, bytetrack",
+        "  priority    high",
         "  sinks       10.0.0.2:12000",
         "  labels      line=3",
         "  only on     site=a",

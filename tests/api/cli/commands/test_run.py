@@ -61,6 +61,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     options = ["--video", "rtsp://cam/1", "--video", "0", "--mode", "live", "--max-fps", "5", "--tracker"]
     options += ["--sink", "10.0.0.2:12000", "--sink", "[::1]:12001", "--device", "edge-1", "--paused"]
     options += ["--select", "site=hall-1", "--label", "line=3", "--confidence", "0.5", "--iou", "0.2"]
+    options += ["--priority", "high"]
 
     done = run("run", "--id", "door", "--model", "parts/1", *options)
 
@@ -72,7 +73,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     assert asked.spec.sources == (SourceSpec("rtsp://cam/1", mode="live"), SourceSpec(0, mode="live"))
     assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
     assert (asked.spec.max_fps, asked.spec.confidence, asked.spec.iou_threshold) == (5.0, 0.5, 0.2)
-    assert asked.spec.tracker == "bytetrack"
+    assert (asked.spec.tracker, asked.spec.priority) == ("bytetrack", "high")
 
 
 def test_run_without_an_id_makes_another_each_time(run: Command, peer: Peer) -> None:
@@ -363,6 +364,7 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ({"selector": {"site": "a"}}, ["select site=a"], False),
         ({"generation": 4}, ["video with another login"], True),
         ({"generation": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),
+        ({"generation": 4, "priority": "low"}, ["priority normal → low"], False),
     ],
 )
 def test_a_change_is_said_with_what_it_does_to_the_playing(
