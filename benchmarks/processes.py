@@ -17,6 +17,7 @@ _PRELOADED = [
     "benchmarks.live_cameras",
     "benchmarks.own_work",
     "benchmarks.paced",
+    "benchmarks.precision",
     "benchmarks.relay",
 ]
 _END_TIMEOUT = 30.0  # seconds for a killed process to end

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import onnx
 import pytest
+import supervision as sv
 
 from benchmarks import compare
 from benchmarks.__main__ import parse
@@ -28,10 +29,12 @@ from benchmarks.live_age import Measured, Window, ages_of, unevenness
 from benchmarks.live_cameras import Captured, live_cameras
 from benchmarks.own_work import LIMITS, STEPS, TRACK, WHOLE, Result, ratio_of
 from benchmarks.paced import Paced, ratios
+from benchmarks.precision import VARIANTS, agreement
+from benchmarks.quantization import head_of
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.throughput import best_arrangement, key, ratio
-from streamfleet_api.local.demo import demo_model
+from streamfleet_api.local.demo import conveyor_model, demo_model
 from streamfleet_worker.video.detection.letterbox import fit
 from streamfleet_worker.video.detection.postprocess import decode
 from tests.fakes.models import manifest_of, write_squares_model
@@ -145,6 +148,52 @@ def test_own_work_is_compared_with_the_baseline_of_the_same_round() -> None:
     )
 
     assert ratio_of(found, TRACK) == 0.75
+
+
+# precision ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(6 * PATIENCE)
+def test_a_quick_benchmark_of_precisions_has_each_variant_or_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "conveyor.onnx").write_bytes(conveyor_model())
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path), "precision"]
+    command += ["--model", str(tmp_path / "conveyor.onnx")]
+
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=5 * PATIENCE, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "precision.json").read_text())
+    cells = [row["cells"] for row in found["tables"][0]["rows"]]
+    assert [row["name"] for row in found["tables"][0]["rows"]] == [
+        f"conveyor.onnx, {each}" for each in VARIANTS
+    ]
+    assert cells[0][1:4] == [1.0, 100.0, 0.0]
+    assert cells[1][-1] < cells[0][-1]  # megabytes of the file
+    if cells[2][0] == "not installed":
+        assert "pip install onnxruntime-openvino" in found["notes"][0]
+
+
+def test_the_head_of_a_model_is_its_last_convolutions_and_what_follows() -> None:
+    model = onnx.load_from_string(heavy_model())
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type} {number}"
+
+    head = head_of(model)
+
+    assert sum(name.startswith("Conv ") for name in head) == 3  # one for each grid
+    assert {name.split()[0] for name in head} == {"Conv", "Reshape", "Concat", "Split", "Add", "Sigmoid"}
+
+
+def test_detections_agree_if_class_and_place_are_the_same() -> None:
+    boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    ours = sv.Detections(boxes, confidence=np.array([0.9, 0.8]), class_id=np.array([0, 1]))
+    theirs = sv.Detections(boxes + 1, confidence=np.array([0.7, 0.8]), class_id=np.array([0, 2]))
+
+    assert agreement([ours], [ours]) == (100.0, 0.0)
+    assert agreement([ours], [theirs]) == pytest.approx((50.0, 0.2))
+    assert agreement([ours], [sv.Detections.empty()]) == (0.0, 0.0)
 
 
 # live cameras --------------------------------------------------------------------------------------------
