@@ -20,7 +20,7 @@ from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
 from tests.fleet.harness import Fleet, wait_for
 
-LIMIT = 80.0  # MB for each further camera
+LIMIT = 45.0  # MB for each further camera
 _MB = 1000**2  # bytes
 
 
