@@ -22,6 +22,7 @@ from streamfleet_api.storage.jpeg import check_picture
 from streamfleet_core.datasets.spool import Entry, NoSampleName, Spool
 from streamfleet_core.protocol.json_text import InvalidJson, decode_json
 from streamfleet_core.protocol.picked_sample import Sample
+from streamfleet_core.runtime.small_file import FileTooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -253,9 +254,9 @@ class Samples:
 
     def _read(self, entry: Entry) -> Kept | None:
         try:
-            described = self.spool.json_path(entry.dataset, entry.name).read_bytes()
+            described = self.spool.read_json(entry.dataset, entry.name)
             return Kept.of(entry, decode_json(described, _Described))
-        except (FileNotFoundError, InvalidJson):  # removed meanwhile, or cut short by a cut of power
+        except (FileNotFoundError, FileTooLarge, InvalidJson):  # removed meanwhile, or written by no sample
             return None
 
     def _remove(self, dataset: str) -> int:

@@ -26,11 +26,13 @@ import msgspec
 
 from streamfleet_core.protocol.errors import ProtocolError
 from streamfleet_core.protocol.json_text import InvalidJson, decode_json
-from streamfleet_core.protocol.picked_sample import Sample
+from streamfleet_core.protocol.picked_sample import MAX_PICKED, Sample
 from streamfleet_core.protocol.sampling import Dataset, SampleName
+from streamfleet_core.runtime.small_file import FileTooLarge, read_small
 
 SIZE = 1024**3  # bytes of all files
 AGE = 30 * 86_400.0  # seconds since the capture
+MAX_JSON = MAX_PICKED  # bytes of a sample's JSON: more than that could not be uploaded
 
 _LOCK_TIMEOUT = 5.0  # seconds to wait for another process
 _ROOM = 0.1  # of the size, freed at once when the folder is full: listing it is expensive
@@ -153,12 +155,15 @@ class Spool:
     def read(self, dataset: str, name: str) -> tuple[Sample, bytes] | None:
         """Read a sample with its JPEG; None if it is missing or incomplete. Raises: NoSampleName."""
         try:
-            described = self.json_path(dataset, name).read_bytes()
-            image = self.image_path(dataset, name).read_bytes()
-            sample = decode_json(described, Sample)
-        except (FileNotFoundError, NotADirectoryError, InvalidJson):
+            sample = decode_json(self.read_json(dataset, name), Sample)
+            image = read_small(self.image_path(dataset, name), most=sample.size)
+        except (FileNotFoundError, NotADirectoryError, FileTooLarge, InvalidJson):
             return None
         return (sample, image) if len(image) == sample.size else None
+
+    def read_json(self, dataset: str, name: str) -> bytes:
+        """Read the JSON of a sample. Raises: NoSampleName, FileNotFoundError, FileTooLarge."""
+        return read_small(self.json_path(dataset, name), most=MAX_JSON)
 
     def remove(self, dataset: str, name: str) -> None:
         """Remove a sample, if it exists. Raises: NoSampleName."""

@@ -14,6 +14,7 @@ import pytest
 from streamfleet_core.datasets import spool as module
 from streamfleet_core.datasets.spool import NoSampleName, Spool, SpoolTooSmall
 from streamfleet_core.protocol.picked_sample import Sample
+from streamfleet_core.runtime.small_file import FileTooLarge
 from tests.core.protocol.test_sampling import SAMPLE
 from tests.fakes.patience import PATIENCE
 
@@ -136,6 +137,25 @@ def test_a_picture_that_was_cut_short_is_not_given_away(tmp_path: Path) -> None:
     os.truncate(spool.image_path("parts", kept.name), 500)
 
     assert spool.read("parts", kept.name) is None
+
+
+def test_a_file_that_is_too_large_for_a_sample_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path)
+    first, second = sample(1), sample(2)
+    for each in (first, second):
+        spool.put(*each)
+    content = spool.read_json("parts", first[0].name)
+    monkeypatch.setattr(module, "MAX_JSON", len(content))
+
+    spool.json_path("parts", first[0].name).write_bytes(content + b" ")
+    spool.image_path("parts", second[0].name).write_bytes(second[1] + b"more")
+
+    assert spool.read("parts", first[0].name) is None
+    assert spool.read("parts", second[0].name) is None
+    with pytest.raises(FileTooLarge, match=f"expected at most {len(content)} bytes"):
+        spool.read_json("parts", first[0].name)
 
 
 def test_a_wrong_count_is_found_out_before_a_sample_is_lost_by_it(tmp_path: Path) -> None:
