@@ -12,7 +12,6 @@ import os
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def restore(file: Path, folder: Path, *, replace: bool = False) -> Recovered:
     with held(folder):
         if not replace and any((folder / name).exists() for name in (*STORE_FILES, *KEYS)):
             raise BadBackup(folder, "already holds a fleet; --replace moves it into a folder beside it")
-        with _folder_in(folder, ".restore-") as beside:
+        with _own_folder(folder / ".restore") as beside:
             try:
                 _extract(file, beside)
                 with contextlib.closing(sqlite3.connect(beside / FILE)) as connection:
@@ -129,16 +128,10 @@ def _new_file(file: Path) -> Iterator[tarfile.TarFile]:
 
 @contextlib.contextmanager
 def _own_folder(folder: Path) -> Iterator[Path]:
-    """A private folder of the backup that holds the lock; one that is there was left by a killed backup."""
+    """A private folder of who holds the lock; one that is there was left by one that was killed."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     try:
         yield folder
     finally:
         shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def _folder_in(parent: Path, prefix: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as folder:
-        yield Path(folder)

@@ -180,6 +180,21 @@ async def test_what_a_killed_backup_left_is_replaced_by_the_next(folder: Path, i
     assert do(folder / "new", "--restore", str(folder / "b.tar")).returncode == 0
 
 
+async def test_what_a_killed_restore_left_is_replaced_by_the_next(folder: Path) -> None:
+    async with serving(folder / "d"):
+        pass
+    assert do(folder / "d", "--backup", str(folder / "b.tar")).returncode == 0
+    left = folder / "new/.restore/keys/broker.key"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half of a secret")
+
+    done = do(folder / "new", "--restore", str(folder / "b.tar"))
+
+    assert done.returncode == 0, done.stderr
+    assert not left.parents[1].exists()
+    assert "half" not in (folder / "new/keys/broker.key").read_text()
+
+
 async def test_a_draft_that_is_being_written_is_not_touched(folder: Path) -> None:
     async with serving(folder / "d"):
         pass
