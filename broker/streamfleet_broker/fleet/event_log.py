@@ -9,6 +9,7 @@ from collections import deque
 from typing import Literal
 
 from streamfleet_core.protocol.requests import Events, FleetEvent
+from streamfleet_core.protocol.source_reference import cut_reason
 
 KEPT = 2_000  # events
 
@@ -65,6 +66,8 @@ class EventLog:
         self._before.setdefault(address, before)
         self._put(address, snapshot)
         state, device, restarts, _ = snapshot or ("gone", None if before is None else before[1], 0, "")
+        if not reason and before is not None and before[0] == state and before[3]:
+            reason = cut_reason(f"ended: {before[3]}")  # trouble: nothing else tells what is over
         self._last += 1
         previous = "" if before is None else before[0]
         self._append(

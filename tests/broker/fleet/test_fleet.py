@@ -549,7 +549,7 @@ def test_trouble_of_a_device_is_an_event_and_its_end_too() -> None:
     told = fleet.reply(GetEvents(EPOCH, known[-1].n)).events
     assert [(event.id, event.previous, event.state, event.reason) for event in told] == [
         ("a", "ready", "ready", "no kernels"),
-        ("a", "ready", "ready", ""),
+        ("a", "ready", "ready", "ended: no kernels"),
     ]
 
 

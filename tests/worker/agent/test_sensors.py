@@ -32,7 +32,7 @@ def test_throttling_is_an_event_when_it_begins_and_when_it_ends(folder: Path, br
             cool = wait_for(lambda: _with_heat(receive(PATIENCE)), "a status with the temperature")
         lay(worker.data / "machine", {COUNTER: "5"})
         began = wait_for(lambda: event_after(0, REASON), "the event that it begins")
-        ended = wait_for(lambda: event_after(began.n, ""), "the event that it ends")
+        ended = wait_for(lambda: event_after(began.n, f"ended: {REASON}"), "the event that it ends")
     finally:
         worker.kill()
         wait_for(lambda: not worker.family(), "no process is left")
