@@ -26,7 +26,7 @@ from benchmarks.live_cameras import PROPERTIES, Captured, LiveCameras, live_came
 from benchmarks.receiver import Receiver, boot_ns, content_of
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, percentiles
 from benchmarks.scene import Scene
-from benchmarks.setting import Setting, heavy_by_default
+from benchmarks.setting import Setting, heavy_by_default, sizes_of
 from tests.fleet.harness import Fleet, wait_for
 
 FLEET = "fleet"
@@ -231,13 +231,7 @@ def report(
     return Report(
         name="live-age",
         title=f"Age of predictions of live cameras: {setting.model_name}, {source} as MJPEG",
-        sizes={
-            "scenes": [str(scene) for scene in scenes],
-            "seconds": seconds,
-            "rounds": setting.rounds_of(1),
-            "model": setting.model_name,
-            "source": source,
-        },
+        sizes=sizes_of(setting, scenes, seconds=seconds, rounds=setting.rounds_of(1), source=source),
         tables=(_ages(scenes, found, baselines), _frames(scenes, found)),
         charts=tuple(_chart(scenes, found, at, f"p{p}") for at, p in ((0, 50), (2, 99))),
         checks=tuple(check for scene in scenes for check in checks(scene, found, baselines[scene])),

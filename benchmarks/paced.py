@@ -26,7 +26,7 @@ from benchmarks.processes import child, receive, start_session
 from benchmarks.receiver import Receiver, boot_ns
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.scene import Scene
-from benchmarks.setting import Setting, heavy_by_default
+from benchmarks.setting import Setting, heavy_by_default, sizes_of
 from tests.fakes.ports_and_folders import short_folder
 from tests.fleet.harness import Fleet, wait_for
 
@@ -143,12 +143,9 @@ def report(
     return Report(
         name="paced",
         title=f"CPU of one worker with slow cameras: {setting.model_name}, H.264 of 1280x720",
-        sizes={
-            "scenes": [str(scene) for scene in scenes],
-            "seconds": seconds,
-            "rounds": setting.rounds_of(3),
-            "model": setting.model_name,
-        },
+        sizes=sizes_of(
+            setting, scenes, seconds=seconds, rounds=setting.rounds_of(3), source="H.264 of 1280x720"
+        ),
         tables=(_cpu(scenes, found, alone, ratio), _predictions(scenes, found)),
         charts=(_chart(scenes, found, alone),),
         checks=tuple(

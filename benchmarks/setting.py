@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,6 +131,19 @@ def heavy_by_default(setting: Setting) -> Iterator[Setting]:
             model_name=_NAMES[HEAVY],
             is_heavy=True,
         )
+
+
+def sizes_of(
+    setting: Setting, scenes: Sequence[Scene], *, seconds: float, rounds: int, source: str
+) -> dict[str, Any]:
+    """Return what a report of live cameras names as its sizes."""
+    return {
+        "scenes": [str(scene) for scene in scenes],
+        "seconds": seconds,
+        "rounds": rounds,
+        "model": setting.model_name,
+        "source": source,
+    }
 
 
 def _model(folder: Path, model: str) -> Path:
