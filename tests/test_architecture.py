@@ -27,7 +27,7 @@ MAX_ENTRIES = 20  # of one folder: more than that nobody looks through
 # with all that is below it, or one module of a component's own folder.
 MAY_IMPORT = {
     "core.protocol": [],
-    "core.datasets": ["core.protocol"],
+    "core.datasets": ["core.protocol", "core.runtime.small_file"],
     "core.models": ["core.protocol"],
     "core.peers": ["core.protocol"],
     "core.runtime": ["core.protocol"],
