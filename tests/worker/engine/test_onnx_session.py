@@ -71,6 +71,20 @@ def test_a_batch_gives_each_slot_what_a_run_alone_gives_it(path: Path) -> None:
     assert not np.allclose(slots[3].output, slots[4].output)
 
 
+def test_an_inference_on_several_threads_gives_what_one_thread_gives(path: Path) -> None:
+    manifest = write_squares_model(path)
+    session = Session(str(path), manifest)
+    layout = session.layout(2)
+    slots = map_slots(create_memory(layout), layout)
+    for slot in slots:
+        Letterbox(manifest).write(ArrayPicture(draw(1)), slot.input)
+
+    session.runner().run(slots[:1])
+    session.wide_runner(2).run(slots[1:])
+
+    np.testing.assert_allclose(slots[1].output, slots[0].output, atol=1e-5)
+
+
 def test_a_cpu_runs_one_slot_at_a_time_unless_it_is_told_otherwise(path: Path) -> None:
     manifest = write_squares_model(path, batch="batch")
 
