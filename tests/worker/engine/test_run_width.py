@@ -20,11 +20,12 @@ def play(
     narrow: float = NARROW,
     wide: float = WIDE,
     alone: bool = True,
+    lone: bool = False,
 ) -> list[bool]:
     """Inferences at even intervals; the choice for each."""
     chosen = []
     for number in range(int(seconds * rate)):
-        uses_all = width.starts(begin + number / rate, alone=alone)
+        uses_all = width.starts(begin + number / rate, alone=alone, lone=lone)
         if width.needs_session:
             width.session_is_available()
         width.ended(wide if uses_all else narrow, wide=uses_all)
@@ -35,6 +36,13 @@ def play(
 @pytest.mark.parametrize(("rate", "expected"), [(0.5, True), (2, True), (5, True), (10, False)])
 def test_the_load_decides(rate: float, expected: bool) -> None:
     chosen = play(RunWidth(2), rate, seconds=40)
+
+    assert set(chosen[len(chosen) // 2 :]) == {expected}
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(6.5, True), (7.2, False), (10, False)])
+def test_a_lone_camera_may_use_most_of_the_time(rate: float, expected: bool) -> None:
+    chosen = play(RunWidth(2), rate, seconds=40, lone=True)
 
     assert set(chosen[len(chosen) // 2 :]) == {expected}
 
@@ -59,6 +67,16 @@ def test_a_model_that_gains_nothing_goes_back_to_one_thread() -> None:
 
     assert any(chosen)
     assert not any(chosen[-20:])
+
+
+def test_a_measurement_that_was_disturbed_is_repeated() -> None:
+    width = RunWidth(2)
+    disturbed = play(width, 2, seconds=20, wide=0.3)
+
+    after = play(width, 2, begin=20.0, seconds=80)
+
+    assert not disturbed[-1]
+    assert after[-1]
 
 
 def test_the_choice_does_not_alternate_at_the_limit() -> None:

@@ -191,7 +191,8 @@ class Runners:
             if not delay:
                 slots = self._queue.take(self._batching.max_batch)
                 alone = not self._started and not self._queue.has_waiting
-                batch = _Batch(slots, wide=self._width.starts(now, alone=alone))
+                lone = len(self._connections) == 1
+                batch = _Batch(slots, wide=self._width.starts(now, alone=alone, lone=lone))
                 self._started[number] = now
             idle = len(self._threads) - len(self._started)
             asked = self._queue.ask(now, self._batching.ahead(idle=idle))

@@ -2,7 +2,8 @@
 
 One thread for each inference gives the most frames per second, as several frames run in parallel. All threads
 for one inference give the lowest latency. So an inference uses all of them if it is alone, and if they would
-be idle for a part of the time anyway.
+be idle for a part of the time anyway. A lone camera needs less idle time than several: its frames come one
+after another, those of several at the same time.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import math
 
 _WINDOW = 2.0  # seconds over which the rate of inferences is averaged
 _WORTHWHILE = 0.04  # seconds of an inference on one thread; a shorter one gains too little
-_LOW = 0.75  # share of the time in which inferences on all threads may run
-_MIDDLE = 0.85  # the same, once they run on all threads
+# Shares of the time in which inferences on all threads may run: to begin with them, and to stay with them.
+_LOW, _MIDDLE = 0.75, 0.85
+_LOW_LONE, _MIDDLE_LONE = 0.88, 0.94
 _GAIN = 0.9  # an inference on all threads must take less than this part of one on one thread
-_EXPECTED_GAIN = 0.75  # before any was measured
+_EXPECTED_GAIN = 0.65  # before any was measured
 _SMOOTHING = 0.2  # weight of the newest duration
 _SURE = 10  # inferences on all threads, after which their duration is known
+_OLD = 60.0  # seconds after the last one, when it is measured anew: it was perhaps disturbed
 
 
 class RunWidth:
@@ -29,6 +32,7 @@ class RunWidth:
         self._narrow = 0.0  # seconds of an inference on one thread; 0: unknown
         self._wide = 0.0  # seconds of an inference on all threads; 0: unknown
         self._wide_runs = 0
+        self._wide_at = 0.0  # monotonic seconds of the last one
         self._is_low = False
         self._is_available = False
 
@@ -41,16 +45,22 @@ class RunWidth:
         """Record that there is a session that uses all threads."""
         self._is_available = True
 
-    def starts(self, now: float, *, alone: bool) -> bool:
+    def starts(self, now: float, *, alone: bool, lone: bool) -> bool:
         """Record the start of an inference, and return whether it uses all threads.
 
-        `alone`: no other inference runs or waits.
+        `alone`: no other inference runs or waits. `lone`: there is only one camera.
         """
         self._rate = self._rate_at(now) + 1 / _WINDOW
         self._rated_at = now
+        if now - self._wide_at > _OLD:
+            self._wide, self._wide_runs = 0.0, 0
         busy = self._rate * (self._wide or self._narrow * _EXPECTED_GAIN)
-        self._is_low = 0 < busy < (_MIDDLE if self._is_low else _LOW)
-        return alone and self._is_available and self._is_low and self._is_worthwhile
+        low, middle = (_LOW_LONE, _MIDDLE_LONE) if lone else (_LOW, _MIDDLE)
+        self._is_low = 0 < busy < (middle if self._is_low else low)
+        is_wide = alone and self._is_available and self._is_low and self._is_worthwhile
+        if is_wide:
+            self._wide_at = now
+        return is_wide
 
     def ended(self, seconds: float, *, wide: bool) -> None:
         """Record the duration of an inference."""
