@@ -45,12 +45,14 @@ class CameraPeer:
         os.close(memory)
 
     def run(self, *slots: int) -> None:
-        for slot in slots:
-            self.link.send(pack(Run(slot)))
+        self.send(*map(Run, slots))
 
-    def request_turn(self, *slots: int) -> None:
-        for slot in slots:
-            self.link.send(pack(RequestTurn(slot, 0)))
+    def request_turn(self, *slots: int, decoded_at: float = 0.0) -> None:
+        self.send(*(RequestTurn(slot, 0, decoded_at) for slot in slots))
+
+    def send(self, *messages: Run | RequestTurn) -> None:
+        for message in messages:
+            self.link.send(pack(message))
 
     def hear(self) -> Offer | Turn | Done | Failed:
         return unpack_from_engine(self.link.recv(1024))

@@ -175,7 +175,7 @@ def test_every_source_gets_a_slot_whatever_the_others_do(seed: int) -> None:
 def test_a_slot_that_waits_for_its_turn_counts_as_one_of_the_source() -> None:
     scheduler: SlotScheduler[Frame] = SlotScheduler(2)
 
-    scheduler.request_turn(0, slot=5, now=1.0)
+    scheduler.request_turn(0, slot=5, decoded_at=0.5, now=1.0)
     waits = (scheduler.waits_for_turn(0), scheduler.waits_for_turn(1))
     room_before = scheduler.has_room(0, free=1), scheduler.has_room(1, free=1)
     source = scheduler.source_in_turn(5)
@@ -186,9 +186,19 @@ def test_a_slot_that_waits_for_its_turn_counts_as_one_of_the_source() -> None:
     scheduler.check()
 
 
+def test_the_engine_is_told_once_of_a_newer_frame() -> None:
+    scheduler: SlotScheduler[Frame] = SlotScheduler(1)
+    scheduler.request_turn(0, slot=5, decoded_at=0.5, now=1.0)
+
+    told = [scheduler.refresh_request(0, decoded_at) for decoded_at in (0.5, 1.5, 1.5)]
+
+    assert told == [None, 5, None]
+    assert scheduler.is_stuck(1.01 + STUCK)  # it waits since the first request
+
+
 def test_a_turn_that_does_not_come_is_the_engines_fault_after_a_second() -> None:
     scheduler: SlotScheduler[Frame] = SlotScheduler(1)
-    scheduler.request_turn(0, slot=5, now=1.0)
+    scheduler.request_turn(0, slot=5, decoded_at=0.5, now=1.0)
 
     stuck = scheduler.is_stuck(1.0 + STUCK), scheduler.is_stuck(1.01 + STUCK)
     forgotten = scheduler.forget_request(0), scheduler.forget_request(0)

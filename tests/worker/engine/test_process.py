@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ from streamfleet_worker.engine.messages import (
     Done,
     Failed,
     Offer,
+    RequestTurn,
     SetPriority,
     Share,
     Turn,
@@ -103,7 +105,10 @@ def test_one_camera_that_lies_disturbs_nobody(
         "a slot that is not there": lambda peer: peer.share().run(2),
         "memory twice": lambda peer: peer.share().share(),
         "a turn that nobody asked for": lambda peer: peer.share().link.send(pack(Decline(0))),
-        "a slot twice": lambda peer: peer.share().request_turn(0, 0),
+        "a slot for two sources": lambda peer: peer.share().send(
+            RequestTurn(0, 0, 0.0), RequestTurn(0, 1, 0.0)
+        ),
+        "a frame of no time": lambda peer: peer.share().request_turn(0, decoded_at=math.nan),
         "a priority that is none": lambda peer: peer.share().link.send(b"L\x03"),
         "a priority without memory": lambda peer: peer.link.send(pack(SetPriority("high"))),
         "an offer": lambda peer: peer.link.send(pack(Offer(1, 2, 3, 4))),

@@ -217,22 +217,39 @@ class FrameLoop:
     def _submit_next(self, source_id: int) -> bool:
         """Submit a frame of this source, and return whether there was one."""
         lane, now = self._lanes[source_id], time.monotonic()
-        if not self._may_submit(lane, now) or not self._scheduler.has_room(source_id, self._engine.free):
+        if not self._may_submit(lane, now):
             return False
-        if not lane.finite and (self._scheduler.waits_for_turn(source_id) or not lane.has_frame):
+        if not lane.finite:
+            return self._request_turn(lane, now)
+        if not self._scheduler.has_room(source_id, self._engine.free):
             return False
         slot = self._engine.borrow()
         if slot is None:
             return False
-        if not lane.finite:
-            self._scheduler.request_turn(source_id, slot, now)
-            self._engine.request_turn(slot, source_id, now)
-            return True
         frame = lane.take(now)
         if frame is None:
             self._engine.give_back(slot)
             return False
         self._submit(lane, frame, slot, now)
+        return True
+
+    def _request_turn(self, lane: SourceLane, now: float) -> bool:
+        """Request a turn for the newest frame of a live source, and return whether it took a slot."""
+        decoded_at = lane.next_decoded_at
+        if decoded_at is None:
+            return False
+        if self._scheduler.waits_for_turn(lane.source_id):
+            waiting = self._scheduler.refresh_request(lane.source_id, decoded_at)
+            if waiting is not None:
+                self._engine.request_turn(waiting, lane.source_id, decoded_at, now)
+            return False
+        if not self._scheduler.has_room(lane.source_id, self._engine.free):
+            return False
+        slot = self._engine.borrow()
+        if slot is None:
+            return False
+        self._scheduler.request_turn(lane.source_id, slot, decoded_at, now)
+        self._engine.request_turn(slot, lane.source_id, decoded_at, now)
         return True
 
     def _take_turn(self, slot: int, now: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is decoded
@@ -34,6 +35,15 @@ class InSlot(Protocol):
 FrameT = TypeVar("FrameT", bound=InSlot)
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A slot that waits for its turn."""
+
+    slot: int
+    decoded_at: float  # monotonic seconds, of the newest frame that the engine knows of
+    requested_at: float  # monotonic seconds
+
+
 class SlotScheduler(Generic[FrameT]):
     """The frames in flight, by source. Sources are numbered from 0.
 
@@ -43,9 +53,7 @@ class SlotScheduler(Generic[FrameT]):
     def __init__(self, sources: int) -> None:
         self._turns = deque(range(sources))  # each source once; the next in turn is first
         self._in_flight: list[deque[FrameT]] = [deque() for _ in range(sources)]  # each in order
-        self._requested: dict[
-            int, tuple[int, float]
-        ] = {}  # slot, and monotonic seconds of the request, by source
+        self._requests: dict[int, _Request] = {}  # by source
         self._ended: set[int] = set()  # sources without frames in flight, which get no more
 
     def submit_in_turn(self, submit: Callable[[int], bool]) -> None:
@@ -63,24 +71,32 @@ class SlotScheduler(Generic[FrameT]):
             return False
         return not own or free > self._reserved_for_others(source)
 
-    def request_turn(self, source: int, slot: int, now: float) -> None:
+    def request_turn(self, source: int, slot: int, decoded_at: float, now: float) -> None:
         """Record that this slot will get a frame of the source when its turn comes."""
-        self._requested[source] = (slot, now)
+        self._requests[source] = _Request(slot, decoded_at, now)
+
+    def refresh_request(self, source: int, decoded_at: float) -> int | None:
+        """The slot that waits for its turn, if this frame is newer than what the engine knows of."""
+        request = self._requests[source]
+        if decoded_at <= request.decoded_at:
+            return None
+        self._requests[source] = replace(request, decoded_at=decoded_at)
+        return request.slot
 
     def waits_for_turn(self, source: int) -> bool:
         """Whether a slot of the source waits for its turn."""
-        return source in self._requested
+        return source in self._requests
 
     def source_in_turn(self, slot: int) -> int:
         """The source whose slot waited for this turn. It waits no longer."""
-        source = next(source for source, (requested, _) in self._requested.items() if requested == slot)
-        del self._requested[source]
+        source = next(source for source, request in self._requests.items() if request.slot == slot)
+        del self._requests[source]
         return source
 
     def forget_request(self, source: int) -> int | None:
         """The slot of the source that waited for its turn, which will not come; None if there is none."""
-        slot, _ = self._requested.pop(source, (None, 0.0))
-        return slot
+        request = self._requests.pop(source, None)
+        return None if request is None else request.slot
 
     def add(self, source: int, frame: FrameT) -> None:
         """Record that the source's next frame is in its slot."""
@@ -125,8 +141,8 @@ class SlotScheduler(Generic[FrameT]):
 
         Any thread may call this.
         """
-        since = [at for _, at in self._requested.copy().values()]
-        return any(now - at > STUCK for at in since) or any(
+        requests = self._requests.copy().values()
+        return any(now - request.requested_at > STUCK for request in requests) or any(
             _is_stuck(frames, now) for frames in self._in_flight
         )
 
@@ -134,7 +150,7 @@ class SlotScheduler(Generic[FrameT]):
         """Assert the invariants."""
         assert sorted(self._turns) == list(range(len(self._in_flight)))
         slots = [frame.slot for frames in self._in_flight for frame in frames]
-        slots += [slot for slot, _ in self._requested.values()]
+        slots += [request.slot for request in self._requests.values()]
         assert len(set(slots)) == len(slots), "a slot holds one frame"
         assert all(len(frames) <= IN_FLIGHT for frames in self._in_flight)
         assert not any(self._in_flight[source] for source in self._ended)
@@ -144,7 +160,7 @@ class SlotScheduler(Generic[FrameT]):
         return sum(
             1
             for other, frames in enumerate(self._in_flight)
-            if other != source and not frames and other not in self._requested and other not in self._ended
+            if other != source and not frames and other not in self._requests and other not in self._ended
         )
 
 

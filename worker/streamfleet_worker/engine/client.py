@@ -106,10 +106,14 @@ class EngineClient:
             self._priority = priority
             self._send(SetPriority(priority), now)
 
-    def request_turn(self, index: int, source: int, now: float) -> None:
-        """Ask for a turn of a slot, to fill it then. A turn is lost with its engine."""
+    def request_turn(self, index: int, source: int, decoded_at: float, now: float) -> None:
+        """Ask for a turn of a slot, to fill it then, or tell of a newer frame.
+
+        A turn is lost with its engine.
+        `decoded_at`: monotonic seconds, of the frame that it would be filled with now.
+        """
         self._requested.add(index)
-        self._send(RequestTurn(index, source), now)
+        self._send(RequestTurn(index, source, decoded_at), now)
 
     def decline(self, index: int, now: float) -> None:
         """Return a slot whose turn has come, as there is nothing to infer."""

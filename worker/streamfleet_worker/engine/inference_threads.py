@@ -189,7 +189,7 @@ class Runners:
                 now=now,
             )
             if not delay:
-                slots = self._queue.take(self._batching.max_batch)
+                slots = self._queue.take(now, self._batching.max_batch)
                 alone = not self._started and not self._queue.has_waiting
                 lone = len(self._connections) == 1
                 batch = _Batch(slots, wide=self._width.starts(now, alone=alone, lone=lone))
@@ -251,8 +251,9 @@ class Runners:
             raise BadPacket(f"a request for a slot below {len(connection.slots)}", packet)
         with self._lock:
             match message:
-                case RequestTurn(slot, source):
-                    self._queue.request_turn(connection, source, slot)
+                case RequestTurn(slot, source, decoded_at):
+                    # A frame of the future would stay the newest one.
+                    self._queue.request_turn(connection, source, slot, min(decoded_at, time.monotonic()))
                 case Decline(slot):
                     self._queue.withdraw(connection, slot)
                 case Run(slot, source):

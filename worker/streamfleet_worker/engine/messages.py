@@ -3,7 +3,8 @@
     engine → camera   OFFER   the model's input and output shapes, immediately
     camera → engine   SHARE   how many slots, with the descriptor of their memory (SCM_RIGHTS), once
     camera → engine   PRIORITY of all its frames from now on; until then it is normal
-    camera → engine   REQUEST slot, source: a frame waits; the slot will be filled when its turn comes
+    camera → engine   REQUEST slot, source, time of a frame: it waits; the slot will be filled when its turn
+                      comes; again with the time of a newer frame
     engine → camera   TURN    slot: fill it now
     camera → engine   DECLINE slot: nothing to infer any more
     camera → engine   RUN     slot, source: its input is complete
@@ -16,6 +17,7 @@ One message is one packet. A peer that sends anything else is disconnected.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 
@@ -27,6 +29,7 @@ MAX_SLOTS = 16
 _OFFER = struct.Struct("<cIIII")
 _SLOT = struct.Struct("<cB")
 _SLOT_OF_SOURCE = struct.Struct("<cBB")
+_REQUEST = struct.Struct("<cBBd")
 
 
 class BadPacket(Exception):
@@ -62,10 +65,11 @@ class SetPriority:
 
 @dataclass(frozen=True, slots=True)
 class RequestTurn:
-    """A frame of this source waits. This slot will be filled when its turn comes."""
+    """A frame of this source waits, or a newer one. This slot will be filled when its turn comes."""
 
     slot: int
     source: int  # of the camera's pipeline; its sources take turns
+    decoded_at: float  # monotonic seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,7 @@ def pack(message: FromCamera | FromEngine) -> bytes:
         case SetPriority():
             return _SLOT.pack(b"L", PRIORITIES.index(message.priority))
         case RequestTurn():
-            return _SLOT_OF_SOURCE.pack(b"W", message.slot, message.source)
+            return _REQUEST.pack(b"W", message.slot, message.source, message.decoded_at)
         case Turn():
             return _SLOT.pack(b"T", message.slot)
         case Decline():
@@ -134,12 +138,12 @@ def pack(message: FromCamera | FromEngine) -> bytes:
 
 def unpack_from_camera(packet: bytes) -> FromCamera:
     """Decode a packet of a camera. Raises: BadPacket."""
-    if len(packet) == _SLOT_OF_SOURCE.size:
-        kind, slot, source = _SLOT_OF_SOURCE.unpack(packet)
-        if kind == b"R":
-            return Run(slot, source)
-        if kind == b"W":
-            return RequestTurn(slot, source)
+    if len(packet) == _SLOT_OF_SOURCE.size and packet[:1] == b"R":
+        return Run(*_SLOT_OF_SOURCE.unpack(packet)[1:])
+    if len(packet) == _REQUEST.size and packet[:1] == b"W":
+        _, slot, source, decoded_at = _REQUEST.unpack(packet)
+        if math.isfinite(decoded_at):
+            return RequestTurn(slot, source, decoded_at)
     if len(packet) == _SLOT.size:
         kind, number = _SLOT.unpack(packet)
         if kind == b"P":

@@ -251,8 +251,8 @@ def _open(content: bytes, provider: str, *, threads: int = 1) -> ort.InferenceSe
     runtime = onnx_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    # The threads of one inference wait for each other in a loop: else they would sleep at each of its steps. The
-    # loop ends with the inference, or it would take the cores from everything else.
+    # The threads of one inference wait for each other in a loop: else they would sleep at each of its steps.
+    # The loop ends with the inference, or it would take the cores from everything else.
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.inter_op_num_threads = 1

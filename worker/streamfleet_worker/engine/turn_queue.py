@@ -1,8 +1,9 @@
 """Selects the next frames to infer, and the next slots to fill. Pure: no thread, no clock.
 
-Sources of one priority take turns: a source that always has waiting frames delays another by at most one
-inference. Between priorities, `PriorityOrder` decides. The slot of a live source is filled shortly before its
-turn, so its frame is new however many sources wait. A file fills its slots in advance.
+Sources of one priority take turns, in the order of `FairTurns`: a source that always has waiting frames
+delays another by at most a few inferences. Between priorities, `PriorityOrder` decides. The slot of a live
+source is filled shortly before its turn, so its frame is new however many sources wait. A file fills its
+slots in advance.
 
     REQUESTED ──► ASKED ──► FILLED ──► running      a live source
                          FILLED ──► running      a file
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from streamfleet_core.protocol.values import PRIORITIES, Priority
+from streamfleet_worker.engine.fair_turns import ALWAYS_NEW, FairTurns
 from streamfleet_worker.engine.priority_order import PriorityOrder, rank
 
 CameraT = TypeVar("CameraT", bound=Hashable)
@@ -50,38 +52,50 @@ class _Waiting:
 class TurnQueue(Generic[CameraT]):
     """The slots that wait to run, and those that run.
 
-    Invariants: a slot waits or runs, at most once; a source is in the circle of its priority exactly while a
-    slot of it waits.
+    Invariants: a slot waits or runs, at most once; a source waits for a turn of its priority exactly while a
+    slot of it does.
     """
 
     def __init__(self) -> None:
         self._priorities: dict[CameraT, Priority] = {}  # of cameras that told theirs; of others it is normal
         self._order = PriorityOrder()
         self._waiting: dict[tuple[CameraT, int], deque[_Waiting]] = {}  # by camera and source
-        # Of each priority that waits, in the order of their turns.
-        self._circles: dict[Priority, deque[tuple[CameraT, int]]] = {}
+        self._turns: dict[Priority, FairTurns[tuple[CameraT, int]]] = {
+            priority: FairTurns() for priority in PRIORITIES
+        }
         self._sources: dict[tuple[CameraT, int], int] = {}  # of the waiting slots, by camera and slot
         self._filled: dict[tuple[CameraT, int], float] = {}  # monotonic seconds, the oldest first
         self._running: set[tuple[CameraT, int]] = set()
 
     def set_priority(self, camera: CameraT, priority: Priority) -> None:
         """Set the priority of a camera, also for its slots that wait."""
-        lanes = [lane for lane in self._circles.get(self._priority(camera), ()) if lane[0] == camera]
-        for lane in lanes:
-            self._leave_circle(lane)
+        if priority == self._priority(camera):
+            return
+        before = self._turns_of(camera)
+        lanes = [(lane, before.remove(lane)) for lane in list(before) if lane[0] == camera]
+        before.forget(lambda lane: lane[0] == camera)
         self._priorities[camera] = priority
-        for lane in lanes:
-            self._join_circle(lane)
+        for lane, decoded_at in lanes:
+            self._turns[priority].add(lane, decoded_at)
 
-    def request_turn(self, camera: CameraT, source: int, slot: int) -> None:
-        """Add a slot that is filled when its turn comes. Raises: SlotBusy, without a change."""
-        self._add(camera, source, _Waiting(slot, _State.REQUESTED))
+    def request_turn(self, camera: CameraT, source: int, slot: int, decoded_at: float) -> None:
+        """Add a slot that is filled when its turn comes, or record that its source has a newer frame.
+
+        `decoded_at`: monotonic seconds, of that frame. Raises: SlotBusy, without a change.
+        """
+        waiting = self._find(camera, slot)
+        if waiting is None:
+            self._add(camera, source, _Waiting(slot, _State.REQUESTED), decoded_at)
+        elif waiting.state is _State.FILLED or self._sources[camera, slot] != source:
+            raise SlotBusy(f"slot {slot} already waits")
+        else:
+            self._turns_of(camera).refresh((camera, source), decoded_at)
 
     def fill(self, camera: CameraT, source: int, slot: int, now: float) -> None:
         """Record that a slot is filled. Its turn was requested, or it is new. Raises: SlotBusy."""
         waiting = self._find(camera, slot)
         if waiting is None:
-            self._add(camera, source, _Waiting(slot, _State.FILLED))
+            self._add(camera, source, _Waiting(slot, _State.FILLED), ALWAYS_NEW)
         elif waiting.state is _State.FILLED:
             raise SlotBusy(f"slot {slot} already waits")
         else:
@@ -95,19 +109,20 @@ class TurnQueue(Generic[CameraT]):
             raise SlotBusy(f"slot {slot} waits for no turn")
         self._remove(camera, waiting)
 
-    def take(self, most: int = 1) -> list[tuple[CameraT, int]]:
+    def take(self, now: float, most: int = 1) -> list[tuple[CameraT, int]]:
         """Take the slots to run next, up to `most`. Sources that are filling keep their place."""
         taken: list[tuple[CameraT, int]] = []
         while self._filled and len(taken) < most:
-            taken.append(self._take_next())
+            taken.append(self._take_next(now))
         return taken
 
     def ask(self, now: float, ahead: int) -> list[tuple[CameraT, int]]:
         """The slots whose cameras are to fill them now, so that `ahead` slots are filled or in filling."""
         asked = []
         prepared = 0
-        order = self._order if len(self._circles) < 2 else self._order.copy()
-        lanes = {priority: iter(circle) for priority, circle in self._circles.items()}
+        waiting = self._waiting_priorities
+        order = self._order.copy() if len(waiting) > 1 else self._order
+        lanes = {priority: self._turns[priority].order(now) for priority in waiting}
         while prepared < ahead and lanes:
             priority = order.sequence(lanes)[0]
             lane = next(lanes[priority], None)
@@ -117,12 +132,13 @@ class TurnQueue(Generic[CameraT]):
             first = self._waiting[lane][0]
             if first.state is _State.REQUESTED:
                 first.state, first.asked_at = _State.ASKED, now
+                self._turns[priority].refresh(lane, ALWAYS_NEW)  # its frame is chosen
                 asked.append((lane[0], first.slot))
             # A camera that does not answer must not keep the others from being asked.
             if first.state is _State.FILLED or first.is_coming(now):
                 prepared += 1
-                if len(self._circles) > 1:
-                    order.record(priority, self._circles)
+                if len(waiting) > 1:
+                    order.record(priority, waiting)
         return asked
 
     @property
@@ -151,7 +167,7 @@ class TurnQueue(Generic[CameraT]):
     @property
     def has_waiting(self) -> bool:
         """Whether a slot waits, filled or not."""
-        return bool(self._circles)
+        return bool(self._waiting)
 
     @property
     def has_requests(self) -> bool:
@@ -166,24 +182,19 @@ class TurnQueue(Generic[CameraT]):
 
     def forget(self, camera: CameraT) -> None:
         """Remove a camera. Its running slots are left to end."""
-        for lane in [lane for lane in self._circles.get(self._priority(camera), ()) if lane[0] == camera]:
+        for lane in [lane for lane in self._waiting if lane[0] == camera]:
             for waiting in self._waiting.pop(lane):
                 del self._sources[camera, waiting.slot]
                 self._filled.pop((camera, waiting.slot), None)
-            self._leave_circle(lane)
+        self._turns_of(camera).forget(lambda lane: lane[0] == camera)
         self._priorities.pop(camera, None)
 
     def check(self) -> None:
         """Assert the invariants."""
-        lanes = [lane for circle in self._circles.values() for lane in circle]
-        assert all(self._circles.values())
-        assert all(
-            self._priority(camera) == priority
-            for priority, circle in self._circles.items()
-            for camera, _ in circle
-        )
-        assert len(lanes) == len(self._waiting) == len(set(lanes))
+        lanes = [lane for turns in self._turns.values() for lane in turns]
+        assert len(lanes) == len(self._waiting)
         assert set(lanes) == set(self._waiting)
+        assert all(lane in self._turns_of(lane[0]) for lane in lanes)
         slots = [(camera, waiting.slot) for (camera, _), lane in self._waiting.items() for waiting in lane]
         assert len(slots) == len(set(slots)) == len(self._sources)
         assert not set(slots) & self._running
@@ -195,14 +206,14 @@ class TurnQueue(Generic[CameraT]):
             if waiting.state is _State.FILLED
         }
 
-    def _add(self, camera: CameraT, source: int, waiting: _Waiting) -> None:
+    def _add(self, camera: CameraT, source: int, waiting: _Waiting, decoded_at: float) -> None:
         key = (camera, waiting.slot)
         if key in self._running or key in self._sources:
             raise SlotBusy(f"slot {waiting.slot} already waits or runs")
         lane = (camera, source)
         if lane not in self._waiting:
             self._waiting[lane] = deque()
-            self._join_circle(lane)
+            self._turns_of(camera).add(lane, decoded_at)
         self._waiting[lane].append(waiting)
         self._sources[key] = source
 
@@ -212,39 +223,44 @@ class TurnQueue(Generic[CameraT]):
             return None
         return next(waiting for waiting in self._waiting[camera, source] if waiting.slot == slot)
 
-    def _take_next(self) -> tuple[CameraT, int]:
+    def _take_next(self, now: float) -> tuple[CameraT, int]:
+        priorities = self._waiting_priorities
         priority, lane, waiting = next(
             (priority, lane, waiting)
-            for priority in self._order.sequence(self._circles)
-            for lane in self._circles[priority]
+            for priority in self._order.sequence(priorities)
+            for lane in self._turns[priority].order(now)
             for waiting in self._waiting[lane]
             if waiting.state is _State.FILLED
         )
-        self._order.record(priority, self._circles)
+        self._order.record(priority, priorities)
         camera, _ = lane
-        self._remove(camera, waiting)
-        if lane in self._waiting:
-            self._leave_circle(lane)
-            self._join_circle(lane)
+        self._turns[priority].take(lane)
+        self._drop(lane, waiting)
+        if lane in self._waiting:  # a file, as a live source fills one slot at a time
+            self._turns[priority].add(lane, ALWAYS_NEW)
         self._running.add((camera, waiting.slot))
         return camera, waiting.slot
 
     def _remove(self, camera: CameraT, waiting: _Waiting) -> None:
-        self._filled.pop((camera, waiting.slot), None)
-        lane = (camera, self._sources.pop((camera, waiting.slot)))
+        lane = (camera, self._sources[camera, waiting.slot])
+        self._drop(lane, waiting)
+        if lane not in self._waiting:
+            self._turns_of(camera).remove(lane)
+
+    def _drop(self, lane: tuple[CameraT, int], waiting: _Waiting) -> None:
+        key = (lane[0], waiting.slot)
+        self._filled.pop(key, None)
+        del self._sources[key]
         self._waiting[lane].remove(waiting)
         if not self._waiting[lane]:
             del self._waiting[lane]
-            self._leave_circle(lane)
 
     def _priority(self, camera: CameraT) -> Priority:
         return self._priorities.get(camera, "normal")
 
-    def _join_circle(self, lane: tuple[CameraT, int]) -> None:
-        self._circles.setdefault(self._priority(lane[0]), deque()).append(lane)
+    def _turns_of(self, camera: CameraT) -> FairTurns[tuple[CameraT, int]]:
+        return self._turns[self._priority(camera)]
 
-    def _leave_circle(self, lane: tuple[CameraT, int]) -> None:
-        priority = self._priority(lane[0])
-        self._circles[priority].remove(lane)
-        if not self._circles[priority]:
-            del self._circles[priority]
+    @property
+    def _waiting_priorities(self) -> list[Priority]:
+        return [priority for priority, turns in self._turns.items() if len(turns)]

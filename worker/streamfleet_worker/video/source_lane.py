@@ -62,9 +62,9 @@ class SourceLane:
         return self.finite and self.buffer.exhausted
 
     @property
-    def has_frame(self) -> bool:
-        """Whether a frame waits in the buffer."""
-        return self.buffer.has_frame
+    def next_decoded_at(self) -> float | None:
+        """Monotonic seconds at which the next frame was decoded; None if none waits in the buffer."""
+        return self.buffer.next_decoded_at
 
     def drop_cause(self, now: float) -> str | None:
         """Why a frame that is grabbed now would be dropped; None if it may be needed. Any thread may ask."""

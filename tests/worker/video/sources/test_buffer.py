@@ -90,6 +90,32 @@ def test_a_writer_that_waits_is_let_go_by_close() -> None:
     assert not writer.is_alive()
 
 
+@pytest.mark.parametrize(("finite", "signals"), [(False, [True, False, True]), (True, [True, False, False])])
+def test_newer_frames_of_a_live_source_are_signalled_but_not_each(finite: bool, signals: list[bool]) -> None:
+    wakeup = Wakeup()
+    buffer = FrameBuffer(9, wakeup=wakeup, finite=finite)
+
+    found = []
+    for number, at in enumerate((10.0, 10.04, 10.06)):
+        buffer.put(frame(number, at=at))
+        found.append(bool(select.select([wakeup], [], [], 0)[0]))
+        wakeup.clear()
+
+    assert found == signals
+
+
+@pytest.mark.parametrize(("consumption", "expected"), [("EAGER", 2.0), ("LAZY", 1.0)])
+def test_it_tells_when_the_frame_that_is_taken_next_was_decoded(
+    consumption: Consumption, expected: float
+) -> None:
+    buffer = FrameBuffer(2, wakeup=Wakeup(), consumption=consumption)
+    before = buffer.next_decoded_at
+    for number in (1, 2):
+        buffer.put(frame(number, at=float(number)))
+
+    assert (before, buffer.next_decoded_at) == (None, expected)
+
+
 def test_it_is_exhausted_only_when_the_last_frame_has_been_taken() -> None:
     wakeup = Wakeup()
     buffer = FrameBuffer(2, wakeup=wakeup)

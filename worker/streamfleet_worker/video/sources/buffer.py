@@ -19,6 +19,8 @@ from streamfleet_core.protocol.values import Consumption, Filling
 from streamfleet_worker.video.frame import Frame
 from streamfleet_worker.video.sources.buffer_policy import Paces, Rate, Skipping
 
+_REFRESH = 0.05  # seconds between two signals for newer frames, while the first one waits
+
 
 class Signal(Protocol):
     """Wakes a thread: a `Wakeup`, or a `threading.Event`."""
@@ -50,6 +52,7 @@ class FrameBuffer:
         self._held = False
         self._finished = False
         self._closed = False
+        self._signalled_at = 0.0  # monotonic seconds: `decoded_at` of the frame
         self._skipping = Skipping() if filling.startswith("ADAPTIVE") else None
         self._grabbing, self._decoding, self._reading = Rate(), Rate(), Rate()
 
@@ -77,9 +80,13 @@ class FrameBuffer:
                 return dropped
             if dropped:
                 self._frames.popleft()
-            first = not self._frames
+            decoded_at = frame.stamp.decoded_at
+            # If frames remain, the consumer waits for something else, which may depend on the newest one.
+            signals = not self._frames or (not self.finite and decoded_at - self._signalled_at >= _REFRESH)
             self._frames.append(frame)
-        if first:  # if frames remain, the consumer waits for something else
+            if signals:
+                self._signalled_at = decoded_at
+        if signals:
             self._wakeup.set()
         return dropped
 
@@ -98,9 +105,12 @@ class FrameBuffer:
             return frames
 
     @property
-    def has_frame(self) -> bool:
-        """Whether a frame can be taken."""
-        return bool(self._frames)
+    def next_decoded_at(self) -> float | None:
+        """Monotonic seconds at which the frame that would be taken was decoded; None if there is none."""
+        with self._changed:
+            if not self._frames:
+                return None
+            return self._frames[-1 if self.consumption == "EAGER" else 0].stamp.decoded_at
 
     def drain(self, now: float) -> list[Frame]:
         """Take all frames of a live source. A file keeps its frames."""
