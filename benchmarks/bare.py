@@ -151,12 +151,17 @@ class Slot:
         return len(decode(self.output, geometry, manifest=self._manifest, rules=RULES))
 
 
-def session_of(weights: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load the model. `threads`: of one run; 0: the default of ONNX Runtime."""
+def session_of(weights: Path, threads: int, *, spins_on: bool = True) -> onnxruntime.InferenceSession:
+    """Load the model.
+
+    `threads`: of one run; 0: the default of ONNX Runtime. `spins_on`: whether they wait for the next run in a
+    loop, which takes CPU time. That is the default of ONNX Runtime.
+    """
     runtime = onnx_runtime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "0" if spins_on else "1")
     return runtime.InferenceSession(weights.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 

@@ -2,13 +2,15 @@
 
 Several cameras are films of 10 frames/s that play live, with `max_fps` as the rate of their scene: what is
 decoded beyond that rate is a cost of its own. One camera alone has the rate of its scene, without a limit.
-Baseline of the same run: one thread of a bare process that infers at the rate of the whole scene, or without
-a pause if it cannot; its CPU time per inference, multiplied by the predictions of the fleet. An engine that
-waits for the CPU, because cameras use it, gives fewer predictions than were asked for.
+Baseline of the same run: a bare process that infers at the rate of the whole scene, or without a pause if it
+cannot; its CPU time per inference, multiplied by the predictions of the fleet. An inference has as many
+threads as in the engine: one with several cameras, all with one camera alone. An engine that waits for the
+CPU, because cameras use it, gives fewer predictions than were asked for.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections import Counter
@@ -68,7 +70,8 @@ def run(setting: Setting) -> Report:
             for _ in range(setting.rounds_of(3)):
                 rate = scene.cameras * scene.fps
                 task = Task(setting.model, setting.manifest, (), seconds)
-                alone.setdefault(scene, []).append(cost_alone(task, rate))
+                threads = len(os.sched_getaffinity(0)) if scene.cameras == 1 else 1
+                alone.setdefault(scene, []).append(cost_alone(task, rate, threads))
                 paced = of_fleet(fleet, film, scene, settle=setting.pick(5.0, 1.0), seconds=seconds)
                 found.setdefault(scene, []).append(paced)
     return report(setting, scenes, found, alone, seconds=seconds)
@@ -95,16 +98,16 @@ def of_fleet(fleet: Fleet, film: Path, scene: Scene, *, settle: float, seconds: 
     return Paced({part: float(cpu[part]) for part in PARTS}, received / lasted)
 
 
-def cost_alone(task: Task, rate: float) -> float:
+def cost_alone(task: Task, rate: float, threads: int) -> float:
     """Return the seconds of CPU time of one inference, in a process that infers at this rate."""
-    with child(_infer, task, rate) as connection:
+    with child(_infer, task, rate, threads) as connection:
         cost: float = receive(connection, task.seconds + 60)
     return cost
 
 
-def _infer(connection: Connection, task: Task, rate: float) -> None:
+def _infer(connection: Connection, task: Task, rate: float, threads: int) -> None:
     start_session()
-    slot = Slot(session_of(task.weights, 1), task.manifest)
+    slot = Slot(session_of(task.weights, threads, spins_on=False), task.manifest)
     spent, count, due = 0.0, 0, time.monotonic()
     until = due + task.seconds
     while time.monotonic() < until:
