@@ -47,6 +47,22 @@ def test_a_lone_camera_may_use_most_of_the_time(rate: float, expected: bool) -> 
     assert set(chosen[len(chosen) // 2 :]) == {expected}
 
 
+def test_a_lone_camera_whose_inferences_on_one_thread_overlap_gets_all_threads() -> None:
+    chosen = play(RunWidth(2), 6.5, seconds=40, lone=True, alone=False)
+
+    assert all(chosen[len(chosen) // 2 :])
+
+
+def test_only_one_inference_at_a_time_uses_all_threads() -> None:
+    width = RunWidth(2)
+    play(width, 2, lone=True)
+
+    both = [width.starts(at, alone=False, lone=True) for at in (10.0, 10.1)]
+    width.ended(WIDE, wide=True)
+
+    assert (both, width.starts(10.2, alone=False, lone=True)) == ([True, False], True)
+
+
 def test_an_inference_beside_others_uses_one_thread() -> None:
     assert not any(play(RunWidth(2), 3, alone=False))
 

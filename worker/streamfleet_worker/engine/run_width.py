@@ -3,7 +3,8 @@
 One thread for each inference gives the most frames per second, as several frames run in parallel. All threads
 for one inference give the lowest latency. So an inference uses all of them if it is alone, and if they would
 be idle for a part of the time anyway. A lone camera needs less idle time than several: its frames come one
-after another, those of several at the same time.
+after another, those of several at the same time. Its inferences on one thread may overlap, while those on all
+threads would not; so it need not be alone, but only one at a time uses all threads.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class RunWidth:
         self._narrow = 0.0  # seconds of an inference on one thread; 0: unknown
         self._wide = 0.0  # seconds of an inference on all threads; 0: unknown
         self._wide_runs = 0
+        self._runs_wide = False  # an inference on all threads
         self._wide_at = 0.0  # monotonic seconds of the last one
         self._is_low = False
         self._is_available = False
@@ -57,14 +59,17 @@ class RunWidth:
         busy = self._rate * (self._wide or self._narrow * _EXPECTED_GAIN)
         low, middle = (_LOW_LONE, _MIDDLE_LONE) if lone else (_LOW, _MIDDLE)
         self._is_low = 0 < busy < (middle if self._is_low else low)
-        is_wide = alone and self._is_available and self._is_low and self._is_worthwhile
-        if is_wide:
-            self._wide_at = now
-        return is_wide
+        if not (self._is_available and self._is_low and self._is_worthwhile):
+            return False
+        if self._runs_wide or not (alone or lone):
+            return False
+        self._runs_wide, self._wide_at = True, now
+        return True
 
     def ended(self, seconds: float, *, wide: bool) -> None:
         """Record the duration of an inference."""
         if wide:
+            self._runs_wide = False
             self._wide_runs += 1
             self._wide = _smoothed(self._wide, seconds)
         else:
