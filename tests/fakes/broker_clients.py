@@ -158,7 +158,8 @@ class Sockets:
         events = 0
         for event in OUTCOMES:
             events |= event
-        monitor = socket.get_monitor_socket(events)
+        # libzmq gives an address back some time after its use, and another monitor may follow at once.
+        monitor = socket.get_monitor_socket(events, f"inproc://handshake-{uuid.uuid4()}")
         socket.connect(endpoint)
         try:
             told = await asyncio.wait_for(recv_monitor_message(monitor), timeout)
