@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,9 +113,11 @@ def holdings(worker: Worker) -> Holdings:
     memory: dict[str, int] = {}
     for pid, name in worker.family().items():
         process = Path(f"/proc/{pid}")
-        status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-        processes[name] = processes.get(name, 0) + 1
-        descriptors[name] = descriptors.get(name, 0) + len(list((process / "fd").iterdir()))
-        memory[name] = memory.get(name, 0) + int(status["VmRSS"].split()[0])
+        with suppress(OSError, KeyError):  # it has just ended
+            status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+            count, size = len(list((process / "fd").iterdir())), int(status["VmRSS"].split()[0])
+            processes[name] = processes.get(name, 0) + 1
+            descriptors[name] = descriptors.get(name, 0) + count
+            memory[name] = memory.get(name, 0) + size
     files = tuple(sorted(str(path.relative_to(worker.data)) for path in worker.data.rglob("*")))
     return Holdings(processes, descriptors, memory, files)

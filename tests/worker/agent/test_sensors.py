@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,14 @@ def test_throttling_is_an_event_when_it_begins_and_when_it_ends(folder: Path, br
         wait_for(lambda: broker.device("cam-1").state == "ready", "the device is ready")
         with worker.subscribed(device_topic("cam-1")) as receive:
             cool = wait_for(lambda: _with_heat(receive(PATIENCE)), "a status with the temperature")
-        lay(worker.data / "machine", {COUNTER: "5"})
-        began = wait_for(lambda: event_after(0, REASON), "the event that it begins")
+        counts = itertools.count(5)
+
+        def begins() -> FleetEvent | None:
+            # Again and again: an agent that stands still misses what is over so soon.
+            lay(worker.data / "machine", {COUNTER: str(next(counts))})
+            return event_after(0, REASON)
+
+        began = wait_for(begins, "the event that it begins")
         ended = wait_for(lambda: event_after(began.n, f"ended: {REASON}"), "the event that it ends")
     finally:
         worker.kill()
