@@ -524,9 +524,7 @@ def test_it_ends_when_the_agent_is_gone(stand: ProcessHarness) -> None:
 def test_a_port_that_another_holds_is_bound_when_it_is_free(
     stand: ProcessHarness, context: zmq.Context, camera: Camera
 ) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
+    with socket.create_server(("127.0.0.1", free_port())) as other:  # nobody else takes it in between
         endpoint, server, publisher = _direct(stand, port=other.getsockname()[1])
         friend = zmq.curve_keypair()
         publisher.tell(AllowSubscribers((friend[0].decode(),)))
