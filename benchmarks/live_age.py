@@ -32,7 +32,8 @@ from tests.fleet.harness import Fleet, wait_for
 FLEET = "fleet"
 SIDES = (*LIVE_ARRANGEMENTS, FLEET)
 EQUAL = 0.05  # maximum relative difference of a camera's frames from the median, beyond one frame
-_WARM_UP = 5.0  # seconds, at most as long as the measurement, after which processes no longer start
+_WARM_UP = 5.0  # seconds, after which processes no longer start
+_QUICK_WARM_UP = 0.5  # seconds
 _SETTLED = 60.0  # seconds until all frames of halted cameras are done, and their status says so
 _START = 240.0  # seconds until each camera is predicted: dozens of processes start
 _STARTING = 8  # pipelines that are started at the same time
@@ -134,7 +135,8 @@ def run(setting: Setting) -> Report:
                 for arrangement in LIVE_ARRANGEMENTS:
                     measured = found.setdefault((scene, arrangement), Measured())
                     of_bare(arrangement, setting, cameras, scene, seconds, measured)
-                of_fleet(fleet, cameras, scene, seconds, found.setdefault((scene, FLEET), Measured()))
+                measured = found.setdefault((scene, FLEET), Measured())
+                of_fleet(fleet, setting, cameras, scene, seconds, measured)
     return report(setting, scenes, found, seconds=seconds)
 
 
@@ -151,7 +153,7 @@ def of_bare(
     urls = tuple(cameras.urls(camera_names, scene.fps))
     with watching(arrangement, LiveTask(setting.model, setting.manifest, urls)) as loop:
         loop.await_predictions()
-        window = _measure(seconds)
+        window = _measure(seconds, warm_up=setting.pick(_WARM_UP, _QUICK_WARM_UP))
         taken = cameras.halt(camera_names)
         captured = [taken[name] for name in camera_names]
         watched = loop.finish([len(each.times_ns) for each in captured])
@@ -159,7 +161,14 @@ def of_bare(
     measured.dropped["replaced"] += sum(each.replaced for each in watched)
 
 
-def of_fleet(fleet: Fleet, cameras: LiveCameras, scene: Scene, seconds: float, measured: Measured) -> None:
+def of_fleet(
+    fleet: Fleet,
+    setting: Setting,
+    cameras: LiveCameras,
+    scene: Scene,
+    seconds: float,
+    measured: Measured,
+) -> None:
     """Measure the fleet once."""
     camera_names = names(scene.cameras)
     urls = cameras.urls(camera_names, scene.fps)
@@ -172,9 +181,9 @@ def of_fleet(fleet: Fleet, cameras: LiveCameras, scene: Scene, seconds: float, m
             lambda: not _silent(receiver, camera_names),
             lambda: f"a datagram of {', '.join(_silent(receiver, camera_names))}\n{fleet.log()[-2000:]}",
             timeout=_START,
-            every=1.0,
+            every=setting.pick(1.0, 0.1),
         )
-        window = _measure(seconds)
+        window = _measure(seconds, warm_up=setting.pick(_WARM_UP, _QUICK_WARM_UP))
         taken = cameras.halt(camera_names)
         captured = [taken[name] for name in camera_names]
         statuses = settled(fleet, camera_names, [len(each.times_ns) for each in captured])
@@ -212,8 +221,8 @@ def _source(fleet: Fleet, pipeline_id: str) -> dict[str, Any]:
     return source
 
 
-def _measure(seconds: float) -> Window:
-    time.sleep(min(_WARM_UP, seconds))
+def _measure(seconds: float, *, warm_up: float) -> Window:
+    time.sleep(warm_up)
     begin_ns = boot_ns()
     time.sleep(seconds)
     return Window(begin_ns, boot_ns())
