@@ -71,7 +71,7 @@ types: install
 	$(BIN)/mypy
 
 tests: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not among the tests: they fetch what they need, the second one for minutes (a Debian, and all that images have).
 .PHONY: first-hour-check package-check images-check locks-check gpu-check

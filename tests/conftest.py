@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from tests.fakes.rtsp import PACKAGES, RtspServer, is_missing
 from tests.fakes.web import Web, make_certificate
 
+HERE = Path(__file__).parent
 # Some tests load ONNX Runtime themselves. It reads this then, and sends nothing and opens no file of its own.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 # FFmpeg in the tests' own process is silent whichever test opens a film first; it is asked only once.
@@ -35,6 +36,12 @@ def pytest_configure() -> None:
         suppress_health_check=[HealthCheck.too_slow],
     )
     settings.load_profile("timeless")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with fleets and end with what is pure: the last file then leaves no core idle for long."""
+    order = {"fleet": 0, "core": 2}
+    items.sort(key=lambda item: order.get(item.path.relative_to(HERE).parts[0], 1))
 
 
 @pytest.fixture
