@@ -78,13 +78,12 @@ PROGRAMS: dict[str, Callable[[Mapping[str, str]], object]] = {
 # Compose files --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", compose.FILES, ids=lambda path: path.name)
-def test_a_file_is_what_the_official_schema_says(path: Path) -> None:
+def test_each_file_is_what_the_official_schema_says() -> None:
     checker = BIN / "check-jsonschema"
     if not checker.exists():
         pytest.skip("needs check-jsonschema")
 
-    command = [str(checker), "--builtin-schema", "vendor.compose-spec", str(path)]
+    command = [str(checker), "--builtin-schema", "vendor.compose-spec", *map(str, compose.FILES)]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert checked.returncode == 0, checked.stdout + checked.stderr

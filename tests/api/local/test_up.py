@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,8 @@ def until(condition: Callable[[], object], fleet: Fleet) -> None:
 Start = Callable[..., Fleet]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
+@contextlib.contextmanager
+def starting() -> Iterator[Start]:
     """Starts fleets, each in a folder of its own unless told otherwise, and ends them."""
     started: list[Fleet] = []
     folder = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
@@ -121,10 +122,65 @@ def start() -> Iterator[Start]:
         started.append(Fleet(where, *options, **settings))
         return started[-1]
 
-    yield make
-    for fleet in started:
-        fleet.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield make
+    finally:
+        for fleet in started:
+            fleet.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """For fleets of one test."""
+    with starting() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Fleet]:
+    """One that no test changes, started where all may read everything and may open half of the files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with starting() as start:
+        before = os.umask(0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
+        try:
+            fleet = ready(start())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            os.umask(before)
+        yield fleet
+
+
+@dataclass(frozen=True)
+class Twice:
+    """One for other machines, which was ended and started again."""
+
+    shown: str  # the first time
+    line: str  # a token that it gave to a device then
+    by_name: int  # status, to who asked for an address that it advertises
+    fleet: Fleet  # the second one
+
+    @property
+    def api(self) -> Path:
+        return self.fleet.folder / "d/api"
+
+
+@pytest.fixture(scope="module")
+def twice() -> Iterator[Twice]:
+    options = ("--host", "0.0.0.0", "--advertise", "10.1.2.3", "--advertise", "edge.example")
+    with starting() as start:
+        first = ready(start(*options))
+        pin = PinnedContext((first.folder / "d/api/fingerprint").read_text())
+        url = f"https://127.0.0.1:{first.port}"
+        with httpx.Client(base_url=url, verify=pin, timeout=PATIENCE, trust_env=False) as client:
+            line = client.post("/v2/devices", json={"name": "edge"}).json()["token"]
+            by_name = client.get("/v2/devices", headers={"host": "10.1.2.3"}).status_code
+        shown = first.text()
+        first.stop()
+        first.log.unlink()
+        second = start(*options, folder=first.folder)
+        yield Twice(shown, line, by_name, ready(second))
 
 
 @pytest.fixture
@@ -152,18 +208,13 @@ def test_what_dies_is_started_again(fleet: Fleet) -> None:
     assert re.search(r"^\d\d:\d\d:\d\d api was killed \(SIGKILL\), restarts in \d", fleet.text(), re.M)
 
 
-def test_nobody_else_may_read_what_a_fleet_creates(start: Start) -> None:
-    before = os.umask(0)
-    try:
-        fleet = ready(start())
-    finally:
-        os.umask(before)
-
+def test_nobody_else_may_read_what_a_fleet_creates(standing: Fleet) -> None:
     created = [
         Path(root, name)
-        for root, folders, files in os.walk(fleet.folder / "d")
+        for root, folders, files in os.walk(standing.folder / "d")
         for name in (*folders, *files)
     ]
+
     assert len(created) > 5
     assert [path for path in created if is_for_others(path)] == []
 
@@ -196,15 +247,10 @@ def test_what_dies_is_among_the_events(fleet: Fleet) -> None:
     )
 
 
-def test_every_process_may_open_as_many_files_as_the_kernel_allows(start: Start) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard // 2, hard))
-    try:
-        fleet = ready(start())
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+def test_every_process_may_open_as_many_files_as_the_kernel_allows(standing: Fleet) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    for name, pid in {"up": fleet.process.pid, **fleet.children()}.items():
+    for name, pid in {"up": standing.process.pid, **standing.children()}.items():
         assert resource.prlimit(pid, resource.RLIMIT_NOFILE) == (hard, hard), name
 
 
@@ -344,12 +390,12 @@ def test_a_file_in_the_way_is_one_line_with_its_name(start: Start) -> None:
     assert f"error: --data-dir {fleet.folder / 'd'}: {path}" in fleet.text()
 
 
-def test_a_long_data_directory_is_refused_at_once(start: Start, fleet: Fleet) -> None:
-    second = start(folder=fleet.folder / ("x" * 80))
+def test_a_long_data_directory_is_refused_at_once(start: Start, short_dir: Path) -> None:
+    fleet = start(folder=short_dir / ("x" * 80))
 
-    assert second.process.wait(PATIENCE) == 1
-    assert re.search(r"--data-dir .*: the path is \d+ bytes too long .*, \d+ are possible", second.text())
-    assert "shorter --data-dir" in second.text()
+    assert fleet.process.wait(PATIENCE) == 1
+    assert re.search(r"--data-dir .*: the path is \d+ bytes too long .*, \d+ are possible", fleet.text())
+    assert "shorter --data-dir" in fleet.text()
 
 
 def test_a_data_directory_that_is_no_text_is_refused(start: Start, short_dir: Path) -> None:
@@ -360,57 +406,38 @@ def test_a_data_directory_that_is_no_text_is_refused(start: Start, short_dir: Pa
     assert "Traceback" not in fleet.text()
 
 
-def test_beyond_this_host_the_token_is_demanded_and_shown_once(start: Start) -> None:
-    first = ready(start("--host", "0.0.0.0"))
-    token = (first.folder / "d/api/token").read_text().strip()
-    shown = first.text()
-    first.stop()
-    first.log.unlink()
+def test_beyond_this_host_the_token_is_demanded_and_shown_once(twice: Twice) -> None:
+    token = (twice.api / "token").read_text().strip()
 
-    second = ready(start("--host", "0.0.0.0", folder=first.folder))
-
-    assert token in shown
-    assert token not in second.text()
-    assert "d/api/token" in second.text()
+    assert token in twice.shown
+    assert token not in twice.fleet.text()
+    assert "d/api/token" in twice.fleet.text()
 
 
-def test_the_screen_tells_the_addresses_that_others_use(start: Start) -> None:
-    fleet = ready(start("--host", "0.0.0.0", "--advertise", "10.1.2.3", "--advertise", "edge.example"))
-
-    assert f"http://127.0.0.1:{fleet.port}\n" in fleet.text()
+def test_the_screen_tells_the_addresses_that_others_use(twice: Twice) -> None:
+    assert f"http://127.0.0.1:{twice.fleet.port}\n" in twice.fleet.text()
     for host in ("10.1.2.3", "edge.example"):
-        assert f"https://{host}:{fleet.port}  from other machines" in fleet.text()
+        assert f"https://{host}:{twice.fleet.port}  from other machines" in twice.fleet.text()
 
 
 def test_beyond_this_host_it_serves_tls_by_a_certificate_of_its_own_which_join_tokens_pin(
-    start: Start,
+    twice: Twice,
 ) -> None:
-    first = ready(start("--host", "0.0.0.0", "--advertise", "10.1.2.3"))
-    pin = (first.folder / "d/api/fingerprint").read_text()
-    url = f"https://127.0.0.1:{first.port}"
-    with httpx.Client(base_url=url, verify=PinnedContext(pin), timeout=PATIENCE, trust_env=False) as client:
-        line = client.post("/v2/devices", json={"name": "edge"}).json()["token"]
-        assert client.get("/v2/devices", headers={"host": "10.1.2.3"}).status_code == 200
-    key = first.folder / "d/api/tls-key.pem"
-    shown = first.text()
-    first.stop()
+    pin = (twice.api / "fingerprint").read_text()
 
-    second = ready(start("--host", "0.0.0.0", folder=first.folder))
-
-    assert f"STREAMFLEET_FINGERPRINT={pin}" in shown
-    assert JoinToken.decode(line).api_fingerprint == pin
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert (second.folder / "d/api/fingerprint").read_text() == pin
+    assert f"STREAMFLEET_FINGERPRINT={pin}" in twice.shown
+    assert JoinToken.decode(twice.line).api_fingerprint == pin  # the same one after the restart
+    assert twice.by_name == 200
+    assert stat.S_IMODE((twice.api / "tls-key.pem").stat().st_mode) == 0o600
 
 
-def test_on_this_host_alone_it_has_no_certificate_and_tokens_pin_none(start: Start) -> None:
-    fleet = ready(start())
-
-    with httpx.Client(base_url=f"http://127.0.0.1:{fleet.port}", timeout=PATIENCE, trust_env=False) as client:
+def test_on_this_host_alone_it_has_no_certificate_and_tokens_pin_none(standing: Fleet) -> None:
+    url = f"http://127.0.0.1:{standing.port}"
+    with httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False) as client:
         line = client.post("/v2/devices", json={"name": "edge"}).json()["token"]
 
     assert JoinToken.decode(line).api_fingerprint == ""
-    assert not (fleet.folder / "d/api/fingerprint").exists()
+    assert not (standing.folder / "d/api/fingerprint").exists()
 
 
 def test_a_token_file_that_nobody_could_use_starts_nothing(start: Start) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,36 @@ def digest(path: Path) -> str:
     return fingerprint_of(path.read_text())
 
 
-@pytest.fixture
-def secure(short_dir: Path, peer: Peer, first: Path) -> Iterator[Api]:
-    """An api with a certificate that tests may renew."""
-    folder = short_dir / f"secure-{peer.generation}"
+@contextmanager
+def serving(folder: Path, peer: Peer, certificate: Path) -> Iterator[Api]:
+    """An api with a copy of this certificate in its folder."""
     folder.mkdir()
-    shutil.copy2(first, folder / "c.pem")
+    shutil.copy2(certificate, folder / "c.pem")
     api = Api(folder, peer, "--tls-cert", str(folder / "c.pem"))
     yield api
     assert api.stop() == 0
     assert "Traceback" not in api.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def one_secure(short_dir: Path, one_peer: Peer, first: Path) -> Iterator[Api]:
+    """The module's api with a certificate."""
+    with serving(short_dir / "secure", one_peer, first) as api:
+        yield api
+
+
+@pytest.fixture
+def secure(one_secure: Api, peer: Peer) -> Api:
+    """It, in front of an empty broker."""
+    one_secure.wait_for_broker()
+    return one_secure
+
+
+@pytest.fixture
+def renewable(short_dir: Path, peer: Peer, first: Path) -> Iterator[Api]:
+    """An api whose certificate a test may renew."""
+    with serving(short_dir / f"renewable-{peer.generation}", peer, first) as api:
+        yield api
 
 
 def shown(api: Api) -> str:
@@ -122,25 +143,25 @@ def test_tls_below_1_2_is_refused(secure: Api) -> None:
         context.wrap_socket(raw)
 
 
-def test_a_renewed_certificate_is_served_without_a_restart(secure: Api, first: Path, second: Path) -> None:
-    file, told = secure.folder / "c.pem", secure.folder / "api/fingerprint"
-    assert shown(secure) == digest(first)
+def test_a_renewed_certificate_is_served_without_a_restart(renewable: Api, first: Path, second: Path) -> None:
+    file, told = renewable.folder / "c.pem", renewable.folder / "api/fingerprint"
+    assert shown(renewable) == digest(first)
 
     file.write_text("half a certificate")
-    assert shown(secure) == digest(first)
+    assert shown(renewable) == digest(first)
     file.unlink()
-    assert shown(secure) == digest(first)
-    shutil.copy2(second, secure.folder / "new.pem")
-    (secure.folder / "new.pem").replace(file)
+    assert shown(renewable) == digest(first)
+    shutil.copy2(second, renewable.folder / "new.pem")
+    (renewable.folder / "new.pem").replace(file)
 
     known = FilePinnedContext(told)
     with httpx.Client(
-        base_url=f"https://127.0.0.1:{secure.port}", verify=known, timeout=PATIENCE, trust_env=False
+        base_url=f"https://127.0.0.1:{renewable.port}", verify=known, timeout=PATIENCE, trust_env=False
     ) as client:
-        assert shown(secure) == digest(second)
+        assert shown(renewable) == digest(second)
         assert client.get("/healthz").status_code == 200
     assert told.read_text() == digest(second)
-    assert secure.log.read_text().count("the old certificate is served still") == 2
+    assert renewable.log.read_text().count("the old certificate is served still") == 2
 
 
 def test_the_command_line_knows_the_api_of_this_machine_by_its_file_and_others_by_an_option(
