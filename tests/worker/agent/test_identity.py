@@ -37,6 +37,12 @@ def broker() -> Iterator[Broker]:
         broker.close()
 
 
+@pytest.fixture
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests in which nobody answers, however long they wait."""
+    monkeypatch.setattr(module, "ATTEMPT_TIMEOUT", 0.2)
+
+
 def token_of(broker: Broker, device: str) -> JoinToken:
     return JoinToken.decode(broker.token(device))
 
@@ -93,6 +99,7 @@ async def test_an_address_where_nobody_is_is_followed_by_the_next(broker: Broker
     assert identity.endpoints == detour.endpoints[::-1]
 
 
+@pytest.mark.usefixtures("_impatience")
 async def test_nobody_at_all_is_an_error_with_the_addresses(broker: Broker, tmp_path: Path) -> None:
     (unused,) = free_ports(1)
     lost = replace(token_of(broker, "cam-6"), endpoints=(f"tcp://127.0.0.1:{unused}",))
@@ -101,6 +108,7 @@ async def test_nobody_at_all_is_an_error_with_the_addresses(broker: Broker, tmp_
         await join(tmp_path / "identity.json", lost, timeout=0.0)
 
 
+@pytest.mark.usefixtures("_impatience")
 async def test_a_broker_with_another_key_is_told_nothing(broker: Broker, tmp_path: Path) -> None:
     public, _ = zmq.curve_keypair()
     forged = replace(token_of(broker, "cam-7"), broker_key=public.decode())

@@ -18,8 +18,9 @@ import pytest
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.picked_sample import PICKED, Picked
 from streamfleet_core.protocol.requests import ListDevices
+from streamfleet_worker.agent import sample_uploader
 from streamfleet_worker.agent.model_cache import Source
-from streamfleet_worker.agent.sample_uploader import BACKOFF_FIRST, CHECK_INTERVAL, Uploader
+from streamfleet_worker.agent.sample_uploader import CHECK_INTERVAL, Uploader
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker, Worker, wait_for
 from tests.fakes.ports_and_folders import free_port
@@ -104,7 +105,13 @@ def spool(tmp_path: Path) -> Spool:
 
 
 @pytest.fixture
-async def uploader(spool: Spool) -> AsyncIterator[Uploader]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_uploader, "CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(sample_uploader, "BACKOFF_FIRST", 0.4)
+
+
+@pytest.fixture
+async def uploader(spool: Spool, _quick: None) -> AsyncIterator[Uploader]:
     uploader = Uploader(spool, lambda: 0.0)  # its back-off is half of the longest
     yield uploader
     await uploader.close()
@@ -181,7 +188,7 @@ async def test_what_was_not_taken_stays_and_is_sent_again(
         assert names(spool) == [item.sample.name]
         await until(lambda: not spool.entries())
 
-    assert time.monotonic() - began >= BACKOFF_FIRST / 2
+    assert time.monotonic() - began >= sample_uploader.BACKOFF_FIRST / 2
     assert list(api.kept.values()) == [item]
 
 
@@ -227,7 +234,7 @@ async def test_what_the_api_will_never_take_keeps_nobody_waiting(
         uploader.use(Source(api.url, "ticket"))
         uploader.start()
         await until(lambda: names(spool) == [refused.sample.name])
-        await asyncio.sleep(CHECK_INTERVAL + 0.2)
+        await asyncio.sleep(5 * sample_uploader.CHECK_INTERVAL)
 
     assert api.came == [path_of(refused), path_of(other)]
     assert names(spool) == [refused.sample.name]

@@ -250,15 +250,17 @@ def test_a_file_that_had_ended_has_still_ended_after_a_restart(
 
 def test_an_engine_that_is_killed_costs_a_file_no_frame(stand: ProcessHarness) -> None:
     path = stand.folder / "slow.onnx"
-    manifest = write_slow_model(path, rounds=50)
+    manifest = write_slow_model(path, rounds=15)
     engine = stand.engine(path, manifest)
-    camera = stand.camera(manifest, str(write_video(stand.folder / "film.avi", 400)))
+    film = str(write_video(stand.folder / "film.avi", 400))
+    camera = stand.camera(manifest, film, max_fps=40)  # eight seconds left after the second one is killed
 
     for count in (40, 80):
         stand.receiver.until(count)
         engine.kill()
         camera.until("it waits for the engine", lambda report: report.waiting_for_engine)
         engine = stand.engine(path, manifest)
+    camera.change(2, max_fps=None)
     until_ended(camera)
 
     assert stand.receiver.frame_ids == list(range(1, 401))

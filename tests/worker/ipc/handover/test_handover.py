@@ -29,7 +29,6 @@ from streamfleet_worker.ipc.handover.packet import (
 from streamfleet_worker.ipc.handover.receiver import Receiver
 from streamfleet_worker.ipc.handover.sender import Sender
 from tests.fakes.patience import PATIENCE
-from tests.fakes.ports_and_folders import ROOT
 from tests.fakes.process_harness import wait_for
 
 TOPIC = b"v1/pred/pipeline-1/"
@@ -337,14 +336,15 @@ def test_what_a_killed_sender_had_sent_is_taken(intake: Receiver, path: str) -> 
     before = descriptors()
     program = f"""
 import os, signal
-from tests.worker.ipc.handover.test_handover import MAX_DATA_BODY, Sender, send
+from streamfleet_core.protocol.data_plane import DataHeader, Kind
+from streamfleet_worker.ipc.handover.sender import Sender
 outlet = Sender({path!r})
-for seq in range(5):
-    send(outlet, seq)
-send(outlet, 5, body=bytes(MAX_DATA_BODY))
+for seq in range(6):
+    body = bytes({MAX_DATA_BODY} if seq == 5 else 1)
+    outlet.send({TOPIC!r}, DataHeader(kind=Kind.PRED, gen=1, inc=1, seq=seq), body, fenced=False)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    killed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", program], timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL
 
     came = intake.take(256)
