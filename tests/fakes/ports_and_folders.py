@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]  # of the checkout
@@ -48,3 +48,14 @@ def short_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_to_others(folder: Path) -> list[Path]:
+    """All below it with which anybody else may do anything. Programs may make and remove files meanwhile."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        for path in (Path(root, name) for name in (*folders, *files)):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mode & 0o077:
+                    found.append(path)
+    return found

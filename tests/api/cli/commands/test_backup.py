@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
-import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,7 +14,7 @@ from tests.api.conftest import environment
 from tests.api.local.test_up import BIN, Fleet, Start, ready, start
 from tests.fakes.broker_clients import serving
 from tests.fakes.patience import PATIENCE
-from tests.fakes.ports_and_folders import short_folder
+from tests.fakes.ports_and_folders import open_to_others, short_folder
 
 __all__ = ["start"]
 
@@ -32,14 +29,6 @@ def run(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def get(fleet: Fleet, path: str) -> httpx.Response:
     return httpx.get(f"http://127.0.0.1:{fleet.port}{path}", timeout=PATIENCE, trust_env=False)
-
-
-def modes(folder: Path) -> Iterator[int]:
-    """Of all that lies there, while a fleet makes files and removes them."""
-    for root, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            with contextlib.suppress(FileNotFoundError):
-                yield (Path(root) / name).stat().st_mode
 
 
 def test_a_running_fleet_is_backed_up_and_runs_again_elsewhere(start: Start) -> None:
@@ -80,7 +69,7 @@ def test_a_running_fleet_is_backed_up_and_runs_again_elsewhere(start: Start) -> 
     assert (aside / "token").exists()
     other = ready(start(folder=new.parent))
     assert get(other, f"/v2/blobs/{digest}").content == content
-    assert all(mode & 0o077 == 0 for mode in modes(new))
+    assert open_to_others(new) == []
 
 
 def test_what_is_no_backup_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tests.core.protocol.test_workflow import BOXES, COUNT, FOUND, MODEL, TRACKE
 from tests.fakes.broker import Peer, device, pipeline
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import short_folder
+from tests.fleet.said import files_below
 
 DIGEST = "ab" * 32
 VIDEO = {"type": "VideoConfiguration", "video_reference": "rtsp://cam/1"}
@@ -717,7 +718,7 @@ def test_a_key_of_the_originals_cloud_opens_nothing_and_breaks_nothing(http: htt
     assert list(foreign.json()) == ["message"]
     assert foreign.headers["www-authenticate"] == "Bearer"
     assert key not in api.log.read_text()
-    assert not any(key.encode() in file.read_bytes() for file in api.folder.rglob("*") if file.is_file())
+    assert not any(key in said for said in files_below(api.folder).values())
 
 
 # restarts of the api --------------------------------------------------------------------------------------
