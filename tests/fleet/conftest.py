@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,9 @@ def home() -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(scope="module")
-def fleet(demo_file: Path) -> Iterator[Fleet]:
-    """A fleet of two workers with the demo's model, for all tests of a module."""
+@contextmanager
+def two_workers(demo_file: Path) -> Iterator[Fleet]:
+    """A fleet of two workers with the demo's model."""
     with short_folder() as folder:
         fleet = Fleet(folder, workers=2)
         try:
@@ -68,9 +69,23 @@ def fleet(demo_file: Path) -> Iterator[Fleet]:
             fleet.stop()
 
 
+@pytest.fixture(scope="package")
+def fleet(demo_file: Path) -> Iterator[Fleet]:
+    """For tests that harm nothing but their own pipelines. Modules of others have an `own_fleet` instead."""
+    with two_workers(demo_file) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def own_fleet(demo_file: Path) -> Iterator[Fleet]:
+    """For all tests of a module."""
+    with two_workers(demo_file) as fleet:
+        yield fleet
+
+
 @pytest.fixture
 def clean(fleet: Fleet) -> Iterator[Fleet]:
-    """The module's fleet: no pipeline before and after, and no camera that a test would take for its own."""
+    """The fleet: no pipeline before and after, and no camera that a test would take for its own."""
     fleet.terminate_all()
     wait_for(lambda: not fleet.pids("camera"), lambda: f"the end of all cameras; {fleet.names()}")
     yield fleet
@@ -87,7 +102,7 @@ def udp() -> Iterator[UdpReceiver]:
 
 @pytest.fixture
 def subscribe(fleet: Fleet) -> Iterator[Callable[..., Subscriber]]:
-    """Makes subscribers on the module's fleet, through the relay on this host unless told otherwise."""
+    """Makes subscribers on the fleet, through the relay on this host unless told otherwise."""
     made: list[Subscriber] = []
 
     def make(topic: str = "v1/pred/", endpoint: str | None = None, **options: object) -> Subscriber:

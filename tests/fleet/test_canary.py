@@ -37,6 +37,12 @@ REFUSED = (
 STORE = "store.db"  # keeps the address whole, for its owner alone
 
 
+@pytest.fixture(scope="module")
+def fleet(own_fleet: Fleet) -> Fleet:
+    """Nothing else may say the word that is looked for."""
+    return own_fleet
+
+
 @pytest.fixture
 def host() -> Iterator[str]:
     """A camera that refuses everything, and repeats in its answer what it was asked for."""

@@ -29,6 +29,12 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium h
 
 
 @pytest.fixture(scope="module")
+def fleet(own_fleet: Fleet) -> Fleet:
+    """Its broker hangs, and devices join it."""
+    return own_fleet
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium without a window."""
     expect.set_options(timeout=1000 * LOADING)  # ms

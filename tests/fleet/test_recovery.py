@@ -18,6 +18,12 @@ ROUNDS = int(os.environ.get("STREAMFLEET_TEST_ROUNDS", "1"))
 PROCESSES = ["camera", "engine", "publisher", "sf-agent", "sf-broker", "sf-api"]
 
 
+@pytest.fixture(scope="module")
+def fleet(own_fleet: Fleet) -> Fleet:
+    """Its processes are killed."""
+    return own_fleet
+
+
 def running_again(fleet: Fleet, subscriber: Subscriber, pipeline_ids: list[str]) -> None:
     """Until every pipeline has sent ten more predictions, and the api answers for all of them."""
     before = {pipeline_id: len(subscriber.of(pipeline_id)) for pipeline_id in pipeline_ids}

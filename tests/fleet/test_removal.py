@@ -9,8 +9,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.patience import PATIENCE
 from tests.fleet.harness import BIN, Fleet, Subscriber, wait_for
+
+
+@pytest.fixture(scope="module")
+def fleet(own_fleet: Fleet) -> Fleet:
+    """Its devices are removed."""
+    return own_fleet
 
 
 def states(fleet: Fleet) -> dict[str, str]:

@@ -34,6 +34,12 @@ SAMPLING = {
 SCALE = 0.5  # of the film, which has 480 x 270
 
 
+@pytest.fixture(scope="module")
+def fleet(own_fleet: Fleet) -> Fleet:
+    """Its samples are counted, and its api is killed."""
+    return own_fleet
+
+
 @pytest.fixture
 def camera(video: Path) -> Iterator[HttpCamera]:
     """A film behind a password."""

@@ -22,6 +22,12 @@ HUNG = 4.0  # seconds; an answer that waits for a dead process takes 5 at least
 TRIES = 3  # a machine that stands still makes one answer slow, a dead process would do so each time
 
 
+@pytest.fixture(scope="module")
+def fleet(own_fleet: Fleet) -> Fleet:
+    """Its workers are killed."""
+    return own_fleet
+
+
 @pytest.fixture
 def original(fleet: Fleet) -> ModuleType:
     """The client that the original's documentation shows, word for word."""
