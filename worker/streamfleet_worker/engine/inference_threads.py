@@ -18,7 +18,6 @@ import threading
 import time
 from dataclasses import dataclass
 
-from streamfleet_worker.engine.batching import Batching
 from streamfleet_worker.engine.connection import CameraConnection
 from streamfleet_worker.engine.interface import Model, Runner
 from streamfleet_worker.engine.messages import (
@@ -39,8 +38,9 @@ from streamfleet_worker.engine.messages import (
 from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.engine.onnx_session import BadModel
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
-from streamfleet_worker.engine.run_width import RunWidth
-from streamfleet_worker.engine.turn_queue import ANSWER, SlotBusy, TurnQueue
+from streamfleet_worker.engine.turns.batching import Batching
+from streamfleet_worker.engine.turns.run_width import RunWidth
+from streamfleet_worker.engine.turns.turn_queue import ANSWER, SlotBusy, TurnQueue
 from streamfleet_worker.ipc.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)

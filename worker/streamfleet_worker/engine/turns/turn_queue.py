@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from streamfleet_core.protocol.values import PRIORITIES, Priority
-from streamfleet_worker.engine.fair_turns import ALWAYS_NEW, FairTurns
-from streamfleet_worker.engine.priority_order import PriorityOrder, rank
+from streamfleet_worker.engine.turns.fair_turns import ALWAYS_NEW, FairTurns
+from streamfleet_worker.engine.turns.priority_order import PriorityOrder, rank
 
 CameraT = TypeVar("CameraT", bound=Hashable)
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from streamfleet_core.protocol.values import PRIORITIES, Priority
-from streamfleet_worker.engine.priority_order import TURNS, PriorityOrder
+from streamfleet_worker.engine.turns.priority_order import TURNS, PriorityOrder
 
 
 def play(order: PriorityOrder, waiting: tuple[Priority, ...], turns: int) -> list[Priority]:

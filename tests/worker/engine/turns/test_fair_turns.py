@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from streamfleet_worker.engine.fair_turns import ALWAYS_NEW, FairTurns
+from streamfleet_worker.engine.turns.fair_turns import ALWAYS_NEW, FairTurns
 
 
 def taken(turns: FairTurns[str], count: int, now: float = 0.0) -> str:

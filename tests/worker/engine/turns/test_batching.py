@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from streamfleet_core.protocol.values import Priority
-from streamfleet_worker.engine.batching import MAX_DELAY, Batching
-from streamfleet_worker.engine.turn_queue import TurnQueue
+from streamfleet_worker.engine.turns.batching import MAX_DELAY, Batching
+from streamfleet_worker.engine.turns.turn_queue import TurnQueue
 
 RULES = Batching(max_batch=8)
 START, EACH = 0.010, 0.001  # seconds: a + b·n

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from streamfleet_worker.engine.turn_queue import ANSWER, SlotBusy, TurnQueue
+from streamfleet_worker.engine.turns.turn_queue import ANSWER, SlotBusy, TurnQueue
 
 
 def take_all(turns: TurnQueue[str]) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from streamfleet_worker.engine.run_width import RunWidth
+from streamfleet_worker.engine.turns.run_width import RunWidth
 
 NARROW, WIDE = 0.18, 0.13  # seconds
 

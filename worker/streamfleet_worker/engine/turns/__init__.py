@@ -1,0 +1,1 @@
+"""Which frames a model infers next, together with which, and on how many threads. Pure."""
