@@ -20,7 +20,7 @@ _GAIN = 0.9  # an inference on all threads must take less than this part of one 
 _EXPECTED_GAIN = 0.65  # before any was measured
 _SMOOTHING = 0.2  # weight of the newest duration
 _SURE = 10  # inferences on all threads, after which their duration is known
-_OLD = 60.0  # seconds after the last one, when it is measured anew: it was perhaps disturbed
+_OLD = 60.0  # seconds after the last one, when it is measured again: it was perhaps disturbed
 
 
 class RunWidth:
