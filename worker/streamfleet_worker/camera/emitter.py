@@ -93,6 +93,11 @@ class Emitter:
                 sender.close()
 
     @property
+    def is_sampling(self) -> bool:
+        """Whether any frame may become a sample, now or later. Any thread may ask."""
+        return self._sampler.is_on
+
+    @property
     def wants_pictures(self) -> bool:
         """Whether `emit` needs the pictures of frames."""
         return self._sampler.wants(time.time())
@@ -117,7 +122,8 @@ class Emitter:
             self._send_datagrams(to_json(document).content)
         header = self._send_to_publisher(to_msgpack(document), stamp, source_id)
         self._seq += 1
-        if picture is not None:
+        # Of a source whose sampling began a moment ago, the decoder is about to deliver whole pictures.
+        if picture is not None and not picture.is_reduced:
             self._sampler.offer(picture, document, stamp, source_id=source_id, now=time.time())
         return header
 

@@ -22,6 +22,7 @@ from streamfleet_core.protocol.source_reference import is_finite
 from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec, SourceSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_loop import FrameLoop
+from streamfleet_worker.camera.needed_size import needed_size
 from streamfleet_worker.host.cpu_priority import use_batch_scheduling
 from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
@@ -75,6 +76,7 @@ class Camera:
                 metrics=lane.metrics,
                 decoder=config.decoder,
                 drop_cause=lane.drop_cause,
+                needed_size=self._needed_size,
             )
             for spec, lane in zip(config.spec.sources, self._lanes, strict=True)
         ]
@@ -158,6 +160,11 @@ class Camera:
                 ],
             ),
         )
+
+    def _needed_size(self, width: int, height: int) -> tuple[int, int] | None:
+        """The size that is enough for pictures of this size; None: they are needed as they are."""
+        # Whether a frame is sampled may depend on its predictions, when it is decoded already.
+        return None if self._emitter.is_sampling else needed_size(width, height, self._config.manifest)
 
     def _lane(self, source_id: int, spec: SourceSpec, now: float) -> SourceLane:
         metrics = SourceMetrics(

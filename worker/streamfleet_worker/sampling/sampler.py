@@ -89,6 +89,11 @@ class Sampler:
                 self._writer = threading.Thread(target=self._run, name="sample writer", daemon=True)
                 self._writer.start()
 
+    @property
+    def is_on(self) -> bool:
+        """Whether there is a sampling."""
+        return self._sampling is not None
+
     def wants(self, now: float) -> bool:
         """Whether some frame could be picked now; `now` is in Unix seconds."""
         with self._changed:

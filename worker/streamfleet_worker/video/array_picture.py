@@ -15,6 +15,8 @@ PixelsT = TypeVar("PixelsT", bound=np.ndarray[Any, Any])
 class ArrayPicture:
     """A `Picture` of an array."""
 
+    is_reduced = False
+
     def __init__(self, image: Image) -> None:
         """`image`: (height, width, 3) uint8, BGR. It must not change afterwards."""
         self._image = image

@@ -38,6 +38,10 @@ class Picture(Protocol):
     def height(self) -> int:
         """Pixels."""
 
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it was scaled down when it was decoded. In its own size it is blurred."""
+
     def bgr(self) -> Image:
         """The whole picture: (height, width, 3) uint8, BGR. Converted once: all callers share it."""
 

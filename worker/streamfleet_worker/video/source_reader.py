@@ -22,7 +22,7 @@ from streamfleet_core.protocol.source_reference import SourceKind, is_finite, ki
 from streamfleet_core.protocol.values import DecoderChoice, SourceSpec
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Frame, Picture, Stamp
-from streamfleet_worker.video.hardware.choice import Decoders
+from streamfleet_worker.video.hardware.choice import Decoders, NeededSize
 from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
 from streamfleet_worker.video.sources.errors import SourceLost
@@ -51,6 +51,7 @@ class Reader:
         metrics: SourceMetrics,
         decoder: DecoderChoice = "software",
         drop_cause: Callable[[float], str | None] = lambda _: None,
+        needed_size: NeededSize = lambda _width, _height: None,
     ) -> None:
         """Create it.
 
@@ -58,6 +59,7 @@ class Reader:
             position: the last frame that was emitted.
             decoder: used if the source does not choose one.
             drop_cause: why a frame that is grabbed at this time would be dropped; None if it may be needed.
+            needed_size: to which size its pictures may be scaled down.
         """
         self._spec = spec
         self._shown = sanitised(spec.reference)
@@ -70,7 +72,10 @@ class Reader:
         self._lost_after = 0  # the frame after which a finite source was lost
         self._timeouts = timeouts_of(spec)
         self._decoders = Decoders(
-            spec.decoder or decoder, shown=str(self._shown), on_change=metrics.decoder_is
+            spec.decoder or decoder,
+            shown=str(self._shown),
+            on_change=metrics.decoder_is,
+            needed_size=needed_size,
         )
         self._refused: deque[tuple[int, int] | None] = deque(maxlen=_SURE)  # versions of an invalid file
         self._buffer = buffer

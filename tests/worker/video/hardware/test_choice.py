@@ -10,7 +10,7 @@ from streamfleet_core.protocol.values import DecoderChoice
 from streamfleet_worker.video.hardware import choice, elements
 from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.hardware.faults import DecoderFailed
-from streamfleet_worker.video.hardware.pipelines import LAUNCH
+from streamfleet_worker.video.hardware.pipelines import LAUNCH, Scaling, candidates
 
 JETSON = ("nvv4l2decoder", "nvvidconv")
 FRAMING = ("fdsrc", "gdpdepay", "gdppay", "fdsink", "queue", "h264parse", "h265parse")
@@ -98,7 +98,9 @@ def test_a_decoder_that_failed_is_left_alone_for_a_while(monkeypatch: pytest.Mon
     first = choosing.decoders.choose("h264", "yuv420p")
     assert first is not None
 
-    assert not choosing.decoders.failed(first, DecoderFailed("exited", "ended with code 1"), worked=False)
+    assert not choosing.decoders.failed(
+        first, DecoderFailed("exited", "ended with code 1"), worked=False, scaled=False
+    )
     assert choosing.choose() == "va (vah264dec)"
     monkeypatch.setattr(choice, "FORGOTTEN", 0.0)
     assert choosing.choose() == "nv (nvv4l2decoder)"
@@ -116,8 +118,78 @@ def test_a_decoder_that_worked_is_started_again(caplog: pytest.LogCaptureFixture
     decoder = choosing.decoders.choose("h264", "yuv420p")
     assert decoder is not None
 
-    again = choosing.decoders.failed(decoder, DecoderFailed("killed", "was killed by SIGKILL"), worked=True)
+    again = choosing.decoders.failed(
+        decoder, DecoderFailed("killed", "was killed by SIGKILL"), worked=True, scaled=False
+    )
 
     assert again
     assert choosing.said[-1] == ("gst (avdec_h264)", "gst (avdec_h264) was killed by SIGKILL; started again")
     assert caplog.messages == ["door: gst (avdec_h264) was killed by SIGKILL; started again"]
+
+
+# scaling
+
+
+def smaller(wanted: DecoderChoice = "va", *there: str, size: tuple[int, int] = (640, 359)) -> Decoders:
+    """Decoders of a machine with these elements, for a camera of which this size is needed."""
+    return Decoders(wanted, needed_size=lambda *_: size, has_element=lambda name: name in there)
+
+
+def test_pictures_are_scaled_to_what_is_needed_and_even() -> None:
+    [decoder, _] = candidates("va", "h264")
+    decoders = smaller("va", "vapostproc")
+
+    scaling = decoders.scaling(decoder, 1920, 1080, sideways=False)
+
+    assert scaling == Scaling(("vapostproc",), 640, 360)
+
+
+def test_pictures_that_are_rotated_later_are_scaled_before() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def needed(width: int, height: int) -> tuple[int, int]:
+        asked.append((width, height))
+        return 361, 640
+
+    decoders = Decoders("va", needed_size=needed, has_element=lambda _: True)
+    scaling = decoders.scaling(candidates("va", "h264")[0], 1920, 1080, sideways=True)
+
+    assert asked == [(1080, 1920)]
+    assert scaling == Scaling(("vapostproc",), 640, 362)
+
+
+@pytest.mark.parametrize(
+    ("there", "size", "source"),
+    [
+        ((), (640, 360), (1920, 1080)),  # no scaler
+        (("vapostproc",), (640, 360), (640, 360)),
+        (("vapostproc",), (640, 640), (320, 320)),
+        (("vapostproc",), (640, 360), (0, 0)),  # it does not tell its size
+        (("vapostproc",), None, (1920, 1080)),  # they are needed as they are
+    ],
+)
+def test_other_pictures_are_not_scaled(
+    there: tuple[str, ...], size: tuple[int, int] | None, source: tuple[int, int]
+) -> None:
+    decoders = Decoders("va", needed_size=lambda *_: size, has_element=lambda name: name in there)
+
+    assert decoders.scaling(candidates("va", "h264")[0], *source, sideways=False) is None
+
+
+def test_a_scaler_that_fails_is_left_out_and_the_decoder_is_kept() -> None:
+    [decoder, _] = candidates("va", "h264")
+    decoders = smaller("va", "vapostproc")
+    failure = DecoderFailed("refused", "GStreamer says: not negotiated")
+
+    again = decoders.failed(decoder, failure, worked=False, scaled=True)
+
+    assert again
+    assert decoders.scaling(decoder, 1920, 1080, sideways=False) is None
+    assert not decoders.failed(decoder, failure, worked=False, scaled=False)
+
+
+def test_a_decoder_that_hangs_is_not_waited_for_again_without_its_scaler() -> None:
+    [decoder, _] = candidates("va", "h264")
+    failure = DecoderFailed("stalled", "delivered no picture for 8 s")
+
+    assert not smaller("va", "vapostproc").failed(decoder, failure, worked=False, scaled=True)

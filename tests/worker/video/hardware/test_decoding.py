@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from streamfleet_core.protocol.values import DecoderChoice, SourceSpec
+from streamfleet_worker.video.frame import Picture
 from streamfleet_worker.video.hardware import choice, decoding, elements
 from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.hardware.pipelines import Decoder
@@ -47,6 +50,7 @@ class Played:
     remark: str = ""
     size: tuple[int, int] = (0, 0)
     decoders: set[int] = field(default_factory=set)  # their process ids
+    reduced: list[bool] = field(default_factory=list)  # of each picture that is not damaged
 
     @property
     def damaged(self) -> int:
@@ -63,8 +67,14 @@ def played(
     *,
     after: Callable[[int, int], None] = lambda _number, _pid: None,
     has_element: Callable[[str], bool] = elements.has_element,
+    needed: Callable[[], tuple[int, int] | None] = lambda: None,
 ) -> Played:
-    """Play it. `after`: called after each picture with its number and the process that decodes."""
+    """Play it.
+
+    Args:
+        after: called after each picture with its number and the process that decodes.
+        needed: the size that is enough, in which the pictures are kept.
+    """
     quiet_libraries()
     came = Played()
     decoders = Decoders(
@@ -72,13 +82,15 @@ def played(
         shown=path.name,
         on_change=lambda *said: came.said.append(said),
         has_element=has_element,
+        needed_size=lambda _width, _height: needed(),
     )
     capture = open_source(SourceSpec(str(path)), 1, decoders=decoders)
     try:
         while capture.grab():
             picture = None if capture.damaged else capture.retrieve()
             came.times.append(-1.0 if picture is None else round(capture.media_time or 0.0, 4))
-            came.pictures.append(None if picture is None else picture.bgr().copy())
+            came.pictures.append(None if picture is None else shown(picture, needed()))
+            came.reduced += [] if picture is None else [picture.is_reduced]
             running = list(filter(gstreamer.is_running, gstreamer.decoders()))
             came.decoders.update(running)
             after(len(came.times), running[0] if running else 0)
@@ -86,6 +98,10 @@ def played(
     finally:
         capture.close()
     return came
+
+
+def shown(picture: Picture, size: tuple[int, int] | None) -> np.ndarray:
+    return picture.bgr().copy() if size is None else picture.scaled(*size)
 
 
 def assert_equal(ours: Played, theirs: Played) -> None:
@@ -234,17 +250,113 @@ def test_no_command_line_shows_where_the_pictures_come_from(film: Path) -> None:
     assert not [command for command in commands if str(film) in command]
 
 
+# scaling
+
+SMALL = (320, 180)
+
+
+def is_close(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """The same picture, scaled by another algorithm."""
+    assert one is not None
+    assert other is not None
+    return one.shape == other.shape and float(cv2.absdiff(one, other).mean()) < 2
+
+
+def test_pictures_are_scaled_in_the_child_and_have_the_size_of_their_source(film: Path) -> None:
+    commands: list[str] = []
+
+    came = played(
+        film,
+        needed=lambda: SMALL,
+        after=lambda _, pid: commands.append(gstreamer.command_of(pid) if pid else ""),
+    )
+
+    theirs = played(film, "software", needed=lambda: SMALL)
+    assert "width=320,height=180" in commands[0]
+    assert (came.times, came.size, came.said) == (theirs.times, (640, 360), [(GST, "")])
+    assert (set(came.reduced), set(theirs.reduced)) == ({True}, {False})
+    assert all(map(is_close, came.pictures, theirs.pictures))
+
+
+def test_a_scaled_picture_may_be_asked_for_in_every_size(film: Path) -> None:
+    quiet_libraries()
+    whole = open_source(SourceSpec(str(film)), 1)
+    reduced = open_source(SourceSpec(str(film)), 1, decoders=Decoders("gst", needed_size=lambda *_: SMALL))
+    with closing(whole), closing(reduced):
+        assert whole.grab()
+        assert reduced.grab()
+        one, other = whole.retrieve(), reduced.retrieve()
+
+    assert one is not None
+    assert other is not None
+    assert (other.width, other.height, other.is_reduced) == (640, 360, True)
+    for size in (SMALL, (160, 90), (640, 359), (640, 360)):
+        assert is_close(one.scaled(*size), other.scaled(*size))
+    assert is_close(one.bgr(), other.bgr())
+
+
+def test_a_film_that_is_turned_is_scaled_and_then_turned(tmp_path: Path) -> None:
+    path = write_film(tmp_path / "turned.mp4", "libx264", size=(640, 360), rotation=90)
+
+    came = played(path, needed=lambda: (180, 320))
+
+    theirs = played(path, "software", needed=lambda: (180, 320))
+    assert (came.size, set(came.reduced)) == ((360, 640), {True})
+    assert all(map(is_close, came.pictures, theirs.pictures))
+
+
+def test_whole_pictures_come_when_they_are_needed_and_no_frame_is_lost(tmp_path: Path) -> None:
+    times = list(range(0, 2_400, 40))
+    film = write_film(tmp_path / "film.mp4", "libx264", size=(640, 360), times=times, options={"g": "10"})
+    sizes: list[tuple[int, int] | None] = [SMALL]
+
+    def change(number: int, _pid: int) -> None:
+        if number in (5, 35):
+            sizes.append(None if number == 5 else SMALL)
+
+    came = played(film, needed=lambda: sizes[-1], after=change)
+
+    theirs = played(film, "software")
+    assert (came.times, came.size, came.said) == (theirs.times, theirs.size, [(GST, "")])
+    switches = [at for at in range(1, len(times)) if came.reduced[at] != came.reduced[at - 1]]
+    first, second = switches
+    assert (came.reduced[0], came.reduced[-1]) == (True, True)
+    assert 5 <= first < 35 <= second
+    for one, other in zip(came.pictures[first:35], theirs.pictures[first:35], strict=True):
+        assert one is not None
+        assert other is not None
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("scaler", ["no-such-element", "videoscale no-such-property=1"])
+def test_a_decoder_whose_scaler_fails_goes_on_without_it(
+    film: Path, monkeypatch: pytest.MonkeyPatch, scaler: str
+) -> None:
+    failing = Decoder("gst", "h264", "avdec_h264", ("video/x-raw,format=I420",), (scaler,))
+    monkeypatch.setattr(choice, "candidates", lambda *_: (failing,))
+
+    came = played(film, needed=lambda: SMALL, has_element=lambda _: True)
+
+    assert_equal(came, played(film, "software", needed=lambda: SMALL))
+    assert set(came.reduced) == {False}
+    assert [decoder for decoder, _ in came.said] == [GST, GST]
+    assert came.notes[0].endswith("; started again without scaling")
+
+
 # faults
 
 
-def test_a_decoder_that_is_killed_is_started_again_and_no_frame_is_lost(film: Path) -> None:
+@pytest.mark.parametrize("size", [None, SMALL])
+def test_a_decoder_that_is_killed_is_started_again_and_no_frame_is_lost(
+    film: Path, size: tuple[int, int] | None
+) -> None:
     def kill(number: int, pid: int) -> None:
         if number == 13:
             end(pid)
 
-    came = played(film, after=kill)
+    came = played(film, after=kill, needed=lambda: size)
 
-    assert_equal(came, played(film, "software"))
+    assert_equal(came, played(film, "software" if size is None else "gst", needed=lambda: size))
     assert came.said == [(GST, ""), (GST, f"{GST} was killed by SIGKILL; started again")]
     assert len(came.decoders) == 2
 
@@ -266,7 +378,10 @@ def test_no_frame_is_lost_or_comes_twice_whatever_the_film(tmp_path: Path, name:
     assert [decoder for decoder, _ in came.said][-1] == "software"
 
 
-def test_a_decoder_that_is_stopped_is_replaced(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [None, SMALL])
+def test_a_decoder_that_is_stopped_is_replaced(
+    film: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None
+) -> None:
     failed = Decoders.failed
 
     def patient_again(*given: Any, **more: Any) -> bool:
@@ -279,13 +394,18 @@ def test_a_decoder_that_is_stopped_is_replaced(film: Path, monkeypatch: pytest.M
             monkeypatch.setattr(decoding, "NEXT_PICTURE", 1.0)
 
     monkeypatch.setattr(Decoders, "failed", patient_again)
-    came = played(film, after=stop)
+    came = played(film, after=stop, needed=lambda: size)
 
-    assert_equal(came, played(film, "software"))
+    assert_equal(came, played(film, "software" if size is None else "gst", needed=lambda: size))
     assert came.notes == [f"{GST} delivered no picture for 1 s; started again"]
 
 
-def test_a_decoder_that_keeps_failing_is_left_for_software_and_no_frame_is_lost(film: Path) -> None:
+@pytest.mark.parametrize("size", [None, SMALL])
+def test_a_decoder_that_keeps_failing_is_left_for_software_and_no_frame_is_lost(
+    tmp_path: Path, size: tuple[int, int] | None
+) -> None:
+    times = list(range(0, 4_000, 40))  # more than fit into a pipe
+    film = write_film(tmp_path / "film.mp4", "libx264", size=(640, 360), times=times, options={"g": "10"})
     killed: set[int] = set()
 
     def kill(number: int, pid: int) -> None:
@@ -293,9 +413,12 @@ def test_a_decoder_that_keeps_failing_is_left_for_software_and_no_frame_is_lost(
             killed.add(pid)
             os.kill(pid, signal.SIGKILL)
 
-    came = played(film, after=kill)
+    came = played(film, after=kill, needed=lambda: size)
 
-    assert_equal(came, played(film, "software"))
+    theirs = played(film, "software", needed=lambda: size)
+    assert (came.times, came.size) == (theirs.times, theirs.size)
+    assert all(map(is_close, came.pictures, theirs.pictures))
+    assert (came.reduced[0], came.reduced[-1]) == (size is not None, False)
     assert [decoder for decoder, _ in came.said] == [GST, GST, "software"]
     assert came.notes[-1] == f"{GST} was killed by SIGKILL"
     assert len(came.decoders) == 3
@@ -309,6 +432,7 @@ def launching(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(elements, "program", lambda _: str(program))
 
 
+@pytest.mark.parametrize("size", [None, SMALL])
 @pytest.mark.parametrize(
     ("script", "note"),
     [
@@ -323,15 +447,22 @@ def launching(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_a_decoder_that_does_not_begin_is_left_for_software(
-    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, note: str
+    *,
+    film: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    note: str,
+    size: tuple[int, int] | None,
 ) -> None:
     launching(tmp_path, script, monkeypatch)
 
-    came = played(film)
+    came = played(film, needed=lambda: size)
 
-    assert_equal(came, played(film, "software"))
-    assert [decoder for decoder, _ in came.said] == [GST, "software"]
-    assert note in came.notes[0]
+    assert_equal(came, played(film, "software", needed=lambda: size))
+    # Once more without scaling.
+    assert [decoder for decoder, _ in came.said] == [GST, *([GST] if size else []), "software"]
+    assert all(note in each for each in came.notes)
 
 
 def test_an_element_that_is_missing_is_told_by_its_name(film: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streamfleet_worker.video.hardware.pipelines import Decoder, candidates, is_supported
+from streamfleet_worker.video.hardware.pipelines import Decoder, Scaling, candidates, is_supported
 
 
 def test_the_command_of_a_jetson_reads_packets_and_writes_pictures() -> None:
@@ -20,6 +20,33 @@ def test_the_command_of_a_jetson_reads_packets_and_writes_pictures() -> None:
         *("nvv4l2decoder", "nvvidconv", "h265parse", "fdsrc", "gdpdepay", "gdppay", "fdsink", "queue"),
     )
     assert str(decoder) == "nv (nvv4l2decoder)"
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "part"),
+    [
+        (
+            *("nv", 0),
+            "nvv4l2decoder ! nvvidconv interpolation-method=1 ! video/x-raw,format=I420,width=640,height=360",
+        ),
+        (
+            *("nv", 1),
+            "nvh264dec ! cudascale ! cudadownload ! video/x-raw,format=NV12,width=640,height=360",
+        ),
+        ("va", 0, "vah264dec ! vapostproc ! video/x-raw,format=NV12,width=640,height=360"),
+        ("va", 1, "vaapih264dec ! vaapipostproc ! video/x-raw,format=NV12,width=640,height=360"),
+        (
+            *("gst", 0),
+            "avdec_h264 ! videoscale add-borders=false ! video/x-raw,format=I420,width=640,height=360",
+        ),
+    ],
+)
+def test_pictures_are_scaled_where_they_are_decoded(kind: str, number: int, part: str) -> None:
+    decoder = candidates(kind, "h264")[number]  # type: ignore[arg-type]
+
+    command = decoder.command("gst-launch-1.0", 7, Scaling(decoder.scaler, 640, 360))
+
+    assert f" ! {part} ! queue " in " ".join(command)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_nobody_waits_for_the_turn_of_a_source_that_is_gone() -> None:
 def test_a_picture_is_made_smaller_and_never_larger(size: tuple[int, int], made: tuple[int, int]) -> None:
     image = np.full((*size, 3), 90, np.uint8)
 
-    picture = decode(draw(image, boxes(), LABELS))
+    picture = decode(draw(image, boxes(), LABELS, frame_size=image.shape[1::-1]))
 
     assert picture.shape == (*made, 3)
     assert (image == 90).all()
@@ -89,7 +89,7 @@ def test_a_picture_is_made_smaller_and_never_larger(size: tuple[int, int], made:
 def test_boxes_are_drawn_where_the_detections_are_and_the_frame_is_left_alone() -> None:
     image = np.zeros((1080, 1920, 3), np.uint8)
 
-    picture = decode(draw(image, boxes((600, 300, 1200, 900)), LABELS))
+    picture = decode(draw(image, boxes((600, 300, 1200, 900)), LABELS, frame_size=(1920, 1080)))
 
     bright = picture.max(axis=2) > 100
     assert bright[100:300, 199:202].any(axis=1).all()  # the left edge, at a third of the size

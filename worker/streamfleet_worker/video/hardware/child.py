@@ -26,7 +26,7 @@ from streamfleet_worker.video.hardware.data_protocol import (
     RawFormat,
 )
 from streamfleet_worker.video.hardware.faults import DecoderFailed, failure_of
-from streamfleet_worker.video.hardware.pipelines import Decoder
+from streamfleet_worker.video.hardware.pipelines import Decoder, Scaling
 
 _PIPE_SIZE = 1 << 20  # bytes; the most that the kernel gives without privileges
 _OUTPUT = 4096  # bytes of its messages that are kept
@@ -52,15 +52,16 @@ class RawPicture:
 class Child:
     """A running decoder."""
 
-    def __init__(self, decoder: Decoder, launch: str) -> None:
+    def __init__(self, decoder: Decoder, launch: str, scaling: Scaling | None) -> None:
         """Start it. Raises: DecoderFailed.
 
         Args:
             launch: path of gst-launch.
+            scaling: None: its pictures have the size of the source.
         """
         frames, inherited = os.pipe2(os.O_CLOEXEC)
         try:
-            self._process = _spawn(decoder.command(launch, inherited), inherited)
+            self._process = _spawn(decoder.command(launch, inherited, scaling), inherited)
         except OSError as exc:
             os.close(frames)
             raise DecoderFailed("missing", f"{launch} cannot be started: {exc.strerror}") from None

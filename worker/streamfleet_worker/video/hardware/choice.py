@@ -1,6 +1,8 @@
 """Chooses the decoder of a source, and says which one is in use.
 
 wanted decoder ──► first one that exists, and has not failed recently ──► software
+
+It also decides whether a decoder scales its pictures: if its scaler exists, and has not failed.
 """
 
 from __future__ import annotations
@@ -16,13 +18,18 @@ from streamfleet_worker.video.hardware.pipelines import (
     LAUNCH,
     Decoder,
     HardwareKind,
+    Scaling,
     candidates,
     is_supported,
+    names_of,
 )
 
 logger = logging.getLogger(__name__)
 
 SOFTWARE = "software"
+# The smallest size that is enough for upright pictures of this width and height in pixels; None: they are
+# needed as they are. The answer may change at any time.
+NeededSize = Callable[[int, int], "tuple[int, int] | None"]
 _KINDS: dict[DecoderChoice, tuple[HardwareKind, ...]] = {
     "auto": ("nv", "va"),
     "software": (),
@@ -41,6 +48,7 @@ class Decoders:
         *,
         shown: str = "",
         on_change: Callable[[str, str], None] = lambda _decoder, _note: None,
+        needed_size: NeededSize = lambda _width, _height: None,
         has_element: Callable[[str], bool] = elements.has_element,
     ) -> None:
         """Choose for one source.
@@ -48,13 +56,16 @@ class Decoders:
         Args:
             shown: the source, for the log.
             on_change: called with the decoder in use, and why it is not the wanted one, or "".
+            needed_size: to which size its pictures may be scaled down.
             has_element: whether GStreamer has this element.
         """
         self._wanted = wanted
         self._shown = shown
         self._on_change = on_change
+        self._needed_size = needed_size
         self._has_element = has_element
         self._failed: dict[str, tuple[float, str]] = {}  # by element: monotonic seconds, and why
+        self._unscaled: set[str] = set()  # elements that decode, and whose scalers have failed
         self._restarts = RestartLimit()
         self._said = ("", "")
 
@@ -84,9 +95,36 @@ class Decoders:
         self._say(SOFTWARE, "; ".join(reasons) or missing)
         return None
 
-    def failed(self, decoder: Decoder, failure: DecoderFailed, *, worked: bool) -> bool:
-        """Record a failure. Returns whether to start it again. `worked`: it had delivered a picture."""
+    def scaling(self, decoder: Decoder, width: int, height: int, *, sideways: bool) -> Scaling | None:
+        """How it scales pictures of this size in pixels, which are `sideways`; None: it does not."""
+        if not (width and height) or decoder.element in self._unscaled:
+            return None
+        size = self._needed_size(*((height, width) if sideways else (width, height)))
+        if size is None:
+            return None
+        # A scaler of hardware may refuse odd sizes.
+        across, down = (side + side % 2 for side in (size[::-1] if sideways else size))
+        if across >= width or down >= height:
+            return None
+        names = names_of(decoder.scaler)
+        is_there = bool(names) and all(map(self._has_element, names))
+        return Scaling(decoder.scaler, across, down) if is_there else None
+
+    def failed(self, decoder: Decoder, failure: DecoderFailed, *, worked: bool, scaled: bool) -> bool:
+        """Record a failure. Returns whether to start it again.
+
+        Args:
+            worked: it had delivered a picture.
+            scaled: its pictures were scaled, which it may be unable to do.
+        """
         now = time.monotonic()
+        # Not one that stalls: two such waits would be too long.
+        if scaled and not worked and failure.cause != "stalled":
+            self._unscaled.add(decoder.element)
+            note = f"{decoder} {failure}; started again without scaling"
+            logger.warning("%s: %s", self._shown, note)
+            self._say(str(decoder), note)
+            return True
         if self._restarts.allows(now, worked=worked):
             logger.warning("%s: %s %s; started again", self._shown, decoder, failure)
             self._say(str(decoder), f"{decoder} {failure}; started again")

@@ -4,7 +4,8 @@
     caller's thread: queue ──► child ──► pictures      never waits without a deadline
 
 A child that fails is started again at the last keyframe, and the pictures delivered before are left out. If
-it keeps failing, the packets from there on are handed over to another decoder.
+it keeps failing, the packets from there on are handed over to another decoder. In the same way it is started
+again when pictures of another size are needed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from streamfleet_worker.video.hardware.child import Child, RawPicture
 from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.hardware.data_protocol import NO_TIME, begin, buffer
 from streamfleet_worker.video.hardware.faults import DecoderFailed
-from streamfleet_worker.video.hardware.pipelines import LAUNCH, Decoder
+from streamfleet_worker.video.hardware.pipelines import LAUNCH, Decoder, Scaling
 
 FIRST_PICTURE = 8.0  # seconds for a new child: decoders of hardware take one or two to open
 NEXT_PICTURE = 5.0  # seconds without a picture, while it has more packets than it may hold
@@ -81,13 +82,21 @@ class HardwareDecoding:
     """The decoding of one connection to a source. Only one thread may use it."""
 
     def __init__(
-        self, decoder: Decoder, stream: VideoStream, *, read: PacketReader, live: bool, decoders: Decoders
+        self,
+        decoder: Decoder,
+        stream: VideoStream,
+        *,
+        read: PacketReader,
+        live: bool,
+        decoders: Decoders,
+        is_sideways: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start it.
 
         Args:
             read: returns the next packet of the stream, None at its end, or raises what ends it.
             live: packets before the first keyframe are dropped.
+            is_sideways: whether its pictures are rotated before they are shown. Asked after the first packet.
         """
         codec = stream.codec_context
         self._decoder = decoder
@@ -96,6 +105,9 @@ class HardwareDecoding:
         # Taken from the source, not from the child, so that colours do not depend on the decoder.
         self._is_full_range = codec.pix_fmt == "yuvj420p"
         self._colours: _Colours = (int(codec.color_range), int(codec.colorspace))
+        self._size = (codec.width, codec.height)
+        self._is_sideways = is_sideways
+        self._scaling: Scaling | None = None  # of the child
         self._stream_of = ByteStream(codec.name, codec.extradata or b"")
         self._feeder = _Feeder(read)
         self._child: Child | None = None
@@ -152,6 +164,11 @@ class HardwareDecoding:
         self._feeder.release(release)
 
     @property
+    def is_reducing(self) -> bool:
+        """Whether the pictures that `take` has returned last were scaled down."""
+        return self._scaling is not None
+
+    @property
     def owed(self) -> int | None:
         """Packets whose pictures the child has not delivered; None if there is no child now."""
         return None if self._child is None else len(self._unanswered)
@@ -174,6 +191,7 @@ class HardwareDecoding:
     def _turn(self) -> None:
         """Move packets and pictures once. Raises: DecoderFailed, and what `read` raises."""
         self._feeder.clear()
+        self._resize()
         if self._child is None and self._unanswered:
             self._start()
         while len(self._unanswered) < _IN_FLIGHT and (self._child is None or self._child.has_room):
@@ -201,7 +219,8 @@ class HardwareDecoding:
         launch = elements.program(LAUNCH)
         if launch is None:
             raise DecoderFailed("missing", f"{LAUNCH} is not installed")
-        child = Child(self._decoder, launch)
+        self._scaling = self._needed_scaling()
+        child = Child(self._decoder, launch, self._scaling)
         self._child = child
         child.put(begin(self._decoder.media_type))
         for sent in self._kept or ():
@@ -211,6 +230,17 @@ class HardwareDecoding:
         self._moved_at = self._heard_at = time.monotonic()
         self._taken = 0
         return child
+
+    def _needed_scaling(self) -> Scaling | None:
+        return self._decoders.scaling(self._decoder, *self._size, sideways=self._is_sideways())
+
+    def _resize(self) -> None:
+        """End a child whose pictures have another size than is needed now. A new one decodes them again."""
+        if self._child is None or self._needed_scaling() == self._scaling:
+            return
+        kept = self._kept or []
+        if all(sent in kept for sent in self._unanswered):
+            self._stop_child()
 
     def _end(self, child: Child) -> None:
         """The child has closed its pipe. Raises: DecoderFailed."""
@@ -237,9 +267,9 @@ class HardwareDecoding:
 
     def _recover(self, failure: DecoderFailed) -> None:
         """Prepare a restart. Raises: DecoderFailed if there is none."""
-        worked = self._worked
         self._stop_child()
-        if not self._decoders.failed(self._decoder, failure, worked=worked):
+        is_scaled = self._scaling is not None
+        if not self._decoders.failed(self._decoder, failure, worked=self._worked, scaled=is_scaled):
             raise failure
         self._ready.extend([None] * self._give_up_unkept())
         if self._kept is None:

@@ -111,7 +111,10 @@ class PreviewRenderer:
             self.stop()
 
     def _render(self, preview: PreviewFrame) -> None:
-        jpeg = draw(preview.picture.bgr(), preview.detections, self._labels)
+        picture = preview.picture
+        frame_size = (picture.width, picture.height)
+        image = picture.scaled(*preview_size(*frame_size)) if picture.is_reduced else picture.bgr()
+        jpeg = draw(image, preview.detections, self._labels, frame_size=frame_size)
         if len(jpeg) <= MAX_DATA_BODY:
             self._send(jpeg, preview)
 
@@ -123,12 +126,21 @@ class PreviewRenderer:
             return None if self._stopped else preview
 
 
-def draw(image: Image, detections: sv.Detections, labels: Sequence[str]) -> bytes:
-    """Draw the detections on a scaled-down copy of the picture, and encode it as a JPEG."""
-    height, width = image.shape[:2]
-    scale = min(1.0, _WIDEST / width, _HIGHEST / height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    canvas = _smaller(image, size) if scale < 1 else image.copy()
+def preview_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of the preview of a frame of this size, in pixels."""
+    scale = _scale_of(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def draw(
+    image: Image, detections: sv.Detections, labels: Sequence[str], *, frame_size: tuple[int, int]
+) -> bytes:
+    """Draw the detections on a copy of the picture in the size of a preview, and encode it as a JPEG.
+
+    `frame_size`: width and height of the frame in whose pixels the detections are.
+    """
+    size, scale = preview_size(*frame_size), _scale_of(*frame_size)
+    canvas = image.copy() if image.shape[1::-1] == size else _smaller(image, size)
     if len(detections):
         smaller = detections[::-1]  # the most confident is drawn last, so that its label stays visible
         assert isinstance(smaller, sv.Detections)
@@ -138,6 +150,11 @@ def draw(image: Image, detections: sv.Detections, labels: Sequence[str]) -> byte
         canvas = labeller.annotate(canvas, smaller, labels=captions(smaller, labels))
     _, jpeg = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return jpeg.tobytes()
+
+
+def _scale_of(width: int, height: int) -> float:
+    """Pixels of the preview for one of the frame."""
+    return min(1.0, _WIDEST / width, _HIGHEST / height)
 
 
 def _smaller(image: Image, size: tuple[int, int]) -> Image:

@@ -2,6 +2,7 @@
 
     whole     ──────────────────────────────────────▶ swscale ──▶ BGR
     scaled    planes ──▶ planes of the wanted size ──▶ swscale ──▶ BGR
+    reduced   ──────── already of the wanted size ───▶ swscale ──▶ BGR
 
 Scaling first leaves few colours to convert. Formats whose planes cannot be scaled are converted first.
 """
@@ -73,7 +74,13 @@ class DecodedPicture:
     """A `Picture` that FFmpeg has decoded. Its memory returns to the decoder when it is released."""
 
     def __init__(
-        self, frame: VideoFrame, converters: Converters, *, size: tuple[int, int], rotation: int | None
+        self,
+        frame: VideoFrame,
+        converters: Converters,
+        *,
+        size: tuple[int, int],
+        rotation: int | None,
+        is_reduced: bool = False,
     ) -> None:
         """Take over a frame.
 
@@ -81,7 +88,9 @@ class DecodedPicture:
             converters: of the source.
             size: width and height of all pictures of the source before their rotation.
             rotation: OpenCV's code of the rotation that makes it upright.
+            is_reduced: the frame was scaled down.
         """
+        self.is_reduced = is_reduced
         self._frame = frame
         self._converters = converters
         self._size, self._rotation = size, rotation
@@ -100,6 +109,9 @@ class DecodedPicture:
     def scaled(self, width: int, height: int) -> Image:
         """The picture in this size."""
         across, down = (height, width) if self._is_sideways else (width, height)
+        if self.is_reduced and (self._frame.width, self._frame.height) == (across, down):
+            with self._lock:
+                return self._upright(self._converters.scaled.convert(self._frame, across, down))
         is_smaller = width * height < self.width * self.height
         with self._lock:
             scaled = _with_scaled_planes(self._frame, across, down) if is_smaller else None

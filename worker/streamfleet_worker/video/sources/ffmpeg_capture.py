@@ -102,6 +102,7 @@ class FFmpegCapture(Capture):
         self._packets: Iterator[Packet[Any]] | None = None
         self._converters = Converters()
         self._convertible: tuple[object, ...] | None = None  # the format of the last picture
+        self._is_reduced = False  # the pending pictures were scaled down by a decoder of hardware
         self._replayed: deque[Packet[Any]] = deque()  # that a decoder of hardware has left
         self._repeated: list[int | None] = []  # times of pictures in them that were delivered
         self._connect(finite, threads)
@@ -137,7 +138,13 @@ class FFmpegCapture(Capture):
         """The grabbed picture. The first one of each format is converted, to know that FFmpeg can."""
         if self._frame is None:
             return None
-        picture = DecodedPicture(self._frame, self._converters, size=self._size, rotation=self._rotation)
+        picture = DecodedPicture(
+            self._frame,
+            self._converters,
+            size=self._size,
+            rotation=self._rotation,
+            is_reduced=self._is_reduced,
+        )
         if _format_of(self._frame) != self._convertible:
             try:
                 picture.bgr()
@@ -349,7 +356,12 @@ class FFmpegCapture(Capture):
         if decoder is None:
             return None
         return HardwareDecoding(
-            decoder, self._stream, read=self._read_ahead, live=not self.finite, decoders=self._decoders
+            decoder,
+            self._stream,
+            read=self._read_ahead,
+            live=not self.finite,
+            decoders=self._decoders,
+            is_sideways=lambda: self._upright and abs(self._declared_rotation) == 90,
         )
 
     def _read_ahead(self) -> Packet[Any] | None:
@@ -378,6 +390,7 @@ class FFmpegCapture(Capture):
         except DecoderFailed:
             self._use_software()
             return False
+        self._is_reduced = self._hardware.is_reducing
         self._pending.extend(pictures)
         self._drained = not pictures
         return bool(pictures)
@@ -398,7 +411,7 @@ class FFmpegCapture(Capture):
         """Decode with FFmpeg from the last keyframe on. Raises: SourceLost."""
         assert self._hardware is not None
         left = self._hardware.hand_over()
-        self._hardware = None
+        self._hardware, self._is_reduced = None, False
         self._pending.extend([None] * left.lost)
         self._replayed.extend(left.packets)
         self._repeated = left.delivered
@@ -411,7 +424,8 @@ class FFmpegCapture(Capture):
         if not self._has_picture:
             rotation = frame.rotation or self._declared_rotation
             self._rotation = _ROTATIONS.get(rotation) if self._upright else None
-            self._size = (frame.width, frame.height)
+            of = self._codec if self._is_reduced else frame
+            self._size = (of.width, of.height)
             is_sideways = self._rotation is not None and abs(rotation) == 90
             self.width, self.height = self._size[::-1] if is_sideways else self._size
         elif not self.finite:

@@ -55,6 +55,8 @@ class GeneratedCapture(Capture):
 class _DrawnPicture:
     """A `Picture` that is drawn when it is first needed."""
 
+    is_reduced = False
+
     def __init__(
         self, draw: Callable[[], Image], drawing: threading.Lock, *, width: int, height: int
     ) -> None:
