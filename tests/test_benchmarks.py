@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import numpy as np
@@ -18,15 +20,15 @@ import onnx
 import pytest
 import supervision as sv
 
-from benchmarks import compare
+from benchmarks import charts, compare, live_age, throughput
 from benchmarks.__main__ import parse
-from benchmarks.bare import RULES, rate, session_of
+from benchmarks.bare import ARRANGEMENTS, RULES, rate, session_of
 from benchmarks.bare_live import LIVE_ARRANGEMENTS, LiveTask, Watched, watching
 from benchmarks.commands import constant, serving
 from benchmarks.compare import Figures, Task, checked_out, measured, print_figures
 from benchmarks.cpu import cpu_times, growth
 from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
-from benchmarks.live_age import Measured, Window, ages_of, unevenness
+from benchmarks.live_age import FLEET, SIDES, Measured, Window, ages_of, unevenness
 from benchmarks.live_cameras import Captured, live_cameras
 from benchmarks.own_work import LIMITS, STEPS, TRACK, WHOLE, Result, ratio_of
 from benchmarks.paced import Paced, ratios
@@ -34,8 +36,10 @@ from benchmarks.precision import VARIANTS, agreement
 from benchmarks.quantization import head_of
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
+from benchmarks.setting import Setting
 from benchmarks.throughput import best_arrangement, key, ratio
 from streamfleet_api.local.demo import conveyor_model, demo_model
+from streamfleet_core.protocol.values import Manifest, Weights
 from streamfleet_worker.video.detection.letterbox import fit
 from streamfleet_worker.video.detection.postprocess import decode
 from tests.fakes.models import manifest_of, write_squares_model
@@ -398,3 +402,84 @@ def test_what_cannot_be_compared_is_refused(
         compare.parse(arguments)
 
     assert expected in capfd.readouterr().err
+
+
+# charts for pages -----------------------------------------------------------------------------------------
+
+ABOUT = {
+    "date": "2026-11-30T02:33:53+00:00",
+    "machine": {"cpu": "A <CPU>", "cores": 2},
+    "versions": {"onnxruntime": "1.31.1", "commit": "b3e091db8d66"},
+}
+
+
+def result_of_live_age(scene: Scene, **about: Any) -> dict[str, Any]:
+    """A result file of a benchmark, with ages that are made up."""
+    ages = {SIDES[0]: [100.0, 300.0], SIDES[1]: [80.0, 400.0], FLEET: [90.0, 200.0]}
+    found = {(scene, side): Measured(ages=values, rates=[1.0]) for side, values in ages.items()}
+    report = live_age.report(setting_of("a model"), [scene], found, seconds=1)
+    return dict(json.loads(as_json(report, {**ABOUT, **about})))
+
+
+def setting_of(model_name: str) -> Setting:
+    """The setting of a report: nothing is run."""
+    manifest = Manifest(
+        family="ultralytics", labels=("a",), input_width=64, input_height=64, weights=Weights("0" * 64, 1)
+    )
+    here = Path("model.onnx")
+    return Setting(True, 1, here, (), manifest, here, True, model_name, "a video")
+
+
+def test_a_chart_has_the_fleet_beside_the_baseline_of_each_scene() -> None:
+    results = [result_of_live_age(Scene(1, 5)), result_of_live_age(Scene(4, 10))]
+
+    drawn = charts.chart(results, charts.ages)
+
+    alone, four = drawn.groups
+    assert (alone.name, four.name) == ("1 x 5/s", "4 x 10/s")
+    assert alone.figures["Streamfleet"].value == pytest.approx(145)
+    assert alone.figures["bare loop"].value == pytest.approx(200)  # the better median with one camera
+    assert drawn.caption == "A <CPU>, 2 cores · ONNX Runtime 1.31.1 · 2026-11-30 · b3e091d"
+
+
+def test_a_chart_of_throughput_has_the_best_arrangement() -> None:
+    rounds = {
+        key(name, 4): [rate]
+        for name, rate in zip((*ARRANGEMENTS, "fleet"), (5.0, 9.0, 7.0, 8.0), strict=True)
+    }
+    report = throughput.report(setting_of("a model"), [4], rounds, [0.0], seconds=1)
+
+    (group,) = charts.rates(json.loads(as_json(report, ABOUT)))
+
+    assert group == charts.Group(
+        "4 cameras", {"Streamfleet": charts.Figure(8.0), "bare loop": charts.Figure(9.0)}
+    )
+
+
+def test_results_of_different_machines_make_no_chart() -> None:
+    others = result_of_live_age(Scene(1, 5), machine={"cpu": "another", "cores": 4})
+
+    with pytest.raises(
+        charts.DifferentResults, match="expected results of one machine, got A <CPU>, 2 cores, another"
+    ):
+        charts.chart([result_of_live_age(Scene(1, 5)), others], charts.ages)
+
+
+def test_a_chart_is_written_as_a_small_picture_with_all_its_figures(tmp_path: Path) -> None:
+    file = tmp_path / "live-age.json"
+    file.write_text(json.dumps(result_of_live_age(Scene(1, 5))))
+
+    assert charts.main([str(tmp_path / "charts"), str(file)]) == 0
+
+    picture = (tmp_path / "charts/live-age.svg").read_text()
+    texts = [each.text for each in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
+    assert len(picture) < 100_000
+    assert {"1 x 5/s", "145, 199", "200, 298"} <= set(texts)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/charts").glob("*.svg")), ids=lambda path: path.name)
+def test_the_charts_of_the_pages_are_small_and_say_where_they_come_from(path: Path) -> None:
+    picture = path.read_text()
+
+    assert len(picture) < 100_000
+    assert re.search(r"cores · ONNX Runtime [\d.]+ · 20\d\d-\d\d-\d\d", picture)
