@@ -105,6 +105,21 @@ def test_the_source_with_the_newest_frame_is_asked_first() -> None:
     turns.check()
 
 
+def test_no_frame_is_chosen_beside_one_that_waits_to_run() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    for at in (0.0, 1.0, 2.0):  # the third one waits to run
+        turns.finish("a", 0)
+        turns.request_turn("a", 0, 0, at)
+        turns.ask(at, ahead=1)
+        turns.fill("a", 0, 0, at)
+        if at < 2.0:
+            turns.take(at)
+    turns.request_turn("b", 0, 0, 2.0)
+
+    assert turns.ask(2.0, ahead=1) == []
+    assert turns.ask(2.0, ahead=2) == [("b", 0)]
+
+
 def test_each_idle_thread_gets_a_slot_and_one_more_is_filled() -> None:
     turns: TurnQueue[str] = TurnQueue()
     for camera in "abcd":

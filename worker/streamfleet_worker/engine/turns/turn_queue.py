@@ -42,11 +42,16 @@ class _Waiting:
 
     slot: int
     state: _State
-    asked_at: float = 0.0  # monotonic seconds
+    asked_at: float | None = None  # monotonic seconds; None of a file, and before its turn
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether its frame has been chosen, or is being chosen, as its turn has come."""
+        return self.asked_at is not None
 
     def is_coming(self, now: float) -> bool:
         """Whether its camera fills it now. One that does not answer does not count."""
-        return self.state is _State.ASKED and now - self.asked_at < ANSWER
+        return self.state is _State.ASKED and self.asked_at is not None and now - self.asked_at < ANSWER
 
 
 class TurnQueue(Generic[CameraT]):
@@ -122,7 +127,7 @@ class TurnQueue(Generic[CameraT]):
         prepared = 0
         waiting = self._waiting_priorities
         order = self._order.copy() if len(waiting) > 1 else self._order
-        lanes = {priority: self._turns[priority].order(now) for priority in waiting}
+        lanes = {priority: iter(self._order_to_ask(priority, now)) for priority in waiting}
         while prepared < ahead and lanes:
             priority = order.sequence(lanes)[0]
             lane = next(lanes[priority], None)
@@ -240,6 +245,11 @@ class TurnQueue(Generic[CameraT]):
             self._turns[priority].add(lane, ALWAYS_NEW)
         self._running.add((camera, waiting.slot))
         return camera, waiting.slot
+
+    def _order_to_ask(self, priority: Priority, now: float) -> list[tuple[CameraT, int]]:
+        """The waiting sources, those first whose frame is chosen: no newer one may be chosen beside it."""
+        lanes = list(self._turns[priority].order(now))
+        return sorted(lanes, key=lambda lane: not self._waiting[lane][0].is_chosen)
 
     def _remove(self, camera: CameraT, waiting: _Waiting) -> None:
         lane = (camera, self._sources[camera, waiting.slot])
