@@ -91,8 +91,9 @@ def played(
             came.times.append(-1.0 if picture is None else round(capture.media_time or 0.0, 4))
             came.pictures.append(None if picture is None else shown(picture, needed()))
             came.reduced += [] if picture is None else [picture.is_reduced]
-            running = list(filter(gstreamer.is_running, gstreamer.decoders()))
-            came.decoders.update(running)
+            known = gstreamer.decoders()
+            came.decoders.update(known)  # also one that has given all its pictures, and ended
+            running = list(filter(gstreamer.is_running, known))
             after(len(came.times), running[0] if running else 0)
         came.remark, came.size = capture.remark, (capture.width, capture.height)
     finally:
