@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamfleet_core.protocol.status import (
+    BatchingStat,
     DeviceStat,
     EngineStat,
     MissingAccelerator,
@@ -21,6 +22,7 @@ from streamfleet_core.protocol.values import ModelRef, SourceSpec, Weights
 
 __all__ = [
     "AddedModel",
+    "BatchingStat",
     "CommandResult",
     "Dataset",
     "Device",

@@ -198,11 +198,13 @@ class ProcessHarness:
         entry: Callable[[Any, Connection], None] | None = None,
         accelerator: AcceleratorUse = "prefer",
         plans: Path | None = None,
+        **more: Any,
     ) -> Child:
         # Imported where it is needed: a test of cameras alone loads no ONNX Runtime.
         from streamfleet_worker.engine.process import main
 
-        config = EngineConfig(manifest, str(weights), str(self.folder / "engine"), threads, accelerator)
+        socket_path = str(self.folder / "engine")
+        config = EngineConfig(manifest, str(weights), socket_path, threads, accelerator, **more)
         if plans is not None:
             config = replace(config, plans_path=str(plans))
         child = self._start(entry or main, config)

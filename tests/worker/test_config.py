@@ -31,6 +31,13 @@ def test_an_accelerator_is_preferred_unless_it_is_required_or_ruled_out() -> Non
     assert (chosen.accelerator, chosen.provider) == ("require", "openvino")
 
 
+def test_batches_are_measured_unless_they_are_given() -> None:
+    given = parse(["--max-batch=4"], {"STREAMFLEET_MAX_DELAY": "0.002"})
+
+    assert (parse([], {}).max_batch, parse([], {}).max_delay) == (None, None)
+    assert (given.max_batch, given.max_delay) == (4, 0.002)
+
+
 def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
     environment = {
         "CONFIDENCE": "0.1",
@@ -58,6 +65,9 @@ def test_the_originals_variables_are_the_defaults_of_the_device() -> None:
             {},
             "--decoder: expected one of auto, software, nv, va, gst, got",
         ),
+        (["--max-batch=9"], {}, "--max-batch: expected a whole number .* got '9'"),
+        (["--max-delay=2"], {}, "--max-delay: expected a number from 0 to 1, got '2'"),
+        ([], {"STREAMFLEET_MAX_DELAY": "nan"}, "--max-delay: expected a number from 0 to 1, got 'nan'"),
         (["--accelerator=gpu"], {}, "--accelerator: expected require, prefer or cpu, got 'gpu'"),
         ([], {"STREAMFLEET_PROVIDER": "rocm"}, "--provider: expected auto, tensorrt, cuda or openvino, got"),
         (["--data-dir=/d"], {"CONFIDENCE": "4"}, "CONFIDENCE: expected a number from 0 to 1, got '4'"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar, cast, get_args
 
 from streamfleet_core.datasets import spool
-from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_OBJECTS, MAX_PORT
+from streamfleet_core.protocol.limits import MAX_BATCH_DELAY, MAX_BATCHED, MAX_CAPACITY, MAX_OBJECTS, MAX_PORT
 from streamfleet_core.protocol.values import DecoderChoice
 from streamfleet_core.runtime.socket_path import problem_with
 from streamfleet_worker.host.host_stats import cores
@@ -41,6 +41,8 @@ class WorkerConfig:
     engine_threads: int = 0  # 0: one per core
     accelerator: AcceleratorUse = "prefer"
     provider: ProviderName = "auto"
+    max_batch: int | None = None  # frames of one run on an accelerator; None: as measured
+    max_delay: float | None = None  # seconds that a frame waits for others of its batch; None: as measured
     samples_size: int = spool.SIZE  # limit for all samples, in bytes
     samples_age: float = spool.AGE  # seconds after which samples are removed
     samples_upload: bool = True  # to the API, when it is reachable
@@ -89,6 +91,8 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         engine_threads=_whole("--engine-threads", options["engine-threads"] or "0", 0, 1024),
         accelerator=_choice("--accelerator", options["accelerator"] or "prefer", get_args(AcceleratorUse)),
         provider=_choice("--provider", options["provider"] or "auto", get_args(ProviderName)),
+        max_batch=_batch_size(options["max-batch"]),
+        max_delay=_batch_delay(options["max-delay"]),
         samples_size=_whole("--samples-size", options["samples-size"] or str(spool.SIZE), 1, 2**50),
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
         samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
@@ -110,6 +114,9 @@ _OPTIONS = {
     "accelerator": "prefer: run models on an accelerator if one works; require: run no model without;"
     " cpu: never use one [prefer]",
     "provider": "what runs models: tensorrt, cuda or openvino; auto for TensorRT, then CUDA [auto]",
+    "max-batch": f"frames that an accelerator runs together, 1 to {MAX_BATCHED} [measured for each model]",
+    "max-delay": "seconds that a frame waits for others to run with on an accelerator, 0 to"
+    f" {MAX_BATCH_DELAY:g} [measured for each model]",
     "samples-size": "limit in bytes for frames kept for labelling; the oldest are removed first [1 GiB]",
     "samples-age": "seconds after which such a frame is removed [30 days]",
     "decoder": "decoder of sources that choose none: software, nv, va, gst, or auto for hardware if there is"
@@ -185,6 +192,22 @@ def _fraction(name: str, environment: Mapping[str, str], default: float) -> floa
         value = -1.0
     if not 0 <= value <= 1:
         raise ConfigError(f"{name}: expected a number from 0 to 1, got {text!r}")
+    return value
+
+
+def _batch_size(text: str | None) -> int | None:
+    return None if text is None else _whole("--max-batch", text, 1, MAX_BATCHED)
+
+
+def _batch_delay(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MAX_BATCH_DELAY:
+        raise ConfigError(f"--max-delay: expected a number from 0 to {MAX_BATCH_DELAY:g}, got {text!r}")
     return value
 
 

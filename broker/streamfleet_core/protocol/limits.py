@@ -58,6 +58,8 @@ MAX_TAGS = 32
 MAX_SELECTED_CLASSES = 1000  # of one strategy
 MIN_PIXELS, MAX_PIXELS = 16, 16_384  # of a side of a stored picture
 MAX_QUALITY = 100  # of a JPEG
+MAX_BATCHED = 8  # frames of one inference on an accelerator
+MAX_BATCH_DELAY = 1.0  # seconds that a frame waits for others of its batch
 MAX_BATCH = 100_000_000  # pictures
 
 # Messages.

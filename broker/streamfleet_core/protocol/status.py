@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from typing_extensions import TypedDict
 
-from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_SOURCES
+from streamfleet_core.protocol.limits import MAX_BATCH_DELAY, MAX_BATCHED, MAX_CAPACITY, MAX_SOURCES
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.values import (
     DesiredStatus,
@@ -154,6 +154,20 @@ class MissingAccelerator:
     remedy: str  # for users: what to do, often a command
 
 
+# given: by an option of the worker; measured: when the device first loaded the model.
+BatchingOrigin = Literal["given", "measured", "default"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchingStat:
+    """How an engine runs frames together on an accelerator."""
+
+    max_batch: Annotated[int, Meta(ge=1, le=MAX_BATCHED)]  # frames of one run
+    max_delay: Annotated[float, Meta(ge=0, le=MAX_BATCH_DELAY)]  # seconds that a frame waits for others
+    max_batch_origin: BatchingOrigin
+    max_delay_origin: BatchingOrigin
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineStat:
     """One engine of a device."""
@@ -166,6 +180,7 @@ class EngineStat:
     provider: str = ""  # what runs the model: CPUExecutionProvider, …; "" before it is loaded
     missing_accelerator: MissingAccelerator | None = None  # None: none is expected, or it runs the model
     activity: str = ""  # for users: what it does beside, as building a plan of TensorRT
+    batching: BatchingStat | None = None  # None: frames run one by one, as on a CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamfleet_core.protocol.status import BatchingStat
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine import onnx_session, process
 from streamfleet_worker.engine.messages import (
@@ -442,6 +443,41 @@ def test_an_engine_says_what_runs_its_model(stand: ProcessHarness, constant: tup
 
     assert engine.reports[-1].provider == "CUDAExecutionProvider"
     assert engine.reports[-1].missing is None
+
+
+def test_an_engine_measures_batches_once_and_says_so(stand: ProcessHarness) -> None:
+    path = stand.folder / "squares.onnx"
+    manifest = write_squares_model(path, batch="N")
+    batches = stand.folder / "batches"
+
+    first = stand.engine(path, manifest, entry=engine_with_cuda, batches_path=str(batches))
+    (kept,) = batches.iterdir()
+    first.kill()
+    kept.write_text('{"1": 0.004, "2": 0.005, "4": 0.02, "8": 0.04}')
+    again = stand.engine(path, manifest, entry=engine_with_cuda, batches_path=str(batches))
+    again.kill()
+    given = stand.engine(
+        path, manifest, entry=engine_with_cuda, batches_path=str(batches), max_batch=8, max_delay=0.02
+    )
+
+    assert first.reports[-1].batching.max_batch_origin == "measured"
+    assert manifest.weights.sha256 in kept.name
+    assert again.reports[-1].batching == BatchingStat(
+        max_batch=2, max_delay=0.0, max_batch_origin="measured", max_delay_origin="measured"
+    )
+    assert given.reports[-1].batching == BatchingStat(
+        max_batch=8, max_delay=0.02, max_batch_origin="given", max_delay_origin="given"
+    )
+
+
+def test_an_engine_on_the_cpu_has_no_batches(stand: ProcessHarness) -> None:
+    path = stand.folder / "squares.onnx"
+    manifest = write_squares_model(path, batch="N")
+
+    engine = stand.engine(path, manifest, batches_path=str(stand.folder / "batches"), max_batch=8)
+
+    assert engine.reports[-1].batching is None
+    assert not (stand.folder / "batches").exists()
 
 
 def test_an_engine_whose_accelerator_fails_runs_on_the_cpu_and_says_why(

@@ -40,6 +40,15 @@ ORIN = {"proc/device-tree/compatible": "nvidia,p3768-0000+p3767-0005\0nvidia,teg
         ({"proc/driver/nvidia/version": "NVRM"}, Machine(architecture="x86_64", gpu=True)),
         (ORIN, Machine(architecture="x86_64", jetson=True)),
         (ORIN | {"dev/nvhost-gpu": ""}, Machine(architecture="x86_64", jetson=True, driver=True)),
+        (
+            {"proc/driver/nvidia/gpus/0000:01:00.0/information": "IRQ: \t 5\nModel: \t NVIDIA A2\n"},
+            Machine(architecture="x86_64", accelerator="NVIDIA A2"),
+        ),
+        (
+            ORIN | {"proc/device-tree/model": "NVIDIA Jetson Orin Nano\0"},
+            Machine(architecture="x86_64", jetson=True, accelerator="NVIDIA Jetson Orin Nano"),
+        ),
+        ({"proc/device-tree/model": "Raspberry Pi 5\0"}, Machine(architecture="x86_64")),
         ({"etc/nv_tegra_release": "# R36"}, Machine(architecture="x86_64", jetson=True)),
         (ORIN | {"dev/nvidia0": ""}, Machine(architecture="x86_64", jetson=True, driver=True)),
     ],

@@ -447,6 +447,9 @@ class Agent:
                 accelerator=self._config.accelerator,
                 provider=self._config.provider,
                 plans_path=str(self._paths.plans),
+                batches_path=str(self._paths.batches),
+                max_batch=self._config.max_batch,
+                max_delay=self._config.max_delay,
             ),
         )
 

@@ -32,6 +32,10 @@ class WorkerPaths:
         return self.root / "plans"
 
     @property
+    def batches(self) -> Path:
+        return self.root / "batches"
+
+    @property
     def samples(self) -> Path:
         return self.root / SAMPLES
 

@@ -250,6 +250,7 @@ class ModelTable:
                 provider=model.report.provider if model.report else "",
                 missing_accelerator=model.missing_accelerator,
                 activity=model.report.activity if model.report else "",
+                batching=model.report.batching if model.report else None,
             )
             for digest, model in sorted(self._models.items())
         )

@@ -70,16 +70,16 @@ class _Batch:
 class Runners:
     """Runs the requests of cameras on one model. Call `start` and `close` once."""
 
-    def __init__(self, model: Model, *, threads: int) -> None:
+    def __init__(self, model: Model, *, threads: int, batching: Batching) -> None:
         self._model = model
         self._poll_lock = threading.Lock()  # held by the thread that polls for requests
         self._lock = threading.Lock()  # guards the following, for short moments
         self._connections: dict[int, CameraConnection] = {}  # by descriptor
         self._queue: TurnQueue[CameraConnection] = TurnQueue()
         self._started: dict[int, float] = {}  # monotonic seconds, by run thread
-        self._batching = Batching(model.max_batch)
-        threads = threads if model.max_batch == 1 else _OF_BATCHES
-        self._width = RunWidth(threads if model.on_cpu and model.max_batch == 1 else 1)
+        self._batching = batching
+        threads = threads if batching.max_batch == 1 else _OF_BATCHES
+        self._width = RunWidth(threads if model.on_cpu and batching.max_batch == 1 else 1)
         self._wide_runner: Runner | None = None  # for one inference at a time that uses all threads
         self._widening: threading.Thread | None = None
         self._inferences = 0

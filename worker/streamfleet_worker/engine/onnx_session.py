@@ -15,6 +15,7 @@ import numpy as np
 
 from streamfleet_core.models import onnx_file, onnx_graph
 from streamfleet_core.models.onnx_graph import LOAD_TIME, LONG_RUN_TIME, RUN_TIME
+from streamfleet_core.protocol.limits import MAX_BATCHED
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.status import MissingAccelerator
 from streamfleet_core.protocol.values import Family, Manifest
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 # A folder that never exists, so that ONNX Runtime refuses models with weights in other files. (S21)
 _NO_FOLDER = "/proc/streamfleet-no-external-data"
 
-ACCELERATED_BATCH = 8  # slots of one run on an accelerator
+ACCELERATED_BATCH = MAX_BATCHED  # slots of one run on an accelerator
 
 _STRIDES = (8, 16, 32)  # pixels per anchor point of YOLOX
 _MAX_BOXES = 300  # taken from a model whose number of boxes varies with the picture

@@ -19,8 +19,15 @@ from pathlib import Path
 from typing import Literal
 
 from streamfleet_core.protocol.source_reference import shown_reason
+from streamfleet_core.protocol.status import BatchingStat
 from streamfleet_worker.engine.accelerators.choice import Wanted, accelerators
 from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable
+from streamfleet_worker.engine.batch_rules import (
+    BatchRules,
+    WantedBatching,
+    choose_batching,
+    measurement_key,
+)
 from streamfleet_worker.engine.confinement import confine, limited_time
 from streamfleet_worker.engine.loading import Loaded, load, offered
 from streamfleet_worker.engine.onnx_session import BadModel, DamagedModel
@@ -54,6 +61,7 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server: EngineServer | None = None
     loaded: Loaded | None = None
+    rules: BatchRules | None = None
     build: BackgroundBuild | None = None
     threads = config.threads or cores()
     failure = EngineReport("failed", "", 0, 0.0)
@@ -76,7 +84,18 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
                 within=within,
             ),
         )
-        server = EngineServer(loaded.model, config.socket_path, threads=threads)
+        rules = choose_batching(
+            loaded.model,
+            WantedBatching(max_batch=config.max_batch, max_delay=config.max_delay),
+            key=measurement_key(
+                loaded.model,
+                config.manifest.weights.sha256,
+                tensorrt=offer.tensorrt,
+                device=machine.accelerator,
+            ),
+            folder=Path(config.batches_path) if config.batches_path else None,
+        )
+        server = EngineServer(loaded.model, config.socket_path, threads=threads, batching=rules.batching)
         server.start()
         logger.info("model %s: ready on %s", config.manifest.digest[:12], loaded.model.provider)
     except AcceleratorUnusable as exc:
@@ -92,10 +111,10 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
         failure = replace(failure, state=state, reason=shown_reason(str(exc)))
         logger.error("model %s: %s", config.manifest.digest[:12], failure.reason)
     try:
-        if server is None or loaded is None:
+        if server is None or loaded is None or rules is None:
             _report_failure(connection, failure)
         else:
-            _report_until_stop(connection, server, loaded, build)
+            _report_until_stop(connection, server, loaded, build, rules.stat)
     except (EOFError, OSError):
         logger.info("model %s: the agent is gone", config.manifest.digest[:12])
     if build is not None:
@@ -138,14 +157,18 @@ def _report_failure(connection: Connection, failure: EngineReport) -> None:
 
 
 def _report_until_stop(
-    connection: Connection, server: EngineServer, loaded: Loaded, build: BackgroundBuild | None
+    connection: Connection,
+    server: EngineServer,
+    loaded: Loaded,
+    build: BackgroundBuild | None,
+    batching: BatchingStat | None,
 ) -> None:
     missing = loaded.missing
     while True:
         now = time.monotonic()
         inferences, oldest_run = server.figures(now)
         report = EngineReport("ready", server.failure(now), inferences, oldest_run)
-        report = replace(report, provider=loaded.model.provider)
+        report = replace(report, provider=loaded.model.provider, batching=batching)
         if build is None:
             report = replace(report, missing=missing)
         elif build.is_running:

@@ -17,6 +17,7 @@ from streamfleet_worker.engine.connection import CameraConnection
 from streamfleet_worker.engine.inference_threads import Runners
 from streamfleet_worker.engine.interface import Model
 from streamfleet_worker.engine.messages import MAX_PACKET, BadPacket, Offer, Share, pack, unpack_from_camera
+from streamfleet_worker.engine.turns.batching import Batching
 from streamfleet_worker.ipc.shared_memory import BadSlots, map_slots
 from streamfleet_worker.ipc.unix_sockets import listen
 
@@ -28,9 +29,12 @@ _BACKLOG = 64
 class EngineServer:
     """Serves one model to cameras, on a socket at a path. Call `start` and `close` once."""
 
-    def __init__(self, model: Model, socket_path: str, *, threads: int) -> None:
+    def __init__(
+        self, model: Model, socket_path: str, *, threads: int, batching: Batching | None = None
+    ) -> None:
+        """`batching`: the rules of batches; None: as large as the model allows."""
         self._model = model
-        self._runners = Runners(model, threads=threads)
+        self._runners = Runners(model, threads=threads, batching=batching or Batching(model.max_batch))
         self._offer = pack(_offer(model))
         self._closing = False
         self._listener = listen(socket_path, backlog=_BACKLOG)

@@ -13,6 +13,7 @@ class Machine:
     gpu: bool = False  # a graphics card of NVIDIA on its bus
     jetson: bool = False  # a Jetson, whose GPU is a part of the processor
     driver: bool = False  # NVIDIA's driver is loaded, and its devices are visible here
+    accelerator: str = ""  # its name; "" if the kernel does not show one
 
     @property
     def has_accelerator(self) -> bool:

@@ -10,6 +10,8 @@ from streamfleet_worker.host.machine import Machine
 
 _JETSON_RELEASE = "etc/nv_tegra_release"  # which containers usually lack
 _DEVICE_TREE = "proc/device-tree/compatible"  # which containers have
+_MODEL = "proc/device-tree/model"
+_GPUS = "proc/driver/nvidia/gpus"
 _TEGRA = b"nvidia,tegra"
 _BUS = "sys/bus/pci/devices"
 _NVIDIA = "0x10de"  # its number as a vendor of PCI devices
@@ -34,7 +36,18 @@ class MachineProbe:
             gpu=not jetson and (driver or devices or self._has_card()),
             jetson=jetson,
             driver=devices,
+            accelerator=self._name(),
         )
+
+    def _name(self) -> str:
+        """The name of the first GPU, or of the Jetson."""
+        with contextlib.suppress(OSError):
+            for folder in sorted((self._root / _GPUS).iterdir()):
+                for line in self._bytes(f"{_GPUS}/{folder.name}/information").splitlines():
+                    if line.startswith(b"Model:"):
+                        return line.removeprefix(b"Model:").strip().decode("ascii", "replace")
+        model = self._bytes(_MODEL).rstrip(b"\0").decode("ascii", "replace")
+        return model if "NVIDIA" in model else ""
 
     def _has_card(self) -> bool:
         with contextlib.suppress(OSError):

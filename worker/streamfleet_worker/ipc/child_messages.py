@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgpack
 
-from streamfleet_core.protocol.status import MissingAccelerator, SampleStat, SourceStat
+from streamfleet_core.protocol.status import BatchingStat, MissingAccelerator, SampleStat, SourceStat
 from streamfleet_core.protocol.values import (
     CurveKey,
     DecoderChoice,
@@ -83,6 +83,9 @@ class EngineConfig:
     accelerator: AcceleratorUse = "prefer"
     provider: ProviderName = "auto"
     plans_path: str = ""  # folder for plans of TensorRT; "": it is not used
+    batches_path: str = ""  # folder for measurements of batches; "": nothing is measured
+    max_batch: int | None = None  # frames of one run on an accelerator; None: as measured
+    max_delay: float | None = None  # seconds that a frame waits for others of its batch; None: as measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +180,7 @@ class EngineReport:
     provider: str = ""  # what runs the model, once it is loaded
     missing: MissingAccelerator | None = None  # an accelerator that should run it, and does not
     activity: str = ""  # what it does beside, for users
+    batching: BatchingStat | None = None  # None: frames run one by one
     outdated: bool = False  # another engine would run the model on a better accelerator: replace this one
 
 

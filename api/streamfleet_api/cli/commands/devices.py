@@ -28,7 +28,7 @@ from streamfleet_api.cli.tables import Table, counted, labelled, plain, show, sh
 from streamfleet_api.client.errors import CommandFailed, Rejected
 
 if TYPE_CHECKING:
-    from streamfleet.results import Device
+    from streamfleet.results import BatchingStat, Device
 
 
 @listing
@@ -98,18 +98,29 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
     if entry.dropped:
         counts = ", ".join(f"{count} {plane}" for plane, count in entry.dropped.items())
         yield _line("dropped", f"{counts} messages beyond its budget")
-    for engine in entry.engines:
-        name = models.get(engine.digest, engine.digest[:12])
-        restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
-        why = "".join(f": {text}" for text in (engine.reason, engine.activity) if text)
-        where = f" on {runs_on(engine.provider)}" if engine.provider else ""
-        yield _line("model", f"{name} {engine.state}{where}, {engine.inferences} inferences{restarts}{why}")
+    yield from _engines(entry, models)
     if entry.missing_accelerator is not None:
         yield _line("warning", entry.missing_accelerator.reason)
         yield _line("", entry.missing_accelerator.remedy)
     yield _line("version", entry.agent or "unknown")
     if entry.silent is not None:
         yield _line("heard", f"{entry.silent:.1f} s ago")
+
+
+def _engines(entry: Device, models: dict[str, str]) -> Iterator[str]:
+    for engine in entry.engines:
+        name = models.get(engine.digest, engine.digest[:12])
+        restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
+        why = "".join(f": {text}" for text in (engine.reason, engine.activity) if text)
+        where = f" on {runs_on(engine.provider)}" if engine.provider else ""
+        yield _line("model", f"{name} {engine.state}{where}, {engine.inferences} inferences{restarts}{why}")
+        if engine.batching is not None:
+            yield _line("", _batching(engine.batching))
+
+
+def _batching(rules: BatchingStat) -> str:
+    delay = f"{rules.max_delay * 1000:g} ms ({rules.max_delay_origin})"
+    return f"in batches of up to {rules.max_batch} ({rules.max_batch_origin}), which wait for up to {delay}"
 
 
 def _heat(entry: Device) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from streamfleet_api.cli.context import did_you_mean
-from streamfleet_core.protocol.status import DeviceStat, EngineStat, MissingAccelerator
+from streamfleet_core.protocol.status import BatchingStat, DeviceStat, EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api, Command, until
 from tests.fakes.broker import Peer, device, pipeline
@@ -27,12 +27,24 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         restarts=1,
         provider="CPUExecutionProvider",
     )
+    batching = BatchingStat(
+        max_batch=8, max_delay=0.0025, max_batch_origin="measured", max_delay_origin="given"
+    )
+    accelerated = EngineStat(
+        digest="cd" * 32, state="ready", provider="CUDAExecutionProvider", batching=batching
+    )
     figures: dict[str, Any] = {"cores": 4, "load": 1.25, "memory": 8 * 10**9, "memory_available": 10**9}
     figures |= {"disk": 10**12, "disk_available": 2 * 10**9, "gpu_load": 0.4, "gpu_power_watts": 12.5}
     figures |= {"temperature": 91.5, "throttled": True, "throttle_reason": "too hot"}
     figures["missing_accelerator"] = missing
     stat = DeviceStat(
-        device="edge-shown", session="ready", capacity=8, pipelines=1, engines=(engine,), at=1.5, **figures
+        device="edge-shown",
+        session="ready",
+        capacity=8,
+        pipelines=1,
+        engines=(engine, accelerated),
+        at=1.5,
+        **figures,
     )
     until(lambda: api.http.get("/v2/devices/edge-shown").json()["load"] == 1.25, lambda: peer.tell(stat))
 
@@ -47,6 +59,8 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         "  gpu         load 40%, 12.5 W",
         "  dropped     2 control, 7000 data messages beyond its budget",
         "  model       parts/1 ready on CPU, 7 inferences, 1 restart",
+        "  model       cdcdcdcdcdcd ready on CUDA, 0 inferences",
+        "              in batches of up to 8 (measured), which wait for up to 2.5 ms (given)",
         "  warning     onnxruntime has no CUDA",
         "              pip install 'streamfleet[worker,cuda]'",
         "  version     0.1.0",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from streamfleet_core.protocol.values import Priority
-from streamfleet_worker.engine.turns.batching import MAX_DELAY, Batching
+from streamfleet_worker.engine.turns.batching import LONGEST_DELAY, MAX_DELAY, Batching, measured_rules
 from streamfleet_worker.engine.turns.turn_queue import TurnQueue
 
 RULES = Batching(max_batch=8)
@@ -49,6 +49,32 @@ def test_without_batches_an_inference_begins_at_once() -> None:
 
     assert single.delay(filled=1, coming=5, oldest=10.0, running=3, now=10.0) == 0
     assert [single.ahead(idle=idle) for idle in (0, 2)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("start", "each", "max_batch", "delay"),
+    [
+        (0.010, 0.001, 8, LONGEST_DELAY),
+        (0.002, 0.001, 8, 0.002),
+        (0.0002, 0.001, 4, 0.0002),
+        (0.0, 0.010, 1, 0.0),
+        (0.0005, 0.010, 1, 0.0005),
+        (0.1, 0.0, 8, LONGEST_DELAY),
+    ],
+    ids=["a GPU", "a light model", "little to gain", "a CPU", "next to nothing to gain", "batches are free"],
+)
+def test_measured_rules_have_the_smallest_batch_that_gains_most(
+    start: float, each: float, max_batch: int, delay: float
+) -> None:
+    rules = measured_rules({size: start + each * size for size in (1, 2, 4, 8)})
+
+    assert rules == Batching(max_batch, delay)
+
+
+def test_a_size_that_is_slower_than_smaller_ones_is_not_used() -> None:
+    assert measured_rules({1: 0.010, 2: 0.012, 4: 0.030}) == Batching(2, 0.0033)
+    assert measured_rules({1: 0.3}) == Batching(1, LONGEST_DELAY)
+    assert measured_rules({1: 0.010, 2: 0.001}).max_delay == LONGEST_DELAY  # the first run was disturbed
 
 
 @dataclass(slots=True)

@@ -8,9 +8,12 @@ another batch runs, the next one grows.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-MAX_DELAY = 0.005  # seconds that a filled slot waits for others
+MAX_DELAY = 0.005  # seconds that a filled slot waits for others, if nothing was measured
+LONGEST_DELAY = 0.01  # seconds, at most that after a measurement
+_NEARLY = 0.95  # of the most frames per second that any size of a batch gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +46,19 @@ class Batching:
     def ahead(self, *, idle: int) -> int:
         """The number of slots to have filled, or in filling, if `idle` threads wait for one."""
         return idle + 1 if self.max_batch == 1 else self.max_batch
+
+
+def measured_rules(seconds: Mapping[int, float]) -> Batching:
+    """The rules for an accelerator whose batch of so many frames takes so many seconds.
+
+    The smallest batch with nearly the most frames per second: a larger one only makes predictions older. A
+    frame waits for another one no longer than what a batch of its own costs beyond its frames.
+
+    `seconds`: by the size of the batch, with that of a single frame.
+    """
+    best = max(size / taken for size, taken in seconds.items())
+    max_batch = min(size for size, taken in seconds.items() if size / taken >= _NEARLY * best)
+    largest = max(seconds)
+    each = (seconds[largest] - seconds[1]) / max(1, largest - 1)
+    delay = min(LONGEST_DELAY, max(0.0, seconds[1] - max(0.0, each)))
+    return Batching(max_batch, round(delay, 4))
