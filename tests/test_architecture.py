@@ -112,6 +112,7 @@ PURE = [
     "streamfleet_worker.video.hardware.annexb",
     "streamfleet_worker.video.hardware.data_protocol",
     "streamfleet_worker.video.hardware.faults",
+    "streamfleet_worker.video.hardware.obu_stream",
     "streamfleet_worker.video.hardware.pipelines",
     "streamfleet_worker.video.sources.timeouts",
 ]

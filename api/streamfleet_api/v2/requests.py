@@ -202,7 +202,7 @@ class SourceRequest(Body):
     consumption: Consumption | None = None
     """`LAZY`: the oldest frame next; `EAGER`: the newest. Null: depends on the source."""
     decoder: DecoderChoice | None = None
-    """What decodes H.264 and H.265. Null: as the worker's `--decoder` says.
+    """What decodes H.264, H.265 and AV1. Null: as the worker's `--decoder` says.
 
     `nv`: NVIDIA's hardware; `va`: hardware with VA-API; `auto`: hardware where there is some. Each falls back
     to `software`, and the status says why. `gst`: GStreamer's software decoder, to test the path.

@@ -78,8 +78,8 @@ Mode = Literal["live", "file"]
 Filling = Literal["WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST"]
 # Which frame is taken next: the oldest, or the newest, in which case the others are dropped.
 Consumption = Literal["LAZY", "EAGER"]
-# What decodes H.264 and H.265: hardware of NVIDIA, hardware with VA-API, or GStreamer's software decoder, to
-# test its path. auto: hardware where there is some.
+# What decodes H.264, H.265 and AV1: hardware of NVIDIA, hardware with VA-API, or GStreamer's decoder in
+# software, to test its path. auto: hardware where there is some.
 DecoderChoice = Literal["auto", "software", "nv", "va", "gst"]
 # Whose frames a busy device infers first.
 Priority = Literal["high", "normal", "low"]

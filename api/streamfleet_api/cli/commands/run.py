@@ -76,7 +76,7 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             "--decoder",
             type=click.Choice(get_args(DecoderChoice)),
             show_default=shown_default("the device's, auto"),
-            help="What decodes H.264 and H.265: hardware (nv, va), software, or auto.",
+            help="What decodes H.264, H.265 and AV1: hardware (nv, va), software, or auto.",
         ),
         click.option(
             "--sink",

@@ -31,6 +31,7 @@ from streamfleet_worker.video.hardware.child import Child, RawPicture
 from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.hardware.data_protocol import NO_TIME, begin, buffer
 from streamfleet_worker.video.hardware.faults import DecoderFailed
+from streamfleet_worker.video.hardware.obu_stream import ObuStream
 from streamfleet_worker.video.hardware.pipelines import LAUNCH, Decoder, Scaling
 
 FIRST_PICTURE = 8.0  # seconds for a new child: decoders of hardware take one or two to open
@@ -108,7 +109,9 @@ class HardwareDecoding:
         self._size = (codec.width, codec.height)
         self._is_sideways = is_sideways
         self._scaling: Scaling | None = None  # of the child
-        self._stream_of = ByteStream(codec.name, codec.extradata or b"")
+        extradata = codec.extradata or b""
+        is_av1 = decoder.codec == "av1"
+        self._stream_of = ObuStream(extradata) if is_av1 else ByteStream(codec.name, extradata)
         self._feeder = _Feeder(read)
         self._child: Child | None = None
         self._live = live

@@ -18,7 +18,13 @@ HardwareKind = Literal["nv", "va", "gst"]
 
 LAUNCH = "gst-launch-1.0"
 # By FFmpeg's name of a codec: GStreamer's media type, and the element that splits it into pictures.
-_PARSED = {"h264": ("video/x-h264", "h264parse"), "hevc": ("video/x-h265", "h265parse")}
+_PARSED = {
+    "h264": ("video/x-h264", "h264parse"),
+    "hevc": ("video/x-h265", "h265parse"),
+    "av1": ("video/x-av1", "av1parse"),
+}
+# GStreamer's decoders in software, the best one first.
+_IN_SOFTWARE = {"h264": ("avdec_h264",), "hevc": ("avdec_h265",), "av1": ("dav1ddec", "av1dec")}
 _FRAMING = ("fdsrc", "gdpdepay", "gdppay", "fdsink", "queue")
 # Formats of pictures that every decoder here decodes: 8 bits, 4:2:0.
 _FORMATS = ("yuv420p", "yuvj420p", "nv12")
@@ -56,7 +62,8 @@ class Decoder:
     @property
     def media_type(self) -> str:
         """GStreamer's description of the packets."""
-        return f"{_PARSED[self.codec][0]}, stream-format=(string)byte-stream, alignment=(string)au"
+        form, alignment = ("obu-stream", "tu") if self.codec == "av1" else ("byte-stream", "au")
+        return f"{_PARSED[self.codec][0]}, stream-format=(string){form}, alignment=(string){alignment}"
 
     def command(self, program: str, frames: int, scaling: Scaling | None = None) -> list[str]:
         """The command line of the child. `frames`: the descriptor for its pictures.
@@ -103,7 +110,8 @@ def candidates(kind: HardwareKind, codec: str) -> tuple[Decoder, ...]:
         case "gst":
             # To test the path: on a CPU it costs more to scale a picture than to pass it on as it is.
             scaler = ("videoscale add-borders=false",)
-            return (Decoder(kind, codec, f"avdec_{short}", ("video/x-raw,format=I420",), scaler),)
+            i420 = "video/x-raw,format=I420"
+            return tuple(Decoder(kind, codec, each, (i420,), scaler) for each in _IN_SOFTWARE[codec])
 
 
 def names_of(elements: Iterable[str]) -> tuple[str, ...]:
