@@ -38,10 +38,12 @@ def test_what_is_given_once_is_given_to_each_source() -> None:
         max_fps=5.0,
         filling="drop_oldest",
         properties={"frame_width": 480.0},
+        decoder="NV",
     )
 
     assert [plan.spec.reference for plan in plans] == [0, "/videos/door.mp4"]
     for plan in plans:
+        assert plan.spec.decoder == "nv"
         assert (plan.spec.max_fps, plan.spec.filling) == (5.0, "DROP_OLDEST")
         assert plan.spec.properties == {"frame_width": 480.0}
         assert (plan.buffer_size, plan.strides) == (7, True)

@@ -746,6 +746,7 @@ def test_a_watchdog_hears_of_frames_and_of_updates(film: Path, taker: Taker) -> 
         ({"max_detections": 0}, "max_detections: expected a number above 0"),
         ({"tracker": "sort"}, "tracker: expected one of bytetrack"),
         ({"sink_mode": "parallel"}, "parallel"),
+        ({"decoder": "cuda"}, "expected one of auto, software, nv, va, gst"),
         ({"video_processing_mode": "slowly"}, "expected one of auto, every_frame, freshest, legacy"),
     ],
 )

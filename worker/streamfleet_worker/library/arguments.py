@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from streamfleet_core.protocol.source_reference import expected_instead, reference_of, sanitised
-from streamfleet_core.protocol.values import Consumption, Filling, SourceSpec
+from streamfleet_core.protocol.values import Consumption, DecoderChoice, Filling, SourceSpec
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
 from streamfleet_worker.library.execution.frame_batches import SourcePlan
@@ -47,6 +47,7 @@ def plans_of(
     properties: Properties | Sequence[Properties | None] | None = None,
     buffer_size: int | None = None,
     mode: str | enum.Enum = "auto",
+    decoder: str | None = None,
 ) -> list[SourcePlan]:
     """Build the plan of each source from the arguments. Raises: ValueError, TypeError."""
     several = list(references) if isinstance(references, (list, tuple)) else [references]
@@ -60,6 +61,7 @@ def plans_of(
     consume = _parse_choice(
         "source_buffer_consumption_strategy", consumption, get_args(Consumption), str.upper
     )
+    decodes = _parse_choice("decoder", decoder, get_args(DecoderChoice), str.lower)
     if processing == "every_frame":
         fill, consume = fill or "WAIT", consume or "LAZY"
     return [
@@ -70,6 +72,7 @@ def plans_of(
                 max_fps=max_fps,
                 filling=fill,  # type: ignore[arg-type]
                 consumption=consume,  # type: ignore[arg-type]
+                decoder=decodes,  # type: ignore[arg-type]
             ),
             buffer_size=buffer_size or settings.buffer_size,
             native=processing == "freshest",

@@ -133,6 +133,7 @@ class InferencePipeline:
         decoding_buffer_size: int | None = None,
         exec_session_id: str | None = None,
         tracker: str | None = None,
+        decoder: str | None = None,
     ) -> InferencePipeline:
         """Create a pipeline with a model.
 
@@ -142,6 +143,9 @@ class InferencePipeline:
         `active_learning_*` (nothing is uploaded), `max_staleness` (frames of a live source never wait),
         `predictions_queue_size` (predictions are not queued), `exec_session_id`. `max_fps` applies to each
         source. `tracker` is "bytetrack" or None.
+
+        `decoder` decodes H.264, H.265 and AV1: "nv" or "va" with hardware, "auto" with the one that is there,
+        "software" or None without.
 
         Raises: ValueError, TypeError, ConfigError, and the errors of `load`.
         """
@@ -163,6 +167,7 @@ class InferencePipeline:
             properties=video_source_properties,
             buffer_size=decoding_buffer_size,
             mode=video_processing_mode,
+            decoder=decoder,
         )
         return cls(
             plans,
@@ -195,6 +200,7 @@ class InferencePipeline:
         sink_mode: SinkMode | str = SinkMode.ADAPTIVE,
         predictions_queue_size: int | None = None,
         decoding_buffer_size: int | None = None,
+        decoder: str | None = None,
     ) -> InferencePipeline:
         """Create a pipeline with a function instead of a model.
 
@@ -212,6 +218,7 @@ class InferencePipeline:
             properties=video_source_properties,
             buffer_size=decoding_buffer_size,
             mode=video_processing_mode,
+            decoder=decoder,
         )
         return cls(
             plans,
@@ -256,6 +263,7 @@ class InferencePipeline:
         use_workflow_definition_cache: bool = True,
         predictions_queue_size: int | None = None,
         max_staleness: float | None = None,
+        decoder: str | None = None,
     ) -> InferencePipeline:
         """Create a pipeline from a workflow with one detection model, a byte tracker, visualizations, counts.
 
@@ -286,6 +294,7 @@ class InferencePipeline:
             properties=video_source_properties,
             buffer_size=decoding_buffer_size,
             mode=video_processing_mode,
+            decoder=decoder,
         )
         return cls(
             plans,
