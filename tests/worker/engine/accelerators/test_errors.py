@@ -21,6 +21,7 @@ OLD_DRIVER = "NVIDIA's driver is missing, or too old for the installed CUDA"
 NO_GPU = "NVIDIA's driver finds no GPU"
 NO_MEMORY = "the GPU has too little free memory"
 BROKEN_DRIVER = "NVIDIA's driver does not work"
+NO_DRIVER = "NVIDIA's driver is not visible here"
 NO_LIBRARY = "a library of the accelerator is missing"
 NO_CUDNN = "cuDNN or cuBLAS does not work with this GPU and its driver"
 OTHER = "CUDA failed"
@@ -54,6 +55,10 @@ OTHER = "CUDA failed"
         (
             f"{CUDA_CALL}CUDA failure 100: no CUDA-capable device is detected {AT}",
             f"{NO_GPU}: CUDA failure 100: no CUDA-capable device is detected",
+        ),
+        (
+            "libcuda.so.1: cannot open shared object file: No such file or directory",
+            f"{NO_DRIVER}: libcuda.so.1: cannot open shared object file: No such file or directory",
         ),
         (
             f"{CUDA_CALL}CUDA failure 999: unknown error {AT}",

@@ -69,6 +69,12 @@ _CAUSES = (
         "if nvidia-smi fails too, restart the machine, or load the driver again",
     ),
     _cause(
+        r"\blibcuda\.so[.\d]*: cannot open shared object",  # which is no part of CUDA's wheels
+        "NVIDIA's driver is not visible here",
+        "nvidia-smi must work here: install NVIDIA's driver, or start the container with --gpus all, on a"
+        " Jetson with --runtime nvidia; without an NVIDIA GPU, --accelerator cpu",
+    ),
+    _cause(
         r"\blib[\w.+-]+\.so[\w.]*: .{0,40}?(?:cannot open shared object|undefined symbol|version .{1,40} not"
         r" found)|cannot open shared object file",
         "a library of the accelerator is missing",
