@@ -159,6 +159,12 @@ def test_a_doctor_that_finds_a_model_on_the_gpu_is_as_expected() -> None:
     assert machine.judged(findings[:1], gpu=True).verdict == "FAILED"
 
 
+def test_a_doctor_that_warns_of_a_missing_driver_is_as_expected_without_a_gpu() -> None:
+    findings = [warning("provider", f"{CPU}: no driver", "install"), fine("inference", "1 ms")]
+
+    assert machine.judged(findings, gpu=False).verdict == "ok"
+
+
 @pytest.mark.parametrize(
     ("provider", "load", "verdict"), [(CUDA, 0.4, "ok"), (CPU, 0.4, "FAILED"), (CUDA, None, "FAILED")]
 )
