@@ -41,9 +41,9 @@ class Step:
 
 # The first ones ask what is there. Of the others, those come first whose answers matter most.
 STEPS = (
-    Step(_DRIVER, 30),
+    Step(_DRIVER, 60),
     Step("doctor", 100),
-    Step(_TENSORRT, 30),
+    Step(_TENSORRT, 60),
     Step("cuda", 90),
     Step("require", 60),
     Step("prefer", 60),
