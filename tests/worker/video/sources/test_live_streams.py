@@ -16,7 +16,10 @@ from pathlib import Path
 import av
 import pytest
 
+from streamfleet_core.protocol.status import SourceStat
+from streamfleet_core.protocol.values import DecoderChoice
 from streamfleet_worker.video.sources import timeouts
+from tests.fakes import gstreamer
 from tests.fakes.cutter import Cutter
 from tests.fakes.films import FRAMES, copied, counted_by_ffmpeg, noise, write_film
 from tests.fakes.http_camera import HttpCamera
@@ -25,6 +28,17 @@ from tests.fakes.peers import wait_for
 from tests.fakes.playing import Playing
 from tests.fakes.ports_and_folders import free_port
 from tests.fakes.rtsp import RtspServer
+
+BY_GSTREAMER = pytest.mark.skipif(
+    gstreamer.is_missing(), reason=f"there is no GStreamer here: apt-get install {gstreamer.PACKAGES}"
+)
+each_decoder = pytest.mark.parametrize("decoder", ["software", pytest.param("gst", marks=BY_GSTREAMER)])
+
+
+def is_decoded_by(stat: SourceStat, decoder: DecoderChoice) -> bool:
+    """Whether H.264 is, without any trouble of its decoder; a row of the table is printed."""
+    print(f"| {stat.received} | {stat.dropped} | {stat.failures} | {stat.decoder} | {stat.decoder_note} |")
+    return (stat.decoder, stat.decoder_note) == ("gst (avdec_h264)" if decoder == "gst" else decoder, "")
 
 
 @pytest.fixture
@@ -191,11 +205,12 @@ def test_a_film_with_its_index_at_the_end_loses_nothing(
     assert ids == list(range(1, 61))
 
 
+@each_decoder
 def test_fragments_of_which_no_end_is_known_are_live(
-    play: Callable[..., Playing], web: Web, tmp_path: Path
+    play: Callable[..., Playing], web: Web, tmp_path: Path, decoder: DecoderChoice
 ) -> None:
     web.tells_sizes = False
-    with av.open(str(write_film(tmp_path / "whole.mkv", "mpeg4"))) as whole:
+    with av.open(str(write_film(tmp_path / "whole.mkv", "libx264"))) as whole:
         options = {"movflags": "frag_every_frame+empty_moov"}
         with av.open(str(tmp_path / "fragments.mp4"), "w", options=options) as film:
             stream = film.add_stream_from_template(whole.streams.video[0])
@@ -204,10 +219,12 @@ def test_fragments_of_which_no_end_is_known_are_live(
                 if packet.size:
                     film.mux(packet)
 
-    playing = play(web.url("fragments.mp4"))
-    playing.until_lost()
+    playing = play(web.url("fragments.mp4"), decoder=decoder)
+    lost = playing.until_lost()
 
     assert not playing.buffer.finite
+    assert lost.received == FRAMES
+    assert is_decoded_by(lost, decoder)
 
 
 def segmented(folder: Path, frames: int = 75) -> list[Path]:
@@ -251,11 +268,14 @@ def test_a_recording_with_an_end_list_ends(play: Callable[..., Playing], web: We
     assert [web.requests.count(f"/part{number}.ts") for number in range(count)] == [1] * count
 
 
-def test_a_live_list_goes_on(play: Callable[..., Playing], web: Web, tmp_path: Path) -> None:
+@each_decoder
+def test_a_live_list_goes_on(
+    play: Callable[..., Playing], web: Web, tmp_path: Path, decoder: DecoderChoice
+) -> None:
     count = len(segmented(tmp_path, frames=150))
     playlist(tmp_path, range(3), end=False)
 
-    playing = play(web.url("list.m3u8"))
+    playing = play(web.url("list.m3u8"), decoder=decoder)
     playing.until(50)
     playlist(tmp_path, range(2, count), end=False)
     ids = playing.until(100)
@@ -263,15 +283,19 @@ def test_a_live_list_goes_on(play: Callable[..., Playing], web: Web, tmp_path: P
     assert not playing.buffer.finite
     assert playing.stat.attempts == 0
     assert ids == sorted(set(ids))
+    assert is_decoded_by(playing.stat, decoder)
 
 
 # what is live
 
 
-def test_a_live_stream_with_one_bad_picture_in_ten_is_not_lost(play: Callable[..., Playing]) -> None:
+@each_decoder
+def test_a_live_stream_with_one_bad_picture_in_ten_is_not_lost(
+    play: Callable[..., Playing], decoder: DecoderChoice
+) -> None:
     camera = HttpCamera(fps=100)
     camera.damaged_each = 10
-    playing = play(camera.url())
+    playing = play(camera.url(), decoder=decoder)
 
     ids = playing.until(60)
     stat = playing.stat
@@ -280,10 +304,15 @@ def test_a_live_stream_with_one_bad_picture_in_ten_is_not_lost(play: Callable[..
     assert stat.failures == 0
     assert stat.dropped["damaged"] >= 6
     assert not any(number % 10 == 0 for number in ids[:60])
+    note = "gst does not decode mjpeg" if decoder == "gst" else ""
+    assert (stat.decoder, stat.decoder_note) == ("software", note)
 
 
-def test_a_transport_stream_over_udp_plays(play: Callable[..., Playing], tmp_path: Path) -> None:
-    path = write_film(tmp_path / "film.ts", "mpeg2video", options={"g": "5"})
+@each_decoder
+def test_a_transport_stream_over_udp_plays(
+    play: Callable[..., Playing], tmp_path: Path, decoder: DecoderChoice
+) -> None:
+    path = write_film(tmp_path / "film.ts", "libx264", options={"g": "5"})
     pieces, port, closing = without_end(path), free_port(), threading.Event()
 
     def send() -> None:
@@ -296,45 +325,52 @@ def test_a_transport_stream_over_udp_plays(play: Callable[..., Playing], tmp_pat
 
     thread = threading.Thread(target=send)
     thread.start()
-    playing = play(f"udp://127.0.0.1:{port}")
+    playing = play(f"udp://127.0.0.1:{port}", decoder=decoder)
     ids = playing.until(40)
-    failures = playing.stat.failures
+    stat = playing.stat
     playing.reader.stop(10)  # while datagrams come: of their end nothing tells
     closing.set()
     thread.join(PATIENCE)
 
     assert ids == sorted(set(ids))
-    assert failures == 0
+    assert stat.failures == 0
+    assert is_decoded_by(stat, decoder)
 
 
-def test_a_damaged_transport_stream_plays_on(play: Callable[..., Playing], tmp_path: Path) -> None:
-    path = write_film(tmp_path / "film.ts", "mpeg2video", options={"g": "5"})
+@each_decoder
+def test_a_damaged_transport_stream_plays_on(
+    play: Callable[..., Playing], tmp_path: Path, decoder: DecoderChoice
+) -> None:
+    path = write_film(tmp_path / "film.ts", "libx264", options={"g": "5"})
     content = bytearray(path.read_bytes())
     for place in range(188 * 20 + 60, len(content) - 188, 188 * 17):
         content[place : place + 100] = noise(100, place)
     path.write_bytes(bytes(content))
 
     with sending(without_end(path), every=0.01) as port:
-        playing = play(f"tcp://127.0.0.1:{port}")
+        playing = play(f"tcp://127.0.0.1:{port}", decoder=decoder)
         playing.until(100)
-        failures = playing.stat.failures
+        stat = playing.stat
 
-    assert failures == 0
+    assert stat.failures == 0
+    assert is_decoded_by(stat, decoder)
 
 
+@each_decoder
 def test_a_camera_that_takes_one_connection_plays(
-    play: Callable[..., Playing], rtsp: Callable[..., RtspServer]
+    play: Callable[..., Playing], rtsp: Callable[..., RtspServer], decoder: DecoderChoice
 ) -> None:
     server = rtsp(size=(320, 240)).start()
     cable = Cutter(server.port, limit=None, most=1)
 
-    playing = play(server.url.replace(str(server.port), str(cable.port)))
+    playing = play(server.url.replace(str(server.port), str(cable.port)), decoder=decoder)
     playing.until(20)
     playing.reader.stop(10)
     cable.close()
 
     assert (cable.connections, cable.refused) == (1, 0)
     assert playing.stat.failures == 0
+    assert is_decoded_by(playing.stat, decoder)
 
 
 def test_a_slow_camera_is_not_lost(play: Callable[..., Playing], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,30 +414,34 @@ def joined(folder: Path, *, keyframe_at: int | None) -> Callable[[int], bytes]:
     return lambda number: pieces[number] if number < len(pieces) else b""
 
 
+@each_decoder
 def test_frames_that_cannot_be_shown_are_a_loss_with_a_cause_of_its_own(
-    play: Callable[..., Playing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    play: Callable[..., Playing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: DecoderChoice
 ) -> None:
     monkeypatch.setattr(timeouts, "FIRST_PICTURE", 2.0)
 
     with sending(joined(tmp_path, keyframe_at=None), every=0.05, head=MATROSKA) as port:
-        playing = play(f"http://127.0.0.1:{port}/live.mkv")
+        playing = play(f"http://127.0.0.1:{port}/live.mkv", decoder=decoder)
         lost = playing.until_lost(lambda loss: loss.cause == "undecodable")
 
     assert lost.reason.endswith("frames arrive, but none can be decoded: no keyframe within 2 s")
     assert lost.received == 0
+    assert is_decoded_by(lost, decoder)
 
 
+@each_decoder
 def test_the_first_keyframe_may_take_longer_than_a_next_frame(
-    play: Callable[..., Playing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    play: Callable[..., Playing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: DecoderChoice
 ) -> None:
     monkeypatch.setattr(timeouts, "NEXT_PICTURE", 0.2)
 
     with sending(joined(tmp_path, keyframe_at=100), every=0.02, head=MATROSKA) as port:
-        playing = play(f"http://127.0.0.1:{port}/live.mkv")
+        playing = play(f"http://127.0.0.1:{port}/live.mkv", decoder=decoder)
         playing.until(20)
-        failures = playing.stat.failures
+        stat = playing.stat
 
-    assert failures <= 1, "none, or one where this machine stood still"
+    assert is_decoded_by(stat, decoder)
+    assert stat.failures <= 1, "none, or one where this machine stood still"
     assert playing.metrics.properties is not None
 
 
