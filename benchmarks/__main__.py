@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks import (
+    batches,
     commands,
     latency,
     live_age,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "commands": commands.run,
     "relay": relay.run,
     "recovery": recovery.run,
+    "batches": batches.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,12 +1,14 @@
 """A stand-in for an accelerator, in a real engine process: a batch of n frames takes a + b·n seconds.
 
 The file of its model holds the figures. Its runs are written to a log, one line each: when it began and
-ended, and the first pixel of each frame, which says whose it is.
+ended, and the middle pixel of each frame, which says whose it is.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +23,6 @@ from streamfleet_worker.engine.loading import Loaded
 from streamfleet_worker.ipc.child_messages import EngineConfig
 from streamfleet_worker.ipc.shared_memory import Slot, SlotLayout
 from tests.fakes.models import manifest_of
-from tests.fakes.patience import PATIENCE
 
 SIDE = 32  # pixels of the model's input
 
@@ -32,7 +33,7 @@ class StandInRun:
 
     began: float  # monotonic seconds
     ended: float
-    pixels: tuple[int, ...]  # the first of each frame
+    pixels: tuple[int, ...]  # the middle one of each frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +43,12 @@ class StandInFigures:
     start: float = 0.0  # seconds of a batch: a
     each: float = 0.0  # seconds of each of its frames: b
     max_batch: int = 8
-    closed: bool = False  # no run ends until `open_gate`
+    lock: str = ""  # a file: engines with the same one share the accelerator, one run at a time
 
     def write(self, path: Path) -> Manifest:
         """Write a model with these figures. Returns its manifest."""
         path.write_text(json.dumps(asdict(self)))
         return manifest_of(path, width=SIDE, height=SIDE)
-
-
-def open_gate(model: Path) -> None:
-    """Let all runs end."""
-    model.with_suffix(".open").touch()
 
 
 def runs_of(model: Path) -> list[StandInRun]:
@@ -76,7 +72,6 @@ class StandInModel:
 
     def __init__(self, path: Path) -> None:
         self._figures = StandInFigures(**json.loads(path.read_text()))
-        self._gate = path.with_suffix(".open")
         self._log = path.with_suffix(".log")
         self.max_batch = self._figures.max_batch
 
@@ -90,17 +85,17 @@ class StandInModel:
         raise AssertionError("an accelerator has no use for several threads")
 
     def run(self, slots: Sequence[Slot]) -> None:
-        began = time.monotonic()
-        ends = began + self._figures.start + self._figures.each * len(slots)
         pixels = [int(slot.input[0, 0, SIDE // 2, SIDE // 2]) for slot in slots]
-        while self._figures.closed and not self._gate.exists():
-            assert time.monotonic() < began + PATIENCE, "nobody opened the gate"
-            time.sleep(0.005)
-        time.sleep(max(0.0, ends - time.monotonic()))
+        with Path(self._figures.lock or os.devnull).open("ab") as lock:
+            if self._figures.lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            began = time.monotonic()
+            time.sleep(self._figures.start + self._figures.each * len(slots))
+            ended = time.monotonic()
         for slot in slots:
             slot.output[:] = 0
         with self._log.open("a") as log:
-            log.write(json.dumps([began, time.monotonic(), pixels]) + "\n")
+            log.write(json.dumps([began, ended, pixels]) + "\n")
 
 
 def standin_engine(config: EngineConfig, connection: Connection) -> None:
