@@ -338,6 +338,21 @@ def test_a_transport_stream_over_udp_plays(
 
 
 @each_decoder
+def test_a_camera_whose_clock_is_set_back_loses_no_picture(
+    play: Callable[..., Playing], tmp_path: Path, decoder: DecoderChoice
+) -> None:
+    path = write_film(tmp_path / "film.ts", "libx264", options={"g": "5"})
+
+    with sending(without_end(path), every=0.02) as port:
+        playing = play(f"tcp://127.0.0.1:{port}", decoder=decoder)
+        playing.until(2 * FRAMES + 10)
+        stat = playing.stat
+
+    assert (stat.failures, stat.dropped) == (0, {})
+    assert is_decoded_by(stat, decoder)
+
+
+@each_decoder
 def test_a_damaged_transport_stream_plays_on(
     play: Callable[..., Playing], tmp_path: Path, decoder: DecoderChoice
 ) -> None:

@@ -129,6 +129,8 @@ class HardwareDecoding:
         self._are_times_wrong = False
         self._last_pts: int | None = None
         self._first_pts: int | None = None
+        self._last_dts: int | None = None
+        self._latest = 0  # time since the first one, in units of the time base
         self._worked = False  # the child has delivered a picture
         self._moved_at = 0.0  # monotonic seconds, of the last picture, or when it could hold all packets
         self._heard_at = 0.0  # monotonic seconds, of the last picture, or the start of the child
@@ -294,7 +296,7 @@ class HardwareDecoding:
         self._wants_keyframe = self._marks_skipped = False
         child = self._child or self._start()
         content = self._stream_of.convert(bytes(packet), keyframe=keyframe)
-        sent = _Sent(packet, content, self._time_of(packet.pts))
+        sent = _Sent(packet, content, self._time_of(packet))
         if packet.pts is not None:
             is_reordered = self._last_pts is not None and packet.pts < self._last_pts
             self._marks_lost = (self._marks_lost or is_reordered) and not self._are_times_wrong
@@ -333,12 +335,18 @@ class HardwareDecoding:
             self._unanswered.remove(sent)
         return sum(not sent.packet.is_discard for sent in given_up)
 
-    def _time_of(self, pts: int | None) -> int:
-        if pts is None or not self._time_base:
+    def _time_of(self, packet: Packet[Any]) -> int:
+        pts, base = packet.pts, self._time_base
+        if pts is None or not base:
             return NO_TIME
         if self._first_pts is None:
             self._first_pts = pts
-        base = self._time_base
+        if packet.dts is not None:
+            # The clock of a camera was set back. Pictures are matched by their times, so these go on.
+            if self._live and self._last_dts is not None and packet.dts < self._last_dts:
+                self._first_pts = packet.dts - self._latest - 1
+            self._last_dts = packet.dts
+        self._latest = max(self._latest, pts - self._first_pts)
         at = _START + (pts - self._first_pts) * base.numerator * _SECOND // base.denominator
         return at if 0 <= at < _LATEST else NO_TIME
 
