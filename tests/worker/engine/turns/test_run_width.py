@@ -42,15 +42,36 @@ def test_the_load_decides(rate: float, expected: bool) -> None:
 
 @pytest.mark.parametrize(("rate", "expected"), [(6.5, True), (7.2, False), (10, False)])
 def test_a_lone_camera_may_use_most_of_the_time(rate: float, expected: bool) -> None:
-    chosen = play(RunWidth(2), rate, seconds=40, lone=True)
+    chosen = play(RunWidth(2), rate, seconds=25, lone=True)
 
     assert set(chosen[len(chosen) // 2 :]) == {expected}
+
+
+def test_all_threads_that_are_not_fast_enough_are_tried_now_and_then() -> None:
+    chosen = play(RunWidth(2), 8, seconds=300, lone=True, wide=0.15)
+
+    assert 5 <= sum(chosen) <= 0.03 * len(chosen)
 
 
 def test_a_lone_camera_whose_inferences_on_one_thread_overlap_gets_all_threads() -> None:
     chosen = play(RunWidth(2), 6.5, seconds=40, lone=True, alone=False)
 
     assert all(chosen[len(chosen) // 2 :])
+
+
+def test_an_inference_beside_another_is_no_measure_of_all_threads() -> None:
+    width = RunWidth(2)
+    play(width, 2, lone=True, seconds=1, wide=0.9)
+
+    for at in range(1, 20):
+        assert width.starts(at, alone=False, lone=True)
+        width.ended(0.9, wide=True)
+        assert width.starts(at + 0.3, alone=True, lone=True)
+        assert not width.starts(at + 0.4, alone=False, lone=True)
+        width.ended(0.3, wide=False)
+        width.ended(0.9, wide=True)
+
+    assert width._wide_runs < 5
 
 
 def test_only_one_inference_at_a_time_uses_all_threads() -> None:
@@ -79,7 +100,7 @@ def test_a_short_inference_is_not_worth_a_session() -> None:
 
 
 def test_a_model_that_gains_nothing_goes_back_to_one_thread() -> None:
-    chosen = play(RunWidth(2), 2, seconds=40, wide=0.175)
+    chosen = play(RunWidth(2), 2, seconds=25, wide=0.175)
 
     assert any(chosen)
     assert not any(chosen[-20:])

@@ -17,10 +17,10 @@ _WORTHWHILE = 0.04  # seconds of an inference on one thread; a shorter one gains
 _LOW, _MIDDLE = 0.75, 0.85
 _LOW_LONE, _MIDDLE_LONE = 0.88, 0.94
 _GAIN = 0.9  # an inference on all threads must take less than this part of one on one thread
-_EXPECTED_GAIN = 0.6  # before any was measured
+_EXPECTED_GAIN = 0.6  # before enough were measured
 _SMOOTHING = 0.2  # weight of the newest duration
-_SURE = 10  # inferences on all threads, after which their duration is known
-_OLD = 60.0  # seconds after the last one, when it is measured again: it was perhaps disturbed
+_SURE = 5  # inferences on all threads, after which their duration is known
+_OLD = 30.0  # seconds after the last one, when it is measured again: it was perhaps disturbed
 
 
 class RunWidth:
@@ -34,6 +34,7 @@ class RunWidth:
         self._wide = 0.0  # seconds of an inference on all threads; 0: unknown
         self._wide_runs = 0
         self._runs_wide = False  # an inference on all threads
+        self._is_disturbed = False  # that one, by others at the same time
         self._wide_at = 0.0  # monotonic seconds of the last one
         self._is_low = False
         self._is_available = False
@@ -56,22 +57,26 @@ class RunWidth:
         self._rated_at = now
         if now - self._wide_at > _OLD:
             self._wide, self._wide_runs = 0.0, 0
-        busy = self._rate * (self._wide or self._narrow * _EXPECTED_GAIN)
+        is_known = self._wide_runs >= _SURE
+        busy = self._rate * (self._wide if is_known else self._narrow * _EXPECTED_GAIN)
         low, middle = (_LOW_LONE, _MIDDLE_LONE) if lone else (_LOW, _MIDDLE)
         self._is_low = 0 < busy < (middle if self._is_low else low)
+        self._is_disturbed = self._is_disturbed or self._runs_wide
         if not (self._is_available and self._is_low and self._is_worthwhile):
             return False
         if self._runs_wide or not (alone or lone):
             return False
         self._runs_wide, self._wide_at = True, now
+        self._is_disturbed = not alone
         return True
 
     def ended(self, seconds: float, *, wide: bool) -> None:
         """Record the duration of an inference."""
         if wide:
             self._runs_wide = False
-            self._wide_runs += 1
-            self._wide = _smoothed(self._wide, seconds)
+            if not self._is_disturbed:
+                self._wide_runs += 1
+                self._wide = _smoothed(self._wide, seconds)
         else:
             self._narrow = _smoothed(self._narrow, seconds)
 
