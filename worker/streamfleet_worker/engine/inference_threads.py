@@ -67,7 +67,7 @@ class _Batch:
     wide: bool  # it uses all threads
 
 
-class Runners:
+class InferenceThreads:
     """Runs the requests of cameras on one model. Call `start` and `close` once."""
 
     def __init__(self, model: Model, *, threads: int, batching: Batching) -> None:
@@ -76,7 +76,7 @@ class Runners:
         self._lock = threading.Lock()  # guards the following, for short moments
         self._connections: dict[int, CameraConnection] = {}  # by descriptor
         self._queue: TurnQueue[CameraConnection] = TurnQueue()
-        self._started: dict[int, float] = {}  # monotonic seconds, by run thread
+        self._started: dict[int, float] = {}  # monotonic seconds, by thread
         self._batching = batching
         threads = threads if batching.max_batch == 1 else _OF_BATCHES
         self._width = RunWidth(threads if model.on_cpu and batching.max_batch == 1 else 1)
@@ -91,7 +91,7 @@ class Runners:
         self._batch_ended = Wakeup()
         self._epoll.register(self._batch_ended, select.EPOLLIN)
         self._threads = [
-            threading.Thread(target=self._run, args=(number,), name=f"run {number}", daemon=True)
+            threading.Thread(target=self._run, args=(number,), name=f"inference {number}", daemon=True)
             for number in range(threads)
         ]
 

@@ -1,4 +1,4 @@
-"""One ONNX model in ONNX Runtime, checked against its manifest. One session serves any number of run threads.
+"""One ONNX model in ONNX Runtime, checked against its manifest. One session serves any number of threads.
 
 It only infers: camera processes write the inputs and decode the outputs.
 """

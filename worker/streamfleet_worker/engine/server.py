@@ -1,7 +1,7 @@
 """The engine's unix socket: cameras connect, receive the model's shapes, and share their memory.
 
-Afterwards the run threads serve them. A camera that violates the protocol is disconnected, without effect on
-the others.
+Afterwards the inference threads serve them. A camera that violates the protocol is disconnected, without
+effect on the others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import time
 
 from streamfleet_worker.engine.connection import CameraConnection
-from streamfleet_worker.engine.inference_threads import Runners
+from streamfleet_worker.engine.inference_threads import InferenceThreads
 from streamfleet_worker.engine.interface import Model
 from streamfleet_worker.engine.messages import MAX_PACKET, BadPacket, Offer, Share, pack, unpack_from_camera
 from streamfleet_worker.engine.turns.batching import Batching
@@ -34,7 +34,9 @@ class EngineServer:
     ) -> None:
         """`batching`: the rules of batches; None: as large as the model allows."""
         self._model = model
-        self._runners = Runners(model, threads=threads, batching=batching or Batching(model.max_batch))
+        self._inference_threads = InferenceThreads(
+            model, threads=threads, batching=batching or Batching(model.max_batch)
+        )
         self._offer = pack(_offer(model))
         self._closing = False
         self._listener = listen(socket_path, backlog=_BACKLOG)
@@ -47,14 +49,14 @@ class EngineServer:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._thread.start()
-        self._runners.start()
+        self._inference_threads.start()
 
     def close(self, deadline: float) -> None:
         """Disconnect all cameras; wait up to `deadline` seconds for running inferences."""
         self._closing = True
         os.write(self._wake_write, b"x")
         until = time.monotonic() + deadline
-        self._runners.close(deadline)
+        self._inference_threads.close(deadline)
         self._thread.join(max(0.0, until - time.monotonic()))
         # Not closed by the thread: it may end before the wake-up, which must still have a pipe to write to.
         if not self._thread.is_alive():
@@ -63,11 +65,11 @@ class EngineServer:
 
     def figures(self, now: float) -> tuple[int, float]:
         """The number of inferences so far, and the seconds that the longest running one has taken."""
-        return self._runners.figures(now)
+        return self._inference_threads.figures(now)
 
     def failure(self, now: float) -> str:
         """Reason why inferences fail, if all of the last seconds did; otherwise ""."""
-        return self._runners.failure(now)
+        return self._inference_threads.failure(now)
 
     # the server thread -------------------------------------------------------------------------------------
 
@@ -112,7 +114,7 @@ class EngineServer:
                 os.close(descriptor)
         self._selector.unregister(connection.link)
         if connection.slots:
-            self._runners.add(connection)
+            self._inference_threads.add(connection)
         else:
             connection.link.close()
 
