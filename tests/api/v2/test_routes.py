@@ -79,6 +79,7 @@ def test_devices_are_listed_with_their_engines(http: httpx.Client, peer: Peer) -
         "inferences": 7,
         "restarts": 0,
         "activity": "",
+        "batching": None,
         "provider": "CPUExecutionProvider",
         "missing_accelerator": {"reason": "no kernels for this GPU", "remedy": "another wheel"},
     }
