@@ -120,6 +120,23 @@ def test_no_frame_is_chosen_beside_one_that_waits_to_run() -> None:
     assert turns.ask(2.0, ahead=2) == [("b", 0)]
 
 
+def test_of_two_frames_that_wait_to_run_the_older_one_is_first() -> None:
+    turns: TurnQueue[str] = TurnQueue()
+    turns.request_turn("b", 0, 0, 0.0)
+    for at in (0.9, 1.0):  # the frame of b is old, so that a is a round ahead
+        turns.request_turn("a", 0, 0, at)
+        turns.ask(at, ahead=1)
+        turns.fill("a", 0, 0, at)
+        if at < 1.0:
+            turns.take(at)
+            turns.finish("a", 0)
+    turns.request_turn("b", 0, 0, 1.1)
+    turns.ask(1.1, ahead=2)
+    turns.fill("b", 0, 0, 1.1)
+
+    assert turns.take(1.1, 2) == [("a", 0), ("b", 0)]
+
+
 def test_each_idle_thread_gets_a_slot_and_one_more_is_filled() -> None:
     turns: TurnQueue[str] = TurnQueue()
     for camera in "abcd":

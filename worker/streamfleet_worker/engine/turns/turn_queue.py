@@ -12,6 +12,7 @@ slots in advance.
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -233,7 +234,7 @@ class TurnQueue(Generic[CameraT]):
         priority, lane, waiting = next(
             (priority, lane, waiting)
             for priority in self._order.sequence(priorities)
-            for lane in self._turns[priority].order(now)
+            for lane in self._order_to_run(priority, now)
             for waiting in self._waiting[lane]
             if waiting.state is _State.FILLED
         )
@@ -245,6 +246,15 @@ class TurnQueue(Generic[CameraT]):
             self._turns[priority].add(lane, ALWAYS_NEW)
         self._running.add((camera, waiting.slot))
         return camera, waiting.slot
+
+    def _order_to_run(self, priority: Priority, now: float) -> list[tuple[CameraT, int]]:
+        """The waiting sources, those first whose frame is chosen, as each moment makes it older."""
+
+        def chosen_at(lane: tuple[CameraT, int]) -> float:
+            first = self._waiting[lane][0]
+            return self._filled.get((lane[0], first.slot), math.inf) if first.is_chosen else math.inf
+
+        return sorted(self._turns[priority].order(now), key=chosen_at)
 
     def _order_to_ask(self, priority: Priority, now: float) -> list[tuple[CameraT, int]]:
         """The waiting sources, those first whose frame is chosen: no newer one may be chosen beside it."""
