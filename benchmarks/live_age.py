@@ -5,8 +5,9 @@ age includes the connection and all the time before and during decoding. The fle
 engine, sends UDP datagrams, whose arrival the kernel timestamps, with the numbers of the frames.
 Baseline of the same run: bare loops (bare_live.py) on the same cameras, until the detections are known.
 
-An age and a rate are of frames that were captured during the measurement. At its end all cameras halt, and
-what they have captured since they were opened must be received, and predicted or counted as dropped.
+An age and a rate are of frames that were captured during the measurement. The cameras go on until each of
+these is predicted or replaced. Then they halt, and what they have captured since they were opened must be
+received, and predicted or counted as dropped.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ SIDES = (*LIVE_ARRANGEMENTS, FLEET)
 EQUAL = 0.05  # maximum relative difference of a camera's frames from the median, beyond one frame
 _WARM_UP = 5.0  # seconds, after which processes no longer start
 _QUICK_WARM_UP = 0.5  # seconds
+_IN_FLIGHT = 1.0  # seconds, at most, from the choice of a frame until its prediction
 _SETTLED = 60.0  # seconds until all frames of halted cameras are done, and their status says so
 _START = 240.0  # seconds until each camera is predicted: dozens of processes start
 _STARTING = 8  # pipelines that are started at the same time
@@ -153,7 +155,7 @@ def of_bare(
     urls = tuple(cameras.urls(camera_names, scene.fps))
     with watching(arrangement, LiveTask(setting.model, setting.manifest, urls)) as loop:
         loop.await_predictions()
-        window = _measure(seconds, warm_up=setting.pick(_WARM_UP, _QUICK_WARM_UP))
+        window = _measure(scene, seconds, warm_up=setting.pick(_WARM_UP, _QUICK_WARM_UP))
         taken = cameras.halt(camera_names)
         captured = [taken[name] for name in camera_names]
         watched = loop.finish([len(each.times_ns) for each in captured])
@@ -183,7 +185,7 @@ def of_fleet(
             timeout=_START,
             every=setting.pick(1.0, 0.1),
         )
-        window = _measure(seconds, warm_up=setting.pick(_WARM_UP, _QUICK_WARM_UP))
+        window = _measure(scene, seconds, warm_up=setting.pick(_WARM_UP, _QUICK_WARM_UP))
         taken = cameras.halt(camera_names)
         captured = [taken[name] for name in camera_names]
         statuses = settled(fleet, camera_names, [len(each.times_ns) for each in captured])
@@ -221,11 +223,15 @@ def _source(fleet: Fleet, pipeline_id: str) -> dict[str, Any]:
     return source
 
 
-def _measure(seconds: float, *, warm_up: float) -> Window:
+def _measure(scene: Scene, seconds: float, *, warm_up: float) -> Window:
     time.sleep(warm_up)
     begin_ns = boot_ns()
     time.sleep(seconds)
-    return Window(begin_ns, boot_ns())
+    window = Window(begin_ns, boot_ns())
+    # Until each frame of the window is predicted or replaced. A halted camera's last frame is never replaced,
+    # and waits for as long as all cameras take.
+    time.sleep(1 / scene.fps + _IN_FLIGHT)
+    return window
 
 
 # the report -----------------------------------------------------------------------------------------------
