@@ -66,14 +66,12 @@ class FairTurns(Generic[SourceT]):
             self.remove(source)
         self._next = {source: at for source, at in self._next.items() if not is_gone(source)}
 
-    def order(self, now: float) -> Iterator[SourceT]:
+    def order(self, now: float) -> list[SourceT]:
         """The waiting sources, the next one first. `now`: monotonic seconds."""
         open_until = self._open_until(now)
-        return iter(
-            sorted(
-                self._rounds,
-                key=lambda source: (max(self._rounds[source], open_until), -self._decoded_at[source]),
-            )
+        return sorted(
+            self._rounds,
+            key=lambda source: (max(self._rounds[source], open_until), -self._decoded_at[source]),
         )
 
     def _open_until(self, now: float) -> int:

@@ -258,8 +258,8 @@ class TurnQueue(Generic[CameraT]):
 
     def _order_to_ask(self, priority: Priority, now: float) -> list[tuple[CameraT, int]]:
         """The waiting sources, those first whose frame is chosen: no newer one may be chosen beside it."""
-        lanes = list(self._turns[priority].order(now))
-        return sorted(lanes, key=lambda lane: not self._waiting[lane][0].is_chosen)
+        order = self._turns[priority].order(now)
+        return sorted(order, key=lambda lane: not self._waiting[lane][0].is_chosen)
 
     def _remove(self, camera: CameraT, waiting: _Waiting) -> None:
         lane = (camera, self._sources[camera, waiting.slot])
