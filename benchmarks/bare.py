@@ -32,6 +32,7 @@ from benchmarks.processes import TIMEOUT, child, receive
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
+from streamfleet_worker.families.adapters import input_format_of
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import FloatArray, PixelArray
 from streamfleet_worker.video.array_picture import ArrayPicture
@@ -143,12 +144,12 @@ class Slot:
 
     def run(self) -> None:
         """Run inference once."""
-        normalize(self.input, self._manifest.family, self._numbers)
+        normalize(self.input, input_format_of(self._manifest).scale, self._numbers)
         self._session.run_with_iobinding(self._binding)
 
     def read(self, geometry: Geometry) -> int:
         """Return the number of detections."""
-        return len(decode(self.output, geometry, manifest=self._manifest, rules=RULES))
+        return len(decode([self.output], geometry, manifest=self._manifest, rules=RULES))
 
 
 def session_of(weights: Path, threads: int, *, spins_on: bool = True) -> onnxruntime.InferenceSession:

@@ -35,7 +35,7 @@ from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.detection.tracker import Tracker
 from streamfleet_worker.video.frame import Image
-from streamfleet_worker.video.outputs.prediction import Origin, describe, to_json, to_msgpack
+from streamfleet_worker.video.outputs.prediction import Names, Origin, describe, to_json, to_msgpack
 from streamfleet_worker.video.sources.open_source import open_source
 from tests.fakes.package_tracker import PackageTracker
 from tests.fakes.ports_and_folders import short_folder
@@ -129,13 +129,13 @@ def own_work(film: Path, outputs: list[FloatArray]) -> tuple[Round, list[list[in
         clock.record(SCALE)
         np.copyto(slot, output)  # the engine has just written it
         clock.start()
-        detections = decode(slot, geometry, manifest=_MANIFEST, rules=_RULES)
+        detections = decode([slot], geometry, manifest=_MANIFEST, rules=_RULES)
         clock.record(READ)
         tracker.update(detections, at / _FPS)
         clock.record(TRACK)
         document = describe(
             detections,
-            labels=_MANIFEST.labels,
+            names=Names(_MANIFEST.labels),
             width=picture.width,
             height=picture.height,
             origin=_origin(at),
@@ -157,7 +157,7 @@ def baseline_work(film: Path, outputs: list[FloatArray]) -> tuple[Round, list[li
         clock.start()
         geometry = letterbox.write(ArrayPicture(convert()), pixels)
         clock.record(SCALE)
-        detections = decode(output, geometry, manifest=_MANIFEST, rules=_RULES)
+        detections = decode([output], geometry, manifest=_MANIFEST, rules=_RULES)
         clock.start()
         tracker.update(detections, at / _FPS)
         clock.record(TRACK)

@@ -35,6 +35,7 @@ from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.accelerators.choice import OPENVINO
 from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
+from streamfleet_worker.families.adapters import input_format_of
 from streamfleet_worker.ipc.shared_memory import FloatArray
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
@@ -147,7 +148,7 @@ def pictures_of(task: Task, count: int) -> list[tuple[FloatArray, Geometry]]:
     for number in range(count):
         geometry = letterbox.write(ArrayPicture(images(number)), pixels)
         numbers = np.empty(shape, np.float32)
-        normalize(pixels, task.manifest.family, numbers)
+        normalize(pixels, input_format_of(task.manifest).scale, numbers)
         found.append((numbers, geometry))
     return found
 
@@ -188,7 +189,7 @@ def _detections(
 ) -> sv.Detections:
     numbers, geometry = picture
     output = session.run(None, {session.get_inputs()[0].name: numbers})[0]
-    return decode(output, geometry, manifest=manifest, rules=RULES)
+    return decode([output], geometry, manifest=manifest, rules=RULES)
 
 
 def _median_ms(session: onnxruntime.InferenceSession, numbers: FloatArray, runs: int) -> float:

@@ -22,6 +22,7 @@ from supervision.metrics import MeanAveragePrecision
 
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_worker.engine.normalize import normalize
+from streamfleet_worker.families.adapters import input_format_of
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -77,10 +78,10 @@ def main() -> None:
             clock.lap()
             geometry = letterbox.write(ArrayPicture(image), pixels)
             clock.lap()
-            normalize(pixels, manifest.family, blob)
+            normalize(pixels, input_format_of(manifest).scale, blob)
             (output,) = session.run(None, {"images": blob})
             clock.lap()
-            found = decode(output, geometry, manifest=manifest, rules=rules)
+            found = decode([output], geometry, manifest=manifest, rules=rules)
             clock.lap()
             boxes, class_ids = scene.truth(frame_id)
             metric.update(found, sv.Detections(xyxy=boxes, class_id=class_ids))

@@ -316,7 +316,7 @@ def test_the_heavy_model_finds_the_same_objects_in_each_picture(tmp_path: Path) 
 
     session = session_of(path, 1)
     outputs = [session.run(None, {"images": each.astype(np.float32)})[0] for each in pictures]
-    found = [decode(each, fit(1280, 720, manifest), manifest=manifest, rules=RULES) for each in outputs]
+    found = [decode([each], fit(1280, 720, manifest), manifest=manifest, rules=RULES) for each in outputs]
 
     assert [sorted(np.asarray(each.class_id)) for each in found] == [list(range(DETECTIONS))] * 2
 

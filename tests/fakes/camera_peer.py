@@ -31,7 +31,7 @@ class CameraPeer:
         offer = self.hear()
         assert isinstance(offer, Offer)
         shape = (1, 3, offer.input_height, offer.input_width)
-        self.layout = SlotLayout(shape, (1, offer.rows, offer.columns), slots)
+        self.layout = SlotLayout(shape, offer.outputs, slots)
         self.slots: list[Slot] = []
 
     def share(self) -> CameraPeer:

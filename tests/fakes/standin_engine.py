@@ -76,7 +76,7 @@ class StandInModel:
         self.max_batch = self._figures.max_batch
 
     def layout(self, count: int) -> SlotLayout:
-        return SlotLayout((1, 3, SIDE, SIDE), (1, 7, 1), count)
+        return SlotLayout((1, 3, SIDE, SIDE), ((1, 7, 1),), count)
 
     def runner(self) -> Runner:
         return self
@@ -93,7 +93,7 @@ class StandInModel:
             time.sleep(self._figures.start + self._figures.each * len(slots))
             ended = time.monotonic()
         for slot in slots:
-            slot.output[:] = 0
+            slot.outputs[0][:] = 0
         with self._log.open("a") as log:
             log.write(json.dumps([began, ended, pixels]) + "\n")
 

@@ -110,12 +110,12 @@ def nodes_by_provider(model: CheckedModel, provider: str, folder: Path) -> Count
 
 def outputs(model: Model, pictures: np.ndarray) -> np.ndarray:
     """The outputs of each picture alone: (count, rows, boxes)."""
-    runner, shape = model.runner(), model.layout(1).output_shape
+    runner, (shape,) = model.runner(), model.layout(1).output_shapes
     found = []
     for picture in pictures:
-        slot = Slot(picture[None], np.empty(shape, np.float32))
+        slot = Slot(picture[None], (np.empty(shape, np.float32),))
         runner.run([slot])
-        found.append(slot.output[0])
+        found.append(slot.outputs[0][0])
     return np.stack(found)
 
 
@@ -139,7 +139,8 @@ def batches(setting: Setting) -> Outcome:
 def rates_of(model: Model, pictures: np.ndarray, *, seconds: float) -> dict[int, float]:
     """Pictures per second in batches of 1, 2, 4, …, each measured for so long, by their median."""
     runner = model.runner()
-    slots = [Slot(each[None], np.empty(model.layout(1).output_shape, np.float32)) for each in pictures]
+    (shape,) = model.layout(1).output_shapes
+    slots = [Slot(each[None], (np.empty(shape, np.float32),)) for each in pictures]
     sizes = [size for size in (1, 2, 4, 8) if size <= min(model.max_batch, len(slots))]
     return {size: size / _median_time(lambda: runner.run(slots[:size]), seconds) for size in sizes}  # noqa: B023
 
@@ -157,5 +158,5 @@ def _median_time(run: Callable[[], None], seconds: float) -> float:
 
 def difference_of_slots(ours: Sequence[Slot], theirs: Sequence[Slot]) -> Difference:
     """Compare the outputs of slots, by pairs."""
-    first, second = (np.concatenate([slot.output for slot in slots]) for slots in (ours, theirs))
+    first, second = (np.concatenate([slot.outputs[0] for slot in slots]) for slots in (ours, theirs))
     return difference(first, second)

@@ -1,11 +1,11 @@
-"""Validates a model file without running it: `onnx_file` reads it, and `onnx_graph` judges what was read."""
+"""Validates a model file without running it: `onnx_file` reads it, `model_manifest` judges what was read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from streamfleet_core.models.model_manifest import manifest_of
 from streamfleet_core.models.onnx_file import read_file
-from streamfleet_core.models.onnx_graph import manifest_of
 from streamfleet_core.protocol.values import Family, Manifest, Weights
 
 

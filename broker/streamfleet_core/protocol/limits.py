@@ -48,6 +48,9 @@ MAX_OBSERVED = 256  # pipelines that a device may report, including those that a
 # A model.
 MAX_INPUT_SIDE = 8192  # pixels
 MAX_CLASSES = 20_000
+MAX_OUTPUTS = 4  # that are read
+MAX_TENSOR_NAME = 256  # characters
+MAX_KEYPOINTS = 512  # of an object
 MAX_GIVEN_CLASSES = 10_000  # class names in a request
 
 # Samples.

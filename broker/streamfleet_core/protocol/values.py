@@ -23,15 +23,18 @@ from streamfleet_core.protocol.limits import (
     MAX_FINITE,
     MAX_FPS,
     MAX_INPUT_SIDE,
+    MAX_KEYPOINTS,
     MAX_LABELS,
     MAX_OBJECTS,
     MAX_OBSERVED,
+    MAX_OUTPUTS,
     MAX_PORT,
     MAX_PROPERTIES,
     MAX_REASON,
     MAX_REFERENCE,
     MAX_SINKS,
     MAX_SOURCES,
+    MAX_TENSOR_NAME,
     MODEL_ID_PATTERN,
     PROPERTY_PATTERN,
     REFERENCE_PATTERN,
@@ -47,6 +50,7 @@ Sha256 = Annotated[str, Meta(pattern=whole(SHA256_PATTERN))]
 Fingerprint = Annotated[str, Meta(pattern=whole(f"({SHA256_PATTERN})?"))]  # sha256 of a certificate
 # A CURVE key in the Z85 text of ZeroMQ RFC 32.
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
+TensorName = Annotated[str, Meta(min_length=1, max_length=MAX_TENSOR_NAME)]
 CurveKey = Annotated[str, Meta(pattern=r"\A[ -~]{40}\Z")]
 Natural = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # The address of a source, see `source_reference`.
@@ -71,8 +75,20 @@ Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=MAX_LABELS)]
 DesiredStatus = Literal["run", "pause", "stop"]
 OnDisconnect = Literal["stop", "continue"]
 Tracker = Literal["bytetrack"]
-# The input and output format of a model.
-Family = Literal["ultralytics", "end2end", "yolov5", "yolox", "yolox-decoded"]
+# The input and output format of a model. `streamfleet_worker.families` has an adapter for each.
+Family = Literal[
+    "ultralytics",
+    "end2end",
+    "yolov5",
+    "yolox",
+    "yolox-decoded",
+    "rtdetr",
+    "detr",
+    "detr-deploy",
+    "rfdetr",
+]
+# What a model finds: boxes, masks, oriented boxes, boxes with key points, or the class of the whole picture.
+Task = Literal["detect", "segment", "obb", "pose", "classify"]
 Mode = Literal["live", "file"]
 # What a source does with a new frame when its buffer is full, in Roboflow's words.
 Filling = Literal["WAIT", "DROP_OLDEST", "ADAPTIVE_DROP_OLDEST", "DROP_LATEST", "ADAPTIVE_DROP_LATEST"]
@@ -147,6 +163,11 @@ class Manifest:
     input_width: Annotated[int, Meta(ge=1, le=MAX_INPUT_SIDE)]  # pixels
     input_height: Annotated[int, Meta(ge=1, le=MAX_INPUT_SIDE)]  # pixels
     weights: Weights
+    task: Task = "detect"
+    # The outputs that the family reads, in its order. None: the first one.
+    outputs: Annotated[tuple[TensorName, ...], Meta(max_length=MAX_OUTPUTS)] = ()
+    # Of a model that finds key points: their names.
+    keypoints: Annotated[tuple[str, ...], Meta(max_length=MAX_KEYPOINTS)] = ()
 
     def encode(self) -> bytes:
         """Encode as canonical JSON: equal manifests have equal bytes, hence equal digests."""

@@ -14,6 +14,7 @@ from streamfleet_api.local.demo import BOX, CAMERAS, LABELS, SIDE, conveyor_mode
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.normalize import normalize
+from streamfleet_worker.families.adapters import input_format_of
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -92,9 +93,9 @@ def test_the_detector_finds_the_parts_on_belts_that_it_never_saw(tmp_path: Path)
     for number in (*range(900, 916), *map(number_of, CAMERAS.values())):
         for frame_id in (50, 333, 1210, 7001):
             geometry = letterbox.write(ArrayPicture(draw(number, frame_id)), pixels)
-            normalize(pixels, manifest.family, blob)
+            normalize(pixels, input_format_of(manifest).scale, blob)
             (output,) = session.run(None, {"images": blob})
-            found = decode(output, geometry, manifest=manifest, rules=PostProcessing())
+            found = decode([output], geometry, manifest=manifest, rules=PostProcessing())
             boxes, class_ids = truth(number, frame_id)
             metric.update(found, sv.Detections(xyxy=boxes, class_id=class_ids))
 

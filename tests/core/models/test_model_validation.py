@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.models import model_folder as cache
+from streamfleet_core.models.class_names import labels_in
 from streamfleet_core.models.model_validation import validate_model
-from streamfleet_core.models.onnx_graph import BadModel, labels_in
+from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.values import Family, Manifest, Weights
 
 SHA = "ab" * 32
@@ -147,11 +148,15 @@ def test_a_family_that_is_said_goes_before_what_a_file_shows(file: Path, family:
 @pytest.mark.parametrize(
     ("changes", "options", "expected"),
     [
-        ({"image": (1, 3, 64)}, {}, r"input FLOAT \(1, 3, height, width\), got 'images' FLOAT \(1, 3, 64\)"),
+        (
+            {"image": (1, 3, 64)},
+            {},
+            r"or UINT8 \(1, 3, height, width\), got 'images' FLOAT \(1, 3, 64\)",
+        ),
         ({"image": (1, 64, 96, 3)}, {}, r"got 'images' FLOAT \(1, 64, 96, 3\)"),
         ({"image": (4, 3, 64, 96)}, {}, r"got 'images' FLOAT \(4, 3, 64, 96\)"),
         ({"image": (1, 3, 9000, 96)}, {}, "at most 8192 pixels"),
-        ({"dtype": TensorProto.FLOAT16}, {}, "got 'images' FLOAT16"),
+        ({"dtype": TensorProto.DOUBLE}, {}, "got 'images' DOUBLE"),
         ({"inputs": 2}, {}, "expected one input, got 2: 'images' .*, 'images1'"),
         ({"inputs": 0}, {}, "expected one input, got 0: none"),
         ({"output": (1, 6)}, {}, r"output FLOAT of rank 3 with a batch of 1, got 'output0' FLOAT \(1, 6\)"),
@@ -165,7 +170,15 @@ def test_a_family_that_is_said_goes_before_what_a_file_shows(file: Path, family:
         ({"output": (1, 4, 100)}, {}, "at least one class"),
         ({"output": (1, 8, 100)}, {}, r"expected 4 class names .*, got 2"),
         ({"metadata": {}}, {}, r"expected class names \(2 of them\), the file has none: .* --labels"),
-        ({"metadata": {**NAMES, "task": "segment"}}, {}, "task 'detect', got 'segment'"),
+        ({"metadata": {**NAMES, "task": "segment"}}, {}, "prototypes of masks .*, got none"),
+        (
+            {"metadata": {**NAMES, "task": "depth"}},
+            {},
+            "obb, pose, classify, got 'depth'",
+        ),
+        ({"metadata": {**NAMES, "task": "pose"}}, {}, "the metadata 'kpt_shape' as .*, got ''"),
+        ({"metadata": {**NAMES, "task": "obb"}}, {}, r"expected 1 class names .*, got 2"),
+        ({"metadata": {**NAMES, "task": "classify"}}, {}, r"an output \(1, classes\) of a model"),
         ({"metadata": {**NAMES, "names": "['cat']"}}, {}, "the metadata 'names' as"),
         ({"metadata": {**NAMES, "names": "{0: 'a', 2: 'b'}"}}, {}, "count from 0 without gaps"),
         ({"metadata": {**NAMES, "names": "{0: [[[['a']]]]}"}}, {}, "the metadata 'names' as"),

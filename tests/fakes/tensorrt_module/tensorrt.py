@@ -21,6 +21,9 @@ _FOLDER = Path(os.environ.get("FAKE_TENSORRT", "/proc/none"))
 __version__ = (_FOLDER / "version").read_text() if (_FOLDER / "version").exists() else "10.3.0"
 
 
+float32 = "tensor(float)"
+
+
 class TensorIOMode(enum.Enum):
     INPUT = 1
     OUTPUT = 2
@@ -183,6 +186,9 @@ class _Engine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return _dims(next(each.shape for each in self._tensors if each.name == name))
 
+    def get_tensor_dtype(self, name: str) -> str:
+        return str(next(each.type for each in self._tensors if each.name == name))
+
     def create_execution_context(self) -> _Context:
         return _Context(self)
 
@@ -206,11 +212,12 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        (given,), (output, *_) = self._engine.session.get_inputs(), self._engine.session.get_outputs()
+        (given,), outputs = self._engine.session.get_inputs(), self._engine.session.get_outputs()
         size = int(np.prod(self._shape))
         memory = ctypes.string_at(self._addresses[given.name], 4 * size)
         numbers = np.frombuffer(memory, np.float32).reshape(self._shape)
-        (result,) = self._engine.session.run([output.name], {given.name: numbers})
-        result = np.ascontiguousarray(result, np.float32)
-        ctypes.memmove(self._addresses[output.name], result.ctypes.data, result.nbytes)
+        names = [output.name for output in outputs]
+        for name, result in zip(names, self._engine.session.run(names, {given.name: numbers}), strict=True):
+            result = np.ascontiguousarray(result, np.float32)
+            ctypes.memmove(self._addresses[name], result.ctypes.data, result.nbytes)
         return True

@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamfleet_core.protocol.values import Family
+from streamfleet_core.protocol.values import Family, Manifest, Weights
 from streamfleet_worker.engine.normalize import normalize
+from streamfleet_worker.families.adapters import ADAPTERS
+
+MANIFEST = Manifest(
+    family="ultralytics", labels=("a",), input_width=6, input_height=4, weights=Weights("0" * 64, 1)
+)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +29,7 @@ def test_each_family_gets_its_range(family: Family, expected: list[float]) -> No
     pixels[0] = np.array([0, 51, 255], np.uint8)[:, None, None]
     numbers = np.full(pixels.shape, np.nan, np.float32)
 
-    normalize(pixels, family, numbers)
+    normalize(pixels, ADAPTERS[family].input_format(MANIFEST).scale, numbers)
 
     np.testing.assert_allclose(numbers[0, :, 3, 5], expected, rtol=1e-6)
     assert (numbers == numbers[:, :, :1, :1]).all()

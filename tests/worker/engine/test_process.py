@@ -77,7 +77,7 @@ def test_a_camera_gets_its_outputs_into_its_own_memory(
 
     assert answers == {Done(0), Done(1)}
     for slot in peer.slots:
-        np.testing.assert_array_equal(slot.output, OUTPUT)
+        np.testing.assert_array_equal(slot.outputs[0], OUTPUT)
     engine.until("both were counted", lambda report: report.inferences == 2)
     assert engine.stop() == 0
 
@@ -90,7 +90,7 @@ def test_one_camera_that_lies_disturbs_nobody(
     peers.append(good)
     pipe_read, pipe_write = os.pipe()
     os.close(pipe_write)
-    small = SlotLayout(good.layout.input_shape, good.layout.output_shape, 1)
+    small = SlotLayout(good.layout.input_shape, good.layout.output_shapes, 1)
     unsealed = os.memfd_create("unsealed")
     os.ftruncate(unsealed, good.layout.size)
 
@@ -112,7 +112,7 @@ def test_one_camera_that_lies_disturbs_nobody(
         "a frame of no time": lambda peer: peer.share().request_turn(0, decoded_at=math.nan),
         "a priority that is none": lambda peer: peer.share().link.send(b"L\x03"),
         "a priority without memory": lambda peer: peer.link.send(pack(SetPriority("high"))),
-        "an offer": lambda peer: peer.link.send(pack(Offer(1, 2, 3, 4))),
+        "an offer": lambda peer: peer.link.send(pack(Offer(1, 2, ((1, 3, 4),)))),
     }
     for name, lie in lies.items():
         peer = CameraPeer(stand.folder)

@@ -31,7 +31,7 @@ class StandIn:
         self.began, self.go_on = threading.Event(), threading.Event()
 
     def layout(self, count: int) -> SlotLayout:
-        return SlotLayout((1, 3, 8, 8), (1, 7, 1), count)
+        return SlotLayout((1, 3, 8, 8), ((1, 7, 1),), count)
 
     def runner(self) -> Runner:
         return self
@@ -46,7 +46,7 @@ class StandIn:
             raise RuntimeError("it is dark")
         self.batches.append(len(slots))
         for slot in slots:
-            slot.output[:] = slot.input[0, 0, 0, 0]
+            slot.outputs[0][:] = slot.input[0, 0, 0, 0]
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_what_comes_while_a_batch_runs_makes_the_next_one(model: StandIn, peers:
     assert model.batches[0] == 1
     assert sum(model.batches) == 6
     for number, peer in enumerate(peers, 1):
-        np.testing.assert_array_equal(peer.slots[0].output, number)
+        np.testing.assert_array_equal(peer.slots[0].outputs[0], number)
 
 
 def test_a_picture_that_fails_does_not_fail_the_others_of_its_batch(
@@ -104,4 +104,4 @@ def test_a_picture_that_fails_does_not_fail_the_others_of_its_batch(
     answers = [peer.hear() for peer in peers[:4]]
 
     assert answers == [Done(0), Done(0), Failed(0, "it is dark"), Done(0)]
-    np.testing.assert_array_equal(peers[3].slots[0].output, 4)
+    np.testing.assert_array_equal(peers[3].slots[0].outputs[0], 4)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import supervision as sv
-
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.status import SampleStat
@@ -20,11 +18,13 @@ from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.sender import Sender
 from streamfleet_worker.sampling.sampler import Destination, Sampler
+from streamfleet_worker.video.detection.findings import Findings
 from streamfleet_worker.video.detection.letterbox import Geometry
 from streamfleet_worker.video.frame import Picture, Stamp
 from streamfleet_worker.video.outputs.prediction import (
     Document,
     Encoded,
+    Names,
     Origin,
     describe,
     to_json,
@@ -45,6 +45,7 @@ class Emitter:
     def __init__(self, config: CameraConfig) -> None:
         """Open the fence and the sinks. Raises: OSError if there is no fence."""
         self._config = config
+        self._names = Names(config.manifest.labels, config.manifest.keypoints)
         self._fence = Fence.open(config.fence_path) if config.fenced else None
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
         self._last_topic = pipeline_topic(Kind.LAST, config.pipeline_id)
@@ -104,7 +105,7 @@ class Emitter:
 
     def emit(
         self,
-        detections: sv.Detections,
+        findings: Findings,
         stamp: Stamp,
         geometry: Geometry,
         *,
@@ -117,7 +118,7 @@ class Emitter:
             return None
         if generation != self._generation:
             self._generation, self._seq = generation, 0
-        document = self._describe(detections, stamp, geometry, source_id)
+        document = self._describe(findings, stamp, geometry, source_id)
         if self._udp:
             self._send_datagrams(to_json(document).content)
         header = self._send_to_publisher(to_msgpack(document), stamp, source_id)
@@ -184,9 +185,7 @@ class Emitter:
         self._closed = True
         self._sampler.close(_WRITING)
 
-    def _describe(
-        self, detections: sv.Detections, stamp: Stamp, geometry: Geometry, source_id: int
-    ) -> Document:
+    def _describe(self, findings: Findings, stamp: Stamp, geometry: Geometry, source_id: int) -> Document:
         origin = Origin(
             source_id=source_id,
             frame_id=stamp.frame_id,
@@ -199,8 +198,8 @@ class Emitter:
             seq=self._seq,
         )
         return describe(
-            detections,
-            labels=self._config.manifest.labels,
+            findings,
+            names=self._names,
             width=geometry.frame_width,
             height=geometry.frame_height,
             origin=origin,

@@ -313,7 +313,7 @@ class FrameLoop:
     def _emit(self, lane: SourceLane, frame: InFlightFrame) -> bool:
         """Emit a frame, and return whether it is done. The frame of a paused file is kept."""
         held = self._held - frame.held if lane.finite else 0.0
-        return self._output.emit(lane, frame, self._engine.slot(frame.slot).output, held=held)
+        return self._output.emit(lane, frame, self._engine.slot(frame.slot).outputs, held=held)
 
     def _repeat_last_predictions(self, now: float) -> None:
         self._repeat_at = now + _REPEAT

@@ -16,9 +16,10 @@ from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.in_flight_frame import InFlightFrame
 from streamfleet_worker.camera.run_settings import RunSettings, settings_of
+from streamfleet_worker.families.adapter import Outputs
 from streamfleet_worker.ipc.child_messages import CameraConfig
-from streamfleet_worker.ipc.shared_memory import FloatArray
-from streamfleet_worker.video.detection.postprocess import decode
+from streamfleet_worker.video.detection.findings import Findings
+from streamfleet_worker.video.detection.postprocess import findings_of
 from streamfleet_worker.video.detection.tracker import Tracker
 from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
 from streamfleet_worker.video.source_lane import SourceLane
@@ -81,7 +82,7 @@ class FrameOutput:
         """Wait up to a few seconds until the addresses of the sinks are known."""
         self._emitter.await_sinks()
 
-    def emit(self, lane: SourceLane, frame: InFlightFrame, output: FloatArray, *, held: float) -> bool:
+    def emit(self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs, *, held: float) -> bool:
         """Emit a frame, and return whether it is done. The frame of a paused file is kept.
 
         `held`: seconds of pauses since the frame was submitted, which its latency excludes.
@@ -94,9 +95,9 @@ class FrameOutput:
             if not lane.finite and (settings.paused or frame.stamp.decoded_at < self._fresh_from):
                 lane.metrics.dropped("muted")
                 return True
-            detections = self._detect(lane, frame, output, settings)
+            findings = self._find(lane, frame, outputs, settings)
             header = self._emitter.emit(
-                detections,
+                findings,
                 frame.stamp,
                 frame.geometry,
                 source_id=lane.source_id,
@@ -109,7 +110,7 @@ class FrameOutput:
         now = time.monotonic()
         lane.metrics.emitted(now, latency=now - frame.began_at - held)
         self._record_sink_failures()
-        self._offer_preview(lane, frame, detections, header)
+        self._offer_preview(lane, frame, findings, header)
         return True
 
     def repeat_last_predictions(self) -> None:
@@ -124,29 +125,27 @@ class FrameOutput:
         if self._renderer is not None:
             self._renderer.stop()
 
-    def _detect(
-        self, lane: SourceLane, frame: InFlightFrame, output: FloatArray, settings: RunSettings
-    ) -> sv.Detections:
-        detections = decode(output, frame.geometry, manifest=self._config.manifest, rules=settings.rules)
-        if not settings.tracks:
+    def _find(
+        self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs, settings: RunSettings
+    ) -> Findings:
+        found = findings_of(outputs, frame.geometry, manifest=self._config.manifest, rules=settings.rules)
+        if not settings.tracks or not isinstance(found, sv.Detections):
             lane.tracker = None
-            return detections
+            return found
         confidence = settings.rules.confidence
         if lane.tracker is None:
             lane.tracker = Tracker(confidence=confidence, fps=frame.stamp.fps)
         lane.tracker.retune(confidence=confidence)
-        return lane.tracker.update(detections, frame.stamp.media_time)
+        return lane.tracker.update(found, frame.stamp.media_time)
 
     def _offer_preview(
-        self, lane: SourceLane, frame: InFlightFrame, detections: sv.Detections, header: DataHeader
+        self, lane: SourceLane, frame: InFlightFrame, findings: Findings, header: DataHeader
     ) -> None:
         """Pass the frame to the preview renderer, if it gets a preview."""
         if not frame.shown or frame.picture is None or self._renderer is None:
             return
         self._renderer.offer(
-            PreviewFrame(
-                picture=frame.picture, detections=detections, source_id=lane.source_id, header=header
-            )
+            PreviewFrame(picture=frame.picture, findings=findings, source_id=lane.source_id, header=header)
         )
 
     def _send_preview(self, jpeg: bytes, preview: PreviewFrame) -> None:

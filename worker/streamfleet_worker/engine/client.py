@@ -173,7 +173,7 @@ class EngineClient:
         if taken != (self._manifest.input_height, self._manifest.input_width):
             expected = f"an input of {self._manifest.input_height} x {self._manifest.input_width}"
             raise BadPacket(expected, b"%d x %d" % taken)
-        layout = SlotLayout((1, 3, *taken), (1, offer.rows, offer.columns), self._count)
+        layout = SlotLayout((1, 3, *taken), offer.outputs, self._count)
         if self._layout is None:
             self._memory = create_memory(layout)
             self._slots = map_slots(self._memory, layout)

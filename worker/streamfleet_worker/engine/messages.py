@@ -1,6 +1,6 @@
 """The messages between a camera and an engine, over one unix socket (SOCK_SEQPACKET) per camera.
 
-    engine → camera   OFFER   the model's input and output shapes, immediately
+    engine → camera   OFFER   the shapes of the model's input and outputs, immediately
     camera → engine   SHARE   how many slots, with the descriptor of their memory (SCM_RIGHTS), once
     camera → engine   PRIORITY of all its frames from now on; until then it is normal
     camera → engine   REQUEST slot, source, time of a frame: it waits; the slot will be filled when its turn
@@ -21,12 +21,15 @@ import math
 import struct
 from dataclasses import dataclass
 
+from streamfleet_core.protocol.limits import MAX_OUTPUTS
 from streamfleet_core.protocol.values import PRIORITIES, Priority
 
 MAX_PACKET = 1024  # bytes
 MAX_SLOTS = 16
 
-_OFFER = struct.Struct("<cIIII")
+_OFFER = struct.Struct("<cIIB")  # then for each output its rank, and its dimensions
+_DIMENSION = struct.Struct("<I")
+_MAX_RANK = 4
 _SLOT = struct.Struct("<cB")
 _SLOT_OF_SOURCE = struct.Struct("<cBB")
 _REQUEST = struct.Struct("<cBBd")
@@ -41,12 +44,11 @@ class BadPacket(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The shapes of the model's input and output."""
+    """The shapes of the model's input and outputs."""
 
     input_height: int  # pixels
     input_width: int  # pixels
-    rows: int  # of the output
-    columns: int  # of the output
+    outputs: tuple[tuple[int, ...], ...]  # the shape of each, whose first dimension is 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def pack(message: FromCamera | FromEngine) -> bytes:
     """Encode a message as one packet."""
     match message:
         case Offer():
-            return _OFFER.pack(b"O", message.input_height, message.input_width, message.rows, message.columns)
+            return _pack_offer(message)
         case Share():
             return _SLOT.pack(b"S", message.slots)
         case SetPriority():
@@ -157,8 +159,8 @@ def unpack_from_camera(packet: bytes) -> FromCamera:
 
 def unpack_from_engine(packet: bytes) -> FromEngine:
     """Decode a packet of an engine. Raises: BadPacket."""
-    if len(packet) == _OFFER.size and packet[:1] == b"O":
-        return Offer(*_OFFER.unpack(packet)[1:])
+    if len(packet) >= _OFFER.size and packet[:1] == b"O":
+        return _unpack_offer(packet)
     if len(packet) >= _SLOT.size:
         kind, slot = _SLOT.unpack_from(packet)
         if kind == b"T" and len(packet) == _SLOT.size:
@@ -168,3 +170,26 @@ def unpack_from_engine(packet: bytes) -> FromEngine:
         if kind == b"F":
             return Failed(slot, packet[_SLOT.size :].decode(errors="replace"))
     raise BadPacket("an offer, turn, done or failed", packet)
+
+
+def _pack_offer(offer: Offer) -> bytes:
+    packet = _OFFER.pack(b"O", offer.input_height, offer.input_width, len(offer.outputs))
+    for shape in offer.outputs:
+        packet += bytes([len(shape)]) + b"".join(map(_DIMENSION.pack, shape))
+    return packet
+
+
+def _unpack_offer(packet: bytes) -> Offer:
+    _, height, width, count = _OFFER.unpack_from(packet)
+    outputs, at = [], _OFFER.size
+    for _ in range(count):
+        rank = packet[at] if at < len(packet) else 0
+        end = at + 1 + rank * _DIMENSION.size
+        if not 1 <= rank <= _MAX_RANK or end > len(packet):
+            break
+        outputs.append(tuple(size for (size,) in _DIMENSION.iter_unpack(packet[at + 1 : end])))
+        at = end
+    shapes = tuple(outputs)
+    if len(shapes) != count or not 1 <= count <= MAX_OUTPUTS or at != len(packet):
+        raise BadPacket(f"the shapes of 1 to {MAX_OUTPUTS} outputs", packet)
+    return Offer(height, width, shapes)

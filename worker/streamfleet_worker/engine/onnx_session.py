@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from streamfleet_core.models import onnx_file, onnx_graph
+from streamfleet_core.models.family_recognition import SIZES_INPUT
 from streamfleet_core.models.onnx_graph import LOAD_TIME, LONG_RUN_TIME, RUN_TIME
 from streamfleet_core.protocol.limits import MAX_BATCHED
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.status import MissingAccelerator
-from streamfleet_core.protocol.values import Family, Manifest
+from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.accelerators.batch_trial import Within, largest_batch
 from streamfleet_worker.engine.accelerators.choice import CPU
 from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable, unusable
@@ -30,6 +32,8 @@ from streamfleet_worker.engine.onnx_runtime import (
     why_provider_is_missing,
 )
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
+from streamfleet_worker.families.adapter import BadOutput
+from streamfleet_worker.families.adapters import adapter_of, input_format_of
 from streamfleet_worker.ipc.shared_memory import FloatArray, Slot, SlotLayout
 
 if TYPE_CHECKING:
@@ -40,11 +44,17 @@ _NO_FOLDER = "/proc/streamfleet-no-external-data"
 
 ACCELERATED_BATCH = MAX_BATCHED  # slots of one run on an accelerator
 
-_STRIDES = (8, 16, 32)  # pixels per anchor point of YOLOX
+Shape = tuple[int, ...]
+
+_INPUT_TYPES: dict[str, npt.DTypeLike] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+}
+_OUTPUT_TYPES = (np.float32, np.float16, np.int64, np.int32)
 _MAX_BOXES = 300  # taken from a model whose number of boxes varies with the picture
 _LEAST_OUTPUT = 4 * 1024**2  # numbers allowed in any output
 _OF_INPUT = 32  # times the input size allowed for an output; heads with a thousand classes need eight
-_ROUNDING = 0.01  # tolerance of scores below 0 and above 1
 
 
 class BadModel(Exception):
@@ -83,11 +93,11 @@ class Session:
             self._session = _open(content, provider)
         del content  # it may be large, and ONNX Runtime has its own copy
         self._input_shape = _check_input(self._session, manifest)
+        self._outputs = _outputs_of(self._session, manifest)
         # With NMS inside, the number of boxes may vary with the picture.
-        output_shape = self._session.get_outputs()[0].shape
-        self._varies = manifest.family == "end2end" and not _is_fixed(output_shape)
+        self._varies = manifest.family == "end2end" and not _is_fixed(self._outputs[0].shape)
         with within(LONG_RUN_TIME if on_trial and not loops else RUN_TIME):
-            self._output_shape = self._warm_up(manifest)
+            self._output_shapes = self._warm_up()
         if max_batch is None:
             max_batch = 1 if self.on_cpu else ACCELERATED_BATCH
         self._max_batch = self._largest_batch(max_batch, within)
@@ -109,7 +119,7 @@ class Session:
 
     def layout(self, count: int) -> SlotLayout:
         """The layout of `count` slots for this model."""
-        return SlotLayout(self._input_shape, self._output_shape, count)
+        return SlotLayout(self._input_shape, self._output_shapes, count)
 
     def runner(self) -> Runner:
         """Create a runner, with memory of its own for the model's input."""
@@ -126,31 +136,24 @@ class Session:
         return self._runner_of(_open(content, CPU, threads=threads), max_batch=1)
 
     def _runner_of(self, session: ort.InferenceSession, *, max_batch: int) -> Runner:
-        return Runner(
-            session,
-            self._manifest.family,
-            self._input_shape,
-            self._output_shape,
-            varies=self._varies,
-            max_batch=max_batch,
-        )
+        return Runner(session, self._manifest, self.layout(1), varies=self._varies, max_batch=max_batch)
 
-    def _warm_up(self, manifest: Manifest) -> tuple[int, int, int]:
-        """Run once on noise, to check the real shape and the scores of the output.
+    def _warm_up(self) -> tuple[Shape, ...]:
+        """Run once on noise, to check the real shapes and the scores of the outputs.
 
         It also moves the cost of the first run away from the first camera.
         """
         pixels = np.random.default_rng(0).integers(0, 256, self._input_shape, np.uint8)
-        noise = np.empty(self._input_shape, np.float32)
-        normalize(pixels, manifest.family, noise)
-        names = [self._session.get_outputs()[0].name], self._session.get_inputs()[0].name
+        noise = np.empty(self._input_shape, _input_type(self._session))
+        normalize(pixels, input_format_of(self._manifest).scale, noise)
+        names = [each.name for each in self._outputs]
         try:
-            (output,) = self._session.run(names[0], {names[1]: noise})
+            outputs = self._session.run(names, _feed(self._session, noise))
         except run_errors() as exc:
             self._blame_accelerator(exc)
             raise BadModel(f"the model cannot run: {_reason(exc)}") from exc
-        shape = check_output(output, manifest)
-        return (1, _MAX_BOXES, 6) if self._varies else shape
+        first, *others = check_outputs(outputs, self._manifest)
+        return ((1, _MAX_BOXES, first[2]) if self._varies else first, *others)
 
     def _blame_accelerator(self, error: Exception) -> None:
         """Raise AcceleratorUnusable if the accelerator is the cause of an error."""
@@ -159,12 +162,12 @@ class Session:
             raise AcceleratorUnusable(cause) from error
 
     def _largest_batch(self, wanted: int, within: Within) -> int:
-        if self._varies or isinstance(self._session.get_inputs()[0].shape[0], int):
+        if self._varies or isinstance(_picture_input(self._session).shape[0], int):
             return 1
         return largest_batch(
             lambda size: self._runner_of(self._session, max_batch=size),
             self.layout(1),
-            self._manifest.family,
+            adapter_of(self._manifest),
             wanted=wanted,
             within=within,
         )
@@ -180,21 +183,26 @@ class Runner:
     def __init__(
         self,
         session: ort.InferenceSession,
-        family: Family,
-        input_shape: tuple[int, int, int, int],
-        output_shape: tuple[int, int, int],
+        manifest: Manifest,
+        layout: SlotLayout,
         *,
         varies: bool,
         max_batch: int,
     ) -> None:
-        """Create its memory. `varies`: the number of boxes in the output varies with the picture."""
-        self._session, self._family, self._varies = session, family, varies
-        self._max_batch = max_batch
-        self._input = np.zeros((max_batch, *input_shape[1:]), np.float32)
-        # A single slot gets its output from the model directly.
-        self._output = np.empty((max_batch if max_batch > 1 else 0, *output_shape[1:]), np.float32)
-        self._input_name = session.get_inputs()[0].name
-        self._output_name = session.get_outputs()[0].name
+        """Create its memory. `varies`: the number of boxes in the first output varies with the picture."""
+        self._session, self._varies, self._max_batch = session, varies, max_batch
+        self._scale = input_format_of(manifest).scale
+        kind = _input_type(session)
+        self._input = np.zeros((max_batch, *layout.input_shape[1:]), kind)
+        outputs = _outputs_of(session, manifest)
+        self._names = [each.name for each in outputs]
+        self._input_name = _picture_input(session).name
+        # ONNX Runtime writes into the slots, unless the model has other kinds of numbers or further inputs.
+        are_floats = kind == np.float32 and all(each.type == "tensor(float)" for each in outputs)
+        self._is_bound = are_floats and not varies and len(session.get_inputs()) == 1
+        # A single slot gets its outputs from the model directly.
+        count = max_batch if self._is_bound and max_batch > 1 else 0
+        self._outputs = [np.empty((count, *shape[1:]), np.float32) for shape in layout.output_shapes]
         self._binding = session.io_binding()
 
     def run(self, slots: Sequence[Slot]) -> None:
@@ -205,27 +213,61 @@ class Runner:
         if not 1 <= len(slots) <= self._max_batch:
             raise ValueError(f"expected 1 to {self._max_batch} slots, got {len(slots)}")
         for index, slot in enumerate(slots):
-            normalize(slot.input, self._family, self._input[index : index + 1])
-        if len(slots) == 1:
-            self._run_one(slots[0])
-            return
+            normalize(slot.input, self._scale, self._input[index : index + 1])
         size = 1 << (len(slots) - 1).bit_length()
-        self._run_bound(self._input[:size], self._output[:size])
-        for index, slot in enumerate(slots):
-            np.copyto(slot.output[0], self._output[index])
+        if not self._is_bound:
+            self._copy(self._session.run(self._names, _feed(self._session, self._input[:size])), slots)
+        elif len(slots) == 1:
+            self._run_bound(self._input[:1], slots[0].outputs)
+        else:
+            outputs = [output[:size] for output in self._outputs]
+            self._run_bound(self._input[:size], outputs)
+            self._copy(outputs, slots)
 
-    def _run_one(self, slot: Slot) -> None:
-        if not self._varies:
-            self._run_bound(self._input[:1], slot.output)
-            return
-        (output,) = self._session.run([self._output_name], {self._input_name: self._input[:1]})
-        _copy_boxes(output, slot.output)
+    def _copy(self, outputs: Sequence[Any], slots: Sequence[Slot]) -> None:
+        """Copy the outputs of a run into the slots. Raises: RuntimeError."""
+        for number, output in enumerate(outputs):
+            for index, slot in enumerate(slots):
+                own, into = output[index : index + 1], slot.outputs[number]
+                if self._varies and number == 0:
+                    _copy_boxes(own, into)
+                elif own.shape == into.shape:
+                    np.copyto(into, own, casting="unsafe")
+                else:
+                    raise RuntimeError(f"expected an output of {_text(into.shape)}, got {_text(own.shape)}")
 
-    def _run_bound(self, numbers: FloatArray, output: FloatArray) -> None:
-        """Run from one array into another, without a copy in between."""
+    def _run_bound(self, numbers: FloatArray, outputs: Sequence[FloatArray]) -> None:
+        """Run from one array into others, without a copy in between."""
         self._binding.bind_input(self._input_name, "cpu", 0, np.float32, numbers.shape, numbers.ctypes.data)
-        self._binding.bind_output(self._output_name, "cpu", 0, np.float32, output.shape, output.ctypes.data)
+        for name, output in zip(self._names, outputs, strict=True):
+            self._binding.bind_output(name, "cpu", 0, np.float32, output.shape, output.ctypes.data)
         self._session.run_with_iobinding(self._binding)
+
+
+def _picture_input(session: ort.InferenceSession) -> Any:
+    return next(each for each in session.get_inputs() if each.name != SIZES_INPUT)
+
+
+def _input_type(session: ort.InferenceSession) -> npt.DTypeLike:
+    return _INPUT_TYPES[_picture_input(session).type]
+
+
+def _feed(session: ort.InferenceSession, numbers: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """The inputs of a run: the pictures, and their sizes if the model scales its boxes itself."""
+    feed = {_picture_input(session).name: numbers}
+    if any(each.name == SIZES_INPUT for each in session.get_inputs()):
+        count, _, height, width = numbers.shape
+        feed[SIZES_INPUT] = np.tile(np.array([[width, height]], np.int64), (count, 1))
+    return feed
+
+
+def _outputs_of(session: ort.InferenceSession, manifest: Manifest) -> list[Any]:
+    """The outputs that the family reads, in its order. Raises: BadModel."""
+    outputs = {each.name: each for each in session.get_outputs()}
+    names = manifest.outputs or tuple(outputs)[:1]
+    if not all(name in outputs for name in names):
+        raise BadModel(f"expected the outputs {', '.join(names)}, got {', '.join(list(outputs)[:8])}")
+    return [outputs[name] for name in names]
 
 
 def _content(weights_path: str, manifest: Manifest) -> tuple[bytes, bool]:
@@ -284,12 +326,12 @@ def _left_out(provider: str) -> MissingAccelerator:
 
 
 def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[int, int, int, int]:
-    inputs = session.get_inputs()
+    inputs = [each for each in session.get_inputs() if each.name != SIZES_INPUT]
     if len(inputs) != 1:
         raise BadModel(f"expected one input, got {len(inputs)}")
     (given,) = inputs
-    if given.type != "tensor(float)":
-        raise BadModel(f"expected an input of float32, got {given.type}")
+    if given.type not in _INPUT_TYPES:
+        raise BadModel(f"expected an input of float32, float16 or uint8, got {given.type}")
     expected = (1, 3, manifest.input_height, manifest.input_width)
     # A dynamic dimension has a name or None instead of a number.
     fits = len(given.shape) == 4 and all(
@@ -300,93 +342,24 @@ def _check_input(session: ort.InferenceSession, manifest: Manifest) -> tuple[int
     return expected
 
 
-def check_output(output: Any, manifest: Manifest) -> tuple[int, int, int]:
-    """Check the output of a run on noise, and return its shape. Raises: BadModel."""
-    shape = _check_shape(output, manifest)
-    _check_values(output[0], manifest)
-    return shape
-
-
-def _check_shape(output: Any, manifest: Manifest) -> tuple[int, int, int]:
-    if not isinstance(output, np.ndarray) or output.dtype != np.float32 or output.ndim != 3:
-        got = (
-            f"{output.dtype} {_text(output.shape)}"
-            if isinstance(output, np.ndarray)
-            else type(output).__name__
-        )
-        raise BadModel(f"expected an output of three dimensions in float32, got {got}")
+def check_outputs(outputs: Sequence[Any], manifest: Manifest) -> tuple[Shape, ...]:
+    """Check the outputs of a run on noise, and return their shapes. Raises: BadModel."""
     most = max(_LEAST_OUTPUT, _OF_INPUT * 3 * manifest.input_width * manifest.input_height)
-    if output.size > most:  # each camera allocates several
-        raise BadModel(f"expected an output of at most {most} numbers, got {_text(output.shape)}")
-    batch, rows, columns = output.shape
-    classes = len(manifest.labels)
-    fits = batch == 1
-    match manifest.family:
-        case "ultralytics":
-            fits, expected = fits and rows == 4 + classes, f"(1, {4 + classes}, N)"
-        case "end2end":
-            fits, expected = fits and columns == 6, "(1, N, 6)"
-        case "yolov5":
-            fits, expected = fits and columns == 5 + classes, f"(1, N, {5 + classes})"
-        case _:
-            points = _points(manifest)
-            fits = fits and (rows, columns) == (points, 5 + classes)
-            expected = f"(1, {points}, {5 + classes})"
-    if not fits:
-        raise BadModel(
-            f"expected an output of {expected} for the family {manifest.family} and {classes} labels, "
-            f"got {_text(output.shape)}"
-        )
-    return batch, rows, columns
-
-
-def _check_values(output: FloatArray, manifest: Manifest) -> None:
-    """Check that scores and boxes are as the family has them. `output` is (rows, columns)."""
-    match manifest.family:
-        case "ultralytics":
-            scores = output[4:]
-        case "end2end":
-            scores = output[:, 4]
-        case _:
-            scores = output[:, 4:]
-    lowest, highest = scores.min(initial=0.0), scores.max(initial=0.0)
-    if not (lowest >= -_ROUNDING and highest <= 1 + _ROUNDING):  # also false for NaN
-        raise BadModel(
-            f"expected scores from 0 to 1, got {lowest:.4g} to {highest:.4g}: export it with the "
-            "sigmoid in it, and without quantizing its output"
-        )
-    if manifest.family == "end2end":
-        _check_classes(output[scores > _ROUNDING, 5], manifest)
-    elif manifest.family != "ultralytics" and len(output) == _points(manifest) and output.any():
-        _check_decoded(output, manifest)
-
-
-def _check_classes(classes: FloatArray, manifest: Manifest) -> None:
-    invalid = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= len(manifest.labels))]
-    if invalid.size:
-        raise BadModel(
-            f"expected class numbers from 0 to {len(manifest.labels) - 1} in the last of six columns (x1, "
-            f"y1, x2, y2, score, class), got {invalid[0]:.4g}"
-        )
-
-
-def _check_decoded(output: FloatArray, manifest: Manifest) -> None:
-    """Check whether boxes are decoded.
-
-    Centers in pixels cover the input, offsets from grid points are small.
-    """
-    decoded = bool(np.abs(output[:, 0]).max() > manifest.input_width / 2)
-    if decoded and manifest.family == "yolox":
-        raise BadModel(
-            "expected boxes as offsets from grids, got pixels (decode_in_inference): "
-            "add it with --family yolox-decoded"
-        )
-    if not decoded and manifest.family != "yolox":
-        raise BadModel("expected boxes in pixels, got offsets from grids: add it with --family yolox")
-
-
-def _points(manifest: Manifest) -> int:
-    return sum((manifest.input_height // stride) * (manifest.input_width // stride) for stride in _STRIDES)
+    for output in outputs:
+        if not isinstance(output, np.ndarray) or output.dtype not in _OUTPUT_TYPES or output.ndim > 4:
+            got = f"{output.dtype} {_text(output.shape)}" if isinstance(output, np.ndarray) else type(output)
+            raise BadModel(f"expected outputs of numbers of at most four dimensions, got {got}")
+        if output.size > most:  # each camera allocates several
+            raise BadModel(f"expected an output of at most {most} numbers, got {_text(output.shape)}")
+    shapes = tuple(output.shape for output in outputs)
+    numbers = [np.asarray(output, np.float32) for output in outputs]
+    adapter = adapter_of(manifest)
+    try:
+        adapter.check_shapes(shapes, manifest)
+        adapter.check_values(numbers, manifest)
+    except BadOutput as exc:
+        raise BadModel(str(exc)) from exc
+    return shapes
 
 
 def _is_fixed(shape: Any) -> bool:
@@ -396,7 +369,7 @@ def _is_fixed(shape: Any) -> bool:
 def _copy_boxes(output: Any, into: FloatArray) -> None:
     """Copy the most confident boxes of a run that fit. Raises: RuntimeError."""
     if output.ndim != 3 or output.shape[0] != 1 or output.shape[2] != into.shape[2]:
-        raise RuntimeError(f"expected an output of (1, N, 6), got {_text(output.shape)}")
+        raise RuntimeError(f"expected an output of (1, N, {into.shape[2]}), got {_text(output.shape)}")
     boxes = output[0]
     if len(boxes) > into.shape[1]:
         boxes = boxes[np.argsort(-boxes[:, 4], kind="stable")[: into.shape[1]]]

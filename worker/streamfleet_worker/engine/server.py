@@ -131,5 +131,4 @@ class EngineServer:
 def _offer(model: Model) -> Offer:
     layout = model.layout(1)
     _, _, height, width = layout.input_shape
-    _, rows, columns = layout.output_shape
-    return Offer(input_height=height, input_width=width, rows=rows, columns=columns)
+    return Offer(input_height=height, input_width=width, outputs=layout.output_shapes)

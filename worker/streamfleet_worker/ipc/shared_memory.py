@@ -1,6 +1,6 @@
 """Shared memory between a camera and an engine: a few slots.
 
-A slot holds the pixels of a frame, in the size of the model, and the raw output of the model.
+A slot holds the pixels of a frame, in the size of the model, and the raw outputs of the model.
 
 A camera creates it with `memfd_create` and passes the descriptor, so that a killed process leaves nothing
 behind and the size of /dev/shm does not matter. It is sealed: neither process can shrink it while the other
@@ -33,18 +33,18 @@ class SlotLayout:
     """The layout of the blobs of all slots."""
 
     input_shape: tuple[int, int, int, int]  # (1, 3, height, width) uint8
-    output_shape: tuple[int, int, int]  # (1, rows, columns) float32, raw output of the model
+    output_shapes: tuple[tuple[int, ...], ...]  # each (1, …) float32: the raw outputs that are read
     count: int
 
     @property
     def input_room(self) -> int:
-        """Bytes from the start of a slot's input to the start of its output."""
+        """Bytes from the start of a slot's input to the start of its first output."""
         return _padded(int(np.prod(self.input_shape)))
 
     @property
     def slot_room(self) -> int:
         """Bytes from one slot to the next."""
-        return self.input_room + _padded(int(np.prod(self.output_shape)) * _FLOAT)
+        return self.input_room + sum(_output_room(shape) for shape in self.output_shapes)
 
     @property
     def size(self) -> int:
@@ -57,7 +57,7 @@ class Slot:
     """A mapped slot. The arrays keep the mapping alive."""
 
     input: PixelArray  # (1, 3, height, width), in the channel order of the model's family
-    output: FloatArray  # (1, rows, columns)
+    outputs: tuple[FloatArray, ...]  # each (1, …), in the order of the model's family
 
 
 def create_memory(layout: SlotLayout) -> int:
@@ -88,8 +88,21 @@ def map_slots(descriptor: int, layout: SlotLayout) -> list[Slot]:
 def _slot(memory: mmap.mmap, layout: SlotLayout, index: int) -> Slot:
     start = index * layout.slot_room
     pixels = np.frombuffer(memory, np.uint8, int(np.prod(layout.input_shape)), start)
-    numbers = np.frombuffer(memory, np.float32, int(np.prod(layout.output_shape)), start + layout.input_room)
-    return Slot(input=pixels.reshape(layout.input_shape), output=numbers.reshape(layout.output_shape))
+    outputs, at = [], start + layout.input_room
+    for shape in layout.output_shapes:
+        outputs.append(np.frombuffer(memory, np.float32, int(np.prod(shape)), at).reshape(shape))
+        at += _output_room(shape)
+    return Slot(input=pixels.reshape(layout.input_shape), outputs=tuple(outputs))
+
+
+def new_slot(layout: SlotLayout) -> Slot:
+    """A slot in memory of this process alone."""
+    outputs = tuple(np.zeros(shape, np.float32) for shape in layout.output_shapes)
+    return Slot(np.zeros(layout.input_shape, np.uint8), outputs)
+
+
+def _output_room(shape: tuple[int, ...]) -> int:
+    return _padded(int(np.prod(shape)) * _FLOAT)
 
 
 def _padded(size: int) -> int:

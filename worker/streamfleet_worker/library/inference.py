@@ -25,14 +25,15 @@ from streamfleet_worker.engine.loading import load_here
 from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import PostProcessing
-from streamfleet_worker.ipc.shared_memory import Slot
+from streamfleet_worker.ipc.shared_memory import new_slot
 from streamfleet_worker.library.errors import BadPrediction
 from streamfleet_worker.library.frame import VideoFrame, picture_of
 from streamfleet_worker.library.model_threads import ModelThreads
+from streamfleet_worker.video.detection.findings import Findings
 from streamfleet_worker.video.detection.letterbox import Letterbox
-from streamfleet_worker.video.detection.postprocess import decode
+from streamfleet_worker.video.detection.postprocess import findings_of
 from streamfleet_worker.video.frame import Picture
-from streamfleet_worker.video.outputs.prediction import Document, describe_picture
+from streamfleet_worker.video.outputs.prediction import Document, Names, describe_picture
 
 _MOST_THREADS = 8
 
@@ -69,7 +70,7 @@ class ModelFile:
 
     def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
         """Load the model. Raises: onnx_session.BadModel."""
-        self._manifest = manifest
+        self._names = Names(manifest.labels, manifest.keypoints)
         self._rules = rules
         model = load_here(str(path), manifest)
         self.threads = min(_MOST_THREADS, cores())
@@ -101,11 +102,8 @@ class ModelFile:
 
     def _describe(self, frame: VideoFrame, context: InferenceContext) -> Document:
         picture = picture_of(frame)
-        return document_of_detections(
-            context.detect(picture, self._rules),
-            width=picture.width,
-            height=picture.height,
-            labels=self._manifest.labels,
+        return describe_picture(
+            context.find(picture, self._rules), names=self._names, width=picture.width, height=picture.height
         )
 
 
@@ -113,17 +111,16 @@ class InferenceContext:
     """The memory and the steps of one inference: preprocess, run, decode. One thread at a time may use it."""
 
     def __init__(self, model: Model, manifest: Manifest) -> None:
-        layout = model.layout(1)
-        self.slot = Slot(np.zeros(layout.input_shape, np.uint8), np.zeros(layout.output_shape, np.float32))
+        self.slot = new_slot(model.layout(1))
         self._runner = model.runner()
         self.letterbox = Letterbox(manifest)
         self._manifest = manifest
 
-    def detect(self, picture: Picture, rules: PostProcessing) -> sv.Detections:
+    def find(self, picture: Picture, rules: PostProcessing) -> Findings:
         """Run the model on a picture. Raises: one of `run_errors`."""
         geometry = self.letterbox.write(picture, self.slot.input)
         self._runner.run([self.slot])
-        return decode(self.slot.output, geometry, manifest=self._manifest, rules=rules)
+        return findings_of(self.slot.outputs, geometry, manifest=self._manifest, rules=rules)
 
 
 class Function:
@@ -212,7 +209,7 @@ def document_of_detections(
     """Roboflow's dict for the detections in a picture. Without labels, detections carry their class names."""
     if labels is None:
         detections, labels = _complete(detections)
-    return describe_picture(detections, labels=labels, width=width, height=height)
+    return describe_picture(detections, names=Names(tuple(labels)), width=width, height=height)
 
 
 def _complete(detections: sv.Detections) -> tuple[sv.Detections, Sequence[str]]:

@@ -15,12 +15,12 @@ from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.loading import load_here
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.arguments import rules_of
-from streamfleet_worker.library.inference import InferenceContext, document_of_detections
+from streamfleet_worker.library.inference import InferenceContext
 from streamfleet_worker.library.models import load
 from streamfleet_worker.library.settings import current_settings
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Image
-from streamfleet_worker.video.outputs.prediction import Document
+from streamfleet_worker.video.outputs.prediction import Document, Names, describe_picture
 
 
 class Response(dict[str, Any]):
@@ -53,7 +53,7 @@ class LoadedModel:
     def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
         """Load the model. Raises: onnx_session.BadModel."""
         self.class_names = list(manifest.labels)
-        self._labels = manifest.labels
+        self._names = Names(manifest.labels, manifest.keypoints)
         self._rules = rules
         self._context = InferenceContext(load_here(str(path), manifest), manifest)
         self._lock = threading.Lock()  # guards the context: it has one input and one output
@@ -86,9 +86,9 @@ class LoadedModel:
 
     def _infer(self, image: Image, rules: PostProcessing) -> Response:
         with self._lock:
-            detections = self._context.detect(ArrayPicture(image), rules)
+            found = self._context.find(ArrayPicture(image), rules)
         height, width = image.shape[:2]
-        document = document_of_detections(detections, width=width, height=height, labels=self._labels)
+        document = describe_picture(found, names=self._names, width=width, height=height)
         return Response(
             image=Response(document["image"]),
             predictions=[Response(prediction) for prediction in document["predictions"]],

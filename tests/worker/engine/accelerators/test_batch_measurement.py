@@ -24,7 +24,7 @@ KEY = MeasurementKey(
     sha256="ab" * 32, provider="CUDAExecutionProvider", version="1.22", device="NVIDIA A2 / PCIe"
 )
 SECONDS = {1: 0.011, 2: 0.012, 4: 0.014, 8: 0.018}
-LAYOUT = SlotLayout((1, 3, 8, 8), (1, 7, 1), 1)
+LAYOUT = SlotLayout((1, 3, 8, 8), ((1, 7, 1),), 1)
 
 
 class Accelerator:

@@ -76,7 +76,7 @@ def test_a_plan_gives_what_onnx_runtime_gives(tmp_path: Path, batch: int | str, 
     assert (model.provider, model.on_cpu, model.max_batch) == ("TensorRT", False, largest)
     assert model.layout(1) == session.layout(1)
     for slot, other in zip(slots, expected, strict=True):
-        np.testing.assert_allclose(slot.output, other.output, atol=1e-5)
+        np.testing.assert_allclose(slot.outputs[0], other.outputs[0], atol=1e-5)
 
 
 def test_more_slots_than_a_batch_are_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import supervision as sv
 from streamfleet_api.local.demo import conveyor_model
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_worker.engine.normalize import normalize
+from streamfleet_worker.families.adapters import input_format_of
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -182,7 +183,7 @@ def parts_on_a_belt(confidence: float, folder: Path) -> Iterator[moving_boxes.Mo
     rules = PostProcessing(confidence=confidence)
     for frame_id in range(200, 320):
         geometry = letterbox.write(ArrayPicture(draw(1, frame_id)), pixels)
-        normalize(pixels, manifest.family, blob)
+        normalize(pixels, input_format_of(manifest).scale, blob)
         (output,) = session.run(None, {"images": blob})
-        found = decode(output, geometry, manifest=manifest, rules=rules)
+        found = decode([output], geometry, manifest=manifest, rules=rules)
         yield moving_boxes.Moment(frame_id / 10, found, confidence)

@@ -14,6 +14,7 @@ import supervision as sv
 from streamfleet_core.protocol.limits import MAX_DATA_BODY
 from streamfleet_worker.video.outputs.prediction import (
     MAX_DATAGRAM,
+    Names,
     Origin,
     describe,
     describe_picture,
@@ -49,7 +50,7 @@ def detections(count: int, *, tracked: bool = False) -> sv.Detections:
 
 
 def document(of: sv.Detections) -> dict:
-    return describe(of, labels=LABELS, width=1920, height=1080, origin=ORIGIN)
+    return describe(of, names=Names(LABELS), width=1920, height=1080, origin=ORIGIN)
 
 
 def test_the_bytes_are_the_originals() -> None:
@@ -59,7 +60,7 @@ def test_the_bytes_are_the_originals() -> None:
         class_id=np.array([0]),
     )
 
-    encoded = to_json(describe(one, labels=LABELS, width=426, height=240, origin=ORIGIN))
+    encoded = to_json(describe(one, names=Names(LABELS), width=426, height=240, origin=ORIGIN))
 
     name = json.loads(encoded.content)["predictions"][0]["detection_id"]
     decoded_at = datetime.fromtimestamp(ORIGIN.decoded_at).isoformat()  # noqa: DTZ006 (local, as the original)
@@ -77,7 +78,7 @@ def test_the_bytes_are_the_originals() -> None:
 
 @pytest.mark.parametrize("label", ["car", 'a "b": [1,2], {}', "back\\slash\t", "Fußgänger"])
 def test_it_is_what_python_writes(label: str) -> None:
-    whole = describe(detections(7), labels=[label] * 80, width=426, height=240, origin=ORIGIN)
+    whole = describe(detections(7), names=Names([label] * 80), width=426, height=240, origin=ORIGIN)
 
     assert to_json(whole).content == json.dumps(whole).encode()
     assert to_json(whole, compact=True).content == json.dumps(whole, separators=(",", ":")).encode()
@@ -157,7 +158,7 @@ def test_of_too_many_the_most_confident_are_sent_in_their_order() -> None:
 def test_a_document_without_metadata_tells_beside_its_predictions_what_is_missing() -> None:
     whole = {
         "frame_id": 7,
-        **describe_picture(detections(3000, tracked=True), labels=LABELS, width=1920, height=1080),
+        **describe_picture(detections(3000, tracked=True), names=Names(LABELS), width=1920, height=1080),
     }
 
     encoded = to_json(whole, compact=True)

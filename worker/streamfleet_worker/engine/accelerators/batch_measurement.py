@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 
 from streamfleet_worker.engine.interface import Model, Runner
-from streamfleet_worker.ipc.shared_memory import Slot, SlotLayout
+from streamfleet_worker.ipc.shared_memory import SlotLayout, new_slot
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +61,7 @@ def measure(
     seconds: dict[int, float] = {}
     size, expected = 1, 0.0
     while size <= largest and (size == 1 or clock() + expected < until):
-        slots = [
-            Slot(np.zeros(layout.input_shape, np.uint8), np.empty(layout.output_shape, np.float32))
-            for _ in range(size)
-        ]
+        slots = [new_slot(layout) for _ in range(size)]
         for _ in range(_RUNS):
             began = clock()
             runner.run(slots)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Tensor:
 
     name: str
     shape: Shape  # -1 for a dimension that is chosen with each run
+    is_float: bool = True  # whether its numbers are float32
 
 
 class TensorRT:
@@ -96,6 +98,10 @@ class TensorRT:
         """Whether a tensor of an engine is an input."""
         return bool(engine.get_tensor_mode(name) == self._module.TensorIOMode.INPUT)
 
+    def is_float(self, engine: Any, name: str) -> bool:
+        """Whether the numbers of a tensor are float32."""
+        return bool(engine.get_tensor_dtype(name) == self._module.float32)
+
     def error(self, what: str) -> TensorRTError:
         """An error with what TensorRT logged last."""
         return TensorRTError(self._said(what))
@@ -115,20 +121,24 @@ class Plan:
         self._runtime = runtime  # must outlive the engine
         self._engine, self._context = engine, context
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
-        tensors = [Tensor(name, tuple(engine.get_tensor_shape(name))) for name in names]
+        tensors = [
+            Tensor(name, tuple(engine.get_tensor_shape(name)), library.is_float(engine, name))
+            for name in names
+        ]
         self.inputs = [each for each in tensors if library.is_input(engine, each.name)]
         self.outputs = [each for each in tensors if not library.is_input(engine, each.name)]
 
-    def set_input_shape(self, shape: Shape) -> Shape:
-        """Choose the shape of the input of the next runs. Returns the output's. Raises: TensorRTError."""
+    def set_input_shape(self, shape: Shape) -> list[Shape]:
+        """Choose the shape of the input of the next runs. Returns the outputs'. Raises: TensorRTError."""
         if not self._context.set_input_shape(self.inputs[0].name, shape):
             raise self._library.error(f"it refuses an input of {shape}")
-        return tuple(self._context.get_tensor_shape(self.outputs[0].name))
+        return [tuple(self._context.get_tensor_shape(each.name)) for each in self.outputs]
 
-    def run(self, given: int, output: int, stream: int) -> None:
+    def run(self, given: int, outputs: Sequence[int], stream: int) -> None:
         """Start a run from and to these addresses of GPU memory, on a stream. Raises: TensorRTError."""
         self._context.set_tensor_address(self.inputs[0].name, given)
-        self._context.set_tensor_address(self.outputs[0].name, output)
+        for each, address in zip(self.outputs, outputs, strict=True):
+            self._context.set_tensor_address(each.name, address)
         if not self._context.execute_async_v3(stream):
             raise self._library.error("a run failed")
 

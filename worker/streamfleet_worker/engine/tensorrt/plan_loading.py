@@ -52,7 +52,7 @@ def load_plan(weights_path: str, manifest: Manifest, folder: Path, version: str)
             manifest,
             library=TensorRT(),
             cuda=cuda,
-            check=partial(onnx_session.check_output, manifest=manifest),
+            check=partial(onnx_session.check_outputs, manifest=manifest),
             max_batch=key.batch,
         )
     except onnx_session.BadModel as exc:  # the model itself was checked when its plan was built

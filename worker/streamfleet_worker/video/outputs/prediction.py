@@ -19,6 +19,7 @@ import msgspec
 import supervision as sv
 
 from streamfleet_core.protocol.limits import MAX_DATA_BODY
+from streamfleet_worker.video.detection.findings import Findings
 
 MAX_DATAGRAM = 65_507  # bytes, the limit of UDP over IPv4
 
@@ -56,12 +57,18 @@ class Origin:
     seq: int
 
 
-def describe(
-    detections: sv.Detections, *, labels: Sequence[str], width: int, height: int, origin: Origin
-) -> Document:
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names that predictions have instead of numbers."""
+
+    classes: Sequence[str]
+    keypoints: Sequence[str] = ()  # of an object
+
+
+def describe(findings: Findings, *, names: Names, width: int, height: int, origin: Origin) -> Document:
     """The document of one frame of this size in pixels, with its keys in Roboflow's order."""
     return {
-        **describe_picture(detections, labels=labels, width=width, height=height),
+        **describe_picture(findings, names=names, width=width, height=height),
         "inference_metadata": {
             "source_id": origin.source_id,
             "frame_id": origin.frame_id,
@@ -76,14 +83,12 @@ def describe(
     }
 
 
-def describe_picture(
-    detections: sv.Detections, *, labels: Sequence[str], width: int, height: int
-) -> Document:
+def describe_picture(findings: Findings, *, names: Names, width: int, height: int) -> Document:
     """The part of the document that depends only on the picture and its size in pixels."""
-    return {
-        "image": {"width": width, "height": height},
-        "predictions": _predictions(detections, labels),
-    }
+    image = {"width": width, "height": height}
+    if isinstance(findings, sv.Classifications):
+        return {"image": image, **_classes(findings, names)}
+    return {"image": image, "predictions": _predictions(findings, names)}
 
 
 def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = False) -> Encoded:
@@ -150,7 +155,21 @@ def _without(document: Document, chosen: list[Document], truncated: int) -> Docu
     return {**rest, "inference_metadata": {**document["inference_metadata"], "truncated": truncated}}
 
 
-def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Document]:
+def _classes(found: sv.Classifications, names: Names) -> Document:
+    """The classes of the whole picture, the most confident first."""
+    assert found.confidence is not None
+    predictions = [
+        {"class": names.classes[kind], "class_id": kind, "confidence": confidence}
+        for kind, confidence in zip(found.class_id.tolist(), found.confidence.tolist(), strict=True)
+    ]
+    return {
+        "predictions": predictions,
+        "top": predictions[0]["class"],
+        "confidence": predictions[0]["confidence"],
+    }
+
+
+def _predictions(detections: sv.Detections, names: Names) -> list[Document]:
     count = len(detections)
     if count == 0:
         return []
@@ -169,7 +188,7 @@ def _predictions(detections: sv.Detections, labels: Sequence[str]) -> list[Docum
             "width": right - left,
             "height": bottom - top,
             "confidence": confidence,
-            "class": labels[kind],
+            "class": names.classes[kind],
             "class_id": kind,
         }
         if tracker_id is not None:

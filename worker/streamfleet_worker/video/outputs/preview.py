@@ -17,6 +17,7 @@ import supervision as sv
 
 from streamfleet_core.protocol.data_plane import DataHeader
 from streamfleet_core.protocol.limits import MAX_DATA_BODY
+from streamfleet_worker.video.detection.findings import Findings
 from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.pacing import Pace
 
@@ -69,7 +70,7 @@ class PreviewFrame:
     """The input of one preview."""
 
     picture: Picture
-    detections: sv.Detections  # in pixels of the picture
+    findings: Findings  # in pixels of the picture
     source_id: int
     header: DataHeader  # of the predictions
 
@@ -114,7 +115,7 @@ class PreviewRenderer:
         picture = preview.picture
         frame_size = (picture.width, picture.height)
         image = picture.scaled(*preview_size(*frame_size)) if picture.is_reduced else picture.bgr()
-        jpeg = draw(image, preview.detections, self._labels, frame_size=frame_size)
+        jpeg = draw(image, preview.findings, self._labels, frame_size=frame_size)
         if len(jpeg) <= MAX_DATA_BODY:
             self._send(jpeg, preview)
 
@@ -132,17 +133,15 @@ def preview_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def draw(
-    image: Image, detections: sv.Detections, labels: Sequence[str], *, frame_size: tuple[int, int]
-) -> bytes:
-    """Draw the detections on a copy of the picture in the size of a preview, and encode it as a JPEG.
+def draw(image: Image, findings: Findings, labels: Sequence[str], *, frame_size: tuple[int, int]) -> bytes:
+    """Draw the findings on a copy of the picture in the size of a preview, and encode it as a JPEG.
 
     `frame_size`: width and height of the frame in whose pixels the detections are.
     """
     size, scale = preview_size(*frame_size), _scale_of(*frame_size)
     canvas = image.copy() if image.shape[1::-1] == size else _smaller(image, size)
-    if len(detections):
-        smaller = detections[::-1]  # the most confident is drawn last, so that its label stays visible
+    if isinstance(findings, sv.Detections) and len(findings):
+        smaller = findings[::-1]  # the most confident is drawn last, so that its label stays visible
         assert isinstance(smaller, sv.Detections)
         smaller.xyxy = smaller.xyxy * np.float32(scale)
         canvas = sv.BoxAnnotator(color=_COLOURS, thickness=2).annotate(canvas, smaller)

@@ -1,0 +1,91 @@
+"""The names of classes and key points: in the metadata of a file, and what a name may be. Pure."""
+
+from __future__ import annotations
+
+import ast
+import re
+import unicodedata
+
+from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_KEYPOINTS
+
+MAX_LABEL = 128  # characters
+_UNSHOWABLE = ("Cc", "Cs")  # control characters and surrogates
+_PAIR = re.compile(
+    r"""\s*(?P<index>\d{1,6})\s*:\s*(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(?:,|\Z)"""
+)
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
+# Of the 17 key points of a person in COCO, in its order.
+_PERSON = (
+    *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
+    *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
+    *("left_knee", "right_knee", "left_ankle", "right_ankle"),
+)
+
+
+def labels_in(metadata: dict[str, str]) -> tuple[str, ...] | None:
+    """Parse class names as Ultralytics writes them, `{0: 'person', 1: 'car'}`. Raises: BadModel."""
+    text = metadata.get("names", "").strip()
+    if not text:
+        return None
+    if not (text.startswith("{") and text.endswith("}")):
+        raise BadModel(f"expected the metadata 'names' as {{0: 'person', …}}, got {text[:40]!r}")
+    inner, at, names = text[1:-1].rstrip().rstrip(","), 0, {}
+    while at < len(inner):
+        pair = _PAIR.match(inner, at)
+        if pair is None:
+            raise BadModel(
+                f"expected the metadata 'names' as {{0: 'person', …}}, got {inner[at : at + 40]!r}"
+            )
+        names[int(pair["index"])] = _unquote(pair["text"])
+        at = pair.end()
+    if sorted(names) != list(range(len(names))):
+        raise BadModel("expected the metadata 'names' to count from 0 without gaps")
+    return tuple(names[index] for index in range(len(names)))
+
+
+def keypoint_names(metadata: dict[str, str], count: int) -> tuple[str, ...]:
+    """The names of an object's key points: from `kpt_names` if it has as many, else COCO's, else numbers."""
+    if not 1 <= count <= MAX_KEYPOINTS:
+        raise BadModel(f"expected 1 to {MAX_KEYPOINTS} key points, got {count}")
+    quoted = _QUOTED.findall(metadata.get("kpt_names", ""), 0, 65_536)[:count]
+    names = tuple(_unquote(each) for each in quoted)
+    if len(names) == count and len(set(names)) == count and all(map(_is_shown, names)):
+        return names
+    return _PERSON if count == len(_PERSON) else tuple(str(number) for number in range(count))
+
+
+def check_labels(labels: tuple[str, ...] | None, classes: int | None, output: object) -> tuple[str, ...]:
+    """Check class names against the number of classes in an output; None: unknown. Raises: BadModel."""
+    if classes is not None and classes < 1:
+        raise BadModel(f"expected an output with at least one class, got {output}")
+    if labels is None:
+        count = "" if classes is None else f" ({classes} of them)"
+        raise BadModel(
+            f"expected class names{count}, the file has none: pass them with --labels, or in a file beside it"
+        )
+    if classes is not None and len(labels) != classes:
+        raise BadModel(f"expected {classes} class names for the output {output}, got {len(labels)}")
+    if len(labels) > MAX_CLASSES:
+        raise BadModel(f"expected at most {MAX_CLASSES} class names, got {len(labels)}")
+    for label in labels:
+        if not label or len(label) > MAX_LABEL:
+            raise BadModel(f"expected class names of 1 to {MAX_LABEL} characters, got {label[:40]!r}")
+        if not _is_shown(label):
+            raise BadModel(f"expected class names without control characters, got {label[:40]!a}")
+    return labels
+
+
+def _is_shown(name: str) -> bool:
+    return 0 < len(name) <= MAX_LABEL and not any(
+        unicodedata.category(character) in _UNSHOWABLE for character in name
+    )
+
+
+def _unquote(text: str) -> str:
+    try:
+        name = ast.literal_eval(text)
+    except (SyntaxError, ValueError) as exc:
+        raise BadModel(f"expected a class name in quotes in the metadata 'names', got {text[:40]}") from exc
+    assert isinstance(name, str)
+    return name

@@ -1,0 +1,171 @@
+"""Transformers: RT-DETR, D-FINE and their relatives, in the three forms that their exporters write.
+
+    rtdetr        (1, queries, 4 + classes): center and size from 0 to 1, a score for each class; Ultralytics
+    detr          logits (1, queries, classes), pred_boxes (1, queries, 4): center and size from 0 to 1;
+                  Hugging Face Transformers
+    detr-deploy   labels (1, queries), boxes (1, queries, 4), scores (1, queries): corners in pixels of the
+                  size in the input `orig_target_sizes`; the repositories of RT-DETR, D-FINE and DEIM
+
+The picture is stretched to the input. A query may have found several classes.
+
+Reference: `RTDETRPredictor` of `ultralytics`, `post_process_object_detection` of `transformers`, and
+`RTDETRPostProcessor` of the repository lyuwenyu/RT-DETR.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.families.adapter import (
+    ROUNDING,
+    BadOutput,
+    Candidates,
+    Floats,
+    InputFormat,
+    Integers,
+    Outputs,
+    Shapes,
+    check_scores,
+    columns,
+    corners,
+    expect_shape,
+)
+
+_FURTHEST = 2.0  # sizes of the input, of a center that is given as a part of it
+
+
+class RtDetr:
+    """One output with boxes and scores."""
+
+    has_nms = True
+
+    def input_format(self, manifest: Manifest) -> InputFormat:
+        """What the input of the model must be."""
+        return InputFormat(fit="stretched")
+
+    def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
+        """Check the shapes of the outputs. Raises: BadOutput."""
+        first, width = shapes[0], 4 + len(manifest.labels)
+        fits = len(first) == 3 and first[0] == 1 and first[2] == width
+        expect_shape(fits, f"(1, N, {width})", first, manifest)
+
+    def check_values(self, outputs: Outputs, manifest: Manifest) -> None:
+        """Check the outputs for a noisy picture. Raises: BadOutput."""
+        check_scores(outputs[0][0, :, 4:])
+        check_parts(outputs[0][0, :, :4])
+
+    def read(self, outputs: Outputs, manifest: Manifest, confidence: float) -> Candidates:
+        """Read the boxes with at least this confidence."""
+        rows = outputs[0][0]
+        best = rows[:, 4:].max(axis=1)
+        chosen = np.flatnonzero(best >= confidence)
+        return Candidates(
+            boxes=in_pixels(rows[chosen], manifest),
+            scores=best[chosen],
+            classes=rows[chosen, 4:].argmax(axis=1),
+        )
+
+    def comparable(self, outputs: Outputs) -> list[Floats]:
+        """The sorted scores: queries may change places."""
+        return [np.sort(outputs[0][0, :, 4:], axis=None)]
+
+
+class Detr:
+    """Logits and boxes."""
+
+    has_nms = True
+
+    def input_format(self, manifest: Manifest) -> InputFormat:
+        """What the input of the model must be."""
+        return InputFormat(fit="stretched")
+
+    def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
+        """Check the shapes of the outputs. Raises: BadOutput."""
+        logits, boxes = shapes
+        classes = len(manifest.labels)
+        expect_shape(len(logits) == 3 and logits[::2] == (1, classes), f"(1, N, {classes})", logits, manifest)
+        expect_shape(boxes == (1, logits[1], 4), f"(1, {logits[1]}, 4)", boxes, manifest)
+
+    def check_values(self, outputs: Outputs, manifest: Manifest) -> None:
+        """Check the outputs for a noisy picture. Raises: BadOutput."""
+        if not np.isfinite(outputs[0]).all():
+            raise BadOutput("expected finite logits, got others")
+        check_parts(outputs[1][0])
+
+    def read(self, outputs: Outputs, manifest: Manifest, confidence: float) -> Candidates:
+        """Read the boxes with at least this confidence."""
+        queries, classes, scores = confident_queries(outputs[0][0], confidence)
+        return Candidates(boxes=in_pixels(outputs[1][0][queries], manifest), scores=scores, classes=classes)
+
+    def comparable(self, outputs: Outputs) -> list[Floats]:
+        """The sorted logits: queries may change places."""
+        return [np.sort(outputs[0], axis=None)]
+
+
+class DetrDeploy:
+    """Classes, corners and scores."""
+
+    has_nms = True
+
+    def input_format(self, manifest: Manifest) -> InputFormat:
+        """What the input of the model must be."""
+        return InputFormat(fit="stretched")
+
+    def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
+        """Check the shapes of the outputs. Raises: BadOutput."""
+        labels, boxes, scores = shapes
+        expect_shape(len(boxes) == 3 and boxes[::2] == (1, 4), "(1, N, 4)", boxes, manifest)
+        for shape in (labels, scores):
+            expect_shape(shape == boxes[:2], f"(1, {boxes[1]})", shape, manifest)
+
+    def check_values(self, outputs: Outputs, manifest: Manifest) -> None:
+        """Check the outputs for a noisy picture. Raises: BadOutput."""
+        check_scores(outputs[2])
+        classes = outputs[0][outputs[2] > ROUNDING]
+        invalid = classes[(classes < 0) | (classes >= len(manifest.labels))]
+        if invalid.size:
+            raise BadOutput(
+                f"expected class numbers from 0 to {len(manifest.labels) - 1}, got {invalid[0]:.4g}: "
+                "pass as many class names with --labels"
+            )
+
+    def read(self, outputs: Outputs, manifest: Manifest, confidence: float) -> Candidates:
+        """Read the boxes with at least this confidence."""
+        classes, boxes, scores = (output[0] for output in outputs)
+        chosen = (scores >= confidence) & (classes > -0.5) & (classes < len(manifest.labels) - 0.5)
+        return Candidates(
+            boxes=columns(boxes[chosen]),
+            scores=scores[chosen],
+            classes=np.rint(classes[chosen]).astype(np.int64),
+        )
+
+    def comparable(self, outputs: Outputs) -> list[Floats]:
+        """The sorted scores: queries may change places."""
+        return [np.sort(outputs[2], axis=None)]
+
+
+def confident_queries(logits: Floats, confidence: float) -> tuple[Integers, Integers, Floats]:
+    """The queries, classes and scores of logits (queries, classes), at most as many as there are queries."""
+    with np.errstate(over="ignore"):
+        scores = 1 / (1 + np.exp(-logits))
+    chosen = np.flatnonzero(scores >= confidence)
+    if len(chosen) > len(logits):
+        best = np.argsort(-scores.ravel()[chosen], kind="stable")[: len(logits)]
+        chosen = chosen[best]
+    queries, classes = np.divmod(chosen, logits.shape[1])
+    return queries, classes, scores[queries, classes]
+
+
+def in_pixels(rows: Floats, manifest: Manifest) -> Floats:
+    """Boxes (4, n) in pixels of the input, of rows of center and size from 0 to 1."""
+    size = np.array([[manifest.input_width], [manifest.input_height]], np.float32)
+    boxes = columns(rows)
+    return corners(boxes[:2] * size, boxes[2:] * size)
+
+
+def check_parts(boxes: Floats) -> None:
+    """Check that boxes are parts of the input, from 0 to 1. Raises: BadOutput."""
+    furthest = np.abs(boxes).max(initial=0.0)
+    if not furthest <= _FURTHEST:  # also false for NaN
+        raise BadOutput(f"expected boxes as parts of the picture, from 0 to 1, got up to {furthest:.4g}")

@@ -1,0 +1,109 @@
+"""Masks of objects, each within its box. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from streamfleet_core.protocol.values import Manifest
+from streamfleet_worker.families.adapter import Candidates, Floats, Outputs
+from streamfleet_worker.video.detection.letterbox import Geometry
+
+_MOST_PIXELS = 8192 * 8192  # of one mask; larger boxes have an empty one
+
+
+@dataclass(frozen=True, slots=True)
+class BoxMask:
+    """The pixels of an object, in a part of the frame that contains its box."""
+
+    left: int  # pixels of the frame
+    top: int
+    bits: npt.NDArray[np.uint8]  # (height, width), 0 or 1
+
+    def polygon(self) -> npt.NDArray[np.int32]:
+        """The outline of the largest part: points (n, 2) in pixels of the frame; none if nothing is set."""
+        contours, _ = cv2.findContours(self.bits, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        if not contours:
+            return np.empty((0, 2), np.int32)
+        largest = max(contours, key=cv2.contourArea).reshape(-1, 2)
+        largest[:, 0] += self.left
+        largest[:, 1] += self.top
+        return largest.astype(np.int32)
+
+
+def masks_of(
+    found: Candidates, boxes: Floats, outputs: Outputs, *, geometry: Geometry, manifest: Manifest
+) -> npt.NDArray[Any]:
+    """The masks (n,) of candidates whose boxes (4, n) in pixels of the frame are these.
+
+    The logits are computed within each box only, enlarged to the frame, and then cut at 0.
+    """
+    masks = np.empty(boxes.shape[1], object)
+    for index in range(boxes.shape[1]):
+        left, top = np.floor(boxes[:2, index]).astype(int).tolist()
+        right, bottom = np.ceil(boxes[2:, index]).astype(int).tolist()
+        logits = _Logits(found, index, outputs)
+        bits = logits.cut(_Window(left, top, max(1, right - left), max(1, bottom - top)), geometry, manifest)
+        masks[index] = BoxMask(left, top, bits)
+    return masks
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A part of the frame, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class _Logits:
+    """The logits of one mask, in a grid over the whole input."""
+
+    def __init__(self, found: Candidates, index: int, outputs: Outputs) -> None:
+        self._whole = None if found.masks is None else found.masks[index]
+        self._coefficients = None if found.coefficients is None else found.coefficients[index]
+        self._prototypes = outputs[-1][0]
+        self._height, self._width = self._prototypes.shape[-2:]
+
+    def cut(self, window: _Window, geometry: Geometry, manifest: Manifest) -> npt.NDArray[np.uint8]:
+        """The pixels of the window of the frame whose logit is above 0, as 1."""
+        if window.width * window.height > _MOST_PIXELS:
+            return np.zeros((1, 1), np.uint8)
+        # The position of the first pixel of the window in the grid, and the step to the next one.
+        across, down = self._width / manifest.input_width, self._height / manifest.input_height
+        x = ((window.left + 0.5) * geometry.scale + geometry.left) * across - 0.5
+        y = ((window.top + 0.5) * geometry.scale_down + geometry.top) * down - 0.5
+        step_x, step_y = geometry.scale * across, geometry.scale_down * down
+        columns = _around(x, step_x * (window.width - 1), self._width)
+        rows = _around(y, step_y * (window.height - 1), self._height)
+        values = np.nan_to_num(self._part(rows, columns))
+        to_grid = np.array([[step_x, 0, x - columns.start], [0, step_y, y - rows.start]])
+        enlarged = cv2.warpAffine(
+            np.ascontiguousarray(values, np.float32),
+            to_grid,
+            (window.width, window.height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        return (enlarged > 0).astype(np.uint8)
+
+    def _part(self, rows: slice, columns: slice) -> Floats:
+        if self._whole is not None:
+            part: Floats = self._whole[rows, columns]
+            return part
+        assert self._coefficients is not None
+        with np.errstate(over="ignore", invalid="ignore"):
+            values: Floats = np.tensordot(self._coefficients, self._prototypes[:, rows, columns], axes=1)
+        return values
+
+
+def _around(first: float, length: float, size: int) -> slice:
+    """The indices of a grid of this size that a range needs for linear interpolation; at least one."""
+    start = min(max(int(np.floor(first)), 0), size - 1)
+    return slice(start, min(max(int(np.ceil(first + length)) + 1, start + 1), size))

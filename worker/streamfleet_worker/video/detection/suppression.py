@@ -1,0 +1,67 @@
+"""Non-maximum suppression: which of overlapping boxes remain. Pure."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from streamfleet_worker.families.adapter import Candidates, Floats, Integers
+from streamfleet_worker.ipc.child_messages import PostProcessing
+
+_TINY = 1e-7
+_MOST_ROTATED = 3000  # boxes that are compared with each other: the matrix has their square
+
+
+def suppress(found: Candidates, boxes: Floats, rules: PostProcessing) -> Integers:
+    """The candidates to keep, most confident first. `boxes`: theirs (4, n), in pixels of the frame."""
+    if len(found.scores) == 0:
+        return np.empty(0, np.int64)
+    if found.rotated is not None:
+        return _suppress_rotated(found.rotated, found, rules)
+    xywh = boxes.astype(np.float64)
+    xywh[2:] -= xywh[:2]
+    # OpenCV reads boxes from lists, and classes from its own kind of integers, faster than otherwise.
+    rows, kinds = xywh.T.tolist(), found.classes.astype(np.int32)
+    scores = found.scores.astype(np.float32, copy=False)
+    if rules.class_agnostic_nms:
+        kept = cv2.dnn.NMSBoxes(rows, scores, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
+    else:
+        kept = cv2.dnn.NMSBoxesBatched(rows, scores, kinds, 0.0, rules.iou_threshold)  # type: ignore[arg-type]
+    return np.asarray(kept, np.int64).reshape(-1)
+
+
+def _suppress_rotated(rotated: Floats, found: Candidates, rules: PostProcessing) -> Integers:
+    """Drop a box that overlaps a more confident one, even if that one is dropped too.
+
+    This is what the reference of oriented boxes does, with the overlap of their Gaussian distributions.
+    """
+    order = np.argsort(-found.scores, kind="stable")[:_MOST_ROTATED]
+    overlaps = np.triu(gaussian_overlaps(rotated[:, order].astype(np.float64)), k=1)
+    if not rules.class_agnostic_nms:
+        classes = found.classes[order]
+        overlaps[classes[:, None] != classes] = 0
+    kept: Integers = order[overlaps.max(axis=0) < rules.iou_threshold].astype(np.int64)
+    return kept
+
+
+def gaussian_overlaps(rotated: Floats) -> Floats:
+    """The overlap (n, n) of rotated boxes (5, n): 1 less the Hellinger distance of their distributions.
+
+    A box is the normal distribution with its center as mean, and a twelfth of its squared sides as variances
+    along them: Llerena et al., Gaussian Bounding Boxes and Probabilistic Intersection-over-Union
+    (arXiv 2106.06072), equations 2 to 4.
+    """
+    x, y, width, height, angle = rotated
+    cos, sin = np.cos(angle), np.sin(angle)
+    along, across = width**2 / 12, height**2 / 12
+    a, b = along * cos**2 + across * sin**2, along * sin**2 + across * cos**2
+    c = (along - across) * cos * sin
+    sum_a, sum_b, sum_c = (each[:, None] + each for each in (a, b, c))
+    dx, dy = x[:, None] - x, y[:, None] - y
+    determinant = sum_a * sum_b - sum_c**2 + _TINY
+    shift = (sum_a * dy**2 + sum_b * dx**2) / determinant / 4 - sum_c * dx * dy / determinant / 2
+    own = np.maximum(a * b - c**2, 0)
+    form = np.log(determinant / (4 * np.sqrt(own[:, None] * own) + _TINY) + _TINY) / 2
+    distance = np.clip(shift + form, _TINY, 100)
+    overlaps: Floats = 1 - np.sqrt(1 - np.exp(-distance) + _TINY)
+    return np.nan_to_num(overlaps, nan=0.0)
