@@ -3,7 +3,8 @@
     (1, 4 + classes + further, boxes): center, size, a score for each class, in pixels of the input; then the
     angle of an oriented box, its key points, or the coefficients of the prototypes in the second output
 
-Models that classify have one output (1, classes) of scores, for the middle of the picture.
+Models that classify have one output (1, classes) of scores: for the middle of the picture, or for all of it
+if their input is not a square.
 
 Reference: the predictors and `non_max_suppression` of the package `ultralytics`.
 """
@@ -34,7 +35,10 @@ class Ultralytics:
 
     def input_format(self, manifest: Manifest) -> InputFormat:
         """What the input of the model must be."""
-        return InputFormat(fit="cropped" if manifest.task == "classify" else "centered")
+        if manifest.task != "classify":
+            return InputFormat(fit="centered")
+        is_square = manifest.input_width == manifest.input_height
+        return InputFormat(fit="cropped" if is_square else "stretched")
 
     def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
         """Check the shapes of the outputs. Raises: BadOutput."""

@@ -73,6 +73,15 @@ def test_boxes_of_one_class_suppress_each_other_and_of_several_only_if_asked() -
     assert len(read(output, replace(RULES, iou_threshold=1.0))) == 3
 
 
+def test_what_lies_outside_of_the_frame_counts_for_the_overlap() -> None:
+    # Inside of the frame, 64 x 64, the boxes are the same.
+    output = ultralytics((0, 32, 20, 20, 0.9, 0, 0), (-30, 32, 80, 20, 0.8, 0, 0))
+
+    detections = read(output)
+
+    np.testing.assert_allclose(detections.xyxy, [[0, 22, 10, 42], [0, 22, 10, 42]], atol=1e-4)
+
+
 def test_the_most_confident_candidates_and_detections_are_kept() -> None:
     boxes = [
         (6 * (index % 10) + 3, 6 * (index // 10) + 3, 4, 4, 0.5 + index / 200, 0, 0) for index in range(50)
@@ -174,6 +183,14 @@ def test_ultralytics_gets_rgb_in_the_middle() -> None:
     for channel, value in enumerate((255, 51, 0)):
         assert set(pixels[0, channel, 16:48].flat) == {value}
     assert set(pixels[0, :, :16].flat) == set(pixels[0, :, 48:].flat) == {114}
+
+
+def test_each_side_of_a_frame_has_the_scale_to_which_it_was_rounded() -> None:
+    geometry = fit(501, 333, manifest(width=416, height=256))
+
+    assert (geometry.left, geometry.top, geometry.width, geometry.height) == (15, 0, 385, 256)
+    frame = geometry.to_frame(np.array([[15, 0, 400, 256]], np.float32))
+    np.testing.assert_allclose(frame, [[0, 0, 501, 333]], rtol=1e-6)
 
 
 def test_yolox_gets_bgr_at_the_top_left() -> None:
@@ -327,14 +344,15 @@ def plainly_read(
             )
             box = [centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]]
         if score >= rules.confidence:
-            found.append([score, abs(kind), *in_frame(box, family, size)])
-    found = sorted((one for one in found if one[2] < one[4] and one[3] < one[5]), key=lambda one: -one[0])
+            found.append([score, abs(kind), *box])
+    found = sorted(found, key=lambda one: -one[0])
     kept: list[list[float]] = []
     for one in found[: rules.max_candidates]:
         rivals = [other for other in kept if rules.class_agnostic_nms or other[1] == one[1]]
         if family == "end2end" or all(overlap(one, other) <= rules.iou_threshold for other in rivals):
             kept.append(one)
-    return kept[: rules.max_detections]
+    clipped = [[*one[:2], *in_frame(one[2:], family, size)] for one in kept]
+    return [one for one in clipped if one[2] < one[4] and one[3] < one[5]][: rules.max_detections]
 
 
 def in_frame(box: list[float], family: Family, size: tuple[int, int]) -> list[float]:

@@ -103,17 +103,23 @@ def fit(width: int, height: int, manifest: Manifest) -> Geometry:
     way = input_format_of(manifest).fit
     if way == "stretched" or (way == "cropped" and max(across, down) > _MOST_CROPPED * min(across, down)):
         return _placed(width, height, (across, down), (manifest.input_width, manifest.input_height))
-    scale = max(across, down) if way == "cropped" else min(across, down)
-    scales = (scale, scale)
-    if way == "top-left":
-        return _placed(width, height, scales, (max(1, int(width * scale)), max(1, int(height * scale))))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
     if way == "cropped":
+        scale = max(across, down)
+        # Rounded down, as torchvision's `Resize` does, but no side may fall short of the input.
+        size = (
+            max(manifest.input_width, int(width * scale)),
+            max(manifest.input_height, int(height * scale)),
+        )
         left, top = round((size[0] - manifest.input_width) / 2), round((size[1] - manifest.input_height) / 2)
-        return _placed(width, height, scales, size, left=-left, top=-top)
+        return _placed(width, height, (scale, scale), size, left=-left, top=-top)
+    scale = min(across, down)
+    if way == "top-left":
+        size = max(1, int(width * scale)), max(1, int(height * scale))
+        return _placed(width, height, (scale, scale), size)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     left = round((manifest.input_width - size[0]) / 2 - 0.1)
     top = round((manifest.input_height - size[1]) / 2 - 0.1)
-    return _placed(width, height, scales, size, left=left, top=top)
+    return _placed(width, height, (size[0] / width, size[1] / height), size, left=left, top=top)
 
 
 def _placed(

@@ -48,17 +48,17 @@ def decode(
 ) -> sv.Detections:
     """Decode the outputs of one frame to detections, most confident first, clipped to the frame."""
     adapter = adapter_of(manifest)
-    found = adapter.read(outputs, manifest, rules.confidence)
-    boxes, inside = _to_frame(found.boxes, geometry)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped
+        found = _sound(adapter.read(outputs, manifest, rules.confidence))
+        if adapter.has_nms or len(found.scores) > rules.max_candidates:
+            found = found.take(np.argsort(-found.scores, kind="stable")[: rules.max_candidates])
+        if not adapter.has_nms:
+            # Before they are clipped, as in the references: what lies outside of the frame counts too.
+            found = found.take(suppress(found, rules))
+        boxes, inside = _to_frame(found.boxes, geometry)
     if not inside.all():
         found, boxes = found.take(inside), boxes[:, inside]
-    if adapter.has_nms or len(found.scores) > rules.max_candidates:
-        best = np.argsort(-found.scores, kind="stable")[: rules.max_candidates]
-        found, boxes = found.take(best), boxes[:, best]
-    if not adapter.has_nms:
-        kept = suppress(found, boxes, rules)[: rules.max_detections]
-        found, boxes = found.take(kept), boxes[:, kept]
-    elif len(found.scores) > rules.max_detections:
+    if len(found.scores) > rules.max_detections:
         first = slice(rules.max_detections)
         found, boxes = found.take(first), boxes[:, first]
     return sv.Detections(
@@ -69,12 +69,18 @@ def decode(
     )
 
 
+def _sound(found: Candidates) -> Candidates:
+    """Those whose boxes are finite and not empty."""
+    boxes = found.boxes
+    sound = (boxes[2] > boxes[0]) & (boxes[3] > boxes[1]) & np.isfinite(boxes).all(axis=0)
+    return found if sound.all() else found.take(sound)
+
+
 def _to_frame(boxes: Floats, geometry: Geometry) -> tuple[Floats, Any]:
-    """Convert to pixels of the frame and clip. Also: which boxes are inside, and finite."""
+    """Convert to pixels of the frame and clip. Also: which boxes are inside."""
     frame = np.array([[geometry.frame_width], [geometry.frame_height]] * 2, np.float32)
     boxes = np.minimum(np.maximum(geometry.to_frame(boxes.T).T, 0), frame)
-    with np.errstate(invalid="ignore"):
-        return boxes, (boxes[2] > boxes[0]) & (boxes[3] > boxes[1])
+    return boxes, (boxes[2] > boxes[0]) & (boxes[3] > boxes[1])
 
 
 def _data(

@@ -12,13 +12,13 @@ _TINY = 1e-7
 _MOST_ROTATED = 3000  # boxes that are compared with each other: the matrix has their square
 
 
-def suppress(found: Candidates, boxes: Floats, rules: PostProcessing) -> Integers:
-    """The candidates to keep, most confident first. `boxes`: theirs (4, n), in pixels of the frame."""
+def suppress(found: Candidates, rules: PostProcessing) -> Integers:
+    """The candidates to keep, most confident first. Their boxes must be finite."""
     if len(found.scores) == 0:
         return np.empty(0, np.int64)
     if found.rotated is not None:
         return _suppress_rotated(found.rotated, found, rules)
-    xywh = boxes.astype(np.float64)
+    xywh = found.boxes.astype(np.float64)
     xywh[2:] -= xywh[:2]
     # OpenCV reads boxes from lists, and classes from its own kind of integers, faster than otherwise.
     rows, kinds = xywh.T.tolist(), found.classes.astype(np.int32)
