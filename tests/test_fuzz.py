@@ -27,6 +27,7 @@ from streamfleet_core.protocol.requests import OPERATIONS, unpack_request
 from streamfleet_core.protocol.values import Observed, ObservedState, to_plain
 from tests.api.monitoring.test_metrics import MACHINE
 from tests.api.roboflow.test_stream_management import told
+from tests.fakes.found import KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS
 from tests.fakes.samples import picked
 
 OBSERVED = (
@@ -77,7 +78,9 @@ def plain(value: object) -> Any:
 
 PREDICTION = {
     "image": {"width": 1, "height": 1},
-    "predictions": [{"x": 1.5, "confidence": 0.5, "class": "a", "class_id": 0}],
+    "predictions": [{"x": 1.5, "class": "a"}, OUTLINED, RUN_LENGTHS, ORIENTED, KEYPOINTS],
+    "top": "a",
+    "confidence": 0.5,
     "inference_metadata": {"pipeline_id": "door", "source_id": 0, "frame_id": 1},
 }
 

@@ -112,8 +112,10 @@ def prediction_line(message: dict[str, Any], name: Callable[[str], str]) -> str:
 
 def _object(prediction: dict[str, Any]) -> str:
     track = f"#{prediction['tracker_id']}" if "tracker_id" in prediction else ""
-    place = f"({prediction['x']:.0f},{prediction['y']:.0f})"
-    return f"{prediction['class']}{track} {prediction['confidence']:.2f} {place}"
+    # The class of a whole picture has no place, and only an oriented box has a rotation.
+    place = f" ({prediction['x']:.0f},{prediction['y']:.0f})" if "x" in prediction else ""
+    turned = f" {prediction['rotation']:.0f}°" if "rotation" in prediction else ""
+    return f"{prediction['class']}{track} {prediction['confidence']:.2f}{place}{turned}"
 
 
 def event_line(event: dict[str, Any], name: Callable[[str], str], now: float) -> str:

@@ -53,6 +53,11 @@ MAX_TENSOR_NAME = 256  # characters
 MAX_KEYPOINTS = 512  # of an object
 MAX_GIVEN_CLASSES = 10_000  # class names in a request
 
+# A prediction.
+MAX_SIDE = 65_535  # pixels of a frame
+MAX_POINTS = 10_000  # of the outline of an object
+MAX_RLE_COUNTS = 262_144  # characters of the run lengths of a mask
+
 # Samples.
 MAX_STRATEGIES = 16  # of one sampling
 MAX_SAMPLE_LIMITS = 3  # of one strategy: per minute, hour and day

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 from typing_extensions import TypedDict
 
-from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_TAGS
+from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_SIDE, MAX_TAGS
 from streamfleet_core.protocol.prediction import MAX_PREDICTIONS, InferenceMetadata, Picture, Prediction
 from streamfleet_core.protocol.sampling import Dataset, Text
 from streamfleet_core.protocol.values import Id
@@ -47,8 +47,8 @@ class Sample:
     source_id: Annotated[int, Meta(ge=0, le=99_999)]
     frame_id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     captured_at: Annotated[float, Meta(ge=0, lt=1e11)]  # Unix seconds
-    width: Annotated[int, Meta(ge=1, le=65_535)]  # pixels of the stored picture
-    height: Annotated[int, Meta(ge=1, le=65_535)]
+    width: Annotated[int, Meta(ge=1, le=MAX_SIDE)]  # pixels of the stored picture
+    height: Annotated[int, Meta(ge=1, le=MAX_SIDE)]
     size: Annotated[int, Meta(ge=1)]  # bytes of its JPEG, to detect an incomplete one
     labels: Annotated[tuple[str, ...], Meta(max_length=MAX_CLASSES)]
     prediction: SamplePrediction | None  # in pixels of the stored picture

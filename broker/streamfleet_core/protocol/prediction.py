@@ -9,13 +9,49 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from streamfleet_core.protocol.errors import BadData
-from streamfleet_core.protocol.limits import MAX_SOURCES
+from streamfleet_core.protocol.limits import (
+    MAX_KEYPOINTS,
+    MAX_POINTS,
+    MAX_RLE_COUNTS,
+    MAX_SIDE,
+    MAX_SOURCES,
+)
 from streamfleet_core.protocol.values import Finite
 
 MAX_PREDICTIONS = 10_000  # of one frame: more than fit into a message
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # of an array
+_Side = Annotated[int, Meta(ge=0, le=MAX_SIDE)]
+
+
+class Point(TypedDict):
+    """A point of an outline, in pixels of the frame. Both are required: a list of empty maps is refused."""
+
+    x: Finite
+    y: Finite
+
+
+Keypoint = TypedDict(
+    "Keypoint",
+    {
+        "x": Finite,
+        "y": Finite,
+        "confidence": Finite,
+        "class_id": Annotated[int, Meta(ge=0, lt=MAX_KEYPOINTS)],  # its place among those of its object
+        "class": str,
+    },
+)
+
+
+class Rle(TypedDict):
+    """A mask as COCO's compressed run lengths."""
+
+    size: Annotated[list[_Side], Meta(min_length=2, max_length=2)]
+    """Height and width of the frame, in pixels."""
+    counts: Annotated[str, Meta(max_length=MAX_RLE_COUNTS)]
+
 
 Prediction = TypedDict(
     "Prediction",
@@ -26,9 +62,15 @@ Prediction = TypedDict(
         "height": Finite,
         "confidence": Finite,
         "class": str,
-        "class_id": int,
-        "tracker_id": int,
+        "class_id": Integer,
+        "tracker_id": Integer,
         "detection_id": str,
+        # The outline of a mask, or the four corners of an oriented box.
+        "points": Annotated[list[Point], Meta(max_length=MAX_POINTS)],
+        "rle": Rle,  # a mask, instead of its outline
+        "mask_format": str,  # polygon or rle
+        "rotation": Finite,  # of an oriented box, in degrees
+        "keypoints": Annotated[list[Keypoint], Meta(max_length=MAX_KEYPOINTS)],
     },
     total=False,
 )
@@ -37,8 +79,8 @@ Prediction = TypedDict(
 class Picture(TypedDict, total=False):
     """The frame, in pixels."""
 
-    width: int | None
-    height: int | None
+    width: _Side | None
+    height: _Side | None
 
 
 class InferenceMetadata(TypedDict, total=False):
@@ -57,10 +99,13 @@ class InferenceMetadata(TypedDict, total=False):
 
 
 class PredictionDocument(TypedDict):
-    """The predictions of one frame."""
+    """The predictions of one frame: its objects, or the classes of the whole picture."""
 
     image: Picture
     predictions: Annotated[list[Prediction], Meta(max_length=MAX_PREDICTIONS)]
+    # The most confident class of the picture. Objects have neither.
+    top: NotRequired[str]
+    confidence: NotRequired[Finite]
     inference_metadata: InferenceMetadata
 
 

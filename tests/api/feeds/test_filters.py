@@ -18,6 +18,8 @@ from streamfleet_api.feeds.filters import (
     read_limit,
     read_source,
 )
+from tests.fakes.found import CLASSIFIED, KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS
+from tests.fakes.found import document as found_document
 
 HALL = {"site": "hall-1", "line": ""}
 
@@ -104,6 +106,30 @@ def test_of_a_prediction_what_was_chosen_is_left(
     picked = PredictionFilter.parse(query).pick(document(*BOTH))
 
     assert picked == (None if kept is None else document(*kept))
+
+
+@pytest.mark.parametrize("whole", [OUTLINED, RUN_LENGTHS, ORIENTED, KEYPOINTS], ids=str)
+def test_objects_of_every_task_are_chosen_whole(whole: dict[str, Any]) -> None:
+    chosen = PredictionFilter.parse([("class", "nut"), ("min_confidence", "0.75")])
+
+    assert chosen.pick(found_document(whole, {**whole, "class": "bolt"})) == found_document(whole)
+
+
+@pytest.mark.parametrize(
+    ("query", "classes"),
+    [
+        ([("class", "dog")], ["dog"]),
+        ([("min_confidence", "0.5")], ["cat"]),
+        ([("class", "dog"), ("min_confidence", "0.5")], None),
+    ],
+)
+def test_of_the_classes_of_a_picture_those_chosen_are_left_and_the_top_remains(
+    query: list[tuple[str, str]], classes: list[str] | None
+) -> None:
+    picked = PredictionFilter.parse(query).pick({**found_document(), **CLASSIFIED})
+
+    assert (None if picked is None else [one["class"] for one in picked["predictions"]]) == classes
+    assert picked is None or (picked["top"], picked["confidence"]) == ("cat", 0.75)
 
 
 def test_a_frame_in_which_nothing_was_found_comes_unless_something_is_asked_for() -> None:

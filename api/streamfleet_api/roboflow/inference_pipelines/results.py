@@ -11,7 +11,7 @@ from typing import Any
 from streamfleet_api.feeds.zmq_subscription import name_of
 from streamfleet_api.roboflow.inference_pipelines.result_buffer import Entry, Result
 from streamfleet_core.protocol.errors import BadData
-from streamfleet_core.protocol.prediction import Prediction, decode
+from streamfleet_core.protocol.prediction import Prediction, PredictionDocument, decode
 from streamfleet_core.protocol.workflow import Content, Output
 
 Document = dict[str, Any]
@@ -70,7 +70,7 @@ def _shown(
     try:
         document = decode(result.body)
         frame_id = document["inference_metadata"]["frame_id"]
-        detections = {"image": document["image"], "predictions": _of_classes(plan, document["predictions"])}
+        detections = _detections(plan, document)
     except (BadData, KeyError):  # a device may send anything
         return None, None
     output = {
@@ -80,6 +80,14 @@ def _shown(
     }
     captured = datetime.fromtimestamp(result.captured_at).isoformat()  # noqa: DTZ006
     return output, {"frame_timestamp": captured, "frame_id": frame_id, "source_id": result.source}
+
+
+def _detections(plan: Plan, document: PredictionDocument) -> Document:
+    """The part of a document that is a result in a workflow, with the chosen classes only."""
+    whole: Document = {"image": document["image"], "predictions": _of_classes(plan, document["predictions"])}
+    if "top" in document:  # the class of the whole picture, and how sure the model is of it
+        whole |= {"top": document["top"], "confidence": document["confidence"]}
+    return whole
 
 
 def _of_classes(plan: Plan, predictions: list[Prediction]) -> list[Prediction]:

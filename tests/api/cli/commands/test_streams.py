@@ -14,6 +14,7 @@ import pytest
 from streamfleet_api.cli.tail import event_line, prediction_line
 from tests.api.conftest import Api, Command, until
 from tests.fakes.broker import Peer, pipeline
+from tests.fakes.found import BOX, KEYPOINTS, ORIENTED, OUTLINED
 from tests.fakes.patience import PATIENCE
 
 HAPPENED = {
@@ -66,6 +67,25 @@ def test_a_prediction_of_another_source_than_the_first_says_so() -> None:
     text = prediction_line({"predictions": [], "inference_metadata": about}, str)
 
     assert text == "door edge-1 source 2 #7 nothing"
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (BOX, "nut 0.75 (20,10)"),
+        ({**OUTLINED, "tracker_id": 4}, "nut#4 0.75 (20,10)"),
+        (ORIENTED, "nut 0.75 (20,10) 27°"),
+        (KEYPOINTS, "nut 0.75 (20,10)"),
+        ({"class": "cat", "class_id": 2, "confidence": 0.75}, "cat 0.75"),
+    ],
+    ids=str,
+)
+def test_what_was_found_is_told_for_every_task(found: dict[str, Any], text: str) -> None:
+    about = {"pipeline_id": "door", "device": "edge-1", "frame_id": 7}
+
+    line = prediction_line({"predictions": [found], "inference_metadata": about}, str)
+
+    assert line == f"door edge-1 #7 {text}"
 
 
 # events ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from streamfleet_api.roboflow.inference_pipelines.result_buffer import WAIT, Result, Ring, Rings
 from streamfleet_api.roboflow.inference_pipelines.results import Consumed, Plan, consumed
 from streamfleet_core.protocol.workflow import Output
+from tests.fakes.found import CLASSIFIED, KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS
 
 
 def result(seq: int, source: int = 0, **document: Any) -> Result:
@@ -197,3 +198,23 @@ def test_a_result_that_cannot_be_read_leaves_its_place_empty(body: bytes) -> Non
     plan = Plan(model_id="parts/1", sources=1, classes=("car",))
 
     assert consumed(plan, (Result(0, (1, 0, 0), 0.0, body),), 0, excluded=()) == Consumed([None], [None])
+
+
+def test_the_class_of_a_picture_keeps_what_says_that_it_is_one() -> None:
+    plan = Plan(model_id="parts/1", sources=1, classes=("dog",))
+
+    got = consumed(plan, (result(4, **CLASSIFIED),), 0, excluded=())
+
+    image, (_, dog) = {"width": 640, "height": 480}, CLASSIFIED["predictions"]
+    assert got.outputs == [
+        {"predictions": {"image": image, "predictions": [dog], "top": "cat", "confidence": 0.75}}
+    ]
+
+
+@pytest.mark.parametrize("found", [OUTLINED, RUN_LENGTHS, ORIENTED, KEYPOINTS], ids=str)
+def test_an_object_of_any_task_is_given_whole(found: dict[str, Any]) -> None:
+    plan = Plan(model_id="parts/1", sources=1)
+
+    got = consumed(plan, (result(4, predictions=[found]),), 0, excluded=())
+
+    assert got.outputs == [{"predictions": {"image": {"width": 640, "height": 480}, "predictions": [found]}}]
