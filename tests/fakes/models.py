@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from streamfleet_core.protocol.values import Family, Manifest, Weights
+from streamfleet_core.protocol.values import Family, Manifest, Task, Weights
 from streamfleet_worker.video.synthetic.test_pattern import LABELS
 
 SIDE = 320  # pixels, of the square input
@@ -24,11 +24,21 @@ def manifest_of(
     family: Family = "ultralytics",
     width: int = SIDE,
     height: int = SIDE,
+    task: Task = "detect",
 ) -> Manifest:
     """The manifest of a model file."""
     content = path.read_bytes()
     weights = Weights(hashlib.sha256(content).hexdigest(), len(content))
-    return Manifest(family=family, labels=labels, input_width=width, input_height=height, weights=weights)
+    return Manifest(
+        family=family, labels=labels, input_width=width, input_height=height, weights=weights, task=task
+    )
+
+
+def write_colour_classifier(path: Path, *, side: int = 32) -> Manifest:
+    """Says how much of a picture is red, green and blue: (1, 3)."""
+    nodes = [helper.make_node("ReduceMean", ["images"], ["output"], axes=[2, 3], keepdims=0)]
+    write(path, nodes, {}, [1, 3, side, side], [1, 3])
+    return manifest_of(path, width=side, height=side, task="classify")
 
 
 def write_squares_model(path: Path, *, batch: int | str = 1) -> Manifest:

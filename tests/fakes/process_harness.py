@@ -36,6 +36,7 @@ from streamfleet_worker.ipc.child_messages import (
     EngineReport,
     PostProcessing,
     PublisherConfig,
+    StageConfig,
     Stop,
     ToChild,
     receive,
@@ -198,12 +199,13 @@ class ProcessHarness:
         entry: Callable[[Any, Connection], None] | None = None,
         accelerator: AcceleratorUse = "prefer",
         plans: Path | None = None,
+        name: str = "engine",
         **more: Any,
     ) -> Child:
         # Imported where it is needed: a test of cameras alone loads no ONNX Runtime.
         from streamfleet_worker.engine.process import main
 
-        socket_path = str(self.folder / "engine")
+        socket_path = str(self.folder / name)
         config = EngineConfig(manifest, str(weights), socket_path, threads, accelerator, **more)
         if plans is not None:
             config = replace(config, plans_path=str(plans))
@@ -225,6 +227,7 @@ class ProcessHarness:
         progress_path: str = "",
         sinks: tuple[UdpSink, ...] | None = None,
         properties: dict[str, float] | None = None,
+        stage_configs: tuple[StageConfig, ...] = (),
         **spec: Any,
     ) -> Child:
         config = CameraConfig(
@@ -252,6 +255,7 @@ class ProcessHarness:
             fenced=fenced,
             samples_path=str(self.folder / "samples"),
             samples_size=samples_size,
+            stages=stage_configs,
         )
         return self._start(camera_process.main, config)
 

@@ -11,7 +11,13 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from typing_extensions import TypedDict
 
-from streamfleet_core.protocol.limits import MAX_BATCH_DELAY, MAX_BATCHED, MAX_CAPACITY, MAX_SOURCES
+from streamfleet_core.protocol.limits import (
+    MAX_BATCH_DELAY,
+    MAX_BATCHED,
+    MAX_CAPACITY,
+    MAX_SOURCES,
+    MAX_STAGES,
+)
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.values import (
     DesiredStatus,
@@ -126,6 +132,16 @@ class SampleStat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StageStat:
+    """The objects on which a stage of a pipeline was to run, since the camera process started."""
+
+    name: Id
+    inferred: Natural
+    late: Natural  # whose frame went on without them
+    failed: Natural  # whose inference failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStat:
     """One pipeline. `report` is Roboflow's status report."""
 
@@ -144,6 +160,7 @@ class PipelineStat:
     at: Finite  # Unix seconds
     last_crash: str = ""  # why it was last restarted, even if it runs again; redacted
     samples: SampleStat | None = None  # None: sampling was never enabled
+    stages: Annotated[tuple[StageStat, ...], Meta(max_length=MAX_STAGES)] = ()
 
 
 @dataclass(frozen=True, slots=True)

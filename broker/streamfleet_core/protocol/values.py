@@ -18,6 +18,7 @@ from streamfleet_core.protocol.limits import (
     HOST_PATTERN,
     ID_PATTERN,
     LABEL_VALUE_PATTERN,
+    MAX_CLASS_NAME,
     MAX_CLASSES,
     MAX_DEVICE_INDEX,
     MAX_FINITE,
@@ -32,8 +33,12 @@ from streamfleet_core.protocol.limits import (
     MAX_PROPERTIES,
     MAX_REASON,
     MAX_REFERENCE,
+    MAX_SELECTED_CLASSES,
     MAX_SINKS,
     MAX_SOURCES,
+    MAX_STAGE_DELAY,
+    MAX_STAGE_OBJECTS,
+    MAX_STAGES,
     MAX_TENSOR_NAME,
     MODEL_ID_PATTERN,
     PROPERTY_PATTERN,
@@ -66,6 +71,8 @@ Properties = Annotated[
 Port = Annotated[int, Meta(ge=1, le=MAX_PORT)]
 Rate = Annotated[float, Meta(gt=0, le=MAX_FPS)]  # per second
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+ClassName = Annotated[str, Meta(min_length=1, max_length=MAX_CLASS_NAME)]
+ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=1, max_length=MAX_SELECTED_CLASSES)]
 ObjectCount = Annotated[int, Meta(ge=1, le=MAX_OBJECTS)]
 # Labels of pipelines and devices. A selector is a set of labels that must all match.
 LabelKey = Id
@@ -218,6 +225,20 @@ class UdpSink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A further model, which runs on the objects that the first one has found, each cut out of the frame."""
+
+    name: Id  # of its results in a prediction
+    model: ModelRef
+    classes: ClassNames | None = None  # of the first model's objects; None: all
+    max_objects: Annotated[int, Meta(ge=1, le=MAX_STAGE_OBJECTS)] = 8  # of a frame, most confident first
+    margin: Fraction = 0.0  # added to each side of an object, in parts of its width and height
+    # Seconds that a live frame waits for it.
+    max_delay: Annotated[float, Meta(gt=0, le=MAX_STAGE_DELAY)] = 0.5
+    confidence: Fraction | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSpec:
     """Task of a pipeline: a model, its sources, its sinks. None: the default of the device."""
 
@@ -233,10 +254,20 @@ class PipelineSpec:
     tracker: Tracker | None = None
     sampling: Sampling | None = None  # None: no samples
     priority: Priority = "normal"
+    stages: Annotated[tuple[Stage, ...], Meta(max_length=MAX_STAGES)] = ()
 
     def can_update_to(self, other: PipelineSpec) -> bool:
         """Whether a run of one spec can be updated to the other without a restart."""
-        return (self.model, self.fixed_sources) == (other.model, other.fixed_sources)
+        return (self.model, self.fixed_sources, self.stages) == (
+            other.model,
+            other.fixed_sources,
+            other.stages,
+        )
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """Each model that it needs, once."""
+        return tuple(dict.fromkeys([self.model, *(stage.model for stage in self.stages)]))
 
     @property
     def fixed_sources(self) -> tuple[SourceSpec, ...]:

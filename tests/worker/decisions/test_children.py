@@ -52,7 +52,7 @@ def test_a_camera_that_falls_silent_is_killed_and_started_again() -> None:
 
     assert killed == [KillChild(CAMERA, "no report for 5 s")]
     assert state is ObservedState.CRASHED
-    assert StartCamera(CameraId("door", 2), assignment(), MANIFEST) in again
+    assert StartCamera(CameraId("door", 2), assignment(), (MANIFEST,)) in again
 
 
 def test_a_camera_that_never_speaks_is_killed_after_thirty_seconds() -> None:

@@ -57,7 +57,7 @@ def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_
     assert fetched == [
         StartEngine(engine, MANIFEST),
         Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=2)),
-        StartCamera(camera, other, MANIFEST),
+        StartCamera(camera, other, (MANIFEST,)),
     ]
     assert cold == [StopChild(ENGINE)]
 

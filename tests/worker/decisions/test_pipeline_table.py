@@ -97,7 +97,7 @@ def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(cha
     ]
     assert ended == [
         Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=2)),
-        StartCamera(CameraId("door", 2), changed, MANIFEST),
+        StartCamera(CameraId("door", 2), changed, (MANIFEST,)),
     ]
     assert device.observed[0].restarts == 0
 
@@ -129,7 +129,7 @@ def test_a_camera_that_starts_later_is_told_that_somebody_looks() -> None:
     again += device.wait(0.2)
 
     assert again[-2:] == [
-        StartCamera(CameraId("door", 2), assignment(), MANIFEST),
+        StartCamera(CameraId("door", 2), assignment(), (MANIFEST,)),
         ShowPictures(CameraId("door", 2), True),
     ]
 
@@ -159,7 +159,7 @@ def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
     ]
     assert ended == [
         Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=2)),
-        StartCamera(CameraId("door", 2), changed, MANIFEST),
+        StartCamera(CameraId("door", 2), changed, (MANIFEST,)),
     ]
 
 
@@ -272,7 +272,7 @@ def test_a_crash_is_seen_and_then_tried_again_with_a_new_incarnation() -> None:
     assert backoff is ObservedState.BACKOFF
     assert again == [
         Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=2)),
-        StartCamera(CameraId("door", 2), assignment(), MANIFEST),
+        StartCamera(CameraId("door", 2), assignment(), (MANIFEST,)),
     ]
 
 
@@ -317,7 +317,7 @@ def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
     assert meanwhile.reason == "stopped until the broker is reachable again"
     assert unfenced == [
         Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=2)),
-        StartCamera(CameraId("door", 2), movable(), MANIFEST),
+        StartCamera(CameraId("door", 2), movable(), (MANIFEST,)),
     ]
 
 

@@ -58,7 +58,7 @@ def test_an_assignment_fetches_its_model_and_then_starts_engine_and_camera_at_on
     assert fetched == [
         StartEngine(ENGINE, MANIFEST),
         Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=1)),
-        StartCamera(CAMERA, assignment(), MANIFEST),
+        StartCamera(CAMERA, assignment(), (MANIFEST,)),
     ]
     assert device.observed == (
         Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.STARTING),
@@ -80,7 +80,7 @@ def test_two_pipelines_share_an_engine() -> None:
     assert actions == [
         Persist(Row(pipeline_id="gate", generation=2, run_generation=2, incarnation=0)),
         Persist(Row(pipeline_id="gate", generation=2, run_generation=2, incarnation=1)),
-        StartCamera(CameraId("gate", 1), other, MANIFEST),
+        StartCamera(CameraId("gate", 1), other, (MANIFEST,)),
     ]
 
 

@@ -34,4 +34,4 @@ def test_a_minute_of_health_forgives_the_crashes_before() -> None:
 
     device.feed(Exited(CameraId("door", 5), -9))
 
-    assert StartCamera(CameraId("door", 6), assignment(), MANIFEST) in device.wait(0.6)
+    assert StartCamera(CameraId("door", 6), assignment(), (MANIFEST,)) in device.wait(0.6)

@@ -52,6 +52,7 @@ from streamfleet_worker.ipc.child_messages import (
     PublisherConfig,
     Relay,
     Show,
+    StageConfig,
     Stop,
 )
 from streamfleet_worker.ipc.fence import Fence, boot_time
@@ -467,7 +468,11 @@ class Agent:
                 incarnation=action.child.incarnation,
                 desired_status=assignment.desired_status,
                 spec=assignment.spec,
-                manifest=action.manifest,
+                manifest=action.manifests[0],
+                stages=tuple(
+                    StageConfig(manifest, self._paths.engine(stage.model.digest))
+                    for stage, manifest in zip(assignment.spec.stages, action.manifests[1:], strict=True)
+                ),
                 defaults=self._config.defaults,
                 engine_socket=self._paths.engine(assignment.spec.model.digest),
                 intake_path=self._paths.intake,

@@ -14,6 +14,7 @@ from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipelin
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.status import SampleStat
 from streamfleet_core.protocol.values import UdpSink
+from streamfleet_worker.camera.stages.nested_findings import Nested
 from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.sender import Sender
@@ -27,6 +28,7 @@ from streamfleet_worker.video.outputs.prediction import (
     Names,
     Origin,
     describe,
+    nest,
     to_json,
     to_msgpack,
 )
@@ -46,6 +48,10 @@ class Emitter:
         """Open the fence and the sinks. Raises: OSError if there is no fence."""
         self._config = config
         self._names = Names(config.manifest.labels, config.manifest.keypoints)
+        self._stage_names = {
+            stage.name: Names(each.manifest.labels, each.manifest.keypoints)
+            for stage, each in zip(config.spec.stages, config.stages, strict=True)
+        }
         self._fence = Fence.open(config.fence_path) if config.fenced else None
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
         self._last_topic = pipeline_topic(Kind.LAST, config.pipeline_id)
@@ -112,6 +118,7 @@ class Emitter:
         source_id: int,
         generation: int,
         picture: Picture | None,
+        nested: Nested,
     ) -> DataHeader | None:
         """Send the predictions of a frame to all sinks; None if the fence is closed: then nothing is sent."""
         if self._is_fenced_off():
@@ -119,6 +126,7 @@ class Emitter:
         if generation != self._generation:
             self._generation, self._seq = generation, 0
         document = self._describe(findings, stamp, geometry, source_id)
+        nest(document, nested, self._stage_names)
         if self._udp:
             self._send_datagrams(to_json(document).content)
         header = self._send_to_publisher(to_msgpack(document), stamp, source_id)

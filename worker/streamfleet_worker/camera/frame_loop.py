@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Sequence
 
+from streamfleet_core.protocol.status import StageStat
 from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_output import FrameOutput
 from streamfleet_worker.camera.in_flight_frame import InFlightFrame
 from streamfleet_worker.camera.run_settings import RunSettings
 from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
+from streamfleet_worker.camera.stages.cascade import Cascade
 from streamfleet_worker.engine.client import EngineClient
 from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed, Turn
 from streamfleet_worker.ipc.child_messages import CameraConfig
@@ -58,6 +60,7 @@ class FrameLoop:
         slots = min(MAX_SLOTS, IN_FLIGHT + len(lanes) - 1)
         self._engine = EngineClient(config.engine_socket, config.manifest, slots=slots)
         self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
+        self._cascade = Cascade(config)
         self._applied: RunSettings | None = None  # the settings that the lanes have
         self._paused_at: float | None = None  # monotonic seconds
         self._held = 0.0  # total seconds of finished pauses
@@ -117,7 +120,12 @@ class FrameLoop:
 
     def waits_for_engine(self, now: float) -> bool:
         """Whether no frame moves, and the cause is the engine."""
-        return not self._engine.connected or self._scheduler.is_stuck(now)
+        return not self._engine.connected or not self._cascade.connected or self._scheduler.is_stuck(now)
+
+    @property
+    def stages(self) -> tuple[StageStat, ...]:
+        """The counters of each stage."""
+        return self._cascade.stats
 
     # the thread -------------------------------------------------------------------------------------------
 
@@ -135,6 +143,7 @@ class FrameLoop:
             self._failed = True
         finally:
             self._engine.close()
+            self._cascade.close()
             self._output.close(_LAST_FRAMES if self._done else 0.0)
             self._changed.set()
 
@@ -147,6 +156,7 @@ class FrameLoop:
         if self._engine.fileno() in self._ready:
             self._read_engine(now)
         self._submit_frames()
+        self._cascade.step(now)
         self._emit_ready_frames()
         self._submit_frames()
         self._record_ends()
@@ -166,6 +176,7 @@ class FrameLoop:
         if paused_at is not None and not paused:
             self._held += now - paused_at
         self._engine.set_priority(settings.priority, now)
+        self._cascade.set_priority(settings.priority, now)
         for lane, limit in zip(self._lanes, settings.limits, strict=True):
             lane.pace.limit(limit)
             lane.muted = paused
@@ -283,7 +294,7 @@ class FrameLoop:
             submitted_at=time.monotonic(),
         )
         in_flight.shown = self._output.wants_preview(lane.source_id, now)
-        if in_flight.shown or self._output.wants_pictures:
+        if in_flight.shown or self._output.wants_pictures or self._cascade:
             in_flight.picture = frame.picture
         lane.pace.went(now)
         lane.holds.add(now, lane.pace.due)
@@ -300,15 +311,34 @@ class FrameLoop:
         The process may be killed at any line. Then the frame of a file is emitted twice, as it must not be
         lost; and the number of a live frame is skipped, as it must not be used twice.
         """
+        now = time.monotonic()
+        if self._cascade:
+            self._begin_stages(lane, now)
         while (frame := self._scheduler.next_ready(lane.source_id)) is not None:
+            if frame.nested is not None and not frame.nested.is_complete(now):
+                return
             if not lane.finite:
                 lane.advance(frame.stamp.frame_id)
             if not frame.failure and not self._emit(lane, frame):
                 return
             if lane.finite:
                 lane.advance(frame.stamp.frame_id)
+            if frame.nested is not None:
+                frame.nested.close()
             self._scheduler.remove_oldest(lane.source_id)
             self._engine.give_back(frame.slot)
+
+    def _begin_stages(self, lane: SourceLane, now: float) -> None:
+        """Begin the stages of frames that the engine has answered for, in their order."""
+        for frame in self._scheduler.ready_frames(lane.source_id):
+            if frame.nested is not None or frame.failure:
+                continue
+            frame.findings = self._output.find(lane, frame, self._engine.slot(frame.slot).outputs)
+            assert frame.picture is not None
+            frame.nested = self._cascade.begin(
+                frame.findings, frame.picture, lane.source_id, now, is_live=not lane.finite
+            )
+        self._cascade.step(now)
 
     def _emit(self, lane: SourceLane, frame: InFlightFrame) -> bool:
         """Emit a frame, and return whether it is done. The frame of a paused file is kept."""
@@ -338,6 +368,14 @@ class FrameLoop:
             poll.register(engine, select.POLLIN)
         else:
             dues.append(self._engine.wait(now))
+        for descriptor in self._cascade.descriptors():
+            poll.register(descriptor, select.POLLIN)
+        dues += self._cascade.waits(now)
+        dues += [
+            frame.nested.wait(now)
+            for lane in self._lanes
+            if (frame := self._scheduler.next_ready(lane.source_id)) is not None and frame.nested is not None
+        ]
         paces = (lane.pace.wait(now) for lane in self._lanes if lane.finite)
         dues += [pause for pause in paces if pause > 0]
-        self._ready = {descriptor for descriptor, _ in poll.poll(min(dues) * 1000)}
+        self._ready = {descriptor for descriptor, _ in poll.poll(max(0.0, min(dues)) * 1000)}

@@ -95,7 +95,9 @@ class FrameOutput:
             if not lane.finite and (settings.paused or frame.stamp.decoded_at < self._fresh_from):
                 lane.metrics.dropped("muted")
                 return True
-            findings = self._find(lane, frame, outputs, settings)
+            findings = frame.findings
+            if findings is None:
+                findings = self._find(lane, frame, outputs, settings)
             header = self._emitter.emit(
                 findings,
                 frame.stamp,
@@ -103,6 +105,7 @@ class FrameOutput:
                 source_id=lane.source_id,
                 generation=settings.generation,
                 picture=frame.picture,
+                nested={} if frame.nested is None else frame.nested.close(),
             )
         if header is None:
             lane.metrics.dropped("fenced")
@@ -112,6 +115,11 @@ class FrameOutput:
         self._record_sink_failures()
         self._offer_preview(lane, frame, findings, header)
         return True
+
+    def find(self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs) -> Findings:
+        """Read the outputs of a frame before it is emitted. The frames of a source must come in order."""
+        with self._lock:
+            return self._find(lane, frame, outputs, self._settings)
 
     def repeat_last_predictions(self) -> None:
         """Repeat the last predictions, for subscribers that do not follow all of them."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamfleet_worker.camera.stages.nested_findings import NestedFindings
+from streamfleet_worker.video.detection.findings import Findings
 from streamfleet_worker.video.detection.letterbox import Geometry
 from streamfleet_worker.video.frame import Picture, Stamp
 
@@ -20,5 +22,7 @@ class InFlightFrame:
     submitted_at: float  # monotonic seconds
     ready_at: float | None = None  # monotonic seconds of the engine's answer
     failure: str = ""  # why inference failed
-    picture: Picture | None = None  # if a preview or a sample may need it
+    picture: Picture | None = None  # if a stage, a preview or a sample may need it
     shown: bool = False  # it gets a preview
+    findings: Findings | None = None  # of a pipeline with stages, once its output was read
+    nested: NestedFindings | None = None  # what the stages find, once they have begun

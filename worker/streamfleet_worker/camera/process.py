@@ -142,6 +142,7 @@ class Camera:
             sources=sources,
             dropped=self._emitter.dropped,
             samples=self._emitter.samples,
+            stages=loop.stages,
             source_timeout=max(lane.metrics.timeout for lane in lanes),
             fps=fps,
             report=status_report(
@@ -164,7 +165,9 @@ class Camera:
     def _needed_size(self, width: int, height: int) -> tuple[int, int] | None:
         """The size that is enough for pictures of this size; None: they are needed as they are."""
         # Whether a frame is sampled may depend on its predictions, when it is decoded already.
-        return None if self._emitter.is_sampling else needed_size(width, height, self._config.manifest)
+        if self._emitter.is_sampling or self._config.stages:
+            return None
+        return needed_size(width, height, self._config.manifest)
 
     def _lane(self, source_id: int, spec: SourceSpec, now: float) -> SourceLane:
         metrics = SourceMetrics(

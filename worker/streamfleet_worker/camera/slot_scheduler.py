@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 IN_FLIGHT = 3  # frames of a source: two run while the next is prepared or the last is decoded
@@ -115,6 +116,10 @@ class SlotScheduler(Generic[FrameT]):
         """The source's oldest frame, if the engine has answered for it."""
         frames = self._in_flight[source]
         return frames[0] if frames and frames[0].ready_at is not None else None
+
+    def ready_frames(self, source: int) -> list[FrameT]:
+        """The source's frames, in order, up to the first that the engine has not answered for."""
+        return list(takewhile(lambda frame: frame.ready_at is not None, self._in_flight[source]))
 
     def remove_oldest(self, source: int) -> None:
         """Remove the source's oldest frame from its slot."""

@@ -87,9 +87,9 @@ class Camera(Child[CameraId]):
         return self.told.run_generation
 
     @property
-    def digest(self) -> str:
-        """The digest of its model."""
-        return self.told.spec.model.digest
+    def digests(self) -> set[str]:
+        """The digests of its models."""
+        return {model.digest for model in self.told.spec.models}
 
     def can_become(self, assignment: Assignment) -> bool:
         """Whether this process can apply the assignment without a restart."""

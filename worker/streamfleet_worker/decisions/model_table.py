@@ -8,7 +8,7 @@ ready --no camera for `KEEP_WARM`--> (absent)      ready --outdated--> starting,
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from streamfleet_core.models.onnx_graph import TOO_LONG
@@ -224,8 +224,11 @@ class ModelTable:
         """Reasons why models cannot work, by digest."""
         return {digest: model.failed for digest, model in self._models.items() if model.failed is not None}
 
-    def obstacle(self, ref: ModelRef) -> str | None:
-        """Return why a camera that may start has not started."""
+    def obstacle(self, refs: Iterable[ModelRef]) -> str | None:
+        """Return why a camera that may start, and needs these models, has not started."""
+        return next((why for ref in refs if (why := self._obstacle(ref)) is not None), None)
+
+    def _obstacle(self, ref: ModelRef) -> str | None:
         model = self._models.get(ref.digest)
         if model is None:
             return None
@@ -233,10 +236,10 @@ class ModelTable:
             return f"fetching model {ref.id}" + (f": {model.trouble}" if model.trouble is not None else "")
         return model.crash
 
-    def crash(self, digest: str) -> str | None:
-        """Return why the last engine of a model ended, until one is ready."""
-        model = self._models.get(digest)
-        return model.crash if model is not None else None
+    def crash(self, refs: Iterable[ModelRef]) -> str | None:
+        """Return why the last engine of one of these models ended, until one is ready."""
+        models = (self._models.get(ref.digest) for ref in refs)
+        return next((model.crash for model in models if model is not None and model.crash), None)
 
     def stats(self) -> tuple[EngineStat, ...]:
         """The models, by digest, for the device's status."""

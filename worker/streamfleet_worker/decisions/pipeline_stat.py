@@ -90,6 +90,7 @@ def pipeline_stat(
         at=at,
         last_crash=last_crash,
         samples=samples,
+        stages=report.stages if report is not None and alive else (),
     )
 
 

@@ -129,7 +129,8 @@ class PipelineTable:
         pipeline.assignment = assignment
         if is_first or assignment.run_generation != row.run_generation:
             pipeline.restart()
-            self._models.try_again(assignment.spec.model.digest)
+            for model in assignment.spec.models:
+                self._models.try_again(model.digest)
         if not is_first and (assignment.generation, assignment.run_generation) == (
             row.generation,
             row.run_generation,
@@ -206,9 +207,9 @@ class PipelineTable:
         """Give up the pipelines that should run, and whose model cannot work."""
         for pipeline in self._pipelines.values():
             if pipeline.assignment is not None and self._should_run(pipeline):
-                model = pipeline.assignment.spec.model
-                if model.digest == digest:
-                    pipeline.failed = f"model {model.id}: {reason}"
+                for model in pipeline.assignment.spec.models:
+                    if model.digest == digest:
+                        pipeline.failed = f"model {model.id}: {reason}"
 
     def keep(self, watched: tuple[str, ...], now: float) -> list[Action]:
         """Start, change and stop cameras. `watched`: topics of previews that have a subscriber."""
@@ -249,15 +250,18 @@ class PipelineTable:
     def _start_camera(
         self, pipeline: Pipeline, assignment: Assignment, watched: tuple[str, ...], now: float
     ) -> list[Action]:
-        manifest = self._models.ready(assignment.spec.model.digest)
-        if manifest is None:
-            return []
+        spec, manifests = assignment.spec, []
+        for model in (spec.model, *(stage.model for stage in spec.stages)):
+            manifest = self._models.ready(model.digest)
+            if manifest is None:
+                return []
+            manifests.append(manifest)
         pipeline.row = replace(pipeline.row, incarnation=pipeline.row.incarnation + 1)
         child = CameraId(assignment.pipeline_id, pipeline.row.incarnation)
         pipeline.camera = Camera(id=child, started_at=now, told=assignment)
         return [
             Persist(pipeline.row),
-            StartCamera(child, assignment, manifest),
+            StartCamera(child, assignment, tuple(manifests)),
             *_show(pipeline.camera, watched),
         ]
 
@@ -266,9 +270,10 @@ class PipelineTable:
     def wanted_models(self) -> set[str]:
         """The models of the pipelines that should run, by digest."""
         return {
-            pipeline.assignment.spec.model.digest
+            model.digest
             for pipeline in self._pipelines.values()
             if pipeline.assignment is not None and self._should_run(pipeline)
+            for model in pipeline.assignment.spec.models
         }
 
     def cameras(self) -> Iterator[Camera]:
@@ -364,7 +369,7 @@ class PipelineTable:
             return ObservedState.STARTING, "stopped until the broker is reachable again"
         if pipeline.crash is not None:
             return ObservedState.CRASHED if pipeline.fresh_crash else ObservedState.BACKOFF, pipeline.crash
-        return ObservedState.STARTING, self._models.obstacle(assignment.spec.model)
+        return ObservedState.STARTING, self._models.obstacle(assignment.spec.models)
 
     def _camera_state(
         self, pipeline: Pipeline, camera: Camera, assignment: Assignment
@@ -378,7 +383,7 @@ class PipelineTable:
             return ObservedState.STARTING, pipeline.crash
         if report.reason or not report.waiting_for_engine:
             return report.state, report.reason
-        return report.state, self._models.crash(assignment.spec.model.digest)
+        return report.state, self._models.crash(assignment.spec.models)
 
 
 def _show(camera: Camera, watched: tuple[str, ...]) -> list[Action]:

@@ -66,7 +66,7 @@ class StartCamera:
 
     child: CameraId
     assignment: Assignment
-    manifest: Manifest
+    manifests: tuple[Manifest, ...]  # of the pipeline's model, and of each of its stages
 
 
 @dataclass(frozen=True, slots=True)

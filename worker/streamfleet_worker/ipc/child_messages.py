@@ -13,7 +13,13 @@ from typing import Any, Literal
 
 import msgpack
 
-from streamfleet_core.protocol.status import BatchingStat, MissingAccelerator, SampleStat, SourceStat
+from streamfleet_core.protocol.status import (
+    BatchingStat,
+    MissingAccelerator,
+    SampleStat,
+    SourceStat,
+    StageStat,
+)
 from streamfleet_core.protocol.values import (
     CurveKey,
     DecoderChoice,
@@ -48,6 +54,14 @@ class PostProcessing:
     max_detections: int = 300
 
 
+@dataclass(frozen=True, slots=True)
+class StageConfig:
+    """The model of a stage of the pipeline."""
+
+    manifest: Manifest
+    engine_socket: str  # path of the engine's unix socket
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraConfig:
     """The config of a camera process. It reads no other configuration."""
@@ -70,6 +84,7 @@ class CameraConfig:
     samples_path: str  # folder of all samples of the device
     samples_size: int  # limit for all of them, in bytes
     decoder: DecoderChoice = "software"  # of sources that do not choose one
+    stages: tuple[StageConfig, ...] = ()  # of the spec, in its order
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +181,7 @@ class CameraReport:
     fps: float
     report: dict[str, Any]  # Roboflow's status report
     samples: SampleStat | None = None  # None: sampling was never enabled
+    stages: tuple[StageStat, ...] = ()  # the counters of each
     source_timeout: float = 0.0  # seconds of silence after which the camera itself declares a source lost
 
 

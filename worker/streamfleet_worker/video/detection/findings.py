@@ -5,6 +5,7 @@ Detections carry what a task adds in `data`, one entry each, so that it is selec
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,3 +24,23 @@ def data_of(detections: sv.Detections, key: str) -> npt.NDArray[Any] | None:
     """What the task of the model has added under this key; None if it has not."""
     values = detections.data.get(key)
     return None if values is None else np.asarray(values)
+
+
+def moved(findings: Findings, left: int, top: int) -> Findings:
+    """Findings in a part of a frame whose corner is here, in pixels of the whole frame."""
+    if not isinstance(findings, sv.Detections):
+        return findings
+    data = dict(findings.data)
+    if CORNERS in data:
+        data[CORNERS] = np.asarray(data[CORNERS]) + np.array([left, top], np.float32)
+    if KEYPOINTS in data:
+        data[KEYPOINTS] = np.asarray(data[KEYPOINTS]) + np.array([left, top, 0], np.float32)
+    if MASKS in data:
+        masks = np.empty(len(findings), object)
+        for index, mask in enumerate(data[MASKS]):
+            masks[index] = replace(mask, left=mask.left + left, top=mask.top + top)
+        data[MASKS] = masks
+    offset = np.array([left, top, left, top], np.float32)
+    return sv.Detections(
+        xyxy=findings.xyxy + offset, confidence=findings.confidence, class_id=findings.class_id, data=data
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -89,6 +89,27 @@ def describe_picture(findings: Findings, *, names: Names, width: int, height: in
     if isinstance(findings, sv.Classifications):
         return {"image": image, **_classes(findings, names)}
     return {"image": image, "predictions": _predictions(findings, names)}
+
+
+def nest(
+    document: Document, nested: Mapping[int, Mapping[str, Findings]], names: Mapping[str, Names]
+) -> None:
+    """Add what stages have found in objects to the predictions of the objects, under `stages`.
+
+    `nested`: by the index of the object, then by the name of the stage, which `names` has too.
+    """
+    image = document["image"]
+    for index, stages in nested.items():
+        document["predictions"][index]["stages"] = {
+            name: {
+                key: value
+                for key, value in describe_picture(
+                    findings, names=names[name], width=image["width"], height=image["height"]
+                ).items()
+                if key != "image"
+            }
+            for name, findings in stages.items()
+        }
 
 
 def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = False) -> Encoded:

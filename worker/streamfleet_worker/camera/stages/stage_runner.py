@@ -1,0 +1,106 @@
+"""One stage of a camera: crops wait for slots of its engine, and results go to the frames of the objects."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+from streamfleet_core.protocol.status import StageStat
+from streamfleet_core.protocol.values import Priority, Stage
+from streamfleet_worker.camera.stages.crops import Crop
+from streamfleet_worker.camera.stages.nested_findings import NestedFindings
+from streamfleet_worker.engine.client import EngineClient
+from streamfleet_worker.engine.messages import MAX_SLOTS, Failed, Turn
+from streamfleet_worker.ipc.child_messages import PostProcessing, StageConfig
+from streamfleet_worker.video.array_picture import ArrayPicture
+from streamfleet_worker.video.detection.findings import moved
+from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
+from streamfleet_worker.video.detection.postprocess import findings_of
+from streamfleet_worker.video.frame import Image
+
+
+@dataclass(slots=True, kw_only=True)
+class _Job:
+    """One crop on its way."""
+
+    frame: NestedFindings
+    source_id: int
+    crop: Crop
+    image: Image | None  # of the crop, BGR; None once it is in a slot
+    geometry: Geometry | None = None  # once it is in a slot
+
+
+class StageRunner:
+    """Owns the client of the stage's engine. Only one thread may use it; any thread may call `stat`."""
+
+    def __init__(self, stage: Stage, config: StageConfig, defaults: PostProcessing) -> None:
+        self.stage = stage
+        self._manifest = config.manifest
+        self._rules = defaults
+        if stage.confidence is not None:
+            self._rules = replace(defaults, confidence=stage.confidence)
+        self.engine = EngineClient(config.engine_socket, config.manifest, slots=MAX_SLOTS)
+        self._letterbox = Letterbox(config.manifest)
+        self._waiting: deque[_Job] = deque()
+        self._running: dict[int, _Job] = {}  # by slot
+        self._inferred = self._late = self._failed = 0
+
+    @property
+    def stat(self) -> StageStat:
+        """The counters."""
+        return StageStat(name=self.stage.name, inferred=self._inferred, late=self._late, failed=self._failed)
+
+    def add(self, frame: NestedFindings, source_id: int, crop: Crop, image: Image) -> None:
+        """Infer on a crop as soon as there is a slot. `image`: the whole frame, BGR."""
+        frame.expect(1)
+        part = image[crop.top : crop.bottom, crop.left : crop.right]
+        self._waiting.append(_Job(frame=frame, source_id=source_id, crop=crop, image=part))
+
+    def set_priority(self, priority: Priority, now: float) -> None:
+        """Set the priority of all crops."""
+        self.engine.set_priority(priority, now)
+
+    def step(self, now: float) -> None:
+        """Connect, take results, and submit crops, as far as is possible without waiting."""
+        self.engine.connect(now)
+        while (answer := self.engine.answer(now)) is not None:
+            if not isinstance(answer, Turn):  # it asks for none
+                self._handle(answer.slot, failed=isinstance(answer, Failed))
+        while self._waiting:
+            if self._waiting[0].frame.closed:
+                self._waiting.popleft()
+                self._late += 1
+                continue
+            slot = self.engine.borrow()
+            if slot is None:
+                return
+            self._submit(self._waiting.popleft(), slot, now)
+
+    def _submit(self, job: _Job, slot: int, now: float) -> None:
+        assert job.image is not None
+        job.geometry = self._letterbox.write(ArrayPicture(job.image), self.engine.slot(slot).input)
+        job.image = None  # it would keep the whole frame in memory
+        self._running[slot] = job
+        self.engine.submit(slot, job.source_id, now)
+
+    def _handle(self, slot: int, *, failed: bool) -> None:
+        job = self._running.pop(slot)
+        if job.frame.closed:
+            self._late += 1
+        elif failed:
+            self._failed += 1
+            job.frame.fail()
+        else:
+            self._inferred += 1
+            self._record(job, slot)
+        self.engine.give_back(slot)
+
+    def _record(self, job: _Job, slot: int) -> None:
+        assert job.geometry is not None
+        outputs = self.engine.slot(slot).outputs
+        found = findings_of(outputs, job.geometry, manifest=self._manifest, rules=self._rules)
+        job.frame.add(job.crop.index, self.stage.name, moved(found, job.crop.left, job.crop.top))
+
+    def close(self) -> None:
+        """Disconnect from the engine."""
+        self.engine.close()
