@@ -86,6 +86,7 @@ PURE = [
     "streamfleet_core.models.foreign_format",
     "streamfleet_core.models.class_names",
     "streamfleet_core.models.family_recognition",
+    "streamfleet_core.models.model_card",
     "streamfleet_core.models.model_manifest",
     "streamfleet_core.models.onnx_graph",
     "streamfleet_core.peers.subscriptions",

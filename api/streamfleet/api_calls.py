@@ -24,6 +24,7 @@ from streamfleet.results import (
     Health,
     JoinToken,
     Model,
+    ModelCard,
     Pipeline,
     PipelineReport,
     Readiness,
@@ -307,9 +308,9 @@ def list_models() -> Call[tuple[Model, ...]]:
     return _get("/v2/models", _reads_list(Model, "models"))
 
 
-def get_model(model_id: str) -> Call[Model]:
-    """Get one model."""
-    return _get(_model(model_id), reads(Model))
+def get_model(model_id: str) -> Call[ModelCard]:
+    """Get one model with its card."""
+    return _get(_model(model_id), reads(ModelCard))
 
 
 def has_blob(digest: str) -> Call[bool]:

@@ -33,6 +33,7 @@ from streamfleet.results import (
     Health,
     JoinToken,
     Model,
+    ModelCard,
     Pipeline,
     PipelineReport,
     PipelineStat,
@@ -198,7 +199,7 @@ class AsyncClient:
         """See `Client.list_models`."""
         return await self._send(api_calls.list_models())
 
-    async def get_model(self, model_id: str) -> Model:
+    async def get_model(self, model_id: str) -> ModelCard:
         """See `Client.get_model`."""
         return await self._send(api_calls.get_model(model_id))
 

@@ -30,6 +30,7 @@ from streamfleet.results import (
     Health,
     JoinToken,
     Model,
+    ModelCard,
     Pipeline,
     PipelineReport,
     PipelineStat,
@@ -323,8 +324,8 @@ class Client:
         """List the models that pipelines can use, sorted by id."""
         return self._send(api_calls.list_models())
 
-    def get_model(self, model_id: str) -> Model:
-        """Get one model. Raises: NotFound."""
+    def get_model(self, model_id: str) -> ModelCard:
+        """Get one model, with what its file says about itself. Raises: NotFound."""
         return self._send(api_calls.get_model(model_id))
 
     def add_model(

@@ -29,10 +29,12 @@ __all__ = [
     "DeviceStat",
     "EngineStat",
     "Event",
+    "FileCard",
     "Health",
     "JoinToken",
     "MissingAccelerator",
     "Model",
+    "ModelCard",
     "ModelRef",
     "Pipeline",
     "PipelineReport",
@@ -338,6 +340,8 @@ class Model:
         input_width: The width of its input in pixels.
         input_height: The height of its input in pixels.
         weights: The SHA-256 and the size of the ONNX file.
+        task: What it finds: `detect`, `segment`, `obb`, `pose` or `classify`.
+        keypoints: The names of each object's key points. Empty: it finds none.
     """
 
     id: str
@@ -347,6 +351,48 @@ class Model:
     input_width: int | None
     input_height: int | None
     weights: Weights | None
+    task: str | None = None
+    keypoints: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCard:
+    """What an ONNX file says about itself. A text is empty if the file does not say it.
+
+    Attributes:
+        input_type: The type of its input: `float32`, `float16` or `uint8`.
+        dynamic_size: Whether the graph accepts pictures of other sizes.
+        dynamic_batch: Whether the graph accepts several pictures at once.
+        opset: The version of ONNX's operators.
+        ir_version: The version of the file format.
+        license: The licence.
+        author: The author.
+        date: The date of the export, as written in the file.
+        description: A description.
+    """
+
+    input_type: str | None
+    dynamic_size: bool
+    dynamic_batch: bool
+    opset: int
+    ir_version: int
+    license: str
+    author: str
+    date: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard(Model):
+    """A model with the contents of its card.
+
+    Attributes:
+        card: What the ONNX file says about itself. None: the file is not available, or the API is older.
+        pipelines: Ids of the pipelines that use the model or used an earlier content of its id.
+    """
+
+    card: FileCard | None = None
+    pipelines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

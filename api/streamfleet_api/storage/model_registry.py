@@ -124,6 +124,11 @@ class Models:
         replaces = None if before is None or before.digest == model.digest else before.digest
         return Registered(model, manifest, replaces)
 
+    async def users(self, model_id: str) -> tuple[str, ...]:
+        """The ids of the pipelines that name this model. Raises: BrokerClientError."""
+        pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+        return tuple(view.pipeline_id for view in pipelines if view.spec.model.id == model_id)
+
     async def remove(self, model_id: str, *, force: bool) -> None:
         """Remove a model and the blobs that only it names.
 

@@ -9,10 +9,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 
 from streamfleet_api.storage.blob_store import Blobs
+from streamfleet_api.storage.model_cards import ModelCards
 from streamfleet_api.storage.model_registry import Models
 from streamfleet_api.v2.request_reading import query, read
 from streamfleet_api.v2.requests import ModelRemovalQuery, ModelRequest
-from streamfleet_api.v2.responses import Blob, Model, ModelList, PutModelAnswer
+from streamfleet_api.v2.responses import Blob, Model, ModelCard, ModelList, PutModelAnswer
 from streamfleet_api.web.endpoint import Answer, Content, Endpoint, Header, native, written
 from streamfleet_api.web.problem_details import Problem, of_disk
 from streamfleet_api.web.validation import MODEL_ID_SCHEMA, check_model_id
@@ -36,6 +37,7 @@ class ModelRoutes:
     def __init__(self, models: Models, blobs: Blobs) -> None:
         self._models = models
         self._blobs = blobs
+        self._cards = ModelCards(blobs)
 
     def endpoints(self) -> list[Endpoint]:
         """Declare the endpoints."""
@@ -49,8 +51,9 @@ class ModelRoutes:
                 {200: Answer("The models.", ModelList)},
             ),
             Endpoint(
-                *("GET", one, self.get, "get_model", "One model", tag),
-                {200: Answer("The model.", Model)},
+                *("GET", one, self.get, "get_model", "One model, with what its file says", tag),
+                {200: Answer("The model.", ModelCard)},
+                "The texts of the file are cut, and without control characters. The file claims them.",
                 path_schemas=_ID,
                 errors=native(404, 422),
             ),
@@ -110,7 +113,10 @@ class ModelRoutes:
         model_id = check_model_id(request.path_params["model_id"])
         for model in await self._models.list():
             if model.id == model_id:
-                return written(self._shown(model))
+                manifest = self._models.manifest(model)
+                card = None if manifest is None else await self._cards.find(manifest)
+                users = list(await self._models.users(model_id))
+                return written(ModelCard.with_card(Model.of(model, manifest), card, users))
         raise Problem(404, f"no model {model_id} is registered: GET /v2/models lists them")
 
     async def put(self, request: Request) -> Response:

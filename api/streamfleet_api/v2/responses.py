@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from streamfleet_api.feeds.statuses import Seen, as_of_now
 from streamfleet_api.v2.mapping import asked_sampling
 from streamfleet_api.v2.requests import SamplingRequest
+from streamfleet_core.models.model_card import FileCard
 from streamfleet_core.protocol.requests import (
     DeviceState,
     DeviceView,
@@ -40,6 +41,7 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     Priority,
     SourceSpec,
+    Task,
     Tracker,
     Weights,
 )
@@ -407,7 +409,10 @@ class Model(Answer):
     digest: str
     """The sha256 of its manifest."""
     family: Family | None
+    task: Task | None
     labels: list[str] | None
+    keypoints: list[str] | None
+    """Names of the key points of each object; empty if the model finds none."""
     input_width: int | None
     input_height: int | None
     weights: Weights | None
@@ -419,11 +424,27 @@ class Model(Answer):
             id=model.id,
             digest=model.digest,
             family=manifest.family if manifest else None,
+            task=manifest.task if manifest else None,
             labels=list(manifest.labels) if manifest else None,
+            keypoints=list(manifest.keypoints) if manifest else None,
             input_width=manifest.input_width if manifest else None,
             input_height=manifest.input_height if manifest else None,
             weights=manifest.weights if manifest else None,
         )
+
+
+class ModelCard(Model):
+    """A registered model, with what its file says about itself and who uses it."""
+
+    card: FileCard | None
+    """What the ONNX file says. Null: the file is missing or damaged."""
+    pipelines: list[str]
+    """Ids of the pipelines that use it, or used an earlier content of the same id."""
+
+    @classmethod
+    def with_card(cls, model: Model, card: FileCard | None, pipelines: list[str]) -> ModelCard:
+        """The model with its card."""
+        return cls(**dict(model), card=card, pipelines=pipelines)
 
 
 class PutModelAnswer(Model):

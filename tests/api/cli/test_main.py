@@ -28,7 +28,7 @@ from streamfleet_core.protocol.messages import Reply
 from streamfleet_core.protocol.requests import Token
 from streamfleet_core.protocol.values import to_plain
 from tests.api.conftest import Api, Command, environment, terminal_text
-from tests.core.models.test_model_validation import save
+from tests.core.models.test_model_validation import NAMES, save
 from tests.fakes.broker import KEY, Peer, device, pipeline, sha256, spec
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import free_port, free_ports
@@ -125,6 +125,46 @@ def test_a_model_is_shown_and_removed(run: Command, peer: Peer, tmp_path: Path) 
     assert removed.stdout == "shapes/1 removed\n"
     assert removed.stderr.startswith("error: no model shapes/2\n")
     assert not peer.models
+
+
+def test_a_card_has_what_the_file_says_in_one_line_each(run: Command, peer: Peer, tmp_path: Path) -> None:
+    told = {"license": "AGPL-3.0", "author": "Ann\x1b[2J\u202e", "description": "finds\ncats", "date": ""}
+    file = save(tmp_path / "cats.onnx", image=("batch", 3, 64, 96), metadata={**NAMES, **told})
+    run("models", "add", "cats/1", str(file))
+
+    shown = run("models", "show", "cats/1").stdout.splitlines()
+    card = json.loads(run("models", "show", "cats/1", "--json").stdout)
+
+    assert shown[:4] == [
+        "cats/1: ultralytics",
+        "  task        detection (boxes)",
+        "  input       96x64, float32, exported for any batch",
+        "  classes     2: cat, dog's",
+    ]
+    assert shown[7:] == [
+        "  ONNX        opset 17, IR version 9",
+        "  licence     AGPL-3.0",
+        "  author      Ann[2J",
+        "  says        finds cats",
+        "  pipelines   none",
+    ]
+    assert card["card"]["dynamic_batch"]
+    assert card["pipelines"] == []
+
+
+def test_class_names_are_exported_as_they_are_given(run: Command, peer: Peer, tmp_path: Path) -> None:
+    run("models", "add", "cats/1", str(save(tmp_path / "cats.onnx")))
+    file = tmp_path / "labels.txt"
+
+    printed = run("models", "export-labels", "cats/1")
+    written = run("models", "export-labels", "cats/1", "-o", str(file))
+    again = run("models", "add", "cats/2", str(save(tmp_path / "cats.onnx")), "--labels", str(file), "--json")
+    unwritable = run("models", "export-labels", "cats/1", "-o", str(tmp_path / "no/labels.txt"), code=1)
+
+    assert printed.stdout == file.read_text() == "cat\ndog's\n"
+    assert written.stdout == f"{file}: 2 classes\n"
+    assert json.loads(again.stdout)["labels"] == ["cat", "dog's"]
+    assert "No such file" in unwritable.stderr
 
 
 def test_a_model_in_use_is_removed_only_by_who_insists(run: Command, peer: Peer, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from streamfleet_core.protocol.requests import AddDevice
 from streamfleet_core.protocol.status import DeviceStat, EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import Manifest
 from tests.api.conftest import Api, until
+from tests.core.models.test_model_validation import NAMES, save
 from tests.fakes.broker import KEY, Peer, device, pipeline, sha256, spec
 from tests.fakes.patience import PATIENCE
 
@@ -384,7 +385,44 @@ def test_a_model_is_registered_by_the_content_of_its_manifest(http: httpx.Client
     assert Manifest.decode(manifest).digest == peer.models["shapes/1"].digest == sha256(manifest)
     (listed,) = http.get("/v2/models").json()["models"]
     assert {**listed, "replaces": None} == answer.json()
-    assert http.get("/v2/models/shapes/1").json() == http.get("/v2/models/shapes%2F1").json() == listed
+    card = http.get("/v2/models/shapes/1").json()
+    assert card == http.get("/v2/models/shapes%2F1").json() == {**card, **listed}
+
+
+def test_a_card_has_what_the_file_says_and_who_uses_the_model(
+    http: httpx.Client, peer: Peer, tmp_path: Path
+) -> None:
+    file = save(tmp_path / "cats.onnx", metadata={**NAMES, "license": "AGPL-3.0", "author": "A" * 900})
+    http.put("/v2/models/cats/1", json={"weights": upload(http, file.read_bytes())})
+    peer.pipelines["door"] = pipeline("door", spec=replace(spec(), model=peer.models["cats/1"]))
+    peer.pipelines["gate"] = pipeline("gate")
+
+    card = http.get("/v2/models/cats/1").json()
+
+    assert (card["task"], card["keypoints"], card["pipelines"]) == ("detect", [], ["door"])
+    assert card["card"] == {
+        "input_type": "float32",
+        "dynamic_size": False,
+        "dynamic_batch": False,
+        "opset": 17,
+        "ir_version": 9,
+        "license": "AGPL-3.0",
+        "author": "A" * 199 + "…",
+        "date": "",
+        "description": "",
+    }
+
+
+def test_a_model_without_its_file_has_no_card(api: Api) -> None:
+    weights = upload(api.http, DEMO)
+    api.http.put("/v2/models/shapes/1", json={"weights": weights})
+    before = api.http.get("/v2/models/shapes/1").json()
+    (api.folder / "api/blobs" / weights).unlink()
+
+    after = api.http.get("/v2/models/shapes/1").json()
+
+    assert before["card"]["opset"] > 0
+    assert after == {**before, "card": None}
 
 
 def test_an_id_keeps_its_content_until_told_to_replace_it(http: httpx.Client, peer: Peer) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import click
 
@@ -22,13 +22,11 @@ from streamfleet_api.cli.context import (
     listing,
     show_error,
 )
-from streamfleet_api.cli.tables import Table, counted, plain, show, show_table, size
+from streamfleet_api.cli.model_text import card_lines, classes, input_size
+from streamfleet_api.cli.tables import Table, counted, plain, say, show, show_table
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.models.digest import OnProgress, ignore_progress
 from streamfleet_core.protocol.values import Family
-
-if TYPE_CHECKING:
-    from streamfleet.results import Model, Pipeline
 
 
 @listing
@@ -44,8 +42,8 @@ def models(settings: Settings, as_json: bool) -> None:
         (
             model.id,
             model.family or "",
-            _input(model),
-            _classes(model.labels or []),
+            input_size(model),
+            classes(model.labels or []),
             model.digest[:12],
         )
         for model in found
@@ -60,7 +58,9 @@ def models(settings: Settings, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def show_model(settings: Settings, model_id: str, as_json: bool) -> None:
-    """Show one model: classes, size and the pipelines that use it.
+    """Show the card of a model.
+
+    What it finds, what its input is, who made it as its file says, and the pipelines that use it.
 
     \b
       streamfleet models show yolo11n/1
@@ -72,27 +72,35 @@ def show_model(settings: Settings, model_id: str, as_json: bool) -> None:
         show(model, as_json, "")
         return
     used = [each for each in client.list_pipelines() if each.spec.model.id == model_id]
-    click.echo("\n".join(map(plain, _model_lines(model, used))))
+    click.echo("\n".join(map(plain, card_lines(model, used))))
 
 
-def _model_lines(model: Model, used: list[Pipeline]) -> Iterator[str]:
-    yield f"{model.id}: {model.family or 'its manifest is not here'}"
-    if model.input_width:
-        yield _line("input", _input(model))
-    if model.weights:
-        yield _line("weights", size(model.weights.size))
-        yield _line("sha256", model.weights.sha256)
-    yield _line("digest", model.digest)
-    if model.labels:
-        yield _line("classes", f"{len(model.labels)}: {', '.join(model.labels)}")
-    old = [each for each in used if each.spec.model.digest != model.digest]
-    yield _line("pipelines", ", ".join(each.pipeline_id for each in used) or "none")
-    if old:
-        yield _line("", f"an earlier content: {', '.join(each.pipeline_id for each in old)}")
+@models.command("export-labels")
+@click.argument("model_id", metavar="ID", callback=parameters.model_id, shell_complete=complete_model)
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file."
+)
+@click.pass_obj
+def export_labels(settings: Settings, model_id: str, output: Path | None) -> None:
+    """Print the class names of a model, one per line, in the order of its output.
 
+    'streamfleet models add --labels' reads such a file.
 
-def _line(name: str, text: str) -> str:
-    return f"  {name:10}  {text}"
+    \b
+      streamfleet models export-labels yolo11n/1 -o labels.txt
+    """
+    with _guessing(settings, model_id):
+        model = settings.client().get_model(model_id)
+    if model.labels is None:
+        raise CommandFailed(f"{model_id}: its manifest is not in the fleet", "add the model again")
+    if output is None:
+        click.echo("\n".join(map(plain, model.labels)))
+        return
+    try:
+        output.expanduser().write_text("".join(f"{label}\n" for label in model.labels), encoding="utf-8")
+    except OSError as exc:
+        raise CommandFailed(f"{output}: {exc.strerror}") from exc
+    say(f"{output}: {counted(len(model.labels), 'class', 'classes')}")
 
 
 @models.command("add")
@@ -141,8 +149,8 @@ def add_model(
         )
     except Rejected as exc:
         raise CommandFailed(f"{source}: {exc}", exc.hint) if exc.status == 422 else exc from exc
-    classes = counted(len(model.labels or ()), "class", "classes")
-    text = f"{model.id}: {model.family}, {_input(model)}, {classes}"
+    count = counted(len(model.labels or ()), "class", "classes")
+    text = f"{model.id}: {model.family}, {input_size(model)}, {count}"
     if model.replaces:
         text += f"\nreplaces {model.replaces[:12]}; running pipelines keep it"
     show(model, as_json, text)
@@ -295,12 +303,3 @@ def _guessing(settings: Settings, model_id: str) -> Iterator[None]:
         known = [entry.id for entry in settings.client().list_models()]
         hint = did_you_mean(model_id, known) or "'streamfleet models' lists them"
         raise CommandFailed(f"no model {model_id}", hint) from exc
-
-
-def _input(model: Model) -> str:
-    return f"{model.input_width}x{model.input_height}" if model.input_width else ""
-
-
-def _classes(labels: Sequence[str]) -> str:
-    shown = ", ".join(labels[:4])
-    return f"{len(labels)}: {shown}, …" if len(labels) > 4 else f"{len(labels)}: {shown}"
