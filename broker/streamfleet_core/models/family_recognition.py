@@ -8,9 +8,10 @@ its key points, or as many coefficients as there are prototypes of masks, which 
     yolov5           (1, N, 5 + C + E)
     yolox            (1, N, 5 + C)                        must be named, as must yolox-decoded
     rtdetr           (1, N, 4 + C)                        Ultralytics' export of RT-DETR
+    rtdetr-topk      (1, N, 6)                            the same, since it chooses among the classes itself
     detr             logits (1, N, C), pred_boxes (1, N, 4)
     detr-deploy      labels (1, N), boxes (1, N, 4), scores (1, N)
-    rfdetr           dets (1, N, 4), labels (1, N, C), with masks also masks (1, N, height, width)
+    rfdetr           dets (1, N, 4), labels (1, N, C or C + 1), with masks also masks (1, N, height, width)
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _BY_NAMES: dict[Family, tuple[str, ...]] = {
     "rfdetr": ("dets", "labels"),
 }
 _MASKS = "masks"
+_RTDETR_HEAD = "RTDETRDecoder"
 _KEYPOINT_SHAPE = re.compile(r"\s*[\[(]\s*(\d{1,4})\s*,\s*([23])\s*[\])]\s*")
 
 
@@ -54,7 +56,7 @@ def recognize(
 
     `family`: None, or what the user says.
     """
-    named = _by_names(graph, family)
+    named = _by_names(graph, family, labels)
     if named is not None:
         return named
     task = _task(graph)
@@ -72,12 +74,12 @@ def recognize(
 # by names -------------------------------------------------------------------------------------------------
 
 
-def _by_names(graph: Graph, family: Family | None) -> Layout | None:
+def _by_names(graph: Graph, family: Family | None, labels: tuple[str, ...] | None) -> Layout | None:
     """The layout of the families whose outputs have names of their own; None if it is none of them."""
     ports = {port.name: port for port in graph.outputs}
     for candidate, names in _BY_NAMES.items():
         if family in (None, candidate) and all(name in ports for name in names):
-            return _named(candidate, [ports[name] for name in names], ports.get(_MASKS))
+            return _named(candidate, [ports[name] for name in names], ports.get(_MASKS), labels)
     if family in _BY_NAMES:
         raise BadModel(
             f"expected the outputs {', '.join(_BY_NAMES[family])} of the family {family}, got "
@@ -86,7 +88,7 @@ def _by_names(graph: Graph, family: Family | None) -> Layout | None:
     return None
 
 
-def _named(family: Family, ports: list[Port], masks: Port | None) -> Layout:
+def _named(family: Family, ports: list[Port], masks: Port | None, labels: tuple[str, ...] | None) -> Layout:
     boxes = ports[0] if family == "rfdetr" else ports[1]
     if len(boxes.shape) != 3 or boxes.shape[0] not in (1, None) or boxes.shape[2] not in (4, None):
         raise BadModel(f"expected boxes (1, N, 4) in the output {boxes.name!r}, got {boxes}")
@@ -99,6 +101,8 @@ def _named(family: Family, ports: list[Port], masks: Port | None) -> Layout:
         if len(masks.shape) != 4:
             raise BadModel(f"expected masks (1, N, height, width), got {masks}")
     classes = None if scores is None else scores.shape[2]
+    if family == "rfdetr" and classes is not None and labels is not None and len(labels) == classes - 1:
+        classes = len(labels)  # the last column is that of no object
     return Layout(family=family, task=task, outputs=tuple(ports), classes=classes)
 
 
@@ -199,10 +203,10 @@ def _family(graph: Graph, output: Port, labels: tuple[str, ...] | None, grid: Gr
     _, rows, columns = output.shape
     said, with_nms = _says_end_to_end(graph.metadata), 6 + further
     of_ultralytics = "names" in graph.metadata and "stride" in graph.metadata
+    if _says_rtdetr(graph.metadata):
+        return _rtdetr(graph.metadata, columns, labels)
     if said and columns in (with_nms, None):
         return "end2end"
-    if _says_rtdetr(graph.metadata):
-        return "rtdetr"
     if labels is not None and rows == 4 + len(labels) + further and columns != with_nms:
         return "ultralytics"
     if rows is not None and rows < (columns or rows + 1) and columns != with_nms:
@@ -229,8 +233,16 @@ def _says_end_to_end(metadata: dict[str, str]) -> bool | None:
 
 
 def _says_rtdetr(metadata: dict[str, str]) -> bool:
-    """Whether the description of Ultralytics, `Ultralytics RTDETR-L model …`, says so."""
+    """Whether Ultralytics says so: by the head, or by the description, `Ultralytics RTDETR-L model …`."""
+    if metadata.get("head") == _RTDETR_HEAD:
+        return True
     return re.match(r"Ultralytics rt-?detr", metadata.get("description", ""), re.IGNORECASE) is not None
+
+
+def _rtdetr(metadata: dict[str, str], columns: int | None, labels: tuple[str, ...] | None) -> Family:
+    """The form. With two classes both have six columns, but only the later one names its head."""
+    of_two_classes = labels is not None and len(labels) == 2
+    return "rtdetr-topk" if columns == 6 and (not of_two_classes or "head" in metadata) else "rtdetr"
 
 
 def _classes(family: Family, output: Port, grid: Grid, further: int) -> int | None:
@@ -242,6 +254,8 @@ def _classes(family: Family, output: Port, grid: Grid, further: int) -> int | No
                 f"expected an output (1, boxes, {6 + further}): x1, y1, x2, y2, score, class"
                 f"{' and more' if further else ''} of each box, got {output}"
             )
+        return None
+    if family == "rtdetr-topk":
         return None
     if family == "ultralytics":
         return None if rows is None else rows - 4 - further
@@ -263,6 +277,6 @@ def _check_yolox(output: Port, grid: Grid) -> None:
 
 def _check_task(family: Family, task: Task) -> None:
     known = {"yolov5": ("detect", "segment"), "yolox": ("detect",), "yolox-decoded": ("detect",)}
-    tasks = known.get(family, ("detect",) if family == "rtdetr" else _TASKS)
+    tasks = known.get(family, ("detect",) if family.startswith("rtdetr") else _TASKS)
     if task not in tasks:
         raise BadModel(f"expected the task {' or '.join(tasks)} of the family {family}, got {task}")

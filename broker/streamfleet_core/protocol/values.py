@@ -90,6 +90,7 @@ Family = Literal[
     "yolox",
     "yolox-decoded",
     "rtdetr",
+    "rtdetr-topk",
     "detr",
     "detr-deploy",
     "rfdetr",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamfleet_core.protocol.values import Family, Manifest
 from streamfleet_worker.families.adapter import Adapter, InputFormat
-from streamfleet_worker.families.detr import Detr, DetrDeploy, RtDetr
+from streamfleet_worker.families.detr import Detr, DetrDeploy, RtDetr, RtDetrTopK
 from streamfleet_worker.families.end_to_end import EndToEnd
 from streamfleet_worker.families.rfdetr import RfDetr
 from streamfleet_worker.families.ultralytics import Ultralytics
@@ -18,6 +18,7 @@ ADAPTERS: dict[Family, Adapter] = {
     "yolox": YoloX(decoded=False),
     "yolox-decoded": YoloX(decoded=True),
     "rtdetr": RtDetr(),
+    "rtdetr-topk": RtDetrTopK(),
     "detr": Detr(),
     "detr-deploy": DetrDeploy(),
     "rfdetr": RfDetr(),

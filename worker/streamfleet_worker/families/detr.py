@@ -1,6 +1,7 @@
-"""Transformers: RT-DETR, D-FINE and their relatives, in the three forms that their exporters write.
+"""Transformers: RT-DETR, D-FINE and their relatives, in the four forms that their exporters write.
 
     rtdetr        (1, queries, 4 + classes): center and size from 0 to 1, a score for each class; Ultralytics
+    rtdetr-topk   (1, queries, 6): center and size from 0 to 1, score, class; Ultralytics since 8.4
     detr          logits (1, queries, classes), pred_boxes (1, queries, 4): center and size from 0 to 1;
                   Hugging Face Transformers
     detr-deploy   labels (1, queries), boxes (1, queries, 4), scores (1, queries): corners in pixels of the
@@ -69,6 +70,49 @@ class RtDetr:
     def comparable(self, outputs: Outputs) -> list[Floats]:
         """The sorted scores: queries may change places."""
         return [np.sort(outputs[0][0, :, 4:], axis=None)]
+
+
+class RtDetrTopK:
+    """One output with boxes, their scores and classes."""
+
+    has_nms = True
+
+    def input_format(self, manifest: Manifest) -> InputFormat:
+        """What the input of the model must be."""
+        return InputFormat(fit="stretched")
+
+    def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
+        """Check the shapes of the outputs. Raises: BadOutput."""
+        first = shapes[0]
+        expect_shape(len(first) == 3 and first[::2] == (1, 6), "(1, N, 6)", first, manifest)
+
+    def check_values(self, outputs: Outputs, manifest: Manifest) -> None:
+        """Check the outputs for a noisy picture. Raises: BadOutput."""
+        rows, labels = outputs[0][0], len(manifest.labels)
+        check_scores(rows[:, 4])
+        check_parts(rows[:, :4])
+        classes = rows[rows[:, 4] > ROUNDING, 5]
+        invalid = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= labels)]
+        if invalid.size:
+            raise BadOutput(
+                f"expected class numbers from 0 to {labels - 1} in the last of six columns, got "
+                f"{invalid[0]:.4g}: if they are scores of two classes, add it with --family rtdetr"
+            )
+
+    def read(self, outputs: Outputs, manifest: Manifest, confidence: float) -> Candidates:
+        """Read the boxes with at least this confidence."""
+        rows = outputs[0][0]
+        chosen = rows[rows[:, 4] >= confidence]
+        chosen = chosen[(chosen[:, 5] > -0.5) & (chosen[:, 5] < len(manifest.labels) - 0.5)]
+        return Candidates(
+            boxes=in_pixels(chosen, manifest),
+            scores=chosen[:, 4],
+            classes=np.rint(chosen[:, 5]).astype(np.int64),
+        )
+
+    def comparable(self, outputs: Outputs) -> list[Floats]:
+        """The sorted scores: queries may change places."""
+        return [np.sort(outputs[0][0, :, 4])]
 
 
 class Detr:

@@ -1,7 +1,8 @@
 """RF-DETR, as its package exports it.
 
-    dets (1, queries, 4): center and size from 0 to 1; labels (1, queries, classes): logits; of models with
-    masks also masks (1, queries, height, width): logits over the whole picture
+    dets (1, queries, 4): center and size from 0 to 1
+    labels (1, queries, classes): logits; of models of one's own with one more, for no object
+    masks (1, queries, height, width), of models with masks: logits over the whole picture
 
 The picture is stretched to the input, and its colours are those of ImageNet's training.
 
@@ -39,7 +40,8 @@ class RfDetr:
         boxes, logits = shapes[:2]
         classes = len(manifest.labels)
         expect_shape(len(boxes) == 3 and boxes[::2] == (1, 4), "(1, N, 4)", boxes, manifest)
-        expect_shape(logits == (1, boxes[1], classes), f"(1, {boxes[1]}, {classes})", logits, manifest)
+        fits = len(logits) == 3 and logits[:2] == (1, boxes[1]) and logits[2] in (classes, classes + 1)
+        expect_shape(fits, f"(1, {boxes[1]}, {classes} or {classes + 1})", logits, manifest)
         for masks in shapes[2:]:
             fits = len(masks) == 4 and masks[:2] == (1, boxes[1])
             expect_shape(fits, f"(1, {boxes[1]}, height, width)", masks, manifest)
@@ -52,7 +54,8 @@ class RfDetr:
 
     def read(self, outputs: Outputs, manifest: Manifest, confidence: float) -> Candidates:
         """Read the boxes with at least this confidence."""
-        queries, classes, scores = confident_queries(outputs[1][0], confidence)
+        logits = outputs[1][0, :, : len(manifest.labels)]
+        queries, classes, scores = confident_queries(logits, confidence)
         return Candidates(
             boxes=in_pixels(outputs[0][0][queries], manifest),
             scores=scores,
