@@ -21,7 +21,7 @@ from tests.fakes.web import Web
 DEMO = demo_model()
 DIGEST = hashlib.sha256(DEMO).hexdigest()
 OTHER = "ab" * 32
-ADDED = "shapes/1: ultralytics, 320x320, 3 classes\n"
+ADDED = "shapes/1: ultralytics, detect, 320x320, 3 classes\n"
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_folder_brings_its_labels_and_family(run: Command, peer: Peer, tmp_pat
 
     added = run("models", "add", "pets/1", str(tmp_path))
 
-    assert added.stdout == "pets/1: yolox, 96x64, 2 classes\n"
+    assert added.stdout == "pets/1: yolox, detect, 96x64, 2 classes\n"
 
 
 def test_options_go_before_what_lies_in_a_folder(run: Command, peer: Peer, tmp_path: Path) -> None:

@@ -47,11 +47,12 @@ def test_a_model_is_uploaded_and_registered(run: Command, peer: Peer, tmp_path: 
     again = run("models", "add", "shapes/1", str(file), "--json")
     listed = run("models", "list")
 
-    assert added.stdout == "shapes/1: ultralytics, 320x320, 3 classes\n"
+    assert added.stdout == "shapes/1: ultralytics, detect, 320x320, 3 classes\n"
     assert json.loads(again.stdout)["weights"]["sha256"] == sha256(DEMO)
-    assert listed.stdout.split()[5:12] == [
+    assert listed.stdout.split()[6:14] == [
         "shapes/1",
         "ultralytics",
+        "detect",
         "320x320",
         "3:",
         "red,",
@@ -71,7 +72,7 @@ def test_labels_and_family_may_come_with_the_command(run: Command, peer: Peer, t
 
     assert "--family yolox" in refused.stderr
     assert not refused.stdout
-    assert added.stdout == "pets/1: yolox, 96x64, 2 classes\n"
+    assert added.stdout == "pets/1: yolox, detect, 96x64, 2 classes\n"
 
 
 @pytest.mark.parametrize("content", [b"caf\xe9\n", b"\n\n"])

@@ -139,6 +139,7 @@ def test_a_model_is_uploaded_once(client: Client, tmp_path: Path) -> None:
     client.remove_model("shapes/1")
 
     assert added.labels == ("red", "green", "blue")
+    assert (added.family, added.task, added.keypoints) == ("ultralytics", "detect", ())
     assert again.labels == ("a", "b", "c")
     assert replaced.replaces == added.digest
     assert added.weights == again.weights

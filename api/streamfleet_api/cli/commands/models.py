@@ -42,13 +42,14 @@ def models(settings: Settings, as_json: bool) -> None:
         (
             model.id,
             model.family or "",
+            model.task or "",
             input_size(model),
             classes(model.labels or []),
             model.digest[:12],
         )
         for model in found
     ]
-    header = ("ID", "family", "input", "classes", "digest")
+    header = ("ID", "family", "task", "input", "classes", "digest")
     empty = "no models: streamfleet models add ID FILE"
     show_table(found, as_json, Table(header, rows, "classes"), empty=empty)
 
@@ -150,7 +151,7 @@ def add_model(
     except Rejected as exc:
         raise CommandFailed(f"{source}: {exc}", exc.hint) if exc.status == 422 else exc from exc
     count = counted(len(model.labels or ()), "class", "classes")
-    text = f"{model.id}: {model.family}, {input_size(model)}, {count}"
+    text = f"{model.id}: {model.family}, {model.task}, {input_size(model)}, {count}"
     if model.replaces:
         text += f"\nreplaces {model.replaces[:12]}; running pipelines keep it"
     show(model, as_json, text)
