@@ -12,6 +12,9 @@ MODEL_ID_PATTERN = rf"{ID_PATTERN}(/{ID_PATTERN})?"  # `<project>/<version>` of 
 LABEL_VALUE_PATTERN = r"[A-Za-z0-9._-]{0,63}"
 PROPERTY_PATTERN = r"[a-z0-9_]{1,64}"  # OpenCV's CAP_PROP_*, lower case, no prefix
 SHA256_PATTERN = r"[0-9a-f]{64}"
+BOARD_PATTERN = r"[ -~]{1,160}"  # the name of a kind of device, as `host.board` makes it
+PROVIDER_PATTERN = r"[A-Za-z0-9]{1,64}"  # of ONNX Runtime
+PRECISION_PATTERN = r"[a-z0-9][a-z0-9-]{0,31}"  # of a variant: int8, fp16, …
 REFERENCE_PATTERN = r"[^\x00]*"
 HOST_PATTERN = r"[A-Za-z0-9._:%-]{1,253}"  # as resolvers accept it; `hosts.host_of` checks more
 TYPED_HOST_PATTERN = rf"\[?{HOST_PATTERN}\]?"  # as users write it
@@ -54,6 +57,9 @@ MAX_CLASSES = 20_000
 MAX_OUTPUTS = 4  # that are read
 MAX_TENSOR_NAME = 256  # characters
 MAX_KEYPOINTS = 512  # of an object
+MAX_BOARD = 160  # characters
+MAX_VARIANTS = 64  # kinds of boards for which there is another file
+MAX_SPEEDUP = 1000
 MAX_GIVEN_CLASSES = 10_000  # class names in a request
 
 # A prediction.

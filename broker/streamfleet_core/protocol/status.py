@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from streamfleet_core.protocol.limits import (
     MAX_BATCH_DELAY,
     MAX_BATCHED,
+    MAX_BOARD,
     MAX_CAPACITY,
     MAX_SOURCES,
     MAX_STAGES,
@@ -198,6 +199,8 @@ class EngineStat:
     missing_accelerator: MissingAccelerator | None = None  # None: none is expected, or it runs the model
     activity: str = ""  # for users: what it does beside, as building a plan of TensorRT
     batching: BatchingStat | None = None  # None: frames run one by one, as on a CPU
+    variant: str = ""  # the precision of the variant that runs; "": the model itself
+    variant_trouble: str = ""  # for users: why the variant for this board does not run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +225,7 @@ class DeviceStat:
     gpu_power_watts: Annotated[float, Meta(ge=0, le=100_000)] | None = None
     disk: Natural = 0  # bytes of the file system of its data directory; 0: unknown
     disk_available: Natural = 0  # bytes
+    board: Annotated[str, Meta(max_length=MAX_BOARD)] = ""  # its kind, for variants of models; "": unknown
 
 
 def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from streamfleet_core.protocol.limits import (
+    BOARD_PATTERN,
     HOST_PATTERN,
     ID_PATTERN,
     LABEL_VALUE_PATTERN,
@@ -36,12 +37,16 @@ from streamfleet_core.protocol.limits import (
     MAX_SELECTED_CLASSES,
     MAX_SINKS,
     MAX_SOURCES,
+    MAX_SPEEDUP,
     MAX_STAGE_DELAY,
     MAX_STAGE_OBJECTS,
     MAX_STAGES,
     MAX_TENSOR_NAME,
+    MAX_VARIANTS,
     MODEL_ID_PATTERN,
+    PRECISION_PATTERN,
     PROPERTY_PATTERN,
+    PROVIDER_PATTERN,
     REFERENCE_PATTERN,
     SHA256_PATTERN,
     whole,
@@ -53,6 +58,9 @@ Id = Annotated[str, Meta(pattern=whole(ID_PATTERN))]
 ModelId = Annotated[str, Meta(pattern=whole(MODEL_ID_PATTERN))]
 Sha256 = Annotated[str, Meta(pattern=whole(SHA256_PATTERN))]
 Fingerprint = Annotated[str, Meta(pattern=whole(f"({SHA256_PATTERN})?"))]  # sha256 of a certificate
+Board = Annotated[str, Meta(pattern=whole(BOARD_PATTERN))]
+Provider = Annotated[str, Meta(pattern=whole(PROVIDER_PATTERN))]
+Precision = Annotated[str, Meta(pattern=whole(PRECISION_PATTERN))]
 # A CURVE key in the Z85 text of ZeroMQ RFC 32.
 Reason = Annotated[str, Meta(max_length=MAX_REASON)]
 TensorName = Annotated[str, Meta(min_length=1, max_length=MAX_TENSOR_NAME)]
@@ -160,6 +168,18 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """Another file of the same model, which was built and measured for one kind of board."""
+
+    board: Board  # as the devices of this kind report it
+    provider: Provider  # what must run it, as ONNX Runtime names it
+    precision: Precision
+    weights: Weights
+    speedup: Annotated[float, Meta(gt=0, le=MAX_SPEEDUP)]  # the float model's time divided by its own
+    agreement: Fraction  # with the float model, on frames that it was not calibrated with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The description of a model that a device needs to run it.
 
@@ -176,10 +196,24 @@ class Manifest:
     outputs: Annotated[tuple[TensorName, ...], Meta(max_length=MAX_OUTPUTS)] = ()
     # Of a model that finds key points: their names.
     keypoints: Annotated[tuple[str, ...], Meta(max_length=MAX_KEYPOINTS)] = ()
+    # One for each board at most. A device with another board runs `weights`.
+    variants: Annotated[tuple[Variant, ...], Meta(max_length=MAX_VARIANTS)] = ()
 
     def encode(self) -> bytes:
         """Encode as canonical JSON: equal manifests have equal bytes, hence equal digests."""
-        return msgspec.json.encode(self, order="sorted")
+        plain = to_plain(self)
+        if not self.variants:  # then the digest is the one that it had before there were variants
+            del plain["variants"]
+        return msgspec.json.encode(plain, order="sorted")
+
+    def variant_for(self, board: str) -> Variant | None:
+        """The variant for a board; None if there is none."""
+        return next((each for each in self.variants if each.board == board), None)
+
+    def with_variant(self, variant: Variant) -> Manifest:
+        """The same model with this variant, in place of one for the same board."""
+        others = (each for each in self.variants if each.board != variant.board)
+        return replace(self, variants=tuple(sorted((*others, variant), key=lambda each: each.board)))
 
     @property
     def digest(self) -> str:

@@ -59,6 +59,7 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     SourceSpec,
     UdpSink,
+    Variant,
     Weights,
     from_plain,
     observed_digest,
@@ -341,6 +342,30 @@ def test_equal_manifests_have_equal_digests() -> None:
 
     assert Manifest.decode(manifest.encode()) == manifest
     assert Manifest.decode(manifest.encode()).digest == manifest.digest
+
+
+def test_a_variant_takes_the_place_of_one_for_the_same_board() -> None:
+    def variant(board: str, precision: str) -> Variant:
+        return Variant(
+            board=board,
+            provider="CPUExecutionProvider",
+            precision=precision,
+            weights=Weights("ef" * 32, 50),
+            speedup=1.5,
+            agreement=0.99,
+        )
+
+    plain = Manifest(
+        family="yolox", labels=("person",), input_width=416, input_height=416, weights=Weights("cd" * 32, 100)
+    )
+    older = plain.with_variant(variant("b", "fp16")).with_variant(variant("a", "int8"))
+    newer = older.with_variant(variant("b", "int8"))
+
+    assert newer.variants == (variant("a", "int8"), variant("b", "int8"))
+    assert (newer.variant_for("b"), newer.variant_for("c")) == (variant("b", "int8"), None)
+    assert Manifest.decode(newer.encode()) == newer
+    assert len({plain.digest, older.digest, newer.digest}) == 3
+    assert b"variants" not in plain.encode()
 
 
 TOKEN = JoinToken(

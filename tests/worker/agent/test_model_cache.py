@@ -7,14 +7,14 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
-from streamfleet_core.protocol.values import Manifest, Weights
+from streamfleet_core.protocol.values import Manifest, Variant, Weights
 from streamfleet_core.runtime.pinned_tls import fingerprint_of
 from streamfleet_worker.agent.model_cache import ModelCache, Source
 from streamfleet_worker.decisions.reconcile_events import ModelFetched, ModelRefused
@@ -30,6 +30,16 @@ MANIFEST = Manifest(
     weights=Weights(hashlib.sha256(WEIGHTS).hexdigest(), len(WEIGHTS)),
 )
 FETCHED = ModelFetched(MANIFEST.digest, MANIFEST)
+BOARD = "a board"
+SMALL = b"a variant"
+VARIANT = Variant(
+    board=BOARD,
+    provider="CPUExecutionProvider",
+    precision="int8",
+    weights=Weights(hashlib.sha256(SMALL).hexdigest(), len(SMALL)),
+    speedup=2,
+    agreement=0.99,
+)
 
 
 @dataclass
@@ -92,7 +102,7 @@ class Fetcher:
     def __init__(self, directory: Path) -> None:
         self.events: list[ModelFetched | ModelRefused] = []
         self._came: asyncio.Queue[ModelFetched | ModelRefused] = asyncio.Queue()
-        self.models = ModelCache(directory, self._on_event, lambda: 0.0)
+        self.models = ModelCache(directory, self._on_event, lambda: 0.0, board=BOARD)
         self.models._client.timeout = httpx.Timeout(PATIENCE)  # this process serves too, and may stand still
 
     def _on_event(self, event: ModelFetched | ModelRefused) -> None:
@@ -127,6 +137,26 @@ async def test_what_is_here_needs_no_network(fetcher: Fetcher, tmp_path: Path) -
     fetcher.models.fetch(MANIFEST.digest)
 
     assert await fetcher.next() == FETCHED
+
+
+@pytest.mark.parametrize(
+    ("board", "is_there", "fetched"), [(BOARD, True, True), (BOARD, False, False), ("another", True, False)]
+)
+async def test_the_variant_for_this_board_is_fetched_beside_the_model(
+    fetcher: Fetcher, api: Api, board: str, is_there: bool, fetched: bool
+) -> None:
+    manifest = MANIFEST.with_variant(replace(VARIANT, board=board))
+    api.blobs[manifest.digest] = manifest.encode()
+    if is_there:
+        api.blobs[VARIANT.weights.sha256] = SMALL
+
+    fetcher.models.use(Source(api.url, "ticket"))
+    fetcher.models.fetch(manifest.digest)
+
+    expected = ModelFetched(manifest.digest, manifest, VARIANT if fetched else None)
+    assert await fetcher.next() == expected
+    assert fetcher.models.path(VARIANT.weights.sha256).exists() == fetched
+    assert fetcher.models.path(MANIFEST.weights.sha256).exists()
 
 
 async def test_a_download_that_broke_off_goes_on_where_it_was(fetcher: Fetcher, api: Api) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from streamfleet_core.protocol.status import MissingAccelerator
-from streamfleet_core.protocol.values import ModelRef, Observed, ObservedState
+from streamfleet_core.protocol.values import ModelRef, Observed, ObservedState, Variant, Weights
 from streamfleet_worker.decisions.reconcile_actions import (
     CancelFetch,
     FetchModel,
@@ -176,6 +176,51 @@ def test_an_engine_that_somebody_ends_or_that_was_well_for_long_is_started_again
         lose_engine(device, code, run=run, report=READY, after=after)
 
     assert device.state is ObservedState.RUNNING
+
+
+def with_variant() -> tuple[Device, Variant]:
+    """A device whose engine runs a variant."""
+    variant = Variant(
+        board="a board",
+        provider="CPUExecutionProvider",
+        precision="int8",
+        weights=Weights("3" * 64, 1),
+        speedup=2,
+        agreement=0.99,
+    )
+    device = Device()
+    started = device.feed(Unfenced(), Adopted((assignment(),)), ModelFetched(DIGEST, MANIFEST, variant))
+    assert StartEngine(ENGINE, MANIFEST, variant) in started
+    return device, variant
+
+
+def test_a_variant_that_ends_its_engine_is_given_up_and_the_model_itself_runs() -> None:
+    device, variant = with_variant()
+
+    started = []
+    for run in (1, 2, 3):
+        device.feed(Exited(EngineId(DIGEST, run), -signal.SIGSEGV))
+        device.well = [says(ObservedState.STARTING)]
+        started += device.wait(8)
+    device.feed(Reported(EngineId(DIGEST, 4), READY))
+
+    assert started == [
+        StartEngine(EngineId(DIGEST, 2), MANIFEST, variant),
+        StartEngine(EngineId(DIGEST, 3), MANIFEST, variant),
+        StartEngine(EngineId(DIGEST, 4), MANIFEST),
+    ]
+    (stat,) = device.core.engines()
+    assert (stat.state, stat.variant) == ("ready", "")
+    assert stat.variant_trouble == "the engine process was ended by SIGSEGV, 3 times in a row"
+
+
+def test_a_variant_that_takes_too_long_to_load_is_given_up_at_once() -> None:
+    device, _ = with_variant()
+
+    device.feed(Exited(ENGINE, -signal.SIGXCPU))
+    device.well = [says(ObservedState.STARTING)]
+
+    assert device.wait(8) == [StartEngine(EngineId(DIGEST, 2), MANIFEST)]
 
 
 def test_an_engine_gets_a_minute_and_a_half_to_load() -> None:

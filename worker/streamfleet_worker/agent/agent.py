@@ -43,6 +43,7 @@ from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.device_trouble import device_trouble
 from streamfleet_worker.decisions.reconcile_events import ChildId, Event, PublisherId, Row
 from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.host.board import read_board
 from streamfleet_worker.host.sensors import Sensors, SensorThread
 from streamfleet_worker.ipc.child_messages import (
     AllowSubscribers,
@@ -79,6 +80,7 @@ class Agent:
     """The agent of one device. Create and run it in the main thread's loop; `stop` ends it in order.
 
     `on_turn` is called about once a second while the loop runs.
+    `board`: the name of this kind of device; None: as the machine shows it.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Agent:
         rng: Callable[[], float],
         entries: Entries | None = None,
         on_turn: Callable[[], None] = lambda: None,
+        board: str | None = None,
     ) -> None:
         self._config = config
         self._identity = identity
@@ -112,7 +115,8 @@ class Agent:
             ),
             rng,
         )
-        self._models = ModelCache(self._paths.models, self._handle_event, rng)
+        board = read_board() if board is None else board
+        self._models = ModelCache(self._paths.models, self._handle_event, rng, board=board)
         self._children = ChildProcesses(
             on_report=lambda child, report: self._handle_event(events.Reported(child, report)),
             on_exit=lambda child, code: self._handle_event(events.Exited(child, code)),
@@ -131,6 +135,7 @@ class Agent:
             session=self._session,
             reconcile=self._reconcile,
             sensors=self._sensors,
+            board=board,
         )
 
         # Batches of actions, and epochs to store, in order. None: tidy the database.
@@ -436,6 +441,7 @@ class Agent:
         self._send_to_publisher(self._allowed)
 
     def _start_engine(self, action: actions.StartEngine) -> None:
+        variant = action.variant
         self._children.start(
             action.child,
             name=_name(action.child),
@@ -451,6 +457,8 @@ class Agent:
                 batches_path=str(self._paths.batches),
                 max_batch=self._config.max_batch,
                 max_delay=self._config.max_delay,
+                variant=variant,
+                variant_path="" if variant is None else str(self._models.path(variant.weights.sha256)),
             ),
         )
 

@@ -18,7 +18,7 @@ import msgspec
 
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.protocol.source_reference import shown_reason
-from streamfleet_core.protocol.values import Manifest
+from streamfleet_core.protocol.values import Manifest, Variant
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_core.runtime.pinned_tls import PinnedContext
 from streamfleet_core.runtime.waiting import is_set_within
@@ -64,7 +64,11 @@ class ModelCache:
         directory: Path,
         on_event: Callable[[ModelFetched | ModelRefused], None],
         rng: Callable[[], float],
+        *,
+        board: str = "",
     ) -> None:
+        """Create a cache. `board`: the kind of this device, whose variants of models are fetched, too."""
+        self._board = board
         self._directory = directory
         self._on_event = on_event
         self._rng = rng
@@ -118,30 +122,45 @@ class ModelCache:
         while True:
             changed = self._source_changed
             try:
-                manifest = await self._fetch_once(digest)
+                fetched = await self._fetch_once(digest)
             except FetchError as exc:
                 logger.warning("model %s: %s", digest[:12], exc.reason)
                 self._on_event(ModelRefused(digest, exc.reason, exc.permanent))
                 if exc.permanent:
                     return
             else:
-                self._on_event(ModelFetched(digest, manifest))
+                self._on_event(fetched)
                 return
             await is_set_within(changed, backoff.failed(self._rng()))
 
-    async def _fetch_once(self, digest: str) -> Manifest:
-        """Fetch the manifest and the weights. Raises: FetchError."""
+    async def _fetch_once(self, digest: str) -> ModelFetched:
+        """Fetch the manifest, the weights, and the variant for this board. Raises: FetchError."""
         try:
             await self._fetch_blob(digest, None)
             manifest = Manifest.decode(await asyncio.to_thread(self.path(digest).read_bytes))
             await self._fetch_blob(manifest.weights.sha256, manifest.weights.size)
+            variant = await self._fetch_variant(digest, manifest)
         except httpx.HTTPError as exc:
             raise FetchError(f"{self._source.api} cannot be reached: {type(exc).__name__} {exc}") from exc
         except OSError as exc:
             raise FetchError(f"{self._directory} cannot store it: {exc}") from exc
         except msgspec.DecodeError as exc:
             raise FetchError(f"its manifest cannot be read: {exc}", permanent=True) from exc
-        return manifest
+        return ModelFetched(digest, manifest, variant)
+
+    async def _fetch_variant(self, digest: str, manifest: Manifest) -> Variant | None:
+        """Fetch the variant for this board. Without it the model itself runs. Raises: FetchError."""
+        variant = manifest.variant_for(self._board)
+        if variant is None:
+            return None
+        try:
+            await self._fetch_blob(variant.weights.sha256, variant.weights.size)
+        except FetchError as exc:
+            if not exc.permanent:
+                raise
+            logger.warning("model %s: without its %s variant: %s", digest[:12], variant.precision, exc.reason)
+            return None
+        return variant
 
     async def _fetch_blob(self, digest: str, size: int | None) -> None:
         async with self._blobs.setdefault(digest, asyncio.Lock()):

@@ -38,12 +38,14 @@ class StatusPublisher:
         session: Session,
         reconcile: Reconcile,
         sensors: SensorThread,
+        board: str = "",
     ) -> None:
         self._device = device
         self._capacity = capacity
         self._session = session
         self._reconcile = reconcile
         self._sensors = sensors
+        self._board = board
         # No queue: a status that cannot be sent now would be out of date when it is.
         self._sender = Sender(intake, waiting=0)
         self._seq = starts << 32
@@ -110,6 +112,7 @@ class StatusPublisher:
             gpu_power_watts=sensors.gpu_power_watts,
             disk=sensors.disk,
             disk_available=sensors.disk_available,
+            board=self._board,
         )
 
     def _header(

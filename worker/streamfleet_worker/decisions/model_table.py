@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from streamfleet_core.models.onnx_graph import TOO_LONG
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.status import EngineStat, MissingAccelerator
-from streamfleet_core.protocol.values import Manifest, ModelRef
+from streamfleet_core.protocol.values import Manifest, ModelRef, Variant
 from streamfleet_worker.decisions.children import REPORT_TIMEOUT, Child, exit_reason
 from streamfleet_worker.decisions.reconcile_actions import Action, CancelFetch, FetchModel, StartEngine
 from streamfleet_worker.decisions.reconcile_events import EngineId, ModelFetched, ModelRefused
@@ -36,6 +36,8 @@ class Model:
 
     digest: str
     manifest: Manifest | None = None  # once fetched
+    variant: Variant | None = None  # for this board, until it is given up
+    variant_trouble: str = ""  # why it was given up
     fetching: bool = False
     trouble: str | None = None  # why fetching takes so long
     damaged: bool = False  # its file on the disk, as the present engine found it
@@ -76,7 +78,7 @@ class Model:
     ) -> None:
         """Give the model up if it has ended its engine too often in a row."""
         if code is not None and -code == signal.SIGXCPU:
-            self.failed = TOO_LONG
+            self.give_up(TOO_LONG)
             return
         ended_itself = code is not None and -code in _FAULTS
         # If an engine that was ready fell silent, that may be the fault of the machine.
@@ -87,7 +89,14 @@ class Model:
             return
         self.faults = 1 if now - engine.started_at >= HEALTHY else self.faults + 1
         if self.faults >= MOST_FAULTS:
-            self.failed = f"{self.crash}, {self.faults} times in a row"
+            self.give_up(f"{self.crash}, {self.faults} times in a row")
+
+    def give_up(self, reason: str) -> None:
+        """Never try it again: the variant first, if it is one that ran, and the model itself without one."""
+        if self.variant is None:
+            self.failed = reason
+            return
+        self.variant, self.variant_trouble, self.faults = None, shown_reason(reason), 0
 
 
 class ModelTable:
@@ -110,6 +119,7 @@ class ModelTable:
             model.fetching = False
             model.trouble = None
             model.manifest = event.manifest
+            model.variant, model.variant_trouble = event.variant, ""
 
     def refused(self, event: ModelRefused) -> None:
         """Record that a model could not be fetched, temporarily or permanently."""
@@ -204,7 +214,7 @@ class ModelTable:
             if wanted and now >= model.restart_policy.at:
                 model.runs += 1
                 model.engine = Child(id=EngineId(model.digest, model.runs), started_at=now)
-                actions.append(StartEngine(model.engine.id, model.manifest))
+                actions.append(StartEngine(model.engine.id, model.manifest, model.variant))
         elif model.engine.asked_at is not None or cold or (model.report and model.report.outdated):
             actions += model.engine.stop(now)
         if not used and model.engine is None:
@@ -254,6 +264,9 @@ class ModelTable:
                 missing_accelerator=model.missing_accelerator,
                 activity=model.report.activity if model.report else "",
                 batching=model.report.batching if model.report else None,
+                variant=model.report.variant if model.report else "",
+                variant_trouble=model.variant_trouble
+                or (model.report.variant_trouble if model.report else ""),
             )
             for digest, model in sorted(self._models.items())
         )

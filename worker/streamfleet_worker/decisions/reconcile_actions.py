@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import Assignment, Manifest
+from streamfleet_core.protocol.values import Assignment, Manifest, Variant
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, EngineId, PublisherId, Row
 
 
@@ -58,6 +58,7 @@ class StartEngine:
 
     child: EngineId
     manifest: Manifest
+    variant: Variant | None = None  # to run in place of the model itself
 
 
 @dataclass(frozen=True, slots=True)

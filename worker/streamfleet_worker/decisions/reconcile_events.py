@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import Assignment, Manifest
+from streamfleet_core.protocol.values import Assignment, Manifest, Variant
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 
 # children ---------------------------------------------------------------------------------------------------
@@ -73,10 +73,11 @@ class Unfenced:
 
 @dataclass(frozen=True, slots=True)
 class ModelFetched:
-    """A model is on the disk."""
+    """A model is on the disk, and so is its variant for this board, if there is one."""
 
     digest: str
     manifest: Manifest
+    variant: Variant | None = None
 
 
 @dataclass(frozen=True, slots=True)

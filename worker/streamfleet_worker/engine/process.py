@@ -29,12 +29,13 @@ from streamfleet_worker.engine.batch_rules import (
     measurement_key,
 )
 from streamfleet_worker.engine.confinement import confine, limited_time
-from streamfleet_worker.engine.loading import Loaded, load, offered
+from streamfleet_worker.engine.loading import load, offered
 from streamfleet_worker.engine.onnx_session import BadModel, DamagedModel
 from streamfleet_worker.engine.server import EngineServer
 from streamfleet_worker.engine.tensorrt.background_build import BackgroundBuild
 from streamfleet_worker.engine.tensorrt.build import BuildRequest
 from streamfleet_worker.engine.tensorrt.plan_loading import PlanMissing, build_failed
+from streamfleet_worker.engine.variant_loading import Chosen, first_provider, load_best
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.host.machine_probe import MachineProbe
 from streamfleet_worker.ipc.child_messages import (
@@ -60,7 +61,7 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
     offer = offered(machine)  # before `confine`: the memory of its libraries does not count for the model
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server: EngineServer | None = None
-    loaded: Loaded | None = None
+    chosen: Chosen | None = None
     rules: BatchRules | None = None
     build: BackgroundBuild | None = None
     threads = config.threads or cores()
@@ -71,33 +72,42 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
         accelerated = bool(accelerators(wanted, offer))
         confine(config.manifest, runs=threads, accelerated=accelerated)
         within = partial(limited_time, times=_FOR_GPU) if accelerated else limited_time
-        loaded, build = _load(
+        load_file = partial(
+            load,
+            wanted=wanted,
+            machine=machine,
+            offer=offer,
+            plans=Path(config.plans_path) if config.plans_path else None,
+            within=within,
+        )
+        chosen, build = _load(
             connection,
             partial(
-                load,
+                load_best,
+                load_file,
                 config.weights_path,
                 config.manifest,
-                wanted=wanted,
-                machine=machine,
-                offer=offer,
-                plans=Path(config.plans_path) if config.plans_path else None,
-                within=within,
+                variant=config.variant,
+                variant_path=config.variant_path,
+                provider=first_provider(wanted, offer),
             ),
         )
+        model = chosen.loaded.model
         rules = choose_batching(
-            loaded.model,
+            model,
             WantedBatching(max_batch=config.max_batch, max_delay=config.max_delay),
             key=measurement_key(
-                loaded.model,
-                config.manifest.weights.sha256,
+                model,
+                chosen.sha256,
                 tensorrt=offer.tensorrt,
                 device=machine.accelerator,
             ),
             folder=Path(config.batches_path) if config.batches_path else None,
         )
-        server = EngineServer(loaded.model, config.socket_path, threads=threads, batching=rules.batching)
+        server = EngineServer(model, config.socket_path, threads=threads, batching=rules.batching)
         server.start()
-        logger.info("model %s: ready on %s", config.manifest.digest[:12], loaded.model.provider)
+        what = f" its {chosen.variant} variant" if chosen.variant else ""
+        logger.info("model %s:%s ready on %s", config.manifest.digest[:12], what, model.provider)
     except AcceleratorUnusable as exc:
         failure = replace(
             failure, reason=shown_reason(f"an accelerator is required: {exc}"), missing=exc.missing
@@ -111,10 +121,10 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
         failure = replace(failure, state=state, reason=shown_reason(str(exc)))
         logger.error("model %s: %s", config.manifest.digest[:12], failure.reason)
     try:
-        if server is None or loaded is None or rules is None:
+        if server is None or chosen is None or rules is None:
             _report_failure(connection, failure)
         else:
-            _report_until_stop(connection, server, loaded, build, rules.stat)
+            _report_until_stop(connection, server, chosen, build, rules.stat)
     except (EOFError, OSError):
         logger.info("model %s: the agent is gone", config.manifest.digest[:12])
     if build is not None:
@@ -123,17 +133,18 @@ def main(config: EngineConfig, connection: Connection, probe: MachineProbe | Non
         server.close(_CLOSING)
 
 
-def _load(connection: Connection, load_model: Callable[[], Loaded]) -> tuple[Loaded, BackgroundBuild | None]:
+def _load(connection: Connection, load_model: Callable[[], Chosen]) -> tuple[Chosen, BackgroundBuild | None]:
     """Load the model. If an accelerator is required that needs a plan, the plan is built first.
 
     Raises: BadModel, AcceleratorUnusable; SystemExit if the agent stops us meanwhile.
     """
     try:
-        loaded = load_model()
+        chosen = load_model()
     except PlanMissing as exc:
         _build_first(connection, exc.request)
         return load_model(), None
-    return loaded, None if loaded.plan is None else BackgroundBuild(loaded.plan)
+    plan = chosen.loaded.plan
+    return chosen, None if plan is None else BackgroundBuild(plan)
 
 
 def _build_first(connection: Connection, request: BuildRequest) -> None:
@@ -159,23 +170,29 @@ def _report_failure(connection: Connection, failure: EngineReport) -> None:
 def _report_until_stop(
     connection: Connection,
     server: EngineServer,
-    loaded: Loaded,
+    chosen: Chosen,
     build: BackgroundBuild | None,
     batching: BatchingStat | None,
 ) -> None:
-    missing = loaded.missing
+    model, missing = chosen.loaded.model, chosen.loaded.missing
     while True:
         now = time.monotonic()
         inferences, oldest_run = server.figures(now)
         report = EngineReport("ready", server.failure(now), inferences, oldest_run)
-        report = replace(report, provider=loaded.model.provider, batching=batching)
+        report = replace(
+            report,
+            provider=model.provider,
+            batching=batching,
+            variant=chosen.variant,
+            variant_trouble=chosen.trouble,
+        )
         if build is None:
             report = replace(report, missing=missing)
         elif build.is_running:
             report = replace(report, missing=missing, activity=build.activity())
         elif build.failure:
             logger.error("TensorRT built no plan: %s", build.failure)
-            if loaded.model.on_cpu:
+            if model.on_cpu:
                 missing = build_failed(build.failure)
             report = replace(report, missing=missing)
             build = None

@@ -28,6 +28,7 @@ from streamfleet_core.protocol.values import (
     Natural,
     ObservedState,
     PipelineSpec,
+    Variant,
     from_plain,
     to_plain,
 )
@@ -101,6 +102,8 @@ class EngineConfig:
     batches_path: str = ""  # folder for measurements of batches; "": nothing is measured
     max_batch: int | None = None  # frames of one run on an accelerator; None: as measured
     max_delay: float | None = None  # seconds that a frame waits for others of its batch; None: as measured
+    variant: Variant | None = None  # to run in place of the model itself, if it can be loaded
+    variant_path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +200,8 @@ class EngineReport:
     missing: MissingAccelerator | None = None  # an accelerator that should run it, and does not
     activity: str = ""  # what it does beside, for users
     batching: BatchingStat | None = None  # None: frames run one by one
+    variant: str = ""  # the precision of the variant that runs; "": the model itself
+    variant_trouble: str = ""  # why the variant that it was given does not run
     outdated: bool = False  # another engine would run the model on a better accelerator: replace this one
 
 
