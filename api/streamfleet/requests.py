@@ -19,6 +19,7 @@ class Source(TypedDict):
         filling: The strategy when the frame buffer is full, for example `DROP_OLDEST`.
         consumption: `LAZY` processes the oldest buffered frame next, `EAGER` the newest.
         decoder: `software`, hardware (`nv`, `va`), or `auto`. None: as the worker's `--decoder` says.
+        classes: Names of the model's classes. Objects of all others are dropped. None: no object is dropped.
 
     Example:
         ```python
@@ -33,6 +34,7 @@ class Source(TypedDict):
     filling: NotRequired[str | None]
     consumption: NotRequired[str | None]
     decoder: NotRequired[str | None]
+    classes: NotRequired[Sequence[str] | None]
 
 
 class Sink(TypedDict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from streamfleet_core.protocol.hosts import place_of
@@ -67,7 +66,7 @@ def _is_hidden(before: Pipeline, after: Pipeline) -> bool:
 
 
 def _played(entry: Pipeline) -> tuple[ModelRef, list[SourceSpec]]:
-    return entry.spec.model, [replace(source, max_fps=None) for source in entry.spec.sources]
+    return entry.spec.model, [source.fixed for source in entry.spec.sources]
 
 
 def _step(name: str, before: str, after: str) -> str:
@@ -103,6 +102,8 @@ def _source(source: SourceSpec) -> str:
         how.append(f"max-fps {source.max_fps:g}")
     if source.decoder is not None:
         how.append(f"decoder {source.decoder}")
+    if source.classes is not None:
+        how.append(f"classes {', '.join(source.classes)}")
     return f"{source.reference} ({', '.join(how)})" if how else str(source.reference)
 
 

@@ -93,6 +93,11 @@ def sink(text: str) -> dict[str, Any]:
     return {"type": "udp", "host": host, "port": int(port)}
 
 
+def classes(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str] | str | None:
+    """Names of classes, or the word that keeps all of them."""
+    return (DEFAULT if list(texts) == [DEFAULT] else list(texts)) if texts else None
+
+
 def references(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str | int]:
     """Parse video sources."""
     return [reference(text) for text in texts]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamfleet_api.cli.pipeline_text import is_stale, place
@@ -10,7 +10,7 @@ from streamfleet_api.cli.tables import labelled
 from streamfleet_core.protocol.hosts import place_of
 
 if TYPE_CHECKING:
-    from streamfleet.results import Pipeline, PipelineReport, SampleStat, SourceStat
+    from streamfleet.results import Pipeline, PipelineReport, SampleStat, SourceSpec, SourceStat
 
 MAX_UPDATES = 5  # of the last things that happened to its sources
 
@@ -31,6 +31,7 @@ def status_lines(entry: Pipeline, status: PipelineReport) -> Iterator[str]:
     yield from _desired(entry)
     for source in status.sources:
         yield from _source(source)
+        yield from _choices(entry.spec.sources[source.source_id : source.source_id + 1])
     if lost := {sink: count for sink, count in status.dropped.items() if count}:
         yield _line("not sent", ", ".join(f"{count} to {sink}" for sink, count in lost.items()))
     yield from _samples(entry.spec.sampling, status.samples)
@@ -115,6 +116,13 @@ def _source(source: SourceStat) -> Iterator[str]:
         yield _line("", f"decoded by {source.decoder}{f': {note}' if (note := source.decoder_note) else ''}")
     if source.received:
         yield _line("", f"received {source.received}, emitted {source.emitted}{_drops(source)}")
+
+
+def _choices(spec: Sequence[SourceSpec]) -> Iterator[str]:
+    """What a source leaves out."""
+    for source in spec:
+        if source.classes is not None:
+            yield _line("", f"only {', '.join(source.classes)}")
 
 
 def _seen(source: SourceStat) -> str:

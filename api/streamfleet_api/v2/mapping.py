@@ -63,7 +63,17 @@ def _source(source: str | int | SourceRequest) -> SourceSpec:
         filling=source.filling,
         consumption=source.consumption,
         decoder=source.decoder,
+        classes=None if source.classes is None else tuple(source.classes),
     )
+
+
+def kept_classes(request: PipelineRequest) -> dict[int, list[str]]:
+    """The classes that sources keep, by the index of the source, if it does not keep all."""
+    return {
+        number: source.classes
+        for number, source in enumerate(request.sources)
+        if isinstance(source, SourceRequest) and source.classes is not None
+    }
 
 
 def create(request: NewPipelineRequest, pipeline_id: str, model: ModelRef, key: str) -> CreatePipeline:
@@ -134,6 +144,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
                 "filling": source.filling,
                 "consumption": source.consumption,
                 "decoder": source.decoder,
+                "classes": None if source.classes is None else list(source.classes),
             }
             for source in spec.sources
         ],

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from streamfleet_api.broker_client import BrokerClient, Refused
 from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.storage.model_registry import Models, UnknownModel
-from streamfleet_api.v2.mapping import create, patched, put
+from streamfleet_api.v2.mapping import create, kept_classes, patched, put
 from streamfleet_api.v2.request_reading import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -27,6 +27,7 @@ from streamfleet_api.v2.responses import Pipeline, PipelineList, PipelineReport
 from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, Handler, native, written
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import ID_SCHEMA, Invalid, check_id
+from streamfleet_core.models.kept_classes import expected_class, unknown_names
 from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.requests import (
     Changed,
@@ -89,8 +90,8 @@ class PipelineRoutes:
             Endpoint(
                 *("PUT", one, self.put, "put_pipeline", "Create or replace a pipeline", tag),
                 {200: _ONE, 201: _CREATED},
-                "It is idempotent. Thresholds, rates, sinks, tracker, labels and `paused` change while the "
-                "pipeline runs; a different model, source or device restarts it.",
+                "It is idempotent. Thresholds, rates, kept classes, sinks, tracker, labels and `paused` "
+                "change while the pipeline runs; a different model, source or device restarts it.",
                 body=Content(PipelineRequest),
                 headers=(IF_MATCH,),
                 path_schemas=_ID,
@@ -166,6 +167,7 @@ class PipelineRoutes:
         asked = await read(request, NewPipelineRequest)
         await self._check_device(asked.device)
         model = await self._model(asked.model)
+        self._check_classes(asked, model)
         view = await self._broker.ask(create(asked, asked.id or str(uuid.uuid4()), model, key), PipelineView)
         return self._answer(view, 201)
 
@@ -176,7 +178,9 @@ class PipelineRoutes:
         asked = await read(request, PipelineRequest)
         await self._check_device(asked.device)
         expected = await self._expected(pipeline_id, tag)
-        done = await self._put(pipeline_id, asked, await self._model(asked.model), expected)
+        model = await self._model(asked.model)
+        self._check_classes(asked, model)
+        done = await self._put(pipeline_id, asked, model, expected)
         return self._answer(done.pipeline, 201 if done.created else 200)
 
     async def patch(self, request: Request) -> Response:
@@ -192,9 +196,11 @@ class PipelineRoutes:
                 raise Problem(409, f"{pipeline_id} is being stopped: it cannot be changed any more")
             if isinstance(tag, int) and tag != view.version:
                 raise _precondition(pipeline_id, tag, view.version)
-            asked = patched(view, patch)
+            asked, model = patched(view, patch), found or view.spec.model
+            if found is not None or patch.sources is not None:
+                self._check_classes(asked, model)
             try:
-                done = await self._put(pipeline_id, asked, found or view.spec.model, view.version)
+                done = await self._put(pipeline_id, asked, model, view.version)
             except Problem as exc:
                 if exc.status != 412:
                     raise
@@ -277,6 +283,19 @@ class PipelineRoutes:
         if device not in known:
             text = f"Input should be a device of the fleet: {listed(known)}"
             raise Invalid([{"type": "device", "loc": ["body", "device"], "msg": text, "input": device}])
+
+    def _check_classes(self, asked: PipelineRequest, model: ModelRef) -> None:
+        """Refuse names that are no classes of the model. Raises: Invalid."""
+        if not (filtered := kept_classes(asked)):
+            return
+        manifest = self._models.manifest(model)
+        if manifest is None:  # its device says what is wrong
+            return
+        for number, names in filtered.items():
+            for index in unknown_names(names, manifest.labels)[:1]:
+                text = f"Input should be {expected_class(names[index], manifest.labels)}"
+                place = ["body", "sources", number, "classes", index]
+                raise Invalid([{"type": "class", "loc": place, "msg": text, "input": names[index]}])
 
     async def _model(self, model_id: str) -> ModelRef:
         try:

@@ -180,6 +180,12 @@ Reference = Annotated[
 ]
 
 
+ClassNames = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=MAX_CLASS_NAME)]],
+    Field(min_length=1, max_length=MAX_SELECTED_CLASSES),
+]
+
+
 class SourceRequest(Body):
     """A video source and how frames are taken from it."""
 
@@ -207,6 +213,8 @@ class SourceRequest(Body):
     `nv`: NVIDIA's hardware; `va`: hardware with VA-API; `auto`: hardware where there is some. Each falls back
     to `software`, and the status says why. `gst`: GStreamer's software decoder, to test the path.
     """
+    classes: ClassNames | None = None
+    """Keep only the objects of these classes, by the names that the model has. Null: all."""
 
 
 AnySource = Annotated[
@@ -249,10 +257,6 @@ def _checked(value: T, problem: str) -> T:
 
 Text = Annotated[str, Field(pattern=schema_pattern(SHORT_TEXT_PATTERN))]
 TagList = Annotated[list[Text], Field(max_length=MAX_TAGS)]
-ClassNames = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=MAX_CLASS_NAME)]],
-    Field(min_length=1, max_length=MAX_SELECTED_CLASSES),
-]
 Number = Annotated[int, Field(ge=0, le=MAX_OBJECTS)]
 
 

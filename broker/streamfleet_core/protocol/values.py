@@ -249,6 +249,13 @@ class SourceSpec:
     consumption: Consumption | None = field(default=None, kw_only=True)
     # None: as the worker's option says
     decoder: DecoderChoice | None = field(default=None, kw_only=True)
+    # The names of the classes whose objects are kept; None: all
+    classes: ClassNames | None = field(default=None, kw_only=True)
+
+    @property
+    def fixed(self) -> SourceSpec:
+        """The source without the fields that can change during a run."""
+        return replace(self, max_fps=None, classes=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +314,7 @@ class PipelineSpec:
     @property
     def fixed_sources(self) -> tuple[SourceSpec, ...]:
         """The sources without the fields that can change during a run."""
-        return tuple(replace(source, max_fps=None) for source in self.sources)
+        return tuple(source.fixed for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

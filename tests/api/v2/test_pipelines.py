@@ -19,7 +19,15 @@ from streamfleet_core.protocol.requests import (
     RestartPipeline,
 )
 from streamfleet_core.protocol.status import PipelineStat, SourceStat
-from streamfleet_core.protocol.values import ModelRef, ObservedState, PipelineSpec, SourceSpec, UdpSink
+from streamfleet_core.protocol.values import (
+    Manifest,
+    ModelRef,
+    ObservedState,
+    PipelineSpec,
+    SourceSpec,
+    UdpSink,
+    Weights,
+)
 from tests.api.conftest import until
 from tests.fakes.broker import Peer, device, pipeline, spec
 
@@ -50,6 +58,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         "filling": "DROP_LATEST",
         "consumption": "LAZY",
         "decoder": "nv",
+        "classes": ["bolt"],
     }
 
     answer = http.post(
@@ -90,6 +99,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
                 filling="DROP_LATEST",
                 consumption="LAZY",
                 decoder="nv",
+                classes=("bolt",),
             ),
         ),
         sinks=(UdpSink("127.0.0.1", 9), UdpSink("wall", 10)),
@@ -207,6 +217,54 @@ def test_a_refused_create_says_why(http: httpx.Client, peer: Peer) -> None:
     answer = http.post("/v2/pipelines", json=body(id="door"))
 
     assert (answer.status_code, answer.json()["detail"]) == (409, "it is there with another spec")
+
+
+CLASSES = Manifest(
+    family="yolox", labels=("bolt", "nut"), input_width=64, input_height=64, weights=Weights("0" * 64, 1)
+)
+
+
+@pytest.fixture
+def model_with_classes(http: httpx.Client, peer: Peer) -> str:
+    """The id of a model whose classes the api knows."""
+    assert http.put(f"/v2/blobs/{CLASSES.digest}", content=CLASSES.encode()).is_success
+    peer.models["kit/1"] = ModelRef("kit/1", CLASSES.digest)
+    return "kit/1"
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v2/pipelines"), ("PUT", "/v2/pipelines/door")])
+def test_a_class_that_the_model_does_not_have_is_refused_with_the_closest_names(
+    http: httpx.Client, peer: Peer, model_with_classes: str, method: str, path: str
+) -> None:
+    sources = ["rtsp://cam/1", {"reference": 0, "classes": ["nut", "bold"]}]
+
+    answer = http.request(method, path, json={"model": model_with_classes, "sources": sources})
+
+    problem = answer.json()
+    assert answer.status_code == 422
+    assert problem["errors"][0]["loc"] == ["body", "sources", 1, "classes", 1]
+    assert "a class of the model, as 'bolt', got 'bold'" in problem["detail"]
+    assert not peer.pipelines
+
+
+def test_classes_are_checked_again_when_the_model_or_the_sources_change(
+    http: httpx.Client, peer: Peer, model_with_classes: str
+) -> None:
+    kept = [{"reference": 0, "classes": ["wheel"]}]
+    assert http.put("/v2/pipelines/door", json=body(sources=kept)).status_code == 201
+
+    answers = [
+        patch(http, change)
+        for change in (
+            {"confidence": 0.5},
+            {"model": model_with_classes},
+            {"model": model_with_classes, "sources": [{"reference": 0, "classes": ["nut"]}]},
+            {"sources": kept},
+        )
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 422, 200, 422]
+    assert peer.pipelines["door"].spec.sources[0].classes == ("nut",)
 
 
 # putting --------------------------------------------------------------------------------------------------

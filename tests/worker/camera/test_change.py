@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from streamfleet_core.protocol.values import Manifest
+from streamfleet_core.protocol.values import Manifest, SourceSpec
 from tests.fakes.models import manifest_of, write_constant_model
 from tests.fakes.process_harness import (
     ProcessHarness,
@@ -74,6 +74,29 @@ def test_thresholds_change_between_two_frames(stand: ProcessHarness, two_boxes: 
         3: {1},
     }
     assert report.generation == 3
+
+
+def test_the_kept_classes_change_between_two_frames_and_unknown_ones_are_told(
+    stand: ProcessHarness, two_boxes: Manifest
+) -> None:
+    first, second, third = two_boxes.labels
+    path = film(stand)
+    camera = stand.camera(two_boxes, (SourceSpec(path, classes=(second, third)),), max_fps=PACE)
+
+    after(stand, 16)
+    camera.change(2, sources=(SourceSpec(path, classes=("zebra",)),))
+    told = camera.until("it tells", lambda report: report.generation == 2 and report.reason)
+    after(stand, 16, generation=2)
+    camera.change(3, sources=(SourceSpec(path),), max_fps=None)
+    report = until_ended(camera)
+
+    assert_whole(stand)
+    assert by_generation(
+        stand.receiver.documents, lambda one: tuple(box["class"] for box in one["predictions"])
+    ) == {1: {(second,)}, 2: {()}, 3: {(first, second)}}
+    assert told.reason.startswith("classes: expected a class of the model")
+    assert "'zebra'" in told.reason
+    assert report.reason == ""
 
 
 def test_a_change_during_a_pause_holds_for_the_frames_that_wait(

@@ -104,6 +104,11 @@ class FrameLoop:
         return self._output.settings.paused
 
     @property
+    def problem(self) -> str:
+        """What is wrong with the settings, although it runs; "" if nothing is."""
+        return self._output.settings.problem
+
+    @property
     def began(self) -> bool:
         """Whether an engine was connected since the start of the process."""
         return self._began

@@ -37,7 +37,7 @@ class FrameOutput:
         self._emitter = emitter
         self._journal = journal
         self._lock = threading.Lock()  # held during any emission; guards the settings and the emitter
-        self._settings = settings_of(config.generation, config.desired_status, config.spec, config.defaults)
+        self._settings = self._settings_of(config.generation, config.desired_status, config.spec)
         self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
         self._failing_sinks: set[str] = set()
         self._throttle = PreviewThrottle()
@@ -53,7 +53,7 @@ class FrameOutput:
     def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
         """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
         newest = max(self._settings.generation, generation)
-        settings = settings_of(newest, desired_status, spec, self._config.defaults)
+        settings = self._settings_of(newest, desired_status, spec)
         senders = self._emitter.senders_to(spec.sinks)
         with self._lock:
             if self._settings.paused and not settings.paused:
@@ -133,10 +133,22 @@ class FrameOutput:
         if self._renderer is not None:
             self._renderer.stop()
 
+    def _settings_of(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> RunSettings:
+        config = self._config
+        return settings_of(
+            generation, desired_status, spec, defaults=config.defaults, manifest=config.manifest
+        )
+
     def _find(
         self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs, settings: RunSettings
     ) -> Findings:
-        found = findings_of(outputs, frame.geometry, manifest=self._config.manifest, rules=settings.rules)
+        found = findings_of(
+            outputs,
+            frame.geometry,
+            manifest=self._config.manifest,
+            rules=settings.rules,
+            selection=settings.selections[lane.source_id],
+        )
         if not settings.tracks or not isinstance(found, sv.Detections):
             lane.tracker = None
             return found

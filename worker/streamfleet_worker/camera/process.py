@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 
 import cv2
 
-from streamfleet_core.protocol.source_reference import is_finite
+from streamfleet_core.protocol.source_reference import is_finite, shown_reason
 from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec, SourceSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_loop import FrameLoop
@@ -136,7 +136,7 @@ class Camera:
         return CameraReport(
             generation=loop.generation,
             state=observed_state(facts, paused=paused, engine_met=loop.began),
-            reason=reason_of(sources) or self._progress.error,
+            reason=reason_of(sources) or shown_reason(loop.problem) or self._progress.error,
             waiting_for_engine=not done and loop.waits_for_engine(now),
             emitted=sum(source.emitted for source in sources),
             sources=sources,

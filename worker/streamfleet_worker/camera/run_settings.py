@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec, Priority
+from streamfleet_core.protocol.values import DesiredStatus, Manifest, PipelineSpec, Priority
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.detection.postprocess import post_processing
+from streamfleet_worker.video.detection.selection import Selection, selection_of, selection_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +18,10 @@ class RunSettings:
     desired_status: DesiredStatus
     rules: PostProcessing
     limits: tuple[float | None, ...]  # frames/s, by source
+    selections: tuple[Selection, ...]  # by source
     tracks: bool
     priority: Priority
+    problem: str = ""  # of what the sources keep, for users
 
     @property
     def paused(self) -> bool:
@@ -27,14 +30,22 @@ class RunSettings:
 
 
 def settings_of(
-    generation: int, desired_status: DesiredStatus, spec: PipelineSpec, defaults: PostProcessing
+    generation: int,
+    desired_status: DesiredStatus,
+    spec: PipelineSpec,
+    *,
+    defaults: PostProcessing,
+    manifest: Manifest,
 ) -> RunSettings:
     """The settings of a spec. `defaults`: of the device, for what the spec leaves open."""
+    problems = (selection_problem(source, manifest.labels) for source in spec.sources)
     return RunSettings(
         generation=generation,
         desired_status=desired_status,
         rules=post_processing(spec, defaults),
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
+        selections=tuple(selection_of(source, manifest.labels) for source in spec.sources),
         tracks=spec.tracker is not None,
         priority=spec.priority,
+        problem=next(filter(None, problems), ""),
     )

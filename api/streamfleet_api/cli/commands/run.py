@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SINK = "127.0.0.1:37020"  # the default of Roboflow's UdpStream
 
-_OF_SOURCES = ("mode", "decoder")  # options that apply to each source
+_OF_SOURCES = ("mode", "decoder", "classes")  # options that apply to each source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -77,6 +77,15 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             type=click.Choice(get_args(DecoderChoice)),
             show_default=shown_default("the device's, auto"),
             help="What decodes H.264, H.265 and AV1: hardware (nv, va), software, or auto.",
+        ),
+        click.option(
+            "--class",
+            "classes",
+            multiple=True,
+            metavar=f"NAME|{DEFAULT}" if changing else "NAME",
+            callback=parameters.classes,
+            show_default=shown_default("all"),
+            help="Keep only objects of this class. Repeatable.",
         ),
         click.option(
             "--sink",

@@ -101,6 +101,7 @@ export function sourceFacts(pipeline) {
   return pipeline.sources.map((source) => {
     const facts = [["state", source.state], ["frames/s", source.fps.toFixed(1)], ["received", count(source.received)]];
     if (source.width) facts.push(["picture", `${source.width} × ${source.height}`]);
+    facts.push(...choices(pipeline.spec.sources[source.source_id]));
     if (source.decoder) facts.push(["decoder", [source.decoder, source.decoder_note].filter(Boolean).join(": ")]);
     const dropped = Object.entries(source.dropped).map(([cause, number]) => `${cause} ${count(number)}`);
     if (dropped.length) facts.push(["dropped", dropped.join(", ")]);
@@ -108,6 +109,13 @@ export function sourceFacts(pipeline) {
     if (source.reason) facts.push(["problem", source.reason]);
     return { title: String(source.reference), facts };
   });
+}
+
+/** [term, text] pairs of what a source leaves out. */
+function choices(source) {
+  const facts = [];
+  if (source?.classes) facts.push(["only", source.classes.join(", ")]);
+  return facts;
 }
 
 /** The text in place of a picture before the first one arrives. */

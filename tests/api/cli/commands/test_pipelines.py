@@ -329,7 +329,9 @@ def test_status_tells_why_a_pipeline_that_runs_again_was_restarted(
 
 
 def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: Command, peer: Peer) -> None:
-    two = replace(spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2")))
+    two = replace(
+        spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2", classes=("bolt", "nut")))
+    )
     sinks = (UdpSink("10.0.0.2", 12000),)
     desired = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack", priority="high")
     peer.pipelines["sources"] = pipeline(
@@ -404,6 +406,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "              received 90, emitted 49, dropped 41 rate",
         "  source 1    rtsp://cam/2: error",
         "              refused: nobody listens, tried 3 times",
+        "              only bolt, nut",
         "  not sent    2 to 10.0.0.2:12000",
         "  2026-11-20 15:04:14  source 0 initialising → running",
         "  2026-11-20 15:05:01  source 1 connection attempt failed: nobody listens, 3 times since 15:04:20",

@@ -61,7 +61,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     options = ["--video", "rtsp://cam/1", "--video", "0", "--mode", "live", "--max-fps", "5", "--tracker"]
     options += ["--sink", "10.0.0.2:12000", "--sink", "[::1]:12001", "--device", "edge-1", "--paused"]
     options += ["--select", "site=hall-1", "--label", "line=3", "--confidence", "0.5", "--iou", "0.2"]
-    options += ["--priority", "high"]
+    options += ["--priority", "high", "--class", "bolt", "--class", "lock nut"]
 
     done = run("run", "--id", "door", "--model", "parts/1", *options)
 
@@ -70,7 +70,11 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     assert isinstance(asked, PutPipeline)
     assert (asked.pipeline_id, asked.desired_status, asked.device) == ("door", "pause", "edge-1")
     assert (asked.selector, asked.labels) == ({"site": "hall-1"}, {"line": "3"})
-    assert asked.spec.sources == (SourceSpec("rtsp://cam/1", mode="live"), SourceSpec(0, mode="live"))
+    kept = ("bolt", "lock nut")
+    assert asked.spec.sources == (
+        SourceSpec("rtsp://cam/1", mode="live", classes=kept),
+        SourceSpec(0, mode="live", classes=kept),
+    )
     assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
     assert (asked.spec.max_fps, asked.spec.confidence, asked.spec.iou_threshold) == (5.0, 0.5, 0.2)
     assert (asked.spec.tracker, asked.spec.priority) == ("bytetrack", "high")
@@ -329,6 +333,17 @@ def test_set_without_a_change_is_a_usage_error(run: Command, peer: Peer) -> None
     assert not created(peer)
 
 
+def test_set_changes_what_sources_keep_and_puts_the_default_back(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    run("set", "door", "--class", "bolt")
+    kept = peer.pipelines["door"].spec.sources
+    run("set", "door", "--class", "default")
+
+    assert kept == (replace(peer.pipelines["door"].spec.sources[0], classes=("bolt",)),)
+    assert peer.pipelines["door"].spec.sources[0].classes is None
+
+
 def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
 
@@ -357,6 +372,11 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
             {"sources": [{"reference": "rtsp://cam/1", "mode": "live", "decoder": "nv"}]},
             ["video rtsp://cam/1 → rtsp://cam/1 (live, decoder nv)"],
             True,
+        ),
+        (
+            {"sources": [{"reference": "rtsp://cam/1", "classes": ["bolt", "nut"]}]},
+            ["video rtsp://cam/1 → rtsp://cam/1 (classes bolt, nut)"],
+            False,
         ),
         ({"class_agnostic_nms": True}, ["class-agnostic-nms default → on"], False),
         ({"device": "edge-2", "requested": "edge-2"}, ["device default → edge-2"], True),

@@ -12,7 +12,8 @@ from streamfleet_core.protocol.values import Family, Manifest, ModelRef, Pipelin
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox, fit
-from streamfleet_worker.video.detection.postprocess import decode, post_processing
+from streamfleet_worker.video.detection.postprocess import decode, findings_of, post_processing
+from streamfleet_worker.video.detection.selection import ALL, Selection
 from tests.fakes.detections_columns import class_ids, scores
 
 LABELS = ("a", "b", "c")
@@ -31,9 +32,12 @@ def ultralytics(*boxes: tuple[float, ...]) -> np.ndarray:
 
 
 def read(
-    output: np.ndarray, rules: PostProcessing = RULES, size: tuple[int, int] = (64, 64)
+    output: np.ndarray,
+    rules: PostProcessing = RULES,
+    size: tuple[int, int] = (64, 64),
+    selection: Selection = ALL,
 ) -> sv.Detections:
-    return decode([output], fit(*size, manifest()), manifest=manifest(), rules=rules)
+    return decode([output], fit(*size, manifest()), manifest=manifest(), rules=rules, selection=selection)
 
 
 def test_the_best_class_of_each_box_is_taken_and_the_best_box_comes_first() -> None:
@@ -93,6 +97,37 @@ def test_the_most_confident_candidates_and_detections_are_kept() -> None:
 
     assert scores(few).tolist() == pytest.approx([0.5 + index / 200 for index in range(49, 42, -1)])
     assert len(candidates) == 5
+
+
+def test_boxes_of_classes_that_are_not_kept_neither_suppress_nor_displace_others() -> None:
+    only_b = Selection(classes=np.array([1]))
+    output = ultralytics(
+        (20, 20, 10, 10, 0.9, 0, 0), (21, 20, 10, 10, 0, 0.7, 0), (40, 40, 10, 10, 0, 0, 0.8)
+    )
+    rules = replace(RULES, class_agnostic_nms=True, max_candidates=1, max_detections=1)
+
+    detections = read(output, rules, selection=only_b)
+
+    assert class_ids(read(output, rules)).tolist() == [0]
+    assert class_ids(detections).tolist() == [1]
+    np.testing.assert_allclose(detections.xyxy, [[16, 15, 26, 25]], atol=1e-4)
+
+
+@pytest.mark.parametrize(("kept", "expected"), [([0, 2], [2]), ([0, 1, 2], [1, 2]), ([0], [0]), ([], [1, 2])])
+def test_a_picture_is_of_one_of_the_kept_classes(kept: list[int], expected: list[int]) -> None:
+    of = replace(manifest(), task="classify")
+    scores_of_all = np.array([[0.1, 0.5, 0.4]], np.float32)
+
+    found = findings_of(
+        [scores_of_all],
+        fit(64, 64, of),
+        manifest=of,
+        rules=RULES,
+        selection=Selection(classes=np.array(kept, np.int64)),
+    )
+
+    assert isinstance(found, sv.Classifications)
+    assert found.class_id.tolist() == expected
 
 
 def test_what_is_no_number_is_no_detection() -> None:

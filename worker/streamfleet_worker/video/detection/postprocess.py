@@ -18,6 +18,7 @@ from streamfleet_worker.video.detection.classification import classify
 from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS, Findings
 from streamfleet_worker.video.detection.letterbox import Geometry
 from streamfleet_worker.video.detection.masks import masks_of
+from streamfleet_worker.video.detection.selection import ALL, Selection
 from streamfleet_worker.video.detection.suppression import suppress
 
 T = TypeVar("T")
@@ -35,21 +36,31 @@ def post_processing(spec: PipelineSpec, defaults: PostProcessing) -> PostProcess
 
 
 def findings_of(
-    outputs: Outputs, geometry: Geometry, *, manifest: Manifest, rules: PostProcessing
+    outputs: Outputs,
+    geometry: Geometry,
+    *,
+    manifest: Manifest,
+    rules: PostProcessing,
+    selection: Selection = ALL,
 ) -> Findings:
-    """What a model has found in a frame."""
+    """What a model has found in a frame, and is kept."""
     if manifest.task == "classify":
-        return classify(outputs, rules)
-    return decode(outputs, geometry, manifest=manifest, rules=rules)
+        return classify(outputs, rules, selection)
+    return decode(outputs, geometry, manifest=manifest, rules=rules, selection=selection)
 
 
 def decode(
-    outputs: Outputs, geometry: Geometry, *, manifest: Manifest, rules: PostProcessing
+    outputs: Outputs,
+    geometry: Geometry,
+    *,
+    manifest: Manifest,
+    rules: PostProcessing,
+    selection: Selection = ALL,
 ) -> sv.Detections:
     """Decode the outputs of one frame to detections, most confident first, clipped to the frame."""
     adapter = adapter_of(manifest)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped
-        found = _sound(adapter.read(outputs, manifest, rules.confidence))
+        found = selection.of_kept_classes(_sound(adapter.read(outputs, manifest, rules.confidence)))
         if adapter.has_nms or len(found.scores) > rules.max_candidates:
             found = found.take(np.argsort(-found.scores, kind="stable")[: rules.max_candidates])
         if not adapter.has_nms:
