@@ -82,6 +82,7 @@ PURE = [
     "streamfleet.requests",
     "streamfleet.results",
     "streamfleet.server_sent_events",
+    "streamfleet_core.datasets.run_lengths",
     "streamfleet_core.models.agreement",
     "streamfleet_core.models.foreign_format",
     "streamfleet_core.models.class_names",

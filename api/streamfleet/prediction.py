@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ Key = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """The detections of a model in one frame.
+    """What a model has found in one frame: objects, or classes of the whole picture.
 
     Attributes:
         pipeline_id: The id of the pipeline.
@@ -98,10 +99,15 @@ class Prediction:
 
     @property
     def objects(self) -> Sequence[Any]:
-        """The detected objects, as dicts.
+        """The detected objects, or the classes of the whole picture, as dicts.
 
-        Keys: `x`, `y` (the centre), `width` and `height` in pixels of the frame, `confidence` from 0 to 1,
-        `class`, `class_id`, and `tracker_id` if the pipeline has a tracker.
+        Keys of each: `confidence` from 0 to 1, `class` and `class_id`. Keys of an object: `x`, `y` (the
+        centre), `width` and `height` in pixels of the frame, and `tracker_id` if the pipeline has a tracker.
+        The task of the model adds others:
+
+        - segment: `points`, the outline of the mask, or `rle`, its run lengths as in COCO.
+        - obb: `points`, the four corners, and `rotation` in degrees. The other keys are of the enclosing box.
+        - pose: `keypoints`, each with `x`, `y`, `confidence`, `class` and `class_id`.
         """
         return self.document["predictions"]
 
@@ -109,14 +115,52 @@ class Prediction:
     def detections(self) -> sv.Detections:
         """The objects as `supervision.Detections`, in pixels of the frame. Each access builds a new value.
 
+        `data["class_name"]` has the names of their classes. Objects with masks have `mask`, of the size of
+        the frame: it is drawn at each access, and None if it would have more than 2³¹ pixels. Oriented boxes
+        have their corners in `data["xyxyxyxy"]`. Classes of a whole picture are no objects: then it is empty.
+
         Raises:
             MissingPackage: supervision is not installed.
         """
-        try:
-            import supervision as sv
-        except ModuleNotFoundError as exc:
-            raise MissingPackage("Prediction.detections", str(exc.name), "detections") from exc
-        return sv.Detections.from_inference(self.document)
+        with _needs_supervision("detections"):
+            from streamfleet.supervision_values import detections_of
+        return detections_of(self.document)
+
+    @property
+    def key_points(self) -> sv.KeyPoints:
+        """The key points of the objects as `supervision.KeyPoints`. Each access builds a new value.
+
+        They are in the order of `detections`. A key point that an object does not have is (0, 0) with a
+        confidence of 0. It is empty if no object has any.
+
+        Raises:
+            MissingPackage: supervision is not installed.
+        """
+        with _needs_supervision("key_points"):
+            from streamfleet.supervision_values import key_points_of
+        return key_points_of(self.document)
+
+    @property
+    def classifications(self) -> sv.Classifications:
+        """The classes of the whole picture as `supervision.Classifications`, the most confident first.
+
+        It is empty if the model finds objects. `objects` has the names of the classes.
+
+        Raises:
+            MissingPackage: supervision is not installed.
+        """
+        with _needs_supervision("classifications"):
+            from streamfleet.supervision_values import classifications_of
+        return classifications_of(self.document)
+
+
+@contextlib.contextmanager
+def _needs_supervision(attribute: str) -> Iterator[None]:
+    """Tell what to install if the import in this context fails. Raises: MissingPackage."""
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise MissingPackage(f"Prediction.{attribute}", str(exc.name), "detections") from exc
 
 
 class Inbox:
