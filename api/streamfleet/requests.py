@@ -51,6 +51,30 @@ class Sink(TypedDict):
     type: NotRequired[str]
 
 
+class Stage(TypedDict):
+    """A further model, which runs on the objects that the first one has found, each cut out of the frame.
+
+    Its results are under `stages` and its name in the prediction of the object.
+
+    Attributes:
+        name: The name of its results.
+        model: The id of the model.
+        classes: Only objects of these classes of the first model. None: all.
+        max_objects: The maximum objects of a frame, the most confident first. Default: 8.
+        margin: Added to each side of an object, in parts of its width and height. Default: 0.
+        max_delay: Seconds that a live frame waits for it. Later results are dropped. Default: 0.5.
+        confidence: The minimum confidence of its detections. None: the device's default.
+    """
+
+    name: str
+    model: str
+    classes: NotRequired[Sequence[str] | None]
+    max_objects: NotRequired[int]
+    margin: NotRequired[float]
+    max_delay: NotRequired[float]
+    confidence: NotRequired[float | None]
+
+
 class _Settings(TypedDict, total=False):
     sinks: Sequence[Sink]
     max_fps: float | None
@@ -62,6 +86,7 @@ class _Settings(TypedDict, total=False):
     tracker: str | None
     sampling: Mapping[str, Any] | None
     priority: str
+    stages: Sequence[Stage]
     device: str | None
     paused: bool
 
@@ -84,6 +109,7 @@ class PipelineSettings(_Settings, total=False):
         tracker: `bytetrack` gives each object an id that persists between frames. None: no tracking.
         sampling: The rules that select frames for labelling, as in the HTTP reference. None: no frames.
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
+        stages: Further models, which run on the objects that this one has found.
         device: Run only on this device. None: the scheduler selects a device.
         selector: Labels that the device must have.
         labels: Labels of the pipeline, for selectors.

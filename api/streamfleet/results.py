@@ -67,6 +67,46 @@ class UdpSink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A further model, which runs on the objects that the first one has found.
+
+    Attributes:
+        name: The name of its results in a prediction.
+        model: The id of the model, and the digest that it refers to.
+        classes: Only objects of these classes of the first model. None: all.
+        max_objects: The maximum objects of a frame, the most confident first.
+        margin: Added to each side of an object, in parts of its width and height.
+        max_delay: Seconds that a live frame waits for it.
+        confidence: The minimum confidence of its detections. None: the device's default.
+    """
+
+    name: str
+    model: ModelRef
+    classes: tuple[str, ...] | None
+    max_objects: int
+    margin: float
+    max_delay: float
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageStat:
+    """The objects on which a stage was to run, since the process of the pipeline started.
+
+    Attributes:
+        name: The name of the stage.
+        inferred: Objects that it has run on.
+        late: Objects whose frame went on without it.
+        failed: Objects for which inference failed.
+    """
+
+    name: str
+    inferred: int
+    late: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """The desired inference of a pipeline. The credentials of its sources are removed.
 
@@ -85,6 +125,7 @@ class Spec:
         tracker: `bytetrack`, or None.
         sampling: The rules that select frames for labelling. None: no frames.
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
+        stages: Further models, which run on the objects that this one has found.
     """
 
     model: ModelRef
@@ -99,6 +140,7 @@ class Spec:
     tracker: str | None
     sampling: dict[str, Any] | None
     priority: str
+    stages: tuple[Stage, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +170,7 @@ class Pipeline:
         emitted: The number of emitted predictions.
         dropped: The number of lost frames and predictions.
         samples: Counters of frames for labelling. None: the pipeline has no sampling.
+        stages: Counters of the objects of each stage.
         sources: The state of each source.
     """
 
@@ -152,6 +195,7 @@ class Pipeline:
     emitted: int | None
     dropped: int | None
     samples: SampleStat | None
+    stages: tuple[StageStat, ...]
     sources: tuple[SourceStat, ...]
 
 
@@ -174,6 +218,7 @@ class PipelineReport:
         sources: The state of each source.
         dropped: The number of predictions that were not delivered, by sink.
         samples: Counters of frames for labelling. None: the pipeline has no sampling.
+        stages: Counters of the objects of each stage.
         report: The status report in the format of Roboflow's stream manager.
         at: The time of the report, in Unix seconds of the device's clock.
         age: Seconds since the report arrived.
@@ -193,6 +238,7 @@ class PipelineReport:
     sources: tuple[SourceStat, ...]
     dropped: dict[str, int]
     samples: SampleStat | None
+    stages: tuple[StageStat, ...]
     report: dict[str, Any]
     at: float | None
     age: float | None

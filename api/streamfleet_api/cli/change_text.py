@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from streamfleet_core.protocol.hosts import place_of
 
 if TYPE_CHECKING:
-    from streamfleet.results import ModelRef, Pipeline, SourceSpec, UdpSink
+    from streamfleet.results import ModelRef, Pipeline, SourceSpec, Spec, Stage, UdpSink
 
 # Key of a spec → option, and what null means.
 _VALUES = {
@@ -41,14 +41,20 @@ def _changes(before: Pipeline, after: Pipeline) -> Iterator[str]:
     for key, (name, absent) in _VALUES.items():
         if (was := getattr(old, key)) != (is_now := getattr(new, key)):
             yield _step(name, _value(was, absent), _value(is_now, absent))
-    if old.sampling != new.sampling:
-        yield _sampling(old.sampling, new.sampling)
+    yield from _further(old, new)
     if before.requested != after.requested:
         yield _step("device", before.requested or "default", after.requested or "default")
     if before.desired_status != after.desired_status:
         yield "paused" if after.desired_status == "pause" else "resumed"
     for key, name in (("selector", "select"), ("labels", "label")):
         yield from _labels(name, getattr(before, key), getattr(after, key))
+
+
+def _further(old: Spec, new: Spec) -> Iterator[str]:
+    if old.stages != new.stages:
+        yield _step("stages", stages_text(old.stages), stages_text(new.stages))
+    if old.sampling != new.sampling:
+        yield _sampling(old.sampling, new.sampling)
 
 
 def begins_anew(before: Pipeline, after: Pipeline) -> bool:
@@ -65,8 +71,8 @@ def _is_hidden(before: Pipeline, after: Pipeline) -> bool:
     return before.generation != after.generation and not any(_changes(before, after))
 
 
-def _played(entry: Pipeline) -> tuple[ModelRef, list[SourceSpec]]:
-    return entry.spec.model, [source.fixed for source in entry.spec.sources]
+def _played(entry: Pipeline) -> tuple[ModelRef, list[SourceSpec], tuple[Stage, ...]]:
+    return entry.spec.model, [source.fixed for source in entry.spec.sources], entry.spec.stages
 
 
 def _step(name: str, before: str, after: str) -> str:
@@ -105,6 +111,15 @@ def _source(source: SourceSpec) -> str:
     if source.classes is not None:
         how.append(f"classes {', '.join(source.classes)}")
     return f"{source.reference} ({', '.join(how)})" if how else str(source.reference)
+
+
+def stages_text(stages: Sequence[Stage]) -> str:
+    """Each stage as the option of the command line."""
+    texts = []
+    for stage in stages:
+        of = f"@{','.join(stage.classes)}" if stage.classes else ""
+        texts.append(f"{stage.name}={stage.model.id}{of}")
+    return ", ".join(texts) or "none"
 
 
 def _sinks(sinks: Sequence[UdpSink]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from streamfleet.defaults import DEFAULT_URL
-from streamfleet_core.protocol.limits import MAX_PORT
+from streamfleet_core.protocol.limits import ID_PATTERN, MAX_PORT, MODEL_ID_PATTERN
 
 NONE = "none"  # the word for an empty list
 DEFAULT = "default"  # the word for what holds when nothing is said
@@ -96,6 +96,20 @@ def sink(text: str) -> dict[str, Any]:
 def classes(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str] | str | None:
     """Names of classes, or the word that keeps all of them."""
     return (DEFAULT if list(texts) == [DEFAULT] else list(texts)) if texts else None
+
+
+def stages(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Convert each NAME=MODEL[@CLASS,…] for the API; `none` alone is an empty list."""
+    return [] if list(texts) == [NONE] else [_stage(text) for text in texts]
+
+
+def _stage(text: str) -> dict[str, Any]:
+    name, _, rest = text.partition("=")
+    model, _, classes = rest.partition("@")
+    if not (re.fullmatch(ID_PATTERN, name) and re.fullmatch(MODEL_ID_PATTERN, model)) or rest.endswith("@"):
+        raise click.BadParameter(f"expected NAME=MODEL[@CLASS,…], as text=plate-text/1@plate, got {text!r}")
+    stage: dict[str, Any] = {"name": name, "model": model}
+    return {**stage, "classes": classes.split(",")} if classes else stage
 
 
 def references(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str | int]:

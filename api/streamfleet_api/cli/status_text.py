@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from streamfleet_api.cli.change_text import stages_text
 from streamfleet_api.cli.pipeline_text import is_stale, place
 from streamfleet_api.cli.tables import labelled
 from streamfleet_core.protocol.hosts import place_of
@@ -79,12 +80,23 @@ def _desired(entry: Pipeline) -> Iterator[str]:
     yield _line("model", ", ".join([spec.model.id, *thresholds, *tracker]))
     if spec.priority != "normal":
         yield _line("priority", spec.priority)
+    for stage in spec.stages:
+        yield _line("stage", stages_text([stage]) + _counted(stage.name, entry))
     if spec.sinks:
         yield _line("sinks", ", ".join(place_of(sink.host, sink.port) for sink in spec.sinks))
     if entry.labels:
         yield _line("labels", labelled(entry.labels))
     if entry.requested or entry.selector:
         yield _line("only on", entry.requested or labelled(entry.selector))
+
+
+def _counted(name: str, entry: Pipeline) -> str:
+    stat = next((each for each in entry.stages if each.name == name), None)
+    if stat is None:
+        return ""
+    late = f", {stat.late} late" if stat.late else ""
+    failed = f", {stat.failed} failed" if stat.failed else ""
+    return f": {stat.inferred} objects{late}{failed}"
 
 
 def _samples(sampling: dict[str, Any] | None, counted: SampleStat | None) -> Iterator[str]:

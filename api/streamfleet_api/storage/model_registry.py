@@ -136,11 +136,15 @@ class Models:
         """
         async with self._inspecting:
             pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
-            users = tuple(view.pipeline_id for view in pipelines if view.spec.model.id == model_id)
+            users = tuple(
+                view.pipeline_id
+                for view in pipelines
+                if any(model.id == model_id for model in view.spec.models)
+            )
             if users and not force:
                 raise ModelInUse(model_id, users)
             removed = await self._broker.ask(RemoveModel(model_id), ModelRef)
-            registered, used = await self.list(), [view.spec.model for view in pipelines]
+            registered, used = await self.list(), [model for view in pipelines for model in view.spec.models]
             await asyncio.to_thread(self._clear, registered, used, removed)
 
     def _clear(self, registered: Iterable[ModelRef], used: Iterable[ModelRef], removed: ModelRef) -> None:

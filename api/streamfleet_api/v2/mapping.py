@@ -15,20 +15,25 @@ from streamfleet_api.v2.requests import (
     PipelineRequest,
     SamplingRequest,
     SourceRequest,
+    StageRequest,
 )
 from streamfleet_api.web.validation import validate
 from streamfleet_core.protocol.requests import CreatePipeline, PipelineView, PutPipeline
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.source_reference import sanitised
-from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink, from_plain
+from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec, Stage, UdpSink, from_plain
 
 _BY_KEY = ("selector", "labels")  # a patch changes these key by key, everything else whole
 
 
-def spec_of(request: PipelineRequest, model: ModelRef) -> PipelineSpec:
+# The content of each model id of a request.
+Resolved = Mapping[str, ModelRef]
+
+
+def spec_of(request: PipelineRequest, models: Resolved) -> PipelineSpec:
     """The spec of a requested pipeline."""
     return PipelineSpec(
-        model=model,
+        model=models[request.model],
         sources=tuple(_source(source) for source in request.sources),
         sinks=tuple(UdpSink(sink.host, sink.port) for sink in request.sinks),
         max_fps=request.max_fps,
@@ -40,7 +45,37 @@ def spec_of(request: PipelineRequest, model: ModelRef) -> PipelineSpec:
         tracker=request.tracker,
         sampling=_sampling(request.sampling),
         priority=request.priority,
+        stages=tuple(_stage(stage, models) for stage in request.stages),
     )
+
+
+def model_ids(request: PipelineRequest) -> set[str]:
+    """The ids of all models that a pipeline needs."""
+    return {request.model, *(stage.model for stage in request.stages)}
+
+
+def _stage(request: StageRequest, models: Resolved) -> Stage:
+    return Stage(
+        name=request.name,
+        model=models[request.model],
+        classes=None if request.classes is None else tuple(request.classes),
+        max_objects=request.max_objects,
+        margin=request.margin,
+        max_delay=request.max_delay,
+        confidence=request.confidence,
+    )
+
+
+def _asked_stage(stage: Stage) -> dict[str, Any]:
+    return {
+        "name": stage.name,
+        "model": stage.model.id,
+        "classes": None if stage.classes is None else list(stage.classes),
+        "max_objects": stage.max_objects,
+        "margin": stage.margin,
+        "max_delay": stage.max_delay,
+        "confidence": stage.confidence,
+    }
 
 
 def _sampling(request: SamplingRequest | None) -> Sampling | None:
@@ -76,11 +111,11 @@ def kept_classes(request: PipelineRequest) -> dict[int, list[str]]:
     }
 
 
-def create(request: NewPipelineRequest, pipeline_id: str, model: ModelRef, key: str) -> CreatePipeline:
+def create(request: NewPipelineRequest, pipeline_id: str, models: Resolved, key: str) -> CreatePipeline:
     """Map a request to create a pipeline."""
     return CreatePipeline(
         pipeline_id=pipeline_id,
-        spec=spec_of(request, model),
+        spec=spec_of(request, models),
         device=request.device,
         selector=request.selector,
         labels=request.labels,
@@ -90,11 +125,11 @@ def create(request: NewPipelineRequest, pipeline_id: str, model: ModelRef, key: 
     )
 
 
-def put(request: PipelineRequest, pipeline_id: str, model: ModelRef, *, expected: int | None) -> PutPipeline:
+def put(request: PipelineRequest, pipeline_id: str, models: Resolved, *, expected: int | None) -> PutPipeline:
     """Map a request to put a pipeline."""
     return PutPipeline(
         pipeline_id=pipeline_id,
-        spec=spec_of(request, model),
+        spec=spec_of(request, models),
         device=request.device,
         selector=request.selector,
         labels=request.labels,
@@ -158,6 +193,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
         "tracker": spec.tracker,
         "sampling": asked_sampling(spec.sampling),
         "priority": spec.priority,
+        "stages": [_asked_stage(stage) for stage in spec.stages],
         "device": view.requested,
         "selector": view.selector,
         "labels": view.labels,

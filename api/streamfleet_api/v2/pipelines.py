@@ -10,7 +10,7 @@ from starlette.responses import Response
 from streamfleet_api.broker_client import BrokerClient, Refused
 from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.storage.model_registry import Models, UnknownModel
-from streamfleet_api.v2.mapping import create, kept_classes, patched, put
+from streamfleet_api.v2.mapping import Resolved, create, kept_classes, model_ids, patched, put
 from streamfleet_api.v2.request_reading import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -91,7 +91,7 @@ class PipelineRoutes:
                 *("PUT", one, self.put, "put_pipeline", "Create or replace a pipeline", tag),
                 {200: _ONE, 201: _CREATED},
                 "It is idempotent. Thresholds, rates, kept classes, sinks, tracker, labels and `paused` "
-                "change while the pipeline runs; a different model, source or device restarts it.",
+                "change while the pipeline runs; a different model, stage, source or device restarts it.",
                 body=Content(PipelineRequest),
                 headers=(IF_MATCH,),
                 path_schemas=_ID,
@@ -166,9 +166,9 @@ class PipelineRoutes:
         key = idempotency_key(request)
         asked = await read(request, NewPipelineRequest)
         await self._check_device(asked.device)
-        model = await self._model(asked.model)
-        self._check_classes(asked, model)
-        view = await self._broker.ask(create(asked, asked.id or str(uuid.uuid4()), model, key), PipelineView)
+        models = await self._resolve(asked)
+        self._check_classes(asked, models[asked.model])
+        view = await self._broker.ask(create(asked, asked.id or str(uuid.uuid4()), models, key), PipelineView)
         return self._answer(view, 201)
 
     async def put(self, request: Request) -> Response:
@@ -178,9 +178,9 @@ class PipelineRoutes:
         asked = await read(request, PipelineRequest)
         await self._check_device(asked.device)
         expected = await self._expected(pipeline_id, tag)
-        model = await self._model(asked.model)
-        self._check_classes(asked, model)
-        done = await self._put(pipeline_id, asked, model, expected)
+        models = await self._resolve(asked)
+        self._check_classes(asked, models[asked.model])
+        done = await self._put(pipeline_id, asked, models, expected)
         return self._answer(done.pipeline, 201 if done.created else 200)
 
     async def patch(self, request: Request) -> Response:
@@ -189,18 +189,18 @@ class PipelineRoutes:
         tag = if_match(request)
         patch = await read(request, PipelinePatch, MERGE_PATCH, JSON)
         await self._check_device(patch.device)
-        found = None if patch.model is None else await self._model(patch.model)
+        found = await self._resolve_ids(_model_ids(patch))
         for attempt in range(_PATCHES):
             view = await self._broker.ask(GetPipeline(pipeline_id), PipelineView)
             if view.desired_status == "stop":
                 raise Problem(409, f"{pipeline_id} is being stopped: it cannot be changed any more")
             if isinstance(tag, int) and tag != view.version:
                 raise _precondition(pipeline_id, tag, view.version)
-            asked, model = patched(view, patch), found or view.spec.model
-            if found is not None or patch.sources is not None:
-                self._check_classes(asked, model)
+            asked, models = patched(view, patch), {**_known(view), **found}
+            if patch.model is not None or patch.sources is not None:
+                self._check_classes(asked, models[asked.model])
             try:
-                done = await self._put(pipeline_id, asked, model, view.version)
+                done = await self._put(pipeline_id, asked, models, view.version)
             except Problem as exc:
                 if exc.status != 412:
                     raise
@@ -256,11 +256,11 @@ class PipelineRoutes:
         return await self._broker.ask(change, Changed, timeout=wait + MARGIN)
 
     async def _put(
-        self, pipeline_id: str, asked: PipelineRequest, model: ModelRef, expected: int | None
+        self, pipeline_id: str, asked: PipelineRequest, models: Resolved, expected: int | None
     ) -> Put:
         """Put a pipeline. Raises: Problem 412 if it does not have the expected version."""
         try:
-            return await self._broker.ask(put(asked, pipeline_id, model, expected=expected), Put)
+            return await self._broker.ask(put(asked, pipeline_id, models, expected=expected), Put)
         except Refused as exc:
             if exc.code == "conflict" and expected is not None:
                 raise Problem(412, exc.message) from exc
@@ -297,6 +297,12 @@ class PipelineRoutes:
                 place = ["body", "sources", number, "classes", index]
                 raise Invalid([{"type": "class", "loc": place, "msg": text, "input": names[index]}])
 
+    async def _resolve(self, asked: PipelineRequest) -> Resolved:
+        return await self._resolve_ids(model_ids(asked))
+
+    async def _resolve_ids(self, ids: set[str]) -> Resolved:
+        return {model_id: await self._model(model_id) for model_id in sorted(ids)}
+
     async def _model(self, model_id: str) -> ModelRef:
         try:
             return await self._models.find(model_id)
@@ -322,6 +328,17 @@ class PipelineRoutes:
 
 def _pipeline_id(request: Request) -> str:
     return check_id(request.path_params["pipeline_id"], "pipeline_id")
+
+
+def _model_ids(patch: PipelinePatch) -> set[str]:
+    """The ids of the models that a patch names."""
+    ids = {stage.model for stage in patch.stages or ()}
+    return ids if patch.model is None else {patch.model, *ids}
+
+
+def _known(view: PipelineView) -> dict[str, ModelRef]:
+    """The content of the models of a pipeline, which a patch of other things does not change."""
+    return {model.id: model for model in view.spec.models}
 
 
 def is_over(view: PipelineView) -> bool:

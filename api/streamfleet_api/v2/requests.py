@@ -46,6 +46,9 @@ from streamfleet_core.protocol.limits import (
     MAX_SELECTOR,
     MAX_SINKS,
     MAX_SOURCES,
+    MAX_STAGE_DELAY,
+    MAX_STAGE_OBJECTS,
+    MAX_STAGES,
     MAX_STRATEGIES,
     MAX_TAGS,
     MAX_TOKEN_TTL,
@@ -394,6 +397,36 @@ def _whole(sources: list[Any]) -> list[Any]:
 Sinks = Annotated[list[SinkRequest], Field(max_length=MAX_SINKS)]
 
 
+class StageRequest(Body):
+    """A further model, which runs on the objects that the first one has found, each cut out of the frame.
+
+    Its results are under `stages` and this name in the prediction of the object.
+    """
+
+    model_config = _example(name="text", model="plate-text/1", classes=["plate"], margin=0.1)
+
+    name: Name
+    model: ModelName
+    """As in `GET /v2/models`."""
+    classes: ClassNames | None = None
+    """Only objects of these classes of the first model. Null: all."""
+    max_objects: Annotated[int, Field(ge=1, le=MAX_STAGE_OBJECTS)] = 8
+    """Of a frame, the most confident first."""
+    margin: Share = 0.0
+    """Added to each side of an object, in parts of its width and height."""
+    max_delay: Annotated[float, Field(gt=0, le=MAX_STAGE_DELAY)] = 0.5
+    """Seconds that a live frame waits for it. Later results are dropped, and counted as `late`."""
+    confidence: Share | None = None
+    """Minimum confidence of its detections. Null: the device's default."""
+
+
+def _distinct_stages(stages: list[StageRequest]) -> list[StageRequest]:
+    return _checked(stages, sampling.duplicate_problem("stage", [stage.name for stage in stages]))
+
+
+Stages = Annotated[list[StageRequest], Field(max_length=MAX_STAGES), AfterValidator(_distinct_stages)]
+
+
 class PipelineRequest(Body):
     """The desired pipeline: a model, sources and sinks. Null means the default of the device."""
 
@@ -428,6 +461,8 @@ class PipelineRequest(Body):
     """Sampling of frames for labelling. Null: none."""
     priority: Priority = "normal"
     """Whose frames a busy device infers first."""
+    stages: Stages = []
+    """Further models, which run on the objects that this one has found."""
     device: Name | None = None
     """The device that must run it. Null: the device with most free capacity."""
     selector: LabelTable = {}
@@ -466,6 +501,7 @@ class PipelinePatch(Body):
     tracker: Tracker | None = None
     sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
     priority: Priority | None = None
+    stages: Stages | None = None
     device: Name | None = None
     selector: LabelChanges | None = None
     labels: LabelChanges | None = None

@@ -29,6 +29,7 @@ from streamfleet_core.protocol.status import (
     PipelineStat,
     SampleStat,
     SourceStat,
+    StageStat,
     empty_report,
     silent_sources,
 )
@@ -41,6 +42,7 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     Priority,
     SourceSpec,
+    Stage,
     Task,
     Tracker,
     Weights,
@@ -79,6 +81,8 @@ class Spec(Answer):
     tracker: Tracker | None
     sampling: SamplingRequest | None
     priority: Priority
+    stages: list[Stage]
+    """Further models, which run on the objects that this one has found."""
 
     @classmethod
     def of(cls, spec: PipelineSpec) -> Spec:
@@ -96,6 +100,7 @@ class Spec(Answer):
             tracker=spec.tracker,
             sampling=asked_sampling(spec.sampling),
             priority=spec.priority,
+            stages=list(spec.stages),
         )
 
 
@@ -135,6 +140,8 @@ class Pipeline(Answer):
     dropped: int | None
     samples: SampleStat | None
     """Samples kept for labelling. Null: none now or before."""
+    stages: list[StageStat]
+    """The objects on which each stage has run, and those that were late or failed."""
     sources: list[SourceStat]
 
     @classmethod
@@ -163,6 +170,7 @@ class Pipeline(Answer):
             emitted=sum(source.emitted for source in stat.sources) if stat else None,
             dropped=drops_of(stat) if stat else None,
             samples=stat.samples if stat else None,
+            stages=list(stat.stages) if stat else [],
             sources=list(stat.sources) if stat else [],
         )
 
@@ -214,6 +222,8 @@ class PipelineReport(Answer):
     """Emitted but not delivered, by sink."""
     samples: SampleStat | None
     """Samples kept for labelling. Null: none now or before."""
+    stages: list[StageStat]
+    """The objects on which each stage has run, and those that were late or failed."""
     report: dict[str, Any]
     """Roboflow's status report."""
     at: float | None
@@ -240,6 +250,7 @@ class PipelineReport(Answer):
             sources=list(stat.sources),
             dropped=stat.dropped,
             samples=stat.samples,
+            stages=list(stat.stages),
             report=dict(stat.report),
             at=stat.at if seen else None,
             age=round(seen.age, 3) if seen else None,

@@ -25,6 +25,7 @@ from streamfleet_core.protocol.values import (
     ObservedState,
     PipelineSpec,
     SourceSpec,
+    Stage,
     UdpSink,
     Weights,
 )
@@ -76,6 +77,17 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
             "max_detections": 10,
             "tracker": "bytetrack",
             "priority": "high",
+            "stages": [
+                {
+                    "name": "text",
+                    "model": "parts/1",
+                    "classes": ["plate"],
+                    "max_objects": 3,
+                    "margin": 0.1,
+                    "max_delay": 2,
+                    "confidence": 0.7,
+                }
+            ],
             "device": "edge-2",
             "selector": {"site": "hall-1"},
             "labels": {"line": "3", "empty": ""},
@@ -111,6 +123,17 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         max_detections=10,
         tracker="bytetrack",
         priority="high",
+        stages=(
+            Stage(
+                name="text",
+                model=MODEL,
+                classes=("plate",),
+                max_objects=3,
+                margin=0.1,
+                max_delay=2.0,
+                confidence=0.7,
+            ),
+        ),
     )
     assert peer.asked[-1] == CreatePipeline(
         pipeline_id="door",
@@ -183,6 +206,16 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
         ({"confidence": True}, ["body", "confidence"], "number, got True"),
         ({"tracker": "magic"}, ["body", "tracker"], "'bytetrack', got 'magic'"),
         ({"priority": "urgent"}, ["body", "priority"], "'high', 'normal' or 'low', got 'urgent'"),
+        (
+            {"stages": [{"name": "text", "model": "parts/2"}]},
+            ["body", "model"],
+            "of the fleet: parts/1",
+        ),
+        (
+            {"stages": [{"name": "text", "model": "parts/1"}] * 2},
+            ["body", "stages"],
+            "each stage once, got 'text' twice",
+        ),
         ({"labels": {"a b": "c"}}, ["body", "labels", "a b", "[key]"], "pattern"),
         ({"labels": {"a": "b c"}}, ["body", "labels", "a"], "pattern"),
         ({"labels": {f"k{n}": "" for n in range(33)}}, ["body", "labels"], "at most 32"),

@@ -31,10 +31,13 @@ _LIMIT = {"type": "hourly", "value": 10}
 _LIMITS = [{"type": each, "value": 1} for each in ("minutely", "hourly", "daily", "daily")]
 _STRATEGIES = [{**_STRATEGY, "name": f"strategy {number}"} for number in range(limits.MAX_STRATEGIES + 1)]
 
+_STAGE = {"name": "text", "model": "text/1"}
+
 BODY: dict[str, Any] = {
     "model": "parts/1",
     "sources": [_SOURCE],
     "sinks": [_SINK],
+    "stages": [_STAGE],
     "sampling": {"dataset": "parts", "strategies": [_STRATEGY], "batching": {}},
 }
 
@@ -50,10 +53,15 @@ def replaced(document: Any, path: str, value: Any) -> Any:
     return result
 
 
+def _ref(model_id: str) -> dict[str, str]:
+    return {"id": model_id, "digest": "ab" * 32}
+
+
 def as_request(body: dict[str, Any]) -> dict[str, Any]:
     """The arguments of `pipeline.create` that say what a body says."""
     spec = {name: value for name, value in body.items() if name not in _OF_PIPELINE}
-    spec["model"] = {"id": body["model"], "digest": "ab" * 32}
+    spec["model"] = _ref(body["model"])
+    spec["stages"] = [{**stage, "model": _ref(stage["model"])} for stage in body["stages"]]
     return {
         "pipeline_id": "door",
         "spec": spec,
@@ -125,6 +133,21 @@ def wire_accepts(value: Any, of: Any) -> bool:
         ("max_detections", limits.MAX_OBJECTS, limits.MAX_OBJECTS + 1),
         ("max_detections", 1, 0),
         ("priority", "high", "urgent"),
+        (
+            "stages",
+            [{**_STAGE, "name": f"s{number}"} for number in range(limits.MAX_STAGES)],
+            [{**_STAGE, "name": f"s{number}"} for number in range(limits.MAX_STAGES + 1)],
+        ),
+        ("stages.0.name", "n" * 64, "n" * 65),
+        ("stages.0.model", "text", "text/1/2"),
+        ("stages.0.classes", _CLASSES[:-1], _CLASSES),
+        ("stages.0.classes", ["c"], []),
+        ("stages.0.max_objects", limits.MAX_STAGE_OBJECTS, limits.MAX_STAGE_OBJECTS + 1),
+        ("stages.0.max_objects", 1, 0),
+        ("stages.0.margin", 1.0, 1.001),
+        ("stages.0.max_delay", limits.MAX_STAGE_DELAY, limits.MAX_STAGE_DELAY + 0.1),
+        ("stages.0.max_delay", 0.001, 0.0),
+        ("stages.0.confidence", 1.0, 1.001),
         ("sampling.dataset", "d" * 64, "d" * 65),
         ("sampling.strategies", _STRATEGIES[:-1], _STRATEGIES),
         ("sampling.strategies", [_STRATEGY], []),

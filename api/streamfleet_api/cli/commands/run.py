@@ -168,6 +168,15 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             help="Whose frames a busy device infers first.",
         ),
         click.option(
+            "--stage",
+            "stages",
+            multiple=True,
+            callback=parameters.stages,
+            metavar="NAME=MODEL[@CLASS,…]|none",
+            help="A further model, which runs on the objects that the model has found, or on those of these "
+            "classes. Repeatable.",
+        ),
+        click.option(
             "--sample",
             "sampling",
             metavar="DATASET[=SHARE]|FILE.json|none",

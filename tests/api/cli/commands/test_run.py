@@ -49,6 +49,17 @@ def created(peer: Peer) -> list[CreatePipeline | PutPipeline]:
     return [asked for asked in peer.asked if isinstance(asked, CreatePipeline | PutPipeline)]
 
 
+STAGE = {
+    "name": "text",
+    "model": {"id": "parts/1", "digest": "ab" * 32},
+    "classes": ["plate", "door"],
+    "max_objects": 8,
+    "margin": 0.0,
+    "max_delay": 0.5,
+    "confidence": None,
+}
+
+
 def entry(**changes: Any) -> Pipeline:
     """A pipeline, with changes."""
     return as_client_has_it(pipeline("door", spec=spec("rtsp://cam/1")), **changes)
@@ -62,6 +73,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     options += ["--sink", "10.0.0.2:12000", "--sink", "[::1]:12001", "--device", "edge-1", "--paused"]
     options += ["--select", "site=hall-1", "--label", "line=3", "--confidence", "0.5", "--iou", "0.2"]
     options += ["--priority", "high", "--class", "bolt", "--class", "lock nut"]
+    options += ["--stage", "text=parts/1@bolt,nut", "--stage", "kind=parts/1"]
 
     done = run("run", "--id", "door", "--model", "parts/1", *options)
 
@@ -78,6 +90,10 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
     assert (asked.spec.max_fps, asked.spec.confidence, asked.spec.iou_threshold) == (5.0, 0.5, 0.2)
     assert (asked.spec.tracker, asked.spec.priority) == ("bytetrack", "high")
+    assert [(each.name, each.model.id, each.classes) for each in asked.spec.stages] == [
+        ("text", "parts/1", ("bolt", "nut")),
+        ("kind", "parts/1", None),
+    ]
 
 
 def test_run_without_an_id_makes_another_each_time(run: Command, peer: Peer) -> None:
@@ -385,6 +401,7 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ({"generation": 4}, ["video with another login"], True),
         ({"generation": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),
         ({"generation": 4, "priority": "low"}, ["priority normal → low"], False),
+        ({"stages": [STAGE]}, ["stages none → text=parts/1@plate,door"], True),
     ],
 )
 def test_a_change_is_said_with_what_it_does_to_the_playing(
