@@ -30,6 +30,7 @@ from streamfleet.results import (
     Readiness,
     Subscriber,
     SubscriberKeys,
+    Variant,
 )
 
 T = TypeVar("T")
@@ -349,6 +350,20 @@ def put_model(
     return Call(
         method="PUT",
         path=_model(model_id),
+        read=reads(AddedModel),
+        body=msgspec.json.encode(body),
+        headers=_JSON,
+        timeout=MODEL_TIMEOUT,
+        is_repeatable=True,
+    )
+
+
+def put_variant(model_id: str, variant: Variant) -> Call[AddedModel]:
+    """Register a variant whose content was uploaded."""
+    body = {**msgspec.to_builtins(variant), "weights": variant.weights.sha256}
+    return Call(
+        method="POST",
+        path=f"{_model(model_id)}/variants",
         read=reads(AddedModel),
         body=msgspec.json.encode(body),
         headers=_JSON,

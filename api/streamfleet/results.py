@@ -18,7 +18,7 @@ from streamfleet_core.protocol.status import (
     SampleStat,
     SourceStat,
 )
-from streamfleet_core.protocol.values import ModelRef, SourceSpec, Weights
+from streamfleet_core.protocol.values import ModelRef, SourceSpec, Variant, Weights
 
 __all__ = [
     "AddedModel",
@@ -47,6 +47,7 @@ __all__ = [
     "Subscriber",
     "SubscriberKeys",
     "UdpSink",
+    "Variant",
     "Weights",
 ]
 
@@ -289,6 +290,7 @@ class Device:
         disk: Bytes of the file system of its data directory.
         disk_available: Available bytes of it.
         clock_offset: Seconds that its clock is ahead of the clock of the API.
+        board: Its kind: devices with the same name run the same variants of models. None: unknown.
         missing_accelerator: Why its models do not run on an accelerator that it should have, and what to do.
             None: they do, or it has none.
         age: Seconds since the last report.
@@ -315,6 +317,7 @@ class Device:
     disk: int | None
     disk_available: int | None
     clock_offset: float | None
+    board: str | None = None
     missing_accelerator: MissingAccelerator | None
     age: float | None
 
@@ -388,17 +391,19 @@ class Model:
         weights: The SHA-256 and the size of the ONNX file.
         task: What it finds: `detect`, `segment`, `obb`, `pose` or `classify`.
         keypoints: The names of each object's key points. Empty: it finds none.
+        variants: Files that devices with certain boards run in place of `weights`.
     """
 
     id: str
     digest: str
     family: str | None
+    task: str | None = None
     labels: tuple[str, ...] | None
+    keypoints: tuple[str, ...] | None = None
     input_width: int | None
     input_height: int | None
     weights: Weights | None
-    task: str | None = None
-    keypoints: tuple[str, ...] | None = None
+    variants: tuple[Variant, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

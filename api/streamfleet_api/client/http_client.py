@@ -7,22 +7,27 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
 
 import httpx
 
-from streamfleet import client, errors
+from streamfleet import api_calls, client, errors
 from streamfleet.api_calls import Call, error_in, reads
 from streamfleet.attempts import Answer
 from streamfleet.connection import Connection, is_certificate_failure
 from streamfleet.http_errors import unreachable
+from streamfleet.results import AddedModel
 from streamfleet.server_sent_events import EventParser, ServerSentEvent, TooLarge
 from streamfleet_api.client.errors import CommandFailed, Rejected, Unreachable
+from streamfleet_core.models.digest import digest_of
 from streamfleet_core.protocol.source_reference import redacted
+from streamfleet_core.protocol.values import Variant
 
 T = TypeVar("T")
 
 TIMEOUT = client.TIMEOUT
+_CONTENT = 120.0  # seconds without progress of a long body
 _SILENT = 30.0  # seconds after which a stream is lost; the api sends at least a comment every 5 s
 _VARIABLES = {"ca_file": "STREAMFLEET_CA", "fingerprint": "STREAMFLEET_FINGERPRINT:"}
 
@@ -46,6 +51,17 @@ class Client(client.Client):
         """The last events, oldest first."""
         path = f"/v2/events/recent?limit={limit}"
         return self._send(Call(method="GET", path=path, read=reads(Past), is_repeatable=True))
+
+    def add_variant(self, model_id: str, variant: Variant) -> AddedModel:
+        """Register a variant of a model whose file was uploaded."""
+        return self._send(api_calls.put_variant(model_id, variant))
+
+    def download(self, digest: str, path: Path) -> None:
+        """Write content of the fleet to a file, and check it. Raises: CommandFailed, OSError."""
+        with path.open("wb") as file:
+            self._fetch(f"/v2/blobs/{digest}", file)
+        if (got := digest_of(path)) != digest:
+            raise CommandFailed(f"expected content of sha256 {digest}, got {got}")
 
     def clock_offset(self) -> float | None:
         """Seconds that our clock is ahead of the api's, within one second; None: it does not tell the time.
@@ -85,6 +101,12 @@ class Client(client.Client):
                 raise unreachable(self.connection, exc) from exc
             except TooLarge as exc:
                 raise errors.UnexpectedAnswer(str(exc)) from exc
+
+    def _fetch(self, path: str, file: IO[bytes]) -> None:
+        call = Call(
+            method="GET", path=path, read=lambda _: None, into=file, timeout=_CONTENT, is_repeatable=False
+        )
+        self._send(call)
 
     def _send(self, call: Call[T]) -> T:
         with _explained(self.connection):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from streamfleet_api.storage.blob_store import BlobError, Blobs
 from streamfleet_api.storage.model_trial import try_model
 from streamfleet_core.models import model_folder
 from streamfleet_core.models.model_validation import validate_model
-from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.models.onnx_file import read_file
+from streamfleet_core.models.onnx_graph import BadModel, fit_together
+from streamfleet_core.protocol.limits import MAX_VARIANTS
 from streamfleet_core.protocol.requests import (
     ListModels,
     ListPipelines,
@@ -20,7 +23,7 @@ from streamfleet_core.protocol.requests import (
     PutModel,
     RemoveModel,
 )
-from streamfleet_core.protocol.values import Family, Manifest, ModelRef
+from streamfleet_core.protocol.values import Family, Manifest, ModelRef, Variant
 
 _SHOWN = 5  # pipelines in an error
 UNUSED = 3600.0  # seconds for which a blob may be here without a model: its model is about to be put
@@ -47,6 +50,13 @@ class ModelExists(Exception):
             "'streamfleet models add --replace', or \"replace\": true over HTTP"
         )
         self.model = model
+
+
+class NotRegistered(Exception):
+    """An id that stands for no model, or for one whose content is not here."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"no model {model_id} is registered with its content: PUT /v2/models/{model_id}")
 
 
 class ModelInUse(Exception):
@@ -118,11 +128,52 @@ class Models:
         await self._try(manifest)
         async with self._inspecting:
             before = next((model for model in await self.list() if model.id == model_id), None)
-            if before is not None and before.digest != manifest.digest and not replace:
-                raise ModelExists(before)
+            if before is not None and not replace:
+                manifest = self._with_variants_of(before, manifest)
+                if before.digest != manifest.digest:
+                    raise ModelExists(before)
             model = await self._register(model_id, manifest)
         replaces = None if before is None or before.digest == model.digest else before.digest
         return Registered(model, manifest, replaces)
+
+    async def add_variant(self, model_id: str, variant: Variant) -> Registered:
+        """Let devices of its board run this blob in place of the model's own file.
+
+        Raises: NotRegistered, BadModel, BrokerClientError.
+        """
+        async with self._inspecting:
+            before = next((model for model in await self.list() if model.id == model_id), None)
+            manifest = None if before is None else self.manifest(before)
+            if before is None or manifest is None:
+                raise NotRegistered(model_id)
+            await asyncio.to_thread(self._check_variant, model_id, manifest, variant)
+            if not any(each.weights == variant.weights for each in manifest.variants):
+                await self._try(dataclasses.replace(manifest, weights=variant.weights, variants=()))
+            changed = manifest.with_variant(variant)
+            if len(changed.variants) > MAX_VARIANTS:
+                raise BadModel(f"expected at most {MAX_VARIANTS} variants of a model, got more")
+            model = await self._register(model_id, changed)
+        return Registered(model, changed, None if before.digest == model.digest else before.digest)
+
+    def _check_variant(self, model_id: str, manifest: Manifest, variant: Variant) -> None:
+        """Check that a variant has the inputs and outputs of the model. Raises: BadModel, NotRegistered."""
+        own, other = (self._blobs.find(each.sha256) for each in (manifest.weights, variant.weights))
+        if own is None or other is None:
+            raise NotRegistered(model_id)
+        expected, got = read_file(own), read_file(other)
+        for of, theirs in ((expected.inputs, got.inputs), (expected.outputs, got.outputs)):
+            if not fit_together(of, theirs):
+                raise BadModel(
+                    f"expected the inputs and outputs of the model, {'; '.join(map(str, of[:4]))}, got "
+                    f"{'; '.join(map(str, theirs[:4])) or 'none'}"
+                )
+
+    def _with_variants_of(self, model: ModelRef, manifest: Manifest) -> Manifest:
+        """The manifest with the variants that a registered model with the same file has."""
+        registered = self.manifest(model)
+        if registered is None or dataclasses.replace(registered, variants=()) != manifest:
+            return manifest
+        return registered
 
     async def users(self, model_id: str) -> tuple[str, ...]:
         """The ids of the pipelines that name this model. Raises: BrokerClientError."""
@@ -162,6 +213,7 @@ class Models:
             manifest = self.manifest(model)
             if manifest is not None:
                 digests.add(manifest.weights.sha256)
+                digests.update(variant.weights.sha256 for variant in manifest.variants)
         return digests
 
     def manifest(self, model: ModelRef) -> Manifest | None:

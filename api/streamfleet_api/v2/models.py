@@ -10,15 +10,15 @@ from starlette.responses import FileResponse, Response
 
 from streamfleet_api.storage.blob_store import Blobs
 from streamfleet_api.storage.model_cards import ModelCards
-from streamfleet_api.storage.model_registry import Models
+from streamfleet_api.storage.model_registry import Models, NotRegistered
 from streamfleet_api.v2.request_reading import query, read
-from streamfleet_api.v2.requests import ModelRemovalQuery, ModelRequest
+from streamfleet_api.v2.requests import ModelRemovalQuery, ModelRequest, VariantRequest
 from streamfleet_api.v2.responses import Blob, Model, ModelCard, ModelList, PutModelAnswer
 from streamfleet_api.web.endpoint import Answer, Content, Endpoint, Header, native, written
 from streamfleet_api.web.problem_details import Problem, of_disk
 from streamfleet_api.web.validation import MODEL_ID_SCHEMA, check_model_id
 from streamfleet_core.protocol.limits import SHA256_PATTERN, schema_pattern
-from streamfleet_core.protocol.values import ModelRef
+from streamfleet_core.protocol.values import ModelRef, Variant, Weights
 
 BLOBS = "/v2/blobs/"
 BYTES = "application/octet-stream"
@@ -65,6 +65,15 @@ class ModelRoutes:
                 body=Content(ModelRequest),
                 path_schemas=_ID,
                 errors=native(404, 409, 422, 507),
+            ),
+            Endpoint(
+                *("POST", f"{one}/variants", self.put_variant, "put_variant", "Register a variant", tag),
+                {201: Answer("The model.", PutModelAnswer)},
+                "Upload its ONNX file as a blob first. The id refers to new content then; running pipelines "
+                "keep the old content until they name the model again.",
+                body=Content(VariantRequest),
+                path_schemas=_ID,
+                errors=native(404, 422, 507),
             ),
             Endpoint(
                 *("DELETE", one, self.remove, "remove_model", "Remove a model", tag),
@@ -131,6 +140,30 @@ class ModelRoutes:
             done = await self._models.put(
                 model_id, weights, family=asked.family, labels=labels, replace=asked.replace
             )
+        except OSError as exc:
+            raise of_disk(exc) from exc
+        shown = Model.of(done.model, done.manifest)
+        return written(PutModelAnswer(**dict(shown), replaces=done.replaces), 201)
+
+    async def put_variant(self, request: Request) -> Response:
+        """Register a blob as a variant of a model."""
+        model_id = check_model_id(request.path_params["model_id"])
+        asked = await read(request, VariantRequest)
+        weights = await asyncio.to_thread(self._blobs.verified, asked.weights)
+        if weights is None:
+            raise Problem(404, f"expected the weights as a blob: first PUT {BLOBS}{asked.weights}")
+        variant = Variant(
+            board=asked.board,
+            provider=asked.provider,
+            precision=asked.precision,
+            weights=Weights(asked.weights, weights.stat().st_size),
+            speedup=asked.speedup,
+            agreement=asked.agreement,
+        )
+        try:
+            done = await self._models.add_variant(model_id, variant)
+        except NotRegistered as exc:
+            raise Problem(404, str(exc)) from exc
         except OSError as exc:
             raise of_disk(exc) from exc
         shown = Model.of(done.model, done.manifest)

@@ -24,6 +24,7 @@ from streamfleet_api.sampling_presets import in_our_words
 from streamfleet_core.protocol import sampling
 from streamfleet_core.protocol.hosts import host_of
 from streamfleet_core.protocol.limits import (
+    BOARD_PATTERN,
     ID_PATTERN,
     LABEL_VALUE_PATTERN,
     MAX_BATCH,
@@ -46,6 +47,7 @@ from streamfleet_core.protocol.limits import (
     MAX_SELECTOR,
     MAX_SINKS,
     MAX_SOURCES,
+    MAX_SPEEDUP,
     MAX_STAGE_DELAY,
     MAX_STAGE_OBJECTS,
     MAX_STAGES,
@@ -54,7 +56,9 @@ from streamfleet_core.protocol.limits import (
     MAX_TOKEN_TTL,
     MIN_PIXELS,
     MODEL_ID_PATTERN,
+    PRECISION_PATTERN,
     PROPERTY_PATTERN,
+    PROVIDER_PATTERN,
     REFERENCE_PATTERN,
     SHA256_PATTERN,
     SHORT_TEXT_PATTERN,
@@ -596,3 +600,20 @@ class ModelRequest(Body):
     """The names of the classes. Null: those in the file."""
     replace: bool = False
     """Required to replace different content under an existing id."""
+
+
+class VariantRequest(Body):
+    """Another file of a registered model, for one kind of board."""
+
+    weights: Digest
+    """The sha256 of the ONNX file, an uploaded blob. Its inputs and outputs are the model's."""
+    board: Annotated[str, Field(pattern=schema_pattern(BOARD_PATTERN))]
+    """The kind of board, as devices report it. It replaces a variant for the same board."""
+    provider: Annotated[str, Field(pattern=schema_pattern(PROVIDER_PATTERN))]
+    """What must run it, as ONNX Runtime names it. On a device where models run on another, it is not used."""
+    precision: Annotated[str, Field(pattern=schema_pattern(PRECISION_PATTERN))]
+    """Its name for people, as `int8`."""
+    speedup: Annotated[float, Field(gt=0, le=MAX_SPEEDUP)]
+    """The time of one inference of the model, divided by that of the variant, as measured on the board."""
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    """The share of boxes that both find, with the same class, on pictures it was not calibrated with."""

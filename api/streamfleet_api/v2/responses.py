@@ -45,6 +45,7 @@ from streamfleet_core.protocol.values import (
     Stage,
     Task,
     Tracker,
+    Variant,
     Weights,
 )
 
@@ -333,6 +334,8 @@ class Device(Answer):
     """Available bytes of it."""
     clock_offset: float | None
     """Seconds that its clock is ahead of the clock of this api."""
+    board: str | None
+    """Its kind: devices with the same name run the same variants of models. Null: unknown."""
     missing_accelerator: MissingAccelerator | None
     """Why its models do not run on an accelerator that it should have. Null: they do, or it has none."""
     age: float | None
@@ -365,6 +368,7 @@ class Device(Answer):
             disk=stat.disk or None if stat else None,
             disk_available=stat.disk_available if stat and stat.disk else None,
             clock_offset=offset,
+            board=stat.board or None if stat else None,
             missing_accelerator=stat.missing_accelerator if stat else None,
             age=round(seen.age, 3) if seen else None,
         )
@@ -427,6 +431,8 @@ class Model(Answer):
     input_width: int | None
     input_height: int | None
     weights: Weights | None
+    variants: list[Variant] | None
+    """Files that devices with certain boards run in place of `weights`."""
 
     @classmethod
     def of(cls, model: ModelRef, manifest: Manifest | None) -> Model:
@@ -441,6 +447,7 @@ class Model(Answer):
             input_width=manifest.input_width if manifest else None,
             input_height=manifest.input_height if manifest else None,
             weights=manifest.weights if manifest else None,
+            variants=list(manifest.variants) if manifest else None,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_FILE = 2 * 1024**3  # bytes: the limit of a protobuf message
@@ -32,6 +33,17 @@ class Port:
     def __str__(self) -> str:
         dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
         return f"{self.name!r} {self.dtype} ({dims})"
+
+
+def fit_together(expected: Sequence[Port], got: Sequence[Port]) -> bool:
+    """Whether ports have the same names and types, and sizes that can be the same."""
+    return len(expected) == len(got) and all(
+        one.name == other.name
+        and one.dtype == other.dtype
+        and len(one.shape) == len(other.shape)
+        and all(None in pair or pair[0] == pair[1] for pair in zip(one.shape, other.shape, strict=True))
+        for one, other in zip(expected, got, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

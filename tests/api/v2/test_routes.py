@@ -81,6 +81,8 @@ def test_devices_are_listed_with_their_engines(http: httpx.Client, peer: Peer) -
         "restarts": 0,
         "activity": "",
         "batching": None,
+        "variant": "",
+        "variant_trouble": "",
         "provider": "CPUExecutionProvider",
         "missing_accelerator": {"reason": "no kernels for this GPU", "remedy": "another wheel"},
     }
@@ -211,6 +213,7 @@ def test_one_device_is_shown_with_what_it_told_last(http: httpx.Client, peer: Pe
             gpu_power_watts=9.25,
             disk=2**40,
             disk_available=2**30,
+            board="AMD EPYC, avx512_vnni",
         )
     )
 
@@ -222,6 +225,7 @@ def test_one_device_is_shown_with_what_it_told_last(http: httpx.Client, peer: Pe
     assert [silent[name] for name in (*figures, *sensors, "disk", "clock_offset")] == [None] * 11
     assert [told[name] for name in sensors] == [61.5, True, "too hot", 0.5, 9.25]
     assert (told["disk"], told["disk_available"]) == (2**40, 2**30)
+    assert (silent["board"], told["board"]) == (None, "AMD EPYC, avx512_vnni")
     assert told["clock_offset"] == pytest.approx(-time.time(), abs=PATIENCE)  # its clock shows 1970
     assert [told[name] for name in figures] == [4, 0.5, 2**33, 2**32]
     assert told["labels"] == {"site": "a"}

@@ -91,6 +91,8 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
         yield _line("memory", memory)
     if entry.disk:
         yield _line("disk", f"{size(entry.disk_available or 0)} of {size(entry.disk)} available")
+    if entry.board:
+        yield _line("board", entry.board)
     if heat := _heat(entry):
         yield _line("heat", heat)
     if gpu := _gpu(entry):
@@ -113,7 +115,10 @@ def _engines(entry: Device, models: dict[str, str]) -> Iterator[str]:
         restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
         why = "".join(f": {text}" for text in (engine.reason, engine.activity) if text)
         where = f" on {runs_on(engine.provider)}" if engine.provider else ""
+        where += f" ({engine.variant})" if engine.variant else ""
         yield _line("model", f"{name} {engine.state}{where}, {engine.inferences} inferences{restarts}{why}")
+        if engine.variant_trouble:
+            yield _line("", f"not its variant for this board: {engine.variant_trouble}")
         if engine.batching is not None:
             yield _line("", _batching(engine.batching))
 
