@@ -35,7 +35,8 @@ from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
 from streamfleet_worker.video.detection.tracker import Tracker
 from streamfleet_worker.video.frame import Image
-from streamfleet_worker.video.outputs.prediction import Names, Origin, describe, to_json, to_msgpack
+from streamfleet_worker.video.outputs.encoding import to_json, to_msgpack
+from streamfleet_worker.video.outputs.prediction import Names, Origin, describe
 from streamfleet_worker.video.sources.open_source import open_source
 from tests.fakes.package_tracker import PackageTracker
 from tests.fakes.ports_and_folders import short_folder

@@ -116,6 +116,9 @@ DecoderChoice = Literal["auto", "software", "nv", "va", "gst"]
 # Whose frames a busy device infers first.
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)  # the highest first
+# How predictions have masks: as the outline of the largest part, or exactly, in COCO's run lengths.
+MaskFormat = Literal["polygon", "rle"]
+MASK_FORMATS: tuple[MaskFormat, ...] = get_args(MaskFormat)
 
 T = TypeVar("T")
 
@@ -297,6 +300,7 @@ class PipelineSpec:
     sampling: Sampling | None = None  # None: no samples
     priority: Priority = "normal"
     stages: Annotated[tuple[Stage, ...], Meta(max_length=MAX_STAGES)] = ()
+    mask_format: MaskFormat = "polygon"
 
     def can_update_to(self, other: PipelineSpec) -> bool:
         """Whether a run of one spec can be updated to the other without a restart."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.status import SampleStat
-from streamfleet_core.protocol.values import UdpSink
+from streamfleet_core.protocol.values import MaskFormat, UdpSink
 from streamfleet_worker.camera.stages.nested_findings import Nested
 from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.ipc.fence import Fence, boot_time
@@ -22,16 +22,8 @@ from streamfleet_worker.sampling.sampler import Destination, Sampler
 from streamfleet_worker.video.detection.findings import Findings
 from streamfleet_worker.video.detection.letterbox import Geometry
 from streamfleet_worker.video.frame import Picture, Stamp
-from streamfleet_worker.video.outputs.prediction import (
-    Document,
-    Encoded,
-    Names,
-    Origin,
-    describe,
-    nest,
-    to_json,
-    to_msgpack,
-)
+from streamfleet_worker.video.outputs.encoding import Encoded, to_json, to_msgpack
+from streamfleet_worker.video.outputs.prediction import Document, Names, Origin, describe, nest
 from streamfleet_worker.video.outputs.udp import UdpSender
 
 _PUBLISHER = "publisher"  # as the name of a sink
@@ -119,14 +111,15 @@ class Emitter:
         generation: int,
         picture: Picture | None,
         nested: Nested,
+        mask_format: MaskFormat,
     ) -> DataHeader | None:
         """Send the predictions of a frame to all sinks; None if the fence is closed: then nothing is sent."""
         if self._is_fenced_off():
             return None
         if generation != self._generation:
             self._generation, self._seq = generation, 0
-        document = self._describe(findings, stamp, geometry, source_id)
-        nest(document, nested, self._stage_names)
+        document = self._describe(findings, stamp, geometry, source_id, mask_format)
+        nest(document, nested, self._stage_names, mask_format)
         if self._udp:
             self._send_datagrams(to_json(document).content)
         header = self._send_to_publisher(to_msgpack(document), stamp, source_id)
@@ -193,7 +186,14 @@ class Emitter:
         self._closed = True
         self._sampler.close(_WRITING)
 
-    def _describe(self, findings: Findings, stamp: Stamp, geometry: Geometry, source_id: int) -> Document:
+    def _describe(
+        self,
+        findings: Findings,
+        stamp: Stamp,
+        geometry: Geometry,
+        source_id: int,
+        mask_format: MaskFormat,
+    ) -> Document:
         origin = Origin(
             source_id=source_id,
             frame_id=stamp.frame_id,
@@ -211,6 +211,7 @@ class Emitter:
             width=geometry.frame_width,
             height=geometry.frame_height,
             origin=origin,
+            mask_format=mask_format,
         )
 
     def _send_datagrams(self, datagram: bytes) -> None:

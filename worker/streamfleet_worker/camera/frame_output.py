@@ -106,6 +106,7 @@ class FrameOutput:
                 generation=settings.generation,
                 picture=frame.picture,
                 nested={} if frame.nested is None else frame.nested.close(),
+                mask_format=settings.mask_format,
             )
         if header is None:
             lane.metrics.dropped("fenced")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import DesiredStatus, Manifest, PipelineSpec, Priority
+from streamfleet_core.protocol.values import DesiredStatus, Manifest, MaskFormat, PipelineSpec, Priority
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.detection.postprocess import post_processing
 from streamfleet_worker.video.detection.selection import Selection, selection_of, selection_problem
@@ -21,6 +21,7 @@ class RunSettings:
     selections: tuple[Selection, ...]  # by source
     tracks: bool
     priority: Priority
+    mask_format: MaskFormat
     problem: str = ""  # of what the sources keep, for users
 
     @property
@@ -47,5 +48,6 @@ def settings_of(
         selections=tuple(selection_of(source, manifest.labels) for source in spec.sources),
         tracks=spec.tracker is not None,
         priority=spec.priority,
+        mask_format=spec.mask_format,
         problem=next(filter(None, problems), ""),
     )

@@ -38,7 +38,7 @@ from streamfleet_worker.library.rendering import (
     render_boxes,
 )
 from streamfleet_worker.library.sink_resources import ThrottledWarnings, shared
-from streamfleet_worker.video.outputs.prediction import to_json
+from streamfleet_worker.video.outputs.encoding import to_json
 from streamfleet_worker.video.outputs.udp import UdpSender
 
 logger = logging.getLogger(__name__)

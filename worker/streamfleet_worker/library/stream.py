@@ -23,7 +23,8 @@ from streamfleet_worker.library.pipeline import Hook, InferencePipeline
 from streamfleet_worker.library.settings import Settings, current_settings
 from streamfleet_worker.library.video_source import SourceProperties
 from streamfleet_worker.video.frame import Image
-from streamfleet_worker.video.outputs.prediction import Document, to_json
+from streamfleet_worker.video.outputs.encoding import to_json
+from streamfleet_worker.video.outputs.prediction import Document
 from streamfleet_worker.video.outputs.udp import UdpSender
 
 logger = logging.getLogger(__name__)

@@ -1,56 +1,36 @@
-"""The predictions document: the original's keys, in its order, in every size."""
+"""The predictions document: the original's keys, in its order, for each task."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 
-import msgpack
 import numpy as np
 import pytest
 import supervision as sv
 
-from streamfleet_core.protocol.limits import MAX_DATA_BODY
-from streamfleet_worker.video.outputs.prediction import (
-    MAX_DATAGRAM,
-    Names,
-    Origin,
-    describe,
-    describe_picture,
-    to_json,
-    to_msgpack,
+from streamfleet_core.protocol.values import MaskFormat
+from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS
+from streamfleet_worker.video.detection.masks import BoxMask
+from streamfleet_worker.video.outputs.encoding import to_json
+from streamfleet_worker.video.outputs.prediction import MAX_POINTS, Names, describe
+from tests.fakes.findings import (
+    HEIGHT,
+    LABELS,
+    ORIGIN,
+    WIDTH,
+    blob,
+    classified,
+    column,
+    dense,
+    document,
+    found,
+    oriented,
+    posed,
+    segmented,
 )
-from tests.fakes.detections_columns import scores
-
-LABELS = ("car", "person")
-ORIGIN = Origin(
-    source_id=0,
-    frame_id=12,
-    decoded_at=1_760_000_000.25,
-    emitted_at=1_760_000_000.5,
-    pipeline_id="pipeline-1",
-    device="device-1",
-    generation=3,
-    incarnation=2,
-    seq=11,
-)
-
-
-def detections(count: int, *, tracked: bool = False) -> sv.Detections:
-    """Boxes at odd places, the most confident not first."""
-    chance = np.random.default_rng(count)
-    corner = chance.uniform(0, 1000, (count, 2))
-    return sv.Detections(
-        xyxy=np.hstack([corner, corner + chance.uniform(5, 50, (count, 2))]).astype(np.float32),
-        confidence=chance.uniform(0.3, 1, count).astype(np.float32),
-        class_id=chance.integers(0, 2, count),
-        tracker_id=np.arange(count) + 100 if tracked else None,
-    )
-
-
-def document(of: sv.Detections) -> dict:
-    return describe(of, names=Names(LABELS), width=1920, height=1080, origin=ORIGIN)
 
 
 def test_the_bytes_are_the_originals() -> None:
@@ -76,15 +56,6 @@ def test_the_bytes_are_the_originals() -> None:
     )
 
 
-@pytest.mark.parametrize("label", ["car", 'a "b": [1,2], {}', "back\\slash\t", "Fußgänger"])
-def test_it_is_what_python_writes(label: str) -> None:
-    whole = describe(detections(7), names=Names([label] * 80), width=426, height=240, origin=ORIGIN)
-
-    assert to_json(whole).content == json.dumps(whole).encode()
-    assert to_json(whole, compact=True).content == json.dumps(whole, separators=(",", ":")).encode()
-    assert to_msgpack(whole).content == msgpack.packb(whole)
-
-
 def test_an_empty_scene_is_sent_as_such() -> None:
     encoded = to_json(document(sv.Detections.empty()))
 
@@ -92,7 +63,7 @@ def test_an_empty_scene_is_sent_as_such() -> None:
 
 
 def test_a_tracker_id_stands_before_the_detection_id() -> None:
-    (prediction,) = document(detections(1, tracked=True))["predictions"]
+    (prediction,) = document(found(1, tracked=True))["predictions"]
 
     assert list(prediction) == [
         *("x", "y", "width", "height", "confidence", "class", "class_id", "tracker_id", "detection_id")
@@ -100,109 +71,153 @@ def test_a_tracker_id_stands_before_the_detection_id() -> None:
     assert prediction["tracker_id"] == 100
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, 300, 3000])
-@pytest.mark.parametrize("tracked", [False, True])
-def test_supervision_reads_either_form_back(count: int, tracked: bool) -> None:
-    sent = detections(count, tracked=tracked)
-    whole = document(sent)
-
-    for encoded, read, limit in (
-        (to_json(whole), json.loads, MAX_DATAGRAM),
-        (to_msgpack(whole), msgpack.unpackb, MAX_DATA_BODY),
-    ):
-        came = read(encoded.content)
-        back = sv.Detections.from_inference(came)
-
-        assert len(encoded.content) <= limit
-        assert len(back) == count - encoded.truncated
-        assert came["inference_metadata"].get("truncated", 0) == encoded.truncated
-        if count and not encoded.truncated:
-            np.testing.assert_allclose(back.xyxy, sent.xyxy, atol=0.2)
-            np.testing.assert_allclose(scores(back), scores(sent), atol=0.001)
-            np.testing.assert_array_equal(back.class_id, sent.class_id)
-
-
-def test_three_hundred_fit_into_a_datagram_with_shorter_numbers() -> None:
-    encoded = to_json(document(detections(300)))
-
-    assert encoded.truncated == 0
-    assert len(encoded.content) <= MAX_DATAGRAM
-    assert max(len(str(one["x"])) for one in json.loads(encoded.content)["predictions"]) <= 6
-
-
-def test_nothing_is_left_out_if_shorter_numbers_fit_exactly() -> None:
-    whole = document(detections(300))
-    size = len(to_json(whole).content)
-
-    exact, less = to_json(whole, size), to_json(whole, size - 1)
-
-    assert (exact.truncated, len(exact.content)) == (0, size)
-    assert less.truncated == 1
-
-
-def test_of_too_many_the_most_confident_are_sent_in_their_order() -> None:
-    sent = detections(3000)
-
-    encoded = to_json(document(sent))
-
-    kept = 3000 - encoded.truncated
-    came = [one["confidence"] for one in json.loads(encoded.content)["predictions"]]
-    least = np.sort(scores(sent))[-kept]
-    expected = [round(float(one), 3) for one in scores(sent) if one >= least]
-    assert encoded.truncated > 2000
-    assert came == pytest.approx(expected, abs=0.0011)
-    # Nothing is left out that had room: less than one prediction's bytes are free.
-    assert MAX_DATAGRAM - len(encoded.content) < 250
-
-
-def test_a_document_without_metadata_tells_beside_its_predictions_what_is_missing() -> None:
-    whole = {
-        "frame_id": 7,
-        **describe_picture(detections(3000, tracked=True), names=Names(LABELS), width=1920, height=1080),
-    }
-
-    encoded = to_json(whole, compact=True)
-
-    came = json.loads(encoded.content)
-    assert list(came) == ["frame_id", "image", "predictions", "truncated"]
-    assert len(came["predictions"]) + came["truncated"] == 3000
-    assert MAX_DATAGRAM - 250 < len(encoded.content) <= MAX_DATAGRAM
-    assert b'", "' not in encoded.content
-    assert len(sv.Detections.from_inference(came)) == len(came["predictions"])
-
-
-@pytest.mark.parametrize("compact", [False, True])
-@pytest.mark.parametrize("limit", [400, 900, 5_000, 65_507])
-def test_whatever_the_limit_it_is_kept_and_every_byte_of_it_used(compact: bool, limit: int) -> None:
-    whole = document(detections(600))
-
-    encoded = to_json(whole, limit, compact=compact)
-
-    came = json.loads(encoded.content)
-    assert len(encoded.content) <= limit
-    assert limit - len(encoded.content) < 250
-    assert len(came["predictions"]) + encoded.truncated == 600
-    assert came["inference_metadata"]["truncated"] == encoded.truncated
-
-
-def test_predictions_of_another_task_are_cut_too() -> None:
-    labels = [{"class": f"label {number}", "class_id": number, "confidence": 0.5} for number in range(3000)]
-
-    encoded = to_json({"predictions": labels, "top": "label 0"})
-
-    came = json.loads(encoded.content)
-    assert encoded.truncated == came["truncated"] == 3000 - len(came["predictions"]) > 0
-
-
-def test_a_body_for_the_data_plane_is_bounded_too() -> None:
-    encoded = to_msgpack(document(detections(9000)))
-
-    assert encoded.truncated > 0
-    assert MAX_DATA_BODY - 250 < len(encoded.content) <= MAX_DATA_BODY
-
-
 def test_every_detection_has_an_id_of_its_own() -> None:
-    names = [one["detection_id"] for one in document(detections(2000))["predictions"]]
+    names = [one["detection_id"] for one in document(found(2000))["predictions"]]
 
     assert len(set(names)) == 2000
     assert {(uuid.UUID(name).version, uuid.UUID(name).variant) for name in names} == {(4, uuid.RFC_4122)}
+
+
+# the other tasks
+
+KEYS = [*("x", "y", "width", "height", "confidence", "class", "class_id", "tracker_id", "detection_id")]
+
+
+@pytest.mark.parametrize(
+    ("make", "mask_format", "further"),
+    [
+        (segmented, "polygon", ["points", "mask_format"]),
+        (segmented, "rle", ["rle", "mask_format"]),
+        (posed, "polygon", ["keypoints"]),
+        (oriented, "polygon", ["points", "rotation"]),
+    ],
+)
+def test_each_task_adds_its_keys_after_those_of_boxes(
+    make: Callable[..., sv.Detections], mask_format: MaskFormat, further: list[str]
+) -> None:
+    (prediction,) = document(make(1, tracked=True), mask_format=mask_format)["predictions"]
+
+    assert list(prediction) == [*KEYS, *further]
+    assert prediction.get("mask_format", mask_format) == mask_format
+
+
+@pytest.mark.parametrize(("mask_format", "least_shared"), [("polygon", 0.98), ("rle", 1)])
+def test_supervision_reads_the_masks_of_either_format(mask_format: str, least_shared: float) -> None:
+    sent = segmented(5, size=400)
+
+    back = sv.Detections.from_inference(document(sent, mask_format=mask_format))
+
+    assert back.mask is not None
+    for mask, read in zip(sent.data[MASKS], np.asarray(back.mask), strict=True):
+        whole = dense(mask)
+        assert (whole & read).sum() / (whole | read).sum() >= least_shared
+
+
+def test_a_polygon_has_a_bounded_number_of_whole_pixels() -> None:
+    ragged = np.random.default_rng(1).integers(0, 2, (900, 1500)).astype(np.uint8)
+    ragged[10:-10, 10:-10] = 1
+    mask = BoxMask(100, 50, ragged)
+    one = found(1)
+    one.data[MASKS] = column(mask)
+
+    (prediction,) = document(one)["predictions"]
+
+    assert len(mask.polygon()) > MAX_POINTS
+    assert 100 < len(prediction["points"]) <= MAX_POINTS
+    assert {type(value) for point in prediction["points"] for value in point.values()} == {int}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1)])
+def test_a_mask_of_a_pixel_or_a_row_is_a_polygon_that_supervision_reads(size: tuple[int, int]) -> None:
+    thin = BoxMask(20, 30, np.ones(size, np.uint8))
+    both = found(2)
+    both.data[MASKS] = column(thin, blob(100, 100, 60, 60))
+
+    back = sv.Detections.from_inference(document(both))
+
+    assert back.mask is not None
+    np.testing.assert_array_equal(back.mask[0], dense(thin))
+
+
+def test_an_empty_mask_has_no_points_and_a_full_one_the_corners_of_the_frame() -> None:
+    both = found(2)
+    empty, full = np.zeros((9, 9), np.uint8), np.ones((HEIGHT, WIDTH), np.uint8)
+    both.data[MASKS] = column(BoxMask(5, 5, empty), BoxMask(0, 0, full))
+
+    polygons = document(both)["predictions"]
+    runs = [one["rle"] for one in document(both, mask_format="rle")["predictions"]]
+
+    assert [len(one["points"]) for one in polygons] == [0, 4]
+    assert [rle["size"] for rle in runs] == [[HEIGHT, WIDTH]] * 2
+    sums = [sv.rle_to_mask(rle["counts"], (WIDTH, HEIGHT)).sum() for rle in runs]
+    assert sums == [0, WIDTH * HEIGHT]
+
+
+def test_key_points_have_the_names_of_the_model_and_supervision_reads_them() -> None:
+    sent = posed(3, points=2)
+    whole = describe(sent, names=Names(LABELS, ("head", "tail")), width=WIDTH, height=HEIGHT, origin=ORIGIN)
+
+    back = sv.KeyPoints.from_inference(whole)
+
+    keypoints = whole["predictions"][0]["keypoints"]
+    assert list(keypoints[0]) == ["x", "y", "confidence", "class_id", "class"]
+    assert [(one["class_id"], one["class"]) for one in keypoints] == [(0, "head"), (1, "tail")]
+    np.testing.assert_allclose(back.xy, np.asarray(sent.data[KEYPOINTS])[:, :, :2], rtol=1e-6)
+    assert back.keypoint_confidence is not None
+    np.testing.assert_allclose(back.keypoint_confidence, np.asarray(sent.data[KEYPOINTS])[:, :, 2], rtol=1e-6)
+
+
+def test_key_points_without_names_are_numbered() -> None:
+    (prediction,) = document(posed(1, points=512))["predictions"]
+
+    assert [one["class"] for one in prediction["keypoints"]] == [str(number) for number in range(512)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_numbers_of_a_broken_model_are_numbers_that_json_has(value: float) -> None:
+    one, other = posed(1), oriented(1)
+    np.asarray(one.data[KEYPOINTS])[0, 3] = value
+    np.asarray(other.data[CORNERS])[0, 1] = value
+
+    for of, key in ((one, "keypoints"), (other, "points")):
+        (read,) = json.loads(to_json(document(of)).content)["predictions"]
+        assert all(abs(point[axis]) <= 1e6 for point in read[key] for axis in ("x", "y"))
+
+
+@pytest.mark.parametrize(
+    ("corners", "rotation"),
+    [
+        ([(60, 40), (60, 20), (20, 20), (20, 40)], 0),  # its width lies across
+        ([(10, 60), (30, 60), (30, 20), (10, 20)], 90),
+        ([(20, 30), (30, 20), (10, 0), (0, 10)], 45),
+        ([(20, 0), (10, -10), (-10, 10), (0, 20)], 135),
+    ],
+)
+def test_an_oriented_box_has_its_corners_and_its_angle(
+    corners: list[tuple[float, float]], rotation: float
+) -> None:
+    one = found(1)
+    one.data[CORNERS] = np.array([corners], np.float32)
+
+    (prediction,) = document(one)["predictions"]
+
+    assert [(point["x"], point["y"]) for point in prediction["points"]] == corners
+    assert prediction["rotation"] == pytest.approx(rotation)
+
+
+def test_an_oriented_box_is_read_as_the_box_around_it() -> None:
+    sent = oriented(4, size=300)
+
+    back = sv.Detections.from_inference(document(sent))
+
+    np.testing.assert_allclose(back.xyxy, sent.xyxy, atol=0.01)
+    assert back.mask is not None
+
+
+def test_a_picture_has_its_classes_and_the_top_one() -> None:
+    whole = document(classified(3))
+
+    assert list(whole) == ["image", "predictions", "top", "confidence", "inference_metadata"]
+    assert [one["class"] for one in whole["predictions"]] == ["car", "person", "label 2"]
+    assert list(whole["predictions"][0]) == ["class", "class_id", "confidence"]
+    assert (whole["top"], whole["confidence"]) == ("car", pytest.approx(0.9))

@@ -1,45 +1,45 @@
-"""The predictions of one frame as they are sent: Roboflow's object, as JSON and as msgpack.
+"""The predictions of one frame as they are sent: Roboflow's object. `encoding` writes it.
 
-A document that is too large is written with shorter numbers, then without its least confident predictions.
-`inference_metadata.truncated` counts the missing ones; without that object, `truncated` at the top level
-does.
+Each task adds its keys where Roboflow's models of responses have them, after `detection_id`:
+
+    segment    points, mask_format: "polygon"; or rle, mask_format: "rle"
+    pose       keypoints
+    obb        points of the four corners, rotation; Roboflow has no oriented boxes
+    classify   no boxes, but top and confidence beside `predictions`
+
+Source: inference/core/entities/responses in github.com/roboflow/inference.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import msgspec
+import numpy as np
+import numpy.typing as npt
 import supervision as sv
 
-from streamfleet_core.protocol.limits import MAX_DATA_BODY
-from streamfleet_worker.video.detection.findings import Findings
+from streamfleet_core.protocol.values import MaskFormat
+from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS, Findings, data_of
+from streamfleet_worker.video.detection.masks import BoxMask
+from streamfleet_worker.video.outputs.outlines import outline_of
+from streamfleet_worker.video.outputs.rle import rle_of
 
-MAX_DATAGRAM = 65_507  # bytes, the limit of UDP over IPv4
+MAX_POINTS = 512  # of a polygon
 
-_SMALLEST = 130  # bytes of the smallest detection
-_SLACK = 8  # bytes
-_DIGITS = {"x": 1, "y": 1, "width": 1, "height": 1, "confidence": 3}  # decimals, if space is short
+_POINTS = 20_000  # of all polygons of a frame: more would hold up its camera
+_FEW_POINTS = 16  # which a polygon may have in any case
+_FARTHEST = 1e6  # pixels; the corners of a box that is turned may lie outside of the frame
 
 _UUID = struct.Struct("8s4s4s4s12s")  # the digits between its hyphens
 _VERSION = bytes(0x40 | octet & 0x0F for octet in range(256))
 _VARIANT = bytes(0x80 | octet & 0x3F for octet in range(256))
 
 Document = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """An encoded document."""
-
-    content: bytes
-    truncated: int  # predictions that were left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +65,18 @@ class Names:
     keypoints: Sequence[str] = ()  # of an object
 
 
-def describe(findings: Findings, *, names: Names, width: int, height: int, origin: Origin) -> Document:
+def describe(
+    findings: Findings,
+    *,
+    names: Names,
+    width: int,
+    height: int,
+    origin: Origin,
+    mask_format: MaskFormat = "polygon",
+) -> Document:
     """The document of one frame of this size in pixels, with its keys in Roboflow's order."""
     return {
-        **describe_picture(findings, names=names, width=width, height=height),
+        **describe_picture(findings, names=names, width=width, height=height, mask_format=mask_format),
         "inference_metadata": {
             "source_id": origin.source_id,
             "frame_id": origin.frame_id,
@@ -83,16 +91,26 @@ def describe(findings: Findings, *, names: Names, width: int, height: int, origi
     }
 
 
-def describe_picture(findings: Findings, *, names: Names, width: int, height: int) -> Document:
+def describe_picture(
+    findings: Findings, *, names: Names, width: int, height: int, mask_format: MaskFormat = "polygon"
+) -> Document:
     """The part of the document that depends only on the picture and its size in pixels."""
     image = {"width": width, "height": height}
     if isinstance(findings, sv.Classifications):
         return {"image": image, **_classes(findings, names)}
-    return {"image": image, "predictions": _predictions(findings, names)}
+    predictions = _predictions(findings, names)
+    if predictions and findings.data:
+        shapes = _Shapes(names, width=width, height=height, mask_format=mask_format)
+        for prediction, further in zip(predictions, shapes.of(findings), strict=True):
+            prediction.update(further)
+    return {"image": image, "predictions": predictions}
 
 
 def nest(
-    document: Document, nested: Mapping[int, Mapping[str, Findings]], names: Mapping[str, Names]
+    document: Document,
+    nested: Mapping[int, Mapping[str, Findings]],
+    names: Mapping[str, Names],
+    mask_format: MaskFormat = "polygon",
 ) -> None:
     """Add what stages have found in objects to the predictions of the objects, under `stages`.
 
@@ -100,80 +118,16 @@ def nest(
     """
     image = document["image"]
     for index, stages in nested.items():
-        document["predictions"][index]["stages"] = {
-            name: {
-                key: value
-                for key, value in describe_picture(
-                    findings, names=names[name], width=image["width"], height=image["height"]
-                ).items()
-                if key != "image"
-            }
-            for name, findings in stages.items()
-        }
-
-
-def to_json(document: Document, limit: int = MAX_DATAGRAM, *, compact: bool = False) -> Encoded:
-    """Encode as Python's `json` does, or compact without spaces. At most `limit` bytes."""
-
-    def encode(value: Any) -> bytes:
-        content = msgspec.json.encode(value)
-        if not content.isascii():  # Python escapes other characters, msgspec does not
-            return json.dumps(value, separators=separators).encode()
-        return content if compact else msgspec.json.format(content, indent=0)
-
-    separators = (",", ":") if compact else (", ", ": ")
-    if len(document["predictions"]) <= limit // _SMALLEST:  # more never fit
-        content = encode(document)
-        if len(content) > limit:
-            short = [_shortened(prediction) for prediction in document["predictions"]]
-            content = encode({**document, "predictions": short})
-        if len(content) <= limit:
-            return Encoded(content, 0)
-    return _fit(document, limit, encode, shorten=_shortened, separator=len(separators[0]))
-
-
-def to_msgpack(document: Document, limit: int = MAX_DATA_BODY) -> Encoded:
-    """Encode the same object for the data plane. At most `limit` bytes."""
-    content = msgspec.msgpack.encode(document)
-    if len(content) <= limit:
-        return Encoded(content, 0)
-    return _fit(document, limit, msgspec.msgpack.encode, shorten=dict, separator=0)
-
-
-def _fit(
-    document: Document,
-    limit: int,
-    encode: Callable[[Any], bytes],
-    *,
-    shorten: Callable[[Document], Document],
-    separator: int,
-) -> Encoded:
-    """Encode the document with shorter predictions and, if needed, without the least confident ones.
-
-    Only predictions that fit are encoded, even if there are thousands.
-    """
-    predictions = document["predictions"]
-    # The bytes of everything except the predictions, with the largest possible count of missing ones.
-    room = limit - len(encode(_without(document, [], len(predictions)))) - _SLACK
-    kept: dict[int, Document] = {}
-    for index in sorted(range(len(predictions)), key=lambda at: -predictions[at]["confidence"]):
-        prediction = shorten(predictions[index])
-        room -= len(encode(prediction)) + separator
-        if room < 0:
-            break
-        kept[index] = prediction
-    chosen = [kept[index] for index in sorted(kept)]
-    truncated = len(predictions) - len(chosen)
-    if not truncated:
-        return Encoded(encode({**document, "predictions": chosen}), 0)
-    return Encoded(encode(_without(document, chosen, truncated)), truncated)
-
-
-def _without(document: Document, chosen: list[Document], truncated: int) -> Document:
-    rest = {**document, "predictions": chosen}
-    if "inference_metadata" not in document:
-        return {**rest, "truncated": truncated}
-    return {**rest, "inference_metadata": {**document["inference_metadata"], "truncated": truncated}}
+        found = document["predictions"][index]["stages"] = {}
+        for name, findings in stages.items():
+            found[name] = describe_picture(
+                findings,
+                names=names[name],
+                width=image["width"],
+                height=image["height"],
+                mask_format=mask_format,
+            )
+            del found[name]["image"]
 
 
 def _classes(found: sv.Classifications, names: Names) -> Document:
@@ -198,7 +152,7 @@ def _predictions(detections: sv.Detections, names: Names) -> list[Document]:
     assert detections.class_id is not None
     confidences, classes = detections.confidence.tolist(), detections.class_id.tolist()
     ids = [None] * count if detections.tracker_id is None else detections.tracker_id.tolist()
-    predictions = []
+    predictions, labels = [], names.classes
     # For the few boxes of a frame, a loop is faster than NumPy.
     for (left, top, right, bottom), confidence, kind, tracker_id, name in zip(
         detections.xyxy.tolist(), confidences, classes, ids, _detection_ids(count), strict=True
@@ -209,7 +163,7 @@ def _predictions(detections: sv.Detections, names: Names) -> list[Document]:
             "width": right - left,
             "height": bottom - top,
             "confidence": confidence,
-            "class": names.classes[kind],
+            "class": labels[kind],
             "class_id": kind,
         }
         if tracker_id is not None:
@@ -228,10 +182,63 @@ def _detection_ids(count: int) -> list[str]:
     return [b"-".join(groups).decode() for groups in _UUID.iter_unpack(octets.hex().encode())]
 
 
-def _shortened(prediction: Document) -> Document:
-    """Round to a tenth of a pixel and a thousandth of confidence: finer than the precision of any model."""
-    short = {key: round(prediction[key], digits) for key, digits in _DIGITS.items() if key in prediction}
-    return {**prediction, **short}
+class _Shapes:
+    """What the task of a model adds to the predictions of a frame."""
+
+    def __init__(self, names: Names, *, width: int, height: int, mask_format: MaskFormat) -> None:
+        self._names = names
+        self._width, self._height = width, height
+        self._mask_format = mask_format
+
+    def of(self, detections: sv.Detections) -> Iterator[Document]:
+        """The further keys of each detection."""
+        masks, keypoints = data_of(detections, MASKS), data_of(detections, KEYPOINTS)
+        corners = data_of(detections, CORNERS)
+        if masks is not None:
+            most = min(MAX_POINTS, max(_FEW_POINTS, _POINTS // len(masks)))
+            return (self._mask(mask, most) for mask in masks)
+        if keypoints is not None:
+            return map(self._keypoints, _finite(keypoints).tolist())
+        if corners is not None:
+            return map(_oriented, _finite(corners))
+        return ({} for _ in range(len(detections)))
+
+    def _mask(self, mask: BoxMask, most: int) -> Document:
+        if self._mask_format == "rle":
+            counts = rle_of(mask, width=self._width, height=self._height)
+            return {"rle": {"size": [self._height, self._width], "counts": counts}, "mask_format": "rle"}
+        return {"points": points_of(outline_of(mask, most)), "mask_format": "polygon"}
+
+    def _keypoints(self, keypoints: list[list[float]]) -> Document:
+        return {
+            "keypoints": [
+                {"x": x, "y": y, "confidence": confidence, "class_id": number, "class": name}
+                for number, ((x, y, confidence), name) in enumerate(
+                    zip(keypoints, self._keypoint_names(len(keypoints)), strict=True)
+                )
+            ]
+        }
+
+    def _keypoint_names(self, count: int) -> Sequence[str]:
+        if len(self._names.keypoints) == count:
+            return self._names.keypoints
+        return [str(number) for number in range(count)]
+
+
+def points_of(points: npt.NDArray[Any]) -> list[Document]:
+    """Points (n, 2) as Roboflow has them."""
+    return [{"x": x, "y": y} for x, y in points.tolist()]
+
+
+def _oriented(corners: npt.NDArray[np.float64]) -> Document:
+    """The corners, and how far the width is turned clockwise from level: degrees from 0 to below 180."""
+    across, down = (corners[1] - corners[2]).tolist()
+    return {"points": points_of(corners), "rotation": float(np.degrees(np.arctan2(down, across)) % 180)}
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Numbers that JSON can hold, and readers can compute with."""
+    return np.clip(np.nan_to_num(values.astype(np.float64)), -_FARTHEST, _FARTHEST)
 
 
 def _local_time(at: float) -> str:
