@@ -3,7 +3,8 @@
     <folder>/annotations.json
     <folder>/images/<name>.jpg
 
-The same samples in the same order give the same ids.
+The same samples in the same order give the same ids. COCO has no place for the classes of a whole picture:
+they are `labels` of its image, which has no annotations then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+from streamfleet_core.datasets.coco_shapes import keypoints_of, segmentation_of, skeleton_of
 from streamfleet_core.protocol.picked_sample import Box, Sample
 
 ANNOTATIONS = "annotations.json"
@@ -22,6 +24,7 @@ class Coco:
 
     def __init__(self) -> None:
         self._categories: dict[str, int] = {}  # by name
+        self._keypoints: dict[int, dict[int, str]] = {}  # names by index, by category
         self._images = 0
         self._annotations = 0
 
@@ -35,8 +38,13 @@ class Coco:
     def categories(self) -> list[dict[str, Any]]:
         """The categories of all samples so far: the first model's classes in their order, then others'."""
         return [
-            {"id": number, "name": name, "supercategory": ""} for name, number in self._categories.items()
+            {"id": number, "name": name, "supercategory": "", **self._skeleton(number)}
+            for name, number in self._categories.items()
         ]
+
+    def _skeleton(self, category: int) -> dict[str, Any]:
+        names = self._keypoints.get(category)
+        return {} if names is None else skeleton_of(names)
 
     def _category(self, name: str) -> int:
         return self._categories.setdefault(name, len(self._categories) + 1)
@@ -56,6 +64,21 @@ class Coco:
             "strategy": sample.strategy,
             "tags": list(sample.tags),
             "batch": sample.batch,
+            **self._labels(sample),
+        }
+
+    def _labels(self, sample: Sample) -> dict[str, Any]:
+        if not sample.classes:
+            return {}
+        return {
+            "labels": [
+                {
+                    "category_id": self._category(each.class_name),
+                    "name": each.class_name,
+                    "score": round(each.confidence, 4),
+                }
+                for each in sample.classes
+            ]
         }
 
     def _annotation(self, sample: Sample, box: Box) -> dict[str, Any]:
@@ -63,16 +86,27 @@ class Coco:
         left, right = _within(box.x - box.width / 2, box.x + box.width / 2, sample.width)
         top, bottom = _within(box.y - box.height / 2, box.y + box.height / 2, sample.height)
         width, height = round(right - left, 2), round(bottom - top, 2)
+        shape = segmentation_of(box, width=sample.width, height=sample.height)
         return {
             "id": self._annotations,
             "image_id": self._images,
             "category_id": self._category(box.class_name),
             "bbox": [round(left, 2), round(top, 2), width, height],
-            "area": round(width * height, 2),
+            "area": round(width * height, 2) if shape.area is None else shape.area,
             "iscrowd": 0,
-            "segmentation": [],
+            "segmentation": shape.value,
             "score": round(box.confidence, 4),  # of the model that made the prediction, as in COCO's results
+            **self._keypoints_of(sample, box),
         }
+
+    def _keypoints_of(self, sample: Sample, box: Box) -> dict[str, Any]:
+        if not box.keypoints:
+            return {}
+        names = self._keypoints.setdefault(self._category(box.class_name), {})
+        for point in box.keypoints:
+            names.setdefault(point.class_id, point.class_name)
+        count = max(names) + 1
+        return keypoints_of(box.keypoints, count=count, width=sample.width, height=sample.height)
 
 
 def file_name(sample: Sample) -> str:

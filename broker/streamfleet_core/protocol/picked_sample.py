@@ -9,20 +9,48 @@ import msgspec
 from msgspec import Meta
 from typing_extensions import TypedDict
 
-from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_SIDE, MAX_TAGS
-from streamfleet_core.protocol.prediction import MAX_PREDICTIONS, InferenceMetadata, Picture, Prediction
+from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_KEYPOINTS, MAX_SIDE, MAX_TAGS
+from streamfleet_core.protocol.prediction import (
+    MAX_PREDICTIONS,
+    InferenceMetadata,
+    Picture,
+    Prediction,
+    Rle,
+)
 from streamfleet_core.protocol.sampling import Dataset, Text
-from streamfleet_core.protocol.values import Id
+from streamfleet_core.protocol.values import Finite, Id
+
+_Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
+class Spot(msgspec.Struct, frozen=True):
+    """A point of an outline, a corner or a key point, in pixels of the picture."""
+
+    x: _Number
+    y: _Number
+    confidence: _Number = 0.0  # of a key point
+    class_id: Annotated[int, Meta(ge=0, lt=MAX_KEYPOINTS)] = 0  # of a key point: its index
+    class_name: str = msgspec.field(name="class", default="")  # of a key point
 
 
 class Box(msgspec.Struct, frozen=True):
     """One object of a prediction, in pixels of the picture. Other keys are ignored."""
 
-    x: Annotated[float, Meta(ge=-1e6, le=1e6)]  # of the center
-    y: Annotated[float, Meta(ge=-1e6, le=1e6)]
+    x: _Number  # of the center
+    y: _Number
     width: Annotated[float, Meta(ge=0, le=1e6)]
     height: Annotated[float, Meta(ge=0, le=1e6)]
-    confidence: Annotated[float, Meta(ge=-1e6, le=1e6)]  # 0…1 for regular models
+    confidence: _Number  # 0…1 for regular models
+    class_name: str = msgspec.field(name="class")
+    points: tuple[Spot, ...] = ()  # the outline of its mask, or the corners of an oriented box
+    rle: Rle | None = None  # its mask
+    keypoints: tuple[Spot, ...] = ()
+
+
+class PictureClass(msgspec.Struct, frozen=True):
+    """A class of the whole picture. Other keys are ignored."""
+
+    confidence: _Number  # 0…1 for regular models
     class_name: str = msgspec.field(name="class")
 
 
@@ -30,11 +58,17 @@ class _Boxes(msgspec.Struct, frozen=True):
     predictions: tuple[Box, ...]
 
 
+class _PictureClasses(msgspec.Struct, frozen=True):
+    predictions: tuple[PictureClass, ...]
+
+
 class SamplePrediction(TypedDict, total=False):
     """The predictions of one frame. Other keys are not decoded."""
 
     image: Picture
     predictions: Annotated[list[Prediction], Meta(max_length=MAX_PREDICTIONS)]
+    top: str  # only of a picture that was classified
+    confidence: Finite  # of the top
     inference_metadata: InferenceMetadata
 
 
@@ -58,7 +92,7 @@ class Sample:
     dataset: Dataset
 
     def __post_init__(self) -> None:
-        self.boxes  # noqa: B018 - validates the boxes
+        self.boxes, self.classes  # noqa: B018 - validates them
 
     @property
     def name(self) -> str:
@@ -68,9 +102,16 @@ class Sample:
     @property
     def boxes(self) -> tuple[Box, ...]:
         """The objects of its prediction. Raises: msgspec.ValidationError for an invalid prediction."""
-        if self.prediction is None:
+        if self.prediction is None or "top" in self.prediction:
             return ()
         return msgspec.convert(self.prediction, _Boxes).predictions
+
+    @property
+    def classes(self) -> tuple[PictureClass, ...]:
+        """The classes of the whole picture. Raises: msgspec.ValidationError for an invalid prediction."""
+        if self.prediction is None or "top" not in self.prediction:
+            return ()
+        return msgspec.convert(self.prediction, _PictureClasses).predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +128,23 @@ class Picked:
     @classmethod
     def decode(cls, content: bytes | bytearray) -> Picked:
         """Decode a body. Raises: msgspec.DecodeError, RecursionError."""
+        size = len(msgspec.msgpack.decode(content, type=_Undecoded).sample.prediction)
+        if size > MAX_PREDICTION:
+            raise msgspec.ValidationError(
+                f"expected a prediction of at most {MAX_PREDICTION} bytes, got {size}"
+            )
         return msgspec.msgpack.decode(content, type=cls)
+
+
+class _UndecodedSample(msgspec.Struct, frozen=True):
+    prediction: msgspec.Raw = msgspec.Raw()
+
+
+class _Undecoded(msgspec.Struct, frozen=True):
+    sample: _UndecodedSample
 
 
 PICKED = "application/vnd.msgpack"  # media type of its body
 MAX_PICKED = 16 * 1024**2  # bytes of its body
+# Bytes of its prediction, of which the others are the picture: in memory, each point of an outline is a dict.
+MAX_PREDICTION = 2 * 1024**2
