@@ -20,6 +20,8 @@ class Source(TypedDict):
         consumption: `LAZY` processes the oldest buffered frame next, `EAGER` the newest.
         decoder: `software`, hardware (`nv`, `va`), or `auto`. None: as the worker's `--decoder` says.
         classes: Names of the model's classes. Objects of all others are dropped. None: no object is dropped.
+        region: The corners of a polygon, each x and y from 0 to 1, from the top left of the frame. Objects
+            with the center of their box outside of it are dropped. None: no object is dropped.
 
     Example:
         ```python
@@ -35,6 +37,7 @@ class Source(TypedDict):
     consumption: NotRequired[str | None]
     decoder: NotRequired[str | None]
     classes: NotRequired[Sequence[str] | None]
+    region: NotRequired[Sequence[Sequence[float]] | None]
 
 
 class Sink(TypedDict):

@@ -110,6 +110,8 @@ def _source(source: SourceSpec) -> str:
         how.append(f"decoder {source.decoder}")
     if source.classes is not None:
         how.append(f"classes {', '.join(source.classes)}")
+    if source.region is not None:
+        how.append(f"region {region_text(source.region)}")
     return f"{source.reference} ({', '.join(how)})" if how else str(source.reference)
 
 
@@ -120,6 +122,11 @@ def stages_text(stages: Sequence[Stage]) -> str:
         of = f"@{','.join(stage.classes)}" if stage.classes else ""
         texts.append(f"{stage.name}={stage.model.id}{of}")
     return ", ".join(texts) or "none"
+
+
+def region_text(region: Sequence[tuple[float, float]]) -> str:
+    """The corners of a region, as `--region` takes them."""
+    return " ".join(f"{x:g},{y:g}" for x, y in region)
 
 
 def _sinks(sinks: Sequence[UdpSink]) -> str:

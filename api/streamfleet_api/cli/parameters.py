@@ -10,7 +10,13 @@ from typing import Any
 import click
 
 from streamfleet.defaults import DEFAULT_URL
-from streamfleet_core.protocol.limits import ID_PATTERN, MAX_PORT, MODEL_ID_PATTERN
+from streamfleet_core.protocol.limits import (
+    ID_PATTERN,
+    MAX_CORNERS,
+    MAX_PORT,
+    MIN_CORNERS,
+    MODEL_ID_PATTERN,
+)
 
 NONE = "none"  # the word for an empty list
 DEFAULT = "default"  # the word for what holds when nothing is said
@@ -110,6 +116,28 @@ def _stage(text: str) -> dict[str, Any]:
         raise click.BadParameter(f"expected NAME=MODEL[@CLASS,…], as text=plate-text/1@plate, got {text!r}")
     stage: dict[str, Any] = {"name": name, "model": model}
     return {**stage, "classes": classes.split(",")} if classes else stage
+
+
+def region(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> list[list[float]] | str | None:
+    """The corners of a polygon, or the word for the whole picture."""
+    if text is None or text == DEFAULT:
+        return text
+    try:
+        corners = [[float(part) for part in corner.split(",")] for corner in text.split()]
+    except ValueError:
+        corners = []
+    if not MIN_CORNERS <= len(corners) <= MAX_CORNERS or not all(map(_is_corner, corners)):
+        raise click.BadParameter(
+            f"expected {MIN_CORNERS} to {MAX_CORNERS} corners, each X,Y from 0 to 1, as "
+            f"'0.1,0.2 0.9,0.2 0.5,1'; got {text!r}"
+        )
+    return corners
+
+
+def _is_corner(corner: list[float]) -> bool:
+    return len(corner) == 2 and all(0 <= part <= 1 for part in corner)
 
 
 def references(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[str | int]:

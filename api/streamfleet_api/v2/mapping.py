@@ -99,6 +99,7 @@ def _source(source: str | int | SourceRequest) -> SourceSpec:
         consumption=source.consumption,
         decoder=source.decoder,
         classes=None if source.classes is None else tuple(source.classes),
+        region=None if source.region is None else tuple((x, y) for x, y in source.region),
     )
 
 
@@ -180,6 +181,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
                 "consumption": source.consumption,
                 "decoder": source.decoder,
                 "classes": None if source.classes is None else list(source.classes),
+                "region": None if source.region is None else [list(corner) for corner in source.region],
             }
             for source in spec.sources
         ],

@@ -90,8 +90,9 @@ class PipelineRoutes:
             Endpoint(
                 *("PUT", one, self.put, "put_pipeline", "Create or replace a pipeline", tag),
                 {200: _ONE, 201: _CREATED},
-                "It is idempotent. Thresholds, rates, kept classes, sinks, tracker, labels and `paused` "
-                "change while the pipeline runs; a different model, stage, source or device restarts it.",
+                "It is idempotent. Thresholds, rates, kept classes, regions, sinks, tracker, labels and "
+                "`paused` change while the pipeline runs; a different model, stage, source or device "
+                "restarts it.",
                 body=Content(PipelineRequest),
                 headers=(IF_MATCH,),
                 path_schemas=_ID,
@@ -294,7 +295,7 @@ class PipelineRoutes:
         for number, names in filtered.items():
             for index in unknown_names(names, manifest.labels)[:1]:
                 text = f"Input should be {expected_class(names[index], manifest.labels)}"
-                place = ["body", "sources", number, "classes", index]
+                place = ["body", "sources", number, "source", "classes", index]
                 raise Invalid([{"type": "class", "loc": place, "msg": text, "input": names[index]}])
 
     async def _resolve(self, asked: PipelineRequest) -> Resolved:

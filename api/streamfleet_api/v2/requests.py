@@ -29,6 +29,7 @@ from streamfleet_core.protocol.limits import (
     LABEL_VALUE_PATTERN,
     MAX_BATCH,
     MAX_CLASS_NAME,
+    MAX_CORNERS,
     MAX_DEVICE_INDEX,
     MAX_FINITE,
     MAX_FPS,
@@ -54,6 +55,7 @@ from streamfleet_core.protocol.limits import (
     MAX_STRATEGIES,
     MAX_TAGS,
     MAX_TOKEN_TTL,
+    MIN_CORNERS,
     MIN_PIXELS,
     MODEL_ID_PATTERN,
     PRECISION_PATTERN,
@@ -193,6 +195,21 @@ ClassNames = Annotated[
 ]
 
 
+def _with_area(corners: list[list[float]]) -> list[list[float]]:
+    (x, y), *others = corners
+    sides = [(right - x, down - y) for right, down in others]
+    if all(a * d == b * c for a, b in sides for c, d in sides):
+        text = "Input should be the corners of an area, not of a line"
+        raise PydanticCustomError("region", text)
+    return corners
+
+
+Corner = Annotated[list[Share], Field(min_length=2, max_length=2)]
+Region = Annotated[
+    list[Corner], Field(min_length=MIN_CORNERS, max_length=MAX_CORNERS), AfterValidator(_with_area)
+]
+
+
 class SourceRequest(Body):
     """A video source and how frames are taken from it."""
 
@@ -222,6 +239,11 @@ class SourceRequest(Body):
     """
     classes: ClassNames | None = None
     """Keep only the objects of these classes, by the names that the model has. Null: all."""
+    region: Region | None = None
+    """Keep only the objects with the center of their box in this polygon. Null: all.
+
+    Its corners are `[x, y]` from 0 to 1, as parts of the width and the height, from the top left.
+    """
 
 
 AnySource = Annotated[

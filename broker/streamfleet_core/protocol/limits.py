@@ -40,6 +40,7 @@ MAX_PROPERTIES = 64  # of a source
 MAX_STAGES = 4  # further models, which run on what the first one has found
 MAX_STAGE_OBJECTS = 64  # of a frame, for a stage
 MAX_STAGE_DELAY = 10.0  # seconds that a frame waits for its stages
+MIN_CORNERS, MAX_CORNERS = 3, 32  # of the region of a source
 MAX_DEVICE_INDEX = 2**31 - 1  # of a camera
 MAX_FPS = 10_000
 MAX_OBJECTS = 1_000_000  # candidates or detections of a frame

@@ -21,6 +21,7 @@ from streamfleet_core.protocol.limits import (
     LABEL_VALUE_PATTERN,
     MAX_CLASS_NAME,
     MAX_CLASSES,
+    MAX_CORNERS,
     MAX_DEVICE_INDEX,
     MAX_FINITE,
     MAX_FPS,
@@ -43,6 +44,7 @@ from streamfleet_core.protocol.limits import (
     MAX_STAGES,
     MAX_TENSOR_NAME,
     MAX_VARIANTS,
+    MIN_CORNERS,
     MODEL_ID_PATTERN,
     PRECISION_PATTERN,
     PROPERTY_PATTERN,
@@ -81,6 +83,10 @@ Rate = Annotated[float, Meta(gt=0, le=MAX_FPS)]  # per second
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 ClassName = Annotated[str, Meta(min_length=1, max_length=MAX_CLASS_NAME)]
 ClassNames = Annotated[tuple[ClassName, ...], Meta(min_length=1, max_length=MAX_SELECTED_CLASSES)]
+# The corners of a polygon, as parts of the width and the height of the upright frame, from its top left.
+Region = Annotated[
+    tuple[tuple[Fraction, Fraction], ...], Meta(min_length=MIN_CORNERS, max_length=MAX_CORNERS)
+]
 ObjectCount = Annotated[int, Meta(ge=1, le=MAX_OBJECTS)]
 # Labels of pipelines and devices. A selector is a set of labels that must all match.
 LabelKey = Id
@@ -254,11 +260,13 @@ class SourceSpec:
     decoder: DecoderChoice | None = field(default=None, kw_only=True)
     # The names of the classes whose objects are kept; None: all
     classes: ClassNames | None = field(default=None, kw_only=True)
+    # Only objects with the center of their box in it are kept; None: all
+    region: Region | None = field(default=None, kw_only=True)
 
     @property
     def fixed(self) -> SourceSpec:
         """The source without the fields that can change during a run."""
-        return replace(self, max_fps=None, classes=None)
+        return replace(self, max_fps=None, classes=None, region=None)
 
 
 @dataclass(frozen=True, slots=True)

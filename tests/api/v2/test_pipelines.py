@@ -60,6 +60,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         "consumption": "LAZY",
         "decoder": "nv",
         "classes": ["bolt"],
+        "region": [[0, 0], [1, 0], [0.5, 1]],
     }
 
     answer = http.post(
@@ -112,6 +113,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
                 consumption="LAZY",
                 decoder="nv",
                 classes=("bolt",),
+                region=((0.0, 0.0), (1.0, 0.0), (0.5, 1.0)),
             ),
         ),
         sinks=(UdpSink("127.0.0.1", 9), UdpSink("wall", 10)),
@@ -204,6 +206,16 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
         ({"max_fps": "5"}, ["body", "max_fps"], "number, got '5'"),
         ({"confidence": 1.5}, ["body", "confidence"], "less than or equal to 1, got 1.5"),
         ({"confidence": True}, ["body", "confidence"], "number, got True"),
+        (
+            {"sources": [{"reference": 0, "region": [[0, 0], [0.1, 0.2], [0.5, 1]]}]},
+            ["body", "sources", 0, "source", "region"],
+            "an area, not of a line",
+        ),
+        (
+            {"sources": [{"reference": 0, "region": [[0, 0], [0.1, 0.2], [0.5, 10]]}]},
+            ["body", "sources", 0, "source", "region", 2, 1],
+            "less than or equal to 1, got 10",
+        ),
         ({"tracker": "magic"}, ["body", "tracker"], "'bytetrack', got 'magic'"),
         ({"priority": "urgent"}, ["body", "priority"], "'high', 'normal' or 'low', got 'urgent'"),
         (
@@ -275,7 +287,7 @@ def test_a_class_that_the_model_does_not_have_is_refused_with_the_closest_names(
 
     problem = answer.json()
     assert answer.status_code == 422
-    assert problem["errors"][0]["loc"] == ["body", "sources", 1, "classes", 1]
+    assert problem["errors"][0]["loc"] == ["body", "sources", 1, "source", "classes", 1]
     assert "a class of the model, as 'bolt', got 'bold'" in problem["detail"]
     assert not peer.pipelines
 

@@ -22,6 +22,7 @@ _LABELS = {f"key-{number}": "value" for number in range(limits.MAX_LABELS + 1)}
 _TAGS = [f"tag {number}" for number in range(limits.MAX_TAGS + 1)]
 _CLASSES = [f"class {number}" for number in range(limits.MAX_SELECTED_CLASSES + 1)]
 _PROPERTIES = {f"property_{number}": 1.0 for number in range(limits.MAX_PROPERTIES + 1)}
+_CORNERS = [[number % 2 * 1.0, number / 99] for number in range(limits.MAX_CORNERS + 1)]
 _SOURCE = {"reference": "rtsp://cam/1"}
 _SINK = {"host": "127.0.0.1", "port": 37020}
 _STRATEGY = {"type": "random", "name": "a few", "traffic_percentage": 0.5}
@@ -35,7 +36,7 @@ _STAGE = {"name": "text", "model": "text/1"}
 
 BODY: dict[str, Any] = {
     "model": "parts/1",
-    "sources": [_SOURCE],
+    "sources": [{**_SOURCE, "region": _CORNERS[:3]}],
     "sinks": [_SINK],
     "stages": [_STAGE],
     "sampling": {"dataset": "parts", "strategies": [_STRATEGY], "batching": {}},
@@ -117,6 +118,12 @@ def wire_accepts(value: Any, of: Any) -> bool:
         ("sources.0.classes", ["c" * limits.MAX_CLASS_NAME], ["c" * (limits.MAX_CLASS_NAME + 1)]),
         ("sources.0.classes", ["c"], []),
         ("sources.0.classes", None, [""]),
+        ("sources.0.region", _CORNERS[: limits.MAX_CORNERS], _CORNERS),
+        ("sources.0.region", _CORNERS[: limits.MIN_CORNERS], _CORNERS[: limits.MIN_CORNERS - 1]),
+        ("sources.0.region.0", [0.0, 1.0], [0.0, 1.001]),
+        ("sources.0.region.0", [1.0, 0.0], [-0.001, 0.0]),
+        ("sources.0.region.0", [1.0, 0.0], [1.0]),
+        ("sources.0.region.0", [1.0, 0.0], [1.0, 0.0, 0.0]),
         ("max_fps", float(limits.MAX_FPS), limits.MAX_FPS + 0.5),
         ("max_fps", 0.001, 0.0),
         ("sinks", [_SINK] * limits.MAX_SINKS, [_SINK] * (limits.MAX_SINKS + 1)),

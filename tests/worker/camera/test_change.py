@@ -99,6 +99,24 @@ def test_the_kept_classes_change_between_two_frames_and_unknown_ones_are_told(
     assert report.reason == ""
 
 
+def test_the_region_changes_between_two_frames(stand: ProcessHarness, two_boxes: Manifest) -> None:
+    first, second, _ = two_boxes.labels
+    path = film(stand)
+    right = ((0.3, 0.0), (1.0, 0.0), (1.0, 1.0), (0.3, 1.0))
+    camera = stand.camera(two_boxes, (SourceSpec(path, region=right),), max_fps=PACE)
+
+    after(stand, 16)
+    camera.change(2, sources=(SourceSpec(path, region=((0, 0), (0.3, 0), (0.3, 1), (0, 1))),))
+    after(stand, 16, generation=2)
+    camera.change(3, sources=(SourceSpec(path),), max_fps=None)
+    until_ended(camera)
+
+    assert_whole(stand)
+    assert by_generation(
+        stand.receiver.documents, lambda one: tuple(box["class"] for box in one["predictions"])
+    ) == {1: {(first,)}, 2: {(second,)}, 3: {(first, second)}}
+
+
 def test_a_change_during_a_pause_holds_for_the_frames_that_wait(
     stand: ProcessHarness, two_boxes: Manifest
 ) -> None:

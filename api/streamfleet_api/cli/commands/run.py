@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SINK = "127.0.0.1:37020"  # the default of Roboflow's UdpStream
 
-_OF_SOURCES = ("mode", "decoder", "classes")  # options that apply to each source
+_OF_SOURCES = ("mode", "decoder", "classes", "region")  # options that apply to each source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,6 +86,14 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             callback=parameters.classes,
             show_default=shown_default("all"),
             help="Keep only objects of this class. Repeatable.",
+        ),
+        click.option(
+            "--region",
+            metavar=f"'X,Y X,Y X,Y …'|{DEFAULT}" if changing else "'X,Y X,Y X,Y …'",
+            callback=parameters.region,
+            show_default=shown_default("the whole picture"),
+            help="Keep only objects whose center is in this polygon; 0,0 is the top left and 1,1 the bottom "
+            "right of the picture.",
         ),
         click.option(
             "--sink",

@@ -115,6 +115,7 @@ export function sourceFacts(pipeline) {
 function choices(source) {
   const facts = [];
   if (source?.classes) facts.push(["only", source.classes.join(", ")]);
+  if (source?.region) facts.push(["region", `${source.region.length} corners`]);
   return facts;
 }
 

@@ -330,7 +330,11 @@ def test_status_tells_why_a_pipeline_that_runs_again_was_restarted(
 
 def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: Command, peer: Peer) -> None:
     two = replace(
-        spec(), sources=(SourceSpec("rtsp://cam/1"), SourceSpec("rtsp://cam/2", classes=("bolt", "nut")))
+        spec(),
+        sources=(
+            SourceSpec("rtsp://cam/1"),
+            SourceSpec("rtsp://cam/2", classes=("bolt", "nut"), region=((0, 0), (0.25, 1), (1, 0))),
+        ),
     )
     sinks = (UdpSink("10.0.0.2", 12000),)
     desired = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack", priority="high")
@@ -407,6 +411,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "  source 1    rtsp://cam/2: error",
         "              refused: nobody listens, tried 3 times",
         "              only bolt, nut",
+        "              only in the region 0,0 0.25,1 1,0",
         "  not sent    2 to 10.0.0.2:12000",
         "  2026-11-20 15:04:14  source 0 initialising → running",
         "  2026-11-20 15:05:01  source 1 connection attempt failed: nobody listens, 3 times since 15:04:20",

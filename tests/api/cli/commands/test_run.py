@@ -74,6 +74,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     options += ["--select", "site=hall-1", "--label", "line=3", "--confidence", "0.5", "--iou", "0.2"]
     options += ["--priority", "high", "--class", "bolt", "--class", "lock nut"]
     options += ["--stage", "text=parts/1@bolt,nut", "--stage", "kind=parts/1"]
+    options += ["--region", "0.1,0.2 .9,.2  0.5,1"]
 
     done = run("run", "--id", "door", "--model", "parts/1", *options)
 
@@ -82,10 +83,10 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     assert isinstance(asked, PutPipeline)
     assert (asked.pipeline_id, asked.desired_status, asked.device) == ("door", "pause", "edge-1")
     assert (asked.selector, asked.labels) == ({"site": "hall-1"}, {"line": "3"})
-    kept = ("bolt", "lock nut")
+    kept, region = ("bolt", "lock nut"), ((0.1, 0.2), (0.9, 0.2), (0.5, 1.0))
     assert asked.spec.sources == (
-        SourceSpec("rtsp://cam/1", mode="live", classes=kept),
-        SourceSpec(0, mode="live", classes=kept),
+        SourceSpec("rtsp://cam/1", mode="live", classes=kept, region=region),
+        SourceSpec(0, mode="live", classes=kept, region=region),
     )
     assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
     assert (asked.spec.max_fps, asked.spec.confidence, asked.spec.iou_threshold) == (5.0, 0.5, 0.2)
@@ -360,6 +361,16 @@ def test_set_changes_what_sources_keep_and_puts_the_default_back(run: Command, p
     assert peer.pipelines["door"].spec.sources[0].classes is None
 
 
+@pytest.mark.parametrize(
+    "region", ["", "0,0 1,1", "0,0 1,1 2,0", "0,0 1,1 nan,0", "0,0 1,1 x,0", "0,0 1,1 1"]
+)
+def test_a_region_that_is_none_is_a_usage_error(run: Command, peer: Peer, region: str) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    assert "expected 3 to 32 corners" in run("set", "door", "--region", region, code=2).stderr
+    assert not created(peer)
+
+
 def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
 
@@ -392,6 +403,11 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         (
             {"sources": [{"reference": "rtsp://cam/1", "classes": ["bolt", "nut"]}]},
             ["video rtsp://cam/1 → rtsp://cam/1 (classes bolt, nut)"],
+            False,
+        ),
+        (
+            {"sources": [{"reference": "rtsp://cam/1", "region": [[0, 0], [0.25, 1], [1, 0]]}]},
+            ["video rtsp://cam/1 → rtsp://cam/1 (region 0,0 0.25,1 1,0)"],
             False,
         ),
         ({"class_agnostic_nms": True}, ["class-agnostic-nms default → on"], False),

@@ -113,6 +113,19 @@ def test_boxes_of_classes_that_are_not_kept_neither_suppress_nor_displace_others
     np.testing.assert_allclose(detections.xyxy, [[16, 15, 26, 25]], atol=1e-4)
 
 
+def test_objects_outside_of_the_region_displace_none_inside_of_it() -> None:
+    right_half = Selection(region=np.array([[0.5, 1, 1, 0.5], [0, 0, 1, 1]]))
+    output = ultralytics(
+        (10, 20, 10, 10, 0.9, 0, 0), (31, 20, 10, 10, 0.8, 0, 0), (33, 20, 10, 10, 0.7, 0, 0)
+    )
+
+    wide = read(output, replace(RULES, iou_threshold=1.0, max_detections=1), selection=right_half)
+    narrow = read(output, replace(RULES, iou_threshold=0.3), selection=right_half)
+
+    np.testing.assert_allclose(wide.xyxy, [[28, 15, 38, 25]], atol=1e-4)
+    assert len(narrow) == 0, "the better box of the object on the edge is outside"
+
+
 @pytest.mark.parametrize(("kept", "expected"), [([0, 2], [2]), ([0, 1, 2], [1, 2]), ([0], [0]), ([], [1, 2])])
 def test_a_picture_is_of_one_of_the_kept_classes(kept: list[int], expected: list[int]) -> None:
     of = replace(manifest(), task="classify")

@@ -67,6 +67,8 @@ def decode(
             # Before they are clipped, as in the references: what lies outside of the frame counts too.
             found = found.take(suppress(found, rules))
         boxes, inside = _to_frame(found.boxes, geometry)
+    size = {"width": geometry.frame_width, "height": geometry.frame_height}
+    inside &= selection.keeps_places(boxes, **size)
     if not inside.all():
         found, boxes = found.take(inside), boxes[:, inside]
     if len(found.scores) > rules.max_detections:
