@@ -89,6 +89,7 @@ class _Settings(TypedDict, total=False):
     tracker: str | None
     sampling: Mapping[str, Any] | None
     priority: str
+    mask_format: str
     stages: Sequence[Stage]
     device: str | None
     paused: bool
@@ -112,6 +113,7 @@ class PipelineSettings(_Settings, total=False):
         tracker: `bytetrack` gives each object an id that persists between frames. None: no tracking.
         sampling: The rules that select frames for labelling, as in the HTTP reference. None: no frames.
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
+        mask_format: `polygon`: predictions have the outline of a mask in `points`; `rle`: all of it in `rle`.
         stages: Further models, which run on the objects that this one has found.
         device: Run only on this device. None: the scheduler selects a device.
         selector: Labels that the device must have.

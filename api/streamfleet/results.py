@@ -126,6 +126,7 @@ class Spec:
         tracker: `bytetrack`, or None.
         sampling: The rules that select frames for labelling. None: no frames.
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
+        mask_format: `polygon` or `rle`: how predictions have masks.
         stages: Further models, which run on the objects that this one has found.
     """
 
@@ -141,6 +142,7 @@ class Spec:
     tracker: str | None
     sampling: dict[str, Any] | None
     priority: str
+    mask_format: str
     stages: tuple[Stage, ...]
 
 

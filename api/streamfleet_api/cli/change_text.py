@@ -20,6 +20,7 @@ _VALUES = {
     "max_detections": ("max-detections", "default"),
     "tracker": ("tracker", "none"),
     "priority": ("priority", "normal"),
+    "mask_format": ("mask-format", "polygon"),
 }
 
 

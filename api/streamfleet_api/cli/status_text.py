@@ -80,6 +80,8 @@ def _desired(entry: Pipeline) -> Iterator[str]:
     yield _line("model", ", ".join([spec.model.id, *thresholds, *tracker]))
     if spec.priority != "normal":
         yield _line("priority", spec.priority)
+    if spec.mask_format != "polygon":
+        yield _line("masks", spec.mask_format)
     for stage in spec.stages:
         yield _line("stage", stages_text([stage]) + _counted(stage.name, entry))
     if spec.sinks:

@@ -45,6 +45,7 @@ def spec_of(request: PipelineRequest, models: Resolved) -> PipelineSpec:
         tracker=request.tracker,
         sampling=_sampling(request.sampling),
         priority=request.priority,
+        mask_format=request.mask_format,
         stages=tuple(_stage(stage, models) for stage in request.stages),
     )
 
@@ -195,6 +196,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
         "tracker": spec.tracker,
         "sampling": asked_sampling(spec.sampling),
         "priority": spec.priority,
+        "mask_format": spec.mask_format,
         "stages": [_asked_stage(stage) for stage in spec.stages],
         "device": view.requested,
         "selector": view.selector,

@@ -74,6 +74,7 @@ from streamfleet_core.protocol.values import (
     DecoderChoice,
     Family,
     Filling,
+    MaskFormat,
     Mode,
     Priority,
     Tracker,
@@ -487,6 +488,8 @@ class PipelineRequest(Body):
     """Sampling of frames for labelling. Null: none."""
     priority: Priority = "normal"
     """Whose frames a busy device infers first."""
+    mask_format: MaskFormat = "polygon"
+    """How predictions have masks: as outlines in `points`, or exactly in `rle`, COCO's run lengths."""
     stages: Stages = []
     """Further models, which run on the objects that this one has found."""
     device: Name | None = None
@@ -527,6 +530,7 @@ class PipelinePatch(Body):
     tracker: Tracker | None = None
     sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
     priority: Priority | None = None
+    mask_format: MaskFormat | None = None
     stages: Stages | None = None
     device: Name | None = None
     selector: LabelChanges | None = None

@@ -37,6 +37,7 @@ from streamfleet_core.protocol.values import (
     DesiredStatus,
     Family,
     Manifest,
+    MaskFormat,
     ModelRef,
     ObservedState,
     PipelineSpec,
@@ -82,6 +83,7 @@ class Spec(Answer):
     tracker: Tracker | None
     sampling: SamplingRequest | None
     priority: Priority
+    mask_format: MaskFormat
     stages: list[Stage]
     """Further models, which run on the objects that this one has found."""
 
@@ -101,6 +103,7 @@ class Spec(Answer):
             tracker=spec.tracker,
             sampling=asked_sampling(spec.sampling),
             priority=spec.priority,
+            mask_format=spec.mask_format,
             stages=list(spec.stages),
         )
 

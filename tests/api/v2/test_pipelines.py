@@ -78,6 +78,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
             "max_detections": 10,
             "tracker": "bytetrack",
             "priority": "high",
+            "mask_format": "rle",
             "stages": [
                 {
                     "name": "text",
@@ -125,6 +126,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         max_detections=10,
         tracker="bytetrack",
         priority="high",
+        mask_format="rle",
         stages=(
             Stage(
                 name="text",
@@ -217,6 +219,7 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
             "less than or equal to 1, got 10",
         ),
         ({"tracker": "magic"}, ["body", "tracker"], "'bytetrack', got 'magic'"),
+        ({"mask_format": "dense"}, ["body", "mask_format"], "'polygon' or 'rle', got 'dense'"),
         ({"priority": "urgent"}, ["body", "priority"], "'high', 'normal' or 'low', got 'urgent'"),
         (
             {"stages": [{"name": "text", "model": "parts/2"}]},

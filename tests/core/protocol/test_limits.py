@@ -140,6 +140,7 @@ def wire_accepts(value: Any, of: Any) -> bool:
         ("max_detections", limits.MAX_OBJECTS, limits.MAX_OBJECTS + 1),
         ("max_detections", 1, 0),
         ("priority", "high", "urgent"),
+        ("mask_format", "rle", "dense"),
         (
             "stages",
             [{**_STAGE, "name": f"s{number}"} for number in range(limits.MAX_STAGES)],

@@ -23,7 +23,7 @@ from streamfleet_api.cli.pipeline_text import find, look_up, place, predicting, 
 from streamfleet_api.cli.tables import say, show
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.protocol.limits import MAX_FPS
-from streamfleet_core.protocol.values import PRIORITIES, DecoderChoice
+from streamfleet_core.protocol.values import MASK_FORMATS, PRIORITIES, DecoderChoice
 
 if TYPE_CHECKING:
     from streamfleet.results import Pipeline
@@ -174,6 +174,12 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             type=click.Choice(PRIORITIES),
             show_default=shown_default("normal"),
             help="Whose frames a busy device infers first.",
+        ),
+        click.option(
+            "--mask-format",
+            type=click.Choice(MASK_FORMATS),
+            show_default=shown_default("polygon"),
+            help="How predictions have masks: as outlines, or exactly, in COCO's run lengths.",
         ),
         click.option(
             "--stage",

@@ -87,6 +87,7 @@ export function pipelineFacts(pipeline) {
   ];
   if (spec.confidence != null) facts.push(["confidence", String(spec.confidence)]);
   if (spec.priority !== "normal") facts.push(["priority", spec.priority]);
+  if (spec.mask_format !== "polygon") facts.push(["masks", spec.mask_format]);
   if (spec.max_fps != null) facts.push(["max. rate", `${spec.max_fps} frames/s`]);
   const labels = Object.entries(pipeline.labels).map(([key, value]) => `${key}=${value}`);
   if (labels.length) facts.push(["labels", labels.join(", ")]);

@@ -338,6 +338,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
     )
     sinks = (UdpSink("10.0.0.2", 12000),)
     desired = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack", priority="high")
+    desired = replace(desired, mask_format="rle")
     peer.pipelines["sources"] = pipeline(
         "sources", spec=desired, labels={"line": "3"}, selector={"site": "a"}
     )
@@ -401,6 +402,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "  latency     40 ms from frame to prediction",
         "  model       parts/1, confidence 0.5, bytetrack",
         "  priority    high",
+        "  masks       rle",
         "  sinks       10.0.0.2:12000",
         "  labels      line=3",
         "  only on     site=a",

@@ -72,7 +72,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     options = ["--video", "rtsp://cam/1", "--video", "0", "--mode", "live", "--max-fps", "5", "--tracker"]
     options += ["--sink", "10.0.0.2:12000", "--sink", "[::1]:12001", "--device", "edge-1", "--paused"]
     options += ["--select", "site=hall-1", "--label", "line=3", "--confidence", "0.5", "--iou", "0.2"]
-    options += ["--priority", "high", "--class", "bolt", "--class", "lock nut"]
+    options += ["--priority", "high", "--mask-format", "rle", "--class", "bolt", "--class", "lock nut"]
     options += ["--stage", "text=parts/1@bolt,nut", "--stage", "kind=parts/1"]
     options += ["--region", "0.1,0.2 .9,.2  0.5,1"]
 
@@ -90,7 +90,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     )
     assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
     assert (asked.spec.max_fps, asked.spec.confidence, asked.spec.iou_threshold) == (5.0, 0.5, 0.2)
-    assert (asked.spec.tracker, asked.spec.priority) == ("bytetrack", "high")
+    assert (asked.spec.tracker, asked.spec.priority, asked.spec.mask_format) == ("bytetrack", "high", "rle")
     assert [(each.name, each.model.id, each.classes) for each in asked.spec.stages] == [
         ("text", "parts/1", ("bolt", "nut")),
         ("kind", "parts/1", None),
@@ -417,6 +417,7 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ({"generation": 4}, ["video with another login"], True),
         ({"generation": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),
         ({"generation": 4, "priority": "low"}, ["priority normal → low"], False),
+        ({"generation": 4, "mask_format": "rle"}, ["mask-format polygon → rle"], False),
         ({"stages": [STAGE]}, ["stages none → text=parts/1@plate,door"], True),
     ],
 )
