@@ -67,6 +67,7 @@ class Stage(TypedDict):
         margin: Added to each side of an object, in parts of its width and height. Default: 0.
         max_delay: Seconds that a live frame waits for it. Later results are dropped. Default: 0.5.
         confidence: The minimum confidence of its detections. None: the device's default.
+        max_detections: The maximum detections in an object. Default: 32.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Stage(TypedDict):
     margin: NotRequired[float]
     max_delay: NotRequired[float]
     confidence: NotRequired[float | None]
+    max_detections: NotRequired[int]
 
 
 class _Settings(TypedDict, total=False):

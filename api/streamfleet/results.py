@@ -79,6 +79,7 @@ class Stage:
         margin: Added to each side of an object, in parts of its width and height.
         max_delay: Seconds that a live frame waits for it.
         confidence: The minimum confidence of its detections. None: the device's default.
+        max_detections: The maximum detections in an object.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Stage:
     margin: float
     max_delay: float
     confidence: float | None
+    max_detections: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,7 @@ def _stage(request: StageRequest, models: Resolved) -> Stage:
         margin=request.margin,
         max_delay=request.max_delay,
         confidence=request.confidence,
+        max_detections=request.max_detections,
     )
 
 
@@ -76,6 +77,7 @@ def _asked_stage(stage: Stage) -> dict[str, Any]:
         "margin": stage.margin,
         "max_delay": stage.max_delay,
         "confidence": stage.confidence,
+        "max_detections": stage.max_detections,
     }
 
 

@@ -445,6 +445,8 @@ class StageRequest(Body):
     """Seconds that a live frame waits for it. Later results are dropped, and counted as `late`."""
     confidence: Share | None = None
     """Minimum confidence of its detections. Null: the device's default."""
+    max_detections: Count = 32
+    """Of an object."""
 
 
 def _distinct_stages(stages: list[StageRequest]) -> list[StageRequest]:

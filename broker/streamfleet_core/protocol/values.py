@@ -289,6 +289,7 @@ class Stage:
     # Seconds that a live frame waits for it.
     max_delay: Annotated[float, Meta(gt=0, le=MAX_STAGE_DELAY)] = 0.5
     confidence: Fraction | None = None
+    max_detections: ObjectCount = 32  # of an object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
                     "margin": 0.1,
                     "max_delay": 2,
                     "confidence": 0.7,
+                    "max_detections": 5,
                 }
             ],
             "device": "edge-2",
@@ -136,6 +137,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
                 margin=0.1,
                 max_delay=2.0,
                 confidence=0.7,
+                max_detections=5,
             ),
         ),
     )

@@ -156,6 +156,7 @@ def wire_accepts(value: Any, of: Any) -> bool:
         ("stages.0.max_delay", limits.MAX_STAGE_DELAY, limits.MAX_STAGE_DELAY + 0.1),
         ("stages.0.max_delay", 0.001, 0.0),
         ("stages.0.confidence", 1.0, 1.001),
+        ("stages.0.max_detections", limits.MAX_OBJECTS, limits.MAX_OBJECTS + 1),
         ("sampling.dataset", "d" * 64, "d" * 65),
         ("sampling.strategies", _STRATEGIES[:-1], _STRATEGIES),
         ("sampling.strategies", [_STRATEGY], []),

@@ -57,6 +57,7 @@ STAGE = {
     "margin": 0.0,
     "max_delay": 0.5,
     "confidence": None,
+    "max_detections": 32,
 }
 
 

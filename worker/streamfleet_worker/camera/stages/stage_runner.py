@@ -36,9 +36,9 @@ class StageRunner:
     def __init__(self, stage: Stage, config: StageConfig, defaults: PostProcessing) -> None:
         self.stage = stage
         self._manifest = config.manifest
-        self._rules = defaults
+        self._rules = replace(defaults, max_detections=min(stage.max_detections, defaults.max_detections))
         if stage.confidence is not None:
-            self._rules = replace(defaults, confidence=stage.confidence)
+            self._rules = replace(self._rules, confidence=stage.confidence)
         self.engine = EngineClient(config.engine_socket, config.manifest, slots=MAX_SLOTS)
         self._letterbox = Letterbox(config.manifest)
         self._waiting: deque[_Job] = deque()
