@@ -18,8 +18,9 @@ from streamfleet_core.protocol.limits import (
     MAX_RLE_COUNTS,
     MAX_SIDE,
     MAX_SOURCES,
+    MAX_STAGES,
 )
-from streamfleet_core.protocol.values import Finite
+from streamfleet_core.protocol.values import Finite, Id
 
 MAX_PREDICTIONS = 10_000  # of one frame: more than fit into a message
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]  # of an array
@@ -53,8 +54,8 @@ class Rle(TypedDict):
     counts: Annotated[str, Meta(max_length=MAX_RLE_COUNTS)]
 
 
-Prediction = TypedDict(
-    "Prediction",
+FoundObject = TypedDict(
+    "FoundObject",
     {
         "x": Finite,
         "y": Finite,
@@ -74,6 +75,21 @@ Prediction = TypedDict(
     },
     total=False,
 )
+
+
+class StageResult(TypedDict):
+    """What a stage has found in an object, in pixels of the whole frame, or the classes of the object."""
+
+    predictions: Annotated[list[FoundObject], Meta(max_length=MAX_PREDICTIONS)]
+    top: NotRequired[str]
+    confidence: NotRequired[Finite]
+
+
+class Prediction(FoundObject, total=False):
+    """One object, or one class of the whole picture."""
+
+    # By the name of the stage. A stage that has not run on the object in time is missing.
+    stages: Annotated[dict[Id, StageResult], Meta(max_length=MAX_STAGES)]
 
 
 class Picture(TypedDict, total=False):

@@ -22,6 +22,12 @@ def test_what_a_model_of_any_task_finds_is_read_whole(found: dict[str, Any]) -> 
     assert decode(encoded(BOX, found))["predictions"] == [BOX, found]
 
 
+def test_what_stages_have_found_in_an_object_is_read_with_it() -> None:
+    nested = {"text": {"predictions": [BOX, KEYPOINTS]}, "kind": dict(CLASSIFIED)}
+
+    assert decode(encoded({**BOX, "stages": nested}))["predictions"] == [{**BOX, "stages": nested}]
+
+
 def test_the_class_of_a_picture_is_read_with_the_most_confident_one() -> None:
     got = decode(encoded(**CLASSIFIED))
 
@@ -48,6 +54,9 @@ _POINT, _KEYPOINT = {"x": 1.0, "y": 2.0}, KEYPOINTS["keypoints"][0]
         {"rle": {"size": [48, limits.MAX_SIDE + 1], "counts": ""}},
         {"rle": {"size": [48, 64], "counts": "0" * (limits.MAX_RLE_COUNTS + 1)}},
         {"keypoints": [_KEYPOINT] * (limits.MAX_KEYPOINTS + 1)},
+        {"stages": {f"s{number}": {"predictions": []} for number in range(limits.MAX_STAGES + 1)}},
+        {"stages": {"a name": {"predictions": []}}},
+        {"stages": {"text": {"predictions": [{**BOX, "rotation": float("inf")}]}}},
         {"keypoints": [{**_KEYPOINT, "class_id": limits.MAX_KEYPOINTS}]},
         {"keypoints": [{**_KEYPOINT, "class_id": -1}]},
         {"keypoints": [{**_KEYPOINT, "confidence": float("nan")}]},
