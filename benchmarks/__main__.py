@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from benchmarks import (
     batches,
+    cascade,
     commands,
     latency,
     live_age,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "relay": relay.run,
     "recovery": recovery.run,
     "batches": batches.run,
+    "cascade": cascade.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
