@@ -57,8 +57,8 @@ _LEAST_OUTPUT = 4 * 1024**2  # numbers allowed in any output
 _OF_INPUT = 32  # times the input size allowed for an output; heads with a thousand classes need eight
 
 
-class BadModel(Exception):
-    """A model that does not match its manifest. The text says why."""
+class BadModel(onnx_graph.BadModel):
+    """A model that does not match its manifest, or that ONNX Runtime refuses. The text says why."""
 
 
 class DamagedModel(BadModel):

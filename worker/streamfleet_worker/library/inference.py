@@ -38,6 +38,15 @@ from streamfleet_worker.video.outputs.prediction import Document, Names, describ
 _MOST_THREADS = 8
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """The seconds that each step of one inference took."""
+
+    scale: float  # the picture to the input of the model
+    inference: float
+    read: float  # the output of the model
+
+
 @dataclass(frozen=True, slots=True)
 class Inferred:
     """The results for the frames of one batch."""
@@ -118,9 +127,18 @@ class InferenceContext:
 
     def find(self, picture: Picture, rules: PostProcessing) -> Findings:
         """Run the model on a picture. Raises: one of `run_errors`."""
+        return self.find_timed(picture, rules)[0]
+
+    def find_timed(self, picture: Picture, rules: PostProcessing) -> tuple[Findings, Steps]:
+        """The same, and how long each step took. Raises: one of `run_errors`."""
+        began = time.perf_counter()
         geometry = self.letterbox.write(picture, self.slot.input)
+        scaled = time.perf_counter()
         self._runner.run([self.slot])
-        return findings_of(self.slot.outputs, geometry, manifest=self._manifest, rules=rules)
+        inferred = time.perf_counter()
+        found = findings_of(self.slot.outputs, geometry, manifest=self._manifest, rules=rules)
+        read = time.perf_counter()
+        return found, Steps(scale=scaled - began, inference=inferred - scaled, read=read - inferred)
 
 
 class Function:

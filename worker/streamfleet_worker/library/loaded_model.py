@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import numpy as np
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.loading import load_here
+from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.arguments import rules_of
-from streamfleet_worker.library.inference import InferenceContext
+from streamfleet_worker.library.execution.file_trial import TriedFrame, try_frames
+from streamfleet_worker.library.inference import InferenceContext, Steps
 from streamfleet_worker.library.models import load
 from streamfleet_worker.library.settings import current_settings
 from streamfleet_worker.video.array_picture import ArrayPicture
-from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.outputs.prediction import Document, Names, describe_picture
 
 
@@ -83,6 +86,28 @@ class LoadedModel:
             max_detections=max_detections,
         )
         return [self._infer(_image(each), rules) for each in (image if isinstance(image, list) else [image])]
+
+    def try_file(self, file: str | Path, *, frames: int = 1, **rules: Any) -> Iterator[TriedFrame]:
+        """Try the model on a picture, or on the first frames of a film, step by step.
+
+        Yields for each frame what was found, the seconds of each step, and the frame with what was found
+        drawn into it. `frames`: at most so many. `rules`: as those of `infer`.
+
+        Raises: ValueError if the file has no picture that can be read; RuntimeError if the model fails.
+        """
+        known = {name: rules.get(name) for name in asdict(self._rules)}
+        chosen = rules_of(self._rules, **known)
+
+        def find(picture: Picture) -> tuple[Document, Steps]:
+            try:
+                with self._lock:
+                    found, steps = self._context.find_timed(picture, chosen)
+            except run_errors() as exc:
+                raise RuntimeError(f"the model fails: {exc}") from exc
+            size = {"width": picture.width, "height": picture.height}
+            return describe_picture(found, names=self._names, **size), steps
+
+        return try_frames(Path(file), find, most=frames)
 
     def _infer(self, image: Image, rules: PostProcessing) -> Response:
         with self._lock:

@@ -1,0 +1,82 @@
+"""A model on the frames of one file, step by step: what is found, how long each step takes, a picture of it.
+
+A picture or a film is read as a camera process reads it: any size and colour depth, upright, without alpha.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import av
+import cv2
+
+from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.inference import Steps
+from streamfleet_worker.library.rendering import annotated
+from streamfleet_worker.video.frame import Image, Picture
+from streamfleet_worker.video.outputs.prediction import Document
+from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.open_source import open_source, quiet_libraries
+
+_QUALITY = 90  # of a JPEG
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriedFrame:
+    """One frame, and what the model found in it."""
+
+    number: int  # from 1
+    document: Document  # Roboflow's dict: `image` and `predictions`
+    decode: float  # seconds
+    steps: Steps
+    image: Image  # (height, width, 3) uint8, BGR
+
+    def jpeg(self) -> bytes:
+        """The frame with what was found, in its own size."""
+        frame = VideoFrame(self.image, self.number, datetime.now())
+        _, jpeg = cv2.imencode(
+            ".jpg", annotated(self.document, frame, None), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+        )
+        return jpeg.tobytes()
+
+
+def try_frames(
+    path: Path, find: Callable[[Picture], tuple[Document, Steps]], *, most: int
+) -> Iterator[TriedFrame]:
+    """Yield the first frames of a file, at most `most`; damaged ones are skipped.
+
+    Raises: ValueError if the file has no picture; RuntimeError if the model fails.
+    """
+    quiet_libraries()
+    number = 0
+    try:
+        with closing(open_source(SourceSpec(path.absolute().as_uri(), mode="file"), 1)) as capture:
+            while number < most:
+                began = time.perf_counter()
+                if not capture.grab():
+                    break
+                picture = None if capture.damaged else capture.retrieve()
+                if picture is None:
+                    continue
+                number += 1
+                yield _tried(number, picture, find, began=began)
+    except (SourceLost, av.FFmpegError) as exc:
+        raise ValueError(str(exc)) from exc
+    if not number:
+        raise ValueError(f"{path}: expected a picture or a film, got no frame that can be decoded")
+
+
+def _tried(
+    number: int, picture: Picture, find: Callable[[Picture], tuple[Document, Steps]], *, began: float
+) -> TriedFrame:
+    """`began`: when decoding began. Raises: av.FFmpegError, ValueError, RuntimeError."""
+    image = picture.bgr()
+    decode = time.perf_counter() - began
+    document, steps = find(picture)
+    return TriedFrame(number=number, document=document, decode=decode, steps=steps, image=image)
