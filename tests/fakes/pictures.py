@@ -7,17 +7,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from streamfleet_worker.video.synthetic.test_pattern import draw
 
-Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+WIDTH, HEIGHT = 480, 270  # pixels of most of them
 
 
 def write_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     """Write them into a folder. Returns the width and height of each upright picture, by file name."""
-    picture = draw(1)
-    height, width = picture.shape[:2]
+    width, height = WIDTH, HEIGHT
+    picture = cv2.resize(draw(1), (width, height), interpolation=cv2.INTER_AREA)
     deep = picture.astype(np.uint16) * 257
     alpha = np.dstack([picture, np.full((height, width), 128, np.uint8)])
     _write(folder / "small.jpg", picture)
@@ -48,5 +47,5 @@ def turn(jpeg: Path, *, orientation: int) -> None:
     jpeg.write_bytes(content[:2] + segment + content[2:])
 
 
-def _write(path: Path, image: Pixels) -> None:
+def _write(path: Path, image: cv2.typing.MatLike) -> None:
     assert cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 100]), path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from streamfleet_api.cli.tables import size
 
 if TYPE_CHECKING:
-    from streamfleet.results import FileCard, Model, ModelCard, Pipeline
+    from streamfleet.results import FileCard, Model, ModelCard, Pipeline, Variant
 
 _TASKS = {
     "detect": "detection (boxes)",
@@ -36,6 +36,7 @@ def card_lines(model: ModelCard, used: Sequence[Pipeline]) -> Iterator[str]:
     yield _line("digest", model.digest)
     if model.card is not None:
         yield from _file_lines(model.card)
+    yield from _variant_lines(model)
     yield from _user_lines(model, used)
 
 
@@ -74,11 +75,24 @@ def _file_lines(card: FileCard) -> Iterator[str]:
             yield _line(name, text)
 
 
+def _variant_lines(model: ModelCard) -> Iterator[str]:
+    for number, variant in enumerate(model.variants or ()):
+        yield _line("" if number else "variants", variant_text(variant))
+    if not model.variants:
+        yield _line("variants", "none")
+
+
 def _user_lines(model: ModelCard, used: Sequence[Pipeline]) -> Iterator[str]:
     yield _line("pipelines", ", ".join(each.pipeline_id for each in used) or "none")
     old = [each.pipeline_id for each in used if each.spec.model.digest != model.digest]
     if old:
         yield _line("", f"an earlier content: {', '.join(old)}")
+
+
+def variant_text(variant: Variant) -> str:
+    """A variant: for which board, and what it gains and loses there."""
+    speed = f"{variant.speedup:.1f} times as fast, agreement {variant.agreement:.3f}"
+    return f"{variant.board}: {variant.precision} by {variant.provider}, {speed}"
 
 
 def _line(name: str, text: str) -> str:

@@ -13,9 +13,9 @@ from typing import IO, Any, TypeVar
 import httpx
 
 from streamfleet import api_calls, client, errors
-from streamfleet.api_calls import Call, error_in, reads
+from streamfleet.api_calls import Call, error_in, query_of, reads
 from streamfleet.attempts import Answer
-from streamfleet.connection import Connection, is_certificate_failure
+from streamfleet.connection import Connection, is_certificate_failure, path_of
 from streamfleet.http_errors import unreachable
 from streamfleet.results import AddedModel
 from streamfleet.server_sent_events import EventParser, ServerSentEvent, TooLarge
@@ -29,6 +29,7 @@ T = TypeVar("T")
 TIMEOUT = client.TIMEOUT
 _CONTENT = 120.0  # seconds without progress of a long body
 _SILENT = 30.0  # seconds after which a stream is lost; the api sends at least a comment every 5 s
+_PAGE = 100  # samples of one answer
 _VARIABLES = {"ca_file": "STREAMFLEET_CA", "fingerprint": "STREAMFLEET_FINGERPRINT:"}
 
 
@@ -38,6 +39,19 @@ class Past:
 
     events: list[dict[str, Any]]
     last: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """A page of samples."""
+
+    samples: list[_Sample]
+    next: str | None
 
 
 class Client(client.Client):
@@ -62,6 +76,25 @@ class Client(client.Client):
             self._fetch(f"/v2/blobs/{digest}", file)
         if (got := digest_of(path)) != digest:
             raise CommandFailed(f"expected content of sha256 {digest}, got {got}")
+
+    def sample_names(self, dataset: str, most: int) -> list[str]:
+        """The names of the oldest samples of a dataset, at most `most`. Raises: CommandFailed."""
+        names: list[str] = []
+        after: str | None = None
+        while len(names) < most:
+            query = query_of(limit=min(most - len(names), _PAGE), after=after)
+            path = f"{path_of('v2', 'samples', dataset)}{query}"
+            page = self._send(Call(method="GET", path=path, read=reads(_Samples), is_repeatable=True))
+            names += [each.name for each in page.samples]
+            after = page.next
+            if after is None:
+                break
+        return names[:most]
+
+    def sample_image(self, dataset: str, name: str, file: IO[bytes]) -> None:
+        """Write the JPEG of a sample to a file. Raises: CommandFailed, OSError."""
+        path = path_of("v2", "samples", dataset, f"{name}.jpg")
+        self._fetch(path, file)
 
     def clock_offset(self) -> float | None:
         """Seconds that our clock is ahead of the api's, within one second; None: it does not tell the time.

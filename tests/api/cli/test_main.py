@@ -147,6 +147,7 @@ def test_a_card_has_what_the_file_says_in_one_line_each(run: Command, peer: Peer
         "  licence     AGPL-3.0",
         "  author      Ann[2J",
         "  says        finds cats",
+        "  variants    none",
         "  pipelines   none",
     ]
     assert card["card"]["dynamic_batch"]

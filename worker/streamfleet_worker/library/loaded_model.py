@@ -104,8 +104,8 @@ class LoadedModel:
                     found, steps = self._context.find_timed(picture, chosen)
             except run_errors() as exc:
                 raise RuntimeError(f"the model fails: {exc}") from exc
-            size = {"width": picture.width, "height": picture.height}
-            return describe_picture(found, names=self._names, **size), steps
+            document = describe_picture(found, names=self._names, width=picture.width, height=picture.height)
+            return document, steps
 
         return try_frames(Path(file), find, most=frames)
 

@@ -13,17 +13,19 @@ from typing import get_args
 import click
 
 from streamfleet_api.cli import parameters
+from streamfleet_api.cli.commands.model_diff import diff_models
+from streamfleet_api.cli.commands.model_try import try_model
 from streamfleet_api.cli.confirmation import confirm, listed, yes_option
 from streamfleet_api.cli.context import (
     Settings,
     as_json_option,
     complete_model,
-    did_you_mean,
     listing,
     show_error,
 )
 from streamfleet_api.cli.model_text import card_lines, classes, input_size
 from streamfleet_api.cli.tables import Table, counted, plain, say, show, show_table
+from streamfleet_api.cli.trials.known_models import guessing
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.models.digest import OnProgress, ignore_progress
 from streamfleet_core.protocol.values import Family
@@ -67,7 +69,7 @@ def show_model(settings: Settings, model_id: str, as_json: bool) -> None:
       streamfleet models show yolo11n/1
     """
     client = settings.client()
-    with _guessing(settings, model_id):
+    with guessing(settings, model_id):
         model = client.get_model(model_id)
     if as_json:
         show(model, as_json, "")
@@ -90,7 +92,7 @@ def export_labels(settings: Settings, model_id: str, output: Path | None) -> Non
     \b
       streamfleet models export-labels yolo11n/1 -o labels.txt
     """
-    with _guessing(settings, model_id):
+    with guessing(settings, model_id):
         model = settings.client().get_model(model_id)
     if model.labels is None:
         raise CommandFailed(f"{model_id}: its manifest is not in the fleet", "add the model again")
@@ -281,7 +283,7 @@ def remove_models(ctx: click.Context, model_ids: tuple[str, ...], yes: bool, as_
 
 def _remove(settings: Settings, model_id: str, as_json: bool) -> bool:
     try:
-        with _guessing(settings, model_id):
+        with guessing(settings, model_id):
             settings.client().remove_model(model_id, force=True)
     except CommandFailed as exc:
         show_error(exc)
@@ -290,17 +292,5 @@ def _remove(settings: Settings, model_id: str, as_json: bool) -> bool:
     return True
 
 
-# helpers --------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _guessing(settings: Settings, model_id: str) -> Iterator[None]:
-    """Suggest a known model in place of an unknown one. Raises: CommandFailed."""
-    try:
-        yield
-    except Rejected as exc:
-        if exc.status != 404:
-            raise
-        known = [entry.id for entry in settings.client().list_models()]
-        hint = did_you_mean(model_id, known) or "'streamfleet models' lists them"
-        raise CommandFailed(f"no model {model_id}", hint) from exc
+for _each in (try_model, diff_models):
+    models.add_command(_each)

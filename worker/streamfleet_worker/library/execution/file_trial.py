@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import cv2
+import numpy as np
 
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.library.frame import VideoFrame
@@ -25,6 +26,7 @@ from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.open_source import open_source, quiet_libraries
 
 _QUALITY = 90  # of a JPEG
+_GAP = 8  # pixels between two pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +39,18 @@ class TriedFrame:
     steps: Steps
     image: Image  # (height, width, 3) uint8, BGR
 
-    def jpeg(self) -> bytes:
-        """The frame with what was found, in its own size."""
-        frame = VideoFrame(self.image, self.number, datetime.now())
-        _, jpeg = cv2.imencode(
-            ".jpg", annotated(self.document, frame, None), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-        )
+    def jpeg(self, beside: TriedFrame | None = None) -> bytes:
+        """The frame with what was found, in its own size. `beside`: another one, on its right."""
+        drawn = self.drawn()
+        if beside is not None:
+            gap = np.full((drawn.shape[0], _GAP, 3), 255, np.uint8)
+            drawn = np.hstack([drawn, gap, beside.drawn()])
+        _, jpeg = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
         return jpeg.tobytes()
+
+    def drawn(self) -> Image:
+        """A copy of the frame with what was found."""
+        return annotated(self.document, VideoFrame(self.image, self.number, datetime.now()), None)
 
 
 def try_frames(

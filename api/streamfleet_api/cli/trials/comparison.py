@@ -1,0 +1,173 @@
+"""Two models on the same pictures: where they disagree, the worst pictures first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamfleet_api.cli.tables import counted
+from streamfleet_api.cli.trials.known_models import TriableModel, Tried
+from streamfleet_core.models.agreement import Agreement, Box, FrameAgreement, compare
+
+NOTED_SHIFT = 0.1  # of a confidence: smaller ones are in the mean only
+_LINES = 8  # of one picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What two models found in one picture."""
+
+    file: Path
+    found: FrameAgreement
+    error: str = ""  # why the picture cannot be read
+
+    def document(self) -> dict[str, Any]:
+        """For programs."""
+        if self.error:
+            return {"file": str(self.file), "error": self.error}
+        found = self.found
+        return {
+            "file": str(self.file),
+            "disagreement": round(found.disagreement, 4),
+            "only_first": [_box(box) for box in found.only_first],
+            "only_second": [_box(box) for box in found.only_second],
+            "other_class": [
+                {"first": _box(pair.first), "second": _box(pair.second)} for pair in found.other_class
+            ],
+            "shifts": [
+                {**_box(pair.first), "shift": round(pair.shift, 4)} for pair in found.pairs if pair.same_class
+            ],
+        }
+
+    def lines(self, first: str, second: str) -> Iterator[str]:
+        """For people."""
+        yield f"{self.file}: {self.found.disagreement:.2f}"
+        lines = list(self._differences(first, second))
+        yield from (f"  {line}" for line in lines[:_LINES])
+        if len(lines) > _LINES:
+            yield f"  … and {len(lines) - _LINES} more"
+
+    def _differences(self, first: str, second: str) -> Iterator[str]:
+        for box in self.found.only_first:
+            yield f"only {first}: {_text(box)}"
+        for box in self.found.only_second:
+            yield f"only {second}: {_text(box)}"
+        for pair in self.found.other_class:
+            yield f"other class: {_text(pair.first)}, {pair.second.label} {pair.second.confidence:.2f}"
+        for pair in self.found.pairs:
+            if pair.same_class and abs(pair.shift) >= NOTED_SHIFT:
+                yield f"confidence: {_text(pair.first)}, then {pair.second.confidence:.2f}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Two models on this machine. `rules`: thresholds of both; `min_iou`: of boxes that are one object."""
+
+    first: TriableModel
+    second: TriableModel
+    min_iou: float
+    rules: Mapping[str, Any]
+
+    def on(self, files: Sequence[Path]) -> Iterator[Compared]:
+        """Yield how the models agree on each picture."""
+        for file in files:
+            try:
+                first, second = self._try(file)
+            except (ValueError, RuntimeError) as exc:
+                yield Compared(file=file, found=FrameAgreement(), error=str(exc))
+                continue
+            found = compare(boxes_of(first.document), boxes_of(second.document), min_iou=self.min_iou)
+            yield Compared(file=file, found=found)
+
+    def side_by_side(self, file: Path) -> bytes:
+        """A JPEG with what each model finds in a picture. Raises: ValueError, RuntimeError."""
+        first, second = self._try(file)
+        return first.jpeg(beside=second)
+
+    def _try(self, file: Path) -> tuple[Tried, Tried]:
+        first, second = (next(model.try_file(file, **self.rules)) for model in (self.first, self.second))
+        return first, second
+
+
+def boxes_of(document: Mapping[str, Any]) -> list[Box]:
+    """The boxes of Roboflow's dict. A classification is one box over the whole picture, of its top class."""
+    predictions = document["predictions"]
+    if predictions and "x" not in predictions[0]:
+        top = max(predictions, key=lambda prediction: _finite(prediction["confidence"]))
+        place = {"left": 0.0, "top": 0.0, "right": 1.0, "bottom": 1.0}
+        return [Box(**place, label=str(top["class"]), confidence=_finite(top["confidence"]))]
+    boxes = []
+    for prediction in predictions:
+        x, y, width, height, confidence = (
+            float(prediction[name]) for name in ("x", "y", "width", "height", "confidence")
+        )
+        if all(map(math.isfinite, (x, y, width, height, confidence))):
+            boxes.append(
+                Box(
+                    left=x - width / 2,
+                    top=y - height / 2,
+                    right=x + width / 2,
+                    bottom=y + height / 2,
+                    label=str(prediction["class"]),
+                    confidence=confidence,
+                )
+            )
+    return boxes
+
+
+def summary_lines(total: Agreement, first: str, second: str) -> Iterator[str]:
+    """How far both models agree on all pictures."""
+    frames = counted(total.frames, "picture", "pictures")
+    found = f"{first} finds {total.first_boxes}, {second} {total.second_boxes}"
+    yield f"{frames}: {found}, {counted(total.matched, 'pair', 'pairs')}"
+    yield f"  {first} that {second} finds, too: {_percent(total.matched_share)}"
+    yield f"  {second} that {first} finds, too: {_percent(total.confirmed_share)}"
+    yield f"  same class in pairs: {_percent(total.class_agreement)}"
+    shift = "-" if total.mean_shift is None else f"{total.mean_shift:+.3f}"
+    yield f"  confidence of {second} against {first}: {shift} in the mean"
+    yield f"  pictures in which only {second} finds nothing: {total.blind_frames}"
+
+
+def summary_document(total: Agreement) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        "frames": total.frames,
+        "first_boxes": total.first_boxes,
+        "second_boxes": total.second_boxes,
+        "matched": total.matched,
+        "same_class": total.same_class,
+        "blind_frames": total.blind_frames,
+        "matched_share": total.matched_share,
+        "confirmed_share": total.confirmed_share,
+        "class_agreement": total.class_agreement,
+        "f1": total.f1,
+        "mean_shift": total.mean_shift,
+        "mean_iou": total.mean_iou,
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}".replace("%", " %")
+
+
+def _text(box: Box) -> str:
+    x, y = (box.left + box.right) / 2, (box.top + box.bottom) / 2
+    return f"{box.label} {box.confidence:.2f} at {x:.0f},{y:.0f}"
+
+
+def _box(box: Box) -> dict[str, Any]:
+    return {
+        "class": box.label,
+        "confidence": round(box.confidence, 4),
+        "x": round((box.left + box.right) / 2, 1),
+        "y": round((box.top + box.bottom) / 2, 1),
+        "width": round(box.right - box.left, 1),
+        "height": round(box.bottom - box.top, 1),
+    }
+
+
+def _finite(value: float) -> float:
+    return float(value) if math.isfinite(value) else 0.0
