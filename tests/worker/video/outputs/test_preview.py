@@ -13,9 +13,10 @@ from streamfleet_core.protocol.data_plane import DataHeader, Kind
 from streamfleet_core.protocol.values import Manifest, SourceSpec
 from streamfleet_worker.ipc.child_messages import Show
 from streamfleet_worker.ipc.fence import boot_time
-from streamfleet_worker.video.outputs.preview import PreviewThrottle, captions, draw
+from streamfleet_worker.video.outputs.preview import PreviewThrottle, draw
 from streamfleet_worker.video.synthetic.test_pattern import LABELS, truth
 from tests.fakes.fake_publisher import FakePublisher, fake_publisher
+from tests.fakes.findings import oriented, posed, segmented
 from tests.fakes.process_harness import ProcessHarness, is_camera, until_ended, wait_for, write_video
 
 PATTERN = "TestPatternStreamProducer"
@@ -98,9 +99,18 @@ def test_boxes_are_drawn_where_the_detections_are_and_the_frame_is_left_alone() 
     assert not image.any()
 
 
-def test_a_caption_says_class_confidence_and_track() -> None:
-    assert captions(boxes((0, 0, 9, 9), (9, 9, 20, 20)), LABELS) == ["red 0.88", "green 0.88"]
-    assert captions(boxes((0, 0, 9, 9), tracked=True), LABELS) == ["red 0.88 #7"]
+@pytest.mark.parametrize(
+    "findings", [segmented(20, size=300), oriented(20, size=300), posed(20), posed(2, points=512)]
+)
+def test_what_a_task_adds_is_drawn_in_the_size_of_the_preview(findings: sv.Detections) -> None:
+    image = np.zeros((1080, 1920, 3), np.uint8)
+    plain = sv.Detections(xyxy=findings.xyxy, confidence=findings.confidence, class_id=findings.class_id)
+
+    drawn, boxed = (decode(draw(image, of, LABELS, frame_size=(1920, 1080))) for of in (findings, plain))
+
+    assert drawn.shape == (360, 640, 3)
+    assert (np.abs(drawn.astype(int) - boxed) > 60).any(axis=2).sum() > 100
+    assert findings.xyxy.max() > 640  # what is sent stays as it is
 
 
 # a whole camera

@@ -26,6 +26,29 @@ def data_of(detections: sv.Detections, key: str) -> npt.NDArray[Any] | None:
     return None if values is None else np.asarray(values)
 
 
+def resized(findings: Findings, scale: float) -> Findings:
+    """Findings in pixels of the resized frame, of which one of the frame has `scale`."""
+    if scale == 1 or not isinstance(findings, sv.Detections):
+        return findings
+    data = dict(findings.data)
+    if CORNERS in data:
+        data[CORNERS] = np.asarray(data[CORNERS]) * np.float32(scale)
+    if KEYPOINTS in data:
+        data[KEYPOINTS] = np.asarray(data[KEYPOINTS]) * np.array([scale, scale, 1], np.float32)
+    if MASKS in data:
+        masks = np.empty(len(findings), object)
+        for index, mask in enumerate(data[MASKS]):
+            masks[index] = mask.resized(scale, scale)
+        data[MASKS] = masks
+    return sv.Detections(
+        xyxy=findings.xyxy * np.float32(scale),
+        confidence=findings.confidence,
+        class_id=findings.class_id,
+        tracker_id=findings.tracker_id,
+        data=data,
+    )
+
+
 def moved(findings: Findings, left: int, top: int) -> Findings:
     """Findings in a part of a frame whose corner is here, in pixels of the whole frame."""
     if not isinstance(findings, sv.Detections):

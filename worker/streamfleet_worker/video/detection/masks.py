@@ -24,6 +24,17 @@ class BoxMask:
     top: int
     bits: npt.NDArray[np.uint8]  # (height, width), 0 or 1
 
+    def resized(self, across: float, down: float) -> BoxMask:
+        """The mask in the resized frame, of which one pixel of the frame has this width and height."""
+        height, width = self.bits.shape
+        left, top = round(self.left * across), round(self.top * down)
+        size = (
+            max(1, round((self.left + width) * across) - left),
+            max(1, round((self.top + height) * down) - top),
+        )
+        shares = cv2.resize(self.bits * np.uint8(255), size, interpolation=cv2.INTER_AREA)
+        return BoxMask(left, top, (shares > 127).astype(np.uint8))
+
     def polygon(self) -> npt.NDArray[np.int32]:
         """The outline of the largest part: points (n, 2) in pixels of the frame; none if nothing is set."""
         contours, _ = cv2.findContours(self.bits, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

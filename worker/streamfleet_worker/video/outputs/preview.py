@@ -12,13 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
-import numpy as np
-import supervision as sv
 
 from streamfleet_core.protocol.data_plane import DataHeader
 from streamfleet_core.protocol.limits import MAX_DATA_BODY
-from streamfleet_worker.video.detection.findings import Findings
+from streamfleet_worker.video.detection.findings import Findings, resized
 from streamfleet_worker.video.frame import Image, Picture
+from streamfleet_worker.video.outputs.drawing import draw_findings
 from streamfleet_worker.video.sources.pacing import Pace
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ _NEVER = float("-inf")
 _WIDEST, _HIGHEST = 640, 1280  # pixels
 _QUALITY = 75  # of the JPEG
 _SOURCE_TIMEOUT = 0.4  # seconds without a frame, after which a source loses its turn
-_COLOURS = sv.ColorPalette.DEFAULT
+_TEXT_SCALE = 0.4
 
 
 class PreviewThrottle:
@@ -140,13 +139,7 @@ def draw(image: Image, findings: Findings, labels: Sequence[str], *, frame_size:
     """
     size, scale = preview_size(*frame_size), _scale_of(*frame_size)
     canvas = image.copy() if image.shape[1::-1] == size else _smaller(image, size)
-    if isinstance(findings, sv.Detections) and len(findings):
-        smaller = findings[::-1]  # the most confident is drawn last, so that its label stays visible
-        assert isinstance(smaller, sv.Detections)
-        smaller.xyxy = smaller.xyxy * np.float32(scale)
-        canvas = sv.BoxAnnotator(color=_COLOURS, thickness=2).annotate(canvas, smaller)
-        labeller = sv.LabelAnnotator(color=_COLOURS, text_scale=0.4, text_padding=3)
-        canvas = labeller.annotate(canvas, smaller, labels=captions(smaller, labels))
+    canvas = draw_findings(canvas, resized(findings, scale), labels, text_scale=_TEXT_SCALE)
     _, jpeg = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return jpeg.tobytes()
 
@@ -159,18 +152,3 @@ def _scale_of(width: int, height: int) -> float:
 def _smaller(image: Image, size: tuple[int, int]) -> Image:
     smaller: Image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     return smaller
-
-
-def captions(detections: sv.Detections, labels: Sequence[str]) -> list[str]:
-    """The caption of each box: class, confidence, and tracker id."""
-    assert detections.confidence is not None
-    assert detections.class_id is not None
-    texts = [
-        f"{labels[number]} {confidence:.2f}"
-        for number, confidence in zip(
-            detections.class_id.tolist(), detections.confidence.tolist(), strict=True
-        )
-    ]
-    if detections.tracker_id is None:
-        return texts
-    return [f"{text} #{name}" for text, name in zip(texts, detections.tracker_id.tolist(), strict=True)]
