@@ -16,7 +16,8 @@ import pytest
 
 from streamfleet_core.protocol.values import Manifest, Variant, Weights
 from streamfleet_core.runtime.pinned_tls import fingerprint_of
-from streamfleet_worker.agent.model_cache import ModelCache, Source
+from streamfleet_worker.agent.blob_cache import Source
+from streamfleet_worker.agent.model_cache import ModelCache
 from streamfleet_worker.decisions.reconcile_events import ModelFetched, ModelRefused
 from tests.fakes.patience import PATIENCE
 from tests.fakes.web import Web, make_certificate
@@ -103,7 +104,9 @@ class Fetcher:
         self.events: list[ModelFetched | ModelRefused] = []
         self._came: asyncio.Queue[ModelFetched | ModelRefused] = asyncio.Queue()
         self.models = ModelCache(directory, self._on_event, lambda: 0.0, board=BOARD)
-        self.models._client.timeout = httpx.Timeout(PATIENCE)  # this process serves too, and may stand still
+        self.models._blobs._client.timeout = httpx.Timeout(
+            PATIENCE
+        )  # this process serves too, and may stand still
 
     def _on_event(self, event: ModelFetched | ModelRefused) -> None:
         self.events.append(event)

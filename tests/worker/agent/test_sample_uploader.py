@@ -19,7 +19,7 @@ from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.picked_sample import PICKED, Picked
 from streamfleet_core.protocol.requests import ListDevices
 from streamfleet_worker.agent import sample_uploader
-from streamfleet_worker.agent.model_cache import Source
+from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.sample_uploader import CHECK_INTERVAL, Uploader
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker, Worker, wait_for

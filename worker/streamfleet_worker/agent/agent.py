@@ -26,10 +26,11 @@ from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Hello, Welcome
 from streamfleet_worker.agent.addresses import publish_endpoint, reached_by
+from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.broker_link import BrokerLink
 from streamfleet_worker.agent.child_processes import ChildProcesses
 from streamfleet_worker.agent.identity import Identity
-from streamfleet_worker.agent.model_cache import ModelCache, Source
+from streamfleet_worker.agent.model_cache import ModelCache
 from streamfleet_worker.agent.paths import WorkerPaths
 from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.agent.sample_uploader import Uploader

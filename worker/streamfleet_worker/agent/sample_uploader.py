@@ -21,7 +21,7 @@ from streamfleet_core.protocol.picked_sample import MAX_PICKED, PICKED, Picked
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_core.runtime.pinned_tls import PinnedContext
 from streamfleet_core.runtime.waiting import is_set_within
-from streamfleet_worker.agent.model_cache import Source
+from streamfleet_worker.agent.blob_cache import Source
 
 logger = logging.getLogger(__name__)
 
