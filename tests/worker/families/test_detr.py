@@ -8,6 +8,7 @@ import pytest
 from streamfleet_core.protocol.values import Family, Manifest, Weights
 from streamfleet_worker.families.adapter import BadOutput, Outputs
 from streamfleet_worker.families.adapters import adapter_of
+from streamfleet_worker.families.detr import check_parts
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.detection.letterbox import fit
 from streamfleet_worker.video.detection.postprocess import decode
@@ -77,3 +78,15 @@ def test_the_column_of_no_object_is_left_out() -> None:
     found = decode([boxes, more], fit(200, 100, of), manifest=of, rules=RULES)
 
     np.testing.assert_allclose(found.xyxy, EXPECTED, atol=1e-3)
+
+
+def test_boxes_in_pixels_are_told_from_parts_of_the_picture_by_most_of_them() -> None:
+    parts = np.full((100, 4), 0.5, np.float32)
+    parts[0, 0] = 14.0  # a query without an object: nothing bounds its box
+
+    check_parts(parts)
+
+    with pytest.raises(BadOutput, match="parts of the picture, from 0 to 1, got mostly 160"):
+        check_parts(parts * 320)
+    with pytest.raises(BadOutput, match="got mostly nan"):
+        check_parts(np.full((10, 4), np.nan, np.float32))

@@ -33,7 +33,7 @@ from streamfleet_worker.families.adapter import (
     expect_shape,
 )
 
-_FURTHEST = 2.0  # sizes of the input, of a center that is given as a part of it
+_USUAL = 2.0  # half of the numbers of boxes are below it, if they are parts of the input
 
 
 class RtDetr:
@@ -209,7 +209,10 @@ def in_pixels(rows: Floats, manifest: Manifest) -> Floats:
 
 
 def check_parts(boxes: Floats) -> None:
-    """Check that boxes are parts of the input, from 0 to 1. Raises: BadOutput."""
-    furthest = np.abs(boxes).max(initial=0.0)
-    if not furthest <= _FURTHEST:  # also false for NaN
-        raise BadOutput(f"expected boxes as parts of the picture, from 0 to 1, got up to {furthest:.4g}")
+    """Check that boxes are parts of the input, from 0 to 1. Raises: BadOutput.
+
+    A few may lie far outside: some models do not bound boxes, and queries without an object have any.
+    """
+    usual = np.median(np.abs(boxes)) if boxes.size else 0.0
+    if not usual <= _USUAL:  # also false for NaN
+        raise BadOutput(f"expected boxes as parts of the picture, from 0 to 1, got mostly {usual:.4g}")
