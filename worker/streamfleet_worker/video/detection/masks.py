@@ -54,12 +54,17 @@ def masks_of(
     The logits are computed within each box only, enlarged to the frame, and then cut at 0.
     """
     masks = np.empty(boxes.shape[1], object)
+    # As the reference cuts: a pixel is in a box if its left and its upper edge are.
+    edges, corners = np.ceil(boxes).astype(int), boxes.astype(int)
     for index in range(boxes.shape[1]):
-        left, top = np.floor(boxes[:2, index]).astype(int).tolist()
-        right, bottom = np.ceil(boxes[2:, index]).astype(int).tolist()
-        logits = _Logits(found, index, outputs)
-        bits = logits.cut(_Window(left, top, max(1, right - left), max(1, bottom - top)), geometry, manifest)
-        masks[index] = BoxMask(left, top, bits)
+        left, top, right, bottom = edges[:, index].tolist()
+        window = _Window(left, top, right - left, bottom - top)
+        if 0 < window.width * window.height <= _MOST_PIXELS:
+            bits = _Logits(found, index, outputs).cut(window, geometry, manifest)
+            masks[index] = BoxMask(left, top, bits)
+        else:
+            x, y = corners[:2, index].tolist()
+            masks[index] = BoxMask(x, y, np.zeros((1, 1), np.uint8))
     return masks
 
 
@@ -84,8 +89,6 @@ class _Logits:
 
     def cut(self, window: _Window, geometry: Geometry, manifest: Manifest) -> npt.NDArray[np.uint8]:
         """The pixels of the window of the frame whose logit is above 0, as 1."""
-        if window.width * window.height > _MOST_PIXELS:
-            return np.zeros((1, 1), np.uint8)
         # The position of the first pixel of the window in the grid, and the step to the next one.
         across, down = self._width / manifest.input_width, self._height / manifest.input_height
         x = ((window.left + 0.5) * geometry.scale + geometry.left) * across - 0.5

@@ -1,0 +1,73 @@
+"""A mask has the pixels of its box where the logits are above 0."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamfleet_core.protocol.values import Manifest, Weights
+from streamfleet_worker.families.adapter import Candidates
+from streamfleet_worker.video.detection.letterbox import fit
+from streamfleet_worker.video.detection.masks import BoxMask, masks_of
+
+MANIFEST = Manifest(
+    family="ultralytics",
+    labels=("a",),
+    input_width=64,
+    input_height=64,
+    weights=Weights("0" * 64, 1),
+    task="segment",
+)
+
+
+def mask_of(box: tuple[float, ...], prototype: np.ndarray) -> BoxMask:
+    """The mask of one object with one prototype, in a frame of 128 x 64: 16 rows of margin in the input."""
+    found = Candidates(
+        boxes=np.zeros((4, 1), np.float32),
+        scores=np.ones(1, np.float32),
+        classes=np.zeros(1, np.int64),
+        coefficients=np.ones((1, 1), np.float32),
+    )
+    outputs = [np.zeros((1, 6, 1), np.float32), prototype[None, None]]
+    boxes = np.array(box, np.float32)[:, None]
+    mask: BoxMask = masks_of(found, boxes, outputs, geometry=fit(128, 64, MANIFEST), manifest=MANIFEST)[0]
+    return mask
+
+
+def test_a_pixel_is_in_a_box_if_its_left_and_its_upper_edge_are() -> None:
+    mask = mask_of((9.2, 20.0, 12.7, 22.1), np.ones((16, 16), np.float32))
+
+    assert (mask.left, mask.top) == (10, 20)
+    np.testing.assert_array_equal(mask.bits, np.ones((3, 3)))
+
+
+def test_logits_lie_where_the_picture_lies_in_the_input() -> None:
+    # The right half of the frame, in a grid of 16 x 16: 8 pixels of the frame for each point.
+    prototype = np.full((16, 16), -1, np.float32)
+    prototype[:, 8:] = 1
+
+    mask = mask_of((0, 0, 128, 64), prototype)
+
+    expected = np.zeros((64, 128))
+    expected[:, 64:] = 1
+    np.testing.assert_array_equal(mask.bits, expected)
+
+
+@pytest.mark.parametrize("box", [(127.2, 3.0, 128.0, 9.0), (3.1, 5.2, 3.8, 5.9)])
+def test_a_box_without_a_whole_pixel_has_an_empty_mask_inside_of_the_frame(box: tuple[float, ...]) -> None:
+    mask = mask_of(box, np.ones((16, 16), np.float32))
+
+    assert not mask.bits.any()
+    assert len(mask.polygon()) == 0
+    assert (mask.left, mask.top) == (int(box[0]), int(box[1]))
+    assert mask.left < 128
+
+
+def test_logits_that_are_no_numbers_are_0() -> None:
+    prototype = np.full((16, 16), np.nan, np.float32)
+    prototype[:, 8:] = np.inf
+
+    mask = mask_of((0, 0, 128, 64), prototype)
+
+    assert mask.bits[:, 80:].all()
+    assert not mask.bits[:, :48].any()
