@@ -15,6 +15,7 @@ help:
 	@echo "make package-check  builds wheel and sdist, installs them into an empty environment and runs them"
 	@echo "make images-check  as root: builds and runs the container images without Docker, in three minutes"
 	@echo "make locks-check  looks up whether the locks have wheels for a Jetson, and installs nothing"
+	@echo "make families-check  compares what is read from models with what their own packages find, in ten minutes"
 	@echo "make gpu-check  on a machine with an NVIDIA GPU or a Jetson: what runs on it, in eight minutes"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
 	@echo "make bench-compare A=REV B=REV  frames/s and CPU time of two revisions in pairs; options: ARGS=\"--pairs 15\""
@@ -74,7 +75,7 @@ tests: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not among the tests: they fetch what they need, the second one for minutes (a Debian, and all that images have).
-.PHONY: first-hour-check package-check images-check locks-check gpu-check
+.PHONY: first-hour-check package-check images-check locks-check gpu-check families-check
 first-hour-check: install
 	$(BIN)/python -m pytest tests/check_first_hour.py
 
@@ -86,6 +87,10 @@ images-check: install
 
 locks-check: install
 	$(BIN)/python -m pytest tests/check_locks.py
+
+# It makes a second environment, .venv-references, of three gigabytes, for Python 3.11 and later.
+families-check: install
+	$(BIN)/python -m tests.check_families $(ARGS)
 
 # It makes an environment of its own, from the locks of the images: no `install`.
 gpu-check: python
@@ -129,6 +134,9 @@ lock: install
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url \
 		--custom-compile-command "make lock" --constraint requirements.lock --no-annotate \
 		--group build --output-file compose/locks/build.txt
+	echo "opencv-python; sys_platform == 'never'" | $(BIN)/uv pip compile --quiet --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --override - \
+		--custom-compile-command "make lock" --group references --output-file requirements-references.lock
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage site

@@ -75,6 +75,4 @@ class WorkflowResults:
                 assert_never(content)
 
     def _predictions(self, document: Document) -> Document | sv.Detections:
-        # The classes of a whole picture are no detections.
-        plain = self._serialised or "top" in document
-        return document if plain else sv.Detections.from_inference(document)
+        return document if self._serialised else sv.Detections.from_inference(document)

@@ -227,12 +227,8 @@ class Sampler:
 
 
 def _objects(prediction: dict[str, Any]) -> Objects:
-    found = prediction["predictions"]
-    return Objects(
-        [each["class"] for each in found],
-        [each["confidence"] for each in found],
-        classify="top" in prediction,
-    )
+    boxes = prediction["predictions"]
+    return Objects([box["class"] for box in boxes], [box["confidence"] for box in boxes])
 
 
 def _sample(picked: _Picked, to: Destination) -> tuple[Sample, bytes]:
