@@ -13,6 +13,7 @@ import supervision as sv
 from streamfleet_worker.library import get_model
 from streamfleet_worker.video.synthetic.test_pattern import draw
 from tests.fakes.library_parts import squares_model
+from tests.fakes.task_models import CLASSES, write_classifying_model, write_segmenting_model
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +52,26 @@ def test_what_is_no_picture_is_refused(picture: object) -> None:
 def test_a_picture_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"got gone\.png"):
         get_model("shapes/1").infer("gone.png")
+
+
+def test_the_class_of_a_picture_has_the_names_that_roboflow_has(tmp_path: Path) -> None:
+    write_classifying_model(tmp_path / "parts.onnx")
+    model = get_model(tmp_path / "parts.onnx")
+
+    (found,) = model.infer(draw(1))
+
+    assert (model.task_type, found.top) == ("classification", "nut")
+    assert found.confidence == found.predictions[0].confidence == pytest.approx(max(CLASSES))
+    assert json.loads(found.json()) == found.dict()
+
+
+def test_masks_come_in_the_size_of_the_picture(tmp_path: Path) -> None:
+    write_segmenting_model(tmp_path / "parts.onnx")
+    model = get_model(tmp_path / "parts.onnx")
+
+    (found,) = model.infer(draw(1))
+
+    read = sv.Detections.from_inference(found)
+    assert (model.task_type, found.predictions[0].mask_format) == ("instance-segmentation", "polygon")
+    assert read.mask is not None
+    assert read.mask.shape == (2, *draw(1).shape[:2])

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import supervision as sv
 
-from streamfleet_core.protocol.workflow import BadWorkflow
+from streamfleet_core.protocol.workflow import BadWorkflow, Workflow
 from streamfleet_worker.library import InferencePipeline
-from streamfleet_worker.library.workflow_results import WorkflowImage
+from streamfleet_worker.library.workflow_results import WorkflowImage, WorkflowResults
+from tests.fakes.found import CLASSIFIED, document
 from tests.fakes.library_parts import Taker, nothing_left_behind, squares_model
+from tests.fakes.predicted import frame as grey_frame
 from tests.fakes.videos import write_pattern
 
 
@@ -102,6 +104,14 @@ def test_results_may_be_plain(film: Path) -> None:
 
     assert len(outputs["found"]["predictions"]) == 3
     assert (outputs["drawn"]["type"], outputs["many"]) == ("base64", 3)
+
+
+def test_the_classes_of_a_picture_are_given_as_they_are() -> None:
+    found = {**document(), **CLASSIFIED}
+
+    outputs = WorkflowResults(Workflow(model_id="parts/1"), serialised=False)(found, grey_frame())
+
+    assert outputs == {"predictions": found}
 
 
 def test_a_workflow_that_the_fleet_does_not_run_is_refused_by_the_name_of_its_step(film: Path) -> None:

@@ -13,15 +13,17 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import pytest
+import supervision as sv
 
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.picked_sample import Sample, SamplePrediction
-from streamfleet_core.protocol.sampling import Batching, Limit, Random, Sampling
+from streamfleet_core.protocol.sampling import Batching, ClassesBased, Limit, Random, Sampling
 from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.sampling.quota_file import path_of
 from streamfleet_worker.sampling.sampler import Destination, Sampler
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Stamp
+from tests.fakes.found import CLASSIFIED, KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS, document
 from tests.fakes.patience import PATIENCE
 from tests.fakes.process_harness import wait_for
 
@@ -37,7 +39,7 @@ def prediction() -> dict[str, Any]:
     return {"image": {"width": 64, "height": 48}, "predictions": [{**box, "class_id": 1}]}
 
 
-def look(sampler: Sampler, frame_id: int, now: float = NOW) -> None:
+def look(sampler: Sampler, frame_id: int, now: float = NOW, found: dict[str, Any] | None = None) -> None:
     """Let it see one more frame."""
     stamp = Stamp(
         frame_id=frame_id,
@@ -47,7 +49,7 @@ def look(sampler: Sampler, frame_id: int, now: float = NOW) -> None:
         media_time=0.0,
         fps=25.0,
     )
-    sampler.offer(ArrayPicture(PICTURE), prediction(), stamp, source_id=0, now=now)
+    sampler.offer(ArrayPicture(PICTURE), found or prediction(), stamp, source_id=0, now=now)
 
 
 Start = Callable[..., Sampler]
@@ -151,6 +153,45 @@ def test_a_picture_keeps_its_aspect_and_its_boxes_fit_it(
     assert (box.x, box.y, box.width, box.height) == (40 * across, 18 * down, 16 * across, 12 * down)
     assert image[int(box.y), int(box.x)] > 200
     assert image[1, 1] < 60
+
+
+@pytest.mark.parametrize("given", [OUTLINED, RUN_LENGTHS, ORIENTED, KEYPOINTS])
+def test_what_a_task_adds_fits_the_picture_too(start: Start, tmp_path: Path, given: dict[str, Any]) -> None:
+    small = Sampling(dataset="parts", strategies=EVERY.strategies, max_image_size=(24, 32))
+
+    for sampling in (EVERY, small):
+        sampler = start(sampling)
+        look(sampler, len(kept(tmp_path)), found=document(given))
+        until_settled(sampler)
+        sampler.close(PATIENCE)
+
+    whole, half = (cast(dict[str, Any], sample.prediction)["predictions"][0] for sample, _ in kept(tmp_path))
+    assert whole == given
+    assert list(half) == list(given)
+    for key in ("points", "keypoints"):
+        assert [(point["x"], point["y"]) for point in half.get(key, [])] == [
+            (point["x"] / 2, point["y"] / 2) for point in given.get(key, [])
+        ]
+    if "rle" in given:
+        assert half["rle"]["size"] == [24, 32]
+        mask = sv.rle_to_mask(half["rle"]["counts"], (32, 24))
+        assert mask.sum() == mask[4:6, 8:12].sum() == 8
+    assert half.get("rotation") == given.get("rotation")
+
+
+def test_a_classified_picture_is_picked_by_its_best_class(start: Start, tmp_path: Path) -> None:
+    sampler = start(
+        Sampling(dataset="parts", strategies=(ClassesBased(name="cats", selected_class_names=("cat",)),))
+    )
+    dog = {**CLASSIFIED, "top": "dog", "predictions": CLASSIFIED["predictions"][::-1]}
+
+    for number, found in enumerate((dog, CLASSIFIED)):
+        look(sampler, number, found={"image": {"width": 64, "height": 48}, **found})
+    until_settled(sampler)
+
+    ((sample, _),) = kept(tmp_path)
+    assert (sample.frame_id, sample.prediction and sample.prediction["top"]) == (1, "cat")
+    assert [one.class_name for one in sample.classes] == ["cat", "dog"]
 
 
 def test_predictions_that_are_not_wanted_are_not_kept(start: Start, tmp_path: Path) -> None:

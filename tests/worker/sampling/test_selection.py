@@ -107,6 +107,32 @@ def test_detections_number_based_takes_counts_between_its_borders(
     ] == counts
 
 
+@pytest.mark.parametrize("borders", [{"more_than": 0}, {"less_than": 9}, {"more_than": 0, "less_than": 9}])
+def test_detections_number_based_takes_no_classified_pictures(borders: dict[str, int]) -> None:
+    strategy = DetectionsNumberBased(name="number", **borders)  # type: ignore[arg-type]
+    classified = Objects(("nut",), (0.9,), classify=True)
+
+    assert taken(picker(strategy), classified) is None
+
+
+@pytest.mark.parametrize(("only_top", "expected"), [(True, False), (False, True)])
+def test_close_to_threshold_looks_at_the_top_class_of_a_picture_or_at_all(
+    only_top: bool, expected: bool
+) -> None:
+    strategy = CloseToThreshold(name="unsure", threshold=0.3, epsilon=0.1, only_top_classes=only_top)
+    classified = Objects(("nut", "bolt"), (0.7, 0.3), classify=True)
+
+    assert (taken(picker(strategy), classified) is not None) == expected
+
+
+@pytest.mark.parametrize(("name", "expected"), [("nut", True), ("bolt", False)])
+def test_classes_based_looks_at_the_top_class_of_a_picture(name: str, expected: bool) -> None:
+    strategy = ClassesBased(name="some", selected_class_names=(name,))
+    classified = Objects(("nut", "bolt"), (0.7, 0.3), classify=True)
+
+    assert (taken(picker(strategy), classified) is not None) == expected
+
+
 def test_a_probability_is_the_share_of_what_matches() -> None:
     pick = picker(ClassesBased(name="nuts", selected_class_names=("nut",), probability=0.5))
 

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamfleet_core.protocol.values import Manifest
+from streamfleet_core.protocol.values import Manifest, Task
 from streamfleet_worker.engine.loading import load_here
 from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.ipc.child_messages import PostProcessing
@@ -24,6 +24,15 @@ from streamfleet_worker.library.settings import current_settings
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.outputs.prediction import Document, Names, describe_picture
+
+# Roboflow's names. It has none of oriented boxes alone.
+_TASK_TYPES: dict[Task, str] = {
+    "detect": "object-detection",
+    "segment": "instance-segmentation",
+    "obb": "object-detection",
+    "pose": "keypoint-detection",
+    "classify": "classification",
+}
 
 
 class Response(dict[str, Any]):
@@ -49,12 +58,11 @@ class Response(dict[str, Any]):
 
 
 class LoadedModel:
-    """Detects objects in pictures. Any thread may use it; calls run one at a time."""
-
-    task_type = "object-detection"
+    """Finds objects in pictures, or their class. Any thread may use it; calls run one at a time."""
 
     def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
         """Load the model. Raises: onnx_session.BadModel."""
+        self.task_type = _TASK_TYPES[manifest.task]
         self.class_names = list(manifest.labels)
         self._names = Names(manifest.labels, manifest.keypoints)
         self._rules = rules
@@ -71,7 +79,7 @@ class LoadedModel:
         max_detections: int | None = None,
         **_: Any,
     ) -> list[Response]:
-        """Detect objects in one picture or a list of pictures, which are BGR arrays or paths.
+        """Find objects, or the classes, of one picture or a list of them, which are BGR arrays or paths.
 
         Other options are ignored.
 
@@ -114,14 +122,14 @@ class LoadedModel:
             found = self._context.find(ArrayPicture(image), rules)
         height, width = image.shape[:2]
         document = describe_picture(found, names=self._names, width=width, height=height)
-        return Response(
-            image=Response(document["image"]),
-            predictions=[Response(prediction) for prediction in document["predictions"]],
-        )
+        predictions = [Response(prediction) for prediction in document["predictions"]]
+        return Response({**document, "image": Response(document["image"]), "predictions": predictions})
 
 
 def _plain(value: Any) -> Any:
-    return [{**each} for each in value] if isinstance(value, list) else {**value}
+    if isinstance(value, list):
+        return [{**each} for each in value]
+    return {**value} if isinstance(value, dict) else value
 
 
 def get_model(model_id: str | Path, api_key: str | None = None, **rules: Any) -> LoadedModel:

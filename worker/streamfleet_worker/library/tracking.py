@@ -18,16 +18,30 @@ class Tracking:
         self._trackers: dict[int, Tracker] = {}  # by source
 
     def track(self, document: Document, source_id: int, stamp: Stamp) -> Document:
-        """Return the document with a `tracker_id` in each prediction, or in none."""
+        """Return the document with a `tracker_id` in each prediction, or in none.
+
+        Only boxes are followed. The classes of a whole picture have none, and are left as they are.
+        """
+        if not all("x" in prediction for prediction in document["predictions"]):
+            return document
         tracker = self._trackers.get(source_id)
         if tracker is None:
             tracker = Tracker(confidence=self._confidence, fps=stamp.fps)
             self._trackers[source_id] = tracker
-        ids = tracker.update(sv.Detections.from_inference(document), stamp.media_time).tracker_id
+        ids = tracker.update(_boxes(document), stamp.media_time).tracker_id
         if ids is None:
             return document
         predictions = zip(document["predictions"], ids.tolist(), strict=True)
         return {**document, "predictions": [_with_id(prediction, each) for prediction, each in predictions]}
+
+
+def _boxes(document: Document) -> sv.Detections:
+    """The boxes alone: masks would be drawn in the size of the frame."""
+    boxes = [
+        {key: value for key, value in prediction.items() if key not in ("points", "rle", "tracker_id")}
+        for prediction in document["predictions"]
+    ]
+    return sv.Detections.from_inference({**document, "predictions": boxes})
 
 
 def _with_id(prediction: Document, tracker_id: int) -> Document:

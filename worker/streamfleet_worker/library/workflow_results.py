@@ -75,4 +75,6 @@ class WorkflowResults:
                 assert_never(content)
 
     def _predictions(self, document: Document) -> Document | sv.Detections:
-        return document if self._serialised else sv.Detections.from_inference(document)
+        # The classes of a whole picture are no detections.
+        plain = self._serialised or "top" in document
+        return document if plain else sv.Detections.from_inference(document)

@@ -227,8 +227,12 @@ class Sampler:
 
 
 def _objects(prediction: dict[str, Any]) -> Objects:
-    boxes = prediction["predictions"]
-    return Objects([box["class"] for box in boxes], [box["confidence"] for box in boxes])
+    found = prediction["predictions"]
+    return Objects(
+        [each["class"] for each in found],
+        [each["confidence"] for each in found],
+        classify="top" in prediction,
+    )
 
 
 def _sample(picked: _Picked, to: Destination) -> tuple[Sample, bytes]:

@@ -25,10 +25,16 @@ _SECONDS: dict[Window, int] = {"minutely": 60, "hourly": 3600, "daily": 86_400}
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """The objects that a model detected in a frame."""
+    """The objects that a model detected in a frame, or the classes that the whole frame may have."""
 
     classes: Sequence[str]
     confidences: Sequence[float]  # of the same objects
+    classify: bool = False  # whether they are classes of the frame, the most confident first
+
+    @property
+    def top(self) -> Objects:
+        """Of the classes of a frame the most confident; of objects all."""
+        return Objects(self.classes[:1], self.confidences[:1]) if self.classify else self
 
     def count(self, names: Collection[str] | None) -> int:
         """Count objects of these classes; None: of all."""
@@ -146,14 +152,16 @@ def _matches(strategy: Strategy, objects: Objects, rng: Callable[[], float]) -> 
             return rng() < strategy.traffic_percentage
         case CloseToThreshold():
             names = strategy.selected_class_names
-            near = objects.count_near(strategy.threshold, strategy.epsilon, names)
+            seen = objects.top if strategy.only_top_classes else objects
+            near = seen.count_near(strategy.threshold, strategy.epsilon, names)
             suits = near >= strategy.minimum_objects_close_to_threshold
         case ClassesBased():
-            suits = objects.count(strategy.selected_class_names) > 0
+            suits = objects.top.count(strategy.selected_class_names) > 0
         case DetectionsNumberBased():
             count = objects.count(strategy.selected_class_names)
             more, less = strategy.more_than, strategy.less_than
-            suits = (more is None or count > more) and (less is None or count < less)
+            fits = (more is None or count > more) and (less is None or count < less)
+            suits = fits and not objects.classify  # a frame has no number of classes
         case _:
             assert_never(strategy)
     return suits and rng() < strategy.probability

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable, unusable
@@ -159,6 +159,28 @@ def test_the_version_of_the_module_is_known_if_there_is_one(monkeypatch: pytest.
     sys.modules.pop("tensorrt", None)
 
     assert (found, installed_version()) == (VERSION, "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "got"),
+    [(TensorProto.FLOAT16, 0, "'images' FLOAT16"), (TensorProto.FLOAT, 1, "2 inputs")],
+)
+def test_no_plan_is_built_for_numbers_that_plans_do_not_take(
+    tmp_path: Path, kind: int, extra: int, got: str
+) -> None:
+    path = tmp_path / "model.onnx"
+    write_squares_model(path)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    model.graph.input.extend(
+        helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, [1, 2]) for _ in range(extra)
+    )
+    path.write_bytes(model.SerializeToString())
+
+    with pytest.raises(AcceleratorUnusable, match="one input, with numbers of float32") as caught:
+        load_plan(str(path), manifest_of(path), tmp_path / "plans", VERSION)
+
+    assert got in caught.value.missing.reason
 
 
 def test_weights_in_other_files_are_never_given_to_tensorrt(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from streamfleet_core.models import onnx_file
-from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.models.onnx_graph import BadModel, Graph
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.status import MissingAccelerator
 from streamfleet_core.protocol.values import Manifest
@@ -30,10 +30,11 @@ class PlanMissing(Exception):
 
 def load_plan(weights_path: str, manifest: Manifest, folder: Path, version: str) -> PlanModel:
     """Load the plan of a model. Raises: PlanMissing, AcceleratorUnusable, BadModel."""
-    store = PlanStore(folder)
+    store, graph = PlanStore(folder), _read_graph(weights_path)
+    _check_numbers(graph, manifest)
     try:
         cuda = Cuda()
-        key = _key(weights_path, manifest, version, cuda.compute_capability())
+        key = _key(graph, manifest, version, cuda.compute_capability())
     except run_errors() as exc:
         raise AcceleratorUnusable(_missing(str(exc))) from exc
     plan = store.read(key)
@@ -78,13 +79,13 @@ def _missing(text: str) -> MissingAccelerator:
     )
 
 
-def _key(weights_path: str, manifest: Manifest, version: str, capability: str) -> PlanKey:
+def _key(graph: Graph, manifest: Manifest, version: str, capability: str) -> PlanKey:
     return PlanKey(
         sha256=manifest.weights.sha256,
         tensorrt=version,
         capability=capability,
         precision=precision(),
-        batch=onnx_session.ACCELERATED_BATCH if _is_open(weights_path) else 1,
+        batch=onnx_session.ACCELERATED_BATCH if _is_open(graph) else 1,
     )
 
 
@@ -98,12 +99,32 @@ def _request(weights_path: str, manifest: Manifest, folder: Path, key: PlanKey) 
     )
 
 
-def _is_open(weights_path: str) -> bool:
-    """Whether the first dimension of the input is chosen with each run. Raises: onnx_session.BadModel."""
+def _read_graph(weights_path: str) -> Graph:
+    """Read the model file. Raises: onnx_session.BadModel."""
     try:
-        inputs = onnx_file.read_graph(Path(weights_path).read_bytes()).inputs
+        return onnx_file.read_graph(Path(weights_path).read_bytes())
     except OSError as exc:
         raise onnx_session.BadModel(f"the model file cannot be read: {exc.strerror}") from exc
     except BadModel as exc:  # also if its weights are in other files, which TensorRT would read (S21)
         raise onnx_session.BadModel(str(exc)) from exc
-    return bool(inputs) and len(inputs[0].shape) == 4 and inputs[0].shape[0] is None
+
+
+def _check_numbers(graph: Graph, manifest: Manifest) -> None:
+    """Check that plans take these inputs and outputs, before one is built. Raises: AcceleratorUnusable."""
+    names = manifest.outputs or tuple(port.name for port in graph.outputs[:1])
+    ports = [*graph.inputs, *(port for port in graph.outputs if port.name in names)]
+    others = [port for port in ports if port.dtype != "FLOAT"]
+    if len(graph.inputs) == 1 and not others:
+        return
+    got = f"{len(graph.inputs)} inputs" if len(graph.inputs) != 1 else f"{others[0]}"
+    raise AcceleratorUnusable(
+        MissingAccelerator(
+            shown_reason(f"TensorRT runs models of one input, with numbers of float32, here; got {got}"),
+            "export the model without half, and without another input; --provider cuda runs it as it is",
+        )
+    )
+
+
+def _is_open(graph: Graph) -> bool:
+    """Whether the first dimension of the input is chosen with each run."""
+    return len(graph.inputs[0].shape) == 4 and graph.inputs[0].shape[0] is None

@@ -1,0 +1,40 @@
+"""Tracker ids in documents: each box has one or none has, whatever else the task of the model adds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamfleet_worker.library.tracking import Tracking
+from streamfleet_worker.video.frame import Stamp
+from tests.fakes.found import BOX, CLASSIFIED, KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS, document
+
+
+def stamp(frame_id: int) -> Stamp:
+    """Of a frame of a film with ten of them a second."""
+    at = frame_id / 10
+    return Stamp(frame_id=frame_id, decoded_at=at, wall_ns=0, boot_ns=0, media_time=at, fps=10.0)
+
+
+@pytest.mark.parametrize("found", [BOX, OUTLINED, RUN_LENGTHS, ORIENTED, KEYPOINTS], ids=str)
+def test_an_object_keeps_its_id_and_all_that_was_found(found: dict[str, Any]) -> None:
+    tracking = Tracking(confidence=0.3)
+    other = {**found, "x": 50.0, "y": 40.0}
+    whole = document({**found, "detection_id": "a"}, {**other, "detection_id": "b"})
+
+    followed = [tracking.track(whole, 0, stamp(frame_id)) for frame_id in range(1, 6)]
+
+    ids = [[each.get("tracker_id") for each in one["predictions"]] for one in followed]
+    assert ids[-1] == ids[-2]
+    assert None not in ids[-1]
+    assert len(set(ids[-1])) == 2
+    for each, given in zip(followed[-1]["predictions"], whole["predictions"], strict=True):
+        assert {**each, "tracker_id": None} == {**given, "tracker_id": None}
+        assert [*each][-2:] == ["tracker_id", "detection_id"]
+
+
+def test_the_classes_of_a_picture_are_left_as_they_are() -> None:
+    whole = {**document(), **CLASSIFIED}
+
+    assert Tracking(confidence=0.3).track(whole, 0, stamp(1)) == whole
