@@ -337,6 +337,11 @@ def put_blob(digest: str, content: Path | Iterable[bytes]) -> Call[None]:
     )
 
 
+def remove_blob(digest: str) -> Call[None]:
+    """Delete content that nothing needs."""
+    return _delete(path_of("v2", "blobs", digest))
+
+
 def put_model(
     model_id: str, digest: str, *, family: str | None, labels: Iterable[str] | None, replace: bool
 ) -> Call[AddedModel]:

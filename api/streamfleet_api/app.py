@@ -43,7 +43,7 @@ from streamfleet_api.roboflow.stream_management import StreamManagementRoutes
 from streamfleet_api.roboflow.tcp.commands import Commands
 from streamfleet_api.roboflow.tcp.server import ManagerServer
 from streamfleet_api.storage.blob_store import BlobError, Blobs
-from streamfleet_api.storage.model_registry import ModelExists, ModelInUse, Models
+from streamfleet_api.storage.model_registry import BlobInUse, ModelExists, ModelInUse, Models
 from streamfleet_api.storage.sample_store import Samples
 from streamfleet_api.v2.commands import CommandRoutes
 from streamfleet_api.v2.devices import DeviceRoutes
@@ -74,6 +74,7 @@ _ANSWERED = (
     HTTPException,
     Invalid,
     BrokerClientError,
+    BlobInUse,
     ModelExists,
     ModelInUse,
     Problem,

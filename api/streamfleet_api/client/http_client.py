@@ -77,6 +77,10 @@ class Client(client.Client):
         if (got := digest_of(path)) != digest:
             raise CommandFailed(f"expected content of sha256 {digest}, got {got}")
 
+    def remove_blob(self, digest: str) -> None:
+        """Remove content that no model and no pipeline needs. Raises: CommandFailed."""
+        self._send(api_calls.remove_blob(digest))
+
     def sample_names(self, dataset: str, most: int) -> list[str]:
         """The names of the oldest samples of a dataset, at most `most`. Raises: CommandFailed."""
         names: list[str] = []

@@ -23,6 +23,7 @@ from streamfleet_core.protocol.requests import (
     PutModel,
     RemoveModel,
 )
+from streamfleet_core.protocol.source_reference import blob_of
 from streamfleet_core.protocol.values import Family, Manifest, ModelRef, Variant
 
 _SHOWN = 5  # pipelines in an error
@@ -70,6 +71,14 @@ class ModelInUse(Exception):
             f"{model_id} is in use by {names}{more}: what runs would go on, and none could name it any more; "
             "'?force=true' removes it all the same"
         )
+
+
+class BlobInUse(Exception):
+    """Content that a model or a pipeline needs."""
+
+    def __init__(self, digest: str, pipelines: tuple[str, ...]) -> None:
+        names = ", ".join(pipelines[:_SHOWN])
+        super().__init__(f"{digest[:12]} is in use by {names or 'a model'}: remove that first")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +187,25 @@ class Models:
     async def users(self, model_id: str) -> tuple[str, ...]:
         """The ids of the pipelines that name this model. Raises: BrokerClientError."""
         pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
-        return tuple(view.pipeline_id for view in pipelines if view.spec.model.id == model_id)
+        return tuple(view.pipeline_id for view in pipelines if _names(view, model_id))
+
+    async def remove_blob(self, digest: str) -> bool:
+        """Remove content, and return whether it was here. Raises: BlobInUse, BrokerClientError."""
+        async with self._inspecting:
+            pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+            registered = await self.list()
+            return await asyncio.to_thread(self._remove_blob, digest, registered, pipelines)
+
+    def _remove_blob(
+        self, digest: str, registered: Iterable[ModelRef], pipelines: Iterable[PipelineView]
+    ) -> bool:
+        users = tuple(view.pipeline_id for view in pipelines if digest in _played_by(view))
+        used = [model for view in pipelines for model in view.spec.models]
+        if users or digest in self._content([*registered, *used]):
+            raise BlobInUse(digest, users)
+        was_here = self._blobs.find(digest) is not None
+        self._blobs.remove({digest})
+        return was_here
 
     async def remove(self, model_id: str, *, force: bool) -> None:
         """Remove a model and the blobs that only it names.
@@ -187,21 +214,20 @@ class Models:
         """
         async with self._inspecting:
             pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
-            users = tuple(
-                view.pipeline_id
-                for view in pipelines
-                if any(model.id == model_id for model in view.spec.models)
-            )
+            users = tuple(view.pipeline_id for view in pipelines if _names(view, model_id))
             if users and not force:
                 raise ModelInUse(model_id, users)
             removed = await self._broker.ask(RemoveModel(model_id), ModelRef)
-            registered, used = await self.list(), [model for view in pipelines for model in view.spec.models]
-            await asyncio.to_thread(self._clear, registered, used, removed)
+            await asyncio.to_thread(self._clear, await self.list(), pipelines, removed)
 
-    def _clear(self, registered: Iterable[ModelRef], used: Iterable[ModelRef], removed: ModelRef) -> None:
+    def _clear(
+        self, registered: Iterable[ModelRef], pipelines: Iterable[PipelineView], removed: ModelRef
+    ) -> None:
         """Remove the content that nothing names, if all that is registered can say what it needs."""
         if all(self.manifest(model) for model in registered):
+            used = [model for view in pipelines for model in view.spec.models]
             needed = self._content([*registered, *used])
+            needed.update(digest for view in pipelines for digest in _played_by(view))
             self._blobs.remove(self._content([removed]) - needed)
             self._blobs.sweep(needed, UNUSED)
 
@@ -247,3 +273,13 @@ class Models:
         path = self._blobs.find(digest)
         assert path is not None
         return validate_model(path, digest, family=found.family, labels=found.labels)
+
+
+def _names(view: PipelineView, model_id: str) -> bool:
+    return any(model.id == model_id for model in view.spec.models)
+
+
+def _played_by(view: PipelineView) -> set[str]:
+    """The content that is a source of the pipeline."""
+    digests = (blob_of(source.reference) for source in view.spec.sources)
+    return {digest for digest in digests if digest is not None}

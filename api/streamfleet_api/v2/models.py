@@ -108,6 +108,14 @@ class ModelRoutes:
                 path_schemas=_DIGEST,
                 errors=native(422, 507),
             ),
+            Endpoint(
+                *("DELETE", path, self.remove_blob, "remove_blob", "Remove content that nothing needs", tag),
+                {204: Answer("The content was removed.")},
+                "What a model or a pipeline needs is refused. Content that nothing has needed for an hour is "
+                "removed with the next model.",
+                path_schemas=_DIGEST,
+                errors=native(404, 409, 422),
+            ),
         ]
 
     # models -----------------------------------------------------------------------------------------------
@@ -200,6 +208,13 @@ class ModelRoutes:
         except OSError as exc:
             raise of_disk(exc) from exc
         return written(Blob(sha256=digest, size=path.stat().st_size), 201)
+
+    async def remove_blob(self, request: Request) -> Response:
+        """Remove content that no model and no pipeline needs."""
+        digest = request.path_params["digest"]
+        if not await self._models.remove_blob(digest):
+            raise Problem(404, f"no blob {digest[:64]!r} is here")
+        return Response(status_code=204)
 
 
 def _check_range(asked: str | None) -> None:

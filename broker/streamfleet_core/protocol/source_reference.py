@@ -7,7 +7,14 @@ import re
 from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
-from streamfleet_core.protocol.limits import MAX_HOST, MAX_PORT, MAX_REASON, MAX_SHOWN, MAX_TEXT
+from streamfleet_core.protocol.limits import (
+    MAX_HOST,
+    MAX_PORT,
+    MAX_REASON,
+    MAX_SHOWN,
+    MAX_TEXT,
+    SHA256_PATTERN,
+)
 from streamfleet_core.protocol.path_secrets import (
     HIDDEN,
     decoded,
@@ -41,6 +48,9 @@ _END_OF_AUTHORITY = re.compile(r"[/?#]")
 _ILLEGAL = re.compile(r"""[\s"<>\\^`{|}\x00-\x1f\x7f]""")  # in an authority, RFC 3986
 _BETWEEN = re.compile(r"""([\s"<>]+)""")  # separates the words of a text, each of which may be an address
 _TRAILING = "'.,:;)]}"  # punctuation after an address
+
+
+_BLOB = re.compile(rf"blob:({SHA256_PATTERN})")
 
 
 class SourceKind(enum.Enum):
@@ -109,6 +119,12 @@ def scene_of(reference: str) -> int | None:
     """The number in `scene://conveyor/NUMBER`; None if it is not a scene."""
     found = _SCENE.fullmatch(reference)
     return None if found is None else int(found[1])
+
+
+def blob_of(reference: str | int) -> str | None:
+    """The sha256 in `blob:SHA256`, content of the API that a device plays as a file; None for others."""
+    found = _BLOB.fullmatch(reference) if isinstance(reference, str) else None
+    return None if found is None else found[1]
 
 
 def is_finite(source: SourceSpec) -> bool:

@@ -501,6 +501,47 @@ def test_content_that_a_disk_damaged_is_asked_for_again(api: Api) -> None:
     assert api.http.get("/v2/models/shapes/1").json()["weights"] == wanted["weights"]
 
 
+def test_content_that_nothing_needs_is_removed_when_it_is_told(http: httpx.Client, peer: Peer) -> None:
+    digest = upload(http, b"a film")
+
+    removed = http.delete(f"/v2/blobs/{digest}")
+
+    assert removed.status_code == 204
+    assert http.head(f"/v2/blobs/{digest}").status_code == 404
+    assert http.delete(f"/v2/blobs/{digest}").status_code == 404
+    assert http.delete("/v2/blobs/..%2Ftoken").status_code == 404
+
+
+@pytest.mark.parametrize("user", ["pipeline", "removed model", "model"])
+def test_content_that_is_needed_is_not_removed(http: httpx.Client, peer: Peer, user: str) -> None:
+    digest = upload(http, DEMO)
+    if user == "pipeline":
+        peer.pipelines["door"] = pipeline("door", spec=spec(f"blob:{digest}"))
+    else:
+        http.put("/v2/models/shapes/1", json={"weights": digest})
+    if user == "removed model":
+        peer.pipelines["door"] = pipeline("door", spec=replace(spec(), model=peer.models["shapes/1"]))
+        peer.models.clear()
+
+    refused = http.delete(f"/v2/blobs/{digest}")
+
+    assert refused.status_code == 409
+    assert f"in use by {'door' if user == 'pipeline' else 'a model'}" in problem(refused)
+    assert http.head(f"/v2/blobs/{digest}").status_code == 200
+
+
+def test_a_film_that_a_pipeline_plays_outlives_a_model(api: Api, peer: Peer) -> None:
+    model, film = upload(api.http, DEMO), upload(api.http, b"a film")
+    api.http.put("/v2/models/shapes/1", json={"weights": model})
+    peer.pipelines["door"] = pipeline("door", spec=spec(f"blob:{film}"))
+    old = time.time() - 7200
+    os.utime(api.folder / "api/blobs" / film, (old, old))
+
+    assert api.http.delete("/v2/models/shapes/1").status_code == 204
+
+    assert api.http.head(f"/v2/blobs/{film}").status_code == 200
+
+
 @pytest.mark.parametrize("user", ["pipeline", "model"])
 def test_content_that_something_else_needs_stays(api: Api, peer: Peer, user: str) -> None:
     weights = upload(api.http, DEMO)

@@ -464,8 +464,10 @@ ROUTES = [
     ("GET", "/docs"),
     ("GET", "/docs/docs.css"),
     ("GET", "/docs/docs.js"),
+    ("POST", "/v2/models/a/1/variants"),
     ("PUT", f"/v2/blobs/{'0' * 64}"),
     ("GET", f"/v2/blobs/{'0' * 64}"),
+    ("DELETE", f"/v2/blobs/{'0' * 64}"),
     ("GET", "/nothing"),
     ("GET", "/v2/nothing"),
 ]
@@ -595,6 +597,7 @@ def test_a_devices_ticket_opens_blobs_for_reading_and_nothing_else(http: httpx.C
         base_url=http.base_url, transport=transport, headers=ticket, timeout=PATIENCE
     ) as device:
         assert device.put(path, content=content).status_code == 401
+        assert device.delete(path).status_code == 401
         assert device.get("/v2/devices").status_code == 401
         assert device.get("/list_pipelines").status_code == 401
 

@@ -8,6 +8,7 @@ from streamfleet_core.protocol.limits import MAX_REASON, MAX_TEXT
 from streamfleet_core.protocol.source_reference import (
     TEST_PATTERN,
     SourceKind,
+    blob_of,
     expected_instead,
     is_movable,
     is_playable,
@@ -206,3 +207,21 @@ def test_a_reason_is_cut_behind_its_redaction() -> None:
 
     assert "CANARY" not in shown
     assert 290 < len(shown.encode()) <= MAX_REASON
+
+
+def test_content_of_the_api_is_named_by_its_sha256() -> None:
+    digest = "0a" * 32
+
+    assert blob_of(f"blob:{digest}") == digest
+    assert kind_of(f"blob:{digest}") is SourceKind.FILE
+    assert is_playable(f"blob:{digest}")
+    assert sanitised(f"blob:{digest}") == f"blob:{digest}"
+    for other in (
+        f"blob:{digest}0",
+        f"blob:{digest[1:]}",
+        f"blob:../{digest[3:]}",
+        f"BLOB:{digest}",
+        digest,
+        0,
+    ):
+        assert blob_of(other) is None

@@ -56,6 +56,21 @@ def test_a_file_that_plays_the_camera_begins_again_and_its_numbers_go_on(
     assert greys[10:20] == greys[:10]
 
 
+def test_a_picture_that_plays_the_camera_is_shown_at_the_rate_of_a_film(
+    play: Callable[..., Playing], tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.png"
+    cv2.imwrite(str(picture), np.zeros((24, 32, 3), np.uint8))
+
+    playing = play(str(picture), mode="live")
+    ids = playing.until(12)
+
+    assert ids == list(range(1, len(ids) + 1))
+    # One may be late, and the next one then in time.
+    shown = [frame.decoded_at for frame in playing.frames]
+    assert shown[11] - shown[0] > 10 / 25
+
+
 def test_a_file_that_plays_the_camera_keeps_its_own_pace(
     play: Callable[..., Playing], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ from streamfleet_worker.agent.model_cache import ModelCache
 from streamfleet_worker.agent.paths import WorkerPaths
 from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.agent.sample_uploader import Uploader
+from streamfleet_worker.agent.source_files import SourceFiles
 from streamfleet_worker.agent.state_db import State
 from streamfleet_worker.agent.status_publisher import StatusPublisher
 from streamfleet_worker.config import WorkerConfig
@@ -118,6 +119,7 @@ class Agent:
         )
         board = read_board() if board is None else board
         self._models = ModelCache(self._paths.models, self._handle_event, rng, board=board)
+        self._files = SourceFiles(self._paths.files, rng)
         self._children = ChildProcesses(
             on_report=lambda child, report: self._handle_event(events.Reported(child, report)),
             on_exit=lambda child, code: self._handle_event(events.Exited(child, code)),
@@ -198,6 +200,7 @@ class Agent:
             assert isinstance(effect, effects.Send)
             self._link.send(effect.envelope)
         await self._models.close()
+        await self._files.close()
         await self._uploader.close()
         await self._children.stop(STOP_TIMEOUT)
         self._link.close(linger=GOODBYE_TIMEOUT)
@@ -282,6 +285,7 @@ class Agent:
                     effect.revision,
                     len(effect.assignments),
                 )
+                self._files.adopt(effect.assignments)
                 self._feed(events.Adopted(effect.assignments))
             case effects.AllowSubscribers():
                 self._allowed = AllowSubscribers(effect.keys)
@@ -318,6 +322,7 @@ class Agent:
             fingerprint = self._identity.api_fingerprint
         source = Source.of(reached_by(welcome.api, host), welcome.ticket, fingerprint)
         self._models.use(source)
+        self._files.use(source)
         self._uploader.use(source)
         relay = Relay(
             tuple(reached_by(endpoint, host) for endpoint in welcome.relay),
@@ -404,8 +409,9 @@ class Agent:
                 self._start_camera(action)
             case actions.ChangeCamera():
                 assignment = action.assignment
+                spec = self._files.local(assignment.spec)
                 self._children.send(
-                    action.child, Change(assignment.generation, assignment.desired_status, assignment.spec)
+                    action.child, Change(assignment.generation, assignment.desired_status, spec)
                 )
             case actions.ShowPictures():
                 self._children.send(action.child, Show(action.wanted))
@@ -476,7 +482,7 @@ class Agent:
                 generation=assignment.generation,
                 incarnation=action.child.incarnation,
                 desired_status=assignment.desired_status,
-                spec=assignment.spec,
+                spec=self._files.local(assignment.spec),
                 manifest=action.manifests[0],
                 stages=tuple(
                     StageConfig(manifest, self._paths.engine(stage.model.digest))

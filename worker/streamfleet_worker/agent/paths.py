@@ -28,6 +28,10 @@ class WorkerPaths:
         return self.root / "models"
 
     @property
+    def files(self) -> Path:
+        return self.root / "files"
+
+    @property
     def plans(self) -> Path:
         return self.root / "plans"
 
@@ -81,5 +85,5 @@ class WorkerPaths:
 
     def make(self) -> None:
         """Create the directories that do not exist. Raises: OSError."""
-        for directory in (self.root, self.models, self.run, self.progress):
+        for directory in (self.root, self.models, self.files, self.run, self.progress):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -149,12 +149,14 @@ class Reader:
         self._metrics.source_connected(capture)
         self._backoff.succeeded()
         self._metrics.consumption("STARTED")
+        pace = _MediaPace() if self._loops else None
         try:
-            self._read(capture)
-            while self._loops and not self._stopped.is_set():
+            self._read(capture, pace)
+            while pace is not None and not self._stopped.is_set():
                 capture = self._open()
                 if capture is not None:
-                    self._read(capture)
+                    pace.begin_again(capture)
+                    self._read(capture, pace)
         finally:
             self._metrics.consumption("FINISHED")
         if capture is not None and not self._stopped.is_set():
@@ -204,9 +206,8 @@ class Reader:
             self._metrics.grabbed(time.monotonic())
             self._metrics.dropped("damaged")
 
-    def _read(self, capture: Capture) -> None:
+    def _read(self, capture: Capture, pace: _MediaPace | None) -> None:
         """Deliver frames until the source ends, or until stopped. Raises: SourceLost."""
-        pace = _MediaPace() if self._loops else None
         more = True
         with closing(capture):
             while more and not self._stopped.wait(pace.wait(capture, time.monotonic()) if pace else 0.0):
@@ -292,6 +293,12 @@ class _MediaPace:
 
     def __init__(self) -> None:
         self._shown: tuple[float, float] | None = None  # media seconds and monotonic seconds of the last one
+
+    def begin_again(self, capture: Capture) -> None:
+        """The file is played again: its first picture is due one frame after the last one."""
+        if self._shown is not None:
+            first, gap = capture.media_time or 0.0, 1 / (capture.fps or _USUAL_FPS)
+            self._shown = (first - gap, self._shown[1])
 
     def wait(self, capture: Capture, now: float) -> float:
         """Seconds until the grabbed picture is due."""
