@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -10,13 +14,13 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from streamfleet import Client, Connection, Prediction, subscribe
+from streamfleet import Client, Connection, NotFound, Prediction, subscribe
 from streamfleet_worker.video.synthetic.test_pattern import HEIGHT, WIDTH
 from tests.fakes import task_models
 from tests.fakes.detections_columns import class_ids
 from tests.fakes.patience import PATIENCE
 from tests.fakes.task_models import ANGLE, CLASSES, FIRST, KEYPOINTS, POINTS, SECOND, SIDE
-from tests.fleet.harness import Fleet, UdpReceiver
+from tests.fleet.harness import Fleet, UdpReceiver, wait_for
 
 WRITERS = {
     "segment": task_models.write_segmenting_model,
@@ -31,6 +35,19 @@ PIPELINES: dict[str, tuple[str, dict[str, str]]] = {
     "obb": ("obb", {}),
     "pose": ("pose", {}),
     "classify": ("classify", {}),
+}
+# One frame of each is kept for labelling, half as large.
+SAMPLING: Any = {
+    "dataset": "tasks",
+    "strategies": [
+        {
+            "type": "random",
+            "name": "one",
+            "traffic_percentage": 1.0,
+            "limits": [{"type": "hourly", "value": 1}],
+        }
+    ],
+    "max_image_size": [HEIGHT // 2, WIDTH // 2],
 }
 SCALE = WIDTH / SIDE  # pixels of the frame for one of the input, in which the frame lies in the middle
 TOP = (SIDE - HEIGHT / SCALE) / 2
@@ -67,9 +84,12 @@ def received(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                     model=f"{task}/1",
                     sources=["TestPatternStreamProducer"],
                     sinks=[{"host": "127.0.0.1", "port": sinks[pipeline_id].port}],
+                    sampling=SAMPLING,
                     **cast(Any, options),
                 )
             yield {each: _received(client, fleet, each, sink) for each, sink in sinks.items()}
+            with contextlib.suppress(NotFound):
+                client.remove_dataset("tasks")
     finally:
         fleet.terminate_all()
         for sink in sinks.values():
@@ -206,3 +226,34 @@ def test_filters_choose_among_what_each_task_finds(fleet: Fleet, received: dict[
     assert nut.detections.mask is not None
     assert names(bolt.detections) == ["bolt"]
     assert cast(Any, picture.document)["top"] == "nut"
+
+
+def test_a_sample_of_each_task_is_exported_as_coco(fleet: Fleet, received: dict[str, Received]) -> None:
+    assert received
+    with Client(Connection(url=fleet.url)) as client:
+        wait_for(
+            lambda: sum(each.samples for each in client.list_datasets()) == len(PIPELINES),
+            lambda: f"a sample of each, there are {client.list_datasets()}",
+        )
+        file = io.BytesIO()
+        client.export_dataset("tasks", file)
+    with zipfile.ZipFile(file) as archive:
+        document = json.loads(archive.read("annotations.json"))
+    names = {each["id"]: each["name"] for each in document["categories"]}
+    images = {each["pipeline_id"]: each for each in document["images"]}
+    bolts = {
+        each["image_id"]: each for each in document["annotations"] if names[each["category_id"]] == "bolt"
+    }
+    found = {pipeline_id: bolts.get(image["id"], {}) for pipeline_id, image in images.items()}
+
+    assert found["classify"] == {}
+    assert [each["name"] for each in images["classify"]["labels"]] == ["nut"]
+    # A mask is the left half of its box. An outline goes through the middle of its pixels.
+    left, top, right, bottom = (each / 2 for each in box_in_frame(*FIRST))
+    area = (right - left) * (bottom - top) / 2
+    assert found["runs"]["area"] == pytest.approx(area, rel=0.01)
+    assert found["segment"]["area"] == pytest.approx(area, rel=0.02)
+    assert found["obb"]["area"] == pytest.approx(FIRST[2] * FIRST[3] * (SCALE / 2) ** 2, rel=0.01)
+    places = [(x / 2, y / 2) for x, y in (in_frame(x, y) for x, y, _ in POINTS)]
+    flat = [number for place in places for number in (*place, 2)]
+    assert found["pose"]["keypoints"] == pytest.approx(flat, abs=0.1)
