@@ -7,8 +7,10 @@ import pytest
 
 from streamfleet_core.protocol.values import Manifest, Weights
 from streamfleet_worker.families.adapter import Candidates
+from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.detection.letterbox import fit
 from streamfleet_worker.video.detection.masks import BoxMask, masks_of
+from streamfleet_worker.video.detection.postprocess import decode
 
 MANIFEST = Manifest(
     family="ultralytics",
@@ -71,3 +73,17 @@ def test_logits_that_are_no_numbers_are_0() -> None:
 
     assert mask.bits[:, 80:].all()
     assert not mask.bits[:, :48].any()
+
+
+def test_an_object_without_any_pixel_is_dropped_with_its_mask() -> None:
+    # Two boxes; the only prototype is above 0 for the first one, whose coefficient is 1.
+    output = np.zeros((1, 6, 2), np.float32)
+    output[0, :4] = [[16, 48], [32, 32], [16, 16], [16, 16]]
+    output[0, 4], output[0, 5] = [0.9, 0.8], [1.0, -1.0]
+    prototypes = np.ones((1, 1, 16, 16), np.float32)
+
+    found = decode([output, prototypes], fit(64, 64, MANIFEST), manifest=MANIFEST, rules=PostProcessing())
+
+    assert found.confidence is not None
+    np.testing.assert_allclose(found.confidence, [0.9])
+    assert [mask.bits.all() for mask in found.data["masks"]] == [True]

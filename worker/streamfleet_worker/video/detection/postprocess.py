@@ -15,7 +15,7 @@ from streamfleet_worker.families.adapter import Candidates, Floats, Outputs
 from streamfleet_worker.families.adapters import adapter_of
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.detection.classification import classify
-from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS, Findings
+from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS, Findings, data_of
 from streamfleet_worker.video.detection.letterbox import Geometry
 from streamfleet_worker.video.detection.masks import masks_of
 from streamfleet_worker.video.detection.selection import ALL, Selection
@@ -74,12 +74,28 @@ def decode(
     if len(found.scores) > rules.max_detections:
         first = slice(rules.max_detections)
         found, boxes = found.take(first), boxes[:, first]
-    return sv.Detections(
-        xyxy=boxes.T.copy(),
-        confidence=np.minimum(found.scores, 1),  # rounding may raise one with fewer than 32 bits above 1
-        class_id=found.classes,
-        data=_data(found, boxes, outputs, geometry=geometry, manifest=manifest),
+    return _of_visible_masks(
+        sv.Detections(
+            xyxy=boxes.T.copy(),
+            confidence=np.minimum(found.scores, 1),  # rounding may raise one with fewer than 32 bits above 1
+            class_id=found.classes,
+            data=_data(found, boxes, outputs, geometry=geometry, manifest=manifest),
+        )
     )
+
+
+def _of_visible_masks(detections: sv.Detections) -> sv.Detections:
+    """Those whose mask has a pixel, if there are masks, as the reference of Ultralytics' models does.
+
+    supervision reads no masks at all of a frame in which one has no outline.
+    """
+    masks = data_of(detections, MASKS)
+    if masks is None:
+        return detections
+    visible = np.array([mask.bits.any() for mask in masks], np.bool_)
+    kept = detections if visible.all() else detections[visible]
+    assert isinstance(kept, sv.Detections)
+    return kept
 
 
 def _sound(found: Candidates) -> Candidates:
