@@ -140,7 +140,7 @@ def enclosing(rotated: Floats) -> Floats:
 def keypoints_of(values: Floats, manifest: Manifest) -> Floats:
     """Key points (n, points, 3) of rows (n, points * 2 or 3); without a confidence of their own it is 1."""
     count = len(manifest.keypoints)
-    points = values.reshape(len(values), count, -1)
+    points = values.reshape(len(values), count, values.shape[1] // count)  # also of no boxes
     if points.shape[2] == 2:
         points = np.concatenate([points, np.ones_like(points[:, :, :1])], axis=2)
     return points

@@ -213,6 +213,7 @@ def check_parts(boxes: Floats) -> None:
 
     A few may lie far outside: some models do not bound boxes, and queries without an object have any.
     """
-    usual = np.median(np.abs(boxes)) if boxes.size else 0.0
+    with np.errstate(over="ignore"):
+        usual = np.median(np.abs(boxes)) if boxes.size else 0.0
     if not usual <= _USUAL:  # also false for NaN
         raise BadOutput(f"expected boxes as parts of the picture, from 0 to 1, got mostly {usual:.4g}")

@@ -23,6 +23,8 @@ from streamfleet_worker.video.detection.suppression import suppress
 
 T = TypeVar("T")
 
+_FURTHEST = 1e6  # pixels of the input
+
 
 def post_processing(spec: PipelineSpec, defaults: PostProcessing) -> PostProcessing:
     """The settings of the pipeline, with the device's defaults where it has none."""
@@ -49,6 +51,7 @@ def findings_of(
     return decode(outputs, geometry, manifest=manifest, rules=rules, selection=selection)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is dropped
 def decode(
     outputs: Outputs,
     geometry: Geometry,
@@ -59,14 +62,13 @@ def decode(
 ) -> sv.Detections:
     """Decode the outputs of one frame to detections, most confident first, clipped to the frame."""
     adapter = adapter_of(manifest)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is dropped
-        found = selection.of_kept_classes(_sound(adapter.read(outputs, manifest, rules.confidence)))
-        if adapter.has_nms or len(found.scores) > rules.max_candidates:
-            found = found.take(np.argsort(-found.scores, kind="stable")[: rules.max_candidates])
-        if not adapter.has_nms:
-            # Before they are clipped, as in the references: what lies outside of the frame counts too.
-            found = found.take(suppress(found, rules))
-        boxes, inside = _to_frame(found.boxes, geometry)
+    found = selection.of_kept_classes(_sound(adapter.read(outputs, manifest, rules.confidence)))
+    if adapter.has_nms or len(found.scores) > rules.max_candidates:
+        found = found.take(np.argsort(-found.scores, kind="stable")[: rules.max_candidates])
+    if not adapter.has_nms:
+        # Before they are clipped, as in the references: what lies outside of the frame counts too.
+        found = found.take(suppress(found, rules))
+    boxes, inside = _to_frame(found.boxes, geometry)
     size = {"width": geometry.frame_width, "height": geometry.frame_height}
     inside &= selection.keeps_places(boxes, **size)
     if not inside.all():
@@ -99,9 +101,12 @@ def _of_visible_masks(detections: sv.Detections) -> sv.Detections:
 
 
 def _sound(found: Candidates) -> Candidates:
-    """Those whose boxes are finite and not empty."""
+    """Those whose boxes are not empty, and nearer than what is only noise or not a number."""
     boxes = found.boxes
-    sound = (boxes[2] > boxes[0]) & (boxes[3] > boxes[1]) & np.isfinite(boxes).all(axis=0)
+    sound = (boxes[2] > boxes[0]) & (boxes[3] > boxes[1]) & (np.abs(boxes) <= _FURTHEST).all(axis=0)
+    if found.rotated is not None:
+        sizes = found.rotated[2:4]
+        sound &= ((sizes > 0) & (sizes <= _FURTHEST)).all(axis=0)
     return found if sound.all() else found.take(sound)
 
 
