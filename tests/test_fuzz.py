@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from streamfleet_api.feeds.statuses import Board
 from streamfleet_api.web.json_codec import BadJson, parse, parse_leniently, parse_strictly
+from streamfleet_core.datasets.coco import Coco
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic, split
 from streamfleet_core.protocol.errors import BadData, BadMessage, ProtocolError
@@ -27,7 +28,7 @@ from streamfleet_core.protocol.requests import OPERATIONS, unpack_request
 from streamfleet_core.protocol.values import Observed, ObservedState, to_plain
 from tests.api.monitoring.test_metrics import MACHINE
 from tests.api.roboflow.test_stream_management import told
-from tests.fakes.found import KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS
+from tests.fakes.found import KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS, document
 from tests.fakes.samples import picked
 
 OBSERVED = (
@@ -103,14 +104,16 @@ def a_request(body: bytes) -> object:
 
 
 def a_sample(body: bytes) -> object:
-    """As it is kept."""
-    return json.loads(msgspec.json.encode(Picked.decode(body).sample))
+    """As it is kept, and as it is exported."""
+    sample = Picked.decode(body).sample
+    return json.loads(msgspec.json.encode((sample, Coco().add(sample))))
 
 
 HELLO, HEARTBEAT = (
     Hello(device="cam-7", boot=b"b" * 16, agent="0.1.0", capacity=4, observed=OBSERVED),
     Heartbeat(1, 0, 0, OBSERVED),
 )
+FULL_SAMPLE = picked(prediction=document(OUTLINED, RUN_LENGTHS, ORIENTED, KEYPOINTS))
 DECODERS: dict[str, tuple[Any, Callable[[bytes], object], tuple[type[Exception], ...]]] = {
     "hello": (plain(HELLO), control(HELLO), (BadMessage,)),
     "heartbeat": (plain(HEARTBEAT), control(HEARTBEAT), (BadMessage,)),
@@ -127,7 +130,7 @@ DECODERS: dict[str, tuple[Any, Callable[[bytes], object], tuple[type[Exception],
     "pipeline": (plain(told("door", 1.0)), a_status(pipeline_topic(Kind.STAT, "door")), (BadData,)),
     "device": (plain(MACHINE), a_status(device_topic("edge-1")), (BadData,)),
     "prediction": (PREDICTION, decode_prediction, (BadData,)),
-    "sample": (plain(picked()), a_sample, (msgspec.MsgspecError, TypeError, ValueError, RecursionError)),
+    "sample": (plain(FULL_SAMPLE), a_sample, (msgspec.MsgspecError, TypeError, ValueError, RecursionError)),
 }
 
 

@@ -54,27 +54,29 @@ class Rle(TypedDict):
     counts: Annotated[str, Meta(max_length=MAX_RLE_COUNTS)]
 
 
-FoundObject = TypedDict(
-    "FoundObject",
-    {
-        "x": Finite,
-        "y": Finite,
-        "width": Finite,
-        "height": Finite,
-        "confidence": Finite,
-        "class": str,
-        "class_id": Integer,
-        "tracker_id": Integer,
-        "detection_id": str,
-        # The outline of a mask, or the four corners of an oriented box.
-        "points": Annotated[list[Point], Meta(max_length=MAX_POINTS)],
-        "rle": Rle,  # a mask, instead of its outline
-        "mask_format": str,  # polygon or rle
-        "rotation": Finite,  # of an oriented box, in degrees
-        "keypoints": Annotated[list[Keypoint], Meta(max_length=MAX_KEYPOINTS)],
-    },
-    total=False,
-)
+class _Place(TypedDict, total=False):
+    """Where an object is, in pixels of the frame. The class of a whole picture has none of it."""
+
+    x: Finite
+    y: Finite
+    width: Finite
+    height: Finite
+    tracker_id: Integer
+    detection_id: str
+    # The outline of a mask, or the four corners of an oriented box.
+    points: Annotated[list[Point], Meta(max_length=MAX_POINTS)]
+    rle: Rle  # a mask, instead of its outline
+    mask_format: str  # polygon or rle
+    rotation: Finite  # of an oriented box, in degrees
+    keypoints: Annotated[list[Keypoint], Meta(max_length=MAX_KEYPOINTS)]
+
+
+_Class = TypedDict("_Class", {"confidence": Finite, "class": str, "class_id": Integer})
+_AnyClass = TypedDict("_AnyClass", {"confidence": Finite, "class": str, "class_id": Integer}, total=False)
+
+
+class FoundObject(_Place, _Class):
+    """What a stage has found. Its class is required: a list of empty maps is refused."""
 
 
 class StageResult(TypedDict):
@@ -85,7 +87,7 @@ class StageResult(TypedDict):
     confidence: NotRequired[Finite]
 
 
-class Prediction(FoundObject, total=False):
+class Prediction(_Place, _AnyClass, total=False):
     """One object, or one class of the whole picture."""
 
     # By the name of the stage. A stage that has not run on the object in time is missing.

@@ -55,6 +55,7 @@ _POINT, _KEYPOINT = {"x": 1.0, "y": 2.0}, KEYPOINTS["keypoints"][0]
         {"rle": {"size": [48, 64], "counts": "0" * (limits.MAX_RLE_COUNTS + 1)}},
         {"keypoints": [_KEYPOINT] * (limits.MAX_KEYPOINTS + 1)},
         {"stages": {f"s{number}": {"predictions": []} for number in range(limits.MAX_STAGES + 1)}},
+        {"stages": {"text": {"predictions": [{}]}}},
         {"stages": {"a name": {"predictions": []}}},
         {"stages": {"text": {"predictions": [{**BOX, "rotation": float("inf")}]}}},
         {"keypoints": [{**_KEYPOINT, "class_id": limits.MAX_KEYPOINTS}]},
