@@ -296,6 +296,32 @@ def test_a_model_may_give_another_number_of_boxes_each_time(path: Path) -> None:
     assert found == [6, 0, 4, 300]
 
 
+@pytest.mark.parametrize(("kind", "scale"), [(TensorProto.FLOAT16, 1.0), (TensorProto.UINT8, 1 / 255)])
+def test_an_input_of_other_numbers_gives_the_same(path: Path, kind: int, scale: float) -> None:
+    plain = Session(str(path), write_squares_model(path))
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    for node in model.graph.node:
+        node.input[:] = ["numbers" if name == "images" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT))
+    model.graph.node.insert(1, helper.make_node("Mul", ["floats", "scale"], ["numbers"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), "scale"))
+    other_path = path.with_name("other.onnx")
+    other_path.write_bytes(model.SerializeToString())
+    manifest = manifest_of(other_path)
+    other = Session(str(other_path), manifest)
+    layout = plain.layout(2)
+    slots = map_slots(create_memory(layout), layout)
+    for slot in slots:
+        Letterbox(manifest).write(ArrayPicture(draw(1)), slot.input)
+
+    plain.runner().run(slots[:1])
+    other.runner().run(slots[1:])
+
+    assert other.layout(1) == plain.layout(1)
+    np.testing.assert_allclose(slots[1].outputs[0], slots[0].outputs[0], atol=5e-3)
+
+
 def test_a_model_file_that_is_gone_is_named_as_such(path: Path) -> None:
     manifest = write_squares_model(path)
     path.unlink()
