@@ -14,12 +14,11 @@ from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipelin
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.status import SampleStat
 from streamfleet_core.protocol.values import MaskFormat, UdpSink
-from streamfleet_worker.camera.stages.nested_findings import Nested
 from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.sender import Sender
 from streamfleet_worker.sampling.sampler import Destination, Sampler
-from streamfleet_worker.video.detection.findings import Findings
+from streamfleet_worker.video.detection.findings import Findings, Nested
 from streamfleet_worker.video.detection.letterbox import Geometry
 from streamfleet_worker.video.frame import Picture, Stamp
 from streamfleet_worker.video.outputs.encoding import Encoded, to_json, to_msgpack

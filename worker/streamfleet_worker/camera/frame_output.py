@@ -65,7 +65,14 @@ class FrameOutput:
     def show(self, wanted: bool) -> None:
         """Start or stop making previews. Only one thread may call this."""
         if wanted and self._renderer is None:
-            self._renderer = PreviewRenderer(self._config.manifest.labels, self._send_preview)
+            self._renderer = PreviewRenderer(
+                self._config.manifest.labels,
+                self._send_preview,
+                stage_labels={
+                    stage.name: each.manifest.labels
+                    for stage, each in zip(self._config.spec.stages, self._config.stages, strict=True)
+                },
+            )
             self._renderer.start()
         self._showing = wanted
 
@@ -166,7 +173,13 @@ class FrameOutput:
         if not frame.shown or frame.picture is None or self._renderer is None:
             return
         self._renderer.offer(
-            PreviewFrame(picture=frame.picture, findings=findings, source_id=lane.source_id, header=header)
+            PreviewFrame(
+                picture=frame.picture,
+                findings=findings,
+                source_id=lane.source_id,
+                header=header,
+                nested={} if frame.nested is None else frame.nested.close(),
+            )
         )
 
     def _send_preview(self, jpeg: bytes, preview: PreviewFrame) -> None:

@@ -113,6 +113,35 @@ def test_what_a_task_adds_is_drawn_in_the_size_of_the_preview(findings: sv.Detec
     assert findings.xyxy.max() > 640  # what is sent stays as it is
 
 
+def test_what_stages_have_found_is_drawn_in_its_object() -> None:
+    image = np.zeros((1080, 1920, 3), np.uint8)
+    outer = boxes((600, 300, 1200, 900))
+    inner = {0: {"text": boxes((750, 450, 1050, 750))}}
+    labels = {"text": LABELS}
+
+    plain = decode(draw(image, outer, LABELS, frame_size=(1920, 1080)))
+    nested = draw(image, outer, LABELS, frame_size=(1920, 1080), nested=inner, stage_labels=labels)
+
+    added = np.abs(decode(nested).astype(int) - plain).max(axis=2) > 60
+    assert added[170:230, 249:252].any(axis=1).all()  # its left edge, at a third of the size
+    assert not added[110:120, 380:395].any()
+
+
+def test_the_class_of_an_object_by_a_stage_is_in_its_caption() -> None:
+    image = np.zeros((1080, 1920, 3), np.uint8)
+    outer = boxes((600, 300, 1200, 900))
+    kind = {0: {"kind": sv.Classifications(np.array([1]), np.array([0.75]))}}
+
+    plain = decode(draw(image, outer, LABELS, frame_size=(1920, 1080)))
+    noted = draw(image, outer, LABELS, frame_size=(1920, 1080), nested=kind, stage_labels={"kind": LABELS})
+
+    added = np.abs(decode(noted).astype(int) - plain).max(axis=2) > 60
+    columns = np.flatnonzero(added.any(axis=0))
+    assert columns.min() > 230  # the caption goes on to the right
+    assert added[80:100].any()
+    assert not added[105:].any()
+
+
 # a whole camera
 
 

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from streamfleet_worker.video.detection.findings import Findings
-
-# By the index of an object, then by the name of a stage. A stage that has not run on an object is missing.
-Nested = Mapping[int, Mapping[str, Findings]]
+from streamfleet_worker.video.detection.findings import Findings, Nested
 
 
 class NestedFindings:

@@ -5,6 +5,7 @@ Detections carry what a task adds in `data`, one entry each, so that it is selec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,9 @@ import supervision as sv
 from supervision.config import ORIENTED_BOX_COORDINATES
 
 Findings = sv.Detections | sv.Classifications
+# What stages have found in objects: by the index of the object, then by the name of the stage. A stage that
+# has not run on an object is missing.
+Nested = Mapping[int, Mapping[str, Findings]]
 
 CORNERS: str = ORIENTED_BOX_COORDINATES  # (n, 4, 2): the corners of oriented boxes, in pixels of the frame
 KEYPOINTS = "keypoints"  # (n, points, 3): x and y in pixels of the frame, and the confidence

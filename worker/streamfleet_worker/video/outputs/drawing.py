@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -24,8 +24,18 @@ _JOINTS = sv.Color.from_hex("#ff3d7f")
 _MOST_CLASSES = 3  # of a picture that are written into it
 
 
-def draw_findings(picture: Image, findings: Findings, labels: Sequence[str], *, text_scale: float) -> Image:
-    """Draw findings in pixels of the picture into it. It is changed, and returned."""
+def draw_findings(
+    picture: Image,
+    findings: Findings,
+    labels: Sequence[str],
+    *,
+    text_scale: float,
+    notes: Mapping[int, str] | None = None,
+) -> Image:
+    """Draw findings in pixels of the picture into it. It is changed, and returned.
+
+    `notes`: what the caption of an object says besides, by its index.
+    """
     if isinstance(findings, sv.Classifications):
         return draw_classes(picture, class_captions(findings, labels), text_scale=text_scale)
     if not len(findings):
@@ -36,7 +46,10 @@ def draw_findings(picture: Image, findings: Findings, labels: Sequence[str], *, 
     if data_of(backwards, CORNERS) is None:
         picture = sv.BoxAnnotator(color=COLOURS, thickness=2).annotate(picture, backwards)
     labeller = sv.LabelAnnotator(color=COLOURS, text_scale=text_scale, text_padding=3)
-    return labeller.annotate(picture, backwards, labels=captions(backwards, labels))
+    texts = captions(findings, labels)
+    for index, note in (notes or {}).items():
+        texts[index] += f" {note}"
+    return labeller.annotate(picture, backwards, labels=texts[::-1])
 
 
 def draw_shapes(picture: Image, detections: sv.Detections) -> Image:

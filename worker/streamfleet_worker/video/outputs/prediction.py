@@ -24,7 +24,7 @@ import numpy.typing as npt
 import supervision as sv
 
 from streamfleet_core.protocol.values import MaskFormat
-from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS, Findings, data_of
+from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS, Findings, Nested, data_of
 from streamfleet_worker.video.detection.masks import BoxMask
 from streamfleet_worker.video.outputs.outlines import outline_of
 from streamfleet_worker.video.outputs.rle import rle_of
@@ -108,7 +108,7 @@ def describe_picture(
 
 def nest(
     document: Document,
-    nested: Mapping[int, Mapping[str, Findings]],
+    nested: Nested,
     names: Mapping[str, Names],
     mask_format: MaskFormat = "polygon",
 ) -> None:

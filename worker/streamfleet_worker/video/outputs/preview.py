@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import cv2
+import supervision as sv
 
 from streamfleet_core.protocol.data_plane import DataHeader
 from streamfleet_core.protocol.limits import MAX_DATA_BODY
-from streamfleet_worker.video.detection.findings import Findings, resized
+from streamfleet_worker.video.detection.findings import Findings, Nested, resized
 from streamfleet_worker.video.frame import Image, Picture
-from streamfleet_worker.video.outputs.drawing import draw_findings
+from streamfleet_worker.video.outputs.drawing import class_captions, draw_findings
 from streamfleet_worker.video.sources.pacing import Pace
 
 logger = logging.getLogger(__name__)
@@ -72,13 +73,22 @@ class PreviewFrame:
     findings: Findings  # in pixels of the picture
     source_id: int
     header: DataHeader  # of the predictions
+    nested: Nested = field(default_factory=dict)
 
 
 class PreviewRenderer:
     """A thread that draws previews one by one, and passes each JPEG to `send`."""
 
-    def __init__(self, labels: Sequence[str], send: Callable[[bytes, PreviewFrame], None]) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        send: Callable[[bytes, PreviewFrame], None],
+        *,
+        stage_labels: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`stage_labels`: the classes of each stage of the pipeline, by its name."""
         self._labels = labels
+        self._stage_labels = stage_labels or {}
         self._send = send
         self._changed = threading.Condition()  # guards _next and _stopped
         self._next: PreviewFrame | None = None
@@ -114,7 +124,14 @@ class PreviewRenderer:
         picture = preview.picture
         frame_size = (picture.width, picture.height)
         image = picture.scaled(*preview_size(*frame_size)) if picture.is_reduced else picture.bgr()
-        jpeg = draw(image, preview.findings, self._labels, frame_size=frame_size)
+        jpeg = draw(
+            image,
+            preview.findings,
+            self._labels,
+            frame_size=frame_size,
+            nested=preview.nested,
+            stage_labels=self._stage_labels,
+        )
         if len(jpeg) <= MAX_DATA_BODY:
             self._send(jpeg, preview)
 
@@ -132,14 +149,31 @@ def preview_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def draw(image: Image, findings: Findings, labels: Sequence[str], *, frame_size: tuple[int, int]) -> bytes:
+def draw(
+    image: Image,
+    findings: Findings,
+    labels: Sequence[str],
+    *,
+    frame_size: tuple[int, int],
+    nested: Nested | None = None,
+    stage_labels: Mapping[str, Sequence[str]] | None = None,
+) -> bytes:
     """Draw the findings on a copy of the picture in the size of a preview, and encode it as a JPEG.
 
     `frame_size`: width and height of the frame in whose pixels the detections are.
+    `nested`: what stages have found in the objects; `stage_labels`: the classes of each stage.
     """
     size, scale = preview_size(*frame_size), _scale_of(*frame_size)
     canvas = image.copy() if image.shape[1::-1] == size else _smaller(image, size)
-    canvas = draw_findings(canvas, resized(findings, scale), labels, text_scale=_TEXT_SCALE)
+    notes: dict[int, str] = {}
+    for index, stages in (nested or {}).items():
+        for name, found in stages.items():
+            own = (stage_labels or {})[name]
+            if isinstance(found, sv.Classifications):
+                notes[index] = " ".join([*filter(None, [notes.get(index)]), *class_captions(found, own)[:1]])
+            else:
+                canvas = draw_findings(canvas, resized(found, scale), own, text_scale=_TEXT_SCALE)
+    canvas = draw_findings(canvas, resized(findings, scale), labels, text_scale=_TEXT_SCALE, notes=notes)
     _, jpeg = cv2.imencode(".jpg", canvas, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return jpeg.tobytes()
 
