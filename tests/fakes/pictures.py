@@ -48,4 +48,5 @@ def turn(jpeg: Path, *, orientation: int) -> None:
 
 
 def _write(path: Path, image: cv2.typing.MatLike) -> None:
-    assert cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 100]), path
+    options = [cv2.IMWRITE_JPEG_QUALITY, 100] if path.suffix == ".jpg" else []
+    assert cv2.imwrite(str(path), image, options), path

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
+from streamfleet_api.cli import parameters
 from streamfleet_api.cli.context import Settings, as_json_option, complete_device, complete_model, warn
 from streamfleet_api.cli.tables import document, say
 from streamfleet_api.cli.trials import known_models
+from streamfleet_api.cli.trials.device_trial import DeviceTrial
 from streamfleet_api.cli.trials.local_trial import try_here
 from streamfleet_api.cli.trials.results import Result, steps_text
 from streamfleet_api.client.errors import CommandFailed
 
 MAX_FRAMES = 1000  # of one film
+_PATIENCE = 15.0  # seconds for an answer: the api waits up to 5 s for a picture
 
 
 @click.command("try")
@@ -44,6 +48,13 @@ MAX_FRAMES = 1000  # of one film
 )
 @click.option("--confidence", type=click.FloatRange(0, 1), help="Minimum confidence of an object.")
 @click.option(
+    "--timeout",
+    default="60s",
+    show_default=True,
+    metavar="TIME",
+    help="For the results of a device.",
+)
+@click.option(
     "-o",
     "--output",
     metavar="FOLDER",
@@ -60,6 +71,7 @@ def try_model(
     device: str | None,
     frames: int,
     confidence: float | None,
+    timeout: str,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -68,16 +80,33 @@ def try_model(
     It prints what was found and how long each step took. A picture is a JPEG, PNG, WebP, BMP or TIFF of any
     size, orientation and colour depth. ID may also be the path of an ONNX file.
 
-    With --json a document a line. It exits with 1 if a file cannot be read.
+    With --device, a pipeline of its own runs it there, and is removed in the end; the pictures are at most
+    640 pixels wide, and of films there are none. With --json a document a line. It exits with 1 if a file
+    cannot be read, with 3 if the model fails there, and with 4 if there is no result in time.
 
     \b
       streamfleet models try yolo11n/1 street.jpg -o tried
+      streamfleet models try yolo11n/1 street.jpg --device jetson-1
       streamfleet models try ./yolo11n.onnx street.jpg yard.mp4 --frames 50
     """
     rules = {} if confidence is None else {"confidence": confidence}
-    with _folder(output):
-        results = _here(ctx.obj, model_id, files, frames=frames, output=output, rules=rules)
-        ctx.exit(0 if _tell(results, as_json) else 1)
+    seconds = parameters.seconds(timeout, "--timeout")
+    with _folder(output), terminated_like_ctrl_c():
+        if device is None:
+            results = _here(ctx.obj, model_id, files, frames=frames, output=output, rules=rules)
+        else:
+            results = _there(
+                ctx.obj,
+                model_id,
+                device,
+                files,
+                frames=frames,
+                output=output,
+                rules=rules,
+                timeout=seconds,
+            )
+        with closing(results):
+            ctx.exit(0 if _tell(results, as_json) else 1)
 
 
 def _here(
@@ -88,10 +117,55 @@ def _here(
     frames: int,
     output: Path | None,
     rules: dict[str, Any],
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     with TemporaryDirectory(prefix="streamfleet-") as folder:
         model = known_models.load(settings, model_id, Path(folder))
         yield from try_here(model, files, frames=frames, output=output, rules=rules)
+
+
+def _there(
+    settings: Settings,
+    model_id: str,
+    device: str,
+    files: tuple[Path, ...],
+    *,
+    frames: int,
+    output: Path | None,
+    rules: dict[str, Any],
+    timeout: float,
+) -> Generator[Result, None, None]:
+    if known_models.is_path(model_id):
+        raise CommandFailed(
+            f"{model_id}: expected a model of the fleet, as devices run no others",
+            f"'streamfleet models add ID {model_id}' adds it",
+        )
+    client = settings.client(timeout=_PATIENCE)
+    with known_models.guessing(settings, model_id):
+        client.get_model(model_id)
+    trial = DeviceTrial(
+        client=client,
+        model_id=model_id,
+        device=device,
+        frames=frames,
+        output=output,
+        rules=rules,
+        timeout=timeout,
+    )
+    yield from trial.run(files)
+
+
+@contextmanager
+def terminated_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: what it made in the fleet is removed."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(results: Iterable[Result], as_json: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 
 from streamfleet_core.protocol.picked_sample import PICKED, Picked
+from streamfleet_core.protocol.requests import DeviceState
 from streamfleet_worker.video.synthetic.test_pattern import draw
-from tests.api.conftest import Api, Command
-from tests.fakes.broker import Peer
+from tests.api.conftest import Api, Command, until
+from tests.fakes.broker import Peer, device
 from tests.fakes.library_parts import many_boxes_model, squares_model
+from tests.fakes.patience import PATIENCE
 from tests.fakes.pictures import HEIGHT, WIDTH, write_pictures
 from tests.fakes.samples import path_of, picked
 from tests.fakes.videos import write_pattern
@@ -149,6 +152,39 @@ def test_without_the_worker_it_says_what_is_missing(
 
     assert "supervision is not installed" in failed.stderr
     assert "--device" in failed.stderr
+
+
+@pytest.mark.parametrize("state", ["lost", "quarantined"])
+def test_a_device_that_is_not_ready_tries_nothing(
+    run: Command, peer: Peer, squares: Path, pictures: Path, state: DeviceState
+) -> None:
+    peer.devices["edge-1"] = replace(device("edge-1"), state=state)
+
+    failed = run("models", "try", "shapes/1", str(pictures / "small.jpg"), "--device", "edge-1", code=1)
+
+    assert failed.stderr.splitlines() == [
+        f"error: edge-1 is {state}, expected a device that is ready",
+        "       'streamfleet doctor edge-1' tells what is wrong",
+    ]
+    assert not peer.pipelines
+
+
+def test_a_model_that_a_device_refuses_is_told_with_the_reason(
+    run: Command, api: Api, peer: Peer, squares: Path, pictures: Path
+) -> None:
+    peer.devices["edge-1"] = device("edge-1")
+    process = run.start("models", "try", "shapes/1", str(pictures / "small.jpg"), "--device", "edge-1")
+    until(lambda: bool(peer.pipelines))
+    ((pipeline_id, view),) = peer.pipelines.items()
+    digest = str(view.spec.sources[0].reference).removeprefix("blob:")
+
+    peer.pipelines[pipeline_id] = replace(view, status="failed", reason="ONNX Runtime refuses the model")
+    _, told = process.communicate(timeout=PATIENCE)
+
+    assert process.returncode == 3
+    assert told == "error: edge-1: ONNX Runtime refuses the model\n"
+    assert not peer.pipelines
+    assert api.http.head(f"/v2/blobs/{digest}").status_code == 404
 
 
 # diff -----------------------------------------------------------------------------------------------------
