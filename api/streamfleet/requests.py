@@ -8,6 +8,18 @@ from typing import Any
 from typing_extensions import NotRequired, Required, TypedDict
 
 
+class Motion(TypedDict, total=False):
+    """Which frames of a source count as still, and are not processed. `{}` has the defaults.
+
+    Attributes:
+        sensitivity: From 0, only strong changes are motion, to 1, faint ones are too. 0.5 is the default.
+        max_still: The seconds after which a frame is processed without any motion. 10 is the default.
+    """
+
+    sensitivity: float
+    max_still: float
+
+
 class Source(TypedDict):
     """A video source. A string or a camera index is short for a source with this `reference`.
 
@@ -22,6 +34,7 @@ class Source(TypedDict):
         classes: Names of the model's classes. Objects of all others are dropped. None: no object is dropped.
         region: The corners of a polygon, each x and y from 0 to 1, from the top left of the frame. Objects
             with the center of their box outside of it are dropped. None: no object is dropped.
+        motion: Only frames with motion in the region are processed. None: all frames.
 
     Example:
         ```python
@@ -38,6 +51,7 @@ class Source(TypedDict):
     decoder: NotRequired[str | None]
     classes: NotRequired[Sequence[str] | None]
     region: NotRequired[Sequence[Sequence[float]] | None]
+    motion: NotRequired[Motion | None]
 
 
 class Sink(TypedDict):

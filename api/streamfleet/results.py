@@ -18,7 +18,7 @@ from streamfleet_core.protocol.status import (
     SampleStat,
     SourceStat,
 )
-from streamfleet_core.protocol.values import ModelRef, SourceSpec, Variant, Weights
+from streamfleet_core.protocol.values import ModelRef, Motion, SourceSpec, Variant, Weights
 
 __all__ = [
     "AddedModel",
@@ -36,6 +36,7 @@ __all__ = [
     "Model",
     "ModelCard",
     "ModelRef",
+    "Motion",
     "Pipeline",
     "PipelineReport",
     "PipelineStat",

@@ -9,6 +9,7 @@ from streamfleet_core.protocol.hosts import place_of
 
 if TYPE_CHECKING:
     from streamfleet.results import ModelRef, Pipeline, SourceSpec, Spec, Stage, UdpSink
+    from streamfleet_core.protocol.values import Motion
 
 # Key of a spec → option, and what null means.
 _VALUES = {
@@ -113,6 +114,8 @@ def _source(source: SourceSpec) -> str:
         how.append(f"classes {', '.join(source.classes)}")
     if source.region is not None:
         how.append(f"region {region_text(source.region)}")
+    if source.motion is not None:
+        how.append(f"motion {motion_text(source.motion)}")
     return f"{source.reference} ({', '.join(how)})" if how else str(source.reference)
 
 
@@ -128,6 +131,11 @@ def stages_text(stages: Sequence[Stage]) -> str:
 def region_text(region: Sequence[tuple[float, float]]) -> str:
     """The corners of a region, as `--region` takes them."""
     return " ".join(f"{x:g},{y:g}" for x, y in region)
+
+
+def motion_text(motion: Motion) -> str:
+    """A motion gate, as `--motion` takes it."""
+    return f"{motion.sensitivity:g},{motion.max_still:g}s"
 
 
 def _sinks(sinks: Sequence[UdpSink]) -> str:

@@ -14,11 +14,13 @@ from streamfleet_core.protocol.limits import (
     ID_PATTERN,
     MAX_CORNERS,
     MAX_PORT,
+    MAX_STILL,
     MIN_CORNERS,
     MODEL_ID_PATTERN,
 )
 
 NONE = "none"  # the word for an empty list
+ON = "on"  # what an option means that may have a value, and has none
 DEFAULT = "default"  # the word for what holds when nothing is said
 _MAX_SETTINGS = 1024**2  # bytes of a file of sampling rules: a larger request is refused by the api
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -134,6 +136,28 @@ def region(
             f"'0.1,0.2 0.9,0.2 0.5,1'; got {text!r}"
         )
     return corners
+
+
+def motion(
+    _ctx: click.Context, _parameter: click.Parameter, text: str | None
+) -> dict[str, float] | str | None:
+    """Sensitivity and longest time of a motion gate, or the word for none."""
+    if text is None or text == DEFAULT:
+        return text
+    if text == ON:
+        return {"sensitivity": 0.5}
+    sensitivity, comma, time = text.partition(",")
+    try:
+        gate = {"sensitivity": _share(sensitivity)}
+    except ValueError as exc:
+        raise click.BadParameter(
+            f"expected a number from 0 to 1, or one with a time, as 0.5,30s; got {text!r}"
+        ) from exc
+    if comma:
+        gate["max_still"] = seconds(time, "--motion")
+        if not 0 < gate["max_still"] <= MAX_STILL:
+            raise click.BadParameter(f"expected a time of at most {MAX_STILL:g} s, got {time!r}")
+    return gate
 
 
 def _is_corner(corner: list[float]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from streamfleet_api.cli.change_text import region_text, stages_text
+from streamfleet_api.cli.change_text import motion_text, region_text, stages_text
 from streamfleet_api.cli.pipeline_text import is_stale, place
 from streamfleet_api.cli.tables import labelled
 from streamfleet_core.protocol.hosts import place_of
@@ -139,6 +139,8 @@ def _choices(spec: Sequence[SourceSpec]) -> Iterator[str]:
             yield _line("", f"only {', '.join(source.classes)}")
         if source.region is not None:
             yield _line("", f"only in the region {region_text(source.region)}")
+        if source.motion is not None:
+            yield _line("", f"only with motion ({motion_text(source.motion)})")
 
 
 def _seen(source: SourceStat) -> str:

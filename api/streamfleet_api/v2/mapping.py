@@ -21,7 +21,16 @@ from streamfleet_api.web.validation import validate
 from streamfleet_core.protocol.requests import CreatePipeline, PipelineView, PutPipeline
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.source_reference import sanitised
-from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec, Stage, UdpSink, from_plain
+from streamfleet_core.protocol.values import (
+    ModelRef,
+    Motion,
+    PipelineSpec,
+    SourceSpec,
+    Stage,
+    UdpSink,
+    from_plain,
+    to_plain,
+)
 
 _BY_KEY = ("selector", "labels")  # a patch changes these key by key, everything else whole
 
@@ -103,6 +112,7 @@ def _source(source: str | int | SourceRequest) -> SourceSpec:
         decoder=source.decoder,
         classes=None if source.classes is None else tuple(source.classes),
         region=None if source.region is None else tuple((x, y) for x, y in source.region),
+        motion=None if source.motion is None else Motion(**source.motion.model_dump()),
     )
 
 
@@ -185,6 +195,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
                 "decoder": source.decoder,
                 "classes": None if source.classes is None else list(source.classes),
                 "region": None if source.region is None else [list(corner) for corner in source.region],
+                "motion": None if source.motion is None else to_plain(source.motion),
             }
             for source in spec.sources
         ],

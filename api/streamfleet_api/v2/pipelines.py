@@ -90,7 +90,7 @@ class PipelineRoutes:
             Endpoint(
                 *("PUT", one, self.put, "put_pipeline", "Create or replace a pipeline", tag),
                 {200: _ONE, 201: _CREATED},
-                "It is idempotent. Thresholds, rates, kept classes, regions, sinks, tracker, labels and "
+                "It is idempotent. Thresholds, rates, what sources leave out, sinks, tracker, labels and "
                 "`paused` change while the pipeline runs; a different model, stage, source or device "
                 "restarts it.",
                 body=Content(PipelineRequest),

@@ -52,6 +52,7 @@ from streamfleet_core.protocol.limits import (
     MAX_STAGE_DELAY,
     MAX_STAGE_OBJECTS,
     MAX_STAGES,
+    MAX_STILL,
     MAX_STRATEGIES,
     MAX_TAGS,
     MAX_TOKEN_TTL,
@@ -211,6 +212,17 @@ Region = Annotated[
 ]
 
 
+class MotionRequest(Body):
+    """Which frames of a source count as still, and are not inferred."""
+
+    model_config = _example(sensitivity=0.5, max_still=10)
+
+    sensitivity: Share = 0.5
+    """1: faint changes are motion too; 0: only strong ones."""
+    max_still: Annotated[float, Field(gt=0, le=MAX_STILL)] = 10.0
+    """Seconds, after which a frame is inferred without any motion."""
+
+
 class SourceRequest(Body):
     """A video source and how frames are taken from it."""
 
@@ -245,6 +257,8 @@ class SourceRequest(Body):
 
     Its corners are `[x, y]` from 0 to 1, as parts of the width and the height, from the top left.
     """
+    motion: MotionRequest | None = None
+    """Infer only frames with motion in the region. Null: all."""
 
 
 AnySource = Annotated[

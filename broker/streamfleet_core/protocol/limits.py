@@ -41,6 +41,7 @@ MAX_STAGES = 4  # further models, which run on what the first one has found
 MAX_STAGE_OBJECTS = 64  # of a frame, for a stage
 MAX_STAGE_DELAY = 10.0  # seconds that a frame waits for its stages
 MIN_CORNERS, MAX_CORNERS = 3, 32  # of the region of a source
+MAX_STILL = 3600.0  # seconds for which a source without motion gets no inference
 MAX_DEVICE_INDEX = 2**31 - 1  # of a camera
 MAX_FPS = 10_000
 MAX_OBJECTS = 1_000_000  # candidates or detections of a frame

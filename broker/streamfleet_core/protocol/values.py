@@ -42,6 +42,7 @@ from streamfleet_core.protocol.limits import (
     MAX_STAGE_DELAY,
     MAX_STAGE_OBJECTS,
     MAX_STAGES,
+    MAX_STILL,
     MAX_TENSOR_NAME,
     MAX_VARIANTS,
     MIN_CORNERS,
@@ -243,6 +244,15 @@ class ModelRef:
     digest: Sha256  # of the manifest
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Motion:
+    """Which frames count as still, and are not inferred."""
+
+    sensitivity: Fraction = 0.5  # 1: faint changes are motion too; 0: only strong ones
+    # Seconds of the source's own clock, after which a frame is inferred without any motion
+    max_still: Annotated[float, Meta(gt=0, le=MAX_STILL)] = 10.0
+
+
 @dataclass(frozen=True, slots=True)
 class SourceSpec:
     """A source of frames. None: depends on the source, see `source_reference.is_finite` for the mode."""
@@ -262,11 +272,13 @@ class SourceSpec:
     classes: ClassNames | None = field(default=None, kw_only=True)
     # Only objects with the center of their box in it are kept; None: all
     region: Region | None = field(default=None, kw_only=True)
+    # Only frames with motion in the region are inferred; None: all
+    motion: Motion | None = field(default=None, kw_only=True)
 
     @property
     def fixed(self) -> SourceSpec:
         """The source without the fields that can change during a run."""
-        return replace(self, max_fps=None, classes=None, region=None)
+        return replace(self, max_fps=None, classes=None, region=None, motion=None)
 
 
 @dataclass(frozen=True, slots=True)

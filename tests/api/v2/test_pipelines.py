@@ -22,6 +22,7 @@ from streamfleet_core.protocol.status import PipelineStat, SourceStat
 from streamfleet_core.protocol.values import (
     Manifest,
     ModelRef,
+    Motion,
     ObservedState,
     PipelineSpec,
     SourceSpec,
@@ -61,6 +62,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         "decoder": "nv",
         "classes": ["bolt"],
         "region": [[0, 0], [1, 0], [0.5, 1]],
+        "motion": {"sensitivity": 0.25},
     }
 
     answer = http.post(
@@ -116,6 +118,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
                 decoder="nv",
                 classes=("bolt",),
                 region=((0.0, 0.0), (1.0, 0.0), (0.5, 1.0)),
+                motion=Motion(sensitivity=0.25, max_still=10.0),
             ),
         ),
         sinks=(UdpSink("127.0.0.1", 9), UdpSink("wall", 10)),

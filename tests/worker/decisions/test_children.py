@@ -71,6 +71,18 @@ def test_a_camera_that_says_it_runs_and_emits_nothing_is_killed() -> None:
     assert device.wait(10.1) == [KillChild(CAMERA, "it reports that it runs, but emitted nothing for 10 s")]
 
 
+def test_a_camera_without_motion_moves_on_while_it_counts_still_frames() -> None:
+    device = running()
+    still = SourceStat(source_id=0, reference="door", state="RUNNING")
+    device.well.append(says(emitted=7))
+
+    for count in range(1, 6):
+        device.well[-1] = says(emitted=7, sources=(replace(still, dropped={"still": count}),))
+        assert device.wait(9) == []
+
+    assert device.wait(2) == [KillChild(CAMERA, "it reports that it runs, but emitted nothing for 10 s")]
+
+
 @pytest.mark.parametrize(
     "report",
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_core.protocol.values import Motion, SourceSpec
 from streamfleet_worker.ipc.playback_position import Progress
 from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.array_picture import ArrayPicture
@@ -55,3 +55,69 @@ def test_every_frame_of_a_file_is_needed() -> None:
     lane.muted = True
 
     assert lane.drop_cause(100.01) is None
+
+
+def screened(lane: SourceLane, frame_id: int, picture: np.ndarray) -> Frame | None:
+    """Show a lane a frame of two per second."""
+    at = 100 + frame_id / 2
+    stamp = Stamp(frame_id=frame_id, decoded_at=at, wall_ns=0, boot_ns=0, media_time=at, fps=0.0)
+    return lane.screen(Frame(stamp, ArrayPicture(picture)))
+
+
+def test_a_source_without_a_gate_needs_every_frame_as_it_is() -> None:
+    lane = lane_of("TestPatternStreamProducer", max_fps=10)
+
+    frame = screened(lane, 2, np.zeros((72, 128, 3), np.uint8))
+
+    assert frame is not None
+    assert frame.overview is None
+
+
+def test_a_live_source_is_compared_with_what_was_submitted() -> None:
+    dark, light = np.zeros((72, 128, 3), np.uint8), np.full((72, 128, 3), 200, np.uint8)
+    lane = lane_of("TestPatternStreamProducer", max_fps=10)
+    lane.gate.use(Motion(), None)
+
+    unsubmitted = [screened(lane, number, dark) for number in (2, 3)]
+    assert unsubmitted[1] is not None
+    lane.submitted(unsubmitted[1])
+    then = [screened(lane, number, picture) for number, picture in ((4, dark), (5, light), (6, dark))]
+
+    assert None not in unsubmitted
+    assert [frame is None for frame in then] == [True, False, True]
+    assert then[1] is not None
+    assert then[1].skipped == 0.5
+
+
+def test_the_still_frames_of_a_file_are_passed_when_no_frame_before_them_waits() -> None:
+    picture = np.zeros((72, 128, 3), np.uint8)
+    progress, wakeup = Progress(1), Wakeup()
+    metrics = SourceMetrics("film.avi", now=100.0, changed=wakeup)
+    lane = SourceLane(0, SourceSpec("film.avi"), wakeup=wakeup, metrics=metrics, progress=progress)
+    lane.gate.use(Motion(), None)
+
+    first = screened(lane, 1, picture)
+    assert first is not None
+    lane.buffer.put(first)
+    assert [screened(lane, number, picture) for number in (2, 3)] == [None, None]
+    lane.advance_past_still()
+    waiting = progress.position()
+    lane.take(110.0)
+    lane.advance(1)
+    lane.advance_past_still()
+
+    assert (waiting, progress.position()) == (0, 3)
+
+
+def test_a_frozen_picture_of_a_live_source_is_found_without_motion() -> None:
+    lane = lane_of("TestPatternStreamProducer", max_fps=10)
+    lane.gate.use(Motion(max_still=100.0), None)
+    picture = np.zeros((72, 128, 3), np.uint8)
+    first = screened(lane, 2, picture)
+    assert first is not None
+    lane.submitted(first)
+
+    for number in range(3, 40):
+        assert screened(lane, number, picture) is None
+
+    assert lane.metrics.source_stat(100 + 39 / 2).frozen_for == 18.0

@@ -92,6 +92,8 @@ class FrameLoop:
     def show(self, wanted: bool) -> None:
         """Start or stop making previews. Only one thread may call this."""
         self._output.show(wanted)
+        for lane in self._lanes:
+            lane.gate.watch(wanted)
 
     @property
     def generation(self) -> int:
@@ -164,6 +166,7 @@ class FrameLoop:
         self._cascade.step(now)
         self._emit_ready_frames()
         self._submit_frames()
+        self._advance_past_still()
         self._record_ends()
         if now >= self._repeat_at:
             self._repeat_last_predictions(now)
@@ -182,8 +185,9 @@ class FrameLoop:
             self._held += now - paused_at
         self._engine.set_priority(settings.priority, now)
         self._cascade.set_priority(settings.priority, now)
-        for lane, limit in zip(self._lanes, settings.limits, strict=True):
+        for lane, limit, gate in zip(self._lanes, settings.limits, settings.gates, strict=True):
             lane.pace.limit(limit)
+            lane.gate.use(*gate)
             lane.muted = paused
             lane.buffer.hold(lane.finite and paused)
             if paused_at is not None and not paused:
@@ -207,6 +211,7 @@ class FrameLoop:
         for frame in self._scheduler.remove_unanswered(lane.source_id):
             self._engine.give_back(frame.slot)
             lane.metrics.dropped("engine")
+            lane.gate.forget()
 
     def _read_engine(self, now: float) -> None:
         match self._engine.answer(now):
@@ -223,6 +228,7 @@ class FrameLoop:
         if isinstance(answer, Failed):
             frame.failure = answer.reason
             lane.metrics.inference_failed(answer.reason)
+            lane.gate.forget()
         else:
             lane.metrics.inferred(decoded_at=frame.began_at, started_at=frame.submitted_at, ready_at=now)
 
@@ -297,10 +303,12 @@ class FrameLoop:
             began_at=decoded_at + (lane.holds.within(decoded_at, now) if lane.finite else 0.0),
             held=self._held,
             submitted_at=time.monotonic(),
+            skipped=frame.skipped,
         )
         in_flight.shown = self._output.wants_preview(lane.source_id, now)
         if in_flight.shown or self._output.wants_pictures or self._cascade:
             in_flight.picture = frame.picture
+        lane.submitted(frame)
         lane.pace.went(now)
         lane.holds.add(now, lane.pace.due)
         self._scheduler.add(lane.source_id, in_flight)
@@ -353,6 +361,11 @@ class FrameLoop:
     def _repeat_last_predictions(self, now: float) -> None:
         self._repeat_at = now + _REPEAT
         self._output.repeat_last_predictions()
+
+    def _advance_past_still(self) -> None:
+        for lane in self._lanes:
+            if not self._scheduler.has_frames(lane.source_id):
+                lane.advance_past_still()
 
     def _record_ends(self) -> None:
         for lane in self._lanes:

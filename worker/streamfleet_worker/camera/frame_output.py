@@ -101,6 +101,7 @@ class FrameOutput:
             # Drop live frames that were in flight when a pause began.
             if not lane.finite and (settings.paused or frame.stamp.decoded_at < self._fresh_from):
                 lane.metrics.dropped("muted")
+                lane.gate.forget()
                 return True
             findings = frame.findings
             if findings is None:
@@ -117,6 +118,7 @@ class FrameOutput:
             )
         if header is None:
             lane.metrics.dropped("fenced")
+            lane.gate.forget()
             return True
         now = time.monotonic()
         lane.metrics.emitted(now, latency=now - frame.began_at - held)
@@ -164,7 +166,7 @@ class FrameOutput:
         if lane.tracker is None:
             lane.tracker = Tracker(confidence=confidence, fps=frame.stamp.fps)
         lane.tracker.retune(confidence=confidence)
-        return lane.tracker.update(found, frame.stamp.media_time)
+        return lane.tracker.update(found, frame.stamp.media_time - frame.skipped)
 
     def _offer_preview(
         self, lane: SourceLane, frame: InFlightFrame, findings: Findings, header: DataHeader

@@ -23,6 +23,7 @@ class InFlightFrame:
     ready_at: float | None = None  # monotonic seconds of the engine's answer
     failure: str = ""  # why inference failed
     picture: Picture | None = None  # if a stage, a preview or a sample may need it
+    skipped: float = 0.0  # seconds for which its source stood still before it, in total
     shown: bool = False  # it gets a preview
     findings: Findings | None = None  # of a pipeline with stages, once its output was read
     nested: NestedFindings | None = None  # what the stages find, once they have begun

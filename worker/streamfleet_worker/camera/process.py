@@ -77,6 +77,7 @@ class Camera:
                 decoder=config.decoder,
                 drop_cause=lane.drop_cause,
                 needed_size=self._needed_size,
+                screen=lane.screen,
             )
             for spec, lane in zip(config.spec.sources, self._lanes, strict=True)
         ]

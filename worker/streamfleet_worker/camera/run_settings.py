@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamfleet_core.protocol.values import DesiredStatus, Manifest, MaskFormat, PipelineSpec, Priority
+from streamfleet_core.protocol.values import (
+    DesiredStatus,
+    Manifest,
+    MaskFormat,
+    Motion,
+    PipelineSpec,
+    Priority,
+    Region,
+)
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.video.detection.postprocess import post_processing
 from streamfleet_worker.video.detection.selection import Selection, selection_of, selection_problem
@@ -19,6 +27,7 @@ class RunSettings:
     rules: PostProcessing
     limits: tuple[float | None, ...]  # frames/s, by source
     selections: tuple[Selection, ...]  # by source
+    gates: tuple[tuple[Motion | None, Region | None], ...]  # by source
     tracks: bool
     priority: Priority
     mask_format: MaskFormat
@@ -46,6 +55,7 @@ def settings_of(
         rules=post_processing(spec, defaults),
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
         selections=tuple(selection_of(source, manifest.labels) for source in spec.sources),
+        gates=tuple((source.motion, source.region) for source in spec.sources),
         tracks=spec.tracker is not None,
         priority=spec.priority,
         mask_format=spec.mask_format,

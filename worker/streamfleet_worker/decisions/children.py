@@ -78,7 +78,7 @@ class Camera(Child[CameraId]):
     """The process of a pipeline."""
 
     told: Assignment = field(kw_only=True)  # the last assignment that it was sent
-    moved_at: float | None = None  # when `emitted` last rose; None while it need not rise
+    moved_at: float | None = None  # when it last moved on; None while it need not rise
     shows: bool = False  # it was told to make previews
 
     @property
@@ -106,7 +106,7 @@ class Camera(Child[CameraId]):
         self.heard_at = now
         if report.state is not ObservedState.RUNNING or report.waiting_for_engine:
             self.moved_at = None
-        elif self.moved_at is None or before is None or report.emitted != before.emitted:
+        elif self.moved_at is None or before is None or _moved(report) != _moved(before):
             self.moved_at = now
 
     def stall(self, report: CameraReport | None, now: float) -> str | None:
@@ -123,6 +123,11 @@ class Camera(Child[CameraId]):
         Child.postpone(self, gap)  # `super()` does not work in a dataclass with slots
         if self.moved_at is not None:
             self.moved_at += gap
+
+
+def _moved(report: CameraReport) -> int:
+    """Frames that were emitted, or needed no inference."""
+    return report.emitted + sum(source.dropped.get("still", 0) for source in report.sources)
 
 
 def exit_reason(what: str, code: int | None) -> str:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.overview import overview_of
 
 PixelsT = TypeVar("PixelsT", bound=np.ndarray[Any, Any])
 
@@ -33,6 +34,10 @@ class ArrayPicture:
     def grid(self, lines: int) -> bytes:
         """About `lines` x `lines` evenly spread pixels."""
         return grid_of(self._image, lines)
+
+    def overview(self) -> Image:
+        """The brightness in a coarse grid."""
+        return overview_of(self._image)
 
 
 def resized(image: PixelsT, width: int, height: int, *, into: PixelsT | None = None) -> PixelsT:

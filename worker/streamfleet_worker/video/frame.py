@@ -51,6 +51,9 @@ class Picture(Protocol):
     def grid(self, lines: int) -> bytes:
         """About `lines` x `lines` evenly spread pixels, in the format of the source."""
 
+    def overview(self) -> Image:
+        """The brightness of the picture in a coarse grid, see `overview`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
@@ -58,3 +61,5 @@ class Frame:
 
     stamp: Stamp
     picture: Picture
+    overview: Image | None = None  # of the picture, if the source has a motion gate
+    skipped: float = 0.0  # seconds for which its source stood still before it, in total

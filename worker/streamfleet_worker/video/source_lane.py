@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
+
 from streamfleet_core.protocol.source_reference import is_finite
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.ipc.playback_position import Progress
 from streamfleet_worker.video.detection.tracker import Tracker
 from streamfleet_worker.video.frame import Frame, Picture
+from streamfleet_worker.video.motion_gate import MotionGate
 from streamfleet_worker.video.sources.buffer import FrameBuffer, Signal
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
 from streamfleet_worker.video.sources.freeze_detector import FreezeDetector, checksum
@@ -42,6 +46,7 @@ class SourceLane:
             finite=finite,
         )
         self.pace = Pace(None)
+        self.gate = MotionGate()
         self.holds = HoldIntervals()
         self.tracker: Tracker | None = None
         self.muted = (
@@ -49,6 +54,9 @@ class SourceLane:
         )
         self.done = False  # set by the frame loop after its last frame; any thread may read it
         self._progress = progress
+        self._advanced_to = 0  # the last frame that was recorded
+        self._still_until = 0  # the last frame that showed no motion
+        self._inspecting = threading.Lock()  # guards the detector, which two threads update
         self._freeze_detector = FreezeDetector()
 
     @property
@@ -74,6 +82,24 @@ class SourceLane:
             return "muted"
         return "max_fps" if self.pace.wait(now) > 0 else None
 
+    def screen(self, frame: Frame) -> Frame | None:
+        """The frame as the frame loop needs it; None if it shows no motion. For the thread of the reader."""
+        if not self.gate.is_on:
+            return replace(frame, skipped=self.gate.skipped) if self.gate.skipped else frame
+        overview, stamp = frame.picture.overview(), frame.stamp
+        if self.gate.is_still(overview, stamp.media_time):
+            self._inspect(frame.picture, stamp.decoded_at)
+            self._still_until = stamp.frame_id
+            return None
+        if self.finite:  # it is inferred in any case, so that the decisions do not depend on when
+            self.gate.inferred(overview, stamp.media_time)
+        return replace(frame, overview=overview, skipped=self.gate.skipped)
+
+    def submitted(self, frame: Frame) -> None:
+        """Record that a frame is inferred."""
+        if frame.overview is not None and not self.finite:
+            self.gate.inferred(frame.overview, frame.stamp.media_time)
+
     def take(self, now: float) -> Frame | None:
         """Take the next frame, and count those that it replaces as dropped.
 
@@ -98,10 +124,21 @@ class SourceLane:
 
     def advance(self, frame_id: int) -> None:
         """Record this frame as emitted, so that a later process does not emit it again."""
+        self._advanced_to = frame_id
         self._progress.advance(frame_id, self.source_id)
+
+    def advance_past_still(self) -> None:
+        """Record the frames of a file that showed no motion, if no frame before them waits.
+
+        Call it while no frame of the source is in flight.
+        """
+        still_until = self._still_until  # read first: what was put before it is in the buffer, or was taken
+        if self.finite and still_until > self._advanced_to and self.buffer.next_decoded_at is None:
+            self.advance(still_until)
 
     def _inspect(self, picture: Picture, now: float) -> None:
         self.metrics.set_size(picture.width, picture.height)
-        if not self.finite and self._freeze_detector.due(now):
-            self._freeze_detector.update(checksum(picture), now)
-            self.metrics.freeze_checked(self._freeze_detector.frozen_for(now), now)
+        with self._inspecting:
+            if not self.finite and self._freeze_detector.due(now):
+                self._freeze_detector.update(checksum(picture), now)
+                self.metrics.freeze_checked(self._freeze_detector.frozen_for(now), now)

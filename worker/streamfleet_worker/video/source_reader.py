@@ -52,6 +52,7 @@ class Reader:
         decoder: DecoderChoice = "software",
         drop_cause: Callable[[float], str | None] = lambda _: None,
         needed_size: NeededSize = lambda _width, _height: None,
+        screen: Callable[[Frame], Frame | None] = lambda frame: frame,
     ) -> None:
         """Create it.
 
@@ -60,6 +61,7 @@ class Reader:
             decoder: used if the source does not choose one.
             drop_cause: why a frame that is grabbed at this time would be dropped; None if it may be needed.
             needed_size: to which size its pictures may be scaled down.
+            screen: gives the frame as it is needed, or None if it shows nothing new.
         """
         self._spec = spec
         self._shown = sanitised(spec.reference)
@@ -80,6 +82,7 @@ class Reader:
         self._refused: deque[tuple[int, int] | None] = deque(maxlen=_SURE)  # versions of an invalid file
         self._buffer = buffer
         self._drop_cause = drop_cause
+        self._screen = screen
         self._metrics = metrics
         self._backoff = SourceBackoff()
         self._throttle = LogThrottle()
@@ -258,7 +261,12 @@ class Reader:
             media_time=self._media_time(capture) if self._finite else now,
             fps=capture.fps,
         )
-        dropped = self._buffer.put(Frame(stamp, picture))
+        frame = self._screen(Frame(stamp, picture))
+        if frame is None:
+            self._metrics.dropped("still")
+            self._buffer.await_release()
+            return
+        dropped = self._buffer.put(frame)
         if dropped:
             self._metrics.dropped("buffer", dropped)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SINK = "127.0.0.1:37020"  # the default of Roboflow's UdpStream
 
-_OF_SOURCES = ("mode", "decoder", "classes", "region")  # options that apply to each source
+_OF_SOURCES = ("mode", "decoder", "classes", "region", "motion")  # options that apply to each source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,6 +94,16 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             show_default=shown_default("the whole picture"),
             help="Keep only objects whose center is in this polygon; 0,0 is the top left and 1,1 the bottom "
             "right of the picture.",
+        ),
+        click.option(
+            "--motion",
+            is_flag=False,
+            flag_value=parameters.ON,
+            metavar=f"[SENSITIVITY[,TIME]|{DEFAULT}]" if changing else "[SENSITIVITY[,TIME]]",
+            callback=parameters.motion,
+            show_default=shown_default("every frame"),
+            help="Infer only frames with motion, and one after each TIME without; from 0 to 1, faint changes "
+            "count at 1. Without a value 0.5,10s.",
         ),
         click.option(
             "--sink",

@@ -116,6 +116,7 @@ export function sourceFacts(pipeline) {
 function choices(source) {
   const facts = [];
   if (source?.classes) facts.push(["only", source.classes.join(", ")]);
+  if (source?.motion) facts.push(["motion gate", `sensitivity ${source.motion.sensitivity}, a frame after ${source.motion.max_still} s`]);
   if (source?.region) facts.push(["region", `${source.region.length} corners`]);
   return facts;
 }

@@ -37,7 +37,7 @@ from streamfleet_core.protocol.status import (
     StatusUpdate,
     empty_report,
 )
-from streamfleet_core.protocol.values import ModelRef, ObservedState, SourceSpec, UdpSink
+from streamfleet_core.protocol.values import ModelRef, Motion, ObservedState, SourceSpec, UdpSink
 from tests.api.conftest import Api, Command, as_client_has_it, terminal_text, until
 from tests.fakes.broker import Peer, device, pipeline, spec
 from tests.fakes.patience import PATIENCE
@@ -333,7 +333,9 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         spec(),
         sources=(
             SourceSpec("rtsp://cam/1"),
-            SourceSpec("rtsp://cam/2", classes=("bolt", "nut"), region=((0, 0), (0.25, 1), (1, 0))),
+            SourceSpec(
+                "rtsp://cam/2", classes=("bolt", "nut"), region=((0, 0), (0.25, 1), (1, 0)), motion=Motion()
+            ),
         ),
     )
     sinks = (UdpSink("10.0.0.2", 12000),)
@@ -414,6 +416,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "              refused: nobody listens, tried 3 times",
         "              only bolt, nut",
         "              only in the region 0,0 0.25,1 1,0",
+        "              only with motion (0.5,10s)",
         "  not sent    2 to 10.0.0.2:12000",
         "  2026-11-20 15:04:14  source 0 initialising → running",
         "  2026-11-20 15:05:01  source 1 connection attempt failed: nobody listens, 3 times since 15:04:20",

@@ -20,7 +20,7 @@ from streamfleet_core.protocol.requests import (
     PutPipeline,
 )
 from streamfleet_core.protocol.status import PipelineStat, SourceStat, empty_report
-from streamfleet_core.protocol.values import ModelRef, ObservedState, SourceSpec, UdpSink, to_plain
+from streamfleet_core.protocol.values import ModelRef, Motion, ObservedState, SourceSpec, UdpSink, to_plain
 from tests.api.conftest import Command, as_client_has_it, until
 from tests.fakes.broker import Peer, device, pipeline, spec
 from tests.fakes.patience import PATIENCE
@@ -75,7 +75,7 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     options += ["--select", "site=hall-1", "--label", "line=3", "--confidence", "0.5", "--iou", "0.2"]
     options += ["--priority", "high", "--mask-format", "rle", "--class", "bolt", "--class", "lock nut"]
     options += ["--stage", "text=parts/1@bolt,nut", "--stage", "kind=parts/1"]
-    options += ["--region", "0.1,0.2 .9,.2  0.5,1"]
+    options += ["--region", "0.1,0.2 .9,.2  0.5,1", "--motion", "0.25,1m"]
 
     done = run("run", "--id", "door", "--model", "parts/1", *options)
 
@@ -84,10 +84,11 @@ def test_every_option_of_run_reaches_the_broker(run: Command, peer: Peer) -> Non
     assert isinstance(asked, PutPipeline)
     assert (asked.pipeline_id, asked.desired_status, asked.device) == ("door", "pause", "edge-1")
     assert (asked.selector, asked.labels) == ({"site": "hall-1"}, {"line": "3"})
+    motion = Motion(sensitivity=0.25, max_still=60.0)
     kept, region = ("bolt", "lock nut"), ((0.1, 0.2), (0.9, 0.2), (0.5, 1.0))
     assert asked.spec.sources == (
-        SourceSpec("rtsp://cam/1", mode="live", classes=kept, region=region),
-        SourceSpec(0, mode="live", classes=kept, region=region),
+        SourceSpec("rtsp://cam/1", mode="live", classes=kept, region=region, motion=motion),
+        SourceSpec(0, mode="live", classes=kept, region=region, motion=motion),
     )
     assert asked.spec.sinks == (UdpSink("10.0.0.2", 12000), UdpSink("::1", 12001))
     assert (asked.spec.max_fps, asked.spec.confidence, asked.spec.iou_threshold) == (5.0, 0.5, 0.2)
@@ -356,10 +357,19 @@ def test_set_changes_what_sources_keep_and_puts_the_default_back(run: Command, p
 
     run("set", "door", "--class", "bolt")
     kept = peer.pipelines["door"].spec.sources
-    run("set", "door", "--class", "default")
+    run("set", "door", "--motion", "--class", "default")
 
-    assert kept == (replace(peer.pipelines["door"].spec.sources[0], classes=("bolt",)),)
+    assert kept == (replace(peer.pipelines["door"].spec.sources[0], classes=("bolt",), motion=None),)
     assert peer.pipelines["door"].spec.sources[0].classes is None
+    assert peer.pipelines["door"].spec.sources[0].motion == Motion()
+
+
+@pytest.mark.parametrize("motion", ["", "2", "0.5,", "0.5,0s", "0.5,2h", "0.5,10", "nan", "little"])
+def test_a_motion_gate_that_is_none_is_a_usage_error(run: Command, peer: Peer, motion: str) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    assert "expected a" in run("set", "door", "--motion", motion, code=2).stderr
+    assert not created(peer)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +414,11 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         (
             {"sources": [{"reference": "rtsp://cam/1", "classes": ["bolt", "nut"]}]},
             ["video rtsp://cam/1 → rtsp://cam/1 (classes bolt, nut)"],
+            False,
+        ),
+        (
+            {"sources": [{"reference": "rtsp://cam/1", "motion": {"max_still": 60}}]},
+            ["video rtsp://cam/1 → rtsp://cam/1 (motion 0.5,60s)"],
             False,
         ),
         (

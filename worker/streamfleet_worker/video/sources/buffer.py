@@ -131,6 +131,12 @@ class FrameBuffer:
             self.filling, self.consumption = filling, consumption
             self._skipping = Skipping() if filling.startswith("ADAPTIVE") else None
 
+    def await_release(self) -> None:
+        """Wait while it is held: a file that is paused does not play on through frames that are not put."""
+        with self._changed:
+            while self._held and not self._closed:
+                self._changed.wait()
+
     def hold(self, held: bool) -> None:
         """Wait for room regardless of the strategy, so that a paused file does not play on."""
         with self._changed:

@@ -20,6 +20,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamfleet_worker.video.array_picture import grid_of, resized
 from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.overview import overview_of
 
 # The formats whose planes can be scaled, and the format of the scaled picture. Where the chroma had half the
 # width before, it keeps half: swscale converts that fast.
@@ -126,6 +127,13 @@ class DecodedPicture:
         if planes is None:
             return grid_of(self.bgr(), lines)
         return b"".join(grid_of(plane, lines) for plane in planes)
+
+    def overview(self) -> Image:
+        """The brightness in a coarse grid, of the plane in which the decoder has it."""
+        planes = _planes(self._frame)
+        if planes is None:
+            return overview_of(self.bgr())
+        return self._upright(overview_of(planes[0], sideways=self._is_sideways))
 
     def _upright(self, image: Image) -> Image:
         return image if self._rotation is None else np.asarray(cv2.rotate(image, self._rotation), np.uint8)

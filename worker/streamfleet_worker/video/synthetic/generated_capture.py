@@ -10,6 +10,7 @@ from collections.abc import Callable
 from streamfleet_worker.video.array_picture import grid_of, resized
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Image, Picture
+from streamfleet_worker.video.overview import overview_of
 
 
 class GeneratedCapture(Capture):
@@ -78,6 +79,10 @@ class _DrawnPicture:
     def grid(self, lines: int) -> bytes:
         """About `lines` x `lines` evenly spread pixels."""
         return grid_of(self.bgr(), lines)
+
+    def overview(self) -> Image:
+        """The brightness in a coarse grid."""
+        return overview_of(self.bgr())
 
 
 class _Metronome:
