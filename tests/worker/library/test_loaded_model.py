@@ -13,7 +13,12 @@ import supervision as sv
 from streamfleet_worker.library import get_model
 from streamfleet_worker.video.synthetic.test_pattern import draw
 from tests.fakes.library_parts import squares_model
-from tests.fakes.task_models import CLASSES, write_classifying_model, write_segmenting_model
+from tests.fakes.task_models import (
+    write_classifying_model,
+    write_oriented_model,
+    write_pose_model,
+    write_segmenting_model,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,24 +59,49 @@ def test_a_picture_that_is_not_there_is_named() -> None:
         get_model("shapes/1").infer("gone.png")
 
 
-def test_the_class_of_a_picture_has_the_names_that_roboflow_has(tmp_path: Path) -> None:
-    write_classifying_model(tmp_path / "parts.onnx")
-    model = get_model(tmp_path / "parts.onnx")
+TASKS = {
+    "instance-segmentation": write_segmenting_model,
+    "object-detection": write_oriented_model,
+    "keypoint-detection": write_pose_model,
+    "classification": write_classifying_model,
+}
 
-    (found,) = model.infer(draw(1))
 
-    assert (model.task_type, found.top) == ("classification", "nut")
-    assert found.confidence == found.predictions[0].confidence == pytest.approx(max(CLASSES))
+@pytest.mark.parametrize("task_type", TASKS)
+def test_a_model_of_each_task_answers_as_roboflows_do(tmp_path: Path, task_type: str) -> None:
+    TASKS[task_type](tmp_path / "model.onnx")
+    model = get_model(tmp_path / "model.onnx")
+
+    (found,) = model.infer(np.zeros((480, 640, 3), np.uint8))
+
+    first = found.predictions[0]
+    assert model.task_type == task_type
     assert json.loads(found.json()) == found.dict()
+    match task_type:
+        case "instance-segmentation":
+            mask = sv.Detections.from_inference(found).mask
+            assert mask is not None
+            assert mask[0].sum() == pytest.approx(160 * 160, rel=0.1)  # half of its box
+            assert first.points[0].x == pytest.approx(160, abs=5)
+        case "object-detection":
+            assert first.rotation == pytest.approx(30, abs=1)
+            assert len(first.points) == 4
+        case "keypoint-detection":
+            assert [point.class_name for point in first.keypoints] == ["head", "tip"]
+            assert sv.KeyPoints.from_inference(found).xy.shape == (2, 2, 2)
+        case "classification":
+            assert (found.top, found.confidence) == ("nut", pytest.approx(0.8))
+            assert first.class_name == "nut"
 
 
-def test_masks_come_in_the_size_of_the_picture(tmp_path: Path) -> None:
-    write_segmenting_model(tmp_path / "parts.onnx")
-    model = get_model(tmp_path / "parts.onnx")
+def test_masks_are_exact_if_the_program_wants_run_lengths(tmp_path: Path) -> None:
+    write_segmenting_model(tmp_path / "model.onnx")
+    model = get_model(tmp_path / "model.onnx")
 
-    (found,) = model.infer(draw(1))
+    (found,) = model.infer(np.zeros((64, 64, 3), np.uint8), response_mask_format="rle")
 
-    read = sv.Detections.from_inference(found)
-    assert (model.task_type, found.predictions[0].mask_format) == ("instance-segmentation", "polygon")
-    assert read.mask is not None
-    assert read.mask.shape == (2, *draw(1).shape[:2])
+    mask = sv.rle_to_mask(found.predictions[0].rle.counts, (64, 64))
+    assert mask.any()
+    assert "points" not in found.predictions[0]
+    with pytest.raises(ValueError, match="expected polygon or rle, got 'dense'"):
+        model.infer(np.zeros((64, 64, 3), np.uint8), response_mask_format="dense")  # type: ignore[arg-type]

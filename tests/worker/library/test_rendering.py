@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from supervision.annotators.base import BaseAnnotator
 
 from streamfleet_worker.library import sink_resources
 from streamfleet_worker.library.rendering import create_tiles, render_boxes
+from tests.fakes.findings import classified, document, oriented, posed, segmented
 from tests.fakes.patience import PATIENCE
 from tests.fakes.predicted import GREY, box, coloured, frame, seen
 
@@ -73,6 +75,41 @@ def test_the_users_annotators_are_used_in_their_order(rendered: list[Any]) -> No
     assert [tuple(picture[60, 80]) for _, picture in rendered] == [(255, 0, 0)] * 2
 
 
+@pytest.mark.parametrize("make", [segmented, posed, oriented])
+def test_what_a_task_adds_is_drawn_with_the_boxes(make: Callable[..., Any], rendered: list[Any]) -> None:
+    whole = document(make(3, size=300))
+    boxes = {**whole, "predictions": [{key: each[key] for key in box()} for each in whole["predictions"]]}
+
+    for prediction in (whole, boxes):
+        given = frame(size=(1000, 1000))
+        render_boxes(prediction, given, display_size=None, on_frame_rendered=rendered.append)
+
+    (_, drawn), (_, plain) = rendered
+    assert (drawn != plain).any(axis=2).sum() > 500
+
+
+def test_the_best_classes_are_written_into_a_classified_picture(rendered: list[Any]) -> None:
+    render_boxes(document(classified(5)), frame(), display_size=None, on_frame_rendered=rendered.append)
+
+    assert (rendered[0][1][:80, :80] != GREY).any()
+    assert (rendered[0][1][80:] == GREY).all()
+
+
+def test_annotators_of_the_user_get_masks_and_corners(rendered: list[Any]) -> None:
+    annotators: tuple[BaseAnnotator, ...] = (sv.PolygonAnnotator(), sv.OrientedBoxAnnotator())
+
+    for annotator, make in zip(annotators, (segmented, oriented), strict=True):
+        render_boxes(
+            document(make(3, size=300)),
+            frame(size=(1920, 1080)),
+            annotator=annotator,
+            display_size=None,
+            on_frame_rendered=rendered.append,
+        )
+
+    assert all(coloured(picture).any() for _, picture in rendered)
+
+
 NO_WINDOW = """
 import numpy
 from streamfleet_worker.library.rendering import display_image
@@ -114,7 +151,7 @@ def test_figures_are_written_into_the_picture_when_asked_for(rendered: list[Any]
 
 
 @pytest.mark.parametrize(
-    "prediction", [{"top": "cat", "predictions": [{"class": "cat", "confidence": 1.0}]}, [1], object()]
+    "prediction", [{"predictions": [{"class": "cat", "confidence": 1.0}]}, {"top": "cat"}, [1], object()]
 )
 def test_what_cannot_be_drawn_is_told_once_and_the_frame_shown(
     prediction: Any, rendered: list[Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch

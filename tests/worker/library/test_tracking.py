@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import supervision as sv
 
 from streamfleet_worker.library.tracking import Tracking
 from streamfleet_worker.video.frame import Stamp
+from tests.fakes.findings import document as described
+from tests.fakes.findings import found as boxes
+from tests.fakes.findings import oriented, posed, segmented
 from tests.fakes.found import BOX, CLASSIFIED, KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS, document
 
 
@@ -32,6 +37,23 @@ def test_an_object_keeps_its_id_and_all_that_was_found(found: dict[str, Any]) ->
     for each, given in zip(followed[-1]["predictions"], whole["predictions"], strict=True):
         assert {**each, "tracker_id": None} == {**given, "tracker_id": None}
         assert [*each][-2:] == ["tracker_id", "detection_id"]
+
+
+@pytest.mark.parametrize("make", [boxes, segmented, posed, oriented])
+def test_an_id_stands_before_the_detection_id_and_all_else_stays(make: Callable[..., sv.Detections]) -> None:
+    tracking = Tracking(confidence=0.0)
+    whole = described(make(3, size=80))
+
+    first, second = (tracking.track(whole, 0, stamp(number)) for number in (1, 2))
+
+    for before, after, again in zip(
+        whole["predictions"], first["predictions"], second["predictions"], strict=True
+    ):
+        keys = list(before)
+        keys.insert(keys.index("detection_id"), "tracker_id")
+        assert list(after) == keys
+        assert {key: after[key] for key in before} == before
+        assert after["tracker_id"] == again["tracker_id"]
 
 
 def test_the_classes_of_a_picture_are_left_as_they_are() -> None:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import supervision as sv
 
-from streamfleet_core.protocol.workflow import BadWorkflow, Workflow
+from streamfleet_core.protocol.workflow import BadWorkflow, Output, Workflow
 from streamfleet_worker.library import InferencePipeline
 from streamfleet_worker.library.workflow_results import WorkflowImage, WorkflowResults
-from tests.fakes.found import CLASSIFIED, document
+from streamfleet_worker.video.detection.findings import CORNERS
+from tests.fakes.findings import classified, document, oriented
 from tests.fakes.library_parts import Taker, nothing_left_behind, squares_model
 from tests.fakes.predicted import frame as grey_frame
 from tests.fakes.videos import write_pattern
@@ -106,14 +108,6 @@ def test_results_may_be_plain(film: Path) -> None:
     assert (outputs["drawn"]["type"], outputs["many"]) == ("base64", 3)
 
 
-def test_the_classes_of_a_picture_are_given_as_they_are() -> None:
-    found = {**document(), **CLASSIFIED}
-
-    outputs = WorkflowResults(Workflow(model_id="parts/1"), serialised=False)(found, grey_frame())
-
-    assert outputs == {"predictions": found}
-
-
 def test_a_workflow_that_the_fleet_does_not_run_is_refused_by_the_name_of_its_step(film: Path) -> None:
     steps = [*SPECIFICATION["steps"], {"type": "roboflow_core/clip@v1", "name": "clip"}]
 
@@ -126,3 +120,22 @@ def test_a_workflow_that_the_fleet_does_not_run_is_refused_by_the_name_of_its_st
 def test_a_workflow_by_its_ids_alone_is_refused(film: Path) -> None:
     with pytest.raises(ValueError, match="expected a workflow_specification"):
         InferencePipeline.init_with_workflow(str(film), workspace_name="mine", workflow_id="count")
+
+
+def test_the_classes_of_a_picture_stay_a_dict() -> None:
+    outputs = (Output("all", "predictions"), Output("how_many", "count"), Output("shown", "picture"))
+    results = WorkflowResults(Workflow(model_id="kinds/1", outputs=outputs), serialised=False)
+    whole = document(classified(3))
+
+    found = results(whole, grey_frame())
+
+    assert (found["all"], found["how_many"]) == (whole, 3)
+    assert (found["shown"].numpy_image != grey_frame().image).any()
+
+
+def test_oriented_boxes_have_their_corners() -> None:
+    results = WorkflowResults(Workflow(model_id="ships/1"), serialised=False)
+
+    found = results(document(oriented(3)), grey_frame())
+
+    assert np.asarray(found["predictions"].data[CORNERS]).shape == (3, 4, 2)

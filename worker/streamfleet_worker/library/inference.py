@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import supervision as sv
 
-from streamfleet_core.protocol.values import Manifest
+from streamfleet_core.protocol.values import Manifest, Task
 from streamfleet_worker.engine.interface import Model
 from streamfleet_worker.engine.loading import load_here
 from streamfleet_worker.engine.onnx_runtime import run_errors
@@ -29,13 +29,23 @@ from streamfleet_worker.ipc.shared_memory import new_slot
 from streamfleet_worker.library.errors import BadPrediction
 from streamfleet_worker.library.frame import VideoFrame, picture_of
 from streamfleet_worker.library.model_threads import ModelThreads
-from streamfleet_worker.video.detection.findings import Findings
+from streamfleet_worker.video.detection.findings import CORNERS, MASKS, Findings
 from streamfleet_worker.video.detection.letterbox import Letterbox
+from streamfleet_worker.video.detection.masks import BoxMask
 from streamfleet_worker.video.detection.postprocess import findings_of
 from streamfleet_worker.video.frame import Picture
 from streamfleet_worker.video.outputs.prediction import Document, Names, describe_picture
 
 _MOST_THREADS = 8
+
+# Roboflow's word for each task. It has none for oriented boxes, which are read as boxes.
+TASK_TYPES: dict[Task, str] = {
+    "detect": "object-detection",
+    "segment": "instance-segmentation",
+    "obb": "object-detection",
+    "pose": "keypoint-detection",
+    "classify": "classification",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +89,7 @@ class ModelFile:
 
     def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
         """Load the model. Raises: onnx_session.BadModel."""
+        self.task_type = TASK_TYPES[manifest.task]
         self._names = Names(manifest.labels, manifest.keypoints)
         self._rules = rules
         model = load_here(str(path), manifest)
@@ -208,10 +219,12 @@ def document_of(found: Any, frame: VideoFrame) -> Document:
     height, width = frame.image.shape[:2]
     if isinstance(found, sv.Detections):
         return document_of_detections(found, width=width, height=height, labels=None)
+    if isinstance(found, sv.Classifications):
+        return _document_of_classifications(found, width=width, height=height)
     if hasattr(found, "model_dump"):
         found = found.model_dump(by_alias=True, exclude_none=True)
     if not isinstance(found, dict) or not isinstance(found.get("predictions"), list):
-        expected = "a dict with the list `predictions`, an object that dumps one, or supervision's Detections"
+        expected = "a dict with the list `predictions`, an object that dumps one, or supervision's values"
         raise BadPrediction(f"expected {expected}, got {type(found).__name__}")
     return {"image": {"width": width, "height": height}, **found}
 
@@ -239,6 +252,34 @@ def _complete(detections: sv.Detections) -> tuple[sv.Detections, Sequence[str]]:
     for number, name in zip(classes, detections.data.get("class_name", ()), strict=False):
         labels[number] = str(name)
     whole = sv.Detections(
-        xyxy=detections.xyxy, confidence=confidence, class_id=classes, tracker_id=detections.tracker_id
+        xyxy=detections.xyxy,
+        confidence=confidence,
+        class_id=classes,
+        tracker_id=detections.tracker_id,
+        data=_shapes(detections),
     )
     return whole, labels
+
+
+def _shapes(detections: sv.Detections) -> dict[str, Any]:
+    """Masks, or the corners of oriented boxes."""
+    if detections.mask is not None:
+        masks = np.empty(len(detections), object)
+        for index, mask in enumerate(detections.mask):
+            masks[index] = BoxMask(0, 0, np.ascontiguousarray(mask, np.uint8))
+        return {MASKS: masks}
+    corners = np.asarray(detections.data.get(CORNERS, ()))
+    return {CORNERS: corners} if corners.shape == (len(detections), 4, 2) else {}
+
+
+def _document_of_classifications(found: sv.Classifications, *, width: int, height: int) -> Document:
+    """Roboflow's dict for the classes of a picture, whose names are numbers. Raises: BadPrediction."""
+    if not len(found.class_id):
+        raise BadPrediction("expected at least one class of a picture, got none")
+    confidence = (
+        found.confidence if found.confidence is not None else np.ones(len(found.class_id), np.float32)
+    )
+    order = np.argsort(-confidence, kind="stable")
+    best = sv.Classifications(class_id=found.class_id[order], confidence=confidence[order])
+    labels = [str(number) for number in range(int(found.class_id.max()) + 1)]
+    return describe_picture(best, names=Names(labels), width=width, height=height)

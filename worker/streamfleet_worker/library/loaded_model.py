@@ -12,27 +12,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamfleet_core.protocol.values import Manifest, Task
+from streamfleet_core.protocol.values import MASK_FORMATS, Manifest, MaskFormat
 from streamfleet_worker.engine.loading import load_here
 from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.arguments import rules_of
 from streamfleet_worker.library.execution.file_trial import TriedFrame, try_frames
-from streamfleet_worker.library.inference import InferenceContext, Steps
+from streamfleet_worker.library.inference import TASK_TYPES, InferenceContext, Steps
 from streamfleet_worker.library.models import load
 from streamfleet_worker.library.settings import current_settings
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.outputs.prediction import Document, Names, describe_picture
-
-# Roboflow's names. It has none of oriented boxes alone.
-_TASK_TYPES: dict[Task, str] = {
-    "detect": "object-detection",
-    "segment": "instance-segmentation",
-    "obb": "object-detection",
-    "pose": "keypoint-detection",
-    "classify": "classification",
-}
 
 
 class Response(dict[str, Any]):
@@ -62,7 +53,7 @@ class LoadedModel:
 
     def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
         """Load the model. Raises: onnx_session.BadModel."""
-        self.task_type = _TASK_TYPES[manifest.task]
+        self.task_type = TASK_TYPES[manifest.task]
         self.class_names = list(manifest.labels)
         self._names = Names(manifest.labels, manifest.keypoints)
         self._rules = rules
@@ -77,14 +68,19 @@ class LoadedModel:
         class_agnostic_nms: bool | None = None,
         max_candidates: int | None = None,
         max_detections: int | None = None,
+        response_mask_format: MaskFormat = "polygon",
         **_: Any,
     ) -> list[Response]:
         """Find objects, or the classes, of one picture or a list of them, which are BGR arrays or paths.
 
+        `response_mask_format`: of the masks of a model that has some: "polygon" or "rle".
         Other options are ignored.
 
         Raises: ValueError, TypeError, FileNotFoundError, one of `run_errors`.
         """
+        if response_mask_format not in MASK_FORMATS:
+            expected = " or ".join(MASK_FORMATS)
+            raise ValueError(f"response_mask_format: expected {expected}, got {response_mask_format!r}")
         rules = rules_of(
             self._rules,
             confidence=confidence,
@@ -93,7 +89,8 @@ class LoadedModel:
             max_candidates=max_candidates,
             max_detections=max_detections,
         )
-        return [self._infer(_image(each), rules) for each in (image if isinstance(image, list) else [image])]
+        images = image if isinstance(image, list) else [image]
+        return [self._infer(_image(each), rules, response_mask_format) for each in images]
 
     def try_file(self, file: str | Path, *, frames: int = 1, **rules: Any) -> Iterator[TriedFrame]:
         """Try the model on a picture, or on the first frames of a film, step by step.
@@ -117,19 +114,32 @@ class LoadedModel:
 
         return try_frames(Path(file), find, most=frames)
 
-    def _infer(self, image: Image, rules: PostProcessing) -> Response:
+    def _infer(self, image: Image, rules: PostProcessing, mask_format: MaskFormat) -> Response:
         with self._lock:
             found = self._context.find(ArrayPicture(image), rules)
         height, width = image.shape[:2]
-        document = describe_picture(found, names=self._names, width=width, height=height)
-        predictions = [Response(prediction) for prediction in document["predictions"]]
-        return Response({**document, "image": Response(document["image"]), "predictions": predictions})
+        document = describe_picture(
+            found, names=self._names, width=width, height=height, mask_format=mask_format
+        )
+        return Response({key: _responses(value) for key, value in document.items()})
+
+
+def _responses(value: Any) -> Any:
+    """The same with `Response` instead of each dict."""
+    if isinstance(value, list):
+        return [_responses(each) for each in value]
+    if isinstance(value, dict):
+        return Response({key: _responses(each) for key, each in value.items()})
+    return value
 
 
 def _plain(value: Any) -> Any:
+    """The same without any `Response`."""
     if isinstance(value, list):
-        return [{**each} for each in value]
-    return {**value} if isinstance(value, dict) else value
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value
 
 
 def get_model(model_id: str | Path, api_key: str | None = None, **rules: Any) -> LoadedModel:

@@ -15,7 +15,10 @@ from supervision.annotators.base import BaseAnnotator
 from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.settings import has_display
 from streamfleet_worker.library.sink_resources import ThrottledWarnings, shared
+from streamfleet_worker.video.detection.findings import CORNERS
 from streamfleet_worker.video.frame import Image
+from streamfleet_worker.video.outputs.drawing import draw_classes, draw_shapes
+from streamfleet_worker.video.outputs.reading import findings_in, is_classified, supervision_detections
 
 Prediction = dict[str, Any]
 Predictions = Prediction | list[Prediction | None]
@@ -25,6 +28,8 @@ Rendered = tuple[int | None, Image]  # the source, or the position in the list; 
 OnRendered = Callable[[Any], object]  # receives one Rendered, or a list of them
 FPSMonitor = sv.FPSMonitor | Literal["shared"] | None
 
+_MOST_CLASSES = 3  # of a classified picture that are written into it
+_TEXT_SCALE = 0.5  # as supervision's labels have
 _ABSENT = (256, 256, 3)  # the black picture shown for a source without a frame
 
 
@@ -54,7 +59,8 @@ def render_boxes(
 ) -> None:
     """Draw predictions into their frames, and pass the pictures to `on_frame_rendered`.
 
-    `annotator`: one or several of supervision's annotators, applied in order; None: boxes and labels.
+    `annotator`: one or several of supervision's annotators, applied in order; None: boxes, labels,
+        and what the task of the model adds.
     `display_size`: each picture is resized to fit, with black borders; None: keep its size.
     `fps_monitor`: measures the throughput; "shared": one for all calls with this value; None: do not measure.
     `display_statistics`: write latency and throughput into the picture.
@@ -91,15 +97,28 @@ def annotated(
     if prediction is None:
         return picture
     try:
-        detections = sv.Detections.from_inference(prediction)
+        if annotator is None:
+            return _drawn(picture, prediction)
+        detections = supervision_detections(prediction)
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
-        shared(ThrottledWarnings).warn(f"render_boxes: expected predictions of object detection, got {exc!r}")
+        shared(ThrottledWarnings).warn(f"render_boxes: expected predictions of a model, got {exc!r}")
         return picture
-    if annotator is None:
-        annotator = [shared(sv.BoxAnnotator), shared(sv.LabelAnnotator)]
     for each in annotator if isinstance(annotator, list) else [annotator]:
         picture = each.annotate(scene=picture, detections=detections)
     return picture
+
+
+def _drawn(picture: Image, prediction: Prediction) -> Image:
+    """Draw what the model found, whatever its task. Raises: as `findings_in`, before anything is drawn."""
+    if is_classified(prediction):
+        best = prediction["predictions"][:_MOST_CLASSES]
+        texts = [f"{each['class']} {each['confidence']:.2f}" for each in best]
+        return draw_classes(picture, texts, text_scale=_TEXT_SCALE)
+    detections = findings_in(prediction)
+    picture = draw_shapes(picture, detections)
+    if CORNERS not in detections.data:
+        picture = shared(sv.BoxAnnotator).annotate(picture, detections)
+    return shared(sv.LabelAnnotator).annotate(picture, detections)
 
 
 def _write_statistics(picture: Image, frame: VideoFrame | None, throughput: float | None) -> None:

@@ -19,6 +19,7 @@ from streamfleet_core.protocol.limits import MAX_PORT
 from streamfleet_core.protocol.values import UdpSink
 from streamfleet_worker.library.arguments import Reference, inference_of, plans_of, rules_of, tracking_of
 from streamfleet_worker.library.frame import VideoFrame
+from streamfleet_worker.library.inference import ModelFile
 from streamfleet_worker.library.pipeline import Hook, InferencePipeline
 from streamfleet_worker.library.settings import Settings, current_settings
 from streamfleet_worker.library.video_source import SourceProperties
@@ -37,7 +38,7 @@ CallbackT = TypeVar("CallbackT", bound=Callable[..., Any])
 class _BaseStream:
     """The common part of both streams: a source, a model, and the attributes of Roboflow's classes."""
 
-    task_type = "object-detection"
+    task_type = "object-detection"  # unless the model is a file of another task
     # Attributes of Roboflow's internals that have no counterpart here.
     active_learning_middleware = byte_tracker = inference_request_type = None
     img_dims = img_in = preproc_result = None
@@ -83,6 +84,9 @@ class _BaseStream:
         self.frame_id: int | None = None  # of the last frame with a prediction
         self._frame: VideoFrame | None = None
         self.inference_response: Document | None = None
+        inference = inference_of(model, checked, settings=settings, api_key=api_key)
+        if isinstance(inference, ModelFile):
+            self.task_type = inference.task_type
         self._pipeline = InferencePipeline(
             plans_of(
                 source,
@@ -90,7 +94,7 @@ class _BaseStream:
                 properties=settings.properties or None,
                 mode="auto" if self.enforce_fps else "freshest",
             ),
-            inference_of(model, checked, settings=settings, api_key=api_key),
+            inference,
             [sink],
             tracking=tracking_of("bytetrack" if self.use_bytetrack else None, model, checked),
             on_start=on_start,

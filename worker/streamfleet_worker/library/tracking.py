@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import supervision as sv
-
 from streamfleet_worker.video.detection.tracker import Tracker
 from streamfleet_worker.video.frame import Stamp
 from streamfleet_worker.video.outputs.prediction import Document
+from streamfleet_worker.video.outputs.reading import boxes_of
 
 
 class Tracking:
@@ -28,24 +27,16 @@ class Tracking:
         if tracker is None:
             tracker = Tracker(confidence=self._confidence, fps=stamp.fps)
             self._trackers[source_id] = tracker
-        ids = tracker.update(_boxes(document), stamp.media_time).tracker_id
+        ids = tracker.update(boxes_of(document), stamp.media_time).tracker_id
         if ids is None:
             return document
         predictions = zip(document["predictions"], ids.tolist(), strict=True)
         return {**document, "predictions": [_with_id(prediction, each) for prediction, each in predictions]}
 
 
-def _boxes(document: Document) -> sv.Detections:
-    """The boxes alone: masks would be drawn in the size of the frame."""
-    boxes = [
-        {key: value for key, value in prediction.items() if key not in ("points", "rle", "tracker_id")}
-        for prediction in document["predictions"]
-    ]
-    return sv.Detections.from_inference({**document, "predictions": boxes})
-
-
 def _with_id(prediction: Document, tracker_id: int) -> Document:
     """Insert the id where Roboflow has it: before `detection_id`."""
-    after: Document = {key: prediction[key] for key in ("detection_id", "parent_id") if key in prediction}
-    before = {key: value for key, value in prediction.items() if key not in after}
-    return {**before, "tracker_id": tracker_id, **after}
+    keys = list(prediction)
+    at = keys.index("detection_id") if "detection_id" in prediction else len(keys)
+    before = {key: prediction[key] for key in keys[:at]}
+    return {**before, "tracker_id": tracker_id, **{key: prediction[key] for key in keys[at:]}}

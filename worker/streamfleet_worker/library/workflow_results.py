@@ -16,6 +16,7 @@ from streamfleet_worker.library.frame import VideoFrame
 from streamfleet_worker.library.rendering import annotated
 from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.outputs.prediction import Document
+from streamfleet_worker.video.outputs.reading import is_classified, supervision_detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class WorkflowResults:
                 assert_never(content)
 
     def _predictions(self, document: Document) -> Document | sv.Detections:
-        # The classes of a whole picture are no detections.
-        plain = self._serialised or "top" in document
-        return document if plain else sv.Detections.from_inference(document)
+        """Predictions as the sinks expect them. The classes of a picture have no value of supervision."""
+        if self._serialised or is_classified(document):
+            return document
+        return supervision_detections(document)
