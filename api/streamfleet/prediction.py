@@ -108,6 +108,9 @@ class Prediction:
         - segment: `points`, the outline of the mask, or `rle`, its run lengths as in COCO.
         - obb: `points`, the four corners, and `rotation` in degrees. The other keys are of the enclosing box.
         - pose: `keypoints`, each with `x`, `y`, `confidence`, `class` and `class_id`.
+
+        An object on which a stage of the pipeline has run has `stages`: by the name of the stage, the
+        `predictions` of its model, and `top` and `confidence` if that classifies.
         """
         return self.document["predictions"]
 
