@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.fakes.process_harness import (
     wait_for,
     write_video,
 )
+from tests.fakes.task_models import write_segmenting_model
 
 FRAMES = 320
 PACE = 40  # frames a second: what is to be changed must not be over when this process stands still meanwhile
@@ -97,6 +99,28 @@ def test_the_kept_classes_change_between_two_frames_and_unknown_ones_are_told(
     assert told.reason.startswith("classes: expected a class of the model")
     assert "'zebra'" in told.reason
     assert report.reason == ""
+
+
+def test_the_format_of_masks_changes_between_two_frames(stand: ProcessHarness) -> None:
+    path = stand.folder / "masks.onnx"
+    write_segmenting_model(path)
+    manifest = manifest_of(path, width=64, height=64, labels=("bolt", "nut"), task="segment")
+    manifest = replace(manifest, outputs=("output0", "output1"))
+    stand.engine(path, manifest)
+    camera = stand.camera(manifest, film(stand), max_fps=PACE)
+
+    after(stand, 16)
+    camera.change(2, mask_format="rle")
+    after(stand, 16, generation=2)
+    camera.change(3, max_fps=None)
+    until_ended(camera)
+
+    assert_whole(stand)
+    forms = by_generation(
+        stand.receiver.documents,
+        lambda one: tuple((each["mask_format"], "points" in each) for each in one["predictions"]),
+    )
+    assert forms == {1: {(("polygon", True),) * 2}, 2: {(("rle", False),) * 2}, 3: {(("polygon", True),) * 2}}
 
 
 def test_the_region_changes_between_two_frames(stand: ProcessHarness, two_boxes: Manifest) -> None:
