@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -16,6 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright  # noqa: E402
 
+from tests.core.models.test_model_validation import NAMES, save  # noqa: E402
 from tests.fakes.patience import PATIENCE  # noqa: E402
 from tests.fakes.ports_and_folders import short_folder  # noqa: E402
 from tests.fleet.harness import BIN, LOADING, Fleet  # noqa: E402
@@ -195,3 +197,41 @@ def joined(fleet: Fleet, name: str, log: Path) -> Iterator[subprocess.Popen[byte
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_model_has_a_card_with_an_address_of_its_own(
+    clean: Fleet, page: Page, tmp_path: Path, scheme: Literal["light", "dark"]
+) -> None:
+    told = {"license": "AGPL-3.0", "author": "<img src=x onerror=alert(1)>", "description": "of cats"}
+    file = save(tmp_path / "cats.onnx", metadata={**NAMES, **told})
+    clean.add_model("cats/1", file, "--replace")
+    pipeline_id = clean.initialise(PATTERN, "shapes/1")
+    page.emulate_media(color_scheme=scheme)
+    page.reload()
+
+    page.locator("[data-model='cats/1'] a").click()
+
+    facts = page.locator("#model-facts")
+    expect(page.locator("#model-title")).to_have_text("cats/1")
+    expect(facts).to_contain_text("AGPL-3.0")
+    expect(facts).to_contain_text("<img src=x onerror=alert(1)>")
+    expect(facts).to_contain_text("64, float32")
+    expect(page.locator("#model-labels li")).to_have_text(["cat", "dog's"])
+    keep(page, f"model-{scheme}")
+    page.get_by_role("button", name="Close").click()
+    expect(page.locator("#model")).to_be_hidden()
+    keep(page, f"models-{scheme}")
+    page.goto(f"{clean.url}/#model/shapes%2F1")
+    page.reload()
+    expect(page.locator("#model-title")).to_have_text("shapes/1")
+    expect(facts).to_contain_text(pipeline_id)
+
+
+def test_a_model_that_is_gone_is_told_in_its_card(page: Page, fleet: Fleet, browser: Browser) -> None:
+    other = browser.new_page()  # whose console may complain of the answer 404
+    other.set_default_timeout(1000 * LOADING)
+    other.goto(f"{fleet.url}/#model/gone%2F1")
+
+    expect(other.locator("#model-note")).to_contain_text("no model gone/1")
+    other.close()

@@ -5,8 +5,10 @@ import { Details } from "./details.js";
 import { showDevices } from "./devices.js";
 import { LoginRequired, request, saveToken } from "./api.js";
 import { Events } from "./events.js";
+import { Models } from "./models.js";
 
 const INTERVAL = 1000; // ms
+const MODELS = 10; // intervals between two looks at the models, which change rarely
 const LATE = 1000; // ms without a response, after which the page says so
 
 const problem = document.querySelector("#problem");
@@ -16,7 +18,9 @@ const list = document.querySelector("#devices");
 const details = new Details(refresh);
 const cameras = new Cameras(document.querySelector("#cameras"), (id) => details.open(known.get(id)));
 const events = new Events(document.querySelector("#events"), refresh);
+const models = new Models();
 const known = new Map(); // pipeline id → pipeline
+let turns = 0; // of refreshing
 let refreshing = false;
 let following = false;
 
@@ -27,6 +31,8 @@ async function refresh() {
   try {
     const [{ devices }, { pipelines }] = await Promise.all([request("v2/devices"), request("v2/pipelines")]);
     show(devices, pipelines);
+    if (turns % MODELS === 0) models.show((await request("v2/models")).models);
+    turns += 1;
     if (!following) await follow();
     problem.hidden = login.hidden = true;
   } catch (error) {
