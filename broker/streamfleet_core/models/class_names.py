@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import unicodedata
+from collections.abc import Iterator
 
 from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_KEYPOINTS
 
 MAX_LABEL = 128  # characters
 _UNSHOWABLE = ("Cc", "Cs")  # control characters and surrogates
-_PAIR = re.compile(
-    r"""\s*(?P<index>\d{1,6})\s*:\s*(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(?:,|\Z)"""
-)
+_TEXT = r"""\s*(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(?:,|\Z)"""
+_ITEM = re.compile(_TEXT)
+_PAIR = re.compile(rf"\s*(?P<index>\d{{1,6}})\s*:{_TEXT}")
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 # Of the 17 key points of a person in COCO, in its order.
 _PERSON = (
@@ -24,24 +25,36 @@ _PERSON = (
 
 
 def labels_in(metadata: dict[str, str]) -> tuple[str, ...] | None:
-    """Parse class names as Ultralytics writes them, `{0: 'person', 1: 'car'}`. Raises: BadModel."""
+    """Parse class names as Ultralytics writes them. Raises: BadModel.
+
+    They are `{0: 'person', 1: 'car'}`, or `['person', 'car']` of YOLOv5 before 7.0.
+    """
     text = metadata.get("names", "").strip()
     if not text:
         return None
+    if text.startswith("[") and text.endswith("]"):
+        return tuple(_unquote(item["text"]) for item in _each(_ITEM, text[1:-1]))
     if not (text.startswith("{") and text.endswith("}")):
-        raise BadModel(f"expected the metadata 'names' as {{0: 'person', …}}, got {text[:40]!r}")
-    inner, at, names = text[1:-1].rstrip().rstrip(","), 0, {}
-    while at < len(inner):
-        pair = _PAIR.match(inner, at)
-        if pair is None:
-            raise BadModel(
-                f"expected the metadata 'names' as {{0: 'person', …}}, got {inner[at : at + 40]!r}"
-            )
-        names[int(pair["index"])] = _unquote(pair["text"])
-        at = pair.end()
+        raise _unreadable(text)
+    names = {int(pair["index"]): _unquote(pair["text"]) for pair in _each(_PAIR, text[1:-1])}
     if sorted(names) != list(range(len(names))):
         raise BadModel("expected the metadata 'names' to count from 0 without gaps")
     return tuple(names[index] for index in range(len(names)))
+
+
+def _each(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    """The matches that follow each other up to the end of a text. Raises: BadModel."""
+    text, at = text.rstrip().rstrip(","), 0
+    while at < len(text):
+        match = pattern.match(text, at)
+        if match is None:
+            raise _unreadable(text[at:])
+        yield match
+        at = match.end()
+
+
+def _unreadable(text: str) -> BadModel:
+    return BadModel(f"expected the metadata 'names' as {{0: 'person', …}}, got {text[:40]!r}")
 
 
 def keypoint_names(metadata: dict[str, str], count: int) -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def test_a_family_that_is_said_goes_before_what_a_file_shows(file: Path, family:
         ({"metadata": {**NAMES, "task": "pose"}}, {}, "the metadata 'kpt_shape' as .*, got ''"),
         ({"metadata": {**NAMES, "task": "obb"}}, {}, r"expected 1 class names .*, got 2"),
         ({"metadata": {**NAMES, "task": "classify"}}, {}, r"an output \(1, classes\) of a model"),
-        ({"metadata": {**NAMES, "names": "['cat']"}}, {}, "the metadata 'names' as"),
+        ({"metadata": {**NAMES, "names": "cat, dog"}}, {}, "the metadata 'names' as"),
         ({"metadata": {**NAMES, "names": "{0: 'a', 2: 'b'}"}}, {}, "count from 0 without gaps"),
         ({"metadata": {**NAMES, "names": "{0: [[[['a']]]]}"}}, {}, "the metadata 'names' as"),
         ({"metadata": {**NAMES, "names": "{0: '\\xZZ'}"}}, {}, "a class name in quotes"),
@@ -269,6 +269,7 @@ def test_external_data_as_onnx_writes_it_is_refused(tmp_path: Path) -> None:
         ("{0: 'a', 1: \"b's\",}", ("a", "b's")),
         ("{1: 'b', 0: 'a'}", ("a", "b")),
         (r"{0: 'caf\xe9'}", ("café",)),
+        ("['a', \"b's, too\"]", ("a", "b's, too")),  # of YOLOv5 before 7.0
         ("", None),
     ],
 )
@@ -277,7 +278,11 @@ def test_class_names_are_read_as_ultralytics_writes_them(text: str, expected: tu
 
 
 @pytest.mark.parametrize(
-    "text", ["{" + "(" * 100_000 + "}", "{0: " + "-" * 100_000 + "1}", "{0: __import__('os')}"]
+    "text",
+    [
+        *("{" + "(" * 100_000 + "}", "{0: " + "-" * 100_000 + "1}", "{0: __import__('os')}"),
+        *("['a' 'b']", "['a', 3]", "['a'" + " " * 100_000 + "x]"),
+    ],
 )
 def test_class_names_are_data_and_never_run(text: str) -> None:
     with pytest.raises(BadModel):
