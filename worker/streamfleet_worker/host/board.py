@@ -2,12 +2,15 @@
 
 It consists of the accelerator, if there is one, the processor, and the fastest instructions of it that
 inference uses: an INT8 model that is exact with some of them loses numbers without them.
+
+    python -m streamfleet_worker.host.board      writes the name of this machine's kind
 """
 
 from __future__ import annotations
 
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,3 +79,7 @@ def read_cpu(root: Path = Path("/")) -> Cpu:
 def read_board(root: Path = Path("/")) -> str:
     """Read the name of this machine's kind."""
     return board_name(MachineProbe(root, platform.machine()).read(), read_cpu(root))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(read_board())

@@ -1,0 +1,87 @@
+"""The pictures that a variant is built and compared with, as the model takes them.
+
+They are spread over their source. Every second one is for the ranges of activations, the others are for the
+comparison, and no picture is in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamfleet_core.models.optimisation import LEAST_FRAMES
+from streamfleet_core.protocol.source_reference import SourceKind, kind_of
+from streamfleet_core.protocol.values import Manifest, SourceSpec
+from streamfleet_worker.ipc.shared_memory import PixelArray
+from streamfleet_worker.video.capture import Capture
+from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
+from streamfleet_worker.video.frame import Picture
+from streamfleet_worker.video.sources.open_source import open_source
+
+_KINDS = (SourceKind.FILE, SourceKind.SCENE)
+_APART = 7  # frames of a scene, which has no end
+_MOST_READ = 6000  # frames of a film: four minutes of it
+_ROOM = 512 * 1024**2  # bytes of all pictures
+
+
+class TooFewPictures(Exception):
+    """A source that has not enough different pictures. The text says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPicture:
+    """A picture in the size of the model's input."""
+
+    pixels: PixelArray  # (1, 3, height, width), in the channel order of the model's family
+    geometry: Geometry
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures in two groups that have none in common."""
+
+    calibration: tuple[ModelPicture, ...]
+    comparison: tuple[ModelPicture, ...]
+
+
+def read_pictures(
+    reference: str, manifest: Manifest, frames: int, on_read: Callable[[int, int], None]
+) -> Pictures:
+    """Read up to twice as many pictures as `frames`. `on_read`: called with how many, of how many.
+
+    Raises: TooFewPictures, SourceLost.
+    """
+    if kind_of(reference) not in _KINDS:
+        raise TooFewPictures("expected a film, a folder of pictures or a generated scene")
+    letterbox = Letterbox(manifest)
+    shape = (1, 3, manifest.input_height, manifest.input_width)
+    wanted = min(2 * frames, max(2 * LEAST_FRAMES, _ROOM // int(np.prod(shape))))
+    found: dict[bytes, ModelPicture] = {}  # by content: a film may stand still
+    with contextlib.closing(open_source(SourceSpec(reference, mode="file"), 1)) as capture:
+        for picture in _spread(capture, wanted):
+            pixels = np.zeros(shape, np.uint8)
+            one = ModelPicture(pixels, letterbox.write(picture, pixels))
+            found.setdefault(hashlib.sha256(pixels.tobytes()).digest(), one)
+            on_read(len(found), wanted)
+            if len(found) == wanted:
+                break
+    if len(found) < 2 * LEAST_FRAMES:
+        raise TooFewPictures(f"expected at least {2 * LEAST_FRAMES} different pictures, got {len(found)}")
+    pictures = tuple(found.values())
+    return Pictures(calibration=pictures[::2], comparison=pictures[1::2])
+
+
+def _spread(capture: Capture, wanted: int) -> Iterator[Picture]:
+    """Yield pictures from all of a source, or from its beginning if it is long. Raises: SourceLost."""
+    total = min(capture.total_frames, _MOST_READ)
+    step = max(1, total // wanted) if total > 0 else _APART
+    for number in range(_MOST_READ):
+        if not capture.grab():
+            return
+        picture = capture.retrieve() if number % step == 0 else None
+        if picture is not None:
+            yield picture
