@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from streamfleet_api.cli.tables import size
+from streamfleet_api.cli.variant_text import variant_lines
 
 if TYPE_CHECKING:
     from streamfleet.results import FileCard, Model, ModelCard, Pipeline, Variant
@@ -33,6 +34,8 @@ def card_lines(model: ModelCard, used: Sequence[Pipeline]) -> Iterator[str]:
     if model.weights:
         yield _line("weights", size(model.weights.size))
         yield _line("sha256", model.weights.sha256)
+    for number, line in enumerate(variant_lines(model.variants or ())):
+        yield _line("" if number else "variants", line)
     yield _line("digest", model.digest)
     if model.card is not None:
         yield from _file_lines(model.card)

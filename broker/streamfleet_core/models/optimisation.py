@@ -15,6 +15,7 @@ from streamfleet_core.protocol.values import Fraction, Manifest, Natural, Precis
 
 LEAST_AGREEMENT = 0.98  # that a variant must have
 LEAST_SPEEDUP = 1.05  # below that, a second file is not worth its place
+MOST_SHIFT = 0.05  # of the mean confidence: thresholds of pipelines must keep their meaning
 MOST_FRAMES = 256  # for the ranges of activations, and as many again to compare
 LEAST_FRAMES = 8
 
@@ -97,6 +98,8 @@ def refusal_of(found: Agreement, *, speedup: float, least_agreement: float) -> s
         return "nothing to compare: the model finds nothing"
     if found.f1 < least_agreement:
         return f"expected an agreement of {least_agreement:g}, got {found.f1:.3f}"
+    if found.mean_shift is not None and abs(found.mean_shift) > MOST_SHIFT:
+        return f"expected a mean shift of confidence of at most {MOST_SHIFT:g}, got {found.mean_shift:+.3f}"
     if speedup < LEAST_SPEEDUP:
         return "not faster"
     return ""

@@ -22,7 +22,7 @@ from streamfleet_worker.video.detection.letterbox import Geometry
 from streamfleet_worker.video.detection.postprocess import findings_of
 
 ROUNDS = 9
-_ROUND = 0.2  # seconds that a round of one model should take
+_ROUND = 0.1  # seconds that a round of one model should take
 _MOST_RUNS = 50  # in a round
 _MS = 1000.0
 

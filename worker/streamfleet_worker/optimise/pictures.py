@@ -17,13 +17,14 @@ from streamfleet_core.models.optimisation import LEAST_FRAMES
 from streamfleet_core.protocol.source_reference import SourceKind, kind_of
 from streamfleet_core.protocol.values import Manifest, SourceSpec
 from streamfleet_worker.ipc.shared_memory import PixelArray
+from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.frame import Picture
 from streamfleet_worker.video.sources.open_source import open_source
+from streamfleet_worker.video.synthetic.conveyor import UnknownScene, draw, number_of
 
-_KINDS = (SourceKind.FILE, SourceKind.SCENE)
-_APART = 7  # frames of a scene, which has no end
+_APART = 7  # frames of a scene
 _MOST_READ = 6000  # frames of a film: four minutes of it
 _ROOM = 512 * 1024**2  # bytes of all pictures
 
@@ -55,30 +56,43 @@ def read_pictures(
 
     Raises: TooFewPictures, SourceLost.
     """
-    if kind_of(reference) not in _KINDS:
-        raise TooFewPictures("expected a film, a folder of pictures or a generated scene")
     letterbox = Letterbox(manifest)
     shape = (1, 3, manifest.input_height, manifest.input_width)
     wanted = min(2 * frames, max(2 * LEAST_FRAMES, _ROOM // int(np.prod(shape))))
     found: dict[bytes, ModelPicture] = {}  # by content: a film may stand still
-    with contextlib.closing(open_source(SourceSpec(reference, mode="file"), 1)) as capture:
-        for picture in _spread(capture, wanted):
-            pixels = np.zeros(shape, np.uint8)
-            one = ModelPicture(pixels, letterbox.write(picture, pixels))
-            found.setdefault(hashlib.sha256(pixels.tobytes()).digest(), one)
-            on_read(len(found), wanted)
-            if len(found) == wanted:
-                break
+    for picture in _pictures_of(reference, wanted):
+        pixels = np.zeros(shape, np.uint8)
+        one = ModelPicture(pixels, letterbox.write(picture, pixels))
+        found.setdefault(hashlib.sha256(pixels.tobytes()).digest(), one)
+        on_read(len(found), wanted)
+        if len(found) == wanted:
+            break
     if len(found) < 2 * LEAST_FRAMES:
         raise TooFewPictures(f"expected at least {2 * LEAST_FRAMES} different pictures, got {len(found)}")
     pictures = tuple(found.values())
     return Pictures(calibration=pictures[::2], comparison=pictures[1::2])
 
 
+def _pictures_of(reference: str, wanted: int) -> Iterator[Picture]:
+    """Raises: TooFewPictures, SourceLost."""
+    kind = kind_of(reference)
+    if kind is SourceKind.SCENE:  # drawn at once: as a source it waits until each frame is due
+        try:
+            number = number_of(reference)
+        except UnknownScene as exc:
+            raise TooFewPictures(str(exc)) from exc
+        yield from (ArrayPicture(draw(number, index * _APART)) for index in range(wanted))
+    elif kind is SourceKind.FILE:
+        with contextlib.closing(open_source(SourceSpec(reference, mode="file"), 1)) as capture:
+            yield from _spread(capture, wanted)
+    else:
+        raise TooFewPictures("expected a film, a folder of pictures or a generated scene")
+
+
 def _spread(capture: Capture, wanted: int) -> Iterator[Picture]:
-    """Yield pictures from all of a source, or from its beginning if it is long. Raises: SourceLost."""
+    """Yield pictures from all of a film, or from its beginning if it is long. Raises: SourceLost."""
     total = min(capture.total_frames, _MOST_READ)
-    step = max(1, total // wanted) if total > 0 else _APART
+    step = max(1, total // wanted)
     for number in range(_MOST_READ):
         if not capture.grab():
             return

@@ -14,6 +14,7 @@ import click
 
 from streamfleet_api.cli import parameters
 from streamfleet_api.cli.commands.model_diff import diff_models
+from streamfleet_api.cli.commands.model_optimise import optimise_model
 from streamfleet_api.cli.commands.model_try import try_model
 from streamfleet_api.cli.confirmation import confirm, listed, yes_option
 from streamfleet_api.cli.context import (
@@ -292,5 +293,5 @@ def _remove(settings: Settings, model_id: str, as_json: bool) -> bool:
     return True
 
 
-for _each in (try_model, diff_models):
+for _each in (try_model, diff_models, optimise_model):
     models.add_command(_each)
