@@ -41,8 +41,8 @@ class Trial:
     precision: Precision
     path: str
     weights: Weights
-    ms: Figure  # of one inference: the median of rounds that alternate with those of the model
-    speedup: Figure  # the median of the ratios within the rounds
+    ms: Figure  # of one inference: the model's time divided by `speedup`
+    speedup: Figure  # the median of the ratios within rounds that alternate with those of the model
     agreement: Fraction | None  # None: neither finds anything
     class_agreement: Fraction | None
     shift: Annotated[float, Meta(ge=-1, le=1)] | None  # mean, of the confidence of the same objects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,14 +82,15 @@ def optimise(job: Job, board: Board, on_progress: OnProgress, build: Build | Non
             trials.append(_tried(job, board, candidate, target, reference, expected, pictures.comparison))
         except _build_errors() as exc:
             failed.append(Failed(precision=candidate.precision, reason=shown_reason(str(exc))))
+    ms = statistics.median(of for _, of in trials) if trials else 0.0
     return Outcome(
         board=board.name,
         provider=board.provider,
         calibrated=len(pictures.calibration),
         compared=len(pictures.comparison),
         boxes=sum(map(len, expected)),
-        ms=trials[0][1] if trials else 0.0,
-        trials=tuple(trial for trial, _ in trials),
+        ms=ms,
+        trials=tuple(replace(trial, ms=ms / trial.speedup) for trial, _ in trials),
         failed=tuple(failed),
     )
 
@@ -112,7 +114,7 @@ def _tried(
         precision=candidate.precision,
         path=str(path),
         weights=weights,
-        ms=speed.ms,
+        ms=speed.reference_ms / speed.ratio,
         speedup=speed.ratio,
         agreement=agreement.f1,
         class_agreement=agreement.class_agreement,

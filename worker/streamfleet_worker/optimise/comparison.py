@@ -32,7 +32,6 @@ class Speed:
     """Times of one inference, alternating between two models."""
 
     reference_ms: float
-    ms: float
     ratio: float  # the median of the ratios within the rounds: what slows both down does not count
 
 
@@ -70,7 +69,6 @@ def compare_speed(reference: ModelRun, other: ModelRun, picture: ModelPicture) -
     rounds = [(reference.time(picture, runs), other.time(picture, runs)) for _ in range(ROUNDS)]
     return Speed(
         reference_ms=_MS * statistics.median(of for of, _ in rounds),
-        ms=_MS * statistics.median(time for _, time in rounds),
         ratio=statistics.median(of / max(time, 1e-9) for of, time in rounds),
     )
 
