@@ -3,7 +3,8 @@
 Measured is one run of one thread, from the numbers of a picture to the output, in a process of its own.
 Rounds of all variants alternate, and each ratio is within its round. Two models, unless one is chosen: the
 detector of the demo on the conveyor belt that it was trained for, and a stand-in of YOLOv8n's size, of which
-only the cost is real. INT8 is made of frames that are not compared (quantization.py); its head stays float.
+only the cost is real. INT8 is made of frames that are not compared, as
+`streamfleet models optimise` makes it; its head stays float.
 
 Agreement with float32 in ONNX Runtime: the detections of both that have the same class and overlap by half,
 twice, divided by all detections of both. OpenVINO is asked for float32, and needs an ONNX Runtime of its own.
@@ -25,10 +26,10 @@ import supervision as sv
 
 from benchmarks.bare import RULES, Video, session_of
 from benchmarks.processes import TIMEOUT, child, receive, start_session
-from benchmarks.quantization import quantize
 from benchmarks.report import Bars, Cell, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting, heavy_by_default
 from streamfleet_api.local.demo import conveyor_model
+from streamfleet_core.models import onnx_file
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.protocol.values import Manifest
@@ -36,7 +37,9 @@ from streamfleet_worker.engine.accelerators.choice import OPENVINO
 from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
 from streamfleet_worker.families.adapters import input_format_of
+from streamfleet_worker.host.board import read_cpu
 from streamfleet_worker.ipc.shared_memory import FloatArray
+from streamfleet_worker.optimise.quantization import quantize
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import decode
@@ -122,7 +125,9 @@ def _measure(connection: Connection, task: Task) -> None:
     pictures = pictures_of(task, 2 * task.frames)
     compared, others = pictures[::2], pictures[1::2]
     small = task.folder / f"{task.weights.stem}.int8.onnx"
-    quantize(task.weights, small, [numbers for numbers, _ in others])
+    name = onnx_file.read_file(task.weights).inputs[0].name
+    inputs = ({name: numbers} for numbers, _ in others)
+    quantize(task.weights, small, inputs, full_range=read_cpu().adds_without_overflow)
     files = {FLOAT: task.weights, INT8: small, OPENVINO_FLOAT: task.weights, OPENVINO_INT8: small}
     sessions = {name: _session(name, path) for name, path in files.items() if _is_there(name)}
     found = {name: Measured(size=files[name].stat().st_size) for name in sessions}

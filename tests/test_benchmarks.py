@@ -33,13 +33,13 @@ from benchmarks.live_cameras import Captured, live_cameras
 from benchmarks.own_work import LIMITS, STEPS, TRACK, WHOLE, Result, ratio_of
 from benchmarks.paced import Paced, ratios
 from benchmarks.precision import VARIANTS, agreement
-from benchmarks.quantization import head_of
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.setting import Setting
 from benchmarks.throughput import best_arrangement, key, ratio
 from streamfleet_api.local.demo import conveyor_model, demo_model
 from streamfleet_core.protocol.values import Manifest, Weights
+from streamfleet_worker.optimise.quantization import head_of
 from streamfleet_worker.video.detection.letterbox import fit
 from streamfleet_worker.video.detection.postprocess import decode
 from tests.fakes.models import manifest_of, write_squares_model
