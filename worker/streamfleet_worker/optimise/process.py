@@ -2,7 +2,7 @@
 
     python -m streamfleet_worker.optimise.process < JOB      writes a `Said` as JSON on each line
 
-Whoever starts it limits its time. If a signal ends it, the model is the cause, or it needs more memory.
+Its parent limits its time. If a signal ends it, the model is the cause, or it needs more memory.
 """
 
 from __future__ import annotations
