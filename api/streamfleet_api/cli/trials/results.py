@@ -49,7 +49,9 @@ class Result:
     def lines(self) -> Iterator[str]:
         """For people."""
         frame = f" frame {self.frame}" if self.is_film else ""
-        found = counted(len(self.predictions), "object", "objects")
+        is_whole = any("x" not in prediction for prediction in self.predictions)
+        kind = ("class", "classes") if is_whole else ("object", "objects")
+        found = counted(len(self.predictions), *kind)
         yield f"{self.file}{frame}, {self.width}x{self.height}: {found}"
         for prediction in self.predictions[:MAX_SHOWN]:
             yield f"  {prediction_text(prediction)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ from tests.fakes.library_parts import many_boxes_model, squares_model
 from tests.fakes.patience import PATIENCE
 from tests.fakes.pictures import HEIGHT, WIDTH, write_pictures
 from tests.fakes.samples import path_of, picked
+from tests.fakes.task_models import (
+    write_classifying_model,
+    write_oriented_model,
+    write_pose_model,
+    write_segmenting_model,
+)
 from tests.fakes.videos import write_pattern
 
 
@@ -94,6 +100,37 @@ def test_of_a_film_the_first_frames_are_tried(run: Command, squares: Path, tmp_p
     assert sorted(path.name for path in (tmp_path / "tried").iterdir()) == [
         f"film-0000{number}-found.jpg" for number in (1, 2, 3)
     ]
+
+
+@pytest.mark.parametrize(
+    ("write", "found"),
+    [
+        (write_segmenting_model, ["2 objects", "bolt 0.90 at ", "nut 0.70 at "]),
+        (write_oriented_model, ["2 objects", "bolt 0.90 at ", "turned by 30°"]),
+        (write_pose_model, ["2 objects", "bolt 0.90 at ", "bolt 0.70 at "]),
+        (write_classifying_model, ["1 class\n", "nut 0.80\n"]),
+    ],
+)
+def test_models_of_all_tasks_are_tried_and_compared(
+    run: Command,
+    peer: Peer,
+    pictures: Path,
+    tmp_path: Path,
+    write: Callable[[Path], None],
+    found: list[str],
+) -> None:
+    write(tmp_path / "model.onnx")
+    file, output = pictures / "small.jpg", tmp_path / "tried"
+    run("models", "add", "parts/1", str(tmp_path / "model.onnx"))
+
+    told = run("models", "try", "parts/1", str(file), "-o", str(output)).stdout
+    same = run("models", "diff", "parts/1", "parts/1", "--samples", str(pictures), "--json").stdout
+
+    assert all(part in told for part in found), told
+    drawn = cv2.imread(str(output / "small-found.jpg"))
+    assert drawn is not None
+    assert np.abs(drawn.astype(int) - cv2.imread(str(file))).max() > 50
+    assert json.loads(same)["f1"] == 1
 
 
 def test_a_file_that_is_no_picture_does_not_keep_others_from_being_tried(
