@@ -103,7 +103,7 @@ def diff_models(
     for line in summary_lines(total, first, second):
         say(line)
     for each in shown:
-        for line in each.lines(first, second):
+        for line in each.lines():
             say(line)
 
 

@@ -42,24 +42,24 @@ class Compared:
             ],
         }
 
-    def lines(self, first: str, second: str) -> Iterator[str]:
-        """For people."""
+    def lines(self) -> Iterator[str]:
+        """For people. The models are A and B."""
         yield f"{self.file}: {self.found.disagreement:.2f}"
-        lines = list(self._differences(first, second))
+        lines = list(self._differences())
         yield from (f"  {line}" for line in lines[:_LINES])
         if len(lines) > _LINES:
             yield f"  … and {len(lines) - _LINES} more"
 
-    def _differences(self, first: str, second: str) -> Iterator[str]:
+    def _differences(self) -> Iterator[str]:
         for box in self.found.only_first:
-            yield f"only {first}: {_text(box)}"
+            yield f"only A: {_text(box)}"
         for box in self.found.only_second:
-            yield f"only {second}: {_text(box)}"
+            yield f"only B: {_text(box)}"
         for pair in self.found.other_class:
-            yield f"other class: {_text(pair.first)}, {pair.second.label} {pair.second.confidence:.2f}"
+            yield f"other class: A {_text(pair.first)}, B {pair.second.label} {pair.second.confidence:.2f}"
         for pair in self.found.pairs:
             if pair.same_class and abs(pair.shift) >= NOTED_SHIFT:
-                yield f"confidence: {_text(pair.first)}, then {pair.second.confidence:.2f}"
+                yield f"confidence: A {_text(pair.first)}, B {pair.second.confidence:.2f}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,16 +119,17 @@ def boxes_of(document: Mapping[str, Any]) -> list[Box]:
 
 
 def summary_lines(total: Agreement, first: str, second: str) -> Iterator[str]:
-    """How far both models agree on all pictures."""
-    frames = counted(total.frames, "picture", "pictures")
-    found = f"{first} finds {total.first_boxes}, {second} {total.second_boxes}"
-    yield f"{frames}: {found}, {counted(total.matched, 'pair', 'pairs')}"
-    yield f"  {first} that {second} finds, too: {_percent(total.matched_share)}"
-    yield f"  {second} that {first} finds, too: {_percent(total.confirmed_share)}"
-    yield f"  same class in pairs: {_percent(total.class_agreement)}"
-    shift = "-" if total.mean_shift is None else f"{total.mean_shift:+.3f}"
-    yield f"  confidence of {second} against {first}: {shift} in the mean"
-    yield f"  pictures in which only {second} finds nothing: {total.blind_frames}"
+    """How far both models, A and B, agree on all pictures."""
+    shift = "unknown" if total.mean_shift is None else f"{total.mean_shift:+.3f}"
+    yield counted(total.frames, "picture", "pictures")
+    yield f"  A           {first}: {counted(total.first_boxes, 'object', 'objects')}"
+    yield f"  B           {second}: {counted(total.second_boxes, 'object', 'objects')}"
+    yield f"  B finds     {_percent(total.matched_share)} of the objects of A"
+    yield f"  A finds     {_percent(total.confirmed_share)} of the objects of B"
+    yield f"  same class  {_percent(total.class_agreement)} of those that both find"
+    yield f"  confidence  {shift} in B, in the mean"
+    blind = counted(total.blind_frames, "picture", "pictures")
+    yield f"  blind       {blind} in which only A finds something"
 
 
 def summary_document(total: Agreement) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def summary_document(total: Agreement) -> dict[str, Any]:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}".replace("%", " %")
+    return "nothing" if share is None else f"{share:.1%}".replace("%", " %")
 
 
 def _text(box: Box) -> str:
