@@ -126,7 +126,8 @@ class PipelineSettings(_Settings, total=False):
             None: the device's default.
         max_candidates: The maximum boxes before suppression. None: the device's default.
         max_detections: The maximum objects per frame. None: the device's default.
-        tracker: `bytetrack` gives each object an id that persists between frames. None: no tracking.
+        tracker: `bytetrack`, `sort`, `ocsort`, `botsort` or `cbiou` gives each object an id that persists
+            between frames. None: no tracking.
         sampling: The rules that select frames for labelling, as in the HTTP reference. None: no frames.
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
         mask_format: `polygon`: predictions have the outline of a mask in `points`; `rle`: all of it in `rle`.

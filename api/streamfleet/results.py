@@ -126,7 +126,7 @@ class Spec:
             None: the device's default.
         max_candidates: The maximum boxes before suppression. None: the device's default.
         max_detections: The maximum objects per frame. None: the device's default.
-        tracker: `bytetrack`, or None.
+        tracker: `bytetrack`, `sort`, `ocsort`, `botsort`, `cbiou`, or None.
         sampling: The rules that select frames for labelling. None: no frames.
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
         mask_format: `polygon` or `rle`: how predictions have masks.

@@ -470,6 +470,20 @@ def _distinct_stages(stages: list[StageRequest]) -> list[StageRequest]:
 Stages = Annotated[list[StageRequest], Field(max_length=MAX_STAGES), AfterValidator(_distinct_stages)]
 
 
+def _usable(tracker: Any) -> Any:
+    reason = _UNUSABLE.get(tracker) if isinstance(tracker, str) else None
+    if reason is None:
+        return tracker
+    raise PydanticCustomError(
+        "tracker", "Input should be another tracker: {name} {reason}", {"name": tracker, "reason": reason}
+    )
+
+
+# Trackers of the package `trackers` that no device can run.
+_UNUSABLE = {"mcbyte": "follows masks with a neural network of its own, which needs torch"}
+UsableTracker = Annotated[Tracker, BeforeValidator(_usable)]
+
+
 class PipelineRequest(Body):
     """The desired pipeline: a model, sources and sinks. Null means the default of the device."""
 
@@ -498,8 +512,8 @@ class PipelineRequest(Body):
     """Merge overlapping boxes of different classes too."""
     max_candidates: Count | None = None
     max_detections: Count | None = None
-    tracker: Tracker | None = None
-    """The tracker that gives objects an id across frames."""
+    tracker: UsableTracker | None = None
+    """The tracker that gives objects an id across frames. Null: none."""
     sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
     """Sampling of frames for labelling. Null: none."""
     priority: Priority = "normal"
@@ -543,7 +557,7 @@ class PipelinePatch(Body):
     class_agnostic_nms: bool | None = None
     max_candidates: Count | None = None
     max_detections: Count | None = None
-    tracker: Tracker | None = None
+    tracker: UsableTracker | None = None
     sampling: Annotated[SamplingRequest | None, BeforeValidator(in_our_words)] = None
     priority: Priority | None = None
     mask_format: MaskFormat | None = None

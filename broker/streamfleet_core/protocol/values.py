@@ -96,7 +96,9 @@ Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=MAX_LABELS)]
 
 DesiredStatus = Literal["run", "pause", "stop"]
 OnDisconnect = Literal["stop", "continue"]
-Tracker = Literal["bytetrack"]
+# Without pictures and networks: ours for `bytetrack`, the others as the package `trackers` has them.
+Tracker = Literal["bytetrack", "sort", "ocsort", "botsort", "cbiou"]
+TRACKERS: tuple[Tracker, ...] = get_args(Tracker)
 # The input and output format of a model. `streamfleet_worker.families` has an adapter for each.
 Family = Literal[
     "ultralytics",

@@ -223,7 +223,8 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
             ["body", "sources", 0, "source", "region", 2, 1],
             "less than or equal to 1, got 10",
         ),
-        ({"tracker": "magic"}, ["body", "tracker"], "'bytetrack', got 'magic'"),
+        ({"tracker": "magic"}, ["body", "tracker"], "'botsort' or 'cbiou', got 'magic'"),
+        ({"tracker": "mcbyte"}, ["body", "tracker"], "mcbyte follows masks with a neural network"),
         ({"mask_format": "dense"}, ["body", "mask_format"], "'polygon' or 'rle', got 'dense'"),
         ({"priority": "urgent"}, ["body", "priority"], "'high', 'normal' or 'low', got 'urgent'"),
         (

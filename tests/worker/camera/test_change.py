@@ -246,6 +246,21 @@ def test_a_tracker_that_stays_keeps_its_ids_when_thresholds_change(
     ) == {1: {(1,)}, 2: {(1, 2)}}
 
 
+def test_another_tracker_begins_between_two_frames(stand: ProcessHarness, two_boxes: Manifest) -> None:
+    camera = stand.camera(two_boxes, film(stand), max_fps=PACE, tracker="bytetrack", confidence=0.7)
+
+    after(stand, 16)
+    camera.change(2, confidence=0.4, tracker="ocsort")
+    after(stand, 16, generation=2)
+    camera.change(3, confidence=0.4, max_fps=None, tracker=None)
+    until_ended(camera)
+
+    assert_whole(stand)
+    assert by_generation(
+        stand.receiver.documents, lambda one: tuple(box.get("tracker_id") for box in one["predictions"])
+    ) == {1: {(1,)}, 2: {(1, 2)}, 3: {(None, None)}}
+
+
 def test_a_live_source_goes_on_under_the_new_spec_without_being_opened_anew(
     stand: ProcessHarness, squares: Manifest
 ) -> None:

@@ -20,7 +20,7 @@ from streamfleet_worker.families.adapter import Outputs
 from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.video.detection.findings import Findings
 from streamfleet_worker.video.detection.postprocess import findings_of
-from streamfleet_worker.video.detection.tracker import Tracker
+from streamfleet_worker.video.detection.trackers import tracker_of
 from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
 from streamfleet_worker.video.source_lane import SourceLane
 from streamfleet_worker.video.telemetry.event_journal import EventJournal
@@ -159,12 +159,12 @@ class FrameOutput:
             rules=settings.rules,
             selection=settings.selections[lane.source_id],
         )
-        if not settings.tracks or not isinstance(found, sv.Detections):
+        if settings.tracker is None or not isinstance(found, sv.Detections):
             lane.tracker = None
             return found
         confidence = settings.rules.confidence
-        if lane.tracker is None:
-            lane.tracker = Tracker(confidence=confidence, fps=frame.stamp.fps)
+        if lane.tracker is None or lane.tracker.name != settings.tracker:
+            lane.tracker = tracker_of(settings.tracker, confidence=confidence, fps=frame.stamp.fps)
         lane.tracker.retune(confidence=confidence)
         return lane.tracker.update(found, frame.stamp.media_time - frame.skipped)
 

@@ -12,8 +12,10 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     Priority,
     Region,
+    Tracker,
 )
 from streamfleet_worker.ipc.child_messages import PostProcessing
+from streamfleet_worker.video.detection.package_tracker import package_problem
 from streamfleet_worker.video.detection.postprocess import post_processing
 from streamfleet_worker.video.detection.selection import Selection, selection_of, selection_problem
 
@@ -28,10 +30,10 @@ class RunSettings:
     limits: tuple[float | None, ...]  # frames/s, by source
     selections: tuple[Selection, ...]  # by source
     gates: tuple[tuple[Motion | None, Region | None], ...]  # by source
-    tracks: bool
+    tracker: Tracker | None
     priority: Priority
     mask_format: MaskFormat
-    problem: str = ""  # of what the sources keep, for users
+    problem: str = ""  # of what the sources keep or the tracker, for users
 
     @property
     def paused(self) -> bool:
@@ -48,6 +50,7 @@ def settings_of(
     manifest: Manifest,
 ) -> RunSettings:
     """The settings of a spec. `defaults`: of the device, for what the spec leaves open."""
+    without = package_problem(spec.tracker)
     problems = (selection_problem(source, manifest.labels) for source in spec.sources)
     return RunSettings(
         generation=generation,
@@ -56,8 +59,8 @@ def settings_of(
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
         selections=tuple(selection_of(source, manifest.labels) for source in spec.sources),
         gates=tuple((source.motion, source.region) for source in spec.sources),
-        tracks=spec.tracker is not None,
+        tracker=spec.tracker if not without else None,
         priority=spec.priority,
         mask_format=spec.mask_format,
-        problem=next(filter(None, problems), ""),
+        problem=next(filter(None, (*problems, without)), ""),
     )

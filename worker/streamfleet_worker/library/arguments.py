@@ -5,16 +5,18 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from streamfleet_core.protocol.source_reference import expected_instead, reference_of, sanitised
-from streamfleet_core.protocol.values import Consumption, DecoderChoice, Filling, SourceSpec
+from streamfleet_core.protocol.values import TRACKERS, Consumption, DecoderChoice, Filling, SourceSpec
+from streamfleet_core.protocol.values import Tracker as TrackerName
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
 from streamfleet_worker.library.execution.frame_batches import SourcePlan
 from streamfleet_worker.library.inference import Function, Inference, ModelFile, ModelObject
 from streamfleet_worker.library.settings import Settings
 from streamfleet_worker.library.tracking import Tracking
+from streamfleet_worker.video.detection.package_tracker import package_problem
 
 Reference = str | int | Path
 Properties = Mapping[str, float]
@@ -111,10 +113,15 @@ def inference_of(
 
 def tracking_of(tracker: str | None, model: Any, rules: PostProcessing) -> Tracking | None:
     """Create the tracker, if one is named. Raises: ValueError."""
-    if _parse_choice("tracker", tracker, ("bytetrack",), str.lower) is None:
+    name = _parse_choice("tracker", tracker, TRACKERS, str.lower)
+    if name is None:
         return None
+    if problem := package_problem(cast(TrackerName, name)):
+        raise ValueError(problem)
     # Predictions of the user's own model may have a lower confidence, and all of them get ids.
-    return Tracking(confidence=rules.confidence if isinstance(model, (str, Path)) else 0.0)
+    return Tracking(
+        cast(TrackerName, name), confidence=rules.confidence if isinstance(model, (str, Path)) else 0.0
+    )
 
 
 def _parse_choice(

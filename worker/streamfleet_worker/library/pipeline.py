@@ -142,7 +142,7 @@ class InferencePipeline:
         Accepted and ignored: `mask_decode_mode` and `tradeoff_factor` (there are no masks),
         `active_learning_*` (nothing is uploaded), `max_staleness` (frames of a live source never wait),
         `predictions_queue_size` (predictions are not queued), `exec_session_id`. `max_fps` applies to each
-        source. `tracker` is "bytetrack" or None.
+        source. `tracker` is "bytetrack", "sort", "ocsort", "botsort", "cbiou" or None.
 
         `decoder` decodes H.264, H.265 and AV1: "nv" or "va" with hardware, "auto" with the one that is there,
         "software" or None without.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from streamfleet_worker.video.detection.tracker import Tracker
+from streamfleet_core.protocol.values import Tracker as TrackerName
+from streamfleet_worker.video.detection.trackers import AnyTracker, tracker_of
 from streamfleet_worker.video.frame import Stamp
 from streamfleet_worker.video.outputs.prediction import Document
 from streamfleet_worker.video.outputs.reading import boxes_of
@@ -11,10 +12,10 @@ from streamfleet_worker.video.outputs.reading import boxes_of
 class Tracking:
     """One tracker per source. Only one thread may use it, with the frames of each source in order."""
 
-    def __init__(self, *, confidence: float) -> None:
+    def __init__(self, name: TrackerName = "bytetrack", *, confidence: float) -> None:
         """Tracks start at this confidence. If one box of a frame has no id, none of its boxes gets one."""
-        self._confidence = confidence
-        self._trackers: dict[int, Tracker] = {}  # by source
+        self._name, self._confidence = name, confidence
+        self._trackers: dict[int, AnyTracker] = {}  # by source
 
     def track(self, document: Document, source_id: int, stamp: Stamp) -> Document:
         """Return the document with a `tracker_id` in each prediction, or in none.
@@ -25,7 +26,7 @@ class Tracking:
             return document
         tracker = self._trackers.get(source_id)
         if tracker is None:
-            tracker = Tracker(confidence=self._confidence, fps=stamp.fps)
+            tracker = tracker_of(self._name, confidence=self._confidence, fps=stamp.fps)
             self._trackers[source_id] = tracker
         ids = tracker.update(boxes_of(document), stamp.media_time).tracker_id
         if ids is None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from streamfleet_core.protocol.source_reference import is_finite
 from streamfleet_core.protocol.values import SourceSpec
 from streamfleet_worker.ipc.playback_position import Progress
-from streamfleet_worker.video.detection.tracker import Tracker
+from streamfleet_worker.video.detection.trackers import AnyTracker
 from streamfleet_worker.video.frame import Frame, Picture
 from streamfleet_worker.video.motion_gate import MotionGate
 from streamfleet_worker.video.sources.buffer import FrameBuffer, Signal
@@ -48,7 +48,7 @@ class SourceLane:
         self.pace = Pace(None)
         self.gate = MotionGate()
         self.holds = HoldIntervals()
-        self.tracker: Tracker | None = None
+        self.tracker: AnyTracker | None = None
         self.muted = (
             False  # set by the frame loop: frames of a live source are dropped; any thread may read it
         )

@@ -23,7 +23,7 @@ from streamfleet_api.cli.pipeline_text import find, look_up, place, predicting, 
 from streamfleet_api.cli.tables import say, show
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.protocol.limits import MAX_FPS
-from streamfleet_core.protocol.values import MASK_FORMATS, PRIORITIES, DecoderChoice
+from streamfleet_core.protocol.values import MASK_FORMATS, PRIORITIES, TRACKERS, DecoderChoice
 
 if TYPE_CHECKING:
     from streamfleet.results import Pipeline
@@ -174,9 +174,9 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             "--tracker",
             is_flag=False,
             flag_value="bytetrack",
-            type=click.Choice(["bytetrack"]),
-            metavar="",
-            help="Give objects an id that persists between frames.",
+            type=click.Choice(TRACKERS),
+            metavar=f"[{'|'.join(TRACKERS)}]",
+            help="Give objects an id that persists between frames. Without a name bytetrack.",
         ),
         click.option("--no-tracker", is_flag=True, help="Remove the tracker."),
         click.option(

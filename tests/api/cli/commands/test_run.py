@@ -382,6 +382,18 @@ def test_a_region_that_is_none_is_a_usage_error(run: Command, peer: Peer, region
     assert not created(peer)
 
 
+def test_a_tracker_is_chosen_by_its_name(run: Command, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    chosen = []
+    for option in (["--tracker", "ocsort"], ["--tracker"], ["--no-tracker"]):
+        run("set", "door", *option)
+        chosen.append(peer.pipelines["door"].spec.tracker)
+
+    assert chosen == ["ocsort", "bytetrack", None]
+    assert "'cbiou'" in run("set", "door", "--tracker", "magic", code=2).stderr
+
+
 def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import supervision as sv
 from scipy.optimize import linear_sum_assignment
 
+from streamfleet_core.protocol.values import Tracker as TrackerName
 from streamfleet_worker.video.detection.kalman_boxes import Doubles, KalmanBoxes
 
 _USUAL_FPS = 30.0  # frames/s of a source that declares none
@@ -32,6 +33,7 @@ class Tracker:
 
     def __init__(self, *, confidence: float, fps: float) -> None:
         """`confidence`: tracks start at it. `fps`: the frames/s of the source, 0 if unknown."""
+        self.name: TrackerName = "bytetrack"
         self._confidence = confidence
         self._time: float | None = None  # media time of the last frame
         # By track, the oldest first:
