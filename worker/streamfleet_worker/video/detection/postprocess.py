@@ -105,8 +105,7 @@ def _sound(found: Candidates) -> Candidates:
     boxes = found.boxes
     sound = (boxes[2] > boxes[0]) & (boxes[3] > boxes[1]) & (np.abs(boxes) <= _FURTHEST).all(axis=0)
     if found.rotated is not None:
-        sizes = found.rotated[2:4]
-        sound &= ((sizes > 0) & (sizes <= _FURTHEST)).all(axis=0)
+        sound &= (np.abs(found.rotated[2:4]) <= _FURTHEST).all(axis=0)
     return found if sound.all() else found.take(sound)
 
 
