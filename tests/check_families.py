@@ -31,6 +31,7 @@ from tests.references.comparison import Difference, compare
 from tools.create_environment import environment
 
 LOCK = ROOT / "requirements-references.lock"
+OLDEST = (3, 11)  # Python, for the packages of the lock
 ENVIRONMENT = ROOT / ".venv-references"
 _HEAD = (
     "model",
@@ -76,6 +77,8 @@ def install() -> Path:
     python, mark = ENVIRONMENT / "bin/python", ENVIRONMENT / "lock"
     if mark.exists() and mark.read_text() == LOCK.read_text():
         return python
+    if tuple(sys.version_info) < OLDEST:
+        sys.exit(f"error: expected Python 3.11 or newer for {LOCK.name}, got {sys.version.split()[0]}")
     print(f"installing {LOCK.name} into {ENVIRONMENT.name}, which takes minutes …", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
