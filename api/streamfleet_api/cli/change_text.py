@@ -37,7 +37,7 @@ def _changes(before: Pipeline, after: Pipeline) -> Iterator[str]:
     if old.model != new.model:
         yield _step("model", *_models(old.model, new.model))
     if old.sources != new.sources:
-        yield _videos(_sources(old.sources), _sources(new.sources))
+        yield from _source_changes(old.sources, new.sources)
     if old.sinks != new.sinks:
         yield _step("sink", _sinks(old.sinks), _sinks(new.sinks))
     for key, (name, absent) in _VALUES.items():
@@ -94,6 +94,37 @@ def _value(value: Any, absent: str) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return absent if value is None else str(value)
+
+
+def _source_changes(old: Sequence[SourceSpec], new: Sequence[SourceSpec]) -> Iterator[str]:
+    """Only what changed, where the videos are the same, and the same of each."""
+    if [source.fixed for source in old] == [source.fixed for source in new]:
+        steps = [list(_filters(*pair)) for pair in zip(old, new, strict=True)]
+        if all(each == steps[0] for each in steps):
+            yield from steps[0]
+            return
+    yield _videos(_sources(old), _sources(new))
+
+
+def _filters(old: SourceSpec, new: SourceSpec) -> Iterator[str]:
+    """What changes of a source without a restart."""
+    if old.max_fps != new.max_fps:
+        yield _step("max-fps of the video", _value(old.max_fps, "default"), _value(new.max_fps, "default"))
+    for name, of in (("class", _classes), ("region", _region), ("motion", _motion)):
+        if of(old) != of(new):
+            yield _step(name, of(old), of(new))
+
+
+def _classes(source: SourceSpec) -> str:
+    return "default" if source.classes is None else ", ".join(source.classes)
+
+
+def _region(source: SourceSpec) -> str:
+    return "default" if source.region is None else region_text(source.region)
+
+
+def _motion(source: SourceSpec) -> str:
+    return "default" if source.motion is None else motion_text(source.motion)
 
 
 def _videos(before: str, after: str) -> str:

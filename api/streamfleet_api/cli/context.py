@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,7 +26,10 @@ _OPTIONS = {
     "iou_threshold": "--iou",
     "labels": "--label",
     "sampling": "--sample",
+    "stages": "--stage",
+    "classes": "--class",
 }
+_OF_SOURCES = ("classes", "region", "motion", "decoder", "mode")
 _NAMED = ("device", "labels", "selector")
 _HINTS = {
     "model": "'streamfleet models' lists them; 'streamfleet models add {} FILE' adds one",
@@ -177,7 +180,7 @@ def explained(refusal: Rejected) -> CommandFailed:
     lines, hint = [], ""
     for error in refusal.errors:
         where, name = [*map(str, error.loc), "", ""][:2]
-        option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        option = _option(name, error.loc)
         option = "--select" if (where, name) == ("body", "selector") else option
         if name == "sampling":  # a file has many values
             option = " ".join([option, ".".join(map(str, error.loc[2:]))]).strip()
@@ -186,8 +189,15 @@ def explained(refusal: Rejected) -> CommandFailed:
             expected = "expected up to 64 letters, digits, '.', '_', '-'"
         got = f" {error.input}" if isinstance(error.input, str | int | float) else ""
         lines.append(f"{option}{got}: {expected}" if name else f"{where}: {expected}")
-        hint = hint or _HINTS.get(name, "").format(error.input)
+        hint = hint or _HINTS.get(error.type, _HINTS.get(name, "")).format(error.input)
     return CommandFailed("\n".join(lines), hint or refusal.hint)
+
+
+def _option(name: str, place: Sequence[str | int]) -> str:
+    """The option that says the value at a place. What a source filters by has options of its own."""
+    if name == "sources":
+        name = next((str(part) for part in place if part in _OF_SOURCES), name)
+    return _OPTIONS.get(name, f"--{name.replace('_', '-')}")
 
 
 def show_error(failure: CommandFailed) -> None:

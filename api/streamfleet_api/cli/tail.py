@@ -115,7 +115,16 @@ def _object(prediction: dict[str, Any]) -> str:
     # The class of a whole picture has no place, and only an oriented box has a rotation.
     place = f" ({prediction['x']:.0f},{prediction['y']:.0f})" if "x" in prediction else ""
     turned = f" {prediction['rotation']:.0f}°" if "rotation" in prediction else ""
-    return f"{prediction['class']}{track} {prediction['confidence']:.2f}{place}{turned}"
+    found = f"{prediction['class']}{track} {prediction['confidence']:.2f}{place}{turned}"
+    return found + "".join(_stage(name, result) for name, result in prediction.get("stages", {}).items())
+
+
+def _stage(name: str, result: dict[str, Any]) -> str:
+    """What a stage found in an object. Its places are left out: they are those of the object."""
+    if "top" in result:
+        return f" [{name}: {result['top']} {result['confidence']:.2f}]"
+    found = ", ".join(f"{each['class']} {each['confidence']:.2f}" for each in result["predictions"])
+    return f" [{name}: {found or 'nothing'}]"
 
 
 def event_line(event: dict[str, Any], name: Callable[[str], str], now: float) -> str:

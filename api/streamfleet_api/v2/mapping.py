@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -38,6 +38,9 @@ _BY_KEY = ("selector", "labels")  # a patch changes these key by key, everything
 # The content of each model id of a request.
 Resolved = Mapping[str, ModelRef]
 
+# Where a value is in a request, as the `loc` of an error.
+Place: TypeAlias = list[str | int]
+
 
 def spec_of(request: PipelineRequest, models: Resolved) -> PipelineSpec:
     """The spec of a requested pipeline."""
@@ -59,9 +62,12 @@ def spec_of(request: PipelineRequest, models: Resolved) -> PipelineSpec:
     )
 
 
-def model_ids(request: PipelineRequest) -> set[str]:
-    """The ids of all models that a pipeline needs."""
-    return {request.model, *(stage.model for stage in request.stages)}
+def model_places(model: str | None, stages: Sequence[StageRequest]) -> dict[str, Place]:
+    """The ids of the models that a request names, each with where it names them first."""
+    places: dict[str, Place] = {} if model is None else {model: ["body", "model"]}
+    for number, stage in enumerate(stages):
+        places.setdefault(stage.model, ["body", "stages", number, "model"])
+    return places
 
 
 def _stage(request: StageRequest, models: Resolved) -> Stage:
@@ -116,13 +122,14 @@ def _source(source: str | int | SourceRequest) -> SourceSpec:
     )
 
 
-def kept_classes(request: PipelineRequest) -> dict[int, list[str]]:
-    """The classes that sources keep, by the index of the source, if it does not keep all."""
-    return {
-        number: source.classes
-        for number, source in enumerate(request.sources)
-        if isinstance(source, SourceRequest) and source.classes is not None
-    }
+def named_classes(request: PipelineRequest) -> Iterator[tuple[Place, list[str]]]:
+    """Where a request names classes of its first model, and which: those of sources and those of stages."""
+    for number, source in enumerate(request.sources):
+        if isinstance(source, SourceRequest) and source.classes is not None:
+            yield ["body", "sources", number, "source", "classes"], source.classes
+    for number, stage in enumerate(request.stages):
+        if stage.classes is not None:
+            yield ["body", "stages", number, "classes"], stage.classes
 
 
 def create(request: NewPipelineRequest, pipeline_id: str, models: Resolved, key: str) -> CreatePipeline:

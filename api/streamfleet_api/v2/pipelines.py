@@ -10,7 +10,7 @@ from starlette.responses import Response
 from streamfleet_api.broker_client import BrokerClient, Refused
 from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.storage.model_registry import Models, UnknownModel
-from streamfleet_api.v2.mapping import Resolved, create, kept_classes, model_ids, patched, put
+from streamfleet_api.v2.mapping import Place, Resolved, create, model_places, named_classes, patched, put
 from streamfleet_api.v2.request_reading import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -190,7 +190,7 @@ class PipelineRoutes:
         tag = if_match(request)
         patch = await read(request, PipelinePatch, MERGE_PATCH, JSON)
         await self._check_device(patch.device)
-        found = await self._resolve_ids(_model_ids(patch))
+        found = await self._resolve_places(model_places(patch.model, patch.stages or ()))
         for attempt in range(_PATCHES):
             view = await self._broker.ask(GetPipeline(pipeline_id), PipelineView)
             if view.desired_status == "stop":
@@ -198,7 +198,7 @@ class PipelineRoutes:
             if isinstance(tag, int) and tag != view.version:
                 raise _precondition(pipeline_id, tag, view.version)
             asked, models = patched(view, patch), {**_known(view), **found}
-            if patch.model is not None or patch.sources is not None:
+            if any(part is not None for part in (patch.model, patch.sources, patch.stages)):
                 self._check_classes(asked, models[asked.model])
             try:
                 done = await self._put(pipeline_id, asked, models, view.version)
@@ -287,34 +287,34 @@ class PipelineRoutes:
 
     def _check_classes(self, asked: PipelineRequest, model: ModelRef) -> None:
         """Refuse names that are no classes of the model. Raises: Invalid."""
-        if not (filtered := kept_classes(asked)):
+        if not (named := list(named_classes(asked))):
             return
         manifest = self._models.manifest(model)
         if manifest is None:  # its device says what is wrong
             return
-        for number, names in filtered.items():
+        for place, names in named:
             for index in unknown_names(names, manifest.labels)[:1]:
                 text = f"Input should be {expected_class(names[index], manifest.labels)}"
-                place = ["body", "sources", number, "source", "classes", index]
-                raise Invalid([{"type": "class", "loc": place, "msg": text, "input": names[index]}])
+                error = {"type": "class", "loc": [*place, index], "msg": text, "input": names[index]}
+                raise Invalid([error])
 
     async def _resolve(self, asked: PipelineRequest) -> Resolved:
-        return await self._resolve_ids(model_ids(asked))
+        return await self._resolve_places(model_places(asked.model, asked.stages))
 
-    async def _resolve_ids(self, ids: set[str]) -> Resolved:
-        return {model_id: await self._model(model_id) for model_id in sorted(ids)}
+    async def _resolve_places(self, places: dict[str, Place]) -> Resolved:
+        return {model_id: await self._model(model_id, place) for model_id, place in sorted(places.items())}
 
-    async def _model(self, model_id: str) -> ModelRef:
+    async def _model(self, model_id: str, place: Place) -> ModelRef:
         try:
             return await self._models.find(model_id)
         except UnknownModel as exc:
             known = listed(model.id for model in await self._models.list())
             text = f"Input should be a model of the fleet: {known}; PUT /v2/models/{model_id} adds it"
-            error = {"type": "model", "loc": ["body", "model"], "msg": text, "input": model_id}
+            error = {"type": "model", "loc": place, "msg": text, "input": model_id}
             raise Invalid([error]) from exc
         except BadModel as exc:
             text = f"Input should be a model that can be used: {exc}"
-            error = {"type": "model", "loc": ["body", "model"], "msg": text, "input": model_id}
+            error = {"type": "model", "loc": place, "msg": text, "input": model_id}
             raise Invalid([error]) from exc
 
     def _shown(self, view: PipelineView) -> Pipeline:
@@ -329,12 +329,6 @@ class PipelineRoutes:
 
 def _pipeline_id(request: Request) -> str:
     return check_id(request.path_params["pipeline_id"], "pipeline_id")
-
-
-def _model_ids(patch: PipelinePatch) -> set[str]:
-    """The ids of the models that a patch names."""
-    ids = {stage.model for stage in patch.stages or ()}
-    return ids if patch.model is None else {patch.model, *ids}
 
 
 def _known(view: PipelineView) -> dict[str, ModelRef]:

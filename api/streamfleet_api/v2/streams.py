@@ -32,7 +32,7 @@ from streamfleet_api.feeds.filters import (
 from streamfleet_api.feeds.pipeline_cache import PipelineCache
 from streamfleet_api.feeds.predictions import Predictions
 from streamfleet_api.feeds.previews import Previews
-from streamfleet_api.feeds.statuses import Statuses
+from streamfleet_api.feeds.statuses import Statuses, as_of_now
 from streamfleet_api.feeds.subscribers import Subscriber
 from streamfleet_api.feeds.transports import MixedReplace, Sse, Streaming, Transport, WebSocket
 from streamfleet_api.web.auth import TICKET_TTL, Tickets
@@ -42,6 +42,7 @@ from streamfleet_api.web.validation import Invalid, check_id
 from streamfleet_core.protocol.requests import GetPipeline, PipelineView
 
 PREVIEW_TIMEOUT = 3.0  # seconds for one preview
+_SLOW = 1.0  # frames/s; with fewer, a preview may take longer
 _KEY = "x-streamfleet-key"
 
 Subscription = contextlib.AbstractContextManager[Subscriber]
@@ -118,7 +119,7 @@ class Streams:
             try:
                 await asyncio.wait_for(_first(subscriber), PREVIEW_TIMEOUT)
             except asyncio.TimeoutError as exc:
-                raise Problem(504, f"no picture within {PREVIEW_TIMEOUT:g} s: {_why(view)}") from exc
+                raise Problem(504, f"no picture within {PREVIEW_TIMEOUT:g} s: {self._why(view)}") from exc
             (preview,) = subscriber.queue.take()
         headers = {
             "cache-control": "no-store",
@@ -132,7 +133,9 @@ class Streams:
         view = await self._view(request)
         last = self._predictions.last(view.pipeline_id, _read(read_source, request))
         if last is None:
-            raise Problem(404, f"no prediction of {view.pipeline_id} since this api started: {_why(view)}")
+            raise Problem(
+                404, f"no prediction of {view.pipeline_id} since this api started: {self._why(view)}"
+            )
         headers = {"cache-control": "no-store", _KEY: last.id}
         return Response(last.data, 200, headers, "application/json")
 
@@ -157,6 +160,11 @@ class Streams:
     async def _view(self, request: HTTPConnection) -> PipelineView:
         pipeline_id = check_id(request.path_params["pipeline_id"], "pipeline_id")
         return await self._broker.ask(GetPipeline(pipeline_id), PipelineView)
+
+    def _why(self, view: PipelineView) -> str:
+        """The likely reason for missing data."""
+        seen = self._statuses.pipeline(view.pipeline_id)
+        return why_nothing(view, None if seen is None else as_of_now(seen).fps)
 
 
 class _Upgrade:
@@ -202,8 +210,10 @@ async def _first(subscriber: Subscriber) -> None:
         await subscriber.wait()
 
 
-def _why(view: PipelineView) -> str:
-    """The likely reason for missing data."""
+def why_nothing(view: PipelineView, fps: float | None) -> str:
+    """The likely reason for missing data. `fps`: what its device told last; None if nothing."""
+    if view.status == "running" and fps is not None and fps < _SLOW:
+        return f"it runs on {view.device} at {fps:.1f} frames/s"
     if view.status == "running":
         return f"it runs on {view.device}, but its data does not reach this api"
     reason = f", {view.reason}" if view.reason else ""

@@ -301,6 +301,35 @@ def test_a_class_that_the_model_does_not_have_is_refused_with_the_closest_names(
     assert not peer.pipelines
 
 
+def test_a_class_of_a_stage_that_the_first_model_does_not_have_is_refused(
+    http: httpx.Client, peer: Peer, model_with_classes: str
+) -> None:
+    peer.models["text/1"] = ModelRef("text/1", "cd" * 32)
+    stages = [
+        {"name": name, "model": "text/1", "classes": [of]} for name, of in (("a", "nut"), ("b", "bold"))
+    ]
+    wanted = {"model": model_with_classes, "sources": [0]}
+
+    refused = http.put("/v2/pipelines/door", json={**wanted, "stages": stages})
+    assert http.put("/v2/pipelines/door", json={**wanted, "stages": stages[:1]}).status_code == 201
+    refused_patch = patch(http, {"stages": stages})
+
+    for answer in (refused, refused_patch):
+        assert answer.status_code == 422
+        (error,) = answer.json()["errors"]
+        assert error["loc"] == ["body", "stages", 1, "classes", 0]
+        assert error["msg"].endswith("a class of the model, as 'bolt'")
+
+
+def test_an_unknown_model_of_a_stage_is_refused_where_it_is_named(http: httpx.Client) -> None:
+    stages = [{"name": "text", "model": "parts/1"}, {"name": "more", "model": "nothing/1"}]
+
+    answer = http.put("/v2/pipelines/door", json=body(stages=stages))
+
+    assert answer.status_code == 422
+    assert [error["loc"] for error in answer.json()["errors"]] == [["body", "stages", 1, "model"]]
+
+
 def test_classes_are_checked_again_when_the_model_or_the_sources_change(
     http: httpx.Client, peer: Peer, model_with_classes: str
 ) -> None:

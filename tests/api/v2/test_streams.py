@@ -15,9 +15,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from streamfleet_api.v2.streams import why_nothing
 from streamfleet_core.protocol.data_plane import DataHeader, Kind
 from streamfleet_core.protocol.messages import Reply
-from streamfleet_core.protocol.requests import ListPipelines
+from streamfleet_core.protocol.requests import ListPipelines, PipelineStatus
 from streamfleet_core.protocol.status import DeviceStat
 from tests.api.conftest import Api, until
 from tests.api.roboflow.test_stream_management import told
@@ -25,6 +26,24 @@ from tests.api.web.test_auth import ELSEWHERE
 from tests.fakes.broker import Peer, pipeline
 from tests.fakes.patience import PATIENCE
 from tests.fakes.stream_client import events, first, said, websocket
+
+# missing data ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "fps", "reason"),
+    [
+        ("running", 0.3, "it runs on edge-1 at 0.3 frames/s"),
+        ("running", 5.0, "it runs on edge-1, but its data does not reach this api"),
+        ("running", None, "it runs on edge-1, but its data does not reach this api"),
+        ("starting", 0.0, "the pipeline is starting"),
+    ],
+)
+def test_missing_data_has_a_likely_reason(status: PipelineStatus, fps: float | None, reason: str) -> None:
+    view = replace(pipeline("door"), device="edge-1", status=status)
+
+    assert why_nothing(view, fps) == reason
+
 
 # predictions ----------------------------------------------------------------------------------------------
 

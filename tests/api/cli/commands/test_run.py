@@ -227,6 +227,7 @@ def test_run_answers_programs_with_the_pipeline(run: Command) -> None:
     [
         (["--device", "edge-7"], "error: --device edge-7: expected a device of the fleet: edge-1\n"),
         (["--model", "car/1"], "error: --model car/1: expected a model of the fleet: parts/1\n"),
+        (["--stage", "text=car/1"], "error: --stage car/1: expected a model of the fleet: parts/1\n"),
         (["--label", "a b=c"], "error: --label a b: expected up to 64 letters"),
         (["--select", "a=b c"], "error: --select b c: expected up to 64 letters"),
         (["--sink", "a b:1"], "error: --sink a b: "),
@@ -364,6 +365,16 @@ def test_set_changes_what_sources_keep_and_puts_the_default_back(run: Command, p
     assert peer.pipelines["door"].spec.sources[0].motion == Motion()
 
 
+def test_a_class_of_one_of_two_sources_is_told_with_its_source() -> None:
+    first: dict[str, Any] = {"reference": 0}
+    second: dict[str, Any] = {"reference": 1}
+    before = entry(sources=[first, second])
+    nuts = {"classes": ["nut"]}
+
+    assert changes(before, entry(sources=[first | nuts, second])) == ["video 0, 1 → 0 (classes nut), 1"]
+    assert changes(before, entry(sources=[first | nuts, second | nuts])) == ["class default → nut"]
+
+
 @pytest.mark.parametrize("motion", ["", "2", "0.5,", "0.5,0s", "0.5,2h", "0.5,10", "nan", "little"])
 def test_a_motion_gate_that_is_none_is_a_usage_error(run: Command, peer: Peer, motion: str) -> None:
     peer.pipelines["door"] = pipeline("door")
@@ -415,7 +426,7 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ),
         (
             {"sources": [{"reference": "rtsp://cam/1", "mode": None, "max_fps": 5.0}]},
-            ["video rtsp://cam/1 → rtsp://cam/1 (max-fps 5)"],
+            ["max-fps of the video default → 5"],
             False,
         ),
         (
@@ -425,18 +436,23 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ),
         (
             {"sources": [{"reference": "rtsp://cam/1", "classes": ["bolt", "nut"]}]},
-            ["video rtsp://cam/1 → rtsp://cam/1 (classes bolt, nut)"],
+            ["class default → bolt, nut"],
             False,
         ),
         (
             {"sources": [{"reference": "rtsp://cam/1", "motion": {"max_still": 60}}]},
-            ["video rtsp://cam/1 → rtsp://cam/1 (motion 0.5,60s)"],
+            ["motion default → 0.5,60s"],
             False,
         ),
         (
             {"sources": [{"reference": "rtsp://cam/1", "region": [[0, 0], [0.25, 1], [1, 0]]}]},
-            ["video rtsp://cam/1 → rtsp://cam/1 (region 0,0 0.25,1 1,0)"],
+            ["region default → 0,0 0.25,1 1,0"],
             False,
+        ),
+        (
+            {"sources": [{"reference": "rtsp://cam/2", "classes": ["bolt"]}]},
+            ["video rtsp://cam/1 → rtsp://cam/2 (classes bolt)"],
+            True,
         ),
         ({"class_agnostic_nms": True}, ["class-agnostic-nms default → on"], False),
         ({"device": "edge-2", "requested": "edge-2"}, ["device default → edge-2"], True),

@@ -69,6 +69,11 @@ def test_a_prediction_of_another_source_than_the_first_says_so() -> None:
     assert text == "door edge-1 source 2 #7 nothing"
 
 
+STAGE_CLASS = {"predictions": [], "top": "red", "confidence": 0.9}
+STAGE_BOXES = {"predictions": [{**BOX, "class": "B"}, {**BOX, "class": "7", "confidence": 0.5}]}
+STAGE_TEXT = " [kind: red 0.90] [text: B 0.75, 7 0.50]"
+
+
 @pytest.mark.parametrize(
     ("found", "text"),
     [
@@ -77,6 +82,8 @@ def test_a_prediction_of_another_source_than_the_first_says_so() -> None:
         (ORIENTED, "nut 0.75 (20,10) 27°"),
         (KEYPOINTS, "nut 0.75 (20,10)"),
         ({"class": "cat", "class_id": 2, "confidence": 0.75}, "cat 0.75"),
+        ({**BOX, "stages": {"kind": STAGE_CLASS, "text": STAGE_BOXES}}, "nut 0.75 (20,10)" + STAGE_TEXT),
+        ({**BOX, "stages": {"text": {"predictions": []}}}, "nut 0.75 (20,10) [text: nothing]"),
     ],
     ids=str,
 )
