@@ -11,6 +11,7 @@ from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_KEYPOINTS
 
 MAX_LABEL = 128  # characters
+_LONGEST = 65_536  # characters of the names of key points
 _UNSHOWABLE = ("Cc", "Cs")  # control characters and surrogates
 _TEXT = r"""\s*(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(?:,|\Z)"""
 _ITEM = re.compile(_TEXT)
@@ -61,11 +62,22 @@ def keypoint_names(metadata: dict[str, str], count: int) -> tuple[str, ...]:
     """The names of an object's key points: from `kpt_names` if it has as many, else COCO's, else numbers."""
     if not 1 <= count <= MAX_KEYPOINTS:
         raise BadModel(f"expected 1 to {MAX_KEYPOINTS} key points, got {count}")
-    quoted = _QUOTED.findall(metadata.get("kpt_names", ""), 0, 65_536)[:count]
-    names = tuple(_unquote(each) for each in quoted)
+    names = tuple(_quoted_in(metadata.get("kpt_names", "")[:_LONGEST], count))
     if len(names) == count and len(set(names)) == count and all(map(_is_shown, names)):
         return names
     return _PERSON if count == len(_PERSON) else tuple(str(number) for number in range(count))
+
+
+def _quoted_in(text: str, most: int) -> Iterator[str]:
+    """Up to so many texts in quotes, until one does not end."""
+    at = 0
+    for _ in range(most):
+        start = min((found for sign in "'\"" if (found := text.find(sign, at)) >= 0), default=len(text))
+        quoted = _QUOTED.match(text, start)
+        if quoted is None:
+            return
+        yield _unquote(quoted[0])
+        at = quoted.end()
 
 
 def check_labels(labels: tuple[str, ...] | None, classes: int | None, output: object) -> tuple[str, ...]:
