@@ -24,7 +24,6 @@ _INSTRUCTIONS = (
     *("i8mm", "asimddp", "asimd", "neon"),
 )
 _WITHOUT_OVERFLOW = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
-_FREQUENCY = re.compile(r"\s*@.*")
 _MARKS = re.compile(r"\((?:R|TM|C)\)", re.IGNORECASE)
 _UNSHOWN = re.compile(r"[^!-~]+")
 _LONGEST = 262_144  # bytes of /proc/cpuinfo
@@ -58,7 +57,7 @@ def parse_cpu(text: str) -> Cpu:
 
 def board_name(machine: Machine, cpu: Cpu) -> str:
     """The name of a machine of this kind, in printable ASCII."""
-    processor = _shown(_FREQUENCY.sub("", _MARKS.sub("", cpu.name))) or machine.architecture
+    processor = _shown(_MARKS.sub("", cpu.name.partition("@")[0])) or machine.architecture
     parts = (_shown(machine.accelerator), processor, cpu.instructions)
     return ", ".join(part for part in parts if part)[:MAX_BOARD]
 
