@@ -21,11 +21,7 @@ if __name__ == "__main__":
     except streamfleet.StreamfleetError as exc:
         sys.exit(str(exc))
     for prediction in predictions:
-        try:
-            found = prediction.detections
-        except (LookupError, ValueError, TypeError) as exc:  # devices are not trusted
-            print(f"{prediction.pipeline_id}: not a prediction, skipped: {exc!r}", file=sys.stderr)
-            continue
+        found = prediction.detections
         sure = found[found.confidence > 0.5]
         boxes = sure.xyxy.round().tolist()
         print(f"{prediction.pipeline_id}: {len(sure)} of {len(found)} above 0.5, at {boxes}", flush=True)
