@@ -172,6 +172,7 @@ def completes(names_in: Callable[[Client], list[str]]) -> Callable[..., list[Com
 
 complete_pipeline = completes(lambda client: [each.pipeline_id for each in client.list_pipelines()])
 complete_device = completes(lambda client: [each.device for each in client.list_devices()])
+complete_dataset = completes(lambda client: [each.dataset for each in client.list_datasets()])
 complete_model = completes(lambda client: [each.id for each in client.list_models()])
 
 

@@ -55,7 +55,7 @@ def _row(trial: Trial, verdict: str) -> tuple[str, ...]:
         "" if trial.shift is None else f"{trial.shift:+.3f}",
         str(trial.blind_frames),
         size(trial.weights.size),
-        verdict or "good, and not the fastest",
+        verdict or "good, but not the fastest",
     )
 
 

@@ -10,7 +10,14 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from streamfleet_api.cli.context import Settings, as_json_option, complete_model, did_you_mean, warn
+from streamfleet_api.cli.context import (
+    Settings,
+    as_json_option,
+    complete_dataset,
+    complete_model,
+    did_you_mean,
+    warn,
+)
 from streamfleet_api.cli.tables import document, say
 from streamfleet_api.cli.trials import known_models, picture_files
 from streamfleet_api.cli.trials.comparison import Compared, Comparison, summary_document, summary_lines
@@ -30,6 +37,7 @@ _NAME = re.compile(whole(SAMPLE_NAME_PATTERN))
     "source",
     required=True,
     metavar="DATASET|FOLDER",
+    shell_complete=complete_dataset,
     help="The pictures: a dataset of 'streamfleet samples', or a folder of pictures or of an export.",
 )
 @click.option(
@@ -89,7 +97,9 @@ def diff_models(
             second=known_models.load(settings, second, place / "second"),
             min_iou=min_iou,
             rules=rules,
+            samples=place / "samples",
         )
+        _check(comparison)
         read = _read(comparison.on(_pictures(settings, source, count, place / "samples")))
         differing = (each for each in read if each.found.disagreement > 0)
         shown = sorted(differing, key=lambda each: -each.found.disagreement)[:worst]
@@ -105,6 +115,14 @@ def diff_models(
     for each in shown:
         for line in each.lines():
             say(line)
+
+
+def _check(comparison: Comparison) -> None:
+    """Raises: CommandFailed if there is nothing to compare."""
+    try:
+        comparison.check()
+    except ValueError as exc:
+        raise CommandFailed(str(exc)) from exc
 
 
 def _read(results: Iterable[Compared]) -> list[Compared]:

@@ -16,6 +16,7 @@ from streamfleet_api.cli import parameters
 from streamfleet_api.cli.context import (
     Settings,
     as_json_option,
+    complete_dataset,
     complete_device,
     complete_model,
     did_you_mean,
@@ -50,6 +51,7 @@ _MOST_SAMPLES = 10_000  # of which some are taken, evenly spread
 @click.argument("model_id", metavar="ID", callback=parameters.model_id, shell_complete=complete_model)
 @click.option(
     "--device",
+    metavar="NAME",
     callback=parameters.name,
     shell_complete=complete_device,
     help="Make sure that this machine is of the same kind as this device.",
@@ -59,13 +61,19 @@ _MOST_SAMPLES = 10_000  # of which some are taken, evenly spread
     metavar="FILM|FOLDER",
     help="The pictures; without it, samples of pipelines that use the model.",
 )
-@click.option("--samples", "dataset", metavar="DATASET", help="The same from one dataset.")
+@click.option(
+    "--samples",
+    "dataset",
+    metavar="DATASET",
+    shell_complete=complete_dataset,
+    help="The pictures of this dataset of 'streamfleet samples'.",
+)
 @click.option(
     "--agreement",
     type=click.FloatRange(0, 1),
     default=LEAST_AGREEMENT,
     show_default=True,
-    help="Least agreement with the model.",
+    help="Minimum agreement with the model.",
 )
 @click.option(
     "--frames",
@@ -74,7 +82,7 @@ _MOST_SAMPLES = 10_000  # of which some are taken, evenly spread
     show_default=True,
     help="Pictures to build with, and as many others to compare on.",
 )
-@click.option("--rebuild", is_flag=True, help="Although there is a variant for this kind of board.")
+@click.option("--rebuild", is_flag=True, help="Also if there is a variant for this kind of board.")
 @click.option("--dry-run", is_flag=True, help="Measure only: register nothing.")
 @click.option("--no-restart", is_flag=True, help="Let running pipelines keep the file that they have.")
 @as_json_option

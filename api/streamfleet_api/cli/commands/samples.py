@@ -17,7 +17,7 @@ from streamfleet_api.cli.confirmation import confirm, listed, yes_option
 from streamfleet_api.cli.context import (
     Settings,
     as_json_option,
-    completes,
+    complete_dataset,
     did_you_mean,
     listing,
     show_error,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from streamfleet_api.client.http_client import Client
 
 _EMPTY = "no samples: streamfleet set ID --sample DATASET lets a pipeline pick some"
-_datasets = completes(lambda client: [each.dataset for each in client.list_datasets()])
 
 
 @listing
@@ -60,7 +59,7 @@ def samples(settings: Settings, as_json: bool) -> None:
 
 
 @samples.command("export")
-@click.argument("dataset", shell_complete=_datasets)
+@click.argument("dataset", shell_complete=complete_dataset)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @as_json_option
 @click.pass_obj
@@ -104,7 +103,7 @@ def _unpack(client: Client, file: Any, folder: Path) -> None:
 
 
 @samples.command("remove")
-@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=_datasets)
+@click.argument("datasets", metavar="DATASET...", nargs=-1, required=True, shell_complete=complete_dataset)
 @yes_option
 @as_json_option
 @click.pass_context

@@ -14,6 +14,7 @@ from streamfleet_core.models.agreement import Agreement, Box, FrameAgreement, co
 
 NOTED_SHIFT = 0.1  # of a confidence: smaller ones are in the mean only
 _LINES = 8  # of one picture
+_CLASSIFIES = "classification"  # the task of the library that finds no objects
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +22,17 @@ class Compared:
     """What two models found in one picture."""
 
     file: Path
+    name: str  # for people and programs; the file of a sample is gone when the command ends
     found: FrameAgreement
     error: str = ""  # why the picture cannot be read
 
     def document(self) -> dict[str, Any]:
         """For programs."""
         if self.error:
-            return {"file": str(self.file), "error": self.error}
+            return {"file": self.name, "error": self.error}
         found = self.found
         return {
-            "file": str(self.file),
+            "file": self.name,
             "disagreement": round(found.disagreement, 4),
             "only_first": [_box(box) for box in found.only_first],
             "only_second": [_box(box) for box in found.only_second],
@@ -44,7 +46,7 @@ class Compared:
 
     def lines(self) -> Iterator[str]:
         """For people. The models are A and B."""
-        yield f"{self.file}: {self.found.disagreement:.2f}"
+        yield f"{self.name}: {self.found.disagreement:.2f}"
         lines = list(self._differences())
         yield from (f"  {line}" for line in lines[:_LINES])
         if len(lines) > _LINES:
@@ -64,23 +66,37 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Two models on this machine. `rules`: thresholds of both; `min_iou`: of boxes that are one object."""
+    """Two models on this machine. `rules`: thresholds of both; `min_iou`: of boxes that are one object.
+
+    Pictures in the folder `samples` are named as there, all others by their path.
+    """
 
     first: TriableModel
     second: TriableModel
     min_iou: float
     rules: Mapping[str, Any]
+    samples: Path
+
+    def check(self) -> None:
+        """Raises: ValueError if one model finds objects, and the other classifies pictures."""
+        first, second = self.first.task_type, self.second.task_type
+        if (first == _CLASSIFIES) is not (second == _CLASSIFIES):
+            raise ValueError(
+                f"expected two models that find objects, or two that classify pictures, got "
+                f"{first} and {second}"
+            )
 
     def on(self, files: Sequence[Path]) -> Iterator[Compared]:
         """Yield how the models agree on each picture."""
         for file in files:
+            name = file.name if file.parent == self.samples else str(file)
             try:
                 first, second = self._try(file)
             except (ValueError, RuntimeError) as exc:
-                yield Compared(file=file, found=FrameAgreement(), error=str(exc))
+                yield Compared(file=file, name=name, found=FrameAgreement(), error=str(exc))
                 continue
             found = compare(boxes_of(first.document), boxes_of(second.document), min_iou=self.min_iou)
-            yield Compared(file=file, found=found)
+            yield Compared(file=file, name=name, found=found)
 
     def side_by_side(self, file: Path) -> bytes:
         """A JPEG with what each model finds in a picture. Raises: ValueError, RuntimeError."""
@@ -120,14 +136,14 @@ def boxes_of(document: Mapping[str, Any]) -> list[Box]:
 
 def summary_lines(total: Agreement, first: str, second: str) -> Iterator[str]:
     """How far both models, A and B, agree on all pictures."""
-    shift = "unknown" if total.mean_shift is None else f"{total.mean_shift:+.3f}"
+    shift = "unknown" if total.mean_shift is None else f"{total.mean_shift:+.3f} in B, on average"
     yield counted(total.frames, "picture", "pictures")
     yield f"  A           {first}: {counted(total.first_boxes, 'object', 'objects')}"
     yield f"  B           {second}: {counted(total.second_boxes, 'object', 'objects')}"
     yield f"  B finds     {_percent(total.matched_share)} of the objects of A"
     yield f"  A finds     {_percent(total.confirmed_share)} of the objects of B"
     yield f"  same class  {_percent(total.class_agreement)} of those that both find"
-    yield f"  confidence  {shift} in B, in the mean"
+    yield f"  confidence  {shift}"
     blind = counted(total.blind_frames, "picture", "pictures")
     yield f"  blind       {blind} in which only A finds something"
 

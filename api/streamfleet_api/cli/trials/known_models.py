@@ -30,6 +30,8 @@ class Tried(Protocol):
 class TriableModel(Protocol):
     """A model that is loaded here: `LoadedModel` of the library."""
 
+    task_type: str
+
     def try_file(self, file: str | Path, *, frames: int = 1, **rules: Any) -> Iterator[Any]:
         """Yield a `Tried` for each frame."""
 

@@ -311,7 +311,19 @@ def test_samples_of_the_fleet_are_compared_up_to_a_number(
     all_of_them = json.loads(run(*compare).stdout)
 
     assert (some["frames"], all_of_them["frames"]) == (2, 3)
+    assert [Path(each["file"]).parent for each in all_of_them["pictures"]] == [Path()] * 3
     assert all_of_them["class_agreement"] == pytest.approx(1 / 3)
+
+
+def test_a_detector_is_not_compared_with_a_classifier(
+    run: Command, squares: Path, pictures: Path, tmp_path: Path
+) -> None:
+    write_classifying_model(tmp_path / "model.onnx")
+
+    compare = ("models", "diff", "shapes/1", str(tmp_path / "model.onnx"), "--samples", str(pictures))
+    done = run(*compare, code=1)
+
+    assert done.stderr.endswith("or two that classify pictures, got object-detection and classification\n")
 
 
 def test_pictures_that_cannot_be_read_are_skipped(run: Command, squares: Path, pictures: Path) -> None:
