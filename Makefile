@@ -88,7 +88,7 @@ images-check: install
 locks-check: install
 	$(BIN)/python -m pytest tests/check_locks.py
 
-# It makes a second environment, .venv-references, of three gigabytes, for Python 3.11 and later.
+# It makes a second environment, .venv-references, of seven gigabytes, for Python 3.11 and later.
 families-check: install
 	$(BIN)/python -m tests.check_families $(ARGS)
 

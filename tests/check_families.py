@@ -1,4 +1,4 @@
-"""Each family and task against the code that it is from. Not among the tests: it installs three gigabytes.
+"""Each family and task against the code that it is from. Not among the tests: it installs seven gigabytes.
 
 python -m tests.check_families [--output DIR] [NAME...]
 
