@@ -14,6 +14,7 @@ from benchmarks import (
     batches,
     cascade,
     commands,
+    gate,
     latency,
     live_age,
     machine,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "recovery": recovery.run,
     "batches": batches.run,
     "cascade": cascade.run,
+    "gate": gate.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

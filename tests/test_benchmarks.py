@@ -27,6 +27,7 @@ from benchmarks.bare_live import LIVE_ARRANGEMENTS, LiveTask, Watched, watching
 from benchmarks.commands import constant, serving
 from benchmarks.compare import Figures, Task, checked_out, measured, print_figures
 from benchmarks.cpu import cpu_times, growth
+from benchmarks.gate import Outcome, Seen, gated, missing
 from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
 from benchmarks.live_age import FLEET, SIDES, Measured, Window, ages_of, unevenness
 from benchmarks.live_cameras import Captured, live_cameras
@@ -38,7 +39,7 @@ from benchmarks.scene import Scene
 from benchmarks.setting import Setting
 from benchmarks.throughput import best_arrangement, key, ratio
 from streamfleet_api.local.demo import conveyor_model, demo_model
-from streamfleet_core.protocol.values import Manifest, Weights
+from streamfleet_core.protocol.values import Manifest, Motion, Weights
 from streamfleet_worker.optimise.quantization import head_of
 from streamfleet_worker.video.detection.letterbox import fit
 from streamfleet_worker.video.detection.postprocess import decode
@@ -191,6 +192,59 @@ def test_a_quick_benchmark_of_precisions_has_each_variant_or_says_how_to_get_it(
     assert cells[1][-1] < cells[0][-1]  # megabytes of the file
     if cells[2][0] == "not installed":
         assert "pip install onnxruntime-openvino" in found["notes"][0]
+
+
+# gate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(6 * PATIENCE)
+def test_a_quick_benchmark_of_the_gate_has_each_sensitivity_and_filter(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--output", str(tmp_path), "gate"]
+
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=5 * PATIENCE, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    gates, filters = json.loads((tmp_path / "gate.json").read_text())["tables"]
+    names = [row["name"] for row in gates["rows"]]
+    assert names[:2] == ["conveyor, as it is, whole picture, 0", "conveyor, as it is, of nine parts, 0"]
+    assert len(names) == 12
+    kept = {row["name"]: row["cells"] for row in filters["rows"]}
+    everything = kept["conveyor, as it is, everything"]
+    assert all(cells[0] <= everything[0] for name, cells in kept.items() if "as it is" in name)
+
+
+def test_an_object_is_missed_if_none_of_its_class_was_told_at_its_place() -> None:
+    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 50, 60, 60]], np.float32)
+    there = sv.Detections(boxes, confidence=np.array([0.9, 0.8, 0.7]), class_id=np.array([0, 0, 1]))
+    told = sv.Detections(boxes[::2], confidence=np.array([0.9, 0.9]), class_id=np.array([0, 2]))
+
+    assert missing(there, there) == 0
+    assert missing(there, told) == 2, "one object stands for one other, and a class for itself"
+    assert missing(there, sv.Detections.empty()) == 3
+    assert missing(sv.Detections.empty(), told) == 0
+
+
+def test_a_gate_of_a_film_skips_what_stands_still_and_counts_what_is_lost() -> None:
+    dark, light = np.full((72, 128), 60, np.uint8), np.full((72, 128), 60, np.uint8)
+    light[20:30, 20:30] = 200
+    one = sv.Detections(
+        np.array([[20, 20, 30, 30]], np.float32), confidence=np.array([0.9]), class_id=np.array([0])
+    )
+    none = sv.Detections.empty()
+    none.confidence, none.class_id = np.empty(0), np.empty(0, np.int64)
+    seen = Seen(
+        overviews=[dark, dark, light, light],
+        times=[0.0, 0.1, 0.2, 0.3],
+        found=[none, one, one, one],
+        size=(128, 72),
+    )
+
+    outcome = gated(seen, Motion(), None)
+
+    assert outcome == Outcome(frames=4, skipped=2, objects=3, missed=1, missing_frames=1)
+    assert gated(seen, Motion(), ((0.5, 0), (1, 0), (1, 1), (0.5, 1))).skipped == 3
 
 
 def test_the_head_of_a_model_is_its_last_convolutions_and_what_follows() -> None:
