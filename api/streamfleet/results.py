@@ -148,6 +148,11 @@ class Spec:
     mask_format: str
     stages: tuple[Stage, ...]
 
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """The model, and those of the stages."""
+        return (self.model, *(stage.model for stage in self.stages))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pipeline:

@@ -9,7 +9,7 @@ from streamfleet_api.cli.tables import size
 from streamfleet_api.cli.variant_text import variant_lines
 
 if TYPE_CHECKING:
-    from streamfleet.results import FileCard, Model, ModelCard, Pipeline, Variant
+    from streamfleet.results import FileCard, Model, ModelCard, Pipeline
 
 _TASKS = {
     "detect": "detection (boxes)",
@@ -32,10 +32,8 @@ def card_lines(model: ModelCard, used: Sequence[Pipeline]) -> Iterator[str]:
     if model.keypoints:
         yield _line("key points", f"{len(model.keypoints)}: {', '.join(model.keypoints)}")
     if model.weights:
-        yield _line("weights", size(model.weights.size))
+        yield _line("file", size(model.weights.size))
         yield _line("sha256", model.weights.sha256)
-    for number, line in enumerate(variant_lines(model.variants or ())):
-        yield _line("" if number else "variants", line)
     yield _line("digest", model.digest)
     if model.card is not None:
         yield from _file_lines(model.card)
@@ -71,7 +69,7 @@ def _file_lines(card: FileCard) -> Iterator[str]:
         "licence": card.license,
         "author": card.author,
         "exported": card.date,
-        "says": card.description,
+        "description": card.description,
     }
     for name, text in told.items():
         if text:
@@ -79,24 +77,20 @@ def _file_lines(card: FileCard) -> Iterator[str]:
 
 
 def _variant_lines(model: ModelCard) -> Iterator[str]:
-    for number, variant in enumerate(model.variants or ()):
-        yield _line("" if number else "variants", variant_text(variant))
-    if not model.variants:
-        yield _line("variants", "none")
+    for number, line in enumerate(variant_lines(model.variants or ()) if model.variants else ["none"]):
+        yield _line("" if number else "variants", line)
 
 
 def _user_lines(model: ModelCard, used: Sequence[Pipeline]) -> Iterator[str]:
     yield _line("pipelines", ", ".join(each.pipeline_id for each in used) or "none")
-    old = [each.pipeline_id for each in used if each.spec.model.digest != model.digest]
+    old = [each.pipeline_id for each in used if _uses_other_content(each, model)]
     if old:
         yield _line("", f"an earlier content: {', '.join(old)}")
 
 
-def variant_text(variant: Variant) -> str:
-    """A variant: for which board, and what it gains and loses there."""
-    speed = f"{variant.speedup:.1f} times as fast, agreement {variant.agreement:.3f}"
-    return f"{variant.board}: {variant.precision} by {variant.provider}, {speed}"
+def _uses_other_content(pipeline: Pipeline, model: ModelCard) -> bool:
+    return any(each.id == model.id and each.digest != model.digest for each in pipeline.spec.models)
 
 
 def _line(name: str, text: str) -> str:
-    return f"  {name:10}  {text}"
+    return f"  {name:11}  {text}"

@@ -26,7 +26,7 @@ from streamfleet_api.local.demo import demo_model
 from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.protocol.messages import Reply
 from streamfleet_core.protocol.requests import Token
-from streamfleet_core.protocol.values import to_plain
+from streamfleet_core.protocol.values import Stage, to_plain
 from tests.api.conftest import Api, Command, environment, terminal_text
 from tests.core.models.test_model_validation import NAMES, save
 from tests.fakes.broker import KEY, Peer, device, pipeline, sha256, spec
@@ -121,8 +121,8 @@ def test_a_model_is_shown_and_removed(run: Command, peer: Peer, tmp_path: Path) 
     removed = run("models", "remove", "shapes/1", "shapes/2", code=1)
 
     assert shown[0] == "shapes/1: ultralytics"
-    assert "  classes     3: red, green, blue" in shown
-    assert "  pipelines   door" in shown
+    assert "  classes      3: red, green, blue" in shown
+    assert "  pipelines    door" in shown
     assert removed.stdout == "shapes/1 removed\n"
     assert removed.stderr.startswith("error: no model shapes/2\n")
     assert not peer.models
@@ -138,17 +138,17 @@ def test_a_card_has_what_the_file_says_in_one_line_each(run: Command, peer: Peer
 
     assert shown[:4] == [
         "cats/1: ultralytics",
-        "  task        detection (boxes)",
-        "  input       96x64, float32, exported for any batch",
-        "  classes     2: cat, dog's",
+        "  task         detection (boxes)",
+        "  input        96x64, float32, exported for any batch",
+        "  classes      2: cat, dog's",
     ]
     assert shown[7:] == [
-        "  ONNX        opset 17, IR version 9",
-        "  licence     AGPL-3.0",
-        "  author      Ann[2J",
-        "  says        finds cats",
-        "  variants    none",
-        "  pipelines   none",
+        "  ONNX         opset 17, IR version 9",
+        "  licence      AGPL-3.0",
+        "  author       Ann[2J",
+        "  description  finds cats",
+        "  variants     none",
+        "  pipelines    none",
     ]
     assert card["card"]["dynamic_batch"]
     assert card["pipelines"] == []
@@ -190,6 +190,27 @@ def test_a_model_in_use_is_removed_only_by_who_insists(run: Command, peer: Peer,
     assert "nothing was done" in asked
     assert "shapes/1" in kept
     assert not peer.models
+
+
+def test_a_model_of_a_stage_is_in_use(run: Command, peer: Peer, tmp_path: Path) -> None:
+    file = tmp_path / "demo.onnx"
+    file.write_bytes(DEMO)
+    run("models", "add", "shapes/1", str(file))
+    old = replace(peer.models["shapes/1"], digest="0" * 64)
+    stages = (Stage(name="text", model=peer.models["shapes/1"]), Stage(name="old", model=old))
+    peer.pipelines["door"] = pipeline("door", spec=replace(spec("0"), stages=stages))
+
+    card = run("models", "show", "shapes/1").stdout
+    ours_end, its = pty.openpty()
+    process = run.start("models", "remove", "shapes/1", stdin=its)
+    os.write(ours_end, b"n\n")
+    _, asked = process.communicate(timeout=PATIENCE)
+    os.close(its)
+    os.close(ours_end)
+
+    assert card.endswith("  pipelines    door\n               an earlier content: door\n")
+    assert "Remove shapes/1, in use by door (shapes/1)? [y/N]" in asked
+    assert "shapes/1" in peer.models
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def show_model(settings: Settings, model_id: str, as_json: bool) -> None:
     if as_json:
         show(model, as_json, "")
         return
-    used = [each for each in client.list_pipelines() if each.spec.model.id == model_id]
+    used = [each for each in client.list_pipelines() if any(ref.id == model_id for ref in each.spec.models)]
     click.echo("\n".join(map(plain, card_lines(model, used))))
 
 
@@ -272,9 +272,10 @@ def remove_models(ctx: click.Context, model_ids: tuple[str, ...], yes: bool, as_
       streamfleet models remove yolo11n/1
     """
     users = [
-        f"{pipeline.pipeline_id} ({pipeline.spec.model.id})"
+        f"{pipeline.pipeline_id} ({used})"
         for pipeline in ctx.obj.client().list_pipelines()
-        if pipeline.spec.model.id in model_ids
+        for used in dict.fromkeys(model.id for model in pipeline.spec.models)
+        if used in model_ids
     ]
     if users:
         confirm(f"Remove {listed(model_ids)}, in use by {listed(users)}?", yes=yes)
