@@ -184,7 +184,7 @@ def _tell(results: Iterable[Result], as_json: bool) -> bool:
             for line in result.lines():
                 say(line)
     if len(spent) > 1 and not as_json:
-        say(f"in the mean of {len(spent)}: {steps_text(_means(spent))}")
+        say(f"mean of {len(spent)}: {steps_text(_means(spent))}")
     return well
 
 
