@@ -1,4 +1,8 @@
-"""Which variants are worth building, by what runs models on a board. Pure."""
+"""Which variants are worth building, by what runs models on a board. Pure.
+
+A middle of which only some layers are in INT8 is not among them: ONNX Runtime 1.31 optimises such a graph
+of YOLOX-nano to one that agrees to 0.38; without its optimisation (0.92) it is slower than the model.
+"""
 
 from __future__ import annotations
 
