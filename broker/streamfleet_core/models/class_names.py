@@ -12,6 +12,7 @@ from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_KEYPOINTS
 
 MAX_LABEL = 128  # characters
 _LONGEST = 65_536  # characters of the names of key points
+_MOST_QUOTED = 16 * MAX_LABEL  # characters of a name with its quotes and escapes
 _UNSHOWABLE = ("Cc", "Cs")  # control characters and surrogates
 _TEXT = r"""\s*(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\s*(?:,|\Z)"""
 _ITEM = re.compile(_TEXT)
@@ -45,8 +46,11 @@ def labels_in(metadata: dict[str, str]) -> tuple[str, ...] | None:
 
 def _each(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
     """The matches that follow each other up to the end of a text. Raises: BadModel."""
-    text, at = text.rstrip().rstrip(","), 0
+    text, at, count = text.rstrip().rstrip(","), 0, 0
     while at < len(text):
+        count += 1
+        if count > MAX_CLASSES:
+            raise BadModel(f"expected at most {MAX_CLASSES} class names in the metadata 'names', got more")
         match = pattern.match(text, at)
         if match is None:
             raise _unreadable(text[at:])
@@ -108,9 +112,11 @@ def _is_shown(name: str) -> bool:
 
 
 def _unquote(text: str) -> str:
+    if len(text) > _MOST_QUOTED:
+        raise BadModel(f"expected class names of 1 to {MAX_LABEL} characters, got {text[:40]!r}")
     try:
         name = ast.literal_eval(text)
     except (SyntaxError, ValueError) as exc:
-        raise BadModel(f"expected a class name in quotes in the metadata 'names', got {text[:40]}") from exc
+        raise BadModel(f"expected a class name in quotes in the metadata 'names', got {text[:40]!r}") from exc
     assert isinstance(name, str)
     return name

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.models import model_folder as cache
-from streamfleet_core.models.class_names import labels_in
+from streamfleet_core.models.class_names import keypoint_names, labels_in
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.values import Family, Manifest, Weights
@@ -327,3 +327,22 @@ def test_a_folder_of_the_cache_that_cannot_be_read_says_why(
 
     with pytest.raises(BadModel, match=expected):
         cache.find(tmp_path, "parts/1")
+
+
+def test_names_of_key_points_in_quotes_that_never_end_are_read_once() -> None:
+    # If each of the quotes were searched to the end, this would take minutes, and stop the API meanwhile.
+    metadata = {"kpt_names": "\\'" * 100_000}
+
+    assert keypoint_names(metadata, 3) == ("0", "1", "2")
+
+
+def test_no_more_names_are_read_than_a_model_may_have() -> None:
+    names = ", ".join(f"{number}: 'a'" for number in range(20_001))
+
+    with pytest.raises(BadModel, match="at most 20000 class names"):
+        labels_in({"names": f"{{{names}}}"})
+
+
+def test_a_name_of_megabytes_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(BadModel, match="of 1 to 128 characters"):
+        labels_in({"names": "['" + "\\N{LATIN SMALL LETTER A}" * 100_000 + "']"})
