@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from streamfleet_core.protocol.values import Family, Manifest, Weights
-from streamfleet_worker.engine.onnx_session import BadModel, DamagedModel, Session
+from streamfleet_worker.engine.onnx_session import BadModel, DamagedModel, Session, check_outputs
 from streamfleet_worker.ipc.shared_memory import create_memory, map_slots
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
@@ -229,6 +229,37 @@ def test_an_output_whose_values_are_not_its_familys_is_refused(
 
     with pytest.raises(BadModel) as caught:
         Session(str(path), manifest_of(path, family=family, width=64, height=64))
+
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [
+        # Each would be allowed alone, and each camera has all of them in each of its slots.
+        (((1, 300, 38), (1, 32, 400, 400)), "expected outputs together of at most 4194304 numbers, got"),
+        # There is nothing to enlarge to the size of an object: each frame would end the camera.
+        (
+            ((1, 300, 10), (1, 4, 0, 5)),
+            "expected prototypes of masks (1, count, height, width), got (1, 4, 0",
+        ),
+        (((1, 300, 6), (1, 0, 5, 5)), "expected prototypes of masks (1, count, height, width), got (1, 0, 5"),
+    ],
+)
+def test_outputs_of_masks_that_no_camera_can_take_are_refused(
+    shapes: tuple[tuple[int, ...], ...], reason: str
+) -> None:
+    manifest = Manifest(
+        family="end2end",
+        labels=("a",),
+        input_width=64,
+        input_height=64,
+        weights=Weights("0" * 64, 1),
+        task="segment",
+    )
+
+    with pytest.raises(BadModel) as caught:
+        check_outputs([np.zeros(shape, np.float32) for shape in shapes], manifest)
 
     assert reason in str(caught.value)
 

@@ -349,8 +349,10 @@ def check_outputs(outputs: Sequence[Any], manifest: Manifest) -> tuple[Shape, ..
         if not isinstance(output, np.ndarray) or output.dtype not in _OUTPUT_TYPES or output.ndim > 4:
             got = f"{output.dtype} {_text(output.shape)}" if isinstance(output, np.ndarray) else type(output)
             raise BadModel(f"expected outputs of numbers of at most four dimensions, got {got}")
-        if output.size > most:  # each camera allocates several
-            raise BadModel(f"expected an output of at most {most} numbers, got {_text(output.shape)}")
+    if sum(output.size for output in outputs) > most:  # each camera allocates several
+        what = "an output" if len(outputs) == 1 else "outputs together"
+        shapes_seen = ", ".join(_text(output.shape) for output in outputs)
+        raise BadModel(f"expected {what} of at most {most} numbers, got {shapes_seen}")
     shapes = tuple(output.shape for output in outputs)
     numbers = [np.asarray(output, np.float32) for output in outputs]
     adapter = adapter_of(manifest)

@@ -147,14 +147,23 @@ def keypoints_of(values: Floats, manifest: Manifest) -> Floats:
 
 
 def further_count(manifest: Manifest, shapes: Shapes) -> tuple[int, ...]:
-    """How many numbers a box may have beside its place, scores and class, by the task."""
+    """How many numbers a box may have beside its place, scores and class, by the task. Raises: BadOutput."""
     if manifest.task == "obb":
         return (1,)
     if manifest.task == "pose":
         return 2 * len(manifest.keypoints), 3 * len(manifest.keypoints)
     if manifest.task == "segment":
-        return (shapes[1][1],) if len(shapes) > 1 and len(shapes[1]) == 4 else (-1,)
+        return (_prototypes(shapes),)
     return (0,)
+
+
+def _prototypes(shapes: Shapes) -> int:
+    """How many prototypes of masks there are in the second output. Raises: BadOutput."""
+    shape = shapes[1] if len(shapes) > 1 else ()
+    if len(shape) != 4 or 0 in shape:
+        got = ", ".join(str(size) for size in shape)
+        raise BadOutput(f"expected prototypes of masks (1, count, height, width), got ({got})")
+    return shape[1]
 
 
 def candidates(

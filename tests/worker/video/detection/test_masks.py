@@ -87,3 +87,36 @@ def test_an_object_without_any_pixel_is_dropped_with_its_mask() -> None:
     assert found.confidence is not None
     np.testing.assert_allclose(found.confidence, [0.9])
     assert [mask.bits.all() for mask in found.data["masks"]] == [True]
+
+
+def test_masks_of_a_frame_together_take_bounded_time_and_memory() -> None:
+    # A model may find a hundred objects of the size of a frame of 33 million pixels.
+    boxes = np.tile(np.array([[0], [0], [8192], [4096]], np.float32), 100)
+    found = Candidates(
+        boxes=boxes,
+        scores=np.linspace(0.9, 0.5, 100, dtype=np.float32),
+        classes=np.zeros(100, np.int64),
+        coefficients=np.ones((100, 1), np.float32),
+    )
+    outputs = [np.zeros((1, 6, 100), np.float32), np.ones((1, 1, 16, 16), np.float32)]
+
+    masks = masks_of(found, boxes, outputs, geometry=fit(8192, 4096, MANIFEST), manifest=MANIFEST)
+
+    assert sum(mask.bits.size for mask in masks) <= 2 * 8192 * 8192 + 100
+    assert [mask.bits.any() for mask in masks] == [True] * 4 + [False] * 96
+
+
+def test_prototypes_that_are_read_for_a_frame_are_bounded() -> None:
+    # 2048 prototypes of 64 x 64 for each of 200 objects: 1.7 thousand million numbers.
+    boxes = np.tile(np.array([[0], [0], [64], [64]], np.float32), 200)
+    found = Candidates(
+        boxes=boxes,
+        scores=np.linspace(0.9, 0.5, 200, dtype=np.float32),
+        classes=np.zeros(200, np.int64),
+        coefficients=np.ones((200, 2048), np.float32),
+    )
+    outputs = [np.zeros((1, 2053, 200), np.float32), np.ones((1, 2048, 64, 64), np.float32)]
+
+    masks = masks_of(found, boxes, outputs, geometry=fit(64, 64, MANIFEST), manifest=MANIFEST)
+
+    assert [mask.bits.any() for mask in masks] == [True] * 128 + [False] * 72
