@@ -17,7 +17,8 @@ from streamfleet_core.datasets.run_lengths import runs_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.prediction import Point, Prediction, PredictionDocument, Rle
 
-MAX_MASK_PIXELS = 2**31  # of all masks of a frame
+MAX_MASK_PIXELS = 2**29  # of all masks of a frame: a device says with a few bytes how large they are
+MAX_KEY_POINTS = 2**18  # of all objects of a frame, each with as many as the largest index asks for
 _BOX = frozenset({"x", "y", "width", "height", "confidence", "class", "class_id"})
 _CORNERS = 4
 
@@ -46,10 +47,10 @@ def detections_of(document: PredictionDocument) -> sv.Detections:
 
 
 def key_points_of(document: PredictionDocument) -> sv.KeyPoints:
-    """The key points of all objects; none if no object has any."""
+    """The key points of all objects; none if no object has any, or if they were too many."""
     objects = _objects(document)
     count = max((point["class_id"] + 1 for each in objects for point in each.get("keypoints", ())), default=0)
-    if not count:
+    if not 0 < len(objects) * count <= MAX_KEY_POINTS:
         return sv.KeyPoints.empty()
     # The name of the field with confidences is not the same in all versions, but their reader is.
     missing = {"x": 0.0, "y": 0.0, "confidence": 0.0}

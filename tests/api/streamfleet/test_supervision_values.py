@@ -94,6 +94,23 @@ def test_masks_beyond_what_a_computer_holds_are_left_out() -> None:
     assert (len(got), got.mask) == (1, None)
 
 
+def test_a_few_bytes_do_not_become_gigabytes_of_masks() -> None:
+    side = 30_000  # one mask of 900 million pixels
+    whole = {"size": [side, side], "counts": "0"}
+
+    got = prediction({**BOX, "rle": whole}, image={"width": side, "height": side}).detections
+
+    assert got.mask is None
+    assert len(got) == 1
+
+
+def test_one_key_point_of_each_object_does_not_become_millions() -> None:
+    point = {"x": 1.0, "y": 1.0, "confidence": 1.0, "class_id": 511, "class": "toe"}
+
+    assert len(prediction(*[{**BOX, "keypoints": [point]}] * 512).key_points) == 512
+    assert len(prediction(*[{**BOX, "keypoints": [point]}] * 513).key_points) == 0
+
+
 def test_an_oriented_box_has_its_corners_and_no_mask() -> None:
     got = prediction(ORIENTED).detections
 
