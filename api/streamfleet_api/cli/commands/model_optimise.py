@@ -230,6 +230,10 @@ def _restart(client: Client, model: AddedModel, devices: Iterable[Device], board
         if ref.id == model.id and ref.digest != model.digest and (each.device is None or each.device in here):
             client.patch_pipeline(each.pipeline_id, model=model.id)
             found.append(each.pipeline_id)
+        elif any(other.id == model.id for other in each.spec.models if other is not ref):
+            warn(
+                f"{each.pipeline_id} runs {model.id} in a stage, and keeps its file until its stages are set"
+            )
     return found
 
 
