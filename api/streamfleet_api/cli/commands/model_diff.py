@@ -80,7 +80,7 @@ def diff_models(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Run two models on the same pictures, and show where they disagree.
+    """Show where two models disagree on the same pictures.
 
     Both run on this machine, which needs the worker. A and B are ids, or paths of ONNX files. The pictures
     in which they differ most come first. An object is the same if the boxes overlap enough.

@@ -101,11 +101,11 @@ def optimise_model(
     no_restart: bool,
     as_json: bool,
 ) -> None:
-    """Build faster variants of a model on this machine, measure them, and register the best.
+    """Build faster variants of a model and register the best.
 
-    It needs the worker, and is run on a device or on a machine of the same kind: all devices of that kind
-    fetch the variant then, and their pipelines that use the model are restarted with it. The model itself
-    stays for all others, and where the variant does not run.
+    They are built and measured on this machine, which needs the worker. Run it on a device or on a machine
+    of the same kind: all devices of that kind fetch the variant then, and their pipelines that use the model
+    are restarted with it. The model itself stays for all others, and where the variant does not run.
 
     A variant must agree with the model on pictures that it was not built with, and find something in each
     in which the model does.

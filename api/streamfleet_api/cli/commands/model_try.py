@@ -75,14 +75,17 @@ def try_model(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Try a model on pictures and short films, before a pipeline uses it.
+    """Try a model on pictures and short films.
 
-    It prints what was found and how long each step took. A picture is a JPEG, PNG, WebP, BMP or TIFF of any
-    size, orientation and colour depth. ID may also be the path of an ONNX file.
+    No pipeline needs to use it yet. It prints what was found and how long each step took. A picture is a
+    JPEG, PNG, WebP, BMP or TIFF of any size, orientation and colour depth. ID may also be the path of an
+    ONNX file, or of a folder with weights.onnx, class_names.txt and manifest.json.
 
-    With --device, a pipeline of its own runs it there, and is removed in the end; the pictures are at most
-    640 pixels wide, and of films there are none. With --json a document a line. It exits with 1 if a file
-    cannot be read, with 3 if the model fails there, and with 4 if there is no result in time.
+    With --device, a pipeline of its own runs it there, and is removed at the end; saved pictures are at most
+    640 pixels wide, and frames of films are not saved. With --json a document a line.
+
+    It exits with 1 if a file cannot be read, with 3 if the model fails there, and with 4 if there is no
+    result in time.
 
     \b
       streamfleet models try yolo11n/1 street.jpg -o tried

@@ -86,9 +86,9 @@ def show_model(settings: Settings, model_id: str, as_json: bool) -> None:
 )
 @click.pass_obj
 def export_labels(settings: Settings, model_id: str, output: Path | None) -> None:
-    """Print the class names of a model, one per line, in the order of its output.
+    """Print the class names of a model, one per line.
 
-    'streamfleet models add --labels' reads such a file.
+    They are in the order of its output. 'streamfleet models add --labels' reads such a file.
 
     \b
       streamfleet models export-labels yolo11n/1 -o labels.txt

@@ -64,7 +64,9 @@ def samples(settings: Settings, as_json: bool) -> None:
 @as_json_option
 @click.pass_obj
 def export(settings: Settings, dataset: str, folder: Path, as_json: bool) -> None:
-    """Save a dataset in COCO format to a new FOLDER: annotations.json and images/.
+    """Save a dataset in COCO format to a new FOLDER.
+
+    It has annotations.json and images/.
 
     \b
       streamfleet samples export doors ~/doors

@@ -13,6 +13,7 @@ from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.models.onnx_graph import BadModel
 
 _WORKER = "'pip install streamfleet[worker,cpu]' installs it; --device NAME lets a device run the model"
+_DESCRIBED = "'streamfleet models add' takes --family and --labels; then pass the id instead of the file"
 
 
 class Tried(Protocol):
@@ -66,7 +67,10 @@ def load(settings: Settings, given: str, folder: Path) -> TriableModel:
     except MissingPackage as exc:
         missing = f"expected the worker on this machine, which runs models; {exc.package} is not installed"
         raise CommandFailed(missing, _WORKER) from exc
-    except (BadModel, OSError, ValueError) as exc:
+    except BadModel as exc:
+        hint = _DESCRIBED if "--labels" in str(exc) else ""
+        raise CommandFailed(str(exc) if given in str(exc) else f"{given}: {exc}", hint) from exc
+    except (OSError, ValueError) as exc:
         raise CommandFailed(str(exc) if given in str(exc) else f"{given}: {exc}") from exc
 
 

@@ -17,6 +17,7 @@ from streamfleet_core.protocol.picked_sample import PICKED, Picked
 from streamfleet_core.protocol.requests import DeviceState
 from streamfleet_worker.video.synthetic.test_pattern import draw
 from tests.api.conftest import Api, Command, until
+from tests.core.models.test_model_validation import save
 from tests.fakes.broker import Peer, device
 from tests.fakes.library_parts import many_boxes_model, squares_model
 from tests.fakes.patience import PATIENCE
@@ -313,6 +314,17 @@ def test_samples_of_the_fleet_are_compared_up_to_a_number(
     assert (some["frames"], all_of_them["frames"]) == (2, 3)
     assert [Path(each["file"]).parent for each in all_of_them["pictures"]] == [Path()] * 3
     assert all_of_them["class_agreement"] == pytest.approx(1 / 3)
+
+
+def test_a_file_that_needs_options_is_tried_after_it_was_added(
+    run: Command, pictures: Path, tmp_path: Path
+) -> None:
+    save(tmp_path / "unnamed.onnx", metadata={})
+
+    done = run("models", "try", str(tmp_path / "unnamed.onnx"), str(pictures / "small.jpg"), code=1)
+
+    assert "pass them with --labels" in done.stderr
+    assert done.stderr.endswith("then pass the id instead of the file\n")
 
 
 def test_a_detector_is_not_compared_with_a_classifier(
