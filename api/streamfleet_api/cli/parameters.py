@@ -108,6 +108,8 @@ def classes(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[st
 
 def stages(_ctx: click.Context, _parameter: click.Parameter, texts: Sequence[str]) -> list[dict[str, Any]]:
     """Convert each NAME=MODEL[@CLASS,…] for the API; `none` alone is an empty list."""
+    if NONE in texts and len(texts) > 1:
+        raise click.BadParameter(f"expected '{NONE}' alone, or stages")
     return [] if list(texts) == [NONE] else [_stage(text) for text in texts]
 
 

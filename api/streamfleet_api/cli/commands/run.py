@@ -304,7 +304,7 @@ def set_(ctx: click.Context, /, pipeline_id: str, as_json: bool, **options: Any)
     """Change a running pipeline.
 
     What is not given stays as it is. Another model, stage, video or device restarts it; with all
-    else it goes on without a restart. The word 'default' puts a default back.
+    else it goes on without a restart. Where an option takes it, the word 'default' puts its default back.
 
     \b
       streamfleet set door --confidence 0.6 --max-fps default --label line=3

@@ -393,6 +393,21 @@ def test_a_region_that_is_none_is_a_usage_error(run: Command, peer: Peer, region
     assert not created(peer)
 
 
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [(["none", "text=parts/1"], "expected 'none' alone"), (["parts/1"], "expected NAME=MODEL")],
+)
+def test_a_stage_that_is_none_is_a_usage_error(
+    run: Command, peer: Peer, stages: list[str], said: str
+) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    options = [part for stage in stages for part in ("--stage", stage)]
+
+    assert said in run("set", "door", *options, code=2).stderr
+    assert not created(peer)
+
+
 def test_a_tracker_is_chosen_by_its_name(run: Command, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door")
 
