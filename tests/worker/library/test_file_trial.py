@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from streamfleet_worker.library import get_model
+from streamfleet_worker.library.execution.file_trial import captioned
 from streamfleet_worker.library.loaded_model import LoadedModel
 from tests.fakes.library_parts import squares_model
 from tests.fakes.pictures import write_pictures
@@ -106,3 +107,13 @@ def test_a_model_that_fails_says_so(
 
     with pytest.raises(RuntimeError, match="the model fails: out of memory"):
         list(model.try_file(tmp_path / "small.jpg"))
+
+
+def test_boxes_are_written_with_their_confidence_and_classes_of_pictures_as_they_are() -> None:
+    box = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, "class": "bolt", "confidence": 0.876}
+    whole = {"class": "nut", "confidence": 0.5}
+
+    shown = captioned({"image": {"width": 8, "height": 8}, "predictions": [box, whole]})
+
+    assert [each["class"] for each in shown["predictions"]] == ["bolt 0.88", "nut"]
+    assert box["class"] == "bolt"

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -49,8 +50,19 @@ class TriedFrame:
         return jpeg.tobytes()
 
     def drawn(self) -> Image:
-        """A copy of the frame with what was found."""
-        return annotated(self.document, VideoFrame(self.image, self.number, datetime.now()), None)
+        """A copy of the frame with what was found, and how sure the model is of it."""
+        frame = VideoFrame(self.image, self.number, datetime.now())
+        return annotated(captioned(self.document), frame, None)
+
+
+def captioned(document: Document) -> Document:
+    """A copy in which the class of each box has its confidence, to be written at the box."""
+    captions = [_captioned(each) if "x" in each else each for each in document["predictions"]]
+    return {**document, "predictions": captions}
+
+
+def _captioned(prediction: dict[str, Any]) -> dict[str, Any]:
+    return {**prediction, "class": f"{prediction['class']} {prediction['confidence']:.2f}"}
 
 
 def try_frames(
