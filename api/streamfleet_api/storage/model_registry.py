@@ -117,7 +117,8 @@ class Models:
                 found = await asyncio.to_thread(self._from_cache, self._cache_dir, model_id)
             if found is not None:
                 await self._try(found)
-                return await self._register(model_id, found)
+                async with self._inspecting:
+                    return await self._register(model_id, found)
         raise UnknownModel(model_id, self._cache_dir)
 
     async def put(
@@ -259,6 +260,10 @@ class Models:
             await try_model(weights, manifest)
 
     async def _register(self, model_id: str, manifest: Manifest) -> ModelRef:
+        """Register a model whose files are here. Call it with `_inspecting`. Raises: BadModel."""
+        files = (manifest.weights, *(variant.weights for variant in manifest.variants))
+        if any(self._blobs.find(file.sha256) is None for file in files):
+            raise BadModel("expected its file as a blob, it was removed meanwhile: upload it again")
         digest = await asyncio.to_thread(self._blobs.put_bytes, manifest.encode())
         return await self._broker.ask(PutModel(ModelRef(model_id, digest)), ModelRef)
 

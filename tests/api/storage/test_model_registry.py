@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import pytest
+
+from streamfleet_api.broker_client import BrokerClient
+from streamfleet_api.local.demo import demo_model
+from streamfleet_api.storage import model_registry
+from streamfleet_api.storage.blob_store import Blobs
+from streamfleet_api.storage.model_registry import Models
+from streamfleet_core.models.onnx_graph import BadModel
+from streamfleet_core.protocol.requests import ListModels
 from tests.api.conftest import Api
 from tests.core.models.test_model_validation import save
 from tests.fakes.broker import Peer
@@ -46,3 +58,34 @@ def test_a_broken_model_in_the_cache_is_400_with_the_reason(api: Api, peer: Peer
     assert "expected an ONNX file" in answer.json()["message"]
     assert not peer.pipelines
     assert not peer.models
+
+
+def test_a_file_that_is_removed_while_the_model_is_tried_is_not_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    class Broker:
+        """A registry without models."""
+
+        async def ask(self, request: object, _of: object) -> object:
+            asked.append(request)
+            return ()
+
+    blobs = Blobs(tmp_path / "blobs", limit=2**20)
+    blobs.open()
+    digest = blobs.put_bytes(demo_model())
+    models = Models(cast(BrokerClient, Broker()), blobs, None)
+
+    async def remove_meanwhile(_weights: Path, _manifest: object) -> None:
+        assert await models.remove_blob(digest)
+
+    monkeypatch.setattr(model_registry, "try_model", remove_meanwhile)
+    weights = blobs.find(hashlib.sha256(demo_model()).hexdigest())
+    assert weights is not None
+
+    with pytest.raises(BadModel, match="upload it again"):
+        asyncio.run(models.put("shapes/1", weights, family=None, labels=None, replace=False))
+
+    assert all(not hasattr(request, "model") for request in asked)
+    assert ListModels() in asked
