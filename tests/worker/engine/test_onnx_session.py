@@ -239,11 +239,10 @@ def test_an_output_whose_values_are_not_its_familys_is_refused(
         # Each would be allowed alone, and each camera has all of them in each of its slots.
         (((1, 300, 38), (1, 32, 400, 400)), "expected outputs together of at most 4194304 numbers, got"),
         # There is nothing to enlarge to the size of an object: each frame would end the camera.
-        (
-            ((1, 300, 10), (1, 4, 0, 5)),
-            "expected prototypes of masks (1, count, height, width), got (1, 4, 0",
-        ),
-        (((1, 300, 6), (1, 0, 5, 5)), "expected prototypes of masks (1, count, height, width), got (1, 0, 5"),
+        (((1, 300, 10), (1, 4, 0, 5)), "expected prototypes of masks (1, count, height, width)"),
+        (((1, 300, 6), (1, 0, 5, 5)), "at most as large as the input, 64 x 64, got (1, 0, 5, 5)"),
+        # It would be read for each object.
+        (((1, 300, 7), (1, 1, 1000, 4000)), "at most as large as the input, 64 x 64, got (1, 1, 1000, 4000)"),
     ],
 )
 def test_outputs_of_masks_that_no_camera_can_take_are_refused(

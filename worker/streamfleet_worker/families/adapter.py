@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import le
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -153,16 +154,28 @@ def further_count(manifest: Manifest, shapes: Shapes) -> tuple[int, ...]:
     if manifest.task == "pose":
         return 2 * len(manifest.keypoints), 3 * len(manifest.keypoints)
     if manifest.task == "segment":
-        return (_prototypes(shapes),)
+        return (_prototypes(shapes, manifest),)
     return (0,)
 
 
-def _prototypes(shapes: Shapes) -> int:
+def are_masks(shape: tuple[int, ...], manifest: Manifest) -> bool:
+    """Whether an output has grids of at least one number, and of no more than the input has pixels.
+
+    Each object takes the time to read its part of a grid.
+    """
+    most = (manifest.input_height, manifest.input_width)
+    return len(shape) == 4 and 0 not in shape[2:] and all(map(le, shape[2:], most))
+
+
+def _prototypes(shapes: Shapes, manifest: Manifest) -> int:
     """How many prototypes of masks there are in the second output. Raises: BadOutput."""
     shape = shapes[1] if len(shapes) > 1 else ()
-    if len(shape) != 4 or 0 in shape:
+    if not are_masks(shape, manifest) or shape[1] == 0:
         got = ", ".join(str(size) for size in shape)
-        raise BadOutput(f"expected prototypes of masks (1, count, height, width), got ({got})")
+        raise BadOutput(
+            f"expected prototypes of masks (1, count, height, width) that are at most as large as the input, "
+            f"{manifest.input_width} x {manifest.input_height}, got ({got})"
+        )
     return shape[1]
 
 

@@ -21,6 +21,7 @@ from streamfleet_worker.families.adapter import (
     InputFormat,
     Outputs,
     Shapes,
+    are_masks,
     expect_shape,
 )
 from streamfleet_worker.families.detr import check_parts, confident_queries, in_pixels
@@ -43,7 +44,7 @@ class RfDetr:
         fits = len(logits) == 3 and logits[:2] == (1, boxes[1]) and logits[2] in (classes, classes + 1)
         expect_shape(fits, f"(1, {boxes[1]}, {classes} or {classes + 1})", logits, manifest)
         for masks in shapes[2:]:
-            fits = len(masks) == 4 and masks[:2] == (1, boxes[1]) and 0 not in masks[2:]
+            fits = masks[:2] == (1, boxes[1]) and are_masks(masks, manifest)
             expect_shape(fits, f"(1, {boxes[1]}, height, width)", masks, manifest)
 
     def check_values(self, outputs: Outputs, manifest: Manifest) -> None:
