@@ -17,6 +17,9 @@ from streamfleet_core.protocol.picked_sample import Box, Sample
 
 ANNOTATIONS = "annotations.json"
 IMAGES = "images"
+# Of all objects of a sample, each with as many as its category has: beyond that, objects have none. A device
+# may send ten thousand objects, each with the last key point only.
+_MOST_KEYPOINTS = 2**18
 
 
 class Coco:
@@ -27,12 +30,14 @@ class Coco:
         self._keypoints: dict[int, dict[int, str]] = {}  # names by index, by category
         self._images = 0
         self._annotations = 0
+        self._left = 0  # key points that the sample may still have
 
     def add(self, sample: Sample) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Add a sample, and return its image and annotations."""
         for label in sample.labels:
             self._category(label)
         self._images += 1
+        self._left = _MOST_KEYPOINTS
         return self._image(sample), [self._annotation(sample, box) for box in sample.boxes]
 
     def categories(self) -> list[dict[str, Any]]:
@@ -106,6 +111,9 @@ class Coco:
         for point in box.keypoints:
             names.setdefault(point.class_id, point.class_name)
         count = max(names) + 1
+        self._left -= count
+        if self._left < 0:
+            return {}
         return keypoints_of(box.keypoints, count=count, width=sample.width, height=sample.height)
 
 

@@ -118,6 +118,17 @@ def test_objects_of_a_category_have_as_many_key_points_as_it_has_names() -> None
     assert annotation["keypoints"] == [18, 9, 2, 0, 0, 0]
 
 
+def test_one_key_point_of_each_of_many_objects_does_not_become_millions() -> None:
+    last = {"x": 18.0, "y": 9.0, "confidence": 0.9, "class_id": 511, "class": "toe"}
+    coco = Coco()
+
+    for _ in range(2):  # each sample has its own limit
+        _, annotations = coco.add(picked(prediction=document(*[{**BOX, "keypoints": [last]}] * 2000)).sample)
+
+        assert len(annotations) == 2000
+        assert ["keypoints" in each for each in annotations] == [True] * 512 + [False] * 1488
+
+
 def test_classes_of_a_picture_are_labels_of_its_image() -> None:
     coco = Coco()
 
