@@ -229,7 +229,7 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
         ({"priority": "urgent"}, ["body", "priority"], "'high', 'normal' or 'low', got 'urgent'"),
         (
             {"stages": [{"name": "text", "model": "parts/2"}]},
-            ["body", "model"],
+            ["body", "stages", 0, "model"],
             "of the fleet: parts/1",
         ),
         (
