@@ -15,6 +15,11 @@ class NestedFindings:
         self._awaited = 0
         self.closed = False  # the frame has gone on: a later result is of no use
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it goes on without the rest at some time."""
+        return self._until is not None
+
     def expect(self, count: int) -> None:
         """Wait for so many further results."""
         self._awaited += count

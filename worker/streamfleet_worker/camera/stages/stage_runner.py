@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, replace
 
 from streamfleet_core.protocol.status import StageStat
 from streamfleet_core.protocol.values import Priority, Stage
+from streamfleet_worker.camera.stages.crop_queue import CropQueue
 from streamfleet_worker.camera.stages.crops import Crop
 from streamfleet_worker.camera.stages.nested_findings import NestedFindings
 from streamfleet_worker.engine.client import EngineClient
-from streamfleet_worker.engine.messages import MAX_SLOTS, Failed, Turn
+from streamfleet_worker.engine.messages import Failed, Turn
 from streamfleet_worker.ipc.child_messages import PostProcessing, StageConfig
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.findings import moved
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.detection.postprocess import findings_of
 from streamfleet_worker.video.frame import Image
+
+# Crops at the engine. It runs them in their order, so more of them would make each one late.
+_SLOTS = 4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,9 +42,9 @@ class StageRunner:
         self._rules = replace(defaults, max_detections=min(stage.max_detections, defaults.max_detections))
         if stage.confidence is not None:
             self._rules = replace(self._rules, confidence=stage.confidence)
-        self.engine = EngineClient(config.engine_socket, config.manifest, slots=MAX_SLOTS)
+        self.engine = EngineClient(config.engine_socket, config.manifest, slots=_SLOTS)
         self._letterbox = Letterbox(config.manifest)
-        self._waiting: deque[_Job] = deque()
+        self._waiting: CropQueue[_Job] = CropQueue()
         self._running: dict[int, _Job] = {}  # by slot
         self._inferred = self._late = self._failed = 0
 
@@ -54,7 +57,7 @@ class StageRunner:
         """Infer on a crop as soon as there is a slot. `image`: the whole frame, BGR."""
         frame.expect(1)
         part = image[crop.top : crop.bottom, crop.left : crop.right]
-        self._waiting.append(_Job(frame=frame, source_id=source_id, crop=crop, image=part))
+        self._waiting.add(frame, _Job(frame=frame, source_id=source_id, crop=crop, image=part))
 
     def set_priority(self, priority: Priority, now: float) -> None:
         """Set the priority of all crops."""
@@ -66,15 +69,11 @@ class StageRunner:
         while (answer := self.engine.answer(now)) is not None:
             if not isinstance(answer, Turn):  # it asks for none
                 self._handle(answer.slot, failed=isinstance(answer, Failed))
-        while self._waiting:
-            if self._waiting[0].frame.closed:
-                self._waiting.popleft()
-                self._late += 1
-                continue
-            slot = self.engine.borrow()
-            if slot is None:
-                return
-            self._submit(self._waiting.popleft(), slot, now)
+        self._late += self._waiting.drop_closed()
+        while self._waiting and (slot := self.engine.borrow()) is not None:
+            job = self._waiting.take()
+            assert job is not None
+            self._submit(job, slot, now)
 
     def _submit(self, job: _Job, slot: int, now: float) -> None:
         assert job.image is not None
