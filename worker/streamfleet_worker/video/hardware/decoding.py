@@ -33,6 +33,7 @@ from streamfleet_worker.video.hardware.data_protocol import NO_TIME, begin, buff
 from streamfleet_worker.video.hardware.faults import DecoderFailed
 from streamfleet_worker.video.hardware.obu_stream import ObuStream
 from streamfleet_worker.video.hardware.pipelines import LAUNCH, Decoder, Scaling
+from streamfleet_worker.video.pixel_format import pixel_format_of
 
 FIRST_PICTURE = 8.0  # seconds for a new child: decoders of hardware take one or two to open
 NEXT_PICTURE = 5.0  # seconds without a picture, while it has more packets than it may hold
@@ -104,7 +105,7 @@ class HardwareDecoding:
         self._decoders = decoders
         self._time_base = stream.time_base
         # Taken from the source, not from the child, so that colours do not depend on the decoder.
-        self._is_full_range = codec.pix_fmt == "yuvj420p"
+        self._is_full_range = pixel_format_of(codec) == "yuvj420p"
         self._colours: _Colours = (int(codec.color_range), int(codec.colorspace))
         self._size = (codec.width, codec.height)
         self._is_sideways = is_sideways

@@ -27,6 +27,7 @@ from streamfleet_worker.video.frame import Picture
 from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.hardware.decoding import HardwareDecoding
 from streamfleet_worker.video.hardware.faults import DecoderFailed
+from streamfleet_worker.video.pixel_format import pixel_format_of
 from streamfleet_worker.video.sources.decoded_picture import Converters, DecodedPicture
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.ffmpeg_errors import strerror
@@ -352,7 +353,7 @@ class FFmpegCapture(Capture):
     # hardware ---------------------------------------------------------------------------------------------
 
     def _start_hardware(self) -> HardwareDecoding | None:
-        decoder = self._decoders.choose(self._codec.codec.canonical_name, self._codec.pix_fmt)
+        decoder = self._decoders.choose(self._codec.codec.canonical_name, pixel_format_of(self._codec))
         if decoder is None:
             return None
         return HardwareDecoding(
