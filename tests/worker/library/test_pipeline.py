@@ -744,7 +744,7 @@ def test_a_watchdog_hears_of_frames_and_of_updates(film: Path, taker: Taker) -> 
         ({"video_source_properties": [None, {}]}, "a list for 1 sources, got one for 2"),
         ({"confidence": 1.5}, "confidence: expected a number from 0 to 1"),
         ({"max_detections": 0}, "max_detections: expected a number above 0"),
-        ({"tracker": "sort"}, "tracker: expected one of bytetrack"),
+        ({"tracker": "mcbyte"}, "tracker: expected one of bytetrack, sort, ocsort, botsort, cbiou"),
         ({"sink_mode": "parallel"}, "parallel"),
         ({"decoder": "cuda"}, "expected one of auto, software, nv, va, gst"),
         ({"video_processing_mode": "slowly"}, "expected one of auto, every_frame, freshest, legacy"),
