@@ -8,13 +8,7 @@ import numpy as np
 
 from streamfleet_core.protocol.values import Manifest, ModelRef, SourceSpec, Stage
 from streamfleet_worker.ipc.child_messages import CameraReport, StageConfig
-from tests.fakes.models import (
-    manifest_of,
-    write_colour_classifier,
-    write_constant_model,
-    write_slow_model,
-)
-from tests.fakes.patience import PATIENCE
+from tests.fakes.models import manifest_of, write_colour_classifier, write_constant_model
 from tests.fakes.process_harness import Child, ProcessHarness, is_camera, until_ended, write_video
 from tests.fakes.videos import write_pattern
 
@@ -94,28 +88,6 @@ def test_a_live_frame_does_not_wait_for_a_stage_without_an_engine(
     predictions = [each for document in stand.receiver.documents for each in document["predictions"]]
     assert predictions
     assert not any("stages" in each for each in predictions)
-
-
-def test_a_stage_that_is_too_slow_for_all_objects_still_runs_on_some(
-    stand: ProcessHarness, squares: Manifest
-) -> None:
-    path = stand.folder / "slow.onnx"
-    slow = write_slow_model(path, rounds=200)
-    stand.engine(path, slow, name="colours")
-    camera = stand.camera(
-        squares,
-        [SourceSpec("TestPatternStreamProducer")],
-        stages=(stage_of(slow, max_delay=0.7),),
-        stage_configs=config_of(stand, slow),
-    )
-
-    # The first ones find an idle engine.
-    begun = camera.until("many are late", lambda report: report.stages[0].late > 5, 3 * PATIENCE)
-    before = begun.stages[0].inferred
-
-    report = camera.until("more in time", lambda report: report.stages[0].inferred > before + 1, PATIENCE)
-
-    assert report.stages[0].failed == 0
 
 
 def test_the_frames_of_a_file_wait_for_an_engine_that_begins_again(
