@@ -10,8 +10,10 @@ const dialog = document.querySelector("#model");
 const note = document.querySelector("#model-note");
 
 export class Models {
+  #shown = ""; // the id of the model in the card
+
   constructor() {
-    dialog.onclose = () => history.replaceState(null, "", location.pathname + location.search);
+    dialog.onclose = () => this.#forget();
     window.addEventListener("hashchange", () => this.#follow());
   }
 
@@ -22,14 +24,20 @@ export class Models {
     if (!dialog.open) this.#follow();
   }
 
+  /** Remove the closed card from the address, unless that names another one meanwhile: a close is told late. */
+  #forget() {
+    if (named() === this.#shown) history.replaceState(null, "", location.pathname + location.search);
+  }
+
   async #follow() {
-    if (!location.hash.startsWith(ADDRESS)) return;
-    const id = decoded(location.hash.slice(ADDRESS.length));
+    const id = named();
+    if (id === null) return;
+    this.#shown = id;
     clear(id);
     if (!dialog.open) dialog.showModal();
     const path = id.split("/").map(encodeURIComponent).join("/");
     const answer = await request(`v2/models/${path}`).then((model) => ({ model }), (error) => ({ error }));
-    if (decoded(location.hash.slice(ADDRESS.length)) !== id) return; // another one was chosen meanwhile
+    if (named() !== id) return; // another one was chosen meanwhile
     if (answer.error) note.textContent = answer.error.message;
     else fill(answer.model);
   }
@@ -58,6 +66,11 @@ function fill(model) {
   document.querySelector("#model-classes").textContent = title;
   document.querySelector("#model-labels").replaceChildren(...labels.map((label) => element("li", label)));
   document.querySelector("#model-try").textContent = `streamfleet models try ${model.id} FILE`;
+}
+
+/** The id of the model that the address names; null if it names none. */
+function named() {
+  return location.hash.startsWith(ADDRESS) ? decoded(location.hash.slice(ADDRESS.length)) : null;
 }
 
 function decoded(text) {
