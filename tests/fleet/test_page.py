@@ -221,11 +221,27 @@ def test_a_model_has_a_card_with_an_address_of_its_own(
     keep(page, f"model-{scheme}")
     page.get_by_role("button", name="Close").click()
     expect(page.locator("#model")).to_be_hidden()
+    expect(page).to_have_url(f"{clean.url}/")  # the card is gone from it, which the browser tells late
     keep(page, f"models-{scheme}")
     page.goto(f"{clean.url}/#model/shapes%2F1")
     page.reload()
     expect(page.locator("#model-title")).to_have_text("shapes/1")
     expect(facts).to_contain_text(pipeline_id)
+
+
+def test_a_card_that_follows_another_one_at_once_keeps_its_address(
+    clean: Fleet, page: Page, tmp_path: Path
+) -> None:
+    clean.add_model("cats/1", save(tmp_path / "cats.onnx", metadata=NAMES), "--replace")
+    page.goto(f"{clean.url}/#model/cats%2F1")
+    page.reload()
+    expect(page.locator("#model-facts")).to_contain_text("float32")
+
+    page.evaluate("() => { document.querySelector('#model').close(); location.hash = '#model/shapes%2F1'; }")
+    expect(page.locator("#model-title")).to_have_text("shapes/1")
+    expect(page.locator("#model-facts")).to_contain_text("float32")
+
+    expect(page).to_have_url(f"{clean.url}/#model/shapes%2F1")
 
 
 def test_a_model_that_is_gone_is_told_in_its_card(page: Page, fleet: Fleet, browser: Browser) -> None:

@@ -24,9 +24,9 @@ export class Models {
     if (!dialog.open) this.#follow();
   }
 
-  /** Remove the closed card from the address, unless that names another one meanwhile: a close is told late. */
+  /** Remove the closed card from the address, unless another one was chosen meanwhile: a close is told late. */
   #forget() {
-    if (named() === this.#shown) history.replaceState(null, "", location.pathname + location.search);
+    if (!dialog.open && named() === this.#shown) history.replaceState(null, "", location.pathname + location.search);
   }
 
   async #follow() {
