@@ -109,6 +109,19 @@ def check_scores(scores: Floats) -> None:
         )
 
 
+def are_labels(classes: Floats, manifest: Manifest) -> npt.NDArray[np.bool_]:
+    """Which numbers, once rounded, are those of a label. False for NaN."""
+    labels: npt.NDArray[np.bool_] = (classes > -0.5) & (classes < len(manifest.labels) - 0.5)
+    return labels
+
+
+def wrong_classes(rows: Floats, manifest: Manifest) -> Floats:
+    """The classes of rows (box, score, class, …) that are no numbers of labels, where the score counts."""
+    classes = rows[rows[:, 4] > ROUNDING, 5]
+    wrong: Floats = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= len(manifest.labels))]
+    return wrong
+
+
 def expect_shape(fits: bool, expected: str, shape: tuple[int, ...], manifest: Manifest) -> None:
     """Check the shape of an output. Raises: BadOutput."""
     if not fits:

@@ -27,10 +27,12 @@ from streamfleet_worker.families.adapter import (
     Integers,
     Outputs,
     Shapes,
+    are_labels,
     check_scores,
     columns,
     corners,
     expect_shape,
+    wrong_classes,
 )
 
 _USUAL = 2.0  # half of the numbers of boxes are below it, if they are parts of the input
@@ -91,8 +93,7 @@ class RtDetrTopK:
         rows, labels = outputs[0][0], len(manifest.labels)
         check_scores(rows[:, 4])
         check_parts(rows[:, :4])
-        classes = rows[rows[:, 4] > ROUNDING, 5]
-        invalid = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= labels)]
+        invalid = wrong_classes(rows, manifest)
         if invalid.size:
             raise BadOutput(
                 f"expected class numbers from 0 to {labels - 1} in the last of six columns, got "
@@ -103,7 +104,7 @@ class RtDetrTopK:
         """Read the boxes with at least this confidence."""
         rows = outputs[0][0]
         chosen = rows[rows[:, 4] >= confidence]
-        chosen = chosen[(chosen[:, 5] > -0.5) & (chosen[:, 5] < len(manifest.labels) - 0.5)]
+        chosen = chosen[are_labels(chosen[:, 5], manifest)]
         return Candidates(
             boxes=in_pixels(chosen, manifest),
             scores=chosen[:, 4],
@@ -177,7 +178,7 @@ class DetrDeploy:
     def read(self, outputs: Outputs, manifest: Manifest, confidence: float) -> Candidates:
         """Read the boxes with at least this confidence."""
         classes, boxes, scores = (output[0] for output in outputs)
-        chosen = (scores >= confidence) & (classes > -0.5) & (classes < len(manifest.labels) - 0.5)
+        chosen = (scores >= confidence) & are_labels(classes, manifest)
         return Candidates(
             boxes=columns(boxes[chosen]),
             scores=scores[chosen],

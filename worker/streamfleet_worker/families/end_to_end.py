@@ -14,19 +14,20 @@ import numpy as np
 
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.families.adapter import (
-    ROUNDING,
     BadOutput,
     Candidates,
     Floats,
     InputFormat,
     Outputs,
     Shapes,
+    are_labels,
     candidates,
     check_scores,
     columns,
     corners,
     expect_shape,
     further_count,
+    wrong_classes,
 )
 
 
@@ -50,8 +51,7 @@ class EndToEnd:
         """Check the outputs for a noisy picture. Raises: BadOutput."""
         rows, labels = outputs[0][0], len(manifest.labels)
         check_scores(rows[:, 4])
-        classes = rows[rows[:, 4] > ROUNDING, 5]
-        invalid = classes[(classes != np.rint(classes)) | (classes < 0) | (classes >= labels)]
+        invalid = wrong_classes(rows, manifest)
         if invalid.size:
             raise BadOutput(
                 f"expected class numbers from 0 to {labels - 1} in the last of six columns (x1, y1, x2, y2, "
@@ -62,7 +62,7 @@ class EndToEnd:
         """Read the boxes with at least this confidence."""
         rows = outputs[0][0]
         chosen = rows[rows[:, 4] >= confidence]
-        chosen = chosen[(chosen[:, 5] > -0.5) & (chosen[:, 5] < len(manifest.labels) - 0.5)]
+        chosen = chosen[are_labels(chosen[:, 5], manifest)]
         boxes = columns(chosen)
         if manifest.task == "obb":
             boxes = corners(boxes[:2], boxes[2:])
