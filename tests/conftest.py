@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def pytest_collection_finish() -> None:
     """Let the garbage collector look no more at what was loaded until now: half a second each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind() -> Iterator[None]:
+    """Fail a test that lets the next ones import something else: which ones follow is chance."""
+    path = list(sys.path)
+    yield
+    assert sys.path == path
+    assert "tensorrt" not in sys.modules
 
 
 @pytest.fixture

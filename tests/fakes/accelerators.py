@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+import pytest
+
 from streamfleet_worker.engine import loading, onnx_session, process
 from streamfleet_worker.engine.accelerators.choice import CPU, CUDA
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
@@ -141,6 +143,13 @@ class FakeCudaLibrary:
 
     def cudaGetErrorString(self, code: int) -> bytes:  # noqa: N802
         return b"no CUDA-capable device is detected"
+
+
+def offer_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `import tensorrt` find the fake module until the test ends."""
+    monkeypatch.syspath_prepend(str(TENSORRT))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # so that the end of the test removes what is loaded
+    del sys.modules["tensorrt"]
 
 
 def jetson(root: Path) -> MachineProbe:

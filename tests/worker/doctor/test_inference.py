@@ -10,7 +10,7 @@ from streamfleet_core.protocol.status import MissingAccelerator
 from streamfleet_worker.doctor.inference import Failure, Inference, attempt, check, run
 from streamfleet_worker.engine.tensorrt import plan_loading
 from streamfleet_worker.engine.tensorrt.cuda import Cuda
-from tests.fakes.accelerators import TENSORRT, FakeCudaLibrary, jetson
+from tests.fakes.accelerators import FakeCudaLibrary, jetson, offer_tensorrt
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import ROOT
 
@@ -44,7 +44,7 @@ def test_a_model_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 def test_on_a_jetson_a_worker_builds_a_plan_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(TENSORRT)
+    offer_tensorrt(monkeypatch)
     monkeypatch.setenv("FAKE_TENSORRT", str(tmp_path))
     monkeypatch.setattr(plan_loading, "Cuda", lambda: Cuda(FakeCudaLibrary()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,19 @@ from streamfleet_worker.ipc.shared_memory import Slot, create_memory, map_slots
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.synthetic.test_pattern import draw
-from tests.fakes.accelerators import TENSORRT, FakeCudaLibrary
+from tests.fakes.accelerators import FakeCudaLibrary, offer_tensorrt
 from tests.fakes.models import manifest_of, write_constant_model, write_squares_model
 
 VERSION = "10.3.0"
 
 
 @pytest.fixture(autouse=True)
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCudaLibrary]:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeCudaLibrary:
     """A Jetson's TensorRT and CUDA."""
     library = FakeCudaLibrary()
-    monkeypatch.syspath_prepend(str(TENSORRT))
+    offer_tensorrt(monkeypatch)
     monkeypatch.setattr(plan_loading, "Cuda", lambda: Cuda(library))
-    yield library
-    sys.modules.pop("tensorrt", None)
+    return library
 
 
 def load(path: Path, manifest: Manifest, folder: Path) -> Model:
@@ -156,7 +154,6 @@ def test_a_tensorrt_that_does_not_start_is_an_error_with_what_it_logged(
 def test_the_version_of_the_module_is_known_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     found = installed_version()
     monkeypatch.undo()
-    sys.modules.pop("tensorrt", None)
 
     assert (found, installed_version()) == (VERSION, "")
 
