@@ -14,6 +14,7 @@ from benchmarks import (
     batches,
     cascade,
     commands,
+    devices,
     gate,
     latency,
     live_age,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "batches": batches.run,
     "cascade": cascade.run,
     "gate": gate.run,
+    "devices": devices.run,
 }
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,6 +68,7 @@ def main() -> int:
         video=options.video,
         scenes=options.scenes,
         cameras=options.cameras,
+        devices=options.devices,
     ) as setting:
         for name in options.names or BENCHMARKS:
             started = time.monotonic()
@@ -105,6 +108,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cameras", type=_counts, default=(), help="of throughput: numbers of cameras, as 1,16 [all]"
     )
+    parser.add_argument(
+        "--devices", type=_counts, default=(), help="of devices: numbers of devices, as 10,300 [all]"
+    )
     found = parser.parse_args(arguments)
     unknown = [name for name in found.names if name not in BENCHMARKS]
     if unknown:
@@ -120,8 +126,8 @@ def _scenes(text: str) -> tuple[Scene, ...]:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", text):
-        raise argparse.ArgumentTypeError(f"expected numbers of cameras from 1 to 999, as 1,16, got {text!r}")
+    if not re.fullmatch(r"[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*", text):
+        raise argparse.ArgumentTypeError(f"expected numbers from 1 to 9999, as 1,16, got {text!r}")
     return tuple(map(int, text.split(",")))
 
 

@@ -20,6 +20,8 @@ _PRELOADED = [
     "benchmarks.paced",
     "benchmarks.precision",
     "benchmarks.relay",
+    "benchmarks.scale.clients",
+    "benchmarks.scale.generator",
 ]
 _END_TIMEOUT = 30.0  # seconds for a killed process to end
 

@@ -45,6 +45,7 @@ class Setting:
     is_chosen: bool = False  # whether the model was chosen for this run
     scenes: tuple[Scene, ...] = ()  # none: the default of each benchmark
     cameras: tuple[int, ...] = ()  # none: the default of each benchmark
+    devices: tuple[int, ...] = ()  # none: the default of each benchmark
 
     def pick(self, usual: T, quick: T) -> T:
         """Return the size for this run."""
@@ -76,6 +77,7 @@ def prepared(
     video: Path | None,
     scenes: tuple[Scene, ...] = (),
     cameras: tuple[int, ...] = (),
+    devices: tuple[int, ...] = (),
 ) -> Iterator[Setting]:
     """Prepare the settings, with a generated model and video by default. Raises: BadModel, OSError.
 
@@ -112,6 +114,7 @@ def prepared(
             is_chosen=model is not None,
             scenes=scenes,
             cameras=cameras,
+            devices=devices,
         )
 
 

@@ -1,0 +1,1 @@
+"""The control plane with many simulated devices."""
