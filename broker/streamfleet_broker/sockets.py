@@ -7,7 +7,12 @@ import errno
 import zmq
 
 from streamfleet_broker.errors import CannotBind
-from streamfleet_core.protocol.limits import CURVE_MARGIN, MAX_CONTROL_BODY, MAX_DATA_FRAME
+from streamfleet_core.protocol.limits import (
+    CURVE_MARGIN,
+    MAX_CONTROL_BODY,
+    MAX_DATA_FRAME,
+    MAX_REQUEST_BODY,
+)
 from streamfleet_core.runtime.keepalive import KEEPALIVE
 
 Socket = zmq.Socket[bytes]
@@ -30,6 +35,7 @@ CONTROL_OPTIONS = _COMMON | {
 OPERATOR_OPTIONS = CONTROL_OPTIONS | {
     zmq.SNDHWM: 1000,  # one peer is an api with many clients and many simultaneous requests
     zmq.RCVHWM: 1000,
+    zmq.MAXMSGSIZE: MAX_REQUEST_BODY + CURVE_MARGIN,  # bytes; many pipelines may be applied in one request
     zmq.AFFINITY: 2,  # the second I/O thread is for operators: devices never delay them
 }
 DATA_OPTIONS = _COMMON | {

@@ -21,12 +21,15 @@ from streamfleet_core.protocol.messages import Error, Message, Reply, Request
 from streamfleet_core.protocol.requests import (
     AddDevice,
     AddSubscriber,
+    Applied,
+    ApplyPipelines,
     Changed,
     ChangePipeline,
     ChangePipelines,
     CheckHolder,
     CheckTicket,
     CreatePipeline,
+    DesiredPipeline,
     DeviceView,
     Events,
     FleetEvent,
@@ -91,7 +94,7 @@ def device(name: str, **changes: Any) -> DeviceView:
     )
 
 
-def _view_of(asked: CreatePipeline | PutPipeline, version: int) -> PipelineView:
+def _view_of(asked: CreatePipeline | PutPipeline | DesiredPipeline, version: int) -> PipelineView:
     return pipeline(
         asked.pipeline_id,
         spec=asked.spec,
@@ -258,6 +261,8 @@ class Peer:
                 return self._change(asked)
             case ChangePipelines():
                 return tuple(self._outcome(asked, pipeline_id) for pipeline_id in asked.pipeline_ids)
+            case ApplyPipelines():
+                return self._apply(asked)
             case RestartPipeline():
                 view = self.pipelines.get(asked.pipeline_id)
                 if view is None:
@@ -353,6 +358,20 @@ class Peer:
             view = _view_of(asked, version + 1)
         self.pipelines[asked.pipeline_id] = view
         return Put(view, before is None, changed, self.confirms)
+
+    def _apply(self, asked: ApplyPipelines) -> object:
+        versions = {name: view.version for name, view in self.pipelines.items()}
+        if any(versions.get(name, 0) != version for name, version in asked.seen.items()):
+            return Error("conflict", "it is not as it was seen")
+        if not asked.dry_run:
+            for put in asked.puts:
+                before = self.pipelines.get(put.pipeline_id)
+                view = _view_of(put, versions.get(put.pipeline_id, 0) + 1)
+                self.pipelines[put.pipeline_id] = replace(view, version=1 + (before.version if before else 0))
+            for name in asked.stops:
+                self.pipelines.pop(name, None)
+        puts = [Applied(pipeline_id=put.pipeline_id, device=put.device or "edge-1") for put in asked.puts]
+        return (*puts, *(Applied(pipeline_id=name) for name in asked.stops))
 
     def _change(self, asked: ChangePipeline) -> object:
         view = self.pipelines.get(asked.pipeline_id)

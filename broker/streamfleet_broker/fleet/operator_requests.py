@@ -24,6 +24,7 @@ from streamfleet_core.protocol.messages import Error, Refused, Reply, Request, S
 from streamfleet_core.protocol.requests import (
     AddDevice,
     AddSubscriber,
+    ApplyPipelines,
     ChangePipeline,
     ChangePipelines,
     CheckHolder,
@@ -98,7 +99,14 @@ class Operators:
     def _do(self, request: OperatorRequest, asker: Asker, now: float) -> Reply | Error | None:
         """Execute a request. The reply, or None if it follows later."""
         match request:
-            case CreatePipeline() | PutPipeline() | RestartPipeline() | ChangePipeline() | ChangePipelines():
+            case (
+                CreatePipeline()
+                | PutPipeline()
+                | RestartPipeline()
+                | ChangePipeline()
+                | ChangePipelines()
+                | ApplyPipelines()
+            ):
                 return self._pipelines.do(request, asker, now)
             case AddDevice():
                 return self._add_device(request, now)

@@ -12,17 +12,21 @@ from streamfleet_broker.fleet.devices import Asker, is_silent
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.pending_replies import OutcomeCollector, PendingReplies
 from streamfleet_broker.fleet.pipeline_status import spelled
+from streamfleet_broker.fleet.placement import meets
 from streamfleet_broker.fleet.queries import FleetQueries
 from streamfleet_broker.fleet.records import KeyRecord, PipelineRecord
 from streamfleet_broker.fleet.scheduler import MAX_DESIRED_SIZE, Scheduler, size
 from streamfleet_broker.fleet.state import MAX_PIPELINES, State, no_pipeline
 from streamfleet_core.protocol.messages import Desired, Error, Reply
 from streamfleet_core.protocol.requests import (
+    Applied,
+    ApplyPipelines,
     Change,
     Changed,
     ChangePipeline,
     ChangePipelines,
     CreatePipeline,
+    DesiredPipeline,
     Outcome,
     PipelineView,
     Put,
@@ -33,7 +37,9 @@ from streamfleet_core.protocol.requests import (
 MAX_KEYS = 10_000  # idempotency keys
 KEY_LIFE = 86_400.0  # seconds
 
-PipelineChange = CreatePipeline | PutPipeline | RestartPipeline | ChangePipeline | ChangePipelines
+PipelineChange = (
+    CreatePipeline | PutPipeline | RestartPipeline | ChangePipeline | ChangePipelines | ApplyPipelines
+)
 
 
 class Pipelines:
@@ -71,8 +77,76 @@ class Pipelines:
                 return self._change_pipeline(request, asker, now)
             case ChangePipelines():
                 return self._change_pipelines(request, asker, now)
+            case ApplyPipelines():
+                return self._apply(request, asker, now)
             case _:
                 assert_never(request)
+
+    def _apply(self, request: ApplyPipelines, asker: Asker, now: float) -> Reply | Error:
+        """Put and stop many pipelines in one step, and so in one write, if they are as the asker saw them."""
+        puts = [replace(_new(each), changed_by=asker.request_id) for each in request.puts]
+        records = self._state.records.pipelines
+        known = {each.pipeline_id: records.get(each.pipeline_id) for each in puts}
+        is_retry = any(record and _is_retry(record, asker) for record in known.values())
+        if not is_retry and (difference := self._difference(request)):
+            return Error("conflict", difference)
+        if request.dry_run:
+            done = self._placed({each.pipeline_id: self._becoming(each, now) for each in puts})
+            stopped = [Applied(pipeline_id=pipeline_id) for pipeline_id in request.stops]
+        else:
+            done = {each.pipeline_id: self._apply_one(each, now) for each in puts}
+            stopped = [self._stop_one(pipeline_id, asker, now) for pipeline_id in request.stops]
+            self._scheduler.place(now)
+            done = {name: of if isinstance(of, Error) else records[name] for name, of in done.items()}
+        return Reply((*(_applied(name, known[name], of) for name, of in done.items()), *stopped))
+
+    def _placed(self, becoming: dict[str, PipelineRecord | Error]) -> dict[str, PipelineRecord | Error]:
+        """The same with the devices that pipelines without one would be placed on."""
+        waiting = [of for of in becoming.values() if isinstance(of, PipelineRecord) and of.device is None]
+        placed = {of.pipeline_id: replace(of, device=name) for of, name in self._scheduler.choices(waiting)}
+        return {**becoming, **placed}
+
+    def _difference(self, request: ApplyPipelines) -> str:
+        """What is no longer as the asker of a request saw it; "" if all of it is."""
+        for pipeline_id, version in request.seen.items():
+            record = self._state.active_pipeline(pipeline_id)
+            if (0 if record is None else record.version) != version:
+                state = "is not there" if record is None else f"has version {record.version}"
+                return f"pipeline {pipeline_id} {state}, expected version {version}"
+        for record in self._state.records.pipelines.values() if request.owned else ():
+            is_seen = record.pipeline_id in request.seen or record.desired_status == "stop"
+            if not is_seen and meets(record.labels, request.owned):
+                return f"pipeline {record.pipeline_id} has the labels {spelled(request.owned)} by now"
+        return ""
+
+    def _becoming(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """What becomes of a pipeline; a new one has only a device that was requested."""
+        known = self._state.records.pipelines.get(desired.pipeline_id)
+        if known is None:
+            return self._created(desired, now)
+        if known.desired_status == "stop":
+            return Error("conflict", f"pipeline {desired.pipeline_id} is being stopped")
+        return known if _is_same(known, desired) else self._updated(known, desired, now)
+
+    def _apply_one(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """Put one of many pipelines. Those without a device are placed after all of them."""
+        known = self._state.records.pipelines.get(desired.pipeline_id)
+        record = self._becoming(desired, now)
+        if isinstance(record, Error) or record is known:
+            return record
+        if known is not None:
+            self._write_update(known, record, now)
+        else:
+            self._state.change(record)
+            self._state.after_commit.append(LogEvent(record.pipeline_id, "created"))
+        return record
+
+    def _stop_one(self, pipeline_id: str, asker: Asker, now: float) -> Applied:
+        """Stop one of many pipelines. It may be gone already."""
+        done = self._change_pipeline(ChangePipeline(pipeline_id, "stop"), asker, now)
+        if isinstance(done, Error) and done.code != "not_found":
+            return Applied(pipeline_id=pipeline_id, refusal=done.code, message=done.message)
+        return Applied(pipeline_id=pipeline_id)
 
     def _create_pipeline(self, request: CreatePipeline, now: float) -> Reply | Error:
         if (earlier := self._earlier_reply(request, now)) is not None:
@@ -117,18 +191,9 @@ class Pipelines:
 
     def _create_record(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
         """Create a pipeline and place it on a device."""
-        if (refusal := self._refuse(desired)) is not None:
-            return refusal
-        generation = self._state.records.floor + 1
-        created = max((record.created for record in self._state.records.pipelines.values()), default=0) + 1
-        record = replace(
-            desired,
-            generation=generation,
-            run_generation=generation,
-            created=created,
-            version=1,
-            created_at=self._state.wall(now),
-        )
+        record = self._created(desired, now)
+        if isinstance(record, Error):
+            return record
         if record.requested is None:
             record = replace(record, device=self._scheduler.target(record, self._scheduler.candidates()))
         self._state.change(record)
@@ -136,6 +201,21 @@ class Pipelines:
             LogEvent(record.pipeline_id, f"created on {record.device or 'no device yet'}")
         )
         return record
+
+    def _created(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """The record of a new pipeline, without a device unless one was requested."""
+        if (refusal := self._refuse(desired)) is not None:
+            return refusal
+        generation = self._state.records.floor + 1
+        created = max((record.created for record in self._state.records.pipelines.values()), default=0) + 1
+        return replace(
+            desired,
+            generation=generation,
+            run_generation=generation,
+            created=created,
+            version=1,
+            created_at=self._state.wall(now),
+        )
 
     def _refuse(self, record: PipelineRecord) -> Error | None:
         name = record.requested
@@ -175,6 +255,13 @@ class Pipelines:
 
     def _update(self, known: PipelineRecord, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
         """Update a pipeline, and restart it only if the change requires that."""
+        record = self._updated(known, desired, now)
+        if not isinstance(record, Error):
+            self._write_update(known, record, now)
+        return record
+
+    def _updated(self, known: PipelineRecord, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
+        """The record of a changed pipeline."""
         record = replace(
             known,
             spec=desired.spec,
@@ -189,11 +276,14 @@ class Pipelines:
             return refusal
         device = self._device_for(record)
         if device != known.device:
-            record = self._scheduler.moved(record, device, now)
-        elif not record.spec.can_update_to(known.spec) or record.pinned != known.pinned:
-            record = replace(record, generation=known.generation + 1, run_generation=known.generation + 1)
-        elif (record.spec, record.desired_status) != (known.spec, known.desired_status):
-            record = replace(record, generation=known.generation + 1)
+            return self._scheduler.moved(record, device, now)
+        if not record.spec.can_update_to(known.spec) or record.pinned != known.pinned:
+            return replace(record, generation=known.generation + 1, run_generation=known.generation + 1)
+        if (record.spec, record.desired_status) != (known.spec, known.desired_status):
+            return replace(record, generation=known.generation + 1)
+        return record
+
+    def _write_update(self, known: PipelineRecord, record: PipelineRecord, now: float) -> None:
         if record.generation == known.generation:
             self._state.records.write(record)
         else:
@@ -201,7 +291,6 @@ class Pipelines:
             self._pending_replies.supersede(record, now)
         event = f"version {record.version}: {_summary(known, record)}"
         self._state.after_commit.append(LogEvent(record.pipeline_id, event))
-        return record
 
     def _device_for(self, record: PipelineRecord) -> str | None:
         """The device of a changed pipeline: the present one, if it still fits."""
@@ -288,7 +377,21 @@ class Pipelines:
         return Outcome(pipeline_id, confirmed=is_known)
 
 
-def _new(request: CreatePipeline | PutPipeline) -> PipelineRecord:
+def _applied(name: str, known: PipelineRecord | None, done: PipelineRecord | Error) -> Applied:
+    """The result of a put pipeline, which was `known` before."""
+    if isinstance(done, Error):
+        return Applied(pipeline_id=name, refusal=done.code, message=done.message)
+    return Applied(
+        pipeline_id=name,
+        device=done.device,
+        generation=done.generation,
+        restarts=known is not None
+        and known.device is not None
+        and known.run_generation != done.run_generation,
+    )
+
+
+def _new(request: CreatePipeline | PutPipeline | DesiredPipeline) -> PipelineRecord:
     """The record of a new pipeline."""
     return PipelineRecord(
         pipeline_id=request.pipeline_id,

@@ -6,6 +6,7 @@ device ──another device desired──▶ leaving ──confirmed absent, or 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from streamfleet_broker.fleet.devices import Device
@@ -37,23 +38,28 @@ class Scheduler:
         for device in self._state.devices.values():
             if self._state.records.placed[device.name] and self._may_move_from(device, now):
                 waiting += self.movable(device)
-        if not waiting:
-            return
-        # Stop early once no device has room, however many pipelines wait.
-        candidates = {name: of for name, of in self.candidates().items() if of.room > 0}
-        for record in sorted(waiting, key=lambda record: record.created):
-            if not candidates:
-                break
-            target = self.target(record, candidates)
-            if target is None:
-                continue
+        for record, target in self.choices(waiting):
             self._state.change(self.moved(record, target, now))
-            candidate = candidates.pop(target)
-            if candidate.room > 1:
-                candidates[target] = replace(candidate, assigned=candidate.assigned + 1)
             self._state.after_commit.append(
                 LogEvent(record.pipeline_id, f"from {record.device or 'nowhere'} to {target}")
             )
+
+    def choices(self, waiting: Iterable[PipelineRecord]) -> Iterator[tuple[PipelineRecord, str]]:
+        """The device for each pipeline that finds one, oldest first, as if those before it were there."""
+        if not (oldest_first := sorted(waiting, key=lambda record: record.created)):
+            return
+        # Stop early once no device has room, however many pipelines wait.
+        candidates = {name: of for name, of in self.candidates().items() if of.room > 0}
+        for record in oldest_first:
+            if not candidates:
+                return
+            target = self.target(record, candidates)
+            if target is None:
+                continue
+            yield record, target
+            candidate = candidates.pop(target)
+            if candidate.room > 1:
+                candidates[target] = replace(candidate, assigned=candidate.assigned + 1)
 
     def moved(self, record: PipelineRecord, target: str | None, now: float) -> PipelineRecord:
         """The record of a pipeline that restarts on another device, or waits for one."""

@@ -2,7 +2,8 @@
 
 frame 0  magic 2 · major 1 · type 1 · broker_epoch 8 · session 16 · seq 8   (network order)
 frame 1  request id, 16 bytes or empty
-frame 2  body, one msgpack map of at most 65 536 bytes (16 MiB in a Reply, which may list the whole fleet)
+frame 2  body, one msgpack map of at most 65 536 bytes (4 MiB in a Request, 16 MiB in a Reply, which may have
+         the whole fleet in them)
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import msgpack
 import msgspec
 
 from streamfleet_core.protocol.errors import BadMessage
-from streamfleet_core.protocol.limits import MAX_CONTROL_BODY, MAX_REPLY_BODY
-from streamfleet_core.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message, Reply
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY, MAX_REPLY_BODY, MAX_REQUEST_BODY
+from streamfleet_core.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message, Reply, Request
 from streamfleet_core.protocol.values import to_plain
 
 MAGIC = b"SF"
@@ -72,7 +73,7 @@ def decode(frames: Sequence[bytes]) -> Envelope:
 
 
 def _limit(of: type[Message]) -> int:
-    return MAX_REPLY_BODY if of is Reply else MAX_CONTROL_BODY
+    return _LIMITS.get(of, MAX_CONTROL_BODY)
 
 
 def _decode_body(body: bytes, of: type[Message]) -> Message:
@@ -90,6 +91,7 @@ def _refuse_extension(code: int, _data: memoryview) -> Any:
     raise BadMessage("plain msgpack", f"extension type {code}")
 
 
+_LIMITS: dict[type[Message], int] = {Request: MAX_REQUEST_BODY, Reply: MAX_REPLY_BODY}
 _DECODERS: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
     of: msgspec.msgpack.Decoder(of, ext_hook=_refuse_extension) for of in MESSAGE_TYPES.values()
 }

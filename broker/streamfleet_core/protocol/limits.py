@@ -83,6 +83,9 @@ MAX_BATCH = 100_000_000  # pictures
 
 # Messages.
 MAX_CONTROL_BODY = 65_536  # bytes of the body of a message of the control plane
+MAX_REQUEST_BODY = (
+    4 * 1_048_576
+)  # bytes of the body of a Request, which may have the pipelines of a fleet in it
 MAX_REPLY_BODY = 16 * 1_048_576  # bytes of the body of a Reply, which may list the whole fleet
 MAX_TOPIC = 128  # bytes of the topic of a message of the data plane
 MAX_DATA_BODY = 1_048_576  # bytes of its body
@@ -94,6 +97,8 @@ MAX_DATA_FRAME = MAX_DATA_BODY + CURVE_MARGIN  # bytes; MAXMSGSIZE of every sock
 
 # Requests.
 MAX_CHANGES = 500  # pipelines in one request
+MAX_APPLIED = 1000  # pipelines that are applied together
+MAX_SEEN = 2 * MAX_APPLIED  # pipelines whose versions are compared for it: as many may be removed
 MAX_GRANTED = 100  # pipelines to which a subscriber may be limited by name
 MAX_WAIT_MS = 60_000  # for which a reply may wait for a device
 MAX_TOKEN_TTL = 30 * 86_400  # seconds

@@ -12,10 +12,12 @@ from msgspec import Meta
 
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.limits import (
+    MAX_APPLIED,
     MAX_CHANGES,
     MAX_GRANTED,
     MAX_REASON,
     MAX_REQUEST_KEY,
+    MAX_SEEN,
     MAX_TOKEN_TTL,
     MAX_WAIT_MS,
 )
@@ -124,6 +126,34 @@ class ChangePipelines:
     pipeline_ids: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MAX_CHANGES)]
     change: Change
     wait_ms: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredPipeline:
+    """A pipeline as it should be: the same as `PutPipeline` says."""
+
+    pipeline_id: Id
+    spec: PipelineSpec
+    device: Id | None = None
+    selector: Labels = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
+    desired_status: Literal["run", "pause"] = "run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyPipelines:
+    """Put and stop many pipelines in one write. Reply: tuple[Applied, ...], first of puts, then of stops.
+
+    Everything is refused as `conflict` unless each pipeline in `seen` has this version (0: there is none),
+    and `seen` has every pipeline with the labels `owned`. After that, the refusal of one pipeline does not
+    prevent the others. With `dry_run` nothing changes, and the reply says what would.
+    """
+
+    puts: Annotated[tuple[DesiredPipeline, ...], Meta(max_length=MAX_APPLIED)] = ()
+    stops: Annotated[tuple[Id, ...], Meta(max_length=MAX_APPLIED)] = ()
+    seen: Annotated[dict[Id, Natural], Meta(max_length=MAX_SEEN)] = field(default_factory=dict)
+    owned: Labels = field(default_factory=dict)  # none: no pipeline
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +301,7 @@ OperatorRequest = (
     | RestartPipeline
     | ChangePipeline
     | ChangePipelines
+    | ApplyPipelines
     | ListPipelines
     | GetPipeline
     | ListDevices
@@ -297,6 +328,7 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "pipeline.restart": RestartPipeline,
     "pipeline.change": ChangePipeline,
     "pipelines.change": ChangePipelines,
+    "pipelines.apply": ApplyPipelines,
     "pipeline.list": ListPipelines,
     "pipeline.get": GetPipeline,
     "device.list": ListDevices,
@@ -373,6 +405,18 @@ class Outcome:
 
     pipeline_id: Id
     confirmed: bool = False  # the device has applied it, or no confirmation is needed
+    refusal: ErrorCode | None = None  # None: the change is durable
+    message: str = ""  # for users: why it was refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """The result for one of the pipelines that are applied together."""
+
+    pipeline_id: Id
+    device: Id | None = None  # on which it is from now on; None: none yet, or it is stopped
+    generation: Natural = 0
+    restarts: bool = False  # a run of it was there, and another one begins
     refusal: ErrorCode | None = None  # None: the change is durable
     message: str = ""  # for users: why it was refused
 
