@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from streamfleet_broker.fleet.records import PipelineRecord
+from streamfleet_core.protocol.costs import Resources
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.requests import DeviceState, Plane
 from streamfleet_core.protocol.values import Observed
@@ -19,6 +20,8 @@ RAISES = Rate(1 / 600, 2)
 # Events about the pipelines and the trouble of one device, so that it cannot push those of others out of the
 # log.
 EVENTS = Rate(10, 256)
+# Reports of what one device has measured: each may be written, and changes what fits where.
+MEASUREMENTS = Rate(0.2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class Device:
     observed: dict[str, Observed] = field(default_factory=dict)  # the last list that it sent
     trouble: str = ""  # what it says is wrong with it as a whole
     capacity: int = 0
+    resources: Resources = field(default_factory=Resources)
     agent: str = ""
     publish: str = ""  # its own PUB socket, as subscribers reach it
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over
@@ -81,6 +85,7 @@ class Device:
     dropped: Counter[Plane] = field(default_factory=Counter)  # messages beyond its budget
     raises: Bucket = field(default_factory=lambda: Bucket(RAISES))
     events: Bucket = field(default_factory=lambda: Bucket(EVENTS))
+    measurements: Bucket = field(default_factory=lambda: Bucket(MEASUREMENTS))
 
     def silent(self, now: float) -> float | None:
         """Seconds since it was last heard; None if it never was by this broker."""

@@ -150,6 +150,7 @@ class Fleet:
     def check(self) -> None:
         """Assert what always holds between two steps."""
         self._state.check()
+        self._scheduler.check()
         self._pipelines.check()
         self._pending_replies.check()
         self._event_listeners.check()

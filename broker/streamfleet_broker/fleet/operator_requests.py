@@ -14,9 +14,9 @@ from streamfleet_broker.fleet.event_listeners import EventListeners
 from streamfleet_broker.fleet.pipeline_status import spelled
 from streamfleet_broker.fleet.pipelines import Pipelines
 from streamfleet_broker.fleet.queries import FleetQueries
-from streamfleet_broker.fleet.records import SubscriberRecord, TokenRecord
+from streamfleet_broker.fleet.records import ModelRecord, SubscriberRecord, TokenRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
-from streamfleet_broker.fleet.state import State, no_pipeline
+from streamfleet_broker.fleet.state import MAX_STORED_COSTS, State, no_pipeline
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.join_token import JoinToken
@@ -148,7 +148,8 @@ class Operators:
                 found = [view for view in self._queries.device_views(now) if view.device == request.device]
                 return Reply(found[0]) if found else self._state.no_device(request.device, "not_found")
             case ListModels():
-                return Reply(tuple(sorted(self._state.records.models.values(), key=lambda model: model.id)))
+                models = self._state.records.models
+                return Reply(tuple(models[model_id].ref for model_id in sorted(models)))
             case CheckTicket():
                 return Reply(self._state.tickets.get(request.ticket))
             case CheckHolder():
@@ -334,13 +335,15 @@ class Operators:
         return (device.publish,), self._state.records.devices[name].public_key
 
     def _put_model(self, request: PutModel) -> Reply:
-        if self._state.records.models.get(request.model.id) != request.model:
-            self._state.records.write(request.model)
-        return Reply(request.model)
+        known, model = self._state.records.models.get(request.model.id), request.model
+        if known is None or known.ref != model:
+            costs = self._state.costs.of_model(model.digest)[:MAX_STORED_COSTS]
+            self._state.records.write(ModelRecord(model.id, model.digest, costs))
+        return Reply(model)
 
     def _remove_model(self, request: RemoveModel) -> Reply | Error:
         model = self._state.records.models.get(request.model_id)
         if model is None:
             return Error("not_found", f"no model {request.model_id}")
         self._state.records.remove(model)
-        return Reply(model)
+        return Reply(model.ref)

@@ -125,7 +125,8 @@ def spelled(labels: Labels) -> str:
 
 def _occupation(candidate: Candidate) -> str:
     text = f"{candidate.device} runs {candidate.assigned} of {candidate.capacity}"
-    return text if candidate.room <= 0 else f"{text}, and no more of this size fit into its message"
+    is_full = candidate.assigned >= candidate.capacity
+    return text if is_full else f"{text}, and no more of this size fit into its message"
 
 
 def _why_away(record: PipelineRecord, holder: Holder | None, prospect: str) -> str:

@@ -195,7 +195,7 @@ class Pipelines:
         if isinstance(record, Error):
             return record
         if record.requested is None:
-            record = replace(record, device=self._scheduler.target(record, self._scheduler.candidates()))
+            record = replace(record, device=self._scheduler.target(record))
         self._state.change(record)
         self._state.after_commit.append(
             LogEvent(record.pipeline_id, f"created on {record.device or 'no device yet'}")
@@ -299,7 +299,7 @@ class Pipelines:
             return record.requested
         if name is not None and scheduler.meets(name, record.selector) and scheduler.fits(record, name):
             return name
-        return scheduler.target(record, scheduler.candidates())
+        return scheduler.target(record)
 
     def _restart_pipeline(self, request: RestartPipeline, asker: Asker, now: float) -> Reply | Error:
         record = self._state.active_pipeline(request.pipeline_id)

@@ -5,30 +5,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
+from streamfleet_broker.fleet.capacity.amounts import NOTHING, ONE_ENGINE, Amounts
+from streamfleet_broker.fleet.capacity.demand import Host
 from streamfleet_core.protocol.values import Labels
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A device that is ready to run pipelines."""
+    """A device that can run pipelines: what it has, and what those that it has need."""
 
     device: str
-    capacity: int  # pipelines that it can run
-    assigned: int  # pipelines assigned to it that have not ended or failed
+    capacity: int  # pipelines that it can run, as far as their costs are unknown
+    assigned: int = 0  # pipelines assigned to it that have not ended or failed
+    used: Amounts = NOTHING
+    supply: Amounts = ONE_ENGINE
+    board: str = ""
+    models: frozenset[str] = frozenset()  # digests that it runs already
 
     @property
-    def room(self) -> int:
-        """The number of pipelines that it can still take."""
-        return self.capacity - self.assigned
+    def free(self) -> Amounts:
+        """What is left. Negative where more was assigned than it has."""
+        return self.supply - self.used
+
+    @property
+    def host(self) -> Host:
+        """What a demand depends on."""
+        return Host(self.board, self.capacity, self.supply, self.models)
+
+    @property
+    def room(self) -> float:
+        """What is left of its scarcest resource, in pipelines of the average cost that it expects."""
+        shares = [
+            free / has
+            for free, has in (
+                (self.free.engine, self.supply.engine),
+                (self.free.cores, self.supply.cores),
+                (self.free.memory, self.supply.memory),
+            )
+            if 0 < has < float("inf")
+        ]
+        return round(min(self.capacity * min(shares, default=1.0), self.free.places), 6)
+
+    def with_pipeline(self, need: Amounts, models: Iterable[str] = ()) -> Candidate:
+        """The device with one more pipeline."""
+        return replace(
+            self,
+            assigned=self.assigned + 1,
+            used=self.used + need,
+            models=self.models.union(models),
+        )
 
 
-def choose(candidates: Iterable[Candidate]) -> str | None:
-    """The device with most room, the first by name if several have the same. None when none has room."""
-    roomy = [candidate for candidate in candidates if candidate.room > 0]
-    return min(roomy, key=lambda candidate: (-candidate.room, candidate.device)).device if roomy else None
+def choose(candidates: Iterable[Candidate], need: Callable[[Candidate], Amounts]) -> str | None:
+    """The device with most room into which a pipeline fits; the first by name if several have the same.
+
+    `need`: what it needs there. None: it fits nowhere.
+    """
+    for candidate in sorted(candidates, key=order):
+        if need(candidate).fits_into(candidate.free):
+            return candidate.device
+    return None
+
+
+def order(candidate: Candidate) -> tuple[float, str]:
+    """Sorts devices in the order in which they are tried."""
+    return -candidate.room, candidate.device
 
 
 def meets(labels: Labels, selector: Labels) -> bool:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from streamfleet_broker.fleet.capacity.shortage import shortage
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.event_log import Snapshot
 from streamfleet_broker.fleet.pipeline_status import (
     Holder,
     is_waiting,
-    spelled,
     status,
     view,
     whereabouts,
     why_nowhere,
 )
-from streamfleet_broker.fleet.placement import Candidate
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
@@ -37,8 +36,7 @@ class FleetQueries:
     def views(self, records: Iterable[PipelineRecord], now: float) -> tuple[PipelineView, ...]:
         """Several pipelines, at little more than the cost of one."""
         known = [(record, self._holder_of(record, now), self._state.observed(record)) for record in records]
-        candidates = self._scheduler.candidates() if any(is_waiting(*entry) for entry in known) else {}
-        prospects = _Prospects(self._state, self._scheduler, candidates)
+        prospects = _Prospects(self._state, self._scheduler)
         return tuple(
             view(*entry, prospects.of(entry[0], now) if is_waiting(*entry) else "") for entry in known
         )
@@ -110,12 +108,10 @@ def _holder_of(device: Device, now: float) -> Holder:
 class _Prospects:
     """Explains where waiting pipelines go, or why nowhere. Scales to thousands of pipelines and devices."""
 
-    def __init__(self, state: State, scheduler: Scheduler, candidates: dict[str, Candidate]) -> None:
+    def __init__(self, state: State, scheduler: Scheduler) -> None:
         self._state = state
         self._scheduler = scheduler
-        self._candidates = candidates
-        self._roomy = {name: candidate for name, candidate in candidates.items() if candidate.room > 0}
-        self._reasons: dict[tuple[str, str | None], str] = {}  # by selector and present device
+        self._reasons: dict[object, str] = {}  # by what the scheduler considers equal
 
     def of(self, record: PipelineRecord, now: float) -> str:
         """The explanation for one pipeline."""
@@ -124,17 +120,27 @@ class _Prospects:
             return "nothing is moved while most of the fleet is silent"
         if device is not None and not self._state.is_gone(device, now):
             return "it moves when the lease of that device has ended"
-        if (target := self._scheduler.target(record, self._roomy)) is not None:
-            return f"it is about to go to {target}"
-        address = (spelled(record.selector), record.device)
-        if address not in self._reasons:
-            self._reasons[address] = self._why_nowhere(record)
-        return self._reasons[address]
+        kind = self._scheduler.kind(record)
+        if kind not in self._reasons:
+            target = self._scheduler.target(record)
+            if target is not None:
+                return f"it is about to go to {target}"
+            self._reasons[kind] = self._why_nowhere(record)
+        return self._reasons[kind]
 
     def _why_nowhere(self, record: PipelineRecord) -> str:
-        meeting = {name for name in self._state.devices if self._scheduler.meets(name, record.selector)}
+        scheduler = self._scheduler
+        meeting = {name for name in self._state.devices if scheduler.meets(name, record.selector)}
+        candidates = [each for each in scheduler.candidates() if each.device in meeting]
+        if candidates and not record.pinned:
+            if (lost := scheduler.unspared(record)) is not None:
+                return (
+                    f"unschedulable: if {lost} were lost, its pipelines would not fit on the others (spare)"
+                )
+            if any(scheduler.demand(record, each).is_measured for each in candidates):
+                return shortage(candidates, lambda each: scheduler.demand(record, each).amounts)
         return why_nowhere(
-            (self._candidates[name] for name in self._candidates.keys() & meeting),
+            candidates,
             other=record.device is not None,
             selector=record.selector,
             exists=bool(meeting - {record.device}),

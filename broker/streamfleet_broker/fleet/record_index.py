@@ -13,13 +13,13 @@ from streamfleet_broker.fleet.records import (
     FloorRecord,
     HeldRecord,
     KeyRecord,
+    ModelRecord,
     PipelineRecord,
     Record,
     SubscriberRecord,
     TokenRecord,
     Write,
 )
-from streamfleet_core.protocol.values import ModelRef
 
 
 class RecordIndex:
@@ -34,7 +34,7 @@ class RecordIndex:
         self.leaving: defaultdict[str, set[str]] = defaultdict(set)  # device → what is taken from it
         self.keys: dict[str, KeyRecord] = {}
         self.subscribers: dict[str, SubscriberRecord] = {}
-        self.models: dict[str, ModelRef] = {}
+        self.models: dict[str, ModelRecord] = {}
         self.held: dict[str, HeldRecord] = {}  # by `<device>/<pipeline>`
         self.floor = 0
         self._by_kind: dict[str, dict[str, Any]] = {
@@ -47,6 +47,7 @@ class RecordIndex:
             "held": self.held,
         }
         self._writes: dict[tuple[str, str], Write] = {}  # since `writes` was called last
+        self._concerned: set[str] = set()  # devices, since `take_concerned` was called last
         for record in records:
             self._put(*_address(record), record)
 
@@ -66,6 +67,15 @@ class RecordIndex:
         """The changes since the last call: one write per row."""
         writes, self._writes = self._writes, {}
         return tuple(writes.values())
+
+    def concern(self, device: str) -> None:
+        """Record that a device, or what its pipelines need, may have changed."""
+        self._concerned.add(device)
+
+    def take_concerned(self) -> set[str]:
+        """The devices that may have changed since the last call, or that are gone."""
+        concerned, self._concerned = self._concerned, set()
+        return concerned
 
     def undo(self, writes: Iterable[Write]) -> None:
         """Revert these writes."""
@@ -123,6 +133,19 @@ class RecordIndex:
             del self.owners[before.public_key]
         if isinstance(record, DeviceRecord):
             self.owners[record.public_key] = key
+        if kind == "device":
+            self._concerned.add(key)
+        if kind == "pipeline":
+            self._index(key, before, record)
+        if kind == "floor":
+            self.floor = record.generation if isinstance(record, FloorRecord) else 0
+        elif record is None:
+            self._by_kind[kind].pop(key, None)
+        else:
+            self._by_kind[kind][key] = record
+
+    def _index(self, key: str, before: Record | None, record: Record | None) -> None:
+        """Update what is indexed of a pipeline."""
         if isinstance(before, PipelineRecord):
             self.placed[before.device].discard(key)
             if before.leaving is not None:
@@ -131,12 +154,9 @@ class RecordIndex:
             self.placed[record.device].add(key)
             if record.leaving is not None:
                 self.leaving[record.leaving].add(key)
-        if kind == "floor":
-            self.floor = record.generation if isinstance(record, FloorRecord) else 0
-        elif record is None:
-            self._by_kind[kind].pop(key, None)
-        else:
-            self._by_kind[kind][key] = record
+        for each in (before, record):
+            if isinstance(each, PipelineRecord) and each.device is not None:
+                self._concerned.add(each.device)
 
 
 def held_key(device: str, pipeline_id: str) -> str:
@@ -157,7 +177,7 @@ def _address(record: Record) -> tuple[str, str]:
             return "key", record.key
         case SubscriberRecord():
             return "subscriber", record.name
-        case ModelRef():
+        case ModelRecord():
             return "model", record.id
         case FloorRecord():
             return "floor", "generation"

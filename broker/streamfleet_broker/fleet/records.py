@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from streamfleet_core.protocol.costs import BoardCost
 from streamfleet_core.protocol.source_reference import is_movable
 from streamfleet_core.protocol.values import (
     Assignment,
@@ -11,10 +12,12 @@ from streamfleet_core.protocol.values import (
     DesiredStatus,
     Id,
     Labels,
+    ModelId,
     ModelRef,
     Natural,
     OnDisconnect,
     PipelineSpec,
+    Sha256,
 )
 
 
@@ -125,6 +128,20 @@ class HeldRecord:
     n: Natural  # orders records by age
 
 
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A registered model, and what its pipelines cost, by kind of device."""
+
+    id: ModelId
+    digest: Sha256  # of the manifest
+    costs: tuple[BoardCost, ...] = ()
+
+    @property
+    def ref(self) -> ModelRef:
+        """The reference to the model."""
+        return ModelRef(self.id, self.digest)
+
+
 Record = (
     DeviceRecord
     | TokenRecord
@@ -133,7 +150,7 @@ Record = (
     | SubscriberRecord
     | FloorRecord
     | HeldRecord
-    | ModelRef
+    | ModelRecord
 )
 
 KINDS: dict[str, type[Record]] = {
@@ -142,7 +159,7 @@ KINDS: dict[str, type[Record]] = {
     "pipeline": PipelineRecord,
     "key": KeyRecord,
     "subscriber": SubscriberRecord,
-    "model": ModelRef,
+    "model": ModelRecord,
     "floor": FloorRecord,
     "held": HeldRecord,
 }

@@ -6,22 +6,29 @@ device ──another device desired──▶ leaving ──confirmed absent, or 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
+from streamfleet_broker.fleet.capacity.amounts import Amounts
+from streamfleet_broker.fleet.capacity.demand import Demand, demand_of, workload_of
+from streamfleet_broker.fleet.capacity.device_pool import DevicePool
+from streamfleet_broker.fleet.capacity.spare import Movable, not_spared
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.effects import LogEvent
-from streamfleet_broker.fleet.placement import Candidate, choose, meets
+from streamfleet_broker.fleet.placement import Candidate, meets
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.state import MAX_PIPELINES, State
 from streamfleet_core.protocol.control_plane import Envelope, encode
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Desired
-from streamfleet_core.protocol.values import Labels
+from streamfleet_core.protocol.values import PRIORITIES, Labels
 
 # The desired state of a device is one message. The margin is for a desired status or a generation that grows.
 MAX_DESIRED_SIZE = MAX_CONTROL_BODY - MAX_PIPELINES * 24  # bytes
+_TRIED = 4  # devices for one pipeline, if the loss of a device must be endured: each is a long calculation
 
 
 class Scheduler:
@@ -29,6 +36,7 @@ class Scheduler:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self._pool = DevicePool()
 
     def place(self, now: float) -> None:
         """Assign pipelines without a device, and reassign movable ones of devices that are gone."""
@@ -45,21 +53,24 @@ class Scheduler:
             )
 
     def choices(self, waiting: Iterable[PipelineRecord]) -> Iterator[tuple[PipelineRecord, str]]:
-        """The device for each pipeline that finds one, oldest first, as if those before it were there."""
-        if not (oldest_first := sorted(waiting, key=lambda record: record.created)):
+        """The device for each pipeline that finds one, as if those before it were there.
+
+        By priority, then by age.
+        """
+        if not (ordered := sorted(waiting, key=_urgency)):
             return
-        # Stop early once no device has room, however many pipelines wait.
-        candidates = {name: of for name, of in self.candidates().items() if of.room > 0}
-        for record in oldest_first:
-            if not candidates:
-                return
-            target = self.target(record, candidates)
-            if target is None:
+        pool = self.pool().copy()
+        hopeless = set[object]()  # what fits nowhere; so does everything that is equal to it
+        for record in ordered:
+            kind = self.kind(record)
+            if kind in hopeless:
                 continue
-            yield record, target
-            candidate = candidates.pop(target)
-            if candidate.room > 1:
-                candidates[target] = replace(candidate, assigned=candidate.assigned + 1)
+            target = self._choose(record, pool)
+            if target is not None:
+                pool.put(target.with_pipeline(self._need(record)(target), _digests(record)))
+                yield record, target.device
+            elif not self._has_room(record, pool):
+                hopeless.add(kind)
 
     def moved(self, record: PipelineRecord, target: str | None, now: float) -> PipelineRecord:
         """The record of a pipeline that restarts on another device, or waits for one."""
@@ -82,22 +93,88 @@ class Scheduler:
             if record.desired_status != "stop" and not record.pinned and not self._state.has_ended(record)
         ]
 
-    def candidates(self) -> dict[str, Candidate]:
-        """The ready devices, by name."""
-        return {
-            name: self._candidate(device)
-            for name, device in self._state.devices.items()
-            if device.state == "ready"
-        }
+    def pool(self) -> DevicePool:
+        """All devices with what they have and what is left, whether they are ready or not."""
+        for name in self._state.records.take_concerned():
+            device = self._state.devices.get(name)
+            if device is None:
+                self._pool.remove(name)
+            else:
+                self._pool.put(self._candidate(device))
+        return self._pool
 
-    def target(self, record: PipelineRecord, candidates: dict[str, Candidate]) -> str | None:
-        """The device with most room whose message of the desired state has room too."""
-        left = {name: of for name, of in candidates.items() if of.room > 0}
-        if record.selector:
-            left = {name: of for name, of in left.items() if self.meets(name, record.selector)}
-        while (name := choose(left.values())) is not None and not self.fits(record, name):
-            del left[name]
-        return name
+    def is_open(self, name: str) -> bool:
+        """Whether a device takes pipelines now."""
+        return self._state.devices[name].state == "ready"
+
+    def candidates(self) -> list[Candidate]:
+        """The devices that take pipelines, those with most room first."""
+        return [candidate for candidate in self.pool() if self.is_open(candidate.device)]
+
+    def demand(self, record: PipelineRecord, candidate: Candidate) -> Demand:
+        """What a pipeline needs on a device."""
+        workload = workload_of(record.spec, self._state.rates.get(record.pipeline_id))
+        return demand_of(workload, candidate.host, self._state.costs)
+
+    def target(self, record: PipelineRecord) -> str | None:
+        """The device with most room into which a pipeline fits, with its message of the desired state.
+
+        A pipeline that has no device yet leaves room for the loss of any one device, if that is configured.
+        """
+        chosen = self._choose(record, self.pool())
+        return None if chosen is None else chosen.device
+
+    def unspared(self, record: PipelineRecord) -> str | None:
+        """The device whose loss keeps a pipeline from being placed, although there is room for it."""
+        if not self._needs_spare(record):
+            return None
+        first = next(self._fitting(record, self.pool()), None)
+        return None if first is None else self._lost_after(record, first, self.pool())
+
+    def _choose(self, record: PipelineRecord, pool: DevicePool) -> Candidate | None:
+        found = self._fitting(record, pool)
+        if self._needs_spare(record):
+            tried = islice(found, _TRIED)
+            return next((each for each in tried if self._lost_after(record, each, pool) is None), None)
+        return next(found, None)
+
+    def _fitting(self, record: PipelineRecord, pool: DevicePool) -> Iterator[Candidate]:
+        """The devices into which a pipeline fits, those with most room first."""
+        need = self._need(record)
+        for candidate in pool:
+            fits = need(candidate).fits_into(candidate.free)
+            if fits and self.is_open(candidate.device) and self.may_take(record, candidate.device):
+                yield candidate
+
+    def _needs_spare(self, record: PipelineRecord) -> bool:
+        return self._state.config.spare > 0 and record.holder is None
+
+    def _lost_after(self, record: PipelineRecord, target: Candidate, pool: DevicePool) -> str | None:
+        """The device that may not be lost if a pipeline goes to this one; None if each may be."""
+        pool = DevicePool(each for each in pool if self.is_open(each.device))
+        pool.put(target.with_pipeline(self._need(record)(target), _digests(record)))
+
+        def movable(name: str) -> list[Movable]:
+            more = [record] if name == target.device and not record.pinned else []
+            return [self._movable(each) for each in (*self.movable(self._state.devices[name]), *more)]
+
+        return not_spared(pool, movable)
+
+    def _movable(self, record: PipelineRecord) -> Movable:
+        return Movable(
+            self._need(record),
+            lambda candidate: self.meets(candidate.device, record.selector),
+            _digests(record),
+        )
+
+    def _need(self, record: PipelineRecord) -> Callable[[Candidate], Amounts]:
+        """What a pipeline needs, by device."""
+        workload = workload_of(record.spec, self._state.rates.get(record.pipeline_id))
+        return lambda candidate: demand_of(workload, candidate.host, self._state.costs).amounts
+
+    def may_take(self, record: PipelineRecord, name: str) -> bool:
+        """Whether the labels of a device and the size of its message allow a pipeline."""
+        return self.meets(name, record.selector) and self.fits(record, name)
 
     def fits(self, record: PipelineRecord, name: str) -> bool:
         """Whether a pipeline fits into the message of the desired state of a device."""
@@ -111,17 +188,62 @@ class Scheduler:
         """Whether a device has all labels that a selector requires."""
         return meets(self._state.records.devices[name].labels, selector)
 
+    def check(self) -> None:
+        """Assert that what is known of each device is what follows from its pipelines."""
+        known = {candidate.device: candidate for candidate in self.pool()}
+        assert known == {name: self._candidate(device) for name, device in self._state.devices.items()}
+
     def _may_move_from(self, device: Device, now: float) -> bool:
         return self._state.is_gone(device, now) and not (
             device.state == "lost" and self._state.network_partition_suspected
         )
 
     def _candidate(self, device: Device) -> Candidate:
-        """A finished pipeline takes no capacity but is still part of the desired state."""
+        """What a device has, and what its pipelines need.
+
+        A finished pipeline takes no capacity but is still part of the desired state.
+        """
         records = self._state.records.of_device(device.name)
-        finished = sum(map(self._state.has_finished, records))
-        capacity = min(device.capacity, MAX_PIPELINES - finished)
-        return Candidate(device.name, capacity, len(records) - finished)
+        present = [record for record in records if not self._state.has_finished(record)]
+        capacity = min(device.capacity, MAX_PIPELINES)
+        resources = device.resources
+        places = capacity if resources.is_limited else MAX_PIPELINES
+        candidate = Candidate(
+            device.name,
+            capacity,
+            supply=Amounts(
+                engine=1.0 if capacity else 0.0,
+                cores=resources.cores or math.inf,
+                memory=resources.memory or math.inf,
+                places=min(places, MAX_PIPELINES - (len(records) - len(present))),
+            ),
+            board=resources.board,
+        )
+        for record in present:
+            candidate = candidate.with_pipeline(self._need(record)(candidate), _digests(record))
+        return candidate
+
+    def kind(self, record: PipelineRecord) -> object:
+        """Equal for pipelines that the same devices have room for."""
+        workload = workload_of(record.spec, self._state.rates.get(record.pipeline_id))
+        return workload, frozenset(record.selector.items()), record.device
+
+    def _has_room(self, record: PipelineRecord, pool: DevicePool) -> bool:
+        """Whether a device has room for a pipeline, even if its message of the desired state has not."""
+        return any(
+            self.is_open(candidate.device)
+            and self.meets(candidate.device, record.selector)
+            and self.demand(record, candidate).amounts.fits_into(candidate.free)
+            for candidate in pool
+        )
+
+
+def _digests(record: PipelineRecord) -> tuple[str, ...]:
+    return tuple(model.digest for model in record.spec.models)
+
+
+def _urgency(record: PipelineRecord) -> tuple[int, int]:
+    return PRIORITIES.index(record.spec.priority), record.created
 
 
 def size(desired: Desired) -> int:

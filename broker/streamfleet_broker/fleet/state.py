@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from streamfleet_broker.fleet.capacity.cost_table import CostTable
 from streamfleet_broker.fleet.devices import Asker, Device, DevicePeer, Session
 from streamfleet_broker.fleet.effects import Answer, Domain, Effect, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.event_log import EventLog
@@ -12,6 +13,7 @@ from streamfleet_broker.fleet.random_source import RandomSource
 from streamfleet_broker.fleet.record_index import RecordIndex, held_key
 from streamfleet_broker.fleet.records import HeldRecord, PipelineRecord, Record
 from streamfleet_core.protocol.control_plane import Envelope, encode
+from streamfleet_core.protocol.costs import Measured
 from streamfleet_core.protocol.messages import (
     BrokerMessage,
     Desired,
@@ -25,6 +27,7 @@ from streamfleet_core.protocol.requests import ReportProcess
 from streamfleet_core.protocol.values import Observed, ObservedState
 
 MAX_PIPELINES = 64  # a device, whatever its capacity
+MAX_STORED_COSTS = 256  # of a model
 MAX_HELD = 10_000  # pairs of a device and a pipeline of which it may put samples
 
 
@@ -49,6 +52,7 @@ class FleetConfig:
     partition_window: float = 30.0
     partition_hold: float = 300.0  # after that, pipelines of lost devices move in spite of the suspicion
     clone_window: float = 60.0
+    spare: int = 0  # devices that may be lost, so that their movable pipelines fit on the others: 0 or 1
 
 
 class State:
@@ -80,6 +84,8 @@ class State:
         # Pipeline → the revision in which its holder must stop or release it, until it confirms.
         self.released: dict[str, int] = {}
         self.events = EventLog()
+        self.costs = CostTable(cost for model in self.records.models.values() for cost in model.costs)
+        self.rates: dict[str, float] = {}  # pipeline → frames/s that its sources deliver, as last observed
 
         # Of the current step; empty between steps.
         self.immediate_effects: list[Effect] = []  # performed whether or not the store commits
@@ -153,6 +159,8 @@ class State:
         """Write a new or changed pipeline, and update the desired state of all devices concerned."""
         before = self.records.pipelines.get(record.pipeline_id)
         self.records.write(record)
+        if before is None or before.spec.fixed_sources != record.spec.fixed_sources:
+            self.rates.pop(record.pipeline_id, None)
         if record.device is not None and record.spec.sampling is not None:
             self._hold(record.device, record.pipeline_id)
         self.touch({record.device, before.device if before is not None else None})
@@ -160,6 +168,25 @@ class State:
         taken = before is not None and record.leaving not in (None, before.leaving)
         if taken or (record.desired_status == "stop" and record.leaving is None):
             self.released[record.pipeline_id] = self.revision
+
+    def learn(self, device: Device, measured: Measured) -> None:
+        """Take what a device has measured of its pipelines, and store costs that have changed noticeably."""
+        name, board = device.name, device.resources.board
+        placed = self.records.placed[name]
+        for pipeline_id in measured.rates.keys() & placed:
+            self.rates[pipeline_id] = measured.rates[pipeline_id]
+        if len(self.rates) > len(self.records.pipelines):
+            self.rates = {each: rate for each, rate in self.rates.items() if each in self.records.pipelines}
+        self.records.concern(name)
+        own = {model.digest for each in placed for model in self.records.pipelines[each].spec.models}
+        changed = self.costs.learn(name, board, (each for each in measured.costs if each.digest in own))
+        if not board or not changed:
+            return
+        for other in self.devices.values():
+            if other.resources.board == board:
+                self.records.concern(other.name)
+        for model in [each for each in self.records.models.values() if each.digest in changed]:
+            self.records.write(replace(model, costs=self.costs.of_model(model.digest)[:MAX_STORED_COSTS]))
 
     def holds(self, device: str, pipeline_id: str) -> bool:
         """Whether a device has a pipeline, or had it while it sampled frames."""
@@ -257,6 +284,7 @@ class State:
 
     def mark_device_dirty(self, name: str) -> None:
         """Mark a device and its pipelines as possibly changed."""
+        self.records.concern(name)
         self.dirty_devices.add(name)
         self.dirty_pipelines |= self.records.placed[name] | self.records.leaving[name]
 

@@ -52,6 +52,11 @@ MAX_FINITE = 1e15  # of a decimal number; also the lower bound, negated
 # A device.
 MAX_CAPACITY = 1024  # pipelines
 MAX_OBSERVED = 256  # pipelines that a device may report, including those that are stopping
+MAX_CORES = 4096
+MAX_MEMORY = 2**50  # bytes
+MAX_COSTS = 64  # costs that a device may report at once
+MAX_COST_SECONDS = 1000.0  # of a core or an accelerator, for one frame
+MAX_DECODER_NAME = 64  # characters
 
 # A model.
 MAX_INPUT_SIDE = 8192  # pixels

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from streamfleet_core.protocol.costs import Measured, Resources
 from streamfleet_core.protocol.limits import MAX_CAPACITY
 from streamfleet_core.protocol.values import (
     Assignment,
@@ -53,17 +54,22 @@ class Hello:
     # tcp://HOST:PORT of the device's own PUB socket; "" if there is none
     publish: Annotated[str, Meta(pattern=r"\A(tcp://[!-~]{1,300})?\Z")] = ""
     observed: ObservedList = ()
+    resources: Resources | None = None  # None: a worker that does not measure
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker is alive. `observed` is included if it changed since the last acknowledged heartbeat."""
+    """A worker is alive. `observed` is included if it changed since the last acknowledged heartbeat.
+
+    `measured` is included if it changed much, and never together with `observed`, so that both fit.
+    """
 
     number: Natural
     applied_revision: Natural
     observed_digest: Annotated[int, Meta(ge=0)]
     observed: ObservedList | None = None
     trouble: Reason = ""  # for users: what is wrong with the device as a whole
+    measured: Measured | None = None  # None: as before
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from streamfleet_broker.fleet.records import (
     DeviceRecord,
     FloorRecord,
     KeyRecord,
+    ModelRecord,
     PipelineRecord,
     Record,
     SubscriberRecord,
@@ -30,11 +31,11 @@ from streamfleet_broker.fleet.records import (
 )
 from streamfleet_broker.storage import store as module
 from streamfleet_broker.storage.store import Store
-from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec, UdpSink, to_plain
+from streamfleet_core.protocol.values import PipelineSpec, SourceSpec, UdpSink, to_plain
 
-MODEL = ModelRef("parts/1", "ab" * 32)
+MODEL = ModelRecord("parts/1", "ab" * 32)
 SPEC = PipelineSpec(
-    model=MODEL,
+    model=MODEL.ref,
     sources=(SourceSpec("rtsp://10.0.0.9/door", properties={"fps": 10.0}),),
     sinks=(UdpSink("127.0.0.1", 12000),),
     max_fps=15.0,

@@ -12,6 +12,7 @@ from streamfleet_broker.fleet.effects import LogEvent, RaiseEpoch, Send
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
+from streamfleet_core.protocol.costs import Resources
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.messages import (
     Bye,
@@ -246,6 +247,7 @@ class Sessions:
         )
         device.session, device.state, device.heard = session, "syncing", now
         device.capacity, device.agent, device.publish = hello.capacity, hello.agent, hello.publish
+        device.resources = hello.resources or Resources()
         device.observed = {entry.pipeline_id: entry for entry in hello.observed}
         self._state.sessions[session.id] = device
         self._state.tickets[session.ticket] = device.name
@@ -298,6 +300,8 @@ class Sessions:
         if heartbeat.trouble != device.trouble and device.events.take(1, now):
             device.trouble = heartbeat.trouble
             self._state.mark_device_dirty(device.name)
+        if heartbeat.measured is not None and device.measurements.take(1, now):
+            self._state.learn(device, heartbeat.measured)
         want_full = observed_digest(tuple(device.observed.values())) != heartbeat.observed_digest
         if session.resend or heartbeat.applied_revision != device.revision:
             self._send_desired(device, session)

@@ -1,0 +1,1 @@
+"""Capacity: what pipelines cost, what devices have, and what is left. Pure."""

@@ -1,0 +1,57 @@
+"""Devices in the order of their room, kept in it as they change. Pure.
+
+A change costs a binary search, and a choice looks at few devices, however many there are.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Iterator
+
+from streamfleet_broker.fleet.capacity.amounts import Amounts
+from streamfleet_broker.fleet.placement import Candidate, order
+
+
+class DevicePool:
+    """Devices by name, and by room."""
+
+    def __init__(self, candidates: Iterable[Candidate] = ()) -> None:
+        self._candidates: dict[str, Candidate] = {}
+        self._order: list[tuple[float, str]] = []
+        for candidate in candidates:
+            self.put(candidate)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        """The devices, those with most room first."""
+        return (self._candidates[name] for _, name in self._order)
+
+    def get(self, device: str) -> Candidate | None:
+        """One device."""
+        return self._candidates.get(device)
+
+    def put(self, candidate: Candidate) -> None:
+        """Add a device, or replace what is known of it."""
+        self.remove(candidate.device)
+        self._candidates[candidate.device] = candidate
+        bisect.insort(self._order, order(candidate))
+
+    def remove(self, device: str) -> None:
+        """Remove a device, if it is there."""
+        known = self._candidates.pop(device, None)
+        if known is not None:
+            del self._order[bisect.bisect_left(self._order, order(known))]
+
+    def choose(
+        self, need: Callable[[Candidate], Amounts], allows: Callable[[Candidate], bool] = lambda _: True
+    ) -> Candidate | None:
+        """The device with most room that is allowed and into which a pipeline fits."""
+        for candidate in self:
+            if need(candidate).fits_into(candidate.free) and allows(candidate):
+                return candidate
+        return None
+
+    def copy(self) -> DevicePool:
+        """A pool whose changes do not change this one."""
+        pool = DevicePool()
+        pool._candidates, pool._order = dict(self._candidates), list(self._order)
+        return pool
