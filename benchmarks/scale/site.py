@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record, Write
+from streamfleet_broker.fleet.records import DeviceRecord, ModelRecord, PipelineRecord, Record, Write
 from streamfleet_broker.keys import KEYS, load_or_make
 from streamfleet_broker.storage.store import Store
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
@@ -113,7 +113,7 @@ def _prepared(folder: Path, devices: int, endpoint: str) -> tuple[Identity, ...]
     folder.mkdir(mode=0o700)
     broker_key = load_or_make(folder / KEYS[0]).public
     load_or_make(folder / KEYS[1])
-    identities, records = [], list[Record]([MODEL])
+    identities, records = [], list[Record]([ModelRecord(MODEL.id, MODEL.digest)])
     for number in range(devices):
         pair, name = new_key_pair(), name_of(number)
         identities.append(Identity(name, (endpoint,), broker_key, pair.public, pair.secret))
@@ -148,7 +148,7 @@ def _address(record: Record) -> tuple[str, str]:
             return "device", record.device
         case PipelineRecord():
             return "pipeline", record.pipeline_id
-        case ModelRef():
+        case ModelRecord():
             return "model", record.id
     raise TypeError(f"expected a device, a pipeline or a model, got {type(record).__name__}")
 
