@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from streamfleet_broker.fleet.capacity.placement import meets
 from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, RaiseEpoch, Save
 from streamfleet_broker.fleet.effects import Send as BrokerSend
 from streamfleet_broker.fleet.fleet import Fleet
-from streamfleet_broker.fleet.placement import meets
 from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record
 from streamfleet_broker.fleet.state import FleetConfig
 from streamfleet_core.protocol.control_plane import Envelope

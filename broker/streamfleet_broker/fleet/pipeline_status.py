@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from streamfleet_broker.fleet.placement import Candidate
+from streamfleet_broker.fleet.capacity.placement import Candidate
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus, PipelineView
 from streamfleet_core.protocol.source_reference import SourceKind, is_movable, kind_of

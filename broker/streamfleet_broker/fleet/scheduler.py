@@ -14,10 +14,10 @@ from itertools import islice
 from streamfleet_broker.fleet.capacity.amounts import Amounts
 from streamfleet_broker.fleet.capacity.demand import Demand, demand_of, workload_of
 from streamfleet_broker.fleet.capacity.device_pool import DevicePool
+from streamfleet_broker.fleet.capacity.placement import Candidate, meets
 from streamfleet_broker.fleet.capacity.spare import Movable, not_spared
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.effects import LogEvent
-from streamfleet_broker.fleet.placement import Candidate, meets
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.state import MAX_PIPELINES, State
 from streamfleet_core.protocol.control_plane import Envelope, encode

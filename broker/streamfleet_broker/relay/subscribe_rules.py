@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 
-from streamfleet_broker.fleet.placement import meets
+from streamfleet_broker.fleet.capacity.placement import meets
 from streamfleet_broker.fleet.records import PipelineRecord, Record, SubscriberRecord, Write
 from streamfleet_core.protocol.data_plane import Kind, pipeline_topic
 from streamfleet_core.protocol.values import Labels

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from streamfleet_broker.fleet.capacity.amounts import Amounts
 from streamfleet_broker.fleet.capacity.device_pool import DevicePool
+from streamfleet_broker.fleet.capacity.placement import Candidate, choose, meets, order
 from streamfleet_broker.fleet.capacity.spare import Movable, fit_elsewhere, not_spared
-from streamfleet_broker.fleet.placement import Candidate, choose, meets, order
 
 GIB = 1024.0**3
 

@@ -9,7 +9,7 @@ import bisect
 from collections.abc import Callable, Iterable, Iterator
 
 from streamfleet_broker.fleet.capacity.amounts import Amounts
-from streamfleet_broker.fleet.placement import Candidate, order
+from streamfleet_broker.fleet.capacity.placement import Candidate, order
 
 
 class DevicePool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from streamfleet_broker.fleet.capacity.amounts import Amounts, Resource
-from streamfleet_broker.fleet.placement import Candidate
+from streamfleet_broker.fleet.capacity.placement import Candidate
 
 _GIB = 1024**3
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from streamfleet_broker.fleet.capacity.amounts import Amounts
 from streamfleet_broker.fleet.capacity.device_pool import DevicePool
-from streamfleet_broker.fleet.placement import Candidate
+from streamfleet_broker.fleet.capacity.placement import Candidate
 
 
 @dataclass(frozen=True, slots=True)
