@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from typing_extensions import assert_never
 
+from streamfleet_broker.fleet.capacity.placement import meets
 from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.devices import Asker, is_silent
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.pending_replies import OutcomeCollector, PendingReplies
 from streamfleet_broker.fleet.pipeline_status import spelled
-from streamfleet_broker.fleet.placement import meets
 from streamfleet_broker.fleet.queries import FleetQueries
 from streamfleet_broker.fleet.records import KeyRecord, PipelineRecord
 from streamfleet_broker.fleet.scheduler import MAX_DESIRED_SIZE, Scheduler, size
