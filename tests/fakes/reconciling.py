@@ -48,6 +48,17 @@ def movable(generation: int = 1) -> Assignment:
     return replace(assignment(generation), on_disconnect="stop")
 
 
+def row_of(stored: Assignment, incarnation: int) -> Row:
+    """What is stored of a run with this assignment."""
+    return Row(
+        pipeline_id=stored.pipeline_id,
+        generation=stored.generation,
+        run_generation=stored.run_generation,
+        incarnation=incarnation,
+        assignment=stored if stored.on_disconnect == "continue" else None,
+    )
+
+
 def says(
     state: ObservedState = ObservedState.RUNNING,
     *,

@@ -364,6 +364,28 @@ def test_without_a_broker_movable_pipelines_fall_silent_and_pinned_ones_go_on(
     assert broker.pipelines()["pinned"].restarts == 0
 
 
+def test_after_a_power_failure_without_a_broker_pinned_pipelines_run(broker: Broker, worker: Worker) -> None:
+    broker.create("movable", "rtsp://h/door")
+    broker.create("pinned", "rtsp://h/gate", device="cam-1")
+    broker.await_status("movable", "running")
+    broker.await_status("pinned", "running")
+
+    before = set(worker.family())
+
+    broker.kill()
+    worker.kill()
+    wait_for(lambda: not before & set(worker.family()), "children died with it")
+    worker.start()
+    wait_for(lambda: worker.children("camera pinned"), "it runs without the broker")
+    movable = worker.children("camera movable")
+    process = worker.children("camera pinned")
+    broker.start()
+    broker.await_status("movable", "running")
+
+    assert not movable
+    assert worker.children("camera pinned") == process  # no restart when the broker is back
+
+
 def test_a_stopped_agent_emits_nothing_after_its_lease_and_heals(broker: Broker, worker: Worker) -> None:
     broker.create("door", "rtsp://h/door")
     broker.await_status("door", "running")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import sqlite3
 import stat
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from streamfleet_worker.agent.state_db import State, StateError
 from streamfleet_worker.decisions.reconcile_actions import Forget, Persist
 from streamfleet_worker.decisions.reconcile_events import Row
 from tests.fakes.disks import fill_up, small_disk
+from tests.fakes.reconciling import assignment, row_of
 
 KEY = "k" * 40
 DOOR = Row(pipeline_id="door", generation=3, run_generation=2, incarnation=5)
@@ -30,6 +34,60 @@ def test_rows_and_the_epoch_outlive_the_process(tmp_path: Path) -> None:
 
     assert again.rows() == [DOOR, GATE]
     assert (again.seen_epoch, again.starts) == (7, 2)
+    again.close()
+
+
+def test_an_assignment_that_continues_outlives_the_process(tmp_path: Path) -> None:
+    row = row_of(assignment(3), 5)
+    state = State(tmp_path / "worker.db", KEY)
+    state.write([Persist(row), Persist(GATE)])
+    state.close()
+
+    again = State(tmp_path / "worker.db", KEY)
+
+    assert again.rows() == [row, GATE]
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE assignments SET value = 'x'",
+        "UPDATE assignments SET value = CAST('{}' AS BLOB), digest = '__OF_EMPTY__'",
+        "DROP TABLE assignments",
+    ],
+)
+def test_a_damaged_assignment_is_ignored_and_the_rest_is_not(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = row_of(assignment(3), 5)
+    state = State(tmp_path / "worker.db", KEY)
+    state.write([Persist(row)])
+    state.close()
+    of_empty = hashlib.blake2b(b"{}", digest_size=16).hexdigest()
+    with contextlib.closing(sqlite3.connect(tmp_path / "worker.db")) as connection, connection:
+        connection.execute(damage.replace("__OF_EMPTY__", of_empty))
+
+    again = State(tmp_path / "worker.db", KEY)
+
+    assert again.rows() == [replace(row, assignment=None)]
+    assert ("door: damaged or of another version" in caplog.text) == ("UPDATE" in damage)
+    again.close()
+
+
+def test_an_assignment_of_an_earlier_generation_is_ignored(tmp_path: Path) -> None:
+    """An earlier version of the worker leaves the assignments as they are when it writes its rows."""
+    state = State(tmp_path / "worker.db", KEY)
+    state.write([Persist(replace(DOOR, generation=4))])
+    state.close()
+    stale = msgspec.json.encode(assignment(3, run_generation=DOOR.run_generation))
+    with contextlib.closing(sqlite3.connect(tmp_path / "worker.db")) as connection, connection:
+        digest = hashlib.blake2b(stale, digest_size=16).hexdigest()
+        connection.execute("INSERT INTO assignments VALUES ('door', ?, ?)", (stale, digest))
+
+    again = State(tmp_path / "worker.db", KEY)
+
+    assert again.rows() == [replace(DOOR, generation=4)]
     again.close()
 
 

@@ -25,7 +25,7 @@ from streamfleet_core.protocol.messages import (
 )
 from streamfleet_core.protocol.rates import DEVICE_BYTES, DEVICE_MESSAGES
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState, observed_digest
-from streamfleet_worker.decisions.broker_session import Session, SessionState
+from streamfleet_worker.decisions.broker_session import START_TIMEOUT, Session, SessionState
 from streamfleet_worker.decisions.session_effects import (
     Adopt,
     AllowSubscribers,
@@ -38,6 +38,7 @@ from streamfleet_worker.decisions.session_effects import (
     Open,
     RememberEpoch,
     Send,
+    StartWithoutBroker,
     Welcomed,
 )
 from tests.fakes.peers import spec
@@ -116,6 +117,27 @@ def test_it_connects_and_says_hello() -> None:
 
     assert effects == [Open(0), Send(Envelope(HELLO, epoch=4))]
     assert worker.state(0.1) is SessionState.HELLO_SENT
+
+
+def test_after_a_while_without_a_broker_it_starts_without_one_once() -> None:
+    worker = session()
+
+    found = [now / 10 for now in range(300) if StartWithoutBroker() in worker.tick(now / 10)]
+
+    assert found == [START_TIMEOUT]
+
+
+def test_with_a_desired_state_it_never_starts_without_one() -> None:
+    worker, _ = ready(0.0)
+
+    assert not any(StartWithoutBroker() in worker.tick(now / 10) for now in range(300))
+
+
+def test_a_revoked_key_starts_nothing() -> None:
+    worker, _ = connected()
+    worker.receive(Broker(session=NO_SESSION).say(Refused("revoked", "its key was revoked")), 0.0)
+
+    assert not any(StartWithoutBroker() in worker.tick(now / 10) for now in range(300))
 
 
 def test_a_hello_that_could_not_be_sent_is_tried_again() -> None:

@@ -15,11 +15,10 @@ from streamfleet_worker.decisions.reconcile_events import (
     Exited,
     ModelFetched,
     Reported,
-    Row,
     Unfenced,
 )
 from tests.fakes.peers import MANIFEST
-from tests.fakes.reconciling import CAMERA, DIGEST, Device, assignment, engine_says, running, says
+from tests.fakes.reconciling import CAMERA, DIGEST, Device, assignment, engine_says, row_of, running, says
 
 
 def test_a_stop_is_asked_for_and_after_a_second_forced_and_then_confirmed() -> None:
@@ -32,7 +31,7 @@ def test_a_stop_is_asked_for_and_after_a_second_forced_and_then_confirmed() -> N
     device.feed(Exited(CAMERA, -9))
 
     assert asked == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
+        Persist(row_of(assignment(2, "stop"), 1)),
         StopChild(CAMERA),
     ]
     assert stopping == (

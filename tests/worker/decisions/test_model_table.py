@@ -26,12 +26,21 @@ from streamfleet_worker.decisions.reconcile_events import (
     ModelFetched,
     ModelRefused,
     Reported,
-    Row,
     Unfenced,
 )
 from streamfleet_worker.ipc.child_messages import EngineReport
 from tests.fakes.peers import MANIFEST
-from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, assignment, engine_says, running, says
+from tests.fakes.reconciling import (
+    CAMERA,
+    DIGEST,
+    ENGINE,
+    Device,
+    assignment,
+    engine_says,
+    row_of,
+    running,
+    says,
+)
 
 
 def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_when_it_is_cold() -> None:
@@ -49,14 +58,14 @@ def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_
     cold = device.wait(30.2)
 
     assert asked == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=1)),
+        Persist(row_of(other, 1)),
         FetchModel("2" * 64),
         StopChild(CAMERA),
     ]
     assert ended == []
     assert fetched == [
         StartEngine(engine, MANIFEST),
-        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=2)),
+        Persist(row_of(other, 2)),
         StartCamera(camera, other, (MANIFEST,)),
     ]
     assert cold == [StopChild(ENGINE)]
@@ -88,7 +97,7 @@ def test_an_engine_that_cannot_load_its_model_fails_its_pipelines_until_the_spec
     changed = device.feed(Adopted((assignment(3, run_generation=3),)))
 
     assert failed == [StopChild(ENGINE), StopChild(CAMERA)]
-    assert later == [Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1))]
+    assert later == [Persist(row_of(assignment(2, "pause"), 1))]
     assert observed == (
         Observed(
             pipeline_id="door",

@@ -23,6 +23,7 @@ from streamfleet_worker.decisions.reconcile_actions import (
 )
 from streamfleet_worker.decisions.reconcile_events import (
     Adopted,
+    BrokerAbsent,
     CameraId,
     Exited,
     Fenced,
@@ -36,7 +37,17 @@ from streamfleet_worker.decisions.reconcile_events import (
 )
 from streamfleet_worker.ipc.child_messages import PublisherReport
 from tests.fakes.peers import MANIFEST, spec
-from tests.fakes.reconciling import CAMERA, DIGEST, Device, assignment, movable, running, says
+from tests.fakes.reconciling import (
+    CAMERA,
+    DIGEST,
+    Device,
+    assignment,
+    engine_says,
+    movable,
+    row_of,
+    running,
+    says,
+)
 
 
 def test_pause_and_resume_change_the_living_camera() -> None:
@@ -49,13 +60,13 @@ def test_pause_and_resume_change_the_living_camera() -> None:
     resumed = device.feed(Adopted((assignment(3),)))
 
     assert paused == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
+        Persist(row_of(assignment(2, "pause"), 1)),
         ChangeCamera(CAMERA, assignment(2, "pause")),
     ]
     assert before == (Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.RUNNING),)
     assert after == (Observed(pipeline_id="door", generation=2, incarnation=1, state=ObservedState.PAUSED),)
     assert resumed == [
-        Persist(Row(pipeline_id="door", generation=3, run_generation=1, incarnation=1)),
+        Persist(row_of(assignment(3), 1)),
         ChangeCamera(CAMERA, assignment(3)),
     ]
 
@@ -69,7 +80,7 @@ def test_what_can_change_while_it_plays_is_told_to_the_living_camera() -> None:
     device.feed(says(generation=2))
 
     assert changed == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
+        Persist(row_of(stricter, 1)),
         ChangeCamera(CAMERA, stricter),
     ]
     assert before == (Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.RUNNING),)
@@ -92,11 +103,11 @@ def test_what_a_camera_learns_at_its_start_only_makes_a_new_one_that_goes_on(cha
     ended = device.feed(Exited(CAMERA, 0))
 
     assert asked == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=1)),
+        Persist(row_of(changed, 1)),
         StopChild(CAMERA),
     ]
     assert ended == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=1, incarnation=2)),
+        Persist(row_of(changed, 2)),
         StartCamera(CameraId("door", 2), changed, (MANIFEST,)),
     ]
     assert device.observed[0].restarts == 0
@@ -154,11 +165,11 @@ def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
     ended = device.feed(Exited(CAMERA, 0))
 
     assert asked == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=1)),
+        Persist(row_of(changed, 1)),
         StopChild(CAMERA),
     ]
     assert ended == [
-        Persist(Row(pipeline_id="door", generation=2, run_generation=2, incarnation=2)),
+        Persist(row_of(changed, 2)),
         StartCamera(CameraId("door", 2), changed, (MANIFEST,)),
     ]
 
@@ -178,6 +189,58 @@ def test_nothing_is_forgotten_before_the_first_desired_state() -> None:
 
     assert device.feed(Unfenced()) == []
     assert device.feed(Adopted(())) == [Forget("door")]
+
+
+def test_without_a_broker_what_continues_starts_as_stored_and_goes_on_when_the_broker_is_back() -> None:
+    device = Device(row_of(assignment(3), 5))
+    device.well += [engine_says()]
+
+    before = device.feed(ModelFetched(DIGEST, MANIFEST))
+    device.feed(BrokerAbsent())
+    started = device.feed(ModelFetched(DIGEST, MANIFEST)) + device.wait(0.2)
+    device.feed(says(generation=3, camera=CameraId("door", 6)))
+    back = device.feed(Unfenced(), Adopted((assignment(3),)))
+
+    assert before == []
+    assert StartCamera(CameraId("door", 6), assignment(3), (MANIFEST,)) in started
+    assert back == []
+    assert device.state is ObservedState.RUNNING
+
+
+def test_what_started_without_the_broker_stops_when_it_is_no_longer_desired() -> None:
+    device = Device(row_of(assignment(3), 5))
+    device.feed(BrokerAbsent(), ModelFetched(DIGEST, MANIFEST))
+    device.feed(engine_says(), says(generation=3, camera=CameraId("door", 6)))
+
+    gone = device.feed(Adopted(()))
+    ended = device.feed(Exited(CameraId("door", 6), 0))
+
+    assert StopChild(CameraId("door", 6)) in gone
+    assert Forget("door") in ended
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(row_of(movable(3), 5), id="stops without the broker"),
+        pytest.param(replace(row_of(assignment(3), 5), ended_run_generation=1), id="has ended"),
+        pytest.param(row_of(assignment(3, "stop"), 5), id="is to be stopped"),
+    ],
+)
+def test_without_a_broker_nothing_else_starts(stored: Row) -> None:
+    device = Device(stored)
+
+    actions = device.feed(BrokerAbsent(), ModelFetched(DIGEST, MANIFEST)) + device.wait(1)
+
+    assert [action for action in actions if isinstance(action, StartCamera | FetchModel | Forget)] == []
+
+
+def test_a_broker_that_answered_first_decides() -> None:
+    device = Device(row_of(assignment(3), 5))
+
+    device.feed(Adopted(()), BrokerAbsent())
+
+    assert device.observed == ()
 
 
 def test_a_lower_generation_is_refused_also_after_a_restart() -> None:
@@ -200,13 +263,16 @@ def test_an_ended_playing_is_never_started_again() -> None:
 
     ended = device.feed(says(ObservedState.ENDED, emitted=9))
     exited = device.feed(Exited(CAMERA, 0))
-    row = Row(pipeline_id="door", generation=1, run_generation=1, incarnation=1, ended_run_generation=1)
+    row = replace(row_of(assignment(), 1), ended_run_generation=1)
     device.feed(Stored((row,)))
     later = device.wait(5) + device.feed(Adopted((assignment(2, "pause"),)), Adopted((assignment(3),)))
 
     assert ended == [Persist(row), StopChild(CAMERA)]
     assert exited == []
-    assert later == [Persist(replace(row, generation=2)), Persist(replace(row, generation=3))]
+    assert later == [
+        Persist(replace(row_of(assignment(2, "pause"), 1), ended_run_generation=1)),
+        Persist(replace(row_of(assignment(3), 1), ended_run_generation=1)),
+    ]
     assert device.observed == (
         Observed(pipeline_id="door", generation=3, incarnation=1, state=ObservedState.ENDED),
     )
@@ -271,7 +337,7 @@ def test_a_crash_is_seen_and_then_tried_again_with_a_new_incarnation() -> None:
     )
     assert backoff is ObservedState.BACKOFF
     assert again == [
-        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=2)),
+        Persist(row_of(assignment(), 2)),
         StartCamera(CameraId("door", 2), assignment(), (MANIFEST,)),
     ]
 
@@ -316,7 +382,7 @@ def test_out_of_contact_movable_pipelines_stop_and_pinned_ones_go_on() -> None:
     assert meanwhile.state is ObservedState.STARTING
     assert meanwhile.reason == "stopped until the broker is reachable again"
     assert unfenced == [
-        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=2)),
+        Persist(row_of(movable(), 2)),
         StartCamera(CameraId("door", 2), movable(), (MANIFEST,)),
     ]
 

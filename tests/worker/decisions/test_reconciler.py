@@ -42,7 +42,7 @@ from streamfleet_worker.decisions.reconcile_events import (
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 from tests.fakes.peers import MANIFEST, spec
-from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, assignment, running, says
+from tests.fakes.reconciling import CAMERA, DIGEST, ENGINE, Device, assignment, row_of, running, says
 
 
 def test_an_assignment_fetches_its_model_and_then_starts_engine_and_camera_at_once() -> None:
@@ -52,12 +52,12 @@ def test_an_assignment_fetches_its_model_and_then_starts_engine_and_camera_at_on
     fetched = device.feed(ModelFetched(DIGEST, MANIFEST))
 
     assert adopted == [
-        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=0)),
+        Persist(row_of(assignment(), 0)),
         FetchModel(DIGEST),
     ]
     assert fetched == [
         StartEngine(ENGINE, MANIFEST),
-        Persist(Row(pipeline_id="door", generation=1, run_generation=1, incarnation=1)),
+        Persist(row_of(assignment(), 1)),
         StartCamera(CAMERA, assignment(), (MANIFEST,)),
     ]
     assert device.observed == (
@@ -78,8 +78,8 @@ def test_two_pipelines_share_an_engine() -> None:
 
     other = assignment(2, run_generation=2, pipeline_id="gate")
     assert actions == [
-        Persist(Row(pipeline_id="gate", generation=2, run_generation=2, incarnation=0)),
-        Persist(Row(pipeline_id="gate", generation=2, run_generation=2, incarnation=1)),
+        Persist(row_of(other, 0)),
+        Persist(row_of(other, 1)),
         StartCamera(CameraId("gate", 1), other, (MANIFEST,)),
     ]
 

@@ -287,6 +287,8 @@ class Agent:
                 )
                 self._files.adopt(effect.assignments)
                 self._feed(events.Adopted(effect.assignments))
+            case effects.StartWithoutBroker():
+                self._start_without_broker()
             case effects.AllowSubscribers():
                 self._allowed = AllowSubscribers(effect.keys)
                 self._send_to_publisher(self._allowed)
@@ -304,6 +306,13 @@ class Agent:
                 self._feed(events.Unfenced())
             case _:
                 assert_never(effect)
+
+    def _start_without_broker(self) -> None:
+        self._feed(events.BrokerAbsent())
+        if resumed := len(self._reconcile.observed()):
+            logger.warning(
+                "%s: the broker does not answer, %d pipelines start as stored", self._identity.device, resumed
+            )
 
     def _closed(self, reason: str) -> None:
         self._link.close()

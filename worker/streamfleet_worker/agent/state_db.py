@@ -1,7 +1,8 @@
 """The state that a worker stores about its pipelines, which survives a power failure: one SQLite file.
 
 All rows belong to one broker: with another one, the file starts empty. The file contains the digest of its
-content. On a full disk only this process has the state; all of it is written as soon as there is space.
+content; assignments, which only matter while the broker is away, have their own, and a damaged one is
+ignored. On a full disk only this process has the state; all of it is written as soon as there is space.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import hashlib
 import logging
 import shlex
 import sqlite3
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 
+from streamfleet_core.protocol.values import Assignment
 from streamfleet_core.runtime.schema_version import check_version, has_tables
 from streamfleet_worker.decisions.reconcile_actions import Forget, Persist
 from streamfleet_worker.decisions.reconcile_events import Row
@@ -39,6 +41,11 @@ CREATE TABLE IF NOT EXISTS pipelines (
     incarnation INTEGER NOT NULL,
     ended_run_generation INTEGER
 );
+CREATE TABLE IF NOT EXISTS assignments (
+    pipeline_id TEXT PRIMARY KEY,
+    value BLOB NOT NULL,
+    digest TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS digest (only INTEGER PRIMARY KEY CHECK (only = 1), value TEXT NOT NULL);
 """
 
@@ -56,7 +63,11 @@ class _Known:
 
     @property
     def digest(self) -> str:
-        return hashlib.blake2b(msgspec.json.encode(self, order="sorted"), digest_size=16).hexdigest()
+        """The digest of everything but the assignments, as earlier versions wrote it."""
+        plain = msgspec.to_builtins(self)
+        for row in plain["rows"].values():
+            del row["assignment"]
+        return _digest(msgspec.json.encode(plain, order="sorted"))
 
 
 class State:
@@ -137,7 +148,7 @@ class State:
             connection.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.split(";")[:-1]:
                 connection.execute(statement)
-            for table in ("worker", "pipelines", "digest"):
+            for table in ("worker", "pipelines", "assignments", "digest"):
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
             connection.execute(
                 "INSERT INTO worker VALUES (1, ?, ?, ?)", (known.broker_key, known.seen_epoch, known.starts)
@@ -154,6 +165,15 @@ class State:
                     )
                     for row in known.rows.values()
                 ],
+            )
+            assignments = [
+                (row.pipeline_id, msgspec.json.encode(row.assignment))
+                for row in known.rows.values()
+                if row.assignment is not None
+            ]
+            connection.executemany(
+                "INSERT INTO assignments VALUES (?, ?, ?)",
+                [(pipeline_id, value, _digest(value)) for pipeline_id, value in assignments],
             )
             connection.execute("INSERT INTO digest VALUES (1, ?)", (known.digest,))
 
@@ -190,4 +210,37 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
     )
     if connection.execute("SELECT value FROM digest").fetchone() != (known.digest,):
         raise ValueError("damaged: its content does not match its digest")
+    for assignment in _read_assignments(connection):
+        row = known.rows.get(assignment.pipeline_id)
+        # An earlier version leaves this table as it is: its rows may be of an earlier generation.
+        if row is not None and _run_of(row) == _run_of(assignment):
+            known.rows[row.pipeline_id] = replace(row, assignment=assignment)
     return known
+
+
+def _read_assignments(connection: sqlite3.Connection) -> Iterator[Assignment]:
+    """Read the assignments that are not damaged. Raises: sqlite3.Error."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'assignments'").fetchone():
+        return
+    query = "SELECT pipeline_id, CAST(value AS BLOB), digest FROM assignments"
+    for pipeline_id, value, digest in connection.execute(query).fetchall():
+        assignment = _decoded(value) if _digest(value) == digest else None
+        if assignment is None:
+            logger.warning("%s: damaged or of another version: it waits for the broker", pipeline_id)
+        else:
+            yield assignment
+
+
+def _decoded(value: bytes) -> Assignment | None:
+    try:
+        return msgspec.json.decode(value, type=Assignment)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _run_of(value: Row | Assignment) -> tuple[int, int]:
+    return value.generation, value.run_generation
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

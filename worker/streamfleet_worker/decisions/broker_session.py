@@ -42,12 +42,14 @@ from streamfleet_worker.decisions.session_effects import (
     Open,
     RememberEpoch,
     Send,
+    StartWithoutBroker,
     Welcomed,
 )
 
 DEGRADED_AFTER = 3.0  # seconds without an acknowledged heartbeat
 SILENCE_TIMEOUT = 10.0  # seconds without any message, until the socket is closed
 HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
+START_TIMEOUT = 8.0  # seconds from the start to the desired state, until what is stored starts without it
 CONNECT_TIMEOUT = 3.0  # seconds for one endpoint to accept the connection, before the next is tried
 WAKE_GAP = 2.0  # seconds between two inputs: after a longer gap the process was stopped or suspended
 BACKOFF_FIRST = 0.1  # seconds
@@ -93,6 +95,8 @@ class Session:
         self._rng = rng
         self._state = SessionState.WAITING
         self._turned_at: float | None = None
+        self._start_until: float | None = None  # when the wait for the first desired state ends
+        self._started = False  # with a desired state, or without one
         self._open_at = float("-inf")  # when the backoff is over
         self._opened_at = 0.0
         self._heard_at = 0.0
@@ -132,7 +136,7 @@ class Session:
 
     def tick(self, now: float) -> list[Effect]:
         """Advance the time. Called ten times a second."""
-        effects = self._advance(now)
+        effects = self._advance(now) + self._start(now)
         if self._state is SessionState.WAITING:
             if now >= self._open_at:
                 self._state = SessionState.CONNECTING
@@ -261,6 +265,15 @@ class Session:
             effects.append(LeaseEnded())
         return effects
 
+    def _start(self, now: float) -> list[Effect]:
+        """Wait for the first desired state, but not for a broker that is away."""
+        if self._start_until is None:
+            self._start_until = now + START_TIMEOUT
+        if self._started or now < self._start_until:
+            return []
+        self._started = True
+        return [StartWithoutBroker()]
+
     def _say_hello(self, now: float) -> Effect:
         self._state = SessionState.HELLO_SENT
         self._heard_at = now
@@ -331,6 +344,7 @@ class Session:
             if (self._epoch, message.revision) <= self._applied:
                 return []
             self._applied = (self._epoch, message.revision)
+            self._started = True
             return [Adopt(self._epoch, message.revision, message.assignments)]
         if isinstance(message, Subscribers):
             if (self._epoch, message.revision) < self._subscribers:
@@ -385,6 +399,7 @@ class Session:
         if refused.code in ("revoked", "quarantined"):
             # The key is revoked or in use on two machines: stop everything, also pinned pipelines.
             self._applied = self._subscribers = (self._seen_epoch, 0)
+            self._started = True
             effects += [Adopt(self._seen_epoch, 0, ()), AllowSubscribers(())]
         if refused.code != "stale_session":  # which the next Hello solves
             self._open_at = max(self._open_at, now + refused.retry_ms / 1000)

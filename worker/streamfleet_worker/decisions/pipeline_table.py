@@ -121,6 +121,15 @@ class PipelineTable:
             actions += self._adopt_one(pipeline, assignment)
         return actions
 
+    def resume(self) -> None:
+        """Desire what was stored, until the desired state is known."""
+        if self._adopted:
+            return
+        for pipeline in self._pipelines.values():
+            if pipeline.assignment is None and pipeline.row.assignment is not None:
+                pipeline.assignment = pipeline.row.assignment
+                pipeline.gone = False
+
     def _adopt_one(self, pipeline: Pipeline, assignment: Assignment) -> list[Action]:
         row = pipeline.row
         if assignment.generation < row.generation:
@@ -137,7 +146,10 @@ class PipelineTable:
         ):
             return []
         pipeline.row = replace(
-            row, generation=assignment.generation, run_generation=assignment.run_generation
+            row,
+            generation=assignment.generation,
+            run_generation=assignment.run_generation,
+            assignment=assignment if assignment.on_disconnect == "continue" else None,
         )
         return [Persist(pipeline.row)]
 

@@ -49,6 +49,8 @@ class Row:
     run_generation: int
     incarnation: int  # +1 before each start
     ended_run_generation: int | None = None  # this run has ended and is never started again
+    # The assignment of this generation, if it continues without the broker: it also starts without it.
+    assignment: Assignment | None = None
 
 
 # events -----------------------------------------------------------------------------------------------------
@@ -59,6 +61,11 @@ class Adopted:
     """The desired state: these assignments, and no others."""
 
     assignments: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAbsent:
+    """The broker did not answer since the start: what continues without it starts as stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +119,4 @@ class Stored:
     rows: tuple[Row, ...]
 
 
-Event = Adopted | Fenced | Unfenced | ModelFetched | ModelRefused | Reported | Exited | Stored
+Event = Adopted | BrokerAbsent | Fenced | Unfenced | ModelFetched | ModelRefused | Reported | Exited | Stored

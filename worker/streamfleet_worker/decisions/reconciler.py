@@ -22,6 +22,7 @@ from streamfleet_worker.decisions.publisher_plan import PublisherPlan
 from streamfleet_worker.decisions.reconcile_actions import Action
 from streamfleet_worker.decisions.reconcile_events import (
     Adopted,
+    BrokerAbsent,
     CameraId,
     ChildId,
     EngineId,
@@ -110,6 +111,8 @@ class Reconcile:
         match event:
             case Adopted():
                 return self._pipelines.adopt(event.assignments)
+            case BrokerAbsent():
+                self._pipelines.resume()
             case Fenced():
                 self._pipelines.fenced = True
             case Unfenced():

@@ -54,6 +54,11 @@ class Adopt:
 
 
 @dataclass(frozen=True, slots=True)
+class StartWithoutBroker:
+    """The broker did not answer since the start. Once at most, and before any `Adopt`."""
+
+
+@dataclass(frozen=True, slots=True)
 class AllowSubscribers:
     """Let only the holders of these keys subscribe to the device directly."""
 
@@ -89,6 +94,7 @@ Effect = (
     | RememberEpoch
     | Welcomed
     | Adopt
+    | StartWithoutBroker
     | AllowSubscribers
     | ExtendFence
     | CloseFence
