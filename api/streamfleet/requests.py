@@ -108,6 +108,7 @@ class _Settings(TypedDict, total=False):
     mask_format: str
     stages: Sequence[Stage]
     device: str | None
+    on_disconnect: str | None
     paused: bool
 
 
@@ -135,6 +136,8 @@ class PipelineSettings(_Settings, total=False):
         device: Run only on this device. None: the scheduler selects a device.
         selector: Labels that the device must have.
         labels: Labels of the pipeline, for selectors.
+        on_disconnect: `stop` or `continue` on a device that has lost the broker. A pipeline that continues
+            never moves. None: `continue` with a named device, a file or a local camera, otherwise `stop`.
         paused: Whether the pipeline starts paused.
     """
 

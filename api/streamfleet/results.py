@@ -168,6 +168,8 @@ class Pipeline:
         device: The device that the pipeline is assigned to. None: not assigned.
         requested: The device that was requested. None: any device.
         pinned: Whether the pipeline never moves to another device.
+        on_disconnect: What was requested for a device that has lost the broker: `stop` or `continue`.
+            None: `continue` if it is pinned, otherwise `stop`.
         observed: The last state that the device reported.
         reason: Why the pipeline does not run, for people. Empty if it runs.
         restarts: The number of restarts of its process.
@@ -193,6 +195,7 @@ class Pipeline:
     device: str | None
     requested: str | None
     pinned: bool
+    on_disconnect: str | None
     observed: str | None
     reason: str
     restarts: int

@@ -101,6 +101,7 @@ def _view_of(asked: CreatePipeline | PutPipeline | DesiredPipeline, version: int
         device=asked.device or "edge-1",
         requested=asked.device,
         selector=asked.selector,
+        on_disconnect=asked.on_disconnect,
         labels=asked.labels,
         desired_status=asked.desired_status,
         status="starting",

@@ -46,6 +46,8 @@ def _changes(before: Pipeline, after: Pipeline) -> Iterator[str]:
     yield from _further(old, new)
     if before.requested != after.requested:
         yield _step("device", before.requested or "default", after.requested or "default")
+    if before.on_disconnect != after.on_disconnect:
+        yield _step("on-disconnect", before.on_disconnect or "default", after.on_disconnect or "default")
     if before.desired_status != after.desired_status:
         yield "paused" if after.desired_status == "pause" else "resumed"
     for key, name in (("selector", "select"), ("labels", "label")):
@@ -62,10 +64,18 @@ def _further(old: Spec, new: Spec) -> Iterator[str]:
 def begins_anew(before: Pipeline, after: Pipeline) -> bool:
     """Whether a change restarts the pipeline.
 
-    As `PipelineSpec.can_update_to`, and always on another device.
+    As `PipelineSpec.can_update_to`, and always on another device or for another behavior without the broker.
     """
-    visible = _played(before) != _played(after) or before.device != after.device
+    visible = (
+        _played(before) != _played(after)
+        or before.device != after.device
+        or _without_broker(before) != _without_broker(after)
+    )
     return visible or _is_hidden(before, after)
+
+
+def _without_broker(entry: Pipeline) -> str:
+    return entry.on_disconnect or ("continue" if entry.pinned else "stop")
 
 
 def _is_hidden(before: Pipeline, after: Pipeline) -> bool:

@@ -86,6 +86,8 @@ def _desired(entry: Pipeline) -> Iterator[str]:
         yield _line("stage", stages_text([stage]) + _counted(stage.name, entry))
     if spec.sinks:
         yield _line("sinks", ", ".join(place_of(sink.host, sink.port) for sink in spec.sinks))
+    if entry.on_disconnect is not None:
+        yield _line("on its own", "continues" if entry.on_disconnect == "continue" else "stops")
     if entry.labels:
         yield _line("labels", labelled(entry.labels))
     if entry.requested or entry.selector:

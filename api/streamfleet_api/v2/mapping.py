@@ -140,6 +140,7 @@ def create(request: NewPipelineRequest, pipeline_id: str, models: Resolved, key:
         device=request.device,
         selector=request.selector,
         labels=request.labels,
+        on_disconnect=request.on_disconnect,
         desired_status=_desired_status(request),
         key=key,
         digest=digest_of(request) if key else "",
@@ -154,6 +155,7 @@ def put(request: PipelineRequest, pipeline_id: str, models: Resolved, *, expecte
         device=request.device,
         selector=request.selector,
         labels=request.labels,
+        on_disconnect=request.on_disconnect,
         desired_status=_desired_status(request),
         expected=expected,
     )
@@ -221,6 +223,7 @@ def _as_request(view: PipelineView) -> dict[str, Any]:
         "device": view.requested,
         "selector": view.selector,
         "labels": view.labels,
+        "on_disconnect": view.on_disconnect,
         "paused": view.desired_status == "pause",
     }
 

@@ -77,6 +77,7 @@ from streamfleet_core.protocol.values import (
     Filling,
     MaskFormat,
     Mode,
+    OnDisconnect,
     Priority,
     Tracker,
 )
@@ -528,6 +529,10 @@ class PipelineRequest(Body):
     """Only on devices with these labels."""
     labels: LabelTable = {}
     """Labels for selectors."""
+    on_disconnect: OnDisconnect | None = None
+    """What it does on a device that has lost the broker: `stop` within 8 s, so that another device may run
+    it, or `continue`, and it never moves. Null: `continue` with a named device, a file or a local camera,
+    otherwise `stop`."""
     paused: bool = False
 
 
@@ -565,6 +570,7 @@ class PipelinePatch(Body):
     device: Name | None = None
     selector: LabelChanges | None = None
     labels: LabelChanges | None = None
+    on_disconnect: OnDisconnect | None = None
     paused: bool | None = None
 
 

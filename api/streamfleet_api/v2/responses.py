@@ -40,6 +40,7 @@ from streamfleet_core.protocol.values import (
     MaskFormat,
     ModelRef,
     ObservedState,
+    OnDisconnect,
     PipelineSpec,
     Priority,
     SourceSpec,
@@ -124,6 +125,9 @@ class Pipeline(Answer):
     """The requested device."""
     pinned: bool
     """It never moves from its device."""
+    on_disconnect: OnDisconnect | None
+    """What was requested for a device that has lost the broker. Null: `continue` if it is pinned, otherwise
+    `stop`."""
     observed: ObservedState | None
     """The last state that its device reported."""
     reason: str
@@ -161,6 +165,7 @@ class Pipeline(Answer):
             device=view.device,
             requested=view.requested,
             pinned=view.pinned,
+            on_disconnect=view.on_disconnect,
             observed=view.observed,
             reason=view.reason,
             restarts=view.restarts,

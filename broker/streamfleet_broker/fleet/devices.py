@@ -95,6 +95,6 @@ class Device:
 def is_silent(device: Device, record: PipelineRecord) -> bool:
     """Whether a pipeline of a device that is gone certainly emits nothing.
 
-    A pinned one may still run on a device that is only disconnected; a movable one stops with the lease.
+    One that continues may still run on a device that is only disconnected; others stop with the lease.
     """
-    return not record.pinned or device.state in ("new", "left")
+    return record.on_disconnect == "stop" or device.state in ("new", "left")

@@ -90,6 +90,7 @@ def view(
         restarts=0 if observed is None else observed.restarts,
         requested=record.requested,
         selector=record.selector,
+        on_disconnect=record.requested_on_disconnect,
         labels=record.labels,
         version=record.version,
         created_at=record.created_at,
@@ -165,8 +166,10 @@ def whereabouts(holder: Holder) -> str:
 
 def _why_pinned(record: PipelineRecord) -> str:
     bound = [(number, source) for number, source in enumerate(record.spec.sources) if not _movable(source)]
-    if not bound:
+    if not bound and record.requested is not None:
         return "a pipeline that names its device waits for it"
+    if not bound:
+        return "a pipeline that continues without the broker waits for its device"
     number, source = bound[0]
     what = "a file" if kind_of(source.reference) is SourceKind.FILE else "a local camera"
     if len(record.spec.sources) > 1:

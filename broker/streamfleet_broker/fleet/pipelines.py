@@ -267,6 +267,7 @@ class Pipelines:
             spec=desired.spec,
             requested=desired.requested,
             selector=desired.selector,
+            requested_on_disconnect=desired.requested_on_disconnect,
             labels=desired.labels,
             desired_status=desired.desired_status,
             version=known.version + 1,
@@ -277,7 +278,7 @@ class Pipelines:
         device = self._device_for(record)
         if device != known.device:
             return self._scheduler.moved(record, device, now)
-        if not record.spec.can_update_to(known.spec) or record.pinned != known.pinned:
+        if not record.spec.can_update_to(known.spec) or record.on_disconnect != known.on_disconnect:
             return replace(record, generation=known.generation + 1, run_generation=known.generation + 1)
         if (record.spec, record.desired_status) != (known.spec, known.desired_status):
             return replace(record, generation=known.generation + 1)
@@ -403,6 +404,7 @@ def _new(request: CreatePipeline | PutPipeline | DesiredPipeline) -> PipelineRec
         device=request.device,
         created=1,
         selector=request.selector,
+        requested_on_disconnect=request.on_disconnect,
         labels=request.labels,
     )
 
@@ -411,7 +413,7 @@ def _is_same(record: PipelineRecord, desired: PipelineRecord) -> bool:
     """Whether a record already has all that is desired."""
     return all(
         getattr(record, name) == getattr(desired, name)
-        for name in ("spec", "requested", "selector", "labels", "desired_status")
+        for name in ("spec", "requested", "selector", "labels", "requested_on_disconnect", "desired_status")
     )
 
 

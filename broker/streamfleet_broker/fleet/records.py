@@ -56,6 +56,7 @@ class PipelineRecord:
     changed_by: bytes = b""  # the request that made this version, to recognise a retry of it
     selector: Labels = field(default_factory=dict)  # of the devices that it may run on
     labels: Labels = field(default_factory=dict)
+    requested_on_disconnect: OnDisconnect | None = None  # None: as its device and its sources require
     version: Natural = 0  # +1 at any change by an operator; moving is none
     created_at: float = 0.0  # Unix seconds
     # The device that must give it up. No other device is told of it until this one has confirmed that it no
@@ -64,10 +65,17 @@ class PipelineRecord:
 
     @property
     def pinned(self) -> bool:
-        """Whether it never moves from its device."""
-        return self.requested is not None or not all(
-            is_movable(source.reference) for source in self.spec.sources
+        """Whether it never moves from its device: another one must not run it while this one may."""
+        return (
+            self.requested is not None
+            or self.requested_on_disconnect == "continue"
+            or not all(is_movable(source.reference) for source in self.spec.sources)
         )
+
+    @property
+    def on_disconnect(self) -> OnDisconnect:
+        """What it does on a device that has lost the broker."""
+        return self.requested_on_disconnect or ("continue" if self.pinned else "stop")
 
     @property
     def holder(self) -> str | None:
@@ -76,13 +84,12 @@ class PipelineRecord:
 
     def assignment(self) -> Assignment:
         """The assignment that its device is sent."""
-        on_disconnect: OnDisconnect = "continue" if self.pinned else "stop"
         return Assignment(
             pipeline_id=self.pipeline_id,
             generation=self.generation,
             run_generation=self.run_generation,
             desired_status=self.desired_status,
-            on_disconnect=on_disconnect,
+            on_disconnect=self.on_disconnect,
             spec=self.spec,
         )
 

@@ -31,6 +31,7 @@ from streamfleet_core.protocol.values import (
     ModelRef,
     Natural,
     ObservedState,
+    OnDisconnect,
     PipelineSpec,
     from_plain,
     to_plain,
@@ -68,6 +69,9 @@ class CreatePipeline:
     device: Id | None = None  # None: the device with the most free capacity
     selector: Labels = field(default_factory=dict)  # selects the devices on which it may run
     labels: Labels = field(default_factory=dict)
+    # Without the broker; None: `continue` for a named device, a file or a local camera, `stop` otherwise.
+    # With `continue` it never moves to another device.
+    on_disconnect: OnDisconnect | None = None
     desired_status: Literal["run", "pause"] = "run"
     # Idempotency key: a repeated request within a day returns the pipeline of the first; `conflict` if that
     # was deleted. `digest` is the digest of the request: another one under the same key is a `mismatch`.
@@ -91,6 +95,7 @@ class PutPipeline:
     device: Id | None = None
     selector: Labels = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
+    on_disconnect: OnDisconnect | None = None  # as in `CreatePipeline`; a change restarts the pipeline
     desired_status: Literal["run", "pause"] = "run"
     expected: Natural | None = None
     wait_ms: Annotated[int, Meta(ge=0, le=MAX_WAIT_MS)] = 0
@@ -389,6 +394,7 @@ class PipelineView:
     labels: Labels = field(default_factory=dict)
     version: Natural = 0  # +1 at any change of the desired state, including labels
     created_at: float = 0.0  # Unix seconds
+    on_disconnect: OnDisconnect | None = None  # as requested
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ Labels = Annotated[dict[LabelKey, LabelValue], Meta(max_length=MAX_LABELS)]
 
 DesiredStatus = Literal["run", "pause", "stop"]
 OnDisconnect = Literal["stop", "continue"]
+ON_DISCONNECT: tuple[OnDisconnect, ...] = get_args(OnDisconnect)
 # Without pictures and networks: ours for `bytetrack`, the others as the package `trackers` has them.
 Tracker = Literal["bytetrack", "sort", "ocsort", "botsort", "cbiou"]
 TRACKERS: tuple[Tracker, ...] = get_args(Tracker)

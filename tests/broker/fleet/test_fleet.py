@@ -993,6 +993,47 @@ def test_what_nobody_can_take_stays_where_it_is_and_goes_on_there() -> None:
     assert (fleet.view("door").generation, fleet.view("door").status) == (1, "running")
 
 
+def test_what_continues_without_the_broker_waits_for_its_device() -> None:
+    fleet = scripted_fleet("a", "b")
+    assert put(fleet, on_disconnect="continue").pipeline.device == "a"
+    fleet.obey("a")
+
+    fleet.pass_time(21, alive=["b"])
+
+    door = fleet.view("door")
+    assert (door.device, door.generation, door.status, door.pinned) == ("a", 1, "unknown", True)
+    assert door.reason == (
+        "device a is lost, silent for 21 s; a pipeline that continues without the broker waits for its device"
+    )
+    assert fleet.devices["a"].assignments[0].on_disconnect == "continue"
+
+
+def test_what_stops_without_the_broker_is_certainly_gone_with_its_lease() -> None:
+    fleet = scripted_fleet("a")
+    put(fleet, FILE, on_disconnect="stop")
+    fleet.obey("a")
+    assert fleet.devices["a"].assignments[0].on_disconnect == "stop"
+
+    fleet.pass_time(21)
+    done = fleet.reply(ChangePipeline("door", "stop"))
+
+    assert isinstance(done, Changed)
+    assert done.confirmed
+
+
+def test_another_behavior_without_the_broker_restarts_and_the_same_one_does_not() -> None:
+    fleet = scripted_fleet("a")
+    first = put(fleet).pipeline
+
+    named = put(fleet, on_disconnect="stop").pipeline  # as by default
+    other = put(fleet, on_disconnect="continue").pipeline
+
+    assert (first.version, first.generation) == (1, 1)
+    assert (named.version, named.generation, named.on_disconnect) == (2, 1, "stop")
+    assert (other.version, other.generation, other.on_disconnect) == (3, 2, "continue")
+    assert fleet.devices["a"].assignments[0].run_generation == 2
+
+
 def test_a_stream_that_ended_is_not_played_again_elsewhere() -> None:
     fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)

@@ -23,7 +23,7 @@ from streamfleet_api.cli.pipeline_text import find, look_up, place, predicting, 
 from streamfleet_api.cli.tables import say, show
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.protocol.limits import MAX_FPS
-from streamfleet_core.protocol.values import MASK_FORMATS, PRIORITIES, TRACKERS, DecoderChoice
+from streamfleet_core.protocol.values import MASK_FORMATS, ON_DISCONNECT, PRIORITIES, TRACKERS, DecoderChoice
 
 if TYPE_CHECKING:
     from streamfleet.results import Pipeline
@@ -129,6 +129,12 @@ def _pipeline_options(*, changing: bool) -> Callable[[F], F]:
             metavar=label_metavar,
             callback=label_callback,
             help="Run only on devices with this label. Repeatable.",
+        ),
+        click.option(
+            "--on-disconnect",
+            type=click.Choice([*ON_DISCONNECT, *([DEFAULT] if changing else [])]),
+            show_default=shown_default("continue with --device, a file or a local camera, else stop"),
+            help="Without the broker: stop, so that another device may run it, or continue, and never move.",
         ),
         click.option(
             "--label",

@@ -342,7 +342,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
     desired = replace(two, sinks=sinks, confidence=0.5, max_fps=5.0, tracker="bytetrack", priority="high")
     desired = replace(desired, mask_format="rle")
     peer.pipelines["sources"] = pipeline(
-        "sources", spec=desired, labels={"line": "3"}, selector={"site": "a"}
+        "sources", spec=desired, labels={"line": "3"}, selector={"site": "a"}, on_disconnect="continue"
     )
     update: StatusUpdate = {
         "timestamp": "2026-11-20T15:04:14.5",
@@ -406,6 +406,7 @@ def test_status_tells_of_each_source_what_a_person_wants_to_know(api: Api, run: 
         "  priority    high",
         "  masks       rle",
         "  sinks       10.0.0.2:12000",
+        "  on its own  continues",
         "  labels      line=3",
         "  only on     site=a",
         "  source 0    rtsp://cam/1: running",

@@ -259,6 +259,23 @@ def test_set_changes_what_is_given_and_nothing_else(run: Command, peer: Peer) ->
     assert asked.labels == {"line": "4"}
 
 
+def test_set_changes_what_it_does_without_the_broker_and_puts_the_default_back(
+    run: Command, peer: Peer
+) -> None:
+    run("run", "--id", "door", "--model", "parts/1", "--video", "rtsp://cam/1", "--no-wait")
+
+    changed = run("set", "door", "--on-disconnect", "continue").stdout.splitlines()
+    kept = peer.pipelines["door"].on_disconnect
+    back = run("set", "door", "--on-disconnect", "default").stdout.splitlines()
+    wrong = run("set", "door", "--on-disconnect", "wait", code=2)
+
+    assert changed[:2] == ["door: on-disconnect default → continue", "it restarts"]
+    assert kept == "continue"
+    assert back[0] == "door: on-disconnect continue → default"
+    assert peer.pipelines["door"].on_disconnect is None
+    assert "'stop', 'continue', 'default'" in wrong.stderr
+
+
 def test_set_says_that_another_video_begins_anew(run: Command, peer: Peer) -> None:
     peer.pipelines["door"] = pipeline("door", spec=spec("rtsp://cam/1"))
 
