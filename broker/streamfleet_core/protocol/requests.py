@@ -142,6 +142,7 @@ class DesiredPipeline:
     device: Id | None = None
     selector: Labels = field(default_factory=dict)
     labels: Labels = field(default_factory=dict)
+    on_disconnect: OnDisconnect | None = None
     desired_status: Literal["run", "pause"] = "run"
 
 
