@@ -28,6 +28,7 @@ class EventListeners:
         self._state = state
         self._queries = queries
         self._listeners: dict[Asker, _Listener] = {}
+        self._postponed: set[str] = set()  # changed pipelines of devices with too many events
         for name in state.devices:
             state.events.assume("device", name, queries.device_snapshot(name))
         for pipeline_id, record in state.records.pipelines.items():
@@ -49,11 +50,10 @@ class EventListeners:
             if now >= listener.deadline:
                 self._notify(asker, self._events_after(listener.request))
 
-    def mark_all_dirty(self) -> None:
-        """Mark everything as dirty, so that no change is missed."""
-        state = self._state
-        state.dirty_devices = state.devices.keys() | state.events.known("device")
-        state.dirty_pipelines = state.records.pipelines.keys() | state.events.known("pipeline")
+    def retry(self) -> None:
+        """Look again at the pipelines whose devices had too many events."""
+        self._state.dirty_pipelines |= self._postponed
+        self._postponed = set()
 
     def record_events(self, now: float) -> None:
         """Turn changes into events, and send them to the listeners."""
@@ -74,7 +74,15 @@ class EventListeners:
 
     def check(self) -> None:
         """Assert what always holds between two steps."""
+        state, queries = self._state, self._queries
         assert len(self._listeners) <= MAX_LISTENERS
+        waiting = state.dirty_pipelines | self._postponed
+        pipelines = {name: queries.snapshot(record) for name, record in state.records.pipelines.items()}
+        devices = {name: queries.device_snapshot(name) for name in state.devices}
+        for name in (pipelines.keys() | state.events.known("pipeline")) - waiting:
+            assert not state.events.is_new("pipeline", name, pipelines.get(name)), f"no event of {name}"
+        for name in (devices.keys() | state.events.known("device")) - state.dirty_devices:
+            assert not state.events.is_new("device", name, devices.get(name)), f"no event of {name}"
 
     def _record_device(self, name: str, now: float) -> bool:
         snapshot = self._queries.device_snapshot(name) if name in self._state.devices else None
@@ -91,7 +99,8 @@ class EventListeners:
             return False
         holder = None if record is None or record.holder is None else self._state.devices[record.holder]
         if holder is not None and not holder.events.take(1, now):
-            return False  # the next tick checks it again
+            self._postponed.add(pipeline_id)
+            return False
         reason = "" if record is None else self._queries.view(record, now).reason
         self._state.events.add("pipeline", pipeline_id, snapshot, reason, self._state.wall(now))
         return True

@@ -37,8 +37,9 @@ class EventLog:
         self._pushed_out.clear()
         self._first = self._last + 1
 
-    def undo_step(self) -> None:
-        """Remove the events of the last step."""
+    def undo_step(self) -> set[tuple[Subject, str]]:
+        """Remove the events of the last step, and return what they were about."""
+        undone = set(self._before)
         while self._events and self._events[-1].n >= self._first:
             self._events.pop()
         self._last = self._first - 1
@@ -46,6 +47,7 @@ class EventLog:
         for address, snapshot in self._before.items():
             self._put(address, snapshot)
         self.begin_step()
+        return undone
 
     def assume(self, subject: Subject, name: str, snapshot: Snapshot) -> None:
         """Set the first snapshot, which makes no event."""

@@ -119,7 +119,7 @@ class Fleet:
         self._scheduler.place(now)
         self._pending_replies.expire(now)
         self._event_listeners.expire(now)
-        self._event_listeners.mark_all_dirty()
+        self._event_listeners.retry()
         return self._finish(now)
 
     def envelope(self, send: Send) -> Envelope | None:

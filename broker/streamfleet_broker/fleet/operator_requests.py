@@ -145,8 +145,8 @@ class Operators:
             case ListDevices():
                 return Reply(self._queries.device_views(now))
             case GetDevice():
-                found = [view for view in self._queries.device_views(now) if view.device == request.device]
-                return Reply(found[0]) if found else self._state.no_device(request.device, "not_found")
+                device = self._queries.device_view(request.device, now)
+                return self._state.no_device(request.device, "not_found") if device is None else Reply(device)
             case ListModels():
                 models = self._state.records.models
                 return Reply(tuple(models[model_id].ref for model_id in sorted(models)))
@@ -195,8 +195,7 @@ class Operators:
                         LogEvent(record.pipeline_id, f"taken from {name}, which lost its labels")
                     )
             self._scheduler.place(now)
-        (view,) = (view for view in self._queries.device_views(now) if view.device == name)
-        return Reply(view)
+        return Reply(self._queries.device_view(name, now))
 
     def _remove_device(self, request: RemoveDevice, now: float) -> Reply | Error:
         """Remove a device. Its next message is refused, also over existing connections."""

@@ -54,22 +54,14 @@ class FleetQueries:
             token.device: DeviceView(device=token.device, state="new")
             for token in self._state.records.tokens.values()
         }
-        for name, device in self._state.devices.items():
-            records = self._state.records.of_device(name)
-            views[name] = DeviceView(
-                device=name,
-                state=device.state,
-                capacity=device.capacity,
-                pipelines=sum(
-                    record.desired_status != "stop" and not self._state.has_finished(record)
-                    for record in records
-                ),
-                agent=device.agent,
-                silent=device.silent(now),
-                labels=self._state.records.devices[name].labels,
-                dropped=dict(device.dropped),
-            )
+        views |= {name: self._device_view(device, now) for name, device in self._state.devices.items()}
         return tuple(views[name] for name in sorted(views))
+
+    def device_view(self, name: str, now: float) -> DeviceView | None:
+        """One device, also one that has not enrolled yet; None if there is none of this name."""
+        if (device := self._state.devices.get(name)) is not None:
+            return self._device_view(device, now)
+        return DeviceView(device=name, state="new") if self._state.records.tokens_of(name) else None
 
     def device_snapshot(self, name: str) -> Snapshot:
         """The state of a device whose change makes an event."""
@@ -93,6 +85,21 @@ class FleetQueries:
             pipelines=sum(
                 record.desired_status != "stop" for record in self._state.records.pipelines.values()
             ),
+        )
+
+    def _device_view(self, device: Device, now: float) -> DeviceView:
+        records = self._state.records.of_device(device.name)
+        return DeviceView(
+            device=device.name,
+            state=device.state,
+            capacity=device.capacity,
+            pipelines=sum(
+                record.desired_status != "stop" and not self._state.has_finished(record) for record in records
+            ),
+            agent=device.agent,
+            silent=device.silent(now),
+            labels=self._state.records.devices[device.name].labels,
+            dropped=dict(device.dropped),
         )
 
     def _holder_of(self, record: PipelineRecord, now: float) -> Holder | None:

@@ -128,7 +128,8 @@ class State:
         Revisions are not lowered: devices get their desired state again, which is harmless.
         """
         self.records.undo(save.writes)
-        self.events.undo_step()
+        for subject, name in self.events.undo_step():  # part of it may have happened all the same
+            (self.dirty_pipelines if subject == "pipeline" else self.dirty_devices).add(name)
         for name in self.devices.keys() - self.records.devices.keys():
             del self.devices[name]
         for name in self.records.devices.keys() - self.devices.keys():

@@ -13,13 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgpack
 import msgspec
 
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.limits import MAX_CONTROL_BODY, MAX_REPLY_BODY, MAX_REQUEST_BODY
 from streamfleet_core.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Message, Reply, Request
-from streamfleet_core.protocol.values import to_plain
 
 MAGIC = b"SF"
 MAJOR = 1
@@ -42,7 +40,7 @@ class Envelope:
 def encode(envelope: Envelope) -> list[bytes]:
     """Encode a message. Raises: BadMessage if the body is too large."""
     message = envelope.message
-    body: bytes = msgpack.packb(to_plain(message))
+    body = _ENCODER.encode(message)
     limit = _limit(type(message))
     if len(body) > limit:
         raise BadMessage(f"a body of at most {limit} bytes", f"{len(body)} in {type(message).__name__}")
@@ -92,6 +90,7 @@ def _refuse_extension(code: int, _data: memoryview) -> Any:
 
 
 _LIMITS: dict[type[Message], int] = {Request: MAX_REQUEST_BODY, Reply: MAX_REPLY_BODY}
+_ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
     of: msgspec.msgpack.Decoder(of, ext_hook=_refuse_extension) for of in MESSAGE_TYPES.values()
 }

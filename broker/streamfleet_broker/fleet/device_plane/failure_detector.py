@@ -43,11 +43,13 @@ class FailureDetector:
                 if device.session is not None:
                     self._state.end_session(device)
                 device.state, device.lost_at = "lost", now
+                self._state.mark_device_dirty(name)
                 self._state.immediate_effects.append(
                     LogEvent(name, f"lost: silent for {silent:.1f} s", severity="error")
                 )
             elif silent > self._state.config.suspect and device.state != "suspect":
                 device.state = "suspect"
+                self._state.mark_device_dirty(name)
                 self._state.immediate_effects.append(LogEvent(name, f"suspect: silent for {silent:.1f} s"))
             elif silent > self._state.config.probe and device.state != "suspect":
                 # If its agent was killed, libzmq tells it to who sends something.
