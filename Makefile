@@ -17,6 +17,7 @@ help:
 	@echo "make locks-check  looks up whether the locks have wheels for a Jetson, and installs nothing"
 	@echo "make families-check  compares what is read from models with what their own packages find, in ten minutes"
 	@echo "make gpu-check  on a machine with an NVIDIA GPU or a Jetson: what runs on it, in eight minutes"
+	@echo "make simulate  more seeds of the simulated fleet, resumable; options: SEEDS=100000 or SEEDS=FROM:TO"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
 	@echo "make bench-compare A=REV B=REV  frames/s and CPU time of two revisions in pairs; options: ARGS=\"--pairs 15\""
 	@echo "make docs     the documentation site, into site/"
@@ -95,6 +96,11 @@ families-check: install
 # It makes an environment of its own, from the locks of the images: no `install`.
 gpu-check: python
 	$(PYTHON) -m tests.check_gpu $(ARGS)
+
+# On all cores at the lowest priority. What ran is remembered in .simulated/.
+.PHONY: simulate
+simulate: install
+	$(BIN)/python -m tests.simulate $(SEEDS)
 
 # Strictly, and without internet: a broken link or a warning is an error.
 docs: install

@@ -1,8 +1,9 @@
 """A fleet in virtual time: the real `Fleet`, `Session` and `Reconcile`, and everything between them bad.
 
 Links lose, double, reorder and hold back messages; devices are cut off and suspended; agents and the broker
-are killed and stopped; the store takes no writes. What is small and honest here are the cameras: they emit
-when the rules let them, and obey when they get round to it.
+are killed and stopped; the store takes no writes, or is full; a broker that was replaced comes back and does
+not know it. What is small and honest here are the cameras: they emit when the rules let them, and obey when
+they get round to it.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ MANIFEST = Manifest(
     family="yolox", labels=("person",), input_width=416, input_height=416, weights=Weights("cd" * 32, 100)
 )
 NAMES = ("a", "b", "c")
+MORE_NAMES = (*NAMES, "d")  # enough that most of them may fall silent while one is there
+MAJORITY = 3  # silent devices: fewer are never taken for a failure of our network
+SILENT = 4.0  # seconds after which nobody doubts that a device is silent
 SITES: tuple[dict[str, str], ...] = (
     {},
     {},
@@ -99,9 +103,13 @@ class World:
         self.config = config
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
-        self.broker = Broker(self)
-        self.workers = {name: Worker(self, name) for name in NAMES}
+        self.names = NAMES if seed % 4 else MORE_NAMES
+        self.routing_ids = itertools.count(1)
         self.faulty = True
+        self.rough = self.rng.choice([0.0, 1.0, 3.0])  # how often things go wrong beside the great faults
+        self.broker = Broker(self)
+        self.stale: StaleBroker | None = None
+        self.workers = {name: Worker(self, name) for name in self.names}
         self.emitted: dict[str, tuple[int, int, int]] = {}  # pipeline → last key of a movable one
         self.created: dict[str, int] = {}  # pipeline → its first generation since it was created last
         self.stopped: dict[str, tuple[int, int]] = {}  # pipeline → generations that a confirmed stop ended
@@ -122,8 +130,15 @@ class World:
         self.now = end
 
     def chance(self, probability: float) -> bool:
-        """Something bad, with this probability while there are faults."""
-        return self.faulty and self.rng.random() < probability
+        """Something bad, with about this probability while there are faults."""
+        return self.faulty and self.rng.random() < probability * self.rough
+
+    def broker_of(self, worker: Worker) -> Broker:
+        """The broker that a device reaches. One that has seen the new one may reach the stale one, too."""
+        stale = self.stale
+        if stale is not None and worker.seen_epoch >= self.broker.epoch and self.rng.random() < 0.3:
+            return stale
+        return self.broker
 
     # what an observer asserts
 
@@ -228,6 +243,7 @@ class Connection:
     worker: Worker
     closed: bool = False
     routing_id: bytes | None = None  # None: not connected
+    broker: Broker | None = None  # the one that it was connected to last
     up: Way = field(default_factory=Way)
     down: Way = field(default_factory=Way)
 
@@ -237,14 +253,15 @@ class Broker:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.rows: dict[tuple[str, str], Record] = {("device", d.device): d for d in devices(*NAMES)}
+        self.rows: dict[tuple[str, str], Record] = {("device", d.device): d for d in devices(*world.names)}
         self.epoch = 0
         self.fleet: Fleet | None = None
         self.random_source = CountingRandomSource()
         self.connections: dict[bytes, Connection] = {}
-        self.routing_ids = itertools.count(1)
+        self.heard: dict[str, float] = {}  # device → when its last message was handled
         self.frozen_until = 0.0
         self.store_down_until = 0.0
+        self.store_full_until = 0.0
         self.asked: dict[bytes, OperatorRequest] = {}
         self.boot()
 
@@ -262,12 +279,26 @@ class Broker:
         if self.fleet is None:
             return
         self.fleet = None
+        self.hang_up()
+        self.asked.clear()
+        self.world.after(for_seconds, self.boot)
+
+    def hang_up(self) -> None:
+        """All connections break."""
         for connection in self.connections.values():
             connection.routing_id = None
             self.world.workers[connection.worker.name].connect(connection)
         self.connections.clear()
+
+    def replace(self, for_seconds: float) -> None:
+        """Another broker takes over the store at once. This one stands still, and then goes on."""
+        if self.fleet is None or self.world.stale is not None:
+            return
+        stale = self.fleet
+        self.hang_up()
         self.asked.clear()
-        self.world.after(for_seconds, self.boot)
+        self.boot()
+        self.world.stale = StaleBroker(self.world, stale, for_seconds)
 
     def tick_of(self, fleet: Fleet) -> None:
         if self.fleet is fleet:
@@ -290,7 +321,12 @@ class Broker:
 
     def hear(self, worker: Worker, routing_id: bytes, envelope: Envelope) -> None:
         peer = DevicePeer(routing_id, key_of(worker.name))
-        self.run(lambda fleet: self.perform(fleet.receive(peer, envelope, self.world.now)))
+
+        def receive(fleet: Fleet) -> None:
+            self.heard[worker.name] = self.world.now
+            self.perform(fleet.receive(peer, envelope, self.world.now))
+
+        self.run(receive)
 
     def ask(self, request: OperatorRequest) -> None:
         def receive(fleet: Fleet) -> None:
@@ -318,7 +354,7 @@ class Broker:
                 if self.world.chance(0.01):
                     self.crash(self.world.rng.uniform(0.1, 5))
                     return
-                if self.store_down_until > self.world.now:
+                if not self.takes(effect):
                     self.perform(fleet.commit_failed(effect, effects[position + 1 :]))
                     return
                 self.save(effect)
@@ -333,6 +369,13 @@ class Broker:
                 self.send(fleet, effect)
             elif isinstance(effect, Answer):
                 self.answer(effect)
+
+    def takes(self, save: Save) -> bool:
+        """Does the store take these writes? One that is full still takes what removes rows only."""
+        now = self.world.now
+        if self.store_down_until > now or self.world.chance(0.01):
+            return False
+        return self.store_full_until <= now or all(write.after is None for write in save.writes)
 
     def save(self, save: Save) -> None:
         for write in save.writes:
@@ -353,6 +396,18 @@ class Broker:
             world.replaced[after.pipeline_id] = after.run_generation
         if before.leaving is not None and after.leaving is None and after.device is not None:
             world.handovers += 1
+        moved = before.device is not None and before.device != after.device
+        if moved and before.version == after.version and self.most_fell_silent(before.device):
+            raise Violation(f"{world.now:.2f}: I6, {after.pipeline_id} moved while most were silent at once")
+
+    def most_fell_silent(self, device: str | None) -> bool:
+        """Did this device and most of the fleet fall silent together, a lease ago or so, and still are?"""
+        world, lease = self.world, self.world.config.lease
+        silences = {name: world.now - heard for name, heard in self.heard.items()}
+        if device not in silences or silences[device] < lease:
+            return False
+        silent = sum(SILENT < silence < lease + SILENT for silence in silences.values())
+        return silent >= MAJORITY and silent > len(world.names) - silent
 
     def send(self, fleet: Fleet, send: BrokerSend) -> None:
         connection = self.connections.get(send.routing_id)
@@ -382,12 +437,42 @@ class Broker:
         assert isinstance(view, PipelineView)
         row = self.rows.get(("pipeline", view.pipeline_id))
         if view.desired_status != "stop" or not isinstance(data, Changed) or not data.confirmed:
-            assert row is None or (isinstance(row, PipelineRecord) and row.generation >= view.generation), (
-                row,
-                view,
-            )
+            if isinstance(row, PipelineRecord) and row.generation < view.generation:
+                raise Violation(f"{self.world.now:.2f}: I5, {view} was answered, and the store has {row}")
+            if row is None and view.pipeline_id not in self.world.created:
+                raise Violation(f"{self.world.now:.2f}: I5, {view} was answered, and never stored")
         else:
             self.world.stopped[view.pipeline_id] = (self.world.created[view.pipeline_id], view.generation)
+
+
+class StaleBroker(Broker):
+    """A broker that was replaced while it stood still. It goes on, and the store takes no write of it."""
+
+    def __init__(self, world: World, fleet: Fleet, for_seconds: float) -> None:
+        self.world = world
+        self.fleet = fleet
+        self.connections = {}
+        self.heard = {}
+        self.frozen_until = world.now + for_seconds / 2
+        self.asked = {}
+        self.tick_of(fleet)
+        world.after(for_seconds, self.end)
+
+    def end(self) -> None:
+        """Somebody notices."""
+        self.fleet = None
+        self.world.stale = None
+        self.hang_up()
+
+    def perform(self, effects: list[Effect]) -> None:
+        fleet = self.fleet
+        assert fleet is not None
+        for position, effect in enumerate(effects):
+            if isinstance(effect, Save):
+                self.perform(fleet.commit_failed(effect, effects[position + 1 :]))
+                return
+            if isinstance(effect, BrokerSend):
+                self.send(fleet, effect)
 
 
 @dataclass(eq=False)
@@ -706,8 +791,8 @@ class Worker:
     def close(self) -> None:
         if self.connection is not None:
             self.connection.closed = True
-            if self.connection.routing_id is not None:
-                self.world.broker.connections.pop(self.connection.routing_id, None)
+            if self.connection.broker is not None and self.connection.routing_id is not None:
+                self.connection.broker.connections.pop(self.connection.routing_id, None)
             self.connection = None
 
     def connect(self, connection: Connection) -> None:
@@ -716,27 +801,28 @@ class Worker:
         def attempt() -> None:
             if connection.closed or connection.routing_id is not None:
                 return
-            broker = self.world.broker
+            broker = self.world.broker_of(self)
             cut = max(self.cut_up_until, self.cut_down_until) > self.world.now
             if broker.fleet is None or cut:
                 self.connect(connection)
             else:
-                connection.routing_id = next(broker.routing_ids).to_bytes(5, "big")
+                connection.broker = broker
+                connection.routing_id = next(self.world.routing_ids).to_bytes(5, "big")
                 broker.connections[connection.routing_id] = connection
 
         self.world.after(self.world.rng.uniform(0.05, 0.3), attempt)
 
     def transmit_up(self, envelope: Envelope) -> bool:
         connection = self.connection
-        if connection is None or connection.routing_id is None:
+        if connection is None or connection.broker is None or connection.routing_id is None:
             return False
-        routing_id = connection.routing_id
+        broker, routing_id = connection.broker, connection.routing_id
 
         def arrive(delay: float) -> None:
             gone = connection.routing_id != routing_id or connection.closed
             # What a closed connection still had on the way is there soon, or never.
             if self.cut_up_until <= self.world.now and not (gone and delay > 1):
-                self.world.broker.hear(self, routing_id, envelope)
+                broker.hear(self, routing_id, envelope)
 
         self.carry(connection.up, arrive)
         return True
@@ -773,12 +859,19 @@ class Trouble:
     """Who makes the faults and the requests."""
 
     world: World
+    faults: tuple[str, ...] = ()  # names of methods; empty: a choice of all
     kinds: list[Callable[[], None]] = field(default_factory=list)
 
     def start(self) -> None:
         self.kinds = [self.cut, self.cut_one_way, self.freeze, self.suspend, self.kill_agent] * 2
         self.kinds += [self.kill_broker, self.freeze_broker, self.break_store, self.cut_most]
-        self.kinds += [self.forget_epochs]
+        self.kinds += [self.forget_epochs, self.replace_broker, self.fill_store, self.congest]
+        # Where everything fails at once, little is left to go wrong: two of three worlds have few kinds of
+        # faults, which hide nothing of each other.
+        if self.faults:
+            self.kinds = [getattr(self, name) for name in self.faults]
+        elif self.world.rng.random() < 0.67:
+            self.kinds = self.world.rng.sample(self.kinds, 3)
         self.world.after(5.0, self.next_fault)
         self.world.after(2.0, self.next_request)
 
@@ -798,7 +891,7 @@ class Trouble:
         there = ("pipeline", pid) in self.world.broker.rows
         dice = rng.random()
         if dice < 0.1:
-            return LabelDevice(rng.choice(NAMES), rng.choice(SITES))
+            return LabelDevice(rng.choice(self.world.names), rng.choice(SITES))
         if dice < 0.15:
             return RestartPipeline(pid)
         if dice < 0.18:
@@ -808,7 +901,7 @@ class Trouble:
         if dice < 0.55:
             return self.put(pid)
         if not there:
-            pinned = rng.choice(NAMES) if pid in ("disk", "clip") and rng.random() < 0.5 else None
+            pinned = rng.choice(self.world.names) if pid in ("disk", "clip") and rng.random() < 0.5 else None
             return CreatePipeline(pipeline_id=pid, spec=SPECS[pid], device=pinned)
         return ChangePipeline(pid, rng.choice(["run", "run", "pause", "pause", "stop"]), 5000)
 
@@ -821,7 +914,7 @@ class Trouble:
             spec = replace(spec, sources=rng.choice(list(SPECS.values())).sources)
         if rng.random() < 0.3:
             spec = replace(spec, confidence=rng.choice([0.2, 0.4]))
-        device = rng.choice(NAMES) if rng.random() < 0.2 else None
+        device = rng.choice(self.world.names) if rng.random() < 0.2 else None
         selector = rng.choice(SITES)
         expected = row.version if isinstance(row, PipelineRecord) and rng.random() < 0.3 else None
         return PutPipeline(
@@ -853,6 +946,13 @@ class Trouble:
             worker.cut_up_until = self.some(30)
         else:
             worker.cut_down_until = self.some(30)
+
+    def congest(self) -> None:
+        """What the device sends is lost, and what it was sent comes late."""
+        worker = self.worker()
+        worker.cut_up_until = self.some(30)
+        if worker.connection is not None:
+            worker.connection.down.free_at = self.world.now + self.world.rng.uniform(0, 9)
 
     def cut_most(self) -> None:
         until = self.some(30)
@@ -886,11 +986,17 @@ class Trouble:
     def break_store(self) -> None:
         self.world.broker.store_down_until = self.some(15)
 
+    def fill_store(self) -> None:
+        self.world.broker.store_full_until = self.some(15)
 
-def simulate(seed: int, **changes: float) -> World:
-    """Minutes of faults, then quiet. Raises: Violation."""
+    def replace_broker(self) -> None:
+        self.world.broker.replace(self.some(40) - self.world.now)
+
+
+def simulate(seed: int, faults: tuple[str, ...] = (), **changes: float) -> World:
+    """Minutes of faults (these, or a choice of all), then quiet. Raises: Violation."""
     world = World(seed, replace(CONFIG, **changes))  # type: ignore[arg-type]
-    Trouble(world).start()
+    Trouble(world, faults).start()
     for second in range(1, int(FAULTS) + 1):
         world.run_until(float(second))
         world.check()

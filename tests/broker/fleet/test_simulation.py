@@ -4,8 +4,11 @@ I1  what is accepted of a movable pipeline has rising keys
 I2  no two devices emit one movable pipeline
 I3  after the faults, what runs is what the store holds
 I4  after a confirmed stop a pipeline never emits again
+I5  what an operator was answered is in the store
+I6  nothing moves while most of the fleet is silent at once
 
-A test's name ends with its seed. STREAMFLEET_SEEDS=2000 tries so many.
+A test's name ends with its seed. `make simulate` tries more of them. That each rule of the protocol is needed
+for these promises is tested in `test_missing_rules`.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ import os
 
 import pytest
 
-from tests.fakes.simulation import Violation, simulate
+from tests.fakes.simulation import simulate
 
-SEEDS = range(int(os.environ.get("STREAMFLEET_SEEDS", "50")))
+SEEDS = range(int(os.environ.get("STREAMFLEET_SEEDS", "100")))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -30,17 +33,3 @@ def test_the_faults_make_pipelines_move() -> None:
 
     assert sum(world.moves for world in worlds) > 10
     assert sum(world.handovers for world in worlds) > 10
-
-
-@pytest.mark.parametrize("rule", [{"self_stop": 1000.0}, {"lease": 6.0}])
-def test_without_a_rule_the_promises_are_broken(rule: dict[str, float]) -> None:
-    """A worker that never fences itself, and a broker whose lease ends before the worker's."""
-
-    def breaks(seed: int) -> bool:
-        try:
-            simulate(seed, **rule)
-        except Violation as violation:
-            return "I2" in str(violation)
-        return False
-
-    assert any(breaks(seed) for seed in range(20))

@@ -1,0 +1,165 @@
+"""The rules of the protocol, each of which can be taken out of the state machines, to see that it is needed.
+
+The simulation must find a broken promise without any of them. Some rules guard what others guard, too, and
+are not here, because 20 seeds without one of them broke nothing: the lease that counts from sending, the
+fence that waits for the end of old cameras, the generations that a device refuses, the session that the
+broker compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from streamfleet_broker.fleet.device_plane import failure_detector
+from streamfleet_broker.fleet.effects import Answer
+from streamfleet_broker.fleet.record_index import RecordIndex
+from streamfleet_broker.fleet.records import FloorRecord
+from streamfleet_broker.fleet.scheduler import Scheduler
+from streamfleet_broker.fleet.state import State
+from streamfleet_worker.decisions.broker_session import Session
+from tests.fakes import simulation
+from tests.fakes.simulation import Violation, Worker, simulate
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule, how it is taken out, and how soon the simulation must notice."""
+
+    name: str
+    seeds: int  # within which it is caught
+    patch: Patch | None = None
+    config: dict[str, float] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()  # the ones that show it soonest; empty: a choice of all
+
+    def caught(self) -> Violation | None:
+        """The first promise that is broken without the rule. None: none was."""
+        with pytest.MonkeyPatch.context() as patching:
+            if self.patch is not None:
+                self.patch(patching)
+            broken = (self._broken_by(seed) for seed in range(self.seeds))
+            return next(filter(None, broken), None)
+
+    def _broken_by(self, seed: int) -> Violation | None:
+        try:
+            simulate(seed, self.faults, **self.config)
+        except Violation as violation:
+            return violation
+        return None
+
+
+# of the lease ---------------------------------------------------------------------------------------------
+
+
+def clock_that_stops(patching: pytest.MonkeyPatch) -> None:
+    """The agent's clock stands still while the device sleeps, as time.monotonic() does."""
+    slept: dict[Worker, float] = {}
+    suspend = simulation.Trouble.suspend
+
+    def suspend_and_note(trouble: simulation.Trouble) -> None:
+        now, before = trouble.world.now, dict(trouble.world.workers.items())
+        ends = {name: max(now, worker.suspended_until) for name, worker in before.items()}
+        suspend(trouble)
+        for name, worker in before.items():
+            slept[worker] = slept.get(worker, 0.0) + max(0.0, worker.suspended_until - ends[name])
+
+    def awake(worker: Worker) -> float:
+        now = worker.world.now
+        return now + worker.offset - slept.get(worker, 0.0) + max(0.0, worker.suspended_until - now)
+
+    patching.setattr(simulation.Trouble, "suspend", suspend_and_note)
+    patching.setattr(Worker, "boot_time", awake)
+
+
+def no_device_returns(patching: pytest.MonkeyPatch) -> None:
+    """A started broker counts devices as lost that have not spoken to it yet."""
+    patching.setattr(State, "_returning", lambda self, name, now: self._away(name))
+
+
+# of order -------------------------------------------------------------------------------------------------
+
+
+def any_epoch_at_the_device(patching: pytest.MonkeyPatch) -> None:
+    """A device forgets which brokers it saw."""
+    receive, say_hello = Session.receive, Session._say_hello
+
+    def forgetful(self: Session, envelope: Any, now: float) -> Any:
+        self._seen_epoch = 0
+        self._applied = (min(self._applied[0], envelope.epoch), 0)
+        self._subscribers = (0, 0)
+        return receive(self, envelope, now)
+
+    def hello(self: Session, now: float) -> Any:
+        self._seen_epoch = 0
+        return say_hello(self, now)
+
+    patching.setattr(Session, "receive", forgetful)
+    patching.setattr(Session, "_say_hello", hello)
+    patching.setattr(Session, "check", lambda self: None)
+
+
+# of moves -------------------------------------------------------------------------------------------------
+
+
+def move_without_confirmation(patching: pytest.MonkeyPatch) -> None:
+    """The next device is told before the last one has given a pipeline up."""
+    moved = Scheduler.moved
+    patching.setattr(
+        Scheduler,
+        "moved",
+        lambda self, record, target, now: replace(moved(self, record, target, now), leaving=None),
+    )
+
+
+def no_breaker(patching: pytest.MonkeyPatch) -> None:
+    """Pipelines move although most of the fleet fell silent at once."""
+    patching.setattr(failure_detector, "PARTITION_MINIMUM", 1000)
+
+
+def no_floor(patching: pytest.MonkeyPatch) -> None:
+    """The generations of an id that is used again start from the beginning."""
+    write = RecordIndex.write
+
+    def forget_floors(self: RecordIndex, record: Any) -> None:
+        if not isinstance(record, FloorRecord):
+            write(self, record)
+
+    patching.setattr(RecordIndex, "write", forget_floors)
+
+
+# of the stores --------------------------------------------------------------------------------------------
+
+
+def answer_before_commit(patching: pytest.MonkeyPatch) -> None:
+    """An operator is told of a change before it is durable."""
+    finish = State.finish
+
+    def hasty(self: State) -> Any:
+        effects = finish(self)
+        return sorted(effects, key=lambda each: 0 if isinstance(each, Answer) else 1)
+
+    patching.setattr(State, "finish", hasty)
+
+
+def no_undo(patching: pytest.MonkeyPatch) -> None:
+    """What the store refused goes on in the memory of the broker."""
+    patching.setattr(State, "undo", lambda self, save: None)
+
+
+RULES = (
+    Rule("a worker out of contact stops itself", 5, config={"self_stop": 1000.0}, faults=("cut",)),
+    Rule("the lease of the broker is the longer one", 5, config={"lease": 6.0}, faults=("cut",)),
+    Rule("the clock of the lease counts sleep", 5, clock_that_stops, faults=("suspend",)),
+    Rule("a started broker waits for its devices", 5, no_device_returns, faults=("kill_broker",)),
+    Rule("a device obeys the newest epoch", 5, any_epoch_at_the_device, faults=("replace_broker",)),
+    Rule("a move waits for a confirmation", 5, move_without_confirmation, faults=("freeze",)),
+    Rule("nothing moves while most are silent", 5, no_breaker, faults=("cut_most",)),
+    Rule("generations of a reused id rise", 5, no_floor, faults=("freeze",)),
+    Rule("a change is durable before its answer", 3, answer_before_commit, faults=("break_store",)),
+    Rule("a refused write is undone", 3, no_undo, faults=("break_store",)),
+)
