@@ -31,8 +31,12 @@ def write_film(
     rotation: int = 0,
     sound: bool = False,
     tracks: int = 1,
+    group: int | None = None,
 ) -> Path:
-    """A picture in which something moves; `times` are those of its frames, in milliseconds."""
+    """A picture in which something moves.
+
+    `times` are those of its frames, in milliseconds; `group`: frames from keyframe to keyframe.
+    """
     with _usual_priority(), av.open(str(path), "w") as film:
         audio = film.add_stream("mp2", rate=48_000) if sound else None
         streams = []
@@ -42,6 +46,8 @@ def write_film(
             stream.pix_fmt = pix_fmt
             if times is not None:
                 stream.codec_context.time_base = Fraction(1, 1000)
+            if group is not None:
+                stream.codec_context.gop_size = group
             if rotation:
                 stream.set_display_rotation(rotation)
             streams.append(stream)

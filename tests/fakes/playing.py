@@ -14,6 +14,7 @@ from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.source_reader import Reader
 from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.open_source import quiet_libraries
+from streamfleet_worker.video.sources.packet_skipper import Demand
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 from tests.fakes.peers import wait_for
 
@@ -57,6 +58,7 @@ class Playing:
         position: int = 0,
         when_lost: Callable[[], None] = lambda: None,
         drop_cause: Callable[[float], str | None] = lambda _: None,
+        demand: Callable[[], Demand | None] = lambda: None,
         **spec: Any,
     ) -> None:
         quiet_libraries()
@@ -71,6 +73,7 @@ class Playing:
             buffer=self.buffer,
             metrics=self.metrics,
             drop_cause=drop_cause,
+            demand=demand,
         )
         self.frames: list[Seen] = []
         self.began = time.monotonic()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from streamfleet_core.protocol.values import Motion, SourceSpec
@@ -10,6 +12,7 @@ from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.frame import Frame, Stamp
 from streamfleet_worker.video.source_lane import SourceLane
+from streamfleet_worker.video.sources.packet_skipper import Demand
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 
 
@@ -48,6 +51,24 @@ def test_the_freeze_detector_gets_its_frames_in_any_case() -> None:
 
     assert lane.drop_cause(100.49) == "muted"
     assert lane.drop_cause(100.5) is None
+
+
+def test_the_next_pictures_are_needed_at_the_pace_of_a_live_source() -> None:
+    lane = lane_of("TestPatternStreamProducer", max_fps=0.5)
+
+    demand = lane.demand()
+    lane.gate.use(Motion(), None)
+    gated = lane.demand()
+    lane.muted = True
+    muted = lane.demand()  # when it is resumed, it must not wait for a keyframe
+    lane.muted = False
+    lane.pace.limit(None)
+
+    assert demand == Demand(due=102.0, interval=2.0, check_by=106.0, exact=False)
+    assert gated == replace(demand, exact=True)
+    assert muted is None
+    assert lane.demand() is None
+    assert lane_of("/film.mp4", max_fps=0.5).demand() is None
 
 
 def test_every_frame_of_a_file_is_needed() -> None:

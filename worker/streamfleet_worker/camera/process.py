@@ -76,6 +76,7 @@ class Camera:
                 metrics=lane.metrics,
                 decoder=config.decoder,
                 drop_cause=lane.drop_cause,
+                demand=lane.demand,
                 needed_size=self._needed_size,
                 screen=lane.screen,
             )

@@ -16,6 +16,7 @@ class Capture(abc.ABC):
     fps: float  # as declared; 0 if unknown
     total_frames: int  # as declared; below 1 if unknown
     damaged = False  # the grabbed frame cannot be decoded
+    skipped = False  # the grabbed frame was not decoded, because it was not needed when it arrived
     broken = False  # at the end: it is shorter than declared, or could not be read further
     remark = ""  # at the end: what was wrong with it, for users
     media_time: float | None = None  # of the grabbed frame, in seconds of the source's own clock
@@ -29,7 +30,7 @@ class Capture(abc.ABC):
 
     @abc.abstractmethod
     def retrieve(self) -> Picture | None:
-        """The grabbed picture; None if it is damaged. It outlives the next ones, and the source."""
+        """The grabbed picture; None if it is damaged or skipped. It outlives its source."""
 
     @abc.abstractmethod
     def close(self) -> None:

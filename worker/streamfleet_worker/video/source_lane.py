@@ -15,6 +15,7 @@ from streamfleet_worker.video.sources.buffer import FrameBuffer, Signal
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
 from streamfleet_worker.video.sources.freeze_detector import FreezeDetector, checksum
 from streamfleet_worker.video.sources.pacing import HoldIntervals, Pace
+from streamfleet_worker.video.sources.packet_skipper import Demand
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
 
 _FILE_FRAMES = 4  # decoded ahead
@@ -81,6 +82,17 @@ class SourceLane:
         if self.muted:
             return "muted"
         return "max_fps" if self.pace.wait(now) > 0 else None
+
+    def demand(self) -> Demand | None:
+        """Which pictures are needed next; None: all. Any thread may ask."""
+        if self.finite or self.muted or not self.pace.interval:  # what is resumed begins at once
+            return None
+        return Demand(
+            due=self.pace.due,
+            interval=self.pace.interval,
+            check_by=self._freeze_detector.forgets_at,
+            exact=self.gate.is_on,
+        )
 
     def screen(self, frame: Frame) -> Frame | None:
         """The frame as the frame loop needs it; None if it shows no motion. For the thread of the reader."""

@@ -27,6 +27,7 @@ from streamfleet_worker.video.sources.buffer import FrameBuffer
 from streamfleet_worker.video.sources.buffer_policy import consumption_of, filling_of
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.open_source import open_source, timeouts_of
+from streamfleet_worker.video.sources.packet_skipper import Demand, PacketSkipper
 from streamfleet_worker.video.sources.retry_policy import SourceBackoff
 from streamfleet_worker.video.telemetry.log_throttle import LogThrottle
 from streamfleet_worker.video.telemetry.source_metrics import SourceMetrics
@@ -51,6 +52,7 @@ class Reader:
         metrics: SourceMetrics,
         decoder: DecoderChoice = "software",
         drop_cause: Callable[[float], str | None] = lambda _: None,
+        demand: Callable[[], Demand | None] = lambda: None,
         needed_size: NeededSize = lambda _width, _height: None,
         screen: Callable[[Frame], Frame | None] = lambda frame: frame,
     ) -> None:
@@ -60,6 +62,7 @@ class Reader:
             position: the last frame that was emitted.
             decoder: used if the source does not choose one.
             drop_cause: why a frame that is grabbed at this time would be dropped; None if it may be needed.
+            demand: which pictures of a live source are needed next; None: all.
             needed_size: to which size its pictures may be scaled down.
             screen: gives the frame as it is needed, or None if it shows nothing new.
         """
@@ -82,6 +85,7 @@ class Reader:
         self._refused: deque[tuple[int, int] | None] = deque(maxlen=_SURE)  # versions of an invalid file
         self._buffer = buffer
         self._drop_cause = drop_cause
+        self._skipper = PacketSkipper(demand)
         self._screen = screen
         self._metrics = metrics
         self._backoff = SourceBackoff()
@@ -175,6 +179,7 @@ class Reader:
             finite=True if self._finite else None if self._is_new else False,
             on_wait=self._metrics.set_waiting_for,
             decoders=self._decoders,
+            skipper=self._skipper,
         )
         if capture.finite and not self._finite:
             self._become_finite()
@@ -245,7 +250,7 @@ class Reader:
         now = time.monotonic()
         self._metrics.grabbed(now, self._timeouts.following if self._kind is SourceKind.URL else 0.0)
         self._position = self._frame_id
-        if drop_cause in _UNDECODED:
+        if capture.skipped or drop_cause in _UNDECODED:
             self._metrics.dropped(drop_cause)
             return
         self._metrics.decoded()
@@ -277,7 +282,10 @@ class Reader:
             return None, "damaged"
         if not self._buffer.wants(now, capture.fps):
             return None, "adaptive"
-        if (cause := self._drop_cause(now)) is not None:
+        cause = self._drop_cause(now)
+        if capture.skipped:
+            return None, cause or "max_fps"
+        if cause is not None:
             return None, cause
         picture = capture.retrieve()
         return picture, "damaged" if picture is None else ""

@@ -52,7 +52,7 @@ def test_nobody_knows_whether_a_source_stands_still_that_gives_no_picture() -> N
     detector = FreezeDetector()
     now = look_at(detector, [7] * 30, start=100.0)
 
-    gone = detector.frozen_for(now + 3.5)
+    gone = detector.frozen_for(now + 6.5)
     now = look_at(detector, [7] * 10, start=now + 60)
 
     assert gone is None

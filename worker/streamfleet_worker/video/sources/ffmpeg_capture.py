@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import av
@@ -32,6 +33,7 @@ from streamfleet_worker.video.sources.decoded_picture import Converters, Decoded
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.ffmpeg_errors import strerror
 from streamfleet_worker.video.sources.file_diagnosis import codec_of, fault_of
+from streamfleet_worker.video.sources.packet_skipper import PacketSkipper
 from streamfleet_worker.video.sources.timeouts import FrameTimeouts
 
 ANSWER_TIMEOUT = 10.0  # seconds, for a server that responds before the first picture
@@ -75,6 +77,7 @@ class FFmpegCapture(Capture):
         answers: bool = False,
         on_wait: Callable[[str], None] = lambda _: None,
         decoders: Decoders | None = None,
+        skipper: PacketSkipper | None = None,
     ) -> None:
         """Open it. Raises: SourceLost, av.FFmpegError.
 
@@ -87,6 +90,7 @@ class FFmpegCapture(Capture):
             answers: its server responds before the first picture.
             on_wait: called with what it waits for, until the first picture.
             decoders: chooses the decoder; None: software.
+            skipper: decides which packets of a live source are decoded; None: all.
         """
         self._target, self._shown, self._options = target, shown, options
         self._timeouts, self._answers, self._on_wait = timeouts, answers, on_wait
@@ -106,9 +110,11 @@ class FFmpegCapture(Capture):
         self._is_reduced = False  # the pending pictures were scaled down by a decoder of hardware
         self._replayed: deque[Packet[Any]] = deque()  # that a decoder of hardware has left
         self._repeated: list[int | None] = []  # times of pictures in them that were delivered
+        self._skipper = skipper or PacketSkipper()
         self._connect(finite, threads)
         self._decoders = decoders or Decoders()
         self._hardware = self._start_hardware()
+        self._skipper.begin_connection()
         self.width, self.height = self._codec.width, self._codec.height
         self.fps = _rate(self._stream)
         seconds = _seconds(self._container, self._stream)
@@ -127,12 +133,15 @@ class FFmpegCapture(Capture):
         # Even with a picture: after a timeout FFmpeg returns what its parser held back.
         if self._hardware is None and not self.finite and self._deadline.has_passed:
             raise self._timed_out()
-        self._frame = self._pending.popleft()
+        taken = self._pending.popleft()
         self._delivered += 1
         self._silence += time.monotonic() - began
-        self.damaged = self._frame is None
-        if self._frame is not None:
-            self._record_picture(self._frame)
+        self.damaged, self.skipped = taken is None, isinstance(taken, _Skipped)
+        if isinstance(taken, _Skipped):
+            self._record_skipped(taken)
+        elif taken is not None:
+            self._frame = taken
+            self._record_picture(taken)
         return True
 
     def retrieve(self) -> Picture | None:
@@ -190,7 +199,9 @@ class FFmpegCapture(Capture):
         self._time_base = float(self._stream.time_base or 0)
         self._first_time: float | None = None  # seconds of the source's own clock
         self._packets = None
-        self._pending: deque[VideoFrame | None] = deque()  # None: damaged
+        self._pending: deque[VideoFrame | _Skipped | None] = deque()  # None: damaged
+        self._owed = 0  # pictures of the packets that the decoder got since it began at a keyframe
+        self._awaits_keyframe = False  # the decoder holds no picture, and begins at a keyframe
         self._video_packets = 0  # packets of the video stream
         self._visible_packets = self._decoded = 0  # visible packets; pictures and errors from the decoder
         self._bad_reads = 0
@@ -266,7 +277,7 @@ class FFmpegCapture(Capture):
         if packet is None:
             self._drain()
         else:
-            self._decode(packet)
+            self._decode_or_skip(packet)
             self._report_progress()
         if not self._pending and not self.finite and self._deadline.has_passed:
             raise self._timed_out()  # data arrives, but no picture can be decoded
@@ -317,14 +328,62 @@ class FFmpegCapture(Capture):
         self.broken = True
         return None
 
+    def _decode_or_skip(self, packet: Packet[Any]) -> None:
+        """Pass a packet to the decoder, unless its picture is not needed. Raises: SourceLost."""
+        now = time.monotonic()
+        use = self._skipper.use_of(is_keyframe=packet.is_keyframe, now=now) if self._may_skip else "decode"
+        if use == "decode":
+            self._awaits_keyframe = False
+            self._owed += self._has_picture
+            self._decode(packet)
+            return
+        self._restart_decoder()
+        if use == "alone":
+            self._decode_alone(packet)
+            return
+        self._pending.append(_Skipped(packet.pts))
+        if self._skipper.waits_for_keyframe(now) > self._timeouts.first:
+            raise self._lost("undecodable", _no_keyframe_within(self._timeouts.first))
+
+    @property
+    def _may_skip(self) -> bool:
+        """Whether packets may be skipped: its packets arrive one by one, and a first picture was seen."""
+        is_segmented = self._container.format.name in _SEGMENTED
+        is_replaying = bool(self._replayed or self._repeated)
+        return self._has_picture and not (self.finite or is_segmented or is_replaying)
+
+    def _decode_alone(self, keyframe: Packet[Any]) -> None:
+        """Decode a keyframe that no other packet follows."""
+        self._awaits_keyframe = False
+        self._owed += 1
+        self._decode(keyframe)
+        self._restart_decoder()
+        if self._pending[-1] is None:
+            self._skipper.forget()
+        elif isinstance(self._pending[-1], _Skipped):  # only several such pictures complete each other
+            self._skipper.distrust()
+
+    def _restart_decoder(self) -> None:
+        """Get the last pictures out of the decoder, and let it begin again with the next keyframe."""
+        if self._awaits_keyframe:
+            return
+        self._decode(None)
+        self._codec.flush_buffers()
+        self._awaits_keyframe = True
+        # It leaves out pictures at the start of a group that refer to the group before.
+        self._pending.extend([_Skipped(None)] * self._owed)
+        self._owed = 0
+
     def _decode(self, packet: Packet[Any] | None) -> None:
         try:
             frames = self._codec.decode(packet)
         except (av.FFmpegError, ValueError):
             self._decoded += 1
+            self._owed = max(0, self._owed - 1)
             self._pending.append(None)
             return
         self._decoded += len(frames)
+        self._owed = max(0, self._owed - len(frames))
         for frame in frames:
             if frame.pts in self._repeated:
                 self._repeated.remove(frame.pts)
@@ -421,6 +480,11 @@ class FFmpegCapture(Capture):
 
     # pictures --------------------------------------------------------------------------------------------
 
+    def _record_skipped(self, packet: _Skipped) -> None:
+        self._timeouts.waited(self._silence)
+        self._silence, self._undecoded_packets = 0.0, 0
+        self.media_time = self._time_of(packet.pts)
+
     def _record_picture(self, frame: VideoFrame) -> None:
         if not self._has_picture:
             rotation = frame.rotation or self._declared_rotation
@@ -434,15 +498,15 @@ class FFmpegCapture(Capture):
         self._has_picture = True
         self._silence, self._undecoded_packets = 0.0, 0
         self._corrupt += frame.is_corrupt
-        self.media_time = self._time_of(frame)
+        self.media_time = self._time_of(frame.pts)
 
-    def _time_of(self, frame: VideoFrame) -> float:
+    def _time_of(self, pts: int | None) -> float:
         """Seconds since the first picture. They always increase, even if the source's own times do not."""
         last = self.media_time
         following = 0.0 if last is None else last + 1 / (self.fps or _USUAL_FPS)
-        if frame.pts is None or not self._time_base:
+        if pts is None or not self._time_base:
             return following
-        at = frame.pts * self._time_base
+        at = pts * self._time_base
         if self._first_time is None:
             self._first_time = at - following
         at -= self._first_time
@@ -492,8 +556,7 @@ class FFmpegCapture(Capture):
         if self._has_picture:
             self._timeouts.timed_out()
         if not self._has_picture and self._undecoded_packets:
-            text = f"frames arrive, but none can be decoded: no keyframe within {limit}"
-            return self._lost("undecodable", text)
+            return self._lost("undecodable", _no_keyframe_within(self._timeout))
         if self._undecoded_packets > _REORDER_PACKETS:
             return self._lost("undecodable", f"frames arrive, but none can be decoded for {limit}")
         return self._lost("timeout", f"no frame for {limit}")
@@ -504,6 +567,13 @@ class FFmpegCapture(Capture):
 
     def _lost(self, cause: SourceCause, why: str) -> SourceLost:
         return SourceLost(cause, f"{self._shown}: {why}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """A packet that was not decoded."""
+
+    pts: int | None  # in the time base of its stream
 
 
 class _Deadline:
@@ -551,6 +621,10 @@ class _Opening:
             return float(self._answer)
         self._on_wait("connected, no picture yet")
         return float(self._deadline)
+
+
+def _no_keyframe_within(seconds: float) -> str:
+    return f"frames arrive, but none can be decoded: no keyframe within {seconds:.3g} s"
 
 
 def _has_length(container: InputContainer, stream: VideoStream) -> bool:

@@ -10,7 +10,7 @@ import zlib
 from streamfleet_worker.video.frame import Picture
 
 FROZEN_AFTER = 10.0  # seconds without any change, after which it is reported
-FORGOTTEN = 3.0  # seconds without a picture, after which the state is unknown
+FORGOTTEN = 6.0  # seconds without a picture, after which the state is unknown
 _PAUSE = 0.5  # seconds between two checks
 _GRID = 32  # rows and columns of the checked pixels
 
@@ -27,6 +27,11 @@ class FreezeDetector:
         self._seen: int | None = None
         self._since = 0.0  # monotonic seconds, when this checksum appeared
         self._updated_at = float("-inf")  # monotonic seconds
+
+    @property
+    def forgets_at(self) -> float:
+        """Monotonic seconds until which another picture is needed."""
+        return self._updated_at + FORGOTTEN
 
     def due(self, now: float) -> bool:
         """Whether it is time for another check."""

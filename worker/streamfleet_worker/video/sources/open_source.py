@@ -22,6 +22,7 @@ from streamfleet_worker.video.sources.errors import SourceLost, shown_path
 from streamfleet_worker.video.sources.ffmpeg_capture import MOST_PIXELS, FFmpegCapture
 from streamfleet_worker.video.sources.ffmpeg_errors import diagnose_error, strerror
 from streamfleet_worker.video.sources.images import is_pattern, open_images
+from streamfleet_worker.video.sources.packet_skipper import PacketSkipper
 from streamfleet_worker.video.sources.timeouts import FrameTimeouts
 from streamfleet_worker.video.sources.url_diagnosis import address_of, resolve
 from streamfleet_worker.video.sources.v4l2_capture import number_of as property_number
@@ -66,6 +67,7 @@ def open_source(
     finite: bool | None = None,
     on_wait: Callable[[str], None] = lambda _: None,
     decoders: Decoders | None = None,
+    skipper: PacketSkipper | None = None,
 ) -> Capture:
     """Open a source. Raises: SourceLost.
 
@@ -75,6 +77,7 @@ def open_source(
         finite: as found by an earlier connection.
         on_wait: called with what it waits for, until the first picture.
         decoders: chooses the decoder of a file or a URL; None: software.
+        skipper: decides which packets of a live file or URL are decoded; None: all.
     """
     reference = spec.reference
     for name in spec.properties:
@@ -89,9 +92,9 @@ def open_source(
             except UnknownScene as exc:
                 raise SourceLost("invalid", str(exc)) from exc
         case SourceKind.FILE:
-            return _open_file(spec, timeouts, on_wait, decoders)
+            return _open_file(spec, timeouts, on_wait, decoders, skipper)
         case SourceKind.URL:
-            return _open_url(spec, timeouts, finite, on_wait, decoders)
+            return _open_url(spec, timeouts, finite, on_wait, decoders, skipper)
         case SourceKind.DEVICE:
             return open_device(spec, finite=is_finite(spec))
 
@@ -114,6 +117,7 @@ def _open_file(
     timeouts: FrameTimeouts,
     on_wait: Callable[[str], None],
     decoders: Decoders | None,
+    skipper: PacketSkipper | None,
 ) -> Capture:
     path = _local_path(str(spec.reference))
     if is_pattern(path) or os.path.isdir(path):  # noqa: PTH112 (pathlib raises errors that are handled below)
@@ -130,6 +134,7 @@ def _open_file(
             upright=bool(spec.properties.get(_UPRIGHT, 1)),
             on_wait=on_wait,
             decoders=decoders,
+            skipper=skipper,
         )
     except (av.FFmpegError, ValueError) as exc:
         why = file_diagnosis.fault_of(path) or strerror(exc)
@@ -147,6 +152,7 @@ def _open_url(
     finite: bool | None,
     on_wait: Callable[[str], None],
     decoders: Decoders | None,
+    skipper: PacketSkipper | None,
 ) -> Capture:
     address = address_of(str(spec.reference))
     family = address.scheme if address.scheme in _PROTOCOLS else address.scheme.removesuffix("s")
@@ -166,6 +172,7 @@ def _open_url(
             answers=family in _ANSWERING,
             on_wait=on_wait,
             decoders=decoders,
+            skipper=skipper,
         )
     except (av.FFmpegError, ValueError) as exc:
         raise diagnose_error(address, exc) from None
