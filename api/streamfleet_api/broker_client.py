@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -22,13 +22,14 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
-from streamfleet_core.protocol.control_plane import Envelope, decode, encode
+from streamfleet_core.protocol.control_plane import Envelope, decode, decode_data, encode
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.limits import CURVE_MARGIN, MAX_REPLY_BODY
 from streamfleet_core.protocol.messages import Error, ErrorCode, Message, Reply
 from streamfleet_core.protocol.requests import (
     CheckHolder,
     CheckTicket,
+    DeviceView,
     GetDevice,
     GetEvents,
     GetFleet,
@@ -38,15 +39,16 @@ from streamfleet_core.protocol.requests import (
     ListPipelines,
     ListSubscribers,
     OperatorRequest,
+    PipelineView,
     pack_request,
 )
-from streamfleet_core.protocol.values import from_plain
 from streamfleet_core.runtime.client_socket import configure
 from streamfleet_core.runtime.curve import CurveKeys
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT = 5.0  # seconds for a reply
+PAGE = 250  # pipelines or devices that are listed at once
 CONNECT_TIMEOUT = 2.0  # seconds for the connection, included in the timeout
 
 _QUERIES = (  # requests that change nothing
@@ -167,6 +169,49 @@ class BrokerClient:
                 self.changes += 1
         return _unpack(answer, reply_type)
 
+    async def pipelines(self, *, timeout: float = TIMEOUT) -> tuple[PipelineView, ...]:
+        """All pipelines, oldest first, in pages: a long list would stop the broker and this process for long.
+
+        Args:
+            timeout: seconds for each page.
+
+        Raises: Refused, BrokerUnreachable, BadReply.
+        """
+        found: list[PipelineView] = []
+        while True:
+            after = found[-1].order if found else 0
+            page = await self.page_of_pipelines(after, PAGE, timeout=timeout)
+            found += page
+            if len(page) < PAGE:
+                return tuple(found)
+
+    async def page_of_pipelines(
+        self, after: int, limit: int, *, timeout: float = TIMEOUT
+    ) -> tuple[PipelineView, ...]:
+        """The next pipelines after one with this `order`, oldest first. Raises: as `pipelines`."""
+        views = await self.ask(ListPipelines(after, limit), tuple[PipelineView, ...], timeout=timeout)
+        if views and not views[0].order:  # an older broker lists all
+            numbered = (replace(view, order=number) for number, view in enumerate(views, 1))
+            views = tuple(view for view in numbered if view.order > after)
+        return views[:limit]
+
+    async def devices(self, *, timeout: float = TIMEOUT) -> tuple[DeviceView, ...]:
+        """All devices by name, in pages. Raises: as `pipelines`."""
+        found: list[DeviceView] = []
+        while True:
+            after = found[-1].device if found else None
+            page = await self.page_of_devices(after, PAGE, timeout=timeout)
+            found += page
+            if len(page) < PAGE:
+                return tuple(found)
+
+    async def page_of_devices(
+        self, after: str | None, limit: int, *, timeout: float = TIMEOUT
+    ) -> tuple[DeviceView, ...]:
+        """The next devices after one of this name. Raises: as `pipelines`."""
+        views = await self.ask(ListDevices(after, limit), tuple[DeviceView, ...], timeout=timeout)
+        return tuple(view for view in views if after is None or view.device > after)[:limit]
+
     async def _send(self, pending: _PendingRequest, timeout: float) -> None:
         assert self._socket is not None, "start() comes first"
         try:
@@ -179,7 +224,7 @@ class BrokerClient:
         while True:
             frames = await socket.recv_multipart()
             try:
-                envelope = decode(frames)
+                envelope = decode(frames, raw_data=True)
             except BadMessage as exc:
                 logger.warning("broker: dropped a message: %s", exc)
                 continue
@@ -208,6 +253,6 @@ def _unpack(answer: Message, reply_type: type[T]) -> T:
     if not isinstance(answer, Reply):
         raise BadReply(f"expected a Reply or an Error, got {type(answer).__name__}")
     try:
-        return from_plain(answer.data, reply_type)
-    except msgspec.ValidationError as exc:
+        return decode_data(answer.data, reply_type)
+    except (msgspec.ValidationError, BadMessage) as exc:
         raise BadReply(f"expected {reply_type}, got something else: {exc}") from exc

@@ -45,8 +45,8 @@ from streamfleet_core.peers.allow_list import PENALTY, AllowList
 from streamfleet_core.peers.connections import OVERHEAD, Connections, descriptor_of, number_of
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.errors import BadMessage
-from streamfleet_core.protocol.messages import Desired, Enrol, Error, Hello
-from streamfleet_core.protocol.requests import Plane
+from streamfleet_core.protocol.messages import Desired, Enrol, Error, Hello, Request
+from streamfleet_core.protocol.requests import SMALL_CHANGES, Plane
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import serve
 from streamfleet_core.runtime.pinned_tls import parse_fingerprint
@@ -58,6 +58,7 @@ P = ParamSpec("P")
 
 TICK = 0.5  # seconds
 DRAIN = 256  # messages of one socket in a row, before timers get their turn
+TOGETHER = 16  # changes that share one write
 HOLD = 0.02  # seconds for which the desired state of a device waits for further changes
 LOG_INTERVAL = 10.0  # seconds between two log lines about malformed messages of one sender
 LAST_WORD = 2.0  # seconds before the connections of a removed device are closed, for a last message
@@ -331,15 +332,34 @@ class Broker:
             await self.perform(self.fleet.overspent(key, plane, count, now))
 
     async def _serve_operators(self) -> None:
-        """Handle the waiting messages of operators, up to a limit."""
+        """Handle the waiting messages of operators, up to a limit. Changes in a row share one write."""
+        together: list[tuple[OperatorPeer, Envelope]] = []
         for _ in range(DRAIN):
             if self._held and time.monotonic() > self._hold_until:
                 self._send_all_held()
             frames = _taken(self._operators)
             if frames is None:
                 break
-            await self._receive(OperatorPeer(frames[0].bytes), frames[1:])
+            peer = OperatorPeer(frames[0].bytes)
+            envelope = await self._decoded(peer, frames[1:])
+            if envelope is None:
+                continue
+            if _is_change(envelope):
+                together.append((peer, envelope))
+                if len(together) < TOGETHER:
+                    continue
+            await self._change_together(together)
+            if not _is_change(envelope):
+                await self.perform(self.fleet.receive(peer, envelope, time.monotonic()))
+        await self._change_together(together)
         self._send_all_held()
+
+    async def _change_together(self, together: list[tuple[OperatorPeer, Envelope]]) -> None:
+        """Make the changes that wait, and forget them."""
+        if together:
+            messages = together.copy()
+            together.clear()
+            await self.perform(self.fleet.receive_together(messages, time.monotonic()))
 
     async def _serve_devices(self) -> None:
         """Handle the waiting messages of devices, but those of operators first: devices never delay them."""
@@ -375,8 +395,18 @@ class Broker:
                 self._connections.read(key, len(last) + OVERHEAD)
             await self._serve_operators()
 
-    async def _receive(self, peer: DevicePeer | OperatorPeer, frames: Sequence[zmq.Frame]) -> None:
-        now = time.monotonic()
+    async def _receive(self, peer: DevicePeer, frames: Sequence[zmq.Frame]) -> None:
+        envelope, now = await self._decoded(peer, frames), time.monotonic()
+        if envelope is None:
+            return
+        begins = isinstance(envelope.message, Hello | Enrol)
+        if begins and not self._budgets.admits_session(peer.key, now):
+            self._dropped[peer.key] += 1
+            return
+        await self.perform(self.fleet.receive(peer, envelope, now))
+
+    async def _decoded(self, peer: DevicePeer | OperatorPeer, frames: Sequence[zmq.Frame]) -> Envelope | None:
+        """Decode a message. A malformed one is refused here."""
         content = [frame.bytes for frame in frames]
         try:
             envelope = decode(content)
@@ -384,13 +414,9 @@ class Broker:
             self._log_malformed(peer, exc)
             request_id = content[1] if len(content) > 1 and len(content[1]) == 16 else b""
             await self.perform(self.fleet.receive_malformed(peer, request_id, exc))
-            return
+            return None
         logger.debug("< %s %r", peer.routing_id.hex(), envelope.message)
-        begins = isinstance(envelope.message, Hello | Enrol)
-        if begins and isinstance(peer, DevicePeer) and not self._budgets.admits_session(peer.key, now):
-            self._dropped[peer.key] += 1
-            return
-        await self.perform(self.fleet.receive(peer, envelope, now))
+        return envelope
 
     def _log_malformed(self, peer: DevicePeer | OperatorPeer, error: BadMessage) -> None:
         """Log malformed messages, but not so often that the log fills the disk."""
@@ -399,6 +425,10 @@ class Broker:
         if now - self._logged_at.get(sender, float("-inf")) > LOG_INTERVAL:
             self._logged_at[sender] = now
             logger.warning("%s: not a message: %s", sender, error)
+
+
+def _is_change(envelope: Envelope) -> bool:
+    return isinstance(envelope.message, Request) and envelope.message.op in SMALL_CHANGES
 
 
 async def _in_thread(do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:

@@ -11,7 +11,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from streamfleet_api.broker_client import BadReply, BrokerClient, BrokerUnreachable, Refused
+from streamfleet_api.broker_client import PAGE, BadReply, BrokerClient, BrokerUnreachable, Refused
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.messages import Error, Reply
 from streamfleet_core.protocol.requests import (
@@ -68,6 +68,25 @@ async def test_questions_under_way_at_once_get_their_own_answers(broker: BrokerC
     )
 
     assert (fleets.epoch, pipelines) == (7, (pipeline("door"),))
+
+
+async def test_an_older_broker_that_knows_no_pages_is_listed_in_pages_too(
+    broker: BrokerClient, peer: Peer
+) -> None:
+    peer.pipelines = {name: pipeline(name) for name in ("a", "b", "c", "d", "e")}
+
+    pages = [await broker.page_of_pipelines(after, 2) for after in (0, 2, 4)]
+
+    assert [[view.pipeline_id for view in page] for page in pages] == [["a", "b"], ["c", "d"], ["e"]]
+    assert [view.order for view in pages[1]] == [3, 4]
+
+
+async def test_a_list_that_is_longer_than_a_page_is_whole(broker: BrokerClient, peer: Peer) -> None:
+    peer.pipelines = {f"door-{number}": pipeline(f"door-{number}") for number in range(2 * PAGE)}
+
+    found = await broker.pipelines()
+
+    assert [view.pipeline_id for view in found] == list(peer.pipelines)
 
 
 async def test_a_refusal_has_its_code_and_text(broker: BrokerClient, peer: Peer) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from streamfleet_api.broker_client import BrokerClient, BrokerClientError
 from streamfleet_api.feeds.background_task import Background
-from streamfleet_core.protocol.requests import FleetEvent, ListPipelines, PipelineView
+from streamfleet_core.protocol.requests import FleetEvent, PipelineView
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class PipelineCache:
 
     async def refresh(self) -> None:
         """Refresh now. Raises: BrokerClientError."""
-        views = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+        views = await self._broker.pipelines()
         self._pipelines = {view.pipeline_id: view for view in views}
         for call in self._listeners:
             call(self._pipelines)

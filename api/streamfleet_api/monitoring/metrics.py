@@ -28,8 +28,6 @@ from streamfleet_core.protocol.requests import (
     DeviceView,
     FleetView,
     GetFleet,
-    ListDevices,
-    ListPipelines,
     PipelineView,
     Plane,
 )
@@ -73,8 +71,8 @@ class Metrics:
         try:
             fleet, pipelines, devices = await asyncio.gather(
                 self._broker.ask(GetFleet(), FleetView, timeout=_ASK),
-                self._broker.ask(ListPipelines(), tuple[PipelineView, ...], timeout=_ASK),
-                self._broker.ask(ListDevices(), tuple[DeviceView, ...], timeout=_ASK),
+                self._broker.pipelines(timeout=_ASK),
+                self._broker.devices(timeout=_ASK),
             )
         except BrokerClientError:
             fleet, pipelines, devices = None, self._known.pipelines, self._known.devices

@@ -25,10 +25,7 @@ from streamfleet_core.protocol.requests import (
     Changed,
     ChangePipeline,
     CreatePipeline,
-    DeviceView,
     GetPipeline,
-    ListDevices,
-    ListPipelines,
     PipelineView,
 )
 from streamfleet_core.protocol.values import DesiredStatus, ModelRef, PipelineSpec
@@ -160,7 +157,7 @@ class StreamManager:
         return (await self._change(pipeline_id, "stop", TERMINATE_WAIT)).pipeline
 
     async def _ask_for_views(self) -> dict[str, PipelineView]:
-        views = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+        views = await self._broker.pipelines()
         return {view.pipeline_id: view for view in views}
 
     async def _change(self, pipeline_id: str, desired_status: DesiredStatus, wait: float) -> Changed:
@@ -195,7 +192,7 @@ class StreamManager:
     async def _check_device(self, device: str | None) -> None:
         if device is None:
             return
-        known = [view.device for view in await self._broker.ask(ListDevices(), tuple[DeviceView, ...])]
+        known = [view.device for view in await self._broker.devices()]
         if device not in known:
             names = ", ".join(known) or "none yet"
             text = f"expected device as one of the fleet's ({names}), got {device[:80]!r}"

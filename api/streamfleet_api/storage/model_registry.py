@@ -18,7 +18,6 @@ from streamfleet_core.models.onnx_graph import BadModel, fit_together
 from streamfleet_core.protocol.limits import MAX_VARIANTS
 from streamfleet_core.protocol.requests import (
     ListModels,
-    ListPipelines,
     PipelineView,
     PutModel,
     RemoveModel,
@@ -187,13 +186,13 @@ class Models:
 
     async def users(self, model_id: str) -> tuple[str, ...]:
         """The ids of the pipelines that name this model. Raises: BrokerClientError."""
-        pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+        pipelines = await self._broker.pipelines()
         return tuple(view.pipeline_id for view in pipelines if _names(view, model_id))
 
     async def remove_blob(self, digest: str) -> bool:
         """Remove content, and return whether it was here. Raises: BlobInUse, BrokerClientError."""
         async with self._inspecting:
-            pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+            pipelines = await self._broker.pipelines()
             registered = await self.list()
             return await asyncio.to_thread(self._remove_blob, digest, registered, pipelines)
 
@@ -214,7 +213,7 @@ class Models:
         Raises: ModelInUse, BrokerClientError.
         """
         async with self._inspecting:
-            pipelines = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+            pipelines = await self._broker.pipelines()
             users = tuple(view.pipeline_id for view in pipelines if _names(view, model_id))
             if users and not force:
                 raise ModelInUse(model_id, users)

@@ -27,7 +27,6 @@ from streamfleet_core.protocol.limits import MAX_CHANGES
 from streamfleet_core.protocol.requests import (
     Change,
     ChangePipelines,
-    ListPipelines,
     Outcome,
     PipelineView,
 )
@@ -75,7 +74,7 @@ class CommandRoutes:
         return written(CommandResults(results=results))
 
     async def _views(self) -> Views:
-        views = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+        views = await self._broker.pipelines()
         return {view.pipeline_id: view for view in views}
 
     async def _change(self, ids: Iterable[str], change: Change) -> list[Outcome]:

@@ -18,7 +18,6 @@ from streamfleet_core.protocol.requests import (
     DeviceView,
     GetDevice,
     LabelDevice,
-    ListDevices,
     RemoveDevice,
     Token,
 )
@@ -77,7 +76,7 @@ class DeviceRoutes:
         """The devices that match the query."""
         asked = query(request, DeviceQuery)
         selector = selector_of(asked.selector)
-        views = await self._broker.ask(ListDevices(), tuple[DeviceView, ...])
+        views = await self._broker.devices()
         found = [
             self._shown(view)
             for view in views

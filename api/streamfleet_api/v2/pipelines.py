@@ -32,10 +32,7 @@ from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.requests import (
     Changed,
     ChangePipeline,
-    DeviceView,
     GetPipeline,
-    ListDevices,
-    ListPipelines,
     PipelineView,
     Put,
     RestartPipeline,
@@ -141,7 +138,7 @@ class PipelineRoutes:
         """The pipelines that match the query."""
         asked = query(request, PipelineQuery)
         selector = selector_of(asked.selector)
-        views = await self._broker.ask(ListPipelines(), tuple[PipelineView, ...])
+        views = await self._broker.pipelines()
         found = [
             self._shown(view)
             for view in views
@@ -280,7 +277,7 @@ class PipelineRoutes:
     async def _check_device(self, device: str | None) -> None:
         if device is None:
             return
-        known = [view.device for view in await self._broker.ask(ListDevices(), tuple[DeviceView, ...])]
+        known = [view.device for view in await self._broker.devices()]
         if device not in known:
             text = f"Input should be a device of the fleet: {listed(known)}"
             raise Invalid([{"type": "device", "loc": ["body", "device"], "msg": text, "input": device}])

@@ -11,7 +11,7 @@ A device is sent its complete desired state, again and again until it reports th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.device_plane.enrolment import Enrolment
@@ -92,6 +92,12 @@ class Fleet:
             self._operators.receive(peer, envelope, now)
         else:
             self._sessions.receive(peer, envelope, now)
+        return self._finish(now)
+
+    def receive_together(self, messages: Sequence[tuple[OperatorPeer, Envelope]], now: float) -> list[Effect]:
+        """Handle messages of operators in one step, and so in one write: all are durable, or none."""
+        for peer, envelope in messages:
+            self._operators.receive(peer, envelope, now)
         return self._finish(now)
 
     def receive_malformed(

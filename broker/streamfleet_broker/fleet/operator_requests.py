@@ -131,19 +131,14 @@ class Operators:
     def _look_up(self, request: Query, now: float) -> Reply | Error:
         match request:
             case ListPipelines():
-                records = sorted(self._state.records.pipelines.values(), key=lambda record: record.created)
-                return Reply(
-                    self._queries.views(
-                        [record for record in records if record.desired_status != "stop"], now
-                    )
-                )
+                return Reply(self._queries.page(request, now))
             case GetPipeline():
                 record = self._state.active_pipeline(request.pipeline_id)
                 if record is None:
                     return no_pipeline(request.pipeline_id)
                 return Reply(self._queries.view(record, now))
             case ListDevices():
-                return Reply(self._queries.device_views(now))
+                return Reply(self._queries.device_page(request, now))
             case GetDevice():
                 device = self._queries.device_view(request.device, now)
                 return self._state.no_device(request.device, "not_found") if device is None else Reply(device)

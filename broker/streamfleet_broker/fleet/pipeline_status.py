@@ -94,6 +94,7 @@ def view(
         labels=record.labels,
         version=record.version,
         created_at=record.created_at,
+        order=record.created,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from streamfleet_broker.fleet.capacity.shortage import shortage
@@ -18,7 +19,13 @@ from streamfleet_broker.fleet.pipeline_status import (
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
-from streamfleet_core.protocol.requests import DeviceView, FleetView, PipelineView
+from streamfleet_core.protocol.requests import (
+    DeviceView,
+    FleetView,
+    ListDevices,
+    ListPipelines,
+    PipelineView,
+)
 
 
 class FleetQueries:
@@ -48,14 +55,23 @@ class FleetQueries:
         restarts = 0 if observed is None else observed.restarts
         return status(record, state, observed), record.device, restarts, ""
 
-    def device_views(self, now: float) -> tuple[DeviceView, ...]:
-        """All devices by name, including those that have not enrolled yet."""
-        views = {
-            token.device: DeviceView(device=token.device, state="new")
-            for token in self._state.records.tokens.values()
-        }
-        views |= {name: self._device_view(device, now) for name, device in self._state.devices.items()}
-        return tuple(views[name] for name in sorted(views))
+    def page(self, request: ListPipelines, now: float) -> tuple[PipelineView, ...]:
+        """The pipelines that are not being stopped, oldest first."""
+        records = [
+            record
+            for record in self._state.records.pipelines.values()
+            if record.created > request.after and record.desired_status != "stop"
+        ]
+        records.sort(key=lambda record: record.created)
+        return self.views(records[: request.limit or None], now)
+
+    def device_page(self, request: ListDevices, now: float) -> tuple[DeviceView, ...]:
+        """The devices by name, including those that have not enrolled yet."""
+        expected = {token.device for token in self._state.records.tokens.values()}
+        names = sorted(self._state.devices.keys() | expected)
+        first = 0 if request.after is None else bisect_right(names, request.after)
+        views = (self.device_view(name, now) for name in names[first:][: request.limit or None])
+        return tuple(view for view in views if view is not None)
 
     def device_view(self, name: str, now: float) -> DeviceView | None:
         """One device, also one that has not enrolled yet; None if there is none of this name."""

@@ -9,9 +9,10 @@ frame 2  body, one msgpack map of at most 65 536 bytes (4 MiB in a Request, 16 M
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from streamfleet_core.protocol.messages import MESSAGE_TYPES, TYPE_CODES, Messag
 MAGIC = b"SF"
 MAJOR = 1
 NO_SESSION = bytes(16)
+
+T = TypeVar("T")
 
 _HEADER = struct.Struct(">2sBBQ16sQ")
 
@@ -49,8 +52,11 @@ def encode(envelope: Envelope) -> list[bytes]:
     return [header, envelope.request_id, body]
 
 
-def decode(frames: Sequence[bytes]) -> Envelope:
-    """Decode a message. Raises: BadMessage, and no other exception for any bytes."""
+def decode(frames: Sequence[bytes], *, raw_data: bool = False) -> Envelope:
+    """Decode a message. Raises: BadMessage, and no other exception for any bytes.
+
+    `raw_data`: leave the data of a Reply encoded, for `decode_data`, which knows its type.
+    """
     if len(frames) != 3:
         raise BadMessage("3 frames", str(len(frames)))
     header, request_id, body = frames
@@ -67,18 +73,38 @@ def decode(frames: Sequence[bytes]) -> Envelope:
     limit = _limit(of)
     if len(body) > limit:
         raise BadMessage(f"a body of at most {limit} bytes", str(len(body)))
-    return Envelope(_decode_body(body, of), epoch=epoch, session=session, seq=seq, request_id=request_id)
+    decoder = _RAW_REPLIES if raw_data and of is Reply else _DECODERS[of]
+    return Envelope(
+        _decode_body(body, of, decoder), epoch=epoch, session=session, seq=seq, request_id=request_id
+    )
 
 
 def _limit(of: type[Message]) -> int:
     return _LIMITS.get(of, MAX_CONTROL_BODY)
 
 
-def _decode_body(body: bytes, of: type[Message]) -> Message:
+def decode_data(data: object, of: type[T]) -> T:
+    """Decode the data of a Reply that was left encoded. Raises: msgspec.ValidationError, BadMessage."""
+    assert isinstance(data, msgspec.Raw)
+    try:
+        found: T = _decoder_of(of).decode(data)  # type: ignore[arg-type]
+        return found
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        raise BadMessage("msgpack", f"{type(exc).__name__}: {exc}") from exc
+
+
+@cache
+def _decoder_of(of: Hashable) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(of, ext_hook=_refuse_extension)
+
+
+def _decode_body(body: bytes, of: type[Message], decoder: msgspec.msgpack.Decoder[Any]) -> Message:
     """Decode a body. Keys that the type does not define are skipped."""
     try:
-        message: Message = _DECODERS[of].decode(body)
-        return message
+        message = decoder.decode(body)
+        return Reply(message.data) if isinstance(message, _RawReply) else message
     except msgspec.ValidationError as exc:
         raise BadMessage(f"a {of.__name__}", str(exc)) from exc
     except (msgspec.DecodeError, ValueError, RecursionError) as exc:
@@ -89,8 +115,13 @@ def _refuse_extension(code: int, _data: memoryview) -> Any:
     raise BadMessage("plain msgpack", f"extension type {code}")
 
 
+class _RawReply(msgspec.Struct):
+    data: msgspec.Raw = msgspec.Raw(b"\xc0")  # nil, if there is none
+
+
 _LIMITS: dict[type[Message], int] = {Request: MAX_REQUEST_BODY, Reply: MAX_REPLY_BODY}
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODERS: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
     of: msgspec.msgpack.Decoder(of, ext_hook=_refuse_extension) for of in MESSAGE_TYPES.values()
 }
+_RAW_REPLIES = msgspec.msgpack.Decoder(_RawReply)

@@ -164,7 +164,13 @@ class ApplyPipelines:
 
 @dataclass(frozen=True, slots=True)
 class ListPipelines:
-    """List the pipelines. Reply: tuple[PipelineView, ...], oldest first."""
+    """List the pipelines. Reply: tuple[PipelineView, ...], oldest first: all, or a page of them.
+
+    An older broker ignores the fields, and returns all, with an `order` of 0.
+    """
+
+    after: Natural = 0  # the `order` of the last pipeline of the page before; 0: from the first
+    limit: Natural = 0  # pipelines of a page; 0: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +182,13 @@ class GetPipeline:
 
 @dataclass(frozen=True, slots=True)
 class ListDevices:
-    """List the devices. Reply: tuple[DeviceView, ...], by name."""
+    """List the devices. Reply: tuple[DeviceView, ...], by name: all, or a page of them.
+
+    An older broker ignores the fields, and returns all.
+    """
+
+    after: Id | None = None  # the last device of the page before; None: from the first
+    limit: Natural = 0  # devices of a page; 0: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +366,8 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "process.report": ReportProcess,
     "event.list": GetEvents,
 }
+# Changes of one pipeline each: several may share a write.
+SMALL_CHANGES = frozenset({"pipeline.create", "pipeline.put", "pipeline.restart", "pipeline.change"})
 _NAMES: dict[type[OperatorRequest], str] = {of: op for op, of in OPERATIONS.items()}
 
 
@@ -396,6 +410,8 @@ class PipelineView:
     version: Natural = 0  # +1 at any change of the desired state, including labels
     created_at: float = 0.0  # Unix seconds
     on_disconnect: OnDisconnect | None = None  # as requested
+    # Its place in the list, oldest first; 0: of an older broker.
+    order: Natural = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
