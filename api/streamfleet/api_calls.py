@@ -301,6 +301,18 @@ def remove_device(name: str) -> Call[None]:
     return _delete(path_of("v2", "devices", name))
 
 
+def drill_device(name: str, fault: str, pipeline: str | None, seconds: float) -> Call[None]:
+    """Have a device cause a fault."""
+    return Call(
+        method="POST",
+        path=path_of("v2", "devices", name, "drill"),
+        read=_read_nothing,
+        body=msgspec.json.encode({"fault": fault, "pipeline": pipeline, "seconds": seconds}),
+        headers=_JSON,
+        is_repeatable=False,
+    )
+
+
 # models ---------------------------------------------------------------------------------------------------
 
 

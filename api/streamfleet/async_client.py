@@ -193,6 +193,12 @@ class AsyncClient:
         """See `Client.remove_device`."""
         await self._send(api_calls.remove_device(name))
 
+    async def drill_device(
+        self, name: str, fault: str, *, pipeline: str | None = None, seconds: float = 0.0
+    ) -> None:
+        """See `Client.drill_device`."""
+        await self._send(api_calls.drill_device(name, fault, pipeline, seconds))
+
     # models -----------------------------------------------------------------------------------------------
 
     async def list_models(self) -> tuple[Model, ...]:

@@ -318,6 +318,23 @@ class Client:
         """Remove a device and its key from the fleet. Raises: NotFound, Conflict."""
         self._send(api_calls.remove_device(name))
 
+    def drill_device(
+        self, name: str, fault: str, *, pipeline: str | None = None, seconds: float = 0.0
+    ) -> None:
+        """Have a device cause a fault, to try what then happens.
+
+        Args:
+            name: The name of the device. Its worker must run with `--allow-drills true`.
+            fault: `camera`, `engine` or `publisher` kills such a process; `isolate` keeps the device from the
+                broker for a while.
+            pipeline: The pipeline whose camera is killed. None: any.
+            seconds: How long the device is isolated.
+
+        Raises:
+            Conflict: The device takes part in no drills, or is not ready.
+        """
+        self._send(api_calls.drill_device(name, fault, pipeline, seconds))
+
     # models -----------------------------------------------------------------------------------------------
 
     def list_models(self) -> tuple[Model, ...]:

@@ -290,6 +290,7 @@ class Device:
         labels: Labels of the device, for selectors.
         dropped: Messages beyond its budget that the broker dropped since its start, by plane: `control`,
             or `data` for predictions, statuses and previews. Only planes with some.
+        drills: Whether it takes part in drills.
         engines: The models that it runs.
         cores: The number of CPU cores.
         load: The load average over one minute.
@@ -317,6 +318,7 @@ class Device:
     silent: float | None
     labels: dict[str, str]
     dropped: dict[str, int]
+    drills: bool
     engines: tuple[EngineStat, ...]
     cores: int | None
     load: float | None

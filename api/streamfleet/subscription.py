@@ -105,6 +105,16 @@ async def subscribe_async(
     return AsyncSubscription(*connected, timeout)
 
 
+def connect(
+    *pipelines: str, keys: SubscriberKeys | None, data_dir: Path, waiting: int = WAITING
+) -> tuple[zmq.Context[zmq.Socket[bytes]], zmq.Socket[bytes]]:
+    """Return a context and a connected SUB socket: for who must see also what `subscribe` drops.
+
+    Raises: BadSetting, Unreachable.
+    """
+    return _Target.of(keys, data_dir, CONNECT_TIMEOUT).connected(pipelines, waiting)
+
+
 class Subscription:
     """An iterator of predictions, ordered within each pipeline. Close it, or use it in a `with` block.
 

@@ -31,6 +31,7 @@ from streamfleet_core.protocol.requests import (
     CreatePipeline,
     DesiredPipeline,
     DeviceView,
+    DrillDevice,
     Events,
     FleetEvent,
     FleetView,
@@ -291,6 +292,8 @@ class Peer:
                     return Error("conflict", "it is here")
                 del self.devices[asked.device]
                 return None
+            case DrillDevice():
+                return None if self.devices[asked.device].drills else Error("conflict", "no drills")
             case AddDevice():
                 return Token(asked.device, f"sf1.{asked.device}.{asked.ttl:g}")
             case AddSubscriber():

@@ -47,6 +47,7 @@ class WorkerConfig:
     samples_age: float = spool.AGE  # seconds after which samples are removed
     samples_upload: bool = True  # to the API, when it is reachable
     decoder: DecoderChoice = "auto"  # of sources that do not choose one
+    allow_drills: bool = False  # the broker may have it cause faults on purpose
     defaults: PostProcessing = field(default_factory=PostProcessing)
     check: bool = False  # only check the health of the running worker
 
@@ -97,6 +98,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
         samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
         decoder=_decoder(options["decoder"] or "auto"),
+        allow_drills=_truth("--allow-drills", options["allow-drills"] or "false"),
         defaults=post_processing(environment),
         check=given["check"],
     )
@@ -121,6 +123,8 @@ _OPTIONS = {
     "samples-age": "seconds after which such a frame is removed [30 days]",
     "decoder": "decoder of sources that choose none: software, nv, va, gst, or auto for hardware if there is"
     " some [auto]",
+    "allow-drills": "true: operators may have this device kill its processes or isolate itself, to try what"
+    " then happens; see 'streamfleet drill' [false]",
     "samples-upload": "true: send such frames to the API; false: keep them on this device [true]",
 }
 

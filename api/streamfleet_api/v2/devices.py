@@ -9,13 +9,14 @@ from streamfleet_api.broker_client import BrokerClient
 from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.v2.mapping import merged_labels
 from streamfleet_api.v2.request_reading import MERGE_PATCH, query, read, selector_of
-from streamfleet_api.v2.requests import DevicePatch, DeviceQuery, DeviceRequest
+from streamfleet_api.v2.requests import DevicePatch, DeviceQuery, DeviceRequest, DrillRequest
 from streamfleet_api.v2.responses import Device, DeviceList, JoinToken
 from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, native, written
 from streamfleet_api.web.validation import ID_SCHEMA, check_id
 from streamfleet_core.protocol.requests import (
     AddDevice,
     DeviceView,
+    DrillDevice,
     GetDevice,
     LabelDevice,
     RemoveDevice,
@@ -70,6 +71,15 @@ class DeviceRoutes:
                 path_schemas=_NAME,
                 errors=native(404, 409, 422),
             ),
+            Endpoint(
+                *("POST", f"{one}/drill", self.drill, "drill_device", "Cause a fault on a device", tag),
+                {202: Answer("The device was told.")},
+                "Kills one of its processes, or keeps it from the broker for a while, to try what happens."
+                " Only devices whose worker runs with `--allow-drills true` take part.",
+                body=Content(DrillRequest),
+                path_schemas=_NAME,
+                errors=native(404, 409, 422),
+            ),
         ]
 
     async def list(self, request: Request) -> Response:
@@ -109,6 +119,15 @@ class DeviceRoutes:
         """Remove a device with its key, tokens and labels."""
         await self._broker.ask(RemoveDevice(_name(request)), object)
         return Response(status_code=204)
+
+    async def drill(self, request: Request) -> Response:
+        """Cause a fault on purpose."""
+        asked = await read(request, DrillRequest)
+        drill = DrillDevice(
+            device=_name(request), fault=asked.fault, pipeline_id=asked.pipeline, seconds=asked.seconds
+        )
+        await self._broker.ask(drill, object)
+        return Response(status_code=202)
 
     def _shown(self, view: DeviceView) -> Device:
         return Device.of(view, self._statuses.device(view.device))

@@ -35,6 +35,7 @@ from streamfleet_core.protocol.limits import (
     MAX_FPS,
     MAX_GIVEN_CLASSES,
     MAX_GRANTED,
+    MAX_ISOLATION,
     MAX_LABELS,
     MAX_OBJECTS,
     MAX_PIXELS,
@@ -68,6 +69,7 @@ from streamfleet_core.protocol.limits import (
     TYPED_HOST_PATTERN,
     schema_pattern,
 )
+from streamfleet_core.protocol.messages import DrillFault
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_core.protocol.source_reference import WHOLE, expected_instead, is_cut, reference_of
 from streamfleet_core.protocol.values import (
@@ -625,6 +627,19 @@ class DevicePatch(Body):
     model_config = _example(labels={"site": "hall-1", "old": None})
 
     labels: LabelChanges | None = None
+
+
+class DrillRequest(Body):
+    """A fault that a device causes on purpose."""
+
+    model_config = _example(fault="isolate", seconds=20)
+
+    fault: DrillFault
+    """The process to kill: `camera`, `engine` or `publisher`; `isolate` keeps it from the broker."""
+    pipeline: Name | None = None
+    """The pipeline whose camera is killed. Null: any."""
+    seconds: Annotated[float, Field(ge=0, le=MAX_ISOLATION)] = 0.0
+    """How long the device is isolated."""
 
 
 class SubscriberRequest(Body):

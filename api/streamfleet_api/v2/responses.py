@@ -317,6 +317,8 @@ class Device(Answer):
     labels: dict[str, str]
     dropped: dict[Plane, int]
     """Messages beyond its budget that the broker dropped since its start, by plane; only planes with some."""
+    drills: bool
+    """Whether it takes part in drills."""
     engines: list[EngineStat]
     cores: int | None
     """Null, like all of the following, without a status."""
@@ -363,6 +365,7 @@ class Device(Answer):
             silent=view.silent,
             labels=view.labels,
             dropped=view.dropped,
+            drills=view.drills,
             engines=list(stat.engines) if stat else [],
             cores=stat.cores if stat else None,
             load=stat.load if stat else None,

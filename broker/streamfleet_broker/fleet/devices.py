@@ -79,6 +79,7 @@ class Device:
     resources: Resources = field(default_factory=Resources)
     agent: str = ""
     publish: str = ""  # its own PUB socket, as subscribers reach it
+    drills: bool = False  # it takes part in drills
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over
     returns: list[float] = field(default_factory=list)  # when a replaced boot took over again
     why_quarantined: str = ""  # the end of a sentence

@@ -20,7 +20,7 @@ from streamfleet_broker.fleet.state import MAX_STORED_COSTS, State, no_pipeline
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.join_token import JoinToken
-from streamfleet_core.protocol.messages import Error, Refused, Reply, Request, Subscribers
+from streamfleet_core.protocol.messages import Drill, Error, Refused, Reply, Request, Subscribers
 from streamfleet_core.protocol.requests import (
     AddDevice,
     AddSubscriber,
@@ -30,6 +30,7 @@ from streamfleet_core.protocol.requests import (
     CheckHolder,
     CheckTicket,
     CreatePipeline,
+    DrillDevice,
     GetDevice,
     GetEvents,
     GetFleet,
@@ -108,12 +109,8 @@ class Operators:
                 | ApplyPipelines()
             ):
                 return self._pipelines.do(request, asker, now)
-            case AddDevice():
-                return self._add_device(request, now)
-            case LabelDevice():
-                return self._label_device(request, now)
-            case RemoveDevice():
-                return self._remove_device(request, now)
+            case AddDevice() | LabelDevice() | RemoveDevice() | DrillDevice():
+                return self._do_of_devices(request, now)
             case AddSubscriber() | RemoveSubscriber() | ListSubscribers():
                 return self._do_of_subscribers(request)
             case PutModel():
@@ -151,6 +148,21 @@ class Operators:
                 return Reply(self._state.holds(request.device, request.pipeline_id))
             case GetFleet():
                 return Reply(self._queries.fleet_view(now))
+            case _:
+                assert_never(request)
+
+    def _do_of_devices(
+        self, request: AddDevice | LabelDevice | RemoveDevice | DrillDevice, now: float
+    ) -> Reply | Error:
+        match request:
+            case AddDevice():
+                return self._add_device(request, now)
+            case LabelDevice():
+                return self._label_device(request, now)
+            case RemoveDevice():
+                return self._remove_device(request, now)
+            case DrillDevice():
+                return self._drill_device(request)
             case _:
                 assert_never(request)
 
@@ -214,6 +226,23 @@ class Operators:
             self._state.allowed_keys("devices"),
             self._state.allowed_keys("relay-in"),
             LogEvent(name, "removed"),
+        ]
+        return Reply(None)
+
+    def _drill_device(self, request: DrillDevice) -> Reply | Error:
+        """Tell a device to cause a fault."""
+        device = self._state.devices.get(request.device)
+        if device is None:
+            return self._state.no_device(request.device, "not_found")
+        if not device.drills:
+            text = f"device {device.name} takes part in no drills: start its worker with --allow-drills"
+            return Error("conflict", text)
+        if device.session is None or device.state != "ready":
+            return Error("conflict", f"device {device.name} is {device.state}, and not ready for a drill")
+        drill = Drill(request.fault, request.pipeline_id, request.seconds)
+        self._state.after_commit += [
+            Send(device.session.routing_id, drill, device.session.id),
+            LogEvent(device.name, f"drill: {request.fault}"),
         ]
         return Reply(None)
 

@@ -116,6 +116,7 @@ class FleetQueries:
             silent=device.silent(now),
             labels=self._state.records.devices[device.name].labels,
             dropped=dict(device.dropped),
+            drills=device.drills,
         )
 
     def _holder_of(self, record: PipelineRecord, now: float) -> Holder | None:

@@ -117,3 +117,6 @@ def whole(pattern: str) -> str:
 def schema_pattern(pattern: str) -> str:
     r"""Anchor a pattern for pydantic and JSON Schema, in which `$` is the end, and which lack `\Z`."""
     return f"^{pattern}$"
+
+
+MAX_ISOLATION = 120.0  # seconds for which a drill keeps a device from the broker

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from streamfleet_core.protocol.costs import Measured, Resources
-from streamfleet_core.protocol.limits import MAX_CAPACITY
+from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_ISOLATION
 from streamfleet_core.protocol.values import (
     Assignment,
     CurveKey,
@@ -37,6 +37,10 @@ ErrorCode = Literal[
     "not_found", "invalid", "conflict", "mismatch", "unavailable", "too_many", "store_down", "bad_message"
 ]
 ByeReason = Literal["stop"]
+# camera, engine, publisher: one of its processes is killed. isolate: it neither speaks to the broker nor
+# hears it for a while, and so stops its movable pipelines by itself.
+DrillFault = Literal["camera", "engine", "publisher", "isolate"]
+DrillSeconds = Annotated[float, Meta(ge=0, le=MAX_ISOLATION)]
 
 
 # worker → broker ------------------------------------------------------------------------------------------
@@ -55,6 +59,7 @@ class Hello:
     publish: Annotated[str, Meta(pattern=r"\A(tcp://[!-~]{1,300})?\Z")] = ""
     observed: ObservedList = ()
     resources: Resources | None = None  # None: a worker that does not measure
+    drills: bool = False  # it takes part in drills
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,15 @@ class Subscribers:
 
 
 @dataclass(frozen=True, slots=True)
+class Drill:
+    """A fault that the device causes on purpose. Sent only to one that has said `drills`."""
+
+    fault: DrillFault
+    pipeline_id: Id | None = None  # the camera of this pipeline; None: any
+    seconds: DrillSeconds = 0.0  # of an isolation
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """A message had no effect, and the reason."""
 
@@ -172,7 +186,7 @@ class Error:
 
 
 DeviceMessage = Hello | Heartbeat | Bye | Enrol
-BrokerMessage = Welcome | HeartbeatAck | Desired | Subscribers | Refused | Enrolled
+BrokerMessage = Welcome | HeartbeatAck | Desired | Subscribers | Drill | Refused | Enrolled
 OperatorMessage = Request | Reply | Error
 Message = DeviceMessage | BrokerMessage | OperatorMessage
 
@@ -187,6 +201,7 @@ MESSAGE_TYPES: dict[int, type[Message]] = {
     20: Refused,
     22: Subscribers,
     23: Enrolled,
+    24: Drill,
     32: Request,
     34: Reply,
     35: Error,

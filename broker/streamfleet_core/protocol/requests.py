@@ -21,7 +21,7 @@ from streamfleet_core.protocol.limits import (
     MAX_TOKEN_TTL,
     MAX_WAIT_MS,
 )
-from streamfleet_core.protocol.messages import ErrorCode, Request
+from streamfleet_core.protocol.messages import DrillFault, DrillSeconds, ErrorCode, Request
 from streamfleet_core.protocol.values import (
     CurveKey,
     DesiredStatus,
@@ -228,6 +228,19 @@ class RemoveDevice:
     device: Id
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillDevice:
+    """Cause a fault on a device on purpose. Reply: None, when the device was told.
+
+    `conflict` if the device does not take part in drills, or is not ready.
+    """
+
+    device: Id
+    fault: DrillFault
+    pipeline_id: Id | None = None  # the camera of this pipeline; None: any
+    seconds: DrillSeconds = 0.0  # of an isolation
+
+
 @dataclass(frozen=True, slots=True)
 class RemoveModel:
     """Remove a model id. Running pipelines keep its content. Reply: the removed ModelRef."""
@@ -327,6 +340,7 @@ OperatorRequest = (
     | GetDevice
     | LabelDevice
     | RemoveDevice
+    | DrillDevice
     | AddSubscriber
     | ListSubscribers
     | RemoveSubscriber
@@ -354,6 +368,7 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "device.get": GetDevice,
     "device.label": LabelDevice,
     "device.remove": RemoveDevice,
+    "device.drill": DrillDevice,
     "subscriber.add": AddSubscriber,
     "subscriber.list": ListSubscribers,
     "subscriber.remove": RemoveSubscriber,
@@ -460,6 +475,7 @@ class DeviceView:
     silent: float | None = None  # seconds since its last message; None: never
     labels: Labels = field(default_factory=dict)
     dropped: dict[Plane, Natural] = field(default_factory=dict)  # messages beyond its budget, by this broker
+    drills: bool = False  # it takes part in drills
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from streamfleet import AsyncClient, Client, Connection, errors
 from streamfleet.client import LIMITS
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.protocol.picked_sample import PICKED
-from streamfleet_core.protocol.requests import CreatePipeline
+from streamfleet_core.protocol.requests import CreatePipeline, DrillDevice
 from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer, device, pipeline
@@ -125,6 +125,17 @@ def test_devices(client: Client, peer: Peer) -> None:
     assert client.get_device("edge-1").state == "ready"
     assert (token.device, bool(token.token)) == ("edge-3", True)
     assert token.token not in repr(token)
+
+
+def test_a_drill_is_for_those_who_take_part(client: Client, peer: Peer) -> None:
+    peer.devices = {"edge-1": device("edge-1", drills=True), "edge-2": device("edge-2")}
+
+    client.drill_device("edge-1", "isolate", seconds=20)
+
+    assert client.get_device("edge-1").drills
+    assert peer.asked[-2] == DrillDevice(device="edge-1", fault="isolate", seconds=20.0)
+    with pytest.raises(streamfleet.Conflict):
+        client.drill_device("edge-2", "engine")
 
 
 def test_a_model_is_uploaded_once(client: Client, tmp_path: Path) -> None:

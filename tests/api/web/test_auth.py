@@ -426,6 +426,7 @@ ROUTES = [
     ("GET", "/v2/devices/x"),
     ("PATCH", "/v2/devices/x"),
     ("DELETE", "/v2/devices/x"),
+    ("POST", "/v2/devices/x/drill"),
     ("GET", "/v2/pipelines"),
     ("POST", "/v2/pipelines"),
     ("GET", "/v2/pipelines/x"),

@@ -24,7 +24,7 @@ from typing_extensions import assert_never
 
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.control_plane import Envelope
-from streamfleet_core.protocol.messages import Hello, Welcome
+from streamfleet_core.protocol.messages import Drill, Hello, Welcome
 from streamfleet_worker.agent.addresses import publish_endpoint, reached_by
 from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.broker_link import BrokerLink
@@ -43,6 +43,7 @@ from streamfleet_worker.decisions import reconcile_events as events
 from streamfleet_worker.decisions import session_effects as effects
 from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.device_trouble import device_trouble
+from streamfleet_worker.decisions.drills import fault_target
 from streamfleet_worker.decisions.reconcile_events import ChildId, Event, PublisherId, Row
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.host.board import read_board
@@ -114,6 +115,7 @@ class Agent:
                 capacity=config.capacity,
                 seen_epoch=self._state.seen_epoch,
                 publish=publish_endpoint(config, identity.endpoints[0]),
+                drills=config.allow_drills,
             ),
             rng,
         )
@@ -145,6 +147,7 @@ class Agent:
         self._waiting: asyncio.Queue[list[actions.Action] | effects.RememberEpoch | None] = asyncio.Queue()
         self._tidy_at = float("inf")  # when the database's journal is merged into its file, which is slow
         self._stopping = False
+        self._isolated_until = float("-inf")  # a drill keeps us from the broker
         self._endpoint = ""  # of the broker, in use
         self._closed_for = ""  # why the last session ended, until the next one begins
         self._short_id = 0
@@ -234,6 +237,8 @@ class Agent:
             await asyncio.sleep(TICK)
 
     def _on_message(self, envelope: Envelope) -> None:
+        if boot_time() < self._isolated_until:
+            return
         self._perform_effects(self._session.receive(envelope, boot_time()))
         self._report_to_broker()
 
@@ -272,7 +277,8 @@ class Agent:
             case effects.Close():
                 self._closed(effect.reason)
             case effects.Send():
-                if not self._link.send(effect.envelope):
+                isolated = boot_time() < self._isolated_until
+                if isolated or not self._link.send(effect.envelope):
                     self._session.unsent(effect.envelope)
             case effects.RememberEpoch():
                 self._waiting.put_nowait(effect)
@@ -292,6 +298,8 @@ class Agent:
             case effects.AllowSubscribers():
                 self._allowed = AllowSubscribers(effect.keys)
                 self._send_to_publisher(self._allowed)
+            case effects.CauseFault():
+                self._cause(effect.drill)
             case effects.ExtendFence():
                 if not self._reconcile.is_leaving():  # a stop takes less than a lease
                     self._fence.extend(effect.until)
@@ -313,6 +321,22 @@ class Agent:
             logger.warning(
                 "%s: the broker does not answer, %d pipelines start as stored", self._identity.device, resumed
             )
+
+    def _cause(self, drill: Drill) -> None:
+        """Cause a fault, as an operator has asked for, if this device takes part in drills."""
+        if not self._config.allow_drills:
+            logger.warning("%s: a drill was refused: --allow-drills is not set", self._identity.device)
+            return
+        if drill.fault == "isolate":
+            logger.warning("%s: drill: isolated for %g s", self._identity.device, drill.seconds)
+            self._isolated_until = boot_time() + drill.seconds
+            return
+        child = fault_target(self._reconcile.children(), drill)
+        if child is None:
+            logger.warning("%s: drill: there is no %s to kill", self._identity.device, drill.fault)
+        else:
+            logger.warning("%s: drill: %s is killed", self._identity.device, _name(child))
+            self._children.kill(child)
 
     def _closed(self, reason: str) -> None:
         self._link.close()

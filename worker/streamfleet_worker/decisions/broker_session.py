@@ -20,6 +20,7 @@ from streamfleet_core.protocol.messages import (
     ByeReason,
     Desired,
     DeviceMessage,
+    Drill,
     Heartbeat,
     HeartbeatAck,
     Hello,
@@ -33,6 +34,7 @@ from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_worker.decisions.session_effects import (
     Adopt,
     AllowSubscribers,
+    CauseFault,
     Close,
     CloseFence,
     Effect,
@@ -351,6 +353,8 @@ class Session:
                 return []
             self._subscribers = (self._epoch, message.revision)
             return [AllowSubscribers(message.keys)]
+        if isinstance(message, Drill):
+            return [CauseFault(message)]
         return []
 
     def _acknowledged(self, ack: HeartbeatAck, now: float) -> list[Effect]:

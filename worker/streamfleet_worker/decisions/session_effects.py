@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamfleet_core.protocol.control_plane import Envelope
-from streamfleet_core.protocol.messages import Welcome
+from streamfleet_core.protocol.messages import Drill, Welcome
 from streamfleet_core.protocol.values import Assignment, CurveKey
 
 
@@ -66,6 +66,13 @@ class AllowSubscribers:
 
 
 @dataclass(frozen=True, slots=True)
+class CauseFault:
+    """Cause a fault on purpose, if this device takes part in drills."""
+
+    drill: Drill
+
+
+@dataclass(frozen=True, slots=True)
 class ExtendFence:
     """Movable pipelines may emit until this time."""
 
@@ -96,6 +103,7 @@ Effect = (
     | Adopt
     | StartWithoutBroker
     | AllowSubscribers
+    | CauseFault
     | ExtendFence
     | CloseFence
     | LeaseEnded

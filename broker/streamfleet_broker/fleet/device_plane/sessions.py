@@ -248,6 +248,7 @@ class Sessions:
         device.session, device.state, device.heard = session, "syncing", now
         device.capacity, device.agent, device.publish = hello.capacity, hello.agent, hello.publish
         device.resources = hello.resources or Resources()
+        device.drills = hello.drills
         device.observed = {entry.pipeline_id: entry for entry in hello.observed}
         self._state.sessions[session.id] = device
         self._state.tickets[session.ticket] = device.name

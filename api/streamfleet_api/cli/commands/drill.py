@@ -1,0 +1,289 @@
+"""`streamfleet drill`: causes a fault in a running fleet on purpose, and reports what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamfleet_api.cli import parameters
+from streamfleet_api.cli.confirmation import confirm, listed, yes_option
+from streamfleet_api.cli.context import Settings, as_json_option, complete_device, warn
+from streamfleet_api.cli.drills.hours import Hours
+from streamfleet_api.cli.drills.outcome import FIRST, DrillOutcome, pipeline_outcome
+from streamfleet_api.cli.drills.report import as_json as report_as_json
+from streamfleet_api.cli.drills.report import as_markdown
+from streamfleet_api.client.errors import CommandFailed
+
+if TYPE_CHECKING:
+    from streamfleet.results import Device, Pipeline
+    from streamfleet_api.cli.drills.observer import Observer
+    from streamfleet_api.client.http_client import Client
+
+FAULTS = ("isolate", "camera", "engine", "publisher")
+_LEAD = 2.0  # seconds of predictions before the fault
+_SETTLE = 3.0  # seconds of predictions after all are back
+_PATIENCE = 3 * FIRST  # seconds until a drill gives up to wait for predictions
+_READY = 90.0  # seconds for the fleet to be whole again before the next drill
+_NOTICED = 0.5  # seconds without predictions, which are an interruption
+_PAUSE = 0.25  # seconds between two looks
+_TOLD = {"isolate": ("device", ("lost",)), "camera": ("pipeline", ("starting", "backoff"))}
+
+
+@click.command()
+@click.option(
+    "--device",
+    callback=parameters.name,
+    shell_complete=complete_device,
+    metavar="NAME",
+    help="The device that has the fault.  [default: the one with most pipelines that may move]",
+)
+@click.option(
+    "--fault",
+    type=click.Choice(FAULTS),
+    default="isolate",
+    show_default=True,
+    help="What happens to it: cut off from the broker, or one of its processes is killed.",
+)
+@click.option("--rounds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Drills in a row.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(12, 120),
+    default=20.0,
+    show_default=True,
+    help="How long a device is cut off.",
+)
+@click.option(
+    "--allow", metavar="HOURS", help="Start drills only in these hours of the local time: 22:00-05:00."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder of the reports (Markdown and JSON).  [default: this one]",
+)
+@yes_option
+@as_json_option
+@click.pass_obj
+def drill(
+    settings: Settings,
+    /,
+    device: str | None,
+    fault: str,
+    rounds: int,
+    seconds: float,
+    allow: str | None,
+    output: Path,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Cause a fault on purpose, and report how the fleet copes.
+
+    Only devices whose worker runs with --allow-drills true take part. Exits with 1 if a target was missed.
+
+    \b
+      streamfleet drill --allow 22:00-05:00
+      streamfleet drill --fault engine --device edge-1 --rounds 5
+    """
+    hours = _hours(allow)
+    client = settings.client()
+    _check_hours(hours)
+    chosen = _choose(client, device, fault)
+    names = [each.pipeline_id for each in _playing(client, chosen.device)]
+    what = "is cut off from the broker" if fault == "isolate" else f"loses its {fault} process"
+    confirm(f"{chosen.device} {what}, which interrupts {listed(names)}. Go on?", yes=yes)
+    stem = output / f"drill-{datetime.now():%Y%m%d-%H%M%S}"
+    outcomes: list[DrillOutcome] = []
+    with _observer(settings, client) as observer:
+        for number in range(1, rounds + 1):
+            if number > 1 and hours is not None and datetime.now().time() not in hours:
+                warn(f"the allowed hours are over: {number - 1} of {rounds} drills were done")
+                break
+            outcomes.append(Round(client, observer, fault, seconds).run(device))
+            _write(outcomes, stem, settings.url)  # after each: the next one may not come to its end
+            if not as_json:
+                click.echo(_line(number, outcomes[-1]))
+    click.echo(report_as_json(outcomes).rstrip() if as_json else f"report: {stem}.md")
+    if any(outcome.problems for outcome in outcomes):
+        raise CommandFailed("a target was missed", f"{stem}.md tells which")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One drill."""
+
+    client: Client
+    observer: Observer
+    fault: str
+    seconds: float
+
+    def run(self, device: str | None) -> DrillOutcome:
+        """Wait until the fleet is whole, cause the fault, and observe. Raises: CommandFailed."""
+        chosen = _until(lambda: _whole(self.client, device, self.fault), _READY)
+        if chosen is None:
+            raise CommandFailed("no device is ready for a drill", "'streamfleet devices' tells their states")
+        pipelines = [each for each in _playing(self.client, chosen.device) if self._concerns(each)]
+        began = time.monotonic()
+        _until(lambda: all(self._count(each, began) for each in pipelines), FIRST)
+        time.sleep(_LEAD)
+        cursor = (self.client.recent_events(1) or (None,))[-1]
+        after = None if cursor is None else (cursor.epoch, cursor.n)
+        fault_at, wall = time.monotonic(), datetime.now().astimezone()
+        self.client.drill_device(
+            chosen.device,
+            self.fault,
+            pipeline=pipelines[0].pipeline_id if self.fault == "camera" else None,
+            seconds=self.seconds if self.fault == "isolate" else 0.0,
+        )
+        elsewhere = self.fault == "isolate"
+        _until(lambda: all(self._is_back(each, began, fault_at) for each in pipelines), _PATIENCE)
+        rest = self.seconds - (time.monotonic() - fault_at) if elsewhere else 0.0
+        time.sleep(max(0.0, rest) + _SETTLE)
+        outcome = DrillOutcome(
+            fault=self.fault,
+            device=chosen.device,
+            at=wall.isoformat(timespec="seconds"),
+            detected=self._detected(chosen.device, after, wall.timestamp()),
+            pipelines=tuple(
+                pipeline_outcome(
+                    each.pipeline_id,
+                    self.observer.arrivals(each.pipeline_id, began),
+                    fault_at,
+                    elsewhere=elsewhere,
+                )
+                for each in (pipelines[:1] if self.fault == "camera" else pipelines)
+            ),
+        )
+        self.observer.forget()
+        return outcome
+
+    def _concerns(self, pipeline: Pipeline) -> bool:
+        """A pinned pipeline goes on where its device is cut off."""
+        return self.fault != "isolate" or not pipeline.pinned
+
+    def _count(self, pipeline: Pipeline, since: float) -> int:
+        return len(self.observer.arrivals(pipeline.pipeline_id, since))
+
+    def _is_back(self, pipeline: Pipeline, began: float, fault_at: float) -> bool:
+        arrivals = self.observer.arrivals(pipeline.pipeline_id, began)
+        outcome = pipeline_outcome(
+            pipeline.pipeline_id, arrivals, fault_at, elsewhere=self.fault == "isolate"
+        )
+        if self.fault == "isolate" or time.monotonic() > fault_at + FIRST / 2:
+            return outcome.first is not None
+        return outcome.interruption > _NOTICED
+
+    def _detected(self, device: str, after: tuple[int, int] | None, fault_at: float) -> float | None:
+        """Seconds from the fault to the first event that tells of it."""
+        subject, states = _TOLD.get(self.fault, ("pipeline", ("starting", "backoff", "reconnecting")))
+        for event in self.client.recent_events(1000):
+            is_new = after is None or (event.epoch, event.n) > after
+            about = event.id == device if subject == "device" else event.device == device
+            if is_new and event.subject == subject and about and event.state in states:
+                return round(event.at - fault_at, 2)
+        return None
+
+
+def _hours(text: str | None) -> Hours | None:
+    try:
+        return None if text is None else Hours.parse(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--allow") from exc
+
+
+def _check_hours(hours: Hours | None) -> None:
+    now = datetime.now().time()
+    if hours is not None and now not in hours:
+        raise CommandFailed(f"it is {now:%H:%M}, and drills are allowed {hours}")
+
+
+def _playing(client: Client, device: str) -> list[Pipeline]:
+    """The running pipelines of a device."""
+    return [each for each in client.list_pipelines(device=device) if each.status == "running"]
+
+
+def _choose(client: Client, name: str | None, fault: str) -> Device:
+    """The device for a drill. Raises: CommandFailed."""
+    devices = client.list_devices()
+    willing = [each for each in devices if each.drills and (name is None or each.device == name)]
+    if not willing:
+        who = f"device {name} takes" if name is not None else "no device takes"
+        raise CommandFailed(f"{who} part in drills", "start its worker with --allow-drills true")
+    ready = [each for each in willing if each.state == "ready"]
+    concerned = {
+        each.device: [one for one in _playing(client, each.device) if fault != "isolate" or not one.pinned]
+        for each in ready
+    }
+    found = max(ready, key=lambda each: len(concerned[each.device]), default=None)
+    if found is None or not concerned[found.device]:
+        raise CommandFailed(
+            "no pipeline that " + ("may move " if fault == "isolate" else "") + "runs on a device of drills",
+            "'streamfleet pipelines' tells what runs where",
+        )
+    if fault == "isolate" and sum(each.state == "ready" for each in devices) < 2:
+        raise CommandFailed("there is no other ready device that could take its pipelines over")
+    return found
+
+
+def _whole(client: Client, device: str | None, fault: str) -> Device | None:
+    """The device for the next drill, once nothing is on its way."""
+    if any(each.status not in ("running", "paused", "ended") for each in client.list_pipelines()):
+        return None
+    if any(each.state in ("suspect", "syncing", "lost") for each in client.list_devices()):
+        return None
+    try:
+        return _choose(client, device, fault)
+    except CommandFailed:
+        return None
+
+
+def _until(look: Callable[[], object], timeout: float) -> Device | None:
+    deadline = time.monotonic() + timeout
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    return found or None  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _observer(settings: Settings, client: Client) -> Iterator[Observer]:
+    """Subscribe on this machine, or with keys that are valid during the drills."""
+    from streamfleet_api.cli.drills.observer import Observer
+
+    if (settings.data_dir / "broker/predictions.ipc").exists():
+        with Observer(None, settings.data_dir) as observer:
+            yield observer
+        return
+    name = f"drill-{secrets.token_hex(4)}"
+    keys = client.add_subscriber(name)
+    try:
+        with Observer(keys, settings.data_dir) as observer:
+            yield observer
+    finally:
+        client.remove_subscriber(name)
+
+
+def _line(number: int, outcome: DrillOutcome) -> str:
+    firsts = [each.first for each in outcome.pipelines if each.first is not None]
+    worst = f"{max(firsts):.1f} s" if len(firsts) == len(outcome.pipelines) and firsts else "never"
+    detected = "not told" if outcome.detected is None else f"known after {outcome.detected:.1f} s"
+    doubled = sum(each.doubled for each in outcome.pipelines)
+    verdict = "kept" if not outcome.problems else "; ".join(outcome.problems)
+    again = f"all predict again after {worst}, doubled {doubled}"
+    return f"{number}. {outcome.device}: {detected}, {again}: {verdict}"
+
+
+def _write(outcomes: list[DrillOutcome], stem: Path, fleet: str) -> None:
+    """Write both reports. Raises: CommandFailed."""
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        stem.with_suffix(".md").write_text(as_markdown(outcomes, fleet))
+        stem.with_suffix(".json").write_text(report_as_json(outcomes))
+    except OSError as exc:
+        raise CommandFailed(f"{exc.filename}: {exc.strerror}") from exc
