@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.status import (
     BatchingStat,
     DeviceStat,
@@ -37,6 +38,7 @@ __all__ = [
     "ModelCard",
     "ModelRef",
     "Motion",
+    "OptimisationStat",
     "Pipeline",
     "PipelineReport",
     "PipelineStat",
@@ -305,6 +307,8 @@ class Device:
         disk_available: Available bytes of it.
         clock_offset: Seconds that its clock is ahead of the clock of the API.
         board: Its kind: devices with the same name run the same variants of models. None: unknown.
+        optimisation: The last building of variants of a model that it was asked for. None: none since its
+            agent started.
         missing_accelerator: Why its models do not run on an accelerator that it should have, and what to do.
             None: they do, or it has none.
         age: Seconds since the last report.
@@ -333,6 +337,7 @@ class Device:
     disk_available: int | None
     clock_offset: float | None
     board: str | None = None
+    optimisation: OptimisationStat | None = None
     missing_accelerator: MissingAccelerator | None
     age: float | None
 

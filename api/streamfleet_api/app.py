@@ -43,11 +43,12 @@ from streamfleet_api.roboflow.stream_management import StreamManagementRoutes
 from streamfleet_api.roboflow.tcp.commands import Commands
 from streamfleet_api.roboflow.tcp.server import ManagerServer
 from streamfleet_api.storage.blob_store import BlobError, Blobs
-from streamfleet_api.storage.model_registry import BlobInUse, ModelExists, ModelInUse, Models
+from streamfleet_api.storage.model_registry import BlobInUse, ModelExists, ModelInUse, ModelReplaced, Models
 from streamfleet_api.storage.sample_store import Samples
 from streamfleet_api.v2.commands import CommandRoutes
 from streamfleet_api.v2.devices import DeviceRoutes
 from streamfleet_api.v2.models import BLOBS, ModelRoutes
+from streamfleet_api.v2.optimisations import OPTIMISATIONS, OptimisationRoutes
 from streamfleet_api.v2.pipelines import PipelineRoutes
 from streamfleet_api.v2.samples import SAMPLES, SampleRoutes
 from streamfleet_api.v2.stream_docs import documented
@@ -77,6 +78,7 @@ _ANSWERED = (
     BlobInUse,
     ModelExists,
     ModelInUse,
+    ModelReplaced,
     Problem,
     StreamRefused,
     Unconfirmed,
@@ -198,6 +200,7 @@ def create_app(
         *DeviceRoutes(services.broker, services.statuses).endpoints(),
         *SubscriberRoutes(services.broker).endpoints(),
         *ModelRoutes(models, services.blobs).endpoints(),
+        *OptimisationRoutes(services.broker, services.statuses, models, services.blobs).endpoints(),
         *SampleRoutes(services.samples, services.broker).endpoints(),
         *ProcessRoutes(services.broker, metrics, lambda: _warnings(config, services)).endpoints(),
         *documents.endpoints(),
@@ -230,7 +233,7 @@ def create_app(
                 known=services.known_networks,
                 answer=answer,
             ),
-            Middleware(Limit, streamed=(BLOBS, SAMPLES), answer=answer),
+            Middleware(Limit, streamed=(BLOBS, OPTIMISATIONS, SAMPLES), answer=answer),
         ],
         exception_handlers=dict.fromkeys(_ANSWERED, _answer),
         lifespan=lifespan,

@@ -30,6 +30,7 @@ from streamfleet_core.protocol.requests import (
     CheckHolder,
     CheckTicket,
     DeviceView,
+    FindOptimisation,
     GetDevice,
     GetEvents,
     GetFleet,
@@ -54,6 +55,7 @@ CONNECT_TIMEOUT = 2.0  # seconds for the connection, included in the timeout
 _QUERIES = (  # requests that change nothing
     CheckHolder,
     CheckTicket,
+    FindOptimisation,
     GetDevice,
     GetEvents,
     GetFleet,

@@ -19,7 +19,7 @@ from streamfleet_api.broker_client import BrokerClientError, Refused
 from streamfleet_api.feeds.subscribers import StreamRefused, TooManySubscribers
 from streamfleet_api.roboflow.errors import INFERENCE_PIPELINES, UNREACHABLE, Failure, Unconfirmed, as_failure
 from streamfleet_api.storage.blob_store import TooLarge, WrongDigest
-from streamfleet_api.storage.model_registry import BlobInUse, ModelExists, ModelInUse
+from streamfleet_api.storage.model_registry import BlobInUse, ModelExists, ModelInUse, ModelReplaced
 from streamfleet_api.web.json_codec import Json
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import Invalid
@@ -61,7 +61,7 @@ def _native(error: Exception) -> Response:
         return Problem(422, error.summary).response(errors=error.shown)
     if isinstance(error, BadModel | WrongDigest):
         return Problem(422, str(error)).response()
-    if isinstance(error, BlobInUse | ModelExists | ModelInUse):
+    if isinstance(error, BlobInUse | ModelExists | ModelInUse | ModelReplaced):
         return Problem(409, str(error)).response()
     if isinstance(error, TooLarge):
         return Problem(413, str(error)).response()

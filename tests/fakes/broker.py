@@ -18,6 +18,7 @@ from typing_extensions import assert_never
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
 from streamfleet_core.protocol.messages import Error, Message, Reply, Request
+from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.requests import (
     AddDevice,
     AddSubscriber,
@@ -32,7 +33,9 @@ from streamfleet_core.protocol.requests import (
     DesiredPipeline,
     DeviceView,
     DrillDevice,
+    EndOptimisation,
     Events,
+    FindOptimisation,
     FleetEvent,
     FleetView,
     GetDevice,
@@ -55,6 +58,7 @@ from streamfleet_core.protocol.requests import (
     RemoveSubscriber,
     ReportProcess,
     RestartPipeline,
+    StartOptimisation,
     SubscriberView,
     Subscription,
     Token,
@@ -128,6 +132,7 @@ class Peer:
         self.subscribers: dict[str, SubscriberView] = {}
         self.models: dict[str, ModelRef] = {}
         self.tickets: dict[str, str] = {}
+        self.optimisations: dict[str, tuple[str, Optimisation]] = {}  # by id, with the device
         self.foreign: set[tuple[str, str]] = set()  # devices, and pipelines that they never had
         self.keys: dict[str, tuple[str, str]] = {}  # digest and pipeline, by Idempotency-Key
         self.endpoints: tuple[str, ...] = ("tcp://*:7774",)  # of the relay, for subscribers
@@ -155,6 +160,7 @@ class Peer:
             self.subscribers,
             self.models,
             self.tickets,
+            self.optimisations,
             self.keys,
         ):
             table.clear()
@@ -324,6 +330,14 @@ class Peer:
                 return (asked.device, asked.pipeline_id) not in self.foreign
             case CheckTicket():
                 return self.tickets.get(asked.ticket)
+            case StartOptimisation():
+                self.optimisations[asked.optimisation.id] = (asked.device, asked.optimisation)
+                return None
+            case FindOptimisation():
+                device, found = self.optimisations.get(asked.id, (None, None))
+                return found if asked.device in (None, device) else None
+            case EndOptimisation():
+                return self.optimisations.pop(asked.id, None) is not None
             case ReportProcess():
                 return None
             case GetEvents():

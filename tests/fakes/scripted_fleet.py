@@ -165,6 +165,7 @@ class ScriptedFleet:
         publish: str = "",
         observed: Iterable[Observed] = (),
         seen_epoch: int = 0,
+        optimises: bool = False,
     ) -> list[Effect]:
         """A device connects anew and says Hello."""
         peer = DevicePeer(routing_id or name.encode(), key or key_of(name))
@@ -177,6 +178,7 @@ class ScriptedFleet:
             seen_epoch=seen_epoch,
             observed=device.observed,
             publish=publish,
+            optimises=optimises,
         )
         return self.perform(self.fleet.receive(peer, Envelope(hello), self.now))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import httpx
+import msgspec
 
 from streamfleet import api_calls, client, errors
 from streamfleet.api_calls import Call, error_in, query_of, reads
@@ -39,6 +40,11 @@ class Past:
 
     events: list[dict[str, Any]]
     last: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +87,42 @@ class Client(client.Client):
         """Remove content that no model and no pipeline needs. Raises: CommandFailed."""
         self._send(api_calls.remove_blob(digest))
 
-    def sample_names(self, dataset: str, most: int) -> list[str]:
-        """The names of the oldest samples of a dataset, at most `most`. Raises: CommandFailed."""
+    def start_optimisation(
+        self, model_id: str, device: str, *, pictures: str, frames: int, agreement: float, dry_run: bool
+    ) -> str:
+        """Let a device build variants of a model, and return the id of the task. Raises: CommandFailed."""
+        body = {
+            "model_id": model_id,
+            "device": device,
+            "pictures": pictures,
+            "frames": frames,
+            "agreement": agreement,
+            "dry_run": dry_run,
+        }
+        call = Call(
+            method="POST",
+            path="/v2/optimisations",
+            read=reads(_Task),
+            body=msgspec.json.encode(body),
+            headers={"content-type": "application/json"},
+            is_repeatable=False,
+        )
+        return self._send(call).id
+
+    def cancel_optimisation(self, task_id: str) -> None:
+        """Cancel it. Raises: CommandFailed."""
+        path = path_of("v2", "optimisations", task_id)
+        self._send(Call(method="DELETE", path=path, read=lambda _: None, is_repeatable=True))
+
+    def sample_names(self, dataset: str, most: int, *, device: str | None = None) -> list[str]:
+        """The names of the oldest samples of a dataset, at most `most`. Raises: CommandFailed.
+
+        `device`: that has taken them; None: any.
+        """
         names: list[str] = []
         after: str | None = None
         while len(names) < most:
-            query = query_of(limit=min(most - len(names), _PAGE), after=after)
+            query = query_of(limit=min(most - len(names), _PAGE), after=after, device=device)
             path = f"{path_of('v2', 'samples', dataset)}{query}"
             page = self._send(Call(method="GET", path=path, read=reads(_Samples), is_repeatable=True))
             names += [each.name for each in page.samples]

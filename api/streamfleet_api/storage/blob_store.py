@@ -91,12 +91,13 @@ class Blobs:
             if _NAME.match(path.name) and path.name not in needed and path.stat().st_mtime < before:
                 path.unlink(missing_ok=True)
 
-    async def put(self, digest: str, content: AsyncIterator[bytes]) -> Path:
-        """Take content as it comes; it is visible when it is whole.
+    async def put(self, digest: str, content: AsyncIterator[bytes], *, limit: int | None = None) -> Path:
+        """Take content as it comes; it is visible when it is whole. `limit`: bytes, if it may have fewer.
 
         Raises: WrongDigest, TooLarge, OSError; whatever `content` raises when its sender goes away.
         """
-        arrival = await asyncio.to_thread(_Arrival, self._arriving, self._limit)
+        most = self._limit if limit is None else min(limit, self._limit)
+        arrival = await asyncio.to_thread(_Arrival, self._arriving, most)
         with arrival:
             async for chunk in _in_chunks(content):
                 await asyncio.to_thread(arrival.write, chunk)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,13 @@ class NotRegistered(Exception):
 
     def __init__(self, model_id: str) -> None:
         super().__init__(f"no model {model_id} is registered with its content: PUT /v2/models/{model_id}")
+
+
+class ModelReplaced(Exception):
+    """The id stands for another model than the one that a variant was built from."""
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"{model_id} was replaced by another model while its variant was built or tried")
 
 
 class ModelInUse(Exception):
@@ -145,24 +152,44 @@ class Models:
         replaces = None if before is None or before.digest == model.digest else before.digest
         return Registered(model, manifest, replaces)
 
-    async def add_variant(self, model_id: str, variant: Variant) -> Registered:
+    async def add_variant(
+        self,
+        model_id: str,
+        variant: Variant,
+        *,
+        of: Manifest | None = None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
+    ) -> Registered:
         """Let devices of its board run this blob in place of the model's own file.
 
-        Raises: NotRegistered, BadModel, BrokerClientError.
+        It is tried without a lock, and registered if the model is the same still. `of`: the model that it was
+        built from. `confirm`: called before it is registered; what it raises prevents that.
+
+        Raises: NotRegistered, ModelReplaced, BadModel, BrokerClientError.
         """
+        tried = of or (await self._registered(model_id))[1]
         async with self._inspecting:
-            before = next((model for model in await self.list() if model.id == model_id), None)
-            manifest = None if before is None else self.manifest(before)
-            if before is None or manifest is None:
-                raise NotRegistered(model_id)
-            await asyncio.to_thread(self._check_variant, model_id, manifest, variant)
-            if not any(each.weights == variant.weights for each in manifest.variants):
-                await self._try(dataclasses.replace(manifest, weights=variant.weights, variants=()))
+            await asyncio.to_thread(self._check_variant, model_id, tried, variant)
+        if not any(each.weights == variant.weights for each in tried.variants):
+            await self._try(dataclasses.replace(tried, weights=variant.weights, variants=()))
+        async with self._inspecting:
+            before, manifest = await self._registered(model_id)
+            if dataclasses.replace(manifest, variants=()) != dataclasses.replace(tried, variants=()):
+                raise ModelReplaced(model_id)
             changed = manifest.with_variant(variant)
             if len(changed.variants) > MAX_VARIANTS:
                 raise BadModel(f"expected at most {MAX_VARIANTS} variants of a model, got more")
+            if confirm is not None:
+                await confirm()
             model = await self._register(model_id, changed)
         return Registered(model, changed, None if before.digest == model.digest else before.digest)
+
+    async def _registered(self, model_id: str) -> tuple[ModelRef, Manifest]:
+        """Raises: NotRegistered, BrokerClientError."""
+        for model in await self.list():
+            if model.id == model_id and (manifest := self.manifest(model)) is not None:
+                return model, manifest
+        raise NotRegistered(model_id)
 
     def _check_variant(self, model_id: str, manifest: Manifest, variant: Variant) -> None:
         """Check that a variant has the inputs and outputs of the model. Raises: BadModel, NotRegistered."""

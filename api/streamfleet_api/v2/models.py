@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 from streamfleet_api.storage.blob_store import Blobs
 from streamfleet_api.storage.model_cards import ModelCards
-from streamfleet_api.storage.model_registry import Models, NotRegistered
+from streamfleet_api.storage.model_registry import Models, NotRegistered, Registered
 from streamfleet_api.v2.request_reading import query, read
 from streamfleet_api.v2.requests import ModelRemovalQuery, ModelRequest, VariantRequest
 from streamfleet_api.v2.responses import Blob, Model, ModelCard, ModelList, PutModelAnswer
@@ -73,7 +73,7 @@ class ModelRoutes:
                 "keep the old content until they name the model again.",
                 body=Content(VariantRequest),
                 path_schemas=_ID,
-                errors=native(404, 422, 507),
+                errors=native(404, 409, 422, 507),
             ),
             Endpoint(
                 *("DELETE", one, self.remove, "remove_model", "Remove a model", tag),
@@ -150,8 +150,7 @@ class ModelRoutes:
             )
         except OSError as exc:
             raise of_disk(exc) from exc
-        shown = Model.of(done.model, done.manifest)
-        return written(PutModelAnswer(**dict(shown), replaces=done.replaces), 201)
+        return written(put_answer(done), 201)
 
     async def put_variant(self, request: Request) -> Response:
         """Register a blob as a variant of a model."""
@@ -174,8 +173,7 @@ class ModelRoutes:
             raise Problem(404, str(exc)) from exc
         except OSError as exc:
             raise of_disk(exc) from exc
-        shown = Model.of(done.model, done.manifest)
-        return written(PutModelAnswer(**dict(shown), replaces=done.replaces), 201)
+        return written(put_answer(done), 201)
 
     async def remove(self, request: Request) -> Response:
         """Remove a model, and content that nothing else needs."""
@@ -215,6 +213,11 @@ class ModelRoutes:
         if not await self._models.remove_blob(digest):
             raise Problem(404, f"no blob {digest[:64]!r} is here")
         return Response(status_code=204)
+
+
+def put_answer(done: Registered) -> PutModelAnswer:
+    """A model after its registration."""
+    return PutModelAnswer(**dict(Model.of(done.model, done.manifest)), replaces=done.replaces)
 
 
 def _check_range(asked: str | None) -> None:

@@ -5,6 +5,7 @@ Strict: nothing is coerced, unknown keys are refused, and everything is bounded.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -60,6 +61,7 @@ from streamfleet_core.protocol.limits import (
     MIN_CORNERS,
     MIN_PIXELS,
     MODEL_ID_PATTERN,
+    PICTURES_PATTERN,
     PRECISION_PATTERN,
     PROPERTY_PATTERN,
     PROVIDER_PATTERN,
@@ -70,6 +72,7 @@ from streamfleet_core.protocol.limits import (
     schema_pattern,
 )
 from streamfleet_core.protocol.messages import DrillFault
+from streamfleet_core.protocol.optimisation import LEAST_AGREEMENT, LEAST_FRAMES, MOST_FRAMES
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_core.protocol.source_reference import WHOLE, expected_instead, is_cut, reference_of
 from streamfleet_core.protocol.values import (
@@ -694,3 +697,33 @@ class VariantRequest(Body):
     """The time of one inference of the model, divided by that of the variant, as measured on the board."""
     agreement: Annotated[float, Field(ge=0, le=1)]
     """The share of boxes that both find, with the same class, on pictures it was not calibrated with."""
+
+
+def _decimal(text: object) -> object:
+    """Convert a plain number in a query; any other text stays text, and is refused by the validation."""
+    return float(text) if isinstance(text, str) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else text
+
+
+class VariantQuery(VariantRequest):
+    """A variant that a device was asked to build, with the figures that it has measured."""
+
+    speedup: Annotated[float, BeforeValidator(_decimal), Field(gt=0, le=MAX_SPEEDUP)]
+    """As in the request of an operator."""
+    agreement: Annotated[float, BeforeValidator(_decimal), Field(ge=0, le=1)]
+    """As in the request of an operator."""
+
+
+class OptimisationRequest(Body):
+    """Variants of a model that a device is to build for boards of its kind."""
+
+    model_id: ModelName
+    device: Name
+    pictures: Annotated[str, Field(pattern=schema_pattern(f"{PICTURES_PATTERN}?"))] = ""
+    """`blob:SHA256` of an uploaded film or ZIP archive of pictures, or `scene://conveyor/NUMBER`. Empty:
+    samples that the device has kept for pipelines that use the model."""
+    frames: Annotated[int, Field(ge=LEAST_FRAMES, le=MOST_FRAMES)] = 64
+    """Pictures to build with, and as many others to compare on."""
+    agreement: Annotated[float, Field(ge=0, le=1)] = LEAST_AGREEMENT
+    """The minimum agreement of a variant with the model."""
+    dry_run: bool = False
+    """Only measure: the device uploads nothing."""

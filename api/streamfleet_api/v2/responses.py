@@ -12,6 +12,7 @@ from streamfleet_api.feeds.statuses import Seen, as_of_now
 from streamfleet_api.v2.mapping import asked_sampling
 from streamfleet_api.v2.requests import SamplingRequest
 from streamfleet_core.models.model_card import FileCard
+from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.requests import (
     DeviceState,
     DeviceView,
@@ -346,6 +347,8 @@ class Device(Answer):
     """Seconds that its clock is ahead of the clock of this api."""
     board: str | None
     """Its kind: devices with the same name run the same variants of models. Null: unknown."""
+    optimisation: OptimisationStat | None
+    """The last building of variants that it was asked for. Null: none since its agent started."""
     missing_accelerator: MissingAccelerator | None
     """Why its models do not run on an accelerator that it should have. Null: they do, or it has none."""
     age: float | None
@@ -380,6 +383,7 @@ class Device(Answer):
             disk_available=stat.disk_available if stat and stat.disk else None,
             clock_offset=offset,
             board=stat.board or None if stat else None,
+            optimisation=stat.optimisation if stat else None,
             missing_accelerator=stat.missing_accelerator if stat else None,
             age=round(seen.age, 3) if seen else None,
         )
@@ -481,6 +485,17 @@ class PutModelAnswer(Model):
 
     replaces: str | None
     """The digest that the id had before, if it was different."""
+
+
+class Optimisation(Answer):
+    """The building of variants that a device was asked for."""
+
+    id: str
+    """To cancel it; the `optimisation` of the device's status has the same one."""
+    device: str
+    model_id: str
+    board: str
+    """The kind of the device."""
 
 
 class ModelList(Answer):

@@ -1,6 +1,7 @@
 """Authorises every request, as `access` decides. (S6, S27)
 
-A device's session ticket opens the blobs for reading and the samples for putting its own, and nothing else.
+A device's session ticket opens the blobs for reading, and lets it put its own samples and the variant of a
+model that it was asked to build, and nothing else.
 A page in a browser, which can send no header with a stream, opens one with a ticket that is good once and for
 30 s. (S25)
 """
@@ -33,7 +34,12 @@ from streamfleet_core.runtime.private_file import read_private, write_private
 
 logger = logging.getLogger(__name__)
 
-_BULK = {"GET": "/v2/blobs/", "HEAD": "/v2/blobs/", "PUT": "/v2/samples/"}  # what a device does there
+# What a device does there. What it puts must be its own, and what it was asked for.
+_BULK = {
+    "GET": ("/v2/blobs/",),
+    "HEAD": ("/v2/blobs/",),
+    "PUT": ("/v2/samples/", "/v2/optimisations/"),
+}
 _STREAM = re.compile(r"/v2/(predictions|status|events|pipelines/[^/]+/pictures?)")
 _HOST = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,260}")
 _OURS_ONLY = (
@@ -214,8 +220,8 @@ def device_of(request: HTTPConnection) -> str | None:
 
 def _bulk_ticket(asked: Asked) -> str | None:
     """The possible ticket of a device, on routes that accept one."""
-    place = _BULK.get(asked.method)
-    return bearer_of(asked.headers) if place is not None and asked.path.startswith(place) else None
+    places = _BULK.get(asked.method, ())
+    return bearer_of(asked.headers) if asked.path.startswith(places) else None
 
 
 def _asked(scope: Scope) -> Asked:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_core.protocol.costs import Resources
+from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.requests import DeviceState, Plane
 from streamfleet_core.protocol.values import Observed
@@ -62,6 +63,15 @@ class Session:
     cut: bool = False  # its connection is gone, which is not logged yet
 
 
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A task of building variants, for one run of the agent: another one would start it again."""
+
+    optimisation: Optimisation
+    boot: bytes
+    until: float  # when it must have ended
+
+
 @dataclass(slots=True, kw_only=True)
 class Device:
     """The volatile state of a device, in addition to its row."""
@@ -78,6 +88,8 @@ class Device:
     capacity: int = 0
     resources: Resources = field(default_factory=Resources)
     agent: str = ""
+    optimises: bool = False  # it builds variants of models when it is asked to
+    ordered: Ordered | None = None
     publish: str = ""  # its own PUB socket, as subscribers reach it
     drills: bool = False  # it takes part in drills
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over

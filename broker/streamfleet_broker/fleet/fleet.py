@@ -21,6 +21,7 @@ from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.event_listeners import EventListeners
 from streamfleet_broker.fleet.operator_requests import Operators
+from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pending_replies import PendingReplies
 from streamfleet_broker.fleet.pipelines import Pipelines
 from streamfleet_broker.fleet.queries import FleetQueries
@@ -69,8 +70,10 @@ class Fleet:
         self._pipelines = Pipelines(
             self._state, self._scheduler, queries, self._pending_replies, self._confirmations
         )
+        self._optimisations = Optimisations(self._state)
         self._operators = Operators(
-            self._state, self._scheduler, queries, self._confirmations, self._pipelines, self._event_listeners
+            *(self._state, self._scheduler, queries, self._confirmations, self._pipelines),
+            *(self._event_listeners, self._optimisations),
         )
 
     @property
@@ -121,6 +124,7 @@ class Fleet:
         self._sessions.tick(now)
         self._enrolment.expire_tokens(now)
         self._failure_detector.tick(now)
+        self._optimisations.tick(now)
         self._confirmations.release_gone(now)
         self._scheduler.place(now)
         self._pending_replies.expire(now)

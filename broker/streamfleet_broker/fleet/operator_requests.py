@@ -11,6 +11,7 @@ from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmati
 from streamfleet_broker.fleet.devices import Asker, Device, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, LogEvent, Send
 from streamfleet_broker.fleet.event_listeners import EventListeners
+from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pipeline_status import spelled
 from streamfleet_broker.fleet.pipelines import Pipelines
 from streamfleet_broker.fleet.queries import FleetQueries
@@ -31,6 +32,8 @@ from streamfleet_core.protocol.requests import (
     CheckTicket,
     CreatePipeline,
     DrillDevice,
+    EndOptimisation,
+    FindOptimisation,
     GetDevice,
     GetEvents,
     GetFleet,
@@ -48,6 +51,7 @@ from streamfleet_core.protocol.requests import (
     RemoveSubscriber,
     ReportProcess,
     RestartPipeline,
+    StartOptimisation,
     SubscriberView,
     Subscription,
     Token,
@@ -72,6 +76,7 @@ class Operators:
         confirmations: DeviceConfirmations,
         pipelines: Pipelines,
         event_listeners: EventListeners,
+        optimisations: Optimisations,
     ) -> None:
         self._state = state
         self._confirmations = confirmations
@@ -79,6 +84,7 @@ class Operators:
         self._queries = queries
         self._pipelines = pipelines
         self._event_listeners = event_listeners
+        self._optimisations = optimisations
 
     def receive(self, peer: OperatorPeer, envelope: Envelope, now: float) -> None:
         """Handle a message of an operator."""
@@ -113,10 +119,10 @@ class Operators:
                 return self._do_of_devices(request, now)
             case AddSubscriber() | RemoveSubscriber() | ListSubscribers():
                 return self._do_of_subscribers(request)
-            case PutModel():
-                return self._put_model(request)
-            case RemoveModel():
-                return self._remove_model(request)
+            case StartOptimisation() | FindOptimisation() | EndOptimisation():
+                return self._optimisations.do(request, now)
+            case PutModel() | RemoveModel():
+                return self._do_of_models(request)
             case ReportProcess():
                 self._state.reported.append(request)
                 return Reply()
@@ -356,6 +362,9 @@ class Operators:
             text = f"device {name} has no PUB socket of its own; start its worker with --publish-port"
             return Error("invalid", text)
         return (device.publish,), self._state.records.devices[name].public_key
+
+    def _do_of_models(self, request: PutModel | RemoveModel) -> Reply | Error:
+        return self._put_model(request) if isinstance(request, PutModel) else self._remove_model(request)
 
     def _put_model(self, request: PutModel) -> Reply:
         known, model = self._state.records.models.get(request.model.id), request.model

@@ -261,9 +261,9 @@ class State:
     def desired(self, device: Device) -> Desired:
         """The desired state of a device, without pipelines that another device must give up first."""
         records = self.records.of_device(device.name)
-        return Desired(
-            device.revision, tuple(record.assignment() for record in records if record.leaving is None)
-        )
+        assignments = tuple(record.assignment() for record in records if record.leaving is None)
+        ordered = device.ordered
+        return Desired(device.revision, assignments, None if ordered is None else ordered.optimisation)
 
     def end_session(self, device: Device) -> None:
         """End a session: its messages are refused from now on, and its ticket is no longer valid."""

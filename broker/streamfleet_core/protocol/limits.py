@@ -14,6 +14,7 @@ PROPERTY_PATTERN = r"[a-z0-9_]{1,64}"  # OpenCV's CAP_PROP_*, lower case, no pre
 SHA256_PATTERN = r"[0-9a-f]{64}"
 BOARD_PATTERN = r"[ -~]{1,160}"  # the name of a kind of device, as `host.board` makes it
 PROVIDER_PATTERN = r"[A-Za-z0-9]{1,64}"  # of ONNX Runtime
+PICTURES_PATTERN = rf"(blob:{SHA256_PATTERN}|scene://conveyor/[1-9][0-9]{{0,5}})"  # for variants of models
 PRECISION_PATTERN = r"[a-z0-9][a-z0-9-]{0,31}"  # of a variant: int8, fp16, …
 REFERENCE_PATTERN = r"[^\x00]*"
 HOST_PATTERN = r"[A-Za-z0-9._:%-]{1,253}"  # as resolvers accept it; `hosts.host_of` checks more

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from streamfleet_core.protocol.costs import Measured, Resources
 from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_ISOLATION
+from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.values import (
     Assignment,
     CurveKey,
@@ -60,6 +61,7 @@ class Hello:
     observed: ObservedList = ()
     resources: Resources | None = None  # None: a worker that does not measure
     drills: bool = False  # it takes part in drills
+    optimises: bool = False  # it builds variants of models when the desired state says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ class Desired:
 
     revision: Natural
     assignments: tuple[Assignment, ...]
+    optimisation: Optimisation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from streamfleet_core.protocol.limits import (
     MAX_WAIT_MS,
 )
 from streamfleet_core.protocol.messages import DrillFault, DrillSeconds, ErrorCode, Request
+from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.values import (
     CurveKey,
     DesiredStatus,
@@ -314,6 +315,32 @@ class CheckHolder:
 
 
 @dataclass(frozen=True, slots=True)
+class StartOptimisation:
+    """Let a device that is ready build variants of a model, one such task at a time. Reply: None.
+
+    It is forgotten when the device or the broker starts again, and after a time in which it must have ended.
+    """
+
+    device: Id
+    optimisation: Optimisation
+
+
+@dataclass(frozen=True, slots=True)
+class FindOptimisation:
+    """Look up what a device is to build. Reply: Optimisation, or None if there is no task of this id."""
+
+    id: Id
+    device: Id | None = None  # that must have it; None: any
+
+
+@dataclass(frozen=True, slots=True)
+class EndOptimisation:
+    """Cancel or complete a task of building variants. Reply: bool, whether there was one of this id."""
+
+    id: Id
+
+
+@dataclass(frozen=True, slots=True)
 class ReportProcess:
     """The supervisor of a process of the fleet reports its failure, as an event. Reply: None."""
 
@@ -349,6 +376,9 @@ OperatorRequest = (
     | ListModels
     | CheckTicket
     | CheckHolder
+    | StartOptimisation
+    | FindOptimisation
+    | EndOptimisation
     | GetFleet
     | ReportProcess
     | GetEvents
@@ -377,6 +407,9 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "model.list": ListModels,
     "ticket.check": CheckTicket,
     "holder.check": CheckHolder,
+    "optimisation.start": StartOptimisation,
+    "optimisation.find": FindOptimisation,
+    "optimisation.end": EndOptimisation,
     "fleet.get": GetFleet,
     "process.report": ReportProcess,
     "event.list": GetEvents,

@@ -19,6 +19,7 @@ from streamfleet_core.protocol.limits import (
     MAX_SOURCES,
     MAX_STAGES,
 )
+from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.values import (
     DesiredStatus,
@@ -226,6 +227,7 @@ class DeviceStat:
     disk: Natural = 0  # bytes of the file system of its data directory; 0: unknown
     disk_available: Natural = 0  # bytes
     board: Annotated[str, Meta(max_length=MAX_BOARD)] = ""  # its kind, for variants of models; "": unknown
+    optimisation: OptimisationStat | None = None  # None: it was asked for none
 
 
 def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:

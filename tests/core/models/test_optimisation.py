@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from streamfleet_core.models.agreement import Agreement
-from streamfleet_core.models.optimisation import Outcome, Trial, refusal_of
+from streamfleet_core.models.optimisation import refusal_of
+from streamfleet_core.protocol.optimisation import Outcome, Trial
 from streamfleet_core.protocol.values import Weights
 
 

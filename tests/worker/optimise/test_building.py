@@ -14,7 +14,8 @@ from onnx import ModelProto, helper, numpy_helper
 from streamfleet_api.local.demo import conveyor_model
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.model_validation import validate_model
-from streamfleet_core.models.optimisation import Failed, Job, Outcome
+from streamfleet_core.models.optimisation import Job
+from streamfleet_core.protocol.optimisation import Failed, Outcome
 from streamfleet_worker.engine.accelerators.choice import CPU
 from streamfleet_worker.host.board import read_cpu
 from streamfleet_worker.optimise.building import Board, CannotCompare, optimise

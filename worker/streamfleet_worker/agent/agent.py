@@ -31,6 +31,7 @@ from streamfleet_worker.agent.broker_link import BrokerLink
 from streamfleet_worker.agent.child_processes import ChildProcesses
 from streamfleet_worker.agent.identity import Identity
 from streamfleet_worker.agent.model_cache import ModelCache
+from streamfleet_worker.agent.optimiser import Optimiser
 from streamfleet_worker.agent.paths import WorkerPaths
 from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.agent.sample_uploader import Uploader
@@ -116,6 +117,7 @@ class Agent:
                 seen_epoch=self._state.seen_epoch,
                 publish=publish_endpoint(config, identity.endpoints[0]),
                 drills=config.allow_drills,
+                optimises=True,
             ),
             rng,
         )
@@ -129,6 +131,9 @@ class Agent:
         spool = Spool(self._paths.samples, size=config.samples_size, age=config.samples_age)
         self._retention = SampleRetention(spool)
         self._uploader = Uploader(spool, rng)
+        self._optimiser = Optimiser(
+            self._paths, spool, board=board, accelerator=config.accelerator, provider=config.provider
+        )
         self._context = zmq.asyncio.Context()
         self._link = BrokerLink(self._context, identity.keys, self._on_message)
         self._sensors = SensorThread(Sensors(config.data_dir))
@@ -141,6 +146,7 @@ class Agent:
             reconcile=self._reconcile,
             sensors=self._sensors,
             board=board,
+            optimisation=lambda: self._optimiser.stat,
         )
 
         # Batches of actions, and epochs to store, in order. None: tidy the database.
@@ -205,6 +211,7 @@ class Agent:
         await self._models.close()
         await self._files.close()
         await self._uploader.close()
+        await self._optimiser.close()
         await self._children.stop(STOP_TIMEOUT)
         self._link.close(linger=GOODBYE_TIMEOUT)
         self._context.destroy(linger=0)
@@ -292,6 +299,7 @@ class Agent:
                     len(effect.assignments),
                 )
                 self._files.adopt(effect.assignments)
+                self._optimiser.adopt(effect.optimisation, effect.assignments)
                 self._feed(events.Adopted(effect.assignments))
             case effects.StartWithoutBroker():
                 self._start_without_broker()
@@ -357,6 +365,7 @@ class Agent:
         self._models.use(source)
         self._files.use(source)
         self._uploader.use(source)
+        self._optimiser.use(source)
         relay = Relay(
             tuple(reached_by(endpoint, host) for endpoint in welcome.relay),
             self._identity.broker_key,

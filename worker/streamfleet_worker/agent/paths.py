@@ -32,6 +32,11 @@ class WorkerPaths:
         return self.root / "files"
 
     @property
+    def optimise(self) -> Path:
+        """Exists while variants of a model are built."""
+        return self.root / "optimise"
+
+    @property
     def plans(self) -> Path:
         return self.root / "plans"
 

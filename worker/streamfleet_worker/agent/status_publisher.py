@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
+from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.source_reference import cut_reason
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat
 from streamfleet_worker.decisions.broker_session import Session
@@ -39,6 +41,7 @@ class StatusPublisher:
         reconcile: Reconcile,
         sensors: SensorThread,
         board: str = "",
+        optimisation: Callable[[], OptimisationStat | None] = lambda: None,
     ) -> None:
         self._device = device
         self._capacity = capacity
@@ -46,6 +49,7 @@ class StatusPublisher:
         self._reconcile = reconcile
         self._sensors = sensors
         self._board = board
+        self._optimisation = optimisation
         # No queue: a status that cannot be sent now would be out of date when it is.
         self._sender = Sender(intake, waiting=0)
         self._seq = starts << 32
@@ -113,6 +117,7 @@ class StatusPublisher:
             disk=sensors.disk,
             disk_available=sensors.disk_available,
             board=self._board,
+            optimisation=self._optimisation(),
         )
 
     def _header(

@@ -347,7 +347,7 @@ class Session:
                 return []
             self._applied = (self._epoch, message.revision)
             self._started = True
-            return [Adopt(self._epoch, message.revision, message.assignments)]
+            return [Adopt(self._epoch, message.revision, message.assignments, message.optimisation)]
         if isinstance(message, Subscribers):
             if (self._epoch, message.revision) < self._subscribers:
                 return []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Drill, Welcome
+from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.values import Assignment, CurveKey
 
 
@@ -51,6 +52,7 @@ class Adopt:
     epoch: int
     revision: int
     assignments: tuple[Assignment, ...]
+    optimisation: Optimisation | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.family_recognition import SIZES_INPUT
 from streamfleet_core.models.onnx_file import read_file
 from streamfleet_core.models.onnx_graph import Graph
-from streamfleet_core.models.optimisation import Failed, Job, Outcome, Trial, refusal_of
+from streamfleet_core.models.optimisation import Job, refusal_of
+from streamfleet_core.protocol.optimisation import Failed, Outcome, Trial
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.values import Manifest, Weights
 from streamfleet_worker.engine.normalize import normalize
@@ -29,7 +30,7 @@ from streamfleet_worker.host.board import Cpu
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.optimise.candidates import Candidate, candidates
 from streamfleet_worker.optimise.comparison import ModelRun, compare_speed
-from streamfleet_worker.optimise.pictures import ModelPicture, read_pictures
+from streamfleet_worker.optimise.pictures import ModelPicture, read_pictures, unpacked
 from streamfleet_worker.optimise.quantization import quantize
 
 RULES = PostProcessing()  # the defaults of a device
@@ -58,7 +59,7 @@ def optimise(job: Job, board: Board, on_progress: OnProgress, build: Build | Non
     """
     wanted = candidates(board.provider)
     pictures = read_pictures(
-        job.pictures,
+        unpacked(job.pictures, Path(job.folder)),
         job.manifest,
         job.frames,
         lambda done, of: on_progress(f"reading pictures: {done} of {of}"),

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from streamfleet_core.models.optimisation import LEAST_FRAMES
-from streamfleet_core.protocol.source_reference import SourceKind, kind_of
+from streamfleet_core.protocol.optimisation import LEAST_FRAMES, MOST_FRAMES, MOST_PICTURES
+from streamfleet_core.protocol.source_reference import SourceKind, kind_of, path_of
 from streamfleet_core.protocol.values import Manifest, SourceSpec
 from streamfleet_worker.ipc.shared_memory import PixelArray
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
 from streamfleet_worker.video.frame import Picture
+from streamfleet_worker.video.sources.images import SUFFIXES
 from streamfleet_worker.video.sources.open_source import open_source
 from streamfleet_worker.video.synthetic.conveyor import UnknownScene, draw, number_of
 
 _APART = 7  # frames of a scene
 _MOST_READ = 6000  # frames of a film: four minutes of it
+_ARCHIVE = b"PK\x03\x04"  # its first bytes
 _ROOM = 512 * 1024**2  # bytes of all pictures
 
 
@@ -47,6 +52,37 @@ class Pictures:
 
     calibration: tuple[ModelPicture, ...]
     comparison: tuple[ModelPicture, ...]
+
+
+def unpacked(reference: str, folder: Path) -> str:
+    """Unpack a ZIP archive of pictures into a new folder in `folder`, and return that; else the reference.
+
+    Raises: TooFewPictures, if it is too large or damaged; OSError.
+    """
+    if kind_of(reference) is not SourceKind.FILE or not _is_archive(Path(path_of(reference))):
+        return reference
+    target = folder / "pictures"
+    target.mkdir()
+    try:
+        with zipfile.ZipFile(path_of(reference)) as archive:
+            pictures = [each for each in archive.infolist() if not each.is_dir()][: 2 * MOST_FRAMES]
+            if sum(each.file_size for each in pictures) > MOST_PICTURES:
+                raise TooFewPictures(f"expected pictures of at most {MOST_PICTURES} bytes in all, got more")
+            for number, each in enumerate(pictures):
+                ending = Path(each.filename).suffix.lower()
+                content = archive.read(each)  # at most as long as it says
+                (target / f"{number:04}{ending if ending in SUFFIXES else '.jpg'}").write_bytes(content)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as exc:
+        raise TooFewPictures(f"the archive of pictures cannot be read: {exc}") from exc
+    return str(target)
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_ARCHIVE)) == _ARCHIVE
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return False
 
 
 def read_pictures(

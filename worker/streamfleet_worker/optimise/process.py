@@ -61,7 +61,7 @@ def main() -> None:
         os.write(output, msgspec.json.encode(said) + b"\n")
 
     try:
-        say(Said(outcome=optimise(job, _this_board(), lambda text: say(Said(progress=text)))))
+        say(Said(outcome=optimise(job, _this_board(job), lambda text: say(Said(progress=text)))))
     except _expected() as exc:
         say(Said(failure=shown_reason(str(exc)) or type(exc).__name__))
 
@@ -72,9 +72,10 @@ def _expected() -> tuple[type[Exception], ...]:
     return (*ours, OSError, *run_errors())
 
 
-def _this_board() -> Board:
+def _this_board(job: Job) -> Board:
     machine, cpu = MachineProbe().read(), read_cpu()
-    return Board(name=board_name(machine, cpu), provider=first_provider(Wanted(), offered(machine)), cpu=cpu)
+    wanted = Wanted(job.accelerator, job.provider)
+    return Board(name=board_name(machine, cpu), provider=first_provider(wanted, offered(machine)), cpu=cpu)
 
 
 if __name__ == "__main__":

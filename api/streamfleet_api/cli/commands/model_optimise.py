@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streamfleet_api.cli import parameters
+from streamfleet_api.cli.commands.model_try import terminated_like_ctrl_c
 from streamfleet_api.cli.context import (
     Settings,
     as_json_option,
@@ -24,27 +24,25 @@ from streamfleet_api.cli.context import (
 )
 from streamfleet_api.cli.tables import counted, plain, show, width
 from streamfleet_api.cli.trials import variant_builder
+from streamfleet_api.cli.trials.calibration import pictures_for, saved_samples
+from streamfleet_api.cli.trials.device_optimisation import DeviceOptimisation
 from streamfleet_api.cli.trials.known_models import guessing
 from streamfleet_api.cli.variant_text import outcome_document, outcome_table, variant_lines
 from streamfleet_api.client.errors import CommandFailed, Rejected
-from streamfleet_core.models.optimisation import (
+from streamfleet_core.models.optimisation import Job
+from streamfleet_core.protocol.optimisation import (
     LEAST_AGREEMENT,
     LEAST_FRAMES,
     MOST_FRAMES,
-    Job,
     Outcome,
     Trial,
 )
-from streamfleet_core.protocol.limits import SAMPLE_NAME_PATTERN, whole
 from streamfleet_core.protocol.source_reference import SourceKind, kind_of
 from streamfleet_core.protocol.values import Manifest, Variant
 
 if TYPE_CHECKING:
     from streamfleet.results import AddedModel, Device, Model
     from streamfleet_api.client.http_client import Client
-
-_NAME = re.compile(whole(SAMPLE_NAME_PATTERN))
-_MOST_SAMPLES = 10_000  # of which some are taken, evenly spread
 
 
 @click.command("optimise")
@@ -54,12 +52,12 @@ _MOST_SAMPLES = 10_000  # of which some are taken, evenly spread
     metavar="NAME",
     callback=parameters.name,
     shell_complete=complete_device,
-    help="Make sure that this machine is of the same kind as this device.",
+    help="Build and measure on this device. Without it: on this machine.",
 )
 @click.option(
     "--calibrate",
     metavar="FILM|FOLDER",
-    help="The pictures; without it, samples of pipelines that use the model.",
+    help="The pictures; without it, samples of pipelines that use the model, of that device.",
 )
 @click.option(
     "--samples",
@@ -103,15 +101,16 @@ def optimise_model(
 ) -> None:
     """Build faster variants of a model and register the best.
 
-    They are built and measured on this machine, which needs the worker. Run it on a device or on a machine
-    of the same kind: all devices of that kind fetch the variant then, and their pipelines that use the model
-    are restarted with it. The model itself stays for all others, and where the variant does not run.
+    They are built and measured on a device, beside its pipelines and with low priority, or without --device
+    on this machine, which needs the worker. All devices of that kind fetch the variant then, and their
+    pipelines that use the model are restarted with it. The model itself stays for all others, and where the
+    variant does not run. Ctrl-C ends it, also on the device.
 
     A variant must agree with the model on pictures that it was not built with, and find something in each
     in which the model does.
 
     \b
-      streamfleet models optimise parts/1
+      streamfleet models optimise parts/1 --device jetson-1
       streamfleet models optimise parts/1 --calibrate belt.mp4 --dry-run
     """
     client = settings.client()
@@ -119,72 +118,111 @@ def optimise_model(
         model = client.get_model(model_id)
     if model.weights is None:
         raise CommandFailed(f"{model_id}: its manifest is not in the fleet", "add the model again")
-    board = variant_builder.this_board()
     devices = client.list_devices()
-    _check_board(devices, device, board, model_id)
+    board = (_find(devices, device).board if device is not None else variant_builder.this_board()) or ""
+    if device is None and not any(each.board == board for each in devices):
+        warn(f"no device of the fleet is of this machine's kind, {board}")
     known = [each for each in model.variants or () if each.board == board]
     if known and not (rebuild or dry_run):
         text = f"{model_id} has a variant already: {next(variant_lines(known))}\n--rebuild builds it again"
         show(known[0], as_json, text)
         return
     with TemporaryDirectory(prefix="streamfleet-") as name:
-        folder = Path(name)
-        pictures = calibrate or str(_samples(client, model_id, dataset, 2 * frames, folder / "samples"))
-        job = _job(client, model, pictures, folder, agreement=agreement, frames=frames)
-        outcome = variant_builder.build(job, _show_progress)
-        winner = outcome.winner
-        added = None
-        if winner is not None and not dry_run:
-            added = _register(client, model_id, outcome, winner)
+        asked = _Asked(
+            model=model,
+            pictures=calibrate,
+            dataset=dataset,
+            agreement=agreement,
+            frames=frames,
+            is_dry=dry_run,
+            folder=Path(name),
+        )
+        done = _here(client, asked) if device is None else _there(client, asked, device)
+    outcome, added = done.outcome, done.added
     restarted = [] if added is None or no_restart else _restart(client, added, devices, board)
-    lines = [*outcome_table(outcome, model.weights).lines(width()), *_lines(outcome, added, restarted)]
+    lines = [*outcome_table(outcome, model.weights).lines(width()), *_lines(done, model_id, restarted)]
     told = outcome_document(outcome, registered=added is not None, restarted=restarted)
     show(told, as_json, "\n".join(lines))
+    if done.failure:
+        raise CommandFailed(f"{device}: {done.failure}")
 
 
-def _check_board(devices: Sequence[Device], name: str | None, board: str, model_id: str) -> None:
-    """Raises: CommandFailed."""
-    if name is None:
-        if not any(each.board == board for each in devices):
-            warn(f"no device of the fleet is of this machine's kind, {board}")
-        return
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What was asked for. `folder`: for what is needed meanwhile."""
+
+    model: Model
+    pictures: str | None
+    dataset: str | None
+    agreement: float
+    frames: int
+    is_dry: bool
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What was found out. `added`: the model with the variant, if it was registered."""
+
+    outcome: Outcome
+    added: Model | AddedModel | None
+    failure: str = ""  # why the api has not registered it
+
+
+def _here(client: Client, asked: _Asked) -> _Done:
+    """Build on this machine. Raises: CommandFailed."""
+    model_id, folder = asked.model.id, asked.folder
+    pictures = asked.pictures or str(
+        saved_samples(client, model_id, asked.dataset, 2 * asked.frames, folder / "samples")
+    )
+    job = _job(client, asked.model, pictures, folder, agreement=asked.agreement, frames=asked.frames)
+    outcome = variant_builder.build(job, _show_progress)
+    if outcome.winner is None or asked.is_dry:
+        return _Done(outcome, None)
+    return _Done(outcome, _register(client, model_id, outcome, outcome.winner))
+
+
+def _there(client: Client, asked: _Asked, device: str) -> _Done:
+    """Build on a device, which registers the best variant. Raises: CommandFailed."""
+    model_id = asked.model.id
+    task = DeviceOptimisation(
+        client=client,
+        model_id=model_id,
+        device=device,
+        agreement=asked.agreement,
+        frames=asked.frames,
+        dry_run=asked.is_dry,
+    )
+    with (
+        terminated_like_ctrl_c(),
+        pictures_for(
+            *(client, model_id, device),
+            calibrate=asked.pictures,
+            dataset=asked.dataset,
+            count=2 * asked.frames,
+            folder=asked.folder / "pictures",
+        ) as pictures,
+    ):
+        said = task.run(pictures, _show_progress)
+    if said.outcome is None:
+        hint = "" if pictures else "pass pictures or a film with --calibrate; it has used its own samples"
+        raise CommandFailed(f"{device}: {said.failure}", hint)
+    return _Done(said.outcome, client.get_model(model_id) if said.registered else None, said.failure)
+
+
+def _find(devices: Sequence[Device], name: str) -> Device:
+    """A device that has told its kind. Raises: CommandFailed."""
     chosen = next((each for each in devices if each.device == name), None)
     if chosen is None:
         hint = did_you_mean(name, [each.device for each in devices]) or "'streamfleet devices' lists them"
         raise CommandFailed(f"no device {name}", hint)
-    if chosen.board != board:
-        kind = f"is of another kind, {chosen.board}" if chosen.board else "has not told its kind yet"
+    if chosen.state != "ready" or not chosen.board:
+        state = chosen.state if chosen.state != "ready" else "ready, and has not told its kind yet"
         raise CommandFailed(
-            f"variants are measured on the kind of board that runs them: this machine is {board}, and {name} "
-            f"{kind}",
-            f"run it on the device: streamfleet --url URL --token TOKEN models optimise {model_id}",
+            f"{name} is {state}: expected a device that is ready",
+            f"'streamfleet doctor {name}' tells what is wrong",
         )
-
-
-def _samples(client: Client, model_id: str, dataset: str | None, count: int, folder: Path) -> Path:
-    """Save samples, evenly spread over their datasets, and return their folder. Raises: CommandFailed."""
-    datasets = [dataset] if dataset is not None else _datasets_of(client, model_id)
-    folder.mkdir()
-    for each in datasets:
-        names = [name for name in client.sample_names(each, _MOST_SAMPLES) if _NAME.match(name)]
-        room = max(1, count // len(datasets))
-        step = max(1, len(names) // room)
-        for name in names[::step][:room]:
-            with (folder / f"{name}.jpg").open("wb") as file:
-                client.sample_image(each, name, file)
-    found = len(list(folder.iterdir()))
-    if found < 2 * LEAST_FRAMES:
-        where = ", ".join(datasets) or f"the pipelines that use {model_id}"
-        raise CommandFailed(
-            f"expected at least {2 * LEAST_FRAMES} samples of {where}, got {found}",
-            "pass pictures or a film with --calibrate; 'streamfleet set ID --sample DATASET' keeps samples",
-        )
-    return folder
-
-
-def _datasets_of(client: Client, model_id: str) -> list[str]:
-    users = {each.pipeline_id for each in client.list_pipelines() if each.spec.model.id == model_id}
-    return [each.dataset for each in client.list_datasets() if users & set(each.pipelines)]
+    return chosen
 
 
 def _job(client: Client, model: Model, pictures: str, folder: Path, *, agreement: float, frames: int) -> Job:
@@ -221,7 +259,7 @@ def _register(client: Client, model_id: str, outcome: Outcome, winner: Trial) ->
         raise CommandFailed(f"{model_id}: {exc}", exc.hint) if exc.status == 422 else exc from exc
 
 
-def _restart(client: Client, model: AddedModel, devices: Iterable[Device], board: str) -> list[str]:
+def _restart(client: Client, model: Model | AddedModel, devices: Iterable[Device], board: str) -> list[str]:
     """Let the pipelines on such boards run the variant, and return their ids."""
     here = {each.device for each in devices if each.board == board}
     found = []
@@ -237,8 +275,9 @@ def _restart(client: Client, model: AddedModel, devices: Iterable[Device], board
     return found
 
 
-def _lines(outcome: Outcome, added: AddedModel | None, restarted: Sequence[str]) -> Iterator[str]:
+def _lines(done: _Done, model_id: str, restarted: Sequence[str]) -> Iterator[str]:
     """What stands below the table."""
+    outcome = done.outcome
     objects = counted(outcome.boxes, "object", "objects")
     yield (
         f"on {outcome.board}; built with {outcome.calibrated} pictures, compared on {outcome.compared} "
@@ -246,10 +285,10 @@ def _lines(outcome: Outcome, added: AddedModel | None, restarted: Sequence[str])
     )
     if outcome.winner is None:
         yield "no variant may replace the model: nothing is registered"
-    elif added is None:
+    elif done.added is not None:
+        yield f"{model_id}: devices of this kind run {outcome.winner.precision} from now on"
+    elif not done.failure:
         yield f"{outcome.winner.precision} would be registered"
-    else:
-        yield f"{added.id}: devices of this kind run {outcome.winner.precision} from now on"
     if restarted:
         yield f"restarted: {', '.join(restarted)}"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,21 +23,19 @@ from streamfleet_api.cli.context import did_you_mean
 from streamfleet_api.cli.pipeline_text import trouble
 from streamfleet_api.cli.trials.picture_files import found_name, is_picture, unique_stems
 from streamfleet_api.cli.trials.results import Result
+from streamfleet_api.cli.trials.uploads import undisturbed, uploaded
 from streamfleet_api.client.errors import CommandFailed, DoesNotPredict, NotInTime, Rejected
-from streamfleet_core.models.digest import digest_of
 from streamfleet_core.protocol.limits import MAX_SOURCES
 
 if TYPE_CHECKING:
     from streamfleet.results import Pipeline
     from streamfleet_api.client.http_client import Client
 
-MAX_FILE = 256 * 1024**2  # bytes that a device fetches
 PREFIX = "try-"  # of the ids of the pipelines
 _MAX_FPS = 5.0  # of each picture, in a loop
 _EVERY = 0.2  # seconds between two looks
 _UNREADABLE = ("codec", "invalid", "undecodable")
 _SURE = 2  # attempts after which a file cannot be read
-_REMOVALS = 10  # attempts to remove a file that the pipeline has just stopped to need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +75,7 @@ class DeviceTrial:
     # pictures ---------------------------------------------------------------------------------------------
 
     def _try_pictures(self, files: Sequence[Path], stems: Mapping[Path, str]) -> Iterator[Result]:
-        with self._uploaded(files) as references:
+        with uploaded(self.client, files) as references:
             sources = [Source(reference=each, mode="live", max_fps=_MAX_FPS) for each in references]
             with self._pipeline(sources) as pipeline_id:
                 deadline = time.monotonic() + self.timeout
@@ -122,7 +119,7 @@ class DeviceTrial:
     # films ------------------------------------------------------------------------------------------------
 
     def _try_film(self, file: Path) -> Iterator[Result]:
-        with self._uploaded([file]) as references:
+        with uploaded(self.client, [file]) as references:
             sources = [Source(reference=references[0], mode="file")]
             with self._pipeline(sources, paused=True) as pipeline_id:
                 deadline = time.monotonic() + self.timeout
@@ -197,30 +194,6 @@ class DeviceTrial:
         return found
 
     @contextlib.contextmanager
-    def _uploaded(self, files: Sequence[Path]) -> Iterator[list[str]]:
-        """Upload files, and remove those that were not there before. Raises: CommandFailed, OSError."""
-        digests, ours = [], set()
-        try:
-            for file in files:
-                if (size := file.stat().st_size) > MAX_FILE:
-                    raise CommandFailed(f"{file}: expected at most {MAX_FILE} bytes, got {size}")
-                digests.append(digest_of(file))
-                if self.client.upload_weights(digests[-1], file):
-                    ours.add(digests[-1])
-            yield [f"blob:{digest}" for digest in digests]
-        finally:
-            with _undisturbed():
-                for digest in ours:
-                    self._remove_blob(digest)
-
-    def _remove_blob(self, digest: str) -> None:
-        for _ in range(_REMOVALS):
-            with contextlib.suppress(CommandFailed):
-                self.client.remove_blob(digest)
-                return
-            time.sleep(_EVERY)
-
-    @contextlib.contextmanager
     def _pipeline(self, sources: Sequence[Source], *, paused: bool = False) -> Iterator[str]:
         """A pipeline with these sources, which is deleted in the end. Raises: CommandFailed."""
         pipeline_id = f"{PREFIX}{secrets.token_hex(4)}"
@@ -236,7 +209,7 @@ class DeviceTrial:
             )
             yield pipeline_id
         finally:
-            with _undisturbed():
+            with undisturbed():
                 self._delete(pipeline_id)
 
     def _delete(self, pipeline_id: str) -> None:
@@ -245,16 +218,6 @@ class DeviceTrial:
         except Rejected as exc:
             if exc.status != 404:
                 raise
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let a second Ctrl-C not keep the fleet from being cleaned up."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _unreadable(entry: Pipeline, number: int) -> str:

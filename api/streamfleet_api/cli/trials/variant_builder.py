@@ -15,9 +15,9 @@ from typing import IO
 import msgspec
 
 from streamfleet_api.client.errors import CommandFailed
-from streamfleet_core.models.optimisation import Job, Outcome, Said
+from streamfleet_core.models.optimisation import Job, Said
+from streamfleet_core.protocol.optimisation import TIMEOUT, Outcome
 
-TIMEOUT = 1800.0  # seconds for all variants
 _PROGRAM = "streamfleet_worker.optimise.process"
 _BOARD = "streamfleet_worker.host.board"
 _NEEDED = ("onnxruntime", "onnx", "cv2", "av")

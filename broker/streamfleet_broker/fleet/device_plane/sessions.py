@@ -249,6 +249,9 @@ class Sessions:
         device.capacity, device.agent, device.publish = hello.capacity, hello.agent, hello.publish
         device.resources = hello.resources or Resources()
         device.drills = hello.drills
+        device.optimises = hello.optimises
+        if device.ordered is not None and device.ordered.boot != hello.boot:
+            device.ordered = None
         device.observed = {entry.pipeline_id: entry for entry in hello.observed}
         self._state.sessions[session.id] = device
         self._state.tickets[session.ticket] = device.name

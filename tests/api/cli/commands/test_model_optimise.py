@@ -16,7 +16,8 @@ from streamfleet_api.client.errors import CommandFailed
 from streamfleet_api.local.demo import conveyor_model, demo_model
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.model_validation import validate_model
-from streamfleet_core.models.optimisation import Job, Outcome, Trial
+from streamfleet_core.models.optimisation import Job
+from streamfleet_core.protocol.optimisation import Outcome, Trial
 from streamfleet_core.protocol.picked_sample import PICKED
 from streamfleet_core.protocol.status import DeviceStat
 from streamfleet_core.protocol.values import ModelRef, Weights
@@ -164,16 +165,12 @@ def test_a_kind_that_has_a_variant_is_not_built_for_again_until_told_to(
 @pytest.mark.parametrize(
     ("device", "board", "error"),
     [
-        (
-            "other-1",
-            "another",
-            "other-1 is of another kind, another\n       run it on the device: streamfleet",
-        ),
-        ("silent-1", "", "silent-1 has not told its kind yet"),
+        ("silent-1", "", "silent-1 is ready, and has not told its kind yet"),
+        ("lost-1", "this kind", "lost-1 is lost: expected a device that is ready"),
         ("nobody-1", "", "no device nobody-1"),
     ],
 )
-def test_a_device_of_another_kind_is_optimised_for_on_itself(
+def test_a_device_that_cannot_build_is_not_asked(
     run: Command,
     api: Api,
     peer: Peer,
@@ -185,8 +182,8 @@ def test_a_device_of_another_kind_is_optimised_for_on_itself(
 ) -> None:
     if board:
         on_board(api, peer, device, board)
-    elif device == "silent-1":
-        peer.devices[device] = device_of(device)
+    if device != "nobody-1":
+        peer.devices[device] = device_of(device, state="lost" if device == "lost-1" else "ready")
 
     failed = run("models", "optimise", "shapes/1", "--device", device, code=1)
 
