@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from streamfleet_api.feeds.statuses import Board
 from streamfleet_api.web.json_codec import BadJson, parse, parse_leniently, parse_strictly
 from streamfleet_core.datasets.coco import Coco
+from streamfleet_core.datasets.picked_sample import Picked
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic, split
 from streamfleet_core.protocol.errors import BadData, BadMessage, ProtocolError
 from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.protocol.messages import Bye, Enrol, Heartbeat, Hello, Request
-from streamfleet_core.protocol.picked_sample import Picked
 from streamfleet_core.protocol.prediction import decode as decode_prediction
 from streamfleet_core.protocol.requests import OPERATIONS, unpack_request
 from streamfleet_core.protocol.values import Observed, ObservedState, to_plain

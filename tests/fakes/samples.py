@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from streamfleet_core.protocol.picked_sample import Picked, Sample
+from streamfleet_core.datasets.picked_sample import Picked, Sample
 from streamfleet_core.protocol.prediction import Prediction
 
 WIDTH, HEIGHT = 64, 48

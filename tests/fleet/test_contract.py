@@ -21,7 +21,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
-from streamfleet_core.protocol.picked_sample import PICKED
+from streamfleet_core.datasets.picked_sample import PICKED
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import short_folder
 from tests.fakes.samples import path_of, picked

@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 import msgspec
 
 from streamfleet_core.datasets.coco import ANNOTATIONS, IMAGES, Coco, file_name
-from streamfleet_core.protocol.picked_sample import Sample
+from streamfleet_core.datasets.picked_sample import Sample
 
 _CHUNK = 262_144  # bytes that are sent at once, at least
 

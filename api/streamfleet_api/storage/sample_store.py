@@ -19,9 +19,9 @@ from pathlib import Path
 import msgspec
 
 from streamfleet_api.storage.jpeg import check_picture
+from streamfleet_core.datasets.picked_sample import Sample
 from streamfleet_core.datasets.spool import Entry, NoSampleName, Spool
 from streamfleet_core.protocol.json_text import InvalidJson, decode_json
-from streamfleet_core.protocol.picked_sample import Sample
 from streamfleet_core.runtime.small_file import FileTooLarge
 
 logger = logging.getLogger(__name__)

@@ -34,9 +34,9 @@ from streamfleet_api.web.auth import device_of
 from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, native, written
 from streamfleet_api.web.problem_details import Problem, of_disk
 from streamfleet_api.web.validation import ID_SCHEMA
+from streamfleet_core.datasets.picked_sample import MAX_PICKED, PICKED, Picked, Sample
 from streamfleet_core.datasets.spool import NoSampleName, SpoolTooSmall
 from streamfleet_core.protocol.limits import SAMPLE_NAME_PATTERN, schema_pattern
-from streamfleet_core.protocol.picked_sample import MAX_PICKED, PICKED, Picked, Sample
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.requests import CheckHolder
 

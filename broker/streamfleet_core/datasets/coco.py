@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from streamfleet_core.datasets.coco_shapes import keypoints_of, segmentation_of, skeleton_of
-from streamfleet_core.protocol.picked_sample import Box, Sample
+from streamfleet_core.datasets.picked_sample import Box, Sample
 
 ANNOTATIONS = "annotations.json"
 IMAGES = "images"

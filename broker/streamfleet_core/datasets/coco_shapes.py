@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streamfleet_core.datasets.picked_sample import Box, Spot
 from streamfleet_core.datasets.run_lengths import runs_of
 from streamfleet_core.protocol.errors import BadData
-from streamfleet_core.protocol.picked_sample import Box, Spot
 
 VISIBLE = 0.5  # confidence from which a key point is visible; below it is only labelled
 

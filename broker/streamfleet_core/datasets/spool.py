@@ -24,9 +24,9 @@ from typing import get_args
 
 import msgspec
 
+from streamfleet_core.datasets.picked_sample import MAX_PICKED, Sample
 from streamfleet_core.protocol.errors import ProtocolError
 from streamfleet_core.protocol.json_text import InvalidJson, decode_json
-from streamfleet_core.protocol.picked_sample import MAX_PICKED, Sample
 from streamfleet_core.protocol.sampling import Dataset, SampleName
 from streamfleet_core.runtime.small_file import FileTooLarge, read_small
 

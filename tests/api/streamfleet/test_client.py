@@ -18,7 +18,7 @@ import streamfleet
 from streamfleet import AsyncClient, Client, Connection, errors
 from streamfleet.client import LIMITS
 from streamfleet_api.local.demo import demo_model
-from streamfleet_core.protocol.picked_sample import PICKED
+from streamfleet_core.datasets.picked_sample import PICKED
 from streamfleet_core.protocol.requests import CreatePipeline, DrillDevice
 from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api

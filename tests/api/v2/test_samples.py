@@ -20,7 +20,7 @@ import supervision as sv
 from PIL import Image
 
 from streamfleet_api.storage.coco_zip import zipped
-from streamfleet_core.protocol.picked_sample import MAX_PICKED, PICKED, Picked, Sample
+from streamfleet_core.datasets.picked_sample import MAX_PICKED, PICKED, Picked, Sample
 from tests.api.conftest import Api, until
 from tests.fakes.broker import Peer
 from tests.fakes.patience import PATIENCE

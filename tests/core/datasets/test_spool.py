@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from streamfleet_core.datasets import spool as module
+from streamfleet_core.datasets.picked_sample import Sample
 from streamfleet_core.datasets.spool import NoSampleName, Spool, SpoolTooSmall
-from streamfleet_core.protocol.picked_sample import Sample
 from streamfleet_core.runtime.small_file import FileTooLarge
 from tests.core.protocol.test_sampling import SAMPLE
 from tests.fakes.patience import PATIENCE

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from streamfleet_core.datasets.coco import Coco
-from streamfleet_core.protocol.picked_sample import Sample, SamplePrediction
+from streamfleet_core.datasets.picked_sample import Sample, SamplePrediction
 from streamfleet_core.protocol.prediction import Prediction
 from streamfleet_core.protocol.sampling import (
     Batching,

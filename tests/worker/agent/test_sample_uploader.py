@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from streamfleet_core.datasets.picked_sample import PICKED, Picked
 from streamfleet_core.datasets.spool import Spool
-from streamfleet_core.protocol.picked_sample import PICKED, Picked
 from streamfleet_core.protocol.requests import ListDevices
 from streamfleet_worker.agent import sample_uploader
 from streamfleet_worker.agent.blob_cache import Source

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from streamfleet_core.datasets.picked_sample import Sample
 from streamfleet_core.datasets.spool import Spool
-from streamfleet_core.protocol.picked_sample import Sample
 from streamfleet_core.protocol.sampling import ClassesBased, Limit, Random, Sampling
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.sampling.quota_file import path_of

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import supervision as sv
 
+from streamfleet_core.datasets.picked_sample import Sample, SamplePrediction
 from streamfleet_core.datasets.spool import Spool
-from streamfleet_core.protocol.picked_sample import Sample, SamplePrediction
 from streamfleet_core.protocol.sampling import Batching, ClassesBased, Limit, Random, Sampling
 from streamfleet_worker.agent.sample_retention import SampleRetention
 from streamfleet_worker.sampling.quota_file import path_of

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import httpx
 
+from streamfleet_core.datasets.picked_sample import MAX_PICKED, PICKED, Picked
 from streamfleet_core.datasets.spool import Entry, Spool
-from streamfleet_core.protocol.picked_sample import MAX_PICKED, PICKED, Picked
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_core.runtime.pinned_tls import PinnedContext
 from streamfleet_core.runtime.waiting import is_set_within

@@ -19,8 +19,8 @@ from typing import Any, cast
 
 import msgspec
 
+from streamfleet_core.datasets.picked_sample import Sample, SamplePrediction
 from streamfleet_core.datasets.spool import SIZE, Spool, SpoolTooSmall
-from streamfleet_core.protocol.picked_sample import Sample, SamplePrediction
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.status import SampleStat
 from streamfleet_worker.sampling import quota_file

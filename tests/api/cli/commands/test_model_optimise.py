@@ -14,11 +14,11 @@ from onnx import helper
 from streamfleet_api.cli.trials import variant_builder
 from streamfleet_api.client.errors import CommandFailed
 from streamfleet_api.local.demo import conveyor_model, demo_model
+from streamfleet_core.datasets.picked_sample import PICKED
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.optimisation import Job
 from streamfleet_core.protocol.optimisation import Outcome, Trial
-from streamfleet_core.protocol.picked_sample import PICKED
 from streamfleet_core.protocol.status import DeviceStat
 from streamfleet_core.protocol.values import ModelRef, Weights
 from tests.api.conftest import Api, Command, until

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from streamfleet_core.protocol.picked_sample import PICKED, Picked
+from streamfleet_core.datasets.picked_sample import PICKED, Picked
 from streamfleet_core.protocol.requests import DeviceState
 from streamfleet_worker.video.synthetic.test_pattern import draw
 from tests.api.conftest import Api, Command, until

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import supervision as sv
 
-from streamfleet_core.protocol.picked_sample import PICKED
+from streamfleet_core.datasets.picked_sample import PICKED
 from streamfleet_core.protocol.requests import PutPipeline
 from streamfleet_core.protocol.sampling import CloseToThreshold, Limit, Random, Sampling
 from streamfleet_core.protocol.status import PipelineStat, SampleStat, empty_report

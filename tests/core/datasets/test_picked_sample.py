@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from streamfleet_core.datasets.picked_sample import MAX_PREDICTION, Picked
 from streamfleet_core.protocol.limits import MAX_POINTS
-from streamfleet_core.protocol.picked_sample import MAX_PREDICTION, Picked
 from streamfleet_core.protocol.prediction import MAX_PREDICTIONS
 from tests.fakes.found import BOX, CLASSIFIED, KEYPOINTS, ORIENTED, OUTLINED, RUN_LENGTHS, document, keypoint
 from tests.fakes.samples import picked
