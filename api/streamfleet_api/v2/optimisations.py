@@ -100,7 +100,7 @@ class OptimisationRoutes:
             state = view.state if view.state != "ready" else "ready, and has not told its kind yet"
             raise Problem(409, f"{view.device} is {state}: expected a device that is ready")
         last = seen.stat.optimisation
-        if last is not None and last.ended:  # nobody has waited for it
+        if last is not None and last.ended:  # its command was killed before it cancelled it
             await self._broker.ask(EndOptimisation(last.id), bool)
         wanted = optimisation.Optimisation(
             id=secrets.token_hex(8),

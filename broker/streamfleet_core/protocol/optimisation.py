@@ -42,7 +42,7 @@ class Optimisation:
 
     id: Id  # what it uploads is for this one only
     model: ModelRef
-    board: Board  # its own, as whoever asks knows it
+    board: Board  # its own, as the API knows it
     pictures: Pictures = ""
     frames: Frames = 64
     least_agreement: Fraction = LEAST_AGREEMENT

@@ -3,7 +3,7 @@
     asked ──▶ model and pictures fetched ──▶ built and measured, in a process ──▶ uploaded ──▶ registered
       └──not asked any more──▶ ended, and all its files removed
 
-One at a time. What the process says is bounded and checked: the model that it loads may be anybody's.
+One at a time. What the process says is bounded and checked: the model that it loads may come from a stranger.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Optimiser:
         """The file of the model: the one that pipelines run, if there is one. Raises: FetchError."""
         cached = self._paths.models / weights.sha256
         if await asyncio.to_thread(_has_size, cached, weights.size):
-            return cached  # whoever loads it verifies it
+            return cached  # it is verified when it is loaded
         await blobs.fetch(weights.sha256, size=weights.size, limit=weights.size)
         return blobs.path(weights.sha256)
 
