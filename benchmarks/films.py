@@ -13,16 +13,18 @@ from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.synthetic import conveyor
 
 SIZE = (1280, 720)  # pixels
-_OPTIONS = {"preset": "veryfast", "tune": "zerolatency", "x264-params": "keyint=50"}
+_OPTIONS = {"preset": "veryfast", "tune": "zerolatency"}
 
 
 def write_h264(
-    path: Path, video: Path | None, *, fps: int, frames: int, size: tuple[int, int] = SIZE
+    path: Path, video: Path | None, *, fps: int, frames: int, size: tuple[int, int] = SIZE, group: int = 50
 ) -> Path:
-    """Write frames of a video, or of a drawn conveyor belt without one."""
+    """Write frames of a video, or of a drawn conveyor belt without one. `group`: frames per keyframe."""
     images = itertools.cycle(decoded(video)) if video else (conveyor.draw(1, at) for at in itertools.count(1))
     with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx264", rate=fps, options=_OPTIONS)
+        stream = film.add_stream(
+            "libx264", rate=fps, options=_OPTIONS | {"x264-params": f"keyint={group}:scenecut=0"}
+        )
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         for image in itertools.islice(images, frames):

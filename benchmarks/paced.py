@@ -6,6 +6,9 @@ Baseline of the same run: a bare process that infers at the rate of the whole sc
 cannot; its CPU time per inference, multiplied by the predictions of the fleet. An inference has as many
 threads as in the engine: one with several cameras, all with one camera alone. An engine that waits for the
 CPU, because cameras use it, gives fewer predictions than were asked for.
+
+How much decoding is spared depends on how far the keyframes of a camera are apart. So the CPU of cameras is
+also measured with several distances, beside the decoding of all their frames in a bare process.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import av
+
 from benchmarks.bare import Slot, Task, session_of
 from benchmarks.cpu import cpu_times, growth
 from benchmarks.films import write_h264
@@ -33,6 +38,13 @@ from tests.fakes.ports_and_folders import short_folder
 from tests.fleet.harness import Fleet, wait_for
 
 LIMITS = {Scene(1, 5): 1.1}  # CPU of the worker, ratio to that of its inferences alone
+CAMERAS = {  # of several kinds: frames/s, and frames from keyframe to keyframe
+    "10/s, keyframe every 1 s": (10, 10),
+    "10/s, keyframe every 2.5 s": (10, 25),
+    "10/s, keyframe every 5 s": (10, 50),
+    "25/s, keyframe every 2 s": (25, 50),
+}
+SLOW = Scene(16, 0.5)  # of each kind
 SCENES = (Scene(32, 1), Scene(64, 0.5), Scene(1, 5))
 _QUICK = (Scene(2, 1), Scene(1, 5))
 _SOURCE_FPS = 10  # of several cameras
@@ -60,6 +72,7 @@ def run(setting: Setting) -> Report:
     seconds = setting.pick(20.0, 2.0)
     found: dict[Scene, list[Paced]] = {}
     alone: dict[Scene, list[float]] = {}  # seconds of CPU time of one inference
+    decoding: dict[str, tuple[float, float]] = {}  # CPU s per second: of the cameras, and to decode all
     with (
         heavy_by_default(setting) as setting,
         short_folder() as folder,
@@ -74,7 +87,13 @@ def run(setting: Setting) -> Report:
                 alone.setdefault(scene, []).append(cost_alone(task, rate, threads))
                 paced = of_fleet(fleet, film, scene, settle=setting.pick(5.0, 1.0), seconds=seconds)
                 found.setdefault(scene, []).append(paced)
-    return report(setting, scenes, found, alone, seconds=seconds)
+        if not setting.scenes:
+            for kind, (fps, group) in CAMERAS.items():
+                film = _camera(setting, folder, fps, group)
+                settle = 6 * group / fps  # the distance of keyframes is known then
+                paced = of_fleet(fleet, film, SLOW, settle=settle, seconds=seconds)
+                decoding[kind] = (paced.cpu["cameras"], SLOW.cameras * fps * cost_of_decoding(film))
+    return report(setting, scenes, found, alone, decoding, seconds=seconds)
 
 
 def of_fleet(fleet: Fleet, film: Path, scene: Scene, *, settle: float, seconds: float) -> Paced:
@@ -105,6 +124,22 @@ def cost_alone(task: Task, rate: float, threads: int) -> float:
     return cost
 
 
+def cost_of_decoding(film: Path) -> float:
+    """Return the seconds of CPU time to decode one frame of a film, in a process that decodes all of them."""
+    with child(_decode, film) as connection:
+        cost: float = receive(connection, 120)
+    return cost
+
+
+def _decode(connection: Connection, film: Path) -> None:
+    start_session()
+    with av.open(str(film)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        began = time.process_time()
+        count = sum(1 for _ in container.decode(video=0))
+        connection.send((time.process_time() - began) / count)
+
+
 def _infer(connection: Connection, task: Task, rate: float, threads: int) -> None:
     start_session()
     slot = Slot(session_of(task.weights, threads, spins_on=False), task.manifest)
@@ -118,6 +153,13 @@ def _infer(connection: Connection, task: Task, rate: float, threads: int) -> Non
         spent += time.process_time() - began
         count += 1
     connection.send(spent / count)
+
+
+def _camera(setting: Setting, folder: Path, fps: int, group: int) -> Path:
+    video = None if setting.is_generated else setting.video
+    return write_h264(
+        folder / f"{fps}-{group}.mp4", video, fps=fps, frames=fps * setting.pick(60, 10), group=group
+    )
 
 
 def _film(setting: Setting, folder: Path, scene: Scene) -> Path:
@@ -138,6 +180,7 @@ def report(
     scenes: Sequence[Scene],
     found: dict[Scene, list[Paced]],
     alone: dict[Scene, list[float]],
+    decoding: dict[str, tuple[float, float]],
     *,
     seconds: float,
 ) -> Report:
@@ -149,7 +192,11 @@ def report(
         sizes=sizes_of(
             setting, scenes, seconds=seconds, rounds=setting.rounds_of(3), source="H.264 of 1280x720"
         ),
-        tables=(_cpu(scenes, found, alone, ratio), _predictions(scenes, found)),
+        tables=(
+            _cpu(scenes, found, alone, ratio),
+            _predictions(scenes, found),
+            *([decoding_table(decoding)] if decoding else ()),
+        ),
         charts=(_chart(scenes, found, alone),),
         checks=tuple(
             Check(f"{scene}, CPU, ratio to its inferences alone", ratio[scene], LIMITS[scene], "")
@@ -203,6 +250,16 @@ def _cpu(
         "CPU s per second",
         (*(Column(name, digits=3) for name in columns), Column("limit", digits=2)),
         rows,
+    )
+
+
+def decoding_table(decoding: dict[str, tuple[float, float]]) -> Table:
+    """Tell what cameras use beside the decoding of all their frames. Pure."""
+    columns = ("cameras", "decoding of all frames alone", "ratio")
+    return Table(
+        f"CPU s per second, {SLOW}",
+        tuple(Column(name, digits=3) for name in columns),
+        tuple(Row(kind, (ours, whole, ours / whole)) for kind, (ours, whole) in decoding.items()),
     )
 
 

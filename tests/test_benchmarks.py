@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import av
 import httpx
 import numpy as np
 import onnx
@@ -27,12 +28,13 @@ from benchmarks.bare_live import LIVE_ARRANGEMENTS, LiveTask, Watched, watching
 from benchmarks.commands import constant, serving
 from benchmarks.compare import Figures, Task, checked_out, measured, print_figures
 from benchmarks.cpu import cpu_times, growth
+from benchmarks.films import write_h264
 from benchmarks.gate import Outcome, Seen, gated, missing
 from benchmarks.heavy_model import CLASSES, DETECTIONS, GFLOPS, SIDE, heavy_model
 from benchmarks.live_age import FLEET, SIDES, Measured, Window, ages_of, unevenness
 from benchmarks.live_cameras import Captured, live_cameras
 from benchmarks.own_work import LIMITS, STEPS, TRACK, WHOLE, Result, ratio_of
-from benchmarks.paced import Paced, ratios
+from benchmarks.paced import Paced, cost_of_decoding, decoding_table, ratios
 from benchmarks.precision import VARIANTS, agreement
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table, as_json, draw, text
 from benchmarks.scene import Scene
@@ -556,3 +558,15 @@ def test_the_charts_of_the_pages_are_small_and_say_where_they_come_from(path: Pa
 
     assert len(picture) < 100_000
     assert re.search(r"cores · ONNX Runtime [\d.]+ · 20\d\d-\d\d-\d\d", picture)
+
+
+def test_cameras_are_compared_with_the_decoding_of_all_their_frames(tmp_path: Path) -> None:
+    film = write_h264(tmp_path / "film.mp4", None, fps=10, frames=25, size=(64, 48), group=10)
+    with av.open(str(film)) as container:
+        keyframes = [number for number, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
+
+    table = decoding_table({"10/s": (0.5, 2.0)})
+
+    assert keyframes == [0, 10, 20]
+    assert 0 < cost_of_decoding(film) < 1
+    assert table.rows[0].cells == (0.5, 2.0, 0.25)
