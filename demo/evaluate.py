@@ -59,6 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="an ONNX file")
     parser.add_argument("--frames", type=int, default=20, help="frames per scene [%(default)s]")
+    parser.add_argument(
+        "--scenes", type=int, default=len(HELD_OUT), help="scenes, of those held out [%(default)s]"
+    )
     parser.add_argument("--confidence", type=float, default=PostProcessing().confidence)
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -70,7 +73,8 @@ def main() -> None:
     blob = np.empty(pixels.shape, np.float32)
     rules = PostProcessing(confidence=options.confidence)
     rng = np.random.default_rng(0)
-    for number in HELD_OUT:
+    scenes = HELD_OUT[: options.scenes]
+    for number in scenes:
         scene = Scene(number)
         for frame_id in rng.integers(1, 100_000, size=options.frames).tolist():
             clock.start()
@@ -86,7 +90,7 @@ def main() -> None:
             boxes, class_ids = scene.truth(frame_id)
             metric.update(found, sv.Detections(xyxy=boxes, class_id=class_ids))
     result = metric.compute()
-    print(f"{len(HELD_OUT) * options.frames} frames of {len(HELD_OUT)} scenes")
+    print(f"{len(scenes) * options.frames} frames of {len(scenes)} scenes")
     print(f"mAP50 {result.map50:.4f}, mAP50:95 {result.map50_95:.4f}, at confidence {options.confidence}")
     print(", ".join(f"{name} {value:.2f} ms" for name, value in clock.medians().items()))
 

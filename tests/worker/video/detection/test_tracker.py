@@ -148,13 +148,13 @@ def both(fps: float, moments: Iterator[moving_boxes.Moment]) -> Iterator[tuple[l
 def test_whatever_happens_it_decides_as_the_package_does(part: int) -> None:
     given = 0
 
-    for seed in range(part, 160, 4):
+    for seed in range(part, 80, 4):
         fps = random.Random(seed).choice((0.0, 10.0, 30.0))
         for ours, theirs in both(fps, moving_boxes.scene(seed, frames=40)):
             assert ours == theirs, f"scene {seed}"
             given += len(ours)
 
-    assert given > 3000
+    assert given > 1500
 
 
 @pytest.mark.parametrize("confidence", [0.1, 0.4])

@@ -36,7 +36,7 @@ def test_a_model_is_loaded_without_a_trace_in_the_home_directory(tmp_path: Path,
 
 
 def test_a_model_is_evaluated_without_a_trace_in_the_home_directory(tmp_path: Path) -> None:
-    assert left_at_home(tmp_path, str(_EVALUATE), "--frames", "1") == []
+    assert left_at_home(tmp_path, str(_EVALUATE), "--frames", "1", "--scenes", "1") == []
 
 
 def left_at_home(folder: Path, *program: str) -> list[str]:
