@@ -192,6 +192,20 @@ def test_a_damaged_keyframe_and_one_that_is_no_picture_end_the_skipping() -> Non
     assert distrusted == ["decode"] * 100
 
 
+@pytest.mark.parametrize(("rate", "use"), [(1.0, "skip"), (0.0, "decode"), (-3.0, "decode")])
+def test_the_clock_of_a_camera_counts_unless_it_is_wrong(rate: float, use: str) -> None:
+    skipper = PacketSkipper(always(Demand(due=110.5, interval=2.0, check_by=LATER, exact=False)))
+    arrivals = [100.0, 102.0, 104.9, 106.0, 108.0, 110.0]  # one was late
+
+    uses = [
+        skipper.use_of(is_keyframe=True, now=now, media_time=2 * rate * number)
+        for number, now in enumerate(arrivals)
+    ]
+
+    # If keyframes were up to 2.9 s apart, the next picture would be needed before the next one.
+    assert uses[-1] == use
+
+
 def test_the_wait_for_a_keyframe_is_known() -> None:
     skipper = PacketSkipper(always(RARE))
     uses(skipper, 30, group=10, start=100.0)

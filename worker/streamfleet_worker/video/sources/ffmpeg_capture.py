@@ -33,7 +33,7 @@ from streamfleet_worker.video.sources.decoded_picture import Converters, Decoded
 from streamfleet_worker.video.sources.errors import SourceLost
 from streamfleet_worker.video.sources.ffmpeg_errors import strerror
 from streamfleet_worker.video.sources.file_diagnosis import codec_of, fault_of
-from streamfleet_worker.video.sources.packet_skipper import PacketSkipper
+from streamfleet_worker.video.sources.packet_skipper import PacketSkipper, Use
 from streamfleet_worker.video.sources.timeouts import FrameTimeouts
 
 ANSWER_TIMEOUT = 10.0  # seconds, for a server that responds before the first picture
@@ -331,7 +331,10 @@ class FFmpegCapture(Capture):
     def _decode_or_skip(self, packet: Packet[Any]) -> None:
         """Pass a packet to the decoder, unless its picture is not needed. Raises: SourceLost."""
         now = time.monotonic()
-        use = self._skipper.use_of(is_keyframe=packet.is_keyframe, now=now) if self._may_skip else "decode"
+        use: Use = "decode"
+        if self._may_skip:
+            own = None if packet.pts is None or not self._time_base else packet.pts * self._time_base
+            use = self._skipper.use_of(is_keyframe=packet.is_keyframe, now=now, media_time=own)
         if use == "decode":
             self._awaits_keyframe = False
             self._owed += self._has_picture

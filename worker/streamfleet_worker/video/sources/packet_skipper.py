@@ -21,6 +21,7 @@ _KNOWN = 3  # intervals between keyframes that are needed for an estimate
 _KEPT = 8  # intervals: the longest counts, because a camera may change them
 _LOST_RATE = 1.1  # times the interval of the needed pictures, at most, that keyframes may be apart
 _JITTER = 1.2  # times the longest interval, within which the next keyframe surely comes
+_CLOCK = 0.5  # how far the source's own clock may be from ours, as a part of an interval, to be believed
 _WORTHWHILE = 3  # times the interval of the needed pictures: in longer groups little can be skipped
 
 Use = Literal["decode", "alone", "skip"]
@@ -50,6 +51,7 @@ class PacketSkipper:
     def begin_connection(self) -> None:
         """Begin with a new decoder."""
         self._keyframe_at: float | None = None  # monotonic seconds, when the last one arrived
+        self._keyframe_time: float | None = None  # seconds on the source's own clock, of the last one
         self._decodes = True  # the decoder has all that the next packet refers to
         self._trusts_keyframes = True
 
@@ -61,12 +63,13 @@ class PacketSkipper:
         """Decode all packets of this connection: a keyframe alone gave no picture."""
         self._trusts_keyframes = False
 
-    def use_of(self, *, is_keyframe: bool, now: float) -> Use:
-        """What to do with the packet that has arrived: decode it, decode it without others, or skip it."""
+    def use_of(self, *, is_keyframe: bool, now: float, media_time: float | None = None) -> Use:
+        """What to do with the packet that has arrived: decode it, decode it without others, or skip it.
+
+        `media_time`: seconds on the source's own clock; None if it has none.
+        """
         if is_keyframe:
-            if self._keyframe_at is not None:
-                self._intervals.append(now - self._keyframe_at)
-            self._keyframe_at = now
+            self._learn_interval(now, media_time)
         elif not self._decodes:
             return "skip"
         use = self._use_of(is_keyframe, now)
@@ -76,6 +79,16 @@ class PacketSkipper:
     def waits_for_keyframe(self, now: float) -> float:
         """Seconds since the last keyframe, if no other packet can be decoded; 0 otherwise."""
         return 0.0 if self._decodes or self._keyframe_at is None else now - self._keyframe_at
+
+    def _learn_interval(self, now: float, media_time: float | None) -> None:
+        """Learn how far keyframes are apart, by the clock of the source unless that is wrong."""
+        if self._keyframe_at is not None:
+            interval = now - self._keyframe_at
+            if media_time is not None and self._keyframe_time is not None:
+                own = media_time - self._keyframe_time
+                interval = own if abs(own - interval) <= _CLOCK * interval else interval
+            self._intervals.append(interval)
+        self._keyframe_at, self._keyframe_time = now, media_time
 
     def _use_of(self, is_keyframe: bool, now: float) -> Use:
         demand = self._demand() if self._trusts_keyframes else None
