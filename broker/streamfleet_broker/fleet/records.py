@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from msgspec import Meta
 
 from streamfleet_core.protocol.costs import BoardCost
 from streamfleet_core.protocol.source_reference import is_movable
@@ -19,6 +22,8 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     Sha256,
 )
+
+MAX_PAST = 16  # former holders of a pipeline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,14 @@ class TokenRecord:
     public_key: CurveKey  # of the one-time key pair
     device: Id
     expires_at: float  # Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """A device had a pipeline, up to a generation. It may replay what it sent then."""
+
+    device: Id
+    generation: Natural  # the last one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +75,7 @@ class PipelineRecord:
     # The device that must give it up. No other device is told of it until this one has confirmed that it no
     # longer runs it, or has lost its lease.
     leaving: Id | None = None
+    past: Annotated[tuple[Tenure, ...], Meta(max_length=MAX_PAST)] = ()  # the former holders, oldest first
 
     @property
     def pinned(self) -> bool:
@@ -81,6 +95,20 @@ class PipelineRecord:
     def holder(self) -> str | None:
         """The device on which it may be running."""
         return self.device if self.leaving is None else self.leaving
+
+    @property
+    def held_generation(self) -> int:
+        """The generation up to which its holder has it. While it moves, the next device has the new one."""
+        return self.generation if self.leaving is None else self.generation - 1
+
+    def succeeding(self, before: PipelineRecord | None) -> PipelineRecord:
+        """The same, with the former holders of the version before."""
+        if before is None:
+            return self
+        past = before.past
+        if before.holder is not None and before.holder != self.holder:
+            past = (*past, Tenure(before.holder, before.held_generation))[-MAX_PAST:]
+        return self if past == self.past else replace(self, past=past)
 
     def assignment(self) -> Assignment:
         """The assignment that its device is sent."""

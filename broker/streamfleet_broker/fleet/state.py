@@ -159,6 +159,7 @@ class State:
     def change(self, record: PipelineRecord) -> None:
         """Write a new or changed pipeline, and update the desired state of all devices concerned."""
         before = self.records.pipelines.get(record.pipeline_id)
+        record = record.succeeding(before)
         self.records.write(record)
         if before is None or before.spec.fixed_sources != record.spec.fixed_sources:
             self.rates.pop(record.pipeline_id, None)
@@ -196,9 +197,13 @@ class State:
         return now or held_key(device, pipeline_id) in self.records.held
 
     def forget_held(self, device: str) -> None:
-        """Forget which pipelines a device had. A later device of the same name is a different one."""
+        """Forget which pipelines a device has had. A later device of the same name is a different one."""
         for record in [each for each in self.records.held.values() if each.device == device]:
             self.records.remove(record)
+        for pipeline in [*self.records.pipelines.values()]:
+            past = tuple(each for each in pipeline.past if each.device != device)
+            if past != pipeline.past:
+                self.records.write(replace(pipeline, past=past))
 
     def _hold(self, device: str, pipeline_id: str) -> None:
         """Record that a device has a pipeline that samples frames. Beyond the limit, remove the oldest."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record, Write
+from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record, Tenure, Write
 from streamfleet_core.protocol.data_plane import MAX_GEN
+from streamfleet_core.protocol.replay import Holder as ReplayHolder
 
 LINGER = 2.0  # seconds for which the former holder may still publish, so that no message in transit is lost
 
@@ -32,6 +33,7 @@ class Admission:
     devices: Mapping[str, str] = field(default_factory=dict)  # by public key
     holders: Mapping[str, Holder] = field(default_factory=dict)  # by pipeline
     former: Mapping[str, tuple[Holder, float]] = field(default_factory=dict)  # former holder and its deadline
+    past: Mapping[str, tuple[Tenure, ...]] = field(default_factory=dict)  # by pipeline: all former holders
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Admission:
@@ -39,7 +41,8 @@ class Admission:
         devices = {each.public_key: each.device for each in records if isinstance(each, DeviceRecord)}
         held = {each.pipeline_id: _holder(each) for each in records if isinstance(each, PipelineRecord)}
         holders = {pipeline_id: holder for pipeline_id, holder in held.items() if holder is not None}
-        return cls(devices=devices, holders=holders)
+        past = {each.pipeline_id: each.past for each in records if isinstance(each, PipelineRecord)}
+        return cls(devices=devices, holders=holders, past=past)
 
     def allowing(self, keys: frozenset[str]) -> Admission:
         """The same rules, with exactly these keys."""
@@ -47,7 +50,7 @@ class Admission:
 
     def after(self, writes: Iterable[Write], now: float) -> Admission:
         """The rules after these writes."""
-        devices, holders = dict(self.devices), dict(self.holders)
+        devices, holders, past = dict(self.devices), dict(self.holders), dict(self.past)
         former = {name: entry for name, entry in self.former.items() if now < entry[1]}
         for write in writes:
             if isinstance(write.before, DeviceRecord):
@@ -55,13 +58,16 @@ class Admission:
             if isinstance(write.after, DeviceRecord):
                 devices[write.after.public_key] = write.after.device
             if write.kind == "pipeline":
+                past.pop(write.key, None)
+                if isinstance(write.after, PipelineRecord):
+                    past[write.key] = write.after.past
                 before = holders.pop(write.key, None)
                 holder = _holder(write.after) if isinstance(write.after, PipelineRecord) else None
                 if holder is not None:
                     holders[write.key] = holder
                 if before is not None and (holder is None or holder.device != before.device):
                     former[write.key] = (before, now + LINGER)
-        return replace(self, devices=devices, holders=holders, former=former)
+        return replace(self, devices=devices, holders=holders, former=former, past=past)
 
     def highest(self, key: str, subject: str) -> int | None:
         """The highest generation a key may publish for a pipeline, or for `@DEVICE`; None if it may not."""
@@ -77,12 +83,31 @@ class Admission:
         held = holder is not None and holder.device == self._device(key) and now < until
         return holder.generation if holder is not None and held else None
 
+    def replayers(self, pipeline_id: str) -> tuple[ReplayHolder, ...]:
+        """The devices that may send predictions of a pipeline again, and of which generations."""
+        found, first = [], 0
+        for tenure in self.past.get(pipeline_id, ()):
+            found.append(ReplayHolder(tenure.device, first, tenure.generation))
+            first = tenure.generation + 1
+        holder = self.holders.get(pipeline_id)
+        if holder is not None:
+            found.append(ReplayHolder(holder.device, first, holder.generation))
+        return tuple(found)
+
+    def may_replay(self, key: str, pipeline_id: str, generation: int) -> bool:
+        """Whether a key may send predictions of a generation again: its device had the pipeline then."""
+        device = self._device(key)
+        return any(
+            each.device == device and each.first <= generation <= each.last
+            for each in self.replayers(pipeline_id)
+        )
+
     def _device(self, key: str) -> str | None:
         return self.devices.get(key) if key in self.keys else None
 
 
 def _holder(record: PipelineRecord) -> Holder | None:
-    """The holder of a pipeline. While it moves, its new generation is reserved for the next device."""
+    """The holder of a pipeline."""
     if record.holder is None:
         return None
-    return Holder(record.holder, record.generation if record.leaving is None else record.generation - 1)
+    return Holder(record.holder, record.held_generation)

@@ -53,10 +53,11 @@ from streamfleet_core.peers.connections import (
 )
 from streamfleet_core.peers.subscription_reader import Subscription, SubscriptionReader
 from streamfleet_core.peers.subscriptions import Change, Subscriptions
-from streamfleet_core.protocol.data_plane import GEN_FIELD, HEADER_SIZE, Kind, subject_of
+from streamfleet_core.protocol.data_plane import GEN_FIELD, HEADER_SIZE, Flag, Kind, replay_note, subject_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME, MAX_TOPIC
 from streamfleet_core.protocol.rates import Bucket, Rate
+from streamfleet_core.protocol.replay import ReplayHolders, ReplayRequest
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import serve
 
@@ -88,6 +89,10 @@ LOG_INTERVAL = 10.0  # seconds between two log lines about one key
 _NOBLOCK = int(zmq.NOBLOCK)  # plain integers, as enum members are looked up at each use
 _MORE = _NOBLOCK | int(zmq.SNDMORE)
 _STREAMS = frozenset((b"pred", b"img"))  # kinds with a message per frame
+_PREDICTIONS = b"pred"
+_REPLAYS = b"v1/replay/"
+_FLAGS = slice(4, 6)  # of a header
+_HOLDERS = int(Flag.HOLDERS).to_bytes(2, "big")
 _HERE = ""  # stands for the key of a program on this host, which has none
 
 
@@ -331,7 +336,7 @@ class Forwarder:
                     continue  # dropped, and counted
                 reserve.messages -= 1
                 reserve.bytes -= size
-                highest = admitted.get((key, topic)) or self._highest(key, topic)
+                highest = admitted.get((key, topic)) or self._highest(key, topic, header)
                 if len(header) != HEADER_SIZE or header[GEN_FIELD] > highest:
                     self._refuse(first, f"generation {header[GEN_FIELD].hex()} under {topic[:MAX_TOPIC]!r}")
                     continue
@@ -357,8 +362,10 @@ class Forwarder:
             logger.warning("%s: disconnected %d slow subscribers", self._traffic.name, sum(slow))
         return False
 
-    def _highest(self, key: str, topic: bytes) -> bytes:
+    def _highest(self, key: str, topic: bytes, header: bytes) -> bytes:
         """The highest generation that a key may publish under a topic, encoded as in a header."""
+        if topic.startswith(_REPLAYS):
+            return header[GEN_FIELD] if self._may_replay(key, topic, header) else b""
         try:
             kind, subject = subject_of(topic)
         except BadData:
@@ -375,6 +382,14 @@ class Forwarder:
         elif not self._sparse.setdefault((key, topic), Bucket(SPARSE)).take(1, now):
             return b""
         return found
+
+    def _may_replay(self, key: str, topic: bytes, header: bytes) -> bool:
+        """Whether a device may send a prediction again: it had the pipeline in that generation."""
+        request = ReplayRequest.parse(topic) if _PREDICTIONS in self._kinds else None
+        if header[_FLAGS] == _HOLDERS:  # those are told by the relay alone
+            return False
+        generation = int.from_bytes(header[GEN_FIELD], "big")
+        return request is not None and self._admitted_by.may_replay(key, request.pipeline_id, generation)
 
     def _refuse_shape(self, frames: list[zmq.Frame]) -> None:
         """Refuse a message with a wrong number of frames, and discard the rest of it."""
@@ -394,6 +409,8 @@ class Forwarder:
 
     def _refuse(self, frame: zmq.Frame, what: str) -> None:
         """Refuse a message that its sender may not publish. It happens for a moment when a pipeline moves."""
+        if frame.bytes.startswith(_REPLAYS):  # no fault: the rules may have changed since it sent them first
+            return
         now, key = time.monotonic(), str(frame.get("User-Id"))
         connection = self._publishers.identify(descriptor_of(frame), key, number_of(frame), now)
         if key not in self._admitted_by.keys and connection is not None:
@@ -452,6 +469,17 @@ class Forwarder:
         for each in change.revoked:
             sink.socket.setsockopt(zmq.UNSUBSCRIBE, each)
         self._notify_devices(sink, change)
+        for each in change.granted:
+            self._tell_holders(sink, each)
+
+    def _tell_holders(self, sink: Sink, topic: bytes) -> None:
+        """Tell who asks for a replay which devices may answer. It learns so of those that are away."""
+        request = ReplayRequest.parse(topic) if _PREDICTIONS in self._kinds else None
+        if request is not None:
+            holders = ReplayHolders(self._rules.admission.replayers(request.pipeline_id))
+            sink.socket.send_multipart(
+                (topic, replay_note(request.start, Flag.HOLDERS), holders.encode()), _NOBLOCK
+            )
 
     def _too_much(self, sink: Sink, connection: Connection, topic: bytes) -> str:
         """The rule that a subscription breaks, "" if none."""
@@ -516,6 +544,9 @@ class Forwarder:
     def _granted(self, key: str, asked: bytes) -> tuple[bytes, ...]:
         """The topics that a key hears, of those that it asks for."""
         grants = self._rules.grants
+        request = ReplayRequest.parse(asked)
+        if request is not None:
+            return (asked,) if grants.may_ask(key, request.pipeline_id) else ()
         if not grants.is_limited(key):
             return grants.prefixes(key, asked, self._traffic.kinds)
         return beginning_with(asked, self._topics_of(key)) if key in grants.keys else ()

@@ -65,6 +65,16 @@ class Grants:
             return ()
         return beginning_with(asked, self.topics(key, kinds)) if self.is_limited(key) else (asked,)
 
+    def may_ask(self, key: str, pipeline_id: str) -> bool:
+        """Whether a key may ask for a replay of a pipeline: it may receive its predictions."""
+        record = self.subscribers.get(key)
+        if key not in self.keys:
+            return False
+        if record is None or not record.is_limited or pipeline_id in record.pipelines:
+            return True
+        labels = self.labels.get(pipeline_id)
+        return bool(record.selector) and labels is not None and meets(labels, record.selector)
+
     def topics(self, key: str, kinds: Iterable[Kind]) -> tuple[bytes, ...]:
         """All topics that a limited key may receive, sorted."""
         pipelines = self._pipelines(self.subscribers[key])

@@ -37,6 +37,7 @@ class Kind(enum.IntEnum):
     STAT = 2
     LAST = 3  # the last prediction of a source, repeated each second for subscribers that do not follow all
     IMG = 4  # the body is a JPEG picture with the boxes of the prediction that has the same key
+    REPLAY = 5  # an earlier prediction again, for a subscriber that asked for it: see `replay`
 
 
 _KINDS = {kind.value: kind for kind in Kind}
@@ -48,6 +49,8 @@ class Flag(enum.IntFlag):
     """Properties of one message."""
 
     NONE = 0
+    ANSWER = 2  # of a replay: the end of it, with a `ReplayAnswer` as the body
+    HOLDERS = 4  # of a replay: the start of it, with `ReplayHolders` as the body
     TRUNCATED = 16  # predictions were left out: the message would be too large
 
 
@@ -102,6 +105,11 @@ class DataHeader:
             source=source,
             flags=Flag(flags),
         )
+
+
+def replay_note(key: tuple[int, int, int], flags: Flag) -> bytes:
+    """The header of a message about a replay, `ANSWER` or `HOLDERS`, encoded."""
+    return DataHeader(kind=Kind.REPLAY, gen=key[0], inc=key[1], seq=key[2], flags=flags).pack()
 
 
 def pipeline_topic(kind: Kind, pipeline_id: str) -> bytes:

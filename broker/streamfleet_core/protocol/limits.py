@@ -95,6 +95,7 @@ MAX_REQUEST_BODY = (
 MAX_REPLY_BODY = 16 * 1_048_576  # bytes of the body of a Reply, which may list the whole fleet
 MAX_TOPIC = 128  # bytes of the topic of a message of the data plane
 MAX_DATA_BODY = 1_048_576  # bytes of its body
+MAX_REPLAY_SPANS = 1024  # of an answer to a request for a replay
 MAX_STAT_BODY = 262_144  # bytes of the body of a `stat`, which contains many small objects
 # CURVE adds 33 bytes to each frame, and libzmq disconnects a peer whose frame is longer than MAXMSGSIZE: the
 # longest body must still pass. A body that passes but is too long is refused when it is decoded.

@@ -110,6 +110,7 @@ class Welcome:
     pictures: tuple[str, ...] = ()  # endpoints for the PUB socket of previews
     # Of the API's certificate; "": no HTTPS, None: as in the join token.
     api_fingerprint: Fingerprint | None = None
+    replays: bool = False  # whether the relay lets replays of predictions pass
 
 
 @dataclass(frozen=True, slots=True)

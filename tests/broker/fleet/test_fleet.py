@@ -22,6 +22,7 @@ from streamfleet_broker.fleet.records import (
     PipelineRecord,
     Record,
     SubscriberRecord,
+    Tenure,
     TokenRecord,
     Write,
 )
@@ -310,6 +311,7 @@ def test_hello_is_answered_with_a_session_and_the_desired_state() -> None:
         relay=("tcp://*:7773",),
         pictures=("tcp://*:7775",),
         api_fingerprint=FINGERPRINT,
+        replays=True,
     )
     assignment = Assignment(
         pipeline_id="door",
@@ -673,6 +675,19 @@ def test_after_a_start_nobody_is_lost_for_a_while() -> None:
     assert (fleet.view("door").device, fleet.view("door").generation) == ("b", 4)
 
 
+def test_a_former_holder_is_remembered_until_its_device_is_removed() -> None:
+    fleet = scripted_fleet("a", "b", "c")
+    fleet.create("door", CAMERA)
+    for name in ("a", "b"):
+        fleet.leave(name)
+
+    record = fleet.fleet._state.records.pipelines["door"]
+    assert (record.device, record.past) == ("c", (Tenure("a", 1), Tenure("b", 2)))
+    fleet.reply(RemoveDevice("a"))
+
+    assert fleet.fleet._state.records.pipelines["door"].past == (Tenure("b", 2),)
+
+
 def test_whoever_slept_does_not_call_others_silent() -> None:
     fleet = scripted_fleet("a", "b")
     fleet.create("door", CAMERA)
@@ -706,7 +721,7 @@ def test_a_device_that_leaves_hands_over_at_once() -> None:
         version=1,
         created_at=CREATED,
     )
-    after = replace(before, generation=2, run_generation=2, device="b")
+    after = replace(before, generation=2, run_generation=2, device="b", past=(Tenure("a", 1),))
     assert effects == [
         LogEvent("a", "left: stop"),
         Save(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from streamfleet_broker.fleet.records import PipelineRecord, Record, SubscriberRecord, Write
+from streamfleet_broker.fleet.records import PipelineRecord, Record, SubscriberRecord, Tenure, Write
 from streamfleet_broker.relay.publish_rules import LINGER, Admission
 from streamfleet_broker.relay.subscribe_rules import Grants, beginning_with
 from streamfleet_core.protocol.data_plane import MAX_GEN, Kind
@@ -171,3 +171,36 @@ def test_topics_are_found_by_how_they_begin() -> None:
     assert beginning_with(b"", topics) == topics
     assert beginning_with(b"ab", topics) == (b"ab", b"abc")
     assert beginning_with(b"c", topics) == ()
+
+
+def test_a_device_may_replay_what_it_sent_while_it_had_the_pipeline() -> None:
+    found = admission(replace(DOOR, generation=9, device="a", past=(Tenure("a", 2), Tenure("b", 6))))
+
+    assert [each for each in range(12) if found.may_replay(A, "door", each)] == [0, 1, 2, 7, 8, 9]
+    assert [each for each in range(12) if found.may_replay(B, "door", each)] == [3, 4, 5, 6]
+    assert not found.may_replay(A, "gate", 1)
+    assert not found.may_replay("stranger", "door", 1)
+
+
+def test_the_former_holders_of_a_pipeline_follow_its_row() -> None:
+    found = admission(DOOR)
+    moved = replace(DOOR, device="b", generation=6, past=(Tenure("a", 5),))
+
+    changed = after(found, DOOR, moved)
+
+    assert [key for key in (A, B) if changed.may_replay(key, "door", 5)] == [A]
+    assert [key for key in (A, B) if changed.may_replay(key, "door", 6)] == [B]
+    assert not any(after(changed, moved, None).may_replay(key, "door", 5) for key in (A, B))
+
+
+def test_a_key_may_ask_for_replays_of_what_it_may_hear() -> None:
+    found = grants(
+        DOOR,
+        SubscriberRecord("w", "wall", ("gate",), {"site": "hall"}),
+        SubscriberRecord("v", "named", ("gate",)),
+        SubscriberRecord("u", "free"),
+    ).allowing(frozenset({"wall", "named", "free"}))
+
+    for key, pipelines in (("wall", {"door", "gate"}), ("named", {"gate"}), ("free", {"door", "gate", "x"})):
+        assert {each for each in ("door", "gate", "x") if found.may_ask(key, each)} == pipelines
+    assert not found.may_ask("stranger", "door")

@@ -15,8 +15,9 @@ from streamfleet_broker.budget import data_limits
 from streamfleet_broker.relay import relay as module
 from streamfleet_broker.relay.relay import PREDICTIONS, SPARSE, Relay, Rules
 from streamfleet_broker.server import Broker
-from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic
+from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, device_topic
 from streamfleet_core.protocol.messages import Refused
+from streamfleet_core.protocol.replay import Holder, ReplayHolders, ReplayRequest
 from streamfleet_core.protocol.requests import (
     AddSubscriber,
     Changed,
@@ -112,6 +113,33 @@ async def test_a_device_publishes_for_what_it_holds_and_for_nothing_else(site: H
     await publisher.send_multipart(message(Kind.STAT, "hall", generation, b"end"))
 
     assert await subjects(listener, b"end") == [b"v1/pred/hall/", b"v1/pred/hall/", b"v1/stat/@evil/"]
+
+
+async def test_a_request_for_a_replay_reaches_the_devices_and_the_answer_its_subscriber(site: Here) -> None:
+    cam, generation = await site.holding("cam-7", "door")
+    evil = await site.ready("evil")
+    request = ReplayRequest("door", (generation, 0, 17), "0123abcd")
+    listener = listening(site, "predictions", "v1/stat/@cam-7/", request.topic.decode())
+    publishers = [site.sockets.make(zmq.XPUB, each.curve, sndhwm=0) for each in (cam, evil)]
+    for publisher in publishers:
+        publisher.connect(site.broker.endpoints.relay_in)
+        while await asyncio.wait_for(publisher.recv(), PATIENCE) != b"\1" + request.topic:
+            pass
+    honest, forger = publishers
+
+    def again(of: int, body: bytes) -> list[bytes]:
+        return [request.topic, DataHeader(kind=Kind.REPLAY, gen=of, inc=0, seq=17).pack(), body]
+
+    for _ in range(3):
+        await forger.send_multipart(again(generation, b"forged"))
+    await honest.send_multipart(again(generation + 1, b"of the future"))
+    await honest.send_multipart(again(generation, b"true"))
+    await honest.send_multipart([*state("cam-7")[:2], b"end"])
+
+    holders = await asyncio.wait_for(listener.recv_multipart(), PATIENCE)
+    assert (holders[0], DataHeader.unpack(holders[1]).flags) == (request.topic, Flag.HOLDERS)
+    assert ReplayHolders.decode(holders[2]).holders == (Holder("cam-7", 0, generation),)
+    assert await subjects(listener, b"end") == [request.topic]
 
 
 async def test_a_flood_of_a_devices_own_statuses_is_cut_off_before_the_api_has_to_read_it(site: Here) -> None:

@@ -276,6 +276,7 @@ class Sessions:
             relay=config.relay,
             pictures=config.pictures,
             api_fingerprint=config.api_fingerprint(),
+            replays=True,
         )
 
     def _send_desired(self, device: Device, session: Session) -> None:
