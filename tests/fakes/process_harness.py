@@ -34,6 +34,7 @@ from streamfleet_worker.ipc.child_messages import (
     Change,
     EngineConfig,
     EngineReport,
+    KeepConfig,
     PostProcessing,
     PublisherConfig,
     StageConfig,
@@ -259,13 +260,20 @@ class ProcessHarness:
         )
         return self._start(camera_process.main, config)
 
-    def publisher(self, *, entry: Callable[[Any, Connection], None] = process.main, **more: str) -> Child:
+    def publisher(
+        self,
+        *,
+        entry: Callable[[Any, Connection], None] = process.main,
+        keep: KeepConfig | None = None,
+        **more: str,
+    ) -> Child:
         config = PublisherConfig(
             device="device-1",
             intake_path=self.intake_path,
             picture_intake_path=self.picture_intake_path,
             local_endpoint=self.local_endpoint,
             local_picture_endpoint=self.local_picture_endpoint,
+            keep=keep,
             **{"direct_endpoint": "", "public_key": "", "secret_key": "", **more},
         )
         return self._start(entry, config)

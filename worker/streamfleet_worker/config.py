@@ -19,6 +19,8 @@ from streamfleet_worker.ipc.child_messages import AcceleratorUse, PostProcessing
 ChoiceT = TypeVar("ChoiceT", bound=str)
 
 DEFAULT_DATA_DIR = "~/.streamfleet/worker"
+KEEP_MEMORY = 64 * 1024**2  # bytes
+KEEP_AGE = 3600.0  # seconds
 SAMPLES = "samples"  # in the data directory: frames kept for labelling
 _LONGEST_SOCKET = "run/tmp/pymp-01234567/listener-01234567"  # of the fork server
 
@@ -43,6 +45,9 @@ class WorkerConfig:
     provider: ProviderName = "auto"
     max_batch: int | None = None  # frames of one run on an accelerator; None: as measured
     max_delay: float | None = None  # seconds that a frame waits for others of its batch; None: as measured
+    keep_memory: int = KEEP_MEMORY  # bytes of sent predictions that are kept in memory, if none are on disk
+    keep_disk: int = 0  # bytes of those that are kept on disk; 0: none
+    keep_age: float = KEEP_AGE  # seconds for which they are kept
     samples_size: int = spool.SIZE  # limit for all samples, in bytes
     samples_age: float = spool.AGE  # seconds after which samples are removed
     samples_upload: bool = True  # to the API, when it is reachable
@@ -94,6 +99,9 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         provider=_choice("--provider", options["provider"] or "auto", get_args(ProviderName)),
         max_batch=_batch_size(options["max-batch"]),
         max_delay=_batch_delay(options["max-delay"]),
+        keep_memory=_whole("--keep-memory", options["keep-memory"] or str(KEEP_MEMORY), 0, 2**40),
+        keep_disk=_whole("--keep-disk", options["keep-disk"] or "0", 0, 2**50),
+        keep_age=_whole("--keep-age", options["keep-age"] or str(int(KEEP_AGE)), 1, 2**31),
         samples_size=_whole("--samples-size", options["samples-size"] or str(spool.SIZE), 1, 2**50),
         samples_age=_whole("--samples-age", options["samples-age"] or str(int(spool.AGE)), 1, 2**31),
         samples_upload=_truth("--samples-upload", options["samples-upload"] or "true"),
@@ -119,6 +127,10 @@ _OPTIONS = {
     "max-batch": f"frames that an accelerator runs together, 1 to {MAX_BATCHED} [measured for each model]",
     "max-delay": "seconds that a frame waits for others to run with on an accelerator, 0 to"
     f" {MAX_BATCH_DELAY:g} [measured for each model]",
+    "keep-memory": "limit in bytes for sent predictions kept in memory, for subscribers that missed them;"
+    " 0 for none [64 MiB]",
+    "keep-disk": "the same on disk instead, which outlives this process and has more room; 0 for none [0]",
+    "keep-age": "seconds for which they are kept [one hour]",
     "samples-size": "limit in bytes for frames kept for labelling; the oldest are removed first [1 GiB]",
     "samples-age": "seconds after which such a frame is removed [30 days]",
     "decoder": "decoder of sources that choose none: software, nv, va, gst, or auto for hardware if there is"

@@ -54,6 +54,7 @@ from streamfleet_worker.ipc.child_messages import (
     CameraConfig,
     Change,
     EngineConfig,
+    KeepConfig,
     PublisherConfig,
     Relay,
     Show,
@@ -370,6 +371,7 @@ class Agent:
             tuple(reached_by(endpoint, host) for endpoint in welcome.relay),
             self._identity.broker_key,
             tuple(reached_by(endpoint, host) for endpoint in welcome.pictures),
+            welcome.replays,
         )
         if relay != self._relay:
             self._relay = relay
@@ -483,6 +485,12 @@ class Agent:
                 public_key=self._identity.public_key,
                 secret_key=self._identity.secret_key,
                 fence_path=self._fence.path,
+                keep=KeepConfig(
+                    folder=str(self._paths.sent),
+                    memory_size=config.keep_memory,
+                    disk_size=config.keep_disk,
+                    age=config.keep_age,
+                ),
             ),
         )
         if self._relay is not None:

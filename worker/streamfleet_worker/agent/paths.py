@@ -49,6 +49,10 @@ class WorkerPaths:
         return self.root / SAMPLES
 
     @property
+    def sent(self) -> Path:
+        return self.root / "predictions"
+
+    @property
     def run(self) -> Path:
         return self.root / "run"
 

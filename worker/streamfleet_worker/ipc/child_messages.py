@@ -107,6 +107,16 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepConfig:
+    """How many predictions a device keeps after it has sent them."""
+
+    folder: str  # of those on disk
+    memory_size: int  # bytes, without those on disk; 0: none
+    disk_size: int  # bytes; 0: none
+    age: float  # seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublisherConfig:
     """The config of the publisher process."""
 
@@ -119,6 +129,7 @@ class PublisherConfig:
     public_key: str
     secret_key: str = field(repr=False)
     fence_path: str = ""
+    keep: KeepConfig | None = None  # None: no predictions are kept
 
 
 # agent → child --------------------------------------------------------------------------------------------
@@ -155,6 +166,7 @@ class Relay:
     endpoints: tuple[str, ...]
     server_key: CurveKey
     pictures: tuple[str, ...] = ()  # endpoints for previews
+    replays: bool = False  # whether this broker lets replays pass
 
 
 @dataclass(frozen=True, slots=True)

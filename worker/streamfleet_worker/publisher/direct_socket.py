@@ -15,7 +15,7 @@ import zmq
 
 from streamfleet_core.peers.connections import Connections
 from streamfleet_core.peers.subscription_reader import Subscription, SubscriptionReader
-from streamfleet_core.peers.subscriptions import Subscriptions
+from streamfleet_core.peers.subscriptions import Change, Subscriptions
 from streamfleet_core.protocol.limits import MAX_TOPIC
 
 logger = logging.getLogger(__name__)
@@ -34,11 +34,18 @@ class DirectSocket:
 
     Args:
         keep_out: called with a key that broke a rule.
+        granted: called with each granted subscription and its end, as an XPUB has them.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], keep_out: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        keep_out: Callable[[str], None],
+        granted: Callable[[bytes], None],
+    ) -> None:
         self.socket = socket
         self._keep_out = keep_out
+        self._granted = granted
         self.connections = Connections(socket, MAX_CONNECTIONS)
         self._subscriptions = Subscriptions()
         self._reader = SubscriptionReader(socket)
@@ -67,7 +74,7 @@ class DirectSocket:
         for key in self.connections.count(_UNREAD):
             self._cut(key, "sends a message without an end")
         for gone in self.connections.sweep():
-            self._subscriptions.leave(gone.serial)
+            self._report(self._subscriptions.leave(gone.serial))
 
     def close(self) -> None:
         """Close the socket, and with it all connections."""
@@ -101,6 +108,12 @@ class DirectSocket:
             self.socket.setsockopt(zmq.SUBSCRIBE, each)
         for each in change.revoked:
             self.socket.setsockopt(zmq.UNSUBSCRIBE, each)
+        self._report(change)
+
+    def _report(self, change: Change) -> None:
+        for flag, topics in ((b"\1", change.first), (b"\0", change.last)):
+            for topic in topics:
+                self._granted(flag + topic)
 
     def _cut(self, key: str, why: str) -> None:
         logger.warning("disconnected the subscriber %s, which %s", key, why)

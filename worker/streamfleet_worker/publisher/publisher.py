@@ -32,6 +32,7 @@ from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.ipc.handover.receiver import Receiver
 from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE, DirectSocket
+from streamfleet_worker.publisher.replay.keeper import Keeper
 from streamfleet_worker.publisher.zap import ZapHandler
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,7 @@ class Publisher:
         self._preview_relay: _Socket | None = None
         self._relay_to: Relay | None = None
         self._hold_until: float | None = now + _HOLD  # monotonic seconds; None: no longer
+        self._keeper = None if config.keep is None else Keeper(config.keep, config.device)
         self._direct: DirectSocket | None = None
         self._bind_at = 0.0  # monotonic seconds
         self._duties: dict[Input, Callable[[], None]] | None = None  # None: to be built again
@@ -109,12 +111,24 @@ class Publisher:
                 self._duties[self._direct.socket] = self._direct.read_subscriptions
                 self._duties[self._direct.connections.monitor] = self._direct.accept_connections
             self._duties |= dict.fromkeys(self._preview_subscriptions, self._read_preview_subscriptions)
+            if self._keeper is not None:
+                self._duties[self._keeper.fileno()] = self._send_replays
             self._duties[self._preview_receiver.fileno()] = self._forward_previews
         return self._duties
 
     def _forward_predictions(self) -> None:
         direct = None if self._direct is None else self._direct.socket
         self._forward_all(_PREDICTIONS, self._receiver, (self._local, direct, self._relay))
+
+    def _send_replays(self) -> None:
+        """Send what subscribers asked for. It is in the past, so that the fence does not apply."""
+        assert self._keeper is not None
+        direct = None if self._direct is None else self._direct.socket
+        may_relay = self._relay_to is not None and self._relay_to.replays
+        for message in self._keeper.take():
+            for socket in (direct, self._relay if may_relay else None):
+                if socket is not None:
+                    socket.send_multipart(message, zmq.NOBLOCK)
 
     def _forward_previews(self) -> None:
         """Forward a few at a time, so that predictions do not wait for them."""
@@ -186,6 +200,8 @@ class Publisher:
             if socket is not None:
                 socket.close()
         self.zap_handler.close()
+        if self._keeper is not None:
+            self._keeper.close()
         if self._fence is not None:
             self._fence.close()
 
@@ -195,7 +211,8 @@ class Publisher:
 
     def _forward(self, traffic: _Traffic, message: Message, to: Sequence[_Socket | None]) -> None:
         frames = message[1:]
-        if not _is_ours(frames, traffic.kinds):
+        kind = _kind(frames)
+        if kind not in traffic.kinds:
             self._rejected += 1
             return
         for socket in to:
@@ -205,17 +222,21 @@ class Publisher:
             if socket is not None:
                 socket.send_multipart(frames, zmq.NOBLOCK)
         self._published += 1
+        if kind is Kind.PRED and self._keeper is not None:
+            self._keeper.keep(*frames)
 
     def _read_relay_subscriptions(self) -> None:
         """Read subscriptions of the relay, which libzmq applies itself.
 
-        They show that the relay is connected.
+        They show that the relay is connected, and some are requests for replays.
         """
         assert self._relay is not None
         self._stop_holding()
         with contextlib.suppress(zmq.Again):
             for _ in range(_AT_ONCE):
-                self._relay.recv(zmq.NOBLOCK)
+                message = self._relay.recv(zmq.NOBLOCK)
+                if self._keeper is not None:
+                    self._keeper.handle(message)
 
     def _stop_holding(self) -> None:
         self._hold_until = None
@@ -251,7 +272,8 @@ class Publisher:
         socket.maxmsgsize = MAX_MESSAGE  # only subscriptions are received
         socket.rcvhwm = 8  # messages per peer: further ones wait in its own queue until these were counted
         serve(socket, self._config.secret_key, DOMAIN)
-        direct = DirectSocket(socket, self.zap_handler.keep_out)
+        handle = (lambda _message: None) if self._keeper is None else self._keeper.handle
+        direct = DirectSocket(socket, self.zap_handler.keep_out, handle)
         try:
             socket.bind(self._config.direct_endpoint)
         except zmq.ZMQError as exc:
@@ -263,12 +285,12 @@ class Publisher:
         return direct
 
 
-def _is_ours(frames: Sequence[bytes], kinds: Sequence[Kind]) -> bool:
-    """Whether the frames are a valid message of one of these kinds."""
+def _kind(frames: Sequence[bytes]) -> Kind | None:
+    """The kind of a message; None: it is invalid."""
     try:
-        return kind_of(frames) in kinds
+        return kind_of(frames)
     except BadData:
-        return False
+        return None
 
 
 def _bound(context: Context, kind: int, traffic: _Traffic, endpoint: str) -> _Socket:

@@ -1,0 +1,153 @@
+"""Both stores keep what fits, say what they dropped, and read what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamfleet_core.protocol.data_plane import DataHeader, Kind
+from streamfleet_core.protocol.replay import Key, Loss, Span
+from streamfleet_worker.publisher.replay import spool as module
+from streamfleet_worker.publisher.replay.spool import Spool
+from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
+
+HOUR = 3600.0
+MEMORY: Callable[[Path, int], Store] = lambda _, size: MemoryStore(size, HOUR)  # noqa: E731
+DISK: Callable[[Path, int], Store] = lambda folder, size: Spool(folder, size, HOUR, 0.0)  # noqa: E731
+BOTH = pytest.mark.parametrize("make", [MEMORY, DISK], ids=["memory", "disk"])
+
+
+def entry(seq: int, *, pipeline: str = "door", gen: int = 1, at: float = 0.0, size: int = 100) -> Entry:
+    header = DataHeader(kind=Kind.PRED, gen=gen, inc=0, seq=seq)
+    return Entry(pipeline, header.key, header.pack(), bytes([seq % 256]) * size, at)
+
+
+def keys(store: Store, pipeline: str = "door", start: Key = (0, 0, 0)) -> list[int]:
+    """All that can be read, part by part."""
+    found: list[int] = []
+    while part := store.read(pipeline, start, 7, 10**6):
+        assert all(each.body == bytes([each.key[2] % 256]) * len(each.body) for each in part)
+        found += [each.key[2] for each in part]
+        start = (*part[-1].key[:2], part[-1].key[2] + 1)
+    return found
+
+
+@BOTH
+def test_what_is_kept_can_be_read_in_order_by_pipeline(make: Callable[..., Store], tmp_path: Path) -> None:
+    store = make(tmp_path, 10**6)
+    for seq in range(50):
+        store.append([entry(seq), entry(seq, pipeline="gate")], 0.0)
+
+    assert keys(store) == keys(store, "gate") == list(range(50))
+    assert keys(store, start=(1, 0, 47)) == [47, 48, 49]
+    assert keys(store, "nowhere") == []
+    assert [each.key[2] for each in store.read("door", (1, 0, 3), 10, 250)] == [3, 4, 5]
+
+
+@BOTH
+def test_the_oldest_go_when_there_is_no_room(make: Callable[..., Store], tmp_path: Path) -> None:
+    store = make(tmp_path, 20_000)
+    for seq in range(500):
+        store.append([entry(seq)], 0.0)
+
+    left = keys(store)
+    history = store.history("door")
+    assert history is not None
+    assert left == list(range(left[0], 500))
+    assert 20 < len(left) < 200
+    assert [*history.lost] == [Loss(Span(1, 0, 0, left[0] - 1), "size")]
+
+
+@BOTH
+def test_the_old_go_in_time(make: Callable[..., Store], tmp_path: Path) -> None:
+    store = make(tmp_path, 10**6)
+    for at in range(0, 8000, 100):
+        store.append([entry(at // 100, at=float(at))], float(at))
+    history = store.history("door")
+    assert history is not None
+
+    left = keys(store)
+    assert left[-1] == 79
+    assert 7900 - HOUR - HOUR / 4 <= left[0] * 100 <= 7900 - HOUR + 100
+    assert [each.cause for each in history.lost] == ["age"]
+    store.append([], 8000.0 + 2 * HOUR)
+    assert keys(store) == []
+
+
+def test_what_is_on_disk_outlives_a_killed_process(tmp_path: Path) -> None:
+    killed = Spool(tmp_path, 40_000, HOUR, 0.0)
+    for seq in range(300):
+        killed.append([entry(seq)], 0.0)
+    left = keys(killed)
+    files = sorted(path.name for path in tmp_path.iterdir())
+
+    store = Spool(tmp_path, 40_000, HOUR, 0.0)
+
+    assert files == sorted(path.name for path in tmp_path.iterdir())
+    assert keys(store) == left
+    store.append([entry(305)], 0.0)
+    history = store.history("door")
+    assert history is not None
+    assert keys(store)[-2:] == [299, 305]
+    assert history.known_from == (1, 0, left[0])
+    assert [*history.lost] == [Loss(Span(1, 0, 300, 304), "unwritten")] or history.lost[-1].span.last == 304
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 5000), st.binary(max_size=40), st.booleans())
+def test_a_damaged_or_truncated_file_costs_no_more_than_its_rest(
+    tmp_path_factory: pytest.TempPathFactory, offset: int, junk: bytes, truncated: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("spool")
+    killed = Spool(folder, 10**6, HOUR, 0.0)
+    for seq in range(20):
+        killed.append([entry(seq)], 0.0)
+    (path,) = folder.glob("*.log")
+    content = path.read_bytes()
+    rest = b"" if truncated else content[offset + len(junk) :]
+    path.write_bytes(content[:offset] + junk + rest)
+
+    store = Spool(folder, 10**6, HOUR, 0.0)
+    left = keys(store)
+    assert left == list(range(len(left)))
+    assert len(left) >= min(20, offset // (len(content) // 20)) or content[:offset] + junk + rest == content
+    store.append([entry(50)], 0.0)
+    assert keys(store) == [*left, 50]
+
+
+def test_a_full_disk_is_told_once_and_over_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    monkeypatch.setattr(module, "SPARE", 2**62)
+    for seq in range(5):
+        store.append([entry(seq)], 0.0)
+
+    assert "MiB are free" in store.trouble
+    monkeypatch.setattr(module, "SPARE", 0)
+    store.append([entry(5)], 0.0)
+
+    assert (store.trouble, keys(store)) == ("", [5])
+    history = store.history("door")
+    assert history is not None
+    assert [*history.lost] == [Loss(Span(1, 0, 0, 4), "unwritten")]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file"):
+        Spool(tmp_path / "file", 10**6, HOUR, 0.0)
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    for name in ("notes.log", "1.txt", "²³.log"):
+        (tmp_path / name).write_text("mine")
+    Spool(tmp_path, 10_000, 1.0, 0.0).append([], 10.0)
+
+    assert len(list(tmp_path.iterdir())) == 3

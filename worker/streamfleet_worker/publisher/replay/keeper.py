@@ -1,0 +1,237 @@
+"""The thread that keeps predictions and replays them, beside the thread that publishes.
+
+    publishing thread ──keep──► [pending] ──batches──► store
+                      ──handle► [requests] ──parts───► [outbox] ──► the publishing thread sends them
+
+The publishing thread only appends to queues. Everything that costs more happens here, in small batches: it
+never waits for the disk, and a stuck disk costs predictions of the store, not live ones. Replays are sent
+at twice the live rate at most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note
+from streamfleet_core.protocol.errors import BadData
+from streamfleet_core.protocol.rates import Bucket, Rate
+from streamfleet_core.protocol.replay import (
+    MAX_GENERATION,
+    Holder,
+    ReplayAnswer,
+    ReplayHolders,
+    ReplayRequest,
+    Span,
+    after,
+)
+from streamfleet_worker.ipc.child_messages import KeepConfig
+from streamfleet_worker.ipc.fence import boot_time
+from streamfleet_worker.publisher.replay.spool import Spool
+from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
+
+logger = logging.getLogger(__name__)
+
+BATCH_INTERVAL = 0.25  # seconds between two batches
+REPLAY_INTERVAL = 0.02  # seconds between two sendings of a replay
+LEAST_RATE = 200.0  # replayed predictions a second, on a device that publishes few
+MAX_PENDING = 20_000  # predictions that wait for the store; further ones are not kept
+MAX_PENDING_BYTES = 32 * 1024**2
+MAX_REQUESTS = 256  # that wait; further ones are ignored, and their subscribers ask again
+PART = 64  # predictions of one request: a few, so that the others have their turn
+PART_BYTES = 1024**2
+_RATE_WINDOW = 10.0  # seconds over which the live rate is measured
+
+Replayed = tuple[bytes, bytes, bytes]  # topic, header, body
+
+
+class Keeper:
+    """Keeps predictions. `keep`, `handle` and `take` are for the publishing thread."""
+
+    def __init__(self, config: KeepConfig, device: str, *, clock: Callable[[], float] = boot_time) -> None:
+        self._config = config
+        self._device = device
+        self._clock = clock
+        self._pending: deque[tuple[bytes, bytes, bytes, float]] = deque()  # topic, header, body, time
+        # Bytes that were ever appended to `_pending` and taken from it. Each is changed by one thread only.
+        self._appended = self._taken = 0
+        self._requests: OrderedDict[bytes, ReplayRequest] = OrderedDict()  # by topic
+        self._outbox: deque[Replayed] = deque()
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._work = threading.Event()
+        self._closing = False
+        self._lock = threading.Lock()  # of the requests
+        self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """The descriptor that is readable while `take` has something."""
+        return self._wakeup
+
+    def keep(self, topic: bytes, header: bytes, body: bytes) -> None:
+        """Keep a prediction that was published. Costs no more than a microsecond."""
+        if len(self._pending) < MAX_PENDING and self._appended - self._taken < MAX_PENDING_BYTES:
+            self._pending.append((topic, header, body, self._clock()))
+            self._appended += len(body)
+
+    def handle(self, subscription: bytes) -> None:
+        """Handle a subscription or its end, as an XPUB receives it. Most are no requests for a replay."""
+        request = ReplayRequest.parse(subscription[1:])
+        if request is None:
+            return
+        with self._lock:
+            if subscription[:1] != b"\1":
+                self._requests.pop(request.topic, None)
+            elif len(self._requests) < MAX_REQUESTS:
+                self._requests[request.topic] = request
+        self._work.set()
+
+    def take(self) -> list[Replayed]:
+        """The messages to send now."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wakeup)
+        found = []
+        while self._outbox:
+            found.append(self._outbox.popleft())
+        return found
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Write what is pending, for up to `timeout` seconds."""
+        self._closing = True
+        self._work.set()
+        self._thread.join(timeout)
+        if not self._thread.is_alive():
+            os.close(self._wakeup)
+
+    # the thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        store = _open(self._config, self._clock())
+        replaying: deque[Replayed] = deque()  # the rest of the part that is being sent
+        meter = _RateMeter(self._clock())
+        bucket = Bucket(Rate(LEAST_RATE, LEAST_RATE * REPLAY_INTERVAL))
+        batch_at = 0.0
+        while True:
+            closing, now = self._closing, self._clock()
+            if closing or now >= batch_at or (self._requests and not replaying):
+                batch_at = now + BATCH_INTERVAL
+                batch = self._take_pending()
+                store.append(batch, now)
+                each_second = max(LEAST_RATE, 2 * meter.count(len(batch), now))
+                bucket.rate = Rate(each_second, each_second * 2 * REPLAY_INTERVAL)
+            if closing:
+                break
+            while not replaying and self._requests:  # those for other devices take no time
+                replaying.extend(self._next_part(store))
+            while replaying and bucket.take(1, now):
+                self._outbox.append(replaying.popleft())
+            if self._outbox:
+                os.eventfd_write(self._wakeup, 1)
+            if replaying or self._requests:
+                self._work.clear()
+                self._work.wait(REPLAY_INTERVAL)
+            else:
+                self._work.wait(max(0.0, batch_at - now))
+                self._work.clear()
+        store.close()
+
+    def _take_pending(self) -> list[Entry]:
+        entries: list[Entry] = []
+        for _ in range(len(self._pending)):
+            topic, header, body, at = self._pending.popleft()
+            self._taken += len(body)
+            with contextlib.suppress(BadData):
+                key = DataHeader.unpack(header).key
+                entries.append(Entry(topic.split(b"/")[2].decode("ascii"), key, header, body, at))
+        return entries
+
+    def _next_part(self, store: Store) -> list[Replayed]:
+        """The answer to the next request: predictions, and what they are."""
+        with self._lock:
+            if not self._requests:
+                return []
+            _, request = self._requests.popitem(last=False)
+        return part_of(store, self._device, request)
+
+
+def part_of(store: Store, device: str, request: ReplayRequest) -> list[Replayed]:
+    """The messages that answer a request; none if the device knows nothing of the pipeline."""
+    entries = store.read(request.pipeline_id, request.start, PART, PART_BYTES)
+    history = store.history(request.pipeline_id)
+    if history is None or history.last is None:
+        return []
+    done = not entries or entries[-1].key >= history.last
+    until = history.last if done else entries[-1].key
+    answer = ReplayAnswer(
+        device=device,
+        known_from=history.known_from,
+        until=until,
+        done=done,
+        sent=_spans(entries),
+        lost=history.losses(request.start, until),
+    )
+    only_one = ReplayHolders((Holder(device, 0, MAX_GENERATION),))
+    topic = request.topic
+    return [
+        (topic, replay_note(until, Flag.HOLDERS), only_one.encode()),
+        *((topic, _again(entry.header), entry.body) for entry in entries),
+        (topic, replay_note(until, Flag.ANSWER), answer.encode()),
+    ]
+
+
+class _RateMeter:
+    """The rate of live predictions, over the last seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._counts: deque[tuple[float, int]] = deque([(now, 0)])
+        self._total = 0
+
+    def count(self, more: int, now: float) -> float:
+        """Count `more` predictions, and return how many there are each second."""
+        self._counts.append((now, more))
+        self._total += more
+        while len(self._counts) > 1 and self._counts[0][0] < now - _RATE_WINDOW:
+            self._total -= self._counts.popleft()[1]
+        return self._total / _RATE_WINDOW
+
+
+def _open(config: KeepConfig, now: float) -> Store:
+    """The store on disk, or in memory if there is to be none or it cannot be made."""
+    folder = Path(config.folder)
+    if config.disk_size:
+        try:
+            return Spool(folder, config.disk_size, config.age, now)
+        except OSError as exc:
+            logger.error("%s: predictions are kept in memory instead: %s", folder, exc.strerror)
+    elif folder.is_dir():
+        _remove(folder)
+    return MemoryStore(config.memory_size, config.age)
+
+
+def _remove(folder: Path) -> None:
+    """Remove what was kept when the disk was still to be used."""
+    for path in (*folder.glob("*.log"), *folder.glob("*.index")):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _spans(entries: list[Entry]) -> tuple[Span, ...]:
+    """The keys of sorted entries."""
+    spans: list[Span] = []
+    for entry in entries:
+        if spans and after(spans[-1].high) == entry.key:
+            spans[-1] = Span(*spans[-1].low, entry.key[2])
+        else:
+            spans.append(Span(*entry.key, entry.key[2]))
+    return tuple(spans)
+
+
+def _again(header: bytes) -> bytes:
+    """The header of a prediction as that of its replay."""
+    return replace(DataHeader.unpack(header), kind=Kind.REPLAY).pack()

@@ -1,0 +1,345 @@
+"""The store on disk: segments that are only appended to, and removed as a whole.
+
+    <folder>/<number>.log    records of all pipelines, in the order of their publishing
+    <folder>/<number>.index  the spans of each pipeline in a complete segment
+
+    record: length 4 · CRC-32 of the rest 4 · length of the id 1 · id · header 48 · body
+
+Records are written in batches, and the kernel decides when they reach the disk: a killed process loses only
+what it has not written, and a power cut the last half minute. Whatever cannot be read is skipped and told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import struct
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from streamfleet_core.protocol.data_plane import HEADER_SIZE, DataHeader
+from streamfleet_core.protocol.errors import BadData
+from streamfleet_core.protocol.limits import ID_PATTERN, MAX_DATA_BODY, whole
+from streamfleet_core.protocol.replay import Cause, Key, Span
+from streamfleet_worker.publisher.replay.history import History
+from streamfleet_worker.publisher.replay.store import Entry, Histories
+
+logger = logging.getLogger(__name__)
+
+SEGMENT = 4 * 1024**2  # bytes after which a new segment is begun
+SPARE = 64 * 1024**2  # bytes that are left to others on the disk
+_SEGMENTS = 8  # at least, so that removing one does not remove everything
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_HEAD = struct.Struct(">II")
+_LONGEST_ID = 64
+_MAX_RECORD = 1 + _LONGEST_ID + HEADER_SIZE + MAX_DATA_BODY
+_MAX_INDEX = 1024**2  # bytes
+_IS_ID = re.compile(whole(ID_PATTERN)).match
+
+
+class _Index(msgspec.Struct, array_like=True):
+    """The content of an index. The size says which content of the segment it describes."""
+
+    size: int
+    spans: list[tuple[str, Span]]  # in order
+
+
+@dataclass(slots=True)
+class _Segment:
+    number: int
+    began: float  # CLOCK_BOOTTIME seconds
+    size: int = 0  # bytes
+    spans: list[tuple[str, Span]] = field(default_factory=list)  # in the order of writing
+    ends: dict[str, Key] = field(default_factory=dict)  # pipeline → its last key in here
+
+    def add(self, pipeline_id: str, span: Span) -> None:
+        """Record what was written, joined with the last span if it continues that."""
+        if self.spans:
+            name, last = self.spans[-1]
+            joins = (name, last.generation, last.incarnation, last.last + 1) == (pipeline_id, *span.low)
+            if joins:
+                span = Span(last.generation, last.incarnation, last.first, span.last)
+                self.spans.pop()
+        self.spans.append((pipeline_id, span))
+        self.ends[pipeline_id] = span.high
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the next part of a replay begins."""
+
+    start: Key
+    number: int
+    offset: int
+
+
+class Spool:
+    """Keeps predictions in a folder, which no other process uses.
+
+    Args:
+        size: limit in bytes.
+        age: limit in seconds.
+        now: CLOCK_BOOTTIME seconds.
+
+    Raises: OSError, if there is no such folder and it cannot be made.
+    """
+
+    def __init__(self, folder: Path, size: int, age: float, now: float) -> None:
+        self._folder = folder
+        self._limit = size
+        self._age = age
+        self._segment_size = max(1, min(SEGMENT, size // _SEGMENTS))
+        self._segments: deque[_Segment] = deque()
+        self._histories = Histories()
+        self._file: int | None = None  # of the last segment, while it is written
+        self._trouble = ""  # why nothing can be written; "": it can
+        self._places: dict[str, _Place] = {}  # by pipeline: where the last part that was read ends
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._load(now)
+
+    @property
+    def trouble(self) -> str:
+        """Why predictions are not kept at the moment; "" if they are."""
+        return self._trouble
+
+    def history(self, pipeline_id: str) -> History | None:
+        """What is kept and lost of a pipeline; None: nothing is known of it."""
+        return self._histories.find(pipeline_id)
+
+    def append(self, entries: list[Entry], now: float) -> None:
+        """Write these, and remove what is beyond the limits. Without room, they are counted as unwritten."""
+        self._remove_old(now)
+        new = [entry for entry in entries if self._is_new(entry)]
+        if not new:
+            return
+        try:
+            self._write(new, now)
+        except OSError as exc:
+            self._end_segment()
+            if not self._trouble:
+                logger.error("%s: predictions are not kept: %s", self._folder, exc.strerror)
+            self._trouble = exc.strerror or str(exc)
+            for entry in new:
+                self._histories.of(entry.pipeline_id).skip(entry.key)
+            return
+        if self._trouble:
+            logger.info("%s: predictions are kept again", self._folder)
+            self._trouble = ""
+        segment = self._segments[-1]
+        for entry in new:
+            if self._histories.of(entry.pipeline_id).append(entry.key):
+                segment.add(entry.pipeline_id, Span(*entry.key, entry.key[2]))
+        if segment.size >= self._segment_size:
+            self._complete()
+
+    def read(self, pipeline_id: str, start: Key, count: int, size: int) -> list[Entry]:
+        """The kept predictions from a key on: at most `count`, and no more once they have `size` bytes."""
+        found: list[Entry] = []
+        place = self._places.pop(pipeline_id, None)
+        known = place if place is not None and place.start == start else None
+        for segment in self._segments:
+            if segment.ends.get(pipeline_id, (-1, 0, 0)) < start:
+                continue
+            if known is not None and segment.number < known.number:
+                continue
+            offset = known.offset if known is not None and segment.number == known.number else 0
+            for entry, end in self._records(segment, offset, only=pipeline_id):
+                if entry.key < start:
+                    continue
+                found.append(entry)
+                size -= len(entry.body)
+                if len(found) >= count or size <= 0:
+                    key = (entry.key[0], entry.key[1], entry.key[2] + 1)
+                    self._remember(pipeline_id, _Place(key, segment.number, end))
+                    return found
+        return found
+
+    def close(self) -> None:
+        """Complete the last segment."""
+        self._complete()
+
+    # writing ----------------------------------------------------------------------------------------------
+
+    def _is_new(self, entry: Entry) -> bool:
+        history = self._histories.find(entry.pipeline_id)
+        return history is None or history.last is None or entry.key > history.last
+
+    def _write(self, entries: list[Entry], now: float) -> None:
+        content = b"".join(map(_pack, entries))
+        while (problem := self._append_bytes(content, now)) is not None:
+            # Room is made of our own oldest segments, never of the one that is being written.
+            if problem.errno not in _FULL or len(self._segments) < 2:
+                raise problem
+            self._remove_first("size")
+
+    def _append_bytes(self, content: bytes, now: float) -> OSError | None:
+        """Append to the last segment, all or nothing. Returns why it could not be done."""
+        try:
+            if self._file is None:
+                self._begin_segment(now)
+            assert self._file is not None
+            segment = self._segments[-1]
+            written = os.write(self._file, content)
+            while written < len(content):
+                written += os.write(self._file, content[written:])
+            segment.size += len(content)
+        except OSError as exc:
+            if self._file is not None:  # half a record would hide all that follow
+                os.ftruncate(self._file, self._segments[-1].size)
+            return exc
+        return None
+
+    def _begin_segment(self, now: float) -> None:
+        free = os.statvfs(self._folder)
+        if free.f_bavail * free.f_frsize < SPARE:
+            raise OSError(errno.ENOSPC, f"less than {SPARE >> 20} MiB are free on the disk")
+        number = self._segments[-1].number + 1 if self._segments else 1
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
+        self._file = os.open(self._path(number), flags, 0o600)
+        self._segments.append(_Segment(number, now))
+
+    def _complete(self) -> None:
+        """End the last segment, and write its index: the next start need not read the segment."""
+        if self._file is None:
+            return
+        segment = self._segments[-1]
+        self._end_segment()
+        content = msgspec.msgpack.encode(_Index(segment.size, segment.spans))
+        if len(content) <= _MAX_INDEX:
+            checked = zlib.crc32(content).to_bytes(4, "big") + content
+            with contextlib.suppress(OSError):  # without it, the next start reads the segment
+                self._path(segment.number).with_suffix(".index").write_bytes(checked)
+
+    def _end_segment(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    # removing ---------------------------------------------------------------------------------------------
+
+    def _remove_old(self, now: float) -> None:
+        if self._file is not None and now - self._segments[-1].began > self._age / _SEGMENTS:
+            self._complete()
+        while self._segments and self._ended(0, now) <= now - self._age:
+            self._remove_first("age")
+        while len(self._segments) > 1 and sum(each.size for each in self._segments) > self._limit:
+            self._remove_first("size")
+
+    def _ended(self, index: int, now: float) -> float:
+        """When a segment got its last record: when the next one began."""
+        if index + 1 < len(self._segments):
+            return self._segments[index + 1].began
+        return now if self._file is not None else self._segments[index].began
+
+    def _remove_first(self, cause: Cause) -> None:
+        segment = self._segments.popleft()
+        if not self._segments:
+            self._end_segment()
+        for path in (self._path(segment.number), self._path(segment.number).with_suffix(".index")):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        for pipeline_id, key in segment.ends.items():
+            history = self._histories.find(pipeline_id)
+            if history is not None:
+                history.evict(key, cause)
+
+    # reading ----------------------------------------------------------------------------------------------
+
+    def _load(self, now: float) -> None:
+        """Take over the segments of an earlier process. What cannot be read is skipped."""
+        for number in sorted(_numbers(self._folder)):
+            path = self._path(number)
+            try:
+                facts = path.stat()
+            except OSError as exc:
+                logger.warning("%s: skipped: %s", path, exc.strerror)
+                continue
+            age = max(0.0, time.time() - facts.st_mtime)
+            segment = _Segment(number, now - age, facts.st_size)
+            spans = self._read_index(path, facts.st_size)
+            if spans is None:
+                spans = self._scan(segment)
+            for pipeline_id, span in spans:
+                segment.add(pipeline_id, span)
+                self._histories.of(pipeline_id).load(span)
+            self._segments.append(segment)
+        self._remove_old(now)
+
+    def _read_index(self, path: Path, size: int) -> list[tuple[str, Span]] | None:
+        try:
+            with path.with_suffix(".index").open("rb") as file:
+                content = file.read(_MAX_INDEX + 5)
+            if zlib.crc32(content[4:]) != int.from_bytes(content[:4], "big"):
+                return None
+            index = msgspec.msgpack.decode(content[4:], type=_Index)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return index.spans if index.size == size else None
+
+    def _scan(self, segment: _Segment) -> list[tuple[str, Span]]:
+        found = _Segment(segment.number, 0.0)
+        for entry, _ in self._records(segment, 0, only=None):
+            found.add(entry.pipeline_id, Span(*entry.key, entry.key[2]))
+        return found.spans
+
+    def _records(self, segment: _Segment, offset: int, only: str | None) -> Iterator[tuple[Entry, int]]:
+        """The records of a segment and their ends. A damaged one ends it."""
+        path = self._path(segment.number)
+        prefix = b"" if only is None else bytes([len(only)]) + only.encode("ascii")
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                while head := file.read(_HEAD.size):
+                    length, checksum = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, 0)
+                    content = file.read(length) if HEADER_SIZE < length <= _MAX_RECORD else b""
+                    offset += len(head) + len(content)
+                    if not content or len(content) != length or zlib.crc32(content) != checksum:
+                        logger.warning("%s: damaged at byte %d: the rest is skipped", path, offset)
+                        return
+                    if content.startswith(prefix):
+                        yield _unpack(content), offset
+        except OSError as exc:
+            logger.warning("%s: cannot be read: %s", path, exc.strerror)
+        except BadData as exc:
+            logger.warning("%s: damaged at byte %d: %s", path, offset, exc)
+
+    def _remember(self, pipeline_id: str, place: _Place) -> None:
+        if len(self._places) >= 64:
+            self._places.clear()
+        self._places[pipeline_id] = place
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:012d}.log"
+
+
+def _pack(entry: Entry) -> bytes:
+    name = entry.pipeline_id.encode("ascii")
+    content = b"%c%s%s%s" % (len(name), name, entry.header, entry.body)
+    return _HEAD.pack(len(content), zlib.crc32(content)) + content
+
+
+def _unpack(content: bytes) -> Entry:
+    """Decode a record. Raises: BadData."""
+    header_at = 1 + content[0]
+    body_at = header_at + HEADER_SIZE
+    if content[0] > _LONGEST_ID or len(content) < body_at:
+        raise BadData("an id and a header", f"{len(content)} bytes")
+    name, header = content[1:header_at], content[header_at:body_at]
+    if not _IS_ID(name.decode("ascii", "replace")):
+        raise BadData("the id of a pipeline", repr(name))
+    return Entry(name.decode("ascii"), DataHeader.unpack(header).key, header, content[body_at:], 0.0)
+
+
+def _numbers(folder: Path) -> Iterator[int]:
+    for path in folder.glob("*.log"):
+        if path.stem.isascii() and path.stem.isdigit():
+            yield int(path.stem)

@@ -1,0 +1,156 @@
+"""What a store of predictions does, and the store in memory.
+
+One thread uses a store. Times are in CLOCK_BOOTTIME seconds.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from typing import NamedTuple, Protocol
+
+from streamfleet_core.protocol.replay import Cause, Key
+from streamfleet_worker.publisher.replay.history import History
+
+MAX_PIPELINES = 2048  # that are remembered; the ones that were silent for longest are forgotten
+_OVERHEAD = 450  # bytes that Python needs for a record, besides its body
+
+
+class Entry(NamedTuple):
+    """A prediction to keep, as it was published."""
+
+    pipeline_id: str
+    key: Key
+    header: bytes
+    body: bytes
+    at: float  # when it was published
+
+
+class Store(Protocol):
+    """Keeps predictions within limits."""
+
+    def history(self, pipeline_id: str) -> History | None:
+        """What is kept and lost of a pipeline; None: nothing is known of it."""
+
+    def append(self, entries: list[Entry], now: float) -> None:
+        """Keep these, and remove what is beyond the limits."""
+
+    def read(self, pipeline_id: str, start: Key, count: int, size: int) -> list[Entry]:
+        """The kept predictions from a key on: at most `count`, and no more once they have `size` bytes."""
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+
+
+class Histories:
+    """The histories of all pipelines, within a limit."""
+
+    def __init__(self) -> None:
+        self._histories: dict[str, History] = {}
+
+    def find(self, pipeline_id: str) -> History | None:
+        """The history of a pipeline, if there is one."""
+        return self._histories.get(pipeline_id)
+
+    def of(self, pipeline_id: str) -> History:
+        """The history of a pipeline."""
+        found = self._histories.get(pipeline_id)
+        if found is None:
+            self._make_room()
+            found = self._histories[pipeline_id] = History()
+        return found
+
+    def _make_room(self) -> None:
+        """Forget the oldest pipeline of which nothing is kept."""
+        if len(self._histories) >= MAX_PIPELINES:
+            empty = (name for name, history in self._histories.items() if not history.kept)
+            del self._histories[next(empty, next(iter(self._histories)))]
+
+
+class _Kept:
+    """The records of one pipeline, sorted by key. Removed ones leave a gap at the start for a while."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.entries: list[Entry | None] = []
+        self.first = 0
+
+    def add(self, entry: Entry) -> None:
+        self.keys.append(entry.key)
+        self.entries.append(entry)
+
+    def pop(self) -> Entry:
+        entry = self.entries[self.first]
+        assert entry is not None
+        self.entries[self.first] = None
+        self.first += 1
+        if self.first > 1024 and self.first * 2 > len(self.keys):
+            del self.keys[: self.first], self.entries[: self.first]
+            self.first = 0
+        return entry
+
+    def since(self, start: Key) -> int:
+        return bisect_left(self.keys, start, self.first)
+
+
+class MemoryStore:
+    """Keeps the newest predictions in memory. They end with the process.
+
+    Args:
+        size: limit in bytes, for all pipelines together.
+        age: limit in seconds.
+    """
+
+    def __init__(self, size: int, age: float) -> None:
+        self._limit = size
+        self._age = age
+        self._size = 0
+        self._kept: dict[str, _Kept] = {}
+        self._order: deque[tuple[float, str]] = deque()  # the time and the pipeline of each, the oldest first
+        self._histories = Histories()
+
+    def history(self, pipeline_id: str) -> History | None:
+        """What is kept and lost of a pipeline; None: nothing is known of it."""
+        return self._histories.find(pipeline_id)
+
+    def append(self, entries: list[Entry], now: float) -> None:
+        """Keep these, and remove what is beyond the limits."""
+        for entry in entries:
+            if self._histories.of(entry.pipeline_id).append(entry.key):
+                self._kept.setdefault(entry.pipeline_id, _Kept()).add(entry)
+                self._order.append((entry.at, entry.pipeline_id))
+                self._size += _size(entry)
+        while self._order and self._order[0][0] <= now - self._age:
+            self._evict("age")
+        while self._size > self._limit:
+            self._evict("size")
+
+    def read(self, pipeline_id: str, start: Key, count: int, size: int) -> list[Entry]:
+        """The kept predictions from a key on: at most `count`, and no more once they have `size` bytes."""
+        found: list[Entry] = []
+        kept = self._kept.get(pipeline_id)
+        if kept is None:
+            return found
+        at = kept.since(start)
+        while at < len(kept.keys) and len(found) < count and size > 0:
+            entry = kept.entries[at]
+            assert entry is not None
+            found.append(entry)
+            size -= len(entry.body)
+            at += 1
+        return found
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def _evict(self, cause: Cause) -> None:
+        _, pipeline_id = self._order.popleft()
+        entry = self._kept[pipeline_id].pop()
+        self._size -= _size(entry)
+        history = self._histories.find(pipeline_id)
+        if history is not None:
+            history.evict(entry.key, cause)
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.body) + _OVERHEAD
