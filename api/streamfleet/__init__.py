@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamfleet.async_client import AsyncClient
     from streamfleet.client import Client
+    from streamfleet.complete.subscription import CompleteSubscription
+    from streamfleet.complete.values import Checkpoint, Gap
     from streamfleet.connection import Connection
     from streamfleet.errors import (
         ApiError,
@@ -61,9 +63,12 @@ __all__ = [
     "AsyncClient",
     "AsyncSubscription",
     "BadSetting",
+    "Checkpoint",
     "Client",
+    "CompleteSubscription",
     "Conflict",
     "Connection",
+    "Gap",
     "InMemoryBufferSink",
     "InferencePipeline",
     "Invalid",
@@ -106,6 +111,8 @@ _LAZY_MODULES: dict[str, tuple[tuple[str, ...], str]] = {
         "",
     ),
     "streamfleet.prediction": (("Prediction",), ""),
+    "streamfleet.complete.subscription": (("CompleteSubscription",), ""),
+    "streamfleet.complete.values": (("Checkpoint", "Gap"), ""),
     "streamfleet.subscription": (
         ("AsyncSubscription", "Subscription", "subscribe", "subscribe_async"),
         "",

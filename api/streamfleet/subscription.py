@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, overload
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +19,8 @@ import zmq.asyncio
 from typing_extensions import Self
 from zmq.utils.monitor import parse_monitor_message
 
+from streamfleet.complete.subscription import CompleteSubscription
+from streamfleet.complete.values import Checkpoint
 from streamfleet.defaults import DEFAULT_DATA_DIR
 from streamfleet.errors import BadSetting, NothingReceived, Unreachable
 from streamfleet.prediction import Inbox, Prediction, topics_of
@@ -31,6 +34,7 @@ from streamfleet_core.runtime.curve import CurveKeys
 from streamfleet_core.runtime.private_file import read_private, write_private
 
 CONNECT_TIMEOUT = 10.0  # seconds
+PATIENCE = 10.0  # seconds
 WAITING = 1000  # predictions in the receive queue
 _LOCAL = "broker/predictions.ipc"
 _POLL_MS = 200  # a closed subscription ends within this time
@@ -42,21 +46,59 @@ _KEY_DELAY = 2.0  # seconds until a device accepts a new key
 _HANDSHAKE_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.HANDSHAKE_FAILED_AUTH
 
 
+@overload
 def subscribe(
     *pipelines: str,
+    since: None = None,
     keys: SubscriberKeys | str | Path | None = None,
     data_dir: str | Path = DEFAULT_DATA_DIR,
     timeout: float | None = None,
     connect_timeout: float = CONNECT_TIMEOUT,
     waiting: int = WAITING,
-) -> Subscription:
+) -> Subscription: ...
+
+
+@overload
+def subscribe(
+    *pipelines: str,
+    since: Checkpoint | str | Path,
+    start: Literal["now", "oldest"] = "now",
+    patience: float = PATIENCE,
+    keys: SubscriberKeys | str | Path | None = None,
+    data_dir: str | Path = DEFAULT_DATA_DIR,
+    timeout: float | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    waiting: int = WAITING,
+) -> CompleteSubscription: ...
+
+
+def subscribe(
+    *pipelines: str,
+    since: Checkpoint | str | Path | None = None,
+    start: Literal["now", "oldest"] = "now",
+    patience: float = PATIENCE,
+    keys: SubscriberKeys | str | Path | None = None,
+    data_dir: str | Path = DEFAULT_DATA_DIR,
+    timeout: float | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    waiting: int = WAITING,
+) -> Subscription | CompleteSubscription:
     """Subscribe to predictions of the fleet on this machine, or of another fleet with keys.
 
     The call returns when the connection is established and the keys are accepted. Afterwards the subscription
     reconnects automatically, and `Prediction.missing` counts what was lost.
 
+    With `since`, nothing is lost without a word: the subscription yields each prediction once and in order,
+    from the checkpoint on, and a `Gap` for what no device has any longer. What was missed is fetched from the
+    devices, which keep the predictions of the last hour as far as they have room.
+
     Args:
         *pipelines: Ids of pipelines. Without any: all pipelines that the keys allow.
+        since: Where to continue: a `Checkpoint`, or a file that the subscription itself keeps up to date. A
+            file that does not exist is the start.
+        start: Where a pipeline begins that the checkpoint does not have: with the next prediction, or with
+            the oldest one that its device has kept.
+        patience: Seconds of silence after which a device is away, and what only it has is declared gone.
         keys: A key file that `streamfleet keys subscriber NAME --to FILE` wrote, or the result of
             `Client.add_subscriber`. None: the fleet on this machine, which needs no keys.
         data_dir: The data directory of the fleet on this machine.
@@ -64,11 +106,11 @@ def subscribe(
             arrives.
         connect_timeout: Seconds to wait for the connection.
         waiting: The size of the receive queue, in predictions. If it is full, the newest are dropped and
-            counted.
+            counted, or fetched again with `since`.
 
     Raises:
         Unreachable: No connection within `connect_timeout`, or the keys were not accepted.
-        BadSetting: The key file is invalid.
+        BadSetting: The key file or the checkpoint is invalid.
 
     Example:
         ```python
@@ -77,10 +119,31 @@ def subscribe(
                 if prediction.missing:
                     print("lost", prediction.missing)
                 print(prediction.pipeline_id, prediction.frame_id, prediction.detections)
+
+        with streamfleet.subscribe("door", since="door.checkpoint") as predictions:
+            for each in predictions:
+                if isinstance(each, streamfleet.Gap):
+                    print(each)
+                else:
+                    count(each)
         ```
     """
+    file = Path(since).expanduser() if isinstance(since, str | Path) else None
+    checkpoint = Checkpoint.load(file) if file is not None else since
     target = _Target.of(keys, Path(data_dir).expanduser(), connect_timeout)
-    return Subscription(*target.connected(pipelines, waiting), timeout)
+    context, sub_socket = target.connected(pipelines, waiting)
+    if not isinstance(checkpoint, Checkpoint):
+        return Subscription(context, sub_socket, timeout)
+    return CompleteSubscription(
+        context,
+        sub_socket,
+        pipelines,
+        checkpoint,
+        file=file,
+        oldest=start == "oldest",
+        patience=patience,
+        timeout=timeout,
+    )
 
 
 async def subscribe_async(

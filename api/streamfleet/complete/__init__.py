@@ -1,0 +1,1 @@
+"""Complete predictions: each one once and in order, or a statement of which are gone and why."""

@@ -1,0 +1,195 @@
+"""Complete predictions of a real fleet: what was made is what arrived, and what is accounted for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import streamfleet
+from streamfleet.complete.subscription import CompleteSubscription
+from tests.fakes.patience import PATIENCE
+from tests.fleet.harness import Fleet, wait_for
+
+Key = tuple[int, int, int]
+
+
+@pytest.fixture(scope="module")
+def fleet(own_fleet: Fleet) -> Fleet:
+    return own_fleet
+
+
+def put(fleet: Fleet, pipeline_id: str, **fields: object) -> None:
+    """A generated source with its model."""
+    body = {"model": "shapes/1", "sources": ["scene://conveyor/1"], "max_fps": 20, **fields}
+    answer = fleet.http.put(f"/v2/pipelines/{pipeline_id}", json=body)
+    assert answer.is_success, answer.text
+
+
+def key_of(prediction: streamfleet.Prediction) -> Key:
+    return prediction.generation, prediction.incarnation, prediction.sequence
+
+
+class Account:
+    """What a subscriber got, in its order."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.gaps: list[streamfleet.Gap] = []
+
+    def add(self, each: streamfleet.Prediction | streamfleet.Gap) -> None:
+        if isinstance(each, streamfleet.Gap):
+            self.gaps.append(each)
+        else:
+            self.keys.append(key_of(each))
+
+    def read(self, predictions: CompleteSubscription, count: int) -> None:
+        """So many predictions more."""
+        most = len(self.keys) + count
+        for each in predictions:
+            self.add(each)
+            if len(self.keys) >= most:
+                return
+
+    def unexplained(self) -> list[tuple[Key, Key]]:
+        """Jumps within a run that no gap explains."""
+        counted = {
+            (gap.generation, gap.incarnation, gap.first + at)
+            for gap in self.gaps
+            if gap.count is not None and gap.first is not None
+            for at in range(gap.count)
+        }
+        told = sorted({*self.keys, *counted})
+        assert len(told) == len(self.keys) + len(counted)
+        return [
+            (before, key)
+            for before, key in itertools.pairwise(told)
+            if (key[:2] == before[:2] and key[2] != before[2] + 1) or (key[:2] != before[:2] and key[2] != 0)
+        ]
+
+
+@pytest.fixture
+def pipeline(fleet: Fleet) -> Iterator[str]:
+    put(fleet, "belt")
+    yield "belt"
+    fleet.http.delete("/v2/pipelines/belt")
+
+
+def test_a_subscriber_that_was_away_misses_nothing(fleet: Fleet, pipeline: str) -> None:
+    account = Account()
+    with streamfleet.subscribe(
+        pipeline, since=streamfleet.Checkpoint(), data_dir=fleet.data, timeout=PATIENCE
+    ) as predictions:
+        account.read(predictions, 5)
+        checkpoint = predictions.checkpoint.encode()
+    wait_for(lambda: last_sequence(fleet, pipeline) >= account.keys[-1][2] + 40, "predictions that it misses")
+
+    since = streamfleet.Checkpoint.decode(checkpoint)
+    with streamfleet.subscribe(pipeline, since=since, data_dir=fleet.data, timeout=PATIENCE) as predictions:
+        account.read(predictions, 60)
+
+    assert account.gaps == []
+    assert account.keys == sorted(set(account.keys))
+    assert account.unexplained() == []
+
+
+def last_sequence(fleet: Fleet, pipeline_id: str) -> int:
+    answer = fleet.http.get(f"/v2/pipelines/{pipeline_id}/predictions/last")
+    return int(answer.json()["inference_metadata"]["seq"]) if answer.is_success else -1
+
+
+def test_the_broker_and_the_camera_die_meanwhile(fleet: Fleet, pipeline: str) -> None:
+    account = Account()
+    with streamfleet.subscribe(
+        pipeline, since=streamfleet.Checkpoint(), data_dir=fleet.data, timeout=PATIENCE
+    ) as predictions:
+        account.read(predictions, 5)
+        fleet.kill("sf-broker")
+        account.read(predictions, 60)
+        fleet.kill("camera")
+        account.read(predictions, 30)
+
+    assert len({key[:2] for key in account.keys}) >= 2
+    assert account.keys == sorted(set(account.keys))
+    assert account.unexplained() == []
+    assert sum(gap.count or 0 for gap in account.gaps) == 0
+
+
+def test_a_publisher_that_dies_costs_what_it_kept_in_memory_and_says_so(fleet: Fleet, pipeline: str) -> None:
+    account = Account()
+    since = streamfleet.Checkpoint()
+    with streamfleet.subscribe(pipeline, since=since, data_dir=fleet.data, timeout=PATIENCE) as predictions:
+        account.read(predictions, 5)
+        since = predictions.checkpoint
+    fleet.kill_all("publisher")
+    with streamfleet.subscribe(pipeline, since=since, data_dir=fleet.data, timeout=PATIENCE) as predictions:
+        account.read(predictions, 30)
+
+    assert account.unexplained() == []
+    assert {gap.cause for gap in account.gaps} <= {"restart", "unwritten"}
+
+
+_PROGRAM = """
+import sys, streamfleet
+with streamfleet.subscribe("belt", since=sys.argv[2], data_dir=sys.argv[1]) as predictions:
+    with open(sys.argv[3], "a", buffering=1) as log:
+        for each in predictions:
+            log.write(str(each) + "\\n" if isinstance(each, streamfleet.Gap) else
+                f"{each.generation} {each.incarnation} {each.sequence}\\n")
+"""
+
+
+def test_a_subscriber_that_is_killed_again_and_again_continues_where_it_was(
+    fleet: Fleet, pipeline: str, tmp_path: Path
+) -> None:
+    log, checkpoint = tmp_path / "log", tmp_path / "checkpoint"
+    log.touch()
+    kills = 20
+    for _ in range(kills):
+        before = log.stat().st_size
+        program = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(fleet.data), str(checkpoint), str(log)]
+        )
+        try:
+            wait_for(lambda size=before: log.stat().st_size > size + 40, "some predictions", every=0.01)  # type: ignore[misc]
+        finally:
+            os.kill(program.pid, signal.SIGKILL)
+            program.wait(PATIENCE)
+
+    lines = log.read_text().splitlines()
+    keys = [tuple(map(int, line.split())) for line in lines]
+    # The one that it was working on comes once more.
+    repeated = sum(before == key for before, key in itertools.pairwise(keys))
+    account = Account()
+    account.keys = sorted({(key[0], key[1], key[2]) for key in keys})
+    assert repeated <= kills
+    assert sorted(keys) == keys
+    assert len(account.keys) == len(keys) - repeated
+    assert account.unexplained() == []
+
+
+def test_a_pipeline_that_moves_three_times_is_complete(fleet: Fleet, pipeline: str) -> None:
+    account = Account()
+    devices: set[str] = set()
+    with streamfleet.subscribe(
+        pipeline, since=streamfleet.Checkpoint(), data_dir=fleet.data, timeout=PATIENCE
+    ) as predictions:
+        for _ in range(4):
+            account.read(predictions, 20)
+            device = fleet.http.get(f"/v2/pipelines/{pipeline}").json()["device"]
+            devices.add(device)
+            other = ({"local-1", "local-2"} - {device}).pop()
+            put(fleet, pipeline, device=other)
+        account.read(predictions, 40)
+
+    assert devices == {"local-1", "local-2"}
+    assert len({key[0] for key in account.keys}) >= 4
+    assert account.keys == sorted(set(account.keys))
+    assert account.unexplained() == []
+    assert [gap for gap in account.gaps if gap.count] == []
