@@ -15,6 +15,7 @@ import pytest
 import streamfleet
 from streamfleet.complete.subscription import CompleteSubscription
 from tests.fakes.patience import PATIENCE
+from tests.fakes.ports_and_folders import ROOT
 from tests.fleet.harness import Fleet, wait_for
 
 Key = tuple[int, int, int]
@@ -135,16 +136,6 @@ def test_a_publisher_that_dies_costs_what_it_kept_in_memory_and_says_so(fleet: F
     assert {gap.cause for gap in account.gaps} <= {"restart", "unwritten"}
 
 
-_PROGRAM = """
-import sys, streamfleet
-with streamfleet.subscribe("belt", since=sys.argv[2], data_dir=sys.argv[1]) as predictions:
-    with open(sys.argv[3], "a", buffering=1) as log:
-        for each in predictions:
-            log.write(str(each) + "\\n" if isinstance(each, streamfleet.Gap) else
-                f"{each.generation} {each.incarnation} {each.sequence}\\n")
-"""
-
-
 def test_a_subscriber_that_is_killed_again_and_again_continues_where_it_was(
     fleet: Fleet, pipeline: str, tmp_path: Path
 ) -> None:
@@ -153,9 +144,12 @@ def test_a_subscriber_that_is_killed_again_and_again_continues_where_it_was(
     kills = 20
     for _ in range(kills):
         before = log.stat().st_size
-        program = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(fleet.data), str(checkpoint), str(log)]
-        )
+        with log.open("ab") as output:
+            program = subprocess.Popen(
+                [sys.executable, str(ROOT / "examples/complete.py"), pipeline, str(checkpoint)],
+                env={**os.environ, "STREAMFLEET_DATA_DIR": str(fleet.data)},
+                stdout=output,
+            )
         try:
             wait_for(lambda size=before: log.stat().st_size > size + 40, "some predictions", every=0.01)  # type: ignore[misc]
         finally:
