@@ -95,6 +95,7 @@ PURE = [
     "streamfleet_core.models.model_manifest",
     "streamfleet_core.models.onnx_graph",
     "streamfleet_core.models.optimisation",
+    "streamfleet_core.peers.replay",
     "streamfleet_core.peers.subscriptions",
     "streamfleet_core.runtime.backoff",
     "streamfleet_broker.budget",

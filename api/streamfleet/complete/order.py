@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from streamfleet.complete.values import Gap, GapCause, Position
-from streamfleet_core.protocol.replay import (
+from streamfleet_core.peers.replay import (
     MAX_GENERATION,
     Holder,
     Key,

@@ -15,10 +15,10 @@ from streamfleet.complete.order import BEFORE_ALL, PipelineOrder
 from streamfleet.complete.values import Checkpoint, Gap, Position
 from streamfleet.errors import NothingReceived
 from streamfleet.prediction import MAX_PIPELINES, Prediction
+from streamfleet_core.peers.replay import ReplayAnswer, ReplayHolders, ReplayRequest
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, split
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.prediction import decode
-from streamfleet_core.protocol.replay import ReplayAnswer, ReplayHolders, ReplayRequest
 
 MAX_REQUESTS = 64  # at a time; the other pipelines wait for their turn
 _LOOK_INTERVAL = 0.05  # seconds between two looks at what pipelines wait for

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from streamfleet.errors import BadSetting
-from streamfleet_core.protocol.replay import Key
+from streamfleet_core.peers.replay import Key
 from streamfleet_core.runtime.small_file import FileTooLarge, read_small
 
 _VERSION = 1

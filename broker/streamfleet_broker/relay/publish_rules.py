@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record, Tenure, Write
+from streamfleet_core.peers.replay import Holder as ReplayHolder
 from streamfleet_core.protocol.data_plane import MAX_GEN
-from streamfleet_core.protocol.replay import Holder as ReplayHolder
 
 LINGER = 2.0  # seconds for which the former holder may still publish, so that no message in transit is lost
 

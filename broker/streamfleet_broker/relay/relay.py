@@ -51,13 +51,13 @@ from streamfleet_core.peers.connections import (
     number_of,
     unsent,
 )
+from streamfleet_core.peers.replay import ReplayHolders, ReplayRequest
 from streamfleet_core.peers.subscription_reader import Subscription, SubscriptionReader
 from streamfleet_core.peers.subscriptions import Change, Subscriptions
 from streamfleet_core.protocol.data_plane import GEN_FIELD, HEADER_SIZE, Flag, Kind, replay_note, subject_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME, MAX_TOPIC
 from streamfleet_core.protocol.rates import Bucket, Rate
-from streamfleet_core.protocol.replay import ReplayHolders, ReplayRequest
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import serve
 

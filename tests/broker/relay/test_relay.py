@@ -15,9 +15,9 @@ from streamfleet_broker.budget import data_limits
 from streamfleet_broker.relay import relay as module
 from streamfleet_broker.relay.relay import PREDICTIONS, SPARSE, Relay, Rules
 from streamfleet_broker.server import Broker
+from streamfleet_core.peers.replay import Holder, ReplayHolders, ReplayRequest
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, device_topic
 from streamfleet_core.protocol.messages import Refused
-from streamfleet_core.protocol.replay import Holder, ReplayHolders, ReplayRequest
 from streamfleet_core.protocol.requests import (
     AddSubscriber,
     Changed,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from streamfleet.complete.order import PipelineOrder
 from streamfleet.complete.values import Gap, Position
+from streamfleet_core.peers.replay import Holder, Key, ReplayAnswer, ReplayRequest
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind
-from streamfleet_core.protocol.replay import Holder, Key, ReplayAnswer, ReplayRequest
 from streamfleet_worker.publisher.replay.keeper import part_of
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore
 

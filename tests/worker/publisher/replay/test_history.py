@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamfleet_core.protocol.replay import Cause, Key, Loss, Span
+from streamfleet_core.peers.replay import Cause, Key, Loss, Span
 from streamfleet_worker.publisher.replay.history import MAX_SPANS, History
 
 RUNS = [(1, 0), (1, 1), (3, 1)]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from streamfleet_core.peers.replay import Key, Loss, ReplayAnswer, ReplayRequest, Span
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic
-from streamfleet_core.protocol.replay import Key, Loss, ReplayAnswer, ReplayRequest, Span
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.publisher.replay.keeper import MAX_REQUESTS, PART, Keeper, Replayed
 from tests.fakes.patience import PATIENCE

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamfleet_core.peers.replay import Key, Loss, Span
 from streamfleet_core.protocol.data_plane import DataHeader, Kind
-from streamfleet_core.protocol.replay import Key, Loss, Span
 from streamfleet_worker.publisher.replay import spool as module
 from streamfleet_worker.publisher.replay.spool import Spool
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import deque
 
+from streamfleet_core.peers.replay import Cause, Key, Loss, Span, after
 from streamfleet_core.protocol.limits import MAX_REPLAY_SPANS
-from streamfleet_core.protocol.replay import Cause, Key, Loss, Span, after
 
 MAX_SPANS = MAX_REPLAY_SPANS  # of each list; the oldest are forgotten
 

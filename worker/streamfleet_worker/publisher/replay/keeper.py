@@ -19,10 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note
-from streamfleet_core.protocol.errors import BadData
-from streamfleet_core.protocol.rates import Bucket, Rate
-from streamfleet_core.protocol.replay import (
+from streamfleet_core.peers.replay import (
     MAX_GENERATION,
     Holder,
     ReplayAnswer,
@@ -31,6 +28,9 @@ from streamfleet_core.protocol.replay import (
     Span,
     after,
 )
+from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note
+from streamfleet_core.protocol.errors import BadData
+from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.publisher.replay.spool import Spool

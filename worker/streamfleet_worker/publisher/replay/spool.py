@@ -26,10 +26,10 @@ from pathlib import Path
 
 import msgspec
 
+from streamfleet_core.peers.replay import Cause, Key, Span
 from streamfleet_core.protocol.data_plane import HEADER_SIZE, DataHeader
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import ID_PATTERN, MAX_DATA_BODY, whole
-from streamfleet_core.protocol.replay import Cause, Key, Span
 from streamfleet_worker.publisher.replay.history import History
 from streamfleet_worker.publisher.replay.store import Entry, Histories
 

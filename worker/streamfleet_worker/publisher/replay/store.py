@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from typing import NamedTuple, Protocol
 
-from streamfleet_core.protocol.replay import Cause, Key
+from streamfleet_core.peers.replay import Cause, Key
 from streamfleet_worker.publisher.replay.history import History
 
 MAX_PIPELINES = 2048  # that are remembered; the ones that were silent for longest are forgotten
