@@ -223,19 +223,18 @@ def program_help(module: str) -> str:
 
 def metrics() -> str:
     """Return all metrics of `/metrics` with their labels."""
-    from streamfleet_api.monitoring.metrics import Fleet, Known, OwnFigures, Requests
+    from streamfleet_api.monitoring.metrics import Known, OwnFigures, Requests, collected, totals
     from streamfleet_api.web.connections import Connections, Limits
     from streamfleet_api.web.failed_logins import FailedLogins
     from streamfleet_core.runtime.file_descriptors import DescriptorWatch
 
     own = OwnFigures(FailedLogins(), Connections(Limits.of(1024)), DescriptorWatch())
-    families = [
-        *Fleet(Known(fleet=None, pipelines=(), devices=(), of_pipelines={}, of_devices={})).collect(),
-        *own.collect(),
-        *Requests().registry.collect(),
+    nothing = Known(fleet=None, pipelines=(), devices=(), of_pipelines={}, of_devices={})
+    rows: list[tuple[str, ...]] = [
+        (f"`{each.name}`", each.kind, ", ".join(f"`{label}`" for label in each.labels), each.text)
+        for each in (*totals(nothing), *collected(nothing))
     ]
-    rows = []
-    for family in sorted(families, key=lambda each: each.name):
+    for family in (*own.collect(), *Requests().registry.collect()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = getattr(family, "_labelnames", ()) or {
             label for sample in family.samples for label in sample.labels if label != "le"
@@ -243,7 +242,7 @@ def metrics() -> str:
         rows.append(
             (f"`{name}`", family.type, ", ".join(f"`{each}`" for each in labels), family.documentation)
         )
-    return _table(("metric", "type", "labels", "what"), rows)
+    return _table(("metric", "type", "labels", "what"), sorted(rows))
 
 
 # Wire -----------------------------------------------------------------------------------------------------

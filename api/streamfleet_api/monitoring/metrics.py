@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient, BrokerClientError
 from streamfleet_api.feeds.statuses import STALE, Seen, Statuses, as_of_now
+from streamfleet_api.monitoring.exposition import Family, merge, text_of
 from streamfleet_api.web.connections import Connections
 from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_core.protocol.requests import (
@@ -35,6 +36,7 @@ from streamfleet_core.protocol.status import DeviceStat, PipelineStat, SourceSta
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_PART = 50  # pipelines or devices that are collected at once
 _ASK = 2.0  # seconds that the broker has
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -64,8 +66,11 @@ class Metrics:
     async def text(self) -> bytes:
         """The whole text. Without a broker it is what was known last."""
         self._known = await self._refresh()
-        fleet = await asyncio.to_thread(_written, self._known)  # takes a second for a thousand pipelines
-        return fleet + generate_latest(self.requests.registry)
+        families = {family.name: family for family in totals(self._known)}
+        for part in parts_of(self._known):
+            merge(families, collected(part))
+            await asyncio.sleep(0)  # the whole text of a large fleet would take hundreds of milliseconds
+        return text_of(families) + generate_latest(self.requests.registry)
 
     async def _refresh(self) -> Known:
         try:
@@ -87,43 +92,55 @@ class Metrics:
         )
 
 
-def _written(known: Known) -> bytes:
-    registry = CollectorRegistry()
-    registry.register(Fleet(known))
-    return generate_latest(registry)
+def parts_of(known: Known, *, size: int = _PART) -> Iterator[Known]:
+    """A snapshot in parts, each of which is collected within milliseconds."""
+    nothing = replace(known, pipelines=(), devices=(), of_pipelines={}, of_devices={})
+    yield nothing
+    for first in range(0, len(known.pipelines), size):
+        pipelines = known.pipelines[first : first + size]
+        found = {view.pipeline_id: known.of_pipelines.get(view.pipeline_id) for view in pipelines}
+        seen = {name: each for name, each in found.items() if each is not None}
+        yield replace(nothing, pipelines=pipelines, of_pipelines=seen)
+    for first in range(0, len(known.devices), size):
+        devices = known.devices[first : first + size]
+        machines = {view.device: known.of_devices.get(view.device) for view in devices}
+        yield replace(
+            nothing, devices=devices, of_devices={name: each for name, each in machines.items() if each}
+        )
 
 
-class Fleet(Collector):
-    """Collects the metrics of a snapshot."""
-
-    def __init__(self, known: Known) -> None:
-        self._known = known
-
-    def collect(self) -> Iterator[Metric]:
-        """Every metric with all of its series."""
-        known = self._known
-        up = GaugeMetricFamily("streamfleet_broker_up", "Whether the broker answers.")
-        up.add_metric([], float(known.fleet is not None))
-        yield up
-        yield from _pipeline_families(known)
-        yield from _source_families(known.of_pipelines.values())
-        yield from _device_families(known)
-        yield from _of_original(known)
+def collected(known: Known) -> Iterator[Family]:
+    """Every family about pipelines and devices, with all of its series."""
+    yield from _pipeline_families(known)
+    yield from _source_families(known.of_pipelines.values())
+    yield from _device_families(known)
+    yield from _of_original(known)
 
 
-def _pipeline_families(known: Known) -> Iterator[Metric]:
+def totals(known: Known) -> Iterator[Family]:
+    """The families about the fleet as a whole."""
+    up = Family("streamfleet_broker_up", "Whether the broker answers.")
+    up.add_metric([], float(known.fleet is not None))
+    active = Family("inference_pipeline_active_streams", "Pipelines that run.")
+    active.add_metric([], sum(view.status == "running" for view in known.pipelines))
+    yield from (up, active)
+
+
+def _counter(name: str, text: str, *, labels: Sequence[str]) -> Family:
+    return Family(name, text, labels=labels, kind="counter")
+
+
+def _pipeline_families(known: Known) -> Iterator[Family]:
     labels = ["pipeline_id"]
-    up = GaugeMetricFamily("streamfleet_pipeline_up", "Whether it runs, by a recent status.", labels=labels)
-    info = GaugeMetricFamily(
+    up = Family("streamfleet_pipeline_up", "Whether it runs, by a recent status.", labels=labels)
+    info = Family(
         "streamfleet_pipeline_info", "1 for each pipeline.", labels=[*labels, "device", "model", "status"]
     )
-    restarts = CounterMetricFamily(
+    restarts = _counter(
         "streamfleet_pipeline_restarts", "Starts of its process after the first.", labels=labels
     )
-    age = GaugeMetricFamily(
-        "streamfleet_pipeline_status_age_seconds", "Seconds since its last status.", labels=labels
-    )
-    dropped = CounterMetricFamily(
+    age = Family("streamfleet_pipeline_status_age_seconds", "Seconds since its last status.", labels=labels)
+    dropped = _counter(
         "streamfleet_sink_dropped", "Predictions that a sink did not take.", labels=[*labels, "sink"]
     )
     for view in known.pipelines:
@@ -139,7 +156,7 @@ def _pipeline_families(known: Known) -> Iterator[Metric]:
     yield from (up, info, restarts, age, dropped)
 
 
-def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric]:
+def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Family]:
     labels = ["pipeline_id", "source"]
     counters = {
         "received": "Frames received from the source.",
@@ -148,22 +165,20 @@ def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Metric
         "emitted": "Frames whose predictions were emitted.",
     }
     counts = {
-        name: CounterMetricFamily(f"streamfleet_source_frames_{name}", text, labels=labels)
+        name: _counter(f"streamfleet_source_frames_{name}", text, labels=labels)
         for name, text in counters.items()
     }
-    dropped = CounterMetricFamily(
+    dropped = _counter(
         "streamfleet_source_frames_dropped", "Frames that were left out, by cause.", labels=[*labels, "cause"]
     )
-    failures = CounterMetricFamily(
+    failures = _counter(
         "streamfleet_source_connection_failures",
         "Attempts to connect that failed, and connections that were lost.",
         labels=labels,
     )
-    decoders = GaugeMetricFamily(
-        "streamfleet_source_decoder", "1 for the decoder in use.", labels=[*labels, "decoder"]
-    )
+    decoders = Family("streamfleet_source_decoder", "1 for the decoder in use.", labels=[*labels, "decoder"])
     gauges = {
-        name: GaugeMetricFamily(f"streamfleet_source_{name}", text, labels=labels)
+        name: Family(f"streamfleet_source_{name}", text, labels=labels)
         for name, text in (
             ("up", "Whether there is a picture."),
             ("connection_attempts", "Attempts to connect that failed since the last success."),
@@ -207,10 +222,10 @@ def _gauges_of(source: SourceStat, age: float) -> dict[str, float | None]:
     }
 
 
-def _device_families(known: Known) -> Iterator[Metric]:
+def _device_families(known: Known) -> Iterator[Family]:
     labels = ["device"]
     gauges = {
-        name: GaugeMetricFamily(f"streamfleet_device_{name}", text, labels=labels)
+        name: Family(f"streamfleet_device_{name}", text, labels=labels)
         for name, text in (
             ("ready", "Whether it is ready."),
             ("capacity", "Pipelines that it is willing to run."),
@@ -228,23 +243,23 @@ def _device_families(known: Known) -> Iterator[Metric]:
             ("silent_seconds", "Seconds since the broker heard it."),
         )
     }
-    dropped = CounterMetricFamily(
+    dropped = _counter(
         "streamfleet_device_dropped_messages",
         "Messages beyond its budget, which the broker dropped.",
         labels=["device", "plane"],
     )
     engine = ["device", "digest"]
-    ready = GaugeMetricFamily("streamfleet_engine_ready", "Whether its model is loaded.", labels=engine)
-    inferences = CounterMetricFamily(
+    ready = Family("streamfleet_engine_ready", "Whether its model is loaded.", labels=engine)
+    inferences = _counter(
         "streamfleet_engine_inferences", "Frames that it looked at since its start.", labels=engine
     )
-    restarts = CounterMetricFamily(
+    restarts = _counter(
         "streamfleet_engine_restarts", "Starts of its process after the first.", labels=engine
     )
-    providers = GaugeMetricFamily(
+    providers = Family(
         "streamfleet_engine_provider", "1 for what runs its model.", labels=["device", "digest", "provider"]
     )
-    missing = GaugeMetricFamily(
+    missing = Family(
         "streamfleet_accelerator_missing",
         "Whether a model does not run on an accelerator that the device should have.",
         labels=["device"],
@@ -291,11 +306,11 @@ def _sensors_of(stat: DeviceStat) -> dict[str, float | None]:
     }
 
 
-def _of_original(known: Known) -> Iterator[Metric]:
+def _of_original(known: Known) -> Iterator[Family]:
     """Roboflow's gauges, under its names."""
     labels = ["pipeline_id", "source"]
     gauges = {
-        name: GaugeMetricFamily(f"inference_pipeline_{name}", text, labels=labels)
+        name: Family(f"inference_pipeline_{name}", text, labels=labels)
         for name, text in (
             ("inference_fps", "Frames a second of which there are predictions."),
             ("camera_fps", "Frames a second that the source declares."),
@@ -304,14 +319,12 @@ def _of_original(known: Known) -> Iterator[Metric]:
             ("e2e_latency", "Seconds from its capture to its predictions."),
         )
     }
-    active = GaugeMetricFamily("inference_pipeline_active_streams", "Pipelines that run.")
-    active.add_metric([], sum(view.status == "running" for view in known.pipelines))
     for seen, source in _sources_of(known.of_pipelines.values()):
         gauges["inference_fps"].add_metric([seen.stat.pipeline_id, str(source.source_id)], source.fps)
     for seen in known.of_pipelines.values():
         for (source_id, figure), value in dict(_reported(seen.stat)).items():
             gauges[figure].add_metric([seen.stat.pipeline_id, source_id], value)
-    yield from (*gauges.values(), active)
+    yield from gauges.values()
 
 
 def _reported(stat: PipelineStat) -> Iterator[tuple[tuple[str, str], float]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from streamfleet_api.broker_client import BrokerClient
+from streamfleet_api.broker_client import PAGE, BrokerClient
 from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.v2.mapping import merged_labels
+from streamfleet_api.v2.pages import Page, fields_of
 from streamfleet_api.v2.request_reading import MERGE_PATCH, query, read, selector_of
 from streamfleet_api.v2.requests import DevicePatch, DeviceQuery, DeviceRequest, DrillRequest
 from streamfleet_api.v2.responses import Device, DeviceList, JoinToken
@@ -86,13 +87,17 @@ class DeviceRoutes:
         """The devices that match the query."""
         asked = query(request, DeviceQuery)
         selector = selector_of(asked.selector)
-        views = await self._broker.devices()
-        found = [
-            self._shown(view)
-            for view in views
-            if selector.meets(view.labels) and asked.state in (None, view.state)
-        ]
-        return written(DeviceList(devices=found))
+        page = Page("devices", asked.limit, fields_of(asked.fields, Device))
+        after, views = asked.after, None
+        while not page.is_full and (views is None or len(views) == PAGE):
+            views = await self._broker.page_of_devices(after, PAGE)
+            for view in views:
+                after = view.device
+                if selector.meets(view.labels) and asked.state in (None, view.state):
+                    page.add(self._shown(view), after)
+                if page.is_full:
+                    break
+        return page.response()
 
     async def add(self, request: Request) -> Response:
         """Create a join token."""

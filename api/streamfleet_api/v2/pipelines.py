@@ -7,10 +7,11 @@ import uuid
 from starlette.requests import Request
 from starlette.responses import Response
 
-from streamfleet_api.broker_client import BrokerClient, Refused
+from streamfleet_api.broker_client import PAGE, BrokerClient, Refused
 from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.storage.model_registry import Models, UnknownModel
 from streamfleet_api.v2.mapping import Place, Resolved, create, model_places, named_classes, patched, put
+from streamfleet_api.v2.pages import Page, fields_of
 from streamfleet_api.v2.request_reading import (
     IDEMPOTENCY_KEY,
     IF_MATCH,
@@ -138,15 +139,23 @@ class PipelineRoutes:
         """The pipelines that match the query."""
         asked = query(request, PipelineQuery)
         selector = selector_of(asked.selector)
-        views = await self._broker.pipelines()
-        found = [
-            self._shown(view)
-            for view in views
-            if selector.meets(view.labels)
-            and asked.status in (None, view.status)
-            and asked.device in (None, view.device)
-        ]
-        return written(PipelineList(pipelines=found))
+        page = Page("pipelines", asked.limit, fields_of(asked.fields, Pipeline))
+        is_narrowed = bool(selector.needs) or asked.status is not None or asked.device is not None
+        size = PAGE if is_narrowed else min(PAGE, asked.limit or PAGE)
+        after, views = int(asked.after or 0), None
+        while not page.is_full and (views is None or len(views) == size):
+            views = await self._broker.page_of_pipelines(after, size)
+            for view in views:
+                after = view.order
+                if (
+                    selector.meets(view.labels)
+                    and asked.status in (None, view.status)
+                    and asked.device in (None, view.device)
+                ):
+                    page.add(self._shown(view), str(after))
+                if page.is_full:
+                    break
+        return page.response()
 
     async def get(self, request: Request) -> Response:
         """One pipeline, with its version as ETag."""

@@ -579,6 +579,10 @@ class PipelinePatch(Body):
     paused: bool | None = None
 
 
+Limit = Annotated[int, Field(ge=1, le=1000, strict=False)]  # of a query, where all is text
+Fields = Annotated[str, Field(min_length=1, max_length=500)]
+
+
 class PipelineQuery(Body):
     """A filter of pipelines."""
 
@@ -587,6 +591,12 @@ class PipelineQuery(Body):
     status: PipelineStatus | None = None
     device: Name | None = None
     """The device that runs it."""
+    limit: Limit | None = None
+    """The most pipelines of a page. Without it, all are listed."""
+    after: Annotated[str, Field(pattern=r"^[0-9]{1,15}$")] | None = None
+    """`next` of the page before."""
+    fields: Fields | None = None
+    """The fields of each pipeline to return, separated by commas."""
 
 
 class CommandRequest(Body):
@@ -612,6 +622,12 @@ class DeviceQuery(Body):
     selector: Annotated[str, Field(max_length=MAX_SELECTOR)] | None = None
     """Labels, separated by commas: `site=hall-1` has this value, `line` has any."""
     state: DeviceState | None = None
+    limit: Limit | None = None
+    """The most devices of a page. Without it, all are listed."""
+    after: Name | None = None
+    """`next` of the page before."""
+    fields: Fields | None = None
+    """The fields of each device to return, separated by commas."""
 
 
 class DeviceRequest(Body):

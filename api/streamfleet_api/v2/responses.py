@@ -189,6 +189,8 @@ class PipelineList(Answer):
     """Pipelines, oldest first."""
 
     pipelines: list[Pipeline]
+    next: str | None = None
+    """With `limit`: `after` of the next page, which may be empty. Null: this is the last one."""
 
 
 class CommandResult(Answer):
@@ -393,6 +395,8 @@ class DeviceList(Answer):
     """Devices, by name."""
 
     devices: list[Device]
+    next: str | None = None
+    """With `limit`: `after` of the next page, which may be empty. Null: this is the last one."""
 
 
 class JoinToken(Answer):

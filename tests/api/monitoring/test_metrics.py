@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from streamfleet_api.feeds.statuses import Seen
-from streamfleet_api.monitoring.metrics import Fleet, Known
+from streamfleet_api.monitoring.exposition import merge, text_of
+from streamfleet_api.monitoring.metrics import Known, parts_of, totals
+from streamfleet_api.monitoring.metrics import collected as collected_of
 from streamfleet_core.protocol.requests import FleetView
 from streamfleet_core.protocol.status import (
     DeviceStat,
@@ -102,13 +109,17 @@ def read(text: str) -> Samples:
     return by_series
 
 
+def written(known: Known, parts: Iterable[Known]) -> str:
+    """The text about these parts of what is known."""
+    families = {family.name: family for family in totals(known)}
+    for part in parts:
+        merge(families, collected_of(part))
+    return text_of(families).decode()
+
+
 def collected(known: Known) -> Samples:
     """What is known as samples."""
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in Fleet(known).collect()
-        for sample in family.samples
-    }
+    return read(written(known, parts_of(known)))
 
 
 def test_a_device_that_tells_of_a_model_twice_has_one_series_of_it() -> None:
@@ -121,11 +132,9 @@ def test_a_device_that_tells_of_a_model_twice_has_one_series_of_it() -> None:
         of_devices={"edge-1": Seen(twice, 1.0)},
     )
 
-    told = [
-        sample for family in Fleet(known).collect() for sample in family.samples if "digest" in sample.labels
-    ]
+    told = [name for name, labels in collected(known) if "digest" in dict(labels)]
 
-    assert sorted(sample.name for sample in told) == [
+    assert sorted(told) == [
         "streamfleet_engine_inferences_total",
         "streamfleet_engine_provider",
         "streamfleet_engine_ready",
@@ -266,6 +275,66 @@ def test_a_report_of_any_shape_does_no_harm(report: Any) -> None:
 
     assert ("inference_pipeline_e2e_latency", ()) not in found
     assert found[("inference_pipeline_inference_fps", (("pipeline_id", "door"), ("source", "0")))] == 24.5
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=6)
+COUNTS = st.integers(0, 2**53)
+FIGURES = st.none() | st.floats(0, 1e12, allow_nan=False)
+SOURCES = st.builds(
+    lambda number, **fields: replace(SOURCE, source_id=number, **fields),
+    st.integers(0, 3),
+    received=COUNTS,
+    emitted=COUNTS,
+    dropped=st.dictionaries(TEXTS, COUNTS, max_size=2),
+    latency=FIGURES,
+    last_frame_age=FIGURES,
+    fps=st.floats(0, 1e9),
+    decoder=TEXTS,
+)
+
+
+class _Parsed(Collector):
+    """The families of a text, for the client library to write them again."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def collect(self) -> Iterator[Metric]:
+        yield from text_string_to_metric_families(self._text)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    stats=st.dictionaries(
+        st.sampled_from([f"door-{number}" for number in range(7)]),
+        st.lists(SOURCES, max_size=2).map(tuple),
+        max_size=8,
+    ),
+    sinks=st.dictionaries(TEXTS, COUNTS, max_size=2),
+    ages=st.floats(0, 1e6),
+)
+def test_a_text_in_parts_is_what_the_client_library_writes_as_a_whole(
+    stats: dict[str, tuple[SourceStat, ...]], sinks: dict[str, int], ages: float
+) -> None:
+    names = [f"door-{number}" for number in range(7)]
+    told = {
+        name: Seen(replace(TOLD, pipeline_id=name, sources=stats[name], dropped=sinks), ages)
+        for name in names
+        if name in stats
+    }
+    known = Known(
+        fleet=None,
+        pipelines=tuple(map(pipeline, names)),
+        devices=tuple(device(f"edge-{number}") for number in range(5)),
+        of_pipelines=told,
+        of_devices={"edge-4": Seen(MACHINE, ages)},
+    )
+
+    text = written(known, parts_of(known, size=3))
+
+    assert text == written(known, [known]), "as a whole"
+    assert text == generate_latest(_Parsed(text)).decode(), "as the library writes it"
+    assert len(list(parts_of(known, size=3))) == 6
 
 
 def test_the_text_is_one_that_prometheus_takes_and_has_no_secret(http: httpx.Client, peer: Peer) -> None:

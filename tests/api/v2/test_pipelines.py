@@ -48,6 +48,55 @@ def body(**changes: Any) -> dict[str, Any]:
     return {"model": "parts/1", "sources": ["rtsp://cam/1"], **changes}
 
 
+# listing --------------------------------------------------------------------------------------------------
+
+
+def test_pages_together_are_the_whole_list(http: httpx.Client, peer: Peer) -> None:
+    for number in range(7):
+        labels = {"hall": str(number % 2)}
+        peer.pipelines[f"door-{number}"] = pipeline(f"door-{number}", labels=labels)
+    whole = http.get("/v2/pipelines").json()
+
+    pages, query = list[Any](), "limit=3"
+    while not pages or pages[-1]["next"] is not None:
+        pages.append(http.get(f"/v2/pipelines?{query}").json())
+        query = f"limit=3&after={pages[-1]['next']}"
+
+    assert list(whole) == ["pipelines"], "a list that is no page says nothing of a next one"
+    assert [len(page["pipelines"]) for page in pages] == [3, 3, 1]
+    assert [each for page in pages for each in page["pipelines"]] == whole["pipelines"]
+    odd = http.get("/v2/pipelines?selector=hall=1&limit=2").json()
+    assert [each["pipeline_id"] for each in odd["pipelines"]] == ["door-1", "door-3"]
+    rest = http.get(f"/v2/pipelines?selector=hall=1&limit=2&after={odd['next']}").json()
+    assert ([each["pipeline_id"] for each in rest["pipelines"]], rest["next"]) == (["door-5"], None)
+
+
+def test_pages_of_devices_are_by_name(http: httpx.Client) -> None:
+    first = http.get("/v2/devices?limit=1&fields=device").json()
+
+    assert first == {"devices": [{"device": "edge-1"}], "next": "edge-1"}
+    second = http.get("/v2/devices?limit=2&after=edge-1&fields=device,state").json()
+    assert second == {"devices": [{"device": "edge-2", "state": "ready"}], "next": None}
+
+
+def test_only_the_fields_that_are_named_are_returned(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+
+    some = http.get("/v2/pipelines?fields=pipeline_id,status").json()
+
+    assert some == {"pipelines": [{"pipeline_id": "door", "status": "running"}]}
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=1001", "after=x", "fields=nothing", "fields=", "fields=status,"]
+)
+def test_a_wrong_page_or_field_is_refused(http: httpx.Client, query: str) -> None:
+    answer = http.get(f"/v2/pipelines?{query}")
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"][:2] == ["query", query.partition("=")[0]]
+
+
 # creating -------------------------------------------------------------------------------------------------
 
 
