@@ -29,9 +29,11 @@ from streamfleet_core.protocol.requests import (
     ChangePipelines,
     CheckHolder,
     CheckTicket,
+    CordonDevice,
     CreatePipeline,
     DesiredPipeline,
     DeviceView,
+    DrainDevice,
     DrillDevice,
     EndOptimisation,
     Events,
@@ -53,6 +55,7 @@ from streamfleet_core.protocol.requests import (
     Put,
     PutModel,
     PutPipeline,
+    Remaining,
     RemoveDevice,
     RemoveModel,
     RemoveSubscriber,
@@ -291,6 +294,8 @@ class Peer:
                 labelled = replace(self.devices[asked.device], labels=asked.labels)
                 self.devices[asked.device] = labelled
                 return labelled
+            case CordonDevice() | DrainDevice():
+                return self._cordon(asked)
             case RemoveDevice():
                 if asked.device not in self.devices:
                     return UNKNOWN
@@ -353,6 +358,20 @@ class Peer:
                     pipelines=len(self.pipelines),
                 )
         assert_never(asked)
+
+    def _cordon(self, asked: CordonDevice | DrainDevice) -> object:
+        """A drain is done at once, apart from one pipeline."""
+        if asked.device not in self.devices:
+            return UNKNOWN
+        left = (Remaining("usb", "staying", "a local camera waits for its device"),)
+        draining = isinstance(asked, DrainDevice)
+        self.devices[asked.device] = replace(
+            self.devices[asked.device],
+            cordoned=isinstance(asked, DrainDevice) or asked.cordoned,
+            draining=draining,
+            remaining=left if draining else (),
+        )
+        return self.devices[asked.device]
 
     def _create(self, asked: CreatePipeline) -> object:
         if asked.key in self.keys:

@@ -29,8 +29,10 @@ from streamfleet_core.protocol.requests import (
     Changed,
     ChangePipeline,
     ChangePipelines,
+    CordonDevice,
     CreatePipeline,
     DeviceView,
+    DrainDevice,
     GetEvents,
     LabelDevice,
     ListDevices,
@@ -119,6 +121,7 @@ class World:
         self.ended: set[tuple[str, int]] = set()  # pipelines and the run_generation that came to its end
         self.moves = 0
         self.handovers = 0  # from devices that were there
+        self.prepared = 0  # those of them to devices that had got ready before
 
     def after(self, delay: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + delay, next(self._count), what))
@@ -191,6 +194,9 @@ class World:
         held = [row.pipeline_id for row in rows if row.leaving is not None]
         if held:
             raise Violation(f"{self.now:.2f}: I3, {held} were taken from a device and never given free")
+        moving = [row.pipeline_id for row in rows if row.standby is not None]
+        if moving:
+            raise Violation(f"{self.now:.2f}: I3, {moving} have a standby that never takes over")
         stops = [row.pipeline_id for row in rows if row.desired_status == "stop"]
         if stops:
             raise Violation(f"{self.now:.2f}: I3, {stops} were stopped and never confirmed")
@@ -217,7 +223,7 @@ class World:
     def has_home(self, row: PipelineRecord) -> bool:
         """Is there a device for a pipeline?"""
         found = [device for device in self.broker.rows.values() if isinstance(device, DeviceRecord)]
-        return any(meets(device.labels, row.selector) for device in found)
+        return any(meets(device.labels, row.selector) and not device.cordoned for device in found)
 
     def check(self) -> None:
         """The invariants of every part."""
@@ -396,6 +402,7 @@ class Broker:
             world.replaced[after.pipeline_id] = after.run_generation
         if before.leaving is not None and after.leaving is None and after.device is not None:
             world.handovers += 1
+            world.prepared += before.standby is not None
         moved = before.device is not None and before.device != after.device
         if moved and before.version == after.version and self.most_fell_silent(before.device):
             raise Violation(f"{world.now:.2f}: I6, {after.pipeline_id} moved while most were silent at once")
@@ -506,6 +513,7 @@ class Worker:
         self.world = world
         self.name = name
         self.offset = world.rng.uniform(0, 1e6)  # of its BOOTTIME
+        self.is_old = name == NAMES[0] and world.rng.random() < 0.5  # it knows no standby
         self.rows: dict[str, Row] = {}
         self.seen_epoch = 0
         self.life = 0  # +1 at each start of the agent; what belongs to an earlier one is ignored
@@ -615,7 +623,7 @@ class Worker:
                 case session_effects.RememberEpoch():
                     self.seen_epoch = effect.epoch
                 case session_effects.Adopt():
-                    self.feed(reconcile_events.Adopted(effect.assignments))
+                    self.feed(reconcile_events.Adopted(self.read(effect.assignments)))
                 case session_effects.ExtendFence():
                     if not self.reconcile.is_leaving():
                         self.fence_until = effect.until
@@ -626,6 +634,10 @@ class Worker:
                     self.feed(reconcile_events.Fenced())
                 case session_effects.LeaseRenewed():
                     self.feed(reconcile_events.Unfenced())
+
+    def read(self, assignments: tuple[Assignment, ...]) -> tuple[Assignment, ...]:
+        """What this version of a worker sees."""
+        return tuple(replace(each, standby=each.standby and not self.is_old) for each in assignments)
 
     def put(self, actions: list[reconcile_actions.Action]) -> None:
         """Actions wait for the disk, in their order."""
@@ -735,6 +747,7 @@ class Worker:
                 emitted=camera.seq,
                 sources=(),
                 dropped={},
+                ready=camera.state in (RUNNING, PAUSED),
                 fps=2.0,
                 report={},
             )
@@ -892,18 +905,28 @@ class Trouble:
         dice = rng.random()
         if dice < 0.1:
             return LabelDevice(rng.choice(self.world.names), rng.choice(SITES))
-        if dice < 0.15:
+        if dice < 0.2:
+            return self.cordon()
+        if dice < 0.25:
             return RestartPipeline(pid)
-        if dice < 0.18:
+        if dice < 0.28:
             some = tuple(rng.sample(list(SPECS), 3))
             change: Change = rng.choice(["run", "pause", "restart", "stop"])
             return ChangePipelines(some, change, rng.choice([0, 5000]))
-        if dice < 0.55:
+        if dice < 0.6:
             return self.put(pid)
         if not there:
             pinned = rng.choice(self.world.names) if pid in ("disk", "clip") and rng.random() < 0.5 else None
             return CreatePipeline(pipeline_id=pid, spec=SPECS[pid], device=pinned)
         return ChangePipeline(pid, rng.choice(["run", "run", "pause", "pause", "stop"]), 5000)
+
+    def cordon(self) -> OperatorRequest:
+        """A device is drained or cordoned; more often it takes pipelines again."""
+        rng = self.world.rng
+        name, dice = rng.choice(self.world.names), rng.random()
+        if dice < 0.4:
+            return DrainDevice(name, rng.choice([None, None, 0.0, 10.0]))
+        return CordonDevice(name, dice < 0.5)
 
     def put(self, pid: str) -> PutPipeline:
         """The same pipeline with something about it changed: mostly little, rarely what it plays."""

@@ -85,6 +85,7 @@ class Device:
     lost_at: float = float("-inf")
     observed: dict[str, Observed] = field(default_factory=dict)  # the last list that it sent
     trouble: str = ""  # what it says is wrong with it as a whole
+    cordon: str = ""  # what operators are told of it: cordoned, draining or drained
     capacity: int = 0
     resources: Resources = field(default_factory=Resources)
     agent: str = ""

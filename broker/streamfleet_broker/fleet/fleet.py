@@ -20,6 +20,8 @@ from streamfleet_broker.fleet.device_plane.sessions import Sessions
 from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.event_listeners import EventListeners
+from streamfleet_broker.fleet.moving.drains import Drains
+from streamfleet_broker.fleet.moving.handovers import Handovers
 from streamfleet_broker.fleet.operator_requests import Operators
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pending_replies import PendingReplies
@@ -60,7 +62,9 @@ class Fleet:
         self._now = now  # of the last step that had one
         self._state = State(config, epoch, records, random_source, now=now, unix_time=unix_time)
         self._scheduler = Scheduler(self._state)
-        queries = FleetQueries(self._state, self._scheduler)
+        self._handovers = Handovers(self._state, self._scheduler)
+        self._drains = Drains(self._state, self._scheduler, self._handovers, now)
+        queries = FleetQueries(self._state, self._scheduler, self._drains)
         self._pending_replies = PendingReplies(self._state, queries)
         self._event_listeners = EventListeners(self._state, queries)
         self._confirmations = DeviceConfirmations(self._state, self._scheduler, self._pending_replies)
@@ -74,6 +78,7 @@ class Fleet:
         self._operators = Operators(
             *(self._state, self._scheduler, queries, self._confirmations, self._pipelines),
             *(self._event_listeners, self._optimisations),
+            *(self._handovers, self._drains),
         )
 
     @property
@@ -126,6 +131,8 @@ class Fleet:
         self._failure_detector.tick(now)
         self._optimisations.tick(now)
         self._confirmations.release_gone(now)
+        self._handovers.tick(now)
+        self._drains.tick(now)
         self._scheduler.place(now)
         self._pending_replies.expire(now)
         self._event_listeners.expire(now)

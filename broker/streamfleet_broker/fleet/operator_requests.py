@@ -11,11 +11,13 @@ from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmati
 from streamfleet_broker.fleet.devices import Asker, Device, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, LogEvent, Send
 from streamfleet_broker.fleet.event_listeners import EventListeners
+from streamfleet_broker.fleet.moving.drains import Drains
+from streamfleet_broker.fleet.moving.handovers import Handovers
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pipeline_status import spelled
 from streamfleet_broker.fleet.pipelines import Pipelines
 from streamfleet_broker.fleet.queries import FleetQueries
-from streamfleet_broker.fleet.records import ModelRecord, SubscriberRecord, TokenRecord
+from streamfleet_broker.fleet.records import Drain, ModelRecord, SubscriberRecord, TokenRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import MAX_STORED_COSTS, State, no_pipeline
 from streamfleet_core.protocol.control_plane import Envelope
@@ -30,7 +32,9 @@ from streamfleet_core.protocol.requests import (
     ChangePipelines,
     CheckHolder,
     CheckTicket,
+    CordonDevice,
     CreatePipeline,
+    DrainDevice,
     DrillDevice,
     EndOptimisation,
     FindOptimisation,
@@ -63,6 +67,7 @@ MAX_SUBSCRIBERS = 1000  # their keys travel in one message
 Query = (
     ListPipelines | GetPipeline | ListDevices | GetDevice | ListModels | CheckTicket | CheckHolder | GetFleet
 )
+DeviceChange = AddDevice | LabelDevice | CordonDevice | DrainDevice | RemoveDevice | DrillDevice
 
 
 class Operators:
@@ -77,6 +82,8 @@ class Operators:
         pipelines: Pipelines,
         event_listeners: EventListeners,
         optimisations: Optimisations,
+        handovers: Handovers,
+        drains: Drains,
     ) -> None:
         self._state = state
         self._confirmations = confirmations
@@ -85,6 +92,8 @@ class Operators:
         self._pipelines = pipelines
         self._event_listeners = event_listeners
         self._optimisations = optimisations
+        self._handovers = handovers
+        self._drains = drains
 
     def receive(self, peer: OperatorPeer, envelope: Envelope, now: float) -> None:
         """Handle a message of an operator."""
@@ -115,7 +124,9 @@ class Operators:
                 | ApplyPipelines()
             ):
                 return self._pipelines.do(request, asker, now)
-            case AddDevice() | LabelDevice() | RemoveDevice() | DrillDevice():
+            case (
+                AddDevice() | LabelDevice() | CordonDevice() | DrainDevice() | RemoveDevice() | DrillDevice()
+            ):
                 return self._do_of_devices(request, now)
             case AddSubscriber() | RemoveSubscriber() | ListSubscribers():
                 return self._do_of_subscribers(request)
@@ -157,14 +168,14 @@ class Operators:
             case _:
                 assert_never(request)
 
-    def _do_of_devices(
-        self, request: AddDevice | LabelDevice | RemoveDevice | DrillDevice, now: float
-    ) -> Reply | Error:
+    def _do_of_devices(self, request: DeviceChange, now: float) -> Reply | Error:
         match request:
             case AddDevice():
                 return self._add_device(request, now)
             case LabelDevice():
                 return self._label_device(request, now)
+            case CordonDevice() | DrainDevice():
+                return self._cordon_device(request, now)
             case RemoveDevice():
                 return self._remove_device(request, now)
             case DrillDevice():
@@ -210,6 +221,31 @@ class Operators:
             self._scheduler.place(now)
         return Reply(self._queries.device_view(name, now))
 
+    def _cordon_device(self, request: CordonDevice | DrainDevice, now: float) -> Reply | Error:
+        """Place nothing on a device any more, or again; drain it."""
+        name = request.device
+        known = self._state.records.devices.get(name)
+        if known is None:
+            return self._state.no_device(name, "not_found")
+        if isinstance(request, DrainDevice):
+            force_after = request.force_after
+            force_at = None if force_after is None else self._state.wall(now) + force_after
+            record, event = replace(known, cordoned=True, drain=Drain(force_at)), "is drained"
+        elif request.cordoned:
+            record, event = replace(known, cordoned=True), "cordoned"
+        else:
+            record, event = replace(known, cordoned=False, drain=None), "uncordoned"
+        if record != known:
+            self._state.records.write(record)
+            self._state.records.concern(name)
+            self._drains.tell(name, now)
+            self._state.after_commit.append(LogEvent(name, event))
+        if not record.cordoned:
+            for pipeline in self._state.records.of_device(name):
+                self._handovers.cancel(pipeline)
+            self._scheduler.place(now)
+        return Reply(self._queries.device_view(name, now))
+
     def _remove_device(self, request: RemoveDevice, now: float) -> Reply | Error:
         """Remove a device. Its next message is refused, also over existing connections."""
         name = request.device
@@ -222,6 +258,8 @@ class Operators:
         for token in tokens:
             self._state.records.remove(token)
         if device is not None and record is not None:
+            for arriving in self._state.records.standing_by(name):
+                self._handovers.cancel(arriving)
             self._take_all_from(device, now)
             self._end(device)
             self._state.records.remove(record)

@@ -54,7 +54,13 @@ def status(
         case "lost" | "quarantined":
             return "unknown" if record.pinned else "moving"
         case "syncing" | "ready":
-            return "starting" if observed is None else _OF_OBSERVED[observed.state]
+            return "starting" if observed is None else _word(observed)
+
+
+def _word(observed: Observed) -> PipelineStatus:
+    if observed.state is ObservedState.PAUSED and observed.ready is not None:
+        return "starting"  # its device was its standby, and is just told to run it
+    return _OF_OBSERVED[observed.state]
 
 
 def is_waiting(record: PipelineRecord, holder: Holder | None, observed: Observed | None) -> bool:
@@ -77,6 +83,8 @@ def view(
         reason = _why_away(record, holder, prospect)
     else:
         reason = "" if observed is None else observed.reason
+        if record.is_arriving and record.standby is not None and not reason:
+            reason = f"device {record.standby.device} gets ready to take it over"
     return PipelineView(
         pipeline_id=record.pipeline_id,
         generation=record.generation,
@@ -99,13 +107,30 @@ def view(
 
 
 def why_nowhere(
-    candidates: Iterable[Candidate], *, other: bool, selector: Labels | None = None, exists: bool = True
+    candidates: Iterable[Candidate],
+    *,
+    other: bool,
+    selector: Labels | None = None,
+    exists: bool = True,
+    cordoned: Iterable[str] = (),
 ) -> str:
     """Explain why no device takes a pipeline.
 
     `candidates` meet its selector. `other`: it already has a device, which is gone. `exists`: some device
-    meets the selector but is not ready.
+    meets the selector but is not ready. `cordoned`: those that meet it and would be ready.
     """
+    sentence = _why_nowhere(candidates, other=other, selector=selector, exists=exists)
+    names = sorted(cordoned)
+    if not names:
+        return sentence
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{sentence}, and {', '.join(names[:MAX_NAMED])}{more} {verb} cordoned"
+
+
+def _why_nowhere(
+    candidates: Iterable[Candidate], *, other: bool, selector: Labels | None, exists: bool
+) -> str:
     known = sorted(candidates, key=lambda candidate: candidate.device)
     device = "no other device" if other else "no device"
     if selector and not exists:
@@ -144,7 +169,7 @@ def _why_away(record: PipelineRecord, holder: Holder | None, prospect: str) -> s
     where = f"device {holder.device} {whereabouts(holder)}"
     if holder.state == "suspect":
         return where
-    return f"{where}; {_why_pinned(record)}" if record.pinned else f"{where}, and {prospect}"
+    return f"{where}; {why_pinned(record)}" if record.pinned else f"{where}, and {prospect}"
 
 
 def whereabouts(holder: Holder) -> str:
@@ -165,7 +190,8 @@ def whereabouts(holder: Holder) -> str:
             return f"is {holder.state}, {silent}"
 
 
-def _why_pinned(record: PipelineRecord) -> str:
+def why_pinned(record: PipelineRecord) -> str:
+    """Why a pipeline never moves from its device."""
     bound = [(number, source) for number, source in enumerate(record.spec.sources) if not _movable(source)]
     if not bound and record.requested is not None:
         return "a pipeline that names its device waits for it"

@@ -227,6 +227,9 @@ class Pipelines:
             return self._state.no_device(name)
         if not self._scheduler.meets(name, record.selector):
             return Error("invalid", f"device {name} does not have the labels {spelled(record.selector)}")
+        known = self._state.records.pipelines.get(record.pipeline_id)
+        if self._state.records.devices[name].cordoned and (known is None or known.device != name):
+            return Error("conflict", f"device {name} is cordoned: uncordon it, or name another device")
         if len(self._state.records.placed[name] - {record.pipeline_id}) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
         if not self._scheduler.fits(record, name):
@@ -279,7 +282,8 @@ class Pipelines:
         if device != known.device:
             return self._scheduler.moved(record, device, now)
         if not record.spec.can_update_to(known.spec) or record.on_disconnect != known.on_disconnect:
-            return replace(record, generation=known.generation + 1, run_generation=known.generation + 1)
+            generation = known.generation + 1
+            return replace(record, generation=generation, run_generation=generation, standby=None)
         if (record.spec, record.desired_status) != (known.spec, known.desired_status):
             return replace(record, generation=known.generation + 1)
         return record
@@ -313,6 +317,7 @@ class Pipelines:
                 desired_status="run",
                 generation=generation,
                 run_generation=generation,
+                standby=None,
                 version=version,
                 changed_by=asker.request_id,
             )
@@ -336,6 +341,7 @@ class Pipelines:
         record = replace(
             record,
             desired_status=request.desired_status,
+            standby=None if request.desired_status == "stop" else record.standby,
             generation=record.generation + 1,
             version=record.version + 1,
             changed_by=asker.request_id,

@@ -5,17 +5,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 
-from streamfleet_broker.fleet.capacity.shortage import shortage
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.event_log import Snapshot
+from streamfleet_broker.fleet.moving.drains import Drains
 from streamfleet_broker.fleet.pipeline_status import (
     Holder,
     is_waiting,
     status,
     view,
     whereabouts,
-    why_nowhere,
 )
+from streamfleet_broker.fleet.prospects import Prospects
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
@@ -31,9 +31,10 @@ from streamfleet_core.protocol.requests import (
 class FleetQueries:
     """Read-only queries over the fleet state."""
 
-    def __init__(self, state: State, scheduler: Scheduler) -> None:
+    def __init__(self, state: State, scheduler: Scheduler, drains: Drains) -> None:
         self._state = state
         self._scheduler = scheduler
+        self._drains = drains
 
     def view(self, record: PipelineRecord, now: float) -> PipelineView:
         """A pipeline as operators see it."""
@@ -43,7 +44,7 @@ class FleetQueries:
     def views(self, records: Iterable[PipelineRecord], now: float) -> tuple[PipelineView, ...]:
         """Several pipelines, at little more than the cost of one."""
         known = [(record, self._holder_of(record, now), self._state.observed(record)) for record in records]
-        prospects = _Prospects(self._state, self._scheduler)
+        prospects = Prospects(self._state, self._scheduler)
         return tuple(
             view(*entry, prospects.of(entry[0], now) if is_waiting(*entry) else "") for entry in known
         )
@@ -81,15 +82,21 @@ class FleetQueries:
 
     def device_snapshot(self, name: str) -> Snapshot:
         """The state of a device whose change makes an event."""
-        device = self._state.devices[name]
-        return device.state, None, 0, device.trouble if device.state == "ready" else ""
+        return self._state.devices[name].state, None, 0, self._device_note(name)
 
     def device_reason(self, name: str, now: float) -> str:
         """Explain why a device is not ready, or what is wrong with it although it is."""
         device = self._state.devices[name]
+        note = self._device_note(name)
         if device.state in ("syncing", "ready"):
-            return device.trouble if device.state == "ready" else ""
-        return f"it {whereabouts(_holder_of(device, now))}"
+            return note
+        return "; ".join(filter(None, (f"it {whereabouts(_holder_of(device, now))}", note)))
+
+    def _device_note(self, name: str) -> str:
+        """What is wrong with a device although it is ready, and whether it takes no pipelines."""
+        device = self._state.devices[name]
+        trouble = device.trouble if device.state == "ready" else ""
+        return "; ".join(filter(None, (trouble, device.cordon)))
 
     def fleet_view(self, now: float) -> FleetView:
         """The broker itself."""
@@ -105,6 +112,7 @@ class FleetQueries:
 
     def _device_view(self, device: Device, now: float) -> DeviceView:
         records = self._state.records.of_device(device.name)
+        known = self._state.records.devices[device.name]
         return DeviceView(
             device=device.name,
             state=device.state,
@@ -114,9 +122,12 @@ class FleetQueries:
             ),
             agent=device.agent,
             silent=device.silent(now),
-            labels=self._state.records.devices[device.name].labels,
+            labels=known.labels,
             dropped=dict(device.dropped),
             drills=device.drills,
+            cordoned=known.cordoned,
+            draining=known.drain is not None,
+            remaining=self._drains.remaining(device.name, now),
         )
 
     def _holder_of(self, record: PipelineRecord, now: float) -> Holder | None:
@@ -127,45 +138,3 @@ class FleetQueries:
 
 def _holder_of(device: Device, now: float) -> Holder:
     return Holder(device.name, device.state, device.silent(now), device.why_quarantined)
-
-
-class _Prospects:
-    """Explains where waiting pipelines go, or why nowhere. Scales to thousands of pipelines and devices."""
-
-    def __init__(self, state: State, scheduler: Scheduler) -> None:
-        self._state = state
-        self._scheduler = scheduler
-        self._reasons: dict[object, str] = {}  # by what the scheduler considers equal
-
-    def of(self, record: PipelineRecord, now: float) -> str:
-        """The explanation for one pipeline."""
-        device = None if record.device is None else self._state.devices[record.device]
-        if device is not None and device.state == "lost" and self._state.network_partition_suspected:
-            return "nothing is moved while most of the fleet is silent"
-        if device is not None and not self._state.is_gone(device, now):
-            return "it moves when the lease of that device has ended"
-        kind = self._scheduler.kind(record)
-        if kind not in self._reasons:
-            target = self._scheduler.target(record)
-            if target is not None:
-                return f"it is about to go to {target}"
-            self._reasons[kind] = self._why_nowhere(record)
-        return self._reasons[kind]
-
-    def _why_nowhere(self, record: PipelineRecord) -> str:
-        scheduler = self._scheduler
-        meeting = {name for name in self._state.devices if scheduler.meets(name, record.selector)}
-        candidates = [each for each in scheduler.candidates() if each.device in meeting]
-        if candidates and not record.pinned:
-            if (lost := scheduler.unspared(record)) is not None:
-                return (
-                    f"unschedulable: if {lost} were lost, its pipelines would not fit on the others (spare)"
-                )
-            if any(scheduler.demand(record, each).is_measured for each in candidates):
-                return shortage(candidates, lambda each: scheduler.demand(record, each).amounts)
-        return why_nowhere(
-            candidates,
-            other=record.device is not None,
-            selector=record.selector,
-            exists=bool(meeting - {record.device}),
-        )

@@ -32,6 +32,7 @@ class RecordIndex:
         self.pipelines: dict[str, PipelineRecord] = {}
         self.placed: defaultdict[str | None, set[str]] = defaultdict(set)  # device → its pipelines
         self.leaving: defaultdict[str, set[str]] = defaultdict(set)  # device → what is taken from it
+        self.standby: defaultdict[str, set[str]] = defaultdict(set)  # device → what it has as a standby
         self.keys: dict[str, KeyRecord] = {}
         self.subscribers: dict[str, SubscriberRecord] = {}
         self.models: dict[str, ModelRecord] = {}
@@ -96,6 +97,11 @@ class RecordIndex:
         records = [self.pipelines[pipeline_id] for pipeline_id in self.leaving[device]]
         return sorted(records, key=lambda record: record.created)
 
+    def standing_by(self, device: str) -> list[PipelineRecord]:
+        """The pipelines of which a device is the standby, oldest first."""
+        records = [self.pipelines[pipeline_id] for pipeline_id in self.standby[device]]
+        return sorted(records, key=lambda record: record.created)
+
     def check(self) -> None:
         """Assert what always holds."""
         assert not self._writes
@@ -106,6 +112,10 @@ class RecordIndex:
         assert sum(map(len, self.placed.values())) == len(self.pipelines)
         leaving = sum(record.leaving is not None for record in self.pipelines.values())
         assert sum(map(len, self.leaving.values())) == leaving
+        moving = sum(record.standby is not None for record in self.pipelines.values())
+        assert sum(map(len, self.standby.values())) == moving
+        for device in self.devices.values():
+            assert device.drain is None or device.cordoned
         for pipeline_id, record in self.pipelines.items():
             assert pipeline_id in self.placed[record.device]
             assert record.device is None or record.device in self.devices
@@ -115,6 +125,15 @@ class RecordIndex:
             assert record.leaving is None or record.leaving != record.device
             assert record.leaving is None or record.leaving in self.devices
             assert record.leaving is None or pipeline_id in self.leaving[record.leaving]
+            if record.standby is not None:
+                assert record.standby.device in self.devices
+                assert record.standby.device != record.device
+                assert record.device is not None
+                assert record.leaving in (None, record.standby.device)
+                assert record.standby.run_generation <= record.generation
+                assert record.desired_status != "stop"
+                assert not record.pinned
+                assert pipeline_id in self.standby[record.standby.device]
 
     def _record(self, kind: str, key: str, after: Record | None) -> None:
         earlier = self._writes.get((kind, key))
@@ -147,16 +166,23 @@ class RecordIndex:
     def _index(self, key: str, before: Record | None, record: Record | None) -> None:
         """Update what is indexed of a pipeline."""
         if isinstance(before, PipelineRecord):
-            self.placed[before.device].discard(key)
-            if before.leaving is not None:
-                self.leaving[before.leaving].discard(key)
+            for ids in self._places(before):
+                ids.discard(key)
         if isinstance(record, PipelineRecord):
-            self.placed[record.device].add(key)
-            if record.leaving is not None:
-                self.leaving[record.leaving].add(key)
+            for ids in self._places(record):
+                ids.add(key)
         for each in (before, record):
-            if isinstance(each, PipelineRecord) and each.device is not None:
-                self._concerned.add(each.device)
+            if isinstance(each, PipelineRecord):
+                self._concerned.update(name for name in each.devices if name is not None)
+
+    def _places(self, record: PipelineRecord) -> list[set[str]]:
+        """The sets that hold the id of a pipeline."""
+        places = [self.placed[record.device]]
+        if record.leaving is not None:
+            places.append(self.leaving[record.leaving])
+        if record.standby is not None:
+            places.append(self.standby[record.standby.device])
+        return places
 
 
 def held_key(device: str, pipeline_id: str) -> str:

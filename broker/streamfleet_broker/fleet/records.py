@@ -26,6 +26,23 @@ from streamfleet_core.protocol.values import (
 MAX_PAST = 16  # former holders of a pipeline
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """An operator wants all pipelines moved away from a device."""
+
+    # Unix seconds from which on nothing is waited for: files begin anew elsewhere, and others move although
+    # no device got ready for them. None: never.
+    force_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """The other device of a pipeline that moves. It has the pipeline paused, in a run of its own."""
+
+    device: Id
+    run_generation: Natural
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRecord:
     """A device that has enrolled."""
@@ -35,6 +52,8 @@ class DeviceRecord:
     short_id: Natural  # in the header of the data plane
     left: bool = False  # signed off and has not returned; informational only
     labels: Labels = field(default_factory=dict)
+    cordoned: bool = False  # no pipeline is placed on it
+    drain: Drain | None = None  # its pipelines are moved away; only of a cordoned device
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +95,8 @@ class PipelineRecord:
     # longer runs it, or has lost its lease.
     leaving: Id | None = None
     past: Annotated[tuple[Tenure, ...], Meta(max_length=MAX_PAST)] = ()  # the former holders, oldest first
+    # While it moves: first the device that gets ready; then, once both are swapped, the one that it leaves.
+    standby: Standby | None = None
 
     @property
     def pinned(self) -> bool:
@@ -110,15 +131,39 @@ class PipelineRecord:
             past = (*past, Tenure(before.holder, before.held_generation))[-MAX_PAST:]
         return self if past == self.past else replace(self, past=past)
 
+    @property
+    def is_arriving(self) -> bool:
+        """Whether another device gets ready to take it over."""
+        return self.standby is not None and self.leaving is None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether its device is sent it. With a standby, another device that has it emits nothing."""
+        return self.leaving is None or self.standby is not None
+
+    @property
+    def devices(self) -> set[str | None]:
+        """The devices that are told of it, apart from one that it leaves."""
+        return {self.device, None if self.standby is None else self.standby.device}
+
     def assignment(self) -> Assignment:
         """The assignment that its device is sent."""
+        return self._assignment(self.run_generation, standby=self.leaving is not None)
+
+    def standby_assignment(self) -> Assignment:
+        """The assignment that the device of its standby is sent."""
+        assert self.standby is not None
+        return self._assignment(self.standby.run_generation, standby=True)
+
+    def _assignment(self, run_generation: int, *, standby: bool) -> Assignment:
         return Assignment(
             pipeline_id=self.pipeline_id,
             generation=self.generation,
-            run_generation=self.run_generation,
-            desired_status=self.desired_status,
+            run_generation=run_generation,
+            desired_status="pause" if standby else self.desired_status,
             on_disconnect=self.on_disconnect,
             spec=self.spec,
+            standby=standby,
         )
 
 

@@ -7,7 +7,7 @@ device ──another device desired──▶ leaving ──confirmed absent, or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -18,7 +18,7 @@ from streamfleet_broker.fleet.capacity.placement import Candidate, meets
 from streamfleet_broker.fleet.capacity.spare import Movable, not_spared
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.effects import LogEvent
-from streamfleet_broker.fleet.records import PipelineRecord
+from streamfleet_broker.fleet.records import PipelineRecord, Standby
 from streamfleet_broker.fleet.state import MAX_PIPELINES, State
 from streamfleet_core.protocol.control_plane import Envelope, encode
 from streamfleet_core.protocol.errors import BadMessage
@@ -47,7 +47,8 @@ class Scheduler:
         for device in self._state.devices.values():
             if self._state.records.placed[device.name] and self._may_move_from(device, now):
                 waiting += self.movable(device)
-        for record, target in self.choices(waiting):
+        others = [each for each in waiting if not (each.is_arriving and self._takes_over_alone(each))]
+        for record, target in self.choices(others):
             self._state.change(self.moved(record, target, now))
             self._state.after_commit.append(
                 LogEvent(record.pipeline_id, f"from {record.device or 'nowhere'} to {target}")
@@ -58,7 +59,7 @@ class Scheduler:
 
         By priority, then by age.
         """
-        if not (ordered := sorted(waiting, key=_urgency)):
+        if not (ordered := in_order(waiting)):
             return
         pool = self.pool().copy()
         hopeless = set[object]()  # what fits nowhere; so does everything that is equal to it
@@ -73,6 +74,17 @@ class Scheduler:
             elif not self._has_room(record, pool):
                 hopeless.add(kind)
 
+    def _takes_over_alone(self, record: PipelineRecord) -> bool:
+        """Let the standby take over, if it is there: the device is gone."""
+        assert record.standby is not None
+        if self._state.devices[record.standby.device].state != "ready":
+            return False
+        taken = replace(self.taken_over(record), leaving=None, standby=None)
+        self._state.change(taken)
+        event = f"from {record.device} to {taken.device}, which was ready for it"
+        self._state.after_commit.append(LogEvent(record.pipeline_id, event))
+        return True
+
     def moved(self, record: PipelineRecord, target: str | None, now: float) -> PipelineRecord:
         """The record of a pipeline that restarts on another device, or waits for one."""
         holder = record.holder
@@ -84,6 +96,21 @@ class Scheduler:
             run_generation=generation,
             device=target,
             leaving=None if free else holder,
+            standby=None,
+        )
+
+    def taken_over(self, record: PipelineRecord) -> PipelineRecord:
+        """The record of a pipeline that its standby takes over. The device that had it pauses it first."""
+        standby = record.standby
+        assert standby is not None
+        assert record.device is not None
+        return replace(
+            record,
+            generation=record.generation + 1,
+            run_generation=standby.run_generation,
+            device=standby.device,
+            leaving=record.device,
+            standby=Standby(record.device, record.run_generation),
         )
 
     def movable(self, device: Device) -> list[PipelineRecord]:
@@ -104,9 +131,16 @@ class Scheduler:
                 self._pool.put(self._candidate(device))
         return self._pool
 
+    def cordoned(self) -> set[str]:
+        """The devices that take no pipelines only because they are cordoned."""
+        devices, records = self._state.devices, self._state.records.devices
+        return {
+            name for name, device in devices.items() if device.state == "ready" and records[name].cordoned
+        }
+
     def is_open(self, name: str) -> bool:
         """Whether a device takes pipelines now."""
-        return self._state.devices[name].state == "ready"
+        return self._state.devices[name].state == "ready" and not self._state.records.devices[name].cordoned
 
     def candidates(self) -> list[Candidate]:
         """The devices that take pipelines, those with most room first."""
@@ -117,11 +151,15 @@ class Scheduler:
         workload = workload_of(record.spec, self._state.rates.get(record.pipeline_id))
         return demand_of(workload, candidate.host, self._state.costs)
 
-    def target(self, record: PipelineRecord) -> str | None:
+    def target(self, record: PipelineRecord, *, refused: Collection[str] = ()) -> str | None:
         """The device with most room into which a pipeline fits, with its message of the desired state.
 
         A pipeline that has no device yet leaves room for the loss of any one device, if that is configured.
+        `refused`: devices that are not chosen.
         """
+        if refused:
+            found = self._fitting(record, self.pool())
+            return next((each.device for each in found if each.device not in refused), None)
         chosen = self._choose(record, self.pool())
         return None if chosen is None else chosen.device
 
@@ -179,8 +217,11 @@ class Scheduler:
 
     def fits(self, record: PipelineRecord, name: str) -> bool:
         """Whether a pipeline fits into the message of the desired state of a device."""
+        records = self._state.records
         others = [
-            other for other in self._state.records.of_device(name) if other.pipeline_id != record.pipeline_id
+            other
+            for other in (*records.of_device(name), *records.standing_by(name))
+            if other.pipeline_id != record.pipeline_id
         ]
         assignments = (*(other.assignment() for other in others), record.assignment())
         return size(Desired(self._state.revision, assignments)) <= MAX_DESIRED_SIZE
@@ -220,7 +261,8 @@ class Scheduler:
             ),
             board=resources.board,
         )
-        for record in present:
+        arriving = [record for record in self._state.records.standing_by(device.name) if record.is_arriving]
+        for record in (*present, *arriving):
             candidate = candidate.with_pipeline(self._need(record)(candidate), _digests(record))
         return candidate
 
@@ -243,8 +285,9 @@ def _digests(record: PipelineRecord) -> tuple[str, ...]:
     return tuple(model.digest for model in record.spec.models)
 
 
-def _urgency(record: PipelineRecord) -> tuple[int, int]:
-    return PRIORITIES.index(record.spec.priority), record.created
+def in_order(records: Iterable[PipelineRecord]) -> list[PipelineRecord]:
+    """The order in which pipelines are placed and moved: the highest priority first, then the oldest."""
+    return sorted(records, key=lambda record: (PRIORITIES.index(record.spec.priority), record.created))
 
 
 def size(desired: Desired) -> int:

@@ -98,7 +98,7 @@ class State:
 
     def _returning(self, name: str, now: float) -> Device:
         """The state of a device after a restart of the broker: only one with pipelines is expected back."""
-        if self.records.placed[name] or self.records.leaving[name]:
+        if self.records.placed[name] or self.records.leaving[name] or self.records.standby[name]:
             return Device(name=name, revision=self.revision, state="suspect", heard=now)
         return self._away(name)
 
@@ -165,7 +165,7 @@ class State:
             self.rates.pop(record.pipeline_id, None)
         if record.device is not None and record.spec.sampling is not None:
             self._hold(record.device, record.pipeline_id)
-        self.touch({record.device, before.device if before is not None else None})
+        self.touch({device for each in (before, record) if each is not None for device in each.devices})
         self.dirty_pipelines.add(record.pipeline_id)
         taken = before is not None and record.leaving not in (None, before.leaving)
         if taken or (record.desired_status == "stop" and record.leaving is None):
@@ -265,10 +265,15 @@ class State:
 
     def desired(self, device: Device) -> Desired:
         """The desired state of a device, without pipelines that another device must give up first."""
-        records = self.records.of_device(device.name)
-        assignments = tuple(record.assignment() for record in records if record.leaving is None)
-        ordered = device.ordered
-        return Desired(device.revision, assignments, None if ordered is None else ordered.optimisation)
+        records, ordered = self.records, device.ordered
+        return Desired(
+            device.revision,
+            (
+                *(each.assignment() for each in records.of_device(device.name) if each.is_told),
+                *(each.standby_assignment() for each in records.standing_by(device.name)),
+            ),
+            None if ordered is None else ordered.optimisation,
+        )
 
     def end_session(self, device: Device) -> None:
         """End a session: its messages are refused from now on, and its ticket is no longer valid."""
@@ -292,7 +297,8 @@ class State:
         """Mark a device and its pipelines as possibly changed."""
         self.records.concern(name)
         self.dirty_devices.add(name)
-        self.dirty_pipelines |= self.records.placed[name] | self.records.leaving[name]
+        records = self.records
+        self.dirty_pipelines |= records.placed[name] | records.leaving[name] | records.standby[name]
 
     def active_pipeline(self, pipeline_id: str) -> PipelineRecord | None:
         """A pipeline that is not being stopped."""

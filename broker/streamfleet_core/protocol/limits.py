@@ -107,6 +107,7 @@ MAX_CHANGES = 500  # pipelines in one request
 MAX_APPLIED = 1000  # pipelines that are applied together
 MAX_SEEN = 2 * MAX_APPLIED  # pipelines whose versions are compared for it: as many may be removed
 MAX_GRANTED = 100  # pipelines to which a subscriber may be limited by name
+MAX_FORCE_AFTER = 7 * 86_400.0  # seconds
 MAX_WAIT_MS = 60_000  # for which a reply may wait for a device
 MAX_TOKEN_TTL = 30 * 86_400  # seconds
 

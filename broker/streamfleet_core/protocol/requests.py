@@ -14,6 +14,7 @@ from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.limits import (
     MAX_APPLIED,
     MAX_CHANGES,
+    MAX_FORCE_AFTER,
     MAX_GRANTED,
     MAX_REASON,
     MAX_REQUEST_KEY,
@@ -219,6 +220,31 @@ class LabelDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class CordonDevice:
+    """Place no pipeline on an enrolled device any more, or again. Reply: DeviceView.
+
+    What runs there goes on. Uncordoning ends a drain: what has not moved yet stays.
+    """
+
+    device: Id
+    cordoned: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DrainDevice:
+    """Cordon a device, and move all pipelines away that can move. Reply: DeviceView.
+
+    Its `remaining` tells how far it is. Each pipeline runs on until another device is ready for it. Files end
+    first.
+    """
+
+    device: Id
+    # Seconds after which nothing is waited for any more: files begin anew elsewhere, and others move although
+    # no device got ready for them. None: never.
+    force_after: Annotated[float, Meta(ge=0, le=MAX_FORCE_AFTER)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveDevice:
     """Remove a device, its key and its tokens. Reply: None.
 
@@ -366,6 +392,8 @@ OperatorRequest = (
     | AddDevice
     | GetDevice
     | LabelDevice
+    | CordonDevice
+    | DrainDevice
     | RemoveDevice
     | DrillDevice
     | AddSubscriber
@@ -397,6 +425,8 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "device.add": AddDevice,
     "device.get": GetDevice,
     "device.label": LabelDevice,
+    "device.cordon": CordonDevice,
+    "device.drain": DrainDevice,
     "device.remove": RemoveDevice,
     "device.drill": DrillDevice,
     "subscriber.add": AddSubscriber,
@@ -480,6 +510,18 @@ class Outcome:
     message: str = ""  # for users: why it was refused
 
 
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """A pipeline that is still on a device that is drained.
+
+    moving: to the device in `reason`; waiting: it moves or ends later; staying: it never moves.
+    """
+
+    pipeline_id: Id
+    state: Literal["moving", "waiting", "staying"]
+    reason: str = ""  # for users
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
     """The result for one of the pipelines that are applied together."""
@@ -509,6 +551,9 @@ class DeviceView:
     labels: Labels = field(default_factory=dict)
     dropped: dict[Plane, Natural] = field(default_factory=dict)  # messages beyond its budget, by this broker
     drills: bool = False  # it takes part in drills
+    cordoned: bool = False  # no pipeline is placed on it
+    draining: bool = False  # its pipelines are moved away
+    remaining: tuple[Remaining, ...] = ()  # what is left of a drain
 
 
 @dataclass(frozen=True, slots=True)

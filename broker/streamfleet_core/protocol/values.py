@@ -356,6 +356,8 @@ class Assignment:
     desired_status: DesiredStatus
     on_disconnect: OnDisconnect
     spec: PipelineSpec
+    # Another device emits it, or did a moment ago: get ready to emit, and say in `Observed.ready` when it is.
+    standby: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +370,7 @@ class Observed:
     state: ObservedState
     reason: Reason = ""  # for users: what is wrong, redacted
     restarts: Natural = 0
+    ready: bool | None = None  # of a standby: it could emit at once; None: it is no standby
 
 
 ObservedList = Annotated[tuple[Observed, ...], Meta(max_length=MAX_OBSERVED)]
@@ -383,6 +386,8 @@ def observed_digest(observed: tuple[Observed, ...]) -> int:
             entry.state.value,
             entry.reason,
             entry.restarts,
+            # Others know no standby, and would compute another digest.
+            *(() if entry.ready is None else (entry.ready,)),
         )
         for entry in observed
     )

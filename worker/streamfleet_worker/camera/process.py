@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 import cv2
 
 from streamfleet_core.protocol.source_reference import is_finite, shown_reason
-from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec, SourceSpec
+from streamfleet_core.protocol.values import DesiredStatus, ObservedState, PipelineSpec, SourceSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_loop import FrameLoop
 from streamfleet_worker.camera.needed_size import needed_size
@@ -139,6 +139,7 @@ class Camera:
             generation=loop.generation,
             state=observed_state(facts, paused=paused, engine_met=loop.began),
             reason=reason_of(sources) or shown_reason(loop.problem) or self._progress.error,
+            ready=observed_state(facts, paused=False, engine_met=loop.began) is ObservedState.RUNNING,
             waiting_for_engine=not done and loop.waits_for_engine(now),
             emitted=sum(source.emitted for source in sources),
             sources=sources,

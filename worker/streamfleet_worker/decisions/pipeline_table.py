@@ -366,6 +366,7 @@ class PipelineTable:
             state=state,
             reason=cut_reason(reason or ""),
             restarts=pipeline.restarts,
+            ready=_is_ready(pipeline, state) if assignment.standby else None,
         )
 
     def _state(self, pipeline: Pipeline, assignment: Assignment) -> tuple[ObservedState, str | None]:
@@ -404,6 +405,14 @@ def _show(camera: Camera, watched: tuple[str, ...]) -> list[Action]:
         return []
     camera.shows = wanted
     return [ShowPictures(camera.id, wanted)]
+
+
+def _is_ready(pipeline: Pipeline, state: ObservedState) -> bool:
+    """Whether a standby could emit at once."""
+    report = pipeline.report
+    if report is None or state is not ObservedState.PAUSED:
+        return False
+    return report.ready and not report.waiting_for_engine
 
 
 def _report_age(camera: Camera | None, now: float) -> float | None:

@@ -197,6 +197,7 @@ class CameraReport:
     report: dict[str, Any]  # Roboflow's status report
     samples: SampleStat | None = None  # None: sampling was never enabled
     stages: tuple[StageStat, ...] = ()  # the counters of each
+    ready: bool = False  # it could emit: an engine is connected, and a source delivers pictures
     source_timeout: float = 0.0  # seconds of silence after which the camera itself declares a source lost
 
 

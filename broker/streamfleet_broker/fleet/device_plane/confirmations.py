@@ -9,6 +9,7 @@ from streamfleet_broker.fleet.pending_replies import PendingReplies
 from streamfleet_broker.fleet.records import FloorRecord, PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
+from streamfleet_core.protocol.values import ObservedState
 
 
 class DeviceConfirmations:
@@ -58,9 +59,18 @@ class DeviceConfirmations:
         self._pending_replies.removed(record, now, done=done)
 
     def _has_released(self, device: Device, session: Session, record: PipelineRecord) -> bool:
-        """Whether the holder has applied that it must not run the pipeline, and does not run it."""
+        """Whether the holder has applied that it must not run the pipeline, and does not run it.
+
+        With a standby it has the pipeline paused: it emits nothing until it is told to run it again.
+        """
         released = self._state.released.get(record.pipeline_id, device.revision)
-        return record.pipeline_id not in device.observed and session.applied_revision >= released
+        if session.applied_revision < released:
+            return False
+        observed = device.observed.get(record.pipeline_id)
+        if observed is None:
+            return True
+        is_paused = observed.state is ObservedState.PAUSED and observed.generation >= record.generation
+        return is_paused and record.standby is not None
 
     def give_free(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """Free a pipeline from the device that it was taken from."""
@@ -68,4 +78,6 @@ class DeviceConfirmations:
             self.remove(record, now, done=done)
             return
         self._state.released.pop(record.pipeline_id, None)
-        self._state.change(replace(record, leaving=None))
+        # The device that it goes to has it paused, under this generation, if it was a standby.
+        generation = record.generation if record.standby is None else record.generation + 1
+        self._state.change(replace(record, leaving=None, standby=None, generation=generation))

@@ -74,7 +74,10 @@ class Enrolment:
             device.state = "suspect"
         elif device.state == "quarantined":
             device.state = "suspect"
+        for record in self._state.records.standing_by(device.name):
+            self._state.change(replace(record, standby=None))
         for record in self._state.records.of_device(device.name):
+            generation = record.generation + 1
             self._state.change(
-                replace(record, generation=record.generation + 1, run_generation=record.generation + 1)
+                replace(record, generation=generation, run_generation=generation, standby=None)
             )
