@@ -905,11 +905,11 @@ class Trouble:
         dice = rng.random()
         if dice < 0.1:
             return LabelDevice(rng.choice(self.world.names), rng.choice(SITES))
-        if dice < 0.2:
-            return self.cordon()
         if dice < 0.25:
-            return RestartPipeline(pid)
+            return self.cordon()
         if dice < 0.28:
+            return RestartPipeline(pid)
+        if dice < 0.31:
             some = tuple(rng.sample(list(SPECS), 3))
             change: Change = rng.choice(["run", "pause", "restart", "stop"])
             return ChangePipelines(some, change, rng.choice([0, 5000]))
