@@ -296,6 +296,24 @@ def label_device(name: str, labels: Mapping[str, str | None]) -> Call[Device]:
     )
 
 
+def cordon_device(name: str, *, cordoned: bool) -> Call[Device]:
+    """Place no pipeline on a device any more, or again."""
+    path = path_of("v2", "devices", name, "cordon" if cordoned else "uncordon")
+    return Call(method="POST", path=path, read=reads(Device), is_repeatable=True)
+
+
+def drain_device(name: str, force_after: float | None) -> Call[Device]:
+    """Move all pipelines away from a device."""
+    return Call(
+        method="POST",
+        path=path_of("v2", "devices", name, "drain"),
+        read=reads(Device),
+        body=msgspec.json.encode({"force_after": force_after}),
+        headers=_JSON,
+        is_repeatable=False,
+    )
+
+
 def remove_device(name: str) -> Call[None]:
     """Remove a device."""
     return _delete(path_of("v2", "devices", name))

@@ -189,6 +189,18 @@ class AsyncClient:
         """See `Client.label_device`."""
         return await self._send(api_calls.label_device(name, labels))
 
+    async def cordon_device(self, name: str) -> Device:
+        """See `Client.cordon_device`."""
+        return await self._send(api_calls.cordon_device(name, cordoned=True))
+
+    async def uncordon_device(self, name: str) -> Device:
+        """See `Client.uncordon_device`."""
+        return await self._send(api_calls.cordon_device(name, cordoned=False))
+
+    async def drain_device(self, name: str, *, force_after: float | None = None) -> Device:
+        """See `Client.drain_device`."""
+        return await self._send(api_calls.drain_device(name, force_after))
+
     async def remove_device(self, name: str) -> None:
         """See `Client.remove_device`."""
         await self._send(api_calls.remove_device(name))

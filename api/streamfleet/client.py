@@ -314,6 +314,29 @@ class Client:
         """
         return self._send(api_calls.label_device(name, labels))
 
+    def cordon_device(self, name: str) -> Device:
+        """Place no pipeline on a device any more. What runs there goes on. Raises: NotFound."""
+        return self._send(api_calls.cordon_device(name, cordoned=True))
+
+    def uncordon_device(self, name: str) -> Device:
+        """Place pipelines on a device again. It ends a drain: what has not moved stays. Raises: NotFound."""
+        return self._send(api_calls.cordon_device(name, cordoned=False))
+
+    def drain_device(self, name: str, *, force_after: float | None = None) -> Device:
+        """Cordon a device, and move all pipelines to others. `Device.remaining` tells how far it is.
+
+        Each pipeline runs on until another device is ready for it. The drain lasts until `uncordon_device`.
+
+        Args:
+            name: The name of the device.
+            force_after: Seconds after which nothing is waited for any more: files begin anew on other
+                devices, and pipelines move although no device got ready for them. None: never.
+
+        Raises:
+            NotFound: There is no such device.
+        """
+        return self._send(api_calls.drain_device(name, force_after))
+
     def remove_device(self, name: str) -> None:
         """Remove a device and its key from the fleet. Raises: NotFound, Conflict."""
         self._send(api_calls.remove_device(name))

@@ -279,6 +279,21 @@ class CommandResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remaining:
+    """A pipeline that is still on a device that is drained.
+
+    Attributes:
+        pipeline_id: The pipeline.
+        state: `moving` (to another device), `waiting` (it moves or ends later) or `staying` (it never moves).
+        reason: Where it goes, or why it does not, for people.
+    """
+
+    pipeline_id: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A device: its state at the broker, and the latest metrics that it reported.
 
@@ -293,6 +308,9 @@ class Device:
         dropped: Messages beyond its budget that the broker dropped since its start, by plane: `control`,
             or `data` for predictions, statuses and previews. Only planes with some.
         drills: Whether it takes part in drills.
+        cordoned: Whether no pipeline is placed on it.
+        draining: Whether its pipelines are moved away.
+        remaining: What is left of a drain.
         engines: The models that it runs.
         cores: The number of CPU cores.
         load: The load average over one minute.
@@ -323,6 +341,9 @@ class Device:
     labels: dict[str, str]
     dropped: dict[str, int]
     drills: bool
+    cordoned: bool = False
+    draining: bool = False
+    remaining: tuple[Remaining, ...] = ()
     engines: tuple[EngineStat, ...]
     cores: int | None
     load: float | None

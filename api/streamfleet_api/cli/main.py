@@ -18,6 +18,7 @@ from streamfleet_api.cli import parameters
 from streamfleet_api.cli.commands.backup import BACKUP_COMMANDS
 from streamfleet_api.cli.commands.devices import devices
 from streamfleet_api.cli.commands.doctor import doctor
+from streamfleet_api.cli.commands.drain import DRAIN_COMMANDS
 from streamfleet_api.cli.commands.drill import drill
 from streamfleet_api.cli.commands.models import models
 from streamfleet_api.cli.commands.pipelines import PIPELINE_COMMANDS
@@ -242,6 +243,8 @@ for _each in (
     *BACKUP_COMMANDS,
 ):
     cli.add_command(_each)
+for _each in DRAIN_COMMANDS:
+    devices.add_command(_each)
 
 
 def main() -> None:

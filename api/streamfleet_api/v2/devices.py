@@ -10,13 +10,15 @@ from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.v2.mapping import merged_labels
 from streamfleet_api.v2.pages import Page, fields_of
 from streamfleet_api.v2.request_reading import MERGE_PATCH, query, read, selector_of
-from streamfleet_api.v2.requests import DevicePatch, DeviceQuery, DeviceRequest, DrillRequest
+from streamfleet_api.v2.requests import DevicePatch, DeviceQuery, DeviceRequest, DrainRequest, DrillRequest
 from streamfleet_api.v2.responses import Device, DeviceList, JoinToken
 from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, native, written
 from streamfleet_api.web.validation import ID_SCHEMA, check_id
 from streamfleet_core.protocol.requests import (
     AddDevice,
+    CordonDevice,
     DeviceView,
+    DrainDevice,
     DrillDevice,
     GetDevice,
     LabelDevice,
@@ -64,6 +66,36 @@ class DeviceRoutes:
                 body=Content(DevicePatch, (MERGE_PATCH, JSON)),
                 path_schemas=_NAME,
                 errors=native(404, 409, 422),
+            ),
+            Endpoint(
+                *("POST", f"{one}/cordon", self.cordon, "cordon_device", "Place nothing on a device", tag),
+                {200: Answer("The device.", Device)},
+                "What runs there goes on. It lasts until the device is uncordoned.",
+                path_schemas=_NAME,
+                errors=native(404, 422),
+            ),
+            Endpoint(
+                *(
+                    "POST",
+                    f"{one}/uncordon",
+                    self.uncordon,
+                    "uncordon_device",
+                    "Place on a device again",
+                    tag,
+                ),
+                {200: Answer("The device.", Device)},
+                "It ends a drain, too: what has not moved yet stays.",
+                path_schemas=_NAME,
+                errors=native(404, 422),
+            ),
+            Endpoint(
+                *("POST", f"{one}/drain", self.drain, "drain_device", "Move everything from a device", tag),
+                {200: Answer("The device. Its `remaining` tells how far it is.", Device)},
+                "The device is cordoned. Each pipeline runs on until another device is ready for it. Files "
+                "end first. The drain lasts until the device is uncordoned.",
+                body=Content(DrainRequest),
+                path_schemas=_NAME,
+                errors=native(404, 422),
             ),
             Endpoint(
                 *("DELETE", one, self.remove, "remove_device", "Remove a device and its key", tag),
@@ -119,6 +151,22 @@ class DeviceRoutes:
             labels = merged_labels(view.labels, asked.labels)
             view = await self._broker.ask(LabelDevice(name, labels), DeviceView)
         return written(self._shown(view))
+
+    async def cordon(self, request: Request) -> Response:
+        """Place no pipeline on a device any more."""
+        return await self._changed(CordonDevice(_name(request)))
+
+    async def uncordon(self, request: Request) -> Response:
+        """Place pipelines on a device again, and end its drain."""
+        return await self._changed(CordonDevice(_name(request), cordoned=False))
+
+    async def drain(self, request: Request) -> Response:
+        """Move all pipelines away from a device."""
+        asked = await read(request, DrainRequest)
+        return await self._changed(DrainDevice(_name(request), asked.force_after))
+
+    async def _changed(self, change: CordonDevice | DrainDevice) -> Response:
+        return written(self._shown(await self._broker.ask(change, DeviceView)))
 
     async def remove(self, request: Request) -> Response:
         """Remove a device with its key, tokens and labels."""

@@ -33,6 +33,7 @@ from streamfleet_core.protocol.limits import (
     MAX_CORNERS,
     MAX_DEVICE_INDEX,
     MAX_FINITE,
+    MAX_FORCE_AFTER,
     MAX_FPS,
     MAX_GIVEN_CLASSES,
     MAX_GRANTED,
@@ -659,6 +660,16 @@ class DrillRequest(Body):
     """The pipeline whose camera is killed. Null: any."""
     seconds: Annotated[float, Field(ge=0, le=MAX_ISOLATION)] = 0.0
     """How long the device is isolated."""
+
+
+class DrainRequest(Body):
+    """How long a drain waits."""
+
+    model_config = _example(force_after=600.0)
+
+    force_after: Annotated[float, Field(ge=0, le=MAX_FORCE_AFTER)] | None = None
+    """Seconds after which nothing is waited for any more: files begin anew on other devices, and pipelines
+    move although no device got ready for them. Null: never."""
 
 
 class SubscriberRequest(Body):

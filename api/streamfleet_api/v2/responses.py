@@ -304,6 +304,16 @@ def drops_of(stat: PipelineStat) -> int:
 # devices --------------------------------------------------------------------------------------------------
 
 
+class Remaining(Answer):
+    """A pipeline that is still on a device that is drained."""
+
+    pipeline_id: str
+    state: Literal["moving", "waiting", "staying"]
+    """moving: to another device; waiting: it moves or ends later; staying: it never moves."""
+    reason: str
+    """Where it goes, or why it does not; for people."""
+
+
 class Device(Answer):
     """A device as the broker knows it, and the figures of its last status."""
 
@@ -322,6 +332,12 @@ class Device(Answer):
     """Messages beyond its budget that the broker dropped since its start, by plane; only planes with some."""
     drills: bool
     """Whether it takes part in drills."""
+    cordoned: bool
+    """Whether no pipeline is placed on it."""
+    draining: bool
+    """Whether its pipelines are moved away."""
+    remaining: list[Remaining]
+    """What is left of a drain. It is done when nothing is `moving` or `waiting`."""
     engines: list[EngineStat]
     cores: int | None
     """Null, like all of the following, without a status."""
@@ -371,6 +387,12 @@ class Device(Answer):
             labels=view.labels,
             dropped=view.dropped,
             drills=view.drills,
+            cordoned=view.cordoned,
+            draining=view.draining,
+            remaining=[
+                Remaining(pipeline_id=each.pipeline_id, state=each.state, reason=each.reason)
+                for each in view.remaining
+            ],
             engines=list(stat.engines) if stat else [],
             cores=stat.cores if stat else None,
             load=stat.load if stat else None,

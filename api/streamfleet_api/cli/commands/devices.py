@@ -23,6 +23,7 @@ from streamfleet_api.cli.context import (
     show_error,
     warn,
 )
+from streamfleet_api.cli.drain_text import is_drained
 from streamfleet_api.cli.pipeline_text import is_stale
 from streamfleet_api.cli.tables import Table, counted, labelled, plain, show, show_table, size
 from streamfleet_api.client.errors import CommandFailed, Rejected
@@ -44,7 +45,7 @@ def devices(settings: Settings, selector: str | None, as_json: bool) -> None:
     rows = [
         (
             entry.device,
-            entry.state,
+            f"{entry.state}{_cordon(entry)}",
             f"{entry.pipelines} of {entry.capacity}",
             "" if entry.silent is None else f"{entry.silent:.0f} s",
             entry.agent,
@@ -80,9 +81,10 @@ def show_device(settings: Settings, name: str, as_json: bool) -> None:
 
 def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]) -> Iterator[str]:
     """A device for people; `models`: ids by digest."""
-    yield f"{entry.device}: {entry.state}"
+    yield f"{entry.device}: {entry.state}{_cordon(entry)}"
     where = f": {', '.join(pipelines)}" if pipelines else ""
     yield _line("pipelines", f"{entry.pipelines} of {entry.capacity}{where}")
+    yield from _left(entry)
     if entry.labels:
         yield _line("labels", labelled(entry.labels))
     if entry.cores:
@@ -147,6 +149,17 @@ def runs_on(provider: str) -> str:
 
 def _line(name: str, text: str) -> str:
     return f"  {name:10}  {text}"
+
+
+def _left(entry: Device) -> Iterator[str]:
+    for number, each in enumerate(entry.remaining):
+        yield _line("left" if number == 0 else "", f"{each.pipeline_id} {each.state}: {each.reason}")
+
+
+def _cordon(entry: Device) -> str:
+    if not entry.draining:
+        return ", cordoned" if entry.cordoned else ""
+    return ", drained" if is_drained(entry) else ", draining"
 
 
 def _age(entry: Device) -> str:

@@ -1,6 +1,6 @@
 // The list of devices.
 
-import { acceleratorProblem, deviceMetrics, deviceState, throttleProblem } from "./labels.js";
+import { acceleratorProblem, cordonNote, deviceMetrics, deviceState, throttleProblem } from "./labels.js";
 
 export function showDevices(list, devices) {
   list.replaceChildren(...devices.map(item));
@@ -23,6 +23,13 @@ function item(device) {
   metrics.className = "metrics";
   metrics.textContent = why || deviceMetrics(device);
   line.append(head, metrics);
+  const note = cordonNote(device);
+  if (note) {
+    const cordon = document.createElement("p");
+    cordon.className = "metrics";
+    cordon.textContent = note;
+    line.append(cordon);
+  }
   for (const problem of [acceleratorProblem(device), throttleProblem(device)].filter(Boolean)) {
     const warning = document.createElement("p");
     warning.className = "problem";

@@ -33,6 +33,14 @@ export function cameraProblem(pipeline) {
   return pipeline.age > LATE ? `no status for ${pipeline.age.toFixed(0)} s` : "";
 }
 
+/** Whether a device takes no pipelines, and how far its drain is; or "". */
+export function cordonNote(device) {
+  if (!device.draining) return device.cordoned ? "cordoned: no pipeline is placed here" : "";
+  const left = device.remaining.map(({ pipeline_id, reason }) => `${shortName(pipeline_id)} (${reason})`);
+  const isDone = device.remaining.every(({ state }) => state === "staying");
+  return `${isDone ? "drained" : "draining"}${left.length ? `, left: ${left.join(", ")}` : ""}`;
+}
+
 export function deviceMetrics(device) {
   const parts = [`${device.pipelines} of ${device.capacity} pipelines`];
   if (device.cores) parts.push(`load ${device.load.toFixed(1)} on ${device.cores} cores`);

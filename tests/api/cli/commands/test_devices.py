@@ -130,3 +130,30 @@ def test_what_is_no_label_is_a_usage_error(run: Command, label: str) -> None:
         "expected key=value, or key- to take it away"
         in run("devices", "label", "x", "--", label, code=2).stderr
     )
+
+
+def test_a_device_is_drained_and_what_is_left_is_told_and_taken_back(run: Command, peer: Peer) -> None:
+    peer.devices["edge-old"] = device("edge-old")
+
+    cordoned = run("devices", "cordon", "edge-old")
+    listed = run("devices").stdout
+    drained = run("devices", "drain", "edge-old", "--wait", "--timeout", "10m", code=1)
+    shown = run("devices", "show", "edge-old").stdout
+    run("devices", "uncordon", "edge-old")
+    after = run("devices", "show", "edge-old").stdout
+
+    assert cordoned.stdout.startswith("edge-old is cordoned")
+    assert "ready, cordoned" in listed
+    assert drained.stdout.splitlines() == [
+        "edge-old drained: 1 pipeline is left",
+        "  usb staying: a local camera waits for its device",
+    ]
+    assert "edge-old: ready, drained" in shown
+    assert "  left        usb staying: a local camera waits for its device" in shown
+    assert "edge-old: ready\n" in after
+
+
+def test_a_drain_is_forced_or_has_a_time(run: Command) -> None:
+    refused = run("devices", "drain", "edge-1", "--force", "--timeout", "1m", code=2)
+
+    assert "--force is --timeout 0s" in refused.stderr
