@@ -43,6 +43,7 @@ __all__ = [
     "PipelineReport",
     "PipelineStat",
     "Readiness",
+    "Remaining",
     "SampleStat",
     "SourceSpec",
     "SourceStat",

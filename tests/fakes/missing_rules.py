@@ -34,7 +34,7 @@ class Rule:
     name: str
     seeds: int  # within which it is caught
     patch: Patch | None = None
-    config: dict[str, float] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()  # the ones that show it soonest; empty: a choice of all
 
     def caught(self) -> Violation | None:

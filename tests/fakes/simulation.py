@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,6 +46,7 @@ from streamfleet_core.protocol.requests import (
     pack_request,
 )
 from streamfleet_core.protocol.values import (
+    PRIORITIES,
     Assignment,
     Manifest,
     ModelRef,
@@ -99,8 +101,11 @@ SPECS = {
 class World:
     """The clock, the dice, and what an observer who sees everything has seen."""
 
-    def __init__(self, seed: int, config: FleetConfig = CONFIG) -> None:
+    def __init__(self, seed: int, config: FleetConfig = CONFIG, *, moves: bool = False) -> None:
         self.rng = random.Random(seed)
+        self.moving = random.Random(seed)  # of what moves on purpose
+        self.moves_on_purpose = moves
+        self.capacity = 2 if moves else len(SPECS)  # of each device
         self.now = 0.0
         self.config = config
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -121,6 +126,7 @@ class World:
         self.ended: set[tuple[str, int]] = set()  # pipelines and the run_generation that came to its end
         self.moves = 0
         self.handovers = 0  # from devices that were there
+        self.displaced = 0  # taken from a device for a higher priority
         self.prepared = 0  # those of them to devices that had got ready before
 
     def after(self, delay: float, what: Callable[[], None]) -> None:
@@ -221,9 +227,16 @@ class World:
             raise Violation(f"{self.now:.2f}: the events say {wrong}, and it is {known}")
 
     def has_home(self, row: PipelineRecord) -> bool:
-        """Is there a device for a pipeline?"""
-        found = [device for device in self.broker.rows.values() if isinstance(device, DeviceRecord)]
-        return any(meets(device.labels, row.selector) and not device.cordoned for device in found)
+        """Is there a device for a pipeline, with room?"""
+        rows = self.broker.rows.values()
+        found = [device for device in rows if isinstance(device, DeviceRecord)]
+        taken = Counter(each.device for each in rows if isinstance(each, PipelineRecord))
+        return any(
+            meets(device.labels, row.selector)
+            and not device.cordoned
+            and taken[device.device] < self.capacity
+            for device in found
+        )
 
     def check(self) -> None:
         """The invariants of every part."""
@@ -403,6 +416,7 @@ class Broker:
         if before.leaving is not None and after.leaving is None and after.device is not None:
             world.handovers += 1
             world.prepared += before.standby is not None
+        world.displaced += bool(after.displaced) and after.displaced != before.displaced
         moved = before.device is not None and before.device != after.device
         if moved and before.version == after.version and self.most_fell_silent(before.device):
             raise Violation(f"{world.now:.2f}: I6, {after.pipeline_id} moved while most were silent at once")
@@ -513,7 +527,7 @@ class Worker:
         self.world = world
         self.name = name
         self.offset = world.rng.uniform(0, 1e6)  # of its BOOTTIME
-        self.is_old = name == NAMES[0] and world.rng.random() < 0.5  # it knows no standby
+        self.is_old = name == NAMES[0] and world.moving.random() < 0.5  # it knows no standby
         self.rows: dict[str, Row] = {}
         self.seen_epoch = 0
         self.life = 0  # +1 at each start of the agent; what belongs to an earlier one is ignored
@@ -544,7 +558,7 @@ class Worker:
             device=self.name,
             boot=rng.randbytes(16),
             agent="0.1.0",
-            capacity=len(SPECS),
+            capacity=self.world.capacity,
             seen_epoch=self.seen_epoch,
         )
         self.session = Session(hello, rng.random)
@@ -887,6 +901,8 @@ class Trouble:
             self.kinds = self.world.rng.sample(self.kinds, 3)
         self.world.after(5.0, self.next_fault)
         self.world.after(2.0, self.next_request)
+        if self.world.moves_on_purpose:
+            self.world.after(10.0, self.next_cordon)
 
     def next_fault(self) -> None:
         if self.world.faulty:
@@ -905,24 +921,27 @@ class Trouble:
         dice = rng.random()
         if dice < 0.1:
             return LabelDevice(rng.choice(self.world.names), rng.choice(SITES))
-        if dice < 0.25:
-            return self.cordon()
-        if dice < 0.28:
+        if dice < 0.15:
             return RestartPipeline(pid)
-        if dice < 0.31:
+        if dice < 0.18:
             some = tuple(rng.sample(list(SPECS), 3))
             change: Change = rng.choice(["run", "pause", "restart", "stop"])
             return ChangePipelines(some, change, rng.choice([0, 5000]))
-        if dice < 0.6:
+        if dice < 0.55:
             return self.put(pid)
         if not there:
             pinned = rng.choice(self.world.names) if pid in ("disk", "clip") and rng.random() < 0.5 else None
             return CreatePipeline(pipeline_id=pid, spec=SPECS[pid], device=pinned)
         return ChangePipeline(pid, rng.choice(["run", "run", "pause", "pause", "stop"]), 5000)
 
+    def next_cordon(self) -> None:
+        if self.world.faulty:
+            self.world.broker.ask(self.cordon())
+            self.world.after(self.world.moving.expovariate(1 / 8), self.next_cordon)
+
     def cordon(self) -> OperatorRequest:
         """A device is drained or cordoned; more often it takes pipelines again."""
-        rng = self.world.rng
+        rng = self.world.moving
         name, dice = rng.choice(self.world.names), rng.random()
         if dice < 0.4:
             return DrainDevice(name, rng.choice([None, None, 0.0, 10.0]))
@@ -937,6 +956,8 @@ class Trouble:
             spec = replace(spec, sources=rng.choice(list(SPECS.values())).sources)
         if rng.random() < 0.3:
             spec = replace(spec, confidence=rng.choice([0.2, 0.4]))
+        if self.world.moves_on_purpose:
+            spec = replace(spec, priority=self.world.moving.choice(PRIORITIES))
         device = rng.choice(self.world.names) if rng.random() < 0.2 else None
         selector = rng.choice(SITES)
         expected = row.version if isinstance(row, PipelineRecord) and rng.random() < 0.3 else None
@@ -1016,9 +1037,14 @@ class Trouble:
         self.world.broker.replace(self.some(40) - self.world.now)
 
 
-def simulate(seed: int, faults: tuple[str, ...] = (), **changes: float) -> World:
-    """Minutes of faults (these, or a choice of all), then quiet. Raises: Violation."""
-    world = World(seed, replace(CONFIG, **changes))  # type: ignore[arg-type]
+def simulate(seed: int, faults: tuple[str, ...] = (), *, moves: bool = False, **changes: float) -> World:
+    """Minutes of faults (these, or a choice of all), then quiet.
+
+    `moves`: operators drain devices, some of which are almost full, and pipelines have priorities.
+
+    Raises: Violation.
+    """
+    world = World(seed, replace(CONFIG, **changes), moves=moves)  # type: ignore[arg-type]
     Trouble(world, faults).start()
     for second in range(1, int(FAULTS) + 1):
         world.run_until(float(second))

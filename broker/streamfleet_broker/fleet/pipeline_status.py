@@ -80,7 +80,7 @@ def view(
     """
     word = status(record, None if holder is None else holder.state, observed)
     if word in ("pending", "unknown", "moving"):
-        reason = _why_away(record, holder, prospect)
+        reason = "; ".join(filter(None, (record.displaced, _why_away(record, holder, prospect))))
     else:
         reason = "" if observed is None else observed.reason
         if record.is_arriving and record.standby is not None and not reason:

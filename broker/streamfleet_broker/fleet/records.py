@@ -97,6 +97,7 @@ class PipelineRecord:
     past: Annotated[tuple[Tenure, ...], Meta(max_length=MAX_PAST)] = ()  # the former holders, oldest first
     # While it moves: first the device that gets ready; then, once both are swapped, the one that it leaves.
     standby: Standby | None = None
+    displaced: str = ""  # by what, until it has a device again; for users
 
     @property
     def pinned(self) -> bool:

@@ -41,18 +41,24 @@ class Scheduler:
 
     def place(self, now: float) -> None:
         """Assign pipelines without a device, and reassign movable ones of devices that are gone."""
+        others = [
+            each for each in self.waiting(now) if not (each.is_arriving and self._takes_over_alone(each))
+        ]
+        for record, target in self.choices(others):
+            self._state.change(self.moved(record, target, now))
+            self._state.after_commit.append(
+                LogEvent(record.pipeline_id, f"from {record.device or 'nowhere'} to {target}")
+            )
+
+    def waiting(self, now: float) -> list[PipelineRecord]:
+        """The pipelines without a device, and movable ones of devices that are gone."""
         waiting = [
             record for record in self._state.records.of_device(None) if record.desired_status != "stop"
         ]
         for device in self._state.devices.values():
             if self._state.records.placed[device.name] and self._may_move_from(device, now):
                 waiting += self.movable(device)
-        others = [each for each in waiting if not (each.is_arriving and self._takes_over_alone(each))]
-        for record, target in self.choices(others):
-            self._state.change(self.moved(record, target, now))
-            self._state.after_commit.append(
-                LogEvent(record.pipeline_id, f"from {record.device or 'nowhere'} to {target}")
-            )
+        return waiting
 
     def choices(self, waiting: Iterable[PipelineRecord]) -> Iterator[tuple[PipelineRecord, str]]:
         """The device for each pipeline that finds one, as if those before it were there.
@@ -97,6 +103,7 @@ class Scheduler:
             device=target,
             leaving=None if free else holder,
             standby=None,
+            displaced="" if target is not None else record.displaced,
         )
 
     def taken_over(self, record: PipelineRecord) -> PipelineRecord:

@@ -52,6 +52,8 @@ class FleetConfig:
     partition_window: float = 30.0
     partition_hold: float = 300.0  # after that, pipelines of lost devices move in spite of the suspicion
     clone_window: float = 60.0
+    # After which a pipeline that fits nowhere displaces some of lower priorities; None: never.
+    displace_after: float | None = 5.0
     spare: int = 0  # devices that may be lost, so that their movable pipelines fit on the others: 0 or 1
 
 

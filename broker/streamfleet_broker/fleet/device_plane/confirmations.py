@@ -80,4 +80,7 @@ class DeviceConfirmations:
         self._state.released.pop(record.pipeline_id, None)
         # The device that it goes to has it paused, under this generation, if it was a standby.
         generation = record.generation if record.standby is None else record.generation + 1
-        self._state.change(replace(record, leaving=None, standby=None, generation=generation))
+        displaced = record.displaced if record.device is None else ""
+        self._state.change(
+            replace(record, leaving=None, standby=None, generation=generation, displaced=displaced)
+        )
