@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.event_log import Snapshot
 from streamfleet_broker.fleet.moving.drains import Drains
+from streamfleet_broker.fleet.moving.prospects import Prospects
 from streamfleet_broker.fleet.pipeline_status import (
     Holder,
     is_waiting,
@@ -15,7 +16,6 @@ from streamfleet_broker.fleet.pipeline_status import (
     view,
     whereabouts,
 )
-from streamfleet_broker.fleet.prospects import Prospects
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.moving.handovers import Handovers
+from streamfleet_broker.fleet.moving.prospects import Prospects
 from streamfleet_broker.fleet.pipeline_status import why_pinned
-from streamfleet_broker.fleet.prospects import Prospects
 from streamfleet_broker.fleet.records import Drain, PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler, in_order
 from streamfleet_broker.fleet.state import State
