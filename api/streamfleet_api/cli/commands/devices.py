@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from streamfleet_api.cli import parameters
+from streamfleet_api.cli.commands.drain_text import is_drained
 from streamfleet_api.cli.commands.ready import retry_until_ready
 from streamfleet_api.cli.confirmation import confirm, listed, yes_option
 from streamfleet_api.cli.context import (
@@ -23,7 +24,6 @@ from streamfleet_api.cli.context import (
     show_error,
     warn,
 )
-from streamfleet_api.cli.drain_text import is_drained
 from streamfleet_api.cli.pipeline_text import is_stale
 from streamfleet_api.cli.tables import Table, counted, labelled, plain, show, show_table, size
 from streamfleet_api.client.errors import CommandFailed, Rejected

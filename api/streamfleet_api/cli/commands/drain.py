@@ -9,8 +9,8 @@ import click
 
 from streamfleet_api.cli import parameters
 from streamfleet_api.cli.commands.devices import guessing
+from streamfleet_api.cli.commands.drain_text import is_drained, left_lines, progress
 from streamfleet_api.cli.context import Settings, as_json_option, complete_device
-from streamfleet_api.cli.drain_text import is_drained, left_lines, progress
 from streamfleet_api.cli.tables import plain, show
 
 if TYPE_CHECKING:
