@@ -329,7 +329,7 @@ class Client:
 
         Args:
             name: The name of the device.
-            force_after: Seconds after which nothing is waited for any more: files begin anew on other
+            force_after: Seconds after which nothing is waited for any more: files begin again on other
                 devices, and pipelines move although no device got ready for them. None: never.
 
         Raises:

@@ -668,7 +668,7 @@ class DrainRequest(Body):
     model_config = _example(force_after=600.0)
 
     force_after: Annotated[float, Field(ge=0, le=MAX_FORCE_AFTER)] | None = None
-    """Seconds after which nothing is waited for any more: files begin anew on other devices, and pipelines
+    """Seconds after which nothing is waited for any more: files begin again on other devices, and pipelines
     move although no device got ready for them. Null: never."""
 
 

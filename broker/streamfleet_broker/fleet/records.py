@@ -30,7 +30,7 @@ MAX_PAST = 16  # former holders of a pipeline
 class Drain:
     """An operator wants all pipelines moved away from a device."""
 
-    # Unix seconds from which on nothing is waited for: files begin anew elsewhere, and others move although
+    # Unix seconds from which on nothing is waited for: files begin again elsewhere, and others move although
     # no device got ready for them. None: never.
     force_at: float | None = None
 

@@ -239,8 +239,8 @@ class DrainDevice:
     """
 
     device: Id
-    # Seconds after which nothing is waited for any more: files begin anew elsewhere, and others move although
-    # no device got ready for them. None: never.
+    # Seconds after which nothing is waited for: files begin again elsewhere, and others move although no
+    # device got ready for them. None: never.
     force_after: Annotated[float, Meta(ge=0, le=MAX_FORCE_AFTER)] | None = None
 
 

@@ -57,7 +57,7 @@ def uncordon_device(settings: Settings, name: str, as_json: bool) -> None:
 @click.option(
     "--timeout",
     metavar="TIME",
-    help="Wait for files and for other devices only so long: 90s, 15m. Then files begin anew elsewhere.",
+    help="Wait for files and for other devices only so long: 90s, 15m. Then files begin again elsewhere.",
 )
 @click.option("--force", is_flag=True, help="The same as --timeout 0s.")
 @as_json_option
@@ -88,7 +88,7 @@ def drain_device(
 
 
 def _wait(client: Client, entry: Device, deadline: float, *, silent: bool) -> Device:
-    """Look until the device is drained, or somebody uncordons it. Say each change on stderr."""
+    """Look until the device is drained, or an operator uncordons it. Say each change on stderr."""
     said = ""
     while entry.draining and not is_drained(entry) and time.monotonic() < deadline:
         text = "\n".join(map(plain, [progress(entry), *left_lines(entry)]))

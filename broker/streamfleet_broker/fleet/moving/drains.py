@@ -117,5 +117,5 @@ def _moving(record: PipelineRecord, target: str | None) -> Remaining:
 
 
 def _plays_file(record: PipelineRecord) -> bool:
-    """Whether it ends by itself, and begins anew on another device."""
+    """Whether it ends by itself, and begins again on another device."""
     return all(is_finite(source) for source in record.spec.sources)
