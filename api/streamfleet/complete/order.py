@@ -32,7 +32,7 @@ RETRY = 1.0  # seconds without a message of a round, after which it is asked for
 LONGEST = 60.0  # seconds to wait for a device that is there and does not answer
 IDLE = (5.0, 60.0)  # seconds of silence after which the first and the later rounds ask for what is missing
 RESET = 10.0  # seconds in which only old keys arrive: then the fleet was reset
-ATTEMPTS = 5  # rounds in a row without a result
+ATTEMPTS = 8  # rounds in a row without a result
 
 T = TypeVar("T")
 BEFORE_ALL: Key = (0, 0, -1)  # the position of a subscriber that wants all that is kept
@@ -207,7 +207,8 @@ class PipelineOrder(Generic[T]):
         before = self._reached
         missing = self._walk(current, limit)
         progressed = self._reached != before
-        self._attempts = 0 if progressed else self._attempts + 1
+        is_stuck = not progressed and (missing or limit is not None)
+        self._attempts = self._attempts + 1 if is_stuck else 0
         if missing or limit is not None:
             self._ask(now)
         else:
@@ -293,7 +294,7 @@ class PipelineOrder(Generic[T]):
         self._ready.append((Position(*key, waiting.device), waiting.item))
 
     def _lose(self, statement: _Statement, low: Key, found: Key | None) -> None:
-        high = statement.span.high
+        high = statement.span.high if statement.cause is not None else low  # the next one may arrive
         if found is not None and found <= high:
             high = (found[0], found[1], found[2] - 1)
         if self._reached != BEFORE_ALL:

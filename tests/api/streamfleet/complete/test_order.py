@@ -247,6 +247,23 @@ def test_the_tail_of_a_silent_pipeline_is_fetched() -> None:
     assert world.outputs == world.truth
 
 
+def test_an_outage_of_any_length_costs_nothing_that_is_kept() -> None:
+    world = World(random.Random(7), 0.0)
+    world.predict()
+    world.turn()
+    world.loss = 1.0
+    for _ in range(3000):
+        world.turn()
+    for _ in range(15):
+        world.predict()
+    world.loss = 0.3
+    for _ in range(3):
+        world.predict()
+    world.settle()
+
+    assert world.outputs == world.truth
+
+
 def test_what_a_device_has_that_is_away_is_gone_after_a_while_and_not_delivered_later() -> None:
     world = World(random.Random(0), 0.0)
     world.predict()
