@@ -18,6 +18,7 @@ help:
 	@echo "make families-check  compares what is read from models with what their own packages find, in ten minutes"
 	@echo "make gpu-check  on a machine with an NVIDIA GPU or a Jetson: what runs on it, in eight minutes"
 	@echo "make simulate  more seeds of the simulated fleet, resumable; options: SEEDS=100000 or SEEDS=FROM:TO"
+	@echo "make chaos    random faults against real processes, resumable; options: SEEDS=20 or SEEDS=FROM:TO"
 	@echo "make bench    figures beside limits and baselines: tables, charts, files; options: ARGS=\"--quick\""
 	@echo "make bench-compare A=REV B=REV  frames/s and CPU time of two revisions in pairs; options: ARGS=\"--pairs 15\""
 	@echo "make docs     the documentation site, into site/"
@@ -101,6 +102,11 @@ gpu-check: python
 .PHONY: simulate
 simulate: install
 	$(BIN)/python -m tests.simulate $(SEEDS)
+
+# Real processes and random faults, about two minutes a seed. What passed is remembered in .simulated/.
+.PHONY: chaos
+chaos: install
+	$(BIN)/python -m tests.check_chaos $(SEEDS)
 
 # Strictly, and without internet: a broken link or a warning is an error.
 docs: install

@@ -1,0 +1,235 @@
+"""`make chaos`: random faults against real processes. Not among the tests: it takes minutes.
+
+python -m tests.check_chaos [SEED|FROM:TO] [--seconds N]
+
+Two devices reach the broker through proxies that delay, throttle, reset, cut and stop their connections.
+Processes are killed and stopped at random, while pipelines are made, paused and deleted. Afterwards all is
+healed, and what must hold is asked: keys of a pipeline only rise (I1, I2), what runs is what was wanted (I3),
+what was deleted sends nothing (I4), and every change that was answered with success is there (I5). Seeds that
+passed are remembered in `.simulated/` for the same code. Exit code: 0; 1 if something did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from streamfleet_api.local.demo import demo_model
+from tests.fakes.chaos_proxy import ChaosProxy, Weather
+from tests.fakes.ports_and_folders import ROOT, short_folder
+from tests.fleet.edge import Edge
+from tests.fleet.harness import Fleet, Subscriber, marked_processes, process_name, rises, wait_for
+from tests.simulate import Memory, Outcome, _seeds, code_digest
+
+LABEL = {"kind": "edge"}
+HEALED = 120.0  # seconds
+SKIES = (
+    Weather(),
+    Weather(delay=0.3),
+    Weather(rate=4000),
+    Weather(up=False),
+    Weather(down=False),
+    Weather(up=False, down=False),
+)
+VICTIMS = ("sf-broker", "sf-api", "sf-agent", "camera", "engine", "publisher")
+
+
+@dataclass
+class Chaos:
+    """The fleet, who harms it, and what was answered."""
+
+    rng: random.Random
+    fleet: Fleet
+    edges: list[Edge]
+    proxies: list[ChaosProxy]
+    subscriber: Subscriber
+    wanted: dict[str, str | None] = field(default_factory=dict)  # pipeline → run, pause; None: deleted
+    unsure: set[str] = field(default_factory=set)  # its last change was not answered with success
+    stopped: list[tuple[float, int]] = field(default_factory=list)  # until when, and which process
+
+    def run(self, seconds: float) -> None:
+        """Faults and changes for a while."""
+        end = time.monotonic() + seconds
+        next_fault = next_change = 0.0
+        while time.monotonic() < end:
+            now = time.monotonic()
+            self._continue(now)
+            if now >= next_fault:
+                next_fault = now + self.rng.uniform(2, 8)
+                self.rng.choice([self._weather, self._weather, self._kill, self._stop])()
+            if now >= next_change:
+                next_change = now + self.rng.uniform(0.5, 3)
+                self._change()
+            time.sleep(0.1)
+
+    def heal(self) -> None:
+        """No fault from now on."""
+        self._continue(float("inf"))
+        for proxy in self.proxies:
+            proxy.heal()
+
+    def problems(self) -> list[str]:
+        """What does not hold, a while after all was healed."""
+        found = []
+        try:
+            wait_for(lambda: not self._differences(), lambda: f"{self._differences()}", timeout=HEALED)
+        except AssertionError as exc:
+            found.append(f"I3, I5: {exc}")
+        subjects = {subject for subject, _, _ in list(self.subscriber.received)}
+        found += [
+            f"I1, I2: keys of {each} fell" for each in subjects if not rises(self.subscriber.keys(each))
+        ]
+        gone = [each for each, state in self.wanted.items() if state is None and each not in self.unsure]
+        counts = {each: len(self.subscriber.of(each)) for each in gone}
+        time.sleep(3.0)  # for what must not come
+        found += [f"I4: {each} still sends" for each in gone if len(self.subscriber.of(each)) > counts[each]]
+        return found
+
+    def _differences(self) -> list[str]:
+        try:
+            there = {each["id"]: each for each in self._pipelines()}
+        except (httpx.HTTPError, KeyError, ValueError) as exc:
+            return [f"no answer: {exc}"]
+        found = []
+        for pipeline_id, state in self.wanted.items():
+            status = there[pipeline_id]["status"] if pipeline_id in there else None
+            expected = {"run": "running", "pause": "paused", None: None}[state]
+            if pipeline_id in self.unsure:
+                continue
+            if status != expected:
+                found.append(f"{pipeline_id} is {status}, expected {expected}")
+        return found
+
+    def _pipelines(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.fleet.http.get("/v2/pipelines").json()["pipelines"]
+        return found
+
+    def _change(self) -> None:
+        pipeline_id = f"cam-{self.rng.randrange(4)}"
+        dice = self.rng.random()
+        state = None if dice < 0.2 else "pause" if dice < 0.4 else "run"
+        path = f"/v2/pipelines/{pipeline_id}"
+        body = {
+            "model": "shapes/1",
+            "sources": [{"reference": "TestPatternStreamProducer"}],
+            "max_fps": 5,
+            "selector": LABEL,
+            "desired_status": state or "run",
+        }
+        try:
+            answer = (
+                self.fleet.http.delete(path, timeout=20)
+                if state is None
+                else self.fleet.http.put(path, json=body, timeout=20)
+            )
+            done = answer.is_success or (state is None and answer.status_code == 404)
+        except httpx.HTTPError:
+            done = False
+        self.wanted[pipeline_id] = state
+        (self.unsure.discard if done else self.unsure.add)(pipeline_id)
+
+    def _weather(self) -> None:
+        proxy = self.rng.choice(self.proxies)
+        skies = (*SKIES, None, None)
+        sky = self.rng.choice(skies)
+        if sky is not None:
+            proxy.weather = sky
+        elif self.rng.random() < 0.5:
+            proxy.reset()
+        else:
+            proxy.cut_inside_a_frame()
+
+    def _victim(self) -> int | None:
+        name = self.rng.choice(VICTIMS)
+        marks = [self.fleet.mark, *(edge.mark for edge in self.edges)]
+        pids = [pid for mark in marks for pid in marked_processes(mark) if process_name(pid).startswith(name)]
+        return self.rng.choice(pids) if pids else None
+
+    def _kill(self) -> None:
+        if (pid := self._victim()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _stop(self) -> None:
+        if (pid := self._victim()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+            self.stopped.append((time.monotonic() + self.rng.uniform(1, 14), pid))
+
+    def _continue(self, now: float) -> None:
+        for until, pid in self.stopped[:]:
+            if now >= until:
+                self.stopped.remove((until, pid))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+
+def run(seed: int, seconds: float) -> list[str]:
+    """One seed: what did not hold."""
+    rng = random.Random(seed)
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(short_folder())
+        model = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.onnx"
+        model.write_bytes(demo_model())
+        fleet = Fleet(folder)
+        stack.callback(fleet.stop)
+        fleet.start()
+        fleet.add_model("shapes/1", model)
+        edges, proxies = [], []
+        for number in (1, 2):
+            home = stack.enter_context(short_folder())
+            edge = Edge(fleet, f"edge-{number}", home / "w")
+            proxy = stack.enter_context(ChaosProxy(("127.0.0.1", fleet.broker_ports[0]), seed + number))
+            stack.callback(edge.kill)
+            token = fleet.cli("devices", "add", edge.name, "--token-only").stdout.strip()
+            edge.start("--join", token, "--broker", f"tcp://127.0.0.1:{proxy.port}")
+            path = f"/v2/devices/{edge.name}"
+            wait_for(
+                lambda path=path: fleet.http.get(path).json().get("state") == "ready",  # type: ignore[misc]
+                edge.name,
+            )
+            assert fleet.http.patch(path, json={"labels": LABEL}).is_success
+            edges.append(edge)
+            proxies.append(proxy)
+        subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
+        stack.callback(subscriber.close)
+        chaos = Chaos(rng, fleet, edges, proxies, subscriber)
+        chaos.run(seconds)
+        chaos.heal()
+        found = chaos.problems()
+        print(
+            f"seed {seed}: {len(subscriber.received)} predictions, {found or 'all held'},"
+            f" not judged: {sorted(chaos.unsure) or 'none'}",
+            flush=True,
+        )
+        return found
+
+
+def main() -> int:
+    """Run the seeds that have not passed yet."""
+    parser = argparse.ArgumentParser(prog="python -m tests.check_chaos", description=__doc__)
+    parser.add_argument("seeds", nargs="?", type=_seeds, default=range(3), help="N or FROM:TO [3]")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of faults, for each seed [60]")
+    options = parser.parse_args()
+    memory = Memory(ROOT / ".simulated", f"chaos-{code_digest()}")
+    broken = 0
+    for seed in sorted(set(options.seeds) - memory.ran()):
+        found = run(seed, options.seconds)
+        memory.note(Outcome((seed,), tuple((seed, each) for each in found)))
+        broken += bool(found)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
