@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class Chaos:
     subscriber: Subscriber
     wanted: dict[str, str | None] = field(default_factory=dict)  # pipeline → run, pause; None: deleted
     unsure: set[str] = field(default_factory=set)  # its last change was not answered with success
+    answers: Counter[str] = field(default_factory=Counter)  # answers, by status or error
     stopped: list[tuple[float, int]] = field(default_factory=list)  # until when, and which process
 
     def run(self, seconds: float) -> None:
@@ -78,6 +80,10 @@ class Chaos:
         self._continue(float("inf"))
         for proxy in self.proxies:
             proxy.heal()
+        for pipeline_id in sorted(self.unsure):  # what nobody knows is asked for once more
+            state = self.wanted[pipeline_id]
+            with contextlib.suppress(AssertionError):  # it stays unsure
+                wait_for(lambda each=pipeline_id, to=state: self._put(each, to), pipeline_id)  # type: ignore[misc]
 
     def problems(self) -> list[str]:
         """What does not hold, a while after all was healed."""
@@ -86,6 +92,8 @@ class Chaos:
             wait_for(lambda: not self._differences(), lambda: f"{self._differences()}", timeout=HEALED)
         except AssertionError as exc:
             found.append(f"I3, I5: {exc}")
+        if not self.subscriber.received or not self.wanted.keys() - self.unsure:
+            found.append("nothing to judge: no prediction was received, or no change answered with success")
         subjects = {subject for subject, _, _ in list(self.subscriber.received)}
         found += [
             f"I1, I2: keys of {each} fell" for each in subjects if not rises(self.subscriber.keys(each))
@@ -98,7 +106,7 @@ class Chaos:
 
     def _differences(self) -> list[str]:
         try:
-            there = {each["id"]: each for each in self._pipelines()}
+            there = {each["pipeline_id"]: each for each in self._pipelines()}
         except (httpx.HTTPError, KeyError, ValueError) as exc:
             return [f"no answer: {exc}"]
         found = []
@@ -116,16 +124,19 @@ class Chaos:
         return found
 
     def _change(self) -> None:
-        pipeline_id = f"cam-{self.rng.randrange(4)}"
         dice = self.rng.random()
         state = None if dice < 0.2 else "pause" if dice < 0.4 else "run"
+        self._put(f"cam-{self.rng.randrange(4)}", state)
+
+    def _put(self, pipeline_id: str, state: str | None) -> bool:
+        """Ask for a state. Was it answered with success?"""
         path = f"/v2/pipelines/{pipeline_id}"
         body = {
             "model": "shapes/1",
             "sources": [{"reference": "TestPatternStreamProducer"}],
             "max_fps": 5,
             "selector": LABEL,
-            "desired_status": state or "run",
+            "paused": state == "pause",
         }
         try:
             answer = (
@@ -134,10 +145,14 @@ class Chaos:
                 else self.fleet.http.put(path, json=body, timeout=20)
             )
             done = answer.is_success or (state is None and answer.status_code == 404)
-        except httpx.HTTPError:
+        except httpx.HTTPError as exc:
             done = False
+            self.answers[type(exc).__name__] += 1
+        else:
+            self.answers[str(answer.status_code)] += 1
         self.wanted[pipeline_id] = state
         (self.unsure.discard if done else self.unsure.add)(pipeline_id)
+        return done
 
     def _weather(self) -> None:
         proxy = self.rng.choice(self.proxies)
@@ -210,7 +225,7 @@ def run(seed: int, seconds: float) -> list[str]:
         found = chaos.problems()
         print(
             f"seed {seed}: {len(subscriber.received)} predictions, {found or 'all held'},"
-            f" not judged: {sorted(chaos.unsure) or 'none'}",
+            f" not judged: {sorted(chaos.unsure) or 'none'}, answers: {dict(chaos.answers)}",
             flush=True,
         )
         return found
