@@ -427,7 +427,10 @@ class Broker:
     def most_fell_silent(self, device: str | None) -> bool:
         """Did this device and most of the fleet fall silent together, a lease ago or so, and still are?"""
         world, lease = self.world, self.world.config.lease
-        silences = {name: world.now - heard for name, heard in self.heard.items()}
+        assert self.fleet is not None
+        # A broker that was started since knows nothing of a device that has no pipeline and has not come back.
+        known = {name for name, each in self.fleet._state.devices.items() if each.heard is not None}
+        silences = {name: world.now - heard for name, heard in self.heard.items() if name in known}
         if device not in silences or silences[device] < lease:
             return False
         silent = sum(SILENT < silence < lease + SILENT for silence in silences.values())
