@@ -428,7 +428,7 @@ class Broker:
         """Did this device and most of the fleet fall silent together, a lease ago or so, and still are?"""
         world, lease = self.world, self.world.config.lease
         assert self.fleet is not None
-        # A broker that was started since knows nothing of a device that has no pipeline and has not come back.
+        # A broker knows nothing of a device without pipelines that has not come back since its start.
         known = {name for name, each in self.fleet._state.devices.items() if each.heard is not None}
         silences = {name: world.now - heard for name, heard in self.heard.items() if name in known}
         if device not in silences or silences[device] < lease:
