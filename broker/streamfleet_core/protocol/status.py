@@ -121,6 +121,7 @@ class SourceStat:
     # In use: software, or a kind of hardware and its element; "" if nothing is decoded.
     decoder: Annotated[str, Meta(max_length=64)] = ""
     decoder_note: str = ""  # why it is not the desired decoder, or was started again
+    objects: Natural = 0  # found in the emitted frames; a classified frame counts as one
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from streamfleet_worker.camera.in_flight_frame import InFlightFrame
 from streamfleet_worker.camera.run_settings import RunSettings, settings_of
 from streamfleet_worker.families.adapter import Outputs
 from streamfleet_worker.ipc.child_messages import CameraConfig
-from streamfleet_worker.video.detection.findings import Findings
+from streamfleet_worker.video.detection.findings import Findings, count_of
 from streamfleet_worker.video.detection.postprocess import findings_of
 from streamfleet_worker.video.detection.trackers import tracker_of
 from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
@@ -121,7 +121,7 @@ class FrameOutput:
             lane.gate.forget()
             return True
         now = time.monotonic()
-        lane.metrics.emitted(now, latency=now - frame.began_at - held)
+        lane.metrics.emitted(now, latency=now - frame.began_at - held, objects=count_of(findings))
         self._record_sink_failures()
         self._offer_preview(lane, frame, findings, header)
         return True

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import supervision as sv
 
-from streamfleet_worker.video.detection.findings import MASKS, moved, resized
+from streamfleet_worker.video.detection.findings import MASKS, count_of, moved, resized
 from streamfleet_worker.video.detection.masks import BoxMask
 from streamfleet_worker.video.detection.tracker import Tracker
 from tests.fakes.findings import blob, classified, column, dense, found, oriented, posed, segmented
@@ -64,6 +64,12 @@ def test_a_resized_mask_covers_the_same_part_of_the_frame(scale: float) -> None:
     expected = dense(blob(303, 201, 600, 401)).sum() * scale * scale
     assert mask.bits.sum() == pytest.approx(expected, rel=0.1)
     assert (mask.left, mask.top) == (round(303 * scale), round(201 * scale))
+
+
+def test_objects_are_counted_and_a_classified_picture_is_one() -> None:
+    assert count_of(found(2)) == 2
+    assert count_of(sv.Detections.empty()) == 0
+    assert count_of(classified(3)) == 1
 
 
 def test_the_smallest_mask_stays_one() -> None:

@@ -34,6 +34,14 @@ def test_throughput_decays_to_zero() -> None:
     assert figures == [10.0, 5.0, 0.0, 0.0]
 
 
+def test_the_objects_of_emitted_frames_are_counted() -> None:
+    metrics = SourceMetrics(0, now=0.0, changed=Wakeup())
+    for objects in (2, 0, 3):
+        metrics.emitted(1.0, latency=0.0, objects=objects)
+
+    assert metrics.source_stat(1.0).objects == 5
+
+
 def test_the_latency_is_that_of_the_last_frames() -> None:
     metrics = SourceMetrics(0, now=0.0, changed=Wakeup())
     before = metrics.source_stat(0.0).latency

@@ -30,6 +30,11 @@ def data_of(detections: sv.Detections, key: str) -> npt.NDArray[Any] | None:
     return None if values is None else np.asarray(values)
 
 
+def count_of(findings: Findings) -> int:
+    """The number of objects. A picture of which a class is known is one."""
+    return len(findings) if isinstance(findings, sv.Detections) else min(len(findings), 1)
+
+
 def resized(findings: Findings, scale: float) -> Findings:
     """Findings in pixels of the resized frame, of which one of the frame has `scale`."""
     if scale == 1 or not isinstance(findings, sv.Detections):

@@ -33,6 +33,7 @@ class _Counters:
     decoded: int = 0
     inferred: int = 0
     emitted: int = 0
+    objects: int = 0
     dropped: Counter[str] = field(default_factory=Counter)  # by cause
     attempts: int = 0  # failed attempts to open the source since the last success
     failures: int = 0
@@ -297,10 +298,11 @@ class SourceMetrics:
             self._source.failing = False
             self._windows.inferred(decoded_at=decoded_at, started_at=started_at, ready_at=ready_at)
 
-    def emitted(self, now: float, *, latency: float) -> None:
-        """Count an emitted frame. `latency`: seconds since its capture."""
+    def emitted(self, now: float, *, latency: float, objects: int = 0) -> None:
+        """Count an emitted frame with so many objects. `latency`: seconds since its capture."""
         with self._lock:
             self._counters.emitted += 1
+            self._counters.objects += objects
             self._windows.emitted(now, latency)
 
     # reading ----------------------------------------------------------------------------------------------
@@ -351,6 +353,7 @@ class SourceMetrics:
                 frozen_for=None if frozen_for is None else round(frozen_for, 1),
                 decoder=self._source.decoder,
                 decoder_note=self._source.decoder_note,
+                objects=self._counters.objects,
             )
 
     @property

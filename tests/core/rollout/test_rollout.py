@@ -1,0 +1,256 @@
+"""A roll-out on a fleet in which time passes by seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from streamfleet_core.rollout.figures import Seen
+from streamfleet_core.rollout.judgement import Limits
+from streamfleet_core.rollout.rollout import Note, Rollout, Switch
+
+OLD, NEW = "parts/1", "parts/2"
+
+
+@dataclass
+class Model:
+    """What a pipeline does with a model."""
+
+    fps: int = 10
+    objects: int = 2  # in each frame
+    latency: float = 0.04
+    crashes: bool = False
+    fails: bool = False
+
+
+@dataclass
+class World:
+    """Pipelines of devices. `switch` is what an operator does, and `second` lets time pass."""
+
+    pipelines: dict[str, Seen]
+    new: Model = field(default_factory=Model)
+    old: Model = field(default_factory=Model)
+    starting: float = 3  # seconds for which a pipeline is down after a change
+    loses: Callable[[Switch], bool] = lambda _: False
+    now: float = 0.0
+    most_down: int = 0
+    notes: list[Note] = field(default_factory=list)
+    switched: list[Switch] = field(default_factory=list)
+    _until: dict[str, float] = field(default_factory=dict)
+
+    def switch(self, action: Switch) -> None:
+        self.switched.append(action)
+        if self.loses(action):
+            return
+        before = self.pipelines[action.pipeline_id]
+        self.pipelines[action.pipeline_id] = replace(
+            before, model=action.model, status="starting", restarts=0, frames=0, objects=0
+        )
+        self._until[action.pipeline_id] = self.now + self.starting
+
+    def second(self) -> None:
+        self.now += 1
+        for name, seen in self.pipelines.items():
+            model = self.new if seen.model == NEW else self.old
+            if seen.status == "starting" and self.now >= self._until[name]:
+                seen = replace(seen, status="failed" if model.fails else "running", reason="opset 99")
+            if seen.status == "running":
+                seen = replace(
+                    seen,
+                    frames=seen.frames + model.fps,
+                    objects=seen.objects + model.fps * model.objects,
+                    latency=model.latency,
+                    restarts=int(model.crashes),
+                )
+            self.pipelines[name] = seen
+        down = sum(seen.status not in ("running", "paused") for seen in self.pipelines.values())
+        self.most_down = max(self.most_down, down)
+
+    def run(self, rollout: Rollout, *, at_most: int = 3000) -> None:
+        """Until the roll-out is over."""
+        for _ in range(at_most):
+            for action in rollout.step(self.pipelines, self.now):
+                if isinstance(action, Switch):
+                    self.switch(action)
+                else:
+                    self.notes.append(action)
+            if rollout.is_over:
+                return
+            self.second()
+        raise AssertionError(f"it is not over: {rollout.phase}, {rollout.verdicts()}")
+
+    def models(self) -> set[str]:
+        return {seen.model for seen in self.pipelines.values()}
+
+
+def world(count: int, **more: Any) -> World:
+    pipelines = {
+        f"belt-{number}": Seen(model=OLD, status="running", device=f"edge-{number % 4}")
+        for number in range(count)
+    }
+    return World(pipelines, **more)
+
+
+def rollout(of: World, *, canary: float = 0.05, max_unavailable: int = 5, **limits: Any) -> Rollout:
+    return Rollout(
+        dict(of.pipelines),
+        old=OLD,
+        new=NEW,
+        canary=canary,
+        max_unavailable=max_unavailable,
+        limits=Limits(observe=10, **limits),
+    )
+
+
+def test_a_good_model_reaches_all_pipelines_and_never_more_than_some_are_down() -> None:
+    fleet = world(100)
+    moves = rollout(fleet)
+
+    fleet.run(moves)
+
+    assert moves.phase == "done"
+    assert fleet.models() == {NEW}
+    assert fleet.most_down == 5
+    assert len(fleet.switched) == 100
+
+
+def test_the_canaries_are_first_and_on_different_devices() -> None:
+    fleet = world(40)
+    moves = rollout(fleet, canary=0.1)
+    while not fleet.switched:
+        for action in moves.step(fleet.pipelines, fleet.now):
+            if isinstance(action, Switch):
+                fleet.switch(action)
+        fleet.second()
+
+    devices = [fleet.pipelines[each.pipeline_id].device for each in fleet.switched]
+    assert sorted(filter(None, devices)) == ["edge-0", "edge-1", "edge-2", "edge-3"]
+
+
+@pytest.mark.parametrize(
+    ("new", "reason"),
+    [
+        (Model(objects=0), "it finds 0.00 objects a frame, before 2.00"),
+        (Model(latency=0.5), "it takes 500 ms from capture to prediction, before 40 ms"),
+        (Model(fps=4), "it gives 4.0 frames/s, before 10.0"),
+        (Model(fps=0), "it emits nothing"),
+        (Model(crashes=True), "it crashed: opset 99"),
+        (Model(fails=True), "it has failed: opset 99"),
+    ],
+)
+def test_a_worse_model_stops_at_the_canaries_and_all_are_back(new: Model, reason: str) -> None:
+    fleet = world(60, new=new)
+    moves = rollout(fleet)
+
+    fleet.run(moves)
+
+    assert moves.phase == "returned"
+    assert reason in moves.reason
+    assert fleet.models() == {OLD}
+    assert {each.pipeline_id for each in fleet.switched} == {"belt-0", "belt-1", "belt-10"}
+    bad = next(note for note in fleet.notes if note.text.startswith("bad"))
+    assert reason in bad.text
+
+
+def test_a_model_that_gets_worse_later_takes_the_good_ones_back_without_a_greater_outage() -> None:
+    fleet = world(30)
+    moves = rollout(fleet, max_unavailable=3)
+    while sum("good" in text for text in map(str, fleet.notes)) < 12:
+        for action in moves.step(fleet.pipelines, fleet.now):
+            if isinstance(action, Switch):
+                fleet.switch(action)
+            else:
+                fleet.notes.append(action)
+        fleet.second()
+    fleet.pipelines["belt-0"] = replace(fleet.pipelines["belt-0"], restarts=1)
+
+    fleet.run(moves)
+
+    assert moves.phase == "returned"
+    assert fleet.models() == {OLD}
+    assert fleet.most_down <= 4  # the wave of three, and the one that crashed
+
+
+def test_an_empty_scene_tells_nothing_about_objects() -> None:
+    fleet = world(4, old=Model(objects=0), new=Model(objects=0))
+    moves = rollout(fleet)
+
+    fleet.run(moves)
+
+    assert moves.phase == "done"
+
+
+def test_a_device_that_is_lost_takes_room_and_is_no_fault_of_the_model() -> None:
+    fleet = world(12)
+    fleet.pipelines["belt-11"] = replace(fleet.pipelines["belt-11"], status="moving")
+    moves = rollout(fleet, max_unavailable=1)
+
+    with pytest.raises(AssertionError, match="it is not over: canary"):
+        fleet.run(moves, at_most=60)
+    assert fleet.switched == []
+
+    fleet.pipelines["belt-11"] = replace(fleet.pipelines["belt-11"], status="running")
+    fleet.run(moves)
+    assert moves.phase == "done"
+
+
+def test_pipelines_that_others_remove_or_change_are_left_out() -> None:
+    fleet = world(6)
+    moves = rollout(fleet)
+    moves.step(fleet.pipelines, 0.0)
+    del fleet.pipelines["belt-1"]
+    fleet.pipelines["belt-2"] = replace(fleet.pipelines["belt-2"], model="other/1")
+
+    fleet.run(moves)
+
+    assert moves.phase == "done"
+    assert fleet.models() == {NEW, "other/1"}
+    assert moves.verdicts()["belt-1"] == "it was removed"
+    assert moves.verdicts()["belt-2"] == "it was given other/1"
+
+
+def test_a_paused_pipeline_is_switched_and_not_compared() -> None:
+    fleet = world(3)
+    fleet.pipelines["belt-2"] = replace(fleet.pipelines["belt-2"], status="paused")
+    fleet.switch = lambda action: (  # type: ignore[method-assign]
+        World.switch(fleet, action)
+        if action.pipeline_id != "belt-2"
+        else fleet.pipelines.update({"belt-2": replace(fleet.pipelines["belt-2"], model=action.model)})
+    )
+    moves = rollout(fleet)
+
+    fleet.run(moves)
+
+    assert fleet.models() == {NEW}
+    assert moves.verdicts()["belt-2"] == "not compared: it was not running, and is paused"
+
+
+def test_a_change_that_got_lost_is_asked_for_again() -> None:
+    fleet = world(3)
+    lost: list[Switch] = []
+
+    def loses(action: Switch) -> bool:
+        lost.append(action)
+        return len(lost) <= 2
+
+    fleet.loses = loses
+    moves = rollout(fleet)
+
+    fleet.run(moves)
+
+    assert moves.phase == "done"
+    assert fleet.models() == {NEW}
+
+
+def test_what_never_starts_is_bad() -> None:
+    fleet = world(3, starting=float("inf"))
+    moves = rollout(fleet, start=30)
+
+    fleet.run(moves)
+
+    assert moves.phase == "returned"
+    assert moves.reason == "belt-0: it is starting after 51 s"
+    assert fleet.models() == {OLD}
