@@ -27,6 +27,7 @@ from streamfleet.results import (
     ModelCard,
     Pipeline,
     PipelineReport,
+    Plan,
     Readiness,
     Subscriber,
     SubscriberKeys,
@@ -185,6 +186,19 @@ def put_pipeline(pipeline_id: str, settings: PipelineSettings, if_match: int | N
         body=msgspec.json.encode(settings),
         headers={**_JSON, **_if_match(if_match)},
         is_repeatable=if_match is None,
+    )
+
+
+def plan_pipelines(pipelines: Mapping[str, PipelineSettings]) -> Call[Plan]:
+    """Ask where pipelines would go."""
+    wanted = [{**settings, "id": pipeline_id} for pipeline_id, settings in pipelines.items()]
+    return Call(
+        method="POST",
+        path="/v2/plan",
+        read=reads(Plan),
+        body=msgspec.json.encode({"pipelines": wanted}),
+        headers=_JSON,
+        is_repeatable=True,
     )
 
 

@@ -37,6 +37,7 @@ from streamfleet.results import (
     Pipeline,
     PipelineReport,
     PipelineStat,
+    Plan,
     Readiness,
     Subscriber,
     SubscriberKeys,
@@ -122,6 +123,10 @@ class AsyncClient:
     ) -> Pipeline:
         """See `Client.put_pipeline`."""
         return await self._send(api_calls.put_pipeline(pipeline_id, settings, if_match))
+
+    async def plan_pipelines(self, pipelines: Mapping[str, PipelineSettings]) -> Plan:
+        """See `Client.plan_pipelines`."""
+        return await self._send(api_calls.plan_pipelines(pipelines))
 
     async def patch_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **changes: Unpack[PipelineChanges]

@@ -34,6 +34,7 @@ from streamfleet.results import (
     Pipeline,
     PipelineReport,
     PipelineStat,
+    Plan,
     Readiness,
     Subscriber,
     SubscriberKeys,
@@ -167,6 +168,28 @@ class Client:
             ```
         """
         return self._send(api_calls.put_pipeline(pipeline_id, settings, if_match))
+
+    def plan_pipelines(self, pipelines: Mapping[str, PipelineSettings]) -> Plan:
+        """Say where pipelines would go, and what would be left of each device. Nothing changes.
+
+        They are placed by priority, then in their order, as if those before them were there. One whose id
+        exists takes the place of that pipeline.
+
+        Args:
+            pipelines: The settings of each pipeline, by id: see `PipelineSettings`.
+
+        Raises:
+            Invalid: A value is invalid, or the fleet does not have the model or device.
+
+        Example:
+            ```python
+            plan = client.plan_pipelines(
+                {f"door-{n}": {"model": "yolox-nano/1", "sources": [url], "max_fps": 5} for n, url in doors}
+            )
+            print([each.reason for each in plan.pipelines if each.device is None])
+            ```
+        """
+        return self._send(api_calls.plan_pipelines(pipelines))
 
     def patch_pipeline(
         self, pipeline_id: str, *, if_match: int | None = None, **changes: Unpack[PipelineChanges]

@@ -292,6 +292,121 @@ class Remaining:
     pipeline_id: str
     state: str
     reason: str
+class DeviceLoad:
+    """What the pipelines of a device need, and what it has. None: unknown.
+
+    Attributes:
+        engine: The part of its engine that they need.
+        cores: The CPU cores that they need.
+        all_cores: Its CPU cores.
+        memory: The bytes of memory that they need.
+        all_memory: Its bytes of memory for pipelines.
+        measured: Pipelines whose needs follow from measured costs.
+        guessed: The other pipelines. Each counts as one of the `capacity` of the device.
+    """
+
+    engine: float
+    cores: float
+    all_cores: float | None
+    memory: int
+    all_memory: int | None
+    measured: int
+    guessed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a pipeline needs on a device.
+
+    Attributes:
+        engine: A part of its engine.
+        cores: CPU cores.
+        memory: Bytes of memory.
+        is_measured: Whether it follows from measured costs. False: it is a guess.
+    """
+
+    engine: float
+    cores: float
+    memory: int
+    is_measured: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """Where a pipeline would go.
+
+    Attributes:
+        pipeline_id: The id of the pipeline.
+        device: The device. None: nowhere.
+        reason: Why nowhere, for people.
+        need: What it needs there. None: it goes nowhere.
+    """
+
+    pipeline_id: str
+    device: str | None
+    reason: str
+    need: Need | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where pipelines would go.
+
+    Attributes:
+        pipelines: The pipelines, in the order in which they were given.
+        devices: The load of each device with them, by its name.
+    """
+
+    pipelines: tuple[Planned, ...]
+    devices: dict[str, DeviceLoad]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one source of a pipeline costs. Times are seconds, sizes are bytes.
+
+    Attributes:
+        digest: The SHA-256 of the model's manifest.
+        variant: The precision of the variant that ran. Empty: the model itself.
+        decoder: What decoded the source.
+        width: The width of its pictures in pixels.
+        height: The height of its pictures in pixels.
+        accelerator: Time of an accelerator for an inference. 0: the CPU runs the model.
+        inference: CPU time of the engine for an inference.
+        reading: CPU time for a received frame, inferred or not.
+        frame: CPU time for an inferred frame, without its inference.
+        engine_memory: Memory of the engine, which all pipelines of the model share.
+        camera_memory: Memory of the process of the pipeline, for one source.
+        source_fps: Frames per second that such sources deliver.
+        frames: The number of inferences that were measured.
+    """
+
+    digest: str
+    variant: str
+    decoder: str
+    width: int
+    height: int
+    accelerator: float
+    inference: float
+    reading: float
+    frame: float
+    engine_memory: int
+    camera_memory: int
+    source_fps: float
+    frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardCost:
+    """A cost on one kind of device.
+
+    Attributes:
+        board: The kind, as `Device.board`.
+        cost: The cost.
+    """
+
+    board: str
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +440,7 @@ class Device:
         disk: Bytes of the file system of its data directory.
         disk_available: Available bytes of it.
         clock_offset: Seconds that its clock is ahead of the clock of the API.
+        demand: What its pipelines need, and what it has. None: it has not joined, or its fleet does not tell.
         board: Its kind: devices with the same name run the same variants of models. None: unknown.
         optimisation: The last building of variants of a model that it was asked for. None: none since its
             agent started.
@@ -358,6 +474,7 @@ class Device:
     disk: int | None
     disk_available: int | None
     clock_offset: float | None
+    demand: DeviceLoad | None = None
     board: str | None = None
     optimisation: OptimisationStat | None = None
     missing_accelerator: MissingAccelerator | None
@@ -482,10 +599,12 @@ class ModelCard(Model):
     Attributes:
         card: What the ONNX file says about itself. None: the file is not available, or the API is older.
         pipelines: Ids of the pipelines that use the model or used an earlier content of its id.
+        costs: What its pipelines cost, as devices have measured, by kind of device.
     """
 
     card: FileCard | None = None
     pipelines: tuple[str, ...] = ()
+    costs: tuple[BoardCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ from streamfleet_api.v2.devices import DeviceRoutes
 from streamfleet_api.v2.models import BLOBS, ModelRoutes
 from streamfleet_api.v2.optimisations import OPTIMISATIONS, OptimisationRoutes
 from streamfleet_api.v2.pipelines import PipelineRoutes
+from streamfleet_api.v2.plan import PlanRoutes
 from streamfleet_api.v2.samples import SAMPLES, SampleRoutes
 from streamfleet_api.v2.stream_docs import documented
 from streamfleet_api.v2.streams import Streams
@@ -196,6 +197,7 @@ def create_app(
         *StreamManagementRoutes(manager).endpoints(),
         *InferencePipelineRoutes(manager, inference_pipelines).endpoints(),
         *PipelineRoutes(services.broker, models, services.statuses).endpoints(),
+        *PlanRoutes(services.broker, models).endpoints(),
         *CommandRoutes(services.broker, services.statuses).endpoints(),
         *DeviceRoutes(services.broker, services.statuses).endpoints(),
         *SubscriberRoutes(services.broker).endpoints(),

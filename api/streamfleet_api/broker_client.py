@@ -35,12 +35,14 @@ from streamfleet_core.protocol.requests import (
     GetEvents,
     GetFleet,
     GetPipeline,
+    ListCosts,
     ListDevices,
     ListModels,
     ListPipelines,
     ListSubscribers,
     OperatorRequest,
     PipelineView,
+    PlanPipelines,
     pack_request,
 )
 from streamfleet_core.runtime.client_socket import configure
@@ -61,9 +63,11 @@ _QUERIES = (  # requests that change nothing
     GetFleet,
     GetPipeline,
     ListDevices,
+    ListCosts,
     ListModels,
     ListPipelines,
     ListSubscribers,
+    PlanPipelines,
 )
 
 T = TypeVar("T")

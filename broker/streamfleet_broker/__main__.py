@@ -108,6 +108,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
     for option, default, text in (
         ("device-messages", "6000", "messages/s that a device may publish; the rest is dropped"),
         ("device-bytes", str(64 * 1024**2), "bytes/s that a device may publish; the rest is dropped"),
+        (
+            "spare",
+            "0",
+            "1: keep room for the pipelines of any one device, should it be lost",
+        ),
     ):
         value = given(option.upper().replace("-", "_"), default)
         parser.add_argument(f"--{option}", type=int, default=value, metavar="NUMBER", help=text)

@@ -13,6 +13,7 @@ from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.runtime.socket_path import problem_with
 
 MAX_RATE = 10**12  # a second: no device reaches it
+MAX_SPARE = 1  # devices: the number of pairs to look at would be the square of theirs
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
 
 
@@ -31,18 +32,21 @@ class BrokerConfig:
     advertise: tuple[str, ...] = ()  # hosts; empty: `host`, or the addresses of this machine
     device_messages: int = 6000  # a second, of one device at the relay: three times 64 cameras at 30 frames/s
     device_bytes: int = 64 * 1024**2  # the same in bytes
+    spare: int = 0  # devices that may be lost, so that their pipelines fit on the others: 0 or 1
     api_port: int = 8080
     api_fingerprint: Path | None = None  # the file with the fingerprint of the api's certificate
 
     def __post_init__(self) -> None:
         if problem := problem_with(self.data_dir, self.predictions_path.name):
             raise BadConfig("--data-dir", f"{self.data_dir}: {problem}")
-        for option, given, least in (
-            ("--device-messages", self.device_messages, 1),
-            ("--device-bytes", self.device_bytes, MAX_DATA_FRAME),  # otherwise one message could exceed it
+        for option, given, least, most in (
+            ("--device-messages", self.device_messages, 1, MAX_RATE),
+            # Otherwise one message could exceed it.
+            ("--device-bytes", self.device_bytes, MAX_DATA_FRAME, MAX_RATE),
+            ("--spare", self.spare, 0, MAX_SPARE),
         ):
-            if not least <= given <= MAX_RATE:
-                raise BadConfig(option, f"expected {least} to {MAX_RATE}, got {given}")
+            if not least <= given <= most:
+                raise BadConfig(option, f"expected {least} to {most}, got {given}")
 
     @property
     def operators_path(self) -> Path:

@@ -528,4 +528,5 @@ def _fleet_config(
         pictures=(tcp("*", port_of(endpoints.pictures_in)),),
         api=f"http://*:{config.api_port}",
         api_fingerprint=lambda: _told_by(config.api_fingerprint),
+        spare=config.spare,
     )

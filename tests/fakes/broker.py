@@ -16,6 +16,7 @@ import zmq
 from typing_extensions import assert_never
 
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
+from streamfleet_core.protocol.costs import BoardCost
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
 from streamfleet_core.protocol.messages import Error, Message, Reply, Request
 from streamfleet_core.protocol.optimisation import Optimisation
@@ -45,6 +46,7 @@ from streamfleet_core.protocol.requests import (
     GetFleet,
     GetPipeline,
     LabelDevice,
+    ListCosts,
     ListDevices,
     ListModels,
     ListPipelines,
@@ -52,6 +54,8 @@ from streamfleet_core.protocol.requests import (
     OperatorRequest,
     Outcome,
     PipelineView,
+    Plan,
+    PlanPipelines,
     Put,
     PutModel,
     PutPipeline,
@@ -134,6 +138,8 @@ class Peer:
         self.devices: dict[str, DeviceView] = {}
         self.subscribers: dict[str, SubscriberView] = {}
         self.models: dict[str, ModelRef] = {}
+        self.costs: list[BoardCost] = []
+        self.plan = Plan((), {})  # the answer to any question for a plan
         self.tickets: dict[str, str] = {}
         self.optimisations: dict[str, tuple[str, Optimisation]] = {}  # by id, with the device
         self.foreign: set[tuple[str, str]] = set()  # devices, and pipelines that they never had
@@ -331,6 +337,10 @@ class Peer:
                 return tuple(self.models.values())
             case RemoveModel():
                 return self.models.pop(asked.model_id, UNKNOWN)
+            case ListCosts():
+                return tuple(each for each in self.costs if each.cost.digest == asked.digest)
+            case PlanPipelines():
+                return self.plan
             case CheckHolder():
                 return (asked.device, asked.pipeline_id) not in self.foreign
             case CheckTicket():

@@ -12,6 +12,7 @@ from streamfleet_broker.fleet.fleet import Fleet
 from streamfleet_broker.fleet.records import DeviceRecord, Record
 from streamfleet_broker.fleet.state import FleetConfig
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
+from streamfleet_core.protocol.costs import Measured, Resources
 from streamfleet_core.protocol.messages import (
     Bye,
     Desired,
@@ -166,6 +167,7 @@ class ScriptedFleet:
         observed: Iterable[Observed] = (),
         seen_epoch: int = 0,
         optimises: bool = False,
+        resources: Resources | None = None,
     ) -> list[Effect]:
         """A device connects anew and says Hello."""
         peer = DevicePeer(routing_id or name.encode(), key or key_of(name))
@@ -179,11 +181,18 @@ class ScriptedFleet:
             observed=device.observed,
             publish=publish,
             optimises=optimises,
+            resources=resources,
         )
         return self.perform(self.fleet.receive(peer, Envelope(hello), self.now))
 
     def heartbeat(
-        self, name: str, *, applied_revision: int | None = None, full: bool = True, trouble: str = ""
+        self,
+        name: str,
+        *,
+        applied_revision: int | None = None,
+        full: bool = True,
+        trouble: str = "",
+        measured: Measured | None = None,
     ) -> list[Effect]:
         """A device is alive, and says what it observes."""
         device = self.devices[name]
@@ -196,6 +205,7 @@ class ScriptedFleet:
                 observed_digest(device.observed),
                 device.observed if full else None,
                 trouble,
+                measured,
             ),
         )
 

@@ -38,6 +38,7 @@ class WorkerConfig:
     join_file: Path | None = None  # a file with a token, which may be missing after the device has joined
     broker: str = ""  # tcp://HOST:PORT, tried before the addresses in the token
     capacity: int = 8  # pipelines
+    capacity_is_given: bool = True  # otherwise what pipelines cost decides, where it was measured
     publish_host: str = "*"
     publish_port: int | None = None  # of the device's own PUB socket; None: no socket
     engine_threads: int = 0  # 0: one per core
@@ -92,6 +93,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         join_file=Path(options["join-file"]).absolute() if options["join-file"] else None,
         broker=_endpoint(options["broker"] or ""),
         capacity=_whole("--capacity", options["capacity"] or str(default_capacity()), 0, MAX_CAPACITY),
+        capacity_is_given=options["capacity"] is not None,
         publish_host=options["publish-host"] or "*",
         publish_port=None if port is None else _whole("--publish-port", port, 1, MAX_PORT),
         engine_threads=_whole("--engine-threads", options["engine-threads"] or "0", 0, 1024),
@@ -117,7 +119,8 @@ _OPTIONS = {
     "join": "token of a new device, from 'streamfleet devices add NAME'; ignored once it has joined",
     "join-file": "file with the token, to keep it out of the command line",
     "broker": "tcp://HOST:PORT of the broker, if it is no longer the address in the token",
-    "capacity": "how many pipelines this device may run",
+    "capacity": "how many pipelines this device may run at most; without it, as many as fit by their"
+    " measured cost",
     "publish-port": "TCP port for subscribers that connect to this device directly; without it there is none",
     "publish-host": "address that --publish-port is opened on, * for all",
     "engine-threads": "threads that run one model; 0 for one per core",

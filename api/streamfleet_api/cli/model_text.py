@@ -9,7 +9,7 @@ from streamfleet_api.cli.tables import size
 from streamfleet_api.cli.variant_text import variant_lines
 
 if TYPE_CHECKING:
-    from streamfleet.results import FileCard, Model, ModelCard, Pipeline
+    from streamfleet.results import BoardCost, Cost, FileCard, Model, ModelCard, Pipeline
 
 _TASKS = {
     "detect": "detection (boxes)",
@@ -38,6 +38,8 @@ def card_lines(model: ModelCard, used: Sequence[Pipeline]) -> Iterator[str]:
     if model.card is not None:
         yield from _file_lines(model.card)
     yield from _variant_lines(model)
+    for number, line in enumerate(_cost_lines(model.costs) if model.costs else ["not measured yet"]):
+        yield _line("" if number else "cost", line)
     yield from _user_lines(model, used)
 
 
@@ -94,3 +96,30 @@ def _uses_other_content(pipeline: Pipeline, model: ModelCard) -> bool:
 
 def _line(name: str, text: str) -> str:
     return f"  {name:11}  {text}"
+
+
+def _cost_lines(costs: Sequence[BoardCost]) -> Iterator[str]:
+    """What pipelines of a model cost, by kind of device."""
+    board = None
+    for each in costs:
+        if each.board != board:
+            board = each.board
+            yield board
+        yield f"  {_kind(each.cost)}: {_figures(each.cost)}"
+
+
+def _kind(cost: Cost) -> str:
+    parts = (cost.variant, f"{cost.width}x{cost.height}", cost.decoder)
+    return " ".join(filter(None, parts))
+
+
+def _figures(cost: Cost) -> str:
+    accelerator = f"{_ms(cost.accelerator)} of the accelerator, " if cost.accelerator else ""
+    each = f"{accelerator}{_ms(cost.inference + cost.frame)} of a core for a frame"
+    read = f"{_ms(cost.reading)} for one that is only read"
+    memory = f"{size(cost.engine_memory)} for the model, {size(cost.camera_memory)} for a camera"
+    return f"{each}, {read}; {memory}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.3g} ms"

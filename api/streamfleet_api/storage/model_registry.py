@@ -8,15 +8,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamfleet_api.broker_client import BrokerClient
+from streamfleet_api.broker_client import BrokerClient, Refused
 from streamfleet_api.storage.blob_store import BlobError, Blobs
 from streamfleet_api.storage.model_trial import try_model
 from streamfleet_core.models import model_folder
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.onnx_file import read_file
 from streamfleet_core.models.onnx_graph import BadModel, fit_together
+from streamfleet_core.protocol.costs import BoardCost
 from streamfleet_core.protocol.limits import MAX_VARIANTS
 from streamfleet_core.protocol.requests import (
+    ListCosts,
     ListModels,
     PipelineView,
     PutModel,
@@ -109,6 +111,18 @@ class Models:
     async def list(self) -> tuple[ModelRef, ...]:
         """Raises: BrokerClientError."""
         return await self._broker.ask(ListModels(), tuple[ModelRef, ...])
+
+    async def costs(self, model: ModelRef) -> tuple[BoardCost, ...]:
+        """What pipelines of a model cost, as devices have measured; none from a broker that measures nothing.
+
+        Raises: BrokerClientError.
+        """
+        try:
+            return await self._broker.ask(ListCosts(model.digest), tuple[BoardCost, ...])
+        except Refused as exc:
+            if exc.code != "bad_message":
+                raise
+            return ()
 
     async def find(self, model_id: str) -> ModelRef:
         """The content that this id stands for; a model that only the cache has is registered first.

@@ -18,7 +18,7 @@ from streamfleet_api.v2.requests import (
     StageRequest,
 )
 from streamfleet_api.web.validation import validate
-from streamfleet_core.protocol.requests import CreatePipeline, PipelineView, PutPipeline
+from streamfleet_core.protocol.requests import CreatePipeline, DesiredPipeline, PipelineView, PutPipeline
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.values import (
@@ -158,6 +158,19 @@ def put(request: PipelineRequest, pipeline_id: str, models: Resolved, *, expecte
         on_disconnect=request.on_disconnect,
         desired_status=_desired_status(request),
         expected=expected,
+    )
+
+
+def desired(request: PipelineRequest, pipeline_id: str, models: Resolved) -> DesiredPipeline:
+    """Map a request to one of many desired pipelines."""
+    return DesiredPipeline(
+        pipeline_id=pipeline_id,
+        spec=spec_of(request, models),
+        device=request.device,
+        selector=request.selector,
+        labels=request.labels,
+        desired_status=_desired_status(request),
+        on_disconnect=request.on_disconnect,
     )
 
 

@@ -133,7 +133,8 @@ class ModelRoutes:
                 manifest = self._models.manifest(model)
                 card = None if manifest is None else await self._cards.find(manifest)
                 users = list(await self._models.users(model_id))
-                return written(ModelCard.with_card(Model.of(model, manifest), card, users))
+                costs = await self._models.costs(model)
+                return written(ModelCard.with_card(Model.of(model, manifest), card, users, costs))
         raise Problem(404, f"no model {model_id} is registered: GET /v2/models lists them")
 
     async def put(self, request: Request) -> Response:

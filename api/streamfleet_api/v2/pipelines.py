@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from streamfleet_api.broker_client import PAGE, BrokerClient, Refused
 from streamfleet_api.feeds.statuses import Statuses
-from streamfleet_api.storage.model_registry import Models, UnknownModel
-from streamfleet_api.v2.mapping import Place, Resolved, create, model_places, named_classes, patched, put
+from streamfleet_api.storage.model_registry import Models
+from streamfleet_api.v2.mapping import Resolved, create, model_places, named_classes, patched, put
+from streamfleet_api.v2.model_lookup import find_models
 from streamfleet_api.v2.pages import Page, fields_of
 from streamfleet_api.v2.request_reading import (
     IDEMPOTENCY_KEY,
@@ -29,7 +30,6 @@ from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, Handle
 from streamfleet_api.web.problem_details import Problem
 from streamfleet_api.web.validation import ID_SCHEMA, Invalid, check_id
 from streamfleet_core.models.kept_classes import expected_class, unknown_names
-from streamfleet_core.models.onnx_graph import BadModel
 from streamfleet_core.protocol.requests import (
     Changed,
     ChangePipeline,
@@ -196,7 +196,7 @@ class PipelineRoutes:
         tag = if_match(request)
         patch = await read(request, PipelinePatch, MERGE_PATCH, JSON)
         await self._check_device(patch.device)
-        found = await self._resolve_places(model_places(patch.model, patch.stages or ()))
+        found = await find_models(self._models, model_places(patch.model, patch.stages or ()))
         for attempt in range(_PATCHES):
             view = await self._broker.ask(GetPipeline(pipeline_id), PipelineView)
             if view.desired_status == "stop":
@@ -305,23 +305,7 @@ class PipelineRoutes:
                 raise Invalid([error])
 
     async def _resolve(self, asked: PipelineRequest) -> Resolved:
-        return await self._resolve_places(model_places(asked.model, asked.stages))
-
-    async def _resolve_places(self, places: dict[str, Place]) -> Resolved:
-        return {model_id: await self._model(model_id, place) for model_id, place in sorted(places.items())}
-
-    async def _model(self, model_id: str, place: Place) -> ModelRef:
-        try:
-            return await self._models.find(model_id)
-        except UnknownModel as exc:
-            known = listed(model.id for model in await self._models.list())
-            text = f"Input should be a model of the fleet: {known}; PUT /v2/models/{model_id} adds it"
-            error = {"type": "model", "loc": place, "msg": text, "input": model_id}
-            raise Invalid([error]) from exc
-        except BadModel as exc:
-            text = f"Input should be a model that can be used: {exc}"
-            error = {"type": "model", "loc": place, "msg": text, "input": model_id}
-            raise Invalid([error]) from exc
+        return await find_models(self._models, model_places(asked.model, asked.stages))
 
     def _shown(self, view: PipelineView) -> Pipeline:
         return Pipeline.of(view, self._statuses.pipeline(view.pipeline_id))

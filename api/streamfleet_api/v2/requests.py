@@ -28,6 +28,7 @@ from streamfleet_core.protocol.limits import (
     BOARD_PATTERN,
     ID_PATTERN,
     LABEL_VALUE_PATTERN,
+    MAX_APPLIED,
     MAX_BATCH,
     MAX_CLASS_NAME,
     MAX_CORNERS,
@@ -547,6 +548,12 @@ class NewPipelineRequest(PipelineRequest):
 
     id: Name | None = None
     """Null: the api generates one."""
+
+
+class PlanRequest(Body):
+    """Pipelines to be placed on the devices as they are now."""
+
+    pipelines: list[NewPipelineRequest] = Field(min_length=1, max_length=MAX_APPLIED)
 
 
 class PipelinePatch(Body):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from streamfleet_api.v2.mapping import asked_sampling
 from streamfleet_api.v2.requests import SamplingRequest
 from streamfleet_core.models.model_card import FileCard
 from streamfleet_core.protocol.optimisation import OptimisationStat
+from streamfleet_core.protocol.costs import BoardCost, DeviceLoad
 from streamfleet_core.protocol.requests import (
     DeviceState,
     DeviceView,
@@ -20,7 +22,9 @@ from streamfleet_core.protocol.requests import (
     FleetView,
     PipelineStatus,
     PipelineView,
+    Plan,
     Plane,
+    Planned,
 )
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
@@ -363,6 +367,8 @@ class Device(Answer):
     """Available bytes of it."""
     clock_offset: float | None
     """Seconds that its clock is ahead of the clock of this api."""
+    demand: DeviceLoad | None
+    """What its pipelines need, and what it has. Null: it has not joined."""
     board: str | None
     """Its kind: devices with the same name run the same variants of models. Null: unknown."""
     optimisation: OptimisationStat | None
@@ -406,6 +412,7 @@ class Device(Answer):
             disk=stat.disk or None if stat else None,
             disk_available=stat.disk_available if stat and stat.disk else None,
             clock_offset=offset,
+            demand=view.load,
             board=stat.board or None if stat else None,
             optimisation=stat.optimisation if stat else None,
             missing_accelerator=stat.missing_accelerator if stat else None,
@@ -499,11 +506,29 @@ class ModelCard(Model):
     """What the ONNX file says. Null: the file is missing or damaged."""
     pipelines: list[str]
     """Ids of the pipelines that use it, or used an earlier content of the same id."""
+    costs: list[BoardCost]
+    """What its pipelines cost, as devices have measured, by kind of device."""
 
     @classmethod
-    def with_card(cls, model: Model, card: FileCard | None, pipelines: list[str]) -> ModelCard:
+    def with_card(
+        cls, model: Model, card: FileCard | None, pipelines: list[str], costs: Sequence[BoardCost]
+    ) -> ModelCard:
         """The model with its card."""
-        return cls(**dict(model), card=card, pipelines=pipelines)
+        return cls(**dict(model), card=card, pipelines=pipelines, costs=list(costs))
+
+
+class PlanAnswer(Answer):
+    """Where pipelines would go."""
+
+    pipelines: list[Planned]
+    """In the order of the request."""
+    devices: dict[str, DeviceLoad]
+    """The load of each device then, by its name."""
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanAnswer:
+        """The plan of the broker."""
+        return cls(pipelines=list(plan.pipelines), devices=dict(plan.devices))
 
 
 class PutModelAnswer(Model):

@@ -16,6 +16,7 @@ from streamfleet_broker.fleet.moving.handovers import Handovers
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pipeline_status import spelled
 from streamfleet_broker.fleet.pipelines import Pipelines
+from streamfleet_broker.fleet.planning import Planner
 from streamfleet_broker.fleet.queries import FleetQueries
 from streamfleet_broker.fleet.records import Drain, ModelRecord, SubscriberRecord, TokenRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
@@ -43,11 +44,13 @@ from streamfleet_core.protocol.requests import (
     GetFleet,
     GetPipeline,
     LabelDevice,
+    ListCosts,
     ListDevices,
     ListModels,
     ListPipelines,
     ListSubscribers,
     OperatorRequest,
+    PlanPipelines,
     PutModel,
     PutPipeline,
     RemoveDevice,
@@ -65,7 +68,16 @@ from streamfleet_core.protocol.requests import (
 MAX_SUBSCRIBERS = 1000  # their keys travel in one message
 
 Query = (
-    ListPipelines | GetPipeline | ListDevices | GetDevice | ListModels | CheckTicket | CheckHolder | GetFleet
+    PlanPipelines
+    | ListCosts
+    | ListPipelines
+    | GetPipeline
+    | ListDevices
+    | GetDevice
+    | ListModels
+    | CheckTicket
+    | CheckHolder
+    | GetFleet
 )
 DeviceChange = AddDevice | LabelDevice | CordonDevice | DrainDevice | RemoveDevice | DrillDevice
 
@@ -90,6 +102,7 @@ class Operators:
         self._scheduler = scheduler
         self._queries = queries
         self._pipelines = pipelines
+        self._planner = Planner(state, scheduler)
         self._event_listeners = event_listeners
         self._optimisations = optimisations
         self._handovers = handovers
@@ -151,11 +164,8 @@ class Operators:
                 if record is None:
                     return no_pipeline(request.pipeline_id)
                 return Reply(self._queries.view(record, now))
-            case ListDevices():
-                return Reply(self._queries.device_page(request, now))
-            case GetDevice():
-                device = self._queries.device_view(request.device, now)
-                return self._state.no_device(request.device, "not_found") if device is None else Reply(device)
+            case ListDevices() | GetDevice():
+                return self._look_up_devices(request, now)
             case ListModels():
                 models = self._state.records.models
                 return Reply(tuple(models[model_id].ref for model_id in sorted(models)))
@@ -165,6 +175,8 @@ class Operators:
                 return Reply(self._state.holds(request.device, request.pipeline_id))
             case GetFleet():
                 return Reply(self._queries.fleet_view(now))
+            case PlanPipelines() | ListCosts():
+                return self._estimate(request)
             case _:
                 assert_never(request)
 
@@ -182,6 +194,17 @@ class Operators:
                 return self._drill_device(request)
             case _:
                 assert_never(request)
+
+    def _look_up_devices(self, request: ListDevices | GetDevice, now: float) -> Reply | Error:
+        if isinstance(request, ListDevices):
+            return Reply(self._queries.device_page(request, now))
+        device = self._queries.device_view(request.device, now)
+        return self._state.no_device(request.device, "not_found") if device is None else Reply(device)
+
+    def _estimate(self, request: PlanPipelines | ListCosts) -> Reply | Error:
+        if isinstance(request, PlanPipelines):
+            return self._planner.plan(request)
+        return Reply(self._state.costs.of_model(request.digest))
 
     def _add_device(self, request: AddDevice, now: float) -> Reply:
         """Create a join token. It revokes earlier tokens of the same name."""

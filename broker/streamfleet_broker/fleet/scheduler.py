@@ -60,14 +60,17 @@ class Scheduler:
                 waiting += self.movable(device)
         return waiting
 
-    def choices(self, waiting: Iterable[PipelineRecord]) -> Iterator[tuple[PipelineRecord, str]]:
+    def choices(
+        self, waiting: Iterable[PipelineRecord], pool: DevicePool | None = None
+    ) -> Iterator[tuple[PipelineRecord, str]]:
         """The device for each pipeline that finds one, as if those before it were there.
 
-        By priority, then by age.
+        By priority, then by age. `pool`: what is known of the devices, to which they are added one by one;
+        None: what is known now, which is not changed.
         """
         if not (ordered := in_order(waiting)):
             return
-        pool = self.pool().copy()
+        pool = self.pool().copy() if pool is None else pool
         hopeless = set[object]()  # what fits nowhere; so does everything that is equal to it
         for record in ordered:
             kind = self.kind(record)
@@ -75,8 +78,8 @@ class Scheduler:
                 continue
             target = self._choose(record, pool)
             if target is not None:
-                pool.put(target.with_pipeline(self._need(record)(target), _digests(record)))
                 yield record, target.device
+                pool.put(target.with_pipeline(self.demand(record, target), _digests(record)))
             elif not self._has_room(record, pool):
                 hopeless.add(kind)
 
@@ -144,14 +147,25 @@ class Scheduler:
         return {
             name for name, device in devices.items() if device.state == "ready" and records[name].cordoned
         }
+    def pool_without(self, pipelines: frozenset[str]) -> DevicePool:
+        """A copy of the pool, as if these pipelines were not there."""
+        pool, known = self.pool().copy(), self._state.records.pipelines
+        for name in {known[each].device for each in pipelines & known.keys()}:
+            if name is not None:
+                pool.put(self._candidate(self._state.devices[name], pipelines))
+        return pool
+
+    def put(self, record: PipelineRecord, pool: DevicePool) -> Demand:
+        """Add a pipeline to its device in a pool, whether it fits or not, and return what it needs there."""
+        assert record.device is not None
+        candidate = pool[record.device]
+        demand = self.demand(record, candidate)
+        pool.put(candidate.with_pipeline(demand, _digests(record)))
+        return demand
 
     def is_open(self, name: str) -> bool:
         """Whether a device takes pipelines now."""
         return self._state.devices[name].state == "ready" and not self._state.records.devices[name].cordoned
-
-    def candidates(self) -> list[Candidate]:
-        """The devices that take pipelines, those with most room first."""
-        return [candidate for candidate in self.pool() if self.is_open(candidate.device)]
 
     def demand(self, record: PipelineRecord, candidate: Candidate) -> Demand:
         """What a pipeline needs on a device."""
@@ -170,12 +184,12 @@ class Scheduler:
         chosen = self._choose(record, self.pool())
         return None if chosen is None else chosen.device
 
-    def unspared(self, record: PipelineRecord) -> str | None:
+    def unspared(self, record: PipelineRecord, pool: DevicePool) -> str | None:
         """The device whose loss keeps a pipeline from being placed, although there is room for it."""
         if not self._needs_spare(record):
             return None
-        first = next(self._fitting(record, self.pool()), None)
-        return None if first is None else self._lost_after(record, first, self.pool())
+        first = next(self._fitting(record, pool), None)
+        return None if first is None else self._lost_after(record, first, pool)
 
     def _choose(self, record: PipelineRecord, pool: DevicePool) -> Candidate | None:
         found = self._fitting(record, pool)
@@ -188,7 +202,7 @@ class Scheduler:
         """The devices into which a pipeline fits, those with most room first."""
         need = self._need(record)
         for candidate in pool:
-            fits = need(candidate).fits_into(candidate.free)
+            fits = need(candidate).amounts.fits_into(candidate.free)
             if fits and self.is_open(candidate.device) and self.may_take(record, candidate.device):
                 yield candidate
 
@@ -213,10 +227,10 @@ class Scheduler:
             _digests(record),
         )
 
-    def _need(self, record: PipelineRecord) -> Callable[[Candidate], Amounts]:
+    def _need(self, record: PipelineRecord) -> Callable[[Candidate], Demand]:
         """What a pipeline needs, by device."""
         workload = workload_of(record.spec, self._state.rates.get(record.pipeline_id))
-        return lambda candidate: demand_of(workload, candidate.host, self._state.costs).amounts
+        return lambda candidate: demand_of(workload, candidate.host, self._state.costs)
 
     def may_take(self, record: PipelineRecord, name: str) -> bool:
         """Whether the labels of a device and the size of its message allow a pipeline."""
@@ -247,7 +261,7 @@ class Scheduler:
             device.state == "lost" and self._state.network_partition_suspected
         )
 
-    def _candidate(self, device: Device) -> Candidate:
+    def _candidate(self, device: Device, without: frozenset[str] = frozenset()) -> Candidate:
         """What a device has, and what its pipelines need.
 
         A finished pipeline takes no capacity but is still part of the desired state.
@@ -270,6 +284,7 @@ class Scheduler:
         )
         arriving = [record for record in self._state.records.standing_by(device.name) if record.is_arriving]
         for record in (*present, *arriving):
+        for record in (each for each in present if each.pipeline_id not in without):
             candidate = candidate.with_pipeline(self._need(record)(candidate), _digests(record))
         return candidate
 

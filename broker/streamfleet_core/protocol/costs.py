@@ -64,6 +64,29 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceLoad:
+    """What the pipelines of a device need, and what it has. None: unknown."""
+
+    engine: float = 0.0  # needed, as a part of its engine
+    cores: float = 0.0  # needed
+    all_cores: float | None = None
+    memory: Natural = 0  # bytes, needed
+    all_memory: Natural | None = None
+    measured: Natural = 0  # pipelines whose needs follow from measured costs
+    guessed: Natural = 0  # the others, each of which counts as one of the device's capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What a pipeline needs on a device."""
+
+    engine: float = 0.0  # a part of its engine
+    cores: float = 0.0
+    memory: Natural = 0  # bytes
+    is_measured: bool = False  # otherwise it is a guess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What a device has for pipelines."""
 

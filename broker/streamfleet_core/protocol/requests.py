@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from streamfleet_core.protocol.costs import DeviceLoad, Need
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.limits import (
     MAX_APPLIED,
@@ -35,6 +36,7 @@ from streamfleet_core.protocol.values import (
     ObservedState,
     OnDisconnect,
     PipelineSpec,
+    Sha256,
     from_plain,
     to_plain,
 )
@@ -162,6 +164,24 @@ class ApplyPipelines:
     seen: Annotated[dict[Id, Natural], Meta(max_length=MAX_SEEN)] = field(default_factory=dict)
     owned: Labels = field(default_factory=dict)  # none: no pipeline
     dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanPipelines:
+    """Say where pipelines would go, without changing anything. Reply: Plan.
+
+    They are placed by priority, then in their order, as if those before them were there. A pipeline that
+    exists is planned as if it did not.
+    """
+
+    pipelines: Annotated[tuple[DesiredPipeline, ...], Meta(min_length=1, max_length=MAX_APPLIED)]
+
+
+@dataclass(frozen=True, slots=True)
+class ListCosts:
+    """List what pipelines of a model cost, as devices have measured. Reply: tuple[BoardCost, ...]."""
+
+    digest: Sha256  # of the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,6 +406,8 @@ OperatorRequest = (
     | ChangePipeline
     | ChangePipelines
     | ApplyPipelines
+    | PlanPipelines
+    | ListCosts
     | ListPipelines
     | GetPipeline
     | ListDevices
@@ -419,6 +441,8 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "pipeline.change": ChangePipeline,
     "pipelines.change": ChangePipelines,
     "pipelines.apply": ApplyPipelines,
+    "pipelines.plan": PlanPipelines,
+    "model.costs": ListCosts,
     "pipeline.list": ListPipelines,
     "pipeline.get": GetPipeline,
     "device.list": ListDevices,
@@ -535,6 +559,24 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """Where one pipeline would go."""
+
+    pipeline_id: Id
+    device: Id | None = None  # None: nowhere
+    reason: str = ""  # for users: why nowhere
+    need: Need | None = None  # there; None: nowhere
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where pipelines would go, in the order in which they were given, and the load of each device then."""
+
+    pipelines: tuple[Planned, ...]
+    devices: dict[Id, DeviceLoad]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceView:
     """A device as the broker knows it.
 
@@ -554,6 +596,7 @@ class DeviceView:
     cordoned: bool = False  # no pipeline is placed on it
     draining: bool = False  # its pipelines are moved away
     remaining: tuple[Remaining, ...] = ()  # what is left of a drain
+    load: DeviceLoad | None = None  # None: it has not joined
 
 
 @dataclass(frozen=True, slots=True)

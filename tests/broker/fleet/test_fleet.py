@@ -29,6 +29,7 @@ from streamfleet_broker.fleet.records import (
 from streamfleet_broker.fleet.scheduler import MAX_DESIRED_SIZE
 from streamfleet_broker.fleet.state import MAX_HELD, MAX_PIPELINES
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope, decode, encode
+from streamfleet_core.protocol.costs import DeviceLoad
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.join_token import JoinToken
 from streamfleet_core.protocol.messages import (
@@ -629,7 +630,13 @@ def test_a_silent_device_is_suspect_after_three_seconds_and_lost_after_its_lease
     assert fleet.pass_time(3, alive=["b"])[-1] != LogEvent("a", "suspect: silent for 3.0 s")
     assert LogEvent("a", "suspect: silent for 3.5 s") in fleet.pass_time(0.5)
     assert fleet.reply(ListDevices())[0] == DeviceView(
-        device="a", state="suspect", capacity=4, pipelines=0, agent="0.1.0", silent=3.5
+        device="a",
+        state="suspect",
+        capacity=4,
+        pipelines=0,
+        agent="0.1.0",
+        silent=3.5,
+        load=DeviceLoad(),
     )
     fleet.pass_time(6.5, alive=["b"])
     assert fleet.reply(ListDevices())[0].state == "suspect"

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfleet_broker.fleet.capacity.amounts import Amounts
+from streamfleet_broker.fleet.capacity.demand import Demand
 from streamfleet_broker.fleet.capacity.device_pool import DevicePool
 from streamfleet_broker.fleet.capacity.placement import Candidate, choose, meets, order
 from streamfleet_broker.fleet.capacity.spare import Movable, fit_elsewhere, not_spared
@@ -28,8 +29,12 @@ def counted(device: str, capacity: int, assigned: int) -> Candidate:
     )
 
 
-def guess(candidate: Candidate) -> Amounts:
-    return Amounts(engine=1 / candidate.capacity if candidate.capacity else 2.0, places=1)
+def guess(candidate: Candidate) -> Demand:
+    return demanding(Amounts(engine=1 / candidate.capacity if candidate.capacity else 2.0, places=1))
+
+
+def demanding(amounts: Amounts) -> Demand:
+    return Demand(amounts, is_measured=True)
 
 
 def test_most_room_wins() -> None:
@@ -47,9 +52,9 @@ def test_a_full_device_is_never_chosen() -> None:
 def test_a_device_is_full_when_any_of_its_resources_is() -> None:
     device = Candidate("a", 8, supply=Amounts(1.0, 4.0, 2 * GIB, 64))
 
-    assert choose([device], lambda _: Amounts(0.5, 4.0, 2 * GIB, 1)) == "a"
+    assert choose([device], lambda _: demanding(Amounts(0.5, 4.0, 2 * GIB, 1))) == "a"
     for more in (Amounts(engine=1.1), Amounts(cores=4.5), Amounts(memory=2.5 * GIB), Amounts(places=65)):
-        assert choose([device], lambda _, more=more: more) is None  # type: ignore[misc]
+        assert choose([device], lambda _, more=more: demanding(more)) is None  # type: ignore[misc]
 
 
 def test_a_selector_asks_for_all_of_its_labels() -> None:
@@ -87,9 +92,9 @@ def placed(pool: DevicePool, needs: Iterable[Amounts]) -> list[str | None]:
     """Place pipelines one after another, and return where each went."""
     found = []
     for need in needs:
-        chosen = pool.choose(lambda _, need=need: need)  # type: ignore[misc]
+        chosen = pool.choose(lambda _, need=need: demanding(need))  # type: ignore[misc]
         if chosen is not None:
-            pool.put(chosen.with_pipeline(need))
+            pool.put(chosen.with_pipeline(demanding(need)))
         found.append(None if chosen is None else chosen.device)
     return found
 
@@ -117,10 +122,10 @@ def test_what_is_refused_fits_nowhere_and_less_load_refuses_nothing_more(
     placed(loaded, needs)
     lighter = DevicePool(replace(each, used=each.used - each.used, assigned=0) for each in loaded)
 
-    if loaded.choose(lambda _: last) is None:
+    if loaded.choose(lambda _: demanding(last)) is None:
         assert not any(last.fits_into(each.free) for each in loaded)
     else:
-        assert lighter.choose(lambda _: last) is not None
+        assert lighter.choose(lambda _: demanding(last)) is not None
 
 
 @given(DEVICES, NEEDS)
@@ -140,12 +145,12 @@ def test_with_spare_room_the_loss_of_any_device_is_endured(
     """Pipelines are admitted as the broker admits them; then each device is lost for real."""
     pool, of = DevicePool(devices), dict[str, list[Movable]]()
     for need in needs:
-        pipeline = Movable(lambda _, need=need: need, lambda _: True)  # type: ignore[misc]
+        pipeline = Movable(lambda _, need=need: demanding(need), lambda _: True)  # type: ignore[misc]
         chosen = pool.choose(pipeline.need)
         if chosen is None:
             continue
         trial, there = pool.copy(), {name: list(each) for name, each in of.items()}
-        trial.put(chosen.with_pipeline(need))
+        trial.put(chosen.with_pipeline(demanding(need)))
         there.setdefault(chosen.device, []).append(pipeline)
         if not_spared(trial, lambda name, there=there: there.get(name, [])) is None:  # type: ignore[misc]
             pool, of = trial, there

@@ -43,11 +43,13 @@ from streamfleet_worker.decisions import reconcile_actions as actions
 from streamfleet_worker.decisions import reconcile_events as events
 from streamfleet_worker.decisions import session_effects as effects
 from streamfleet_worker.decisions.broker_session import Session
+from streamfleet_worker.decisions.cost_meter import INTERVAL as SAMPLE_INTERVAL
 from streamfleet_worker.decisions.device_trouble import device_trouble
 from streamfleet_worker.decisions.drills import fault_target
 from streamfleet_worker.decisions.reconcile_events import ChildId, Event, PublisherId, Row
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.host.board import read_board
+from streamfleet_worker.host.host_stats import read_resources
 from streamfleet_worker.host.sensors import Sensors, SensorThread
 from streamfleet_worker.ipc.child_messages import (
     AllowSubscribers,
@@ -98,6 +100,7 @@ class Agent:
         on_turn: Callable[[], None] = lambda: None,
         board: str | None = None,
     ) -> None:
+        board = read_board() if board is None else board
         self._config = config
         self._identity = identity
         self._entries = entries or Entries()
@@ -119,10 +122,10 @@ class Agent:
                 publish=publish_endpoint(config, identity.endpoints[0]),
                 drills=config.allow_drills,
                 optimises=True,
+                resources=read_resources(board, is_limited=config.capacity_is_given),
             ),
             rng,
         )
-        board = read_board() if board is None else board
         self._models = ModelCache(self._paths.models, self._handle_event, rng, board=board)
         self._files = SourceFiles(self._paths.files, rng)
         self._children = ChildProcesses(
@@ -229,7 +232,7 @@ class Agent:
     # inputs
 
     async def _tick_until_stopped(self) -> None:
-        turned_at = float("-inf")
+        turned_at = sampled_at = float("-inf")
         while True:
             self._perform_effects(self._session.tick(boot_time()))
             self._put(self._reconcile.tick(boot_time()))
@@ -239,6 +242,9 @@ class Agent:
             if now >= self._tidy_at and self._waiting.empty():
                 self._tidy_at = float("inf")
                 self._waiting.put_nowait(None)
+            if now - sampled_at >= SAMPLE_INTERVAL:
+                sampled_at = now
+                self._session.measure(self._reconcile.sample_costs(now))
             if now - turned_at >= 1.0:
                 turned_at = now
                 self._on_turn()

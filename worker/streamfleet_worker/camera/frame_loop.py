@@ -70,6 +70,7 @@ class FrameLoop:
         self._done = False
         self._began = False  # an engine was connected
         self._failed = False
+        self._cpu = 0.0  # seconds of the thread
         self._thread = threading.Thread(target=self._run, name="frame loop", daemon=True)
 
     # for other threads ------------------------------------------------------------------------------------
@@ -125,6 +126,11 @@ class FrameLoop:
         """Whether the thread ended with an internal error."""
         return self._failed
 
+    @property
+    def cpu(self) -> float:
+        """The CPU time of the thread in seconds."""
+        return self._cpu
+
     def waits_for_engine(self, now: float) -> bool:
         """Whether no frame moves, and the cause is the engine."""
         return not self._engine.connected or not self._cascade.connected or self._scheduler.is_stuck(now)
@@ -170,6 +176,7 @@ class FrameLoop:
         self._record_ends()
         if now >= self._repeat_at:
             self._repeat_last_predictions(now)
+        self._cpu = time.thread_time()
         if not self._done:
             self._wait()
 

@@ -24,9 +24,11 @@ from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_loop import FrameLoop
 from streamfleet_worker.camera.needed_size import needed_size
 from streamfleet_worker.host.cpu_priority import use_batch_scheduling
+from streamfleet_worker.host.own_memory import OwnMemory
 from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
     CameraConfig,
+    CameraCostReport,
     CameraReport,
     Change,
     Show,
@@ -82,6 +84,7 @@ class Camera:
             )
             for spec, lane in zip(config.spec.sources, self._lanes, strict=True)
         ]
+        self._memory = OwnMemory()
         self.frame_loop = FrameLoop(
             config,
             self._lanes,
@@ -146,6 +149,7 @@ class Camera:
             dropped=self._emitter.dropped,
             samples=self._emitter.samples,
             stages=loop.stages,
+            cost=CameraCostReport(time.process_time(), loop.cpu, self._memory.at(now)),
             source_timeout=max(lane.metrics.timeout for lane in lanes),
             fps=fps,
             report=status_report(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from streamfleet_core.protocol.control_plane import NO_SESSION, Envelope
+from streamfleet_core.protocol.costs import Measured
 from streamfleet_core.protocol.messages import (
     Bye,
     ByeReason,
@@ -64,6 +65,7 @@ ENTRY = 115  # bytes, at most, of an observed pipeline without its id and its re
 # With this many unacknowledged heartbeats, changes wait for the next regular one: a stalled connection
 # delivers everything at once when it continues.
 MAX_UNANSWERED = 8
+MEASURED_INTERVAL = 10.0  # seconds between two reports of what was measured
 MAX_OUTSTANDING = 64  # heartbeats that are kept until they are acknowledged
 
 
@@ -123,6 +125,9 @@ class Session:
 
         self._observed: tuple[Observed, ...] = ()
         self._trouble = ""
+        self._measured: Measured | None = None
+        self._told_measured: Measured | None = None  # the same object, once this session has sent it
+        self._measured_at = float("-inf")  # when it was sent
         self._digest = observed_digest(())
         self._reported: tuple[int, int, str] | None = (
             None  # digest, revision and trouble that the last heartbeat carried
@@ -159,6 +164,10 @@ class Session:
         elif now >= self._heartbeat_at or self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
+
+    def measure(self, measured: Measured) -> None:
+        """Set what was measured. It is sent with a later heartbeat."""
+        self._measured = measured
 
     def observe(self, observed: tuple[Observed, ...], now: float, *, trouble: str = "") -> list[Effect]:
         """Set the observed state. A change is sent at once; frequent changes are sent with the next tick.
@@ -303,6 +312,11 @@ class Session:
             del self._heartbeats[next(iter(self._heartbeats))]
         self._reported = (self._digest, self._applied[1], self._trouble)
         changed = self._digest != self._known_digest
+        measured = None
+        is_due = now - self._measured_at >= MEASURED_INTERVAL
+        if not changed and is_due and self._measured is not self._told_measured:
+            measured = self._told_measured = self._measured
+            self._measured_at = now
         return Send(
             self._in_session(
                 Heartbeat(
@@ -311,6 +325,7 @@ class Session:
                     observed_digest=self._digest,
                     observed=self._observed if changed else None,
                     trouble=self._trouble,
+                    measured=measured,
                 )
             )
         )
@@ -335,6 +350,7 @@ class Session:
             self._subscribers = (envelope.epoch, 0)
         self._known_digest = None
         self._reported = None
+        self._told_measured = None
         return [Welcomed(welcome)]
 
     def _handle(self, message: object, now: float) -> list[Effect]:

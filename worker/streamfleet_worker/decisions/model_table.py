@@ -271,6 +271,14 @@ class ModelTable:
             for digest, model in sorted(self._models.items())
         )
 
+    def reports(self) -> dict[tuple[str, int], EngineReport]:
+        """The last report of each engine, by the digest of its model and the number of its start."""
+        return {
+            (digest, model.runs): model.report
+            for digest, model in self._models.items()
+            if model.report is not None
+        }
+
     def missing_accelerator(self) -> MissingAccelerator | None:
         """The accelerator that a model does not run on, although the device should have it.
 

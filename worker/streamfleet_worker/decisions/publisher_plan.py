@@ -19,19 +19,21 @@ class PublisherPlan:
         self._runs = 0
         self._restart_policy = RestartPolicy()
         self.child: Child[PublisherId] | None = None
+        self.report: PublisherReport | None = None  # the last one of the present process
         self.watched: tuple[str, ...] = ()  # topics of previews with a subscriber, in its last report
 
     def reported(self, child_id: PublisherId, report: PublisherReport, now: float) -> None:
         """Record a report. Only the present process counts."""
         if self.child is not None and self.child.id == child_id:
             self.child.heard_at = now
+            self.report = report
             self.watched = report.watched
 
     def exited(self, child_id: PublisherId, now: float) -> None:
         """Start it again after the backoff."""
         if self.child is not None and self.child.id == child_id:
             self._restart_policy.crashed(self.child.started_at, now, self._rng())
-            self.child = None
+            self.child = self.report = None
             self.watched = ()
 
     def kill_stuck(self, now: float) -> list[Action]:

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable
 
 from typing_extensions import assert_never
 
+from streamfleet_core.protocol.costs import Measured
 from streamfleet_core.protocol.status import EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import Observed
 from streamfleet_worker.decisions.children import Child
+from streamfleet_worker.decisions.cost_meter import CostMeter
 from streamfleet_worker.decisions.model_table import ModelTable
 from streamfleet_worker.decisions.pipeline_table import PipelineTable, PipelineView
 from streamfleet_worker.decisions.publisher_plan import PublisherPlan
@@ -53,6 +55,7 @@ class Reconcile:
         self._publisher = PublisherPlan(rng)
         self._models = ModelTable(rng)
         self._pipelines = PipelineTable(rows, self._models, rng)
+        self._costs = CostMeter()
         self._turned_at: float | None = None
 
     # inputs
@@ -82,6 +85,11 @@ class Reconcile:
     def engines(self) -> tuple[EngineStat, ...]:
         """The models of this device, by digest."""
         return self._models.stats()
+
+    def sample_costs(self, now: float) -> Measured:
+        """Measure what pipelines cost, and return what is known of it."""
+        self._costs.sample(self._pipelines.views(now), self._models.reports(), self._publisher.report, now)
+        return self._costs.measured
 
     def missing_accelerator(self) -> MissingAccelerator | None:
         """The accelerator that a model does not run on, although this device should have it."""

@@ -39,8 +39,10 @@ from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.engine.onnx_session import BadModel
 from streamfleet_worker.engine.onnxruntime_errors import reason_in
 from streamfleet_worker.engine.turns.batching import Batching
+from streamfleet_worker.engine.turns.run_cost import EngineCost
 from streamfleet_worker.engine.turns.run_width import RunWidth
 from streamfleet_worker.engine.turns.turn_queue import ANSWER, SlotBusy, TurnQueue
+from streamfleet_worker.ipc.child_messages import EngineCostReport
 from streamfleet_worker.ipc.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,7 @@ class InferenceThreads:
         self._wide_runner: Runner | None = None  # for one inference at a time that uses all threads
         self._widening: threading.Thread | None = None
         self._inferences = 0
+        self._cost_meter = EngineCost(on_cpu=model.on_cpu)
         self._failing: _Failing | None = None  # since the first failure after the last success
         self._closing = False
         self._epoll = select.epoll()
@@ -126,6 +129,11 @@ class InferenceThreads:
         with self._lock:
             return self._inferences, max((now - at for at in self._started.values()), default=0.0)
 
+    def cost(self) -> EngineCostReport:
+        """What inferences have cost so far."""
+        with self._lock:
+            return self._cost_meter.report()
+
     def failure(self, now: float) -> str:
         """Reason why inferences fail, if all of the last seconds did; otherwise ""."""
         failing = self._failing
@@ -133,15 +141,19 @@ class InferenceThreads:
 
     def _run(self, number: int) -> None:
         narrow_runner = self._model.runner()
+        spent = time.thread_time()
         while (batch := self._next(number)) is not None:
             runner = self._wide_runner if batch.wide else None
             answers = self._infer(runner or narrow_runner, batch)
-            now = time.monotonic()
+            now, before, spent = time.monotonic(), spent, time.thread_time()
             with self._lock:
                 for connection, slot in batch.slots:
                     self._queue.finish(connection, slot)
-                self._width.ended(now - self._started.pop(number), wide=batch.wide)
+                seconds = now - self._started.pop(number)
+                self._width.ended(seconds, wide=batch.wide)
                 self._inferences += len(batch.slots)
+                if not batch.wide:
+                    self._cost_meter.ran(len(batch.slots), seconds=seconds, cpu=spent - before)
             if self._batching.max_batch > 1:
                 self._batch_ended.set()  # the thread that polls may begin the next one
             for (connection, _), answer in zip(batch.slots, answers, strict=True):

@@ -38,6 +38,7 @@ from streamfleet_worker.engine.tensorrt.plan_loading import PlanMissing, build_f
 from streamfleet_worker.engine.variant_loading import Chosen, first_provider, load_best
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.host.machine_probe import MachineProbe
+from streamfleet_worker.host.own_memory import OwnMemory
 from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
     EngineConfig,
@@ -175,6 +176,7 @@ def _report_until_stop(
     batching: BatchingStat | None,
 ) -> None:
     model, missing = chosen.loaded.model, chosen.loaded.missing
+    memory = OwnMemory()
     while True:
         now = time.monotonic()
         inferences, oldest_run = server.figures(now)
@@ -185,6 +187,8 @@ def _report_until_stop(
             batching=batching,
             variant=chosen.variant,
             variant_trouble=chosen.trouble,
+            cost=server.cost(),
+            memory=memory.at(now),
         )
         if build is None:
             report = replace(report, missing=missing)

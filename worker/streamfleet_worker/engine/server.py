@@ -18,6 +18,7 @@ from streamfleet_worker.engine.inference_threads import InferenceThreads
 from streamfleet_worker.engine.interface import Model
 from streamfleet_worker.engine.messages import MAX_PACKET, BadPacket, Offer, Share, pack, unpack_from_camera
 from streamfleet_worker.engine.turns.batching import Batching
+from streamfleet_worker.ipc.child_messages import EngineCostReport
 from streamfleet_worker.ipc.shared_memory import BadSlots, map_slots
 from streamfleet_worker.ipc.unix_sockets import listen
 
@@ -66,6 +67,10 @@ class EngineServer:
     def figures(self, now: float) -> tuple[int, float]:
         """The number of inferences so far, and the seconds that the longest running one has taken."""
         return self._inference_threads.figures(now)
+
+    def cost(self) -> EngineCostReport:
+        """What inferences have cost so far."""
+        return self._inference_threads.cost()
 
     def failure(self, now: float) -> str:
         """Reason why inferences fail, if all of the last seconds did; otherwise ""."""

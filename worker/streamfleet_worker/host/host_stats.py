@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamfleet_core.protocol.costs import Resources
 from streamfleet_worker.host.cgroup import Limits, limits
 
 _MEMORY = Path("/proc/meminfo")
@@ -37,6 +38,17 @@ def cores(limited: Limits | None = None) -> int:
     share = (limited or limits()).cores
     allowed = len(os.sched_getaffinity(0))
     return allowed if share is None else max(1, min(allowed, int(share + 0.5)))
+
+
+def read_resources(board: str, *, is_limited: bool) -> Resources:
+    """What this device has for pipelines. `is_limited`: its operator has set how many it may run."""
+    share, allowed = limits().cores, len(os.sched_getaffinity(0))
+    return Resources(
+        board=board,
+        cores=float(allowed) if share is None else min(allowed, share),
+        memory=read_host_stats().memory_available,
+        is_limited=is_limited,
+    )
 
 
 def _lower(amount: int, limit: int | None) -> int:

@@ -179,6 +179,24 @@ class AllowSubscribers:
 # child → agent --------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class EngineCostReport:
+    """What the inferences of an engine have cost, without those that used all threads."""
+
+    cpu: float = 0.0  # seconds of its threads
+    inferences: Natural = 0
+    accelerator: float = 0.0  # seconds of an accelerator for one frame; 0 on a CPU
+
+
+@dataclass(frozen=True, slots=True)
+class CameraCostReport:
+    """What a camera process has used since its start."""
+
+    cpu: float = 0.0  # seconds
+    frame_cpu: float = 0.0  # of it: for the frames that were inferred; the rest is for reading
+    memory: Natural = 0  # bytes, a share of what it shares with others
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraReport:
     """The complete state of a camera process.
@@ -198,6 +216,7 @@ class CameraReport:
     samples: SampleStat | None = None  # None: sampling was never enabled
     stages: tuple[StageStat, ...] = ()  # the counters of each
     ready: bool = False  # it could emit: an engine is connected, and a source delivers pictures
+    cost: CameraCostReport = CameraCostReport()
     source_timeout: float = 0.0  # seconds of silence after which the camera itself declares a source lost
 
 
@@ -216,6 +235,8 @@ class EngineReport:
     variant: str = ""  # the precision of the variant that runs; "": the model itself
     variant_trouble: str = ""  # why the variant that it was given does not run
     outdated: bool = False  # another engine would run the model on a better accelerator: replace this one
+    cost: EngineCostReport = EngineCostReport()
+    memory: Natural = 0  # bytes of the process, a share of what it shares with others
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +247,7 @@ class PublisherReport:
     fenced: Natural  # messages dropped because the fence was closed
     rejected: Natural  # invalid messages
     watched: tuple[str, ...] = ()  # prefixes of `<pipeline id>/` with preview subscribers; "" means all
+    cpu: float = 0.0  # seconds of the process
 
 
 ToChild = Change | Show | Stop | Relay | AllowSubscribers

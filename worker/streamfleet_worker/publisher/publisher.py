@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -93,7 +94,7 @@ class Publisher:
     def report(self) -> PublisherReport:
         """The current state."""
         rejected = self._rejected + self._receiver.disconnected + self._preview_receiver.disconnected
-        return PublisherReport(self._published, self._fenced, rejected, self.watched)
+        return PublisherReport(self._published, self._fenced, rejected, self.watched, cpu=time.process_time())
 
     @property
     def duties(self) -> Mapping[Input, Callable[[], None]]:

@@ -29,7 +29,7 @@ from streamfleet_api.cli.tables import Table, counted, labelled, plain, show, sh
 from streamfleet_api.client.errors import CommandFailed, Rejected
 
 if TYPE_CHECKING:
-    from streamfleet.results import BatchingStat, Device
+    from streamfleet.results import BatchingStat, Device, DeviceLoad
 
 
 @listing
@@ -87,14 +87,7 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
     yield from _left(entry)
     if entry.labels:
         yield _line("labels", labelled(entry.labels))
-    if entry.cores:
-        yield _line("load", f"{entry.load:.1f} on {entry.cores} cores{_age(entry)}")
-        memory = f"{size(entry.memory_available or 0)} of {size(entry.memory or 0)} available"
-        yield _line("memory", memory)
-    if entry.disk:
-        yield _line("disk", f"{size(entry.disk_available or 0)} of {size(entry.disk)} available")
-    if entry.board:
-        yield _line("board", entry.board)
+    yield from _resources(entry)
     if heat := _heat(entry):
         yield _line("heat", heat)
     if gpu := _gpu(entry):
@@ -109,6 +102,30 @@ def device_lines(entry: Device, pipelines: Sequence[str], models: dict[str, str]
     yield _line("version", entry.agent or "unknown")
     if entry.silent is not None:
         yield _line("heard", f"{entry.silent:.1f} s ago")
+
+
+def _resources(entry: Device) -> Iterator[str]:
+    """What it has, and what is in use."""
+    if entry.cores:
+        yield _line("load", f"{entry.load:.1f} on {entry.cores} cores{_age(entry)}")
+        memory = f"{size(entry.memory_available or 0)} of {size(entry.memory or 0)} available"
+        yield _line("memory", memory)
+    if entry.disk:
+        yield _line("disk", f"{size(entry.disk_available or 0)} of {size(entry.disk)} available")
+    if entry.demand is not None:
+        yield _line("needed", _load_text(entry.demand))
+    if entry.board:
+        yield _line("board", entry.board)
+
+
+def _load_text(load: DeviceLoad) -> str:
+    """What the pipelines of a device need."""
+    cores = f"{load.cores:.2f}" + ("" if load.all_cores is None else f" of {load.all_cores:g}") + " cores"
+    memory = size(load.memory) + ("" if load.all_memory is None else f" of {size(load.all_memory)}")
+    text = f"{load.engine:.0%} of its engine, {cores}, {memory}"
+    if load.guessed:
+        text += f" ({counted(load.guessed, 'pipeline is', 'pipelines are')} not measured yet)"
+    return text
 
 
 def _engines(entry: Device, models: dict[str, str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Iterable, Iterator
 
-from streamfleet_broker.fleet.capacity.amounts import Amounts
+from streamfleet_broker.fleet.capacity.demand import Demand
 from streamfleet_broker.fleet.capacity.placement import Candidate, order
 
 
@@ -25,9 +25,9 @@ class DevicePool:
         """The devices, those with most room first."""
         return (self._candidates[name] for _, name in self._order)
 
-    def get(self, device: str) -> Candidate | None:
-        """One device."""
-        return self._candidates.get(device)
+    def __getitem__(self, device: str) -> Candidate:
+        """One device. Raises: KeyError."""
+        return self._candidates[device]
 
     def put(self, candidate: Candidate) -> None:
         """Add a device, or replace what is known of it."""
@@ -42,11 +42,11 @@ class DevicePool:
             del self._order[bisect.bisect_left(self._order, order(known))]
 
     def choose(
-        self, need: Callable[[Candidate], Amounts], allows: Callable[[Candidate], bool] = lambda _: True
+        self, need: Callable[[Candidate], Demand], allows: Callable[[Candidate], bool] = lambda _: True
     ) -> Candidate | None:
         """The device with most room that is allowed and into which a pipeline fits."""
         for candidate in self:
-            if need(candidate).fits_into(candidate.free) and allows(candidate):
+            if need(candidate).amounts.fits_into(candidate.free) and allows(candidate):
                 return candidate
         return None
 

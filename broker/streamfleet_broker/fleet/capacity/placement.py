@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from streamfleet_broker.fleet.capacity.amounts import NOTHING, ONE_ENGINE, Amounts
-from streamfleet_broker.fleet.capacity.demand import Host
+from streamfleet_broker.fleet.capacity.demand import Demand, Host
+from streamfleet_core.protocol.costs import DeviceLoad
 from streamfleet_core.protocol.values import Labels
 
 
@@ -24,6 +26,7 @@ class Candidate:
     supply: Amounts = ONE_ENGINE
     board: str = ""
     models: frozenset[str] = frozenset()  # digests that it runs already
+    measured: int = 0  # of those assigned, whose needs follow from measured costs
 
     @property
     def free(self) -> Amounts:
@@ -49,23 +52,38 @@ class Candidate:
         ]
         return round(min(self.capacity * min(shares, default=1.0), self.free.places), 6)
 
-    def with_pipeline(self, need: Amounts, models: Iterable[str] = ()) -> Candidate:
+    @property
+    def load(self) -> DeviceLoad:
+        """What its pipelines need, and what it has, for users."""
+        cores, memory = self.supply.cores, self.supply.memory
+        return DeviceLoad(
+            engine=round(self.used.engine, 4),
+            cores=round(self.used.cores, 4),
+            all_cores=None if math.isinf(cores) else cores,
+            memory=int(self.used.memory),
+            all_memory=None if math.isinf(memory) else int(memory),
+            measured=self.measured,
+            guessed=self.assigned - self.measured,
+        )
+
+    def with_pipeline(self, demand: Demand, models: Iterable[str] = ()) -> Candidate:
         """The device with one more pipeline."""
         return replace(
             self,
             assigned=self.assigned + 1,
-            used=self.used + need,
+            used=self.used + demand.amounts,
             models=self.models.union(models),
+            measured=self.measured + demand.is_measured,
         )
 
 
-def choose(candidates: Iterable[Candidate], need: Callable[[Candidate], Amounts]) -> str | None:
+def choose(candidates: Iterable[Candidate], need: Callable[[Candidate], Demand]) -> str | None:
     """The device with most room into which a pipeline fits; the first by name if several have the same.
 
     `need`: what it needs there. None: it fits nowhere.
     """
     for candidate in sorted(candidates, key=order):
-        if need(candidate).fits_into(candidate.free):
+        if need(candidate).amounts.fits_into(candidate.free):
             return candidate.device
     return None
 

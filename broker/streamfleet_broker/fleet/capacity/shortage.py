@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from streamfleet_broker.fleet.capacity.amounts import Amounts, Resource
+from streamfleet_broker.fleet.capacity.amounts import Resource
+from streamfleet_broker.fleet.capacity.demand import Demand
 from streamfleet_broker.fleet.capacity.placement import Candidate
 
 _GIB = 1024**3
 
 
-def shortage(candidates: Sequence[Candidate], need: Callable[[Candidate], Amounts]) -> str:
+def shortage(candidates: Sequence[Candidate], need: Callable[[Candidate], Demand]) -> str:
     """The sentence about a pipeline that fits on none of these devices. There is at least one."""
-    best = min(candidates, key=lambda each: (-need(each).scarcest(each.free)[1], each.device))
-    amounts = need(best)
+    best = min(candidates, key=lambda each: (-need(each).amounts.scarcest(each.free)[1], each.device))
+    amounts = need(best).amounts
     resource, _ = amounts.scarcest(best.free)
     wanted, left = amounts.of(resource), max(0.0, best.free.of(resource))
     text = (
         f"unschedulable: needs {_shown(wanted, resource)}, "
         f"the best device ({best.device}) has {_number(left, resource)}"
     )
-    empty = need(_emptied(best)).scarcest(best.supply)
+    empty = need(_emptied(best)).amounts.scarcest(best.supply)
     if empty[1] < 1:
         return (
             f"{text}; even without other pipelines it has only {_shown(best.supply.of(empty[0]), empty[0])}"

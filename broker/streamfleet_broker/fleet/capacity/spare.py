@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from streamfleet_broker.fleet.capacity.amounts import Amounts
+from streamfleet_broker.fleet.capacity.demand import Demand
 from streamfleet_broker.fleet.capacity.device_pool import DevicePool
 from streamfleet_broker.fleet.capacity.placement import Candidate
 
@@ -14,7 +14,7 @@ from streamfleet_broker.fleet.capacity.placement import Candidate
 class Movable:
     """A pipeline that would move to another device."""
 
-    need: Callable[[Candidate], Amounts]  # on a device
+    need: Callable[[Candidate], Demand]  # on a device
     allows: Callable[[Candidate], bool]  # whether a device may run it
     models: tuple[str, ...] = ()
 
