@@ -13,8 +13,8 @@ from streamfleet_api.feeds.statuses import Seen, as_of_now
 from streamfleet_api.v2.mapping import asked_sampling
 from streamfleet_api.v2.requests import SamplingRequest
 from streamfleet_core.models.model_card import FileCard
-from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.costs import BoardCost, DeviceLoad
+from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.requests import (
     DeviceState,
     DeviceView,
