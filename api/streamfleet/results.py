@@ -292,6 +292,8 @@ class Remaining:
     pipeline_id: str
     state: str
     reason: str
+
+
 class DeviceLoad:
     """What the pipelines of a device need, and what it has. None: unknown.
 

@@ -13,10 +13,10 @@ from streamfleet_broker.fleet.effects import Answer, LogEvent, Send
 from streamfleet_broker.fleet.event_listeners import EventListeners
 from streamfleet_broker.fleet.moving.drains import Drains
 from streamfleet_broker.fleet.moving.handovers import Handovers
+from streamfleet_broker.fleet.moving.planning import Planner
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pipeline_status import spelled
 from streamfleet_broker.fleet.pipelines import Pipelines
-from streamfleet_broker.fleet.planning import Planner
 from streamfleet_broker.fleet.queries import FleetQueries
 from streamfleet_broker.fleet.records import Drain, ModelRecord, SubscriberRecord, TokenRecord
 from streamfleet_broker.fleet.scheduler import Scheduler

@@ -16,7 +16,6 @@ from streamfleet_broker.fleet.pipeline_status import (
     view,
     whereabouts,
 )
-from streamfleet_broker.fleet.planning import why_unplaced
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
@@ -140,27 +139,3 @@ class FleetQueries:
 
 def _holder_of(device: Device, now: float) -> Holder:
     return Holder(device.name, device.state, device.silent(now), device.why_quarantined)
-
-
-class _Prospects:
-    """Explains where waiting pipelines go, or why nowhere. Scales to thousands of pipelines and devices."""
-
-    def __init__(self, state: State, scheduler: Scheduler) -> None:
-        self._state = state
-        self._scheduler = scheduler
-        self._reasons: dict[object, str] = {}  # by what the scheduler considers equal
-
-    def of(self, record: PipelineRecord, now: float) -> str:
-        """The explanation for one pipeline."""
-        device = None if record.device is None else self._state.devices[record.device]
-        if device is not None and device.state == "lost" and self._state.network_partition_suspected:
-            return "nothing is moved while most of the fleet is silent"
-        if device is not None and not self._state.is_gone(device, now):
-            return "it moves when the lease of that device has ended"
-        kind = self._scheduler.kind(record)
-        if kind not in self._reasons:
-            target = self._scheduler.target(record)
-            if target is not None:
-                return f"it is about to go to {target}"
-            self._reasons[kind] = why_unplaced(self._state, self._scheduler, record, self._scheduler.pool())
-        return self._reasons[kind]

@@ -147,6 +147,7 @@ class Scheduler:
         return {
             name for name, device in devices.items() if device.state == "ready" and records[name].cordoned
         }
+
     def pool_without(self, pipelines: frozenset[str]) -> DevicePool:
         """A copy of the pool, as if these pipelines were not there."""
         pool, known = self.pool().copy(), self._state.records.pipelines
@@ -166,6 +167,10 @@ class Scheduler:
     def is_open(self, name: str) -> bool:
         """Whether a device takes pipelines now."""
         return self._state.devices[name].state == "ready" and not self._state.records.devices[name].cordoned
+
+    def candidates(self) -> list[Candidate]:
+        """The devices that take pipelines, those with most room first."""
+        return [candidate for candidate in self.pool() if self.is_open(candidate.device)]
 
     def demand(self, record: PipelineRecord, candidate: Candidate) -> Demand:
         """What a pipeline needs on a device."""
@@ -283,8 +288,7 @@ class Scheduler:
             board=resources.board,
         )
         arriving = [record for record in self._state.records.standing_by(device.name) if record.is_arriving]
-        for record in (*present, *arriving):
-        for record in (each for each in present if each.pipeline_id not in without):
+        for record in (each for each in (*present, *arriving) if each.pipeline_id not in without):
             candidate = candidate.with_pipeline(self._need(record)(candidate), _digests(record))
         return candidate
 

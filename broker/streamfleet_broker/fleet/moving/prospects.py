@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamfleet_broker.fleet.capacity.device_pool import DevicePool
 from streamfleet_broker.fleet.capacity.shortage import shortage
 from streamfleet_broker.fleet.pipeline_status import why_nowhere
 from streamfleet_broker.fleet.records import PipelineRecord
@@ -32,18 +33,19 @@ class Prospects:
             self._reasons[kind] = self.why_nowhere(record)
         return self._reasons[kind]
 
-    def why_nowhere(self, record: PipelineRecord) -> str:
-        """Why no device takes a pipeline, apart from the one that it has."""
+    def why_nowhere(self, record: PipelineRecord, pool: DevicePool | None = None) -> str:
+        """Why no device takes a pipeline, apart from the one that it has. `pool`: None for what is known."""
         scheduler = self._scheduler
+        pool = scheduler.pool() if pool is None else pool
         meeting = {name for name in self._state.devices if scheduler.meets(name, record.selector)}
-        candidates = [each for each in scheduler.candidates() if each.device in meeting]
+        candidates = [each for each in pool if each.device in meeting and scheduler.is_open(each.device)]
         if candidates and not record.pinned:
-            if (lost := scheduler.unspared(record)) is not None:
+            if (lost := scheduler.unspared(record, pool)) is not None:
                 return (
                     f"unschedulable: if {lost} were lost, its pipelines would not fit on the others (spare)"
                 )
             if any(scheduler.demand(record, each).is_measured for each in candidates):
-                return shortage(candidates, lambda each: scheduler.demand(record, each).amounts)
+                return shortage(candidates, lambda each: scheduler.demand(record, each))
         return why_nowhere(
             candidates,
             other=record.device is not None,

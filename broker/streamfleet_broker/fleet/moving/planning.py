@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from streamfleet_broker.fleet.capacity.demand import Demand
-from streamfleet_broker.fleet.capacity.device_pool import DevicePool
-from streamfleet_broker.fleet.capacity.shortage import shortage
-from streamfleet_broker.fleet.pipeline_status import why_nowhere
+from streamfleet_broker.fleet.moving.prospects import Prospects
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
@@ -39,7 +37,7 @@ class Planner:
             demand = self._scheduler.demand(record, pool[device])
             planned[record.pipeline_id] = _planned(record.pipeline_id, device, demand)
         for name in records.keys() - planned.keys():
-            reason = why_unplaced(self._state, self._scheduler, records[name], pool)
+            reason = Prospects(self._state, self._scheduler).why_nowhere(records[name], pool)
             planned[name] = Planned(pipeline_id=name, reason=reason)
         loads = {each.device: each.load for each in sorted(pool, key=lambda each: each.device)}
         return Reply(Plan(tuple(planned[name] for name in records), loads))
@@ -61,22 +59,6 @@ class Planner:
             created=number,
             selector=desired.selector,
         )
-
-
-def why_unplaced(state: State, scheduler: Scheduler, record: PipelineRecord, pool: DevicePool) -> str:
-    """Why a pipeline fits on no device of a pool."""
-    meeting = {name for name in state.devices if scheduler.meets(name, record.selector)}
-    candidates = [each for each in pool if each.device in meeting and scheduler.is_open(each.device)]
-    if (lost := scheduler.unspared(record, pool)) is not None:
-        return f"unschedulable: if {lost} were lost, its pipelines would not fit on the others (spare)"
-    if any(scheduler.demand(record, each).is_measured for each in candidates):
-        return shortage(candidates, lambda each: scheduler.demand(record, each))
-    return why_nowhere(
-        candidates,
-        other=record.device is not None,
-        selector=record.selector,
-        exists=bool(meeting - {record.device}),
-    )
 
 
 def _planned(name: str, device: str, demand: Demand) -> Planned:
