@@ -138,14 +138,16 @@ class Fleet:
         """All that the fleet printed."""
         return self.log_path.read_text(errors="replace")
 
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def cli(
+        self, *arguments: str, check: bool = True, timeout: float = LOADING
+    ) -> subprocess.CompletedProcess[str]:
         """Run `streamfleet` against this fleet."""
         done = subprocess.run(
             [*self.prefix, str(BIN / "streamfleet"), *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=LOADING,
+            timeout=timeout,
             check=False,
         )
         assert not check or done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
