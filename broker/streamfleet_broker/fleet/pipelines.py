@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from typing_extensions import assert_never
@@ -96,7 +96,7 @@ class Pipelines:
         else:
             done = {each.pipeline_id: self._apply_one(each, now) for each in puts}
             stopped = [self._stop_one(pipeline_id, asker, now) for pipeline_id in request.stops]
-            self._scheduler.place(now)
+            self._create_rest(of for name, of in done.items() if name not in records)
             done = {name: of if isinstance(of, Error) else records[name] for name, of in done.items()}
         return Reply((*(_applied(name, known[name], of) for name, of in done.items()), *stopped))
 
@@ -129,17 +129,27 @@ class Pipelines:
         return known if _is_same(known, desired) else self._updated(known, desired, now)
 
     def _apply_one(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
-        """Put one of many pipelines. Those without a device are placed after all of them."""
+        """Put one of many pipelines. A new one without a device is not written yet."""
         known = self._state.records.pipelines.get(desired.pipeline_id)
         record = self._becoming(desired, now)
         if isinstance(record, Error) or record is known:
             return record
         if known is not None:
             self._write_update(known, record, now)
-        else:
-            self._state.change(record)
-            self._state.after_commit.append(LogEvent(record.pipeline_id, "created"))
+        elif record.device is not None:
+            self._write_new(record)
         return record
+
+    def _create_rest(self, new: Iterable[PipelineRecord | Error]) -> None:
+        """Write new pipelines without a device, and place each beside those before it."""
+        records = [each for each in new if isinstance(each, PipelineRecord)]
+        first = self._next_created()
+        numbered = [replace(record, created=first + number) for number, record in enumerate(records)]
+        for record, device in self._scheduler.choices(numbered):
+            self._write_new(replace(record, device=device))
+        for record in numbered:
+            if record.pipeline_id not in self._state.records.pipelines:
+                self._write_new(record)
 
     def _stop_one(self, pipeline_id: str, asker: Asker, now: float) -> Applied:
         """Stop one of many pipelines. It may be gone already."""
@@ -196,23 +206,27 @@ class Pipelines:
             return record
         if record.requested is None:
             record = replace(record, device=self._scheduler.target(record))
-        self._state.change(record)
-        self._state.after_commit.append(
-            LogEvent(record.pipeline_id, f"created on {record.device or 'no device yet'}")
-        )
+        self._write_new(record)
         return record
+
+    def _write_new(self, record: PipelineRecord) -> None:
+        self._state.change(record)
+        event = f"created on {record.device or 'no device yet'}"
+        self._state.after_commit.append(LogEvent(record.pipeline_id, event))
+
+    def _next_created(self) -> int:
+        return max((record.created for record in self._state.records.pipelines.values()), default=0) + 1
 
     def _created(self, desired: PipelineRecord, now: float) -> PipelineRecord | Error:
         """The record of a new pipeline, without a device unless one was requested."""
         if (refusal := self._refuse(desired)) is not None:
             return refusal
         generation = self._state.records.floor + 1
-        created = max((record.created for record in self._state.records.pipelines.values()), default=0) + 1
         return replace(
             desired,
             generation=generation,
             run_generation=generation,
-            created=created,
+            created=self._next_created(),
             version=1,
             created_at=self._state.wall(now),
         )
