@@ -29,6 +29,7 @@ MAX_ENTRIES = 20  # of one folder: more than that nobody looks through
 MAY_IMPORT = {
     "core.protocol": [],
     "core.datasets": ["core.protocol", "core.runtime.small_file"],
+    "core.documents": ["core.protocol"],
     "core.models": ["core.protocol"],
     "core.peers": ["core.protocol"],
     "core.rollout": ["core.rollout"],
@@ -87,6 +88,7 @@ PURE = [
     "streamfleet.results",
     "streamfleet.server_sent_events",
     "streamfleet_core.datasets.run_lengths",
+    "streamfleet_core.documents",
     "streamfleet_core.models.agreement",
     "streamfleet_core.models.foreign_format",
     "streamfleet_core.models.class_names",
@@ -109,6 +111,7 @@ PURE = [
     "streamfleet_api.local.hang_detector",
     "streamfleet_api.roboflow.inference_pipelines.result_buffer",
     "streamfleet_api.sampling_presets",
+    "streamfleet_api.v2.fleet_file.plan",
     "streamfleet_api.web.access_policy",
     "streamfleet_api.web.connections",
     "streamfleet_api.web.failed_logins",
