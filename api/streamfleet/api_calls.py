@@ -17,6 +17,7 @@ from streamfleet.errors import ApiError, FieldError, UnexpectedAnswer, api_error
 from streamfleet.requests import PipelineChanges, PipelineSettings
 from streamfleet.results import (
     AddedModel,
+    ApplyResult,
     CommandResult,
     Dataset,
     Device,
@@ -36,9 +37,11 @@ from streamfleet.results import (
 
 T = TypeVar("T")
 
+APPLY_TIMEOUT = 180.0  # seconds: the API runs each new model once, and waits for pipelines that stop
 MODEL_TIMEOUT = 120.0  # seconds: the API runs a new model once before it responds
 _CONTENT_TIMEOUT = 120.0  # seconds without progress of a long body
 _JSON = {"content-type": "application/json"}
+_YAML = {"content-type": "application/yaml"}
 _PATCH = {"content-type": "application/merge-patch+json"}
 _ABSENT = 404
 
@@ -271,6 +274,42 @@ def _pipeline(pipeline_id: str) -> str:
 
 def _if_match(version: int | None) -> dict[str, str]:
     return {} if version is None else {"if-match": f'"{version}"'}
+
+
+# a fleet as a file ----------------------------------------------------------------------------------------
+
+
+def apply(
+    document: Mapping[str, Any] | str | bytes, *, dry_run: bool, prune: bool, take_over: bool, delete: bool
+) -> Call[ApplyResult]:
+    """Let the fleet be as a document says: a value of JSON, or the text of a file."""
+    query = query_of(
+        dry_run=dry_run or None,
+        prune=None if prune else False,
+        take_over=take_over or None,
+        delete=delete or None,
+    )
+    is_text = isinstance(document, str | bytes)
+    body = document.encode() if isinstance(document, str) else document
+    return Call(
+        method="POST",
+        path=f"/v2/apply{query}",
+        read=reads(ApplyResult),
+        body=body if isinstance(body, bytes) else msgspec.json.encode(body),
+        headers=_YAML if is_text else _JSON,
+        timeout=APPLY_TIMEOUT,
+        is_repeatable=dry_run,
+    )
+
+
+def export(manager: str | None) -> Call[dict[str, Any]]:
+    """Get the document for what is there."""
+    return _get(f"/v2/export{query_of(manager=manager)}", reads(dict[str, Any]))
+
+
+def file_schema() -> Call[dict[str, Any]]:
+    """Get the JSON Schema of such a document."""
+    return _get("/v2/schema", reads(dict[str, Any]))
 
 
 # devices --------------------------------------------------------------------------------------------------

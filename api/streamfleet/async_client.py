@@ -25,6 +25,7 @@ from streamfleet.prediction import Prediction
 from streamfleet.requests import PipelineChanges, PipelineSettings
 from streamfleet.results import (
     AddedModel,
+    ApplyResult,
     CommandResult,
     Dataset,
     Device,
@@ -173,6 +174,32 @@ class AsyncClient:
     ) -> tuple[CommandResult, ...]:
         """See `Client.command_pipelines`."""
         return await self._send(api_calls.command_pipelines(command, ids, selector))
+
+    # a fleet as a file ------------------------------------------------------------------------------------
+
+    async def apply(
+        self,
+        document: Path | str | bytes | Mapping[str, Any],
+        *,
+        dry_run: bool = False,
+        prune: bool = True,
+        take_over: bool = False,
+        delete: bool = False,
+    ) -> ApplyResult:
+        """See `Client.apply`."""
+        if isinstance(document, Path):
+            document = await asyncio.to_thread(document.expanduser().read_bytes)
+        return await self._send(
+            api_calls.apply(document, dry_run=dry_run, prune=prune, take_over=take_over, delete=delete)
+        )
+
+    async def export(self, manager: str | None = None) -> dict[str, Any]:
+        """See `Client.export`."""
+        return await self._send(api_calls.export(manager))
+
+    async def file_schema(self) -> dict[str, Any]:
+        """See `Client.file_schema`."""
+        return await self._send(api_calls.file_schema())
 
     # devices ----------------------------------------------------------------------------------------------
 

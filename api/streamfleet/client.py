@@ -22,6 +22,7 @@ from streamfleet.prediction import Prediction
 from streamfleet.requests import PipelineChanges, PipelineSettings
 from streamfleet.results import (
     AddedModel,
+    ApplyResult,
     CommandResult,
     Dataset,
     Device,
@@ -296,6 +297,64 @@ class Client:
             ```
         """
         return self._send(api_calls.command_pipelines(command, ids, selector))
+
+    # a fleet as a file ------------------------------------------------------------------------------------
+
+    def apply(
+        self,
+        document: Path | str | bytes | Mapping[str, Any],
+        *,
+        dry_run: bool = False,
+        prune: bool = True,
+        take_over: bool = False,
+        delete: bool = False,
+    ) -> ApplyResult:
+        """Let the fleet be as a document says: its models, labels of devices, and pipelines.
+
+        All pipelines change in one write, or none of them if another client changes one meanwhile.
+
+        Args:
+            document: The path of a YAML or JSON file, its text, or the value that it has. Its models need
+                `weights`: only the command line uploads a `file`.
+            dry_run: Change nothing, and return what would change.
+            prune: Remove pipelines of the document's `manager` that it does not have.
+            take_over: Also change pipelines of other managers.
+            delete: Remove the pipelines of the document instead.
+
+        Returns:
+            What was done with each object. A failure of one object does not raise: see
+            `AppliedObject.problem`.
+
+        Raises:
+            Invalid: A value is invalid, or the fleet does not have a model or device. Nothing was changed.
+            Conflict: A pipeline belongs to another manager, or others change the same pipelines.
+            OSError: The file cannot be read.
+
+        Example:
+            ```python
+            for each in client.apply(Path("fleet.yaml"), dry_run=True).changed:
+                print(each.action, each.id, each.device)
+            ```
+        """
+        content = document.expanduser().read_bytes() if isinstance(document, Path) else document
+        return self._send(
+            api_calls.apply(content, dry_run=dry_run, prune=prune, take_over=take_over, delete=delete)
+        )
+
+    def export(self, manager: str | None = None) -> dict[str, Any]:
+        """Get the document for what is there: applied, it changes nothing. Sources have no credentials.
+
+        Args:
+            manager: Whose pipelines; empty: those without a manager. None: the only manager that there is.
+
+        Raises:
+            Conflict: There are several managers, and `manager` is None.
+        """
+        return self._send(api_calls.export(manager))
+
+    def file_schema(self) -> dict[str, Any]:
+        """Get the JSON Schema of such a document, for editors and checkers."""
+        return self._send(api_calls.file_schema())
 
     # devices ----------------------------------------------------------------------------------------------
 

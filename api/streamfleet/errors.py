@@ -99,15 +99,20 @@ class FieldError:
         msg: What was expected.
         type: An identifier for programs, for example `string_pattern_mismatch`.
         input: The given value. None: the API does not repeat it.
+        line: The line of the value in a YAML document, from 1. None: the request has no lines.
+        column: Its column, from 1.
     """
 
     loc: tuple[str | int, ...]
     msg: str
     type: str
     input: Any = None
+    line: int | None = None
+    column: int | None = None
 
     def __str__(self) -> str:
-        return f"{'.'.join(map(str, self.loc))}: {self.msg}"
+        where = f"line {self.line}, column {self.column}: " if self.line else ""
+        return f"{where}{'.'.join(map(str, self.loc))}: {self.msg}"
 
 
 class ApiError(StreamfleetError):

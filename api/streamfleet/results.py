@@ -23,6 +23,8 @@ from streamfleet_core.protocol.values import ModelRef, Motion, SourceSpec, Varia
 
 __all__ = [
     "AddedModel",
+    "AppliedObject",
+    "ApplyResult",
     "BatchingStat",
     "CommandResult",
     "Dataset",
@@ -30,6 +32,7 @@ __all__ = [
     "DeviceStat",
     "EngineStat",
     "Event",
+    "FieldChange",
     "FileCard",
     "Health",
     "JoinToken",
@@ -641,6 +644,66 @@ class Dataset:
     newest: float
     pipelines: tuple[str, ...]
     devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldChange:
+    """A value that becomes another one when a file is applied.
+
+    Attributes:
+        field: The path to the value, for example `sources.0.max_fps`.
+        before: The value that it has. None: it is not set.
+        after: The value that it gets. None: it is not set any more.
+    """
+
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedObject:
+    """What became of one object of a file, or would become of it.
+
+    Attributes:
+        kind: `model`, `device` or `pipeline`.
+        id: The id of the model or pipeline, or the name of the device.
+        action: `create`, `update`, `delete` or `none`.
+        changes: What changes of an object that is there.
+        device: The device of a pipeline that changes. None: no device has room yet, or it is removed.
+        restarts: Whether a pipeline begins a new run. False: it goes on.
+        upload: The SHA-256 of a model's file that must be uploaded first. None: the fleet has it.
+        problem: Why it was not done. Empty: it was done. The other objects are not affected.
+    """
+
+    kind: str
+    id: str
+    action: str
+    changes: tuple[FieldChange, ...] = ()
+    device: str | None = None
+    restarts: bool = False
+    upload: str | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyResult:
+    """The result of applying a file: models, then devices, then pipelines in the order of the file.
+
+    Attributes:
+        manager: The manager of the pipelines. None: they have none.
+        dry_run: Whether nothing was changed.
+        objects: Each object of the file, and the pipelines that are removed.
+    """
+
+    manager: str | None
+    dry_run: bool
+    objects: tuple[AppliedObject, ...]
+
+    @property
+    def changed(self) -> tuple[AppliedObject, ...]:
+        """The objects that are not as the file says before it is applied."""
+        return tuple(each for each in self.objects if each.action != "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ from streamfleet_api.roboflow.tcp.server import ManagerServer
 from streamfleet_api.storage.blob_store import BlobError, Blobs
 from streamfleet_api.storage.model_registry import BlobInUse, ModelExists, ModelInUse, ModelReplaced, Models
 from streamfleet_api.storage.sample_store import Samples
+from streamfleet_api.v2.apply import ApplyRoutes
 from streamfleet_api.v2.commands import CommandRoutes
 from streamfleet_api.v2.devices import DeviceRoutes
 from streamfleet_api.v2.models import BLOBS, ModelRoutes
@@ -199,6 +200,7 @@ def create_app(
         *PipelineRoutes(services.broker, models, services.statuses).endpoints(),
         *PlanRoutes(services.broker, models).endpoints(),
         *CommandRoutes(services.broker, services.statuses).endpoints(),
+        *ApplyRoutes(services.broker, models, services.blobs).endpoints(),
         *DeviceRoutes(services.broker, services.statuses).endpoints(),
         *SubscriberRoutes(services.broker).endpoints(),
         *ModelRoutes(models, services.blobs).endpoints(),

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(300)  # a document has twenty commands, each of
 README, TUTORIAL = Path("README.md"), Path("docs/tutorial.md")
 HARDWARE = [Path("docs/how-to/gpu.md"), Path("docs/how-to/jetson.md")]  # an NVIDIA GPU and a Jetson
 OTHERS = [Path("docs/how-to/samples.md"), Path("docs/how-to/receive.md"), Path("docs/how-to/backup.md")]
-OTHERS += [Path("docs/how-to/filter.md")]
+OTHERS += [Path("docs/how-to/filter.md"), Path("docs/how-to/fleet-as-code.md")]
 _BLOCK = re.compile(r"(?:<!-- ([^\n]*) -->\n)?```console\n(.*?)```", re.DOTALL)
 
 

@@ -15,6 +15,7 @@ import click
 
 from streamfleet.defaults import DEFAULT_DATA_DIR, DEFAULT_URL
 from streamfleet_api.cli import parameters
+from streamfleet_api.cli.commands.apply import FLEET_FILE_COMMANDS
 from streamfleet_api.cli.commands.backup import BACKUP_COMMANDS
 from streamfleet_api.cli.commands.devices import devices
 from streamfleet_api.cli.commands.doctor import doctor
@@ -232,6 +233,7 @@ def up(settings: Settings, /, data_dir: Path | None, workers: int | None, **opti
 for _each in (
     *RUN_COMMANDS,
     *PIPELINE_COMMANDS,
+    *FLEET_FILE_COMMANDS,
     *STREAM_COMMANDS,
     devices,
     models,

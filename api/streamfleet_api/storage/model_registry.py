@@ -151,11 +151,22 @@ class Models:
         replace: bool,
     ) -> Registered:
         """Register a blob as a model. Raises: BadModel, ModelExists, BrokerClientError."""
+        manifest = await self.inspect(weights, family=family, labels=labels)
+        return await self.register(model_id, manifest, replace=replace)
+
+    async def inspect(
+        self, weights: Path, *, family: Family | None, labels: tuple[str, ...] | None
+    ) -> Manifest:
+        """What a blob is as a model, after it has run once. Raises: BadModel, BrokerClientError."""
         async with self._inspecting:
             manifest = await asyncio.to_thread(
                 validate_model, weights, weights.name, family=family, labels=labels
             )
         await self._try(manifest)
+        return manifest
+
+    async def register(self, model_id: str, manifest: Manifest, *, replace: bool) -> Registered:
+        """Register an inspected model. Raises: BadModel, ModelExists, BrokerClientError."""
         async with self._inspecting:
             before = next((model for model in await self.list() if model.id == model_id), None)
             if before is not None and not replace:

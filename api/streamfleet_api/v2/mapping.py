@@ -186,7 +186,7 @@ def digest_of(request: NewPipelineRequest) -> str:
 
 def patched(view: PipelineView, patch: PipelinePatch) -> PipelineRequest:
     """Apply a patch to a pipeline. Raises: Invalid if the result is not a valid pipeline."""
-    content = _as_request(view)
+    content = as_request(view)
     for name, value in patch.model_dump(exclude_unset=True).items():
         if value is None:
             content.pop(name, None)
@@ -196,13 +196,14 @@ def patched(view: PipelineView, patch: PipelinePatch) -> PipelineRequest:
             content[name] = value
     if patch.sources is not None:
         content["sources"] = [
-            _with_credentials(source, view.spec.sources[number : number + 1])
+            with_credentials(source, view.spec.sources[number : number + 1])
             for number, source in enumerate(content["sources"])
         ]
     return validate(content, PipelineRequest)
 
 
-def _as_request(view: PipelineView) -> dict[str, Any]:
+def as_request(view: PipelineView) -> dict[str, Any]:
+    """The request for a pipeline, as JSON has it but for its sampling."""
     spec = view.spec
     return {
         "model": spec.model.id,
@@ -251,7 +252,7 @@ def merged_labels(before: Mapping[str, str], changes: Mapping[str, str | None] |
     return {} if changes is None else _merged(before, changes)
 
 
-def _with_credentials(source: Any, stored: tuple[SourceSpec, ...]) -> Any:
+def with_credentials(source: Any, stored: tuple[SourceSpec, ...]) -> Any:
     """Restore the credentials of a source that a client sent back as it was shown, without them."""
     given = source["reference"] if isinstance(source, dict) else source
     if not stored or given != sanitised(stored[0].reference):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -40,13 +40,23 @@ async def read(request: Request, of: type[B], *media: str) -> B:
 
     Raises: Problem, Invalid.
     """
+    value = await parsed(request, *media)
+    if not isinstance(value, dict):
+        raise Invalid(
+            [{"type": "object", "loc": ["body"], "msg": "Input should be an object", "input": value}]
+        )
+    return validate(value, of)
+
+
+async def parsed(request: Request, *media: str) -> Any:
+    """Read a JSON body of one of these media types. Raises: Problem, Invalid."""
     expected = media or (JSON,)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in expected:
         raise Problem(415, f"expected Content-Type {' or '.join(expected)}, got {kind[:64] or 'none'}")
     body = await request.body()
     try:
-        value = parse_strictly(body)
+        return parse_strictly(body)
     except BadJson as exc:
         error = {
             "type": "json_invalid",
@@ -54,11 +64,6 @@ async def read(request: Request, of: type[B], *media: str) -> B:
             "msg": f"Input should be JSON: {exc.reason}",
         }
         raise Invalid([error]) from exc
-    if not isinstance(value, dict):
-        raise Invalid(
-            [{"type": "object", "loc": ["body"], "msg": "Input should be an object", "input": value}]
-        )
-    return validate(value, of)
 
 
 def query(request: Request, of: type[B]) -> B:

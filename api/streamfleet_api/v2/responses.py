@@ -305,6 +305,44 @@ def drops_of(stat: PipelineStat) -> int:
     return before + sum(stat.dropped.values())
 
 
+# a fleet as a file ----------------------------------------------------------------------------------------
+
+
+class FieldChange(Answer):
+    """A value that becomes another one. Null: it is not set."""
+
+    field: str
+    """As `sources.0.max_fps`."""
+    before: Any
+    after: Any
+
+
+class AppliedObject(Answer):
+    """What became of one object of a file, or would become of it."""
+
+    kind: Literal["model", "device", "pipeline"]
+    id: str
+    action: Literal["create", "update", "delete", "none"]
+    changes: list[FieldChange] = []
+    device: str | None = None
+    """The device of a pipeline that changes. Null: none has room yet, or it is removed."""
+    restarts: bool = False
+    """The pipeline begins a new run. False: it goes on."""
+    upload: str | None = None
+    """The sha256 of a model's file, which must be uploaded as a blob first."""
+    problem: str = ""
+    """Why it was not done. The other objects are not affected."""
+
+
+class ApplyResult(Answer):
+    """What was applied: models, then devices, then pipelines in the order of the file."""
+
+    manager: str | None
+    dry_run: bool
+    """Nothing was changed."""
+    objects: list[AppliedObject]
+
+
 # devices --------------------------------------------------------------------------------------------------
 
 
@@ -623,6 +661,9 @@ class ErrorOfField(Answer):
     msg: str
     type: str
     input: Any = None
+    line: int | None = None
+    """Of a document in YAML: the line of the value, from 1."""
+    column: int | None = None
 
 
 class ProblemDetails(Answer):

@@ -56,6 +56,8 @@ class Invalid(Exception):
 def _shown(error: dict[str, Any]) -> dict[str, Any]:
     loc = [part[:MAX_SHOWN] if isinstance(part, str) else part for part in error["loc"]]
     shown = {"loc": loc, "msg": error["msg"], "type": error["type"]}
+    if error.get("line"):  # of a document
+        shown |= {"line": error["line"], "column": error["column"]}
     got = error.get("input")
     if isinstance(got, str) and len(got) <= MAX_REFERENCE:
         got = shown_value(got)  # before it is cut, or half of an address is left
