@@ -297,6 +297,7 @@ class Remaining:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLoad:
     """What the pipelines of a device need, and what it has. None: unknown.
 

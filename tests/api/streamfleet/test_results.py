@@ -35,6 +35,14 @@ def test_a_result_has_the_fields_of_the_response(result: type, response: type[Ba
     assert [each.name for each in dataclasses.fields(result)] == list(response.model_fields)
 
 
+def test_each_class_can_be_read_from_an_answer() -> None:
+    classes = [each for each in vars(results).values() if isinstance(each, type)]
+
+    for each in classes:
+        if each.__module__ == results.__name__:
+            assert dataclasses.is_dataclass(each), each
+
+
 def test_an_event_has_the_fields_of_the_brokers_and_its_epoch() -> None:
     fields = {each.name for each in dataclasses.fields(results.Event)}
 
