@@ -34,6 +34,14 @@ def manifest_of(
     )
 
 
+def with_description(content: bytes, text: str) -> bytes:
+    """The same model as content that no other test has put into a fleet."""
+    model = onnx.load_model_from_string(content)
+    model.doc_string = text
+    described: bytes = model.SerializeToString()
+    return described
+
+
 def write_colour_classifier(path: Path, *, side: int = 32) -> Manifest:
     """Says how much of a picture is red, green and blue: (1, 3)."""
     nodes = [helper.make_node("ReduceMean", ["images"], ["output"], axes=[2, 3], keepdims=0)]

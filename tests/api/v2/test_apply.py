@@ -16,6 +16,7 @@ from streamfleet_core.protocol.requests import Applied, ApplyPipelines, LabelDev
 from streamfleet_core.protocol.values import ModelRef, to_plain
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer, device, pipeline
+from tests.fakes.models import with_description
 
 FILE = """\
 manager: hall-1
@@ -277,7 +278,7 @@ def test_an_export_is_of_one_manager(http: httpx.Client, peer: Peer) -> None:
 
 def test_models_are_registered_first_and_only_once(api: Api, http: httpx.Client, peer: Peer) -> None:
     weights = api.folder / "demo.onnx"
-    weights.write_bytes(demo_model())
+    weights.write_bytes(with_description(demo_model(), __name__))
     digest = digest_of(weights)
     text = FILE.replace("parts/1", "conveyor/9") + f"models: [{{id: conveyor/9, weights: {digest}}}]\n"
     peer.models.clear()

@@ -11,6 +11,7 @@ from streamfleet_core.protocol.requests import ApplyPipelines
 from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Command
 from tests.fakes.broker import Peer, device, pipeline
+from tests.fakes.models import with_description
 
 FILE = """\
 manager: hall-1
@@ -100,7 +101,7 @@ def test_the_file_of_a_model_is_uploaded_and_its_errors_keep_their_lines(
     run: Command, peer: Peer, file: Path
 ) -> None:
     peer.models.clear()
-    (file.parent / "demo.onnx").write_bytes(demo_model())
+    (file.parent / "demo.onnx").write_bytes(with_description(demo_model(), __name__))
     text = f"models:\n  - id: conveyor/8\n    file: demo.onnx\n{FILE.replace('parts/1', 'conveyor/8')}"
 
     file.write_text(text.replace("[0]", "[-1]"))
