@@ -20,7 +20,7 @@ from streamfleet_broker.fleet.pipelines import Pipelines
 from streamfleet_broker.fleet.queries import FleetQueries
 from streamfleet_broker.fleet.records import Drain, ModelRecord, SubscriberRecord, TokenRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
-from streamfleet_broker.fleet.state import MAX_STORED_COSTS, State, no_pipeline
+from streamfleet_broker.fleet.state import State, no_pipeline
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.join_token import JoinToken
@@ -430,7 +430,7 @@ class Operators:
     def _put_model(self, request: PutModel) -> Reply:
         known, model = self._state.records.models.get(request.model.id), request.model
         if known is None or known.ref != model:
-            costs = self._state.costs.of_model(model.digest)[:MAX_STORED_COSTS]
+            costs = self._state.costs.of_model(model.digest)
             self._state.records.write(ModelRecord(model.id, model.digest, costs))
         return Reply(model)
 

@@ -27,7 +27,6 @@ from streamfleet_core.protocol.requests import ReportProcess
 from streamfleet_core.protocol.values import Observed, ObservedState
 
 MAX_PIPELINES = 64  # a device, whatever its capacity
-MAX_STORED_COSTS = 256  # of a model
 MAX_HELD = 10_000  # pairs of a device and a pipeline of which it may put samples
 
 
@@ -190,7 +189,7 @@ class State:
             if other.resources.board == board:
                 self.records.concern(other.name)
         for model in [each for each in self.records.models.values() if each.digest in changed]:
-            self.records.write(replace(model, costs=self.costs.of_model(model.digest)[:MAX_STORED_COSTS]))
+            self.records.write(replace(model, costs=self.costs.of_model(model.digest)))
 
     def holds(self, device: str, pipeline_id: str) -> bool:
         """Whether a device has a pipeline, or had it while it sampled frames."""

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamfleet_broker.fleet.capacity.amounts import Amounts
-from streamfleet_broker.fleet.capacity.cost_table import MAX_KEPT, MAX_OF_MODEL, CostTable
+from streamfleet_broker.fleet.capacity.cost_table import (
+    MAX_KEPT,
+    MAX_OF_BOARDS,
+    MAX_OF_MODEL,
+    CostTable,
+)
 from streamfleet_broker.fleet.capacity.demand import Host, demand_of, workload_of
 from streamfleet_broker.fleet.records import ModelRecord
 from streamfleet_core.protocol.costs import BoardCost, Cost, Measured, Resources
@@ -179,6 +184,17 @@ def test_the_table_is_bounded() -> None:
     table.learn("a", BOARD, models)
     assert table.of(DIGEST, BOARD) == ()  # the oldest
     assert sum(len(table.of(cost.digest, BOARD)) for cost in models) <= MAX_KEPT
+
+
+def test_a_device_that_says_it_is_of_ever_other_kinds_ends_nothing_and_drives_no_other_model_out() -> None:
+    other = replace(COST, digest="f" * 64)
+    table = CostTable([BoardCost(BOARD, other)])
+
+    for number in range(2 * MAX_KEPT // MAX_OF_MODEL):
+        table.learn("a", f"board {number}", [replace(COST, width=width) for width in range(MAX_OF_MODEL)])
+
+    assert len(table.of_model(DIGEST)) == MAX_OF_BOARDS
+    assert table.of(other.digest, BOARD) == (other,)
 
 
 # the fleet ------------------------------------------------------------------------------------------------

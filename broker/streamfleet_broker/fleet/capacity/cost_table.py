@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from streamfleet_core.protocol.costs import BoardCost, Cost
 
 MAX_OF_MODEL = 16  # costs of one model on one board: variants, decoders, sizes of pictures
+MAX_OF_BOARDS = 256  # costs of one model on all boards: a device says itself of which kind it is
 MAX_KEPT = 4096  # costs in total
 MAX_VOICES = 16  # devices whose figures count for one cost
 NOTICEABLE = 0.1  # relative difference to the cost in use
@@ -88,7 +89,7 @@ class CostTable:
 
     def _put(self, place: Place, cost: Cost, device: str = "") -> bool:
         entries = self._entries.get(place, {})
-        if len(entries) >= MAX_OF_MODEL:
+        if len(entries) >= MAX_OF_MODEL or self._count_of(place[0]) >= MAX_OF_BOARDS:
             return False
         while self._count >= MAX_KEPT:  # forget the model that has been known for longest
             self.forget(next(digest for digest in self._boards if digest != place[0]))
@@ -99,6 +100,9 @@ class CostTable:
         self._boards[place[0]].add(place[1])
         self._refresh(place)
         return True
+
+    def _count_of(self, digest: str) -> int:
+        return sum(len(self._entries[digest, board]) for board in self._boards.get(digest, ()))
 
     def _refresh(self, place: Place) -> None:
         entries = self._entries[place]
