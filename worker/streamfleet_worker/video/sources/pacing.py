@@ -48,16 +48,16 @@ class HoldIntervals:
     """
 
     def __init__(self) -> None:
-        self.intervals: deque[tuple[float, float]] = deque(maxlen=_KEPT)  # disjoint, and in order
+        self._intervals: deque[tuple[float, float]] = deque(maxlen=_KEPT)  # disjoint, and in order
 
     def add(self, start: float, end: float) -> None:
         """Add an interval in monotonic seconds. Overlaps with earlier ones count once."""
-        if self.intervals:
-            start = max(start, self.intervals[-1][1])
+        if self._intervals:
+            start = max(start, self._intervals[-1][1])
         if end > start:
-            self.intervals.append((start, end))
+            self._intervals.append((start, end))
 
     def within(self, start: float, end: float) -> float:
         """The seconds between two times that were spent in such intervals."""
-        overlaps = (min(end, until) - max(start, since) for since, until in self.intervals)
+        overlaps = (min(end, until) - max(start, since) for since, until in self._intervals)
         return sum(overlap for overlap in overlaps if overlap > 0)
