@@ -330,7 +330,7 @@ class Operators:
         """Move or remove the pipelines of a device, without waiting for its confirmation."""
         for record in self._state.records.of_device(device.name):
             if record.leaving is not None:
-                self._state.change(replace(record, device=None))
+                self._state.change(replace(record, device=None, standby=None))
             elif record.desired_status == "stop":
                 self._confirmations.remove(record, now, done=False)
             else:

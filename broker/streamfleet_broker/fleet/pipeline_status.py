@@ -196,7 +196,7 @@ def why_pinned(record: PipelineRecord) -> str:
     if not bound and record.requested is not None:
         return "a pipeline that names its device waits for it"
     if not bound:
-        return "a pipeline that continues without the broker waits for its device"
+        return "a pipeline that continues without the broker stays with its device"
     number, source = bound[0]
     what = "a file" if kind_of(source.reference) is SourceKind.FILE else "a local camera"
     if len(record.spec.sources) > 1:

@@ -241,10 +241,11 @@ class Pipelines:
             return self._state.no_device(name)
         if not self._scheduler.meets(name, record.selector):
             return Error("invalid", f"device {name} does not have the labels {spelled(record.selector)}")
-        known = self._state.records.pipelines.get(record.pipeline_id)
-        if self._state.records.devices[name].cordoned and (known is None or known.device != name):
+        records = self._state.records
+        known = records.pipelines.get(record.pipeline_id)
+        if records.devices[name].cordoned and (known is None or known.device != name):
             return Error("conflict", f"device {name} is cordoned: uncordon it, or name another device")
-        if len(self._state.records.placed[name] - {record.pipeline_id}) >= MAX_PIPELINES:
+        if len((records.placed[name] | records.standby[name]) - {record.pipeline_id}) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")
         if not self._scheduler.fits(record, name):
             return Error("too_many", f"the pipelines of device {name} would not fit into one message")
@@ -298,6 +299,8 @@ class Pipelines:
         if not record.spec.can_update_to(known.spec) or record.on_disconnect != known.on_disconnect:
             generation = known.generation + 1
             return replace(record, generation=generation, run_generation=generation, standby=None)
+        if record.pinned and record.standby is not None:  # it names its device by now, and no longer moves
+            return replace(record, generation=known.generation + 1, standby=None)
         if (record.spec, record.desired_status) != (known.spec, known.desired_status):
             return replace(record, generation=known.generation + 1)
         return record

@@ -50,10 +50,10 @@ class DeviceConfirmations:
 
     def remove(self, record: PipelineRecord, now: float, *, done: bool) -> None:
         """Remove a pipeline. `done`: it certainly emits nothing more."""
+        self._state.touch(self._state.records.pipelines[record.pipeline_id].devices)
         self._state.records.remove(record)
         if record.generation > self._state.records.floor:
             self._state.records.write(FloorRecord(record.generation))
-        self._state.touch({record.device})
         self._state.dirty_pipelines.add(record.pipeline_id)
         self._state.released.pop(record.pipeline_id, None)
         self._pending_replies.removed(record, now, done=done)

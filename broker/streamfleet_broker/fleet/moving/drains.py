@@ -56,9 +56,7 @@ class Drains:
         left = [
             self._remaining(record, prospects, forced=forced)
             for record in in_order(records.of_device(name))
-            if record.leaving is None
-            and record.desired_status != "stop"
-            and not self._state.has_ended(record)
+            if record.desired_status != "stop" and not self._state.has_ended(record)
         ]
         return (*going, *left)
 
@@ -98,6 +96,8 @@ class Drains:
 
     def _remaining(self, record: PipelineRecord, prospects: Prospects, *, forced: bool) -> Remaining:
         pipeline_id = record.pipeline_id
+        if record.leaving is not None:
+            return Remaining(pipeline_id, "waiting", f"it is just coming from {record.leaving}")
         if record.standby is not None:
             return _moving(record, record.standby.device)
         if self._state.has_finished(record):

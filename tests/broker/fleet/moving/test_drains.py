@@ -11,6 +11,7 @@ from streamfleet_broker.fleet.fleet import Fleet
 from streamfleet_broker.fleet.moving.drains import MAX_MOVES
 from streamfleet_broker.fleet.moving.handovers import BLIND_AFTER, PAUSE_TIMEOUT, PREPARE_TIMEOUT, RETRY_AFTER
 from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord
+from streamfleet_broker.fleet.state import MAX_PIPELINES
 from streamfleet_core.protocol.requests import (
     ChangePipeline,
     CordonDevice,
@@ -77,6 +78,14 @@ def draining(*pipelines: str, capacity: int = 4) -> ScriptedFleet:
     fleet.obey("a")
     fleet.join("b", capacity=capacity)
     fleet.ask(DrainDevice("a"))
+    fleet.pass_time(0.5)
+    return fleet
+
+
+def pausing(*pipelines: str) -> ScriptedFleet:
+    """The same fleet, after b has got ready: a is told to pause."""
+    fleet = draining(*pipelines)
+    get_ready(fleet, "b")
     fleet.pass_time(0.5)
     return fleet
 
@@ -366,11 +375,71 @@ def test_another_broker_goes_on_with_a_move(paused: bool) -> None:
     assert [status for status, _, _ in told(fleet, "b").values()] == ["run"]
 
 
-def test_both_devices_are_removable_while_a_pipeline_moves() -> None:
-    for name in ("a", "b"):
-        fleet = draining("door")
-        fleet.reply(RemoveDevice(name))
-        fleet.pass_time(1)
+@pytest.mark.parametrize("paused", [False, True], ids=["while b gets ready", "while a pauses"])
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_both_devices_are_removable_while_a_pipeline_moves(name: str, paused: bool) -> None:
+    fleet = pausing("door") if paused else draining("door")
+
+    fleet.reply(RemoveDevice(name))
+    fleet.ask(CordonDevice("a", cordoned=False))
+    for _ in range(3):
+        fleet.obey(*{"a", "b"} - {name})
+        fleet.pass_time(0.5)
+
+    assert fleet.view("door").status == "running"
+    assert fleet.view("door").device not in (None, name)
+
+
+@pytest.mark.parametrize(
+    ("paused", "name"), [(False, "a"), (True, "b")], ids=["while b gets ready", "while a pauses"]
+)
+def test_a_pipeline_that_is_bound_to_its_device_while_it_moves_stays_there(paused: bool, name: str) -> None:
+    fleet = pausing("door") if paused else draining("door")
+
+    fleet.ask(PutPipeline(pipeline_id="door", spec=CAMERA, device=name, on_disconnect="stop"))
+    for _ in range(3):
+        get_ready(fleet, "b")
+        fleet.obey("a")
+        fleet.pass_time(0.5, alive=["a", "b"])
+
+    (other,) = {"a", "b"} - {name}
+    assert told(fleet, other) == {}
+    assert [status for status, _, _ in told(fleet, name).values()] == ["run"]
+    assert fleet.view("door").requested == name
+
+
+def test_a_standby_stops_when_its_pipeline_is_stopped_after_the_loss_of_its_device() -> None:
+    fleet = scripted_fleet("a", "c", "d", records=devices("a", "c", "d", "b")[3:])
+    fleet.create("door", replace(CAMERA, priority="high"))
+    for name in ("c", "d"):
+        fleet.ask(CordonDevice(name))
+    fleet.obey("a")
+    fleet.join("b")
+    fleet.ask(DrainDevice("a"))
+    fleet.pass_time(0.5)
+    fleet.pass_time(CONFIG.lease + 1, alive=["b"])  # most are silent: nothing is moved
+    before = told(fleet, "b")
+
+    fleet.ask(ChangePipeline("door", "stop"))
+
+    assert before == {"door": ("pause", 2, 2)}
+    assert told(fleet, "b") == {}
+
+
+def test_a_device_has_no_more_pipelines_than_it_may_although_one_is_arriving() -> None:
+    fleet = alone()
+    fleet.create("door")
+    fleet.obey("a")
+    fleet.join("b", capacity=2 * MAX_PIPELINES)
+    for number in range(MAX_PIPELINES - 1):
+        fleet.create(f"p{number}", device="b")
+    fleet.ask(DrainDevice("a"))
+    fleet.pass_time(0.5)
+
+    refused = fleet.error(CreatePipeline(pipeline_id="more", spec=CAMERA, device="b"))
+
+    assert "door" in told(fleet, "b")
+    assert refused.message == f"device b has {MAX_PIPELINES} pipelines already"
 
 
 # drains -----------------------------------------------------------------------------------------------------
@@ -430,6 +499,46 @@ def test_what_is_bound_to_its_device_stays_and_says_why() -> None:
         Remaining("named", "staying", "a pipeline that names its device waits for it"),
         Remaining("usb", "staying", "a local camera waits for its device"),
     )
+
+
+def test_what_continues_without_the_broker_stays_until_that_is_changed() -> None:
+    fleet = alone()
+    fleet.ask(CreatePipeline(pipeline_id="door", spec=CAMERA, on_disconnect="continue"))
+    fleet.obey("a")
+    fleet.join("b")
+    fleet.ask(DrainDevice("a", 0.0))
+    fleet.pass_time(0.5)
+    stays = device(fleet, "a").remaining
+
+    fleet.ask(PutPipeline(pipeline_id="door", spec=CAMERA, on_disconnect="stop"))
+    for _ in range(3):
+        get_ready(fleet, "b")
+        fleet.obey("a")
+        fleet.pass_time(0.5, alive=["a", "b"])
+
+    why = "a pipeline that continues without the broker stays with its device"
+    assert stays == (Remaining("door", "staying", why),)
+    assert told(fleet, "a") == {}
+    assert [status for status, _, _ in told(fleet, "b").values()] == ["run"]
+
+
+def test_a_device_is_not_drained_while_a_pipeline_is_coming() -> None:
+    fleet = pausing("door")
+
+    fleet.ask(DrainDevice("b"))
+    before = device(fleet, "b")
+    events = fleet.reply(GetEvents(EPOCH)).events
+    fleet.ask(CordonDevice("a", cordoned=False))
+    for _ in range(4):
+        fleet.obey("a")
+        get_ready(fleet, "b")
+        get_ready(fleet, "a")
+        fleet.pass_time(0.5, alive=["a", "b"])
+
+    assert before.remaining == (Remaining("door", "waiting", "it is just coming from a"),)
+    assert not any(event.reason == "drained" for event in events)
+    assert device(fleet, "b").remaining == ()
+    assert [status for status, _, _ in told(fleet, "a").values()] == ["run"]
 
 
 def test_a_file_ends_first_and_then_the_device_is_drained() -> None:
