@@ -151,7 +151,7 @@ class Scheduler:
     def pool_without(self, pipelines: frozenset[str]) -> DevicePool:
         """A copy of the pool, as if these pipelines were not there."""
         pool, known = self.pool().copy(), self._state.records.pipelines
-        for name in {known[each].device for each in pipelines & known.keys()}:
+        for name in {name for each in pipelines & known.keys() for name in known[each].devices}:
             if name is not None:
                 pool.put(self._candidate(self._state.devices[name], pipelines))
         return pool

@@ -19,8 +19,10 @@ from streamfleet_broker.fleet.capacity.demand import Host, demand_of, workload_o
 from streamfleet_broker.fleet.records import ModelRecord
 from streamfleet_core.protocol.costs import BoardCost, Cost, Measured, Resources
 from streamfleet_core.protocol.requests import (
+    CordonDevice,
     CreatePipeline,
     DesiredPipeline,
+    DrainDevice,
     GetDevice,
     ListCosts,
     ListPipelines,
@@ -388,3 +390,28 @@ def test_a_plan_for_an_unknown_device_is_refused() -> None:
     )
 
     assert error.message == "no device z, the known ones are: a"
+
+
+def test_a_plan_counts_a_pipeline_that_is_moving_once() -> None:
+    fleet = joined("a", "b")
+    fleet.ask(CordonDevice("b"))
+    fleet.create("door", PACED)
+    fleet.ask(CordonDevice("b", cordoned=False))
+    fleet.obey("a")
+    fleet.ask(DrainDevice("a"))
+    fleet.pass_time(0.5)
+
+    found = plan(fleet, DesiredPipeline(pipeline_id="door", spec=PACED, device="b"))
+
+    assert [each.pipeline_id for each in fleet.assignments("b")] == ["door"]
+    assert found.devices["b"].measured == 1
+
+
+def test_a_plan_knows_that_what_continues_without_the_broker_needs_no_spare() -> None:
+    fleet = joined("a", spare=1)
+
+    found = plan(fleet, DesiredPipeline(pipeline_id="door", spec=PACED, on_disconnect="continue"))
+    made = fleet.reply(CreatePipeline(pipeline_id="door", spec=PACED, on_disconnect="continue"))
+
+    assert made.device == "a"
+    assert [each.device for each in found.pipelines] == ["a"]

@@ -58,6 +58,7 @@ class Planner:
             device=device,
             created=number,
             selector=desired.selector,
+            requested_on_disconnect=desired.on_disconnect,
         )
 
 
