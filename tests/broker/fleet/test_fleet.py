@@ -1025,7 +1025,8 @@ def test_what_continues_without_the_broker_waits_for_its_device() -> None:
     door = fleet.view("door")
     assert (door.device, door.generation, door.status, door.pinned) == ("a", 1, "unknown", True)
     assert door.reason == (
-        "device a is lost, silent for 21 s; a pipeline that continues without the broker stays with its device"
+        "device a is lost, silent for 21 s;"
+        " a pipeline that continues without the broker stays with its device"
     )
     assert fleet.devices["a"].assignments[0].on_disconnect == "continue"
 
