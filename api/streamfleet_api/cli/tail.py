@@ -132,7 +132,8 @@ def event_line(event: dict[str, Any], name: Callable[[str], str], now: float) ->
     then, today = time.localtime(event["at"]), time.localtime(now)
     form = "%H:%M:%S" if then[:3] == today[:3] else "%Y-%m-%d %H:%M:%S"
     who = name(event["id"]) if event["subject"] == "pipeline" else event["id"]
-    step = f"{event['previous']} → {event['state']}" if event["previous"] else event["state"]
+    is_step = event["previous"] not in ("", event["state"])
+    step = f"{event['previous']} → {event['state']}" if is_step else event["state"]
     where = f" on {event['device']}" if event["device"] else ""
     why = f": {event['reason']}" if event["reason"] else ""
     return f"{time.strftime(form, then)}  {event['subject']} {who}  {step}{where}{why}"

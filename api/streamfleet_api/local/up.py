@@ -106,6 +106,7 @@ class LocalFleet:
         self._reports = ProcessReports(f"ipc://{options.broker_dir}/operators.ipc")
         self._logs = _logs(options.data_dir)
         self._children: list[ChildProcess] = []
+        self._problem = ""  # why the last attempt to ask the api failed
         self._devices = [f"local-{number}" for number in range(1, options.workers + 1)]
 
     def start(self) -> None:
@@ -185,11 +186,20 @@ class LocalFleet:
 
     def _answers(self, api: ChildProcess) -> bool:
         """Whether our api reaches our broker. Another fleet's api may listen on the port."""
-        with contextlib.suppress(CommandFailed):
+        with self._noted():
             if self._client.health().pid == api.pid:
                 self._client.list_devices()
                 return True
         return False
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Go on after a failed attempt, and keep why, for when the time is over."""
+        try:
+            self._problem = ""
+            yield
+        except CommandFailed as exc:
+            self._problem = str(exc)
 
     def _broker_command(self) -> list[str]:
         options = self._options
@@ -255,7 +265,7 @@ class LocalFleet:
         return self._options.worker_dir(device) / "identity.json"
 
     def _workers_ready(self) -> bool:
-        with contextlib.suppress(CommandFailed):
+        with self._noted():
             ready = {entry.device for entry in self._client.list_devices(state="ready")}
             return ready.issuperset(self._devices)
         return False
@@ -293,7 +303,8 @@ class LocalFleet:
                 if child.ending() is not None:
                     raise self._why(child)
             if time.monotonic() > deadline:
-                raise CommandFailed(f"{what} did not get ready within {timeout:g} s", self._where())
+                why = f": {self._problem}" if self._problem else ""
+                raise CommandFailed(f"{what} did not get ready within {timeout:g} s{why}", self._where())
             self._pause(0.05)
 
     def _pause(self, seconds: float) -> None:

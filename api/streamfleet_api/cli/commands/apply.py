@@ -170,14 +170,17 @@ def export(settings: Settings, /, manager: str | None, as_json: bool) -> None:
     try:
         found = settings.client().export(manager)
     except Rejected as exc:
-        raise CommandFailed(str(exc), "give --manager NAME") if exc.status == 409 else exc from exc
+        if exc.status != 409:
+            raise
+        hint = "give --manager NAME, or --manager '' for the pipelines without one"
+        raise CommandFailed(str(exc), hint) from exc
     click.echo(document(found, indent=2) if as_json else write_yaml(found), nl=as_json)
 
 
 @click.command("schema")
 @click.pass_obj
 def schema(settings: Settings) -> None:
-    """Print the JSON Schema of such a file, for editors.
+    """Print the JSON Schema of a fleet's file, for editors.
 
     \b
       streamfleet schema > fleet.schema.json

@@ -212,9 +212,11 @@ def _playing(client: Client, device: str) -> list[Pipeline]:
 def _choose(client: Client, name: str | None, fault: str) -> Device:
     """The device for a drill. Raises: CommandFailed."""
     devices = client.list_devices()
+    if name is not None and all(each.device != name for each in devices):
+        raise CommandFailed(f"no device {name}", "'streamfleet devices' lists them")
     willing = [each for each in devices if each.drills and (name is None or each.device == name)]
     if not willing:
-        who = f"device {name} takes" if name is not None else "no device takes"
+        who = f"device {name} does not take" if name is not None else "no device takes"
         raise CommandFailed(f"{who} part in drills", "start its worker with --allow-drills true")
     ready = [each for each in willing if each.state == "ready"]
     concerned = {

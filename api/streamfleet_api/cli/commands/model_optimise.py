@@ -205,7 +205,11 @@ def _there(client: Client, asked: _Asked, device: str) -> _Done:
     ):
         said = task.run(pictures, _show_progress)
     if said.outcome is None:
-        hint = "" if pictures else "pass pictures or a film with --calibrate; it has used its own samples"
+        hint = (
+            ""
+            if pictures
+            else "pass pictures or a film with --calibrate, instead of the samples of the device"
+        )
         raise CommandFailed(f"{device}: {said.failure}", hint)
     return _Done(said.outcome, client.get_model(model_id) if said.registered else None, said.failure)
 

@@ -309,8 +309,9 @@ init = _runner("init", hidden=True)  # the name that it had
 def set_(ctx: click.Context, /, pipeline_id: str, as_json: bool, **options: Any) -> None:
     """Change a running pipeline.
 
-    What is not given stays as it is. Another model, stage, video or device restarts it; with all
-    else it goes on without a restart. Where an option takes it, the word 'default' puts its default back.
+    What is not given stays as it is. Another model, stage, video, device or
+    --on-disconnect restarts it; with all else it goes on without a restart. Where an option takes it,
+    the word 'default' puts its default back.
 
     \b
       streamfleet set door --confidence 0.6 --max-fps default --label line=3

@@ -157,3 +157,13 @@ def test_a_drain_is_forced_or_has_a_time(run: Command) -> None:
     refused = run("devices", "drain", "edge-1", "--force", "--timeout", "1m", code=2)
 
     assert "--force is --timeout 0s" in refused.stderr
+
+
+def test_a_drill_says_whether_its_device_is_unknown_or_takes_no_part(run: Command, peer: Peer) -> None:
+    peer.devices["edge-old"] = device("edge-old")
+
+    unknown = run("drill", "--device", "edge-nowhere", code=1).stderr
+    unwilling = run("drill", "--device", "edge-old", code=1).stderr
+
+    assert "no device edge-nowhere" in unknown
+    assert "device edge-old does not take part in drills" in unwilling

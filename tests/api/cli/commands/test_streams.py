@@ -104,12 +104,14 @@ def test_an_event_is_a_line_with_its_day_unless_it_is_today() -> None:
     clock, day = time.strftime("%H:%M:%S", time.localtime(at)), time.strftime("%Y-%m-%d", time.localtime(at))
     fell = {**HAPPENED, "state": "failed", "reason": "no file"}
     joined = {**HAPPENED, "subject": "device", "id": "edge-1", "state": "new", "previous": "", "device": None}
+    drained = {**joined, "state": "ready", "previous": "ready", "reason": "drained"}
 
     assert event_line(HAPPENED, str, at) == f"{clock}  pipeline door  starting → running on edge-1"
     assert event_line(fell, str, at + 2 * 86_400) == (
         f"{day} {clock}  pipeline door  starting → failed on edge-1: no file"
     )
     assert event_line(joined, str, at) == f"{clock}  device edge-1  new"
+    assert event_line(drained, str, at) == f"{clock}  device edge-1  ready: drained"
 
 
 @pytest.fixture
