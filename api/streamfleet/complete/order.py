@@ -28,7 +28,9 @@ from streamfleet_core.peers.replay import (
 )
 
 MAX_PENDING = 4096  # predictions that wait for earlier ones; beyond that, the latest are asked for later
-RETRY = 1.0  # seconds without a message of a round, after which it is asked for once more
+# Seconds without a message of a round, after which it is asked for once more, and the most after several:
+# where many ask, a device needs longer, and a request that is made again loses its turn.
+RETRY = (1.0, 8.0)
 LONGEST = 60.0  # seconds to wait for a device that is there and does not answer
 IDLE = (5.0, 60.0)  # seconds of silence after which the first and the later rounds ask for what is missing
 RESET = 10.0  # seconds in which only old keys arrive: then the fleet was reset
@@ -43,6 +45,7 @@ class _Round:
     request: ReplayRequest
     began: float
     heard: float  # when it was asked, or its last message arrived
+    retry: float = RETRY[0]
     is_answered: bool = False  # whether any message arrived
     answers: dict[str, ReplayAnswer] = field(default_factory=dict)  # by device
     holders: tuple[Holder, ...] | None = None  # None: unknown yet
@@ -167,11 +170,12 @@ class PipelineOrder(Generic[T]):
             return False
         if self._is_complete(current, now):
             return self._settle(current, now)
-        if now - current.heard >= RETRY:
+        if now - current.heard >= current.retry:
             self._ask(now)
             assert self._round is not None
             self._round.began, self._round.answers = current.began, current.answers
             self._round.holders = current.holders
+            self._round.retry = min(2 * current.retry, RETRY[1])
         return False
 
     def _ask(self, now: float) -> None:

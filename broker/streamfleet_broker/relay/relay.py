@@ -71,6 +71,8 @@ MAX_PUBLISHING = 8  # connections of a device
 MAX_FRAMES = 128  # of a message; ours have three
 MAX_SUBSCRIBING = 32  # connections of a subscriber's key
 MAX_SUBSCRIPTIONS = 1024  # of a subscriber's key, over all its connections
+# Requests for replays of a subscriber's key. Further ones are not granted: it asks again.
+MAX_REPLAYS = 256
 MAX_LOCAL = 2048  # connections, and subscriptions of each, of programs on this host
 MUTE = 10.0  # seconds within which a subscriber must subscribe
 UNREAD = 64 * 1024**2  # bytes of an incomplete message of one key
@@ -546,10 +548,20 @@ class Forwarder:
         grants = self._rules.grants
         request = ReplayRequest.parse(asked)
         if request is not None:
-            return (asked,) if grants.may_ask(key, request.pipeline_id) else ()
+            may_ask = grants.may_ask(key, request.pipeline_id) and self._replays(key, asked) < MAX_REPLAYS
+            return (asked,) if may_ask else ()
         if not grants.is_limited(key):
             return grants.prefixes(key, asked, self._traffic.kinds)
         return beginning_with(asked, self._topics_of(key)) if key in grants.keys else ()
+
+    def _replays(self, key: str, beside: bytes) -> int:
+        """How many requests for replays a key has been granted, beside this one."""
+        asked = (self.out.subscriptions.asked(each.serial) for each in self.out.connections.of(key))
+        return sum(
+            topic != beside and bool(granted) and topic.startswith(_REPLAYS)
+            for topics in asked
+            for topic, granted in topics.items()
+        )
 
     def _topics_of(self, key: str) -> tuple[bytes, ...]:
         """The topics that a limited key may receive."""
@@ -570,7 +582,8 @@ class Forwarder:
         if grants.is_limited(key) and self._topics_of(key) == known.get(key):
             return True
         return all(
-            granted == self._granted(key, asked)
+            # A request for a replay that was not granted is made again in any case.
+            granted == self._granted(key, asked) or (not granted and asked.startswith(_REPLAYS))
             for asked, granted in self.out.subscriptions.asked(peer).items()
         )
 

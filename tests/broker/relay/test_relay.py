@@ -352,6 +352,31 @@ async def test_a_limited_key_hears_its_pipelines_and_no_others_whatever_it_asks_
     }
 
 
+async def test_a_key_is_granted_a_limited_number_of_replays_and_its_other_subscriptions(
+    site: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_REPLAYS", 3)
+    await site.holding("cam-7", "door")
+    curve = await site.subscriber("wall", pipelines=("door",))
+    requests = [ReplayRequest("door", (1, 0, seq), "0123abcd").topic for seq in range(5)]
+    last = ReplayRequest("door", (1, 0, 5), "0123abcd").topic
+    listener = listening(site, "relay_out", *(each.decode() for each in requests), curve=curve)
+
+    async def next_topic() -> bytes:
+        return (await asyncio.wait_for(listener.recv_multipart(), PATIENCE))[0]
+
+    granted: set[bytes] = set()
+    while len(granted) < 3:
+        granted.add(await next_topic())
+    for each in requests:
+        listener.unsubscribe(each)
+    listener.subscribe(last)
+    while (topic := await next_topic()) != last:  # none of those that were refused is granted later
+        granted.add(topic)
+
+    assert granted == {*requests[:3]}
+
+
 async def test_a_selector_hears_what_has_its_labels_as_they_change(site: Here) -> None:
     device = await site.ready("cam-7")
     operator = site.operator()

@@ -151,3 +151,34 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     Spool(tmp_path, 10_000, 1.0, 0.0).append([], 10.0)
 
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_part_looks_through_a_bounded_piece_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "READ_AT_ONCE", 20_000)
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    for seq in range(4000):
+        one = entry(seq, pipeline="hall") if seq % 100 else entry(seq)
+        store.append([one], 0.0)
+
+    assert len(store.read("door", (1, 0, 0), 100, 10**6)) < 20
+    assert keys(store) == list(range(0, 4000, 100))
+    store.append([entry(4000)], 0.0)
+    assert keys(store, start=(1, 0, 3901)) == [4000]
+
+
+def test_damage_is_told_once_however_often_it_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    store.append([entry(seq) for seq in range(10)], 0.0)
+    (segment,) = tmp_path.glob("*.log")
+    content = bytearray(segment.read_bytes())
+    content[len(content) // 2] ^= 255
+    segment.write_bytes(content)
+
+    for _ in range(5):
+        assert len(store.read("door", (1, 0, 0), 100, 10**6)) < 10
+
+    assert caplog.text.count("damaged at byte") == 1

@@ -43,7 +43,8 @@ REPLAY_INTERVAL = 0.02  # seconds between two sendings of a replay
 LEAST_RATE = 200.0  # replayed predictions a second, on a device that publishes few
 MAX_PENDING = 20_000  # predictions that wait for the store; further ones are not kept
 MAX_PENDING_BYTES = 32 * 1024**2
-MAX_REQUESTS = 256  # that wait; further ones are ignored, and their subscribers ask again
+READ_SHARE = 0.25  # of the time at most is for reading what is asked for: others wait for the keeper, too
+MAX_REQUESTS = 1024  # that wait; further ones are ignored, and their subscribers ask again
 PART = 64  # predictions of one request: a few, so that the others have their turn
 PART_BYTES = 1024**2
 _RATE_WINDOW = 10.0  # seconds over which the live rate is measured
@@ -116,7 +117,7 @@ class Keeper:
         replaying: deque[Replayed] = deque()  # the rest of the part that is being sent
         meter = _RateMeter(self._clock())
         bucket = Bucket(Rate(LEAST_RATE, LEAST_RATE * REPLAY_INTERVAL))
-        batch_at = 0.0
+        batch_at = read_at = 0.0
         while True:
             closing, now = self._closing, self._clock()
             if closing or now >= batch_at or (self._requests and not replaying):
@@ -127,8 +128,11 @@ class Keeper:
                 bucket.rate = Rate(each_second, each_second * 2 * REPLAY_INTERVAL)
             if closing:
                 break
-            while not replaying and self._requests:  # those for other devices take no time
+            # Those for other devices take no time.
+            while not replaying and self._requests and read_at - now < REPLAY_INTERVAL:
+                began = self._clock()
                 replaying.extend(self._next_part(store))
+                read_at = max(read_at, now) + (self._clock() - began) / READ_SHARE
             while replaying and bucket.take(1, now):
                 self._outbox.append(replaying.popleft())
             if self._outbox:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from streamfleet_core.peers.replay import Cause, Key, Span
+from streamfleet_core.peers.replay import Cause, Key, Span, after
 from streamfleet_core.protocol.data_plane import HEADER_SIZE, DataHeader
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import ID_PATTERN, MAX_DATA_BODY, whole
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENT = 4 * 1024**2  # bytes after which a new segment is begun
 SPARE = 64 * 1024**2  # bytes that are left to others on the disk
+READ_AT_ONCE = 2 * SEGMENT  # bytes to look through for one part, however few of them are of its pipeline
 _SEGMENTS = 8  # at least, so that removing one does not remove everything
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HEAD = struct.Struct(">II")
@@ -58,6 +59,7 @@ class _Segment:
     number: int
     began: float  # CLOCK_BOOTTIME seconds
     size: int = 0  # bytes
+    is_damaged: bool = False  # which was told
     spans: list[tuple[str, Span]] = field(default_factory=list)  # in the order of writing
     ends: dict[str, Key] = field(default_factory=dict)  # pipeline → its last key in here
 
@@ -146,6 +148,7 @@ class Spool:
         found: list[Entry] = []
         place = self._places.pop(pipeline_id, None)
         known = place if place is not None and place.start == start else None
+        looked, found_to = 0, 0  # bytes; the end of the last found one
         for segment in self._segments:
             if segment.ends.get(pipeline_id, (-1, 0, 0)) < start:
                 continue
@@ -156,11 +159,14 @@ class Spool:
                 if entry.key < start:
                     continue
                 found.append(entry)
+                found_to = end
                 size -= len(entry.body)
                 if len(found) >= count or size <= 0:
-                    key = (entry.key[0], entry.key[1], entry.key[2] + 1)
-                    self._remember(pipeline_id, _Place(key, segment.number, end))
-                    return found
+                    break
+            looked += segment.size - offset
+            if found and (len(found) >= count or size <= 0 or looked >= READ_AT_ONCE):
+                self._remember(pipeline_id, _Place(after(found[-1].key), segment.number, found_to))
+                return found
         return found
 
     def close(self) -> None:
@@ -220,9 +226,10 @@ class Spool:
                 self._path(segment.number).with_suffix(".index").write_bytes(checked)
 
     def _end_segment(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # it is closed in any case
+                os.close(file)
 
     # removing ---------------------------------------------------------------------------------------------
 
@@ -281,7 +288,7 @@ class Spool:
             if zlib.crc32(content[4:]) != int.from_bytes(content[:4], "big"):
                 return None
             index = msgspec.msgpack.decode(content[4:], type=_Index)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, ValueError):
             return None
         return index.spans if index.size == size else None
 
@@ -303,14 +310,20 @@ class Spool:
                     content = file.read(length) if HEADER_SIZE < length <= _MAX_RECORD else b""
                     offset += len(head) + len(content)
                     if not content or len(content) != length or zlib.crc32(content) != checksum:
-                        logger.warning("%s: damaged at byte %d: the rest is skipped", path, offset)
+                        self._tell(segment, f"damaged at byte {offset}: the rest is skipped")
                         return
                     if content.startswith(prefix):
                         yield _unpack(content), offset
         except OSError as exc:
-            logger.warning("%s: cannot be read: %s", path, exc.strerror)
+            self._tell(segment, f"cannot be read: {exc.strerror}")
         except BadData as exc:
-            logger.warning("%s: damaged at byte %d: %s", path, offset, exc)
+            self._tell(segment, f"damaged at byte {offset}: {exc}")
+
+    def _tell(self, segment: _Segment, what: str) -> None:
+        """Log about a segment once: subscribers choose how often it is read."""
+        if not segment.is_damaged:
+            segment.is_damaged = True
+            logger.warning("%s: %s", self._path(segment.number), what)
 
     def _remember(self, pipeline_id: str, place: _Place) -> None:
         if len(self._places) >= 64:
