@@ -114,7 +114,7 @@ def test_a_pipeline_that_fits_into_no_message_is_refused(http: httpx.Client, pee
     original = http.post("/initialise", json={**REQUEST, "model_id": "m", "video_reference": sources})
 
     assert answer.status_code == 422
-    assert "the request is too large" in answer.json()["detail"]
+    assert "pipeline door is larger than 65536 bytes" in answer.json()["detail"]
     assert original.status_code < 500
     assert not peer.pipelines
 

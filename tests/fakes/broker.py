@@ -18,6 +18,7 @@ from typing_extensions import assert_never
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.costs import BoardCost
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
+from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Error, Message, Reply, Request
 from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.requests import (
@@ -270,6 +271,10 @@ class Peer:
 
     def _honest(self, asked: OperatorRequest) -> object:  # noqa: C901 - one case an operation
         match asked:
+            case CreatePipeline() | PutPipeline() if len(msgspec.msgpack.encode(asked)) > MAX_CONTROL_BODY:
+                return Error(
+                    "invalid", f"pipeline {asked.pipeline_id} is larger than {MAX_CONTROL_BODY} bytes"
+                )
             case CreatePipeline():
                 return self._create(asked)
             case PutPipeline():

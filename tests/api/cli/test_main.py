@@ -148,6 +148,7 @@ def test_a_card_has_what_the_file_says_in_one_line_each(run: Command, peer: Peer
         "  author       Ann[2J",
         "  description  finds cats",
         "  variants     none",
+        "  cost         not measured yet",
         "  pipelines    none",
     ]
     assert card["card"]["dynamic_batch"]

@@ -16,7 +16,7 @@ from streamfleet_api.storage import model_registry
 from streamfleet_api.storage.blob_store import Blobs
 from streamfleet_api.storage.model_registry import Models
 from streamfleet_core.models.onnx_graph import BadModel
-from streamfleet_core.protocol.requests import ListModels
+from streamfleet_core.protocol.requests import ListModels, PipelineView
 from tests.api.conftest import Api
 from tests.core.models.test_model_validation import save
 from tests.fakes.broker import Peer
@@ -70,6 +70,9 @@ def test_a_file_that_is_removed_while_the_model_is_tried_is_not_registered(
 
         async def ask(self, request: object, _of: object) -> object:
             asked.append(request)
+            return ()
+
+        async def pipelines(self) -> tuple[PipelineView, ...]:
             return ()
 
     blobs = Blobs(tmp_path / "blobs", limit=2**20)

@@ -146,7 +146,7 @@ def test_what_was_not_asked_for_is_refused(
     ("model", "status"),
     [
         (DEMO + bytes(2 * 1_048_576), 413),
-        (b"no model", 422),
+        (b"no variant, and of no other test", 422),
         (conveyor_model(), 422),  # of another input
         (SMALL[:-9], 422),
     ],
