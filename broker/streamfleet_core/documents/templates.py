@@ -15,6 +15,9 @@ from streamfleet_core.documents.errors import BadDocument, Finding
 from streamfleet_core.documents.node import Node
 
 MAX_EXPANDED = 200_000  # values of all objects together
+MAX_FILLED = 4 * 1_048_576  # characters of all texts with parameters together
+_SHOWN = 10  # names in an error
+_FINDINGS = 100  # in one answer
 PARAMETER_NAME = r"[A-Za-z_][A-Za-z0-9_-]{0,63}"
 ID = "id"  # the parameter that each object has
 _ONE = re.compile(r"\$\{(" + PARAMETER_NAME + r")\}")
@@ -32,33 +35,50 @@ class Expanded:
     template: str | None
 
 
+class _Room:
+    """The characters that texts with parameters may still have."""
+
+    def __init__(self) -> None:
+        self._left = MAX_FILLED
+
+    def take(self, characters: int, user: Node) -> None:
+        """Raises: BadDocument."""
+        self._left -= characters
+        if self._left < 0:
+            raise BadDocument(user.wrong(f"at most {MAX_FILLED} characters with parameters", got="more"))
+
+
 def expand(objects: Node, templates: Mapping[str, Node], merged: frozenset[str]) -> list[Expanded]:
     """The objects of a list, each with what its template says. Raises: BadDocument."""
     expanded: list[Expanded] = []
     findings: list[Finding] = []
-    size = 0
+    size, room = 0, _Room()
     for each in objects.items:
-        one = _tried(each, templates, merged)
+        one = _tried(each, templates, merged, room)
         if isinstance(one, BadDocument):
             findings += one.findings
+            if len(findings) >= _FINDINGS:
+                break
             continue
         expanded.append(one)
         size += one.node.size
         if size > MAX_EXPANDED:
             raise BadDocument(each.wrong(f"at most {MAX_EXPANDED} values with templates", got="more"))
     if findings:
-        raise BadDocument(*findings)
+        raise BadDocument(*findings[:_FINDINGS])
     return expanded
 
 
-def _tried(node: Node, templates: Mapping[str, Node], merged: frozenset[str]) -> Expanded | BadDocument:
+def _tried(
+    node: Node, templates: Mapping[str, Node], merged: frozenset[str], room: _Room
+) -> Expanded | BadDocument:
     try:
-        return _expanded(node, templates, merged)
+        return _expanded(node, templates, merged, room)
     except BadDocument as exc:
         return exc
 
 
-def _expanded(node: Node, templates: Mapping[str, Node], merged: frozenset[str]) -> Expanded:
+def _expanded(node: Node, templates: Mapping[str, Node], merged: frozenset[str], room: _Room) -> Expanded:
     own = {key: child for key, child in node.entries.items() if key not in (_TEMPLATE, _PARAMETERS)}
     named, given = node.entries.get(_TEMPLATE), node.entries.get(_PARAMETERS)
     if named is None:
@@ -71,7 +91,9 @@ def _expanded(node: Node, templates: Mapping[str, Node], merged: frozenset[str])
         raise BadDocument(named.wrong(f"a template of this document: {known}"))
     values = _values(node, named, template, given)
     filled = {
-        key: _filled(child, values, node) for key, child in template.entries.items() if key != _PARAMETERS
+        key: _filled(child, values, node, room)
+        for key, child in template.entries.items()
+        if key != _PARAMETERS
     }
     for key, child in own.items():
         before = filled.get(key)
@@ -93,7 +115,7 @@ def _values(node: Node, named: Node, template: Node, given: Node | None) -> dict
         child.wrong(f"a parameter of the template {named.value}: {_listed(known)}", at_key=True, got=key)
         for key, child in own.items()
         if key not in known or key == ID
-    ]
+    ][:_FINDINGS]
     values = {**defaults, **own}
     if ID in node.entries:
         values[ID] = node.entries[ID]
@@ -107,7 +129,8 @@ def _values(node: Node, named: Node, template: Node, given: Node | None) -> dict
 
 
 def _listed(known: Mapping[str, object]) -> str:
-    return ", ".join(name for name in known if name != ID) or "it has none"
+    names = [name for name in known if name != ID]
+    return f"{', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}" or "it has none"
 
 
 def _names_in(node: Node) -> list[str]:
@@ -123,17 +146,19 @@ def _names_in(node: Node) -> list[str]:
     return [name for part in parts.values() for name in _names_in(part)]
 
 
-def _filled(node: Node, values: Mapping[str, Node], user: Node) -> Node:
+def _filled(node: Node, values: Mapping[str, Node], user: Node, room: _Room) -> Node:
     """The node with the parameters in its texts, whose errors are those of the object that gave them."""
     if isinstance(node.value, dict):
-        return node.with_value({key: _filled(child, values, user) for key, child in node.value.items()})
+        return node.with_value({key: _filled(child, values, user, room) for key, child in node.value.items()})
     if isinstance(node.value, tuple):
-        return node.with_value(tuple(_filled(child, values, user) for child in node.value))
+        return node.with_value(tuple(_filled(child, values, user, room) for child in node.value))
     if not isinstance(node.value, str) or "${" not in node.value:
         return node
     if whole := _ONE.fullmatch(node.value):
         value = values[whole[1]]
         return replace(value, key_line=node.key_line, key_column=node.key_column)
+
+    room.take(len(node.value), user)
 
     def text_of(found: re.Match[str]) -> str:
         if found[1] is None:
@@ -141,6 +166,8 @@ def _filled(node: Node, values: Mapping[str, Node], user: Node) -> Node:
         value = values[found[1][:-1]]
         if not isinstance(value.value, str | int | float) or isinstance(value.value, bool):
             raise BadDocument(value.wrong("a text or a number, as it is a part of a text"))
-        return str(value.value)
+        text = str(value.value)
+        room.take(len(text), user)
+        return text
 
     return replace(node, value=_ANY.sub(text_of, node.value))

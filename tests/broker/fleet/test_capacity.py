@@ -216,14 +216,17 @@ def test_a_device_takes_as_many_as_fit_and_the_next_one_says_what_is_missing() -
     )
 
 
-def test_what_no_device_has_at_all_is_told() -> None:
+def test_what_needs_more_than_a_device_has_a_device_for_itself() -> None:
+    """It drops frames there. A wrong measurement keeps no pipeline away from all devices of a kind."""
     fleet = joined("edge-3")
 
-    view = fleet.create("huge", replace(CAMERA, max_fps=100.0))
+    huge = fleet.create("huge", replace(CAMERA, max_fps=100.0))
+    next_one = fleet.create("next", replace(CAMERA, max_fps=100.0))
 
-    assert view.reason == (
-        "unschedulable: needs 6.10 cores, the best device (edge-3) has 2.00; "
-        "even without other pipelines it has only 2.00 cores"
+    assert huge.device == "edge-3"
+    assert next_one.reason == (
+        "unschedulable: needs 2.00 cores, the best device (edge-3) has 0.00; "
+        "one more device like edge-3 would fit 1"
     )
 
 

@@ -107,6 +107,29 @@ def test_the_values_of_all_objects_together_are_bounded(monkeypatch: pytest.Monk
     assert "expected at most 40 values with templates" in problem("".join(map(one.format, "abcdefgh")))
 
 
+def test_the_characters_of_texts_with_parameters_are_bounded() -> None:
+    """A document of 70 kB would become a text of hundreds of megabytes."""
+    text, value = "${p}" * 10_000, "x" * 30_000
+    root = read_yaml(
+        f"t: {{x: {{a: '{text}'}}}}\np: [{{id: a, template: x, parameters: {{p: {value}}}}}]\n".encode()
+    )
+
+    with pytest.raises(BadDocument, match="expected at most 4194304 characters with parameters"):
+        expand(root.entries["p"], root.entries["t"].entries, frozenset())
+
+
+def test_an_error_names_some_parameters_and_an_answer_has_some_errors() -> None:
+    many = ", ".join(f"p{number}: '${{q{number}}}'" for number in range(300))
+    wrong = ", ".join(f"w{number}: 1" for number in range(300))
+    root = read_yaml(f"t: {{x: {{{many}}}}}\np: [{{id: a, template: x, parameters: {{{wrong}}}}}]\n".encode())
+
+    with pytest.raises(BadDocument) as caught:
+        expand(root.entries["p"], root.entries["t"].entries, frozenset())
+
+    assert len(caught.value.findings) == 100
+    assert "q0, q1, q2, q3, q4, q5, q6, q7, q8, q9, …, got 'w0'" in str(caught.value)
+
+
 def test_a_value_from_a_parameter_has_the_place_of_the_parameter() -> None:
     root = read_yaml((DOCUMENT + "  - {id: a, template: door, parameters: {host: 9, line: 3}}\n").encode())
 

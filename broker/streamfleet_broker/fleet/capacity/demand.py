@@ -1,9 +1,11 @@
 """What a pipeline needs on a device: the rates of its sources times the measured costs. Pure.
 
 a source with max_fps            its rate, or less if it is known to deliver less
-a live source without            what it delivers; at most the whole device, as it takes what it gets
+a live source without            what it delivers
 a file without                   a share of the device, and otherwise what is left
 a model without measured costs   a share of the device: one of the `capacity` pipelines that it may run
+
+A pipeline never needs more than a whole device.
 """
 
 from __future__ import annotations
@@ -86,11 +88,9 @@ def demand_of(workload: Workload, host: Host, costs: CostTable) -> Demand:
         frames += rate
     for digest in workload.stages:  # counted with one object of each frame
         amounts += _dearest([_of_inferences(cost, frames, host) for cost in known[digest]])
-    if any(source.wanted is None for source in workload.sources):
-        amounts = _at_most(amounts, host.supply)
     missing = [known[digest] for digest in workload.models if digest not in host.models]
     memory = sum(max(cost.engine_memory for cost in each) for each in missing)
-    return Demand(amounts + Amounts(memory=memory), is_measured)
+    return Demand(_at_most(amounts + Amounts(memory=memory), host.supply), is_measured)
 
 
 def _share(host: Host) -> Amounts:
@@ -133,9 +133,13 @@ def _dearest(each: list[Amounts]) -> Amounts:
 
 
 def _at_most(amounts: Amounts, supply: Amounts) -> Amounts:
+    """At most the whole device: there it runs, if nothing else does, and drops the frames that are too many.
+
+    So no measurement, right or wrong, keeps a pipeline away from all devices of a kind.
+    """
     return Amounts(
         min(amounts.engine, supply.engine),
         min(amounts.cores, supply.cores),
-        amounts.memory,
+        min(amounts.memory, supply.memory),
         amounts.places,
     )

@@ -17,16 +17,12 @@ def shortage(candidates: Sequence[Candidate], need: Callable[[Candidate], Demand
     amounts = need(best).amounts
     resource, _ = amounts.scarcest(best.free)
     wanted, left = amounts.of(resource), max(0.0, best.free.of(resource))
-    text = (
+    _, times = need(_emptied(best)).amounts.scarcest(best.supply)
+    return (
         f"unschedulable: needs {_shown(wanted, resource)}, "
-        f"the best device ({best.device}) has {_number(left, resource)}"
+        f"the best device ({best.device}) has {_number(left, resource)}; "
+        f"one more device like {best.device} would fit {int(times)}"
     )
-    empty = need(_emptied(best)).amounts.scarcest(best.supply)
-    if empty[1] < 1:
-        return (
-            f"{text}; even without other pipelines it has only {_shown(best.supply.of(empty[0]), empty[0])}"
-        )
-    return f"{text}; one more device like {best.device} would fit {int(empty[1])}"
 
 
 def _emptied(candidate: Candidate) -> Candidate:
