@@ -180,13 +180,11 @@ class Scheduler:
     def target(self, record: PipelineRecord, *, refused: Collection[str] = ()) -> str | None:
         """The device with most room into which a pipeline fits, with its message of the desired state.
 
-        A pipeline that has no device yet leaves room for the loss of any one device, if that is configured.
+        A pipeline that has no device yet, or was displaced, leaves room for the loss of any one device, if
+        that is configured.
         `refused`: devices that are not chosen.
         """
-        if refused:
-            found = self._fitting(record, self.pool())
-            return next((each.device for each in found if each.device not in refused), None)
-        chosen = self._choose(record, self.pool())
+        chosen = self._choose(record, self.pool(), refused)
         return None if chosen is None else chosen.device
 
     def unspared(self, record: PipelineRecord, pool: DevicePool) -> str | None:
@@ -196,8 +194,10 @@ class Scheduler:
         first = next(self._fitting(record, pool), None)
         return None if first is None else self._lost_after(record, first, pool)
 
-    def _choose(self, record: PipelineRecord, pool: DevicePool) -> Candidate | None:
-        found = self._fitting(record, pool)
+    def _choose(
+        self, record: PipelineRecord, pool: DevicePool, refused: Collection[str] = ()
+    ) -> Candidate | None:
+        found = (each for each in self._fitting(record, pool) if each.device not in refused)
         if self._needs_spare(record):
             tried = islice(found, _TRIED)
             return next((each for each in tried if self._lost_after(record, each, pool) is None), None)
@@ -212,7 +212,7 @@ class Scheduler:
                 yield candidate
 
     def _needs_spare(self, record: PipelineRecord) -> bool:
-        return self._state.config.spare > 0 and record.holder is None
+        return self._state.config.spare > 0 and (record.holder is None or record.displaced != "")
 
     def _lost_after(self, record: PipelineRecord, target: Candidate, pool: DevicePool) -> str | None:
         """The device that may not be lost if a pipeline goes to this one; None if each may be."""

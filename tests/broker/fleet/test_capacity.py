@@ -338,6 +338,23 @@ def test_with_spare_room_the_pipelines_of_any_device_fit_on_the_others() -> None
     assert set(where) == {"a", "b"}
 
 
+def test_who_displaces_others_leaves_the_spare_room_as_it_is() -> None:
+    fleet = joined("a", "b", "c", spare=1)
+    running = filled(fleet, replace(PACED, priority="low"))
+    fleet.obey()
+
+    fleet.create("door", replace(PACED, priority="high"))
+    for _ in range(8):
+        fleet.pass_time(1, alive=["a", "b", "c"])
+        fleet.obey()
+
+    views = {view.pipeline_id: view for view in fleet.reply(ListPipelines())}
+    waiting = [view.pipeline_id for view in views.values() if view.status != "running"]
+    assert views["door"].status == "running"
+    assert len(waiting) == 2  # one that was displaced, and one that there was no room for
+    assert len(views) - len(waiting) == len(running)
+
+
 def test_one_device_alone_has_nothing_to_spare() -> None:
     fleet = joined("a", spare=1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from streamfleet_broker.fleet.capacity.amounts import Amounts
 from streamfleet_broker.fleet.capacity.placement import Candidate
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.records import PipelineRecord
@@ -53,7 +54,7 @@ class Displacement:
         name, victims = min(found, key=lambda each: (len(each[1]), each[0]))
         text = f"displaced by {record.pipeline_id} ({record.spec.priority}) on {name}"
         for victim in victims:
-            target = self._scheduler.target(victim, refused=[name])
+            target = self._scheduler.target(replace(victim, displaced=text), refused=[name])
             self._state.change(replace(self._scheduler.moved(victim, target, now), displaced=text))
             self._state.after_commit.append(LogEvent(victim.pipeline_id, text))
         self._state.change(self._scheduler.moved(record, name, now))
@@ -77,6 +78,8 @@ class Displacement:
             and not self._state.has_finished(each)
         ]
         free, need = candidate.free, scheduler.demand(record, candidate).amounts
+        if self._state.config.spare:  # the room that is left is kept: only theirs is taken
+            free = Amounts(memory=free.memory)
         for count, victim in enumerate(lower[:MAX_VICTIMS], 1):
             free = free + scheduler.demand(victim, candidate).amounts
             if need.fits_into(free):
