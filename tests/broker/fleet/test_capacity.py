@@ -225,7 +225,7 @@ def test_what_needs_more_than_a_device_has_a_device_for_itself() -> None:
 
     assert huge.device == "edge-3"
     assert next_one.reason == (
-        "unschedulable: needs 2.00 cores, the best device (edge-3) has 0.00; "
+        "unschedulable: needs 1.00 of an engine, the best device (edge-3) has 0.00; "
         "one more device like edge-3 would fit 1"
     )
 
