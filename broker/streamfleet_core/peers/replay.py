@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,7 @@ from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import ID_PATTERN, MAX_REPLAY_SPANS, MAX_TOPIC, whole
 from streamfleet_core.protocol.values import Id, Natural
 
+T = TypeVar("T")
 Key = tuple[int, int, int]  # generation, incarnation, sequence number
 
 # Why a prediction is not kept:
@@ -130,10 +131,7 @@ class ReplayAnswer(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def decode(cls, body: bytes) -> ReplayAnswer:
         """Decode a body. Raises: BadData."""
-        try:
-            return msgspec.msgpack.decode(body, type=cls)
-        except (msgspec.MsgspecError, ValueError) as exc:
-            raise BadData("an answer to a replay", str(exc)) from exc
+        return _decoded(body, cls, "an answer to a replay")
 
 
 class Holder(msgspec.Struct, frozen=True, array_like=True):
@@ -159,10 +157,14 @@ class ReplayHolders(msgspec.Struct, frozen=True, array_like=True):
     @classmethod
     def decode(cls, body: bytes) -> ReplayHolders:
         """Decode a body. Raises: BadData."""
-        try:
-            return msgspec.msgpack.decode(body, type=cls)
-        except (msgspec.MsgspecError, ValueError) as exc:
-            raise BadData("the holders of a pipeline", str(exc)) from exc
+        return _decoded(body, cls, "the holders of a pipeline")
+
+
+def _decoded(body: bytes, of: type[T], what: str) -> T:
+    try:
+        return msgspec.msgpack.decode(body, type=of)
+    except (msgspec.MsgspecError, ValueError) as exc:
+        raise BadData(what, str(exc)) from exc
 
 
 def after(key: Key) -> Key:

@@ -89,9 +89,7 @@ MAX_BATCH = 100_000_000  # pictures
 
 # Messages.
 MAX_CONTROL_BODY = 65_536  # bytes of the body of a message of the control plane
-MAX_REQUEST_BODY = (
-    4 * 1_048_576
-)  # bytes of the body of a Request, which may have the pipelines of a fleet in it
+MAX_REQUEST_BODY = 4 * 1_048_576  # bytes of the body of a Request, which may have a fleet's pipelines in it
 MAX_REPLY_BODY = 16 * 1_048_576  # bytes of the body of a Reply, which may list the whole fleet
 MAX_TOPIC = 128  # bytes of the topic of a message of the data plane
 MAX_DATA_BODY = 1_048_576  # bytes of its body
@@ -108,6 +106,7 @@ MAX_APPLIED = 1000  # pipelines that are applied together
 MAX_SEEN = 2 * MAX_APPLIED  # pipelines whose versions are compared for it: as many may be removed
 MAX_GRANTED = 100  # pipelines to which a subscriber may be limited by name
 MAX_FORCE_AFTER = 7 * 86_400.0  # seconds
+MAX_ISOLATION = 120.0  # seconds for which a drill keeps a device from the broker
 MAX_WAIT_MS = 60_000  # for which a reply may wait for a device
 MAX_TOKEN_TTL = 30 * 86_400  # seconds
 
@@ -120,6 +119,3 @@ def whole(pattern: str) -> str:
 def schema_pattern(pattern: str) -> str:
     r"""Anchor a pattern for pydantic and JSON Schema, in which `$` is the end, and which lack `\Z`."""
     return f"^{pattern}$"
-
-
-MAX_ISOLATION = 120.0  # seconds for which a drill keeps a device from the broker
