@@ -92,6 +92,13 @@ def run_all(fleet: Fleet, precision: str) -> bool:
     return [each["variant"] for each in engines(fleet) if each["digest"] == digest(fleet)] == [precision] * 2
 
 
+def registered(fleet: Fleet) -> dict[str, Any]:
+    """Return what is registered of the model. What it costs is measured anew while pipelines use it."""
+    model: dict[str, Any] = fleet.http.get("/v2/models/parts/1").json()
+    del model["costs"]
+    return model
+
+
 def digest(fleet: Fleet) -> str:
     return str(fleet.http.get("/v2/models/parts/1").json()["digest"])
 
@@ -121,7 +128,7 @@ def test_a_second_device_of_the_same_kind_fetches_the_variant_that_was_built_onc
 
 
 def test_what_ends_the_command_ends_the_building_on_the_device(parts: Fleet) -> None:
-    before = sorted(parts.http.get("/v2/models/parts/1").json().items())
+    before = registered(parts)
     with building(parts) as (command, builder):
         busy = parts.cli(*COMMAND, "--calibrate", "scene://conveyor/5", check=False)
 
@@ -132,7 +139,7 @@ def test_what_ends_the_command_ends_the_building_on_the_device(parts: Fleet) -> 
     assert "local-1 builds variants of parts/1 already" in busy.stderr
     wait_for(lambda: optimisation(parts) is None, lambda: f"no task: {optimisation(parts)}")
     wait_for(lambda: not list(parts.data.rglob("optimise")), "no files of it")
-    assert sorted(parts.http.get("/v2/models/parts/1").json().items()) == before
+    assert registered(parts) == before
 
 
 def test_a_builder_ends_with_its_agent_and_is_not_started_again(parts: Fleet) -> None:
