@@ -15,6 +15,7 @@ from streamfleet_worker.video.synthetic.test_pattern import LABELS
 SIDE = 320  # pixels, of the square input
 CELL = 4  # pixels from one window to the next
 WINDOW = 32  # pixels, of a box
+_CHANNELS = 8  # of each convolution in a chain
 
 
 def manifest_of(
@@ -203,3 +204,30 @@ def write_picky_model(path: Path, *, side: int = 64) -> Manifest:
     constants = {"limit": np.array(0.4, np.float32), "constants": np.zeros((1, 1, 7, 1), np.float32)}
     write(path, nodes, constants, [1, 3, side, side], [1, 7, 1])
     return manifest_of(path, width=side, height=side)
+
+
+def write_chain(path: Path, *, convolutions: int, opset: int = 17) -> Path:
+    """Convolutions in a row, each followed by a Relu, and a Sigmoid at the end."""
+    rng = np.random.default_rng(0)
+    nodes, constants, last = [], [], "images"
+    for number in range(convolutions):
+        channels = 3 if number == 0 else _CHANNELS
+        weights = rng.normal(0, 0.3, (_CHANNELS, channels, 3, 3)).astype(np.float32)
+        constants.append(numpy_helper.from_array(weights, f"w{number}"))
+        nodes.append(
+            helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], name=f"conv{number}", pads=[1] * 4)
+        )
+        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"relu{number}"))
+        last = f"r{number}"
+    nodes.append(helper.make_node("Sigmoid", [last], ["output"], name="sigmoid"))
+    shape = [1, 3, 16, 16]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, _CHANNELS, 16, 16])],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save(model, str(path))
+    return path

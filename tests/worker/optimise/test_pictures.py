@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -109,6 +110,36 @@ def test_an_archive_that_would_fill_the_disk_is_refused(
     with pytest.raises(TooFewPictures, match="expected pictures of at most 1000 bytes in all, got more"):
         unpacked(str(bomb), tmp_path)
     assert list((tmp_path / "pictures").iterdir()) == []
+
+
+def claiming(path: Path, size: int, method: int = zipfile.ZIP_DEFLATED) -> str:
+    """An archive of 32 MB of zeros that claims another size."""
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("a.jpg", bytes(32 * 1024**2))
+        (entry,) = file.infolist()
+        true, entry.file_size = entry.file_size, size
+    content = path.read_bytes()
+    path.write_bytes(content.replace(true.to_bytes(4, "little"), size.to_bytes(4, "little")))
+    return str(path)
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_no_more_of_an_entry_is_unpacked_than_it_claims(tmp_path: Path, size: int) -> None:
+    bomb = claiming(tmp_path / "blob", size)
+
+    tracemalloc.start()
+    with pytest.raises(TooFewPictures, match="the archive of pictures cannot be read"):
+        unpacked(bomb, tmp_path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 4 * 1024**2
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_unpacks_whole_is_refused(tmp_path: Path, method: int) -> None:
+    with pytest.raises(TooFewPictures, match="expected pictures that are stored or deflated"):
+        unpacked(claiming(tmp_path / "blob", 100, method), tmp_path)
 
 
 def test_a_damaged_archive_is_an_error(tmp_path: Path) -> None:

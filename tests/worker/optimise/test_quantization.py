@@ -7,43 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime
 from streamfleet_worker.optimise.quantization import head_of, quantize, stem_of
-
-CHANNELS = 8
-
-
-def chain(path: Path, *, convolutions: int, opset: int = 17) -> Path:
-    """Convolutions in a row, each followed by a Relu, and a Sigmoid at the end."""
-    rng = np.random.default_rng(0)
-    nodes, constants, last = [], [], "images"
-    for number in range(convolutions):
-        channels = 3 if number == 0 else CHANNELS
-        weights = rng.normal(0, 0.3, (CHANNELS, channels, 3, 3)).astype(np.float32)
-        constants.append(numpy_helper.from_array(weights, f"w{number}"))
-        nodes.append(
-            helper.make_node("Conv", [last, f"w{number}"], [f"c{number}"], name=f"conv{number}", pads=[1] * 4)
-        )
-        nodes.append(helper.make_node("Relu", [f"c{number}"], [f"r{number}"], name=f"relu{number}"))
-        last = f"r{number}"
-    nodes.append(helper.make_node("Sigmoid", [last], ["output"], name="sigmoid"))
-    shape = [1, 3, 16, 16]
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, CHANNELS, 16, 16])],
-        constants,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    onnx.save(model, str(path))
-    return path
+from tests.fakes.models import write_chain
 
 
 def test_the_head_ends_at_the_last_convolutions_and_the_stem_at_the_first(tmp_path: Path) -> None:
-    model = onnx.load(str(chain(tmp_path / "m.onnx", convolutions=3)))
+    model = onnx.load(str(write_chain(tmp_path / "m.onnx", convolutions=3)))
 
     assert head_of(model) == {"sigmoid", "relu2", "conv2"}
     assert head_of(model, 2) == {"sigmoid", "relu2", "conv2", "relu1", "conv1"}
@@ -55,7 +27,7 @@ def test_the_head_ends_at_the_last_convolutions_and_the_stem_at_the_first(tmp_pa
 def test_what_lies_before_the_head_is_int8_and_gives_nearly_the_same(
     tmp_path: Path, keep_stem: bool, opset: int
 ) -> None:
-    source = chain(tmp_path / "m.onnx", convolutions=4, opset=opset)
+    source = write_chain(tmp_path / "m.onnx", convolutions=4, opset=opset)
     inputs = [np.random.default_rng(n).random((1, 3, 16, 16), np.float32) for n in range(8)]
 
     target = tmp_path / "int8.onnx"
@@ -79,7 +51,7 @@ def test_what_lies_before_the_head_is_int8_and_gives_nearly_the_same(
 
 
 def test_a_model_that_is_all_head_cannot_be_quantized(tmp_path: Path) -> None:
-    source = chain(tmp_path / "m.onnx", convolutions=1)
+    source = write_chain(tmp_path / "m.onnx", convolutions=1)
 
     with pytest.raises(ValueError, match="expected convolutions before the head, got none"):
         quantize(source, tmp_path / "int8.onnx", iter([]), full_range=True)

@@ -245,7 +245,9 @@ class Optimiser:
 
     async def _upload(self, wanted: Optimisation, outcome: Outcome, winner: Trial, folder: Path) -> None:
         """Raises: _Failure, httpx.HTTPError, OSError."""
-        path = folder / Path(winner.path).name
+        path = folder / Path(winner.path).name  # wherever it says that the file is
+        if not await asyncio.to_thread(_has_size, path, winner.weights.size):
+            raise _Failure("the process that builds variants has not written the file that it tells of")
         source = self._source
         self._is_uploading = True
         async with httpx.AsyncClient(

@@ -16,12 +16,12 @@ from streamfleet_core.protocol.values import Manifest
 from streamfleet_core.runtime.process import forbid_new_privileges
 
 _MIB = 1024**2
+OF_DRIVER = 16 * 1024 * _MIB  # bytes that the libraries of a GPU may map
 _FLOOR = 512 * _MIB  # bytes allowed for any model
 # While loading, ONNX Runtime holds four copies of the weights, and 8-bit weights also as floats.
 _OF_WEIGHTS = 12
 _OF_INPUT = 128  # a running detector holds a few dozen times its input
 _OF_THREAD = 16 * _MIB  # bytes: stack, and memory kept by the allocator
-_OF_DRIVER = 16 * 1024 * _MIB  # bytes that the libraries of a GPU may map
 _FLOAT = 4  # bytes
 
 
@@ -31,7 +31,7 @@ def confine(manifest: Manifest, *, runs: int, accelerated: bool) -> None:
     # With several threads, the model may be loaded twice, and one more inference may run.
     sessions = 2 if runs > 1 else 1
     needed = memory_for(manifest, runs=runs + sessions - 1, sessions=sessions)
-    limit_memory(needed + (_OF_DRIVER if accelerated else 0))
+    limit_memory(needed + (OF_DRIVER if accelerated else 0))
 
 
 def memory_for(manifest: Manifest, *, runs: int, sessions: int = 1) -> int:

@@ -21,6 +21,8 @@ from streamfleet_core.models.optimisation import Job, refusal_of
 from streamfleet_core.protocol.optimisation import Failed, Outcome, Trial
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.values import Manifest, Weights
+from streamfleet_worker.engine.accelerators.choice import CPU
+from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable
 from streamfleet_worker.engine.normalize import normalize
 from streamfleet_worker.engine.onnx_runtime import run_errors
 from streamfleet_worker.engine.onnx_session import BadModel, Session
@@ -30,6 +32,7 @@ from streamfleet_worker.host.board import Cpu
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.optimise.candidates import Candidate, candidates
 from streamfleet_worker.optimise.comparison import ModelRun, compare_speed
+from streamfleet_worker.optimise.half_precision import halve
 from streamfleet_worker.optimise.pictures import ModelPicture, read_pictures, unpacked
 from streamfleet_worker.optimise.quantization import quantize
 
@@ -53,9 +56,13 @@ class Board:
 
 
 def optimise(job: Job, board: Board, on_progress: OnProgress, build: Build | None = None) -> Outcome:
-    """Build and measure all variants for this board. `build`: writes one; None: in INT8.
+    """Build and measure all variants for this board. `build`: writes one; None: as the candidate says.
 
-    Raises: NothingToBuild, CannotCompare, TooFewPictures, SourceLost, BadModel, OSError, one of `run_errors`.
+    What a variant must find is what the model finds in float on the CPU: an accelerator may compute less
+    exactly. Its time is compared with that of the model on the same board.
+
+    Raises: NothingToBuild, CannotCompare, TooFewPictures, SourceLost, BadModel,
+    AcceleratorUnusable, OSError, one of `run_errors`.
     """
     wanted = candidates(board.provider)
     pictures = read_pictures(
@@ -64,23 +71,26 @@ def optimise(job: Job, board: Board, on_progress: OnProgress, build: Build | Non
         job.frames,
         lambda done, of: on_progress(f"reading pictures: {done} of {of}"),
     )
-    reference = ModelRun(_load(Path(job.weights_path), job.manifest, board), job.manifest)
+    exact = ModelRun(_load(Path(job.weights_path), job.manifest, CPU), job.manifest)
     on_progress("running the model itself")
-    expected = _found(reference, pictures.comparison)
+    expected = _found(exact, pictures.comparison)
     if not any(expected):
         raise CannotCompare(
             f"the model finds nothing in {len(expected)} pictures: choose some with objects that it knows"
         )
+    rival = exact
+    if board.provider != CPU:
+        rival = ModelRun(_load(Path(job.weights_path), job.manifest, board.provider), job.manifest)
     trials, failed = [], []
     for candidate in wanted:
         on_progress(f"building {candidate.precision} with {len(pictures.calibration)} pictures")
         target = Path(job.folder) / f"{candidate.precision}.onnx"
         try:
-            (build or _int8(board.cpu))(
+            (build or _writer(board.cpu))(
                 Path(job.weights_path), target, _inputs(job, pictures.calibration), candidate
             )
             on_progress(f"comparing {candidate.precision} on {len(pictures.comparison)} other pictures")
-            trials.append(_tried(job, board, candidate, target, reference, expected, pictures.comparison))
+            trials.append(_tried(job, board, candidate, target, rival, expected, pictures.comparison))
         except _build_errors() as exc:
             failed.append(Failed(precision=candidate.precision, reason=shown_reason(str(exc))))
     ms = statistics.median(of for _, of in trials) if trials else 0.0
@@ -101,16 +111,16 @@ def _tried(
     board: Board,
     candidate: Candidate,
     path: Path,
-    reference: ModelRun,
+    rival: ModelRun,
     expected: Sequence[list[Box]],
     pictures: Sequence[ModelPicture],
 ) -> tuple[Trial, float]:
     """The figures of a variant, and the time of the model. Raises: BadModel, BadOutput, run_errors."""
     weights = Weights(digest_of(path), path.stat().st_size)
-    other = ModelRun(_load(path, replace(job.manifest, weights=weights), board), job.manifest)
+    other = ModelRun(_load(path, replace(job.manifest, weights=weights), board.provider), job.manifest)
     found = _found(other, pictures)
     agreement = summarize(compare(one, two) for one, two in zip(expected, found, strict=True))
-    speed = compare_speed(reference, other, pictures[0])
+    speed = compare_speed(rival, other, pictures[0])
     trial = Trial(
         precision=candidate.precision,
         path=str(path),
@@ -126,25 +136,28 @@ def _tried(
     return trial, speed.reference_ms
 
 
-def _load(path: Path, manifest: Manifest, board: Board) -> Session:
-    return Session(str(path), manifest, provider=board.provider, max_batch=1)
+def _load(path: Path, manifest: Manifest, provider: str) -> Session:
+    return Session(str(path), manifest, provider=provider, max_batch=1)
 
 
 def _found(run: ModelRun, pictures: Sequence[ModelPicture]) -> list[list[Box]]:
     return [run.find(picture, RULES) for picture in pictures]
 
 
-def _int8(cpu: Cpu) -> Build:
+def _writer(cpu: Cpu) -> Build:
     def build(
         source: Path, target: Path, inputs: Iterator[dict[str, npt.NDArray[Any]]], candidate: Candidate
     ) -> None:
-        quantize(
-            source,
-            target,
-            inputs,
-            full_range=cpu.adds_without_overflow,
-            keep_stem=candidate.keep_stem,
-        )
+        if candidate.method == "fp16":
+            halve(source, target)
+        else:
+            quantize(
+                source,
+                target,
+                inputs,
+                full_range=cpu.adds_without_overflow,
+                keep_stem=candidate.keep_stem,
+            )
 
     return build
 
@@ -174,7 +187,7 @@ def _picture_input(graph: Graph) -> str:
 
 def _build_errors() -> tuple[type[Exception], ...]:
     """What onnx and the tools of ONNX Runtime raise for models that they cannot take."""
-    errors: list[type[Exception]] = [BadModel, BadOutput, OSError, *run_errors()]
+    errors: list[type[Exception]] = [AcceleratorUnusable, BadModel, BadOutput, OSError, *run_errors()]
     errors += [KeyError, IndexError, AttributeError, TypeError]
     with contextlib.suppress(ImportError):
         from onnx import checker, shape_inference

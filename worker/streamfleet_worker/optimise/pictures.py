@@ -31,6 +31,7 @@ from streamfleet_worker.video.synthetic.conveyor import UnknownScene, draw, numb
 _APART = 7  # frames of a scene
 _MOST_READ = 6000  # frames of a film: four minutes of it
 _ARCHIVE = b"PK\x03\x04"  # its first bytes
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others are unpacked whole, whatever size they claim
 _ROOM = 512 * 1024**2  # bytes of all pictures
 
 
@@ -70,11 +71,21 @@ def unpacked(reference: str, folder: Path) -> str:
                 raise TooFewPictures(f"expected pictures of at most {MOST_PICTURES} bytes in all, got more")
             for number, each in enumerate(pictures):
                 ending = Path(each.filename).suffix.lower()
-                content = archive.read(each)  # at most as long as it says
-                (target / f"{number:04}{ending if ending in SUFFIXES else '.jpg'}").write_bytes(content)
+                name = f"{number:04}{ending if ending in SUFFIXES else '.jpg'}"
+                (target / name).write_bytes(_content(archive, each))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error) as exc:
         raise TooFewPictures(f"the archive of pictures cannot be read: {exc}") from exc
     return str(target)
+
+
+def _content(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The content of an entry, of which no more is unpacked than it says. Raises: as `zipfile` does."""
+    if entry.compress_type not in _METHODS:
+        raise zipfile.BadZipFile("expected pictures that are stored or deflated")
+    with archive.open(entry) as file:
+        content = file.read(entry.file_size)
+        file.read(1)  # at its end it compares the checksum
+    return content
 
 
 def _is_archive(path: Path) -> bool:

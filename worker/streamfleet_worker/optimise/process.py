@@ -21,8 +21,9 @@ from streamfleet_core.runtime.process import (
     name_process,
     tie_to_parent,
 )
-from streamfleet_worker.engine.accelerators.choice import Wanted
-from streamfleet_worker.engine.confinement import limit_memory
+from streamfleet_worker.engine.accelerators.choice import CPU, Wanted
+from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable
+from streamfleet_worker.engine.confinement import OF_DRIVER, limit_memory
 from streamfleet_worker.engine.loading import offered
 from streamfleet_worker.engine.onnx_runtime import onnx_runtime, run_errors
 from streamfleet_worker.engine.onnx_session import BadModel
@@ -53,7 +54,9 @@ def main() -> None:
     logging.disable()  # the tools of ONNX Runtime give advice
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     onnx_runtime()  # before the limit: its memory does not count for the model
-    limit_memory(_MEMORY + _OF_WEIGHTS * job.manifest.weights.size)
+    board = _this_board(job)
+    of_driver = 0 if board.provider == CPU else OF_DRIVER
+    limit_memory(_MEMORY + _OF_WEIGHTS * job.manifest.weights.size + of_driver)
     output = os.dup(1)
     os.dup2(2, 1)  # what libraries print is not ours
 
@@ -61,14 +64,22 @@ def main() -> None:
         os.write(output, msgspec.json.encode(said) + b"\n")
 
     try:
-        say(Said(outcome=optimise(job, _this_board(job), lambda text: say(Said(progress=text)))))
+        say(Said(outcome=optimise(job, board, lambda text: say(Said(progress=text)))))
     except _expected() as exc:
         say(Said(failure=shown_reason(str(exc)) or type(exc).__name__))
 
 
 def _expected() -> tuple[type[Exception], ...]:
     """What is wrong with the model, the pictures or the machine, and no bug of ours."""
-    ours = (BadModel, BadOutput, CannotCompare, NothingToBuild, SourceLost, TooFewPictures)
+    ours = (
+        AcceleratorUnusable,
+        BadModel,
+        BadOutput,
+        CannotCompare,
+        NothingToBuild,
+        SourceLost,
+        TooFewPictures,
+    )
     return (*ours, OSError, *run_errors())
 
 

@@ -45,9 +45,7 @@ def quantize(
     prepared = target.with_suffix(".float.onnx")
     try:
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        model = _with_axes(onnx.load(str(prepared)))
-        for number, node in enumerate(model.graph.node):
-            node.name = node.name or f"node {number}"
+        model = with_names(_with_axes(onnx.load(str(prepared))))
         onnx.save(model, str(prepared))
         kept = head_of(model, convolutions) | (stem_of(model) if keep_stem else set())
         if all(node.name in kept for node in model.graph.node if node.op_type == _ENDS):
@@ -65,6 +63,13 @@ def quantize(
         )
     finally:
         prepared.unlink(missing_ok=True)
+
+
+def with_names(model: ModelProto) -> ModelProto:
+    """The same model, in which each node has a name."""
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"node {number}"
+    return model
 
 
 def head_of(model: ModelProto, convolutions: int = 1) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from streamfleet_api.cli.trials import variant_builder
 from streamfleet_api.cli.trials.calibration import pictures_for, saved_samples
 from streamfleet_api.cli.trials.device_optimisation import DeviceOptimisation
 from streamfleet_api.cli.trials.known_models import guessing
+from streamfleet_api.cli.trials.variant_users import restart_users
 from streamfleet_api.cli.variant_text import outcome_document, outcome_table, variant_lines
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.models.optimisation import Job
@@ -139,7 +140,7 @@ def optimise_model(
         )
         done = _here(client, asked) if device is None else _there(client, asked, device)
     outcome, added = done.outcome, done.added
-    restarted = [] if added is None or no_restart else _restart(client, added, devices, board)
+    restarted = [] if added is None or no_restart else restart_users(client, added, devices, board)
     lines = [*outcome_table(outcome, model.weights).lines(width()), *_lines(done, model_id, restarted)]
     told = outcome_document(outcome, registered=added is not None, restarted=restarted)
     show(told, as_json, "\n".join(lines))
@@ -261,22 +262,6 @@ def _register(client: Client, model_id: str, outcome: Outcome, winner: Trial) ->
         return client.add_variant(model_id, variant)
     except Rejected as exc:
         raise CommandFailed(f"{model_id}: {exc}", exc.hint) if exc.status == 422 else exc from exc
-
-
-def _restart(client: Client, model: Model | AddedModel, devices: Iterable[Device], board: str) -> list[str]:
-    """Let the pipelines on such boards run the variant, and return their ids."""
-    here = {each.device for each in devices if each.board == board}
-    found = []
-    for each in client.list_pipelines():
-        ref = each.spec.model
-        if ref.id == model.id and ref.digest != model.digest and (each.device is None or each.device in here):
-            client.patch_pipeline(each.pipeline_id, model=model.id)
-            found.append(each.pipeline_id)
-        elif any(other.id == model.id for other in each.spec.models if other is not ref):
-            warn(
-                f"{each.pipeline_id} runs {model.id} in a stage, and keeps its file until its stages are set"
-            )
-    return found
 
 
 def _lines(done: _Done, model_id: str, restarted: Sequence[str]) -> Iterator[str]:

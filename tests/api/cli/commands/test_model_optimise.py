@@ -20,7 +20,7 @@ from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.optimisation import Job
 from streamfleet_core.protocol.optimisation import Outcome, Trial
 from streamfleet_core.protocol.status import DeviceStat
-from streamfleet_core.protocol.values import ModelRef, Weights
+from streamfleet_core.protocol.values import ModelRef, Stage, Weights
 from tests.api.conftest import Api, Command, until
 from tests.fakes.broker import Peer, pipeline, spec
 from tests.fakes.broker import device as device_of
@@ -136,6 +136,31 @@ def test_less_may_be_done(
     assert peer.pipelines["here"].spec.model == shapes
 
 
+def test_pipelines_that_use_it_in_a_stage_are_restarted_too(
+    run: Command, api: Api, peer: Peer, shapes: ModelRef, built: list[Job]
+) -> None:
+    on_board(api, peer, "kind-1", BOARD)
+    other = replace(shapes, id="other/1")
+    peer.models[other.id] = other
+    stages = (
+        Stage(name="first", model=other, classes=("red",), margin=0.1, max_delay=2.0),
+        Stage(name="second", model=shapes, max_objects=3, confidence=0.4, max_detections=5),
+    )
+    both = replace(spec(), model=other, stages=stages)
+    peer.pipelines["belt"] = pipeline("belt", device="kind-1", spec=both)
+    stale = replace(stages[0], model=replace(other, digest="0" * 64))
+    peer.pipelines["gate"] = pipeline("gate", device="kind-1", spec=replace(both, stages=(stale, stages[1])))
+
+    said = run("models", "optimise", "shapes/1", "--calibrate", "belt.mp4")
+
+    new = peer.models["shapes/1"]
+    assert said.stdout.splitlines()[-1] == "restarted: belt"
+    assert new != shapes
+    assert peer.pipelines["belt"].spec == replace(both, stages=(stages[0], replace(stages[1], model=new)))
+    assert "gate keeps its file of shapes/1: a model of another stage was replaced" in said.stderr
+    assert peer.pipelines["gate"].spec.stages == (stale, stages[1])
+
+
 def test_what_is_refused_is_not_registered(
     run: Command, peer: Peer, shapes: ModelRef, built: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,7 +262,7 @@ def test_the_process_says_how_far_it_is_and_what_it_has_found(job: Job) -> None:
     outcome = variant_builder.build(job, told.append)
 
     assert outcome.board == variant_builder.this_board()
-    assert [trial.precision for trial in outcome.trials] == ["int8", "int8-stem"]
+    assert [trial.precision for trial in outcome.trials] == ["int8", "int8-stem", "fp16"]
     assert "building int8 with 8 pictures" in told
 
 
