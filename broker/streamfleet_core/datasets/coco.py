@@ -4,11 +4,14 @@
     <folder>/images/<name>.jpg
 
 The same samples in the same order give the same ids. COCO has no place for the classes of a whole picture:
-they are `labels` of its image, which has no annotations then.
+they are `labels` of its image, which has no annotations then. Neither has it one for what stages find: their
+objects are annotations with the `parent_id` of the object that they were found in, of categories like
+`text/A`, and their classes are `attributes` of it, as CVAT writes them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -27,6 +30,7 @@ class Coco:
 
     def __init__(self) -> None:
         self._categories: dict[str, int] = {}  # by name
+        self._stages: dict[str, str] = {}  # of categories of stages, by name
         self._keypoints: dict[int, dict[int, str]] = {}  # names by index, by category
         self._images = 0
         self._annotations = 0
@@ -38,12 +42,19 @@ class Coco:
             self._category(label)
         self._images += 1
         self._left = _MOST_KEYPOINTS
-        return self._image(sample), [self._annotation(sample, box) for box in sample.boxes]
+        return self._image(sample), [
+            each for box in sample.boxes for each in self._annotations_of(sample, box)
+        ]
 
     def categories(self) -> list[dict[str, Any]]:
         """The categories of all samples so far: the first model's classes in their order, then others'."""
         return [
-            {"id": number, "name": name, "supercategory": "", **self._skeleton(number)}
+            {
+                "id": number,
+                "name": name,
+                "supercategory": self._stages.get(name, ""),
+                **self._skeleton(number),
+            }
             for name, number in self._categories.items()
         ]
 
@@ -51,7 +62,10 @@ class Coco:
         names = self._keypoints.get(category)
         return {} if names is None else skeleton_of(names)
 
-    def _category(self, name: str) -> int:
+    def _category(self, name: str, stage: str = "") -> int:
+        if stage:
+            name = f"{stage}/{name}"
+            self._stages[name] = stage
         return self._categories.setdefault(name, len(self._categories) + 1)
 
     def _image(self, sample: Sample) -> dict[str, Any]:
@@ -86,8 +100,19 @@ class Coco:
             ]
         }
 
-    def _annotation(self, sample: Sample, box: Box) -> dict[str, Any]:
+    def _annotations_of(self, sample: Sample, box: Box) -> Iterator[dict[str, Any]]:
+        """An object, and what stages have found in it."""
+        annotation = self._annotation(sample, box)
+        if attributes := box.attributes:
+            annotation["attributes"] = attributes
+        yield annotation
+        for stage, found in box.nested.items():
+            for each in found:
+                yield {**self._annotation(sample, each, stage), "parent_id": annotation["id"]}
+
+    def _annotation(self, sample: Sample, box: Box, stage: str = "") -> dict[str, Any]:
         self._annotations += 1
+        category = self._category(box.class_name, stage)
         left, right = _within(box.x - box.width / 2, box.x + box.width / 2, sample.width)
         top, bottom = _within(box.y - box.height / 2, box.y + box.height / 2, sample.height)
         width, height = round(right - left, 2), round(bottom - top, 2)
@@ -95,19 +120,19 @@ class Coco:
         return {
             "id": self._annotations,
             "image_id": self._images,
-            "category_id": self._category(box.class_name),
+            "category_id": category,
             "bbox": [round(left, 2), round(top, 2), width, height],
             "area": round(width * height, 2) if shape.area is None else shape.area,
             "iscrowd": 0,
             "segmentation": shape.value,
             "score": round(box.confidence, 4),  # of the model that made the prediction, as in COCO's results
-            **self._keypoints_of(sample, box),
+            **self._keypoints_of(sample, box, category),
         }
 
-    def _keypoints_of(self, sample: Sample, box: Box) -> dict[str, Any]:
+    def _keypoints_of(self, sample: Sample, box: Box, category: int) -> dict[str, Any]:
         if not box.keypoints:
             return {}
-        names = self._keypoints.setdefault(self._category(box.class_name), {})
+        names = self._keypoints.setdefault(category, {})
         for point in box.keypoints:
             names.setdefault(point.class_id, point.class_name)
         count = max(names) + 1

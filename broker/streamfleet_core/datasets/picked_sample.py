@@ -9,13 +9,14 @@ import msgspec
 from msgspec import Meta
 from typing_extensions import TypedDict
 
-from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_KEYPOINTS, MAX_SIDE, MAX_TAGS
+from streamfleet_core.protocol.limits import MAX_CLASSES, MAX_KEYPOINTS, MAX_SIDE, MAX_STAGES, MAX_TAGS
 from streamfleet_core.protocol.prediction import (
     MAX_PREDICTIONS,
     InferenceMetadata,
     Picture,
     Prediction,
     Rle,
+    StageResult,
 )
 from streamfleet_core.protocol.sampling import Dataset, Text
 from streamfleet_core.protocol.values import Finite, Id
@@ -45,6 +46,20 @@ class Box(msgspec.Struct, frozen=True):
     points: tuple[Spot, ...] = ()  # the outline of its mask, or the corners of an oriented box
     rle: Rle | None = None  # its mask
     keypoints: tuple[Spot, ...] = ()
+    stages: Annotated[dict[Id, StageResult], Meta(max_length=MAX_STAGES)] = msgspec.field(
+        default_factory=dict
+    )
+
+    @property
+    def nested(self) -> dict[str, tuple[Box, ...]]:
+        """The objects that stages have found in it, by the name of the stage. Raises: ValidationError."""
+        found = {name: result for name, result in self.stages.items() if "top" not in result}
+        return {name: msgspec.convert(result, _Boxes).predictions for name, result in found.items()}
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The classes that stages have found it to be of, by the name of the stage."""
+        return {name: result["top"] for name, result in self.stages.items() if "top" in result}
 
 
 class PictureClass(msgspec.Struct, frozen=True):
@@ -92,7 +107,9 @@ class Sample:
     dataset: Dataset
 
     def __post_init__(self) -> None:
-        self.boxes, self.classes  # noqa: B018 - validates them
+        self.classes  # noqa: B018 - validates them
+        for box in self.boxes:
+            box.nested  # noqa: B018
 
     @property
     def name(self) -> str:

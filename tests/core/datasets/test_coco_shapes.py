@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import supervision as sv
@@ -157,3 +158,54 @@ def test_supervision_opens_masks_of_both_kinds(tmp_path: Path) -> None:
     expected[8:12, 16:24] = True
     assert opened.mask is not None
     np.testing.assert_array_equal(np.asarray(opened.mask), [expected, expected])
+
+
+# stages ---------------------------------------------------------------------------------------------------
+
+
+def test_what_stages_find_in_an_object_belongs_to_it() -> None:
+    letter = {**BOX, "x": 18.0, "width": 2.0, "class": "A"}
+    colours = {**CLASSIFIED, "top": "red", "confidence": 0.9}
+    coco, sample = (
+        Coco(),
+        picked(prediction=document({**BOX, "stages": {"text": {"predictions": [letter]}}}, BOX)),
+    )
+
+    _, annotations = coco.add(sample.sample)
+    _, (classified,) = coco.add(picked(prediction=document({**BOX, "stages": {"colour": colours}})).sample)
+
+    names = {each["id"]: (each["name"], each["supercategory"]) for each in coco.categories()}
+    assert [names[each["category_id"]] for each in annotations] == [
+        ("nut", ""),
+        ("text/A", "text"),
+        ("nut", ""),
+    ]
+    assert [each.get("parent_id") for each in annotations] == [None, 1, None]
+    assert annotations[1]["bbox"] == [17, 8, 2, 4]
+    assert classified["attributes"] == {"colour": "red"}
+    assert "attributes" not in annotations[0]
+
+
+def test_supervision_reads_a_dataset_with_stages(tmp_path: Path) -> None:
+    letter = {**BOX, "class": "nut"}
+    sample = picked(prediction=document({**BOX, "stages": {"text": {"predictions": [letter]}}})).sample
+    coco = Coco()
+    image, annotations = coco.add(sample)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / file_name(sample)).write_bytes(picked().image)
+    (tmp_path / "annotations.json").write_text(
+        json.dumps({"images": [image], "annotations": annotations, "categories": coco.categories()})
+    )
+
+    dataset = sv.DetectionDataset.from_coco(str(tmp_path / "images"), str(tmp_path / "annotations.json"))
+
+    ((_, _, found),) = dataset
+    assert found.class_id is not None
+    assert [dataset.classes[number] for number in found.class_id] == ["nut", "text/nut"]
+
+
+def test_an_object_of_a_stage_without_a_place_is_refused() -> None:
+    nowhere = {"confidence": 0.5, "class": "A", "class_id": 0}
+
+    with pytest.raises(msgspec.ValidationError, match="`x`"):
+        picked(prediction=document({**BOX, "stages": {"text": {"predictions": [nowhere]}}}))

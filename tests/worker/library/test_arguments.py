@@ -7,9 +7,16 @@ from typing import Any
 
 import pytest
 
-from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_core.protocol.values import Motion, SourceSpec
 from streamfleet_worker.ipc.child_messages import PostProcessing
-from streamfleet_worker.library.arguments import plans_of, rules_of, sinks_of, source_numbers, tracking_of
+from streamfleet_worker.library.arguments import (
+    inference_of,
+    plans_of,
+    rules_of,
+    sinks_of,
+    source_numbers,
+    tracking_of,
+)
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
 from streamfleet_worker.library.execution.frame_batches import SourcePlan
 from streamfleet_worker.library.settings import Settings
@@ -47,6 +54,56 @@ def test_what_is_given_once_is_given_to_each_source() -> None:
         assert (plan.spec.max_fps, plan.spec.filling) == (5.0, "DROP_OLDEST")
         assert plan.spec.properties == {"frame_width": 480.0}
         assert (plan.buffer_size, plan.strides) == (7, True)
+
+
+HALF = [[0, 0], [1, 0], [1, 0.5]]
+UPPER = ((0.0, 0.0), (1.0, 0.0), (1.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("given", "of_each"),
+    [
+        ({"classes": ["bolt", "nut"]}, [{"classes": ("bolt", "nut")}] * 2),
+        ({"classes": [None, ["nut"]]}, [{"classes": None}, {"classes": ("nut",)}]),
+        ({"region": HALF}, [{"region": UPPER}] * 2),
+        ({"region": [HALF, None]}, [{"region": UPPER}, {"region": None}]),
+        ({"motion": True}, [{"motion": Motion()}] * 2),
+        ({"motion": {"max_still": 3}}, [{"motion": Motion(max_still=3.0)}] * 2),
+        ({"motion": [False, {"sensitivity": 1}]}, [{"motion": None}, {"motion": Motion(sensitivity=1.0)}]),
+    ],
+)
+def test_what_is_kept_is_given_for_all_sources_or_for_each(
+    given: dict[str, Any], of_each: list[dict[str, Any]]
+) -> None:
+    plans = plans_of([0, 1], settings=Settings(), **given)
+
+    assert [plan.spec for plan in plans] == [
+        SourceSpec(number, **fields) for number, fields in enumerate(of_each)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"classes": []}, "classes: expected names of classes"),
+        ({"classes": [["nut"]]}, "classes: expected a list for 2 sources, got one for 1"),
+        ({"region": HALF[:2]}, "region: expected a polygon of 3 to 32 corners"),
+        ({"region": [*HALF, [0, 2]]}, r"region: expected a polygon .*<= 1"),
+        ({"motion": {"max_still": 0}}, "motion: expected True, or sensitivity and max_still"),
+        ({"motion": {"still": 3}}, "got 'still'"),
+        ({"motion": 0.5}, "motion: expected True"),
+    ],
+)
+def test_what_cannot_be_kept_is_an_error(given: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        plans_of([0, 1], settings=Settings(), **given)
+
+
+def test_classes_need_a_model_whose_classes_are_known() -> None:
+    sources = [SourceSpec(0, classes=("nut",))]
+
+    with pytest.raises(ValueError, match="expected a model by its id or path"):
+        inference_of(lambda _: {}, PostProcessing(), settings=Settings(), sources=sources)
 
 
 def test_a_path_is_a_file_whatever_it_looks_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

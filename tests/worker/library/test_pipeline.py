@@ -32,7 +32,7 @@ from tests.fakes.http_camera import HttpCamera
 from tests.fakes.library_parts import Taker, found_at, nothing_left_behind, squares_model
 from tests.fakes.patience import PATIENCE
 from tests.fakes.process_harness import wait_for
-from tests.fakes.videos import write_pattern
+from tests.fakes.videos import write_drawn, write_pattern
 
 SCALE = 480 / 1920  # pixels of the films that are made here for one of the pattern
 
@@ -104,6 +104,63 @@ def test_every_frame_of_a_file_comes_once_in_order_with_its_boxes(
         assert np.abs(found.xyxy[order] - truth(frame.frame_id) * SCALE).max() < 4
         assert prediction["image"] == {"width": 480, "height": 270}
         assert "inference_metadata" not in prediction
+
+
+def test_only_objects_of_some_classes_in_a_region_are_kept(folder: Path, film: Path, taker: Taker) -> None:
+    left = [(0, 0), (0.5, 0), (0.5, 1), (0, 1)]
+    pipeline = InferencePipeline.init(
+        film, squares_model(folder / "squares"), taker, classes=["red", "blue"], region=left
+    )
+
+    pipeline.start()
+
+    assert taker.frame_ids == list(range(1, 31))
+    kept = 0
+    for prediction, frame in taker.calls:
+        centers = (truth(frame.frame_id)[:, 0] + truth(frame.frame_id)[:, 2]) / 2 / 1920
+        expected = {name for name, x in zip(LABELS, centers, strict=True) if name != "green" and x < 0.5}
+        found = {each["class"] for each in prediction["predictions"]}
+        sure = {name for name, x in zip(LABELS, centers, strict=True) if abs(x - 0.5) > 0.01}
+        assert found & sure == expected & sure
+        kept += len(found)
+    assert kept
+
+
+def test_names_that_the_model_does_not_have_are_refused(folder: Path, film: Path) -> None:
+    with pytest.raises(ValueError, match="expected a class of the model, as 'red'"):
+        InferencePipeline.init(film, squares_model(folder / "squares"), classes=["Red"])
+
+
+def test_frames_without_motion_are_not_inferred(tmp_path: Path, taker: Taker) -> None:
+    film = write_drawn(tmp_path / "film.avi", [1] * 10 + [20] * 10)
+    pipeline = InferencePipeline.init_with_custom_logic(film, nothing, taker, motion={"max_still": 60})
+
+    pipeline.start()
+
+    assert taker.frame_ids == [1, 11]
+    (stat,) = pipeline._sources.stats()
+    assert stat.dropped == {"still": 18}
+
+
+def test_what_moves_outside_of_the_region_does_not_count(tmp_path: Path, taker: Taker) -> None:
+    film = write_drawn(tmp_path / "film.avi", [1] * 5 + [20] * 5)
+    corner = [(0, 0), (0.02, 0), (0.02, 0.02)]
+
+    InferencePipeline.init_with_custom_logic(film, nothing, taker, region=corner, motion=True).start()
+
+    assert taker.frame_ids == [1]
+
+
+def test_a_source_that_stands_still_does_not_hold_up_another_one(tmp_path: Path, taker: Taker) -> None:
+    still = write_drawn(tmp_path / "still.avi", [1] * 20)
+    moving = write_pattern(tmp_path / "moving.avi", 20)
+    pipeline = InferencePipeline.init_with_custom_logic([still, moving], nothing, taker, motion=[True, False])
+
+    pipeline.start()
+
+    first, second = zip(*taker.batches, strict=True)
+    assert [each for each in first if each is not None] == [1]
+    assert [each for each in second if each is not None] == list(range(1, 21))
 
 
 def test_a_frame_says_where_it_comes_from(film: Path, taker: Taker) -> None:

@@ -181,6 +181,7 @@ class FrameOutput:
                 source_id=lane.source_id,
                 header=header,
                 nested={} if frame.nested is None else frame.nested.close(),
+                region=self._settings.gates[lane.source_id][1],
             )
         )
 

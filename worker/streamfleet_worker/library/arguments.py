@@ -7,8 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
+import msgspec
+
+from streamfleet_core.protocol.limits import MAX_CORNERS, MIN_CORNERS
 from streamfleet_core.protocol.source_reference import expected_instead, reference_of, sanitised
-from streamfleet_core.protocol.values import TRACKERS, Consumption, DecoderChoice, Filling, SourceSpec
+from streamfleet_core.protocol.values import (
+    TRACKERS,
+    ClassNames,
+    Consumption,
+    DecoderChoice,
+    Filling,
+    Motion,
+    Region,
+    SourceSpec,
+)
 from streamfleet_core.protocol.values import Tracker as TrackerName
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.library.errors import StreamOperationNotAllowedError
@@ -17,11 +29,18 @@ from streamfleet_worker.library.inference import Function, Inference, ModelFile,
 from streamfleet_worker.library.settings import Settings
 from streamfleet_worker.library.tracking import Tracking
 from streamfleet_worker.video.detection.package_tracker import package_problem
+from streamfleet_worker.video.detection.selection import selection_of, selection_problem
 
 Reference = str | int | Path
+Classes = Sequence[str]
+Corners = Sequence[Sequence[float]]  # x, y: parts of the width and the height of the picture
+MotionRule = bool | Mapping[str, float]  # `sensitivity` and `max_still`; True: their defaults
 Properties = Mapping[str, float]
 Sink = Callable[[Any, Any], Any]
 
+_CLASSES = "names of classes"
+_CORNERS = f"a polygon of {MIN_CORNERS} to {MAX_CORNERS} corners from (0, 0) to (1, 1)"
+_MOTION = "True, or sensitivity and max_still"
 _MODES = ("auto", "every_frame", "freshest", "legacy")
 
 
@@ -50,6 +69,9 @@ def plans_of(
     buffer_size: int | None = None,
     mode: str | enum.Enum = "auto",
     decoder: str | None = None,
+    classes: Classes | Sequence[Classes | None] | None = None,
+    region: Corners | Sequence[Corners | None] | None = None,
+    motion: MotionRule | Sequence[MotionRule | None] | None = None,
 ) -> list[SourcePlan]:
     """Build the plan of each source from the arguments. Raises: ValueError, TypeError."""
     several = list(references) if isinstance(references, (list, tuple)) else [references]
@@ -66,6 +88,13 @@ def plans_of(
     decodes = _parse_choice("decoder", decoder, get_args(DecoderChoice), str.lower)
     if processing == "every_frame":
         fill, consume = fill or "WAIT", consume or "LAZY"
+    count = len(several)
+    filters = zip(
+        [_checked("classes", each, ClassNames, _CLASSES) for each in _by_source("classes", classes, count)],
+        [_checked("region", each, Region, _CORNERS) for each in _by_source("region", region, count)],
+        [_motion(each) for each in _by_source("motion", motion, count)],
+        strict=True,
+    )
     return [
         SourcePlan(
             SourceSpec(
@@ -75,13 +104,63 @@ def plans_of(
                 filling=fill,  # type: ignore[arg-type]
                 consumption=consume,  # type: ignore[arg-type]
                 decoder=decodes,  # type: ignore[arg-type]
+                classes=kept,
+                region=place,
+                motion=rule,
             ),
             buffer_size=buffer_size or settings.buffer_size,
             native=processing == "freshest",
             strides=settings.strides,
         )
-        for reference, own_properties in zip(parsed, _properties(properties, len(several)), strict=True)
+        for reference, own_properties, (kept, place, rule) in zip(
+            parsed, _properties(properties, count), filters, strict=True
+        )
     ]
+
+
+def _by_source(name: str, given: Any, count: int) -> list[Any]:
+    """What is given for each source: one value for all, or a list of values. Raises: ValueError."""
+    if not _is_by_source(given):
+        return [given] * count
+    if len(given) != count:
+        raise ValueError(f"{name}: expected a list for {count} sources, got one for {len(given)}")
+    return list(given)
+
+
+def _is_by_source(given: Any) -> bool:
+    """Whether it is a list of values, each of which is None, a list, a table or a bool."""
+    if not isinstance(given, (list, tuple)) or not given:
+        return False
+    if all(each is None or isinstance(each, (bool, Mapping)) for each in given):
+        return True
+    lists = [each for each in given if each is not None]
+    # A corner is a list of two numbers, and a region one of corners.
+    return all(isinstance(each, (list, tuple)) and not _is_corner(each) for each in lists)
+
+
+def _is_corner(given: Sequence[Any]) -> bool:
+    return all(isinstance(each, (int, float)) for each in given)
+
+
+def _motion(given: Any) -> Motion | None:
+    """Raises: ValueError."""
+    if given is None or given is False:
+        return None
+    plain = {} if given is True else given
+    unknown = set(plain) - {"sensitivity", "max_still"} if isinstance(plain, Mapping) else set()
+    if unknown:
+        raise ValueError(f"motion: expected {_MOTION}, got {sorted(map(str, unknown))[0]!r}")
+    return cast("Motion | None", _checked("motion", plain, Motion, _MOTION))
+
+
+def _checked(name: str, given: Any, of: Any, expected: str) -> Any:
+    """The value as a source has it; None stays None. Raises: ValueError."""
+    if given is None:
+        return None
+    try:
+        return msgspec.convert(given, of)
+    except msgspec.ValidationError as exc:
+        raise ValueError(f"{name}: expected {expected}: {exc}") from exc
 
 
 def _parse_reference(reference: object) -> str | int:
@@ -99,16 +178,31 @@ def _parse_reference(reference: object) -> str | int:
 
 
 def inference_of(
-    model: Any, rules: PostProcessing, *, settings: Settings, api_key: str | None = None
+    model: Any,
+    rules: PostProcessing,
+    *,
+    settings: Settings,
+    sources: Sequence[SourceSpec] = (),
+    api_key: str | None = None,
 ) -> Inference:
-    """Load the model, or wrap a model object. Raises: TypeError, and the errors of `load`."""
+    """Load the model, or wrap a model object.
+
+    `sources`: what they keep of what it finds. Raises: ValueError, TypeError, and the errors of `load`.
+    """
+    filtered = any(each.classes or each.region for each in sources)
     if not isinstance(model, (str, Path)):
+        if filtered:
+            raise ValueError("classes and region: expected a model by its id or path, got an object")
         return Function(ModelObject(model, rules))
     # Imported here: a program with its own model does not need these dependencies.
     from streamfleet_worker.library.models import load
 
     path, manifest = load(model, cache_dir=settings.cache_dir, api_key=api_key or settings.api_key)
-    return ModelFile(path, manifest, rules)
+    for each in sources:
+        if problem := selection_problem(each, manifest.labels):
+            raise ValueError(problem)
+    selections = [selection_of(each, manifest.labels) for each in sources] if filtered else ()
+    return ModelFile(path, manifest, rules, selections)
 
 
 def tracking_of(tracker: str | None, model: Any, rules: PostProcessing) -> Tracking | None:

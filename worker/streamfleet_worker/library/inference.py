@@ -33,6 +33,7 @@ from streamfleet_worker.video.detection.findings import CORNERS, MASKS, Findings
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.detection.masks import BoxMask
 from streamfleet_worker.video.detection.postprocess import findings_of
+from streamfleet_worker.video.detection.selection import ALL, Selection
 from streamfleet_worker.video.frame import Picture
 from streamfleet_worker.video.outputs.prediction import Document, Names, describe_picture
 
@@ -87,9 +88,12 @@ class Inference(Protocol):
 class ModelFile:
     """An ONNX model. Each thread has its own memory for the model's input and output."""
 
-    def __init__(self, path: Path, manifest: Manifest, rules: PostProcessing) -> None:
-        """Load the model. Raises: onnx_session.BadModel."""
+    def __init__(
+        self, path: Path, manifest: Manifest, rules: PostProcessing, selections: Sequence[Selection] = ()
+    ) -> None:
+        """Load the model. `selections`: what is kept of each source; empty: all. Raises: BadModel."""
         self.task_type = TASK_TYPES[manifest.task]
+        self._selections = tuple(selections)
         self._names = Names(manifest.labels, manifest.keypoints)
         self._rules = rules
         model = load_here(str(path), manifest)
@@ -122,8 +126,12 @@ class ModelFile:
 
     def _describe(self, frame: VideoFrame, context: InferenceContext) -> Document:
         picture = picture_of(frame)
+        selection = self._selections[frame.source_id or 0] if self._selections else ALL
         return describe_picture(
-            context.find(picture, self._rules), names=self._names, width=picture.width, height=picture.height
+            context.find(picture, self._rules, selection),
+            names=self._names,
+            width=picture.width,
+            height=picture.height,
         )
 
 
@@ -136,18 +144,22 @@ class InferenceContext:
         self.letterbox = Letterbox(manifest)
         self._manifest = manifest
 
-    def find(self, picture: Picture, rules: PostProcessing) -> Findings:
+    def find(self, picture: Picture, rules: PostProcessing, selection: Selection = ALL) -> Findings:
         """Run the model on a picture. Raises: one of `run_errors`."""
-        return self.find_timed(picture, rules)[0]
+        return self.find_timed(picture, rules, selection)[0]
 
-    def find_timed(self, picture: Picture, rules: PostProcessing) -> tuple[Findings, Steps]:
+    def find_timed(
+        self, picture: Picture, rules: PostProcessing, selection: Selection = ALL
+    ) -> tuple[Findings, Steps]:
         """The same, and how long each step took. Raises: one of `run_errors`."""
         began = time.perf_counter()
         geometry = self.letterbox.write(picture, self.slot.input)
         scaled = time.perf_counter()
         self._runner.run([self.slot])
         inferred = time.perf_counter()
-        found = findings_of(self.slot.outputs, geometry, manifest=self._manifest, rules=rules)
+        found = findings_of(
+            self.slot.outputs, geometry, manifest=self._manifest, rules=rules, selection=selection
+        )
         read = time.perf_counter()
         return found, Steps(scale=scaled - began, inference=inferred - scaled, read=read - inferred)
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from streamfleet_worker.library.arguments import (
+    Classes,
+    Corners,
+    MotionRule,
     Properties,
     Reference,
     Sink,
@@ -134,6 +137,9 @@ class InferencePipeline:
         exec_session_id: str | None = None,
         tracker: str | None = None,
         decoder: str | None = None,
+        classes: Classes | Sequence[Classes | None] | None = None,
+        region: Corners | Sequence[Corners | None] | None = None,
+        motion: MotionRule | Sequence[MotionRule | None] | None = None,
     ) -> InferencePipeline:
         """Create a pipeline with a model.
 
@@ -146,6 +152,11 @@ class InferencePipeline:
 
         `decoder` decodes H.264, H.265 and AV1: "nv" or "va" with hardware, "auto" with the one that is there,
         "software" or None without.
+
+        Of each source, `classes` keeps objects of these classes of the model, `region` those with the center
+        of their box in this polygon, whose corners are parts of the width and the height of the picture, and
+        `motion` infers only frames with motion in the region: True, or a dict with `sensitivity` (0 to 1) and
+        `max_still` (seconds). A list has one of them, or None, for each source.
 
         Raises: ValueError, TypeError, ConfigError, and the errors of `load`.
         """
@@ -168,10 +179,14 @@ class InferencePipeline:
             buffer_size=decoding_buffer_size,
             mode=video_processing_mode,
             decoder=decoder,
+            classes=classes,
+            region=region,
+            motion=motion,
         )
+        sources = [plan.spec for plan in plans]
         return cls(
             plans,
-            inference_of(model_id, rules, settings=settings, api_key=api_key),
+            inference_of(model_id, rules, settings=settings, sources=sources, api_key=api_key),
             sinks_of(on_prediction),
             sink_mode=SinkMode(sink_mode),
             batch_timeout=batch_collection_timeout,
@@ -201,11 +216,14 @@ class InferencePipeline:
         predictions_queue_size: int | None = None,
         decoding_buffer_size: int | None = None,
         decoder: str | None = None,
+        region: Corners | Sequence[Corners | None] | None = None,
+        motion: MotionRule | Sequence[MotionRule | None] | None = None,
     ) -> InferencePipeline:
         """Create a pipeline with a function instead of a model.
 
         It maps a list of frames to a list of results. The result for a frame is passed to `on_prediction`
-        unchanged. Other arguments: see `init`.
+        unchanged. With `motion` it gets only frames with motion in the `region`. Other arguments: see
+        `init`.
 
         Raises: ValueError, TypeError, ConfigError.
         """
@@ -219,6 +237,8 @@ class InferencePipeline:
             buffer_size=decoding_buffer_size,
             mode=video_processing_mode,
             decoder=decoder,
+            region=region,
+            motion=motion,
         )
         return cls(
             plans,

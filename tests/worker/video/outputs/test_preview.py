@@ -113,6 +113,18 @@ def test_what_a_task_adds_is_drawn_in_the_size_of_the_preview(findings: sv.Detec
     assert findings.xyxy.max() > 640  # what is sent stays as it is
 
 
+def test_the_region_of_a_source_is_outlined() -> None:
+    black = np.zeros((270, 480, 3), np.uint8)
+    region = ((0.25, 0.0), (0.75, 0.0), (0.75, 1.0), (0.25, 1.0))
+
+    jpeg = draw(black, sv.Detections.empty(), LABELS, frame_size=(480, 270), region=region)
+
+    seen = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert seen is not None
+    lit = np.flatnonzero(seen[135].max(axis=1) > 100)
+    assert {round(x / 10) * 10 for x in lit.tolist()} == {120, 360}
+
+
 def test_what_stages_have_found_is_drawn_in_its_object() -> None:
     image = np.zeros((1080, 1920, 3), np.uint8)
     outer = boxes((600, 300, 1200, 900))

@@ -1,7 +1,8 @@
 """The sources of a pipeline, and the batches of their frames: at most one frame of each source per batch.
 
 A batch waits for every source that delivers frames, up to the timeout of the pipeline. It does not wait for
-sources that are lost, paused or ended. A pause loses no frame of a file, and never blocks a live source.
+sources that are lost, paused or ended, nor for those of which only frames with motion are taken. A pause
+loses no frame of a file, and never blocks a live source.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from streamfleet_core.protocol.source_reference import is_finite
@@ -46,8 +47,19 @@ class Taken:
 
     frame: VideoFrame
     stamp: Stamp
-    metrics: SourceMetrics  # of its source
+    lane: SourceLane
     taken_at: float  # monotonic seconds
+    skipped: float = 0.0  # seconds for which the source stood still, in total
+
+    @property
+    def metrics(self) -> SourceMetrics:
+        """The counters of its source."""
+        return self.lane.metrics
+
+    @property
+    def moving_stamp(self) -> Stamp:
+        """The stamp with a time that stands still with the picture, for trackers."""
+        return replace(self.stamp, media_time=self.stamp.media_time - self.skipped)
 
     @property
     def began_at(self) -> float:
@@ -192,14 +204,21 @@ class Feed:
         self.lane = SourceLane(
             source_id, plan.spec, wakeup=wakeup, metrics=metrics, progress=progress, frames=plan.buffer_size
         )
+        self.lane.gate.use(plan.spec.motion, plan.spec.region)
         self.reader = Reader(
-            plan.spec, position=0, buffer=self.lane.buffer, metrics=metrics, drop_cause=self._drop_cause
+            plan.spec,
+            position=0,
+            buffer=self.lane.buffer,
+            metrics=metrics,
+            drop_cause=self._drop_cause,
+            screen=self.lane.screen,
         )
         self._plan = plan
         self._apply_source_kind()
         self._rate = Rate()  # of the frames that were taken
         self._early: Frame | None = None  # the next frame of a file whose time has not come
         self._ready: Taken | None = None
+        self._submitted: Frame | None = None  # the frame of `_ready`
         self._paused = False
 
     def _apply_source_kind(self) -> None:
@@ -243,6 +262,9 @@ class Feed:
         if self._paused:
             return None
         taken, self._ready = self._ready, None
+        if self._submitted is not None:
+            self.lane.submitted(self._submitted)
+            self._submitted = None
         return taken
 
     def pause(self, paused: bool) -> None:
@@ -254,11 +276,11 @@ class Feed:
         self._schedule.pause()
         if paused and not self.lane.finite and self._ready is not None:
             self.lane.metrics.dropped("muted")
-            self._ready = None
+            self._ready = self._submitted = None
 
     def forget(self) -> None:
         """Release all pictures: a reference to the pipeline must not keep them in memory."""
-        self._early = self._ready = None
+        self._early = self._ready = self._submitted = None
         while self.lane.buffer.take(0.0):
             continue
 
@@ -275,7 +297,7 @@ class Feed:
     @property
     def is_awaited(self) -> bool:
         """Whether none is prepared and one is expected soon."""
-        if self._ready is not None or self._paused or self.is_over:
+        if self._ready is not None or self._paused or self.is_over or self.lane.gate.is_on:
             return False
         return self.lane.metrics.state in ("RUNNING", "ENDED")
 
@@ -296,14 +318,14 @@ class Feed:
         if frame is None:
             return
         self.lane.pace.went(now)
-        self._ready = self._taken(frame, now)
+        self._prepare(frame, now)
 
     def _replace_with_newer(self, now: float) -> None:
         """Replace the prepared frame with a newer one, while its batch waits for other sources."""
         frame = self.lane.take(now)
         if frame is not None:
             self.lane.metrics.dropped("eager")
-            self._ready = self._taken(frame, now)
+            self._prepare(frame, now)
 
     def _next_on_time(self, now: float) -> Frame | None:
         while (frame := self._early or self.lane.take(now)) is not None:
@@ -315,7 +337,11 @@ class Feed:
             if not self._schedule.skips(stamp.media_time, stamp.fps, now):
                 return frame
             self.lane.metrics.dropped("max_fps")
+            self.lane.gate.forget()
         return None
+
+    def _prepare(self, frame: Frame, now: float) -> None:
+        self._ready, self._submitted = self._taken(frame, now), frame
 
     def _taken(self, frame: Frame, now: float) -> Taken:
         """Wrap a frame for the user."""
@@ -330,4 +356,4 @@ class Feed:
             measured_fps=self._rate.until(),
             comes_from_video_file=self.lane.finite,
         )
-        return Taken(video_frame, stamp, self.lane.metrics, now)
+        return Taken(video_frame, stamp, self.lane, now, frame.skipped)

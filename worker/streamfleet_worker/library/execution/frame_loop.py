@@ -164,6 +164,7 @@ class FrameLoop:
         self._failing = True
         for taken in in_flight.present:
             taken.metrics.inference_failed(failure_of(exc))
+            taken.lane.gate.forget()
 
     def _record_success(self, in_flight: _InFlightBatch, inferred: Inferred) -> None:
         for taken in in_flight.present:
@@ -189,6 +190,6 @@ class FrameLoop:
                 continue
             found = next(remaining)
             if self._tracking is not None:
-                found = self._tracking.track(found, source_id, taken.stamp)
+                found = self._tracking.track(found, source_id, taken.moving_stamp)
             predictions[source_id] = found
         return predictions

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import supervision as sv
 
+from streamfleet_core.protocol.values import Region
 from streamfleet_worker.video.detection.findings import CORNERS, KEYPOINTS, MASKS, Findings, data_of
 from streamfleet_worker.video.detection.masks import BoxMask
 from streamfleet_worker.video.frame import Image
@@ -20,6 +21,7 @@ _FARTHEST = 10_000  # pixels from the upper left corner, of what is drawn
 _LEAST_CONFIDENCE = 0.5  # of a key point that is drawn
 _SKELETON = 17  # key points of a person in COCO, whose edges are known
 _BONES = sv.Color.from_hex("#f5f5f5")
+_REGION = sv.Color.from_hex("#ffd23f")
 _JOINTS = sv.Color.from_hex("#ff3d7f")
 _MOST_CLASSES = 3  # of a picture that are written into it
 
@@ -50,6 +52,14 @@ def draw_findings(
     for index, note in (notes or {}).items():
         texts[index] += f" {note}"
     return labeller.annotate(picture, backwards, labels=texts[::-1])
+
+
+def draw_region(picture: Image, region: Region) -> Image:
+    """Draw the outline of a region into the picture. It is changed, and returned."""
+    height, width = picture.shape[:2]
+    corners = np.rint(np.array(region) * [width - 1, height - 1]).astype(np.int32)
+    cv2.polylines(picture, [corners], True, _REGION.as_bgr(), 1, cv2.LINE_AA)
+    return picture
 
 
 def draw_shapes(picture: Image, detections: sv.Detections) -> Image:

@@ -16,9 +16,10 @@ import supervision as sv
 
 from streamfleet_core.protocol.data_plane import DataHeader
 from streamfleet_core.protocol.limits import MAX_DATA_BODY
+from streamfleet_core.protocol.values import Region
 from streamfleet_worker.video.detection.findings import Findings, Nested, resized
 from streamfleet_worker.video.frame import Image, Picture
-from streamfleet_worker.video.outputs.drawing import class_captions, draw_findings
+from streamfleet_worker.video.outputs.drawing import class_captions, draw_findings, draw_region
 from streamfleet_worker.video.sources.pacing import Pace
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class PreviewFrame:
     source_id: int
     header: DataHeader  # of the predictions
     nested: Nested = field(default_factory=dict)
+    region: Region | None = None  # of the source
 
 
 class PreviewRenderer:
@@ -131,6 +133,7 @@ class PreviewRenderer:
             frame_size=frame_size,
             nested=preview.nested,
             stage_labels=self._stage_labels,
+            region=preview.region,
         )
         if len(jpeg) <= MAX_DATA_BODY:
             self._send(jpeg, preview)
@@ -157,14 +160,18 @@ def draw(
     frame_size: tuple[int, int],
     nested: Nested | None = None,
     stage_labels: Mapping[str, Sequence[str]] | None = None,
+    region: Region | None = None,
 ) -> bytes:
     """Draw the findings on a copy of the picture in the size of a preview, and encode it as a JPEG.
 
     `frame_size`: width and height of the frame in whose pixels the detections are.
     `nested`: what stages have found in the objects; `stage_labels`: the classes of each stage.
+    `region`: where objects are kept.
     """
     size, scale = preview_size(*frame_size), _scale_of(*frame_size)
     canvas = image.copy() if image.shape[1::-1] == size else _smaller(image, size)
+    if region is not None:
+        canvas = draw_region(canvas, region)
     notes: dict[int, str] = {}
     for index, stages in (nested or {}).items():
         for name, found in stages.items():
