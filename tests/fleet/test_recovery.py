@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,32 @@ def test_a_killed_process_is_back(clean: Fleet, subscribe: Callable[..., Subscri
 
     for pipeline_id in pipeline_ids:
         assert rises(subscriber.keys(pipeline_id))
+
+
+def test_a_pipeline_that_crashes_on_two_devices_stops_until_it_is_resumed(clean: Fleet) -> None:
+    pipeline_id = clean.initialise("TestPatternStreamProducer", "shapes/1")
+
+    def pipeline() -> dict[str, Any]:
+        return dict(clean.http.get(f"/v2/pipelines/{pipeline_id}").json())
+
+    def stopped() -> bool:
+        for pid in clean.pids("camera"):
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGSEGV)
+        return bool(pipeline()["status"] == "failed")
+
+    wait_for(stopped, lambda: f"its end; {pipeline()}", every=0.2)
+    view = pipeline()
+    clean.kill("sf-broker")
+    wait_for(clean.ready, "another broker")
+    after = pipeline()
+    clean.cli("resume", pipeline_id)
+    wait_for(lambda: pipeline()["status"] == "running", lambda: f"its return; {pipeline()}")
+
+    assert view["device"] is None
+    assert view["reason"].count("3 times in a row on local-") == 2
+    assert "the camera process was ended by SIGSEGV" in view["reason"]
+    assert (after["status"], after["reason"]) == ("failed", view["reason"])
 
 
 @pytest.mark.parametrize("name", ["camera", "engine", "sf-broker", "sf-api", "sf-agent"])

@@ -20,6 +20,7 @@ from streamfleet_broker.fleet.device_plane.sessions import Sessions
 from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.event_listeners import EventListeners
+from streamfleet_broker.fleet.moving.crash_loops import CrashLoops
 from streamfleet_broker.fleet.moving.displacement import Displacement
 from streamfleet_broker.fleet.moving.drains import Drains
 from streamfleet_broker.fleet.moving.handovers import Handovers
@@ -64,6 +65,7 @@ class Fleet:
         self._state = State(config, epoch, records, random_source, now=now, unix_time=unix_time)
         self._scheduler = Scheduler(self._state)
         self._handovers = Handovers(self._state, self._scheduler)
+        self._crash_loops = CrashLoops(self._state, self._scheduler)
         self._displacement = Displacement(self._state, self._scheduler)
         self._drains = Drains(self._state, self._scheduler, self._handovers, now)
         queries = FleetQueries(self._state, self._scheduler, self._drains)
@@ -135,6 +137,7 @@ class Fleet:
         self._confirmations.release_gone(now)
         self._handovers.tick(now)
         self._drains.tick(now)
+        self._crash_loops.tick(now)
         self._scheduler.place(now)
         self._displacement.tick(now)
         self._pending_replies.expire(now)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from streamfleet_broker.fleet.capacity.placement import Candidate
-from streamfleet_broker.fleet.records import PipelineRecord
+from streamfleet_broker.fleet.records import CrashLoop, PipelineRecord
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus, PipelineView
-from streamfleet_core.protocol.source_reference import SourceKind, is_movable, kind_of
+from streamfleet_core.protocol.source_reference import SourceKind, cut_reason, is_movable, kind_of
 from streamfleet_core.protocol.values import Labels, Observed, ObservedState, SourceSpec
 
 MAX_NAMED = 3  # devices that a reason names
@@ -42,6 +42,8 @@ def status(
     """The status of a pipeline. `device_state` is the state of its holder; None without one."""
     if record.desired_status == "stop":
         return "stopping"
+    if record.is_poison:
+        return "failed"
     if record.leaving is not None:
         return "moving"
     if observed is not None and observed.state is ObservedState.ENDED:
@@ -81,6 +83,8 @@ def view(
     word = status(record, None if holder is None else holder.state, observed)
     if word in ("pending", "unknown", "moving"):
         reason = "; ".join(filter(None, (record.displaced, _why_away(record, holder, prospect))))
+    elif record.is_poison:
+        reason = why_crashing(record.crash_loops)
     else:
         reason = "" if observed is None else observed.reason
         if record.is_arriving and record.standby is not None and not reason:
@@ -188,6 +192,15 @@ def whereabouts(holder: Holder) -> str:
             return f"is quarantined, as {holder.why_quarantined}"
         case _:
             return f"is {holder.state}, {silent}"
+
+
+def why_crashing(loops: Iterable[CrashLoop]) -> str:
+    """On which devices a pipeline crashed, and why."""
+    each = [
+        f"{loop.crashes} times in a row on {loop.device}{f' ({loop.reason})' if loop.reason else ''}"
+        for loop in loops
+    ]
+    return cut_reason(f"it crashed {' and '.join(each)}")
 
 
 def why_pinned(record: PipelineRecord) -> str:

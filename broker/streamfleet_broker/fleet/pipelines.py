@@ -290,6 +290,7 @@ class Pipelines:
             desired_status=desired.desired_status,
             version=known.version + 1,
             changed_by=desired.changed_by,
+            crash_loops=known.crash_loops if _runs_the_same(known, desired) else (),
         )
         if (refusal := self._refuse(record)) is not None:
             return refusal
@@ -317,6 +318,8 @@ class Pipelines:
     def _device_for(self, record: PipelineRecord) -> str | None:
         """The device of a changed pipeline: the present one, if it still fits."""
         name, scheduler = record.device, self._scheduler
+        if record.is_poison:
+            return None
         if record.requested is not None:
             return record.requested
         if name is not None and scheduler.meets(name, record.selector) and scheduler.fits(record, name):
@@ -337,6 +340,7 @@ class Pipelines:
                 standby=None,
                 version=version,
                 changed_by=asker.request_id,
+                crash_loops=(),
             )
             self._state.change(record)
             self._pending_replies.supersede(record, now)
@@ -350,15 +354,15 @@ class Pipelines:
         record = self._state.active_pipeline(request.pipeline_id)
         if record is None:
             return no_pipeline(request.pipeline_id)
-        if request.desired_status != "stop" and (
-            request.desired_status == record.desired_status or self._state.has_finished(record)
-        ):
+        resumes = request.desired_status == "run" and record.is_poison
+        if request.desired_status != "stop" and not resumes and self._is_vain(request, record):
             status = self._queries.view(record, now).status
             return Error("conflict", f"pipeline {record.pipeline_id} is {status}")
         record = replace(
             record,
             desired_status=request.desired_status,
             standby=None if request.desired_status == "stop" else record.standby,
+            crash_loops=() if resumes else record.crash_loops,
             generation=record.generation + 1,
             version=record.version + 1,
             changed_by=asker.request_id,
@@ -374,6 +378,11 @@ class Pipelines:
         self._state.change(record)
         self._pending_replies.supersede(record, now)
         return self._pending_replies.wait(record, Changed, asker, request.wait_ms, now)
+
+    def _is_vain(self, request: ChangePipeline, record: PipelineRecord) -> bool:
+        """Whether a change would change nothing."""
+        is_over = record.is_poison or self._state.has_finished(record)
+        return is_over or request.desired_status == record.desired_status
 
     def _change_pipelines(self, request: ChangePipelines, asker: Asker, now: float) -> Reply | None:
         """Change many pipelines in one step, and so in one write."""
@@ -438,6 +447,11 @@ def _is_same(record: PipelineRecord, desired: PipelineRecord) -> bool:
         getattr(record, name) == getattr(desired, name)
         for name in ("spec", "requested", "selector", "labels", "requested_on_disconnect", "desired_status")
     )
+
+
+def _runs_the_same(record: PipelineRecord, desired: PipelineRecord) -> bool:
+    """Whether only labels of a record change."""
+    return _is_same(record, replace(desired, labels=record.labels))
 
 
 def _is_retry(record: PipelineRecord, asker: Asker) -> bool:

@@ -125,6 +125,7 @@ class RecordIndex:
             assert record.leaving is None or record.leaving != record.device
             assert record.leaving is None or record.leaving in self.devices
             assert record.leaving is None or pipeline_id in self.leaving[record.leaving]
+            assert record.device is None or not record.is_poison
             if record.standby is not None:
                 assert record.standby.device in self.devices
                 assert record.standby.device != record.device

@@ -20,10 +20,12 @@ from streamfleet_core.protocol.values import (
     Natural,
     OnDisconnect,
     PipelineSpec,
+    Reason,
     Sha256,
 )
 
 MAX_PAST = 16  # former holders of a pipeline
+MAX_CRASH_LOOPS = 2  # devices on which a pipeline crashes again and again, before it stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,15 @@ class Tenure:
     generation: Natural  # the last one
 
 
+@dataclass(frozen=True, slots=True)
+class CrashLoop:
+    """A pipeline crashed too often in a row on a device."""
+
+    device: Id
+    crashes: Natural
+    reason: Reason = ""  # of the last one
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRecord:
     """A desired pipeline, with everything that fences it in one row."""
@@ -98,6 +109,8 @@ class PipelineRecord:
     # While it moves: first the device that gets ready; then, once both are swapped, the one that it leaves.
     standby: Standby | None = None
     displaced: str = ""  # by what, until it has a device again; for users
+    # Where it crashed too often, since an operator changed or resumed it, or since it last ran well for long.
+    crash_loops: Annotated[tuple[CrashLoop, ...], Meta(max_length=MAX_CRASH_LOOPS)] = ()
 
     @property
     def pinned(self) -> bool:
@@ -107,6 +120,11 @@ class PipelineRecord:
             or self.requested_on_disconnect == "continue"
             or not all(is_movable(source.reference) for source in self.spec.sources)
         )
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether it is stopped, as it crashes wherever it runs. It has no device."""
+        return len(self.crash_loops) >= MAX_CRASH_LOOPS
 
     @property
     def on_disconnect(self) -> OnDisconnect:

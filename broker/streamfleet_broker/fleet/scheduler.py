@@ -53,7 +53,9 @@ class Scheduler:
     def waiting(self, now: float) -> list[PipelineRecord]:
         """The pipelines without a device, and movable ones of devices that are gone."""
         waiting = [
-            record for record in self._state.records.of_device(None) if record.desired_status != "stop"
+            record
+            for record in self._state.records.of_device(None)
+            if record.desired_status != "stop" and not record.is_poison
         ]
         for device in self._state.devices.values():
             if self._state.records.placed[device.name] and self._may_move_from(device, now):

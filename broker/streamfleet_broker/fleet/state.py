@@ -88,6 +88,8 @@ class State:
         self.costs = CostTable(cost for model in self.records.models.values() for cost in model.costs)
         self.rates: dict[str, float] = {}  # pipeline → frames/s that its sources deliver, as last observed
 
+        self.crashing: set[str] = set()  # pipelines that crashed where they are, as far as they are known
+
         # Of the current step; empty between steps.
         self.immediate_effects: list[Effect] = []  # performed whether or not the store commits
         self.changed: set[str] = set()  # devices whose desired state changed
@@ -293,6 +295,11 @@ class State:
     def answer(self, asker: Asker, data: object) -> None:
         """Reply to an operator that waited."""
         self.after_commit.append(Answer(asker.routing_id, asker.request_id, Reply(data)))
+
+    def report(self, device: Device, observed: Iterable[Observed]) -> None:
+        """Take what a device says of all of its pipelines."""
+        device.observed = {entry.pipeline_id: entry for entry in observed}
+        self.crashing.update(name for name, entry in device.observed.items() if entry.crashes)
 
     def mark_device_dirty(self, name: str) -> None:
         """Mark a device and its pipelines as possibly changed."""

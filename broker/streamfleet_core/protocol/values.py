@@ -371,6 +371,7 @@ class Observed:
     reason: Reason = ""  # for users: what is wrong, redacted
     restarts: Natural = 0
     ready: bool | None = None  # of a standby: it could emit at once; None: it is no standby
+    crashes: Natural = 0  # in a row, by faults of its own: of its camera, or of an engine of its models
 
 
 ObservedList = Annotated[tuple[Observed, ...], Meta(max_length=MAX_OBSERVED)]
@@ -386,8 +387,9 @@ def observed_digest(observed: tuple[Observed, ...]) -> int:
             entry.state.value,
             entry.reason,
             entry.restarts,
-            # Others know no standby, and would compute another digest.
+            # Versions that know neither would compute another digest.
             *(() if entry.ready is None else (entry.ready,)),
+            *((entry.crashes,) if entry.crashes else ()),
         )
         for entry in observed
     )

@@ -333,6 +333,7 @@ def test_equal_observations_have_equal_digests_in_any_order() -> None:
 
     assert observed_digest((OBSERVED, other)) == observed_digest((other, OBSERVED))
     assert observed_digest((OBSERVED,)) != observed_digest((OBSERVED, other))
+    assert observed_digest((OBSERVED,)) != observed_digest((replace(OBSERVED, crashes=1),))
 
 
 def test_equal_manifests_have_equal_digests() -> None:

@@ -143,6 +143,7 @@ def test_a_model_that_ends_its_engine_three_times_in_a_row_cannot_work(
     assert device.observed[0].reason == (
         f"model parts/1: the engine process was ended by {signal.Signals(-code).name}, 3 times in a row"
     )
+    assert device.observed[0].crashes == 3
     assert not [child for child in device.core.children() if isinstance(child, EngineId)]
 
 
@@ -185,6 +186,7 @@ def test_an_engine_that_somebody_ends_or_that_was_well_for_long_is_started_again
         lose_engine(device, code, run=run, report=READY, after=after)
 
     assert device.state is ObservedState.RUNNING
+    assert device.observed[0].crashes == (1 if after else 0)
 
 
 def with_variant() -> tuple[Device, Variant]:

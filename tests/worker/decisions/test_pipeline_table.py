@@ -333,6 +333,7 @@ def test_a_crash_is_seen_and_then_tried_again_with_a_new_incarnation() -> None:
             state=ObservedState.CRASHED,
             reason=reason,
             restarts=1,
+            crashes=1,
         ),
     )
     assert backoff is ObservedState.BACKOFF
@@ -355,6 +356,23 @@ def test_why_it_crashed_is_known_while_it_runs_again_and_forgotten_when_it_is_pl
     assert (again.observed.state, again.observed.reason) == (ObservedState.RUNNING, "")
     assert (again.observed.restarts, again.last_crash) == (1, "the camera process was ended by SIGSEGV")
     assert (anew.observed.restarts, anew.last_crash) == (0, "")
+
+
+@pytest.mark.parametrize(("code", "counted"), [(-11, 3), (1, 3), (0, 0), (-9, 0), (None, 0)])
+def test_only_crashes_of_its_own_count_and_they_are_forgotten_after_a_minute_without_one(
+    code: int | None, counted: int
+) -> None:
+    device = running()
+    for run in (1, 2, 3):
+        device.feed(Exited(CameraId("door", run), code))
+        device.wait(3)
+    before = device.observed[0]
+
+    device.well = [says(camera=CameraId("door", 4))]
+    device.wait(61)
+
+    assert (before.crashes, before.restarts) == (counted, 3)
+    assert (device.observed[0].crashes, device.observed[0].restarts) == (0, 3)
 
 
 def test_a_camera_that_says_it_cannot_work_is_not_started_again() -> None:

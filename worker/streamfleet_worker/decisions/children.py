@@ -21,6 +21,9 @@ REPORT_TIMEOUT = 5.0  # seconds between two reports
 STOP_TIMEOUT = 1.0  # seconds from asking a child to stop to killing it
 STALL_TIMEOUT = 10.0  # seconds in which a running camera emits nothing
 
+# What a process does to itself. A signal from outside is no fault of what it runs.
+_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
 _REPORT_DELAY = 2.0  # seconds until a camera has reported a silent source that it handles itself
 
 Id = TypeVar("Id", bound=ChildId)
@@ -133,6 +136,11 @@ def _moved(report: CameraReport) -> int:
 def exit_reason(what: str, code: int | None) -> str:
     """Return why the process of a camera, engine or publisher ended, or could not be started."""
     return f"the {what} process {'could not be started' if code is None else how_it_ended(code)}"
+
+
+def is_fault(code: int | None) -> bool:
+    """Whether a process ended by a fault in native code."""
+    return code is not None and -code in _FAULTS
 
 
 def how_it_ended(code: int) -> str:

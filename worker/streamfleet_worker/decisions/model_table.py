@@ -15,7 +15,7 @@ from streamfleet_core.models.onnx_graph import TOO_LONG
 from streamfleet_core.protocol.source_reference import shown_reason
 from streamfleet_core.protocol.status import EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import Manifest, ModelRef, Variant
-from streamfleet_worker.decisions.children import REPORT_TIMEOUT, Child, exit_reason
+from streamfleet_worker.decisions.children import REPORT_TIMEOUT, Child, exit_reason, is_fault
 from streamfleet_worker.decisions.reconcile_actions import Action, CancelFetch, FetchModel, StartEngine
 from streamfleet_worker.decisions.reconcile_events import EngineId, ModelFetched, ModelRefused
 from streamfleet_worker.decisions.restart_policy import HEALTHY, RestartPolicy
@@ -25,9 +25,6 @@ LOAD_TIMEOUT = 90.0  # seconds for an engine to load, which the kernel limits by
 LONGEST_RUN = 10.0  # seconds of one inference
 MOST_FAULTS = 3  # times in a row that a model may end its engine
 KEEP_WARM = 30.0  # seconds that an engine stays after its last camera
-
-# What a process does to itself. A signal from outside is no fault of the model.
-_FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,12 +77,11 @@ class Model:
         if code is not None and -code == signal.SIGXCPU:
             self.give_up(TOO_LONG)
             return
-        ended_itself = code is not None and -code in _FAULTS
         # If an engine that was ready fell silent, that may be the fault of the machine.
         useless = report is not None and (
             report.state == "loading" or report.oldest_run > LONGEST_RUN or report.reason != ""
         )
-        if not ended_itself and not (engine.killed_for is not None and useless):
+        if not is_fault(code) and not (engine.killed_for is not None and useless):
             return
         self.faults = 1 if now - engine.started_at >= HEALTHY else self.faults + 1
         if self.faults >= MOST_FAULTS:
@@ -204,6 +200,8 @@ class ModelTable:
             model.idle_since = None
         elif model.idle_since is None:
             model.idle_since = now
+        if model.engine is not None and now - model.engine.started_at >= HEALTHY:
+            model.faults = 0
         actions: list[Action] = []
         cold = model.idle_since is not None and now - model.idle_since >= KEEP_WARM
         if model.failed is not None or (model.damaged and model.engine is not None):
@@ -250,6 +248,11 @@ class ModelTable:
         """Return why the last engine of one of these models ended, until one is ready."""
         models = (self._models.get(ref.digest) for ref in refs)
         return next((model.crash for model in models if model is not None and model.crash), None)
+
+    def faults(self, refs: Iterable[ModelRef]) -> int:
+        """The engines in a row that one of these models ended, at most."""
+        models = (self._models.get(ref.digest) for ref in refs)
+        return max((model.faults for model in models if model is not None), default=0)
 
     def stats(self) -> tuple[EngineStat, ...]:
         """The models, by digest, for the device's status."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from streamfleet_core.protocol.source_reference import cut_reason, shown_reason
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
-from streamfleet_worker.decisions.children import Camera, exit_reason
+from streamfleet_worker.decisions.children import Camera, exit_reason, is_fault
 from streamfleet_worker.decisions.model_table import ModelTable
 from streamfleet_worker.decisions.reconcile_actions import (
     Action,
@@ -25,7 +25,7 @@ from streamfleet_worker.decisions.reconcile_actions import (
     StartCamera,
 )
 from streamfleet_worker.decisions.reconcile_events import CameraId, Row
-from streamfleet_worker.decisions.restart_policy import RestartPolicy
+from streamfleet_worker.decisions.restart_policy import HEALTHY, RestartPolicy
 from streamfleet_worker.decisions.topic_subscriptions import is_watched
 from streamfleet_worker.ipc.child_messages import CameraReport
 
@@ -44,6 +44,7 @@ class Pipeline:
     last_crash: str | None = None  # the same, while `restarts` counts it
     fresh_crash: bool = False  # until the next tick, so that it is reported
     restarts: int = 0  # of this run, since the agent's start
+    crashes: int = 0  # cameras in a row that ended by their own fault
     failed: str | None = None  # why this run can never work
     before_end: Observed | None = None  # the reported state of an ended run, until its end is stored
 
@@ -73,7 +74,7 @@ class Pipeline:
         self.report = None
         self.restart_policy = RestartPolicy()
         self.crash = self.last_crash = self.failed = self.before_end = None
-        self.restarts = 0
+        self.restarts = self.crashes = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +196,8 @@ class PipelineTable:
             pipeline.crash = pipeline.last_crash = camera.killed_for or exit_reason("camera", code)
             pipeline.fresh_crash = True
             pipeline.restarts += 1
+            if is_fault(code) or (code is not None and code > 0):
+                pipeline.crashes = 1 if now - camera.started_at >= HEALTHY else pipeline.crashes + 1
             pipeline.restart_policy.crashed(camera.started_at, now, self._rng())
 
     # decisions
@@ -228,6 +231,8 @@ class PipelineTable:
         actions: list[Action] = []
         for pipeline in list(self._pipelines.values()):
             if pipeline.camera is not None:
+                if now - pipeline.camera.started_at >= HEALTHY:
+                    pipeline.crashes = 0
                 actions += self._keep_camera(pipeline, pipeline.camera, watched, now)
             elif pipeline.gone:
                 actions += self._forget(pipeline)
@@ -367,6 +372,7 @@ class PipelineTable:
             reason=cut_reason(reason or ""),
             restarts=pipeline.restarts,
             ready=_is_ready(pipeline, state) if assignment.standby else None,
+            crashes=pipeline.crashes + self._models.faults(assignment.spec.models),
         )
 
     def _state(self, pipeline: Pipeline, assignment: Assignment) -> tuple[ObservedState, str | None]:

@@ -252,7 +252,7 @@ class Sessions:
         device.optimises = hello.optimises
         if device.ordered is not None and device.ordered.boot != hello.boot:
             device.ordered = None
-        device.observed = {entry.pipeline_id: entry for entry in hello.observed}
+        self._state.report(device, hello.observed)
         self._state.sessions[session.id] = device
         self._state.tickets[session.ticket] = device.name
         record = self._state.records.devices[device.name]
@@ -300,7 +300,7 @@ class Sessions:
         device.heard = now
         session.applied_revision = heartbeat.applied_revision
         if heartbeat.observed is not None:
-            device.observed = {entry.pipeline_id: entry for entry in heartbeat.observed}
+            self._state.report(device, heartbeat.observed)
             self._state.mark_device_dirty(device.name)
         if heartbeat.trouble != device.trouble and device.events.take(1, now):
             device.trouble = heartbeat.trouble
