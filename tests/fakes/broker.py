@@ -375,10 +375,12 @@ class Peer:
         assert_never(asked)
 
     def _cordon(self, asked: CordonDevice | DrainDevice) -> object:
-        """A drain is done at once, apart from one pipeline."""
+        """A drain is done at once, apart from one pipeline, which stays or never arrives."""
         if asked.device not in self.devices:
             return UNKNOWN
-        left = (Remaining("usb", "staying", "a local camera waits for its device"),)
+        left = (
+            Remaining("usb", "staying" if self.confirms else "moving", "a local camera waits for its device"),
+        )
         draining = isinstance(asked, DrainDevice)
         self.devices[asked.device] = replace(
             self.devices[asked.device],

@@ -144,6 +144,20 @@ def test_a_device_whose_models_lack_its_accelerator_says_why_and_what_to_do(page
     expect(device.locator(".metrics")).to_contain_text("models on CPU · building a TensorRT plan, 3 min")
 
 
+def test_a_device_that_takes_no_pipelines_says_so_in_its_badge(clean: Fleet, page: Page) -> None:
+    badge = page.locator("[data-device='local-1'] .badge")
+    expect(badge).to_have_text("ready")
+
+    clean.cli("devices", "cordon", "local-1")
+    try:
+        expect(badge).to_have_text("cordoned")
+        expect(badge).to_have_class("badge warn")
+    finally:
+        clean.cli("devices", "uncordon", "local-1")
+
+    expect(badge).to_have_text("ready")
+
+
 def test_a_broker_that_hangs_is_shown(clean: Fleet, browser: Browser, fleet: Fleet) -> None:
     page = browser.new_page()  # whose console may complain of answers that do not come
     page.set_default_timeout(1000 * LOADING)

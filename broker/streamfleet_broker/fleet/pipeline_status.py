@@ -123,18 +123,10 @@ def why_nowhere(
     `candidates` meet its selector. `other`: it already has a device, which is gone. `exists`: some device
     meets the selector but is not ready. `cordoned`: those that meet it and would be ready.
     """
-    sentence = _why_nowhere(candidates, other=other, selector=selector, exists=exists)
     names = sorted(cordoned)
-    if not names:
-        return sentence
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     verb = "is" if len(names) == 1 else "are"
-    return f"{sentence}, and {', '.join(names[:MAX_NAMED])}{more} {verb} cordoned"
-
-
-def _why_nowhere(
-    candidates: Iterable[Candidate], *, other: bool, selector: Labels | None, exists: bool
-) -> str:
+    closed = f"{', '.join(names[:MAX_NAMED])}{more} {verb} cordoned" if names else ""
     known = sorted(candidates, key=lambda candidate: candidate.device)
     device = "no other device" if other else "no device"
     if selector and not exists:
@@ -142,11 +134,12 @@ def _why_nowhere(
     if selector:
         device += f" with the labels {spelled(selector)}"
     if not known:
-        return f"{device} is ready"
+        return f"{device} takes pipelines: {closed}" if closed else f"{device} is ready"
     named = [_occupation(candidate) for candidate in known[:MAX_NAMED]]
     if len(known) > MAX_NAMED:
         named.append(f"and {len(known) - MAX_NAMED} more")
-    return f"{device} has room: {', '.join(named)}"
+    sentence = f"{device} has room: {', '.join(named)}"
+    return f"{sentence}, and {closed}" if closed else sentence
 
 
 def spelled(labels: Labels) -> str:

@@ -80,24 +80,33 @@ def drain_device(
     client = settings.client()
     with guessing(settings, name):
         entry = client.drain_device(name, force_after=after)
+    said = ""
     if wait:
         deadline = float("inf") if after is None else time.monotonic() + after + _FORCED
-        entry = _wait(client, entry, deadline, silent=as_json)
-    show(entry, as_json, "\n".join(map(plain, [progress(entry), *left_lines(entry)])))
+        entry, said = _wait(client, entry, deadline, silent=as_json)
+    text = _text(entry)
+    show(entry, as_json, text if text != said else f"{name} is not drained yet: the drain goes on")
     ctx.exit(1 if wait and entry.remaining else 0)
 
 
-def _wait(client: Client, entry: Device, deadline: float, *, silent: bool) -> Device:
-    """Look until the device is drained, or an operator uncordons it. Say each change on stderr."""
+def _wait(client: Client, entry: Device, deadline: float, *, silent: bool) -> tuple[Device, str]:
+    """Look until the device is drained, or an operator uncordons it. Say each change on stderr.
+
+    Returns the device, and what was said last.
+    """
     said = ""
     while entry.draining and not is_drained(entry) and time.monotonic() < deadline:
-        text = "\n".join(map(plain, [progress(entry), *left_lines(entry)]))
+        text = _text(entry)
         if text != said and not silent:
             click.echo(text, err=True)
         said = text
         time.sleep(_EVERY)
         entry = client.get_device(entry.device)
-    return entry
+    return entry, said
+
+
+def _text(entry: Device) -> str:
+    return "\n".join(map(plain, [progress(entry), *left_lines(entry)]))
 
 
 DRAIN_COMMANDS = (cordon_device, uncordon_device, drain_device)

@@ -7,7 +7,7 @@ export function showDevices(list, devices) {
 }
 
 function item(device) {
-  const { state, colour, why } = deviceState(device);
+  const { state, badge: text, colour, why } = deviceState(device);
   const line = document.createElement("li");
   line.dataset.device = device.device;
   line.dataset.state = state;
@@ -17,7 +17,7 @@ function item(device) {
   name.textContent = device.device;
   const badge = document.createElement("span");
   badge.className = `badge ${colour}`;
-  badge.textContent = state;
+  badge.textContent = text;
   head.append(name, badge);
   const metrics = document.createElement("p");
   metrics.className = "metrics";

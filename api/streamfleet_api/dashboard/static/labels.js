@@ -2,21 +2,22 @@
 
 const COLOURS = {
   ready: "good", running: "good",
-  syncing: "warn", suspect: "warn", starting: "warn", reconnecting: "warn", unknown: "warn", moving: "warn", backoff: "warn", restarting: "warn",
+  syncing: "warn", suspect: "warn", starting: "warn", reconnecting: "warn", unknown: "warn", moving: "warn", cordoned: "warn", draining: "warn", drained: "warn", backoff: "warn", restarting: "warn",
   lost: "bad", quarantined: "bad", failed: "bad",
 };
 const LATE = 2; // seconds without a status, after which the metrics are outdated
 
 export const colourOf = (state) => COLOURS[state] ?? "";
 
-/** The state of a device to show, its colour, and a short reason. */
+/** The state of a device to show, the text and colour of its badge, and a short reason. */
 export function deviceState(device) {
   const silent = Math.max(device.silent ?? 0, device.age ?? 0);
   if (device.state === "ready" && silent > LATE) {
-    return { state: "silent", colour: "bad", why: `no message for ${silent.toFixed(0)} s` };
+    return { state: "silent", badge: "silent", colour: "bad", why: `no message for ${silent.toFixed(0)} s` };
   }
   const why = device.state === "ready" || device.silent == null ? "" : `last message ${duration(device.silent)} ago`;
-  return { state: device.state, colour: colourOf(device.state), why };
+  const badge = (device.state === "ready" && cordonState(device)) || device.state;
+  return { state: device.state, badge, colour: colourOf(badge), why };
 }
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
@@ -33,12 +34,18 @@ export function cameraProblem(pipeline) {
   return pipeline.age > LATE ? `no status for ${pipeline.age.toFixed(0)} s` : "";
 }
 
-/** Whether a device takes no pipelines, and how far its drain is; or "". */
+/** Whether a device takes no pipelines, and how far its drain is, in one word; or "". */
+function cordonState(device) {
+  if (!device.draining) return device.cordoned ? "cordoned" : "";
+  return device.remaining.every(({ state }) => state === "staying") ? "drained" : "draining";
+}
+
+/** The same for users, with what is left. */
 export function cordonNote(device) {
-  if (!device.draining) return device.cordoned ? "cordoned: no pipeline is placed here" : "";
+  const state = cordonState(device);
+  if (!device.draining) return state && `${state}: no pipeline is placed here`;
   const left = device.remaining.map(({ pipeline_id, reason }) => `${shortName(pipeline_id)} (${reason})`);
-  const isDone = device.remaining.every(({ state }) => state === "staying");
-  return `${isDone ? "drained" : "draining"}${left.length ? `, left: ${left.join(", ")}` : ""}`;
+  return `${state}${left.length ? `, left: ${left.join(", ")}` : ""}`;
 }
 
 export function deviceMetrics(device) {

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from streamfleet_api.cli.commands import drain
 from streamfleet_api.cli.context import did_you_mean
 from streamfleet_core.protocol.status import BatchingStat, DeviceStat, EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import ModelRef
@@ -151,6 +152,22 @@ def test_a_device_is_drained_and_what_is_left_is_told_and_taken_back(run: Comman
     assert "edge-old: ready, drained" in shown
     assert "  left        usb staying: a local camera waits for its device" in shown
     assert "edge-old: ready\n" in after
+
+
+def test_a_drain_that_is_not_done_in_time_is_listed_once(
+    run: Command, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer.devices["edge-old"] = device("edge-old")
+    peer.confirms = False
+    monkeypatch.setattr(drain, "_FORCED", 0.1)
+
+    drained = run("devices", "drain", "edge-old", "--wait", "--force", code=1)
+
+    assert drained.stderr.splitlines() == [
+        "edge-old draining: 1 pipeline is left",
+        "  usb moving: a local camera waits for its device",
+    ]
+    assert drained.stdout == "edge-old is not drained yet: the drain goes on\n"
 
 
 def test_a_drain_is_forced_or_has_a_time(run: Command) -> None:

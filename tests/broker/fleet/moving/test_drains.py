@@ -107,7 +107,7 @@ def test_nothing_is_placed_on_a_cordoned_device_and_what_runs_there_goes_on() ->
 
     assert (view.cordoned, view.draining) == (True, False)
     assert (placed.device, placed.status) == (None, "pending")
-    assert reason == "no device is ready, and a is cordoned"
+    assert reason == "no device takes pipelines: a is cordoned"
     assert refused.message == "device a is cordoned: uncordon it, or name another device"
     assert after == before
     assert set(told(fleet, "a")) == {"door", "gate"}
