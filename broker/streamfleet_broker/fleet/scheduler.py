@@ -15,7 +15,7 @@ from streamfleet_broker.fleet.capacity.amounts import Amounts
 from streamfleet_broker.fleet.capacity.demand import Demand, demand_of, workload_of
 from streamfleet_broker.fleet.capacity.device_pool import DevicePool
 from streamfleet_broker.fleet.capacity.placement import Candidate, meets
-from streamfleet_broker.fleet.capacity.spare import Movable, not_spared
+from streamfleet_broker.fleet.capacity.spare import FleetPool, Movable, SpareRoom
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.records import PipelineRecord, Standby
@@ -37,14 +37,17 @@ class Scheduler:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._pool = DevicePool()
+        self._pool = FleetPool(SpareRoom() if state.config.spare else None)
 
     def place(self, now: float) -> None:
         """Assign pipelines without a device, and reassign movable ones of devices that are gone."""
         others = [
             each for each in self.waiting(now) if not (each.is_arriving and self._takes_over_alone(each))
         ]
-        for record, target in self.choices(others):
+        chosen = [*self.choices(others)]
+        if self._pool.spare is not None and len(chosen) < len(others):
+            chosen = [*self.choices(others, reserved=True)]
+        for record, target in chosen:
             self._state.change(self.moved(record, target, now))
             self._state.after_commit.append(
                 LogEvent(record.pipeline_id, f"from {record.device or 'nowhere'} to {target}")
@@ -63,12 +66,13 @@ class Scheduler:
         return waiting
 
     def choices(
-        self, waiting: Iterable[PipelineRecord], pool: DevicePool | None = None
+        self, waiting: Iterable[PipelineRecord], pool: FleetPool | None = None, *, reserved: bool = False
     ) -> Iterator[tuple[PipelineRecord, str]]:
         """The device for each pipeline that finds one, as if those before it were there.
 
         By priority, then by age. `pool`: what is known of the devices, to which they are added one by one;
-        None: what is known now, which is not changed.
+        None: what is known now, which is not changed. `reserved`: pipelines of devices that are gone
+        go where room was kept for them.
         """
         if not (ordered := in_order(waiting)):
             return
@@ -78,10 +82,10 @@ class Scheduler:
             kind = self.kind(record)
             if kind in hopeless:
                 continue
-            target = self._choose(record, pool)
+            target = (self._reserved(record, pool) if reserved else None) or self._choose(record, pool)
             if target is not None:
                 yield record, target.device
-                pool.put(target.with_pipeline(self.demand(record, target), _digests(record)))
+                self.put(replace(record, device=target.device), pool)
             elif not self._has_room(record, pool):
                 hopeless.add(kind)
 
@@ -133,15 +137,29 @@ class Scheduler:
             if record.desired_status != "stop" and not record.pinned and not self._state.has_ended(record)
         ]
 
-    def pool(self) -> DevicePool:
+    def pool(self) -> FleetPool:
         """All devices with what they have and what is left, whether they are ready or not."""
         for name in self._state.records.take_concerned():
             device = self._state.devices.get(name)
             if device is None:
                 self._pool.remove(name)
+                if self._pool.spare is not None:
+                    self._pool.spare.remove(name)
             else:
-                self._pool.put(self._candidate(device))
+                self._know(device, self._pool)
         return self._pool
+
+    def _know(self, device: Device, pool: FleetPool, without: frozenset[str] = frozenset()) -> None:
+        """Put what is known of a device into a pool, as if some pipelines were not there."""
+        candidate = self._candidate(device, without)
+        pool.put(candidate)
+        if pool.spare is None:
+            return
+        if self.is_open(device.name):
+            records = [each for each in self.movable(device) if each.pipeline_id not in without]
+            pool.spare.put(candidate, map(self._movable, records))
+        else:
+            pool.spare.remove(device.name)
 
     def cordoned(self) -> set[str]:
         """The devices that take no pipelines only because they are cordoned."""
@@ -150,20 +168,23 @@ class Scheduler:
             name for name, device in devices.items() if device.state == "ready" and records[name].cordoned
         }
 
-    def pool_without(self, pipelines: frozenset[str]) -> DevicePool:
+    def pool_without(self, pipelines: frozenset[str]) -> FleetPool:
         """A copy of the pool, as if these pipelines were not there."""
         pool, known = self.pool().copy(), self._state.records.pipelines
         for name in {name for each in pipelines & known.keys() for name in known[each].devices}:
             if name is not None:
-                pool.put(self._candidate(self._state.devices[name], pipelines))
+                self._know(self._state.devices[name], pool, pipelines)
         return pool
 
-    def put(self, record: PipelineRecord, pool: DevicePool) -> Demand:
+    def put(self, record: PipelineRecord, pool: FleetPool) -> Demand:
         """Add a pipeline to its device in a pool, whether it fits or not, and return what it needs there."""
         assert record.device is not None
         candidate = pool[record.device]
         demand = self.demand(record, candidate)
-        pool.put(candidate.with_pipeline(demand, _digests(record)))
+        candidate = candidate.with_pipeline(demand, _digests(record))
+        pool.put(candidate)
+        if pool.spare is not None and self.is_open(candidate.device):
+            pool.spare.add(candidate, self._moving(record))
         return demand
 
     def is_open(self, name: str) -> bool:
@@ -189,7 +210,7 @@ class Scheduler:
         chosen = self._choose(record, self.pool(), refused)
         return None if chosen is None else chosen.device
 
-    def unspared(self, record: PipelineRecord, pool: DevicePool) -> str | None:
+    def unspared(self, record: PipelineRecord, pool: FleetPool) -> str | None:
         """The device whose loss keeps a pipeline from being placed, although there is room for it."""
         if not self._needs_spare(record):
             return None
@@ -197,7 +218,7 @@ class Scheduler:
         return None if first is None else self._lost_after(record, first, pool)
 
     def _choose(
-        self, record: PipelineRecord, pool: DevicePool, refused: Collection[str] = ()
+        self, record: PipelineRecord, pool: FleetPool, refused: Collection[str] = ()
     ) -> Candidate | None:
         found = (each for each in self._fitting(record, pool) if each.device not in refused)
         if self._needs_spare(record):
@@ -205,30 +226,41 @@ class Scheduler:
             return next((each for each in tried if self._lost_after(record, each, pool) is None), None)
         return next(found, None)
 
+    def _reserved(self, record: PipelineRecord, pool: FleetPool) -> Candidate | None:
+        """The device on which room was kept for a pipeline, if it may still go there."""
+        if pool.spare is None or record.device is None:
+            return None
+        name = pool.spare.reserved(record.device, record.pipeline_id)
+        if name is None or not self.is_open(name) or not self.may_take(record, name):
+            return None
+        return pool[name] if self.demand(record, pool[name]).amounts.fits_into(pool[name].free) else None
+
     def _fitting(self, record: PipelineRecord, pool: DevicePool) -> Iterator[Candidate]:
         """The devices into which a pipeline fits, those with most room first."""
         need = self._need(record)
         for candidate in pool:
+            if not (self.is_open(candidate.device) and self.meets(candidate.device, record.selector)):
+                continue
             fits = need(candidate).amounts.fits_into(candidate.free)
-            if fits and self.is_open(candidate.device) and self.may_take(record, candidate.device):
+            if fits and self.fits(record, candidate.device):
                 yield candidate
 
     def _needs_spare(self, record: PipelineRecord) -> bool:
         return self._state.config.spare > 0 and (record.holder is None or record.displaced != "")
 
-    def _lost_after(self, record: PipelineRecord, target: Candidate, pool: DevicePool) -> str | None:
+    def _lost_after(self, record: PipelineRecord, target: Candidate, pool: FleetPool) -> str | None:
         """The device that may not be lost if a pipeline goes to this one; None if each may be."""
-        pool = DevicePool(each for each in pool if self.is_open(each.device))
-        pool.put(target.with_pipeline(self._need(record)(target), _digests(record)))
+        assert pool.spare is not None
+        after = target.with_pipeline(self.demand(record, target), _digests(record))
+        return pool.spare.lacking_with(after, self._moving(record))
 
-        def movable(name: str) -> list[Movable]:
-            more = [record] if name == target.device and not record.pinned else []
-            return [self._movable(each) for each in (*self.movable(self._state.devices[name]), *more)]
-
-        return not_spared(pool, movable)
+    def _moving(self, record: PipelineRecord) -> Movable | None:
+        """A pipeline as one that moves if its device is lost; None if it never does."""
+        return None if record.pinned else self._movable(record)
 
     def _movable(self, record: PipelineRecord) -> Movable:
         return Movable(
+            record.pipeline_id,
             self._need(record),
             lambda candidate: self.meets(candidate.device, record.selector),
             _digests(record),
@@ -262,6 +294,9 @@ class Scheduler:
         """Assert that what is known of each device is what follows from its pipelines."""
         known = {candidate.device: candidate for candidate in self.pool()}
         assert known == {name: self._candidate(device) for name, device in self._state.devices.items()}
+        if self._pool.spare is not None:
+            self._pool.spare.check()
+            assert self._pool.spare.devices == {name for name in self._state.devices if self.is_open(name)}
 
     def _may_move_from(self, device: Device, now: float) -> bool:
         return self._state.is_gone(device, now) and not (

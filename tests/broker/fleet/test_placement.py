@@ -12,7 +12,7 @@ from streamfleet_broker.fleet.capacity.amounts import Amounts
 from streamfleet_broker.fleet.capacity.demand import Demand
 from streamfleet_broker.fleet.capacity.device_pool import DevicePool
 from streamfleet_broker.fleet.capacity.placement import Candidate, choose, meets, order
-from streamfleet_broker.fleet.capacity.spare import Movable, fit_elsewhere, not_spared
+from streamfleet_broker.fleet.capacity.spare import Movable, SpareRoom
 
 GIB = 1024.0**3
 
@@ -35,6 +35,10 @@ def guess(candidate: Candidate) -> Demand:
 
 def demanding(amounts: Amounts) -> Demand:
     return Demand(amounts, is_measured=True)
+
+
+def movable(pipeline_id: str, need: Amounts) -> Movable:
+    return Movable(pipeline_id, lambda _: demanding(need), lambda _: True)
 
 
 def test_most_room_wins() -> None:
@@ -143,24 +147,52 @@ def test_with_spare_room_the_loss_of_any_device_is_endured(
     devices: list[Candidate], needs: list[Amounts]
 ) -> None:
     """Pipelines are admitted as the broker admits them; then each device is lost for real."""
-    pool, of = DevicePool(devices), dict[str, list[Movable]]()
-    for need in needs:
-        pipeline = Movable(lambda _, need=need: demanding(need), lambda _: True)  # type: ignore[misc]
+    pool, spare = DevicePool(devices), SpareRoom()
+    for each in pool:
+        spare.put(each, ())
+    of = dict[str, list[Movable]]()
+    for number, need in enumerate(needs):
+        pipeline = movable(str(number), need)
         chosen = pool.choose(pipeline.need)
         if chosen is None:
             continue
-        trial, there = pool.copy(), {name: list(each) for name, each in of.items()}
-        trial.put(chosen.with_pipeline(demanding(need)))
-        there.setdefault(chosen.device, []).append(pipeline)
-        if not_spared(trial, lambda name, there=there: there.get(name, [])) is None:  # type: ignore[misc]
-            pool, of = trial, there
+        after = chosen.with_pipeline(demanding(need))
+        if spare.lacking_with(after, pipeline) is None:
+            pool.put(after)
+            spare.add(after, pipeline)
+            of.setdefault(chosen.device, []).append(pipeline)
+    assert spare.lacking() is None
+    spare.check()
 
     for lost in [each.device for each in pool]:
-        left = pool.copy()
+        left, kept = pool.copy(), spare.copy()
         left.remove(lost)
-        assert fit_elsewhere(pool, lost, of.get(lost, []))
+        kept.remove(lost)
+        kept.check()
         for pipeline in of.get(lost, []):
-            target = left.choose(pipeline.need)
+            target = kept.reserved(lost, pipeline.pipeline_id)
             assert target is not None
-            left.put(target.with_pipeline(pipeline.need(target)))
+            left.put(left[target].with_pipeline(pipeline.need(left[target])))
         assert all(each.used.fits_into(each.supply) for each in left)
+
+
+def test_a_change_doubts_only_the_proofs_that_it_touches() -> None:
+    spare, count = SpareRoom(), 0
+
+    def counting(candidate: Candidate) -> Demand:
+        nonlocal count
+        count += 1
+        return guess(candidate)
+
+    for number in range(200):
+        name = f"d{number:03}"
+        moving = [Movable(f"{name}-{each}", counting, lambda _: True) for each in range(2)]
+        spare.put(counted(name, 4, 2), moving)
+    assert spare.lacking() is None
+    count = 0
+
+    spare.put(counted("d100", 4, 3), [Movable("x", counting, lambda _: True)])
+
+    assert spare.lacking() is None
+    assert count < 50
+    spare.check()

@@ -53,5 +53,18 @@ class DevicePool:
     def copy(self) -> DevicePool:
         """A pool whose changes do not change this one."""
         pool = DevicePool()
-        pool._candidates, pool._order = dict(self._candidates), list(self._order)
+        pool.fill_from(self)
         return pool
+
+    def fill_from(self, other: DevicePool) -> None:
+        """Become like another pool, whose changes then do not change this one."""
+        self._candidates, self._order = dict(other._candidates), list(other._order)
+
+    def position(self, device: str) -> int:
+        """The place of a device in the order of room. Raises: KeyError."""
+        return bisect.bisect_left(self._order, order(self._candidates[device]))
+
+    def from_position(self, first: int) -> Iterator[Candidate]:
+        """The devices from this place on, and after the last one from the first."""
+        count = len(self._order)
+        return (self._candidates[self._order[(first + each) % count][1]] for each in range(count))
