@@ -30,6 +30,7 @@ from streamfleet.results import (
     PipelineReport,
     Plan,
     Readiness,
+    Rebalance,
     Subscriber,
     SubscriberKeys,
     Variant,
@@ -364,6 +365,18 @@ def drain_device(name: str, force_after: float | None) -> Call[Device]:
         body=msgspec.json.encode({"force_after": force_after}),
         headers=_JSON,
         is_repeatable=False,
+    )
+
+
+def rebalance_devices(*, dry_run: bool) -> Call[Rebalance]:
+    """Move running pipelines from devices with much load to others with less."""
+    return Call(
+        method="POST",
+        path="/v2/rebalance",
+        read=reads(Rebalance),
+        body=msgspec.json.encode({"dry_run": dry_run}),
+        headers=_JSON,
+        is_repeatable=dry_run,
     )
 
 

@@ -40,6 +40,7 @@ from streamfleet.results import (
     PipelineStat,
     Plan,
     Readiness,
+    Rebalance,
     Subscriber,
     SubscriberKeys,
 )
@@ -232,6 +233,10 @@ class AsyncClient:
     async def drain_device(self, name: str, *, force_after: float | None = None) -> Device:
         """See `Client.drain_device`."""
         return await self._send(api_calls.drain_device(name, force_after))
+
+    async def rebalance_devices(self, *, dry_run: bool = False) -> Rebalance:
+        """See `Client.rebalance_devices`."""
+        return await self._send(api_calls.rebalance_devices(dry_run=dry_run))
 
     async def remove_device(self, name: str) -> None:
         """See `Client.remove_device`."""

@@ -37,6 +37,7 @@ from streamfleet.results import (
     PipelineStat,
     Plan,
     Readiness,
+    Rebalance,
     Subscriber,
     SubscriberKeys,
 )
@@ -418,6 +419,16 @@ class Client:
             NotFound: There is no such device.
         """
         return self._send(api_calls.drain_device(name, force_after))
+
+    def rebalance_devices(self, *, dry_run: bool = False) -> Rebalance:
+        """Move running pipelines from devices with much load to others with less, a few at a time.
+
+        Each runs on until another device is ready for it. Pipelines that would be interrupted stay.
+
+        Args:
+            dry_run: Only say what would move.
+        """
+        return self._send(api_calls.rebalance_devices(dry_run=dry_run))
 
     def remove_device(self, name: str) -> None:
         """Remove a device and its key from the fleet. Raises: NotFound, Conflict."""

@@ -298,6 +298,47 @@ class Remaining:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """A pipeline that moves from one device to another.
+
+    Attributes:
+        pipeline_id: The pipeline.
+        source: The device on which it runs.
+        target: The device on which it will run.
+    """
+
+    pipeline_id: str
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utilisation:
+    """How much of its scarcest resource the pipelines of a device need.
+
+    Attributes:
+        before: The part of it now: 1 is all of it.
+        after: The same after the moves.
+    """
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebalance:
+    """What moves from devices with much load to others with less.
+
+    Attributes:
+        moves: The moves in their order.
+        devices: The devices whose load they change, by name.
+    """
+
+    moves: tuple[Move, ...]
+    devices: dict[str, Utilisation]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceLoad:
     """What the pipelines of a device need, and what it has. None: unknown.
 

@@ -60,6 +60,8 @@ from streamfleet_core.protocol.requests import (
     Put,
     PutModel,
     PutPipeline,
+    Rebalance,
+    RebalanceDevices,
     Remaining,
     RemoveDevice,
     RemoveModel,
@@ -141,6 +143,7 @@ class Peer:
         self.models: dict[str, ModelRef] = {}
         self.costs: list[BoardCost] = []
         self.plan = Plan((), {})  # the answer to any question for a plan
+        self.rebalance = Rebalance((), {})  # the same about moves
         self.tickets: dict[str, str] = {}
         self.optimisations: dict[str, tuple[str, Optimisation]] = {}  # by id, with the device
         self.foreign: set[tuple[str, str]] = set()  # devices, and pipelines that they never had
@@ -346,6 +349,8 @@ class Peer:
                 return tuple(each for each in self.costs if each.cost.digest == asked.digest)
             case PlanPipelines():
                 return self.plan
+            case RebalanceDevices():
+                return self.rebalance
             case CheckHolder():
                 return (asked.device, asked.pipeline_id) not in self.foreign
             case CheckTicket():

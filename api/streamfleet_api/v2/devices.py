@@ -10,8 +10,15 @@ from streamfleet_api.feeds.statuses import Statuses
 from streamfleet_api.v2.mapping import merged_labels
 from streamfleet_api.v2.pages import Page, fields_of
 from streamfleet_api.v2.request_reading import MERGE_PATCH, query, read, selector_of
-from streamfleet_api.v2.requests import DevicePatch, DeviceQuery, DeviceRequest, DrainRequest, DrillRequest
-from streamfleet_api.v2.responses import Device, DeviceList, JoinToken
+from streamfleet_api.v2.requests import (
+    DevicePatch,
+    DeviceQuery,
+    DeviceRequest,
+    DrainRequest,
+    DrillRequest,
+    RebalanceRequest,
+)
+from streamfleet_api.v2.responses import Device, DeviceList, JoinToken, RebalanceAnswer
 from streamfleet_api.web.endpoint import JSON, Answer, Content, Endpoint, native, written
 from streamfleet_api.web.validation import ID_SCHEMA, check_id
 from streamfleet_core.protocol.requests import (
@@ -22,6 +29,8 @@ from streamfleet_core.protocol.requests import (
     DrillDevice,
     GetDevice,
     LabelDevice,
+    Rebalance,
+    RebalanceDevices,
     RemoveDevice,
     Token,
 )
@@ -98,6 +107,14 @@ class DeviceRoutes:
                 errors=native(404, 422),
             ),
             Endpoint(
+                *("POST", "/v2/rebalance", self.rebalance, "rebalance_devices", "Even out the load", tag),
+                {200: Answer("The moves, and the load of the devices before and after.", RebalanceAnswer)},
+                "Running pipelines move from devices with much load to others with less, a few at a time. "
+                "Each runs on until another device is ready for it.",
+                body=Content(RebalanceRequest),
+                errors=native(422),
+            ),
+            Endpoint(
                 *("DELETE", one, self.remove, "remove_device", "Remove a device and its key", tag),
                 {204: Answer("The device was removed.")},
                 "Movable pipelines move to other devices, others prevent the removal. It is disconnected.",
@@ -164,6 +181,12 @@ class DeviceRoutes:
         """Move all pipelines away from a device."""
         asked = await read(request, DrainRequest)
         return await self._changed(DrainDevice(_name(request), asked.force_after))
+
+    async def rebalance(self, request: Request) -> Response:
+        """Move pipelines from devices with much load."""
+        asked = await read(request, RebalanceRequest)
+        found = await self._broker.ask(RebalanceDevices(asked.dry_run), Rebalance)
+        return written(RebalanceAnswer.of(found))
 
     async def _changed(self, change: CordonDevice | DrainDevice) -> Response:
         return written(self._shown(await self._broker.ask(change, DeviceView)))

@@ -679,6 +679,15 @@ class DrainRequest(Body):
     move although no device got ready for them. Null: never."""
 
 
+class RebalanceRequest(Body):
+    """Whether pipelines move, or only a plan is wanted."""
+
+    model_config = _example(dry_run=True)
+
+    dry_run: bool = False
+    """Only say what would move."""
+
+
 class SubscriberRequest(Body):
     """A program that subscribes over TCP."""
 

@@ -20,11 +20,14 @@ from streamfleet_core.protocol.requests import (
     DeviceView,
     FleetEvent,
     FleetView,
+    Move,
     PipelineStatus,
     PipelineView,
     Plan,
     Plane,
     Planned,
+    Rebalance,
+    Utilisation,
 )
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
@@ -567,6 +570,20 @@ class PlanAnswer(Answer):
     def of(cls, plan: Plan) -> PlanAnswer:
         """The plan of the broker."""
         return cls(pipelines=list(plan.pipelines), devices=dict(plan.devices))
+
+
+class RebalanceAnswer(Answer):
+    """What moves from devices with much load to others with less."""
+
+    moves: list[Move]
+    """In their order; a few at a time."""
+    devices: dict[str, Utilisation]
+    """The devices whose load changes, by name: the part of their scarcest resource that is needed."""
+
+    @classmethod
+    def of(cls, rebalance: Rebalance) -> RebalanceAnswer:
+        """The plan of the broker."""
+        return cls(moves=list(rebalance.moves), devices=dict(rebalance.devices))
 
 
 class PutModelAnswer(Model):

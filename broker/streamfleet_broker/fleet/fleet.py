@@ -24,6 +24,7 @@ from streamfleet_broker.fleet.moving.crash_loops import CrashLoops
 from streamfleet_broker.fleet.moving.displacement import Displacement
 from streamfleet_broker.fleet.moving.drains import Drains
 from streamfleet_broker.fleet.moving.handovers import Handovers
+from streamfleet_broker.fleet.moving.rebalancing import Rebalancing
 from streamfleet_broker.fleet.operator_requests import Operators
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pending_replies import PendingReplies
@@ -67,6 +68,7 @@ class Fleet:
         self._handovers = Handovers(self._state, self._scheduler)
         self._crash_loops = CrashLoops(self._state, self._scheduler)
         self._displacement = Displacement(self._state, self._scheduler)
+        self._rebalancing = Rebalancing(self._state, self._scheduler, self._handovers)
         self._drains = Drains(self._state, self._scheduler, self._handovers, now)
         queries = FleetQueries(self._state, self._scheduler, self._drains)
         self._pending_replies = PendingReplies(self._state, queries)
@@ -80,9 +82,16 @@ class Fleet:
         )
         self._optimisations = Optimisations(self._state)
         self._operators = Operators(
-            *(self._state, self._scheduler, queries, self._confirmations, self._pipelines),
-            *(self._event_listeners, self._optimisations),
-            *(self._handovers, self._drains),
+            self._state,
+            self._scheduler,
+            queries,
+            self._confirmations,
+            self._pipelines,
+            self._event_listeners,
+            self._optimisations,
+            handovers=self._handovers,
+            drains=self._drains,
+            rebalancing=self._rebalancing,
         )
 
     @property
@@ -137,6 +146,7 @@ class Fleet:
         self._confirmations.release_gone(now)
         self._handovers.tick(now)
         self._drains.tick(now)
+        self._rebalancing.tick(now)
         self._crash_loops.tick(now)
         self._scheduler.place(now)
         self._displacement.tick(now)

@@ -14,6 +14,7 @@ from streamfleet_broker.fleet.event_listeners import EventListeners
 from streamfleet_broker.fleet.moving.drains import Drains
 from streamfleet_broker.fleet.moving.handovers import Handovers
 from streamfleet_broker.fleet.moving.planning import Planner
+from streamfleet_broker.fleet.moving.rebalancing import Rebalancing
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pipeline_status import spelled
 from streamfleet_broker.fleet.pipelines import Pipelines
@@ -53,6 +54,7 @@ from streamfleet_core.protocol.requests import (
     PlanPipelines,
     PutModel,
     PutPipeline,
+    RebalanceDevices,
     RemoveDevice,
     RemoveModel,
     RemoveSubscriber,
@@ -94,8 +96,10 @@ class Operators:
         pipelines: Pipelines,
         event_listeners: EventListeners,
         optimisations: Optimisations,
+        *,
         handovers: Handovers,
         drains: Drains,
+        rebalancing: Rebalancing,
     ) -> None:
         self._state = state
         self._confirmations = confirmations
@@ -107,6 +111,7 @@ class Operators:
         self._optimisations = optimisations
         self._handovers = handovers
         self._drains = drains
+        self._rebalancing = rebalancing
 
     def receive(self, peer: OperatorPeer, envelope: Envelope, now: float) -> None:
         """Handle a message of an operator."""
@@ -143,6 +148,8 @@ class Operators:
                 return self._do_of_devices(request, now)
             case AddSubscriber() | RemoveSubscriber() | ListSubscribers():
                 return self._do_of_subscribers(request)
+            case RebalanceDevices():
+                return Reply(self._rebalancing.rebalance(request, now))
             case StartOptimisation() | FindOptimisation() | EndOptimisation():
                 return self._optimisations.do(request, now)
             case PutModel() | RemoveModel():

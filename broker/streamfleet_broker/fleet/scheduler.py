@@ -146,10 +146,10 @@ class Scheduler:
                 if self._pool.spare is not None:
                     self._pool.spare.remove(name)
             else:
-                self._know(device, self._pool)
+                self.know(device, self._pool)
         return self._pool
 
-    def _know(self, device: Device, pool: FleetPool, without: frozenset[str] = frozenset()) -> None:
+    def know(self, device: Device, pool: FleetPool, without: frozenset[str] = frozenset()) -> None:
         """Put what is known of a device into a pool, as if some pipelines were not there."""
         candidate = self._candidate(device, without)
         pool.put(candidate)
@@ -173,7 +173,7 @@ class Scheduler:
         pool, known = self.pool().copy(), self._state.records.pipelines
         for name in {name for each in pipelines & known.keys() for name in known[each].devices}:
             if name is not None:
-                self._know(self._state.devices[name], pool, pipelines)
+                self.know(self._state.devices[name], pool, pipelines)
         return pool
 
     def put(self, record: PipelineRecord, pool: FleetPool) -> Demand:

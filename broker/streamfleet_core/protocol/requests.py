@@ -265,6 +265,17 @@ class DrainDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class RebalanceDevices:
+    """Move running pipelines from devices with much load to others with less. Reply: Rebalance.
+
+    Each runs on until another device is ready for it. Another request takes the place of moves that have not
+    begun.
+    """
+
+    dry_run: bool = False  # only say what would move
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveDevice:
     """Remove a device, its key and its tokens. Reply: None.
 
@@ -416,6 +427,7 @@ OperatorRequest = (
     | LabelDevice
     | CordonDevice
     | DrainDevice
+    | RebalanceDevices
     | RemoveDevice
     | DrillDevice
     | AddSubscriber
@@ -451,6 +463,7 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "device.label": LabelDevice,
     "device.cordon": CordonDevice,
     "device.drain": DrainDevice,
+    "device.rebalance": RebalanceDevices,
     "device.remove": RemoveDevice,
     "device.drill": DrillDevice,
     "subscriber.add": AddSubscriber,
@@ -544,6 +557,31 @@ class Remaining:
     pipeline_id: Id
     state: Literal["moving", "waiting", "staying"]
     reason: str = ""  # for users
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A pipeline that moves from one device to another."""
+
+    pipeline_id: Id
+    source: Id
+    target: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Utilisation:
+    """How much of its scarcest resource the pipelines of a device need: 1 is all of it."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """The moves in their order, and the devices whose load they change."""
+
+    moves: tuple[Move, ...]
+    devices: dict[Id, Utilisation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

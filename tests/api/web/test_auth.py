@@ -430,6 +430,7 @@ ROUTES = [
     ("POST", "/v2/devices/x/cordon"),
     ("POST", "/v2/devices/x/uncordon"),
     ("POST", "/v2/devices/x/drain"),
+    ("POST", "/v2/rebalance"),
     ("GET", "/v2/pipelines"),
     ("POST", "/v2/pipelines"),
     ("GET", "/v2/pipelines/x"),

@@ -1,4 +1,4 @@
-"""The commands of `streamfleet devices` that take a device out of service, and back."""
+"""The commands of `streamfleet devices` that move pipelines on purpose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from streamfleet_api.cli import parameters
 from streamfleet_api.cli.commands.devices import guessing
-from streamfleet_api.cli.commands.drain_text import is_drained, left_lines, progress
+from streamfleet_api.cli.commands.drain_text import is_drained, left_lines, progress, rebalance_lines
 from streamfleet_api.cli.context import Settings, as_json_option, complete_device
 from streamfleet_api.cli.tables import plain, show
 
@@ -109,4 +109,21 @@ def _text(entry: Device) -> str:
     return "\n".join(map(plain, [progress(entry), *left_lines(entry)]))
 
 
-DRAIN_COMMANDS = (cordon_device, uncordon_device, drain_device)
+@click.command("rebalance")
+@click.option("--dry-run", is_flag=True, help="Only say what would move.")
+@as_json_option
+@click.pass_obj
+def rebalance_devices(settings: Settings, dry_run: bool, as_json: bool) -> None:
+    """Move running pipelines from devices with much load to others with less.
+
+    Each runs on until another device is ready for it, at most four at a time. Files, and what never moves,
+    stay.
+
+    \b
+      streamfleet devices rebalance --dry-run
+    """
+    found = settings.client().rebalance_devices(dry_run=dry_run)
+    show(found, as_json, "\n".join(map(plain, rebalance_lines(found, dry_run=dry_run))))
+
+
+DRAIN_COMMANDS = (cordon_device, uncordon_device, drain_device, rebalance_devices)

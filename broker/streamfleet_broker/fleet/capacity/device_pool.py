@@ -25,6 +25,9 @@ class DevicePool:
         """The devices, those with most room first."""
         return (self._candidates[name] for _, name in self._order)
 
+    def __contains__(self, device: str) -> bool:
+        return device in self._candidates
+
     def __getitem__(self, device: str) -> Candidate:
         """One device. Raises: KeyError."""
         return self._candidates[device]

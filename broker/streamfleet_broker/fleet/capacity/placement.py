@@ -53,6 +53,22 @@ class Candidate:
         return round(min(self.capacity * min(shares, default=1.0), self.free.places), 6)
 
     @property
+    def utilisation(self) -> float:
+        """The part of its scarcest resource that its pipelines need: 1 is all of it, more is too much."""
+        used, supply = self.used, self.supply
+        shares = [
+            need / has
+            for need, has in (
+                (used.engine, supply.engine),
+                (used.cores, supply.cores),
+                (used.memory, supply.memory),
+                (used.places, supply.places),
+            )
+            if 0 < has < float("inf")
+        ]
+        return max(shares, default=0.0)
+
+    @property
     def load(self) -> DeviceLoad:
         """What its pipelines need, and what it has, for users."""
         cores, memory = self.supply.cores, self.supply.memory
@@ -65,6 +81,10 @@ class Candidate:
             measured=self.measured,
             guessed=self.assigned - self.measured,
         )
+
+    def without_pipeline(self, demand: Demand) -> Candidate:
+        """The device with one pipeline less. What its model needs of memory stays."""
+        return replace(self, assigned=self.assigned - 1, used=self.used - demand.amounts)
 
     def with_pipeline(self, demand: Demand, models: Iterable[str] = ()) -> Candidate:
         """The device with one more pipeline."""

@@ -79,7 +79,7 @@ class Drains:
                 return
             if record.standby is not None or record.leaving is not None or self._state.has_finished(record):
                 continue
-            if _plays_file(record) and not forced:
+            if plays_file(record) and not forced:
                 continue
             target = self._target(record, forced=forced)
             if target is None:
@@ -102,7 +102,7 @@ class Drains:
             return _moving(record, record.standby.device)
         if self._state.has_finished(record):
             return Remaining(pipeline_id, "staying", "it has failed")
-        if _plays_file(record) and not forced:
+        if plays_file(record) and not forced:
             return Remaining(pipeline_id, "waiting", "it plays a file to its end")
         if record.pinned:
             return Remaining(pipeline_id, "staying", why_pinned(record))
@@ -116,6 +116,6 @@ def _moving(record: PipelineRecord, target: str | None) -> Remaining:
     return Remaining(record.pipeline_id, "moving", f"to {target or 'another device'}")
 
 
-def _plays_file(record: PipelineRecord) -> bool:
+def plays_file(record: PipelineRecord) -> bool:
     """Whether it ends by itself, and begins again on another device."""
     return all(is_finite(source) for source in record.spec.sources)

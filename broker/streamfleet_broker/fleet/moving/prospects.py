@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from streamfleet_broker.fleet.capacity.device_pool import DevicePool
 from streamfleet_broker.fleet.capacity.shortage import shortage
+from streamfleet_broker.fleet.capacity.spare import FleetPool
 from streamfleet_broker.fleet.pipeline_status import why_nowhere
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
@@ -33,7 +33,7 @@ class Prospects:
             self._reasons[kind] = self.why_nowhere(record)
         return self._reasons[kind]
 
-    def why_nowhere(self, record: PipelineRecord, pool: DevicePool | None = None) -> str:
+    def why_nowhere(self, record: PipelineRecord, pool: FleetPool | None = None) -> str:
         """Why no device takes a pipeline, apart from the one that it has. `pool`: None for what is known."""
         scheduler = self._scheduler
         pool = scheduler.pool() if pool is None else pool

@@ -9,6 +9,7 @@ import pytest
 
 from streamfleet_api.cli.commands import drain
 from streamfleet_api.cli.context import did_you_mean
+from streamfleet_core.protocol.requests import Move, Rebalance, RebalanceDevices, Utilisation
 from streamfleet_core.protocol.status import BatchingStat, DeviceStat, EngineStat, MissingAccelerator
 from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api, Command, until
@@ -168,6 +169,30 @@ def test_a_drain_that_is_not_done_in_time_is_listed_once(
         "  usb moving: a local camera waits for its device",
     ]
     assert drained.stdout == "edge-old is not drained yet: the drain goes on\n"
+
+
+def test_a_rebalance_says_what_moves_and_the_load_before_and_after(run: Command, peer: Peer) -> None:
+    none = run("devices", "rebalance", "--dry-run").stdout
+    peer.rebalance = Rebalance(
+        (Move("door", "edge-1", "edge-2"),),
+        {"edge-1": Utilisation(0.9, 0.5), "edge-2": Utilisation(0.1, 0.5)},
+    )
+
+    dry = run("devices", "rebalance", "--dry-run")
+    real = run("devices", "rebalance")
+    read = json.loads(run("devices", "rebalance", "--json").stdout)
+
+    assert none == "no move would lower the load of the devices that have most\n"
+    assert dry.stdout.splitlines() == [
+        "1 pipeline would move:",
+        "  door from edge-1 to edge-2",
+        "edge-1: 90% in use, then 50%",
+        "edge-2: 10% in use, then 50%",
+    ]
+    assert real.stdout.splitlines()[0] == "1 pipeline moves, at most four at a time:"
+    assert read["moves"] == [{"pipeline_id": "door", "source": "edge-1", "target": "edge-2"}]
+    asked = [each.dry_run for each in peer.asked if isinstance(each, RebalanceDevices)]
+    assert asked == [True, True, False, False]
 
 
 def test_a_drain_is_forced_or_has_a_time(run: Command) -> None:
