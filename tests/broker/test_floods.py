@@ -123,7 +123,7 @@ def big_heartbeat() -> list[bytes]:
             generation=1,
             incarnation=1,
             state=ObservedState.RUNNING,
-            reason="x" * 170,
+            reason="x" * 155,
         )
         for number in range(MAX_OBSERVED)
     )
