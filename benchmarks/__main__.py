@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from benchmarks import (
     batches,
+    capacity,
     cascade,
     commands,
     devices,
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "cascade": cascade.run,
     "gate": gate.run,
     "devices": devices.run,
+    "capacity": capacity.run,
 }
 RESULTS = Path(__file__).parent / "results"
 

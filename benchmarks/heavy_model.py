@@ -32,12 +32,13 @@ _BOX = 96.0  # pixels, of a detection
 _Array = npt.NDArray[np.float32] | npt.NDArray[np.int64]
 
 
-def heavy_model(*, batch: int | str = 1) -> bytes:
+def heavy_model(*, batch: int | str = 1, side: int = SIDE) -> bytes:
     """The ONNX file. It is deterministic; its metadata is as Ultralytics writes it.
 
-    `batch`: the first dimension; a name for one that is chosen with each run.
+    `batch`: the first dimension; a name for one that is chosen with each run. `side`: pixels of the input,
+    whose square the cost follows.
     """
-    network = _Network()
+    network = _Network(side)
     heads, tensor, channels = [], "images", 3
     for stage, width in enumerate(_WIDTHS):
         tensor, channels = network.convolve(tensor, channels, width, stride=2), width
@@ -49,15 +50,15 @@ def heavy_model(*, batch: int | str = 1) -> bytes:
     graph = helper.make_graph(
         network.nodes,
         "stand-in",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [batch, 4 + CLASSES, _points()])],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, side, side])],
+        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [batch, 4 + CLASSES, _points(side)])],
         [numpy_helper.from_array(array, name) for name, array in network.constants.items()],
     )
     model = helper.make_model(
         graph, producer_name="streamfleet", opset_imports=[helper.make_opsetid("", 13)], ir_version=8
     )
     names = ", ".join(f"{index}: 'class {index}'" for index in range(CLASSES))
-    properties = {"task": "detect", "names": f"{{{names}}}", "stride": "32", "imgsz": f"[{SIDE}, {SIDE}]"}
+    properties = {"task": "detect", "names": f"{{{names}}}", "stride": "32", "imgsz": f"[{side}, {side}]"}
     helper.set_model_props(model, properties)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
@@ -66,7 +67,8 @@ def heavy_model(*, batch: int | str = 1) -> bytes:
 class _Network:
     """The nodes and constants of the graph, as far as it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int) -> None:
+        self._side = side
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, _Array] = {}
         self._random = np.random.default_rng(0)
@@ -90,8 +92,8 @@ class _Network:
         flat = self._add("Concat", heads, axis=2)
         parts = self._constant(np.array([4, CLASSES], np.int64))
         self.nodes.append(helper.make_node("Split", [flat, parts], ["offsets", "logits"], axis=1))
-        boxes = self._add("Add", ["offsets", self._constant(_boxes())])
-        scores = self._add("Sigmoid", [self._add("Add", ["logits", self._constant(_biases())])])
+        boxes = self._add("Add", ["offsets", self._constant(_boxes(self._side))])
+        scores = self._add("Sigmoid", [self._add("Add", ["logits", self._constant(_biases(self._side))])])
         self.nodes.append(helper.make_node("Concat", [boxes, scores], ["output0"], axis=1))
 
     def _convolution(self, tensor: str, shape: tuple[int, ...], deviation: float, **more: Any) -> str:
@@ -109,24 +111,24 @@ class _Network:
         return output
 
 
-def _points() -> int:
-    return sum((SIDE // stride) ** 2 for stride in STRIDES)
+def _points(side: int) -> int:
+    return sum((side // stride) ** 2 for stride in STRIDES)
 
 
-def _boxes() -> npt.NDArray[np.float32]:
+def _boxes(side: int) -> npt.NDArray[np.float32]:
     """(1, 4, points): the centre of each point, and the size of a detection, in pixels."""
     centres = [
-        (np.mgrid[: SIDE // stride, : SIDE // stride][::-1].reshape(2, -1) + 0.5) * stride
+        (np.mgrid[: side // stride, : side // stride][::-1].reshape(2, -1) + 0.5) * stride
         for stride in STRIDES
     ]
     where = np.concatenate(centres, axis=1)
     return np.concatenate([where, np.full_like(where, _BOX)])[None].astype(np.float32)
 
 
-def _biases() -> npt.NDArray[np.float32]:
+def _biases(side: int) -> npt.NDArray[np.float32]:
     """(1, classes, points): unlikely, except for points of the middle grid that are far from each other."""
-    biases = np.full((1, CLASSES, _points()), _UNLIKELY, np.float32)
-    first, across = (SIDE // STRIDES[0]) ** 2, SIDE // STRIDES[1]
+    biases = np.full((1, CLASSES, _points(side)), _UNLIKELY, np.float32)
+    first, across = (side // STRIDES[0]) ** 2, side // STRIDES[1]
     for number in range(DETECTIONS):
         row, column = across // 3 + across // 3 * (number // 4), 5 + 10 * (number % 4)
         biases[0, number, first + row * across + column] = _CERTAIN

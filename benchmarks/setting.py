@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from benchmarks.heavy_model import heavy_model
+from benchmarks.heavy_model import SIDE, heavy_model
 from benchmarks.scene import Scene
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.models.model_validation import validate_model
@@ -18,12 +18,20 @@ from tests.fakes.ports_and_folders import short_folder
 from tests.fakes.videos import write_pattern
 
 PATTERN = "TestPatternStreamProducer"
-DEMO, HEAVY = "demo", "heavy"  # models that are made here
+DEMO, HALF, HEAVY = "demo", "half", "heavy"  # models that are made here
 FRAMES = 1200  # of the generated video
 _QUICK_FRAMES = 60
 _SIZE = (768, 432)  # pixels
-_CONTENTS = {DEMO: demo_model, HEAVY: heavy_model}
-_NAMES = {DEMO: "the demo's model", HEAVY: "a stand-in of YOLOv8n's size"}
+_CONTENTS: dict[str, Callable[[], bytes]] = {
+    DEMO: demo_model,
+    HALF: lambda: heavy_model(side=SIDE // 2),
+    HEAVY: heavy_model,
+}
+_NAMES = {
+    DEMO: "the demo's model",
+    HALF: "a stand-in of YOLOv8n's size, for half the side",
+    HEAVY: "a stand-in of YOLOv8n's size",
+}
 
 T = TypeVar("T")
 
@@ -120,19 +128,26 @@ def prepared(
 
 @contextmanager
 def heavy_by_default(setting: Setting) -> Iterator[Setting]:
-    """Replace the model of the demo by the heavy one, unless a model was chosen for this run."""
+    """Use the heavy model instead of the demo's, unless a model was chosen for this run."""
+    with with_model(setting, HEAVY) as chosen:
+        yield chosen
+
+
+@contextmanager
+def with_model(setting: Setting, model: str) -> Iterator[Setting]:
+    """Use a model that is made here, unless a model was chosen for this run."""
     if setting.is_chosen:
         yield setting
         return
     with short_folder() as folder:
-        weights = _model(folder, HEAVY)
+        weights = _model(folder, model)
         yield replace(
             setting,
             model=weights,
             model_options=(),
             manifest=validate_model(weights, hashlib.sha256(weights.read_bytes()).hexdigest()),
-            model_name=_NAMES[HEAVY],
-            is_heavy=True,
+            model_name=_NAMES[model],
+            is_heavy=model == HEAVY,
         )
 
 
