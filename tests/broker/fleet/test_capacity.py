@@ -216,6 +216,16 @@ def test_a_device_takes_as_many_as_fit_and_the_next_one_says_what_is_missing() -
     )
 
 
+def test_what_is_bound_to_a_device_by_its_file_says_what_is_missing_too() -> None:
+    fleet = joined("edge-3")
+    running = filled(fleet)
+
+    waiting = fleet.create("film", replace(FILE, max_fps=5.0))
+
+    assert len(running) == 6
+    assert waiting.reason.startswith("unschedulable: needs 0.30 cores, the best device (edge-3) has 0.05")
+
+
 def test_what_needs_more_than_a_device_has_a_device_for_itself() -> None:
     """It drops frames there. A wrong measurement keeps no pipeline away from all devices of a kind."""
     fleet = joined("edge-3")

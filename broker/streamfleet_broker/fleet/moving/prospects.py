@@ -41,9 +41,8 @@ class Prospects:
         candidates = [each for each in pool if each.device in meeting and scheduler.is_open(each.device)]
         if candidates and not record.pinned and (lost := scheduler.unspared(record, pool)) is not None:
             return f"unschedulable: if {lost} were lost, its pipelines would not fit on the others (spare)"
-        if candidates and (record.device is None or not record.pinned):
-            if any(scheduler.demand(record, each).is_measured for each in candidates):
-                return shortage(candidates, lambda each: scheduler.demand(record, each))
+        if any(scheduler.demand(record, each).is_measured for each in candidates):
+            return shortage(candidates, lambda each: scheduler.demand(record, each))
         return why_nowhere(
             candidates,
             other=record.device is not None,
