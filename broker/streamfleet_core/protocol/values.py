@@ -328,11 +328,9 @@ class PipelineSpec:
 
     def can_update_to(self, other: PipelineSpec) -> bool:
         """Whether a run of one spec can be updated to the other without a restart."""
-        return (self.model, self.fixed_sources, self.stages) == (
-            other.model,
-            other.fixed_sources,
-            other.stages,
-        )
+        if self.model != other.model or self.stages != other.stages:
+            return False
+        return self.sources == other.sources or self.fixed_sources == other.fixed_sources
 
     @property
     def models(self) -> tuple[ModelRef, ...]:
