@@ -13,6 +13,7 @@ from streamfleet_api.cli.drills.outcome import (
     Arrival,
     DrillOutcome,
     PipelineOutcome,
+    Targets,
     percentile,
     pipeline_outcome,
 )
@@ -21,7 +22,12 @@ from streamfleet_api.cli.drills.report import as_json, as_markdown
 HERE, THERE = 1, 2  # short ids of devices
 GOOD = PipelineOutcome(pipeline_id="door", first=11.0, interruption=3.0, lost=0, doubled=0, moved=True)
 OUTCOME = DrillOutcome(
-    fault="isolate", device="edge-1", at="2026-01-01T23:00:00+01:00", detected=9.5, pipelines=(GOOD,)
+    fault="isolate",
+    device="edge-1",
+    at="2026-01-01T23:00:00+01:00",
+    detected=9.5,
+    targets=Targets.of("isolate"),
+    pipelines=(GOOD,),
 )
 
 
@@ -38,7 +44,7 @@ def test_the_first_prediction_of_another_device_ends_the_fault() -> None:
         (112.0, (2, 1, 1), THERE),
     )
 
-    found = pipeline_outcome("door", came, 100.0, elsewhere=True)
+    found = pipeline_outcome("door", came, 100.0, 112.1, elsewhere=True)
 
     assert (found.first, found.interruption, found.moved) == (11.0, 7.4, True)
     assert (found.lost, found.doubled) == (0, 0)
@@ -47,19 +53,37 @@ def test_the_first_prediction_of_another_device_ends_the_fault() -> None:
 def test_what_an_old_run_sends_after_the_new_one_is_doubled() -> None:
     came = arrivals((99.0, (1, 1, 0), HERE), (111.0, (2, 1, 0), THERE), (111.1, (1, 1, 1), HERE))
 
-    assert pipeline_outcome("door", came, 100.0, elsewhere=True).doubled == 1
+    assert pipeline_outcome("door", came, 100.0, 112.0, elsewhere=True).doubled == 1
 
 
 def test_numbers_that_are_missing_within_a_process_are_lost() -> None:
     came = arrivals((99.0, (1, 1, 0), HERE), (101.0, (1, 1, 4), HERE), (102.0, (1, 2, 9), HERE))
 
-    assert pipeline_outcome("door", came, 100.0, elsewhere=False).lost == 3
+    assert pipeline_outcome("door", came, 100.0, 102.1, elsewhere=False).lost == 3
+
+
+@pytest.mark.parametrize(
+    ("at", "until", "first"),
+    [
+        ((99.8, 99.9, 100.1, 103.0, 103.1), 103.2, 3.0),  # an interruption that ended
+        ((99.8, 99.9, 100.1, 100.2, 100.3), 100.4, 0.1),  # there was none
+        ((99.8, 99.9, 100.1, 100.2), 109.0, None),  # it lasts
+        ((90.0, 95.0, 100.1, 105.1), 106.0, 0.1),  # it is always so slow
+        ((99.8, 99.9, 102.0, 102.1, 109.0), 109.1, 2.0),  # the first one counts
+    ],
+)
+def test_after_the_death_of_a_process_the_end_of_the_first_interruption_counts(
+    at: tuple[float, ...], until: float, first: float | None
+) -> None:
+    came = [Arrival(each, (1, 1, number), HERE) for number, each in enumerate(at)]
+
+    assert pipeline_outcome("door", came, 100.0, until, elsewhere=False).first == first
 
 
 def test_nothing_came_back() -> None:
-    found = pipeline_outcome("door", arrivals((99.0, (1, 1, 0), HERE)), 100.0, elsewhere=True)
+    found = pipeline_outcome("door", arrivals((99.0, (1, 1, 0), HERE)), 100.0, 145.0, elsewhere=True)
 
-    assert (found.first, found.moved) == (None, False)
+    assert (found.first, found.interruption, found.moved) == (None, 46.0, False)
     assert replace(OUTCOME, pipelines=(found,)).problems
 
 
@@ -80,10 +104,34 @@ def test_what_is_worse_than_its_target_is_a_problem(worse: dict[str, object]) ->
 def test_the_page_begins_with_the_verdict() -> None:
     missed = replace(OUTCOME, detected=12.0)
 
-    assert "**All targets were kept.**" in as_markdown([OUTCOME], "http://fleet")
-    page = as_markdown([OUTCOME, missed], "http://fleet")
-    assert "**Not all targets were kept: see below.**" in page
-    assert "- Not kept: detected after 12.0 s, expected at most 10.5 s." in page
+    assert "**The drill reached every target. Nothing was sent twice.**" in as_markdown([OUTCOME], "http://x")
+    page = as_markdown([OUTCOME, missed], "http://x")
+    assert "**1 of 2 drills missed a target, as told below. Nothing was sent twice.**" in page
+    assert "- Drill 2, edge-1: the fleet knew of it after 12.0 s, expected within 10.5 s." in page
+    assert "| 2 | 23:00:00 | edge-1 | 12.0 s | door | 11.0 s | 3.0 s | another device | 0 | 0 |" in page
+
+
+def test_what_no_event_tells_is_not_in_the_page() -> None:
+    restarted = replace(GOOD, first=1.5, moved=False)
+    engine = replace(
+        OUTCOME, fault="engine", detected=None, targets=Targets.of("engine"), pipelines=(restarted,)
+    )
+
+    page = as_markdown([engine], "http://x")
+
+    assert engine.problems == ()
+    assert "never" not in page
+    assert "until the fleet" not in page
+    assert "| until predictions arrived again | 1.5 s | 1.5 s | 1.5 s | 10 s |" in page
+
+
+def test_other_targets_may_be_chosen() -> None:
+    slow = replace(OUTCOME, targets=Targets.of("isolate", known=3.2, first=7.0))
+
+    assert slow.problems == (
+        "the fleet knew of it after 9.5 s, expected within 3.2 s",
+        "door predicted again after 11.0 s, expected within 7 s",
+    )
 
 
 def test_the_file_has_all_values() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -17,7 +17,15 @@ from streamfleet_api.cli import parameters
 from streamfleet_api.cli.confirmation import confirm, listed, yes_option
 from streamfleet_api.cli.context import Settings, as_json_option, complete_device, warn
 from streamfleet_api.cli.drills.hours import Hours
-from streamfleet_api.cli.drills.outcome import FIRST, DrillOutcome, pipeline_outcome
+from streamfleet_api.cli.drills.outcome import (
+    ELSEWHERE,
+    NOTICED,
+    DrillOutcome,
+    Fault,
+    PipelineOutcome,
+    Targets,
+    pipeline_outcome,
+)
 from streamfleet_api.cli.drills.report import as_json as report_as_json
 from streamfleet_api.cli.drills.report import as_markdown
 from streamfleet_api.client.errors import CommandFailed
@@ -27,12 +35,12 @@ if TYPE_CHECKING:
     from streamfleet_api.cli.drills.observer import Observer
     from streamfleet_api.client.http_client import Client
 
-FAULTS = ("isolate", "camera", "engine", "publisher")
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 _LEAD = 2.0  # seconds of predictions before the fault
 _SETTLE = 3.0  # seconds of predictions after all are back
-_PATIENCE = 3 * FIRST  # seconds until a drill gives up to wait for predictions
+_PATIENCE = 3 * ELSEWHERE  # seconds until a drill gives up to wait for predictions
 _READY = 90.0  # seconds for the fleet to be whole again before the next drill
-_NOTICED = 0.5  # seconds without predictions, which are an interruption
+_WATCH = 7.5  # seconds in which a process that was killed must have been missed, if it is missed at all
 _PAUSE = 0.25  # seconds between two looks
 _TOLD = {"isolate": ("device", ("lost",)), "camera": ("pipeline", ("starting", "backoff"))}
 
@@ -61,6 +69,18 @@ _TOLD = {"isolate": ("device", ("lost",)), "camera": ("pipeline", ("starting", "
     help="How long a device is cut off.",
 )
 @click.option(
+    "--known-within",
+    type=click.FloatRange(0.1, 600),
+    metavar="SECONDS",
+    help="The target until the fleet knows that a device is lost.  [default: 10.5]",
+)
+@click.option(
+    "--back-within",
+    type=click.FloatRange(0.1, 600),
+    metavar="SECONDS",
+    help="The target until the first prediction of the replacement.  [default: 15, on the same device 10]",
+)
+@click.option(
     "--allow", metavar="HOURS", help="Start drills only in these hours of the local time: 22:00-05:00."
 )
 @click.option(
@@ -76,9 +96,11 @@ def drill(
     settings: Settings,
     /,
     device: str | None,
-    fault: str,
+    fault: Fault,
     rounds: int,
     seconds: float,
+    known_within: float | None,
+    back_within: float | None,
     allow: str | None,
     output: Path,
     yes: bool,
@@ -93,6 +115,7 @@ def drill(
       streamfleet drill --fault engine --device edge-1 --rounds 5
     """
     hours = _hours(allow)
+    targets = Targets.of(fault, known_within, back_within)
     client = settings.client()
     _check_hours(hours)
     chosen = _choose(client, device, fault)
@@ -106,7 +129,7 @@ def drill(
             if number > 1 and hours is not None and datetime.now().time() not in hours:
                 warn(f"the allowed hours are over: {number - 1} of {rounds} drills were done")
                 break
-            outcomes.append(Round(client, observer, fault, seconds).run(device))
+            outcomes.append(Round(client, observer, fault, seconds, targets).run(device))
             _write(outcomes, stem, settings.url)  # after each: the next one may not come to its end
             if not as_json:
                 click.echo(_line(number, outcomes[-1]))
@@ -121,8 +144,9 @@ class Round:
 
     client: Client
     observer: Observer
-    fault: str
+    fault: Fault
     seconds: float
+    targets: Targets
 
     def run(self, device: str | None) -> DrillOutcome:
         """Wait until the fleet is whole, cause the fault, and observe. Raises: CommandFailed."""
@@ -131,7 +155,7 @@ class Round:
             raise CommandFailed("no device is ready for a drill", "'streamfleet devices' tells their states")
         pipelines = [each for each in _playing(self.client, chosen.device) if self._concerns(each)]
         began = time.monotonic()
-        _until(lambda: all(self._count(each, began) for each in pipelines), FIRST)
+        _until(lambda: all(self._count(each, began) for each in pipelines), ELSEWHERE)
         time.sleep(_LEAD)
         cursor = (self.client.recent_events(1) or (None,))[-1]
         after = None if cursor is None else (cursor.epoch, cursor.n)
@@ -151,13 +175,9 @@ class Round:
             device=chosen.device,
             at=wall.isoformat(timespec="seconds"),
             detected=self._detected(chosen.device, after, wall.timestamp()),
+            targets=self.targets,
             pipelines=tuple(
-                pipeline_outcome(
-                    each.pipeline_id,
-                    self.observer.arrivals(each.pipeline_id, began),
-                    fault_at,
-                    elsewhere=elsewhere,
-                )
+                self._outcome(each, began, fault_at)
                 for each in (pipelines[:1] if self.fault == "camera" else pipelines)
             ),
         )
@@ -171,14 +191,16 @@ class Round:
     def _count(self, pipeline: Pipeline, since: float) -> int:
         return len(self.observer.arrivals(pipeline.pipeline_id, since))
 
+    def _outcome(self, pipeline: Pipeline, began: float, fault_at: float) -> PipelineOutcome:
+        arrivals, until = self.observer.arrivals(pipeline.pipeline_id, began), time.monotonic()
+        elsewhere = self.fault == "isolate"
+        return pipeline_outcome(pipeline.pipeline_id, arrivals, fault_at, until, elsewhere=elsewhere)
+
     def _is_back(self, pipeline: Pipeline, began: float, fault_at: float) -> bool:
-        arrivals = self.observer.arrivals(pipeline.pipeline_id, began)
-        outcome = pipeline_outcome(
-            pipeline.pipeline_id, arrivals, fault_at, elsewhere=self.fault == "isolate"
-        )
-        if self.fault == "isolate" or time.monotonic() > fault_at + FIRST / 2:
+        outcome = self._outcome(pipeline, began, fault_at)
+        if self.fault == "isolate" or time.monotonic() > fault_at + _WATCH:
             return outcome.first is not None
-        return outcome.interruption > _NOTICED
+        return outcome.first is not None and outcome.interruption > NOTICED
 
     def _detected(self, device: str, after: tuple[int, int] | None, fault_at: float) -> float | None:
         """Seconds from the fault to the first event that tells of it."""
@@ -209,7 +231,7 @@ def _playing(client: Client, device: str) -> list[Pipeline]:
     return [each for each in client.list_pipelines(device=device) if each.status == "running"]
 
 
-def _choose(client: Client, name: str | None, fault: str) -> Device:
+def _choose(client: Client, name: str | None, fault: Fault) -> Device:
     """The device for a drill. Raises: CommandFailed."""
     devices = client.list_devices()
     if name is not None and all(each.device != name for each in devices):
@@ -234,7 +256,7 @@ def _choose(client: Client, name: str | None, fault: str) -> Device:
     return found
 
 
-def _whole(client: Client, device: str | None, fault: str) -> Device | None:
+def _whole(client: Client, device: str | None, fault: Fault) -> Device | None:
     """The device for the next drill, once nothing is on its way."""
     if any(each.status not in ("running", "paused", "ended") for each in client.list_pipelines()):
         return None
@@ -274,11 +296,11 @@ def _observer(settings: Settings, client: Client) -> Iterator[Observer]:
 def _line(number: int, outcome: DrillOutcome) -> str:
     firsts = [each.first for each in outcome.pipelines if each.first is not None]
     worst = f"{max(firsts):.1f} s" if len(firsts) == len(outcome.pipelines) and firsts else "never"
-    detected = "not told" if outcome.detected is None else f"known after {outcome.detected:.1f} s"
+    detected = "" if outcome.detected is None else f"known after {outcome.detected:.1f} s, "
     doubled = sum(each.doubled for each in outcome.pipelines)
     verdict = "kept" if not outcome.problems else "; ".join(outcome.problems)
     again = f"all predict again after {worst}, doubled {doubled}"
-    return f"{number}. {outcome.device}: {detected}, {again}: {verdict}"
+    return f"{number}. {outcome.device}: {detected}{again}: {verdict}"
 
 
 def _write(outcomes: list[DrillOutcome], stem: Path, fleet: str) -> None:

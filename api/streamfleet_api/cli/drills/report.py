@@ -7,14 +7,39 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from streamfleet_api.cli.drills.outcome import DETECTED, FIRST, RESTARTED, DrillOutcome, percentile
+from streamfleet_api.cli.drills.outcome import DrillOutcome, Fault, PipelineOutcome, percentile
 
-_DONE = {
-    "isolate": "was cut off from the broker",
-    "camera": "lost a camera process (kill -9)",
-    "engine": "lost the process of its model (kill -9)",
-    "publisher": "lost the process that publishes (kill -9)",
+_DONE: dict[Fault, str] = {
+    "isolate": "a device was cut off from the rest of the fleet while it worked, as if its network had"
+    " failed. Other devices had to take over its cameras",
+    "camera": "the program that reads one camera was killed while it worked. Its device had to start"
+    " it again",
+    "engine": "the program that runs the model was killed while it worked, and with it all cameras of the"
+    " device stood still. The device had to start it again",
+    "publisher": "the program that sends the results was killed while it worked. The device had to start"
+    " it again",
 }
+_KNOWN: dict[Fault, str] = {
+    "isolate": "until the fleet knew that the device was gone",
+    "camera": "until the fleet told of it",
+}
+_BACK: dict[Fault, str] = {
+    "isolate": "until another device sent the first prediction",
+    "camera": "until predictions arrived again",
+    "engine": "until predictions arrived again",
+    "publisher": "until predictions arrived again",
+}
+_WORDS = """\
+## What the words mean
+
+- A *prediction* is what the fleet says about one picture of a camera: which objects are in it, and where.
+- A *pipeline* is the work on one camera or several: which model looks at them, and who is told.
+- All times begin with the fault. *Median*: half were faster. *95 of 100*: so many were as fast.
+- *Without predictions* is the longest time in which the pictures of a pipeline were not looked at. What
+  happened in front of its cameras meanwhile is not known.
+- *Sent twice or too late*: the device that was replaced still sent predictions when its replacement did. A
+  program that counts objects would count them twice. This must not happen at all.
+- *Lost on the way*: predictions that were made, and did not arrive. Receivers see where they are missing."""
 
 
 def as_json(drills: Sequence[DrillOutcome]) -> str:
@@ -25,70 +50,120 @@ def as_json(drills: Sequence[DrillOutcome]) -> str:
 
 def summary(drills: Sequence[DrillOutcome]) -> dict[str, float | int | None]:
     """The figures of all drills together."""
-    firsts = [each.first for drill in drills for each in drill.pipelines if each.first is not None]
+    pipelines = _pipelines(drills)
+    firsts = [each.first for each in pipelines if each.first is not None]
     detected = [drill.detected for drill in drills if drill.detected is not None]
-    pipelines = [each for drill in drills for each in drill.pipelines]
     return {
         "drills": len(drills),
         "kept": sum(not drill.problems for drill in drills),
-        "detected_median": round(statistics.median(detected), 2) if detected else None,
-        "detected_max": max(detected, default=None),
-        "first_median": round(statistics.median(firsts), 2) if firsts else None,
-        "first_p95": percentile(firsts, 0.95) if firsts else None,
-        "first_max": max(firsts, default=None),
+        **_figures("detected", detected),
+        **_figures("first", firsts),
+        **_figures("interruption", [each.interruption for each in pipelines]),
         "lost": sum(each.lost for each in pipelines),
         "doubled": sum(each.doubled for each in pipelines),
     }
 
 
 def as_markdown(drills: Sequence[DrillOutcome], fleet: str) -> str:
-    """A page: the verdict first, then the figures, then each drill."""
-    total = summary(drills)
-    good = total["kept"] == total["drills"]
+    """A page: the verdict first, then the figures and their meaning, then each drill."""
+    fault, count = drills[0].fault, len(drills)
+    times = "Once" if count == 1 else f"{count} times"
     lines = [
         f"# Drill of {drills[0].at[:10]}",
         "",
-        f"Fleet: {fleet}. Drills: {total['drills']}, of which {total['kept']} kept every target.",
+        f"**{_verdict(drills)}**",
         "",
-        f"**{'All targets were kept.' if good else 'Not all targets were kept: see below.'}**",
+        f"{times}, {_DONE[fault]}.",
+        f"It was done on purpose to the fleet at {fleet}, from {_clock(drills[0])} to {_clock(drills[-1])}.",
         "",
-        "| | median | 95 of 100 | worst | target |",
-        "|---|---|---|---|---|",
-        f"| the fleet knew of it | {_s(total['detected_median'])} | | {_s(total['detected_max'])}"
-        f" | {DETECTED:g} s if a device is cut off |",
-        f"| first prediction of the replacement | {_s(total['first_median'])} | {_s(total['first_p95'])}"
-        f" | {_s(total['first_max'])} | {FIRST:g} s on another device, {RESTARTED:g} s on the same one |",
-        f"| predictions sent twice or too late | | | {total['doubled']} | 0 |",
-        f"| predictions lost on the way | | | {total['lost']} | |",
+        *_table(drills, fault),
+        "",
+        *_missed(drills),
+        "## Each drill",
+        "",
+        *_each(drills, fault),
+        "",
+        _WORDS,
         "",
     ]
-    for number, drill in enumerate(drills, start=1):
-        lines += _section(number, drill)
     return "\n".join(lines)
 
 
-def _section(number: int, drill: DrillOutcome) -> list[str]:
-    return [
-        f"## {number}. {drill.device} {_DONE[drill.fault]}",
-        "",
-        f"At {drill.at}. {_known(drill.detected)}",
-        "",
-        "| pipeline | first prediction | without predictions for | lost | doubled | where |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {each.pipeline_id} | {_s(each.first)} | {_s(each.interruption)} | {each.lost}"
-            f" | {each.doubled} | {'another device' if each.moved else 'the same device'} |"
-            for each in drill.pipelines
-        ),
-        "",
-        *(f"- Not kept: {problem}." for problem in drill.problems),
-        *([""] if drill.problems else []),
+def _verdict(drills: Sequence[DrillOutcome]) -> str:
+    count, kept = len(drills), sum(not drill.problems for drill in drills)
+    doubled = sum(each.doubled for each in _pipelines(drills))
+    once = "Nothing was sent twice." if not doubled else f"{doubled} predictions were sent twice or too late."
+    if kept == count:
+        return f"{'The drill' if count == 1 else f'All {count} drills'} reached every target. {once}"
+    return f"{count - kept} of {count} drills missed a target, as told below. {once}"
+
+
+def _table(drills: Sequence[DrillOutcome], fault: Fault) -> list[str]:
+    total, targets = summary(drills), drills[0].targets
+    lines = ["| | median | 95 of 100 | worst | target |", "|---|---|---|---|---|"]
+    if fault in _KNOWN:
+        lines.append(_line(_KNOWN[fault], total, "detected", targets.known))
+    lines += [
+        _line(_BACK[fault], total, "first", targets.first),
+        _line("without predictions", total, "interruption", None),
+        f"| predictions sent twice or too late, in all | | | {total['doubled']} | 0 |",
+        f"| predictions lost on the way, in all | | | {total['lost']} | |",
     ]
+    return lines
 
 
-def _known(after: float | None) -> str:
-    return "No event told of it." if after is None else f"The fleet knew of it after {after:.1f} s."
+def _line(what: str, total: dict[str, float | int | None], name: str, target: float | None) -> str:
+    median, p95, worst = (_s(total[f"{name}_{figure}"]) for figure in ("median", "p95", "max"))
+    return f"| {what} | {median} | {p95} | {worst} | {'' if target is None else f'{target:g} s'} |"
 
 
-def _s(value: float | None) -> str:
-    return "never" if value is None else f"{value:.1f} s"
+def _missed(drills: Sequence[DrillOutcome]) -> list[str]:
+    missed = [
+        f"- Drill {number}, {drill.device}: {problem}."
+        for number, drill in enumerate(drills, start=1)
+        for problem in drill.problems
+    ]
+    return ["## What was missed", "", *missed, ""] if missed else []
+
+
+def _each(drills: Sequence[DrillOutcome], fault: Fault) -> list[str]:
+    titles = ["drill", "at", "device", *(["known after"] if fault in _KNOWN else []), "pipeline"]
+    titles += ["predicts again after", "without predictions", "on", "twice or too late", "lost"]
+    lines = [_cells(titles), "|" + "---|" * len(titles)]
+    for number, drill in enumerate(drills, start=1):
+        known = [_s(drill.detected, "no event")] if fault in _KNOWN else []
+        head = [str(number), _clock(drill), drill.device, *known]
+        for pipeline in drill.pipelines:
+            lines.append(_cells([*head, *_of_pipeline(pipeline)]))
+            head = [""] * len(head)
+    return lines
+
+
+def _of_pipeline(each: PipelineOutcome) -> list[str]:
+    where = "another device" if each.moved else "the same device"
+    figures = [_s(each.first), _s(each.interruption), where, str(each.doubled), str(each.lost)]
+    return [each.pipeline_id, *figures]
+
+
+def _clock(drill: DrillOutcome) -> str:
+    return drill.at[11:19]
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _pipelines(drills: Sequence[DrillOutcome]) -> list[PipelineOutcome]:
+    return [each for drill in drills for each in drill.pipelines]
+
+
+def _figures(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    return {
+        f"{name}_median": round(statistics.median(values), 2) if values else None,
+        f"{name}_p95": percentile(values, 0.95) if values else None,
+        f"{name}_max": max(values, default=None),
+    }
+
+
+def _s(value: float | None, otherwise: str = "never") -> str:
+    return otherwise if value is None else f"{value:.1f} s"
