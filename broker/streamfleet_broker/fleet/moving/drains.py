@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.moving.handovers import Handovers
-from streamfleet_broker.fleet.moving.prospects import Prospects
+from streamfleet_broker.fleet.moving.prospects import MOST_SILENT, Prospects
 from streamfleet_broker.fleet.pipeline_status import why_pinned
 from streamfleet_broker.fleet.records import Drain, PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler, in_order
@@ -30,9 +30,10 @@ class Drains:
             device.cordon = self._word(name, now)
 
     def tick(self, now: float) -> None:
-        """Begin the next moves of each drain."""
+        """Begin the next moves of each drain. None begins while most of the fleet is silent."""
+        calm = not self._state.network_partition_suspected
         for name, record in self._state.records.devices.items():
-            if record.drain is not None and self._state.devices[name].state == "ready":
+            if calm and record.drain is not None and self._state.devices[name].state == "ready":
                 self._step(self._state.devices[name], self._is_forced(record.drain, now), now)
             if record.cordoned or self._state.devices[name].cordon:
                 self.tell(name, now)
@@ -106,6 +107,8 @@ class Drains:
             return Remaining(pipeline_id, "waiting", "it plays a file to its end")
         if record.pinned:
             return Remaining(pipeline_id, "staying", why_pinned(record))
+        if self._state.network_partition_suspected:
+            return Remaining(pipeline_id, "waiting", MOST_SILENT)
         if self._target(record, forced=forced) is not None:
             return Remaining(pipeline_id, "waiting", "it is about to move")
         failures = self._handovers.failures(record).values()

@@ -9,6 +9,8 @@ from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
 
+MOST_SILENT = "nothing is moved while most of the fleet is silent"
+
 
 class Prospects:
     """The explanations for several pipelines at one time."""
@@ -22,7 +24,7 @@ class Prospects:
         """The explanation for one pipeline that runs nowhere."""
         device = None if record.device is None else self._state.devices[record.device]
         if device is not None and device.state == "lost" and self._state.network_partition_suspected:
-            return "nothing is moved while most of the fleet is silent"
+            return MOST_SILENT
         if device is not None and not self._state.is_gone(device, now):
             return "it moves when the lease of that device has ended"
         kind = self._scheduler.kind(record)

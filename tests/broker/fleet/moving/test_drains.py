@@ -467,6 +467,23 @@ def test_a_drain_moves_a_few_at_a_time_the_highest_priority_first() -> None:
     assert sorted(told(fleet, "b")) == ["p0", "p1", "p2", "p3", "p4", "p5"]
 
 
+def test_a_drain_waits_while_most_of_the_fleet_is_silent() -> None:
+    fleet = scripted_fleet("a", "b", "c", "d", "e")
+    fleet.create("door", CAMERA)
+    holder = fleet.view("door").device or ""
+    fleet.obey(holder)
+    other = next(name for name in "abcde" if name != holder)
+    fleet.pass_time(4, alive=[holder, other])
+
+    fleet.ask(DrainDevice(holder))
+    fleet.pass_time(1, alive=[holder, other])
+    waiting = device(fleet, holder).remaining
+    fleet.pass_time(1, alive="abcde")
+
+    assert waiting == (Remaining("door", "waiting", "nothing is moved while most of the fleet is silent"),)
+    assert [each.state for each in device(fleet, holder).remaining] == ["moving"]
+
+
 def test_what_finds_no_room_runs_on_and_says_so_until_there_is_some() -> None:
     fleet = draining("door", "gate", "yard", capacity=1)
 
