@@ -14,6 +14,7 @@ from pathlib import Path
 
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BadConfig, BrokerError
+from streamfleet_broker.fleet.state import HEARTBEAT, LEASE
 from streamfleet_broker.healthcheck import check as ask
 from streamfleet_broker.server import open_broker
 from streamfleet_broker.storage import backup as archives
@@ -116,6 +117,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
     ):
         value = given(option.upper().replace("-", "_"), default)
         parser.add_argument(f"--{option}", type=int, default=value, metavar="NUMBER", help=text)
+    for option, seconds, text in (
+        ("heartbeat", HEARTBEAT, "seconds between two reports of each device"),
+        ("lease", LEASE, "seconds of silence after which a device is lost, and its pipelines move"),
+    ):
+        value = given(option.upper(), str(seconds))
+        parser.add_argument(f"--{option}", type=float, default=value, metavar="SECONDS", help=text)
     parser.add_argument(
         "--api-fingerprint",
         type=Path,

@@ -9,11 +9,17 @@ from pathlib import Path
 import ifaddr
 
 from streamfleet_broker.errors import BadConfig
+from streamfleet_broker.fleet.state import HEARTBEAT, LEASE
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.runtime.socket_path import problem_with
 
 MAX_RATE = 10**12  # a second: no device reaches it
 MAX_SPARE = 1  # devices: the number of pairs to look at would be the square of theirs
+# Seconds. Agents look at the time ten times a second, and each restart of a broker takes one or two.
+MIN_HEARTBEAT, MAX_HEARTBEAT = 0.2, 60
+MIN_LEASE, MAX_LEASE = 2, 3600
+# A device is suspect after three heartbeats, and stops itself after four fifths of the lease.
+HEARTBEATS_OF_LEASE = 5
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
 
 
@@ -32,6 +38,8 @@ class BrokerConfig:
     advertise: tuple[str, ...] = ()  # hosts; empty: `host`, or the addresses of this machine
     device_messages: int = 6000  # a second, of one device at the relay: three times 64 cameras at 30 frames/s
     device_bytes: int = 64 * 1024**2  # the same in bytes
+    heartbeat: float = HEARTBEAT  # seconds between two reports of a device
+    lease: float = LEASE  # seconds of silence after which a device is lost
     spare: int = 0  # devices that may be lost, so that their pipelines fit on the others: 0 or 1
     api_port: int = 8080
     api_fingerprint: Path | None = None  # the file with the fingerprint of the api's certificate
@@ -43,10 +51,16 @@ class BrokerConfig:
             ("--device-messages", self.device_messages, 1, MAX_RATE),
             # Otherwise one message could exceed it.
             ("--device-bytes", self.device_bytes, MAX_DATA_FRAME, MAX_RATE),
+            ("--heartbeat", self.heartbeat, MIN_HEARTBEAT, MAX_HEARTBEAT),
+            ("--lease", self.lease, MIN_LEASE, MAX_LEASE),
             ("--spare", self.spare, 0, MAX_SPARE),
         ):
             if not least <= given <= most:
                 raise BadConfig(option, f"expected {least} to {most}, got {given}")
+        least = HEARTBEATS_OF_LEASE * self.heartbeat
+        if self.lease < least:
+            asked = f"{HEARTBEATS_OF_LEASE} times --heartbeat, {least:g}"
+            raise BadConfig("--lease", f"expected at least {asked}, got {self.lease:g}")
 
     @property
     def operators_path(self) -> Path:

@@ -56,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
-TICK = 0.5  # seconds
 DRAIN = 256  # messages of one socket in a row, before timers get their turn
 TOGETHER = 16  # changes that share one write
 HOLD = 0.02  # seconds for which the desired state of a device waits for further changes
@@ -112,15 +111,26 @@ async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
         closing.callback(operators.close, linger=0)
 
         endpoints = _listen(config, keys, devices, operators, relay)
+        fleet_config = _fleet_config(config, endpoints, keys.public, operator_keys.public)
         fleet = Fleet(
-            _fleet_config(config, endpoints, keys.public, operator_keys.public),
+            fleet_config,
             store.epoch,
             store.records,
             SystemRandomSource(),
             now=time.monotonic(),
             unix_time=time.time(),
         )
-        broker = Broker(endpoints, fleet, store, allow_list, relay, devices, operators, connections)
+        broker = Broker(
+            endpoints,
+            fleet,
+            store,
+            allow_list,
+            relay,
+            devices,
+            operators,
+            connections,
+            tick=fleet_config.tick,
+        )
         await broker.perform(fleet.start())
         for zap_handler in zap_handlers:
             zap_handler.start()
@@ -140,6 +150,8 @@ class Broker:
         devices: Socket,
         operators: Socket,
         connections: Connections,
+        *,
+        tick: float,
     ) -> None:
         self.endpoints = endpoints
         self.fleet = fleet
@@ -149,6 +161,7 @@ class Broker:
         self._devices = devices
         self._operators = operators
         self._connections = connections  # of devices
+        self._tick_interval = tick  # seconds
         self._allowed: frozenset[str] = frozenset()  # keys of devices
         self._cut_at: dict[str, float] = {}  # revoked key → when its connections are closed
         self._held: dict[bytes, Send] = {}  # routing id → a Desired that is delayed for a moment
@@ -164,7 +177,7 @@ class Broker:
             await self._serve_operators()
             await self._serve_devices()
             if time.monotonic() >= next_tick:
-                next_tick = time.monotonic() + TICK
+                next_tick = time.monotonic() + self._tick_interval
                 self._relay.check()
                 await self._tick(time.monotonic())
                 await self._tidy()
@@ -528,5 +541,7 @@ def _fleet_config(
         pictures=(tcp("*", port_of(endpoints.pictures_in)),),
         api=f"http://*:{config.api_port}",
         api_fingerprint=lambda: _told_by(config.api_fingerprint),
+        heartbeat=config.heartbeat,
+        lease=config.lease,
         spare=config.spare,
     )

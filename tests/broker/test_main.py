@@ -217,6 +217,8 @@ def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
         "STREAMFLEET_API_FINGERPRINT": "/srv/fingerprint",
         "STREAMFLEET_DEVICE_MESSAGES": "20000",
         "STREAMFLEET_DEVICE_BYTES": "200000000",
+        "STREAMFLEET_HEARTBEAT": "0.3",
+        "STREAMFLEET_LEASE": "3",
     }
 
     found = BrokerConfig(**vars(parse(["--devices-port", "2"], environment)))
@@ -229,6 +231,8 @@ def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
         api_fingerprint=Path("/srv/fingerprint"),
         device_messages=20_000,
         device_bytes=200_000_000,
+        heartbeat=0.3,
+        lease=3.0,
     )
     assert BrokerConfig(**vars(parse(["--data-dir", "d"], {}))) == BrokerConfig(data_dir=Path("d"))
     hosts = parse(["--data-dir", "d", "--advertise", "x", "--advertise", "y"], environment).advertise
@@ -255,6 +259,19 @@ def test_a_wrong_option_is_named(arguments: list[str], capsys: pytest.CaptureFix
     ],
 )
 def test_a_budget_that_no_device_could_keep_is_refused(option: dict[str, int], said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        BrokerConfig(data_dir=Path("d"), **option)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"heartbeat": 0.1}, "--heartbeat: expected 0.2 to 60, got 0.1"),
+        ({"lease": float("nan")}, "--lease: expected 2 to 3600, got nan"),
+        ({"heartbeat": 3.0}, "--lease: expected at least 5 times --heartbeat, 15, got 10"),
+    ],
+)
+def test_a_lease_of_too_few_heartbeats_is_refused(option: dict[str, float], said: str) -> None:
     with pytest.raises(BadConfig, match=said):
         BrokerConfig(data_dir=Path("d"), **option)  # type: ignore[arg-type]
 

@@ -115,10 +115,12 @@ async def serving(folder: Path, *, probe: float = _LONG, **options: Any) -> Asyn
     usual = server._fleet_config
 
     def patient(*given: Any) -> FleetConfig:
-        return replace(usual(*given), probe=probe, suspect=_LONG, lease=2 * _LONG)
+        return replace(usual(*given), lease=2 * _LONG)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "_fleet_config", patient)
+        patch.setattr(FleetConfig, "probe", probe)
+        patch.setattr(FleetConfig, "suspect", _LONG)
         patch.setattr(relay, "MUTE", _LONG)
         for socket_options in (CONTROL_OPTIONS, OPERATOR_OPTIONS, DATA_OPTIONS, PICTURE_OPTIONS):
             patch.setitem(socket_options, zmq.HANDSHAKE_IVL, round(_LONG * 1000))

@@ -9,7 +9,7 @@ broker compares.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -19,9 +19,10 @@ from streamfleet_broker.fleet.effects import Answer
 from streamfleet_broker.fleet.record_index import RecordIndex
 from streamfleet_broker.fleet.records import FloorRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
-from streamfleet_broker.fleet.state import State
+from streamfleet_broker.fleet.state import FleetConfig, State
 from streamfleet_worker.decisions.broker_session import Session
 from tests.fakes import simulation
+from tests.fakes.scripted_fleet import CONFIG
 from tests.fakes.simulation import Violation, Worker, simulate
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -34,7 +35,6 @@ class Rule:
     name: str
     seeds: int  # within which it is caught
     patch: Patch | None = None
-    config: dict[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()  # the ones that show it soonest; empty: a choice of all
 
     def caught(self) -> Violation | None:
@@ -47,13 +47,23 @@ class Rule:
 
     def _broken_by(self, seed: int) -> Violation | None:
         try:
-            simulate(seed, self.faults, **self.config)
+            simulate(seed, self.faults)
         except Violation as violation:
             return violation
         return None
 
 
 # of the lease ---------------------------------------------------------------------------------------------
+
+
+def no_self_stop(patching: pytest.MonkeyPatch) -> None:
+    """A device out of contact goes on."""
+    patching.setattr(FleetConfig, "self_stop", 1000.0)
+
+
+def lease_that_ends_early(patching: pytest.MonkeyPatch) -> None:
+    """The broker counts a device as gone before it stops itself."""
+    patching.setattr(FleetConfig, "self_stop", 1.3 * CONFIG.lease)
 
 
 def clock_that_stops(patching: pytest.MonkeyPatch) -> None:
@@ -152,8 +162,8 @@ def no_undo(patching: pytest.MonkeyPatch) -> None:
 
 
 RULES = (
-    Rule("a worker out of contact stops itself", 5, config={"self_stop": 1000.0}, faults=("cut",)),
-    Rule("the lease of the broker is the longer one", 5, config={"lease": 6.0}, faults=("cut",)),
+    Rule("a worker out of contact stops itself", 5, no_self_stop, faults=("cut",)),
+    Rule("the lease of the broker is the longer one", 5, lease_that_ends_early, faults=("cut",)),
     Rule("the clock of the lease counts sleep", 5, clock_that_stops, faults=("suspend",)),
     Rule("a started broker waits for its devices", 5, no_device_returns, faults=("kill_broker",)),
     Rule("a device obeys the newest epoch", 5, any_epoch_at_the_device, faults=("replace_broker",)),

@@ -22,7 +22,6 @@ from streamfleet_broker.fleet.effects import Answer, Effect, RaiseEpoch, Save
 from streamfleet_broker.fleet.effects import Send as BrokerSend
 from streamfleet_broker.fleet.fleet import Fleet
 from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record
-from streamfleet_broker.fleet.state import FleetConfig
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Hello, Reply
 from streamfleet_core.protocol.requests import (
@@ -71,7 +70,8 @@ MANIFEST = Manifest(
 NAMES = ("a", "b", "c")
 MORE_NAMES = (*NAMES, "d")  # enough that most of them may fall silent while one is there
 MAJORITY = 3  # silent devices: fewer are never taken for a failure of our network
-SILENT = 4.0  # seconds after which nobody doubts that a device is silent
+SURELY = 1.0  # seconds beyond the silence of a suspect, after which nobody doubts that a device is silent
+SHORT_LEASE = replace(CONFIG, heartbeat=0.3, lease=3.0)
 SITES: tuple[dict[str, str], ...] = (
     {},
     {},
@@ -101,13 +101,13 @@ SPECS = {
 class World:
     """The clock, the dice, and what an observer who sees everything has seen."""
 
-    def __init__(self, seed: int, config: FleetConfig = CONFIG, *, moves: bool = False) -> None:
+    def __init__(self, seed: int, *, moves: bool = False) -> None:
         self.rng = random.Random(seed)
         self.moving = random.Random(seed)  # of what moves on purpose
         self.moves_on_purpose = moves
         self.capacity = 2 if moves else len(SPECS)  # of each device
         self.now = 0.0
-        self.config = config
+        self.config = SHORT_LEASE if seed % 5 == 4 else CONFIG
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self.names = NAMES if seed % 4 else MORE_NAMES
@@ -323,7 +323,7 @@ class Broker:
     def tick_of(self, fleet: Fleet) -> None:
         if self.fleet is fleet:
             self.run(lambda fleet: self.perform(fleet.tick(self.world.now)))
-            self.world.after(0.5, lambda: self.tick_of(fleet))
+            self.world.after(self.world.config.tick, lambda: self.tick_of(fleet))
 
     def run(self, what: Callable[[Fleet], None]) -> None:
         """Do it as soon as the process runs, if it is still the same."""
@@ -433,7 +433,8 @@ class Broker:
         silences = {name: world.now - heard for name, heard in self.heard.items() if name in known}
         if device not in silences or silences[device] < lease:
             return False
-        silent = sum(SILENT < silence < lease + SILENT for silence in silences.values())
+        least = world.config.suspect + SURELY
+        silent = sum(least < silence < lease + least for silence in silences.values())
         return silent >= MAJORITY and silent > len(world.names) - silent
 
     def send(self, fleet: Fleet, send: BrokerSend) -> None:
@@ -621,10 +622,12 @@ class Worker:
     def tell(self) -> None:
         assert self.session is not None
         assert self.reconcile is not None
-        views = self.reconcile.pipelines(self.boot_time())
-        over = [view.assignment for view in views if view.observed.state is ENDED]
-        self.told_ended |= {(assignment.pipeline_id, assignment.run_generation) for assignment in over}
-        self.drive(self.session.observe(self.reconcile.observed(), self.boot_time()))
+        observed = self.reconcile.observed()
+        if any(each.state is ENDED for each in observed):
+            views = self.reconcile.pipelines(self.boot_time())
+            over = [view.assignment for view in views if view.observed.state is ENDED]
+            self.told_ended |= {(assignment.pipeline_id, assignment.run_generation) for assignment in over}
+        self.drive(self.session.observe(observed, self.boot_time()))
 
     def drive(self, effects: list[session_effects.Effect]) -> None:  # noqa: C901 - a table
         assert self.session is not None
@@ -799,7 +802,7 @@ class Worker:
             self.exit_later(0.1, child, 0)
             return
         camera.told_to_stop = True
-        if self.world.chance(0.1):
+        if self.world.chance(0.2):
             return  # it hangs, and is killed
 
         def obey() -> None:
@@ -998,11 +1001,15 @@ class Trouble:
             worker.cut_down_until = self.some(30)
 
     def congest(self) -> None:
-        """What the device sends is lost, and what it was sent comes late."""
-        worker = self.worker()
-        worker.cut_up_until = self.some(30)
+        """What the broker sends comes late, and a little later nothing of the device reaches it."""
+        worker, until = self.worker(), self.some(30)
         if worker.connection is not None:
             worker.connection.down.free_at = self.world.now + self.world.rng.uniform(0, 9)
+
+        def cut() -> None:
+            worker.cut_up_until = max(worker.cut_up_until, until)
+
+        self.world.after(self.world.rng.uniform(0, 2), cut)
 
     def cut_most(self) -> None:
         until = self.some(30)
@@ -1043,17 +1050,17 @@ class Trouble:
         self.world.broker.replace(self.some(40) - self.world.now)
 
 
-def simulate(seed: int, faults: tuple[str, ...] = (), *, moves: bool = False, **changes: float) -> World:
+def simulate(seed: int, faults: tuple[str, ...] = (), *, moves: bool = False) -> World:
     """Minutes of faults (these, or a choice of all), then quiet.
 
     `moves`: operators drain devices, some of which are almost full, and pipelines have priorities.
 
     Raises: Violation.
     """
-    world = World(seed, replace(CONFIG, **changes), moves=moves)  # type: ignore[arg-type]
+    world = World(seed, moves=moves)
     Trouble(world, faults).start()
-    for second in range(1, int(FAULTS) + 1):
-        world.run_until(float(second))
+    for second in range(0, int(FAULTS), 2):
+        world.run_until(second + 2.0)
         world.check()
     world.faulty = False
     world.run_until(FAULTS + QUIET)

@@ -27,12 +27,19 @@ from streamfleet_core.protocol.requests import ReportProcess
 from streamfleet_core.protocol.values import Observed, ObservedState
 
 MAX_PIPELINES = 64  # a device, whatever its capacity
+HEARTBEAT = 1.0  # seconds
+LEASE = 10.0  # seconds
+MAX_TICK = 0.5  # seconds
 MAX_HELD = 10_000  # pairs of a device and a pipeline of which it may put samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetConfig:
-    """The configuration of the fleet. Times are in seconds."""
+    """The configuration of the fleet. Times are in seconds.
+
+    Two of them decide how soon silence is noticed, here and at the devices: the heartbeat and the lease. All
+    others follow from these, and a device learns its own from `Welcome`.
+    """
 
     broker_key: str  # public
     operator_key: str  # public
@@ -42,18 +49,39 @@ class FleetConfig:
     pictures: tuple[str, ...]  # the same for previews
     api: str  # where devices fetch models; `*` as above
     api_fingerprint: Callable[[], str] = str  # of its certificate, "" if it has none
-    heartbeat: float = 1.0
-    probe: float = 1.25  # of silence, after which a message to the device tests its connection
-    suspect: float = 3.0
-    lease: float = 10.0
-    self_stop: float = 8.0  # shorter than the lease, so that two devices never run the same pipeline
-    grace: float = 12.0  # after the start, during which no device is lost
+    heartbeat: float = HEARTBEAT  # between two reports of a device
+    lease: float = LEASE  # of silence, after which a device is lost
     partition_window: float = 30.0
     partition_hold: float = 300.0  # after that, pipelines of lost devices move in spite of the suspicion
     clone_window: float = 60.0
     # After which a pipeline that fits nowhere displaces some of lower priorities; None: never.
     displace_after: float | None = 5.0
     spare: int = 0  # devices that may be lost, so that their movable pipelines fit on the others: 0 or 1
+
+    @property
+    def probe(self) -> float:
+        """The silence after which a message to the device tests its connection."""
+        return 1.25 * self.heartbeat
+
+    @property
+    def suspect(self) -> float:
+        """The silence after which a device is suspect."""
+        return 3 * self.heartbeat
+
+    @property
+    def self_stop(self) -> float:
+        """When a device stops emitting: before its lease ends, so that two never run the same pipeline."""
+        return 0.8 * self.lease
+
+    @property
+    def grace(self) -> float:
+        """The time after the start during which no device is lost."""
+        return 1.2 * self.lease
+
+    @property
+    def tick(self) -> float:
+        """How often silence is looked at."""
+        return min(MAX_TICK, self.lease / 20)
 
 
 class State:
@@ -100,7 +128,10 @@ class State:
         self.reported: list[ReportProcess] = []  # reports about processes
 
     def _returning(self, name: str, now: float) -> Device:
-        """The state of a device after a restart of the broker: only one with pipelines is expected back."""
+        """The state of a device after a restart of the broker: only one with pipelines is expected back.
+
+        The others may have been gone for years. Counted as silent, they would stop all moves at each start.
+        """
         if self.records.placed[name] or self.records.leaving[name] or self.records.standby[name]:
             return Device(name=name, revision=self.revision, state="suspect", heard=now)
         return self._away(name)

@@ -647,6 +647,21 @@ def test_a_silent_device_is_suspect_after_three_seconds_and_lost_after_its_lease
     assert refusals(fleet.heartbeat("a")) == ["stale_session"]
 
 
+def test_a_short_lease_shortens_all_that_follows_from_it() -> None:
+    config = replace(CONFIG, heartbeat=0.3, lease=3.0)
+    fleet = scripted_fleet("a", config=config)
+    heard = fleet.now
+
+    effects = []
+    while fleet.now < heard + 3.2:
+        fleet.now += config.tick
+        effects += fleet.perform(fleet.fleet.tick(fleet.now))
+
+    assert effects[-1] == LogEvent("a", "lost: silent for 3.1 s", severity="error")
+    (welcome, *_) = sent(fleet.hello("a"), "a")
+    assert (welcome.heartbeat_ms, welcome.self_stop_ms) == (300, 2400)
+
+
 def test_the_lease_runs_from_the_receipt_of_a_heartbeat() -> None:
     fleet = scripted_fleet("a")
     fleet.pass_time(9)

@@ -94,10 +94,10 @@ def connected(now: float = 0.0) -> tuple[Session, Broker]:
     return worker, Broker()
 
 
-def ready(now: float = 0.0) -> tuple[Session, Broker]:
+def ready(now: float = 0.0, welcome: Welcome = WELCOME) -> tuple[Session, Broker]:
     """A session whose first heartbeat, sent at `now`, was acknowledged."""
     worker, broker = connected(now)
-    worker.receive(broker.say(WELCOME), now)
+    worker.receive(broker.say(welcome), now)
     worker.receive(broker.say(Desired(1, ())), now)
     worker.observe((), now)
     worker.receive(broker.say(HeartbeatAck(1)), now)
@@ -325,6 +325,22 @@ def test_without_acks_it_is_degraded_and_then_fenced_and_then_connects_anew() ->
     assert states[28] is SessionState.READY
     assert states[29] is SessionState.DEGRADED
     assert states[79] is SessionState.FENCED
+
+
+def test_the_broker_sets_how_soon_silence_is_noticed() -> None:
+    worker, _broker = ready(welcome=replace(WELCOME, heartbeat_ms=300, self_stop_ms=2_400))
+    effects: list[Effect] = []
+    states = []
+
+    for hundredths in range(5, 320, 5):
+        now = hundredths / 100
+        effects += [e for e in worker.tick(now) if not isinstance(e, Send)]
+        states.append((now, worker.state(now)))
+
+    assert effects[:2] == [LeaseEnded(), Close("no message for 3 s")]
+    assert (0.85, SessionState.READY) in states
+    assert (0.9, SessionState.DEGRADED) in states
+    assert (2.4, SessionState.FENCED) in states
 
 
 def test_what_woke_up_emits_nothing_until_a_fresh_ack() -> None:

@@ -49,8 +49,8 @@ from streamfleet_worker.decisions.session_effects import (
     Welcomed,
 )
 
-DEGRADED_AFTER = 3.0  # seconds without an acknowledged heartbeat
-SILENCE_TIMEOUT = 10.0  # seconds without any message, until the socket is closed
+DEGRADED_AFTER = 3  # heartbeats without an acknowledgement
+SILENCE_TIMEOUT = 10  # heartbeats without any message, until the socket is closed
 HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
 START_TIMEOUT = 8.0  # seconds from the start to the desired state, until what is stored starts without it
 CONNECT_TIMEOUT = 3.0  # seconds for one endpoint to accept the connection, before the next is tried
@@ -77,7 +77,7 @@ class SessionState(str, enum.Enum):
     HELLO_SENT = "hello_sent"
     SYNCING = "syncing"  # welcomed, but without the desired state
     READY = "ready"
-    DEGRADED = "degraded"  # no heartbeat acknowledged for `DEGRADED_AFTER` seconds
+    DEGRADED = "degraded"  # the last `DEGRADED_AFTER` heartbeats were not acknowledged
     FENCED = "fenced"  # none acknowledged for so long that another device may run our movable pipelines
 
 
@@ -159,8 +159,8 @@ class Session:
             if now - self._heard_at >= HELLO_TIMEOUT:
                 effects += self._disconnect(now, f"no answer to Hello for {HELLO_TIMEOUT:.0f} s")
                 self._endpoint += 1
-        elif now - self._heard_at >= SILENCE_TIMEOUT:
-            effects += self._disconnect(now, f"no message for {SILENCE_TIMEOUT:.0f} s")
+        elif now - self._heard_at >= (timeout := SILENCE_TIMEOUT * self._interval):
+            effects += self._disconnect(now, f"no message for {timeout:g} s")
         elif now >= self._heartbeat_at or self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
@@ -175,9 +175,10 @@ class Session:
         `trouble`: what is wrong with the device as a whole.
         """
         effects = self._advance(now)
-        self._observed = observed
         self._trouble = trouble
-        self._digest = observed_digest(observed)
+        if observed != self._observed:
+            self._observed = observed
+            self._digest = observed_digest(observed)
         if self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
@@ -232,7 +233,7 @@ class Session:
             return self._state
         if not self._leased:
             return SessionState.FENCED
-        if self._acked_at is None or now - self._acked_at >= DEGRADED_AFTER:
+        if self._acked_at is None or now - self._acked_at >= DEGRADED_AFTER * self._interval:
             return SessionState.DEGRADED
         return SessionState.READY
 
@@ -258,6 +259,12 @@ class Session:
     @property
     def _session(self) -> bytes:
         return NO_SESSION if self._welcome is None else self._welcome.session
+
+    @property
+    def _interval(self) -> float:
+        """Seconds between two heartbeats, as the broker of this session wants them."""
+        assert self._welcome is not None
+        return self._welcome.heartbeat_ms / 1000
 
     def _advance(self, now: float) -> list[Effect]:
         """Apply the passing of time, before any other input."""
@@ -306,7 +313,7 @@ class Session:
         self._message_budget.charge(1, now)
         self._byte_budget.charge(_size(self._observed), now)
         self._heartbeat_number += 1
-        self._heartbeat_at = now + self._welcome.heartbeat_ms / 1000
+        self._heartbeat_at = now + self._interval
         self._heartbeats[self._heartbeat_number] = _SentHeartbeat(now, self._digest)
         while len(self._heartbeats) > MAX_OUTSTANDING:
             del self._heartbeats[next(iter(self._heartbeats))]
@@ -343,7 +350,7 @@ class Session:
         self._sent_seq = 0
         self._heard_seq = envelope.seq
         self._heard_at = now
-        self._heartbeat_at = now + welcome.heartbeat_ms / 1000
+        self._heartbeat_at = now + self._interval
         # Revisions of different epochs cannot be compared.
         if self._applied[0] != envelope.epoch:
             self._applied = (envelope.epoch, 0)
