@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -30,6 +31,7 @@ from benchmarks import (
     start,
     throughput,
 )
+from benchmarks.faults import catalogue
 from benchmarks.report import Report, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.setting import Setting, prepared
@@ -73,6 +75,10 @@ def main() -> int:
         scenes=options.scenes,
         cameras=options.cameras,
         devices=options.devices,
+        faults=options.faults,
+        seconds=options.seconds,
+        again=options.again,
+        memory=options.output / faults.ROUNDS,
     ) as setting:
         for name in options.names or BENCHMARKS:
             started = time.monotonic()
@@ -115,6 +121,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--devices", type=_counts, default=(), help="of devices: numbers of devices, as 10,300 [all]"
     )
+    parser.add_argument("--faults", type=_faults, default=(), help="of faults: which ones, as F1,F2 [all]")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="of faults: begin no further round after so many [all]",
+    )
+    parser.add_argument("--again", action="store_true", help="of faults: forget the rounds of earlier runs")
     found = parser.parse_args(arguments)
     unknown = [name for name in found.names if name not in BENCHMARKS]
     if unknown:
@@ -133,6 +147,14 @@ def _counts(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*", text):
         raise argparse.ArgumentTypeError(f"expected numbers from 1 to 9999, as 1,16, got {text!r}")
     return tuple(map(int, text.split(",")))
+
+
+def _faults(text: str) -> tuple[str, ...]:
+    found = tuple(text.split(","))
+    known = [each.name for each in catalogue.FAULTS]
+    if unknown := set(found) - set(known):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, got {', '.join(unknown)}")
+    return found
 
 
 def save(report: Report, folder: Path, about: dict[str, Any]) -> None:

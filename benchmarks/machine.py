@@ -28,7 +28,7 @@ def about() -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
-            "commit": _commit(),
+            "commit": commit(),
         },
     }
 
@@ -61,11 +61,11 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def commit() -> str:
     """Return the commit, and whether the working tree has changes."""
     try:
-        commit = _git("rev-parse", "HEAD")
-        return commit + (" with changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+        found = _git("rev-parse", "HEAD")
+        return found + (" with changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

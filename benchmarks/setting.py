@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +55,10 @@ class Setting:
     scenes: tuple[Scene, ...] = ()  # none: the default of each benchmark
     cameras: tuple[int, ...] = ()  # none: the default of each benchmark
     devices: tuple[int, ...] = ()  # none: the default of each benchmark
+    faults: tuple[str, ...] = ()  # none: all
+    seconds: float = math.inf  # after which no further round of a fault begins
+    again: bool = False  # whether rounds of faults that were done before are forgotten
+    memory: Path | None = None  # the file that remembers them
 
     def pick(self, usual: T, quick: T) -> T:
         """Return the size for this run."""
@@ -86,6 +91,10 @@ def prepared(
     scenes: tuple[Scene, ...] = (),
     cameras: tuple[int, ...] = (),
     devices: tuple[int, ...] = (),
+    faults: tuple[str, ...] = (),
+    seconds: float = math.inf,
+    again: bool = False,
+    memory: Path | None = None,
 ) -> Iterator[Setting]:
     """Prepare the settings, with a generated model and video by default. Raises: BadModel, OSError.
 
@@ -123,6 +132,10 @@ def prepared(
             scenes=scenes,
             cameras=cameras,
             devices=devices,
+            faults=faults,
+            seconds=seconds,
+            again=again,
+            memory=memory,
         )
 
 

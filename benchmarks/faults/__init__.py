@@ -1,207 +1,110 @@
-"""Faults of whole devices: how soon the fleet knows, and how soon another device predicts.
+"""Faults of processes, devices, networks, cameras and the store: how soon the fleet copes.
 
 Two workers with keys of their own are started beside the fleet, as on other machines, and take what is
-labelled for them. Each fault is done to real processes:
+labelled for them. Each fault is done to real processes; the modules `of_…` say how, and `catalogue` what must
+hold. Clocks run from the fault to an event of the fleet, or to a prediction that was captured after it.
 
-- dead: every process of the device that runs the pipeline is killed (SIGKILL), as by a cut of its power. The
-  clock ends at the event that it is lost, and at the first prediction of the other device.
-- stopped: its agent is stopped (SIGSTOP) for 5 seconds. Nothing may move.
-- room: a pipeline waits for a device, and one joins. The clock runs from the event that the device is ready
-  to the event that the pipeline is on it.
-- cloned: a copy of its data directory is started, too. The clock ends at the quarantine of both.
+Rounds are remembered in `rounds.jsonl` of the results, and a run goes on where the last one ended: with
+`--seconds` after some minutes, with `--again` from the beginning. `--faults F2,F9` chooses some.
 """
 
 from __future__ import annotations
 
-import shutil
-import signal
+import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
-from benchmarks.fleets import delete_all, names, put, relay_of, running
+from benchmarks.faults.catalogue import ELSEWHERE, FAULTS, QUICK, Fault, Place
+from benchmarks.faults.of_devices import Figures
+from benchmarks.faults.stage import Stage
+from benchmarks.machine import commit
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
-from tests.fakes.patience import PATIENCE
-from tests.fakes.ports_and_folders import short_folder
-from tests.fleet.edge import Edge
-from tests.fleet.harness import Fleet, Subscriber, rises, wait_for
 
-ROUNDS = 5
-WAIT = 120.0  # seconds
-STOPPED = 5.0  # seconds
-_LABEL = {"kind": "edge"}
-LIMITS = {
-    "dead: lost": 10.5,
-    "dead: first prediction elsewhere": 15.0,
-    "stopped for 5 s: pipelines that moved": 0.0,
-    "room: placed after a device is ready": 2.0,
-    "cloned: quarantined": 60.0,
-}
+ROUNDS = "rounds.jsonl"
 
 
 def run(setting: Setting) -> Report:
-    """Do each fault in turn."""
-    rounds: dict[str, list[float]] = {name: [] for name in LIMITS}
-    with running(setting) as fleet, edges(fleet) as both:
-        for _ in range(setting.rounds_of(ROUNDS)):
-            dead(fleet, both, setting, rounds)
-        for _ in range(setting.rounds_of(ROUNDS)):
-            stopped(fleet, both, setting, rounds)
-        for _ in range(setting.rounds_of(ROUNDS)):
-            room(fleet, both, setting, rounds)
-        cloned(fleet, both[0], rounds)
-    return report(setting, rounds)
+    """Do the rounds that are left, of all faults or of those that were chosen."""
+    named = setting.faults or setting.pick((), QUICK)
+    chosen = [each for each in FAULTS if not named or each.name in named]
+    memory = Memory(
+        None if setting.quick else setting.memory,
+        forget=[each.name for each in chosen] if setting.again else [],
+    )
+    end = time.monotonic() + setting.seconds
+    with ExitStack() as stack:
+        at: Place | None = None
+        stage: Stage | None = None
+        for fault in chosen:
+            while len(memory.rounds[fault.name]) < setting.rounds_of(fault.rounds) and time.monotonic() < end:
+                if stage is None or at is not fault.place:
+                    stack.close()  # the other one
+                    stage, at = stack.enter_context(fault.place(setting)), fault.place
+                figures = fault.cause(stage)
+                memory.note(fault.name, figures)
+                print(f"{fault.name}: {', '.join(f'{what} {value:.2f}' for what, value in figures.items())}")
+    return report(setting, [each for each in chosen if memory.rounds[each.name]], memory.rounds)
 
 
-@contextmanager
-def edges(fleet: Fleet) -> Iterator[tuple[Edge, Edge]]:
-    """Two more devices with the label, until the block ends."""
-    with short_folder() as folder:
-        both = (Edge(fleet, "edge-1", folder / "1"), Edge(fleet, "edge-2", folder / "2"))
-        try:
-            for edge in both:
-                edge.start("--join", fleet.cli("devices", "add", edge.name, "--token-only").stdout.strip())
-                await_state(fleet, edge.name, "ready")
-                answer = fleet.http.patch(f"/v2/devices/{edge.name}", json={"labels": _LABEL})
-                assert answer.is_success, answer.text
-            yield both
-        finally:
-            for edge in both:
-                edge.kill()
+class Memory:
+    """The rounds that were done, one in each line of a file. None: they are forgotten at the end."""
+
+    def __init__(self, path: Path | None, *, forget: Sequence[str] = ()) -> None:
+        self._path = path
+        self.rounds: dict[str, list[Figures]] = defaultdict(list)
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        kept = [line for line in lines if json.loads(line)["fault"] not in forget]
+        if path is not None and len(kept) < len(lines):
+            path.write_text("".join(f"{line}\n" for line in kept))
+        for line in kept:
+            known = json.loads(line)
+            self.rounds[known["fault"]].append(known["figures"])
+
+    def note(self, fault: str, figures: Figures) -> None:
+        """Remember a round."""
+        self.rounds[fault].append(figures)
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"fault": fault, "figures": figures, "commit": commit()}) + "\n")
 
 
-def dead(fleet: Fleet, both: tuple[Edge, Edge], setting: Setting, rounds: dict[str, list[float]]) -> None:
-    """Kill every process of the device that runs a pipeline."""
-    with predicting(fleet, both, setting) as (pipeline_id, subscriber, holder, other):
-        moment = time.time()
-        holder.kill()
-        wait_for(
-            lambda: subscriber.of(pipeline_id)[-1][1]["inference_metadata"]["device"] == other.name,
-            "a prediction elsewhere",
-            timeout=WAIT,
-        )
-        rounds["dead: first prediction elsewhere"].append(time.time() - moment)
-        rounds["dead: lost"].append(await_event(fleet, holder.name, ("lost",), moment) - moment)
-        assert rises(subscriber.keys(pipeline_id)), "order keys increase"
-    holder.start()
-    await_state(fleet, holder.name, "ready")
+def measured(fault: Fault, rounds: Sequence[Figures]) -> dict[str, list[float]]:
+    """All values of a fault, by what was measured."""
+    names = dict.fromkeys([*fault.limits, *(name for figures in rounds for name in figures)])
+    return {name: [figures[name] for figures in rounds if name in figures] for name in names}
 
 
-def stopped(fleet: Fleet, both: tuple[Edge, Edge], setting: Setting, rounds: dict[str, list[float]]) -> None:
-    """Stop an agent for a while that is shorter than its lease."""
-    with predicting(fleet, both, setting) as (pipeline_id, subscriber, holder, _):
-        holder.signal_agent(signal.SIGSTOP)
-        time.sleep(STOPPED)  # the fault itself
-        holder.signal_agent(signal.SIGCONT)
-        await_state(fleet, holder.name, "ready")
-        count = len(subscriber.of(pipeline_id))
-        subscriber.wait_for(pipeline_id, count + 3, timeout=WAIT)
-        moved = holder_of(fleet, pipeline_id) != holder.name
-        rounds["stopped for 5 s: pipelines that moved"].append(float(moved))
-
-
-def room(fleet: Fleet, both: tuple[Edge, Edge], setting: Setting, rounds: dict[str, list[float]]) -> None:
-    """A pipeline waits, and then a device is there."""
-    for edge in both:
-        assert edge.process is not None
-        edge.process.terminate()
-        edge.process.wait(PATIENCE)
-        await_state(fleet, edge.name, "left")
-    (pipeline_id,) = names(1)
-    put(fleet, pipeline_id, setting.live, selector=_LABEL)
-    assert holder_of(fleet, pipeline_id) is None
-    moment = time.time()
-    for edge in both:
-        edge.start()
-    ready = min(await_event(fleet, edge.name, ("ready",), moment) for edge in both)
-    placed = await_event(fleet, pipeline_id, ("starting", "running"), moment)
-    rounds["room: placed after a device is ready"].append(max(0.0, placed - ready))
-    for edge in both:
-        await_state(fleet, edge.name, "ready")
-    delete_all(fleet)
-
-
-def cloned(fleet: Fleet, edge: Edge, rounds: dict[str, list[float]]) -> None:
-    """Start a copy of a device, with its key."""
-    copy = Edge(fleet, "copy", edge.home.parent / "copy")
-    shutil.copytree(edge.home, copy.home, ignore=shutil.ignore_patterns("run", "lock"))
-    moment = time.time()
-    copy.start()
-    try:
-        at = await_event(fleet, edge.name, ("quarantined",), moment)
-        rounds["cloned: quarantined"].append(at - moment)
-    finally:
-        copy.kill()
-
-
-@contextmanager
-def predicting(
-    fleet: Fleet, both: tuple[Edge, Edge], setting: Setting
-) -> Iterator[tuple[str, Subscriber, Edge, Edge]]:
-    """A pipeline that predicts, its subscriber, the device that runs it, and the other one."""
-    (pipeline_id,) = names(1)
-    subscriber = Subscriber(relay_of(fleet))
-    try:
-        put(fleet, pipeline_id, setting.live, selector=_LABEL)
-        subscriber.wait_for(pipeline_id, 3, timeout=WAIT)
-        first, second = both
-        is_first = holder_of(fleet, pipeline_id) == first.name
-        yield (pipeline_id, subscriber, *((first, second) if is_first else (second, first)))
-    finally:
-        subscriber.close()
-        delete_all(fleet)
-
-
-def holder_of(fleet: Fleet, pipeline_id: str) -> str | None:
-    """The device of a pipeline."""
-    device: str | None = fleet.http.get(f"/v2/pipelines/{pipeline_id}").json()["device"]
-    return device
-
-
-def await_state(fleet: Fleet, name: str, state: str) -> None:
-    """Wait until a device is in a state."""
-    path = f"/v2/devices/{name}"
-    wait_for(lambda: fleet.http.get(path).json().get("state") == state, f"{name} {state}", timeout=WAIT)
-
-
-def await_event(fleet: Fleet, subject: str, states: tuple[str, ...], since: float) -> float:
-    """Wait for the first event of a device or a pipeline after a moment. Unix seconds."""
-
-    def found() -> float | None:
-        events: list[dict[str, Any]] = fleet.http.get("/v2/events/recent?limit=1000").json()["events"]
-        return next(
-            (
-                each["at"]
-                for each in events
-                if each["id"] == subject and each["state"] in states and each["at"] > since
-            ),
-            None,
-        )
-
-    look: Callable[[], float | None] = found
-    return wait_for(look, f"{subject} {states}", timeout=WAIT)
-
-
-def report(setting: Setting, rounds: dict[str, list[float]]) -> Report:
+def report(setting: Setting, faults: Sequence[Fault], rounds: dict[str, list[Figures]]) -> Report:
     """Report medians and maxima beside the limits."""
-    measured = {name: values for name, values in rounds.items() if values}
+    found = [(each, measured(each, rounds[each.name])) for each in faults]
     rows = tuple(
-        Row(name, (len(values), statistics.median(values), max(values), LIMITS[name]))
-        for name, values in measured.items()
+        Row(
+            f"{fault.name} {fault.what}: {what}",
+            (len(values), statistics.median(values), max(values), fault.limits.get(what)),
+        )
+        for fault, figures in found
+        for what, values in figures.items()
     )
     columns = (
         Column("rounds", "", 0),
-        Column("median", "s", 2),
-        Column("max", "s", 2),
-        Column("limit", "s", 1),
+        Column("median", "", 2),
+        Column("max", "", 2),
+        Column("limit", "", 1),
     )
-    timed = {name: values for name, values in measured.items() if "moved" not in name}
+    timed = {
+        f"{fault.name} {what}": values
+        for fault, figures in found
+        for what, values in figures.items()
+        if fault.limits.get(what, 0) > 1
+    }
     return Report(
         name="faults",
-        title="Faults of whole devices",
+        title="Faults: seconds until the fleet copes, and what is counted",
         sizes={"devices": 3, "model": setting.model_name, "source": setting.live_name},
         tables=(Table("fault", columns, rows),),
         charts=(
@@ -213,9 +116,16 @@ def report(setting: Setting, rounds: dict[str, list[float]]) -> Report:
                     Series("median", tuple(statistics.median(values) for values in timed.values())),
                     Series("max", tuple(max(values) for values in timed.values())),
                 ),
-                digits=2,
+                digits=1,
             ),
         ),
-        checks=tuple(Check(name, max(values), LIMITS[name], "s") for name, values in measured.items()),
-        rounds=dict(measured),
+        checks=tuple(
+            Check(f"{fault.name}, {what}", max(figures[what]), limit, "")
+            for fault, figures in found
+            for what, limit in fault.limits.items()
+        ),
+        rounds={
+            f"{fault.name}, {what}": values for fault, figures in found for what, values in figures.items()
+        },
+        notes=ELSEWHERE,
     )
