@@ -23,12 +23,12 @@ from benchmarks.films import write_h264
 from benchmarks.fleets import MODEL_ID, PARTS, delete, put, running, worker_processes
 from benchmarks.receiver import Receiver, boot_ns, content_of
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
-from benchmarks.setting import Setting, with_model
+from benchmarks.setting import DEMO, HALF, HEAVY, NAMES, Setting, with_model
 from tests.fakes.ports_and_folders import short_folder
 from tests.fleet.harness import Fleet, wait_for
 
 LIMIT = 15.0  # %, of the predicted number from the measured one
-MODELS = {"demo": 10.0, "half": 4.0, "heavy": 1.0}  # predictions/s of a camera
+MODELS = {DEMO: 10.0, HALF: 4.0, HEAVY: 1.0}  # predictions/s of a camera
 CHOSEN_RATE = 4.0  # predictions/s of a camera, with a model that was chosen for this run
 DEVICE = "local-1"
 HELD = 0.95  # of its rate
@@ -112,7 +112,10 @@ class Cameras:
 
 def run(setting: Setting) -> Report:
     """Predict and measure with each model."""
-    models = {setting.model_name: CHOSEN_RATE} if setting.is_chosen else MODELS
+    models = MODELS
+    if setting.is_chosen:
+        rates = {NAMES[name]: rate for name, rate in MODELS.items()}
+        models = {setting.model_name: rates.get(setting.model_name, CHOSEN_RATE)}
     if setting.quick:
         models = dict(list(models.items())[:1])
     found = dict[str, Found]()

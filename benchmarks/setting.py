@@ -28,7 +28,7 @@ _CONTENTS: dict[str, Callable[[], bytes]] = {
     HALF: lambda: heavy_model(side=SIDE // 2),
     HEAVY: heavy_model,
 }
-_NAMES = {
+NAMES = {
     DEMO: "the demo's model",
     HALF: "a stand-in of YOLOv8n's size, for half the side",
     HEAVY: "a stand-in of YOLOv8n's size",
@@ -125,7 +125,7 @@ def prepared(
             manifest=manifest,
             video=film.absolute(),
             is_generated=video is None,
-            model_name=_NAMES.get(model or DEMO, weights.name),
+            model_name=NAMES.get(model or DEMO, weights.name),
             video_name=video.name if video else f"test pattern as MJPEG, {_SIZE[0]}x{_SIZE[1]}",
             is_heavy=model == HEAVY,
             is_chosen=model is not None,
@@ -159,7 +159,7 @@ def with_model(setting: Setting, model: str) -> Iterator[Setting]:
             model=weights,
             model_options=(),
             manifest=validate_model(weights, hashlib.sha256(weights.read_bytes()).hexdigest()),
-            model_name=_NAMES[model],
+            model_name=NAMES[model],
             is_heavy=model == HEAVY,
         )
 

@@ -124,6 +124,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
         value = given(option.upper(), str(seconds))
         parser.add_argument(f"--{option}", type=float, default=value, metavar="SECONDS", help=text)
     parser.add_argument(
+        "--displace-after",
+        type=_seconds_or_never,
+        default=given("DISPLACE_AFTER", "5"),
+        metavar="SECONDS",
+        help="after which a pipeline that fits nowhere displaces some of lower priorities, or never",
+    )
+    parser.add_argument(
         "--api-fingerprint",
         type=Path,
         default=given("API_FINGERPRINT"),
@@ -158,6 +165,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
     found = parser.parse_args(arguments)
     found.advertise = tuple(found.advertise or (hosts.split(",") if hosts else ()))
     return found
+
+
+def _seconds_or_never(text: str) -> float | None:
+    """Parse a number of seconds. Raises: ValueError."""
+    return None if text == "never" else float(text)
 
 
 def _port(text: str) -> int:

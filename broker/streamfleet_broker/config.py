@@ -20,6 +20,7 @@ MIN_HEARTBEAT, MAX_HEARTBEAT = 0.2, 60
 MIN_LEASE, MAX_LEASE = 2, 3600
 # A device is suspect after three heartbeats, and stops itself after four fifths of the lease.
 HEARTBEATS_OF_LEASE = 5
+MAX_DISPLACE_AFTER = 86_400  # seconds
 WILDCARDS = ("0.0.0.0", "::", "*")  # noqa: S104 (nothing is bound here)
 
 
@@ -41,6 +42,8 @@ class BrokerConfig:
     heartbeat: float = HEARTBEAT  # seconds between two reports of a device
     lease: float = LEASE  # seconds of silence after which a device is lost
     spare: int = 0  # devices that may be lost, so that their pipelines fit on the others: 0 or 1
+    # Seconds after which a pipeline that fits nowhere displaces some of lower priorities. None: never.
+    displace_after: float | None = 5.0
     api_port: int = 8080
     api_fingerprint: Path | None = None  # the file with the fingerprint of the api's certificate
 
@@ -61,6 +64,9 @@ class BrokerConfig:
         if self.lease < least:
             asked = f"{HEARTBEATS_OF_LEASE} times --heartbeat, {least:g}"
             raise BadConfig("--lease", f"expected at least {asked}, got {self.lease:g}")
+        if self.displace_after is not None and not 0 <= self.displace_after <= MAX_DISPLACE_AFTER:
+            expected = f"0 to {MAX_DISPLACE_AFTER} seconds, or never"
+            raise BadConfig("--displace-after", f"expected {expected}, got {self.displace_after:g}")
 
     @property
     def operators_path(self) -> Path:

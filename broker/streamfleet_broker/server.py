@@ -544,4 +544,5 @@ def _fleet_config(
         heartbeat=config.heartbeat,
         lease=config.lease,
         spare=config.spare,
+        displace_after=config.displace_after,
     )

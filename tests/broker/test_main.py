@@ -219,6 +219,8 @@ def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
         "STREAMFLEET_DEVICE_BYTES": "200000000",
         "STREAMFLEET_HEARTBEAT": "0.3",
         "STREAMFLEET_LEASE": "3",
+        "STREAMFLEET_SPARE": "1",
+        "STREAMFLEET_DISPLACE_AFTER": "never",
     }
 
     found = BrokerConfig(**vars(parse(["--devices-port", "2"], environment)))
@@ -233,6 +235,8 @@ def test_options_come_from_the_environment_and_the_command_line_wins() -> None:
         device_bytes=200_000_000,
         heartbeat=0.3,
         lease=3.0,
+        spare=1,
+        displace_after=None,
     )
     assert BrokerConfig(**vars(parse(["--data-dir", "d"], {}))) == BrokerConfig(data_dir=Path("d"))
     hosts = parse(["--data-dir", "d", "--advertise", "x", "--advertise", "y"], environment).advertise
@@ -256,9 +260,11 @@ def test_a_wrong_option_is_named(arguments: list[str], capsys: pytest.CaptureFix
             f"--device-bytes: expected {MAX_DATA_FRAME} to 1000000000000, got 4096",
         ),
         ({"device_bytes": 10**13}, f"expected {MAX_DATA_FRAME} to 1000000000000, got 10000000000000"),
+        ({"spare": 2}, "--spare: expected 0 to 1, got 2"),
+        ({"displace_after": -1.0}, "--displace-after: expected 0 to 86400 seconds, or never, got -1"),
     ],
 )
-def test_a_budget_that_no_device_could_keep_is_refused(option: dict[str, int], said: str) -> None:
+def test_a_number_that_an_option_cannot_have_is_refused(option: dict[str, float], said: str) -> None:
     with pytest.raises(BadConfig, match=said):
         BrokerConfig(data_dir=Path("d"), **option)  # type: ignore[arg-type]
 
