@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +33,7 @@ from streamfleet_core.protocol.limits import MAX_APPLIED, MAX_SEEN
 from streamfleet_core.protocol.requests import (
     Applied,
     ApplyPipelines,
+    CordonDevice,
     DeviceView,
     LabelDevice,
 )
@@ -60,9 +62,9 @@ class ApplyRoutes:
             Endpoint(
                 *("POST", "/v2/apply", self.apply, "apply", "Let the fleet be as a file says", tag),
                 {200: Answer("What was done with each object, or would be.", ApplyResult)},
-                "Models are registered first, then devices are labelled, then all pipelines are written at "
-                "once, unless another client changes one of them meanwhile. An invalid file changes nothing. "
-                "Errors of YAML have a line and a column.",
+                "Models are registered first, then devices are labelled and cordoned, then all pipelines are "
+                "written at once, unless another client changes one of them meanwhile. An invalid file "
+                "changes nothing. Errors of YAML have a line and a column.",
                 body=Content(FleetFile, (JSON, YAML)),
                 query=ApplyQuery,
                 errors=native(409, 422, 507),
@@ -85,7 +87,7 @@ class ApplyRoutes:
         return Json(schema(), media_type=SCHEMA_TYPE)
 
     async def export(self, request: Request) -> Response:
-        """The file of one manager's pipelines, with the models that they use and the labels of devices."""
+        """The file of one manager's pipelines, with the models that they use and the settings of devices."""
         asked = query(request, ExportQuery)
         state = await self._state()
         managers = {manager_of(view) for view in state.pipelines}
@@ -122,7 +124,7 @@ class ApplyRoutes:
             objects += [_shown_model(step) for step in checked.models]
             objects += [_shown_device(step) for step in checked.devices]
         if not is_dry and not deletes:
-            changed = [await self._put_models(checked.models), await self._label(checked.devices)]
+            changed = [await self._put_models(checked.models), await self._set_devices(checked.devices)]
             if any(changed):
                 checked, plan = await self._planned(read, asked)
         for attempt in range(_ATTEMPTS):
@@ -212,12 +214,17 @@ class ApplyRoutes:
                 raise of_disk(exc) from exc
         return bool(todo)
 
-    async def _label(self, steps: Sequence[DeviceStep]) -> bool:
-        """Label devices. Returns whether something changed."""
-        todo = [step for step in steps if step.before != step.after]
-        for step in todo:
-            await self._broker.ask(LabelDevice(step.name, step.after), DeviceView)
-        return bool(todo)
+    async def _set_devices(self, steps: Sequence[DeviceStep]) -> bool:
+        """Label and cordon devices. Returns whether something changed."""
+        changes: list[LabelDevice | CordonDevice] = []
+        for step in steps:
+            if step.before.labels != step.after.labels:
+                changes.append(LabelDevice(step.name, step.after.labels))
+            if step.before.cordoned != step.after.cordoned:
+                changes.append(CordonDevice(step.name, step.after.cordoned))
+        for change in changes:
+            await self._broker.ask(change, DeviceView)
+        return bool(changes)
 
     async def _put_pipelines(self, plan: Plan, is_dry: bool) -> dict[str, Applied]:
         """Change all pipelines in one write. Raises: Refused if another client has changed one."""
@@ -304,7 +311,7 @@ def _shown_model(step: ModelStep) -> AppliedObject:
 def _shown_device(step: DeviceStep) -> AppliedObject:
     changes = [
         FieldChange(field=each.field, before=each.before, after=each.after)
-        for each in differences(step.before, step.after, "labels")
+        for each in differences(asdict(step.before), asdict(step.after))
     ]
     return AppliedObject(kind="device", id=step.name, action="update" if changes else "none", changes=changes)
 

@@ -12,7 +12,13 @@ from streamfleet.connection import Connection
 from streamfleet_api.local.demo import demo_model
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.protocol.messages import Error, Message, Reply
-from streamfleet_core.protocol.requests import Applied, ApplyPipelines, LabelDevice, OperatorRequest
+from streamfleet_core.protocol.requests import (
+    Applied,
+    ApplyPipelines,
+    CordonDevice,
+    LabelDevice,
+    OperatorRequest,
+)
 from streamfleet_core.protocol.values import ModelRef, to_plain
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer, device, pipeline
@@ -181,6 +187,23 @@ def test_devices_are_labelled_before_pipelines_come(http: httpx.Client, peer: Pe
     assert [type(each) for each in changes] == [LabelDevice, ApplyPipelines]
     assert peer.devices["edge-1"].labels == {"kept": "y", "site": "hall-1"}
     assert set(actions(post(http, text)).values()) == {"none"}
+
+
+def test_devices_are_cordoned_before_pipelines_come_and_exported_so(http: httpx.Client, peer: Peer) -> None:
+    text = f"{FILE}devices:\n  - {{name: edge-1, cordoned: true}}\n"
+
+    answer = post(http, text)
+    again = post(http, text)
+    exported = http.get("/v2/export").json()["devices"]
+    back = post(http, text.replace("cordoned: true", "cordoned: false"))
+
+    assert answer.json()["objects"][0]["changes"] == [{"field": "cordoned", "before": False, "after": True}]
+    changes = [each for each in peer.asked if isinstance(each, CordonDevice | ApplyPipelines)]
+    assert changes[0] == CordonDevice("edge-1")
+    assert isinstance(changes[1], ApplyPipelines)
+    assert set(actions(again).values()) == {"none"}
+    assert exported == [{"name": "edge-1", "cordoned": True}]
+    assert (actions(back)["edge-1"], peer.devices["edge-1"].cordoned) == ("update", False)
 
 
 BAD = {

@@ -43,12 +43,20 @@ class ModelStep:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """What a file may say of a device."""
+
+    labels: Labels
+    cordoned: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceStep:
-    """A device of the file, and its labels before and after."""
+    """A device of the file, and its settings before and after."""
 
     name: str
-    before: Labels
-    after: Labels
+    before: DeviceSettings
+    after: DeviceSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +75,21 @@ def check(read: ReadFile, state: FleetState) -> Checked:
     model_nodes = read.root.entries["models"].items if "models" in read.root.entries else ()
     models = tuple(_model(*pair, state) for pair in zip(read.file.models, model_nodes, strict=True))
     device_nodes = read.root.entries["devices"].items if "devices" in read.root.entries else ()
-    known = {view.device: view.labels for view in state.devices if view.state != "new"}
-    after = {**known}
+    before = {
+        view.device: DeviceSettings(view.labels, view.cordoned)
+        for view in state.devices
+        if view.state != "new"
+    }
+    after = {**before}
     devices = []
     for wanted in read.file.devices:
-        if wanted.name in known:
-            after[wanted.name] = merged_labels(known[wanted.name], wanted.labels)
-            devices.append(DeviceStep(wanted.name, known[wanted.name], after[wanted.name]))
+        if wanted.name in before:
+            after[wanted.name] = _settings(before[wanted.name], wanted)
+            devices.append(DeviceStep(wanted.name, before[wanted.name], after[wanted.name]))
     findings = [
         *_of_models(models),
-        *_of_devices(read.file.devices, device_nodes, known),
-        *_of_pipelines(pipelines, models, after, state),
+        *_of_devices(read.file.devices, device_nodes, before),
+        *_of_pipelines(pipelines, models, {name: each.labels for name, each in after.items()}, state),
     ]
     if findings:
         raise BadDocument(*findings[:MAX_FINDINGS])
@@ -106,6 +118,11 @@ def _model(wanted: FileModel, node: Node, state: FleetState) -> ModelStep:
     return ModelStep(wanted, node, before, is_done, has_content)
 
 
+def _settings(before: DeviceSettings, wanted: FileDevice) -> DeviceSettings:
+    cordoned = before.cordoned if wanted.cordoned is None else wanted.cordoned
+    return DeviceSettings(merged_labels(before.labels, wanted.labels), cordoned)
+
+
 def _of_models(models: Iterable[ModelStep]) -> Iterator[Finding]:
     for step in models:
         if step.wanted.file is not None:
@@ -117,7 +134,7 @@ def _of_models(models: Iterable[ModelStep]) -> Iterator[Finding]:
 
 
 def _of_devices(
-    wanted: Iterable[FileDevice], nodes: Iterable[Node], known: Mapping[str, Labels]
+    wanted: Iterable[FileDevice], nodes: Iterable[Node], known: Iterable[str]
 ) -> Iterator[Finding]:
     for device, node in zip(wanted, nodes, strict=True):
         if device.name not in known:

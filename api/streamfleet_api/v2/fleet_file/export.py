@@ -28,7 +28,7 @@ def export(
     views = list(pipelines)
     used = {model for view in views for model in view.spec.models}
     ids = [model.id for model in used]
-    labelled = [{"name": each.device, "labels": each.labels} for each in devices if each.labels]
+    settings = [_device(each) for each in devices if each.labels or each.cordoned]
     document = {
         "manager": manager,
         "models": [
@@ -36,7 +36,7 @@ def export(
             for model in sorted(used, key=lambda model: model.id)
             if model in models and ids.count(model.id) == 1
         ],
-        "devices": labelled,
+        "devices": settings,
         "pipelines": [_pipeline(view) for view in views],
     }
     return {key: _whole(value) for key, value in document.items() if value or key == "pipelines"}
@@ -49,6 +49,11 @@ def _whole(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _device(view: DeviceView) -> dict[str, Any]:
+    labels = {"labels": view.labels} if view.labels else {}
+    return {"name": view.device, **labels, **({"cordoned": True} if view.cordoned else {})}
 
 
 def _pipeline(view: PipelineView) -> dict[str, Any]:

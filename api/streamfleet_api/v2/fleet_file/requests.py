@@ -51,6 +51,8 @@ class FileDevice(Body):
     name: Name
     labels: LabelChanges = Field(default_factory=dict)
     """Labels that it must have; null removes one. Its other labels stay."""
+    cordoned: bool | None = None
+    """Whether no pipeline is placed on it. False ends a drain, too. Null: as it is."""
 
 
 class FilePipeline(PipelineRequest):
