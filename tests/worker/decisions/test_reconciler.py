@@ -94,6 +94,29 @@ def test_words_of_a_process_that_was_replaced_are_not_heard() -> None:
     assert device.state is ObservedState.STARTING
 
 
+def test_a_report_of_counters_alone_looks_at_no_other_pipeline() -> None:
+    device = running()
+    before = device.core.observed()
+
+    counted = device.feed(says(ObservedState.RUNNING, emitted=99))
+
+    assert counted == []
+    assert device.core.observed() is before
+    (view,) = device.core.pipelines(device.now)
+    assert view.report is not None
+    assert view.report.emitted == 99
+
+
+def test_a_report_of_another_state_is_observed_at_once() -> None:
+    device = running()
+    before = device.core.observed()
+
+    device.feed(says(ObservedState.RECONNECTING, reason="no route to the camera"))
+
+    assert device.core.observed() is not before
+    assert device.state is ObservedState.RECONNECTING
+
+
 # whatever happens ------------------------------------------------------------------------------------------
 
 

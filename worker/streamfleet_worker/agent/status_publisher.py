@@ -65,11 +65,14 @@ class StatusPublisher:
         due = only is None and now - self._published_at >= INTERVAL
         at = time.time()
         views = self._reconcile.pipelines(now, only)
-        states = {view.assignment.pipeline_id: _state(view) for view in views}
-        before, self._states = self._states, states if only is None else self._states | states
+        if only is None:  # forget those that are gone
+            present = {view.assignment.pipeline_id for view in views}
+            self._states = {each: state for each, state in self._states.items() if each in present}
         for view in views:
-            if not due and states[view.assignment.pipeline_id] == before.get(view.assignment.pipeline_id):
+            state = _state(view)
+            if not due and state == self._states.get(view.assignment.pipeline_id):
                 continue
+            self._states[view.assignment.pipeline_id] = state
             stat = self._pipeline(view, at)
             topic = pipeline_topic(Kind.STAT, stat.pipeline_id)
             header = self._header(at, now, short_id, generation=stat.generation, incarnation=stat.incarnation)

@@ -24,7 +24,7 @@ from streamfleet_worker.decisions.reconcile_actions import (
     ShowPictures,
     StartCamera,
 )
-from streamfleet_worker.decisions.reconcile_events import CameraId, Row
+from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, Report, Row
 from streamfleet_worker.decisions.restart_policy import HEALTHY, RestartPolicy
 from streamfleet_worker.decisions.topic_subscriptions import is_watched
 from streamfleet_worker.ipc.child_messages import CameraReport
@@ -177,6 +177,17 @@ class PipelineTable:
             pipeline.row = replace(pipeline.row, ended_run_generation=camera.run_generation)
             return [Persist(pipeline.row)]
         return []
+
+    def only_counts(self, child_id: ChildId, report: Report) -> bool:
+        """Whether a camera reports other counters than before, and nothing else: nothing follows from it."""
+        if not isinstance(child_id, CameraId) or not isinstance(report, CameraReport):
+            return False
+        present = self._present(child_id)
+        if present is None:
+            return False
+        pipeline, camera = present
+        before = pipeline.report
+        return before is not None and camera.heard_at is not None and _decisive(report) == _decisive(before)
 
     def stored(self, rows: Iterable[Row]) -> None:
         """Report ends after they are stored, so that a killed agent never takes one back."""
@@ -419,6 +430,11 @@ def _is_ready(pipeline: Pipeline, state: ObservedState) -> bool:
     if report is None or state is not ObservedState.PAUSED:
         return False
     return report.ready and not report.waiting_for_engine
+
+
+def _decisive(report: CameraReport) -> tuple[object, ...]:
+    """All of a report that decisions and the observed state depend on."""
+    return report.state, report.reason, report.generation, report.ready, report.waiting_for_engine
 
 
 def _report_age(camera: Camera | None, now: float) -> float | None:

@@ -57,17 +57,26 @@ class Reconcile:
         self._pipelines = PipelineTable(rows, self._models, rng)
         self._costs = CostMeter()
         self._turned_at: float | None = None
+        self._observed: tuple[Observed, ...] | None = None  # None: it may have changed
 
     # inputs
 
     def receive(self, event: Event, now: float) -> list[Action]:
-        """Handle an event."""
+        """Handle an event.
+
+        Each camera reports twice a second, mostly with other counters and nothing else. Looking at all pipelines
+        each time would cost the square of their number.
+        """
         self._advance(now)
+        if isinstance(event, Reported) and self._pipelines.only_counts(event.child, event.report):
+            return self._handle(event, now)
+        self._observed = None
         return self._handle(event, now) + self._converge(now)
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass. Called ten times a second."""
         self._advance(now)
+        self._observed = None
         self._pipelines.tick()
         killed = self._pipelines.kill_stuck(now) + self._models.kill_stuck(now)
         return killed + self._publisher.kill_stuck(now) + self._converge(now)
@@ -76,7 +85,9 @@ class Reconcile:
 
     def observed(self) -> tuple[Observed, ...]:
         """The observed state, for the broker."""
-        return self._pipelines.observed()
+        if self._observed is None:
+            self._observed = self._pipelines.observed()
+        return self._observed
 
     def pipelines(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
         """The input of the status documents, of all pipelines or of one."""
