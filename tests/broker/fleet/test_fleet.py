@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from streamfleet_broker.fleet.device_plane.failure_detector import MAX_GRACE
 from streamfleet_broker.fleet.devices import DevicePeer
 from streamfleet_broker.fleet.effects import Answer, Effect, LogEvent, RaiseEpoch, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.event_listeners import MAX_LISTENERS
@@ -1537,6 +1538,45 @@ def test_who_has_pipelines_is_expected_back_though_it_left() -> None:
 
     (view,) = again.reply(ListDevices())
     assert view.state == "suspect"
+
+
+def restarted(number: int) -> ScriptedFleet:
+    """A broker that has just restarted, whose devices, a and so on, have a pipeline each."""
+    names = [chr(ord("a") + each) for each in range(number)]
+    fleet = scripted_fleet(*names)
+    for name in names:
+        fleet.create(f"door-{name}", FILE, name)
+    rows = [*devices(*names)] + [row for row in fleet.saved.values() if row is not None]
+    return ScriptedFleet(Fleet(CONFIG, EPOCH + 1, rows, CountingRandomSource(), now=0, unix_time=1e6))
+
+
+def lost(fleet: ScriptedFleet) -> set[str]:
+    """The devices that are lost."""
+    return {view.device for view in fleet.reply(ListDevices()) if view.state == "lost"}
+
+
+def test_nobody_is_lost_while_a_large_fleet_still_comes_back() -> None:
+    fleet = restarted(6)
+    for name in "abcde":
+        fleet.pass_time(2.5, alive=[each for each in "abcde" if each < name])
+        fleet.join(name)
+
+    assert fleet.now > CONFIG.grace
+    assert not lost(fleet)
+    fleet.pass_time(CONFIG.suspect + 1.0, alive=["a", "b", "c", "d", "e"])
+    assert lost(fleet) == {"f"}
+
+
+def test_devices_that_come_back_one_by_one_put_no_loss_off_for_ever() -> None:
+    fleet = restarted(26)
+    names = [chr(ord("a") + each) for each in range(26)]
+    for number, name in enumerate(names):
+        if lost(fleet):
+            break
+        fleet.pass_time(2.5, alive=names[:number])
+        fleet.join(name)
+
+    assert MAX_GRACE * CONFIG.grace <= fleet.now <= MAX_GRACE * CONFIG.grace + 5.0
 
 
 # epochs ---------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
     connecting --Hello sent--> hello_sent --Welcome--> syncing --Desired--> ready <--HeartbeatAck-- degraded
     ready --no HeartbeatAck--> degraded --lease ends--> fenced
+    ready, syncing --refused as stale, the first time--> hello_sent, over the same connection
     any --refused, silent, or a gap in `seq`--> waiting --back-off--> connecting
 
 The lease is independent of these states. It is measured from the *sending* of the last heartbeat that was
@@ -422,6 +423,13 @@ class Session:
         )
 
     def _refused(self, refused: Refused, now: float) -> list[Effect]:
+        if refused.code == "stale_session" and self._welcome is not None and not self._backoff.failures:
+            # The broker has restarted. A new connection would cost both ends a further handshake, at a time
+            # when the whole fleet comes back.
+            self._backoff.failed()
+            self._end_session()
+            self._opened_at = now
+            return [self._say_hello(now)]
         effects = self._disconnect(now, f"refused, {refused.code}: {refused.detail}")
         if refused.code in ("revoked", "quarantined"):
             # The key is revoked or in use on two machines: stop everything, also pinned pipelines.
@@ -434,13 +442,16 @@ class Session:
 
     def _disconnect(self, now: float, reason: str, *, counts: bool = True) -> list[Effect]:
         self._state = SessionState.WAITING
+        self._end_session()
+        pause = self._backoff.failed if counts else self._backoff.pause
+        self._open_at = now + pause(self._rng())
+        return [Close(reason)]
+
+    def _end_session(self) -> None:
         self._welcome = None
         self._epoch = 0
         self._synced = False
         self._heartbeats.clear()
-        pause = self._backoff.failed if counts else self._backoff.pause
-        self._open_at = now + pause(self._rng())
-        return [Close(reason)]
 
 
 def _size(observed: tuple[Observed, ...]) -> int:

@@ -5,10 +5,12 @@ ready ──silence──▶ suspect ──lease ends──▶ lost; most suspec
 
 from __future__ import annotations
 
+from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.state import State
 
 PARTITION_MINIMUM = 3  # silent devices: fewer are never taken for a failure of our network
+MAX_GRACE = 5  # times the grace period of a start, at most, while devices come back
 
 
 class FailureDetector:
@@ -18,6 +20,8 @@ class FailureDetector:
         self._state = state
         self._ticked = now
         self._grace_until = now + state.config.grace
+        self._grace_ends = now + MAX_GRACE * state.config.grace
+        self._awaited = sum(map(_is_awaited, state.devices.values()))
 
     def tick(self, now: float) -> None:
         """Look at the silence of all devices."""
@@ -25,8 +29,19 @@ class FailureDetector:
             # The broker was suspended; heartbeats may still be queued, so extend the grace period.
             self._grace_until = max(self._grace_until, now + self._state.config.grace)
         self._ticked = now
+        self._await_returns(now)
         self._check_silence(now)
         self._detect_partition(now)
+
+    def _await_returns(self, now: float) -> None:
+        """Extend the grace period while devices come back: of a large fleet, the last ones take longer."""
+        if now >= self._grace_until or not self._awaited:
+            return
+        awaited = sum(map(_is_awaited, self._state.devices.values()))
+        if awaited < self._awaited:
+            longer = min(now + self._state.config.suspect, self._grace_ends)
+            self._grace_until = max(self._grace_until, longer)
+        self._awaited = awaited
 
     def _check_silence(self, now: float) -> None:
         for name, device in self._state.devices.items():
@@ -72,3 +87,8 @@ class FailureDetector:
                 LogEvent("fleet", "pipelines of lost devices are moved again")
             )
         self._state.network_partition_suspected = suspected
+
+
+def _is_awaited(device: Device) -> bool:
+    """Whether a device is expected back that has said nothing to this broker yet."""
+    return device.state == "suspect" and not device.agent
