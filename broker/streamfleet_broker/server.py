@@ -58,12 +58,18 @@ P = ParamSpec("P")
 
 DRAIN = 256  # messages of one socket in a row, before timers get their turn
 TOGETHER = 16  # changes that share one write
+# Seconds between two looks at the messages of devices: of a large fleet, several are there at each. Otherwise
+# waking up for each of them would cost more than handling it.
+GATHER = 0.005
 HOLD = 0.02  # seconds for which the desired state of a device waits for further changes
 LOG_INTERVAL = 10.0  # seconds between two log lines about malformed messages of one sender
 LAST_WORD = 2.0  # seconds before the connections of a removed device are closed, for a last message
 MAX_CONNECTIONS = 8  # of one device
 MAX_FRAMES = 128  # of a message; ours have four, with the address that libzmq adds
 UNREAD = 16 * 1024**2  # bytes of an incomplete message of one device
+_NOBLOCK = int(zmq.NOBLOCK)  # plain integers, as enum members are looked up at each use
+_MORE = _NOBLOCK | int(zmq.SNDMORE)
+_POLLIN = int(zmq.POLLIN)
 IDLE = 600.0  # seconds of silence after which the budgets of a key are full and dropped
 
 
@@ -167,6 +173,7 @@ class Broker:
         self._held: dict[bytes, Send] = {}  # routing id → a Desired that is delayed for a moment
         self._hold_until = 0.0  # monotonic; set while there is one
         self._logged_at: dict[str, float] = {}  # sender of malformed messages → time of the last log line
+        self._look_at = 0.0  # monotonic; when messages of devices are looked at next
         self._budgets = Budgets()  # of the control plane
         self._dropped: Counter[str] = Counter()  # messages beyond them since the last tick, by key
 
@@ -189,13 +196,18 @@ class Broker:
         The descriptor of a ZeroMQ socket is edge-triggered: EVENTS must be checked after each send. It stays
         readable until then, so it is only watched here: otherwise the loop would spin while the store writes.
         """
-        sockets = (self._devices, self._operators)
-        if any(socket.poll(0) for socket in sockets):
+        now = time.monotonic()
+        sockets = [self._operators]
+        if now < self._look_at:
+            until = min(until, self._look_at)
+        else:
+            sockets.append(self._devices)
+        if any(map(_has_message, sockets)):
             await asyncio.sleep(0)  # let others run
             return
         loop, wake = asyncio.get_running_loop(), asyncio.Event()
         # Not `wait_for`, which can lose a cancellation that coincides with a message.
-        alarm = loop.call_later(max(0.0, until - time.monotonic()), wake.set)
+        alarm = loop.call_later(max(0.0, until - now), wake.set)
         for socket in sockets:
             loop.add_reader(socket, wake.set)
         try:
@@ -305,7 +317,7 @@ class Broker:
         frames = [send.routing_id, *encode(envelope)]
         logger.debug("> %s %r", send.routing_id.hex(), send.message)
         try:
-            self._devices.send_multipart(frames, zmq.DONTWAIT)
+            _send_frames(self._devices, frames)
         except zmq.ZMQError as exc:
             if exc.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
                 raise
@@ -321,7 +333,7 @@ class Broker:
         except BadMessage as exc:
             frames = encode(replace(envelope, message=Error("too_many", f"the reply is too large: {exc}")))
         try:
-            self._operators.send_multipart([answer.routing_id, *frames], zmq.DONTWAIT)
+            _send_frames(self._operators, [answer.routing_id, *frames])
         except zmq.ZMQError as exc:
             if exc.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
                 raise
@@ -381,12 +393,13 @@ class Broker:
             frames = _taken(self._devices, MAX_FRAMES)
             if frames is None:
                 break
+            self._look_at = time.monotonic() + GATHER
             # The key of the ZAP reply. A CURVE socket with an enforced domain accepts no message without it.
             peer = DevicePeer(frames[0].bytes, str(frames[-1].get("User-Id")))
             size = sum(map(len, frames))
-            self._connections.identify(
-                descriptor_of(frames[-1]), peer.key, number_of(frames[-1]), time.monotonic()
-            )
+            descriptor = descriptor_of(frames[-1])
+            if self._connections.is_new(descriptor):
+                self._connections.identify(descriptor, peer.key, number_of(frames[-1]), time.monotonic())
             self._connections.read(peer.key, size + OVERHEAD * len(frames))
             if frames[-1].more:
                 await self._pass_over(peer.key, frames[-1])
@@ -394,7 +407,7 @@ class Broker:
                 await self._receive(peer, frames[1:])
             else:
                 self._dropped[peer.key] += 1
-            if int(self._operators.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            if _has_message(self._operators):
                 await self._serve_operators()
         self._send_all_held()
 
@@ -456,15 +469,27 @@ async def _in_thread(do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -
         raise
 
 
+def _has_message(socket: Socket) -> bool:
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _POLLIN)
+
+
 def _taken(socket: Socket, most: float = math.inf) -> list[zmq.Frame] | None:
     """The next message, if any, up to `most` frames. Only a Frame has the key of its sender."""
     try:
-        frames: list[zmq.Frame] = [socket.recv(zmq.DONTWAIT, copy=False)]
+        frames: list[zmq.Frame] = [socket.recv(_NOBLOCK, copy=False)]
     except zmq.Again:
         return None
     while frames[-1].more and len(frames) < most:
-        frames.append(socket.recv(zmq.DONTWAIT, copy=False))
+        frames.append(socket.recv(_NOBLOCK, copy=False))
     return frames
+
+
+def _send_frames(socket: Socket, frames: Sequence[bytes]) -> None:
+    """Send a message, all of it or nothing. Raises: zmq.ZMQError."""
+    send = super(zmq.Socket, socket).send  # bypasses the slower wrapper
+    for frame in frames[:-1]:
+        send(frame, _MORE)
+    send(frames[-1], _NOBLOCK)
 
 
 def _key(folder: Path, name: str, records: Sequence[Record]) -> KeyPair:

@@ -14,6 +14,7 @@ from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Recor
 from streamfleet_core.peers.replay import Holder as ReplayHolder
 from streamfleet_core.protocol.data_plane import MAX_GEN
 
+_RECENT = 64  # replacements of the rules of which it is known what they have changed
 LINGER = 2.0  # seconds for which the former holder may still publish, so that no message in transit is lost
 
 
@@ -34,6 +35,8 @@ class Admission:
     holders: Mapping[str, Holder] = field(default_factory=dict)  # by pipeline
     former: Mapping[str, tuple[Holder, float]] = field(default_factory=dict)  # former holder and its deadline
     past: Mapping[str, tuple[Tenure, ...]] = field(default_factory=dict)  # by pipeline: all former holders
+    version: int = 0  # +1 with each replacement
+    recent: tuple[frozenset[str], ...] = ()  # the pipelines that each of the last replacements concerned
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> Admission:
@@ -46,10 +49,18 @@ class Admission:
 
     def allowing(self, keys: frozenset[str]) -> Admission:
         """The same rules, with exactly these keys."""
-        return replace(self, keys=keys)
+        return replace(self, keys=keys, version=self.version + 1, recent=())
+
+    def changed_since(self, version: int) -> frozenset[str] | None:
+        """The pipelines whose rules may have changed since a version; None: all, and those of devices."""
+        first = len(self.recent) - (self.version - version)
+        return None if first < 0 else frozenset().union(*self.recent[first:])
 
     def after(self, writes: Iterable[Write], now: float) -> Admission:
-        """The rules after these writes."""
+        """The rules after these writes; the same object if they concern none of them."""
+        writes = [write for write in writes if _is_relevant(write)]
+        if not writes:
+            return self
         devices, holders, past = dict(self.devices), dict(self.holders), dict(self.past)
         former = {name: entry for name, entry in self.former.items() if now < entry[1]}
         for write in writes:
@@ -67,7 +78,17 @@ class Admission:
                     holders[write.key] = holder
                 if before is not None and (holder is None or holder.device != before.device):
                     former[write.key] = (before, now + LINGER)
-        return replace(self, devices=devices, holders=holders, former=former, past=past)
+        concerned = frozenset(write.key for write in writes if write.kind == "pipeline")
+        recent = (*self.recent, concerned)[-_RECENT:] if len(concerned) == len(writes) else ()
+        return replace(
+            self,
+            devices=devices,
+            holders=holders,
+            former=former,
+            past=past,
+            version=self.version + 1,
+            recent=recent,
+        )
 
     def highest(self, key: str, subject: str) -> int | None:
         """The highest generation a key may publish for a pipeline, or for `@DEVICE`; None if it may not."""
@@ -104,6 +125,14 @@ class Admission:
 
     def _device(self, key: str) -> str | None:
         return self.devices.get(key) if key in self.keys else None
+
+
+def _is_relevant(write: Write) -> bool:
+    """Whether a write concerns a pipeline, or the key of a device."""
+    before, after = write.before, write.after
+    if isinstance(before, DeviceRecord) and isinstance(after, DeviceRecord):
+        return before.public_key != after.public_key
+    return isinstance(before or after, DeviceRecord | PipelineRecord)
 
 
 def _holder(record: PipelineRecord) -> Holder | None:

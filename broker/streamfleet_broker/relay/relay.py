@@ -54,7 +54,15 @@ from streamfleet_core.peers.connections import (
 from streamfleet_core.peers.replay import ReplayHolders, ReplayRequest
 from streamfleet_core.peers.subscription_reader import Subscription, SubscriptionReader
 from streamfleet_core.peers.subscriptions import Change, Subscriptions
-from streamfleet_core.protocol.data_plane import GEN_FIELD, HEADER_SIZE, Flag, Kind, replay_note, subject_of
+from streamfleet_core.protocol.data_plane import (
+    GEN_FIELD,
+    HEADER_SIZE,
+    Flag,
+    Kind,
+    pipeline_topic,
+    replay_note,
+    subject_of,
+)
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME, MAX_TOPIC
 from streamfleet_core.protocol.rates import Bucket, Rate
@@ -65,6 +73,7 @@ logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 5.0  # seconds for each thread, as the whole machine may stand still for some
 TICK = 0.5  # seconds between two checks of connections
+SWEEP = 2.0  # seconds between two looks at which connections of devices have ended
 AT_ONCE = 256  # messages in a row, before the other sockets are polled
 SUBSCRIPTIONS_AT_ONCE = 32
 MAX_PUBLISHING = 8  # connections of a device
@@ -82,7 +91,7 @@ LARGE = 16 * 1024  # bytes of a message, many times the usual size
 LARGE_WAITING = 64 * 1024**2  # bytes of large messages that may wait for slow subscribers, in total
 LARGE_OF_ONE = 16 * 1024**2  # bytes of those of one key, so that one device cannot delay others
 COUNT_INTERVAL = 0.1  # seconds between two counts of unread bytes,
-COUNT_SHARE = 0.05  # or more, so that counting takes no more than this share of the time
+COUNT_SHARE = 0.01  # or more, so that counting takes no more than this share of the time
 REFUSED = Rate(100, 2000)  # messages that a key may not publish, before it is disconnected
 # Messages of one topic of a kind that the api always reads: each source sends one a second.
 SPARSE = Rate(64, 512)
@@ -95,6 +104,8 @@ _PREDICTIONS = b"pred"
 _REPLAYS = b"v1/replay/"
 _FLAGS = slice(4, 6)  # of a header
 _HOLDERS = int(Flag.HOLDERS).to_bytes(2, "big")
+# The key that may publish under a topic, the highest generation, and the budget of kinds that are sparse.
+_Admitted = tuple[str, bytes, Bucket | None]
 _HERE = ""  # stands for the key of a program on this host, which has none
 
 
@@ -233,6 +244,12 @@ def _relay(
             logger.exception("%s", traffic.name)
 
 
+def _spent(admitted: _Admitted) -> bytes:
+    """Take a message from the budget of a topic, and return its highest generation; b"" beyond the budget."""
+    _, highest, budget = admitted
+    return highest if budget is None or budget.take(1, time.monotonic()) else b""
+
+
 class Sink:
     """An output of a relay, with its connections and subscriptions."""
 
@@ -256,11 +273,9 @@ class Forwarder:
         self._publishers = Connections(self.source, MAX_PUBLISHING)
         self._kinds = frozenset(kind.name.lower().encode("ascii") for kind in traffic.kinds)
         self._rules = relay.rules  # those of the last check of connections
-        # Key and topic → the highest generation, by these rules.
-        self._admitted: dict[tuple[str, bytes], bytes] = {}
+        self._admitted: dict[bytes, _Admitted] = {}  # by topic, as the following rules say
         self._admitted_by = relay.rules.admission
         self._reserves: defaultdict[str, Reserve] = defaultdict(Reserve)  # of the budgets, by key
-        self._sparse: dict[tuple[str, bytes], Bucket] = {}  # key and topic → its budget; by these rules
         self._unsent_messages = UnsentMessages(LARGE_WAITING, LARGE_OF_ONE)
         self._shed_at = 0.0
         self._refused: dict[str, Bucket] = {}
@@ -268,6 +283,7 @@ class Forwarder:
         self._topics: dict[str, tuple[bytes, ...]] = {}  # limited key → all that it may hear; by these rules
         self._logged_at: dict[tuple[str, str], float] = {}  # key and subject → time of the last log line
         self._tend_at = 0.0
+        self._sweep_at = 0.0
         self._count_at = 0.0
 
     def _socket(self, kind: int) -> Socket:
@@ -325,20 +341,20 @@ class Forwarder:
                     continue
                 if relay.rules.admission is not self._admitted_by:
                     # At once: a device learns its new generation as soon as the rules have changed.
-                    self._admitted_by = relay.rules.admission
-                    admitted.clear()
-                    self._sparse.clear()
+                    self._forget_changed(relay.rules.admission)
                 key, topic, header = str(first.get("User-Id")), first.bytes, frames[1].bytes
                 size = len(topic) + len(header) + len(frames[2])
                 publishers.read(key, size)
-                if publishers.some_are_silent:
-                    publishers.identify(descriptor_of(first), key, number_of(first), time.monotonic())
+                if publishers.some_are_silent and publishers.is_new(descriptor := descriptor_of(first)):
+                    publishers.identify(descriptor, key, number_of(first), time.monotonic())
                 reserve = reserves[key]
                 if (reserve.messages < 1 or reserve.bytes < size) and not refill(key, reserve, size):
                     continue  # dropped, and counted
                 reserve.messages -= 1
                 reserve.bytes -= size
-                highest = admitted.get((key, topic)) or self._highest(key, topic, header)
+                known = admitted.get(topic)
+                is_known = known is not None and known[0] == key
+                highest = _spent(known) if known and is_known else self._highest(key, topic, header)
                 if len(header) != HEADER_SIZE or header[GEN_FIELD] > highest:
                     self._refuse(first, f"generation {header[GEN_FIELD].hex()} under {topic[:MAX_TOPIC]!r}")
                     continue
@@ -379,11 +395,22 @@ class Forwarder:
             generation = self._admitted_by.highest_until(key, subject, now)
             return b"" if generation is None else generation.to_bytes(8, "big")
         found = generation.to_bytes(8, "big")
-        if kind in _STREAMS:
-            self._admitted[key, topic] = found
-        elif not self._sparse.setdefault((key, topic), Bucket(SPARSE)).take(1, now):
-            return b""
+        budget = None if kind in _STREAMS else Bucket(SPARSE)
+        if budget is not None:
+            budget.take(1, now)
+        self._admitted[topic] = (key, found, budget)
         return found
+
+    def _forget_changed(self, admission: Admission) -> None:
+        """Use these rules for publishing from now on, and forget what was known of the ones that differ."""
+        changed = admission.changed_since(self._admitted_by.version)
+        self._admitted_by = admission
+        if changed is None:
+            self._admitted.clear()
+            return
+        for subject in changed:
+            for kind in self._traffic.kinds:
+                self._admitted.pop(pipeline_topic(kind, subject), None)
 
     def _may_replay(self, key: str, topic: bytes, header: bytes) -> bool:
         """Whether a device may send a prediction again: it had the pipeline in that generation."""
@@ -517,7 +544,9 @@ class Forwarder:
                 self._reserves.pop(key, None)
             # The key of silent connections is unknown. They lose nothing when they are closed.
             self._publishers.cut_all(lambda each: each.key not in rules.admission.keys)
-        self._publishers.sweep()
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP
+            self._publishers.sweep()
         out = self.out.connections
         out.take_new(now)
         if rules.grants is not before.grants:

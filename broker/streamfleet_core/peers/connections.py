@@ -89,6 +89,10 @@ class Connections:
         """Whether the key of some connection is still unknown."""
         return bool(self._silent)
 
+    def is_new(self, descriptor: int) -> bool:
+        """Whether the key of the connection with this descriptor is unknown."""
+        return descriptor in self._silent or descriptor not in self._known
+
     def __len__(self) -> int:
         return len(self._known)
 
@@ -288,8 +292,12 @@ def _borrowed(descriptor: int) -> Iterator[sockets.socket]:
 def _received(connection: Connection) -> int:
     """The bytes received so far, or at the last successful count; 0 over a unix socket."""
     try:
-        with _borrowed(connection.descriptor) as peer:
+        # Often called: with a family and a type that are given, Python does not ask the kernel for them.
+        peer = sockets.SocketType(sockets.AF_INET, sockets.SOCK_STREAM, 0, connection.descriptor)
+        try:
             info = peer.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, _TCP_INFO.size)
+        finally:
+            peer.detach()
         return int(_TCP_INFO.unpack(info)[0])
     except (OSError, struct.error):
         return connection.received

@@ -35,6 +35,32 @@ def admission(*records: Record) -> Admission:
     return Admission.of((*devices("a", "b"), *records)).allowing(KEYS)
 
 
+def test_it_is_known_which_pipelines_a_change_concerns() -> None:
+    before = admission(DOOR)
+
+    changed = after(before, DOOR, replace(DOOR, generation=6))
+    moved = after(changed, DOOR, replace(DOOR, generation=7, device="b"))
+
+    assert moved.changed_since(moved.version) == frozenset[str]()
+    assert moved.changed_since(before.version) == frozenset({"door"})
+    assert moved.allowing(frozenset({A})).changed_since(moved.version) is None
+    many = moved
+    for generation in range(8, 80):
+        many = after(many, DOOR, replace(DOOR, generation=generation))
+    assert many.changed_since(moved.version) is None, "too long ago"
+
+
+def test_what_does_not_concern_publishing_leaves_the_rules_as_they_are() -> None:
+    before = admission(DOOR)
+    (device, _) = devices("a", "b")
+
+    assert (
+        before.after([Write("device", "a", device, replace(device, labels={"site": "hall"}))], 10.0) is before
+    )
+    rekeyed = before.after([Write("device", "a", device, replace(device, public_key="k" * 40))], 10.0)
+    assert rekeyed.changed_since(before.version) is None
+
+
 def test_a_pipeline_is_its_holders_up_to_its_gen() -> None:
     found = admission(DOOR)
 
