@@ -29,10 +29,14 @@ from streamfleet_core.protocol.messages import Error, ErrorCode, Message, Reply
 from streamfleet_core.protocol.requests import (
     CheckHolder,
     CheckTicket,
+    DeviceFigures,
     DeviceView,
     FindOptimisation,
+    FleetFigures,
+    FleetView,
     GetDevice,
     GetEvents,
+    GetFigures,
     GetFleet,
     GetPipeline,
     ListCosts,
@@ -41,6 +45,7 @@ from streamfleet_core.protocol.requests import (
     ListPipelines,
     ListSubscribers,
     OperatorRequest,
+    PipelineFigures,
     PipelineView,
     PlanPipelines,
     pack_request,
@@ -60,6 +65,7 @@ _QUERIES = (  # requests that change nothing
     FindOptimisation,
     GetDevice,
     GetEvents,
+    GetFigures,
     GetFleet,
     GetPipeline,
     ListDevices,
@@ -217,6 +223,22 @@ class BrokerClient:
         """The next devices after one of this name. Raises: as `pipelines`."""
         views = await self.ask(ListDevices(after, limit), tuple[DeviceView, ...], timeout=timeout)
         return tuple(view for view in views if after is None or view.device > after)[:limit]
+
+    async def figures(self, *, timeout: float = TIMEOUT) -> FleetFigures:
+        """What the broker knows for metrics. An older broker lists everything. Raises: as `pipelines`."""
+        try:
+            return await self.ask(GetFigures(), FleetFigures, timeout=timeout)
+        except Refused as exc:
+            if exc.code != "bad_message":
+                raise
+        fleet, pipelines, devices = await asyncio.gather(
+            self.ask(GetFleet(), FleetView, timeout=timeout),
+            self.pipelines(timeout=timeout),
+            self.devices(timeout=timeout),
+        )
+        return FleetFigures(
+            fleet, tuple(map(PipelineFigures.of, pipelines)), tuple(map(DeviceFigures.of, devices))
+        )
 
     async def _send(self, pending: _PendingRequest, timeout: float) -> None:
         assert self._socket is not None, "start() comes first"

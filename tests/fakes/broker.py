@@ -34,6 +34,7 @@ from streamfleet_core.protocol.requests import (
     CordonDevice,
     CreatePipeline,
     DesiredPipeline,
+    DeviceFigures,
     DeviceView,
     DrainDevice,
     DrillDevice,
@@ -41,9 +42,11 @@ from streamfleet_core.protocol.requests import (
     Events,
     FindOptimisation,
     FleetEvent,
+    FleetFigures,
     FleetView,
     GetDevice,
     GetEvents,
+    GetFigures,
     GetFleet,
     GetPipeline,
     LabelDevice,
@@ -54,6 +57,7 @@ from streamfleet_core.protocol.requests import (
     ListSubscribers,
     OperatorRequest,
     Outcome,
+    PipelineFigures,
     PipelineView,
     Plan,
     PlanPipelines,
@@ -367,6 +371,13 @@ class Peer:
                 return None
             case GetEvents():
                 raise AssertionError("`_answer_polls` answers these")
+            case GetFigures():
+                fleet = self._honest(GetFleet())
+                assert isinstance(fleet, FleetView)
+                pipelines, devices = list(self.pipelines.values()), list(self.devices.values())
+                return FleetFigures(
+                    fleet, tuple(map(PipelineFigures.of, pipelines)), tuple(map(DeviceFigures.of, devices))
+                )
             case GetFleet():
                 # A list: the test may add a device meanwhile.
                 ready = sum(view.state == "ready" for view in list(self.devices.values()))

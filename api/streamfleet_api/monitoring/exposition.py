@@ -13,31 +13,40 @@ _ESCAPED = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 class Family:
-    """A metric with its series. `add_metric` takes the values of `labels`, in their order."""
+    """A metric with its series, which have these labels."""
 
-    __slots__ = ("_order", "kind", "labels", "lines", "name", "text")
+    __slots__ = ("kind", "labels", "lines", "name", "text")
 
     def __init__(
         self, name: str, text: str, *, labels: Sequence[str] = (), kind: Literal["gauge", "counter"] = "gauge"
     ) -> None:
         self.name = f"{name}_total" if kind == "counter" else name
         self.text = text
-        self.kind = kind
         self.labels = tuple(labels)
+        self.kind = kind
         self.lines: list[str] = []
-        self._order = sorted((label, position) for position, label in enumerate(labels))
 
-    def add_metric(self, values: Sequence[str], value: float) -> None:
-        """Add a series."""
-        labels = ",".join(
-            [f'{label}="{values[position].translate(_ESCAPED)}"' for label, position in self._order]
-        )
-        shown = f"{{{labels}}}" if labels else ""
-        self.lines.append(f"{self.name}{shown} {_number(value)}\n")
+    def add(self, labels: str, value: float) -> None:
+        """Add a series with labels as `labelled` writes them, once for all families of one subject."""
+        self.lines.append(f"{self.name}{labels} {_number(value)}\n")
+
+
+def labelled(**labels: str) -> str:
+    """Labels as they are written, in the order of their names."""
+    return f"{{{','.join([f'{name}={quoted(labels[name])}' for name in sorted(labels)])}}}"
+
+
+def quoted(value: str) -> str:
+    """The value of a label as it is written."""
+    # Most values are ids, which have nothing to escape.
+    is_plain = '"' not in value and "\\" not in value and "\n" not in value
+    return f'"{value}"' if is_plain else f'"{value.translate(_ESCAPED)}"'
 
 
 def _number(value: float) -> str:
     """A number as Prometheus' own clients write it."""
+    if 0 <= value < 1_000_000:  # most are, and need no exponent
+        return f"{value}.0" if type(value) is int else repr(value)
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
     text = repr(float(value))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -21,22 +21,16 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient, BrokerClientError
-from streamfleet_api.feeds.statuses import STALE, Seen, Statuses, as_of_now
-from streamfleet_api.monitoring.exposition import Family, merge, text_of
+from streamfleet_api.feeds.statuses import STALE, Seen, Statuses
+from streamfleet_api.monitoring.exposition import Family, labelled, merge, quoted, text_of
 from streamfleet_api.web.connections import Connections
 from streamfleet_api.web.failed_logins import FailedLogins
-from streamfleet_core.protocol.requests import (
-    DeviceView,
-    FleetView,
-    GetFleet,
-    PipelineView,
-    Plane,
-)
+from streamfleet_core.protocol.requests import DeviceFigures, FleetView, PipelineFigures, Plane
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat, SourceStat
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_PART = 50  # pipelines or devices that are collected at once
+_PART = 100  # pipelines or devices that are collected at once
 _ASK = 2.0  # seconds that the broker has
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -47,8 +41,8 @@ class Known:
     """A snapshot of the fleet. `fleet` is None if the broker does not answer."""
 
     fleet: FleetView | None
-    pipelines: tuple[PipelineView, ...]
-    devices: tuple[DeviceView, ...]
+    pipelines: tuple[PipelineFigures, ...]
+    devices: tuple[DeviceFigures, ...]
     of_pipelines: Mapping[str, Seen[PipelineStat]]
     of_devices: Mapping[str, Seen[DeviceStat]]
 
@@ -74,11 +68,8 @@ class Metrics:
 
     async def _refresh(self) -> Known:
         try:
-            fleet, pipelines, devices = await asyncio.gather(
-                self._broker.ask(GetFleet(), FleetView, timeout=_ASK),
-                self._broker.pipelines(timeout=_ASK),
-                self._broker.devices(timeout=_ASK),
-            )
+            figures = await self._broker.figures(timeout=_ASK)
+            fleet, pipelines, devices = figures.fleet, figures.pipelines, figures.devices
         except BrokerClientError:
             fleet, pipelines, devices = None, self._known.pipelines, self._known.devices
         of_pipelines = {each.pipeline_id: self._statuses.pipeline(each.pipeline_id) for each in pipelines}
@@ -114,118 +105,173 @@ def collected(known: Known) -> Iterator[Family]:
     yield from _pipeline_families(known)
     yield from _source_families(known.of_pipelines.values())
     yield from _device_families(known)
-    yield from _of_original(known)
 
 
 def totals(known: Known) -> Iterator[Family]:
     """The families about the fleet as a whole."""
     up = Family("streamfleet_broker_up", "Whether the broker answers.")
-    up.add_metric([], float(known.fleet is not None))
+    up.add("", float(known.fleet is not None))
     active = Family("inference_pipeline_active_streams", "Pipelines that run.")
-    active.add_metric([], sum(view.status == "running" for view in known.pipelines))
+    active.add("", sum(view.status == "running" for view in known.pipelines))
     yield from (up, active)
 
 
-def _counter(name: str, text: str, *, labels: Sequence[str]) -> Family:
+def _counter(name: str, text: str, *labels: str) -> Family:
     return Family(name, text, labels=labels, kind="counter")
 
 
+def _gauge(name: str, text: str, *labels: str) -> Family:
+    return Family(name, text, labels=labels)
+
+
 def _pipeline_families(known: Known) -> Iterator[Family]:
-    labels = ["pipeline_id"]
-    up = Family("streamfleet_pipeline_up", "Whether it runs, by a recent status.", labels=labels)
-    info = Family(
-        "streamfleet_pipeline_info", "1 for each pipeline.", labels=[*labels, "device", "model", "status"]
+    up = _gauge("streamfleet_pipeline_up", "Whether it runs, by a recent status.", "pipeline_id")
+    info = _gauge(
+        "streamfleet_pipeline_info", "1 for each pipeline.", "pipeline_id", "device", "model", "status"
     )
     restarts = _counter(
-        "streamfleet_pipeline_restarts", "Starts of its process after the first.", labels=labels
+        "streamfleet_pipeline_restarts", "Starts of its process after the first.", "pipeline_id"
     )
-    age = Family("streamfleet_pipeline_status_age_seconds", "Seconds since its last status.", labels=labels)
+    age = _gauge("streamfleet_pipeline_status_age_seconds", "Seconds since its last status.", "pipeline_id")
     dropped = _counter(
-        "streamfleet_sink_dropped", "Predictions that a sink did not take.", labels=[*labels, "sink"]
+        "streamfleet_sink_dropped", "Predictions that a sink did not take.", "pipeline_id", "sink"
     )
-    for view in known.pipelines:
-        name, seen = view.pipeline_id, known.of_pipelines.get(view.pipeline_id)
+    for figures in known.pipelines:
+        name, seen = figures.pipeline_id, known.of_pipelines.get(figures.pipeline_id)
         fresh = seen is not None and seen.age <= STALE
-        up.add_metric([name], float(fresh and view.status == "running"))
-        info.add_metric([name, view.device or "", view.spec.model.id, view.status], 1)
-        restarts.add_metric([name], view.restarts)
+        labels = f"{{pipeline_id={quoted(name)}}}"
+        up.add(labels, float(fresh and figures.status == "running"))
+        described = labelled(
+            pipeline_id=name, device=figures.device or "", model=figures.model, status=figures.status
+        )
+        info.add(described, 1)
+        restarts.add(labels, figures.restarts)
         if seen is not None:
-            age.add_metric([name], seen.age)
+            age.add(labels, seen.age)
             for sink, count in seen.stat.dropped.items():
-                dropped.add_metric([name, sink], count)
+                dropped.add(labelled(pipeline_id=name, sink=sink), count)
     yield from (up, info, restarts, age, dropped)
 
 
-def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Family]:
-    labels = ["pipeline_id", "source"]
-    counters = {
-        "received": "Frames received from the source.",
-        "decoded": "Frames of which there was a picture.",
-        "inferred": "Frames that a model looked at.",
-        "emitted": "Frames whose predictions were emitted.",
-    }
-    counts = {
-        name: _counter(f"streamfleet_source_frames_{name}", text, labels=labels)
-        for name, text in counters.items()
-    }
-    dropped = _counter(
-        "streamfleet_source_frames_dropped", "Frames that were left out, by cause.", labels=[*labels, "cause"]
-    )
-    failures = _counter(
-        "streamfleet_source_connection_failures",
-        "Attempts to connect that failed, and connections that were lost.",
-        labels=labels,
-    )
-    decoders = Family("streamfleet_source_decoder", "1 for the decoder in use.", labels=[*labels, "decoder"])
-    gauges = {
-        name: Family(f"streamfleet_source_{name}", text, labels=labels)
-        for name, text in (
-            ("up", "Whether there is a picture."),
-            ("connection_attempts", "Attempts to connect that failed since the last success."),
-            ("fps", "Frames emitted a second."),
-            ("latency_seconds", "Seconds from the capture of a frame to its emission."),
-            ("last_frame_age_seconds", "Seconds since the last frame."),
-            ("frozen_seconds", "Seconds for which a live picture has not changed."),
+class _SourceFamilies:
+    """The families about sources, with their own names and with those of Roboflow."""
+
+    def __init__(self) -> None:
+        name = "streamfleet_source_frames"
+        self.received = _counter(
+            f"{name}_received", "Frames received from the source.", "pipeline_id", "source"
         )
-    }
-    for seen, source in _sources_of(pipelines):
-        series = [seen.stat.pipeline_id, str(source.source_id)]
-        for name, counter in counts.items():
-            counter.add_metric(series, getattr(source, name))
-        failures.add_metric(series, source.failures)
+        self.decoded = _counter(
+            f"{name}_decoded", "Frames of which there was a picture.", "pipeline_id", "source"
+        )
+        self.inferred = _counter(
+            f"{name}_inferred", "Frames that a model looked at.", "pipeline_id", "source"
+        )
+        self.emitted = _counter(
+            f"{name}_emitted", "Frames whose predictions were emitted.", "pipeline_id", "source"
+        )
+        self.dropped = _counter(
+            f"{name}_dropped", "Frames that were left out, by cause.", "pipeline_id", "source", "cause"
+        )
+        name = "streamfleet_source"
+        self.failures = _counter(
+            f"{name}_connection_failures",
+            "Attempts to connect that failed, and connections that were lost.",
+            "pipeline_id",
+            "source",
+        )
+        self.decoder = _gauge(
+            f"{name}_decoder", "1 for the decoder in use.", "pipeline_id", "source", "decoder"
+        )
+        self.up = _gauge(f"{name}_up", "Whether there is a picture.", "pipeline_id", "source")
+        self.attempts = _gauge(
+            f"{name}_connection_attempts",
+            "Attempts to connect that failed since the last success.",
+            "pipeline_id",
+            "source",
+        )
+        self.fps = _gauge(f"{name}_fps", "Frames emitted a second.", "pipeline_id", "source")
+        self.latency = _gauge(
+            f"{name}_latency_seconds",
+            "Seconds from the capture of a frame to its emission.",
+            "pipeline_id",
+            "source",
+        )
+        self.last_frame = _gauge(
+            f"{name}_last_frame_age_seconds", "Seconds since the last frame.", "pipeline_id", "source"
+        )
+        self.frozen = _gauge(
+            f"{name}_frozen_seconds",
+            "Seconds for which a live picture has not changed.",
+            "pipeline_id",
+            "source",
+        )
+        name = "inference_pipeline"
+        self.inference_fps = _gauge(
+            f"{name}_inference_fps",
+            "Frames a second of which there are predictions.",
+            "pipeline_id",
+            "source",
+        )
+        self.reported = {
+            figure: _gauge(f"{name}_{figure}", text, "pipeline_id", "source")
+            for figure, text in (
+                ("camera_fps", "Frames a second that the source declares."),
+                ("frame_decoding_latency", "Seconds from the capture of a frame to its inference."),
+                ("inference_latency", "Seconds of its inference."),
+                ("e2e_latency", "Seconds from its capture to its predictions."),
+            )
+        }
+
+    def __iter__(self) -> Iterator[Family]:
+        """All of them."""
+        for value in vars(self).values():
+            yield from value.values() if isinstance(value, dict) else (value,)
+
+    def add(self, seen: Seen[PipelineStat]) -> None:
+        """Add the sources of a pipeline, each once: a duplicate series makes the whole text invalid."""
+        stat = seen.stat
+        pipeline = f"pipeline_id={quoted(stat.pipeline_id)}"
+        for source in {source.source_id: source for source in stat.sources}.values():
+            self._add(f'{pipeline},source="{source.source_id}"', source, seen.age)
+        for (source_id, figure), value in dict(_reported(stat)).items():
+            self.reported[figure].add(f"{{{pipeline},source={quoted(source_id)}}}", value)
+
+    def _add(self, inner: str, source: SourceStat, age: float) -> None:
+        """Add a source. `inner`: its labels, without braces; they are sorted by name."""
+        labels, is_fresh = f"{{{inner}}}", age <= STALE
+        self.received.add(labels, source.received)
+        self.decoded.add(labels, source.decoded)
+        self.inferred.add(labels, source.inferred)
+        self.emitted.add(labels, source.emitted)
+        self.failures.add(labels, source.failures)
         for cause, count in source.dropped.items():
-            dropped.add_metric([*series, cause], count)
+            self.dropped.add(f"{{cause={quoted(cause)},{inner}}}", count)
         if source.decoder:
-            decoders.add_metric([*series, source.decoder], 1)
-        for name, value in _gauges_of(source, seen.age).items():
-            if value is not None:
-                gauges[name].add_metric(series, value)
-    yield from (*counts.values(), dropped, failures, decoders, *gauges.values())
+            self.decoder.add(f"{{decoder={quoted(source.decoder)},{inner}}}", 1)
+        self.up.add(labels, float(is_fresh and source.state == "RUNNING"))
+        self.attempts.add(labels, source.attempts)
+        fps = source.fps if is_fresh else 0.0
+        self.fps.add(labels, fps)
+        self.inference_fps.add(labels, fps)
+        if source.latency is not None:
+            self.latency.add(labels, source.latency)
+        if source.last_frame_age is not None:
+            self.last_frame.add(labels, round(source.last_frame_age + age, 3))
+        if is_fresh and source.frozen_for is not None:
+            self.frozen.add(labels, source.frozen_for)
 
 
-def _sources_of(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[tuple[Seen[PipelineStat], SourceStat]]:
-    """Return the current state of each source once: a duplicate series makes the whole text invalid."""
+def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Family]:
+    families = _SourceFamilies()
     for seen in pipelines:
-        for source in {source.source_id: source for source in as_of_now(seen).sources}.values():
-            yield seen, source
-
-
-def _gauges_of(source: SourceStat, age: float) -> dict[str, float | None]:
-    """The gauges of a source whose last status has this age."""
-    return {
-        "up": float(age <= STALE and source.state == "RUNNING"),
-        "connection_attempts": source.attempts,
-        "fps": source.fps,
-        "latency_seconds": source.latency,
-        "last_frame_age_seconds": source.last_frame_age,
-        "frozen_seconds": source.frozen_for,
-    }
+        families.add(seen)
+    yield from families
 
 
 def _device_families(known: Known) -> Iterator[Family]:
-    labels = ["device"]
     gauges = {
-        name: Family(f"streamfleet_device_{name}", text, labels=labels)
+        name: _gauge(f"streamfleet_device_{name}", text, "device")
         for name, text in (
             ("ready", "Whether it is ready."),
             ("capacity", "Pipelines that it is willing to run."),
@@ -246,51 +292,53 @@ def _device_families(known: Known) -> Iterator[Family]:
     dropped = _counter(
         "streamfleet_device_dropped_messages",
         "Messages beyond its budget, which the broker dropped.",
-        labels=["device", "plane"],
+        "device",
+        "plane",
     )
-    engine = ["device", "digest"]
-    ready = Family("streamfleet_engine_ready", "Whether its model is loaded.", labels=engine)
+    ready = _gauge("streamfleet_engine_ready", "Whether its model is loaded.", "device", "digest")
     inferences = _counter(
-        "streamfleet_engine_inferences", "Frames that it looked at since its start.", labels=engine
+        "streamfleet_engine_inferences", "Frames that it looked at since its start.", "device", "digest"
     )
     restarts = _counter(
-        "streamfleet_engine_restarts", "Starts of its process after the first.", labels=engine
+        "streamfleet_engine_restarts", "Starts of its process after the first.", "device", "digest"
     )
-    providers = Family(
-        "streamfleet_engine_provider", "1 for what runs its model.", labels=["device", "digest", "provider"]
+    providers = _gauge(
+        "streamfleet_engine_provider", "1 for what runs its model.", "device", "digest", "provider"
     )
-    missing = Family(
+    missing = _gauge(
         "streamfleet_accelerator_missing",
         "Whether a model does not run on an accelerator that the device should have.",
-        labels=["device"],
+        "device",
     )
-    for view in known.devices:
-        series = [view.device]
-        gauges["ready"].add_metric(series, float(view.state == "ready"))
-        gauges["capacity"].add_metric(series, view.capacity)
-        gauges["pipelines"].add_metric(series, view.pipelines)
-        if view.silent is not None:
-            gauges["silent_seconds"].add_metric(series, view.silent)
+    for figures in known.devices:
+        name = figures.device
+        labels = labelled(device=name)
+        gauges["ready"].add(labels, float(figures.state == "ready"))
+        gauges["capacity"].add(labels, figures.capacity)
+        gauges["pipelines"].add(labels, figures.pipelines)
+        if figures.silent is not None:
+            gauges["silent_seconds"].add(labels, figures.silent)
         for plane in get_args(Plane):
-            dropped.add_metric([view.device, plane], view.dropped.get(plane, 0))
-        seen = known.of_devices.get(view.device)
+            dropped.add(labelled(device=name, plane=plane), figures.dropped.get(plane, 0))
+        seen = known.of_devices.get(name)
         if seen is None:
             continue
-        gauges["load1"].add_metric(series, seen.stat.load)
-        gauges["cores"].add_metric(series, seen.stat.cores)
-        gauges["memory_bytes"].add_metric(series, seen.stat.memory)
-        gauges["memory_available_bytes"].add_metric(series, seen.stat.memory_available)
-        for name, value in _sensors_of(seen.stat).items():
+        gauges["load1"].add(labels, seen.stat.load)
+        gauges["cores"].add(labels, seen.stat.cores)
+        gauges["memory_bytes"].add(labels, seen.stat.memory)
+        gauges["memory_available_bytes"].add(labels, seen.stat.memory_available)
+        for sensor, value in _sensors_of(seen.stat).items():
             if value is not None:
-                gauges[name].add_metric(series, value)
+                gauges[sensor].add(labels, value)
         # Each once: a duplicate series makes the whole text invalid.
         for each in {engine.digest: engine for engine in seen.stat.engines}.values():
-            ready.add_metric([view.device, each.digest], float(each.state == "ready"))
-            inferences.add_metric([view.device, each.digest], each.inferences)
-            restarts.add_metric([view.device, each.digest], each.restarts)
+            engine = labelled(device=name, digest=each.digest)
+            ready.add(engine, float(each.state == "ready"))
+            inferences.add(engine, each.inferences)
+            restarts.add(engine, each.restarts)
             if each.provider:
-                providers.add_metric([view.device, each.digest, each.provider], 1)
-        missing.add_metric(series, float(seen.stat.missing_accelerator is not None))
+                providers.add(labelled(device=name, digest=each.digest, provider=each.provider), 1)
+        missing.add(labels, float(seen.stat.missing_accelerator is not None))
     yield from (*gauges.values(), dropped, ready, inferences, restarts, providers, missing)
 
 
@@ -304,27 +352,6 @@ def _sensors_of(stat: DeviceStat) -> dict[str, float | None]:
         "disk_bytes": stat.disk or None,
         "disk_available_bytes": stat.disk_available if stat.disk else None,
     }
-
-
-def _of_original(known: Known) -> Iterator[Family]:
-    """Roboflow's gauges, under its names."""
-    labels = ["pipeline_id", "source"]
-    gauges = {
-        name: Family(f"inference_pipeline_{name}", text, labels=labels)
-        for name, text in (
-            ("inference_fps", "Frames a second of which there are predictions."),
-            ("camera_fps", "Frames a second that the source declares."),
-            ("frame_decoding_latency", "Seconds from the capture of a frame to its inference."),
-            ("inference_latency", "Seconds of its inference."),
-            ("e2e_latency", "Seconds from its capture to its predictions."),
-        )
-    }
-    for seen, source in _sources_of(known.of_pipelines.values()):
-        gauges["inference_fps"].add_metric([seen.stat.pipeline_id, str(source.source_id)], source.fps)
-    for seen in known.of_pipelines.values():
-        for (source_id, figure), value in dict(_reported(seen.stat)).items():
-            gauges[figure].add_metric([seen.stat.pipeline_id, source_id], value)
-    yield from gauges.values()
 
 
 def _reported(stat: PipelineStat) -> Iterator[tuple[tuple[str, str], float]]:

@@ -7,6 +7,7 @@ any ──Bye──▶ left; two boots that alternate, or a flood ──▶ quar
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from streamfleet_broker.fleet.records import PipelineRecord
@@ -14,7 +15,7 @@ from streamfleet_core.protocol.costs import Resources
 from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.requests import DeviceState, Plane
-from streamfleet_core.protocol.values import Observed
+from streamfleet_core.protocol.values import Observed, observed_digest
 
 # Epochs that one device may raise. Each restarts all sessions; a restored store needs one.
 RAISES = Rate(1 / 600, 2)
@@ -23,6 +24,7 @@ RAISES = Rate(1 / 600, 2)
 EVENTS = Rate(10, 256)
 # Reports of what one device has measured: each may be written, and changes what fits where.
 MEASUREMENTS = Rate(0.2, 4)
+NO_DIGEST = observed_digest(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,9 @@ class Session:
     ticket: str
     received: int = 0  # the last seq that was accepted
     sent: int = 0  # the last seq that was sent
+    # The desired and the applied revision at which the last report was looked at; None: since then, it has
+    # sent another one.
+    confirmed: tuple[int, int] | None = None
     applied_revision: int = 0  # what the device says it applied
     resend: bool = False  # the desired state could not be queued
     cut: bool = False  # its connection is gone, which is not logged yet
@@ -84,6 +89,7 @@ class Device:
     heard: float | None = None  # start of the lease
     lost_at: float = float("-inf")
     observed: dict[str, Observed] = field(default_factory=dict)  # the last list that it sent
+    observed_digest: int = NO_DIGEST  # of that list
     trouble: str = ""  # what it says is wrong with it as a whole
     cordon: str = ""  # what operators are told of it: cordoned, draining or drained
     capacity: int = 0
@@ -100,6 +106,11 @@ class Device:
     raises: Bucket = field(default_factory=lambda: Bucket(RAISES))
     events: Bucket = field(default_factory=lambda: Bucket(EVENTS))
     measurements: Bucket = field(default_factory=lambda: Bucket(MEASUREMENTS))
+
+    def observe(self, observed: Iterable[Observed]) -> None:
+        """Replace the list of what it runs."""
+        self.observed = {entry.pipeline_id: entry for entry in observed}
+        self.observed_digest = observed_digest(tuple(self.observed.values()))
 
     def silent(self, now: float) -> float | None:
         """Seconds since it was last heard; None if it never was by this broker."""

@@ -59,6 +59,8 @@ class EventListeners:
         """Turn changes into events, and send them to the listeners."""
         state = self._state
         state.events.begin_step()
+        if not (state.dirty_devices or state.dirty_pipelines or state.reported):
+            return
         devices = [self._record_device(name, now) for name in sorted(state.dirty_devices)]
         pipelines = [self._record_pipeline(pipeline_id, now) for pipeline_id in sorted(state.dirty_pipelines)]
         for report in state.reported:

@@ -42,6 +42,7 @@ from streamfleet_core.protocol.requests import (
     FindOptimisation,
     GetDevice,
     GetEvents,
+    GetFigures,
     GetFleet,
     GetPipeline,
     LabelDevice,
@@ -80,6 +81,7 @@ Query = (
     | CheckTicket
     | CheckHolder
     | GetFleet
+    | GetFigures
 )
 DeviceChange = AddDevice | LabelDevice | CordonDevice | DrainDevice | RemoveDevice | DrillDevice
 
@@ -180,8 +182,9 @@ class Operators:
                 return Reply(self._state.tickets.get(request.ticket))
             case CheckHolder():
                 return Reply(self._state.holds(request.device, request.pipeline_id))
-            case GetFleet():
-                return Reply(self._queries.fleet_view(now))
+            case GetFleet() | GetFigures():
+                is_brief = isinstance(request, GetFleet)
+                return Reply(self._queries.fleet_view(now) if is_brief else self._queries.figures(now))
             case PlanPipelines() | ListCosts():
                 return self._estimate(request)
             case _:

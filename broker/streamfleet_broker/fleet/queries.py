@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import islice
 
 from streamfleet_broker.fleet.devices import Device
 from streamfleet_broker.fleet.event_log import Snapshot
@@ -20,10 +21,13 @@ from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
 from streamfleet_core.protocol.requests import (
+    DeviceFigures,
     DeviceView,
+    FleetFigures,
     FleetView,
     ListDevices,
     ListPipelines,
+    PipelineFigures,
     PipelineView,
 )
 
@@ -58,13 +62,9 @@ class FleetQueries:
 
     def page(self, request: ListPipelines, now: float) -> tuple[PipelineView, ...]:
         """The pipelines that are not being stopped, oldest first."""
-        records = [
-            record
-            for record in self._state.records.pipelines.values()
-            if record.created > request.after and record.desired_status != "stop"
-        ]
-        records.sort(key=lambda record: record.created)
-        return self.views(records[: request.limit or None], now)
+        younger = self._state.records.created_after(request.after)
+        present = (record for record in younger if record.desired_status != "stop")
+        return self.views(list(islice(present, request.limit or None)), now)
 
     def device_page(self, request: ListDevices, now: float) -> tuple[DeviceView, ...]:
         """The devices by name, including those that have not enrolled yet."""
@@ -110,16 +110,46 @@ class FleetQueries:
             ),
         )
 
+    def figures(self, now: float) -> FleetFigures:
+        """What metrics tell of the whole fleet, at a tenth of the cost of its views."""
+        state = self._state
+        records = [each for each in state.records.created_after(0) if each.desired_status != "stop"]
+        expected = {token.device for token in state.records.tokens.values()}
+        return FleetFigures(
+            self.fleet_view(now),
+            tuple(map(self._pipeline_figures, records)),
+            tuple(self._device_figures(name, now) for name in sorted(state.devices.keys() | expected)),
+        )
+
+    def _pipeline_figures(self, record: PipelineRecord) -> PipelineFigures:
+        holder, observed = record.holder, self._state.observed(record)
+        word = status(record, None if holder is None else self._state.devices[holder].state, observed)
+        restarts = 0 if observed is None else observed.restarts
+        return PipelineFigures(record.pipeline_id, word, record.device, record.spec.model.id, restarts)
+
+    def _device_figures(self, name: str, now: float) -> DeviceFigures:
+        device = self._state.devices.get(name)
+        if device is None:
+            return DeviceFigures(name, "new", 0, 0, None, {})
+        count = self._count_running(device)
+        silent = device.silent(now)
+        return DeviceFigures(name, device.state, device.capacity, count, silent, dict(device.dropped))
+
+    def _count_running(self, device: Device) -> int:
+        """The pipelines of a device that are to run or to be paused, and have not finished."""
+        known, ids = self._state.records.pipelines, self._state.records.placed[device.name]
+        records = [known[pipeline_id] for pipeline_id in ids]
+        return sum(
+            record.desired_status != "stop" and not self._state.has_finished(record) for record in records
+        )
+
     def _device_view(self, device: Device, now: float) -> DeviceView:
-        records = self._state.records.of_device(device.name)
         known = self._state.records.devices[device.name]
         return DeviceView(
             device=device.name,
             state=device.state,
             capacity=device.capacity,
-            pipelines=sum(
-                record.desired_status != "stop" and not self._state.has_finished(record) for record in records
-            ),
+            pipelines=self._count_running(device),
             agent=device.agent,
             silent=device.silent(now),
             labels=known.labels,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from typing_extensions import assert_never
@@ -30,6 +32,7 @@ class RecordIndex:
         self.owners: dict[str, str] = {}  # public key → device: exactly the keys in `devices`
         self.tokens: dict[str, TokenRecord] = {}  # by public key
         self.pipelines: dict[str, PipelineRecord] = {}
+        self._by_age: list[tuple[int, str]] = []  # `created` and id of the pipelines, oldest first
         self.placed: defaultdict[str | None, set[str]] = defaultdict(set)  # device → its pipelines
         self.leaving: defaultdict[str, set[str]] = defaultdict(set)  # device → what is taken from it
         self.standby: defaultdict[str, set[str]] = defaultdict(set)  # device → what it has as a standby
@@ -88,6 +91,11 @@ class RecordIndex:
         records = [self.pipelines[pipeline_id] for pipeline_id in self.placed[device]]
         return sorted(records, key=lambda record: record.created)
 
+    def created_after(self, created: int) -> Iterator[PipelineRecord]:
+        """The pipelines that are younger than one with this `created`, oldest first."""
+        first = bisect.bisect_left(self._by_age, (created + 1, ""))
+        return (self.pipelines[pipeline_id] for _, pipeline_id in itertools.islice(self._by_age, first, None))
+
     def tokens_of(self, device: str) -> list[TokenRecord]:
         """The tokens with which a device may enroll."""
         return [token for token in self.tokens.values() if token.device == device]
@@ -109,6 +117,7 @@ class RecordIndex:
         assert not self.owners.keys() & self.tokens.keys()
         assert len({record.short_id for record in self.devices.values()}) == len(self.devices)
         assert len({record.created for record in self.pipelines.values()}) == len(self.pipelines)
+        assert self._by_age == sorted((record.created, key) for key, record in self.pipelines.items())
         assert sum(map(len, self.placed.values())) == len(self.pipelines)
         leaving = sum(record.leaving is not None for record in self.pipelines.values())
         assert sum(map(len, self.leaving.values())) == leaving
@@ -169,9 +178,13 @@ class RecordIndex:
         if isinstance(before, PipelineRecord):
             for ids in self._places(before):
                 ids.discard(key)
+            if record is None:
+                del self._by_age[bisect.bisect_left(self._by_age, (before.created, key))]
         if isinstance(record, PipelineRecord):
             for ids in self._places(record):
                 ids.add(key)
+            if before is None:
+                bisect.insort(self._by_age, (record.created, key))
         for each in (before, record):
             if isinstance(each, PipelineRecord):
                 self._concerned.update(name for name in each.devices if name is not None)

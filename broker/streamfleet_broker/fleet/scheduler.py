@@ -60,7 +60,7 @@ class Scheduler:
             for record in self._state.records.of_device(None)
             if record.desired_status != "stop" and not record.is_poison
         ]
-        for device in self._state.devices.values():
+        for device in self._state.absent():
             if self._state.records.placed[device.name] and self._may_move_from(device, now):
                 waiting += self.movable(device)
         return waiting

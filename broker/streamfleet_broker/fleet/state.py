@@ -316,6 +316,10 @@ class State:
         del self.sessions[session.id], self.tickets[session.ticket]
         device.session = None
 
+    def absent(self) -> list[Device]:
+        """The devices that are not there and not expected: those that may be gone."""
+        return [each for each in self.devices.values() if each.state not in ("ready", "suspect", "syncing")]
+
     def is_gone(self, device: Device, now: float) -> bool:
         """Whether a device runs no movable pipeline: its lease has expired, or it never had one."""
         if device.state == "quarantined":
@@ -329,7 +333,7 @@ class State:
 
     def report(self, device: Device, observed: Iterable[Observed]) -> None:
         """Take what a device says of all of its pipelines."""
-        device.observed = {entry.pipeline_id: entry for entry in observed}
+        device.observe(observed)
         self.crashing.update(name for name, entry in device.observed.items() if entry.crashes)
 
     def mark_device_dirty(self, name: str) -> None:

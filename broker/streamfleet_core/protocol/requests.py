@@ -410,6 +410,11 @@ class GetFleet:
     """Get the state of the broker. Reply: FleetView."""
 
 
+@dataclass(frozen=True, slots=True)
+class GetFigures:
+    """Get what the broker knows for metrics, of the whole fleet. Reply: FleetFigures."""
+
+
 OperatorRequest = (
     CreatePipeline
     | PutPipeline
@@ -442,6 +447,7 @@ OperatorRequest = (
     | FindOptimisation
     | EndOptimisation
     | GetFleet
+    | GetFigures
     | ReportProcess
     | GetEvents
 )
@@ -478,6 +484,7 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "optimisation.find": FindOptimisation,
     "optimisation.end": EndOptimisation,
     "fleet.get": GetFleet,
+    "fleet.figures": GetFigures,
     "process.report": ReportProcess,
     "event.list": GetEvents,
 }
@@ -709,3 +716,45 @@ class FleetView:
     devices_ready: Natural
     devices: Natural
     pipelines: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFigures:
+    """What metrics tell of a pipeline beside its status document."""
+
+    pipeline_id: Id
+    status: PipelineStatus
+    device: Id | None
+    model: ModelId
+    restarts: Natural
+
+    @classmethod
+    def of(cls, view: PipelineView) -> PipelineFigures:
+        """Those of a view."""
+        return cls(view.pipeline_id, view.status, view.device, view.spec.model.id, view.restarts)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFigures:
+    """What metrics tell of a device beside its status document."""
+
+    device: Id
+    state: DeviceState
+    capacity: Natural
+    pipelines: Natural
+    silent: float | None
+    dropped: dict[Plane, Natural]
+
+    @classmethod
+    def of(cls, view: DeviceView) -> DeviceFigures:
+        """Those of a view."""
+        return cls(view.device, view.state, view.capacity, view.pipelines, view.silent, view.dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetFigures:
+    """What the broker knows for metrics: itself, the pipelines by age, and the devices by name."""
+
+    fleet: FleetView
+    pipelines: tuple[PipelineFigures, ...]
+    devices: tuple[DeviceFigures, ...]

@@ -19,7 +19,7 @@ from streamfleet_api.feeds.statuses import Seen
 from streamfleet_api.monitoring.exposition import merge, text_of
 from streamfleet_api.monitoring.metrics import Known, parts_of, totals
 from streamfleet_api.monitoring.metrics import collected as collected_of
-from streamfleet_core.protocol.requests import FleetView
+from streamfleet_core.protocol.requests import DeviceFigures, FleetView, PipelineFigures
 from streamfleet_core.protocol.status import (
     DeviceStat,
     EngineStat,
@@ -94,6 +94,16 @@ MACHINE = DeviceStat(
 )
 
 
+def camera(name: str, **changes: Any) -> PipelineFigures:
+    """What the broker tells of a pipeline."""
+    return PipelineFigures.of(pipeline(name, **changes))
+
+
+def machine(name: str, **changes: Any) -> DeviceFigures:
+    """What the broker tells of a device."""
+    return DeviceFigures.of(device(name, **changes))
+
+
 def samples(text: str) -> Iterator[tuple[str, tuple[tuple[str, str], ...], float]]:
     """Every sample of a text that Prometheus would take."""
     for family in text_string_to_metric_families(text):
@@ -127,7 +137,7 @@ def test_a_device_that_tells_of_a_model_twice_has_one_series_of_it() -> None:
     known = Known(
         fleet=FleetView(epoch=7, uptime=1.5, devices_ready=1, devices=1, pipelines=1),
         pipelines=(),
-        devices=(device("edge-1"),),
+        devices=(machine("edge-1"),),
         of_pipelines={},
         of_devices={"edge-1": Seen(twice, 1.0)},
     )
@@ -145,8 +155,8 @@ def test_a_device_that_tells_of_a_model_twice_has_one_series_of_it() -> None:
 def test_all_figures_of_the_last_known_state_are_told() -> None:
     known = Known(
         fleet=FleetView(epoch=7, uptime=1.5, devices_ready=1, devices=1, pipelines=1),
-        pipelines=(pipeline("door", restarts=2),),
-        devices=(device("edge-1", dropped={"data": 7000}),),
+        pipelines=(camera("door", restarts=2),),
+        devices=(machine("edge-1", dropped={"data": 7000}),),
         of_pipelines={"door": Seen(TOLD, 1.0)},
         of_devices={"edge-1": Seen(MACHINE, 1.0)},
     )
@@ -209,7 +219,7 @@ def test_a_device_whose_models_lack_its_accelerator_is_told() -> None:
     known = Known(
         fleet=None,
         pipelines=(),
-        devices=(device("edge-1"), device("edge-2")),
+        devices=(machine("edge-1"), machine("edge-2")),
         of_pipelines={},
         of_devices={
             "edge-1": Seen(replace(MACHINE, missing_accelerator=missing), 1.0),
@@ -226,7 +236,7 @@ def test_a_device_whose_models_lack_its_accelerator_is_told() -> None:
 def test_what_was_told_long_ago_is_no_rate_of_the_present() -> None:
     known = Known(
         fleet=None,
-        pipelines=(pipeline("door"),),
+        pipelines=(camera("door"),),
         devices=(),
         of_pipelines={"door": Seen(TOLD, 60.0)},
         of_devices={},
@@ -246,7 +256,7 @@ def test_what_was_told_long_ago_is_no_rate_of_the_present() -> None:
 def test_a_sensor_that_a_device_lacks_has_no_series() -> None:
     of_devices = {"edge-1": Seen(MACHINE, 1.0)}
     known = Known(
-        fleet=None, pipelines=(), devices=(device("edge-1"),), of_pipelines={}, of_devices=of_devices
+        fleet=None, pipelines=(), devices=(machine("edge-1"),), of_pipelines={}, of_devices=of_devices
     )
 
     found = collected(known)
@@ -265,7 +275,7 @@ def test_a_report_of_any_shape_does_no_harm(report: Any) -> None:
     stat = replace(TOLD, report=report, sources=(SOURCE, SOURCE))
     known = Known(
         fleet=None,
-        pipelines=(pipeline("door"),),
+        pipelines=(camera("door"),),
         devices=(),
         of_pipelines={"door": Seen(stat, 1.0)},
         of_devices={},
@@ -324,8 +334,8 @@ def test_a_text_in_parts_is_what_the_client_library_writes_as_a_whole(
     }
     known = Known(
         fleet=None,
-        pipelines=tuple(map(pipeline, names)),
-        devices=tuple(device(f"edge-{number}") for number in range(5)),
+        pipelines=tuple(map(camera, names)),
+        devices=tuple(machine(f"edge-{number}") for number in range(5)),
         of_pipelines=told,
         of_devices={"edge-4": Seen(MACHINE, ages)},
     )
@@ -335,6 +345,9 @@ def test_a_text_in_parts_is_what_the_client_library_writes_as_a_whole(
     assert text == written(known, [known]), "as a whole"
     assert text == generate_latest(_Parsed(text)).decode(), "as the library writes it"
     assert len(list(parts_of(known, size=3))) == 6
+    declared = {family.name: {*family.labels} for part in parts_of(known) for family in collected_of(part)}
+    for name, labels, _ in samples(text):
+        assert declared.get(name, set()) == {label for label, _ in labels}, "as the documentation says"
 
 
 def test_the_text_is_one_that_prometheus_takes_and_has_no_secret(http: httpx.Client, peer: Peer) -> None:

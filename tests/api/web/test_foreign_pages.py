@@ -23,6 +23,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
 from streamfleet_core.protocol.requests import (  # noqa: E402
+    GetFigures,
     GetFleet,
     GetPipeline,
     ListDevices,
@@ -296,7 +297,13 @@ def test_a_browser_that_tells_nothing_of_a_page_shows_it_no_picture_and_takes_no
 
     page.evaluate(BLIND, [f"http://fleet.example:{named.port}", READS, WRITES])
     assert got in ([], ["script: loaded"])  # it was loaded, and is no script: `nosniff`
-    assert {type(asked) for asked in peer.asked} <= {GetFleet, GetPipeline, ListDevices, ListPipelines}
+    assert {type(asked) for asked in peer.asked} <= {
+        GetFigures,
+        GetFleet,
+        GetPipeline,
+        ListDevices,
+        ListPipelines,
+    }
     assert "door" in peer.pipelines
 
 

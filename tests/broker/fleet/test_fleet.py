@@ -56,6 +56,7 @@ from streamfleet_core.protocol.requests import (
     CheckHolder,
     CheckTicket,
     CreatePipeline,
+    DeviceFigures,
     DeviceState,
     DeviceView,
     Events,
@@ -63,6 +64,7 @@ from streamfleet_core.protocol.requests import (
     FleetView,
     GetDevice,
     GetEvents,
+    GetFigures,
     GetFleet,
     GetPipeline,
     LabelDevice,
@@ -70,6 +72,7 @@ from streamfleet_core.protocol.requests import (
     ListModels,
     ListPipelines,
     Outcome,
+    PipelineFigures,
     PipelineStatus,
     PipelineView,
     Plane,
@@ -1538,6 +1541,23 @@ def test_who_has_pipelines_is_expected_back_though_it_left() -> None:
 
     (view,) = again.reply(ListDevices())
     assert view.state == "suspect"
+
+
+def test_the_figures_for_metrics_are_those_of_the_views() -> None:
+    fleet = scripted_fleet("a", "b")
+    for name in ("door", "gate", "old"):
+        fleet.create(name)
+    fleet.obey(state=ObservedState.FAILED)
+    fleet.create("wall", FILE, "b")
+    fleet.change("old", "stop")
+    fleet.reply(AddDevice("c"))
+    fleet.leave("b")
+
+    figures = fleet.reply(GetFigures())
+
+    assert figures.fleet == fleet.reply(GetFleet())
+    assert figures.pipelines == tuple(map(PipelineFigures.of, fleet.reply(ListPipelines())))
+    assert figures.devices == tuple(map(DeviceFigures.of, fleet.reply(ListDevices())))
 
 
 def restarted(number: int) -> ScriptedFleet:

@@ -39,7 +39,7 @@ class DeviceConfirmations:
 
     def release_gone(self, now: float) -> None:
         """Release the pipelines of devices that are gone. A device that returns gets its desired state."""
-        for device in self._state.devices.values():
+        for device in self._state.absent():
             if not self._state.is_gone(device, now):
                 continue
             for record in self._state.records.of_device(device.name):

@@ -28,7 +28,6 @@ from streamfleet_core.protocol.messages import (
     Welcome,
 )
 from streamfleet_core.protocol.requests import Plane
-from streamfleet_core.protocol.values import observed_digest
 
 MAX_EPOCH_STEP = 1_000_000  # starts of a broker; a device must not exhaust the number range
 RETURNS = 3  # of a replaced boot within the clone window: two machines use one key
@@ -301,13 +300,14 @@ class Sessions:
         session.applied_revision = heartbeat.applied_revision
         if heartbeat.observed is not None:
             self._state.report(device, heartbeat.observed)
+            session.confirmed = None
             self._state.mark_device_dirty(device.name)
         if heartbeat.trouble != device.trouble and device.events.take(1, now):
             device.trouble = heartbeat.trouble
             self._state.mark_device_dirty(device.name)
         if heartbeat.measured is not None and device.measurements.take(1, now):
             self._state.learn(device, heartbeat.measured)
-        want_full = observed_digest(tuple(device.observed.values())) != heartbeat.observed_digest
+        want_full = device.observed_digest != heartbeat.observed_digest
         if session.resend or heartbeat.applied_revision != device.revision:
             self._send_desired(device, session)
         self._state.send(session, HeartbeatAck(heartbeat.number, want_full))
@@ -316,7 +316,10 @@ class Sessions:
             device.state = "ready"
             self._state.mark_device_dirty(device.name)
             self._scheduler.place(now)
-        self._confirmations.confirm(device, session, now)
+        revisions = device.revision, session.applied_revision
+        if session.confirmed != revisions:  # otherwise it confirms what it did before
+            session.confirmed = revisions
+            self._confirmations.confirm(device, session, now)
 
     def _handle_bye(self, device: Device, bye: Bye, now: float) -> None:
         self._state.end_session(device)

@@ -79,7 +79,8 @@ class Handovers:
 
     def _moving(self) -> list[PipelineRecord]:
         records = self._state.records
-        return [record for name in self._state.devices for record in records.standing_by(name)]
+        names = [name for name in self._state.devices if records.standby.get(name)]
+        return [record for name in names for record in records.standing_by(name)]
 
     def _prepare(self, record: PipelineRecord, now: float, waited: float) -> None:
         assert record.standby is not None
