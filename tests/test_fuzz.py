@@ -93,7 +93,17 @@ def control(message: Any) -> Callable[[bytes], object]:
 
 def a_status(topic: bytes) -> Callable[[bytes], object]:
     header = DataHeader(kind=Kind.STAT, gen=3, inc=0, seq=1).pack()
-    return lambda body: Board().receive([topic, header, body], 0.0)
+
+    def read(body: bytes) -> object:
+        board = Board(on_unreadable=_raised)
+        subject = board.receive([topic, header, body], 0.0)
+        return None if subject is None else board.news(subject)
+
+    return read
+
+
+def _raised(error: BadData) -> None:
+    raise error
 
 
 def a_request(body: bytes) -> object:

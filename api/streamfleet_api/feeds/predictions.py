@@ -1,10 +1,12 @@
 """The predictions of the fleet: one socket for all subscribers, subscribed to no more than they need.
 
-The last prediction of each source arrives once a second, with or without subscribers, and is kept.
+The last prediction of each source arrives once a second, with or without subscribers, and is kept. Of a large
+fleet, only those of pipelines that a client has asked for a moment ago: no client asks for all of them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -22,7 +24,14 @@ from streamfleet_api.feeds.send_queue import Message, SendQueue, gap
 from streamfleet_api.feeds.subscribers import Hub, Subscriber, SubscriberRegistry
 from streamfleet_api.feeds.topic_refcounts import TopicRefCounts
 from streamfleet_api.feeds.zmq_subscription import Key, LogThrottle, Order, name_of, received, sub_socket
-from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic, split
+from streamfleet_core.protocol.data_plane import (
+    DataHeader,
+    Kind,
+    ordered,
+    pipeline_topic,
+    source_of,
+    split,
+)
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import MAX_SOURCES
 from streamfleet_core.protocol.prediction import decode
@@ -38,6 +47,10 @@ MAX_KEPT = 64 * 1024**2  # bytes of last predictions
 # Bytes of one subscribed pipeline: many times what 16 sources full of objects produce.
 BUDGET = Rate(16 * 1024**2, 32 * 1024**2)
 _EACH = 512  # minimum bytes that a message counts as
+MANY = 1_000  # pipelines, above which last predictions arrive only of those that a client asks for
+LAST_WAIT = 1.5  # seconds for the first of them to arrive
+_KEEP_ON = 10.0  # seconds for which they arrive after they were asked for
+_MAX_ASKED = 256  # pipelines, above which those of all arrive after all
 _EVERYTHING = b"v1/pred/"
 _LASTS = b"v1/last/"
 
@@ -105,6 +118,10 @@ class Predictions:
         self._pipeline_cache = pipeline_cache
         self._lasts = Lasts()
         self._topic_refcounts = TopicRefCounts(changed=self._forget)
+        self._last_topics = TopicRefCounts(changed=lambda _: None, keep_on=_KEEP_ON)
+        self._all_lasts = contextlib.ExitStack()  # the topic of all last predictions, in a small fleet
+        self._holds_all = False
+        self._arrivals: dict[str, asyncio.Event] = {}  # pipelines whose last prediction is awaited
         self._taps: dict[str, Tap] = {}
         self._orders: dict[
             tuple[str, int | None], Order
@@ -116,11 +133,17 @@ class Predictions:
 
     async def start(self) -> None:
         """Connect to the relay, which need not run yet."""
+        self._hold_all()
         self._work.start()
+
+    def _hold_all(self) -> None:
+        self._all_lasts.enter_context(self._last_topics.hold(_LASTS))
+        self._holds_all = True
 
     async def close(self) -> None:
         """Unsubscribe."""
         await self._work.close()
+        self._all_lasts.close()
 
     @contextlib.contextmanager
     def subscribe(self, chosen: PredictionFilter) -> Iterator[Subscriber]:
@@ -144,8 +167,28 @@ class Predictions:
             finally:
                 del self._taps[pipeline_id]
 
-    def last(self, pipeline_id: str, source: int | None) -> Message | None:
-        """The last prediction, at most a second old; None without a readable one."""
+    async def last(self, pipeline_id: str, source: int | None) -> Message | None:
+        """The last prediction, at most a second old; None without a readable one.
+
+        Of a large fleet, the first answer about a pipeline waits for its device.
+        """
+        topics = self._last_topics
+        topic = _LASTS if len(topics) >= _MAX_ASKED else pipeline_topic(Kind.LAST, pipeline_id)
+        if _LASTS not in topics:
+            arrives = topic in topics and pipeline_id not in self._arrivals
+            with topics.hold(topic):
+                if not arrives:
+                    await self._arrival(pipeline_id)
+        return self._last(pipeline_id, source)
+
+    async def _arrival(self, pipeline_id: str) -> None:
+        """Wait until the last prediction of a pipeline arrives, but not for long: there may be none."""
+        arrival = self._arrivals.setdefault(pipeline_id, asyncio.Event())
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(arrival.wait(), LAST_WAIT)
+        self._arrivals.pop(pipeline_id, None)
+
+    def _last(self, pipeline_id: str, source: int | None) -> Message | None:
         last = self._lasts.find(pipeline_id, source)
         try:
             return None if last is None else _message(last.key, _decoded(pipeline_id, last.body))
@@ -155,8 +198,11 @@ class Predictions:
 
     async def _run(self) -> None:
         socket = sub_socket(self._context, self._endpoint, self._keys)
-        with socket, self._topic_refcounts.served_by(socket):
-            socket.subscribe(_LASTS)
+        with (
+            socket,
+            self._topic_refcounts.served_by(socket),
+            self._last_topics.served_by(socket),
+        ):
             async for frames in received(socket):
                 try:
                     self._receive(frames, time.monotonic())
@@ -164,18 +210,33 @@ class Predictions:
                     self._log_throttle.log("a prediction", exc)
 
     def _receive(self, frames: list[bytes], now: float) -> None:
+        if frames[0].startswith(_LASTS):
+            self._receive_last(frames, now)
+        else:
+            self._receive_prediction(frames, now)
+
+    def _receive_last(self, frames: list[bytes], now: float) -> None:
+        pipeline_id, key, body = ordered(frames)
+        source = source_of(frames[1])
+        if source >= MAX_SOURCES:
+            raise BadData(f"a source below {MAX_SOURCES}", str(source))
+        if self._order(pipeline_id, source).accept(key, now) is not None:
+            self._lasts.keep(pipeline_id, source, Last(key, body))
+        if (arrival := self._arrivals.get(pipeline_id)) is not None:
+            arrival.set()
+
+    def _receive_prediction(self, frames: list[bytes], now: float) -> None:
         pipeline_id, header, body = split(frames)
         if header.source >= MAX_SOURCES:
             raise BadData(f"a source below {MAX_SOURCES}", str(header.source))
-        is_prediction = header.kind is Kind.PRED
-        tells = is_prediction and bool(self._hub.groups)
+        tells = bool(self._hub.groups)
         if tells and not self._budget(pipeline_id).take(max(len(body), _EACH), now):
             raise BadData(f"no more than {BUDGET.each_second:.0f} bytes a second of {pipeline_id}", "more")
-        missing = self._order(pipeline_id, None if is_prediction else header.source).accept(header.key, now)
+        missing = self._order(pipeline_id, None).accept(header.key, now)
         if missing is None:
             return
         self._lasts.keep(pipeline_id, header.source, Last(header.key, body))
-        if is_prediction and pipeline_id in self._taps:
+        if pipeline_id in self._taps:
             self._taps[pipeline_id](header, body)
         if tells:
             self._push(pipeline_id, header, _decoded(pipeline_id, body), missing)
@@ -223,6 +284,11 @@ class Predictions:
 
     def _retain(self, pipelines: Mapping[str, PipelineView]) -> None:
         self._lasts.retain(pipelines)
+        if len(pipelines) > MANY:
+            self._all_lasts.close()
+            self._holds_all = False
+        elif not self._holds_all:
+            self._hold_all()
 
 
 def topics_of(chosen: PredictionFilter) -> list[bytes]:

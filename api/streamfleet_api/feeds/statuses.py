@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import zmq.asyncio
@@ -21,7 +21,7 @@ from streamfleet_api.feeds.pipeline_cache import PipelineCache
 from streamfleet_api.feeds.send_queue import Message, SendQueue
 from streamfleet_api.feeds.subscribers import Hub, Subscriber, SubscriberRegistry
 from streamfleet_api.feeds.zmq_subscription import UNREADABLE, Key, LogThrottle, Order, received, sub_socket
-from streamfleet_core.protocol.data_plane import split
+from streamfleet_core.protocol.data_plane import ordered
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.requests import PipelineView
@@ -65,48 +65,94 @@ def as_of_now(seen: Seen[PipelineStat]) -> PipelineStat:
     return replace(seen.stat, fps=0.0 if stale else seen.stat.fps, sources=sources, report=report)
 
 
-@dataclass(frozen=True, slots=True)
 class _Entry(Generic[T]):
-    order: Order
-    budget: Bucket
-    stat: T
-    message: Message
+    """The last document of one subject. It is decoded and encoded when a client asks: most are replaced."""
+
+    __slots__ = ("_decoder", "_message", "_name", "_stat", "body", "budget", "order")
+
+    def __init__(self, name: str, decoder: msgspec.msgpack.Decoder[T]) -> None:
+        self.order = Order()
+        self.budget = Bucket(BUDGET)
+        self.body = b""
+        self._name = name
+        self._decoder: msgspec.msgpack.Decoder[T] = decoder
+        self._stat: T | None = None
+        self._message: Message | None = None
+
+    def replace(self, body: bytes) -> None:
+        """Keep another document."""
+        self.body = body
+        self._stat = self._message = None
+
+    def stat(self) -> T:
+        """The document. Raises: BadData."""
+        if self._stat is None:
+            body, self.body = self.body, b""  # an unreadable one is looked at once
+            self._stat = _decoded(self._decoder, self._name, body)
+        return self._stat
+
+    def message(self, subject: str) -> Message:
+        """The document for subscribers. Raises: BadData."""
+        if self._message is None:
+            self._message = Message(kind="status", data=msgspec.json.encode(self.stat()), subject=subject)
+        return self._message
 
 
 class Board:
-    """The last documents, without a socket or a clock. `now` is in monotonic seconds."""
+    """The last documents, without a socket or a clock. `now` is in monotonic seconds.
 
-    def __init__(self, *, limit: int = MAX_SUBJECTS) -> None:
+    Args:
+        limit: pipelines, and devices.
+        on_unreadable: called with the error when a document that a client asks for cannot be read.
+    """
+
+    def __init__(
+        self, *, limit: int = MAX_SUBJECTS, on_unreadable: Callable[[BadData], None] = lambda _: None
+    ) -> None:
         self._limit = limit
+        self._on_unreadable = on_unreadable
         self._pipelines: OrderedDict[str, _Entry[PipelineStat]] = OrderedDict()
         self._devices: OrderedDict[str, _Entry[DeviceStat]] = OrderedDict()
 
-    def receive(
-        self, frames: Sequence[bytes], now: float
-    ) -> tuple[PipelineStat | DeviceStat, Message] | None:
-        """Keep a document and return it with its message; None if it is outdated. Raises: BadData."""
-        subject, header, body = split(frames)
+    def receive(self, frames: Sequence[bytes], now: float) -> str | None:
+        """Keep a document and return its subject; None if it is outdated. Raises: BadData."""
+        subject, key, body = ordered(frames)
         if subject.startswith("@"):
-            return self._keep(self._devices, _DEVICES, subject, header.key, body, now)
-        return self._keep(self._pipelines, _PIPELINES, subject, header.key, body, now)
+            is_new = self._keep(self._devices, _DEVICES, subject[1:], key, body, now)
+        else:
+            is_new = self._keep(self._pipelines, _PIPELINES, subject, key, body, now)
+        return subject if is_new else None
 
     def pipeline(self, pipeline_id: str, now: float) -> Seen[PipelineStat] | None:
-        """The last document of a pipeline; None without one."""
+        """The last document of a pipeline; None without one that can be read."""
         return self._seen(self._pipelines, pipeline_id, now)
 
     def device(self, device: str, now: float) -> Seen[DeviceStat] | None:
-        """The last document of a device, None when there was none."""
+        """The last document of a device; None likewise."""
         return self._seen(self._devices, device, now)
+
+    def news(self, subject: str) -> tuple[PipelineStat | DeviceStat, Message] | None:
+        """The last document of a pipeline or of `@DEVICE`, with its message; None if it cannot be read."""
+        entry: _Entry[Any] = (
+            self._devices[subject[1:]] if subject.startswith("@") else self._pipelines[subject]
+        )
+        try:
+            return entry.stat(), entry.message(subject)
+        except BadData as exc:
+            self._on_unreadable(exc)
+            return None
 
     def latest(
         self, chosen: StatusFilter, labels: Callable[[str], Mapping[str, str] | None]
     ) -> list[Message]:
         """The last documents that match a filter, devices first."""
-        devices = [entry.message for name, entry in self._devices.items() if chosen.wants_device(name)]
-        return devices + [
-            entry.message
-            for pipeline_id, entry in self._pipelines.items()
-            if chosen.wants_pipeline(pipeline_id, entry.stat.device, labels(pipeline_id))
+        devices = [self.news(f"@{name}") for name in self._devices if chosen.wants_device(name)]
+        pipelines = [self.news(pipeline_id) for pipeline_id in self._pipelines]
+        return [message for _, message in filter(None, devices)] + [
+            message
+            for stat, message in filter(None, pipelines)
+            if isinstance(stat, PipelineStat)
+            and chosen.wants_pipeline(stat.pipeline_id, stat.device, labels(stat.pipeline_id))
         ]
 
     def retain(self, pipeline_ids: Collection[str]) -> None:
@@ -118,33 +164,33 @@ class Board:
         self,
         table: OrderedDict[str, _Entry[T]],
         decoder: msgspec.msgpack.Decoder[T],
-        subject: str,
+        name: str,
         key: Key,
         body: bytes,
         now: float,
-    ) -> tuple[T, Message] | None:
-        name = subject.removeprefix("@")
-        known = table.get(name)
-        budget = Bucket(BUDGET) if known is None else known.budget
-        if not budget.take(max(len(body), _EACH), now):
-            raise BadData(f"no more than {BUDGET.each_second:.0f} bytes a second of {subject}", "more")
-        stat = _decoded(decoder, name, body)
-        order = Order() if known is None else known.order
-        if order.accept(key, now) is None:
-            return None
-        message = Message(kind="status", data=msgspec.json.encode(stat), subject=subject)
-        table[name] = _Entry(order, budget, stat, message)
+    ) -> bool:
+        entry = table.get(name)
+        if entry is None:
+            entry = table[name] = _Entry(name, decoder)
+            if len(table) > self._limit:
+                table.popitem(last=False)
+        if not entry.budget.take(max(len(body), _EACH), now):
+            raise BadData(f"no more than {BUDGET.each_second:.0f} bytes a second of {name}", "more")
+        if entry.order.accept(key, now) is None:
+            return False
+        entry.replace(body)
         table.move_to_end(name)
-        if len(table) > self._limit:
-            table.popitem(last=False)
-        return stat, message
+        return True
 
-    @staticmethod
-    def _seen(table: OrderedDict[str, _Entry[T]], subject: str, now: float) -> Seen[T] | None:
-        if subject not in table:
+    def _seen(self, table: OrderedDict[str, _Entry[T]], name: str, now: float) -> Seen[T] | None:
+        entry = table.get(name)
+        if entry is None:
             return None
-        entry = table[subject]
-        return Seen(entry.stat, now - entry.order.heard)
+        try:
+            return Seen(entry.stat(), now - entry.order.heard)
+        except BadData as exc:
+            self._on_unreadable(exc)
+            return None
 
 
 class Statuses:
@@ -163,8 +209,8 @@ class Statuses:
         self._keys = keys
         self._pipeline_cache = pipeline_cache
         self._hub: Hub[StatusFilter] = Hub(subscribers)
-        self._board = Board()
         self._log_throttle = LogThrottle()
+        self._board = Board(on_unreadable=lambda exc: self._log_throttle.log("a status", exc))
         self._work = Background("statuses", self._run)
         pipeline_cache.on_refresh(self._retain)
 
@@ -202,12 +248,14 @@ class Statuses:
             socket.subscribe(b"v1/stat/")
             async for frames in received(socket):
                 try:
-                    news = self._board.receive(frames, time.monotonic())
+                    subject = self._board.receive(frames, time.monotonic())
                 except BadData as exc:
                     self._log_throttle.log("a status", exc)
                     continue
-                if news is not None and self._hub.groups:
-                    self._push(*news)
+                if subject is not None and self._hub.groups:
+                    news = self._board.news(subject)
+                    if news is not None:
+                        self._push(*news)
 
     def _push(self, stat: PipelineStat | DeviceStat, message: Message) -> None:
         for chosen, subscribers in self._hub.groups.items():

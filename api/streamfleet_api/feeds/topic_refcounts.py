@@ -25,6 +25,9 @@ class TopicRefCounts:
     def __contains__(self, topic: bytes) -> bool:
         return topic in self._subscribers
 
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
     @property
     def subscribers(self) -> int:
         """The number of subscribers of all topics."""

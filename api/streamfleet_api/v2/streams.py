@@ -131,7 +131,7 @@ class Streams:
     async def last_prediction(self, request: Request) -> Response:
         """The last prediction, at most a second old."""
         view = await self._view(request)
-        last = self._predictions.last(view.pipeline_id, _read(read_source, request))
+        last = await self._predictions.last(view.pipeline_id, _read(read_source, request))
         if last is None:
             raise Problem(
                 404, f"no prediction of {view.pipeline_id} since this api started: {self._why(view)}"

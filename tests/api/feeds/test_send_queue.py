@@ -130,13 +130,15 @@ def stat_frames(seq: int, throughput: float, pipeline_id: str = "door") -> list[
 def test_the_board_keeps_the_last_status_with_its_age() -> None:
     board = Board()
 
-    news = board.receive(stat_frames(1, 10.0), 100.0)
+    subject = board.receive(stat_frames(1, 10.0), 100.0)
     late = board.receive(stat_frames(0, 99.0), 101.0)
 
     seen = board.pipeline("door", 103.5)
     assert seen is not None
     assert (seen.stat.fps, seen.age) == (10.0, 3.5)
     assert board.pipeline("gate", 103.5) is None
+    assert subject == "door"
+    news = board.news(subject)
     assert news is not None
     assert news[1].data == render(to_plain(told("door", 10.0)))
     assert late is None
@@ -190,10 +192,20 @@ def broken(**changes: object) -> bytes:
     ],
 )
 def test_a_status_that_is_none_is_told_apart(body: bytes) -> None:
-    frames = [b"v1/stat/door/", DataHeader(kind=Kind.STAT, gen=3, inc=0, seq=0).pack(), body]
+    frames = [b"v1/stat/door/", DataHeader(kind=Kind.STAT, gen=3, inc=0, seq=1).pack(), body]
+    refused = list[BadData]()
+    board = Board(on_unreadable=refused.append)
 
-    with pytest.raises(BadData):
-        Board().receive(frames, 0.0)
+    try:
+        board.receive(frames, 0.0)
+    except BadData as exc:
+        refused.append(exc)
+
+    assert board.pipeline("door", 0.0) is None
+    assert board.latest(StatusFilter(), lambda _: {}) == []
+    assert refused
+    board.receive(stat_frames(2, 10.0), 1.0)
+    assert board.pipeline("door", 1.0) is not None
 
 
 # the last predictions -------------------------------------------------------------------------------------
