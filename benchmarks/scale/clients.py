@@ -23,6 +23,7 @@ PAGE = 100  # pipelines
 _SCRAPE = 5.0  # seconds between two scrapes; Prometheus usually waits 15
 _LOOK = 1.0  # seconds between two looks of an open page, as the dashboard does
 _WRITERS = 8  # connections that put at once, when their number per second is counted
+_CARD = "pipeline_id,status,device,reason,fps,latency,age"  # what the dashboard asks for
 _LIMIT = 1024**2  # bytes of a line of a stream
 
 
@@ -165,8 +166,9 @@ async def _look(port: int) -> None:
     while True:
         began = time.monotonic()
         with suppress(OSError):
-            await client.ask("GET", "/v2/devices")
-            await client.ask("GET", "/v2/pipelines")
+            await client.ask("GET", f"/v2/devices?limit={PAGE}")
+            await client.ask("GET", f"/v2/pipelines?limit={PAGE}&fields={_CARD}")
+            await client.ask("GET", "/readyz")
         await asyncio.sleep(max(0.0, began + _LOOK - time.monotonic()))
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -136,7 +138,7 @@ def test_a_device_whose_models_lack_its_accelerator_says_why_and_what_to_do(page
         devices[0] |= {"state": "ready", "silent": 0.0, "age": 0.0}  # it may have been stopped before
         route.fulfill(response=response, json={"devices": devices})
 
-    page.route("**/v2/devices", lacking)
+    page.route("**/v2/devices?*", lacking)
     page.reload()
 
     device = page.locator("#devices li").first
@@ -156,6 +158,34 @@ def test_a_device_that_takes_no_pipelines_says_so_in_its_badge(clean: Fleet, pag
         clean.cli("devices", "uncordon", "local-1")
 
     expect(badge).to_have_text("ready")
+
+
+def test_a_long_list_is_shown_page_by_page(page: Page) -> None:
+    names = [f"cam-{number:03}" for number in range(105)]
+    shown = {"status": "paused", "device": "edge", "reason": "", "fps": None, "latency": None, "age": None}
+
+    def listed(route: Route) -> None:
+        asked = parse_qs(urlsplit(route.request.url).query)
+        first, limit = int(asked.get("after", ["0"])[0]), int(asked["limit"][0])
+        rows = [{"pipeline_id": name, **shown} for name in names[first : first + limit]]
+        following = str(first + limit) if first + limit < len(names) else None
+        route.fulfill(json={"pipelines": rows, "next": following})
+
+    page.route("**/v2/pipelines?*", listed)
+    page.route_web_socket(re.compile("/pictures"), lambda _: None)
+    page.reload()
+
+    pages = page.locator("#camera-pages")
+    expect(page.locator("#cameras article")).to_have_count(100)
+    expect(pages).to_contain_text(re.compile("1 . 100"))
+    pages.get_by_text("Next").click()
+    expect(page.locator("#cameras article")).to_have_count(5)
+    expect(page.locator("#cameras article").first).to_contain_text("cam-100")
+    keep(page, "second-page")
+    del names[100:]
+    expect(page.locator("#cameras article").first).to_contain_text("cam-000")
+    expect(pages).to_be_hidden()
+    expect(page.locator("#device-pages")).to_be_hidden()
 
 
 def test_a_broker_that_hangs_is_shown(clean: Fleet, browser: Browser, fleet: Fleet) -> None:

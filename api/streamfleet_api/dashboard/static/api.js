@@ -35,7 +35,7 @@ export async function request(path, { method = "GET", body, timeout = 8000 } = {
   }
   if (response.status === 204) return null;
   const content = parse(await response.text());
-  if (!response.ok) throw new Error(content.detail ?? response.statusText);
+  if (!response.ok) throw Object.assign(new Error(content.detail ?? response.statusText), { status: response.status });
   return content;
 }
 

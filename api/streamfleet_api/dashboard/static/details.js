@@ -19,18 +19,29 @@ export class Details {
     dialog.onclose = () => (this.#id = null);
   }
 
-  open(pipeline) {
-    this.#id = pipeline.pipeline_id;
+  async open(id) {
+    this.#id = id;
     note.textContent = "";
-    this.#fill(pipeline);
-    dialog.showModal();
+    await this.refresh();
+    if (this.#id === id && !dialog.open) dialog.showModal();
   }
 
-  show(pipelines) {
-    if (this.#id === null) return;
-    const pipeline = pipelines.find(({ pipeline_id }) => pipeline_id === this.#id);
+  /** Show the present state of the pipeline; without one, close the dialog. */
+  async refresh() {
+    const id = this.#id;
+    if (id === null) return;
+    const pipeline = await request(`v2/pipelines/${encodeURIComponent(id)}`).catch((error) => {
+      if (error.status !== 404) throw error;
+      return null;
+    });
+    if (this.#id !== id) return;
     if (pipeline) this.#fill(pipeline);
-    else dialog.close();
+    else this.#close();
+  }
+
+  #close() {
+    this.#id = null;
+    dialog.close();
   }
 
   #fill(pipeline) {
