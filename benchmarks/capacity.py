@@ -141,6 +141,7 @@ def of_model(fleet: Fleet, cameras: Cameras, rate: float, film: str, *, quick: b
         time.sleep(1.0 if quick else 5.0)
         held, cpu = cameras.hold(2.0 if quick else max(10.0, 10 / rate))
         found.tried[count] = held
+        print(f"  {count} cameras: {'held' if held else 'too many'}", flush=True)
         if held and count > found.measured:
             found.measured, found.cpu = count, cpu
         return held

@@ -41,6 +41,8 @@ from streamfleet_core.protocol.requests import (
     PipelineView,
     Put,
     PutPipeline,
+    Rebalance,
+    RebalanceDevices,
     RestartPipeline,
     pack_request,
 )
@@ -126,6 +128,8 @@ class World:
         self.ended: set[tuple[str, int]] = set()  # pipelines and the run_generation that came to its end
         self.moves = 0
         self.handovers = 0  # from devices that were there
+        self.crashes_until: dict[str, float] = {}  # pipelines whose cameras crash at their start
+        self.given_up = 0  # pipelines that were stopped because they crashed on two devices
         self.displaced = 0  # taken from a device for a higher priority
         self.prepared = 0  # those of them to devices that had got ready before
 
@@ -186,6 +190,7 @@ class World:
             )
             for row in rows
             if row.desired_status != "stop" and (row.pipeline_id, row.run_generation) not in self.ended
+            if not row.is_poison
             if row.device is not None or self.has_home(row)
         }
         there = {
@@ -419,6 +424,7 @@ class Broker:
         if before.leaving is not None and after.leaving is None and after.device is not None:
             world.handovers += 1
             world.prepared += before.standby is not None
+        world.given_up += after.is_poison and not before.is_poison
         world.displaced += bool(after.displaced) and after.displaced != before.displaced
         moved = before.device not in (None, after.device) and not self.is_asked
         if moved and self.most_fell_silent(before.device):
@@ -456,7 +462,7 @@ class Broker:
         if request is None or not isinstance(answer.message, Reply):
             return
         data: Any = answer.message.data
-        if isinstance(data, DeviceView):
+        if isinstance(data, DeviceView | Rebalance):
             return
         if isinstance(request, ChangePipelines):
             assert tuple(outcome.pipeline_id for outcome in data) == request.pipeline_ids
@@ -712,7 +718,9 @@ class Worker:
         self.cameras[camera.id] = camera
 
         def opened() -> None:
-            if not camera.told_to_stop:
+            if self.world.now < self.world.crashes_until.get(pipeline_id, 0.0):
+                self.exit_later(0.0, camera.id, -11)
+            elif not camera.told_to_stop:
                 camera.state = PAUSED if camera.desired_status == "pause" else RUNNING
                 self.end_file(camera)
                 self.emit_for_ever(camera)
@@ -949,9 +957,13 @@ class Trouble:
             self.world.after(self.world.moving.expovariate(1 / 8), self.next_cordon)
 
     def cordon(self) -> OperatorRequest:
-        """A device is drained or cordoned; more often it takes pipelines again."""
+        """A device is drained or cordoned; more often it takes pipelines again. Some pipelines crash."""
         rng = self.world.moving
         name, dice = rng.choice(self.world.names), rng.random()
+        if rng.random() < 0.3:  # each once, or the pause before its next start would outlast the quiet
+            self.world.crashes_until.setdefault(rng.choice(list(SPECS)), self.some(40))
+        if rng.random() < 0.2:
+            return RebalanceDevices()
         if dice < 0.4:
             return DrainDevice(name, rng.choice([None, None, 0.0, 10.0]))
         return CordonDevice(name, dice < 0.5)

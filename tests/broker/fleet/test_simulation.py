@@ -7,6 +7,8 @@ I4  after a confirmed stop a pipeline never emits again
 I5  what an operator was answered is in the store
 I6  nothing moves while most of the fleet is silent at once
 
+Operators drain and rebalance devices meanwhile, and the cameras of some pipelines crash wherever they start.
+
 A test's name ends with its seed. `make simulate` tries more of them. That each rule of the protocol is needed
 for these promises is tested in `test_missing_rules`.
 """
@@ -35,3 +37,4 @@ def test_the_faults_make_pipelines_move() -> None:
     assert sum(world.handovers for world in worlds) > 10
     assert sum(world.prepared for world in worlds) > 0
     assert sum(world.displaced for world in worlds) > 0
+    assert sum(world.given_up for world in worlds) > 0
