@@ -138,8 +138,8 @@ def of_model(fleet: Fleet, cameras: Cameras, rate: float, film: str, *, quick: b
 
     def holds(count: int) -> bool:
         cameras.run(count)
-        time.sleep(1.0 if quick else 5.0)
-        held, cpu = cameras.hold(2.0 if quick else max(10.0, 10 / rate))
+        time.sleep(1.0 if quick else 4.0)
+        held, cpu = cameras.hold(2.0 if quick else max(6.0, 10 / rate))
         found.tried[count] = held
         print(f"  {count} cameras: {'held' if held else 'too many'}", flush=True)
         if held and count > found.measured:
@@ -151,23 +151,22 @@ def of_model(fleet: Fleet, cameras: Cameras, rate: float, film: str, *, quick: b
 
 
 def largest(first: int, holds: Callable[[int], bool], *, limit: int) -> int:
-    """The largest number that holds, from the first one on, in steps of a tenth and then of one. Pure."""
-    step = max(1, round(0.1 * first))
-    known = dict[int, bool]()
-
-    def held(count: int) -> bool:
-        if count not in known:
-            known[count] = count <= 0 or (count <= limit and holds(count))
-        return known[count]
-
+    """The largest number that holds: from the first one on in steps of a fifth, then by halves. Pure."""
+    low, high = 0, limit + 1  # the largest one that is known to hold, and the smallest one that does not
     count = first
-    while held(count) and count < limit:
-        count += step
-    while not held(count):
-        count -= step
-    while not (count + 1 in known and not known[count + 1]) and count < limit and held(count + 1):
-        count += 1
-    return count
+    while high - low > 1:
+        if holds(count):
+            low = count
+        else:
+            high = count
+        step = max(1, count // 5)
+        if low == 0:
+            count = max(1, high - step)
+        elif high > limit:
+            count = min(limit, low + step)
+        else:
+            count = (low + high) // 2
+    return low
 
 
 def predicted(fleet: Fleet, film: str, rate: float) -> tuple[int, dict[str, float]]:

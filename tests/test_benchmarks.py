@@ -25,6 +25,7 @@ from benchmarks import charts, compare, live_age, throughput
 from benchmarks.__main__ import parse
 from benchmarks.bare import ARRANGEMENTS, RULES, rate, session_of
 from benchmarks.bare_live import LIVE_ARRANGEMENTS, LiveTask, Watched, watching
+from benchmarks.capacity import largest
 from benchmarks.commands import constant, serving
 from benchmarks.compare import Figures, Task, checked_out, measured, print_figures
 from benchmarks.cpu import cpu_times, growth
@@ -570,3 +571,12 @@ def test_cameras_are_compared_with_the_decoding_of_all_their_frames(tmp_path: Pa
     assert keyframes == [0, 10, 20]
     assert 0 < cost_of_decoding(film) < 1
     assert table.rows[0].cells == (0.5, 2.0, 0.25)
+
+
+# capacity -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [0, 1, 3, 7, 20, 60])
+@pytest.mark.parametrize("first", [1, 10, 60])
+def test_the_largest_number_of_cameras_is_found_from_any_first_one(first: int, most: int) -> None:
+    assert largest(first, lambda count: count <= most, limit=60) == most
