@@ -90,9 +90,7 @@ class SpareRoom:
 
     def lacking(self) -> str | None:
         """A device whose loss the others could not take in; None if there is none."""
-        if not self._unproved:
-            return None
-        for name in [each.device for each in self._pool if each.device in self._unproved]:
+        for name in sorted(self._unproved, key=self._pool.position):
             proof = self._prove(name)
             if proof is None:
                 return name
