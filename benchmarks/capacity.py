@@ -135,13 +135,19 @@ def of_model(fleet: Fleet, cameras: Cameras, rate: float, film: str, *, quick: b
     cameras.run(_FIRST)
     wait_for(lambda: _measured(fleet), "costs", timeout=_START, every=0.5)
     found.predicted, found.need = predicted(fleet, film, rate)
+    print(f"  {_FIRST} cameras; plan: {found.predicted}, each {found.need}", flush=True)
 
     def holds(count: int) -> bool:
         cameras.run(count)
         time.sleep(1.0 if quick else 4.0)
         held, cpu = cameras.hold(2.0 if quick else max(6.0, 10 / rate))
         found.tried[count] = held
-        print(f"  {count} cameras: {'held' if held else 'too many'}", flush=True)
+        again, _ = predicted(fleet, film, rate)
+        used = sum(cpu.values())
+        print(
+            f"  {count} cameras: {'held' if held else 'too many'}, {used:.2f} cores; plan: {again}",
+            flush=True,
+        )
         if held and count > found.measured:
             found.measured, found.cpu = count, cpu
         return held
@@ -178,8 +184,6 @@ def predicted(fleet: Fleet, film: str, rate: float) -> tuple[int, dict[str, floa
     answer = fleet.http.post("/v2/plan", json={"pipelines": wanted})
     assert answer.status_code == 200, answer.text
     placed = [each for each in answer.json()["pipelines"] if each["device"]]
-    refused = [each["reason"] for each in answer.json()["pipelines"] if not each["device"]]
-    print(f"  plan: {len(placed)} fit; then: {refused[:1]}", flush=True)
     assert all(each["need"]["is_measured"] for each in placed)
     return len(placed), placed[-1]["need"]
 
