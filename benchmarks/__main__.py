@@ -16,6 +16,7 @@ from benchmarks import (
     capacity,
     cascade,
     commands,
+    complete,
     devices,
     faults,
     gate,
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "batches": batches.run,
     "cascade": cascade.run,
     "gate": gate.run,
+    "complete": complete.run,
     "devices": devices.run,
     "capacity": capacity.run,
 }

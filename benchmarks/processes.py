@@ -14,6 +14,7 @@ _PRELOADED = [
     "benchmarks.bare",
     "benchmarks.bare_live",
     "benchmarks.commands",
+    "benchmarks.completeness.lossy_relay",
     "benchmarks.gate",
     "benchmarks.live_cameras",
     "benchmarks.own_work",

@@ -23,10 +23,11 @@ class Edge:
     home: Path
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     process: subprocess.Popen[bytes] | None = None
+    program: tuple[str, ...] = (str(BIN / "streamfleet-worker"),)
 
     def start(self, *options: str) -> None:
         """Start it. It joins with its token at the first time."""
-        command = [str(BIN / "streamfleet-worker"), "--data-dir", str(self.home), *options]
+        command = [*self.program, "--data-dir", str(self.home), *options]
         environment = {**self.fleet.environment, MARK: self.mark}
         with (self.home.parent / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

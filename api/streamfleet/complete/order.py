@@ -288,6 +288,8 @@ class PipelineOrder(Generic[T]):
         known = current.answers.get(self._device or "")
         if known is not None and known.known_from is not None and known.known_from > after(reached):
             self._insert_unknown(reached, "restart", self._device)
+        elif known is not None and any(cut[:2] == reached[:2] for cut in known.cut_off):
+            self._insert_unknown(reached, "unwritten", self._device)
 
     # outputs ----------------------------------------------------------------------------------------------
 

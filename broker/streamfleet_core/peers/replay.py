@@ -33,6 +33,8 @@ Key = tuple[int, int, int]  # generation, incarnation, sequence number
 #   restart     it was kept in memory, and the publisher started again
 Cause = Literal["age", "size", "unwritten", "restart"]
 
+MAX_CUTS = 16  # of an answer; older ones are forgotten
+
 _BEGIN = b"v1/replay/"
 _REQUEST = re.compile(
     whole(
@@ -123,6 +125,8 @@ class ReplayAnswer(msgspec.Struct, frozen=True, kw_only=True):
     done: bool  # the device has nothing after `until`
     sent: Annotated[tuple[Span, ...], Meta(max_length=MAX_REPLAY_SPANS)] = ()
     lost: Annotated[tuple[Loss, ...], Meta(max_length=MAX_REPLAY_SPANS)] = ()
+    # The last known keys of runs in which the publisher died: further ones may have been made.
+    cut_off: Annotated[tuple[tuple[Natural, Natural, Natural], ...], Meta(max_length=MAX_CUTS)] = ()
 
     def encode(self) -> bytes:
         """Encode as the body of a message."""

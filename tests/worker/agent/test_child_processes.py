@@ -75,17 +75,19 @@ class Children:
     def __init__(self, **options: float) -> None:
         self.reports: list[Report] = []
         self.exits: list[int | None] = []
+        self.exited: list[ChildId] = []
         self.processes = ChildProcesses(self._reported, self._exited, **{"fork_timeout": PATIENCE, **options})
 
-    def start(self, entry: str) -> None:
-        self.processes.start(CHILD, name=entry, entry=f"{HERE}:{entry}", config=None)
+    def start(self, entry: str, child: ChildId = CHILD) -> None:
+        self.processes.start(child, name=entry, entry=f"{HERE}:{entry}", config=None)
 
     def _reported(self, child: ChildId, report: Report) -> None:
-        assert not self.exits, "a report after the exit"
+        assert child not in self.exited, "a report after the exit"
         self.reports.append(report)
 
     def _exited(self, child: ChildId, code: int | None) -> None:
         self.exits.append(code)
+        self.exited.append(child)
 
     async def until_heard(self, count: int = 1) -> None:
         await self.until(lambda: len(self.reports) >= count)
@@ -255,6 +257,17 @@ async def test_stop_leaves_nobody(children: Children) -> None:
 
     assert children.exits == [-signal.SIGKILL]
     assert not exists(pid)
+
+
+async def test_the_last_one_is_asked_when_the_others_have_ended(children: Children) -> None:
+    other = PublisherId(2)
+    children.start("polite")
+    children.start("polite", other)
+    await children.until_heard(2)
+
+    await children.processes.stop(2 * PATIENCE, last=CHILD)
+
+    assert (children.exited, children.exits) == ([other, CHILD], [0, 0])
 
 
 async def test_children_of_a_killed_fork_server_die_and_the_next_ones_are_started(children: Children) -> None:

@@ -216,7 +216,7 @@ class Agent:
         await self._files.close()
         await self._uploader.close()
         await self._optimiser.close()
-        await self._children.stop(STOP_TIMEOUT)
+        await self._children.stop(STOP_TIMEOUT, last=self._publisher)
         self._link.close(linger=GOODBYE_TIMEOUT)
         self._context.destroy(linger=0)
         self._status.close()

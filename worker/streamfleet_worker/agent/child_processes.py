@@ -127,22 +127,30 @@ class ChildProcesses:
         record = self._children.get(child)
         return record.started.process.pid if record is not None and record.started is not None else None
 
-    async def stop(self, timeout: float) -> None:
-        """End all children: ask, wait up to `timeout` seconds, kill. No child is left afterwards."""
-        for child in list(self._children):
+    async def stop(self, timeout: float, *, last: ChildId | None = None) -> None:
+        """End all children: ask, wait up to `timeout` seconds, kill. No child is left afterwards.
+
+        `last`: is asked when the others have ended, or after half the time: it handles what they send.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        others = [child for child in self._children if child != last]
+        for child in others:
             self.send(child, Stop())
-        await self._wait_until_empty(timeout)
+        if last in self._children:
+            await self._wait_until_at_most(1, timeout / 2)
+            self.send(last, Stop())
+        await self._wait_until_at_most(0, deadline - asyncio.get_running_loop().time())
         for child in list(self._children):
             self.kill(child)
         if self._starts:
             await asyncio.wait(self._starts, timeout=REAP_TIMEOUT)
-        await self._wait_until_empty(REAP_TIMEOUT)
+        await self._wait_until_at_most(0, REAP_TIMEOUT)
         self._starter.shutdown(wait=False, cancel_futures=True)
 
-    async def _wait_until_empty(self, timeout: float) -> None:
+    async def _wait_until_at_most(self, count: int, timeout: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        while self._children and loop.time() < deadline:
+        while len(self._children) > count and loop.time() < deadline:
             await asyncio.sleep(0.01)
 
     # starting

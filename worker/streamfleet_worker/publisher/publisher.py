@@ -219,6 +219,8 @@ class Publisher:
         for socket in to:
             if message.fenced and not self._may_emit():
                 self._fenced += 1
+                if kind is Kind.PRED and self._keeper is not None:
+                    self._keeper.lose(frames[0], frames[1])
                 return
             if socket is not None:
                 socket.send_multipart(frames, zmq.NOBLOCK)

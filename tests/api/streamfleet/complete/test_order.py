@@ -289,6 +289,23 @@ def test_what_a_device_has_that_is_away_is_gone_after_a_while_and_not_delivered_
     assert world.outputs[3:] == [(2, 0, 1)]
 
 
+def test_a_device_that_died_may_have_had_more_than_it_knows() -> None:
+    world = World(random.Random(0), 0.0)
+    world.predict()
+    world.turn()
+    world.predict(stored=False)
+    history = world.stores["a"].history("door")
+    assert history is not None
+    history.cut()
+    world.move("b")
+    world.predict()
+    world.settle()
+
+    first, gap, last = world.outputs
+    assert isinstance(gap, Gap)
+    assert (first, gap.count, gap.cause, gap.device, last) == ((1, 0, 0), None, "unwritten", "a", (2, 0, 0))
+
+
 def test_a_device_that_had_the_pipeline_in_between_is_waited_for() -> None:
     world = World(random.Random(0), 0.0)
     world.predict()

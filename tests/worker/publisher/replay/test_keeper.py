@@ -64,6 +64,16 @@ def test_what_was_published_a_moment_ago_is_replayed(tmp_path: Path) -> None:
     assert said.lost == (Loss(Span(1, 0, 7, 7), "unwritten"),)
 
 
+def test_what_the_fence_stopped_is_counted(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        publish(kept, 0)
+        kept.lose(TOPIC, DataHeader(kind=Kind.PRED, gen=1, inc=0, seq=2).pack())
+        kept.lose(b"v1/junk", b"junk")
+        sent, said = answer(kept, (1, 0, 1))
+
+    assert (len(sent), said.until, said.lost) == (0, (1, 0, 2), (Loss(Span(1, 0, 1, 2), "unwritten"),))
+
+
 def test_a_request_gets_one_part_and_the_next_one_the_rest(tmp_path: Path) -> None:
     with keeper(tmp_path) as kept:
         publish(kept, *range(PART + 10))

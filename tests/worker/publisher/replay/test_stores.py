@@ -97,6 +97,53 @@ def test_what_is_on_disk_outlives_a_killed_process(tmp_path: Path) -> None:
     assert [*history.lost] == [Loss(Span(1, 0, 300, 304), "unwritten")] or history.lost[-1].span.last == 304
 
 
+def cuts(store: Store) -> tuple[Key, ...]:
+    history = store.history("door")
+    assert history is not None
+    return history.cuts_since((0, 0, 0), (9, 9, 9))
+
+
+def test_a_run_that_was_cut_off_is_remembered_unless_it_continues(tmp_path: Path) -> None:
+    Spool(tmp_path, 10**6, HOUR, 0.0).append([entry(0), entry(1)], 0.0)  # and it is killed
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    assert cuts(store) == ((1, 0, 1),)
+    store.append([entry(3)], 0.0)
+    assert cuts(store) == ()
+    store.close()
+
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    assert cuts(store) == ()
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)  # the last one did not close it
+    store.append([entry(0, gen=2)], 0.0)
+    store.close()
+    assert cuts(Spool(tmp_path, 10**6, HOUR, 0.0)) == ((1, 0, 3),)
+
+
+@pytest.mark.parametrize("junk", [b"", b"\x92", b"\x92\xc3\x81\xa4door\x91\x93\xff\xff\xff"])
+def test_a_damaged_file_of_cuts_counts_as_a_death(tmp_path: Path, junk: bytes) -> None:
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    store.append([entry(0)], 0.0)
+    store.close()
+    (tmp_path / module.CUTS).write_bytes(junk)
+
+    assert cuts(Spool(tmp_path, 10**6, HOUR, 0.0)) == ((1, 0, 0),)
+
+
+@BOTH
+def test_what_was_made_and_is_not_kept_is_counted_at_the_end_of_a_run_too(
+    make: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = make(tmp_path, 10**6)
+    store.append([entry(0)], 0.0)
+    store.skip({"door": (1, 0, 4)})
+    store.append([entry(5), entry(0, gen=2)], 0.0)
+
+    history = store.history("door")
+    assert history is not None
+    assert [*history.kept] == [Span(1, 0, 0, 0), Span(1, 0, 5, 5), Span(2, 0, 0, 0)]
+    assert [*history.lost] == [Loss(Span(1, 0, 1, 4), "unwritten")]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 5000), st.binary(max_size=40), st.booleans())
 def test_a_damaged_or_truncated_file_costs_no_more_than_its_rest(
@@ -123,19 +170,20 @@ def test_a_full_disk_is_told_once_and_over_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    store = Spool(tmp_path, 8000, HOUR, 0.0)
+    store.append([entry(0, size=1200)], 0.0)  # the segment is complete
     monkeypatch.setattr(module, "SPARE", 2**62)
-    for seq in range(5):
+    for seq in range(1, 5):
         store.append([entry(seq)], 0.0)
 
     assert "MiB are free" in store.trouble
     monkeypatch.setattr(module, "SPARE", 0)
     store.append([entry(5)], 0.0)
 
-    assert (store.trouble, keys(store)) == ("", [5])
+    assert (store.trouble, keys(store)) == ("", [0, 5])
     history = store.history("door")
     assert history is not None
-    assert [*history.lost] == [Loss(Span(1, 0, 0, 4), "unwritten")]
+    assert [*history.lost] == [Loss(Span(1, 0, 1, 4), "unwritten")]
     assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
 
 
@@ -146,11 +194,12 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    for name in ("notes.log", "1.txt", "²³.log"):
+    names = ("notes.log", "1.txt", "²³.log")
+    for name in names:
         (tmp_path / name).write_text("mine")
     Spool(tmp_path, 10_000, 1.0, 0.0).append([], 10.0)
 
-    assert len(list(tmp_path.iterdir())) == 3
+    assert [(tmp_path / name).read_text() for name in names] == ["mine"] * 3
 
 
 def test_a_part_looks_through_a_bounded_piece_of_the_disk(

@@ -22,18 +22,19 @@ from pathlib import Path
 from streamfleet_core.peers.replay import (
     MAX_GENERATION,
     Holder,
+    Key,
     ReplayAnswer,
     ReplayHolders,
     ReplayRequest,
     Span,
     after,
 )
-from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note
+from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note, subject_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.ipc.fence import boot_time
-from streamfleet_worker.publisher.replay.spool import Spool
+from streamfleet_worker.publisher.replay.spool import CUTS, Spool
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Keeper:
         self._pending: deque[tuple[bytes, bytes, bytes, float]] = deque()  # topic, header, body, time
         # Bytes that were ever appended to `_pending` and taken from it. Each is changed by one thread only.
         self._appended = self._taken = 0
+        self._lost: dict[bytes, bytes] = {}  # by topic: the header of the last one that is not kept
         self._requests: OrderedDict[bytes, ReplayRequest] = OrderedDict()  # by topic
         self._outbox: deque[Replayed] = deque()
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -80,6 +82,12 @@ class Keeper:
         if len(self._pending) < MAX_PENDING and self._appended - self._taken < MAX_PENDING_BYTES:
             self._pending.append((topic, header, body, self._clock()))
             self._appended += len(body)
+        else:
+            self.lose(topic, header)
+
+    def lose(self, topic: bytes, header: bytes) -> None:
+        """Record that a prediction was made and is not kept: it may be the last one of its run."""
+        self._lost[topic] = header
 
     def handle(self, subscription: bytes) -> None:
         """Handle a subscription or its end, as an XPUB receives it. Most are no requests for a replay."""
@@ -122,8 +130,10 @@ class Keeper:
             closing, now = self._closing, self._clock()
             if closing or now >= batch_at or (self._requests and not replaying):
                 batch_at = now + BATCH_INTERVAL
+                lost, self._lost = self._lost, {}  # first: what waits before them is then taken, too
                 batch = self._take_pending()
                 store.append(batch, now)
+                store.skip(_keys(lost))
                 each_second = max(LEAST_RATE, 2 * meter.count(len(batch), now))
                 bucket.rate = Rate(each_second, each_second * 2 * REPLAY_INTERVAL)
             if closing:
@@ -179,6 +189,7 @@ def part_of(store: Store, device: str, request: ReplayRequest) -> list[Replayed]
         done=done,
         sent=_spans(entries),
         lost=history.losses(request.start, until),
+        cut_off=history.cuts_since(request.start, until),
     )
     only_one = ReplayHolders((Holder(device, 0, MAX_GENERATION),))
     topic = request.topic
@@ -205,6 +216,15 @@ class _RateMeter:
         return self._total / _RATE_WINDOW
 
 
+def _keys(headers: dict[bytes, bytes]) -> dict[str, Key]:
+    """The pipelines and keys of messages, by their topics and headers."""
+    found: dict[str, Key] = {}
+    for topic, header in headers.items():
+        with contextlib.suppress(BadData):
+            found[subject_of(topic)[1]] = DataHeader.unpack(header).key
+    return found
+
+
 def _open(config: KeepConfig, now: float) -> Store:
     """The store on disk, or in memory if there is to be none or it cannot be made."""
     folder = Path(config.folder)
@@ -220,7 +240,7 @@ def _open(config: KeepConfig, now: float) -> Store:
 
 def _remove(folder: Path) -> None:
     """Remove what was kept when the disk was still to be used."""
-    for path in (*folder.glob("*.log"), *folder.glob("*.index")):
+    for path in (*folder.glob("*.log"), *folder.glob("*.index"), folder / CUTS):
         with contextlib.suppress(OSError):
             path.unlink()
 

@@ -2,6 +2,7 @@
 
     <folder>/<number>.log    records of all pipelines, in the order of their publishing
     <folder>/<number>.index  the spans of each pipeline in a complete segment
+    <folder>/cuts            whether the last process ended in order, and where runs were cut off before
 
     record: length 4 · CRC-32 of the rest 4 · length of the id 1 · id · header 48 · body
 
@@ -20,7 +21,7 @@ import struct
 import time
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from streamfleet_core.peers.replay import Cause, Key, Span, after
 from streamfleet_core.protocol.data_plane import HEADER_SIZE, DataHeader
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import ID_PATTERN, MAX_DATA_BODY, whole
+from streamfleet_core.protocol.values import Natural
+from streamfleet_core.runtime.small_file import read_small
 from streamfleet_worker.publisher.replay.history import History
 from streamfleet_worker.publisher.replay.store import Entry, Histories
 
@@ -44,7 +47,16 @@ _HEAD = struct.Struct(">II")
 _LONGEST_ID = 64
 _MAX_RECORD = 1 + _LONGEST_ID + HEADER_SIZE + MAX_DATA_BODY
 _MAX_INDEX = 1024**2  # bytes
+CUTS = "cuts"  # the name of a file
+_MAX_CUTS = 1024**2  # bytes
 _IS_ID = re.compile(whole(ID_PATTERN)).match
+
+
+class _Cuts(msgspec.Struct, array_like=True):
+    """The content of the file of cuts."""
+
+    is_closed: bool  # in order: everything was written
+    keys: dict[str, list[tuple[Natural, Natural, Natural]]]  # by pipeline
 
 
 class _Index(msgspec.Struct, array_like=True):
@@ -169,9 +181,14 @@ class Spool:
                 return found
         return found
 
+    def skip(self, keys: Mapping[str, Key]) -> None:
+        """Record predictions that were made and are not kept, by pipeline."""
+        self._histories.skip(keys)
+
     def close(self) -> None:
         """Complete the last segment."""
         self._complete()
+        self._write_cuts(is_closed=True)
 
     # writing ----------------------------------------------------------------------------------------------
 
@@ -280,6 +297,36 @@ class Spool:
                 self._histories.of(pipeline_id).load(span)
             self._segments.append(segment)
         self._remove_old(now)
+        self._load_cuts()
+
+    def _load_cuts(self) -> None:
+        """Note that all runs were cut off, unless the last process ended in order."""
+        known = self._read_cuts()
+        for pipeline_id, keys in known.keys.items():
+            history = self._histories.find(pipeline_id)
+            if history is not None:
+                history.cuts.extend(sorted(keys))
+        if not known.is_closed:
+            self._histories.cut()
+        self._write_cuts(is_closed=False)
+
+    def _read_cuts(self) -> _Cuts:
+        try:
+            content = read_small(self._folder / CUTS, most=_MAX_CUTS)
+            return msgspec.msgpack.decode(content, type=_Cuts)
+        except (OSError, msgspec.MsgspecError, ValueError):
+            return _Cuts(is_closed=False, keys={})
+
+    def _write_cuts(self, *, is_closed: bool) -> None:
+        keys = {name: list(each) for name, each in self._histories.cuts().items()}
+        content = msgspec.msgpack.encode(_Cuts(is_closed, keys))
+        path, draft = self._folder / CUTS, self._folder / f".{CUTS}"
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        except OSError:  # without the file, all runs count as cut off
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def _read_index(self, path: Path, size: int) -> list[tuple[str, Span]] | None:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from streamfleet_core.peers.replay import Cause, Key
@@ -35,6 +36,9 @@ class Store(Protocol):
     def append(self, entries: list[Entry], now: float) -> None:
         """Keep these, and remove what is beyond the limits."""
 
+    def skip(self, keys: Mapping[str, Key]) -> None:
+        """Record predictions that were made and are not kept, by pipeline."""
+
     def read(self, pipeline_id: str, start: Key, count: int, size: int) -> list[Entry]:
         """The kept predictions from a key on: at most `count`, and no more once they have `size` bytes."""
 
@@ -59,6 +63,20 @@ class Histories:
             self._make_room()
             found = self._histories[pipeline_id] = History()
         return found
+
+    def skip(self, keys: Mapping[str, Key]) -> None:
+        """Record predictions that were made and are not kept, by pipeline."""
+        for pipeline_id, key in keys.items():
+            self.of(pipeline_id).skip(key)
+
+    def cut(self) -> None:
+        """Record that the publisher died."""
+        for history in self._histories.values():
+            history.cut()
+
+    def cuts(self) -> dict[str, tuple[Key, ...]]:
+        """Where runs were cut off, by pipeline."""
+        return {name: tuple(each.cuts) for name, each in self._histories.items() if each.cuts}
 
     def _make_room(self) -> None:
         """Forget the oldest pipeline of which nothing is kept."""
@@ -139,6 +157,10 @@ class MemoryStore:
             size -= len(entry.body)
             at += 1
         return found
+
+    def skip(self, keys: Mapping[str, Key]) -> None:
+        """Record predictions that were made and are not kept, by pipeline."""
+        self._histories.skip(keys)
 
     def close(self) -> None:
         """Nothing is left to write."""
