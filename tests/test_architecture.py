@@ -66,7 +66,7 @@ MAY_IMPORT = {
     "api.client": ["streamfleet", "core"],
     "api.web": ["api.broker_client", "core"],
     "api.storage": ["api.broker_client", "core"],
-    "api.feeds": ["api.web", "api.broker_client", "core"],
+    "api.feeds": ["api.web", "api.broker_client", "streamfleet.complete", "streamfleet.errors", "core"],
     "api.v2": ["api.feeds", "api.storage", "api.web", "api.broker_client", "api.sampling_presets", "core"],
     "api.roboflow": [
         *("api.v2.requests", "api.feeds", "api.storage", "api.web", "api.broker_client"),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from streamfleet.async_client import AsyncClient
     from streamfleet.client import Client
-    from streamfleet.complete.subscription import CompleteSubscription
+    from streamfleet.complete.subscription import AsyncCompleteSubscription, CompleteSubscription
     from streamfleet.complete.values import Checkpoint, Gap
     from streamfleet.connection import Connection
     from streamfleet.errors import (
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ApiError",
     "AsyncClient",
+    "AsyncCompleteSubscription",
     "AsyncSubscription",
     "BadSetting",
     "Checkpoint",
@@ -111,7 +112,7 @@ _LAZY_MODULES: dict[str, tuple[tuple[str, ...], str]] = {
         "",
     ),
     "streamfleet.prediction": (("Prediction",), ""),
-    "streamfleet.complete.subscription": (("CompleteSubscription",), ""),
+    "streamfleet.complete.subscription": (("AsyncCompleteSubscription", "CompleteSubscription"), ""),
     "streamfleet.complete.values": (("Checkpoint", "Gap"), ""),
     "streamfleet.subscription": (
         ("AsyncSubscription", "Subscription", "subscribe", "subscribe_async"),

@@ -19,7 +19,8 @@ import zmq.asyncio
 from typing_extensions import Self
 from zmq.utils.monitor import parse_monitor_message
 
-from streamfleet.complete.subscription import CompleteSubscription
+from streamfleet.complete.receiver import Receiver
+from streamfleet.complete.subscription import AsyncCompleteSubscription, CompleteSubscription
 from streamfleet.complete.values import Checkpoint
 from streamfleet.defaults import DEFAULT_DATA_DIR
 from streamfleet.errors import BadSetting, NothingReceived, Unreachable
@@ -128,32 +129,52 @@ def subscribe(
                     count(each)
         ```
     """
-    file = Path(since).expanduser() if isinstance(since, str | Path) else None
-    checkpoint = Checkpoint.load(file) if file is not None else since
+    checkpoint, file = _checkpoint_of(since)
     target = _Target.of(keys, Path(data_dir).expanduser(), connect_timeout)
     context, sub_socket = target.connected(pipelines, waiting)
-    if not isinstance(checkpoint, Checkpoint):
+    if checkpoint is None:
         return Subscription(context, sub_socket, timeout)
-    return CompleteSubscription(
-        context,
-        sub_socket,
-        pipelines,
-        checkpoint,
-        file=file,
-        oldest=start == "oldest",
-        patience=patience,
-        timeout=timeout,
-    )
+    receiver = Receiver(sub_socket, pipelines, checkpoint, oldest=start == "oldest", patience=patience)
+    return CompleteSubscription(context, sub_socket, receiver, file=file, timeout=timeout)
 
 
+@overload
 async def subscribe_async(
     *pipelines: str,
+    since: None = None,
     keys: SubscriberKeys | str | Path | None = None,
     data_dir: str | Path = DEFAULT_DATA_DIR,
     timeout: float | None = None,
     connect_timeout: float = CONNECT_TIMEOUT,
     waiting: int = WAITING,
-) -> AsyncSubscription:
+) -> AsyncSubscription: ...
+
+
+@overload
+async def subscribe_async(
+    *pipelines: str,
+    since: Checkpoint | str | Path,
+    start: Literal["now", "oldest"] = "now",
+    patience: float = PATIENCE,
+    keys: SubscriberKeys | str | Path | None = None,
+    data_dir: str | Path = DEFAULT_DATA_DIR,
+    timeout: float | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    waiting: int = WAITING,
+) -> AsyncCompleteSubscription: ...
+
+
+async def subscribe_async(
+    *pipelines: str,
+    since: Checkpoint | str | Path | None = None,
+    start: Literal["now", "oldest"] = "now",
+    patience: float = PATIENCE,
+    keys: SubscriberKeys | str | Path | None = None,
+    data_dir: str | Path = DEFAULT_DATA_DIR,
+    timeout: float | None = None,
+    connect_timeout: float = CONNECT_TIMEOUT,
+    waiting: int = WAITING,
+) -> AsyncSubscription | AsyncCompleteSubscription:
     """Subscribe to predictions with asyncio: see `subscribe`.
 
     Example:
@@ -163,9 +184,21 @@ async def subscribe_async(
                 print(prediction.pipeline_id, prediction.frame_id)
         ```
     """
+    checkpoint, file = await asyncio.to_thread(_checkpoint_of, since)
     target = _Target.of(keys, Path(data_dir).expanduser(), connect_timeout)
-    connected = await asyncio.to_thread(target.connected, pipelines, waiting)
-    return AsyncSubscription(*connected, timeout)
+    context, sub_socket = await asyncio.to_thread(target.connected, pipelines, waiting)
+    if checkpoint is None:
+        return AsyncSubscription(context, sub_socket, timeout)
+    receiver = Receiver(sub_socket, pipelines, checkpoint, oldest=start == "oldest", patience=patience)
+    return AsyncCompleteSubscription(context, sub_socket, receiver, file=file, timeout=timeout)
+
+
+def _checkpoint_of(since: Checkpoint | str | Path | None) -> tuple[Checkpoint | None, Path | None]:
+    """The checkpoint, and the file that keeps it. Raises: BadSetting."""
+    if since is None or isinstance(since, Checkpoint):
+        return since, None
+    file = Path(since).expanduser()
+    return Checkpoint.load(file), file
 
 
 def connect(

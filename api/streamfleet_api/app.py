@@ -24,6 +24,7 @@ from streamfleet_api.dashboard.routes import Page
 from streamfleet_api.docs.routes import DocumentRoutes
 from streamfleet_api.error_handlers import answer
 from streamfleet_api.feeds.background_task import Background
+from streamfleet_api.feeds.complete import CompleteStreams
 from streamfleet_api.feeds.events import EventFeed
 from streamfleet_api.feeds.pipeline_cache import PipelineCache
 from streamfleet_api.feeds.predictions import Predictions
@@ -98,6 +99,7 @@ class Services:
     pipeline_cache: PipelineCache
     statuses: Statuses
     predictions: Predictions
+    complete: CompleteStreams
     event_feed: EventFeed
     previews: Previews
     connections: Connections
@@ -117,6 +119,7 @@ class Services:
             pipeline_cache=pipeline_cache,
             statuses=Statuses(context, config.predictions, config.keys, subscribers, pipeline_cache),
             predictions=Predictions(context, config.predictions, config.keys, subscribers, pipeline_cache),
+            complete=CompleteStreams(context, config.predictions, config.keys, subscribers),
             event_feed=EventFeed(broker, subscribers, pipeline_cache),
             previews=Previews(context, config.pictures, config.keys, subscribers),
             connections=Connections(config.limits or Limits.of(read_descriptors().limit)),
@@ -182,6 +185,7 @@ def create_app(
         services.predictions,
         services.statuses,
         services.event_feed,
+        services.complete,
         services.previews,
         tickets,
     )

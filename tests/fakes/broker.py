@@ -15,9 +15,17 @@ import msgspec
 import zmq
 from typing_extensions import assert_never
 
+from streamfleet_core.peers.replay import Holder, ReplayAnswer, ReplayHolders, ReplayRequest, Span
 from streamfleet_core.protocol.control_plane import Envelope, decode, encode
 from streamfleet_core.protocol.costs import BoardCost
-from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
+from streamfleet_core.protocol.data_plane import (
+    DataHeader,
+    Flag,
+    Kind,
+    device_topic,
+    pipeline_topic,
+    replay_note,
+)
 from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Error, Message, Reply, Request
 from streamfleet_core.protocol.optimisation import Optimisation
@@ -512,6 +520,34 @@ class Peer:
             *[pipeline_topic(Kind.PRED, each) for each in pipeline_ids] or [b"v1/pred/"]
         )
 
+    def wait_for_replay(self, *, after: ReplayRequest | None = None) -> ReplayRequest:
+        """The request for a replay that somebody makes, another one than `after`."""
+
+        def asked() -> list[ReplayRequest]:
+            parsed = (ReplayRequest.parse(topic) for topic in self._subscribed)
+            return [each for each in parsed if each is not None and each != after]
+
+        self._hear_until(lambda: bool(asked()))
+        return asked()[0]
+
+    def replay(self, request: ReplayRequest, *seqs: int) -> None:
+        """Answer a request as the relay and a device that has these."""
+        holders = ReplayHolders((Holder("edge-1", 0, 2**32),))
+        note = DataHeader.unpack(replay_note(request.start, Flag.HOLDERS))
+        self.send(request.topic, note, holders.encode())
+        run = (self.generation, 0)
+        for seq in seqs:
+            self.predict(request.pipeline_id, seq, kind=Kind.REPLAY, topic=request.topic)
+        said = ReplayAnswer(
+            device="edge-1",
+            known_from=(*run, 0),
+            until=(*run, seqs[-1]),
+            done=True,
+            sent=(Span(*run, seqs[0], seqs[-1]),),
+        )
+        note = DataHeader.unpack(replay_note(said.until, Flag.ANSWER))
+        self.send(request.topic, note, said.encode())
+
     def wait_for_no_followers(self) -> None:
         """Until the api has no subscription to predictions."""
         self._hear_until(lambda: not self._has_followers())
@@ -553,6 +589,7 @@ class Peer:
         text: str = "",
         source: int = 0,
         kind: Kind = Kind.PRED,
+        topic: bytes = b"",
         **first: Any,
     ) -> None:
         """Send one prediction, of one object with these changes."""
@@ -577,7 +614,7 @@ class Peer:
             },
         }
         header = DataHeader(kind=kind, gen=generation or self.generation, inc=0, seq=seq, source=source)
-        self.publish(pipeline_topic(kind, pipeline_id), header, body)
+        self.publish(topic or pipeline_topic(kind, pipeline_id), header, body)
 
     def tell(self, stat: PipelineStat | DeviceStat, seq: int = 0) -> None:
         """Send one status."""

@@ -27,7 +27,9 @@ from streamfleet_core.peers.replay import (
     after,
 )
 
-MAX_PENDING = 4096  # predictions that wait for earlier ones; beyond that, the latest are asked for later
+# Predictions that wait for earlier ones, and their bytes. Beyond that, the latest are asked for later.
+MAX_PENDING = 4096
+MAX_PENDING_BYTES = 16 * 1024**2
 # Seconds without a message of a round, after which it is asked for once more, and the most after several:
 # where many ask, a device needs longer, and a request that is made again loses its turn.
 RETRY = (1.0, 8.0)
@@ -55,6 +57,7 @@ class _Round:
 class _Waiting(Generic[T]):
     item: T
     device: str
+    size: int
 
 
 class PipelineOrder(Generic[T]):
@@ -65,6 +68,7 @@ class PipelineOrder(Generic[T]):
         patience: seconds of silence after which a device is away.
         heard: when a device was last heard, whatever it sent.
         token: makes the 8 hexadecimal digits of each request.
+        room: bytes of predictions that may wait for earlier ones.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class PipelineOrder(Generic[T]):
         heard: Callable[[str], float],
         token: Callable[[], str],
         now: float,
+        room: int = MAX_PENDING_BYTES,
     ) -> None:
         self.position = position
         self._pipeline_id = pipeline_id
@@ -84,6 +89,8 @@ class PipelineOrder(Generic[T]):
         self._token = token
         self._pending: dict[Key, _Waiting[T]] = {}
         self._keys: list[Key] = []  # of the pending ones, sorted
+        self._room = room
+        self._size = 0  # bytes of the pending ones
         self._ready: deque[tuple[Position, T | Gap]] = deque()
         self._reached = BEFORE_ALL if position is None else position.key  # with what is in `_ready`
         self._device = None if position is None else position.device  # of `_reached`
@@ -100,8 +107,8 @@ class PipelineOrder(Generic[T]):
 
     # inputs -----------------------------------------------------------------------------------------------
 
-    def receive(self, key: Key, item: T, device: str, now: float, *, live: bool) -> None:
-        """A prediction arrived."""
+    def receive(self, key: Key, item: T, device: str, now: float, *, live: bool, size: int = 0) -> None:
+        """A prediction of `size` bytes arrived."""
         if self._round is not None and not live:
             self._round.heard, self._round.is_answered = now, True
         if self._is_new:
@@ -118,9 +125,10 @@ class PipelineOrder(Generic[T]):
         if self._round is not None and not self._keys:
             self._round.began = now  # until now there was nothing to wait for
         insort(self._keys, key)
-        self._pending[key] = _Waiting(item, device)
-        if len(self._keys) > MAX_PENDING:
-            del self._pending[self._keys.pop()]
+        self._pending[key] = _Waiting(item, device, size)
+        self._size += size
+        while len(self._keys) > 1 and (len(self._keys) > MAX_PENDING or self._size > self._room):
+            self._size -= self._pending.pop(self._keys.pop()).size
 
     def hold(self, token: str, holders: tuple[Holder, ...], now: float) -> None:
         """The relay says which devices may answer."""
@@ -296,6 +304,7 @@ class PipelineOrder(Generic[T]):
     def _deliver(self, key: Key) -> None:
         self._keys.pop(0)
         waiting = self._pending.pop(key)
+        self._size -= waiting.size
         self._reached, self._device = key, waiting.device
         self._ready.append((Position(*key, waiting.device), waiting.item))
 
@@ -336,6 +345,7 @@ class PipelineOrder(Generic[T]):
         self._reached, self._device = (key[0], key[1], key[2] - 1), device
         self._pending.clear()
         self._keys.clear()
+        self._size = 0
         self._round = None
 
 

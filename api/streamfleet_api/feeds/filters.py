@@ -84,6 +84,7 @@ class PredictionFilter:
             min_confidence=query.fraction("min_confidence"),
             empty=query.flag("empty"),
         )
+        query.all("since")  # who fetches what is missing reads it
         query.refuse_others()
         return chosen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,7 @@ class Message:
     @cached_property
     def text(self) -> str:
         """As the text of one WebSocket message."""
-        number = f'"id":"{self.id}",' if self.id else ""
+        number = f'"id":{json.dumps(self.id)},' if self.id else ""
         return f'{{"type":"{self.kind}",{number}"data":{self.data.decode()}}}'
 
 
@@ -82,8 +83,8 @@ class SendQueue:
             size += len(taken[-1].data)
         return taken
 
-    def __bool__(self) -> bool:
-        return bool(self._messages)
+    def __len__(self) -> int:
+        return len(self._messages)
 
     def _pop(self) -> Message:
         _, message = self._messages.popitem(last=False)

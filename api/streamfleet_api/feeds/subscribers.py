@@ -49,6 +49,7 @@ class Subscriber:
         self.ended = False  # the queue is still written, then the stream ends
         self.ping_due = False
         self._ready = asyncio.Event()
+        self._taken = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
         self._since = self._clock()  # start of the current write, or end of the last one
         self._writing = False
@@ -63,6 +64,17 @@ class Subscriber:
         """End the stream once the queue is written."""
         self.ended = True
         self._ready.set()
+
+    def take(self) -> list[Message]:
+        """Take the next messages of the queue."""
+        self._taken.set()
+        return self.queue.take()
+
+    async def until_shorter_than(self, count: int) -> None:
+        """Wait until fewer messages are in the queue: for who may push no more than the client reads."""
+        while len(self.queue) >= count:
+            self._taken.clear()
+            await self._taken.wait()
 
     async def wait(self) -> None:
         """Wait until a message is queued, a keep-alive is due, or the stream ends."""

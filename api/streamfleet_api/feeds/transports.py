@@ -129,7 +129,7 @@ async def _write(subscriber: Subscriber, transport: Transport, send: Send) -> No
         await subscriber.write(send(piece))
     while True:
         while subscriber.queue:
-            for piece in transport.pieces(subscriber.queue.take()):
+            for piece in transport.pieces(subscriber.take()):
                 await subscriber.write(send(piece))
         if subscriber.ended:
             break

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from starlette.routing import BaseRoute, Route
 
+from streamfleet_api.feeds.complete import MAX_PIPELINES, MAX_STREAMS, MAX_TEXT
 from streamfleet_api.v2.requests import Body, Name
 from streamfleet_api.v2.responses import EventList, Ticket
 from streamfleet_api.web.endpoint import EVENTS, JSON, Answer, Endpoint, Header, native
@@ -20,6 +21,10 @@ _ID = {"pipeline_id": ID_SCHEMA}
 _KEY = {"X-Streamfleet-Key": "gen-inc-seq, as on ZeroMQ."}
 _SOCKET = 'A WebSocket at the same address gets the same as JSON: `{"type", "id", "data"}`.'
 _LATE = "A client that reads too slowly loses the oldest messages. `event: gap` reports their number."
+_SINCE = (
+    "With `since`, what was missed is fetched from the devices, a slow client loses nothing, and `event: gap`"
+    f" tells what is gone, and why. At most {MAX_STREAMS} such streams of {MAX_PIPELINES} pipelines each."
+)
 
 SourceIndex = Annotated[int, Field(ge=0, lt=MAX_SOURCES)]
 Labels = Annotated[str, Field(max_length=MAX_SELECTOR)]
@@ -42,6 +47,9 @@ class PredictionsQuery(_Ticketed):
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     empty: bool | None = None
     """Include frames without a matching prediction."""
+    since: Annotated[str, Field(max_length=MAX_TEXT)] | None = None
+    """Each prediction once and in order, from here on: `now`, `oldest`, or the id of an event of such a
+    stream. It needs `pipeline`, and no `selector`."""
 
 
 class StatusQuery(_Ticketed):
@@ -97,9 +105,10 @@ _DECLARED: list[dict[str, Any]] = [
         "path": "/v2/predictions",
         "operation_id": "follow_predictions",
         "summary": "Predictions as they happen",
-        "text": f"{_LATE} {_SOCKET}",
+        "text": f"{_LATE} {_SOCKET} {_SINCE}",
         "answers": {200: Answer("Server-sent events, without end.", media=EVENTS, schema=_TEXT)},
         "query": PredictionsQuery,
+        "headers": (_LAST_EVENT,),
         "errors": native(404, 422),
     },
     {

@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient
+from streamfleet_api.feeds.complete import CompleteStreams, Since
 from streamfleet_api.feeds.events import MAX_KEPT, EventFeed
 from streamfleet_api.feeds.filters import (
     Mark,
@@ -60,6 +61,7 @@ class Streams:
         predictions: Predictions,
         statuses: Statuses,
         event_feed: EventFeed,
+        complete: CompleteStreams,
         previews: Previews,
         tickets: Tickets,
     ) -> None:
@@ -68,6 +70,7 @@ class Streams:
         self._predictions = predictions
         self._statuses = statuses
         self._event_feed = event_feed
+        self._complete = complete
         self._previews = previews
         self._tickets = tickets
 
@@ -88,9 +91,13 @@ class Streams:
     # streams ----------------------------------------------------------------------------------------------
 
     async def predictions(self, request: HTTPConnection) -> Subscription:
-        """Stream predictions of all pipelines, or of those that match."""
+        """Stream predictions of all pipelines, or of those that match; with `since` complete ones."""
         chosen = _read(PredictionFilter.parse, request)
+        last = request.headers.get("last-event-id")
+        since = _read(lambda parameters: Since.parse(parameters, last, chosen), request)
         await self._check(chosen.pipelines, labelled=bool(chosen.selector.needs))
+        if since is not None:
+            return self._complete.subscribe(chosen, since)
         return self._predictions.subscribe(chosen)
 
     async def status(self, request: HTTPConnection) -> Subscription:

@@ -127,7 +127,24 @@ class PredictionDocument(TypedDict):
     inference_metadata: InferenceMetadata
 
 
+class _Origin(msgspec.Struct):
+    device: Id = ""
+
+
+class _Head(msgspec.Struct):
+    inference_metadata: _Origin
+
+
+_HEAD_DECODER = msgspec.msgpack.Decoder(_Head)
 _DECODER = msgspec.msgpack.Decoder(PredictionDocument)
+
+
+def device_of(body: bytes) -> str:
+    """The device that a body names, without decoding the rest. Raises: BadData."""
+    try:
+        return _HEAD_DECODER.decode(body).inference_metadata.device
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise BadData("a prediction with its device", f"{type(exc).__name__}: {exc}") from exc
 
 
 def decode(body: bytes) -> PredictionDocument:

@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from streamfleet_api.feeds.complete import MAX_STREAMS
 from streamfleet_api.v2.streams import why_nothing
 from streamfleet_core.protocol.data_plane import DataHeader, Kind
 from streamfleet_core.protocol.messages import Reply
@@ -86,6 +87,75 @@ def test_a_websocket_says_the_same(api: Api, peer: Peer) -> None:
     ]
     assert found[0]["data"]["predictions"][0]["class"] == "car"
     assert found[1]["data"] == {"gap": 2, "pipeline_id": "door"}
+
+
+def test_with_since_what_is_missing_is_fetched_and_a_new_connection_continues(
+    http: httpx.Client, peer: Peer
+) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    path = "/v2/predictions?pipeline=door&since=now"
+    with http.stream("GET", path) as response:
+        peer.wait_for_followers("door")
+        for seq in (0, 2):
+            peer.predict("door", seq)
+        request = peer.wait_for_replay()
+        peer.replay(request, 1, 2)
+        found = first(response, 3)
+    peer.wait_for_no_followers()
+
+    assert [number for _, number in ids(found)] == [1, 2, 3]
+    assert json.loads(found[1][0])["positions"] == {"door": [peer.generation, 0, 1, "edge-1"]}
+    with http.stream("GET", path, headers={"last-event-id": found[1][0]}) as response:
+        again = peer.wait_for_replay(after=request)
+        assert again.start == (peer.generation, 0, 2)
+        peer.replay(again, 2)
+        assert ids(first(response, 1)) == [("door", 3)]
+
+
+def test_with_since_a_websocket_is_told_of_a_gap_with_its_cause(api: Api, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    with websocket(api, "/v2/predictions?pipeline=door&since=now&class=car") as connection:
+        peer.wait_for_followers("door")
+        for seq in (0, 2):
+            peer.predict("door", seq)
+        peer.replay(peer.wait_for_replay(), 2)
+        found = [said(connection) for _ in range(3)]
+
+    assert [each["type"] for each in found] == ["prediction", "gap", "prediction"]
+    assert json.loads(found[1]["id"])["positions"]["door"][2] == 1
+    told = {"gap": 1, "pipeline_id": "door", "cause": "unwritten", "device": "edge-1", "first": 1}
+    assert found[1]["data"] == {**told, "generation": peer.generation, "incarnation": 0}
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("since=now", "pipeline"),
+        ("since=now&selector=site%3Dhall-1&pipeline=door", "selector"),
+        ("since=3-0-1&pipeline=door", "since"),
+        ("since=now&since=now&pipeline=door", "since"),
+        (f"since={'x' * 5000}&pipeline=door", "since"),
+        ("since=now&" + "&".join(f"pipeline=p{number}" for number in range(17)), "pipeline"),
+    ],
+)
+def test_since_needs_few_pipelines_and_a_place_that_it_knows(
+    http: httpx.Client, peer: Peer, query: str, name: str
+) -> None:
+    answer = http.get(f"/v2/predictions?{query}")
+
+    assert answer.status_code == 422
+    assert [each["loc"] for each in answer.json()["errors"]] == [["query", name]]
+
+
+def test_the_number_of_streams_with_since_is_bounded(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["door"] = pipeline("door")
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_STREAMS):
+            stack.enter_context(http.stream("GET", "/v2/predictions?pipeline=door&since=now"))
+        answer = http.get("/v2/predictions?pipeline=door&since=now")
+
+    assert answer.status_code == 503
+    assert f"{MAX_STREAMS} streams with since" in answer.text
 
 
 def test_what_is_no_prediction_is_dropped_and_ends_no_stream(http: httpx.Client, peer: Peer) -> None:
