@@ -41,7 +41,7 @@ from benchmarks.setting import Setting
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import ROOT, short_folder
 from tests.fleet.edge import Edge
-from tests.fleet.harness import Fleet, wait_for
+from tests.fleet.harness import READY, Fleet, wait_for
 
 LOSS = 0.05
 KILLS = 20
@@ -113,7 +113,7 @@ def fleet_in(folder: Path) -> Iterator[Fleet]:
     fleet.environment |= {MADE: str(folder / "made"), "PYTHONPATH": str(ROOT)}
     try:
         fleet.launch()
-        wait_for(lambda: fleet.http.get("/healthz").is_success, "the API", timeout=PATIENCE)
+        wait_for(lambda: READY in fleet.log(), fleet.log)  # no device of it is ready yet
         yield fleet
     finally:
         fleet.stop()

@@ -45,6 +45,7 @@ BEFORE_ALL: Key = (0, 0, -1)  # the position of a subscriber that wants all that
 @dataclass(slots=True)
 class _Round:
     request: ReplayRequest
+    reached: Key  # when it began
     began: float
     heard: float  # when it was asked, or its last message arrived
     retry: float = RETRY[0]
@@ -181,14 +182,15 @@ class PipelineOrder(Generic[T]):
         if now - current.heard >= current.retry:
             self._ask(now)
             assert self._round is not None
-            self._round.began, self._round.answers = current.began, current.answers
+            self._round.began, self._round.reached = current.began, current.reached
+            self._round.answers = current.answers
             self._round.holders = current.holders
             self._round.retry = min(2 * current.retry, RETRY[1])
         return False
 
     def _ask(self, now: float) -> None:
         request = ReplayRequest(self._pipeline_id, after(self._reached), self._token())
-        self._round = _Round(request, now, now)
+        self._round = _Round(request, self._reached, now, now)
 
     def _silent(self, current: _Round) -> list[str]:
         """The devices that may have predictions between the last key and the next one, and did not answer."""
@@ -215,10 +217,13 @@ class PipelineOrder(Generic[T]):
     def _settle(self, current: _Round, now: float) -> bool:
         """Deliver what the answers explain. Returns whether anything is ready."""
         limits = [each.until for each in current.answers.values() if not each.done]
-        limit = min(limits, default=None) if self._attempts < ATTEMPTS else None
+        if self._attempts >= ATTEMPTS:  # a device that never gets on holds up nothing
+            limits = [until for until in limits if until > self._reached]
+        limit = min(limits, default=None)
         before = self._reached
         missing = self._walk(current, limit)
-        progressed = self._reached != before
+        # What arrived during the round may be delivered already.
+        progressed = self._reached != current.reached
         is_stuck = not progressed and (missing or limit is not None)
         self._attempts = self._attempts + 1 if is_stuck else 0
         if missing or limit is not None:
@@ -228,7 +233,7 @@ class PipelineOrder(Generic[T]):
             if not self._keys:
                 self._fresh_at = now
                 self._idle = min(max(IDLE[0], 2 * self._idle), IDLE[1])
-        return progressed
+        return self._reached != before
 
     def _walk(self, current: _Round, limit: Key | None) -> bool:
         """Go through what arrived and what the answers say. Returns whether something must be asked again."""

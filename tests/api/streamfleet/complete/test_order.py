@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from streamfleet.complete.order import PipelineOrder
 from streamfleet.complete.values import Gap, Position
 from streamfleet_core.peers.replay import Holder, Key, ReplayAnswer, ReplayRequest
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind
-from streamfleet_worker.publisher.replay.keeper import part_of
+from streamfleet_worker.publisher.replay.keeper import PART, part_of
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore
 
 PATIENCE = 5.0
@@ -32,6 +33,7 @@ class World:
     truth: list[Key] = field(default_factory=list)
     where: dict[Key, str] = field(default_factory=dict)
     outputs: list[Key | Gap] = field(default_factory=list)
+    died: set[Key] = field(default_factory=set)  # made just before a device lost its power
 
     def __post_init__(self) -> None:
         self.stores = {name: self.store() for name in "abc"}
@@ -80,6 +82,15 @@ class World:
 
     def restart_publisher(self) -> None:
         self.stores[self.holder] = self.store()
+
+    def die(self) -> None:
+        """The device loses its power: what it made a moment ago is not on its disk, and it starts again."""
+        self.predict(stored=False)
+        self.died.add(self.key)
+        history = self.stores[self.holder].history("door")
+        if history is not None:
+            history.cut()
+        self.restart_camera()
 
     def move(self, device: str) -> None:
         """Another generation, on any device."""
@@ -132,7 +143,7 @@ class World:
                 self.move(device)
             case "subscriber":
                 self.restart_subscriber()
-            case "predict" | "turn":
+            case "predict" | "turn" | "die":
                 getattr(self, name)()
 
     def settle(self) -> None:
@@ -153,7 +164,7 @@ def counted(outputs: list[Key | Gap]) -> Iterator[Key]:
                 yield (each.generation, each.incarnation, seq)
 
 
-RARE = ["drop", "camera", "publisher", "move a", "move b", "move c", "turn", "turn", "subscriber"]
+RARE = ["drop", "camera", "die", "publisher", "move a", "move b", "move c", "turn", "turn", "subscriber"]
 ACTIONS = st.lists(st.sampled_from(["predict"] * 12 + RARE), max_size=80)
 
 
@@ -185,6 +196,9 @@ def test_each_prediction_is_delivered_once_or_accounted_for(
     # What the camera itself lost at the end of a run left no trace anywhere.
     traced = {key for key in silent if any(key < other and key[:2] == other[:2] for other in told)}
     assert not traced, world.outputs
+    for key in silent & world.died:
+        runs = {(each.generation, each.incarnation) for each in world.outputs if isinstance(each, Gap)}
+        assert key[:2] in runs or key[2] == 0, world.outputs
     for key in silent - traced:
         store = world.stores[world.where[key]]
         kept = [each.key for each in store.read("door", (0, 0, 0), 10**6, 10**9)]
@@ -259,6 +273,23 @@ def test_an_outage_of_any_length_costs_nothing_that_is_kept() -> None:
     world.loss = 0.3
     for _ in range(3):
         world.predict()
+    world.settle()
+
+    assert world.outputs == world.truth
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.05])
+def test_a_long_outage_is_fetched_part_by_part(loss: float) -> None:
+    world = World(random.Random(3), 0.0, room=10**7)
+    world.predict()
+    world.turn()
+    world.loss = 1.0
+    for _ in range(20 * PART):
+        world.predict()
+    world.loss = loss
+    for _ in range(200):
+        world.predict()
+        world.turn()
     world.settle()
 
     assert world.outputs == world.truth
