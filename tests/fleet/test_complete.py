@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 import streamfleet
 from streamfleet.complete.subscription import CompleteSubscription
 from tests.fakes.patience import PATIENCE
-from tests.fakes.ports_and_folders import ROOT
-from tests.fleet.harness import Fleet, wait_for
+from tests.fakes.ports_and_folders import ROOT, short_folder
+from tests.fakes.stream_client import first
+from tests.fleet.edge import Edge
+from tests.fleet.harness import LOADING, Fleet, wait_for
 
 Key = tuple[int, int, int]
 
@@ -166,6 +169,64 @@ def test_a_subscriber_that_is_killed_again_and_again_continues_where_it_was(
     assert sorted(keys) == keys
     assert len(account.keys) == len(keys) - repeated
     assert account.unexplained() == []
+
+
+@pytest.fixture
+def edge(fleet: Fleet) -> Iterator[Edge]:
+    """A device that no program starts again when it dies."""
+    with short_folder() as folder:
+        edge = Edge(fleet, "edge-1", folder / "edge")
+        edge.start("--join", fleet.cli("devices", "add", edge.name, "--token-only").stdout.strip())
+        try:
+            wait_for(lambda: device_state(fleet, edge.name) == "ready", "edge-1")
+            yield edge
+        finally:
+            edge.kill()
+            fleet.cli("devices", "remove", edge.name, "--yes")
+
+
+def device_state(fleet: Fleet, name: str) -> str | None:
+    state: str | None = fleet.http.get(f"/v2/devices/{name}").json().get("state")
+    return state
+
+
+def label(fleet: Fleet, device: str, labels: dict[str, str]) -> None:
+    fleet.http.patch(f"/v2/devices/{device}", json={"labels": labels}).raise_for_status()
+
+
+def test_a_device_that_dies_is_told_of_and_another_one_continues(fleet: Fleet, edge: Edge) -> None:
+    labels = {"hall": "1"}
+    label(fleet, edge.name, labels)
+    put(fleet, "press", selector=labels)
+    account = Account()
+    with streamfleet.subscribe(
+        "press", since=streamfleet.Checkpoint(), data_dir=fleet.data, patience=3.0, timeout=LOADING
+    ) as predictions:
+        account.read(predictions, 20)
+        label(fleet, "local-1", labels)
+        edge.kill()
+        account.read(predictions, 30)
+    label(fleet, "local-1", {})
+    fleet.http.delete("/v2/pipelines/press")
+
+    assert len({key[0] for key in account.keys}) == 2
+    assert account.keys == sorted(set(account.keys))
+    assert account.unexplained() == []
+    assert [(gap.count, gap.cause, gap.device) for gap in account.gaps][-1] == (None, "away", "edge-1")
+
+
+def test_over_http_a_stream_continues_after_the_last_event(fleet: Fleet, pipeline: str) -> None:
+    path = f"/v2/predictions?pipeline={pipeline}&since=now"
+    with fleet.http.stream("GET", path, timeout=LOADING) as response:
+        last, _ = first(response, 5)[-1]
+    position = json.loads(last)["positions"][pipeline]
+    wait_for(lambda: last_sequence(fleet, pipeline) >= position[2] + 40, "predictions that it misses")
+
+    with fleet.http.stream("GET", path, headers={"last-event-id": last}, timeout=LOADING) as response:
+        found = first(response, 60)
+
+    sequences = [data["inference_metadata"]["seq"] for _, data in found]
+    assert sequences == [position[2] + 1 + number for number in range(60)]
 
 
 def test_a_pipeline_that_moves_three_times_is_complete(fleet: Fleet, pipeline: str) -> None:

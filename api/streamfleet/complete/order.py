@@ -37,6 +37,7 @@ LONGEST = 60.0  # seconds to wait for a device that is there and does not answer
 IDLE = (5.0, 60.0)  # seconds of silence after which the first and the later rounds ask for what is missing
 RESET = 10.0  # seconds in which only old keys arrive: then the fleet was reset
 ATTEMPTS = 8  # rounds in a row without a result
+MOST_AT_ONCE = 255  # predictions to ask for by number
 
 T = TypeVar("T")
 BEFORE_ALL: Key = (0, 0, -1)  # the position of a subscriber that wants all that is kept
@@ -189,7 +190,10 @@ class PipelineOrder(Generic[T]):
         return False
 
     def _ask(self, now: float) -> None:
-        request = ReplayRequest(self._pipeline_id, after(self._reached), self._token())
+        count = 0  # until the next one that is here, if it is of the same run
+        if self._keys and self._keys[0][:2] == self._reached[:2]:
+            count = min(MOST_AT_ONCE, self._keys[0][2] - self._reached[2] - 1)
+        request = ReplayRequest(self._pipeline_id, after(self._reached), self._token(), count)
         self._round = _Round(request, self._reached, now, now)
 
     def _silent(self, current: _Round) -> list[str]:
@@ -226,7 +230,9 @@ class PipelineOrder(Generic[T]):
         progressed = self._reached != current.reached
         is_stuck = not progressed and (missing or limit is not None)
         self._attempts = self._attempts + 1 if is_stuck else 0
-        if missing or limit is not None:
+        if self._keys and self._keys[0] == after(self._reached):
+            self._round = None  # what is asked for next depends on what follows
+        elif missing or limit is not None:
             self._ask(now)
         else:
             self._round = None

@@ -1,12 +1,13 @@
 """Replay of predictions: the request, which is a subscription, and the answer of a device. Pure.
 
-    subscription  v1/replay/<pipeline>@<key>-<token>/    a key is three hexadecimal numbers with dashes
+    subscription  v1/replay/<pipeline>@<key>-<count>-<token>/    numbers are hexadecimal, a key has three
     first message flag `HOLDERS`, of the relay: the devices that have or had the pipeline, and may answer.
                   Of a device, on its own socket: that it is the only one
     messages      the kept predictions from that key on, in order, with their own headers and bodies
     last message  flag `ANSWER`, of each device: what was sent, what is lost and why
 
-The topic names the first key that the subscriber lacks. It is a subscription, so that the relay grants it by
+The topic names the first key that the subscriber lacks, and how many it lacks, 0 if it does not know. It is
+a subscription, so that the relay grants it by
 the rules for the pipeline, forwards it to every device, and repeats it to a device that returns. A device
 sends one part for each request, and the subscriber asks for the next part with another topic.
 """
@@ -38,7 +39,8 @@ MAX_CUTS = 16  # of an answer; older ones are forgotten
 _BEGIN = b"v1/replay/"
 _REQUEST = re.compile(
     whole(
-        rf"v1/replay/({ID_PATTERN})@([0-9a-f]{{1,16}})-([0-9a-f]{{1,8}})-([0-9a-f]{{1,16}})-([0-9a-f]{{8}})/"
+        rf"v1/replay/({ID_PATTERN})@([0-9a-f]{{1,16}})-([0-9a-f]{{1,8}})-([0-9a-f]{{1,12}})"
+        r"-([0-9a-f]{1,2})-([0-9a-f]{8})/"
     )
 )
 
@@ -50,12 +52,13 @@ class ReplayRequest:
     pipeline_id: str
     start: Key  # the first one
     token: str  # 8 hexadecimal digits, different for each request
+    count: int = 0  # how many, at most 255; 0: all that follow
 
     @property
     def topic(self) -> bytes:
         """The topic to subscribe to, at most `MAX_TOPIC` bytes."""
         generation, incarnation, sequence = self.start
-        name = f"{self.pipeline_id}@{generation:x}-{incarnation:x}-{sequence:x}-{self.token}"
+        name = f"{self.pipeline_id}@{generation:x}-{incarnation:x}-{sequence:x}-{self.count:x}-{self.token}"
         return b"%s%s/" % (_BEGIN, name.encode("ascii"))
 
     @classmethod
@@ -66,8 +69,8 @@ class ReplayRequest:
         found = _REQUEST.match(topic.decode("ascii", "replace"))
         if found is None:
             return None
-        generation, incarnation, sequence = (int(text, 16) for text in found.group(2, 3, 4))
-        return cls(found[1], (generation, incarnation, sequence), found[5])
+        generation, incarnation, sequence, count = (int(text, 16) for text in found.group(2, 3, 4, 5))
+        return cls(found[1], (generation, incarnation, sequence), found[6], count)
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True, order=True):

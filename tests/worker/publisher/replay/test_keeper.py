@@ -30,9 +30,11 @@ def publish(kept: Keeper, *seqs: int) -> None:
         kept.keep(TOPIC, header.pack(), b"%d" % seq)
 
 
-def answer(kept: Keeper, start: Key, token: str = "00000001") -> tuple[list[Replayed], ReplayAnswer]:
+def answer(
+    kept: Keeper, start: Key, token: str = "00000001", count: int = 0
+) -> tuple[list[Replayed], ReplayAnswer]:
     """The predictions and the statement that a request gets."""
-    request = ReplayRequest("door", start, token)
+    request = ReplayRequest("door", start, token, count)
     found: list[Replayed] = []
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -82,6 +84,15 @@ def test_a_request_gets_one_part_and_the_next_one_the_rest(tmp_path: Path) -> No
 
     assert (len(first), said.done, said.until) == (PART, False, (1, 0, PART - 1))
     assert (len(rest), last.done) == (10, True)
+
+
+def test_a_request_gets_no_more_than_it_asks_for(tmp_path: Path) -> None:
+    with keeper(tmp_path) as kept:
+        publish(kept, *range(20))
+        sent, said = answer(kept, (1, 0, 4), count=2)
+
+    assert [each[2] for each in sent] == [b"4", b"5"]
+    assert (said.sent, said.until, said.done) == ((Span(1, 0, 4, 5),), (1, 0, 5), False)
 
 
 def test_what_is_on_disk_is_replayed_by_the_next_process(tmp_path: Path) -> None:

@@ -176,7 +176,8 @@ class Keeper:
 
 def part_of(store: Store, device: str, request: ReplayRequest) -> list[Replayed]:
     """The messages that answer a request; none if the device knows nothing of the pipeline."""
-    entries = store.read(request.pipeline_id, request.start, PART, PART_BYTES)
+    count = min(request.count or PART, PART)
+    entries = store.read(request.pipeline_id, request.start, count, PART_BYTES)
     history = store.history(request.pipeline_id)
     if history is None or history.last is None:
         return []
