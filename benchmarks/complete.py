@@ -33,7 +33,6 @@ from typing import Any
 from benchmarks.completeness.account import Account, Key, Told, account, spans
 from benchmarks.completeness.lossy_relay import forward
 from benchmarks.completeness.worker import MADE
-from benchmarks.faults import await_state, holder_of
 from benchmarks.fleets import MODEL_ID, relay_of
 from benchmarks.processes import child, receive
 from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
@@ -131,7 +130,7 @@ def edges(fleet: Fleet, folder: Path) -> Iterator[tuple[Edge, Edge]]:
         for edge in both:
             token = fleet.cli("devices", "add", edge.name, "--token-only").stdout.strip()
             edge.start("--join", token, *_KEEP)
-            await_state(fleet, edge.name, "ready")
+            await_ready(fleet, edge)
             fleet.http.patch(f"/v2/devices/{edge.name}", json={"labels": _LABEL}).raise_for_status()
         yield both
     finally:
@@ -281,7 +280,7 @@ def fail_over(fleet: Fleet, both: tuple[Edge, Edge], program: Program, number: i
     program.read_until(lambda: program.newest[pipeline_id][0] > generation, "a prediction elsewhere")
     took = time.monotonic() - began
     edge.start(*_KEEP)
-    await_state(fleet, edge.name, "ready")
+    await_ready(fleet, edge)
     return took
 
 
@@ -303,6 +302,18 @@ def settle(folder: Path, program: Program) -> None:
         if program.read() or now != known:
             quiet_since, known = time.monotonic(), now
         time.sleep(0.2)
+
+
+def holder_of(fleet: Fleet, pipeline_id: str) -> str | None:
+    """The device of a pipeline."""
+    device: str | None = fleet.http.get(f"/v2/pipelines/{pipeline_id}").json()["device"]
+    return device
+
+
+def await_ready(fleet: Fleet, edge: Edge) -> None:
+    """Wait until a device is ready."""
+    path = f"/v2/devices/{edge.name}"
+    wait_for(lambda: fleet.http.get(path).json().get("state") == "ready", edge.name, timeout=_WAIT)
 
 
 # what was made --------------------------------------------------------------------------------------------
