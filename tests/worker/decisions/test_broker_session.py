@@ -327,6 +327,17 @@ def test_without_acks_it_is_degraded_and_then_fenced_and_then_connects_anew() ->
     assert states[79] is SessionState.FENCED
 
 
+def test_who_hears_nothing_is_silent_itself_until_it_is_answered_again() -> None:
+    worker, broker = ready()
+
+    sent = [now for now in range(1, 9) if any(isinstance(each, Send) for each in worker.tick(float(now)))]
+    worker.receive(broker.say(HeartbeatAck(3)), 8.5)
+    again = worker.tick(8.6)
+
+    assert sent == [1, 2]
+    assert [type(each.envelope.message) for each in again if isinstance(each, Send)] == [Heartbeat]
+
+
 def test_the_broker_sets_how_soon_silence_is_noticed() -> None:
     worker, _broker = ready(welcome=replace(WELCOME, heartbeat_ms=300, self_stop_ms=2_400))
     effects: list[Effect] = []

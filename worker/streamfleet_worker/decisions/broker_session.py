@@ -51,6 +51,9 @@ from streamfleet_worker.decisions.session_effects import (
 )
 
 DEGRADED_AFTER = 3  # heartbeats without an acknowledgement
+# Heartbeats without any message, until no more are sent. If only what the broker sends is lost, we stop
+# movable pipelines, and our heartbeats would keep the broker from moving them.
+DEAF_AFTER = 3
 SILENCE_TIMEOUT = 10  # heartbeats without any message, until the socket is closed
 HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
 START_TIMEOUT = 8.0  # seconds from the start to the desired state, until what is stored starts without it
@@ -105,6 +108,7 @@ class Session:
         self._open_at = float("-inf")  # when the backoff is over
         self._opened_at = 0.0
         self._heard_at = 0.0
+        self._woke_at = float("-inf")  # after a stop or a suspension, in which nothing could be heard
         self._endpoint = 0  # +1 after a refused or unanswered connection
         self._backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST, jitter=1.0)
 
@@ -162,7 +166,7 @@ class Session:
                 self._endpoint += 1
         elif now - self._heard_at >= (timeout := SILENCE_TIMEOUT * self._interval):
             effects += self._disconnect(now, f"no message for {timeout:g} s")
-        elif now >= self._heartbeat_at or self._may_send_change(now):
+        elif self._is_answered(now) and (now >= self._heartbeat_at or self._may_send_change(now)):
             effects.append(self._heartbeat(now))
         return effects
 
@@ -180,7 +184,7 @@ class Session:
         if observed != self._observed:
             self._observed = observed
             self._digest = observed_digest(observed)
-        if self._may_send_change(now):
+        if self._is_answered(now) and self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
 
@@ -274,6 +278,7 @@ class Session:
             # An acknowledgement that waits in the socket answers an old heartbeat: it proves no contact.
             self._heartbeats.clear()
             self._heartbeat_at = float("-inf")
+            self._woke_at = now
             if self._fence_open:
                 self._fence_open = False
                 effects.append(CloseFence())
@@ -299,11 +304,17 @@ class Session:
         hello = replace(self._hello, seen_epoch=self._seen_epoch, observed=self._observed)
         return Send(Envelope(hello, epoch=self._seen_epoch))
 
+    def _is_answered(self, now: float) -> bool:
+        """Whether the broker says something in this session."""
+        if self._welcome is None:
+            return False
+        limit = DEAF_AFTER * self._interval
+        return now - max(self._heard_at, self._woke_at) < limit
+
     def _may_send_change(self, now: float) -> bool:
         """Whether there is a change to send, and the broker's limits for one device allow a message now."""
         return (
-            self._welcome is not None
-            and self._reported != (self._digest, self._applied[1], self._trouble)
+            self._reported != (self._digest, self._applied[1], self._trouble)
             and len(self._heartbeats) < MAX_UNANSWERED
             and self._message_budget.has(1, now)
             and self._byte_budget.has(_size(self._observed), now)
