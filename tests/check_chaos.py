@@ -2,9 +2,11 @@
 
 python -m tests.check_chaos [SEED|FROM:TO] [--seconds N]
 
-Two devices reach the broker through proxies that delay, throttle, reset, cut and stop their connections.
-Processes are killed and stopped at random, while pipelines are made, paused and deleted. Afterwards all is
-healed, and what must hold is asked: keys of a pipeline only rise (I1, I2), what runs is what was wanted (I3),
+Two devices reach the broker, its relays and the API through proxies that delay, throttle, reset, cut and stop
+their connections, each on its own. Where this process may, packets to a device are lost (nftables), and the
+store is on a disk of 2 MB that is full now and then. The broker dies at random steps of its writes. Processes
+are killed and stopped at random, while pipelines are made, paused and deleted. Afterwards all is healed, and
+what must hold is asked: keys of a pipeline only rise (I1, I2), what runs is what was wanted (I3),
 what was deleted sends nothing (I4), and every change that was answered with success is there (I5). Seeds that
 passed are remembered in `.simulated/` for the same code. Exit code: 0; 1 if something did not hold.
 """
@@ -28,6 +30,8 @@ import httpx
 
 from streamfleet_api.local.demo import demo_model
 from tests.fakes.chaos_proxy import ChaosProxy, Weather
+from tests.fakes.disks import FILLER, fill_up, mounted
+from tests.fakes.packet_loss import PacketLoss, is_possible
 from tests.fakes.ports_and_folders import ROOT, short_folder
 from tests.fleet.edge import Edge
 from tests.fleet.harness import Fleet, Subscriber, marked_processes, process_name, rises, wait_for
@@ -43,6 +47,10 @@ SKIES = (
     Weather(down=False),
     Weather(up=False, down=False),
 )
+LOSSES = (1, 5, 20)  # of a hundred packets
+JOINING = "127.0.0.2"  # where devices join, and what they then know beside their proxies
+FAILPOINTS = ROOT / "tests/fakes/failpoints"
+STEPS = 40  # of writes, of which the broker survives all but one
 VICTIMS = ("sf-broker", "sf-api", "sf-agent", "camera", "engine", "publisher")
 
 
@@ -54,6 +62,9 @@ class Chaos:
     fleet: Fleet
     edges: list[Edge]
     proxies: list[ChaosProxy]
+    losses: list[PacketLoss]  # none: this process may not
+    failpoints: Path
+    disk: Path | None  # of the store; None: this process may not mount one
     subscriber: Subscriber
     wanted: dict[str, str | None] = field(default_factory=dict)  # pipeline → run, pause; None: deleted
     unsure: set[str] = field(default_factory=set)  # its last change was not answered with success
@@ -69,7 +80,10 @@ class Chaos:
             self._continue(now)
             if now >= next_fault:
                 next_fault = now + self.rng.uniform(2, 8)
-                self.rng.choice([self._weather, self._weather, self._kill, self._stop])()
+                faults = [self._weather, self._weather, self._kill, self._stop, self._fail]
+                faults += [self._lose] if self.losses else []
+                faults += [self._fill] if self.disk is not None else []
+                self.rng.choice(faults)()
             if now >= next_change:
                 next_change = now + self.rng.uniform(0.5, 3)
                 self._change()
@@ -80,6 +94,10 @@ class Chaos:
         self._continue(float("inf"))
         for proxy in self.proxies:
             proxy.heal()
+        for loss in self.losses:
+            loss.set(0)
+        self.failpoints.unlink(missing_ok=True)
+        self._make_room()
         for pipeline_id in sorted(self.unsure):  # what nobody knows is asked for once more
             state = self.wanted[pipeline_id]
             with contextlib.suppress(AssertionError):  # it stays unsure
@@ -165,6 +183,29 @@ class Chaos:
         else:
             proxy.cut_inside_a_frame()
 
+    def _lose(self) -> None:
+        self.rng.choice(self.losses).set(self.rng.choice((0, *LOSSES)))
+
+    def _fail(self) -> None:
+        """The broker dies at a step of a later write, or no longer."""
+        if self.failpoints.exists():
+            self.failpoints.unlink()
+        else:
+            self.failpoints.write_text(str(STEPS))
+
+    def _fill(self) -> None:
+        assert self.disk is not None
+        if not self._make_room():
+            fill_up(self.disk)
+
+    def _make_room(self) -> bool:
+        """Remove what fills the disk. False: there is nothing."""
+        filler = None if self.disk is None else self.disk / FILLER
+        if filler is None or not filler.exists():
+            return False
+        filler.unlink()
+        return True
+
     def _victim(self) -> int | None:
         name = self.rng.choice(VICTIMS)
         marks = [self.fleet.mark, *(edge.mark for edge in self.edges)]
@@ -192,23 +233,35 @@ class Chaos:
 
 def run(seed: int, seconds: float) -> list[str]:
     """One seed: what did not hold."""
-    rng = random.Random(seed)
+    rng, can_lose = random.Random(seed), is_possible()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(short_folder())
         model = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "demo.onnx"
         model.write_bytes(demo_model())
-        fleet = Fleet(folder)
+        fleet = Fleet(folder, "--advertise", JOINING)
+        failpoints, disk = folder / "failpoints", folder / ".streamfleet/broker"
+        fleet.environment.update(PYTHONPATH=str(FAILPOINTS), STREAMFLEET_TEST_FAILPOINTS=str(failpoints))
+        disk.mkdir(mode=0o700, parents=True)
+        has_disk = stack.enter_context(mounted(disk))
         stack.callback(fleet.stop)
+        broker = "127.0.0.1", fleet.broker_ports[0]
+        joining = stack.enter_context(ChaosProxy(broker, seed, listen=(JOINING, broker[1])))
         fleet.start()
         fleet.add_model("shapes/1", model)
-        edges, proxies = [], []
+        edges, proxies, losses = [], list[ChaosProxy](), []
         for number in (1, 2):
             home = stack.enter_context(short_folder())
             edge = Edge(fleet, f"edge-{number}", home / "w")
-            proxy = stack.enter_context(ChaosProxy(("127.0.0.1", fleet.broker_ports[0]), seed + number))
+            host = f"127.0.0.{10 + number}"
+            devices, relay, _, pictures, _ = fleet.broker_ports
+            for port in (devices, relay, pictures, fleet.port):
+                proxy = ChaosProxy(("127.0.0.1", port), seed + number, listen=(host, port))
+                proxies.append(stack.enter_context(proxy))
+            if can_lose:
+                losses.append(stack.enter_context(PacketLoss(host)))
             stack.callback(edge.kill)
             token = fleet.cli("devices", "add", edge.name, "--token-only").stdout.strip()
-            edge.start("--join", token, "--broker", f"tcp://127.0.0.1:{proxy.port}")
+            edge.start("--join", token, "--broker", f"tcp://{host}:{devices}")
             path = f"/v2/devices/{edge.name}"
             wait_for(
                 lambda path=path: fleet.http.get(path).json().get("state") == "ready",  # type: ignore[misc]
@@ -216,10 +269,10 @@ def run(seed: int, seconds: float) -> list[str]:
             )
             assert fleet.http.patch(path, json={"labels": LABEL}).is_success
             edges.append(edge)
-            proxies.append(proxy)
+        joining.close()  # from now on no way leads around the proxies
         subscriber = Subscriber(f"ipc://{fleet.data}/broker/predictions.ipc")
         stack.callback(subscriber.close)
-        chaos = Chaos(rng, fleet, edges, proxies, subscriber)
+        chaos = Chaos(rng, fleet, edges, proxies, losses, failpoints, disk if has_disk else None, subscriber)
         chaos.run(seconds)
         chaos.heal()
         found = chaos.problems()

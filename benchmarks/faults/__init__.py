@@ -47,7 +47,10 @@ def run(setting: Setting) -> Report:
                     stage, at = stack.enter_context(fault.place(setting)), fault.place
                 figures = fault.cause(stage)
                 memory.note(fault.name, figures)
-                print(f"{fault.name}: {', '.join(f'{what} {value:.2f}' for what, value in figures.items())}")
+                print(
+                    f"{fault.name}: {', '.join(f'{what} {value:.2f}' for what, value in figures.items())}",
+                    flush=True,
+                )
     return report(setting, [each for each in chosen if memory.rounds[each.name]], memory.rounds)
 
 

@@ -18,6 +18,7 @@ from tests.fleet.harness import Fleet, Subscriber, marked_processes, process_nam
 
 WAIT = 120.0  # seconds
 LABEL = {"kind": "edge"}
+JOINING = "127.0.0.2"  # where devices join, and what they then know beside their proxy
 SLOW = 5.0  # frames/s of pipelines that are not measured by their rate
 
 
@@ -146,11 +147,15 @@ def staged(
     """Run a fleet with so many devices until the block ends. `data`: where its data directory is."""
     with ExitStack() as stack:
         home = data or stack.enter_context(short_folder())
-        fleet = Fleet(home)
+        fleet = Fleet(home, *(("--advertise", JOINING) if proxied else ()))
         fleet.environment.update(
             {f"STREAMFLEET_{name.upper()}": value for name, value in environment.items()}
         )
         stack.callback(fleet.stop)
+        # Once all have joined, no way leads around the proxies.
+        broker = "127.0.0.1", fleet.broker_ports[0]
+        joining = ChaosProxy(broker, listen=(JOINING, broker[1]))
+        stack.enter_context(joining)
         fleet.start()
         fleet.add_model(MODEL_ID, setting.model, *setting.model_options)
         edges, proxies = [], []
@@ -159,7 +164,7 @@ def staged(
             edge = Edge(fleet, f"edge-{number}", folder / str(number))
             options = ["--join", fleet.cli("devices", "add", edge.name, "--token-only").stdout.strip()]
             if proxied:
-                proxy = stack.enter_context(ChaosProxy(("127.0.0.1", fleet.broker_ports[0]), number))
+                proxy = stack.enter_context(ChaosProxy(broker, number))
                 proxies.append(proxy)
                 options += ["--broker", f"tcp://127.0.0.1:{proxy.port}"]
             stack.callback(edge.kill)
@@ -170,6 +175,7 @@ def staged(
             stage.await_state(edge.name, "ready")
             answer = fleet.http.patch(f"/v2/devices/{edge.name}", json={"labels": LABEL})
             assert answer.is_success, answer.text
+        joining.close()
         yield stage
 
 

@@ -36,11 +36,13 @@ class _Way:
 class ChaosProxy:
     """Forwards connections to an address, as its `weather` lets it. Use it in a `with` block."""
 
-    def __init__(self, target: tuple[str, int], seed: int = 0) -> None:
+    def __init__(
+        self, target: tuple[str, int], seed: int = 0, *, listen: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
         self.weather = Weather()
         self._target = target
         self._rng = random.Random(seed)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(listen)
         self._listener.settimeout(0.2)
         self._closing = threading.Event()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -49,7 +51,7 @@ class ChaosProxy:
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """Where it listens."""
         return int(self._listener.getsockname()[1])
 
     def reset(self) -> None:
@@ -72,6 +74,10 @@ class ChaosProxy:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all connections, and listen no longer."""
         self._closing.set()
         self.reset()
         for thread in self._threads:
