@@ -334,7 +334,10 @@ class State:
     def report(self, device: Device, observed: Iterable[Observed]) -> None:
         """Take what a device says of all of its pipelines."""
         device.observe(observed)
-        self.crashing.update(name for name, entry in device.observed.items() if entry.crashes)
+        placed = self.records.placed[device.name]
+        self.crashing.update(
+            name for name, entry in device.observed.items() if entry.crashes and name in placed
+        )
 
     def mark_device_dirty(self, name: str) -> None:
         """Mark a device and its pipelines as possibly changed."""

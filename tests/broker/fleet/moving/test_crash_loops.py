@@ -16,7 +16,7 @@ from streamfleet_core.protocol.requests import (
     PutPipeline,
     RestartPipeline,
 )
-from streamfleet_core.protocol.values import ObservedState
+from streamfleet_core.protocol.values import Observed, ObservedState
 from tests.fakes.scripted_fleet import (
     CAMERA,
     CONFIG,
@@ -155,6 +155,22 @@ def test_what_changes_nothing_about_it_starts_it_no_more(change: OperatorRequest
 
     assert (fleet.view("door").status, fleet.view("door").device) == ("failed", None)
     assert refused.message == "pipeline door is failed"
+
+
+def test_a_device_speaks_only_of_its_own_pipelines() -> None:
+    fleet = scripted_fleet("a", "b")
+    fleet.create("door", CAMERA)
+    fleet.obey()
+    fleet.devices["b"].observed = tuple(
+        Observed(pipeline_id=name, generation=1, incarnation=1, state=ObservedState.BACKOFF, crashes=9)
+        for name in ("door", "nobody's")
+    )
+
+    fleet.heartbeat("b")
+
+    assert fleet.fleet._state.crashing == set()
+    fleet.pass_time(1, alive=["a", "b"])
+    assert fleet.view("door").device == "a"
 
 
 def test_it_can_be_removed() -> None:
