@@ -5,11 +5,12 @@ scene. A few of them run first, until the device has told what they cost. Then t
 The device is named for each camera, so that more than that can be started. The measured maximum is the
 largest number of cameras of which each has at least 95 % of its predictions/s (UDP datagrams), beyond one
 frame, and none drops a frame that became too old. Numbers are tried upwards or downwards from the predicted
-one. Broker, API and this benchmark share the machine with the device.
+one. Broker, API and this benchmark share the machine with the device; what other processes take is shown.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cpu import cpu_times, growth
+from benchmarks.cpu import busy_seconds, cpu_times, growth
 from benchmarks.films import write_h264
 from benchmarks.fleets import MODEL_ID, PARTS, delete, put, running, worker_processes
 from benchmarks.receiver import Receiver, boot_ns, content_of
@@ -32,6 +33,7 @@ MODELS = {DEMO: 10.0, HALF: 4.0, HEAVY: 1.0}  # predictions/s of a camera
 CHOSEN_RATE = 4.0  # predictions/s of a camera, with a model that was chosen for this run
 DEVICE = "local-1"
 HELD = 0.95  # of its rate
+BESIDE, OTHERS = "beside it", "others"  # the rest of the fleet and this benchmark; all other processes
 _SOURCE_FPS = 10
 _FIRST = 3  # cameras whose costs are measured
 _MEASURED = 30  # inferences that were measured
@@ -50,6 +52,11 @@ class Found:
     need: dict[str, float] = field(default_factory=dict)  # of one camera, as planned
     tried: dict[int, bool] = field(default_factory=dict)  # number of cameras → whether all held their rate
     cpu: dict[str, float] = field(default_factory=dict)  # cores in use at the measured maximum, by part
+
+    @property
+    def used(self) -> float:
+        """The cores in use of one camera, with its part of the engine and the publisher."""
+        return sum(self.cpu.get(part, 0.0) for part in PARTS) / max(self.measured, 1)
 
     @property
     def difference(self) -> float:
@@ -83,18 +90,20 @@ class Cameras:
         put(self._fleet, name, self._source, port=self._receiver.port, device=DEVICE)
 
     def hold(self, seconds: float) -> tuple[bool, dict[str, float]]:
-        """Whether each camera keeps its rate; and the cores in use, by part of the worker."""
+        """Whether each camera keeps its rate; and the cores in use, by part of the worker and beside it."""
         parts = worker_processes(self._fleet)
-        stale, before, began = self._stale(), cpu_times(parts), boot_ns()
+        own = {*self._fleet.pids(), os.getpid()}
+        stale, before, began, busy = self._stale(), cpu_times(own), boot_ns(), busy_seconds()
         time.sleep(seconds)
-        ended, after = boot_ns(), cpu_times(parts)
+        ended, after, busy = boot_ns(), cpu_times(own), busy_seconds() - busy
         counts = self._predicted(began, ended)
         wanted = HELD * self._rate * (ended - began) / 1e9 - 1
         cpu: Counter[str] = Counter()
         for pid, spent in growth(before, after).items():
-            cpu[parts[pid]] += spent / ((ended - began) / 1e9)  # type: ignore[assignment]
+            cpu[parts.get(pid, BESIDE)] += spent / ((ended - began) / 1e9)  # type: ignore[assignment]
+        cpu[OTHERS] = max(0.0, busy / ((ended - began) / 1e9) - sum(cpu.values()))  # type: ignore[assignment]
         held = all(counts[name] >= wanted for name in self._running) and self._stale() == stale
-        return held, {part: float(cpu[part]) for part in PARTS}
+        return held, {part: float(cpu[part]) for part in (*PARTS, BESIDE, OTHERS)}
 
     def _predicted(self, since: int, until: int | None = None) -> Counter[str]:
         """The predictions of each camera in this time."""
@@ -143,11 +152,8 @@ def of_model(fleet: Fleet, cameras: Cameras, rate: float, film: str, *, quick: b
         held, cpu = cameras.hold(2.0 if quick else max(6.0, 10 / rate))
         found.tried[count] = held
         again, _ = predicted(fleet, film, rate)
-        used = sum(cpu.values())
-        print(
-            f"  {count} cameras: {'held' if held else 'too many'}, {used:.2f} cores; plan: {again}",
-            flush=True,
-        )
+        used = ", ".join(f"{part} {cores:.2f}" for part, cores in cpu.items())
+        print(f"  {count} cameras: {'held' if held else 'too many'}; plan: {again}; {used}", flush=True)
         if held and count > found.measured:
             found.measured, found.cpu = count, cpu
         return held
@@ -201,8 +207,8 @@ def report(setting: Setting, found: dict[str, Found]) -> Report:
     columns = (
         *(Column(name, digits=0) for name in ("predicted", "measured")),
         Column("difference", "%"),
-        *(Column(f"planned {name}", digits=3) for name in ("engine", "cores")),
-        *(Column(part, digits=2) for part in PARTS),
+        *(Column(f"{name} cores", digits=3) for name in ("planned", "used")),
+        *(Column(part, digits=2) for part in (*PARTS, BESIDE, OTHERS)),
         Column("tried"),
     )
     rows = [
@@ -210,8 +216,8 @@ def report(setting: Setting, found: dict[str, Found]) -> Report:
             f"{name}, {each.rate:g}/s",
             (
                 *(each.predicted, each.measured, each.difference),
-                *(each.need.get("engine"), each.need.get("cores")),
-                *(each.cpu.get(part) for part in PARTS),
+                *(each.need.get("cores"), each.used),
+                *(each.cpu.get(part) for part in (*PARTS, BESIDE, OTHERS)),
                 " ".join(f"{count}{'+' if held else '-'}" for count, held in sorted(each.tried.items())),
             ),
         )
@@ -237,5 +243,8 @@ def report(setting: Setting, found: dict[str, Found]) -> Report:
         checks=tuple(
             Check(f"{name}, difference", each.difference, LIMIT, "%") for name, each in found.items()
         ),
-        notes=("Cores in use by part of the worker are those at the measured number. + held, - did not.",),
+        notes=(
+            "Cores in use are those at the measured number: of one camera, by part of the worker, by the rest\n"
+            "of the fleet and this benchmark, and by all other processes. + held, - did not.",
+        ),
     )

@@ -24,3 +24,9 @@ def cpu_times(pids: Iterable[int]) -> dict[int, float]:
 def growth(before: dict[int, float], after: dict[int, float]) -> dict[int, float]:
     """Return the seconds between two readings, by process that lives at the second. Pure."""
     return {pid: seconds - before.get(pid, 0.0) for pid, seconds in after.items()}
+
+
+def busy_seconds() -> float:
+    """Return the seconds of CPU time of all processes, and of the kernel, since the machine started."""
+    user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:]
+    return sum(map(int, (user, nice, system, irq, softirq))) * _TICK
