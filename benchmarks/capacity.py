@@ -244,7 +244,7 @@ def report(setting: Setting, found: dict[str, Found]) -> Report:
             Check(f"{name}, difference", each.difference, LIMIT, "%") for name, each in found.items()
         ),
         notes=(
-            "Cores in use are those at the measured number: of one camera, by part of the worker, by the rest\n"
-            "of the fleet and this benchmark, and by all other processes. + held, - did not.",
+            "Cores in use are those at the measured number: of one camera, by part of the worker, by the\n"
+            "rest of the fleet and this benchmark, and by all other processes. + held, - did not.",
         ),
     )
