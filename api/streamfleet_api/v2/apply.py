@@ -93,8 +93,8 @@ class ApplyRoutes:
         managers = {manager_of(view) for view in state.pipelines}
         manager = asked.manager or None
         if asked.manager is None and len(managers) > 1:
-            names = listed(name or "none, which is an empty name" for name in managers)
-            raise Problem(409, f"expected a manager in the query, the pipelines have several: {names}")
+            names = listed(name or "'' (none)" for name in managers)
+            raise Problem(409, f"expected a manager in the query, as the pipelines have several: {names}")
         if asked.manager is None and managers:
             (manager,) = managers
         views = [view for view in state.pipelines if manager_of(view) == manager]
@@ -146,10 +146,7 @@ class ApplyRoutes:
         state = await self._state(_named_models(read))
         manager, take_over = read.file.manager, asked.take_over == "true"
         if asked.delete == "true":
-            names = [
-                str(each.node.entries["id"].plain) for each in read.pipelines if "id" in each.node.entries
-            ]
-            plan = removal_of(names, state.pipelines, manager=manager, take_over=take_over)
+            plan = removal_of(_nodes_by_id(read), state.pipelines, manager=manager, take_over=take_over)
             checked = Checked((), (), ())
         else:
             checked = check(read, state)
@@ -236,7 +233,12 @@ class ApplyRoutes:
         deadline = asyncio.get_running_loop().time() + _STOPPING
         done: dict[str, Applied] = {}
         while True:
-            outcomes = await self._broker.ask(request, tuple[Applied, ...], timeout=_TIMEOUT)
+            try:
+                outcomes = await self._broker.ask(request, tuple[Applied, ...], timeout=_TIMEOUT)
+            except Refused as exc:
+                if not done or exc.code != "conflict":
+                    raise
+                return done  # the others are written: what is left keeps its refusal
             done |= {outcome.pipeline_id: outcome for outcome in outcomes}
             late = [put for put in request.puts if done[put.pipeline_id].refusal == "conflict"]
             if is_dry or not late or asyncio.get_running_loop().time() > deadline:
@@ -269,9 +271,15 @@ def _invalid(exc: BadDocument) -> Invalid:
     )
 
 
+def _nodes_by_id(read: ReadFile) -> dict[str, Node]:
+    """The pipelines of a file, valid or not, by their ids."""
+    found = ((node.entries.get("id"), node) for node in read.pipelines)
+    return {given.value: node for given, node in found if given is not None and isinstance(given.value, str)}
+
+
 def _foreign(foreign: Sequence[Foreign], read: ReadFile) -> Problem:
     """The error for pipelines of other managers, with their places in the file."""
-    nodes = {each.node.entries["id"].value: each.node for each in read.pipelines if "id" in each.node.entries}
+    nodes = _nodes_by_id(read)
     texts = []
     for each in foreign[:_SHOWN]:
         line = nodes[each.pipeline_id].line
@@ -286,9 +294,8 @@ def _foreign(foreign: Sequence[Foreign], read: ReadFile) -> Problem:
 def _named_models(read: ReadFile) -> set[str]:
     """The models that pipelines of the file name, valid or not."""
     names: set[str] = set()
-    for each in read.pipelines:
-        stages = each.node.entries.get("stages", Node(()))
-        for node in (each.node, *stages.items):
+    for pipeline in read.pipelines:
+        for node in (pipeline, *pipeline.items_of("stages")):
             model = node.entries.get("model")
             if model is not None and isinstance(model.value, str):
                 names.add(model.value)

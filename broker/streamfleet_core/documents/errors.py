@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+MAX_FINDINGS = 20  # of one document that are told
 Path: TypeAlias = tuple[str | int, ...]  # keys and indices, from the root of the document
 
 
@@ -22,11 +23,16 @@ class Finding:
     got: Any = None  # None: not repeated
     kind: str = "document"  # for programs
 
-    def __str__(self) -> str:
-        where = f"line {self.line}, column {self.column}: " if self.line else ""
+    @property
+    def text(self) -> str:
+        """The finding without its line and column."""
         got = "" if self.got is None else f", got {self.got!r}"
         path = f"{'.'.join(map(str, self.path))}: " if self.path else ""
-        return f"{where}{path}expected {self.expected}{got}"
+        return f"{path}expected {self.expected}{got}"
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, column {self.column}: " if self.line else ""
+        return f"{where}{self.text}"
 
 
 class BadDocument(Exception):

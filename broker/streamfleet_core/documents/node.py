@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from streamfleet_core.documents.errors import Finding, Path
+from streamfleet_core.protocol.limits import MAX_SHOWN
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -33,6 +34,10 @@ class Node:
         """The items of a list; none of anything else."""
         return self.value if isinstance(self.value, tuple) else ()
 
+    def items_of(self, key: str) -> tuple[Node, ...]:
+        """The items of the list under a key; none of anything else."""
+        return self.entries[key].items if key in self.entries else ()
+
     @property
     def plain(self) -> Any:
         """The value as JSON has it."""
@@ -47,36 +52,33 @@ class Node:
         children = value.values() if isinstance(value, dict) else value
         return replace(self, value=value, size=1 + sum(child.size for child in children))
 
-    def find(self, path: Iterable[str | int]) -> tuple[Node, bool]:
-        """The node at a path, and whether the path is about a key that it has not, or should not have.
+    def find(self, path: Iterable[str | int]) -> Node:
+        """The node at a path, or the last one on the way to it.
 
         Parts that are neither keys nor indices of what is there are skipped: pydantic names the members of
         unions in its paths.
         """
-        node, rest = self, [*path]
-        for number, part in enumerate(rest):
-            child: Node | None = None
-            if isinstance(node.value, dict) and isinstance(part, str):
-                child = node.value.get(part)
-            elif isinstance(node.value, tuple) and isinstance(part, int) and 0 <= part < len(node.value):
-                child = node.value[part]
-            if child is not None:
-                node = child
-            elif number == len(rest) - 1:
-                return node, True
-        return node, False
+        node = self
+        for part in path:
+            if isinstance(part, str):
+                node = node.entries.get(part, node)
+            elif 0 <= part < len(node.items):
+                node = node.items[part]
+        return node
 
     def wrong(
         self, expected: str, *, kind: str = "document", at_key: bool = False, got: Any = None
     ) -> Finding:
-        """A finding about this value, or about its key."""
+        """A finding about this value, or about its key. `got`: what to say of it; None: the value itself."""
         has_key = at_key and self.key_line
+        if got is None and isinstance(self.value, str | int | float):
+            got = self.value
         return Finding(
             path=self.path,
             line=self.key_line if has_key else self.line,
             column=self.key_column if has_key else self.column,
             expected=expected,
-            got=self.value if got is None and isinstance(self.value, str | int | float) else got,
+            got=got[:MAX_SHOWN] if isinstance(got, str) else got,
             kind=kind,
         )
 

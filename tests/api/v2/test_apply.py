@@ -116,6 +116,20 @@ def test_pipelines_of_others_are_a_conflict(http: httpx.Client, peer: Peer) -> N
     assert actions(post(http, FILE, "?take_over=true"))["cam-2"] == "update"
 
 
+def test_the_pipelines_of_an_invalid_file_can_be_removed(http: httpx.Client, peer: Peer) -> None:
+    peer.pipelines["7"] = pipeline("7")
+    peer.pipelines["cam-2"] = pipeline("cam-2", labels={"manager": "hall-2"})
+    text = f"{FILE}  - {{id: 7}}\n  - {{id: [cam-1]}}\n  - {{id: {{}}}}\n  - {{}}\n"
+
+    refused = post(http, text, "?delete=true")
+    peer.pipelines["cam-2"] = pipeline("cam-2", labels={"manager": "hall-1"})
+    done = post(http, text, "?delete=true")
+
+    assert refused.status_code == 409
+    assert actions(done) == {"cam-2": "delete"}
+    assert list(peer.pipelines) == ["7"]
+
+
 def test_another_change_meanwhile_is_planned_again(http: httpx.Client, peer: Peer) -> None:
     def meanwhile(request: OperatorRequest) -> Message:
         if isinstance(request, ApplyPipelines) and "cam-1" not in peer.pipelines:
@@ -171,6 +185,27 @@ def test_an_id_that_is_being_stopped_is_waited_for(http: httpx.Client, peer: Pee
 
     assert [each["problem"] for each in answer.json()["objects"]] == ["", ""]
     assert [[put.pipeline_id for put in each.puts] for each in asked(peer)] == [["cam-1", "cam-2"], ["cam-1"]]
+
+
+def test_what_is_written_is_told_although_the_rest_of_a_file_meets_a_conflict(
+    http: httpx.Client, peer: Peer
+) -> None:
+    def taken(request: OperatorRequest) -> Message:
+        if not isinstance(request, ApplyPipelines):
+            return peer.honest(request)
+        if len(request.puts) == 1:  # the second attempt: another client has created it meanwhile
+            return Error("conflict", "pipeline cam-1 has version 1")
+        late = Applied(pipeline_id="cam-1", refusal="conflict", message="pipeline cam-1 is being stopped")
+        return Reply(to_plain((late, Applied(pipeline_id="cam-2", device="edge-2"))))
+
+    peer.answer = taken
+
+    objects = post(http, FILE).json()["objects"]
+
+    assert [(each["action"], each["device"], each["problem"]) for each in objects] == [
+        ("create", None, "pipeline cam-1 is being stopped"),
+        ("create", "edge-2", ""),
+    ]
 
 
 def test_devices_are_labelled_before_pipelines_come(http: httpx.Client, peer: Peer) -> None:
@@ -234,6 +269,9 @@ BAD = {
     f"{FILE}models: [{{id: new/1, file: a.onnx}}]\n": "line 11, column 28: models.0.file: expected 'weights'",
     FILE.replace("{fps: 5}", "{fps: 5}\n    labels: {manager: x}"): "line 8, column 14: "
     "templates.cam.labels.manager: expected no label 'manager'",
+    FILE.replace(
+        "{fps: 5}", "{fps: 5}\n    labels: {a b: x}"
+    ): "line 8, column 14: templates.cam.labels.a b: expected a text that matches",
 }
 
 
@@ -251,6 +289,16 @@ def test_a_bad_file_changes_nothing_and_its_error_has_a_place(
     shown = f"line {first['line']}, column {first['column']}: {place}{': ' if place else ''}{said}{got}"
     assert error in shown
     assert not [each for each in peer.asked if isinstance(each, ApplyPipelines | LabelDevice)]
+
+
+def test_of_many_wrong_keys_and_names_some_are_told(http: httpx.Client) -> None:
+    keys = "".join(f"    wrong{number}: 1\n" for number in range(9_000))
+    doubled = FILE + "  - {id: cam-1, template: cam, parameters: {host: 1}}\n" * 900
+
+    for text in (FILE.replace("pipelines:\n", f"{keys}pipelines:\n"), doubled):
+        answer = post(http, text)
+
+        assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
 
 
 def test_json_is_taken_too_and_its_errors_have_paths(http: httpx.Client) -> None:

@@ -68,9 +68,15 @@ def test_each_value_has_its_place() -> None:
 def test_a_path_with_parts_of_pydantic_leads_to_the_value() -> None:
     root = node_of({"sources": [{"reference": "a"}]})
 
-    assert root.find(["sources", 0, "source", "reference"])[0].value == "a"
-    found, is_missing = root.find(["sources", 0, "mode"])
-    assert (found.path, is_missing) == (("sources", 0), True)
+    assert root.find(["sources", 0, "source", "reference"]).value == "a"
+    assert root.find(["sources", 0, "mode"]).path == ("sources", 0)
+
+
+def test_a_long_value_is_not_repeated_whole_in_its_error() -> None:
+    long = read_yaml(f"a: {'x' * 9000}\n".encode()).entries["a"]
+
+    assert long.wrong("a number").got == "x" * 80
+    assert long.wrong("a number", got="y" * 9000).got == "y" * 80
 
 
 WRONG = {

@@ -14,14 +14,13 @@ import click
 from streamfleet_api.cli.commands.apply_text import diff_lines, plan_lines, summary
 from streamfleet_api.cli.confirmation import confirm, listed, yes_option
 from streamfleet_api.cli.context import Settings, as_json_option, show_error
-from streamfleet_api.cli.tables import document, plain, say, show
+from streamfleet_api.cli.tables import counted, document, plain, say, show
 from streamfleet_api.client.errors import CommandFailed, Rejected
 
 if TYPE_CHECKING:
     from streamfleet.errors import FieldError
     from streamfleet.results import AppliedObject, ApplyResult
     from streamfleet_api.client.http_client import Client
-    from streamfleet_core.documents.errors import Finding
     from streamfleet_core.documents.node import Node
 
 DIFFERENT = 3  # exit code of `diff --exit-code`
@@ -76,7 +75,8 @@ def apply(ctx: click.Context, /, file: Path, prune: bool, take_over: bool, yes: 
         planned = client.apply(read.sent, dry_run=True, prune=prune, take_over=take_over)
         removed = [each.id for each in planned.objects if each.action == "delete"]
         if removed:
-            confirm(f"Remove {len(removed)} pipelines that are not in {file}: {listed(removed)}?", yes=yes)
+            count = counted(len(removed), "pipeline that is", "pipelines that are")
+            confirm(f"Remove {count} not in {file}: {listed(removed)}?", yes=yes)
         _upload(client, read, planned.objects)
         done = client.apply(read.sent, prune=prune, take_over=take_over)
     ctx.exit(_report(done, as_json))
@@ -146,7 +146,7 @@ def delete(ctx: click.Context, /, file: Path, take_over: bool, yes: bool, as_jso
     with _placed(read):
         planned = client.apply(read.sent, dry_run=True, take_over=take_over, delete=True)
         if names := [each.id for each in planned.objects]:
-            confirm(f"Remove {len(names)} pipelines: {listed(names)}?", yes=yes)
+            confirm(f"Remove {counted(len(names), 'pipeline', 'pipelines')}: {listed(names)}?", yes=yes)
         done = client.apply(read.sent, take_over=take_over, delete=True)
     ctx.exit(_report(done, as_json))
 
@@ -212,7 +212,8 @@ def _read(path: Path) -> FleetFile:
     except OSError as exc:
         raise CommandFailed(f"{path}: {exc.strerror or exc}") from exc
     except BadDocument as exc:
-        raise CommandFailed("\n".join(f"{path}:{_without_lines(each)}" for each in exc.findings)) from exc
+        texts = (f"{path}:{each.line}:{each.column}: {each.text}" for each in exc.findings)
+        raise CommandFailed("\n".join(texts)) from exc
     if not isinstance(root.value, dict):
         raise CommandFailed(f"{path}:1:1: expected an object with 'pipelines', got {root.plain!r}")
     value = root.plain
@@ -225,8 +226,7 @@ def _model_files(path: Path, root: Node, value: dict[str, Any]) -> dict[str, Pat
     from streamfleet_core.models.digest import digest_of
 
     files: dict[str, Path] = {}
-    models = root.entries["models"].items if "models" in root.entries else ()
-    for node, model in zip(models, value.get("models") or [], strict=False):
+    for node, model in zip(root.items_of("models"), value.get("models") or [], strict=False):
         given = node.entries.get("file")
         if given is None or not isinstance(given.value, str):
             continue
@@ -271,19 +271,12 @@ def _placed(read: FleetFile) -> Iterator[None]:
 def _line(read: FleetFile, error: FieldError) -> str:
     """An error as compilers write it. The api knows the places in what is sent as it is."""
     path = error.loc[1:]
-    node, _ = read.root.find(path)
+    node = read.root.find(path)
     line, column = error.line or node.line, error.column or node.column
     expected = error.msg.replace("Input should be", "expected", 1)
     got = "" if error.input is None else f", got {error.input!r}"
     place = f"{'.'.join(map(str, path))}: " if path else ""
     return f"{read.path}:{line}:{column}: {place}{expected}{got}"
-
-
-def _without_lines(finding: Finding) -> str:
-    """A finding as compilers write it."""
-    got = "" if finding.got is None else f", got {finding.got!r}"
-    place = f"{'.'.join(map(str, finding.path))}: " if finding.path else ""
-    return f"{finding.line}:{finding.column}: {place}expected {finding.expected}{got}"
 
 
 def _report(done: ApplyResult, as_json: bool) -> int:

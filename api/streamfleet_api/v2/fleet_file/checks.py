@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 from streamfleet_api.v2.fleet_file.plan import managed
 from streamfleet_api.v2.fleet_file.reading import ReadFile, ReadPipeline, read_pipelines
-from streamfleet_api.v2.fleet_file.requests import FileDevice, FileModel
-from streamfleet_api.v2.mapping import merged_labels, model_places, named_classes, spec_of
+from streamfleet_api.v2.fleet_file.requests import FileDevice, FileModel, FilePipeline
+from streamfleet_api.v2.mapping import desired, merged_labels, model_places, named_classes
 from streamfleet_api.v2.request_reading import listed
-from streamfleet_core.documents.errors import BadDocument, Finding
+from streamfleet_core.documents.errors import MAX_FINDINGS, BadDocument, Finding
 from streamfleet_core.documents.node import Node
 from streamfleet_core.models.kept_classes import expected_class, unknown_names
 from streamfleet_core.protocol.requests import DesiredPipeline, DeviceView, PipelineView
 from streamfleet_core.protocol.values import Labels, Manifest, ModelRef
-
-MAX_FINDINGS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,31 +71,31 @@ def check(read: ReadFile, state: FleetState) -> Checked:
     """Check all names, and resolve the models. Raises: BadDocument."""
     views = {view.pipeline_id: view for view in state.pipelines}
     pipelines = read_pipelines(read, {name: view.spec.sources for name, view in views.items()})
-    model_nodes = read.root.entries["models"].items if "models" in read.root.entries else ()
-    models = tuple(_model(*pair, state) for pair in zip(read.file.models, model_nodes, strict=True))
-    device_nodes = read.root.entries["devices"].items if "devices" in read.root.entries else ()
-    before = {
-        view.device: DeviceSettings(view.labels, view.cordoned)
-        for view in state.devices
-        if view.state != "new"
+    nodes = zip(read.file.models, read.root.items_of("models"), strict=True)
+    models = {wanted.id: _model(wanted, node, state) for wanted, node in nodes}
+    before = {view.device: view for view in state.devices if view.state != "new"}
+    devices = {
+        wanted.name: _device(before[wanted.name], wanted)
+        for wanted in read.file.devices
+        if wanted.name in before
     }
-    after = {**before}
-    devices = []
-    for wanted in read.file.devices:
-        if wanted.name in before:
-            after[wanted.name] = _settings(before[wanted.name], wanted)
-            devices.append(DeviceStep(wanted.name, before[wanted.name], after[wanted.name]))
-    findings = [
-        *_of_models(models),
-        *_of_devices(read.file.devices, device_nodes, before),
-        *_of_pipelines(pipelines, models, {name: each.labels for name, each in after.items()}, state),
-    ]
-    if findings:
-        raise BadDocument(*findings[:MAX_FINDINGS])
-    declared = {step.wanted.id: step for step in models}
-    manager = read.file.manager
-    desired = tuple(_desired(each, views, declared, state, manager) for each in pipelines)
-    return Checked(models, tuple(devices), desired)
+    labels = {name: view.labels for name, view in before.items()}
+    labels |= {name: step.after.labels for name, step in devices.items()}
+    findings = chain(
+        _of_models(models.values()),
+        _of_devices(read.file.devices, read.root.items_of("devices"), before),
+        _of_pipelines(pipelines, models, labels, state),
+    )
+    if found := list(islice(findings, MAX_FINDINGS)):
+        raise BadDocument(*found)
+    return Checked(
+        tuple(models.values()),
+        tuple(devices.values()),
+        tuple(
+            _desired(each.request, _resolved(each.request, views, models, state), read.file.manager)
+            for each in pipelines
+        ),
+    )
 
 
 def fits(wanted: FileModel, manifest: Manifest | None) -> bool:
@@ -118,9 +117,10 @@ def _model(wanted: FileModel, node: Node, state: FleetState) -> ModelStep:
     return ModelStep(wanted, node, before, is_done, has_content)
 
 
-def _settings(before: DeviceSettings, wanted: FileDevice) -> DeviceSettings:
-    cordoned = before.cordoned if wanted.cordoned is None else wanted.cordoned
-    return DeviceSettings(merged_labels(before.labels, wanted.labels), cordoned)
+def _device(view: DeviceView, wanted: FileDevice) -> DeviceStep:
+    cordoned = view.cordoned if wanted.cordoned is None else wanted.cordoned
+    after = DeviceSettings(merged_labels(view.labels, wanted.labels), cordoned)
+    return DeviceStep(wanted.name, DeviceSettings(view.labels, view.cordoned), after)
 
 
 def _of_models(models: Iterable[ModelStep]) -> Iterator[Finding]:
@@ -143,18 +143,17 @@ def _of_devices(
 
 def _of_pipelines(
     pipelines: Iterable[ReadPipeline],
-    models: Iterable[ModelStep],
+    declared: Mapping[str, ModelStep],
     devices: Mapping[str, Labels],
     state: FleetState,
 ) -> Iterator[Finding]:
-    declared = {step.wanted.id for step in models}
     for each in pipelines:
         request, node = each.request, each.node
         for model_id, place in model_places(request.model, request.stages).items():
             if model_id not in state.models and model_id not in declared:
                 why = state.unusable.get(model_id)
                 text = f"a model that can be used: {why}" if why else _known_models(state, declared)
-                yield node.find(place[1:])[0].wrong(text, kind="model")
+                yield node.find(place[1:]).wrong(text, kind="model")
         if request.device is not None:
             at = node.entries["device"]
             if request.device not in devices:
@@ -164,11 +163,11 @@ def _of_pipelines(
         yield from _classes(each, declared, state)
 
 
-def _known_models(state: FleetState, declared: set[str]) -> str:
+def _known_models(state: FleetState, declared: Collection[str]) -> str:
     return f"a model of the fleet or of the file: {listed({*state.models, *declared})}"
 
 
-def _classes(each: ReadPipeline, declared: set[str], state: FleetState) -> Iterator[Finding]:
+def _classes(each: ReadPipeline, declared: Collection[str], state: FleetState) -> Iterator[Finding]:
     """Names that are no classes of the model; not of one whose content may change."""
     model = state.models.get(each.request.model)
     named = list(named_classes(each.request))
@@ -177,22 +176,20 @@ def _classes(each: ReadPipeline, declared: set[str], state: FleetState) -> Itera
         return
     for place, names in named:
         for index in unknown_names(names, manifest.labels)[:1]:
-            at = each.node.find([*place[1:], index])[0]
+            at = each.node.find([*place[1:], index])
             yield at.wrong(expected_class(names[index], manifest.labels), kind="class")
 
 
-def _desired(
-    each: ReadPipeline,
+def _resolved(
+    request: FilePipeline,
     views: Mapping[str, PipelineView],
     declared: Mapping[str, ModelStep],
     state: FleetState,
-    manager: str | None,
-) -> DesiredPipeline:
-    """The pipeline with the contents of its models.
+) -> dict[str, ModelRef]:
+    """The content of each model of a pipeline.
 
     What runs keeps the content that it has under the id of a model, unless the file says another one.
     """
-    request = each.request
     view = views.get(request.id)
     running = {} if view is None else {model.id: model for model in view.spec.models}
     resolved = {}
@@ -204,12 +201,8 @@ def _desired(
             resolved[model_id] = ModelRef(model_id, str(step.wanted.weights))
         else:
             resolved[model_id] = state.models[model_id]
-    return DesiredPipeline(
-        pipeline_id=request.id,
-        spec=spec_of(request, resolved),
-        device=request.device,
-        selector=request.selector,
-        labels=managed(request.labels, manager),
-        on_disconnect=request.on_disconnect,
-        desired_status="pause" if request.paused else "run",
-    )
+    return resolved
+
+
+def _desired(request: FilePipeline, models: Mapping[str, ModelRef], manager: str | None) -> DesiredPipeline:
+    return replace(desired(request, request.id, models), labels=managed(request.labels, manager))

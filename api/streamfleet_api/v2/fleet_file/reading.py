@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,15 +14,15 @@ from pydantic import BaseModel, ValidationError
 from streamfleet_api.v2.fleet_file.plan import MANAGER
 from streamfleet_api.v2.fleet_file.requests import FilePipeline, FleetFile
 from streamfleet_api.v2.mapping import with_credentials
-from streamfleet_core.documents.errors import BadDocument, Finding
+from streamfleet_core.documents.errors import MAX_FINDINGS, BadDocument, Finding
 from streamfleet_core.documents.node import Node
-from streamfleet_core.documents.templates import Expanded, expand
+from streamfleet_core.documents.templates import expand
 from streamfleet_core.protocol.limits import MAX_LABELS
 from streamfleet_core.protocol.source_reference import shown_value
 from streamfleet_core.protocol.values import SourceSpec
 
+_SHOULD = re.compile(r"(Input|String|List|Dictionary) should (be |have |(?=match))")  # how pydantic begins
 MERGED = frozenset({"labels", "selector"})  # keys of a pipeline whose entries a template shares
-MAX_FINDINGS = 20
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -31,7 +33,7 @@ class ReadFile:
 
     root: Node
     file: FleetFile
-    pipelines: tuple[Expanded, ...]
+    pipelines: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ def read_file(root: Node) -> ReadFile:
         raise BadDocument(root.wrong("an object with 'pipelines'", got=root.plain))
     file = _validated(root, FleetFile)
     templates = root.entries["templates"].entries if "templates" in root.entries else {}
-    findings = [*_unknown_keys(templates.values()), *_duplicates(root)]
-    if findings:
+    wrong = chain(_unknown_keys(templates.values()), _duplicates(root))
+    if findings := list(islice(wrong, MAX_FINDINGS)):
         raise BadDocument(*findings)
     pipelines = root.entries.get("pipelines", Node(()))
     return ReadFile(root, file, tuple(expand(pipelines, templates, MERGED)))
@@ -72,18 +74,16 @@ def read_pipelines(read: ReadFile, stored: Mapping[str, tuple[SourceSpec, ...]])
     return tuple(found)
 
 
-def _pipeline(
-    expanded: Expanded, stored: Mapping[str, tuple[SourceSpec, ...]], manager: str | None
-) -> ReadPipeline:
-    plain = expanded.node.plain
+def _pipeline(node: Node, stored: Mapping[str, tuple[SourceSpec, ...]], manager: str | None) -> ReadPipeline:
+    plain = node.plain
     known = stored.get(plain["id"], ()) if isinstance(plain.get("id"), str) else ()
     if isinstance(plain.get("sources"), list):
         plain["sources"] = [
             with_credentials(source, known[number : number + 1])
             for number, source in enumerate(plain["sources"])
         ]
-    request = _validated(expanded.node, FilePipeline, plain)
-    labels = expanded.node.entries.get("labels", expanded.node)
+    request = _validated(node, FilePipeline, plain)
+    labels = node.entries.get("labels", node)
     if MANAGER in request.labels:
         where = labels.entries[MANAGER]
         text = f"no label {MANAGER!r}: the key {MANAGER!r} of the file gives it to all"
@@ -91,7 +91,7 @@ def _pipeline(
     if manager is not None and len(request.labels) >= MAX_LABELS:
         text = f"at most {MAX_LABELS - 1} labels beside {MANAGER!r}"
         raise BadDocument(labels.wrong(text, got=len(request.labels)))
-    return ReadPipeline(request, expanded.node)
+    return ReadPipeline(request, node)
 
 
 def _validated(node: Node, of: type[B], plain: Any = None) -> B:
@@ -104,20 +104,19 @@ def _validated(node: Node, of: type[B], plain: Any = None) -> B:
 
 def _finding(root: Node, error: Any, of: type[BaseModel]) -> Finding:
     place: list[str | int] = list(error["loc"])
-    node, is_missing = root.find(place)
+    node = root.find(place)
     kind, got = error["type"], error["input"]
     if kind == "missing":
         return node.wrong(f"an object with the key {place[-1]!r}", kind=kind, got="none")
     if kind == "extra_forbidden":
         text = f"one of the known keys{_suggestion(str(place[-1]), of) if len(place) == 1 else ''}"
         return node.wrong(text, kind=kind, at_key=True, got=str(place[-1])[:80])
-    expected = error["msg"].removeprefix("Input should be ").removeprefix("Input should have ")
+    expected = _SHOULD.sub("", error["msg"]).replace("match pattern", "a text that matches", 1)
     if isinstance(got, str):
         got = shown_value(got)[:80]
     elif not isinstance(got, int | float):
         got = {dict: "an object", list: "a list", type(None): "null"}.get(type(got))
-    at_key = is_missing or place[-1:] == ["[key]"]
-    return node.wrong(expected, kind=kind, at_key=at_key and not is_missing, got=got)
+    return node.wrong(expected, kind=kind, at_key=place[-1:] == ["[key]"], got=got)
 
 
 def _suggestion(name: str, of: type[BaseModel]) -> str:
@@ -142,7 +141,7 @@ def _duplicates(root: Node) -> Iterator[Finding]:
     """Objects that stand twice in their list."""
     for part, name in (("models", "id"), ("devices", "name"), ("pipelines", "id")):
         seen: dict[Any, int] = {}
-        for item in root.entries[part].items if part in root.entries else ():
+        for item in root.items_of(part):
             given = item.entries.get(name)
             if given is None or not isinstance(given.value, str):
                 continue
