@@ -18,6 +18,7 @@ from streamfleet_api.cli.drills.outcome import (
     pipeline_outcome,
 )
 from streamfleet_api.cli.drills.report import as_json, as_markdown
+from tests.api.conftest import Command
 
 HERE, THERE = 1, 2  # short ids of devices
 GOOD = PipelineOutcome(pipeline_id="door", first=11.0, interruption=3.0, lost=0, doubled=0, moved=True)
@@ -165,3 +166,9 @@ def test_hours_may_pass_midnight(hours: str, at: time, allowed: bool) -> None:
 def test_other_hours_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Hours.parse(text)
+
+
+def test_a_target_that_no_event_can_reach_is_refused(run: Command) -> None:
+    told = run("drill", "--fault", "engine", "--known-within", "3", code=2).stderr
+
+    assert "--known-within is for --fault isolate" in told

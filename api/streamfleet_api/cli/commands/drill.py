@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 import click
 
@@ -21,7 +21,6 @@ from streamfleet_api.cli.drills.outcome import (
     ELSEWHERE,
     NOTICED,
     DrillOutcome,
-    Fault,
     PipelineOutcome,
     Targets,
     pipeline_outcome,
@@ -29,20 +28,24 @@ from streamfleet_api.cli.drills.outcome import (
 from streamfleet_api.cli.drills.report import as_json as report_as_json
 from streamfleet_api.cli.drills.report import as_markdown
 from streamfleet_api.client.errors import CommandFailed
+from streamfleet_core.protocol.messages import DrillFault
 
 if TYPE_CHECKING:
     from streamfleet.results import Device, Pipeline
     from streamfleet_api.cli.drills.observer import Observer
     from streamfleet_api.client.http_client import Client
 
-FAULTS: tuple[Fault, ...] = get_args(Fault)
+FAULTS: tuple[DrillFault, ...] = get_args(DrillFault)
 _LEAD = 2.0  # seconds of predictions before the fault
 _SETTLE = 3.0  # seconds of predictions after all are back
-_PATIENCE = 3 * ELSEWHERE  # seconds until a drill gives up to wait for predictions
-_READY = 90.0  # seconds for the fleet to be whole again before the next drill
+_BACK_TIMEOUT = 3 * ELSEWHERE  # seconds for predictions to come again
+_READY_TIMEOUT = 90.0  # seconds for the fleet to be whole again before the next drill
 _WATCH = 7.5  # seconds in which a process that was killed must have been missed, if it is missed at all
 _PAUSE = 0.25  # seconds between two looks
-_TOLD = {"isolate": ("device", ("lost",)), "camera": ("pipeline", ("starting", "backoff"))}
+# The states in which an event tells of a fault. No event tells of the others.
+_TOLD: dict[DrillFault, tuple[str, ...]] = {"isolate": ("lost",), "camera": ("starting", "backoff")}
+
+T = TypeVar("T")
 
 
 @click.command()
@@ -72,7 +75,7 @@ _TOLD = {"isolate": ("device", ("lost",)), "camera": ("pipeline", ("starting", "
     "--known-within",
     type=click.FloatRange(0.1, 600),
     metavar="SECONDS",
-    help="The target until the fleet knows that a device is lost.  [default: 10.5]",
+    help="The target until the fleet knows that a device is lost, with --fault isolate.  [default: 10.5]",
 )
 @click.option(
     "--back-within",
@@ -96,7 +99,7 @@ def drill(
     settings: Settings,
     /,
     device: str | None,
-    fault: Fault,
+    fault: DrillFault,
     rounds: int,
     seconds: float,
     known_within: float | None,
@@ -114,12 +117,14 @@ def drill(
       streamfleet drill --allow 22:00-05:00
       streamfleet drill --fault engine --device edge-1 --rounds 5
     """
+    if known_within is not None and fault != "isolate":
+        raise click.UsageError("--known-within is for --fault isolate: the fleet loses no device otherwise")
     hours = _hours(allow)
     targets = Targets.of(fault, known_within, back_within)
     client = settings.client()
     _check_hours(hours)
     chosen = _choose(client, device, fault)
-    names = [each.pipeline_id for each in _playing(client, chosen.device)]
+    names = [each.pipeline_id for each in _concerned(client, chosen.device, fault)]
     what = "is cut off from the broker" if fault == "isolate" else f"loses its {fault} process"
     confirm(f"{chosen.device} {what}, which interrupts {listed(names)}. Go on?", yes=yes)
     stem = output / f"drill-{datetime.now():%Y%m%d-%H%M%S}"
@@ -144,52 +149,45 @@ class Round:
 
     client: Client
     observer: Observer
-    fault: Fault
+    fault: DrillFault
     seconds: float
     targets: Targets
 
     def run(self, device: str | None) -> DrillOutcome:
         """Wait until the fleet is whole, cause the fault, and observe. Raises: CommandFailed."""
-        chosen = _until(lambda: _whole(self.client, device, self.fault), _READY)
+        chosen = _until(lambda: _whole(self.client, device, self.fault), _READY_TIMEOUT)
         if chosen is None:
             raise CommandFailed("no device is ready for a drill", "'streamfleet devices' tells their states")
-        pipelines = [each for each in _playing(self.client, chosen.device) if self._concerns(each)]
+        pipelines = _concerned(self.client, chosen.device, self.fault)
         began = time.monotonic()
-        _until(lambda: all(self._count(each, began) for each in pipelines), ELSEWHERE)
+        _until(lambda: all(self.observer.arrivals(each.pipeline_id, began) for each in pipelines), ELSEWHERE)
         time.sleep(_LEAD)
         cursor = (self.client.recent_events(1) or (None,))[-1]
         after = None if cursor is None else (cursor.epoch, cursor.n)
         fault_at, wall = time.monotonic(), datetime.now().astimezone()
-        self.client.drill_device(
-            chosen.device,
-            self.fault,
-            pipeline=pipelines[0].pipeline_id if self.fault == "camera" else None,
-            seconds=self.seconds if self.fault == "isolate" else 0.0,
-        )
-        elsewhere = self.fault == "isolate"
-        _until(lambda: all(self._is_back(each, began, fault_at) for each in pipelines), _PATIENCE)
-        rest = self.seconds - (time.monotonic() - fault_at) if elsewhere else 0.0
+        self._cause(chosen.device, pipelines)
+        _until(lambda: all(self._is_back(each, began, fault_at) for each in pipelines), _BACK_TIMEOUT)
+        rest = self.seconds - (time.monotonic() - fault_at) if self.fault == "isolate" else 0.0
         time.sleep(max(0.0, rest) + _SETTLE)
+        subject = chosen.device if self.fault == "isolate" else pipelines[0].pipeline_id
         outcome = DrillOutcome(
             fault=self.fault,
             device=chosen.device,
             at=wall.isoformat(timespec="seconds"),
-            detected=self._detected(chosen.device, after, wall.timestamp()),
+            detected=self._detected(subject, after, wall.timestamp()),
             targets=self.targets,
-            pipelines=tuple(
-                self._outcome(each, began, fault_at)
-                for each in (pipelines[:1] if self.fault == "camera" else pipelines)
-            ),
+            pipelines=tuple(self._outcome(each, began, fault_at) for each in pipelines),
         )
         self.observer.forget()
         return outcome
 
-    def _concerns(self, pipeline: Pipeline) -> bool:
-        """A pinned pipeline goes on where its device is cut off."""
-        return self.fault != "isolate" or not pipeline.pinned
-
-    def _count(self, pipeline: Pipeline, since: float) -> int:
-        return len(self.observer.arrivals(pipeline.pipeline_id, since))
+    def _cause(self, device: str, pipelines: list[Pipeline]) -> None:
+        self.client.drill_device(
+            device,
+            self.fault,
+            pipeline=pipelines[0].pipeline_id if self.fault == "camera" else None,
+            seconds=self.seconds if self.fault == "isolate" else 0.0,
+        )
 
     def _outcome(self, pipeline: Pipeline, began: float, fault_at: float) -> PipelineOutcome:
         arrivals, until = self.observer.arrivals(pipeline.pipeline_id, began), time.monotonic()
@@ -202,13 +200,13 @@ class Round:
             return outcome.first is not None
         return outcome.first is not None and outcome.interruption > NOTICED
 
-    def _detected(self, device: str, after: tuple[int, int] | None, fault_at: float) -> float | None:
-        """Seconds from the fault to the first event that tells of it."""
-        subject, states = _TOLD.get(self.fault, ("pipeline", ("starting", "backoff", "reconnecting")))
+    def _detected(self, subject: str, after: tuple[int, int] | None, fault_at: float) -> float | None:
+        """Seconds from the fault to the first event that tells of it. `subject`: the device or pipeline."""
+        kind = "device" if self.fault == "isolate" else "pipeline"
         for event in self.client.recent_events(1000):
             is_new = after is None or (event.epoch, event.n) > after
-            about = event.id == device if subject == "device" else event.device == device
-            if is_new and event.subject == subject and about and event.state in states:
+            is_about = (event.subject, event.id) == (kind, subject)
+            if is_new and is_about and event.state in _TOLD.get(self.fault, ()):
                 return round(event.at - fault_at, 2)
         return None
 
@@ -231,7 +229,20 @@ def _playing(client: Client, device: str) -> list[Pipeline]:
     return [each for each in client.list_pipelines(device=device) if each.status == "running"]
 
 
-def _choose(client: Client, name: str | None, fault: Fault) -> Device:
+def _interruptible(client: Client, device: str, fault: DrillFault) -> list[Pipeline]:
+    """The pipelines that a fault may interrupt: a pinned one goes on where its device is cut off."""
+    return [each for each in _playing(client, device) if fault != "isolate" or not each.pinned]
+
+
+def _concerned(client: Client, device: str, fault: DrillFault) -> list[Pipeline]:
+    """The pipelines that a fault interrupts: of cameras only one. Raises: CommandFailed if there is none."""
+    found = _interruptible(client, device, fault)
+    if not found:
+        raise CommandFailed(f"no pipeline runs on {device} any more", "begin the drill again")
+    return found[:1] if fault == "camera" else found
+
+
+def _choose(client: Client, name: str | None, fault: DrillFault) -> Device:
     """The device for a drill. Raises: CommandFailed."""
     devices = client.list_devices()
     if name is not None and all(each.device != name for each in devices):
@@ -241,10 +252,7 @@ def _choose(client: Client, name: str | None, fault: Fault) -> Device:
         who = f"device {name} does not take" if name is not None else "no device takes"
         raise CommandFailed(f"{who} part in drills", "start its worker with --allow-drills true")
     ready = [each for each in willing if each.state == "ready"]
-    concerned = {
-        each.device: [one for one in _playing(client, each.device) if fault != "isolate" or not one.pinned]
-        for each in ready
-    }
+    concerned = {each.device: _interruptible(client, each.device, fault) for each in ready}
     found = max(ready, key=lambda each: len(concerned[each.device]), default=None)
     if found is None or not concerned[found.device]:
         raise CommandFailed(
@@ -256,7 +264,7 @@ def _choose(client: Client, name: str | None, fault: Fault) -> Device:
     return found
 
 
-def _whole(client: Client, device: str | None, fault: Fault) -> Device | None:
+def _whole(client: Client, device: str | None, fault: DrillFault) -> Device | None:
     """The device for the next drill, once nothing is on its way."""
     if any(each.status not in ("running", "paused", "ended") for each in client.list_pipelines()):
         return None
@@ -268,11 +276,12 @@ def _whole(client: Client, device: str | None, fault: Fault) -> Device | None:
         return None
 
 
-def _until(look: Callable[[], object], timeout: float) -> Device | None:
+def _until(look: Callable[[], T], timeout: float) -> T:
+    """Look until something is there, or the time is over. Returns what was seen last."""
     deadline = time.monotonic() + timeout
     while not (found := look()) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
-    return found or None  # type: ignore[return-value]
+    return found
 
 
 @contextlib.contextmanager

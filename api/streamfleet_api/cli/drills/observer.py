@@ -7,8 +7,6 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import zmq
-
 from streamfleet.results import SubscriberKeys
 from streamfleet.subscription import connect
 from streamfleet_api.cli.drills.outcome import Arrival
@@ -53,14 +51,9 @@ class Observer:
                 self._take()
 
     def _take(self) -> None:
-        now = time.monotonic()
-        while True:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                pipeline_id, header, _ = split(frames)
-            except BadData:
-                continue
-            self._arrivals[pipeline_id].append(Arrival(now, header.key, header.device))
+        frames = self._socket.recv_multipart()
+        try:
+            pipeline_id, header, _ = split(frames)
+        except BadData:
+            return
+        self._arrivals[pipeline_id].append(Arrival(time.monotonic(), header.key, header.device))

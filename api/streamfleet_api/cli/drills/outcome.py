@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-Fault = Literal["isolate", "camera", "engine", "publisher"]
+from streamfleet_core.protocol.messages import DrillFault
+
 Key = tuple[int, int, int]
 
 KNOWN = 10.5  # seconds at most until the fleet knows that a device is lost
@@ -37,7 +37,7 @@ class Targets:
     known: float | None = None  # until the fleet knows of it; None: no event has to tell
 
     @classmethod
-    def of(cls, fault: Fault, known: float | None = None, first: float | None = None) -> Targets:
+    def of(cls, fault: DrillFault, known: float | None = None, first: float | None = None) -> Targets:
         """The targets for a fault, where no others were chosen."""
         if fault != "isolate":
             return cls(first=first or RESTARTED)
@@ -60,7 +60,7 @@ class PipelineOutcome:
 class DrillOutcome:
     """One drill."""
 
-    fault: Fault
+    fault: DrillFault
     device: str
     at: str  # local time, ISO 8601
     detected: float | None  # seconds until the fleet told of it; None: it did not

@@ -7,9 +7,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from streamfleet_api.cli.drills.outcome import DrillOutcome, Fault, PipelineOutcome, percentile
+from streamfleet_api.cli.drills.outcome import DrillOutcome, PipelineOutcome, percentile
+from streamfleet_core.protocol.messages import DrillFault
 
-_DONE: dict[Fault, str] = {
+_DONE: dict[DrillFault, str] = {
     "isolate": "a device was cut off from the rest of the fleet while it worked, as if its network had"
     " failed. Other devices had to take over its cameras",
     "camera": "the program that reads one camera was killed while it worked. Its device had to start"
@@ -19,11 +20,11 @@ _DONE: dict[Fault, str] = {
     "publisher": "the program that sends the results was killed while it worked. The device had to start"
     " it again",
 }
-_KNOWN: dict[Fault, str] = {
+_KNOWN: dict[DrillFault, str] = {
     "isolate": "until the fleet knew that the device was gone",
     "camera": "until the fleet told of it",
 }
-_BACK: dict[Fault, str] = {
+_BACK: dict[DrillFault, str] = {
     "isolate": "until another device sent the first prediction",
     "camera": "until predictions arrived again",
     "engine": "until predictions arrived again",
@@ -98,7 +99,7 @@ def _verdict(drills: Sequence[DrillOutcome]) -> str:
     return f"{count - kept} of {count} drills missed a target, as told below. {once}"
 
 
-def _table(drills: Sequence[DrillOutcome], fault: Fault) -> list[str]:
+def _table(drills: Sequence[DrillOutcome], fault: DrillFault) -> list[str]:
     total, targets = summary(drills), drills[0].targets
     lines = ["| | median | 95 of 100 | worst | target |", "|---|---|---|---|---|"]
     if fault in _KNOWN:
@@ -126,7 +127,7 @@ def _missed(drills: Sequence[DrillOutcome]) -> list[str]:
     return ["## What was missed", "", *missed, ""] if missed else []
 
 
-def _each(drills: Sequence[DrillOutcome], fault: Fault) -> list[str]:
+def _each(drills: Sequence[DrillOutcome], fault: DrillFault) -> list[str]:
     titles = ["drill", "at", "device", *(["known after"] if fault in _KNOWN else []), "pipeline"]
     titles += ["predicts again after", "without predictions", "on", "twice or too late", "lost"]
     lines = [_cells(titles), "|" + "---|" * len(titles)]
