@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -118,9 +121,27 @@ def test_the_reference_names_every_route_command_metric_and_message(site: Path) 
     )
     assert "streamfleet_broker_up" in text("metrics.html")
     assert all(f"{number} {of.__name__}" in text("protocol.html") for number, of in MESSAGE_TYPES.items())
+    parts = {part.__name__ for of in MESSAGE_TYPES.values() for part in _values_of(of)}
+    assert parts >= {"Assignment", "Cost", "Optimisation"}
+    assert not [name for name in parts if f'id="value-{name.lower()}"' not in text("protocol.html")]
     assert all(
         f"usage: streamfleet-{name}" in text("configuration.html") for name in ("broker", "api", "worker")
     )
+
+
+def _values_of(of: Any) -> Iterator[type]:
+    """The dataclasses that a message consists of."""
+    for hint in typing.get_type_hints(of).values():
+        for part in _parts(hint):
+            if dataclasses.is_dataclass(part) and isinstance(part, type):
+                yield part
+                yield from _values_of(part)
+
+
+def _parts(hint: Any) -> Iterator[Any]:
+    yield hint
+    for inner in typing.get_args(hint):
+        yield from _parts(inner)
 
 
 def test_the_tree_has_one_line_for_each_folder() -> None:

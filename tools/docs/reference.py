@@ -277,11 +277,11 @@ def operations() -> str:
 
 def values() -> str:
     """Return the values in messages."""
-    from streamfleet_core.protocol import status, values
+    from streamfleet_core.protocol import costs, optimisation, sampling, status, values
 
     found = [
         of
-        for module in (values, status)
+        for module in (values, sampling, costs, optimisation, status)
         for of in vars(module).values()
         if dataclasses.is_dataclass(of) and isinstance(of, type) and of.__module__ == module.__name__
     ]

@@ -69,6 +69,8 @@ MAX_BOARD = 160  # characters
 MAX_VARIANTS = 64  # kinds of boards for which there is another file
 MAX_SPEEDUP = 1000
 MAX_GIVEN_CLASSES = 10_000  # class names in a request
+MAX_BATCHED = 8  # frames of one inference on an accelerator
+MAX_BATCH_DELAY = 1.0  # seconds that a frame waits for others of its batch
 
 # A prediction.
 MAX_SIDE = 65_535  # pixels of a frame
@@ -83,8 +85,6 @@ MAX_TAGS = 32
 MAX_SELECTED_CLASSES = 1000  # of one strategy
 MIN_PIXELS, MAX_PIXELS = 16, 16_384  # of a side of a stored picture
 MAX_QUALITY = 100  # of a JPEG
-MAX_BATCHED = 8  # frames of one inference on an accelerator
-MAX_BATCH_DELAY = 1.0  # seconds that a frame waits for others of its batch
 MAX_BATCH = 100_000_000  # pictures
 
 # Messages.
