@@ -39,6 +39,7 @@ class InputFormat:
     fit: Fit = "centered"
     channels: Literal["RGB", "BGR"] = "RGB"
     scale: Scale = "0-1"
+    smooth: bool = False  # whether pictures are scaled as PIL does, see `Picture.scaled`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

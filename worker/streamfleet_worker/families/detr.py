@@ -123,7 +123,7 @@ class Detr:
 
     def input_format(self, manifest: Manifest) -> InputFormat:
         """What the input of the model must be."""
-        return InputFormat(fit="stretched")
+        return InputFormat(fit="stretched", smooth=True)
 
     def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
         """Check the shapes of the outputs. Raises: BadOutput."""
@@ -155,7 +155,7 @@ class DetrDeploy:
 
     def input_format(self, manifest: Manifest) -> InputFormat:
         """What the input of the model must be."""
-        return InputFormat(fit="stretched")
+        return InputFormat(fit="stretched", smooth=True)
 
     def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
         """Check the shapes of the outputs. Raises: BadOutput."""

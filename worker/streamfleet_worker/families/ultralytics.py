@@ -38,7 +38,7 @@ class Ultralytics:
         if manifest.task != "classify":
             return InputFormat(fit="centered")
         is_square = manifest.input_width == manifest.input_height
-        return InputFormat(fit="cropped" if is_square else "stretched")
+        return InputFormat(fit="cropped" if is_square else "stretched", smooth=True)
 
     def check_shapes(self, shapes: Shapes, manifest: Manifest) -> None:
         """Check the shapes of the outputs. Raises: BadOutput."""

@@ -45,8 +45,12 @@ class Picture(Protocol):
     def bgr(self) -> Image:
         """The whole picture: (height, width, 3) uint8, BGR. Converted once: all callers share it."""
 
-    def scaled(self, width: int, height: int) -> Image:
-        """The picture in this size: (height, width, 3) uint8, BGR."""
+    def scaled(self, width: int, height: int, *, smooth: bool = False) -> Image:
+        """The picture in this size: (height, width, 3) uint8, BGR.
+
+        `smooth`: a pixel of a smaller picture is a mean of all that it covers, as PIL and torchvision scale;
+        otherwise of the four in its middle, as OpenCV does, which is faster.
+        """
 
     def grid(self, lines: int) -> bytes:
         """About `lines` x `lines` evenly spread pixels, in the format of the source."""

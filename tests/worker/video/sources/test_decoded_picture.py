@@ -12,10 +12,12 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from av.video.reformatter import ColorRange, Colorspace
 
 from streamfleet_core.protocol.values import SourceSpec
+from streamfleet_worker.video.array_picture import smoothed
 from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.sources.decoded_picture import Converter, Converters, DecodedPicture
 from streamfleet_worker.video.sources.freeze_detector import checksum
@@ -146,6 +148,41 @@ def test_odd_sizes_are_scaled_too(tmp_path: Path, pix_fmt: str, size: tuple[int,
 
     for scaled in ((width // 3, height // 3), (width // 2, height // 2), (width - 1, height - 1), (1, 1)):
         assert_alike(picture.scaled(*scaled), former(picture, *scaled), mean=3, most=20)
+
+
+def as_pil(image: Image, width: int, height: int) -> Image:
+    """The reference of classifiers, and of transformers."""
+    whole = PIL.Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    scaled = np.asarray(whole.resize((width, height), PIL.Image.Resampling.BILINEAR), np.uint8)
+    return scaled[..., ::-1]
+
+
+@pytest.mark.parametrize(("name", "codec", "pix_fmt", "more"), FORMATS)
+def test_a_smooth_picture_is_as_pil_scales_it(
+    tmp_path: Path, name: str, codec: tuple[str, dict[str, str]], pix_fmt: str, more: dict[str, Any]
+) -> None:
+    picture = next(pictures_of(film_of(tmp_path / name, codec, pix_fmt, **more)))
+
+    for size in ((298, 224), (64, 64)):
+        assert_alike(picture.scaled(*size, smooth=True), as_pil(picture.bgr(), *size), mean=1.5, most=5)
+
+
+@pytest.mark.parametrize("size", [(1920, 1080), (768, 576), (300, 200), (225, 225)])
+def test_a_smooth_array_is_as_pil_scales_it(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    smooth, expected = smoothed(image, 224, 224), as_pil(image, 224, 224)
+
+    assert_alike(smooth, expected, mean=3, most=12)
+    if size[0] > 300:  # noise shows it
+        assert np.abs(resized(image, 224, 224).astype(int) - expected).mean() > 20
+
+
+def test_no_size_is_too_small_for_smoothing(tmp_path: Path) -> None:
+    picture = next(pictures_of(film_of(tmp_path / "film.mkv", X264, "yuv420p")))
+
+    for width, height in ((1, 1), (3, 400), (700, 2), (640, 480)):
+        assert picture.scaled(width, height, smooth=True).shape == (height, width, 3)
+        assert smoothed(scene(0, (640, 480)), width, height).shape == (height, width, 3)
 
 
 def test_a_scaled_picture_of_a_small_one_is_enlarged_as_before(tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ class Letterbox:
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._reversed = input_format_of(manifest).channels == "RGB"  # pictures are BGR
+        expected = input_format_of(manifest)
+        self._reversed = expected.channels == "RGB"  # pictures are BGR
+        self._smooth = expected.smooth
         self._geometry: Geometry | None = None
         self._planes: list[Image] = []
         # By address of the slot: the geometry for which its margin was filled.
@@ -69,7 +71,7 @@ class Letterbox:
 
     def _visible(self, picture: Picture, geometry: Geometry) -> Image:
         """The part of the scaled picture that lies in the input."""
-        scaled = picture.scaled(geometry.width, geometry.height)
+        scaled = picture.scaled(geometry.width, geometry.height, smooth=self._smooth)
         if geometry.top >= 0 and geometry.left >= 0:
             return scaled
         rows, columns = self._manifest.input_height, self._manifest.input_width

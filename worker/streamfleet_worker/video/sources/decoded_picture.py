@@ -2,6 +2,7 @@
 
     whole     ──────────────────────────────────────▶ swscale ──▶ BGR
     scaled    planes ──▶ planes of the wanted size ──▶ swscale ──▶ BGR
+    smooth    ──────────────────────────────────────▶ swscale ──▶ BGR of the wanted size
     reduced   ──────── already of the wanted size ───▶ swscale ──▶ BGR
 
 Scaling first leaves few colours to convert. Formats whose planes cannot be scaled are converted first.
@@ -22,6 +23,8 @@ from streamfleet_worker.video.array_picture import grid_of, resized
 from streamfleet_worker.video.frame import Image
 from streamfleet_worker.video.overview import overview_of
 
+SIDEWAYS = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE)
+
 # The formats whose planes can be scaled, and the format of the scaled picture. Where the chroma had half the
 # width before, it keeps half: swscale converts that fast.
 _SCALED_FORMATS = {
@@ -37,7 +40,6 @@ _SCALED_FORMATS = {
     "gray": "gray",
 }
 _INTERLEAVED = "nv12"  # its second plane has both chroma values of each pixel
-_SIDEWAYS = (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE)
 
 Plane = npt.NDArray[Any]  # (height, width) or (height, width, 2) uint8 or uint16
 
@@ -49,14 +51,20 @@ class Converter:
         self._lock = threading.Lock()  # guards the tables
         self._reformatter = VideoReformatter()
 
-    def convert(self, frame: VideoFrame, width: int, height: int) -> Image:
+    def convert(
+        self,
+        frame: VideoFrame,
+        width: int,
+        height: int,
+        interpolation: Interpolation = Interpolation.BICUBIC,
+    ) -> Image:
         """(height, width, 3) uint8, BGR. No other thread may convert the frame at the same time.
 
         Raises: av.FFmpegError, ValueError.
         """
         with self._lock:
             picture = self._reformatter.reformat(
-                frame, width, height, "bgr24", interpolation=Interpolation.BICUBIC, threads=1
+                frame, width, height, "bgr24", interpolation=interpolation, threads=1
             )
         if picture is frame:  # it is BGR already, in memory that the decoder may still use
             return np.array(picture.to_ndarray(), np.uint8)
@@ -81,6 +89,7 @@ class DecodedPicture:
         *,
         size: tuple[int, int],
         rotation: int | None,
+        flip: int | None = None,
         is_reduced: bool = False,
     ) -> None:
         """Take over a frame.
@@ -89,13 +98,14 @@ class DecodedPicture:
             converters: of the source.
             size: width and height of all pictures of the source before their rotation.
             rotation: OpenCV's code of the rotation that makes it upright.
+            flip: OpenCV's code of what undoes its mirroring then.
             is_reduced: the frame was scaled down.
         """
         self.is_reduced = is_reduced
         self._frame = frame
         self._converters = converters
-        self._size, self._rotation = size, rotation
-        self._is_sideways = rotation in _SIDEWAYS
+        self._size, self._rotation, self._flip = size, rotation, flip
+        self._is_sideways = rotation in SIDEWAYS
         self.width, self.height = size[::-1] if self._is_sideways else size
         self._lock = threading.Lock()  # guards the frame, whose attributes PyAV changes meanwhile, and _bgr
         self._bgr: Image | None = None
@@ -107,13 +117,18 @@ class DecodedPicture:
                 self._bgr = self._upright(self._converters.whole.convert(self._frame, *self._size))
             return self._bgr
 
-    def scaled(self, width: int, height: int) -> Image:
+    def scaled(self, width: int, height: int, *, smooth: bool = False) -> Image:
         """The picture in this size."""
         across, down = (height, width) if self._is_sideways else (width, height)
         if self.is_reduced and (self._frame.width, self._frame.height) == (across, down):
             with self._lock:
                 return self._upright(self._converters.scaled.convert(self._frame, across, down))
         is_smaller = width * height < self.width * self.height
+        if smooth and is_smaller:
+            with self._lock:
+                return self._upright(
+                    self._converters.scaled.convert(self._frame, across, down, Interpolation.BILINEAR)
+                )
         with self._lock:
             scaled = _with_scaled_planes(self._frame, across, down) if is_smaller else None
         if scaled is None:
@@ -136,7 +151,9 @@ class DecodedPicture:
         return self._upright(overview_of(planes[0], sideways=self._is_sideways))
 
     def _upright(self, image: Image) -> Image:
-        return image if self._rotation is None else np.asarray(cv2.rotate(image, self._rotation), np.uint8)
+        if self._rotation is not None:
+            image = np.asarray(cv2.rotate(image, self._rotation), np.uint8)
+        return image if self._flip is None else np.asarray(cv2.flip(image, self._flip), np.uint8)
 
 
 def _planes(frame: VideoFrame) -> list[Plane] | None:

@@ -29,8 +29,9 @@ from streamfleet_worker.video.hardware.choice import Decoders
 from streamfleet_worker.video.hardware.decoding import HardwareDecoding
 from streamfleet_worker.video.hardware.faults import DecoderFailed
 from streamfleet_worker.video.pixel_format import pixel_format_of
-from streamfleet_worker.video.sources.decoded_picture import Converters, DecodedPicture
+from streamfleet_worker.video.sources.decoded_picture import SIDEWAYS, Converters, DecodedPicture
 from streamfleet_worker.video.sources.errors import SourceLost
+from streamfleet_worker.video.sources.exif import orientation_of
 from streamfleet_worker.video.sources.ffmpeg_errors import strerror
 from streamfleet_worker.video.sources.file_diagnosis import codec_of, fault_of
 from streamfleet_worker.video.sources.packet_skipper import PacketSkipper, Use
@@ -49,6 +50,7 @@ _REREAD = 5000  # frames at most that are decoded again to recover those lost at
 _OWED = 4  # packets that a decoder of hardware may hold, besides those that it reorders
 _REORDER_PACKETS = 16  # packets that a decoder may hold for reordering, at most
 _SEGMENTED = ("hls", "dash")  # formats whose segments arrive at once
+_JPEG = "mjpeg"  # FFmpeg's name of its codec
 _NO_COUNT = ("ivf",)  # older versions of FFmpeg wrote a duration where it reads a number of frames
 _USUAL_FPS = 25.0  # frames/s of a source that declares none
 # Do not refuse a file because its metadata is not UTF-8. From PyAV 19 on this is the default.
@@ -58,6 +60,13 @@ _ROTATIONS = {
     180: cv2.ROTATE_180,
     -180: cv2.ROTATE_180,
     -90: cv2.ROTATE_90_CLOCKWISE,
+}
+# By the orientation in Exif: OpenCV's codes of the rotation, and of the flip after it.
+_MIRRORED = {
+    2: (None, 1),
+    4: (None, 0),
+    5: (cv2.ROTATE_90_CLOCKWISE, 1),
+    7: (cv2.ROTATE_90_COUNTERCLOCKWISE, 1),
 }
 
 
@@ -103,6 +112,8 @@ class FFmpegCapture(Capture):
         self._has_picture = False
         self._declared_rotation = 0  # degrees, of a file that hardware decodes
         self._rotation: int | None = None  # OpenCV's code of the rotation that makes the picture upright
+        self._flip: int | None = None  # OpenCV's code of what undoes the mirroring of a picture file
+        self._orientation = 1  # of a picture file, as its Exif tag says
         self._frame: VideoFrame | None = None
         self._packets: Iterator[Packet[Any]] | None = None
         self._converters = Converters()
@@ -153,6 +164,7 @@ class FFmpegCapture(Capture):
             self._converters,
             size=self._size,
             rotation=self._rotation,
+            flip=self._flip,
             is_reduced=self._is_reduced,
         )
         if _format_of(self._frame) != self._convertible:
@@ -277,6 +289,8 @@ class FFmpegCapture(Capture):
         if packet is None:
             self._drain()
         else:
+            if self.finite and self._video_packets == 1 and self._codec.name == _JPEG:
+                self._orientation = orientation_of(bytes(packet))
             self._decode_or_skip(packet)
             self._report_progress()
         if not self._pending and not self.finite and self._deadline.has_passed:
@@ -492,9 +506,11 @@ class FFmpegCapture(Capture):
         if not self._has_picture:
             rotation = frame.rotation or self._declared_rotation
             self._rotation = _ROTATIONS.get(rotation) if self._upright else None
+            if self._upright and self._orientation in _MIRRORED:
+                self._rotation, self._flip = _MIRRORED[self._orientation]
             of = self._codec if self._is_reduced else frame
             self._size = (of.width, of.height)
-            is_sideways = self._rotation is not None and abs(rotation) == 90
+            is_sideways = self._rotation in SIDEWAYS
             self.width, self.height = self._size[::-1] if is_sideways else self._size
         elif not self.finite:
             self._timeouts.waited(self._silence)

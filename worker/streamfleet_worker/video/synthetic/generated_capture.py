@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from streamfleet_worker.video.array_picture import grid_of, resized
+from streamfleet_worker.video.array_picture import grid_of, resized, smoothed
 from streamfleet_worker.video.capture import Capture
 from streamfleet_worker.video.frame import Image, Picture
 from streamfleet_worker.video.overview import overview_of
@@ -72,9 +72,9 @@ class _DrawnPicture:
                 self._image = self._draw()
             return self._image
 
-    def scaled(self, width: int, height: int) -> Image:
+    def scaled(self, width: int, height: int, *, smooth: bool = False) -> Image:
         """The picture in this size."""
-        return resized(self.bgr(), width, height)
+        return (smoothed if smooth else resized)(self.bgr(), width, height)
 
     def grid(self, lines: int) -> bytes:
         """About `lines` x `lines` evenly spread pixels."""
