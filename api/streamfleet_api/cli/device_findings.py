@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from streamfleet_api.cli.tables import counted, size
 from streamfleet_core.runtime.finding import Finding, error, ok, warning
 
 if TYPE_CHECKING:
-    from streamfleet.results import Device, Pipeline, SourceStat
+    from streamfleet.results import Device, Model, Pipeline, SourceStat
 
 STALE = 5.0  # seconds after which a status is outdated
 MOST_OFFSET = 2.0  # seconds that a clock may be wrong
@@ -45,8 +45,13 @@ _STATUSES = {
 _FINE = ("running", "starting", "paused", "ended", "stopping", "moving")
 
 
-def device_findings(device: Device, pipelines: Sequence[Pipeline], *, version: str) -> Iterator[Finding]:
-    """Check a device. `version`: of this command line, which is updated together with the fleet."""
+def device_findings(
+    device: Device, pipelines: Sequence[Pipeline], models: Sequence[Model] = (), *, version: str
+) -> Iterator[Finding]:
+    """Check a device.
+
+    `models`: of the fleet. `version`: of this command line, which is updated together with the fleet.
+    """
     yield _state(device)
     if device.state == "new":
         return
@@ -55,7 +60,9 @@ def device_findings(device: Device, pipelines: Sequence[Pipeline], *, version: s
     if device.age is not None:
         yield from filter(None, (_clock(device), _accelerator(device), _heat(device), _memory(device)))
         yield from filter(None, (_load(device), _disk(device)))
-        yield from _engines(device)
+        used = [model for pipeline in pipelines for model in pipeline.spec.models]
+        ids = {each.digest: each.id for each in models} | {each.digest: each.id for each in used}
+        yield from _engines(device, ids)
     yield from _capacity(device)
     for pipeline in pipelines:
         yield from _pipeline(pipeline)
@@ -161,9 +168,11 @@ def _disk(device: Device) -> Finding | None:
     return make("disk", shown, "on the device: du -xh / | sort -h | tail shows what fills it")
 
 
-def _engines(device: Device) -> Iterator[Finding]:
+def _engines(device: Device, ids: Mapping[str, str]) -> Iterator[Finding]:
+    """`ids`: of models, by digest."""
     for engine in device.engines:
-        name, why = f"model {engine.digest[:12]}", f": {engine.reason}" if engine.reason else ""
+        name = f"model {ids.get(engine.digest, engine.digest[:12])}"
+        why = f": {engine.reason}" if engine.reason else ""
         if engine.state == "failed":
             yield error(name, f"failed{why}", "add a model that works: streamfleet models add ID FILE")
         elif engine.restarts:

@@ -27,6 +27,7 @@ from streamfleet_core.protocol.values import Family, Task
 
 SIZES_INPUT = "orig_target_sizes"  # of detr-deploy: the width and height of the picture
 _STRIDES = (8, 16, 32)  # pixels between the points of each of three grids
+_QUERIES = (100, 300, 900)  # usual numbers of boxes of a transformer
 _TASKS: tuple[Task, ...] = get_args(Task)
 _BY_NAMES: dict[Family, tuple[str, ...]] = {
     "detr": ("logits", "pred_boxes"),
@@ -133,9 +134,14 @@ def _rows(graph: Graph) -> Port:
     port = graph.outputs[0]
     if port.dtype not in ("FLOAT", "FLOAT16") or len(port.shape) != 3 or port.shape[0] not in (1, None):
         others = "; ".join(map(str, graph.outputs[1:4]))
+        by_names = "; ".join(f"{family}: {', '.join(names)}" for family, names in _BY_NAMES.items())
         raise BadModel(
             f"expected a first output FLOAT of rank 3 with a batch of 1, got {port}"
-            f"{f' (and {others})' if others else ''}"
+            + (
+                f" (and {others}); families with several outputs have these names, {by_names}"
+                if others
+                else ""
+            )
         )
     return port
 
@@ -220,8 +226,26 @@ def _family(graph: Graph, output: Port, labels: tuple[str, ...] | None, grid: Gr
         return "end2end"
     raise BadModel(
         "expected an output (1, 4 + classes, boxes) as Ultralytics exports it, or (1, boxes, 6) with NMS in "
-        f"it (x1, y1, x2, y2, score, class), got {output}; YOLOX and YOLOv5, (1, boxes, 5 + classes), must "
-        "be named so and need their labels: --family yolox --labels FILE, or files beside it"
+        f"it (x1, y1, x2, y2, score, class), got {output}; {_hint(output, grid)}"
+    )
+
+
+def _hint(output: Port, grid: Grid) -> str:
+    """Which family it may be, by its number of boxes, and how to say so."""
+    _, rows, columns = output.shape
+    say = "say so, with its labels: --family {} --labels FILE, or files beside it"
+    if rows == grid.points:
+        return (
+            "it may be YOLOX's, with a box for each point of its grids: "
+            f"{say.format('yolox')}; yolox-decoded if the export has decoded the boxes"
+        )
+    if grid.has(rows):
+        return f"it may be YOLOv5's, with three boxes for each point of its grids: {say.format('yolov5')}"
+    if rows in _QUERIES and columns is not None and columns > 4:
+        return f"it may be RT-DETR's, (1, queries, 4 + classes): {say.format('rtdetr')}"
+    return (
+        "YOLOX and YOLOv5, (1, boxes, 5 + classes), must be named so and need their labels: "
+        "--family yolox --labels FILE, or files beside it"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from streamfleet.results import Device, Pipeline
+from streamfleet.results import Device, Model, Pipeline
 from streamfleet_api.cli.device_findings import device_findings
 from streamfleet_api.cli.main import cli
 from streamfleet_api.feeds.statuses import Seen
@@ -56,8 +56,20 @@ def test_nothing_is_wrong_with_a_device_that_is_well() -> None:
     assert {each.severity for each in found.values()} == {"ok"}
     assert list(found) == [
         *("state", "status", "version", "clock", "accelerator", "heat", "memory", "load", "disk"),
-        *("model abababababab", "capacity", "pipeline door"),
+        *("model parts/1", "capacity", "pipeline door"),
     ]
+
+
+def test_a_model_has_its_id_also_where_no_pipeline_uses_it() -> None:
+    unknown = dict.fromkeys(("family", "labels", "input_width", "input_height", "weights"))
+    model = Model(id="parts/2", digest="ab" * 32, **unknown)
+    names = {
+        count: [each.name for each in device_findings(seen(), (), models, version="1.0")]
+        for count, models in ((1, [model]), (0, []))
+    }
+
+    assert "model parts/2" in names[1]
+    assert "model abababababab" in names[0]
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,27 @@ def test_rf_detr_may_have_a_column_for_no_object(columns: int, classes: int) -> 
     assert (layout.family, layout.classes) == ("rfdetr", classes)
 
 
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [
+        ((1, 2100, 85), "it may be YOLOX's, .*: --family yolox --labels FILE, .*; yolox-decoded if"),
+        ((1, 6300, 85), "it may be YOLOv5's, .*: --family yolov5 --labels FILE"),
+        ((1, 300, 84), "it may be RT-DETR's, .*: --family rtdetr --labels FILE"),
+        ((1, 1234, 85), "YOLOX and YOLOv5, .*: --family yolox --labels FILE"),
+    ],
+)
+def test_a_family_that_does_not_follow_from_the_file_is_proposed(shape: Shape, hint: str) -> None:
+    with pytest.raises(BadModel, match=hint):
+        recognize(graph({}, output0=shape), None, None, height=320, width=320)
+
+
+def test_outputs_of_other_names_are_told_those_of_the_families() -> None:
+    outputs: dict[str, Shape] = {"scores_of_all": (1, 300), "places": (1, 300, 4)}
+
+    with pytest.raises(BadModel, match="have these names, detr: logits, pred_boxes; detr-deploy"):
+        recognize(graph({}, **outputs), None, labels(3), height=320, width=320)
+
+
 # anything -------------------------------------------------------------------------------------------------
 
 SIZES = Port("orig_target_sizes", "INT64", (1, 2))

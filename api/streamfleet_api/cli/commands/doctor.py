@@ -87,8 +87,9 @@ def _device(settings: Settings, name: str) -> list[Finding]:
     client = settings.client()
     with guessing(settings, name):
         entry = client.get_device(name)
-    pipelines = client.list_pipelines(device=name)
-    return list(device_findings(entry, pipelines, version=importlib.metadata.version("streamfleet")))
+    version = importlib.metadata.version("streamfleet")
+    pipelines, models = client.list_pipelines(device=name), client.list_models()
+    return list(device_findings(entry, pipelines, models, version=version))
 
 
 def _summary(findings: list[Finding]) -> str:
