@@ -92,3 +92,14 @@ def web(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     server = Web(certificate)
     yield server
     server.close()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with ten pictures of the test pattern."""
+    from tests.fakes.pictures import write_pictures  # it loads OpenCV, which few tests need
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    write_pictures(folder)
+    return folder

@@ -1,10 +1,12 @@
-"""A web server that speaks HTTPS, for tests, with a throwaway certificate that nobody else trusts."""
+"""Web servers for tests: one of plain HTTP, and one with a throwaway certificate that nobody else trusts."""
 
 from __future__ import annotations
 
 import ssl
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,21 @@ def make_certificate(folder: Path) -> Path:
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
     file.write_bytes(file.read_bytes() + (folder / "c.pem").read_bytes())
     return file
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    """Serve plain HTTP in a thread within this context. Yields the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="web", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 class Web:

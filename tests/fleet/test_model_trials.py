@@ -13,20 +13,11 @@ import cv2
 import pytest
 
 from tests.fakes.patience import PATIENCE
-from tests.fakes.pictures import HEIGHT, WIDTH, write_pictures
+from tests.fakes.pictures import HEIGHT, WIDTH
 from tests.fakes.videos import write_pattern
 from tests.fleet.harness import BIN, Fleet, wait_for
 
 DEVICE = "local-1"
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Ten pictures of the test pattern."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    write_pictures(folder)
-    return folder
 
 
 def documents(text: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -18,6 +18,8 @@ from streamfleet_core.protocol.limits import (
     MIN_CORNERS,
     MODEL_ID_PATTERN,
 )
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 NONE = "none"  # the word for an empty list
 ON = "on"  # what an option means that may have a value, and has none
@@ -272,3 +274,14 @@ def seconds(text: str, option: str) -> float:
             f"expected a number and its unit, as 15m, 90s, 2h or 1d; got {text!r}", param_hint=option
         )
     return float(found[1]) * _UNITS[found[2]]
+
+
+def output_folder(text: str) -> Callable[[F], F]:
+    """The option for a folder in which pictures are saved. `text`: its help."""
+    return click.option(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        type=click.Path(file_okay=False, path_type=Path),
+        help=text,
+    )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -19,6 +18,7 @@ from streamfleet_core.runtime.pinned_tls import fingerprint_of
 from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.model_cache import ModelCache
 from streamfleet_worker.decisions.reconcile_events import ModelFetched, ModelRefused
+from tests.fakes import web
 from tests.fakes.patience import PATIENCE
 from tests.fakes.web import Web, make_certificate
 
@@ -79,16 +79,8 @@ def serving(api: Api) -> Iterator[Api]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="api", daemon=True)
-    thread.start()
-    api.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with web.serving(Handler) as api.url:
         yield api
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

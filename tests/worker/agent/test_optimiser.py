@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,6 +25,7 @@ from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.optimiser import Optimiser
 from streamfleet_worker.agent.paths import WorkerPaths
 from streamfleet_worker.engine.accelerators.choice import CPU
+from tests.fakes import web
 from tests.fakes.patience import PATIENCE
 from tests.fakes.samples import picked
 
@@ -99,16 +99,8 @@ def serving(api: Api) -> Iterator[Api]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="api", daemon=True)
-    thread.start()
-    api.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with web.serving(Handler) as api.url:
         yield api
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Builder(Optimiser):

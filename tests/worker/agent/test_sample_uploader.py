@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from streamfleet_core.protocol.requests import ListDevices
 from streamfleet_worker.agent import sample_uploader
 from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.sample_uploader import CHECK_INTERVAL, Uploader
+from tests.fakes import web
 from tests.fakes.patience import PATIENCE
 from tests.fakes.peers import Broker, Worker, wait_for
 from tests.fakes.ports_and_folders import free_port
@@ -81,16 +81,8 @@ def serving(api: Api) -> Iterator[None]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", api.port), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="api", daemon=True)
-    thread.start()
-    try:
+    with web.serving(Handler, api.port):
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture

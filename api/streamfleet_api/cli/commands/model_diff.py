@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from streamfleet_api.cli import parameters
 from streamfleet_api.cli.context import (
     Settings,
     as_json_option,
@@ -58,13 +59,7 @@ _NAME = re.compile(whole(SAMPLE_NAME_PATTERN))
     show_default=True,
     help="Overlap of two boxes that are the same object.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Save what A and B find side by side, of the shown pictures.",
-)
+@parameters.output_folder("Save what A and B find side by side, of the shown pictures.")
 @as_json_option
 @click.pass_obj
 def diff_models(

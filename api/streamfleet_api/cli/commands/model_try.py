@@ -54,13 +54,7 @@ _PATIENCE = 15.0  # seconds for an answer: the api waits up to 5 s for a picture
     metavar="TIME",
     help="For the results of a device.",
 )
-@click.option(
-    "-o",
-    "--output",
-    metavar="FOLDER",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Save the pictures with what was found.",
-)
+@parameters.output_folder("Save the pictures with what was found.")
 @as_json_option
 @click.pass_context
 def try_model(

@@ -21,7 +21,7 @@ from tests.core.models.test_model_validation import save
 from tests.fakes.broker import Peer, device
 from tests.fakes.library_parts import many_boxes_model, squares_model
 from tests.fakes.patience import PATIENCE
-from tests.fakes.pictures import HEIGHT, WIDTH, write_pictures
+from tests.fakes.pictures import HEIGHT, WIDTH
 from tests.fakes.samples import path_of, picked
 from tests.fakes.task_models import (
     write_classifying_model,
@@ -37,15 +37,6 @@ def squares(run: Command, peer: Peer, tmp_path: Path) -> Path:
     """The folder of the model shapes/1 of the fleet, which finds the squares of the test pattern."""
     folder = squares_model(tmp_path / "squares")
     run("models", "add", "shapes/1", str(folder))
-    return folder
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Ten pictures of the test pattern."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    write_pictures(folder)
     return folder
 
 
