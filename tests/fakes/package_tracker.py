@@ -1,4 +1,7 @@
-"""ByteTrack as the package `trackers` has it, with the interface of our tracker: to compare with it."""
+"""ByteTrack as the package `trackers` has it, with the interface of our tracker: to compare with it.
+
+The package returns weak boxes, too, and ours does not.
+"""
 
 from __future__ import annotations
 
@@ -50,8 +53,13 @@ class PackageTracker:
                 if started is not None:
                     begun.remove(started)
                     ids[row] = self._ids[started]
-        detections.tracker_id = None if (ids == -1).any() else ids
-        return detections
+        confident = np.ones(len(detections), np.bool_)
+        if detections.confidence is not None:
+            confident = detections.confidence >= self._confidence
+        shown = detections[confident]
+        assert isinstance(shown, sv.Detections)
+        shown.tracker_id = None if (ids[confident] == -1).any() else ids[confident]
+        return shown
 
     @property
     def _confidence(self) -> float:

@@ -39,6 +39,19 @@ def test_an_object_keeps_its_id_and_all_that_was_found(found: dict[str, Any]) ->
         assert [*each][-2:] == ["tracker_id", "detection_id"]
 
 
+def test_a_weak_object_is_followed_and_left_out() -> None:
+    tracking = Tracking(confidence=0.3)
+    weak = {**BOX, "confidence": 0.2}
+
+    shown = [
+        tracking.track(document(BOX if number in (1, 2, 25) else weak), 0, stamp(number))["predictions"]
+        for number in range(1, 26)
+    ]
+
+    assert [len(each) for each in shown] == [1, 1, *[0] * 22, 1]
+    assert [each["tracker_id"] for (each,) in filter(None, shown)] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("make", [boxes, segmented, posed, oriented])
 def test_an_id_stands_before_the_detection_id_and_all_else_stays(make: Callable[..., sv.Detections]) -> None:
     tracking = Tracking(confidence=0.0)

@@ -20,7 +20,7 @@ from streamfleet_worker.families.adapter import Outputs
 from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.video.detection.findings import Findings, count_of
 from streamfleet_worker.video.detection.postprocess import findings_of
-from streamfleet_worker.video.detection.trackers import tracker_of
+from streamfleet_worker.video.detection.trackers import rules_with_weak, tracker_of
 from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
 from streamfleet_worker.video.source_lane import SourceLane
 from streamfleet_worker.video.telemetry.event_journal import EventJournal
@@ -152,11 +152,12 @@ class FrameOutput:
     def _find(
         self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs, settings: RunSettings
     ) -> Findings:
+        manifest = self._config.manifest
         found = findings_of(
             outputs,
             frame.geometry,
-            manifest=self._config.manifest,
-            rules=settings.rules,
+            manifest=manifest,
+            rules=rules_with_weak(settings.rules, settings.tracker, manifest.task),
             selection=settings.selections[lane.source_id],
         )
         if settings.tracker is None or not isinstance(found, sv.Detections):

@@ -30,6 +30,7 @@ from streamfleet_worker.library.settings import Settings
 from streamfleet_worker.library.tracking import Tracking
 from streamfleet_worker.video.detection.package_tracker import package_problem
 from streamfleet_worker.video.detection.selection import selection_of, selection_problem
+from streamfleet_worker.video.detection.trackers import rules_with_weak
 
 Reference = str | int | Path
 Classes = Sequence[str]
@@ -183,11 +184,14 @@ def inference_of(
     *,
     settings: Settings,
     sources: Sequence[SourceSpec] = (),
+    tracking: Tracking | None = None,
     api_key: str | None = None,
 ) -> Inference:
     """Load the model, or wrap a model object.
 
-    `sources`: what they keep of what it finds. Raises: ValueError, TypeError, and the errors of `load`.
+    `sources`: what they keep of what it finds. `tracking`: may need more than the rules keep.
+
+    Raises: ValueError, TypeError, and the errors of `load`.
     """
     filtered = any(each.classes or each.region for each in sources)
     if not isinstance(model, (str, Path)):
@@ -202,7 +206,8 @@ def inference_of(
         if problem := selection_problem(each, manifest.labels):
             raise ValueError(problem)
     selections = [selection_of(each, manifest.labels) for each in sources] if filtered else ()
-    return ModelFile(path, manifest, rules, selections)
+    needed = rules_with_weak(rules, None if tracking is None else tracking.name, manifest.task)
+    return ModelFile(path, manifest, needed, selections)
 
 
 def tracking_of(tracker: str | None, model: Any, rules: PostProcessing) -> Tracking | None:

@@ -183,14 +183,21 @@ class InferencePipeline:
             region=region,
             motion=motion,
         )
-        sources = [plan.spec for plan in plans]
+        tracking = tracking_of(tracker, model_id, rules)
         return cls(
             plans,
-            inference_of(model_id, rules, settings=settings, sources=sources, api_key=api_key),
+            inference_of(
+                model_id,
+                rules,
+                settings=settings,
+                sources=[plan.spec for plan in plans],
+                tracking=tracking,
+                api_key=api_key,
+            ),
             sinks_of(on_prediction),
             sink_mode=SinkMode(sink_mode),
             batch_timeout=batch_collection_timeout,
-            tracking=tracking_of(tracker, model_id, rules),
+            tracking=tracking,
             watchdog=watchdog,
             handlers=status_update_handlers or (),
         )
@@ -316,13 +323,14 @@ class InferencePipeline:
             mode=video_processing_mode,
             decoder=decoder,
         )
+        tracking = tracking_of(workflow.tracker, workflow.model_id, rules)
         return cls(
             plans,
-            inference_of(workflow.model_id, rules, settings=settings, api_key=api_key),
+            inference_of(workflow.model_id, rules, settings=settings, tracking=tracking, api_key=api_key),
             sinks_of(on_prediction),
             sink_mode=SinkMode(sink_mode),
             batch_timeout=batch_collection_timeout,
-            tracking=tracking_of(workflow.tracker, workflow.model_id, rules),
+            tracking=tracking,
             watchdog=watchdog,
             handlers=status_update_handlers or (),
             results=WorkflowResults(workflow, serialised=serialize_results),

@@ -84,7 +84,8 @@ class _BaseStream:
         self.frame_id: int | None = None  # of the last frame with a prediction
         self._frame: VideoFrame | None = None
         self.inference_response: Document | None = None
-        inference = inference_of(model, checked, settings=settings, api_key=api_key)
+        tracking = tracking_of("bytetrack" if self.use_bytetrack else None, model, checked)
+        inference = inference_of(model, checked, settings=settings, tracking=tracking, api_key=api_key)
         if isinstance(inference, ModelFile):
             self.task_type = inference.task_type
         self._pipeline = InferencePipeline(
@@ -96,7 +97,7 @@ class _BaseStream:
             ),
             inference,
             [sink],
-            tracking=tracking_of("bytetrack" if self.use_bytetrack else None, model, checked),
+            tracking=tracking,
             on_start=on_start,
             on_end=on_end,
         )

@@ -14,25 +14,29 @@ class Tracking:
 
     def __init__(self, name: TrackerName = "bytetrack", *, confidence: float) -> None:
         """Tracks start at this confidence. If one box of a frame has no id, none of its boxes gets one."""
-        self._name, self._confidence = name, confidence
+        self.name, self._confidence = name, confidence
         self._trackers: dict[int, AnyTracker] = {}  # by source
 
     def track(self, document: Document, source_id: int, stamp: Stamp) -> Document:
         """Return the document with a `tracker_id` in each prediction, or in none.
 
-        Only boxes are followed. The classes of a whole picture have none, and are left as they are.
+        Weak boxes, which only ByteTrack is given, are left out. Only boxes are followed. The classes of a
+        whole picture have none, and are left as they are.
         """
         if not all("x" in prediction for prediction in document["predictions"]):
             return document
         tracker = self._trackers.get(source_id)
         if tracker is None:
-            tracker = tracker_of(self._name, confidence=self._confidence, fps=stamp.fps)
+            tracker = tracker_of(self.name, confidence=self._confidence, fps=stamp.fps)
             self._trackers[source_id] = tracker
-        ids = tracker.update(boxes_of(document), stamp.media_time).tracker_id
-        if ids is None:
-            return document
-        predictions = zip(document["predictions"], ids.tolist(), strict=True)
-        return {**document, "predictions": [_with_id(prediction, each) for prediction, each in predictions]}
+        predictions = document["predictions"]
+        tracked = tracker.update(boxes_of(document), stamp.media_time)
+        if len(tracked) < len(predictions):
+            predictions = [each for each in predictions if each["confidence"] >= self._confidence]
+        if tracked.tracker_id is not None:
+            ids = tracked.tracker_id.tolist()
+            predictions = [_with_id(*each) for each in zip(predictions, ids, strict=True)]
+        return {**document, "predictions": predictions}
 
 
 def _with_id(prediction: Document, tracker_id: int) -> Document:

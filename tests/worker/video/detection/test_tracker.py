@@ -96,6 +96,19 @@ def test_an_object_that_is_hidden_for_a_moment_keeps_its_id() -> None:
     assert after.tolist() == [2, before[0]]
 
 
+def test_a_weak_box_keeps_a_track_and_is_in_no_result() -> None:
+    """An object that is half hidden for longer than tracks last."""
+    tracker = Tracker(confidence=0.4, fps=10)
+    shown = [tracker.update(scene((100 + 10 * n, 100, 0.9)), n / 10) for n in range(5)]
+    weak = [tracker.update(scene((100 + 10 * n, 100, 0.2)), n / 10) for n in range(5, 25)]
+
+    after = tracker.update(scene((350, 100, 0.9), (500, 300, 0.2)), 2.5)
+
+    assert [len(each) for each in weak] == [0] * 20
+    assert {name for each in [*shown, after] for name in tracker_ids(each)} == {1}
+    assert after.xyxy.tolist() == [[350, 100, 390, 140]]
+
+
 def test_an_object_that_was_gone_for_long_is_another_one() -> None:
     tracker = Tracker(confidence=0.4, fps=10)
     for n in range(1, 6):

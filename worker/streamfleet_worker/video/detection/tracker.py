@@ -1,8 +1,9 @@
 """The tracker: assigns ids to the detections of one source over time.
 
-ByteTrack (arXiv 2110.06864): confident detections are matched to all tracks, then the others to the remaining
+ByteTrack (arXiv 2110.06864): confident detections are matched to all tracks, then weak ones to the remaining
 tracks, each time so that the sum of the overlaps is greatest. A confident detection without a track starts
-one. A track that is not seen in its second frame ends, any other when it was not seen for a second.
+one. Weak ones only tell where a track goes on, and are in no result. A track that is not seen in its second
+frame ends, any other when it was not seen for a second.
 
 It decides as `ByteTrackTracker` of the package `trackers` does, but all tracks are computed at once, every
 row keeps its place, and a track has its id from its first frame on.
@@ -22,6 +23,7 @@ from streamfleet_worker.video.detection.kalman_boxes import Doubles, KalmanBoxes
 
 _USUAL_FPS = 30.0  # frames/s of a source that declares none
 _LEAST_OVERLAP = 0.1  # IoU of a track and its detection
+WEAKEST = 0.1  # confidence of a detection by which a track is followed, as in the paper's code
 _MEMORY = 1.0  # seconds for which a track may remain unseen
 _TINY = np.finfo(np.float64).tiny  # instead of 0, which nothing is divided by
 
@@ -48,13 +50,15 @@ class Tracker:
         self._confidence = confidence
 
     def update(self, detections: sv.Detections, media_time: float) -> sv.Detections:
-        """Set `tracker_id` on the detections, which keep their order: all get an id, or none.
+        """Set `tracker_id` on the confident detections, which keep their order, and return them.
 
-        A frame from before the last one changes nothing and gets no ids.
+        All get an id, or none: a frame from before the last one changes nothing and gets no ids.
         """
-        ids = None
+        confident, ids = self._is_confident(detections), None
         if self._move_on(media_time):
-            ids = self._ids_of(_columns(detections.xyxy), self._is_confident(detections))
+            ids = self._ids_of(_columns(detections.xyxy), confident)
+        if not confident.all():
+            detections = detections[confident]  # type: ignore[assignment]
         detections.tracker_id = ids
         return detections
 
@@ -76,8 +80,8 @@ class Tracker:
         confident: npt.NDArray[np.bool_] = detections.confidence >= self._confidence
         return confident
 
-    def _ids_of(self, boxes: Doubles, confident: npt.NDArray[np.bool_]) -> _Indices | None:
-        """Return the ids of boxes (4, n), or None if not all of them have one."""
+    def _ids_of(self, boxes: Doubles, confident: npt.NDArray[np.bool_]) -> _Indices:
+        """Return the ids of the confident ones of boxes (4, n)."""
         tracks, rows = self._match(boxes, confident)
         ids = np.full(len(confident), -1, np.int64)
         ids[rows] = self._ids[tracks]
@@ -89,9 +93,7 @@ class Tracker:
         if len(rows) < len(ids):
             new = confident & (ids < 0)
             ids[new] = self._start_tracks(boxes[:, new])
-            # `sv.Detections.from_inference` fails if only some detections have ids.
-            return None if (ids < 0).any() else ids
-        return ids
+        return ids[confident]
 
     def _match(self, boxes: Doubles, confident: npt.NDArray[np.bool_]) -> tuple[_Indices, _Indices]:
         """Return the tracks that were seen, and the indices of their boxes."""
