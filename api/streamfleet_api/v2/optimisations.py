@@ -96,9 +96,10 @@ class OptimisationRoutes:
             raise Problem(404, str(NotRegistered(asked.model_id)))
         view = await self._broker.ask(GetDevice(asked.device), DeviceView)
         seen = self._statuses.device(view.device)
-        if view.state != "ready" or seen is None or not seen.stat.board:
-            state = view.state if view.state != "ready" else "ready, and has not told its kind yet"
-            raise Problem(409, f"{view.device} is {state}: expected a device that is ready")
+        if view.state != "ready":
+            raise Problem(409, f"{view.device} is {view.state}, expected a device that is ready")
+        if seen is None or not seen.stat.board:
+            raise Problem(409, f"{view.device} has not told its kind yet; try again in a few seconds")
         last = seen.stat.optimisation
         if last is not None and last.ended:  # its command was killed before it cancelled it
             await self._broker.ask(EndOptimisation(last.id), bool)

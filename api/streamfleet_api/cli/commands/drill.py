@@ -27,6 +27,7 @@ from streamfleet_api.cli.drills.outcome import (
 )
 from streamfleet_api.cli.drills.report import as_json as report_as_json
 from streamfleet_api.cli.drills.report import as_markdown
+from streamfleet_api.cli.trials.known_devices import known_device
 from streamfleet_api.client.errors import CommandFailed
 from streamfleet_core.protocol.messages import DrillFault
 
@@ -245,9 +246,8 @@ def _concerned(client: Client, device: str, fault: DrillFault) -> list[Pipeline]
 def _choose(client: Client, name: str | None, fault: DrillFault) -> Device:
     """The device for a drill. Raises: CommandFailed."""
     devices = client.list_devices()
-    if name is not None and all(each.device != name for each in devices):
-        raise CommandFailed(f"no device {name}", "'streamfleet devices' lists them")
-    willing = [each for each in devices if each.drills and (name is None or each.device == name)]
+    chosen = devices if name is None else [known_device(devices, name)]
+    willing = [each for each in chosen if each.drills]
     if not willing:
         who = f"device {name} does not take" if name is not None else "no device takes"
         raise CommandFailed(f"{who} part in drills", "start its worker with --allow-drills true")

@@ -19,13 +19,13 @@ from streamfleet_api.cli.context import (
     complete_dataset,
     complete_device,
     complete_model,
-    did_you_mean,
     warn,
 )
 from streamfleet_api.cli.tables import counted, plain, show, width
 from streamfleet_api.cli.trials import variant_builder
 from streamfleet_api.cli.trials.calibration import pictures_for, saved_samples
 from streamfleet_api.cli.trials.device_optimisation import DeviceOptimisation
+from streamfleet_api.cli.trials.known_devices import ready_device
 from streamfleet_api.cli.trials.known_models import guessing
 from streamfleet_api.cli.trials.variant_users import restart_users
 from streamfleet_api.cli.variant_text import outcome_document, outcome_table, variant_lines
@@ -120,7 +120,7 @@ def optimise_model(
     if model.weights is None:
         raise CommandFailed(f"{model_id}: its manifest is not in the fleet", "add the model again")
     devices = client.list_devices()
-    board = (_find(devices, device).board if device is not None else variant_builder.this_board()) or ""
+    board = variant_builder.this_board() if device is None else _board_of(devices, device)
     if device is None and not any(each.board == board for each in devices):
         warn(f"no device of the fleet is of this machine's kind, {board}")
     known = [each for each in model.variants or () if each.board == board]
@@ -215,19 +215,12 @@ def _there(client: Client, asked: _Asked, device: str) -> _Done:
     return _Done(said.outcome, client.get_model(model_id) if said.registered else None, said.failure)
 
 
-def _find(devices: Sequence[Device], name: str) -> Device:
-    """A device that has told its kind. Raises: CommandFailed."""
-    chosen = next((each for each in devices if each.device == name), None)
-    if chosen is None:
-        hint = did_you_mean(name, [each.device for each in devices]) or "'streamfleet devices' lists them"
-        raise CommandFailed(f"no device {name}", hint)
-    if chosen.state != "ready" or not chosen.board:
-        state = chosen.state if chosen.state != "ready" else "ready, and has not told its kind yet"
-        raise CommandFailed(
-            f"{name} is {state}: expected a device that is ready",
-            f"'streamfleet doctor {name}' tells what is wrong",
-        )
-    return chosen
+def _board_of(devices: Sequence[Device], name: str) -> str:
+    """The kind of a device. Raises: CommandFailed."""
+    found = ready_device(devices, name)
+    if not found.board:
+        raise CommandFailed(f"{name} has not told its kind yet", "try again in a few seconds")
+    return found.board
 
 
 def _job(client: Client, model: Model, pictures: str, folder: Path, *, agreement: float, frames: int) -> Job:
@@ -261,7 +254,9 @@ def _register(client: Client, model_id: str, outcome: Outcome, winner: Trial) ->
     try:
         return client.add_variant(model_id, variant)
     except Rejected as exc:
-        raise CommandFailed(f"{model_id}: {exc}", exc.hint) if exc.status == 422 else exc from exc
+        if exc.status != 422:
+            raise
+        raise CommandFailed(f"{model_id}: {exc}", exc.hint) from exc
 
 
 def _lines(done: _Done, model_id: str, restarted: Sequence[str]) -> Iterator[str]:

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamfleet.requests import Source
-from streamfleet_api.cli.context import did_you_mean
 from streamfleet_api.cli.pipeline_text import trouble
+from streamfleet_api.cli.trials.known_devices import ready_device
 from streamfleet_api.cli.trials.picture_files import found_name, is_picture, unique_stems
 from streamfleet_api.cli.trials.results import Result
 from streamfleet_api.cli.trials.uploads import undisturbed, uploaded
-from streamfleet_api.client.errors import CommandFailed, DoesNotPredict, NotInTime, Rejected
+from streamfleet_api.client.errors import DoesNotPredict, NotInTime, Rejected
 from streamfleet_core.protocol.limits import MAX_SOURCES
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class DeviceTrial:
 
     def run(self, files: Sequence[Path]) -> Iterator[Result]:
         """Yield what was found in each file. Raises: CommandFailed, OSError."""
-        self._check_device()
+        ready_device(self.client.list_devices(), self.device)
         stems = dict(zip(files, unique_stems(files), strict=True))
         pictures = [file for file in files if is_picture(file)]
         for start in range(0, len(pictures), MAX_SOURCES):
@@ -60,17 +60,6 @@ class DeviceTrial:
         for file in files:
             if not is_picture(file):
                 yield from self._try_film(file)
-
-    def _check_device(self) -> None:
-        devices = {each.device: each for each in self.client.list_devices()}
-        if self.device not in devices:
-            hint = did_you_mean(self.device, list(devices)) or "'streamfleet devices' lists them"
-            raise CommandFailed(f"no device {self.device}", hint)
-        if (state := devices[self.device].state) != "ready":
-            raise CommandFailed(
-                f"{self.device} is {state}, expected a device that is ready",
-                f"'streamfleet doctor {self.device}' tells what is wrong",
-            )
 
     # pictures ---------------------------------------------------------------------------------------------
 

@@ -190,8 +190,8 @@ def test_a_kind_that_has_a_variant_is_not_built_for_again_until_told_to(
 @pytest.mark.parametrize(
     ("device", "board", "error"),
     [
-        ("silent-1", "", "silent-1 is ready, and has not told its kind yet"),
-        ("lost-1", "this kind", "lost-1 is lost: expected a device that is ready"),
+        ("silent-1", "", "silent-1 has not told its kind yet"),
+        ("lost-1", "this kind", "lost-1 is lost, expected a device that is ready"),
         ("nobody-1", "", "no device nobody-1"),
     ],
 )
