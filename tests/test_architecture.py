@@ -111,7 +111,7 @@ PURE = [
     "streamfleet_api.local.hang_detector",
     "streamfleet_api.roboflow.inference_pipelines.result_buffer",
     "streamfleet_api.sampling_presets",
-    "streamfleet_api.v2.fleet_file.plan",
+    "streamfleet_api.v2.fleet_file.change_set",
     "streamfleet_api.web.access_policy",
     "streamfleet_api.web.connections",
     "streamfleet_api.web.failed_logins",

@@ -310,7 +310,7 @@ class Client:
         take_over: bool = False,
         delete: bool = False,
     ) -> ApplyResult:
-        """Let the fleet be as a document says: its models, labels of devices, and pipelines.
+        """Let the fleet be as a document says: its models, settings of devices, and pipelines.
 
         All pipelines change in one write, or none of them if another client changes one meanwhile.
 

@@ -24,7 +24,7 @@ TAGS = {
     "models": "Models that pipelines can run.",
     "blobs": "Content, addressed by its sha256.",
     "samples": "Images that devices selected for labelling.",
-    "files": "The fleet as a file: pipelines, models, labels of devices.",
+    "files": "The fleet as a file: pipelines, models, settings of devices.",
     "subscribers": "Programs that subscribe over ZeroMQ.",
     "fleet": "Health and metrics of this process.",
     "roboflow": "The six endpoints of Roboflow's Stream Management API, compatible with its clients.",

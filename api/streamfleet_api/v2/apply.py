@@ -13,9 +13,16 @@ from starlette.responses import Response
 from streamfleet_api.broker_client import BrokerClient, Refused
 from streamfleet_api.storage.blob_store import Blobs
 from streamfleet_api.storage.model_registry import Models, UnknownModel
+from streamfleet_api.v2.fleet_file.change_set import (
+    ChangeSet,
+    Foreign,
+    change_set_of,
+    differences,
+    manager_of,
+    removal_of,
+)
 from streamfleet_api.v2.fleet_file.checks import Checked, DeviceStep, FleetState, ModelStep, check
 from streamfleet_api.v2.fleet_file.export import export
-from streamfleet_api.v2.fleet_file.plan import Foreign, Plan, differences, manager_of, plan_of, removal_of
 from streamfleet_api.v2.fleet_file.reading import ReadFile, read_file
 from streamfleet_api.v2.fleet_file.requests import ApplyQuery, ExportQuery, FleetFile
 from streamfleet_api.v2.fleet_file.schema import SCHEMA_TYPE, schema
@@ -118,7 +125,7 @@ class ApplyRoutes:
 
     async def _applied(self, read: ReadFile, asked: ApplyQuery) -> ApplyResult:
         is_dry, deletes = asked.dry_run == "true", asked.delete == "true"
-        checked, plan = await self._planned(read, asked)
+        checked, change_set = await self._compared(read, asked)
         objects: list[AppliedObject] = []
         if not deletes:
             objects += [_shown_model(step) for step in checked.models]
@@ -126,10 +133,10 @@ class ApplyRoutes:
         if not is_dry and not deletes:
             changed = [await self._put_models(checked.models), await self._set_devices(checked.devices)]
             if any(changed):
-                checked, plan = await self._planned(read, asked)
+                checked, change_set = await self._compared(read, asked)
         for attempt in range(_ATTEMPTS):
             try:
-                done = await self._put_pipelines(plan, is_dry)
+                done = await self._put_pipelines(change_set, is_dry)
                 break
             except Refused as exc:
                 if exc.code != "conflict":
@@ -137,32 +144,32 @@ class ApplyRoutes:
                 if attempt + 1 == _ATTEMPTS:
                     text = f"the pipelines were changed by others {_ATTEMPTS} times meanwhile: {exc.message}"
                     raise Problem(409, f"{text}; try again") from exc
-            checked, plan = await self._planned(read, asked)
-        objects += _shown_pipelines(plan, done)
+            checked, change_set = await self._compared(read, asked)
+        objects += _shown_pipelines(change_set, done)
         return ApplyResult(manager=read.file.manager, dry_run=is_dry, objects=objects)
 
-    async def _planned(self, read: ReadFile, asked: ApplyQuery) -> tuple[Checked, Plan]:
+    async def _compared(self, read: ReadFile, asked: ApplyQuery) -> tuple[Checked, ChangeSet]:
         """Compare the file with the fleet as it is now. Raises: BadDocument, Problem."""
         state = await self._state(_named_models(read))
         manager, take_over = read.file.manager, asked.take_over == "true"
         if asked.delete == "true":
-            plan = removal_of(_nodes_by_id(read), state.pipelines, manager=manager, take_over=take_over)
+            change_set = removal_of(_nodes_by_id(read), state.pipelines, manager=manager, take_over=take_over)
             checked = Checked((), (), ())
         else:
             checked = check(read, state)
-            plan = plan_of(
+            change_set = change_set_of(
                 checked.pipelines,
                 state.pipelines,
                 manager=manager,
                 prune=asked.prune == "true",
                 take_over=take_over,
             )
-        if plan.foreign:
-            raise _foreign(plan.foreign, read)
-        if len(plan.stops) > MAX_APPLIED or len(plan.seen) > MAX_SEEN:
-            text = f"expected at most {MAX_APPLIED} pipelines to be removed, got {len(plan.stops)}"
+        if change_set.foreign:
+            raise _foreign(change_set.foreign, read)
+        if len(change_set.stops) > MAX_APPLIED or len(change_set.seen) > MAX_SEEN:
+            text = f"expected at most {MAX_APPLIED} pipelines to be removed, got {len(change_set.stops)}"
             raise Problem(409, f"{text}: remove some with 'streamfleet terminate' first")
-        return checked, plan
+        return checked, change_set
 
     async def _state(self, named_models: Iterable[str] = ()) -> FleetState:
         """The fleet as it is. Models that only the cache has are registered if they are named."""
@@ -223,12 +230,16 @@ class ApplyRoutes:
             await self._broker.ask(change, DeviceView)
         return bool(changes)
 
-    async def _put_pipelines(self, plan: Plan, is_dry: bool) -> dict[str, Applied]:
+    async def _put_pipelines(self, change_set: ChangeSet, is_dry: bool) -> dict[str, Applied]:
         """Change all pipelines in one write. Raises: Refused if another client has changed one."""
-        if plan.is_empty:
+        if change_set.is_empty:
             return {}
         request = ApplyPipelines(
-            puts=plan.puts, stops=plan.stops, seen=dict(plan.seen), owned=plan.owned, dry_run=is_dry
+            puts=change_set.puts,
+            stops=change_set.stops,
+            seen=dict(change_set.seen),
+            owned=change_set.owned,
+            dry_run=is_dry,
         )
         deadline = asyncio.get_running_loop().time() + _STOPPING
         done: dict[str, Applied] = {}
@@ -323,18 +334,18 @@ def _shown_device(step: DeviceStep) -> AppliedObject:
     return AppliedObject(kind="device", id=step.name, action="update" if changes else "none", changes=changes)
 
 
-def _shown_pipelines(plan: Plan, done: dict[str, Applied]) -> list[AppliedObject]:
+def _shown_pipelines(change_set: ChangeSet, done: dict[str, Applied]) -> list[AppliedObject]:
     shown = []
-    for planned in plan.pipelines:
-        outcome = done.get(planned.pipeline_id, Applied(pipeline_id=planned.pipeline_id))
+    for step in change_set.pipelines:
+        outcome = done.get(step.pipeline_id, Applied(pipeline_id=step.pipeline_id))
         changes = [
-            FieldChange(field=each.field, before=each.before, after=each.after) for each in planned.changes
+            FieldChange(field=each.field, before=each.before, after=each.after) for each in step.changes
         ]
         shown.append(
             AppliedObject(
                 kind="pipeline",
-                id=planned.pipeline_id,
-                action=planned.action,
+                id=step.pipeline_id,
+                action=step.action,
                 changes=changes,
                 device=outcome.device,
                 restarts=outcome.restarts,

@@ -10,6 +10,7 @@ from __future__ import annotations
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"  # of a pipeline, a device, a subscriber; a label's key
 MODEL_ID_PATTERN = rf"{ID_PATTERN}(/{ID_PATTERN})?"  # `<project>/<version>` of Roboflow, or a single name
 LABEL_VALUE_PATTERN = r"[A-Za-z0-9._-]{0,63}"
+MANAGER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"  # of the owner of a file's pipelines; a label's value
 PROPERTY_PATTERN = r"[a-z0-9_]{1,64}"  # OpenCV's CAP_PROP_*, lower case, no prefix
 SHA256_PATTERN = r"[0-9a-f]{64}"
 BOARD_PATTERN = r"[ -~]{1,160}"  # the name of a kind of device, as `host.board` makes it

@@ -136,7 +136,7 @@ def diff(
 def delete(ctx: click.Context, /, file: Path, take_over: bool, yes: bool, as_json: bool) -> None:
     """Remove the pipelines of a file.
 
-    Models and labels of devices stay. At a terminal it asks first; --yes does not.
+    Models and settings of devices stay. At a terminal it asks first; --yes does not.
 
     \b
       streamfleet delete -f fleet.yaml

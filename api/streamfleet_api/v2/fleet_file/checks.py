@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
-from streamfleet_api.v2.fleet_file.plan import managed
+from streamfleet_api.v2.fleet_file.change_set import managed
 from streamfleet_api.v2.fleet_file.reading import ReadFile, ReadPipeline, read_pipelines
 from streamfleet_api.v2.fleet_file.requests import FileDevice, FileModel, FilePipeline
 from streamfleet_api.v2.mapping import desired, merged_labels, model_places, named_classes

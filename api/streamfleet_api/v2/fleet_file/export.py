@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from streamfleet_api.v2.fleet_file.plan import MANAGER
+from streamfleet_api.v2.fleet_file.change_set import MANAGER
 from streamfleet_api.v2.mapping import as_request
 from streamfleet_api.v2.requests import PipelineRequest, SourceRequest, StageRequest
 from streamfleet_core.protocol.requests import DeviceView, PipelineView

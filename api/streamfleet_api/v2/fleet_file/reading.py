@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from streamfleet_api.v2.fleet_file.plan import MANAGER
+from streamfleet_api.v2.fleet_file.change_set import MANAGER
 from streamfleet_api.v2.fleet_file.requests import FilePipeline, FleetFile
 from streamfleet_api.v2.mapping import with_credentials
 from streamfleet_core.documents.errors import MAX_FINDINGS, BadDocument, Finding

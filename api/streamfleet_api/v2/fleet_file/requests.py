@@ -10,6 +10,7 @@ from streamfleet_api.v2.requests import Body, Digest, LabelChanges, ModelName, N
 from streamfleet_core.documents.templates import PARAMETER_NAME
 from streamfleet_core.protocol.limits import (
     LABEL_VALUE_PATTERN,
+    MANAGER_PATTERN,
     MAX_APPLIED,
     MAX_CLASS_NAME,
     MAX_GIVEN_CLASSES,
@@ -23,7 +24,7 @@ MAX_PARAMETERS = 64  # of a template
 MAX_MODELS = 100
 MAX_DEVICES = 1000
 
-Manager = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Manager = Annotated[str, Field(pattern=schema_pattern(MANAGER_PATTERN))]
 ParameterName = Annotated[str, Field(pattern=schema_pattern(PARAMETER_NAME))]
 Parameters = Annotated[dict[ParameterName, Any], Field(max_length=MAX_PARAMETERS)]
 

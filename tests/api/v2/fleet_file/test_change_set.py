@@ -9,9 +9,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamfleet_api.v2.fleet_file.change_set import (
+    ChangeSet,
+    FieldChange,
+    Foreign,
+    change_set_of,
+    removal_of,
+)
 from streamfleet_api.v2.fleet_file.checks import FleetState, check
 from streamfleet_api.v2.fleet_file.export import export
-from streamfleet_api.v2.fleet_file.plan import FieldChange, Foreign, Plan, plan_of, removal_of
 from streamfleet_api.v2.fleet_file.reading import read_file
 from streamfleet_core.documents.yaml_text import read_yaml, write_yaml
 from streamfleet_core.protocol.requests import DesiredPipeline, DeviceView, PipelineView
@@ -95,10 +101,10 @@ def state(views: Sequence[PipelineView], devices: Sequence[DeviceView] = ()) -> 
     )
 
 
-def applied(plan: Plan, views: Sequence[PipelineView]) -> list[PipelineView]:
-    """The fleet after a plan, as the broker would have it."""
-    after = {view.pipeline_id: view for view in views if view.pipeline_id not in plan.stops}
-    for put in plan.puts:
+def applied(change_set: ChangeSet, views: Sequence[PipelineView]) -> list[PipelineView]:
+    """The fleet after a change set, as the broker would have it."""
+    after = {view.pipeline_id: view for view in views if view.pipeline_id not in change_set.stops}
+    for put in change_set.puts:
         before = after.get(put.pipeline_id)
         after[put.pipeline_id] = pipeline(
             put.pipeline_id,
@@ -119,50 +125,50 @@ def owned(pipelines: Sequence[DesiredPipeline], manager: str | None) -> list[Des
     return [replace(each, labels={**each.labels, **extra}) for each in pipelines]
 
 
-def of_text(text: str, views: Sequence[PipelineView], **options: Any) -> Plan:
-    """The plan for a file."""
+def of_text(text: str, views: Sequence[PipelineView], **options: Any) -> ChangeSet:
+    """The change set for a file."""
     read = read_file(read_yaml(text.encode()))
     checked = check(read, state(views))
-    return plan_of(checked.pipelines, views, manager=read.file.manager, **options)
+    return change_set_of(checked.pipelines, views, manager=read.file.manager, **options)
 
 
 @given(fleets, fleets, st.sampled_from([None, "hall-1"]))
 def test_a_file_is_applied_once(
     before: list[DesiredPipeline], wanted: list[DesiredPipeline], manager: str | None
 ) -> None:
-    views = applied(plan_of(owned(before, manager), [], manager=manager), [])
+    views = applied(change_set_of(owned(before, manager), [], manager=manager), [])
     pipelines = owned(wanted, manager)
 
-    plan = plan_of(pipelines, views, manager=manager)
-    again = plan_of(pipelines, applied(plan, views), manager=manager)
+    change_set = change_set_of(pipelines, views, manager=manager)
+    again = change_set_of(pipelines, applied(change_set, views), manager=manager)
 
     assert again.is_empty
     assert {each.action for each in again.pipelines} <= {"none"}
-    assert {each.pipeline_id for each in plan.pipelines if each.action == "update"} == {
-        put.pipeline_id for put in plan.puts
+    assert {each.pipeline_id for each in change_set.pipelines if each.action == "update"} == {
+        put.pipeline_id for put in change_set.puts
     } & {view.pipeline_id for view in views}
 
 
 @given(fleets, st.sampled_from([None, "hall-1"]))
 def test_what_is_exported_changes_nothing(pipelines: list[DesiredPipeline], manager: str | None) -> None:
-    views = applied(plan_of(owned(pipelines, manager), [], manager=manager), [])
+    views = applied(change_set_of(owned(pipelines, manager), [], manager=manager), [])
 
     text = write_yaml(export(manager, views, [device("edge-1", labels={"a": "1e5"})], MANIFESTS))
-    plan = of_text(text, views)
+    change_set = of_text(text, views)
 
-    assert plan.is_empty, (text, plan.pipelines)
+    assert change_set.is_empty, (text, change_set.pipelines)
     assert "pw" not in text
-    assert len(plan.pipelines) == len(pipelines)
+    assert len(change_set.pipelines) == len(pipelines)
 
 
 @given(fleets)
 def test_a_file_of_another_manager_changes_and_removes_nothing(pipelines: list[DesiredPipeline]) -> None:
-    views = applied(plan_of(owned(pipelines, "hall-2"), [], manager="hall-2"), [])
+    views = applied(change_set_of(owned(pipelines, "hall-2"), [], manager="hall-2"), [])
 
-    plan = plan_of(owned(pipelines, "hall-1"), views, manager="hall-1")
-    empty = plan_of([], views, manager="hall-1")
+    change_set = change_set_of(owned(pipelines, "hall-1"), views, manager="hall-1")
+    empty = change_set_of([], views, manager="hall-1")
 
-    assert plan.foreign == tuple(
+    assert change_set.foreign == tuple(
         Foreign(name, "hall-2") for name in sorted(each.pipeline_id for each in pipelines)
     )
     assert empty.is_empty
@@ -179,24 +185,24 @@ def test_a_pipeline_that_vanished_is_removed_unless_it_is_kept() -> None:
     views = [view("door"), view("gate"), view("yard", {"manager": "hall-2"}), view("own", {})]
     text = "manager: hall-1\npipelines: [{id: door, model: parts/1, sources: ['rtsp://cam/1']}]\n"
 
-    plan = of_text(text, views)
+    change_set = of_text(text, views)
     kept = of_text(text, views, prune=False)
 
-    assert [(each.pipeline_id, each.action) for each in plan.pipelines] == [
+    assert [(each.pipeline_id, each.action) for each in change_set.pipelines] == [
         ("door", "none"),
         ("gate", "delete"),
     ]
-    assert (plan.stops, plan.seen, plan.owned) == (("gate",), {"door": 4, "gate": 4}, HALL)
+    assert (change_set.stops, change_set.seen, change_set.owned) == (("gate",), {"door": 4, "gate": 4}, HALL)
     assert (kept.stops, kept.seen, kept.owned) == ((), {"door": 4}, {})
 
 
 def test_a_file_without_a_manager_removes_nothing() -> None:
     text = "pipelines: [{id: door, model: parts/1, sources: ['rtsp://cam/1']}]\n"
 
-    plan = of_text(text, [view("gate", {}), view("yard")])
+    change_set = of_text(text, [view("gate", {}), view("yard")])
 
-    assert [(each.pipeline_id, each.action) for each in plan.pipelines] == [("door", "create")]
-    assert (plan.seen, plan.owned) == ({"door": 0}, {})
+    assert [(each.pipeline_id, each.action) for each in change_set.pipelines] == [("door", "create")]
+    assert (change_set.seen, change_set.owned) == ({"door": 0}, {})
 
 
 def test_pipelines_of_others_are_taken_over_only_on_request() -> None:
@@ -204,17 +210,17 @@ def test_pipelines_of_others_are_taken_over_only_on_request() -> None:
     views = [view("own", {})]
 
     assert of_text(text, views).foreign == (Foreign("own", None),)
-    plan = of_text(text, views, take_over=True)
-    assert plan.foreign == ()
-    assert plan.pipelines[0].changes == (FieldChange("labels.manager", None, "hall-1"),)
+    change_set = of_text(text, views, take_over=True)
+    assert change_set.foreign == ()
+    assert change_set.pipelines[0].changes == (FieldChange("labels.manager", None, "hall-1"),)
 
 
 def test_a_removal_takes_only_what_is_there_and_ones_own() -> None:
     views = [view("door"), view("yard", {"manager": "hall-2"})]
 
-    plan = removal_of(["door", "gone", "yard"], views, manager="hall-1")
+    change_set = removal_of(["door", "gone", "yard"], views, manager="hall-1")
 
-    assert (plan.stops, plan.foreign) == (("door", "yard"), (Foreign("yard", "hall-2"),))
+    assert (change_set.stops, change_set.foreign) == (("door", "yard"), (Foreign("yard", "hall-2"),))
 
 
 def test_changes_are_told_value_by_value_and_without_passwords() -> None:
@@ -223,9 +229,9 @@ def test_changes_are_told_value_by_value_and_without_passwords() -> None:
         "  sources: [{reference: 'rtsp://u:other@cam/1', max_fps: 5}]\n  labels: {line: '3'}\n"
     )
 
-    (planned,) = of_text(text, [view("door")]).pipelines
+    (step,) = of_text(text, [view("door")]).pipelines
 
-    assert planned.changes == (
+    assert step.changes == (
         FieldChange("model.id", "parts/1", "parts/2"),
         FieldChange("model.digest", "1" * 12, "2" * 12),
         FieldChange("sources.0.max_fps", None, 5.0),

@@ -31,7 +31,7 @@ class FieldChange:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedPipeline:
+class PipelineStep:
     """What becomes of one pipeline."""
 
     pipeline_id: str
@@ -48,10 +48,10 @@ class Foreign:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ChangeSet:
     """Everything that changes, and what must not have changed meanwhile."""
 
-    pipelines: tuple[PlannedPipeline, ...]  # in the order of the file, then those that are removed
+    pipelines: tuple[PipelineStep, ...]  # in the order of the file, then those that are removed
     puts: tuple[DesiredPipeline, ...]
     stops: tuple[str, ...]
     seen: Mapping[str, int] = field(default_factory=dict)  # the version of each pipeline; 0: there is none
@@ -74,15 +74,15 @@ def managed(labels: Labels, manager: str | None) -> Labels:
     return labels if manager is None else {**labels, MANAGER: manager}
 
 
-def plan_of(
+def change_set_of(
     desired: Sequence[DesiredPipeline],
     views: Iterable[PipelineView],
     *,
     manager: str | None,
     prune: bool = True,
     take_over: bool = False,
-) -> Plan:
-    """The plan for pipelines that have the label of their manager already."""
+) -> ChangeSet:
+    """The change set for pipelines that have the label of their manager already."""
     there = {view.pipeline_id: view for view in views}
     named = {each.pipeline_id for each in desired}
     prunes = prune and manager is not None
@@ -90,11 +90,11 @@ def plan_of(
         view for view in there.values() if manager_of(view) == manager and view.pipeline_id not in named
     ]
     stops = tuple(view.pipeline_id for view in surplus) if prunes else ()
-    planned = tuple(_planned(each, there.get(each.pipeline_id)) for each in desired)
-    actions = {each.pipeline_id: each.action for each in planned}
+    steps = tuple(_step_of(each, there.get(each.pipeline_id)) for each in desired)
+    actions = {each.pipeline_id: each.action for each in steps}
     seen = {name: there[name].version if name in there else 0 for name in (*actions, *stops)}
-    return Plan(
-        pipelines=(*planned, *(PlannedPipeline(name, "delete") for name in stops)),
+    return ChangeSet(
+        pipelines=(*steps, *(PipelineStep(name, "delete") for name in stops)),
         puts=tuple(each for each in desired if actions[each.pipeline_id] != "none"),
         stops=stops,
         seen=seen,
@@ -105,12 +105,12 @@ def plan_of(
 
 def removal_of(
     names: Iterable[str], views: Iterable[PipelineView], *, manager: str | None, take_over: bool = False
-) -> Plan:
-    """The plan to remove the pipelines of a file. Those that are not there are left out."""
+) -> ChangeSet:
+    """The change set to remove the pipelines of a file. Those that are not there are left out."""
     there = {view.pipeline_id: view for view in views}
     stops = tuple(name for name in dict.fromkeys(names) if name in there)
-    return Plan(
-        pipelines=tuple(PlannedPipeline(name, "delete") for name in stops),
+    return ChangeSet(
+        pipelines=tuple(PipelineStep(name, "delete") for name in stops),
         puts=(),
         stops=stops,
         seen={name: there[name].version for name in stops},
@@ -126,11 +126,11 @@ def _foreign(
             yield Foreign(name, manager_of(there[name]))
 
 
-def _planned(desired: DesiredPipeline, view: PipelineView | None) -> PlannedPipeline:
+def _step_of(desired: DesiredPipeline, view: PipelineView | None) -> PipelineStep:
     if view is None:
-        return PlannedPipeline(desired.pipeline_id, "create")
+        return PipelineStep(desired.pipeline_id, "create")
     changes = tuple(_changes(view, desired))
-    return PlannedPipeline(desired.pipeline_id, "update" if changes else "none", changes)
+    return PipelineStep(desired.pipeline_id, "update" if changes else "none", changes)
 
 
 def _changes(view: PipelineView, desired: DesiredPipeline) -> Iterator[FieldChange]:
