@@ -84,12 +84,21 @@ class _Entry(Generic[T]):
         self.body = body
         self._stat = self._message = None
 
-    def stat(self) -> T:
-        """The document. Raises: BadData."""
-        if self._stat is None:
-            body, self.body = self.body, b""  # an unreadable one is looked at once
-            self._stat = _decoded(self._decoder, self._name, body)
-        return self._stat
+    def stat(self, *, keep: bool = True) -> T:
+        """The document. Raises: BadData.
+
+        `keep` it decoded, for whoever asks next. All of a large fleet would cost the garbage collector much.
+        """
+        if self._stat is not None:
+            return self._stat
+        try:
+            stat = _decoded(self._decoder, self._name, self.body)
+        except BadData:
+            self.body = b""  # an unreadable one is looked at once
+            raise
+        if keep:
+            self._stat = stat
+        return stat
 
     def message(self, subject: str) -> Message:
         """The document for subscribers. Raises: BadData."""
@@ -123,13 +132,13 @@ class Board:
             is_new = self._keep(self._pipelines, _PIPELINES, subject, key, body, now)
         return subject if is_new else None
 
-    def pipeline(self, pipeline_id: str, now: float) -> Seen[PipelineStat] | None:
-        """The last document of a pipeline; None without one that can be read."""
-        return self._seen(self._pipelines, pipeline_id, now)
+    def pipeline(self, pipeline_id: str, now: float, *, keep: bool = True) -> Seen[PipelineStat] | None:
+        """The last document of a pipeline; None without one that can be read. `keep`: as of an entry."""
+        return self._seen(self._pipelines, pipeline_id, now, keep=keep)
 
-    def device(self, device: str, now: float) -> Seen[DeviceStat] | None:
+    def device(self, device: str, now: float, *, keep: bool = True) -> Seen[DeviceStat] | None:
         """The last document of a device; None likewise."""
-        return self._seen(self._devices, device, now)
+        return self._seen(self._devices, device, now, keep=keep)
 
     def news(self, subject: str) -> tuple[PipelineStat | DeviceStat, Message] | None:
         """The last document of a pipeline or of `@DEVICE`, with its message; None if it cannot be read."""
@@ -182,12 +191,14 @@ class Board:
         table.move_to_end(name)
         return True
 
-    def _seen(self, table: OrderedDict[str, _Entry[T]], name: str, now: float) -> Seen[T] | None:
+    def _seen(
+        self, table: OrderedDict[str, _Entry[T]], name: str, now: float, *, keep: bool
+    ) -> Seen[T] | None:
         entry = table.get(name)
         if entry is None:
             return None
         try:
-            return Seen(entry.stat(), now - entry.order.heard)
+            return Seen(entry.stat(keep=keep), now - entry.order.heard)
         except BadData as exc:
             self._on_unreadable(exc)
             return None
@@ -222,13 +233,13 @@ class Statuses:
         """Unsubscribe."""
         await self._work.close()
 
-    def pipeline(self, pipeline_id: str) -> Seen[PipelineStat] | None:
-        """The last document of a pipeline, None when there was none."""
-        return self._board.pipeline(pipeline_id, time.monotonic())
+    def pipeline(self, pipeline_id: str, *, keep: bool = True) -> Seen[PipelineStat] | None:
+        """The last document of a pipeline, None when there was none. `keep`: as of the board."""
+        return self._board.pipeline(pipeline_id, time.monotonic(), keep=keep)
 
-    def device(self, device: str) -> Seen[DeviceStat] | None:
+    def device(self, device: str, *, keep: bool = True) -> Seen[DeviceStat] | None:
         """The last document of a device, None when there was none."""
-        return self._board.device(device, time.monotonic())
+        return self._board.device(device, time.monotonic(), keep=keep)
 
     @contextlib.contextmanager
     def subscribe(self, chosen: StatusFilter) -> Iterator[Subscriber]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -33,18 +33,26 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PART = 100  # pipelines or devices that are collected at once
 _ASK = 2.0  # seconds that the broker has
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
+T = TypeVar("T", PipelineStat, DeviceStat)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Latest(Generic[T]):
+    """The statuses, each decoded when it is asked for: at one time, there are few of a large fleet."""
+
+    get: Callable[[str], Seen[T] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """A snapshot of the fleet. `fleet` is None if the broker does not answer."""
+    """What is known of the fleet. `fleet` is None if the broker does not answer."""
 
     fleet: FleetView | None
     pipelines: tuple[PipelineFigures, ...]
     devices: tuple[DeviceFigures, ...]
-    of_pipelines: Mapping[str, Seen[PipelineStat]]
-    of_devices: Mapping[str, Seen[DeviceStat]]
+    of_pipelines: Mapping[str, Seen[PipelineStat]] | Latest[PipelineStat]
+    of_devices: Mapping[str, Seen[DeviceStat]] | Latest[DeviceStat]
 
 
 class Metrics:
@@ -72,19 +80,18 @@ class Metrics:
             fleet, pipelines, devices = figures.fleet, figures.pipelines, figures.devices
         except BrokerClientError:
             fleet, pipelines, devices = None, self._known.pipelines, self._known.devices
-        of_pipelines = {each.pipeline_id: self._statuses.pipeline(each.pipeline_id) for each in pipelines}
-        of_devices = {each.device: self._statuses.device(each.device) for each in devices}
+        statuses = self._statuses
         return Known(
             fleet=fleet,
             pipelines=pipelines,
             devices=devices,
-            of_pipelines={name: seen for name, seen in of_pipelines.items() if seen},
-            of_devices={name: seen for name, seen in of_devices.items() if seen},
+            of_pipelines=Latest(lambda name: statuses.pipeline(name, keep=False)),
+            of_devices=Latest(lambda name: statuses.device(name, keep=False)),
         )
 
 
 def parts_of(known: Known, *, size: int = _PART) -> Iterator[Known]:
-    """A snapshot in parts, each of which is collected within milliseconds."""
+    """What is known in parts, each of which is collected within milliseconds."""
     nothing = replace(known, pipelines=(), devices=(), of_pipelines={}, of_devices={})
     yield nothing
     for first in range(0, len(known.pipelines), size):
@@ -103,8 +110,12 @@ def parts_of(known: Known, *, size: int = _PART) -> Iterator[Known]:
 def collected(known: Known) -> Iterator[Family]:
     """Every family about pipelines and devices, with all of its series."""
     yield from _pipeline_families(known)
-    yield from _source_families(known.of_pipelines.values())
+    yield from _source_families(filter(None, map(known.of_pipelines.get, _ids(known))))
     yield from _device_families(known)
+
+
+def _ids(known: Known) -> Iterator[str]:
+    return (figures.pipeline_id for figures in known.pipelines)
 
 
 def totals(known: Known) -> Iterator[Family]:
