@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,11 +38,14 @@ from streamfleet_worker.decisions.pipeline_table import PipelineView
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 from streamfleet_worker.ipc.fence import boot_time
+from streamfleet_worker.publisher.publisher import PREVIEWS_RECONNECT, RECONNECT
 from tests.fakes.peers import MANIFEST
 
 _PREDICTION = bytes(400)  # the body of one, as one with four objects; the API keeps it undecoded
 _REPORTING = 4  # ticks in which each camera reports once; a real one reports twice a second
 _FPS = 10
+_NOBLOCK = int(zmq.NOBLOCK)  # plain integers, as enum members are looked up at each use
+_MORE = _NOBLOCK | int(zmq.SNDMORE)
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -177,8 +180,9 @@ class Device:
         if self._publisher is not None:
             return
         host = urlsplit(self._identity.endpoints[0]).hostname or ""
-        self._publisher = _publisher(self._data, self._identity.keys, reached_by(welcome.relay[0], host))
-        self._pictures = _publisher(self._data, self._identity.keys, reached_by(welcome.pictures[0], host))
+        keys, relay, pictures = self._identity.keys, welcome.relay[0], welcome.pictures[0]
+        self._publisher = _publisher(self._data, keys, reached_by(relay, host), RECONNECT)
+        self._pictures = _publisher(self._data, keys, reached_by(pictures, host), PREVIEWS_RECONNECT)
 
     # the reconciler
 
@@ -224,7 +228,8 @@ class Device:
     def _publish(self, now: float) -> None:
         if self._publisher is None:
             return
-        at, send = time.time(), self._publisher.send_multipart
+        at = time.time()
+        send = super(zmq.Socket, self._publisher).send  # bypasses the slower wrapper
         for view in self._reconcile.pipelines(now):
             document, observed = self._document(view, at), view.observed
             document.sequence += 1
@@ -238,14 +243,20 @@ class Device:
                 captured_wall_ns=int(at * 1e9),
                 captured_boot_ns=int(now * 1e9),
             )
-            send([document.topic, header.pack(), document.body], zmq.NOBLOCK)
+            packed = header.pack()
+            messages = [(document.topic, packed, document.body)]
             if observed.state is ObservedState.RUNNING:
-                last, prediction = replace(header, kind=Kind.LAST), replace(header, kind=Kind.PRED)
-                send([document.last_topic, last.pack(), _PREDICTION], zmq.NOBLOCK)
-                send([document.stream_topic, prediction.pack(), _PREDICTION], zmq.NOBLOCK)
+                messages.append((document.last_topic, _of_kind(packed, Kind.LAST), _PREDICTION))
+                messages.append((document.stream_topic, _of_kind(packed, Kind.PRED), _PREDICTION))
+            for topic, head, body in messages:
+                send(topic, _MORE)
+                send(head, _MORE)
+                send(body, _NOBLOCK)
         self._seq += 1
         header = DataHeader(kind=Kind.STAT, gen=0, inc=0, seq=self._seq, device=self._short_id)
-        send([device_topic(self._identity.device), header.pack(), self._device_stat(at)], zmq.NOBLOCK)
+        send(device_topic(self._identity.device), _MORE)
+        send(header.pack(), _MORE)
+        send(self._device_stat(at), _NOBLOCK)
 
     def _document(self, view: PipelineView, at: float) -> _Document:
         pipeline_id, of = view.assignment.pipeline_id, (view.assignment, view.observed)
@@ -285,6 +296,11 @@ class Device:
         return msgspec.msgpack.encode(stat)
 
 
+def _of_kind(header: bytes, kind: Kind) -> bytes:
+    """The same header for a message of another kind."""
+    return header[:3] + bytes((kind,)) + header[4:]
+
+
 def _camera_report(assignment: Assignment, emitted: int) -> CameraReport:
     """The report of a camera that runs."""
     source = SourceStat(
@@ -322,9 +338,11 @@ def _camera_report(assignment: Assignment, emitted: int) -> CameraReport:
     )
 
 
-def _publisher(context: Context, keys: CurveKeys, endpoint: str) -> zmq.Socket[bytes]:
+def _publisher(
+    context: Context, keys: CurveKeys, endpoint: str, reconnect: tuple[int, int]
+) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.PUB)
-    configure(socket, largest=MAX_DATA_FRAME)
+    configure(socket, largest=MAX_DATA_FRAME, reconnect=reconnect)
     socket.sndhwm = 200
     socket.handshake_ivl = 5000
     keys.apply(socket)

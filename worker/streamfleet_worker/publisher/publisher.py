@@ -43,7 +43,10 @@ DOMAIN = "direct"  # of ZAP, for subscribers on the LAN
 _AT_ONCE = 256  # messages read before the other sockets have their turn
 _HOLD = 1.0  # seconds after the start, for which messages wait for the relay at most
 _REBIND = 0.1  # seconds between attempts to bind
-_RECONNECT = (100, 2000)  # milliseconds: the first pause and the longest
+# Milliseconds: the first pause and the longest. After a restart of the broker, the whole fleet connects at
+# once: previews, which are rarely looked at, come last.
+RECONNECT = (100, 2000)
+PREVIEWS_RECONNECT = (1000, 8000)
 _HANDSHAKE = 5000  # milliseconds
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -59,10 +62,11 @@ class _Traffic:
     io_thread: int  # as a bit of the affinity
     waiting: int  # messages that wait for a slow peer; further ones are dropped for it
     at_once: int  # messages read before the other sockets have their turn
+    reconnect: tuple[int, int]
 
 
-_PREDICTIONS = _Traffic((Kind.PRED, Kind.LAST, Kind.STAT), 1, 200, _AT_ONCE)
-_PREVIEWS = _Traffic((Kind.IMG,), 2, 4, 2)  # old previews are worthless
+_PREDICTIONS = _Traffic((Kind.PRED, Kind.LAST, Kind.STAT), 1, 200, _AT_ONCE, RECONNECT)
+_PREVIEWS = _Traffic((Kind.IMG,), 2, 4, 2, PREVIEWS_RECONNECT)  # old previews are worthless
 
 
 class Publisher:
@@ -257,7 +261,7 @@ class Publisher:
         # their connection.
         socket.immediate = True
         socket.maxmsgsize = MAX_MESSAGE
-        socket.reconnect_ivl, socket.reconnect_ivl_max = _RECONNECT
+        socket.reconnect_ivl, socket.reconnect_ivl_max = traffic.reconnect
         try:
             CurveKeys(server_key, KeyPair(self._config.public_key, self._config.secret_key)).apply(socket)
             for endpoint in endpoints:
