@@ -76,6 +76,10 @@ TICK = 0.5  # seconds between two checks of connections
 SWEEP = 2.0  # seconds between two looks at which connections of devices have ended
 AT_ONCE = 256  # messages in a row, before the other sockets are polled
 SUBSCRIPTIONS_AT_ONCE = 32
+# Seconds for which statuses wait for further ones, while they come faster than that: forwarding them one by
+# one costs much more. Fewer messages than these at once are few.
+GATHER = 0.002
+FEW = 32
 MAX_PUBLISHING = 8  # connections of a device
 MAX_FRAMES = 128  # of a message; ours have three
 MAX_SUBSCRIBING = 32  # connections of a subscriber's key
@@ -102,6 +106,7 @@ _MORE = _NOBLOCK | int(zmq.SNDMORE)
 _STREAMS = frozenset((b"pred", b"img"))  # kinds with a message per frame
 _PREDICTIONS = b"pred"
 _REPLAYS = b"v1/replay/"
+_STATUSES = b"v1/stat/"
 _FLAGS = slice(4, 6)  # of a header
 _HOLDERS = int(Flag.HOLDERS).to_bytes(2, "big")
 # The key that may publish under a topic, the highest generation, and the budget of kinds that are sparse.
@@ -282,6 +287,8 @@ class Forwarder:
         self._subscribing: dict[str, Bucket] = {}
         self._topics: dict[str, tuple[bytes, ...]] = {}  # limited key → all that it may hear; by these rules
         self._logged_at: dict[tuple[str, str], float] = {}  # key and subject → time of the last log line
+        self._may_gather = False  # the last messages were few, and no predictions
+        self._gathered_at = 0.0
         self._tend_at = 0.0
         self._sweep_at = 0.0
         self._count_at = 0.0
@@ -314,6 +321,16 @@ class Forwarder:
             if now >= self._tend_at:
                 self._tend_at = now + TICK
                 self._tend(now)
+            if self._may_gather:
+                self._gather(now)
+
+    def _gather(self, now: float) -> None:
+        """Let the statuses of a large fleet wait for further ones, if they come one after the other."""
+        self._may_gather = False
+        if now - self._gathered_at < GATHER:
+            time.sleep(GATHER)
+            now += GATHER
+        self._gathered_at = now
 
     def close(self) -> None:
         """Close all sockets."""
@@ -330,8 +347,9 @@ class Forwarder:
         admitted, publishers = self._admitted, self._publishers
         reserves, refill = self._reserves, relay.budgets.refill
         sinks = [sink.send for sink in (self.here, self.out) if sink.subscriptions]
+        count, topic = 0, b""
         with contextlib.suppress(zmq.Again):  # no more messages wait
-            for _ in range(AT_ONCE):
+            for count in range(AT_ONCE):  # noqa: B007 - used below
                 first: zmq.Frame = receive(_NOBLOCK, False)
                 frames = [first]
                 while frames[-1].more and len(frames) < 3:
@@ -364,6 +382,7 @@ class Forwarder:
                     send(topic, _MORE)
                     send(header, _MORE)
                     send(frames[2], _NOBLOCK, False)
+        self._may_gather = count < FEW and topic.startswith(_STATUSES)
 
     def _may_wait(self, key: str, frames: list[zmq.Frame]) -> bool:
         """Count a large message while it waits for slow peers. Without room, disconnect those and drop it."""
