@@ -21,12 +21,14 @@ from streamfleet.results import (
     CommandResult,
     Dataset,
     Device,
+    DevicePage,
     Event,
     Health,
     JoinToken,
     Model,
     ModelCard,
     Pipeline,
+    PipelinePage,
     PipelineReport,
     Plan,
     Readiness,
@@ -231,6 +233,14 @@ def list_pipelines(
     return _get(f"/v2/pipelines{query}", _reads_list(Pipeline, "pipelines"))
 
 
+def page_of_pipelines(
+    limit: int, after: str | None, selector: str | None, status: str | None, device: str | None
+) -> Call[PipelinePage]:
+    """List some of the pipelines that match all given filters."""
+    query = query_of(selector=selector, status=status, device=device, limit=limit, after=after)
+    return _get(f"/v2/pipelines{query}", reads(PipelinePage))
+
+
 def pipeline_report(pipeline_id: str) -> Call[PipelineReport]:
     """Get the full status of a pipeline."""
     return _get(f"{_pipeline(pipeline_id)}/status", reads(PipelineReport))
@@ -319,6 +329,14 @@ def file_schema() -> Call[dict[str, Any]]:
 def list_devices(selector: str | None, state: str | None) -> Call[tuple[Device, ...]]:
     """List the devices that match all given filters."""
     return _get(f"/v2/devices{query_of(selector=selector, state=state)}", _reads_list(Device, "devices"))
+
+
+def page_of_devices(
+    limit: int, after: str | None, selector: str | None, state: str | None
+) -> Call[DevicePage]:
+    """List some of the devices that match all given filters."""
+    query = query_of(selector=selector, state=state, limit=limit, after=after)
+    return _get(f"/v2/devices{query}", reads(DevicePage))
 
 
 def get_device(name: str) -> Call[Device]:

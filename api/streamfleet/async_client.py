@@ -29,6 +29,7 @@ from streamfleet.results import (
     CommandResult,
     Dataset,
     Device,
+    DevicePage,
     DeviceStat,
     Event,
     Health,
@@ -36,6 +37,7 @@ from streamfleet.results import (
     Model,
     ModelCard,
     Pipeline,
+    PipelinePage,
     PipelineReport,
     PipelineStat,
     Plan,
@@ -146,6 +148,18 @@ class AsyncClient:
         """See `Client.list_pipelines`."""
         return await self._send(api_calls.list_pipelines(selector, status, device))
 
+    async def page_of_pipelines(
+        self,
+        limit: int = 100,
+        after: str | None = None,
+        *,
+        selector: str | None = None,
+        status: str | None = None,
+        device: str | None = None,
+    ) -> PipelinePage:
+        """See `Client.page_of_pipelines`."""
+        return await self._send(api_calls.page_of_pipelines(limit, after, selector, status, device))
+
     async def pipeline_report(self, pipeline_id: str) -> PipelineReport:
         """See `Client.pipeline_report`."""
         return await self._send(api_calls.pipeline_report(pipeline_id))
@@ -209,6 +223,17 @@ class AsyncClient:
     ) -> tuple[Device, ...]:
         """See `Client.list_devices`."""
         return await self._send(api_calls.list_devices(selector, state))
+
+    async def page_of_devices(
+        self,
+        limit: int = 100,
+        after: str | None = None,
+        *,
+        selector: str | None = None,
+        state: str | None = None,
+    ) -> DevicePage:
+        """See `Client.page_of_devices`."""
+        return await self._send(api_calls.page_of_devices(limit, after, selector, state))
 
     async def get_device(self, name: str) -> Device:
         """See `Client.get_device`."""

@@ -26,6 +26,7 @@ from streamfleet.results import (
     CommandResult,
     Dataset,
     Device,
+    DevicePage,
     DeviceStat,
     Event,
     Health,
@@ -33,6 +34,7 @@ from streamfleet.results import (
     Model,
     ModelCard,
     Pipeline,
+    PipelinePage,
     PipelineReport,
     PipelineStat,
     Plan,
@@ -232,6 +234,26 @@ class Client:
         """
         return self._send(api_calls.list_pipelines(selector, status, device))
 
+    def page_of_pipelines(
+        self,
+        limit: int = 100,
+        after: str | None = None,
+        *,
+        selector: str | None = None,
+        status: str | None = None,
+        device: str | None = None,
+    ) -> PipelinePage:
+        """List the pipelines of a large fleet page by page, oldest first.
+
+        Args:
+            limit: The most pipelines of the page.
+            after: `next` of the page before. None: the first page.
+            selector: As in `list_pipelines`.
+            status: As in `list_pipelines`.
+            device: As in `list_pipelines`.
+        """
+        return self._send(api_calls.page_of_pipelines(limit, after, selector, status, device))
+
     def pipeline_report(self, pipeline_id: str) -> PipelineReport:
         """Get the full status of a pipeline. Raises: NotFound."""
         return self._send(api_calls.pipeline_report(pipeline_id))
@@ -368,6 +390,24 @@ class Client:
             state: Only devices in this state: see `Device.state`.
         """
         return self._send(api_calls.list_devices(selector, state))
+
+    def page_of_devices(
+        self,
+        limit: int = 100,
+        after: str | None = None,
+        *,
+        selector: str | None = None,
+        state: str | None = None,
+    ) -> DevicePage:
+        """List the devices of a large fleet page by page, sorted by name.
+
+        Args:
+            limit: The most devices of the page.
+            after: `next` of the page before. None: the first page.
+            selector: As in `list_devices`.
+            state: As in `list_devices`.
+        """
+        return self._send(api_calls.page_of_devices(limit, after, selector, state))
 
     def get_device(self, name: str) -> Device:
         """Get one device. Raises: NotFound."""

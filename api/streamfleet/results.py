@@ -457,6 +457,19 @@ class BoardCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PipelinePage:
+    """A page of the list of pipelines.
+
+    Attributes:
+        pipelines: The pipelines, oldest first.
+        next: `after` of the next page. None: this is the last one.
+    """
+
+    pipelines: tuple[Pipeline, ...]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """A device: its state at the broker, and the latest metrics that it reported.
 
@@ -526,6 +539,19 @@ class Device:
     optimisation: OptimisationStat | None = None
     missing_accelerator: MissingAccelerator | None
     age: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePage:
+    """A page of the list of devices.
+
+    Attributes:
+        devices: The devices, sorted by name.
+        next: `after` of the next page. None: this is the last one.
+    """
+
+    devices: tuple[Device, ...]
+    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

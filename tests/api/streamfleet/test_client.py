@@ -127,6 +127,20 @@ def test_devices(client: Client, peer: Peer) -> None:
     assert token.token not in repr(token)
 
 
+def test_a_large_fleet_is_listed_page_by_page(client: Client, peer: Peer) -> None:
+    peer.devices = {f"edge-{number}": device(f"edge-{number}") for number in range(3)}
+    peer.pipelines = {f"cam-{number}": pipeline(f"cam-{number}") for number in range(3)}
+
+    first = client.page_of_pipelines(2)
+    last = client.page_of_pipelines(2, first.next)
+    some, others = client.page_of_devices(2), client.page_of_devices(2, "edge-1")
+
+    assert [each.pipeline_id for each in (*first.pipelines, *last.pipelines)] == ["cam-0", "cam-1", "cam-2"]
+    assert [each.device for each in (*some.devices, *others.devices)] == ["edge-0", "edge-1", "edge-2"]
+    assert (some.next, last.next, others.next) == ("edge-1", None, None)
+    assert client.page_of_pipelines(selector="nothing").pipelines == ()
+
+
 def test_a_drill_is_for_those_who_take_part(client: Client, peer: Peer) -> None:
     peer.devices = {"edge-1": device("edge-1", drills=True), "edge-2": device("edge-2")}
 
