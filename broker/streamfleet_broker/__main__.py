@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -190,6 +191,7 @@ def _prepare_process() -> None:
 
 async def _serve(config: BrokerConfig) -> None:
     async with open_broker(config) as broker:
+        gc.freeze()  # the rows and the imported objects stay: collections need not traverse them
         serving = asyncio.create_task(broker.run(), name="broker")
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
