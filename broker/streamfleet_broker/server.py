@@ -61,6 +61,7 @@ TOGETHER = 16  # changes that share one write
 # Seconds between two looks at the messages of devices: of a large fleet, several are there at each. Otherwise
 # waking up for each of them would cost more than handling it.
 GATHER = 0.005
+BETWEEN = 8  # messages of devices between two looks at those of operators
 HOLD = 0.02  # seconds for which the desired state of a device waits for further changes
 LOG_INTERVAL = 10.0  # seconds between two log lines about malformed messages of one sender
 LAST_WORD = 2.0  # seconds before the connections of a removed device are closed, for a last message
@@ -166,6 +167,8 @@ class Broker:
         self._relay = relay
         self._devices = devices
         self._operators = operators
+        # That of a ZeroMQ socket never changes, and costs a slow call.
+        self._descriptors = {socket: socket.fileno() for socket in (devices, operators)}
         self._connections = connections  # of devices
         self._tick_interval = tick  # seconds
         self._allowed: frozenset[str] = frozenset()  # keys of devices
@@ -208,14 +211,15 @@ class Broker:
         loop, wake = asyncio.get_running_loop(), asyncio.Event()
         # Not `wait_for`, which can lose a cancellation that coincides with a message.
         alarm = loop.call_later(max(0.0, until - now), wake.set)
-        for socket in sockets:
-            loop.add_reader(socket, wake.set)
+        descriptors = [self._descriptors[socket] for socket in sockets]
+        for descriptor in descriptors:
+            loop.add_reader(descriptor, wake.set)
         try:
             await wake.wait()
         finally:
             alarm.cancel()
-            for socket in sockets:
-                loop.remove_reader(socket)
+            for descriptor in descriptors:
+                loop.remove_reader(descriptor)
 
     async def perform(self, effects: Sequence[Effect]) -> None:
         """Perform effects in order."""
@@ -387,9 +391,10 @@ class Broker:
             await self.perform(self.fleet.receive_together(messages, time.monotonic()))
 
     async def _serve_devices(self) -> None:
-        """Handle the waiting messages of devices, but those of operators first: devices never delay them."""
-        for _ in range(DRAIN):
-            self._send_all_held()
+        """Handle the waiting messages of devices, with those of operators in between, which hardly wait."""
+        for count in range(DRAIN):
+            if self._held:
+                self._send_all_held()
             frames = _taken(self._devices, MAX_FRAMES)
             if frames is None:
                 break
@@ -407,7 +412,7 @@ class Broker:
                 await self._receive(peer, frames[1:])
             else:
                 self._dropped[peer.key] += 1
-            if _has_message(self._operators):
+            if count % BETWEEN == 0 and _has_message(self._operators):
                 await self._serve_operators()
         self._send_all_held()
 
