@@ -38,9 +38,14 @@ async def _run(connection: Connection, identities: Sequence[Identity]) -> None:
         context.set(zmq.MAX_SOCKETS, _SOCKETS * len(identities) + 64)
     devices = [Device(identity, control, data) for identity in identities]
     flapping: list[Device] = []
-    asyncio.get_running_loop().add_reader(connection.fileno(), lambda: _answer(connection, devices, flapping))
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(
+        connection.fileno(), lambda: _answer(connection, devices, flapping, ended)
+    )
     due = time.monotonic()
     for step in itertools.count():
+        if ended.is_set():
+            return
         for device in devices[step % _TICKS :: _TICKS]:
             device.tick()
         for device in devices[step % _WORK :: _WORK]:
@@ -53,7 +58,14 @@ async def _run(connection: Connection, identities: Sequence[Identity]) -> None:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
-def _answer(connection: Connection, devices: list[Device], flapping: list[Device]) -> None:
-    share: float = connection.recv()
+def _answer(
+    connection: Connection, devices: list[Device], flapping: list[Device], ended: asyncio.Event
+) -> None:
+    try:
+        share: float = connection.recv()
+    except EOFError:  # the benchmark was killed
+        asyncio.get_running_loop().remove_reader(connection.fileno())
+        ended.set()
+        return
     flapping[:] = devices[: round(share * len(devices))]
     connection.send(sum(device.is_ready for device in devices))

@@ -87,7 +87,8 @@ class _Entry(Generic[T]):
     def stat(self, *, keep: bool = True) -> T:
         """The document. Raises: BadData.
 
-        `keep` it decoded, for the client that asks next. All of a large fleet would cost the garbage collector much.
+        `keep` it decoded, for the client that asks next. Those of a large fleet would cost
+        the garbage collector much.
         """
         if self._stat is not None:
             return self._stat
