@@ -345,7 +345,7 @@ class DeviceLoad:
     Attributes:
         engine: The part of its engine that they need.
         cores: The CPU cores that they need.
-        all_cores: Its CPU cores.
+        all_cores: The CPU cores that its pipelines share, a tenth less than it has.
         memory: The bytes of memory that they need.
         all_memory: Its bytes of memory for pipelines.
         measured: Pipelines whose needs follow from measured costs.

@@ -69,7 +69,7 @@ class DeviceLoad:
 
     engine: float = 0.0  # needed, as a part of its engine
     cores: float = 0.0  # needed
-    all_cores: float | None = None
+    all_cores: float | None = None  # that its pipelines share, a tenth less than it has
     memory: Natural = 0  # bytes, needed
     all_memory: Natural | None = None
     measured: Natural = 0  # pipelines whose needs follow from measured costs

@@ -17,6 +17,7 @@ from streamfleet_broker.fleet.capacity.cost_table import (
 )
 from streamfleet_broker.fleet.capacity.demand import Host, demand_of, workload_of
 from streamfleet_broker.fleet.records import ModelRecord
+from streamfleet_broker.fleet.scheduler import RESERVED
 from streamfleet_core.protocol.costs import BoardCost, Cost, Measured, Resources
 from streamfleet_core.protocol.requests import (
     CordonDevice,
@@ -49,7 +50,7 @@ COST = Cost(
     source_fps=25.0,
     frames=100,
 )
-RESOURCES = Resources(board=BOARD, cores=2.0, memory=4 << 30, is_limited=False)
+RESOURCES = Resources(board=BOARD, cores=2.0 / (1 - RESERVED), memory=4 << 30, is_limited=False)
 HOST = Host(BOARD, 8, Amounts(1.0, 2.0, float(4 << 30), 64))
 PACED = replace(CAMERA, max_fps=5.0)
 
@@ -214,6 +215,13 @@ def test_a_device_takes_as_many_as_fit_and_the_next_one_says_what_is_missing() -
         "unschedulable: needs 0.33 cores, the best device (edge-3) has 0.05; "
         "one more device like edge-3 would fit 6"
     )
+
+
+def test_a_tenth_of_the_cores_is_kept_for_the_device_itself() -> None:
+    fleet = joined("a", resources=replace(RESOURCES, cores=4.0))
+
+    assert len(filled(fleet)) == int(3.6 / (5 * 0.06 + 25 * 0.001))
+    assert fleet.reply(GetDevice("a")).load.all_cores == pytest.approx(3.6)
 
 
 def test_what_is_bound_to_a_device_by_its_file_says_what_is_missing_too() -> None:

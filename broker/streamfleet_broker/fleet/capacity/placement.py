@@ -75,7 +75,7 @@ class Candidate:
         return DeviceLoad(
             engine=round(self.used.engine, 4),
             cores=round(self.used.cores, 4),
-            all_cores=None if math.isinf(cores) else cores,
+            all_cores=None if math.isinf(cores) else round(cores, 4),
             memory=int(self.used.memory),
             all_memory=None if math.isinf(memory) else int(memory),
             measured=self.measured,
