@@ -12,8 +12,10 @@ from typing import Any
 from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.status import (
     BatchingStat,
+    ClockStat,
     DeviceStat,
     EngineStat,
+    KeepingStat,
     MissingAccelerator,
     PipelineStat,
     SampleStat,
@@ -26,6 +28,7 @@ __all__ = [
     "AppliedObject",
     "ApplyResult",
     "BatchingStat",
+    "ClockStat",
     "CommandResult",
     "Dataset",
     "Device",
@@ -36,6 +39,7 @@ __all__ = [
     "FileCard",
     "Health",
     "JoinToken",
+    "KeepingStat",
     "MissingAccelerator",
     "Model",
     "ModelCard",
@@ -500,6 +504,8 @@ class Device:
         disk: Bytes of the file system of its data directory.
         disk_available: Available bytes of it.
         clock_offset: Seconds that its clock is ahead of the clock of the API.
+        clock: What its kernel says of its clock. None: unknown.
+        keeping: Where it keeps the predictions that it has sent. None: unknown.
         demand: What its pipelines need, and what it has. None: it has not joined, or its fleet does not tell.
         board: Its kind: devices with the same name run the same variants of models. None: unknown.
         optimisation: The last building of variants of a model that it was asked for. None: none since its
@@ -534,6 +540,8 @@ class Device:
     disk: int | None
     disk_available: int | None
     clock_offset: float | None
+    clock: ClockStat | None = None
+    keeping: KeepingStat | None = None
     demand: DeviceLoad | None = None
     board: str | None = None
     optimisation: OptimisationStat | None = None

@@ -59,7 +59,7 @@ def device_findings(
     yield _version(device, version)
     if device.age is not None:
         yield from filter(None, (_clock(device), _accelerator(device), _heat(device), _memory(device)))
-        yield from filter(None, (_load(device), _disk(device)))
+        yield from filter(None, (_load(device), _disk(device), _keeping(device)))
         used = [model for pipeline in pipelines for model in pipeline.spec.models]
         ids = {each.digest: each.id for each in models} | {each.digest: each.id for each in used}
         yield from _engines(device, ids)
@@ -112,9 +112,23 @@ def _clock(device: Device) -> Finding | None:
         return None
     ahead = device.clock_offset
     shown = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} the API's"
-    if abs(ahead) <= MOST_OFFSET:
-        return ok("clock", shown)
-    return warning("clock", shown, "on both machines: timedatectl; sudo timedatectl set-ntp true")
+    if abs(ahead) > MOST_OFFSET:
+        return warning("clock", shown, "on both machines: timedatectl; sudo timedatectl set-ntp true")
+    if device.clock is not None and not device.clock.synchronised:
+        return warning(
+            "clock", f"{shown}, and no time server sets it", "on it: sudo timedatectl set-ntp true"
+        )
+    return ok("clock", shown)
+
+
+def _keeping(device: Device) -> Finding | None:
+    if device.keeping is None:
+        return None
+    where = f"on {device.keeping.where}" if device.keeping.where == "disk" else "in memory"
+    if device.keeping.trouble:
+        remedy = "on the device: make room on its disk, or give --keep-disk less"
+        return warning("sent predictions", f"not kept {where}: {device.keeping.trouble}", remedy)
+    return ok("sent predictions", f"kept {where}")
 
 
 def _accelerator(device: Device) -> Finding | None:

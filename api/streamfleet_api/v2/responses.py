@@ -31,8 +31,10 @@ from streamfleet_core.protocol.requests import (
 )
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
+    ClockStat,
     DeviceStat,
     EngineStat,
+    KeepingStat,
     MissingAccelerator,
     PipelineStat,
     SampleStat,
@@ -408,6 +410,10 @@ class Device(Answer):
     """Available bytes of it."""
     clock_offset: float | None
     """Seconds that its clock is ahead of the clock of this api."""
+    clock: ClockStat | None
+    """Whether its kernel calls its clock synchronised, and by how many seconds it is wrong at most."""
+    keeping: KeepingStat | None
+    """Where it keeps sent predictions, and why not at the moment. Null: unknown."""
     demand: DeviceLoad | None
     """What its pipelines need, and what it has. Null: it has not joined."""
     board: str | None
@@ -453,6 +459,8 @@ class Device(Answer):
             disk=stat.disk or None if stat else None,
             disk_available=stat.disk_available if stat and stat.disk else None,
             clock_offset=offset,
+            clock=stat.clock if stat else None,
+            keeping=stat.keeping if stat else None,
             demand=view.load,
             board=stat.board or None if stat else None,
             optimisation=stat.optimisation if stat else None,

@@ -205,6 +205,22 @@ class EngineStat:
     variant_trouble: str = ""  # for users: why the variant for this board does not run
 
 
+@dataclass(frozen=True, slots=True)
+class ClockStat:
+    """How good the clock of a device is, as its kernel says."""
+
+    synchronised: bool  # whether a time server, or another program, sets it
+    max_error: Finite  # seconds by which it is wrong, at most; without meaning if it is not synchronised
+
+
+@dataclass(frozen=True, slots=True)
+class KeepingStat:
+    """Where a device keeps the predictions that it has sent."""
+
+    where: Literal["memory", "disk"]
+    trouble: Reason = ""  # for users: why they are not kept at the moment, or not on disk; "": they are
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceStat:
     """One device."""
@@ -229,6 +245,8 @@ class DeviceStat:
     disk_available: Natural = 0  # bytes
     board: Annotated[str, Meta(max_length=MAX_BOARD)] = ""  # its kind, for variants of models; "": unknown
     optimisation: OptimisationStat | None = None  # None: it was asked for none
+    clock: ClockStat | None = None  # None: unknown
+    keeping: KeepingStat | None = None  # of sent predictions; None: unknown
 
 
 def silent_sources(spec: PipelineSpec, state: str) -> tuple[SourceStat, ...]:

@@ -15,8 +15,10 @@ from streamfleet_api.feeds.statuses import Seen
 from streamfleet_api.v2.responses import Device as Answered
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_core.protocol.status import (
+    ClockStat,
     DeviceStat,
     EngineStat,
+    KeepingStat,
     MissingAccelerator,
     SourceCause,
     SourceStat,
@@ -81,6 +83,18 @@ def test_a_model_has_its_id_also_where_no_pipeline_uses_it() -> None:
         ("status", seen(age=60.0), "warning", "60.0 s old"),
         ("version", seen(agent="0.9"), "warning", "0.9, and this command line is 1.0"),
         ("clock", seen(clock_offset=-90.0), "warning", "90.0 s behind the API's"),
+        (
+            "clock",
+            seen(stat(clock=ClockStat(False, 16.0))),
+            "warning",
+            "0.1 s ahead of the API's, and no time server sets it",
+        ),
+        (
+            "sent predictions",
+            seen(stat(keeping=KeepingStat("disk", "No space left on device"))),
+            "warning",
+            "not kept on disk: No space left on device",
+        ),
         (
             "accelerator",
             seen(stat(missing_accelerator=MissingAccelerator("no CUDA", "install it"))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from streamfleet_core.runtime.finding import Finding
 from streamfleet_worker.doctor import board, clock, decoders, heat, packages, resources
 from streamfleet_worker.host.cgroup import Limits
+from streamfleet_worker.host.clock import ClockReading, decode, read_clock
 from streamfleet_worker.host.heat import Throttling
 from tests.fakes.kernel_files import lay
 
@@ -220,23 +222,30 @@ def test_limited_clocks_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "now", "expected"),
+    ("reading", "now", "expected"),
     [
-        (0x2001, 1_800_000_000.0, "ok"),
-        (0x0040, 1_800_000_000.0, "warning"),
+        (ClockReading(True, 0.02), 1_800_000_000.0, "ok"),
+        (ClockReading(False, 16.0), 1_800_000_000.0, "warning"),
         (None, 1_800_000_000.0, "warning"),
-        (0x2001, 1_000_000_000.0, "error"),
+        (ClockReading(True, 0.02), 1_000_000_000.0, "error"),
     ],
 )
-def test_a_clock_that_no_server_sets_is_told(status: int | None, now: float, expected: str) -> None:
-    assert severity(clock.check(status, now)) == expected
+def test_a_clock_that_no_server_sets_is_told(reading: ClockReading | None, now: float, expected: str) -> None:
+    assert severity(clock.check(reading, now)) == expected
 
 
-def test_this_kernel_tells_its_status() -> None:
-    status = clock.kernel_status()
+def test_this_kernel_tells_how_good_its_clock_is() -> None:
+    reading = read_clock()
 
-    assert status is not None
-    assert 0 <= status <= 0xFFFF
+    assert reading is not None
+    assert 0 <= reading.max_error < 3600
+
+
+@pytest.mark.parametrize(("status", "synchronised"), [(0x2001, True), (0x2041, False)])
+def test_the_fields_of_the_kernel_are_read(status: int, synchronised: bool) -> None:
+    timex = struct.pack("=I4xqqqqi", 0, 0, 0, 31_500, 0, status).ljust(512, b"\0")
+
+    assert decode(timex) == ClockReading(synchronised, 0.0315)
 
 
 # resources ------------------------------------------------------------------------------------------------

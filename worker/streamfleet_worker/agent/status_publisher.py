@@ -9,11 +9,12 @@ from collections.abc import Callable
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
 from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.source_reference import cut_reason
-from streamfleet_core.protocol.status import DeviceStat, PipelineStat
+from streamfleet_core.protocol.status import ClockStat, DeviceStat, PipelineStat
 from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.pipeline_stat import encoded, pipeline_stat
 from streamfleet_worker.decisions.pipeline_table import PipelineView
 from streamfleet_worker.decisions.reconciler import Reconcile
+from streamfleet_worker.host.clock import read_clock
 from streamfleet_worker.host.host_stats import read_host_stats
 from streamfleet_worker.host.sensors import SensorThread
 from streamfleet_worker.ipc.handover.sender import Sender
@@ -121,6 +122,8 @@ class StatusPublisher:
             disk_available=sensors.disk_available,
             board=self._board,
             optimisation=self._optimisation(),
+            clock=_clock(),
+            keeping=self._reconcile.keeping(),
         )
 
     def _header(
@@ -148,3 +151,8 @@ def _state(view: PipelineView) -> object:
     """The part of a pipeline's status whose changes are published at once."""
     sources = () if view.report is None else view.report.sources
     return view.observed, tuple((source.state, source.cause) for source in sources)
+
+
+def _clock() -> ClockStat | None:
+    reading = read_clock()
+    return None if reading is None else ClockStat(reading.synchronised, reading.max_error)

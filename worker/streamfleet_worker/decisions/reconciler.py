@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing_extensions import assert_never
 
 from streamfleet_core.protocol.costs import Measured
-from streamfleet_core.protocol.status import EngineStat, MissingAccelerator
+from streamfleet_core.protocol.status import EngineStat, KeepingStat, MissingAccelerator
 from streamfleet_core.protocol.values import Observed
 from streamfleet_worker.decisions.children import Child
 from streamfleet_worker.decisions.cost_meter import CostMeter
@@ -101,6 +101,11 @@ class Reconcile:
         """Measure what pipelines cost, and return what is known of it."""
         self._costs.sample(self._pipelines.views(now), self._models.reports(), self._publisher.report, now)
         return self._costs.measured
+
+    def keeping(self) -> KeepingStat | None:
+        """Where sent predictions are kept; None: unknown."""
+        report = self._publisher.report
+        return None if report is None else report.keeping
 
     def missing_accelerator(self) -> MissingAccelerator | None:
         """The accelerator that a model does not run on, although this device should have it."""

@@ -10,6 +10,7 @@ from streamfleet_core.runtime.finding import Finding, ok
 from streamfleet_core.runtime.private_file_check import check_private_files, private_files
 from streamfleet_worker.doctor import board, clock, decoders, heat, inference, packages, resources
 from streamfleet_worker.host.cgroup import limits
+from streamfleet_worker.host.clock import read_clock
 from streamfleet_worker.host.heat import read_throttling
 from streamfleet_worker.host.host_stats import read_host_stats
 from streamfleet_worker.host.machine_probe import MachineProbe
@@ -39,7 +40,7 @@ def check_machine(data_dir: Path, *, model: Path | None, root: Path = Path("/"))
     yield heat.check_temperature(root)
     yield heat.check_throttling(read_throttling(root))
     yield heat.check_clocks(root)
-    yield clock.check(clock.kernel_status(), time.time())
+    yield clock.check(read_clock(), time.time())
     yield resources.check_memory(read_host_stats().memory_available, limits())
     yield resources.check_descriptors(resources.descriptors())
     yield resources.check_shared_memory()

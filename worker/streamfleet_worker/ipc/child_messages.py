@@ -15,6 +15,7 @@ import msgpack
 
 from streamfleet_core.protocol.status import (
     BatchingStat,
+    KeepingStat,
     MissingAccelerator,
     SampleStat,
     SourceStat,
@@ -248,6 +249,7 @@ class PublisherReport:
     rejected: Natural  # invalid messages
     watched: tuple[str, ...] = ()  # prefixes of `<pipeline id>/` with preview subscribers; "" means all
     cpu: float = 0.0  # seconds of the process
+    keeping: KeepingStat | None = None  # None: it keeps none, or does not know yet
 
 
 ToChild = Change | Show | Stop | Relay | AllowSubscribers

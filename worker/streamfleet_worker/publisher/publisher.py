@@ -98,7 +98,14 @@ class Publisher:
     def report(self) -> PublisherReport:
         """The current state."""
         rejected = self._rejected + self._receiver.disconnected + self._preview_receiver.disconnected
-        return PublisherReport(self._published, self._fenced, rejected, self.watched, cpu=time.process_time())
+        return PublisherReport(
+            self._published,
+            self._fenced,
+            rejected,
+            self.watched,
+            cpu=time.process_time(),
+            keeping=None if self._keeper is None else self._keeper.keeping,
+        )
 
     @property
     def duties(self) -> Mapping[Input, Callable[[], None]]:

@@ -29,7 +29,7 @@ from streamfleet_api.cli.tables import Table, counted, labelled, plain, show, sh
 from streamfleet_api.client.errors import CommandFailed, Rejected
 
 if TYPE_CHECKING:
-    from streamfleet.results import BatchingStat, Device, DeviceLoad
+    from streamfleet.results import BatchingStat, Device, DeviceLoad, KeepingStat
 
 
 @listing
@@ -112,10 +112,20 @@ def _resources(entry: Device) -> Iterator[str]:
         yield _line("memory", memory)
     if entry.disk:
         yield _line("disk", f"{size(entry.disk_available or 0)} of {size(entry.disk)} available")
+    if entry.clock is not None:
+        within = f"synchronised to {entry.clock.max_error:.3f} s"
+        yield _line("clock", within if entry.clock.synchronised else "not synchronised")
+    if entry.keeping is not None:
+        trouble = f"; not at the moment: {entry.keeping.trouble}" if entry.keeping.trouble else ""
+        yield _line("keeps", f"predictions, {_where(entry.keeping)}{trouble}")
     if entry.demand is not None:
         yield _line("needed", _load_text(entry.demand))
     if entry.board:
         yield _line("board", entry.board)
+
+
+def _where(keeping: KeepingStat) -> str:
+    return "on disk" if keeping.where == "disk" else "in memory"
 
 
 def _load_text(load: DeviceLoad) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from streamfleet_core.peers.replay import Key, Loss, ReplayAnswer, ReplayRequest, Span
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic
+from streamfleet_core.protocol.status import KeepingStat
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.publisher.replay.keeper import MAX_REQUESTS, PART, Keeper, Replayed
 from tests.fakes.patience import PATIENCE
@@ -123,6 +124,21 @@ def test_what_is_no_longer_to_be_on_disk_is_removed(tmp_path: Path) -> None:
         assert answer(kept, (1, 0, 0))[1].known_from == (1, 0, 1)
 
     assert not list((tmp_path / "sent").iterdir())
+
+
+def test_it_says_where_it_keeps_them_and_why_not_on_disk(tmp_path: Path) -> None:
+    def keeping(kept: Keeper) -> KeepingStat | None:
+        publish(kept, 0)
+        answer(kept, (1, 0, 0))
+        return kept.keeping
+
+    with keeper(tmp_path) as kept:
+        assert keeping(kept) == KeepingStat("memory")
+    with keeper(tmp_path, disk=10**6) as kept:
+        assert keeping(kept) == KeepingStat("disk")
+    (tmp_path / "file").write_text("")
+    with keeper(tmp_path / "file", disk=10**6) as kept:
+        assert keeping(kept) == KeepingStat("memory", "not on disk: Not a directory")
 
 
 def test_requests_are_bounded_and_may_be_cancelled(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from streamfleet_core.peers.replay import (
     MAX_GENERATION,
@@ -32,6 +33,7 @@ from streamfleet_core.peers.replay import (
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note, subject_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.rates import Bucket, Rate
+from streamfleet_core.protocol.status import KeepingStat
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.publisher.replay.spool import CUTS, Spool
@@ -69,6 +71,7 @@ class Keeper:
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._work = threading.Event()
         self._closing = False
+        self.keeping: KeepingStat | None = None  # None: not known yet
         self._lock = threading.Lock()  # of the requests
         self._thread = threading.Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
@@ -121,7 +124,8 @@ class Keeper:
     # the thread -------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        store = _open(self._config, self._clock())
+        store, trouble = _open(self._config, self._clock())
+        where: Literal["memory", "disk"] = "disk" if isinstance(store, Spool) else "memory"
         replaying: deque[Replayed] = deque()  # the rest of the part that is being sent
         meter = _RateMeter(self._clock())
         bucket = Bucket(Rate(LEAST_RATE, LEAST_RATE * REPLAY_INTERVAL))
@@ -134,6 +138,7 @@ class Keeper:
                 batch = self._take_pending()
                 store.append(batch, now)
                 store.skip(_keys(lost))
+                self.keeping = KeepingStat(where, trouble or store.trouble)
                 each_second = max(LEAST_RATE, 2 * meter.count(len(batch), now))
                 bucket.rate = Rate(each_second, each_second * 2 * REPLAY_INTERVAL)
             if closing:
@@ -226,17 +231,18 @@ def _keys(headers: dict[bytes, bytes]) -> dict[str, Key]:
     return found
 
 
-def _open(config: KeepConfig, now: float) -> Store:
-    """The store on disk, or in memory if there is to be none or it cannot be made."""
-    folder = Path(config.folder)
+def _open(config: KeepConfig, now: float) -> tuple[Store, str]:
+    """The store on disk, or in memory if there is to be none or it cannot be made; and why it cannot."""
+    folder, trouble = Path(config.folder), ""
     if config.disk_size:
         try:
-            return Spool(folder, config.disk_size, config.age, now)
+            return Spool(folder, config.disk_size, config.age, now), ""
         except OSError as exc:
+            trouble = f"not on disk: {exc.strerror}"
             logger.error("%s: predictions are kept in memory instead: %s", folder, exc.strerror)
     elif folder.is_dir():
         _remove(folder)
-    return MemoryStore(config.memory_size, config.age)
+    return MemoryStore(config.memory_size, config.age), trouble
 
 
 def _remove(folder: Path) -> None:

@@ -30,6 +30,10 @@ class Entry(NamedTuple):
 class Store(Protocol):
     """Keeps predictions within limits."""
 
+    @property
+    def trouble(self) -> str:
+        """Why predictions are not kept at the moment; "" if they are."""
+
     def history(self, pipeline_id: str) -> History | None:
         """What is kept and lost of a pipeline; None: nothing is known of it."""
 
@@ -126,6 +130,7 @@ class MemoryStore:
         self._kept: dict[str, _Kept] = {}
         self._order: deque[tuple[float, str]] = deque()  # the time and the pipeline of each, the oldest first
         self._histories = Histories()
+        self.trouble = ""
 
     def history(self, pipeline_id: str) -> History | None:
         """What is kept and lost of a pipeline; None: nothing is known of it."""
