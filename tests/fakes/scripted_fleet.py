@@ -164,6 +164,7 @@ class ScriptedFleet:
         key: str | None = None,
         claims: str | None = None,
         publish: str = "",
+        publish_also: tuple[str, ...] = (),
         observed: Iterable[Observed] = (),
         seen_epoch: int = 0,
         optimises: bool = False,
@@ -180,6 +181,7 @@ class ScriptedFleet:
             seen_epoch=seen_epoch,
             observed=device.observed,
             publish=publish,
+            publish_also=publish_also,
             optimises=optimises,
             resources=resources,
         )

@@ -97,7 +97,7 @@ class Device:
     agent: str = ""
     optimises: bool = False  # it builds variants of models when it is asked to
     ordered: Ordered | None = None
-    publish: str = ""  # its own PUB socket, as subscribers reach it
+    publish: tuple[str, ...] = ()  # its own PUB socket, as subscribers reach it
     drills: bool = False  # it takes part in drills
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over
     returns: list[float] = field(default_factory=list)  # when a replaced boot took over again

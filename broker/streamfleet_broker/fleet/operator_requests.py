@@ -432,7 +432,7 @@ class Operators:
         if not device.publish:
             text = f"device {name} has no PUB socket of its own; start its worker with --publish-port"
             return Error("invalid", text)
-        return (device.publish,), self._state.records.devices[name].public_key
+        return device.publish, self._state.records.devices[name].public_key
 
     def _do_of_models(self, request: PutModel | RemoveModel) -> Reply | Error:
         return self._put_model(request) if isinstance(request, PutModel) else self._remove_model(request)

@@ -86,6 +86,8 @@ MAX_SUBSCRIBING = 32  # connections of a subscriber's key
 MAX_SUBSCRIPTIONS = 1024  # of a subscriber's key, over all its connections
 # Requests for replays of a subscriber's key. Further ones are not granted: it asks again.
 MAX_REPLAYS = 256
+# The same while the keys together have so many: half of what one device lets wait is left for others.
+FEW_REPLAYS, MANY_REPLAYS = 32, 512
 MAX_LOCAL = 2048  # connections, and subscriptions of each, of programs on this host
 MUTE = 10.0  # seconds within which a subscriber must subscribe
 UNREAD = 64 * 1024**2  # bytes of an incomplete message of one key
@@ -286,6 +288,7 @@ class Forwarder:
         self._refused: dict[str, Bucket] = {}
         self._subscribing: dict[str, Bucket] = {}
         self._topics: dict[str, tuple[bytes, ...]] = {}  # limited key → all that it may hear; by these rules
+        self._replaying = 0  # requests for replays of all subscribers' keys
         self._logged_at: dict[tuple[str, str], float] = {}  # key and subject → time of the last log line
         self._may_gather = False  # the last messages were few, and no predictions
         self._gathered_at = 0.0
@@ -544,6 +547,9 @@ class Forwarder:
 
     def _notify_devices(self, sink: Sink, change: Change) -> None:
         """Forward new and ended subscriptions to the devices."""
+        if sink is self.out:
+            self._replaying += sum(topic.startswith(_REPLAYS) for topic in change.first)
+            self._replaying -= sum(topic.startswith(_REPLAYS) for topic in change.last)
         other = self.out if sink is self.here else self.here
         for flag, topics in ((b"\1", change.first), (b"\0", change.last)):
             for topic in topics:
@@ -596,7 +602,8 @@ class Forwarder:
         grants = self._rules.grants
         request = ReplayRequest.parse(asked)
         if request is not None:
-            may_ask = grants.may_ask(key, request.pipeline_id) and self._replays(key, asked) < MAX_REPLAYS
+            most = MAX_REPLAYS if self._replaying < MANY_REPLAYS else FEW_REPLAYS
+            may_ask = grants.may_ask(key, request.pipeline_id) and self._replays(key, asked) < most
             return (asked,) if may_ask else ()
         if not grants.is_limited(key):
             return grants.prefixes(key, asked, self._traffic.kinds)
@@ -630,10 +637,17 @@ class Forwarder:
         if grants.is_limited(key) and self._topics_of(key) == known.get(key):
             return True
         return all(
-            # A request for a replay that was not granted is made again in any case.
-            granted == self._granted(key, asked) or (not granted and asked.startswith(_REPLAYS))
+            self._is_right(key, asked, granted)
             for asked, granted in self.out.subscriptions.asked(peer).items()
         )
+
+    def _is_right(self, key: str, asked: bytes, granted: tuple[bytes, ...]) -> bool:
+        """Whether a subscription receives what it may by the present rules."""
+        request = ReplayRequest.parse(asked)
+        if request is None:
+            return granted == self._granted(key, asked)
+        # One that was not granted is made again in any case.
+        return not granted or self._rules.grants.may_ask(key, request.pipeline_id)
 
     def _sweep(self, sink: Sink) -> None:
         """End the subscriptions of closed connections."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from streamfleet_core.protocol.costs import Measured, Resources
-from streamfleet_core.protocol.limits import MAX_CAPACITY, MAX_ISOLATION
+from streamfleet_core.protocol.limits import MAX_ADDRESSES, MAX_CAPACITY, MAX_ISOLATION
 from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.values import (
     Assignment,
@@ -58,6 +58,10 @@ class Hello:
     seen_epoch: Natural = 0
     # tcp://HOST:PORT of the device's own PUB socket; "" if there is none
     publish: Annotated[str, Meta(pattern=r"\A(tcp://[!-~]{1,300})?\Z")] = ""
+    # The same by addresses in other networks of the device.
+    publish_also: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"\Atcp://[!-~]{1,300}\Z")], ...], Meta(max_length=MAX_ADDRESSES)
+    ] = ()
     observed: ObservedList = ()
     resources: Resources | None = None  # None: a worker that does not measure
     drills: bool = False  # it takes part in drills

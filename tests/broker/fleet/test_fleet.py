@@ -1913,12 +1913,13 @@ def test_a_new_subscriber_is_let_in_and_told_to_every_device() -> None:
 
 def test_a_subscriber_is_told_where_a_device_itself_publishes_and_with_which_key() -> None:
     fleet = scripted_fleet("a", "b")
-    fleet.hello("b", publish="tcp://10.0.0.7:7780")
+    fleet.hello("b", publish="tcp://10.0.0.7:7780", publish_also=("tcp://10.1.0.7:7780",))
 
     direct = fleet.reply(AddSubscriber("wall", "b"))
     without, nobody = fleet.error(AddSubscriber("wall", "a")), fleet.error(AddSubscriber("wall", "z"))
 
     assert (direct.endpoint, direct.server_key) == ("tcp://10.0.0.7:7780", key_of("b"))
+    assert direct.endpoints == ("tcp://10.0.0.7:7780", "tcp://10.1.0.7:7780")
     assert without == Error(
         "invalid", "device a has no PUB socket of its own; start its worker with --publish-port"
     )

@@ -352,10 +352,12 @@ async def test_a_limited_key_hears_its_pipelines_and_no_others_whatever_it_asks_
     }
 
 
+@pytest.mark.parametrize("limits", [{"MAX_REPLAYS": 3}, {"MANY_REPLAYS": 2, "FEW_REPLAYS": 3}])
 async def test_a_key_is_granted_a_limited_number_of_replays_and_its_other_subscriptions(
-    site: Here, monkeypatch: pytest.MonkeyPatch
+    site: Here, monkeypatch: pytest.MonkeyPatch, limits: dict[str, int]
 ) -> None:
-    monkeypatch.setattr(module, "MAX_REPLAYS", 3)
+    for name, value in limits.items():
+        monkeypatch.setattr(module, name, value)
     await site.holding("cam-7", "door")
     curve = await site.subscriber("wall", pipelines=("door",))
     requests = [ReplayRequest("door", (1, 0, seq), "0123abcd").topic for seq in range(5)]

@@ -25,7 +25,7 @@ from typing_extensions import assert_never
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Drill, Hello, Welcome
-from streamfleet_worker.agent.addresses import publish_endpoint, reached_by
+from streamfleet_worker.agent.addresses import publish_endpoints, reached_by
 from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.broker_link import BrokerLink
 from streamfleet_worker.agent.child_processes import ChildProcesses
@@ -112,6 +112,7 @@ class Agent:
         self._state = State(self._paths.database, identity.broker_key)
         self._fence = Fence.create()
         self._reconcile = Reconcile(self._state.rows(), rng)
+        publish = publish_endpoints(config, identity.endpoints[0])
         self._session = Session(
             Hello(
                 device=identity.device,
@@ -119,7 +120,8 @@ class Agent:
                 agent=importlib.metadata.version("streamfleet"),
                 capacity=config.capacity,
                 seen_epoch=self._state.seen_epoch,
-                publish=publish_endpoint(config, identity.endpoints[0]),
+                publish=publish[0] if publish else "",
+                publish_also=publish[1:],
                 drills=config.allow_drills,
                 optimises=True,
                 resources=read_resources(board, is_limited=config.capacity_is_given),

@@ -245,7 +245,8 @@ class Sessions:
             ticket=self._state.random_source.ticket(),
         )
         device.session, device.state, device.heard = session, "syncing", now
-        device.capacity, device.agent, device.publish = hello.capacity, hello.agent, hello.publish
+        device.capacity, device.agent = hello.capacity, hello.agent
+        device.publish = (hello.publish, *hello.publish_also) if hello.publish else ()
         device.resources = hello.resources or Resources()
         device.drills = hello.drills
         device.optimises = hello.optimises
