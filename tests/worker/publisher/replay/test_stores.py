@@ -217,6 +217,34 @@ def test_a_part_looks_through_a_bounded_piece_of_the_disk(
     assert keys(store, start=(1, 0, 3901)) == [4000]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_place_in_a_segment_is_found_without_reading_what_is_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    monkeypatch.setattr(module, "MARK", 1000)
+    store = Spool(tmp_path, 10**8, HOUR, 0.0)
+    for seq in range(0, 3000, 10):
+        some = range(seq, seq + 10)
+        store.append([entry(each, pipeline=name) for each in some for name in ("door", "gate")], 0.0)
+    if restarted:
+        store.close()
+        store = Spool(tmp_path, 10**8, HOUR, 0.0)
+        assert keys(store) == list(range(3000))  # the first look goes through all of it
+    unpacked: list[Entry] = []
+    unpack = module._unpack
+
+    def counted(content: bytes) -> Entry:
+        unpacked.append(unpack(content))
+        return unpacked[-1]
+
+    monkeypatch.setattr(module, "_unpack", counted)
+
+    for start in (2900, 17, 1500, 2999):
+        assert [each.key[2] for each in store.read("door", (1, 0, start), 1, 10**6)] == [start]
+
+    assert len(unpacked) < 4 * 12
+
+
 def test_damage_is_told_once_however_often_it_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

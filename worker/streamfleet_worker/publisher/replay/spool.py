@@ -20,6 +20,7 @@ import re
 import struct
 import time
 import zlib
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SEGMENT = 4 * 1024**2  # bytes after which a new segment is begun
 SPARE = 64 * 1024**2  # bytes that are left to others on the disk
+MARK = 64 * 1024  # bytes of a pipeline between two places from which its records are found
 READ_AT_ONCE = 2 * SEGMENT  # bytes to look through for one part, however few of them are of its pipeline
 _SEGMENTS = 8  # at least, so that removing one does not remove everything
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -67,6 +69,32 @@ class _Index(msgspec.Struct, array_like=True):
 
 
 @dataclass(slots=True)
+class _Marks:
+    """Places in a segment: what follows a key is not before its offset. Both lists are sorted."""
+
+    keys: list[Key] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    since: int = 0  # bytes of the pipeline since the last mark
+    known_to: int = 0  # the end of the last record that was noted
+
+    def note(self, key: Key, end: int, size: int) -> None:
+        """A record of `size` bytes ends there. Ignored if it was noted before."""
+        if end <= self.known_to:
+            return
+        self.known_to = end
+        self.since += size
+        if self.since >= MARK:
+            self.since = 0
+            self.keys.append(key)
+            self.offsets.append(end)
+
+    def offset(self, start: Key) -> int:
+        """Where to begin to look for a key and those after it."""
+        at = bisect_left(self.keys, start)
+        return self.offsets[at - 1] if at else 0
+
+
+@dataclass(slots=True)
 class _Segment:
     number: int
     began: float  # CLOCK_BOOTTIME seconds
@@ -74,6 +102,7 @@ class _Segment:
     is_damaged: bool = False  # which was told
     spans: list[tuple[str, Span]] = field(default_factory=list)  # in the order of writing
     ends: dict[str, Key] = field(default_factory=dict)  # pipeline → its last key in here
+    marks: dict[str, _Marks] = field(default_factory=dict)  # by pipeline
 
     def add(self, pipeline_id: str, span: Span) -> None:
         """Record what was written, joined with the last span if it continues that."""
@@ -135,8 +164,9 @@ class Spool:
         new = [entry for entry in entries if self._is_new(entry)]
         if not new:
             return
+        packed = [_pack(entry) for entry in new]
         try:
-            self._write(new, now)
+            self._write(b"".join(packed), now)
         except OSError as exc:
             self._end_segment()
             if not self._trouble:
@@ -149,9 +179,12 @@ class Spool:
             logger.info("%s: predictions are kept again", self._folder)
             self._trouble = ""
         segment = self._segments[-1]
-        for entry in new:
+        end = segment.size - sum(map(len, packed))
+        for entry, record in zip(new, packed, strict=True):
+            end += len(record)
             if self._histories.of(entry.pipeline_id).append(entry.key):
                 segment.add(entry.pipeline_id, Span(*entry.key, entry.key[2]))
+                segment.marks.setdefault(entry.pipeline_id, _Marks()).note(entry.key, end, len(record))
         if segment.size >= self._segment_size:
             self._complete()
 
@@ -166,8 +199,12 @@ class Spool:
                 continue
             if known is not None and segment.number < known.number:
                 continue
-            offset = known.offset if known is not None and segment.number == known.number else 0
+            marks = segment.marks.setdefault(pipeline_id, _Marks())
+            offset = marks.offset(start)
+            if known is not None and segment.number == known.number:
+                offset = known.offset
             for entry, end in self._records(segment, offset, only=pipeline_id):
+                marks.note(entry.key, end, len(entry.body))  # of an earlier process
                 if entry.key < start:
                     continue
                 found.append(entry)
@@ -196,8 +233,7 @@ class Spool:
         history = self._histories.find(entry.pipeline_id)
         return history is None or history.last is None or entry.key > history.last
 
-    def _write(self, entries: list[Entry], now: float) -> None:
-        content = b"".join(map(_pack, entries))
+    def _write(self, content: bytes, now: float) -> None:
         while (problem := self._append_bytes(content, now)) is not None:
             # Room is made of our own oldest segments, never of the one that is being written.
             if problem.errno not in _FULL or len(self._segments) < 2:
