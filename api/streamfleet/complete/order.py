@@ -54,6 +54,12 @@ class _Round:
     answers: dict[str, ReplayAnswer] = field(default_factory=dict)  # by device
     holders: tuple[Holder, ...] | None = None  # None: unknown yet
 
+    def is_fulfilled(self, reached: Key) -> bool:
+        """Whether all that was asked for by number is there: its end need not be waited for."""
+        generation, incarnation, first = self.request.start
+        last = (generation, incarnation, first + self.request.count - 1)
+        return self.request.count > 0 and reached >= last
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting(Generic[T]):
@@ -167,8 +173,10 @@ class PipelineOrder(Generic[T]):
         if not self._keys or self._keys[0] != after(self._reached):
             return False
         self._deliver(self._keys[0])
-        if self._round is not None and not self._round.is_answered and not self._keys:
-            self._round = None  # it asks for what has just arrived
+        if self._round is not None and (
+            self._round.is_fulfilled(self._reached) or not (self._round.is_answered or self._keys)
+        ):
+            self._round = None  # it asks for what has arrived
         return True
 
     def _advance(self, now: float, may_ask: bool) -> bool:

@@ -229,6 +229,25 @@ def test_a_loss_is_fetched_from_the_device() -> None:
     assert world.outputs == world.truth
 
 
+def test_a_lost_answer_costs_no_time_if_what_it_is_about_is_there() -> None:
+    world = World(random.Random(0), 0.0)
+    world.predict()
+    world.turn()
+    world.loss = 1.0
+    world.predict()
+    world.loss = 0.0
+    world.predict()
+    world.take()
+    request = world.order.request
+    assert request is not None
+    assert request.count == 1
+    world.order.receive((1, 0, 1), (1, 0, 1), "a", world.now, live=False)
+    world.take()
+
+    assert world.outputs == world.truth
+    assert world.order.request is None
+
+
 def test_what_no_longer_fits_is_a_gap_with_its_cause() -> None:
     world = World(random.Random(0), 0.0)
     world.predict()
