@@ -26,10 +26,10 @@ from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Desired
 from streamfleet_core.protocol.values import PRIORITIES, Labels
 
-# The desired state of a device is one message. The margin is for a desired status or a generation that grows.
 RESERVED = 0.1  # of the cores of a device: for its agent, its system, and frames that come together
 _TRIED = 4  # devices for one pipeline, if the loss of a device must be endured: each is a long calculation
 _OPTIMISATION = 1024  # bytes of a task of building variants, at most
+# The desired state of a device is one message. The margin is for a desired status or a generation that grows.
 MAX_DESIRED_SIZE = MAX_CONTROL_BODY - MAX_PIPELINES * 24 - _OPTIMISATION  # bytes of the pipelines
 
 
