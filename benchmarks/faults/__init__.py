@@ -37,6 +37,7 @@ def run(setting: Setting) -> Report:
         forget=[each.name for each in chosen] if setting.again else [],
     )
     end = time.monotonic() + setting.seconds
+    failed: dict[str, str] = {}
     with ExitStack() as stack:
         at: Place | None = None
         stage: Stage | None = None
@@ -45,13 +46,20 @@ def run(setting: Setting) -> Report:
                 if stage is None or at is not fault.place:
                     stack.close()  # the other one
                     stage, at = stack.enter_context(fault.place(setting)), fault.place
-                figures = fault.cause(stage)
+                try:
+                    figures = fault.cause(stage)
+                except AssertionError as exc:  # something did not come: the next fault needs a fresh fleet
+                    failed[fault.name] = str(exc).partition("\n")[0]
+                    print(f"{fault.name}: {failed[fault.name]}", flush=True)
+                    stack.close()
+                    stage = None
+                    break
                 memory.note(fault.name, figures)
                 print(
                     f"{fault.name}: {', '.join(f'{what} {value:.2f}' for what, value in figures.items())}",
                     flush=True,
                 )
-    return report(setting, [each for each in chosen if memory.rounds[each.name]], memory.rounds)
+    return report(setting, [each for each in chosen if memory.rounds[each.name]], memory.rounds, failed)
 
 
 class Memory:
@@ -82,8 +90,10 @@ def measured(fault: Fault, rounds: Sequence[Figures]) -> dict[str, list[float]]:
     return {name: [figures[name] for figures in rounds if name in figures] for name in names}
 
 
-def report(setting: Setting, faults: Sequence[Fault], rounds: dict[str, list[Figures]]) -> Report:
-    """Report medians and maxima beside the limits."""
+def report(
+    setting: Setting, faults: Sequence[Fault], rounds: dict[str, list[Figures]], failed: dict[str, str]
+) -> Report:
+    """Report medians and maxima beside the limits. `failed`: why rounds had no end, by fault."""
     found = [(each, measured(each, rounds[each.name])) for each in faults]
     rows = tuple(
         Row(
@@ -126,7 +136,8 @@ def report(setting: Setting, faults: Sequence[Fault], rounds: dict[str, list[Fig
             Check(f"{fault.name}, {what}", max(figures[what]), limit, "")
             for fault, figures in found
             for what, limit in fault.limits.items()
-        ),
+        )
+        + tuple(Check(f"{name} did not end: {why}", 1.0, 0.0, "") for name, why in failed.items()),
         rounds={
             f"{fault.name}, {what}": values for fault, figures in found for what, values in figures.items()
         },
