@@ -12,7 +12,8 @@ from streamfleet_core.protocol.messages import DrillFault
 
 _DONE: dict[DrillFault, str] = {
     "isolate": "a device was cut off from the rest of the fleet while it worked, as if its network had"
-    " failed. Other devices had to take over its cameras",
+    " failed. Other devices had to take over its cameras. A device that is cut off works on for some seconds,"
+    " and then stops by itself, so that no two of them send results of one camera",
     "camera": "the program that reads one camera was killed while it worked. Its device had to start"
     " it again",
     "engine": "the program that runs the model was killed while it worked, and with it all cameras of the"
@@ -75,16 +76,16 @@ def as_markdown(drills: Sequence[DrillOutcome], fleet: str) -> str:
         f"**{_verdict(drills)}**",
         "",
         f"{times}, {_DONE[fault]}.",
-        f"It was done on purpose to the fleet at {fleet}, from {_clock(drills[0])} to {_clock(drills[-1])}.",
+        f"It was done on purpose to the fleet at {fleet}, {_when(drills)}.",
         "",
         *_table(drills, fault),
         "",
         *_missed(drills),
+        _WORDS,
+        "",
         "## Each drill",
         "",
         *_each(drills, fault),
-        "",
-        _WORDS,
         "",
     ]
     return "\n".join(lines)
@@ -144,6 +145,11 @@ def _of_pipeline(each: PipelineOutcome) -> list[str]:
     where = "another device" if each.moved else "the same device"
     figures = [_s(each.first), _s(each.interruption), where, str(each.doubled), str(each.lost)]
     return [each.pipeline_id, *figures]
+
+
+def _when(drills: Sequence[DrillOutcome]) -> str:
+    first, last = _clock(drills[0]), _clock(drills[-1])
+    return f"at {first}" if len(drills) == 1 else f"from {first} to {last}"
 
 
 def _clock(drill: DrillOutcome) -> str:
