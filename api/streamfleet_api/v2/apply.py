@@ -6,6 +6,7 @@ import asyncio
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -104,10 +105,7 @@ class ApplyRoutes:
             raise Problem(409, f"expected a manager in the query, as the pipelines have several: {names}")
         if asked.manager is None and managers:
             (manager,) = managers
-        views = [view for view in state.pipelines if manager_of(view) == manager]
-        used = {model for view in views for model in view.spec.models}
-        manifests = {model: found for model in used if (found := state.manifest(model)) is not None}
-        return Json(export(manager, views, state.devices, manifests))
+        return Json(await asyncio.to_thread(_exported, manager, state))
 
     async def apply(self, request: Request) -> Response:
         """Apply a file, say what would change, or remove what is in it."""
@@ -151,19 +149,7 @@ class ApplyRoutes:
     async def _compared(self, read: ReadFile, asked: ApplyQuery) -> tuple[Checked, ChangeSet]:
         """Compare the file with the fleet as it is now. Raises: BadDocument, Problem."""
         state = await self._state(_named_models(read))
-        manager, take_over = read.file.manager, asked.take_over == "true"
-        if asked.delete == "true":
-            change_set = removal_of(_nodes_by_id(read), state.pipelines, manager=manager, take_over=take_over)
-            checked = Checked((), (), ())
-        else:
-            checked = check(read, state)
-            change_set = change_set_of(
-                checked.pipelines,
-                state.pipelines,
-                manager=manager,
-                prune=asked.prune == "true",
-                take_over=take_over,
-            )
+        checked, change_set = await asyncio.to_thread(_compare, read, state, asked)
         if change_set.foreign:
             raise _foreign(change_set.foreign, read)
         if len(change_set.stops) > MAX_APPLIED or len(change_set.seen) > MAX_SEEN:
@@ -263,7 +249,31 @@ async def _document(request: Request) -> Node:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media == YAML:
         return await asyncio.to_thread(read_yaml, await request.body())
-    return node_of(await parsed(request, JSON, YAML))
+    return await asyncio.to_thread(node_of, await parsed(request, JSON, YAML))
+
+
+def _exported(manager: str | None, state: FleetState) -> dict[str, Any]:
+    """The file of a manager's pipelines. It reads the manifests of their models."""
+    views = [view for view in state.pipelines if manager_of(view) == manager]
+    used = {model for view in views for model in view.spec.models}
+    manifests = {model: found for model in used if (found := state.manifest(model)) is not None}
+    return export(manager, views, state.devices, manifests)
+
+
+def _compare(read: ReadFile, state: FleetState, asked: ApplyQuery) -> tuple[Checked, ChangeSet]:
+    """What the file says, and what it changes. It takes a while, and reads manifests. Raises: BadDocument."""
+    manager, take_over = read.file.manager, asked.take_over == "true"
+    if asked.delete == "true":
+        removal = removal_of(_nodes_by_id(read), state.pipelines, manager=manager, take_over=take_over)
+        return Checked((), (), ()), removal
+    checked = check(read, state)
+    return checked, change_set_of(
+        checked.pipelines,
+        state.pipelines,
+        manager=manager,
+        prune=asked.prune == "true",
+        take_over=take_over,
+    )
 
 
 def _invalid(exc: BadDocument) -> Invalid:

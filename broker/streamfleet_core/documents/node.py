@@ -49,8 +49,7 @@ class Node:
 
     def with_value(self, value: tuple[Node, ...] | dict[str, Node]) -> Node:
         """The same place with other children."""
-        children = value.values() if isinstance(value, dict) else value
-        return replace(self, value=value, size=1 + sum(child.size for child in children))
+        return replace(self, value=value, size=_size_of(value))
 
     def find(self, path: Iterable[str | int]) -> Node:
         """The node at a path, or the last one on the way to it.
@@ -86,7 +85,13 @@ class Node:
 def node_of(value: Any, path: Path = ()) -> Node:
     """The node of a JSON value, which has no lines."""
     if isinstance(value, dict):
-        return Node(None, path).with_value({key: node_of(each, (*path, key)) for key, each in value.items()})
+        entries = {key: node_of(each, (*path, key)) for key, each in value.items()}
+        return Node(entries, path, size=_size_of(entries))
     if isinstance(value, list):
-        return Node(None, path).with_value(tuple(node_of(each, (*path, n)) for n, each in enumerate(value)))
+        items = tuple(node_of(each, (*path, number)) for number, each in enumerate(value))
+        return Node(items, path, size=_size_of(items))
     return Node(value, path)
+
+
+def _size_of(value: tuple[Node, ...] | dict[str, Node]) -> int:
+    return 1 + sum(child.size for child in (value.values() if isinstance(value, dict) else value))

@@ -7,6 +7,7 @@ nothing is required; a pipeline with a template needs no more than its id.
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 from streamfleet_api.v2.fleet_file.requests import FilePipeline, FleetFile
@@ -22,8 +23,9 @@ _SUFFIX = "InTemplate"
 _REF = "#/$defs/"
 
 
+@functools.cache
 def schema() -> dict[str, Any]:
-    """The schema."""
+    """The schema, which is made once. Do not change it."""
     whole = FleetFile.model_json_schema()
     pipeline = FilePipeline.model_json_schema()
     definitions = {**whole.pop("$defs", {}), **pipeline.pop("$defs", {})}
