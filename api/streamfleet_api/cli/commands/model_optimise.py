@@ -138,7 +138,10 @@ def optimise_model(
             is_dry=dry_run,
             folder=Path(name),
         )
-        done = _here(client, asked) if device is None else _there(client, asked, device)
+        try:
+            done = _here(client, asked) if device is None else _there(client, asked, device)
+        finally:
+            _show_progress("")  # what follows begins on an empty line
     outcome, added = done.outcome, done.added
     restarted = [] if added is None or no_restart else restart_users(client, added, devices, board)
     lines = [*outcome_table(outcome, model.weights).lines(width()), *_lines(done, model_id, restarted)]
