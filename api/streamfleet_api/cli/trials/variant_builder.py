@@ -20,6 +20,7 @@ from streamfleet_core.protocol.optimisation import TIMEOUT, Outcome
 
 _PROGRAM = "streamfleet_worker.optimise.process"
 _BOARD = "streamfleet_worker.host.board"
+_BOARD_TIMEOUT = 60.0  # seconds
 _NEEDED = ("onnxruntime", "onnx", "cv2", "av")
 _INSTALL = "'pip install streamfleet[api,worker,cpu]' installs what it needs"
 _SHOWN = 300  # characters of an error
@@ -33,7 +34,17 @@ def this_board() -> str:
         raise CommandFailed(
             f"expected the worker on this machine, which runs models; {missing[0]} is not installed", _INSTALL
         )
-    done = subprocess.run([sys.executable, "-m", _BOARD], capture_output=True, env=_environment(), check=True)
+    command = [sys.executable, "-m", _BOARD]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, env=_environment(), check=True, timeout=_BOARD_TIMEOUT
+        )
+    except subprocess.TimeoutExpired as exc:
+        text = f"expected the kind of this machine within {_BOARD_TIMEOUT:g} s"
+        raise CommandFailed(text, "'streamfleet doctor' checks this machine") from exc
+    except subprocess.CalledProcessError as exc:
+        text = f"the kind of this machine is unknown: {_last_line(exc.stderr)}"
+        raise CommandFailed(text, "'streamfleet doctor' checks this machine") from exc
     return done.stdout.decode("ascii")
 
 
@@ -85,5 +96,9 @@ def _environment() -> dict[str, str]:
 def _how_it_ended(code: int, errors: bytes) -> str:
     if code < 0:
         return f"building was ended by signal {-code}: it took too long, or needs more memory than there is"
+    return f"building ended with code {code}: {_last_line(errors)}"
+
+
+def _last_line(errors: bytes) -> str:
     *_, last = ["it said nothing", *errors.decode("utf-8", "replace").strip().splitlines()]
-    return f"building ended with code {code}: {last[-_SHOWN:]}"
+    return last[-_SHOWN:]

@@ -282,3 +282,10 @@ def test_what_the_process_cannot_do_is_an_error(job: Job, changed: dict[str, Any
 def test_a_process_that_takes_too_long_is_ended(job: Job) -> None:
     with pytest.raises(CommandFailed, match="building was ended by signal 9"):
         variant_builder.build(job, lambda _: None, timeout=0.01)
+
+
+def test_a_machine_that_cannot_tell_its_kind_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variant_builder, "_BOARD", "streamfleet_worker.no_such_module")
+
+    with pytest.raises(CommandFailed, match=r"kind of this machine is unknown: .*no_such_module"):
+        variant_builder.this_board()
