@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from streamfleet_core.protocol.limits import MAX_COSTS
 from streamfleet_core.protocol.status import SourceStat
 from streamfleet_core.protocol.values import (
     Assignment,
@@ -126,3 +127,31 @@ def test_a_camera_that_was_started_again_counts_from_its_start() -> None:
     meter.sample([replace(again, observed=replace(again.observed, incarnation=2))], engine(125), None, 30.0)
 
     assert meter.measured.costs == before.costs
+
+
+def test_what_does_not_run_keeps_its_cost() -> None:
+    meter = CostMeter()
+    sampled(meter)
+    before = meter.measured
+
+    for number in range(5, 205):
+        meter.sample([], {}, None, number * INTERVAL)
+    sampled(meter, first=205)
+
+    assert meter.measured is before
+
+
+def test_of_many_kinds_of_cameras_the_last_ones_are_told() -> None:
+    meter = CostMeter()
+    sampled(meter)
+
+    for width in range(2000, 2000 + MAX_COSTS):
+        for seconds in (0.0, INTERVAL, 2 * INTERVAL):
+            camera = view(seconds)
+            assert camera.report is not None
+            sources = (replace(camera.report.sources[0], width=width),)
+            observed = replace(camera.observed, incarnation=1 + width)
+            camera = replace(camera, report=replace(camera.report, sources=sources), observed=observed)
+            meter.sample([camera], engine(int(seconds * 5)), None, 1000.0 * width + seconds)
+
+    assert [cost.width for cost in meter.measured.costs] == [*range(2000, 2000 + MAX_COSTS)]

@@ -1,13 +1,15 @@
 """What pipelines cost on this device, from the counters of its processes. Pure.
 
 Each figure is the quotient of two growths: CPU time of cameras by frames, of engines by inferences. Growth of
-the past counts less and less, so that a figure follows a change within a minute and does not tremble.
+the past counts less with each new one, so that a figure follows a change within a minute and does not
+tremble. What does not run keeps its figures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from streamfleet_core.protocol.costs import Cost, Measured
 from streamfleet_core.protocol.limits import MAX_COST_SECONDS, MAX_COSTS, MAX_DECODER_NAME, MAX_FPS
@@ -18,10 +20,11 @@ from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, Pu
 INTERVAL = 5.0  # seconds between two samples
 LEAST_FRAMES = 10  # inferences, before which nothing is told
 NOTICEABLE = 0.1  # relative change that is told
-_KEPT = 0.8  # of the growth so far, at each sample
-_FORGOTTEN = 0.01  # frames of the growth that is left: nothing is known any more
+_KEPT = 0.8  # of the growth so far, at each sample with more
 
 Key = tuple[str, str, str, int, int]  # digest, variant, decoder, width and height
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(slots=True)
@@ -30,19 +33,23 @@ class _Ratio:
 
     spent: float = 0.0
     count: float = 0.0
+    has_grown: bool = False  # since it faded
 
     def add(self, spent: float, count: float) -> None:
         if count > 0 and spent >= 0:
             self.spent += spent
             self.count += count
+            self.has_grown = True
 
     def fade(self) -> None:
-        self.spent *= _KEPT
-        self.count *= _KEPT
+        if self.has_grown:
+            self.spent *= _KEPT
+            self.count *= _KEPT
+            self.has_grown = False
 
     @property
     def value(self) -> float:
-        return self.spent / self.count if self.count > _FORGOTTEN else 0.0
+        return self.spent / self.count if self.count else 0.0
 
 
 @dataclass(slots=True)
@@ -126,7 +133,7 @@ class CostMeter:
                 continue
             cost = report.cost
             self._engines[address] = (cost.cpu, cost.inferences)
-            costs = self._of_engines.setdefault((address[0], report.variant), _EngineCosts())
+            costs = _newest(self._of_engines, (address[0], report.variant), _EngineCosts)
             # Without an earlier sample, all inferences of the engine are new.
             cpu, inferences = before.get(address, (0.0, 0))
             costs.cpu.add(cost.cpu - cpu, cost.inferences - inferences)
@@ -159,7 +166,7 @@ class CostMeter:
             source.width,
             source.height,
         )
-        costs = self._of_cameras.setdefault(key, _CameraCosts())
+        costs = _newest(self._of_cameras, key, _CameraCosts)
         costs.reading.add(now.cpu - before.cpu - frame_cpu, received)
         costs.frame.add(frame_cpu, inferred)
         costs.delivered.add(received / len(report.sources), now.at - before.at)
@@ -168,7 +175,7 @@ class CostMeter:
         return received / (now.at - before.at)
 
     def _update(self, rates: Mapping[str, float]) -> None:
-        costs = tuple(self._cost(key) for key in sorted(self._of_cameras) if self._is_known(key))[:MAX_COSTS]
+        costs = tuple(self._cost(key) for key in sorted(self._of_cameras) if self._is_known(key))
         rates = {name: min(round(rate, 2), MAX_FPS) for name, rate in sorted(rates.items())}
         told = {_key(cost): cost for cost in self.measured.costs}
         changed = [cost for cost in costs if _differ(told.get(_key(cost)), cost)]
@@ -206,6 +213,15 @@ class CostMeter:
             source_fps=min(round(camera.delivered.value, 2), MAX_FPS),
             frames=camera.frames,
         )
+
+
+def _newest(costs: dict[K, V], key: K, new: Callable[[], V]) -> V:
+    """The costs of a key, which become the newest. Of too many, those that have not run for longest go."""
+    found = costs.pop(key, None) or new()
+    costs[key] = found
+    while len(costs) > MAX_COSTS:
+        del costs[next(iter(costs))]
+    return found
 
 
 def _counters(report: CameraReport, now: float) -> _CameraCounters:
