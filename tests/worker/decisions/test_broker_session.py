@@ -415,6 +415,23 @@ def test_a_gap_in_the_sequence_ends_the_session() -> None:
     assert effects == [Close("expected message 4, got message 5")]
 
 
+def test_connections_that_take_long_are_given_longer() -> None:
+    """With others that connect, too, giving up would make all wait for one more handshake."""
+    worker = session()
+    now, opened, waited = 0.0, 0.0, list[int]()
+    while len(waited) < 9:
+        for effect in worker.tick(now):
+            if isinstance(effect, Open):
+                opened = now
+            elif isinstance(effect, Send):
+                worker.unsent(effect.envelope)
+            elif isinstance(effect, Close):
+                waited.append(round(now - opened))
+        now += 0.1
+
+    assert waited == [3, 3, 6, 6, 12, 12, 24, 24, 24]
+
+
 def test_a_restarted_broker_gets_a_new_hello_at_once_over_the_same_connection() -> None:
     worker, _ = ready()
     restarted = Broker(epoch=6)

@@ -58,6 +58,9 @@ SILENCE_TIMEOUT = 10  # heartbeats without any message, until the socket is clos
 HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
 START_TIMEOUT = 8.0  # seconds from the start to the desired state, until what is stored starts without it
 CONNECT_TIMEOUT = 3.0  # seconds for one endpoint to accept the connection, before the next is tried
+# That time doubles with every second attempt, so often at most. When a whole fleet connects at once, giving
+# up would make all others wait for one more handshake.
+MAX_DOUBLINGS = 3
 WAKE_GAP = 2.0  # seconds between two inputs: after a longer gap the process was stopped or suspended
 BACKOFF_FIRST = 0.1  # seconds
 BACKOFF_LAST = 5.0  # seconds
@@ -110,6 +113,7 @@ class Session:
         self._heard_at = 0.0
         self._woke_at = float("-inf")  # after a stop or a suspension, in which nothing could be heard
         self._endpoint = 0  # +1 after a refused or unanswered connection
+        self._unconnected = 0  # connections in a row that did not come about
         self._backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST, jitter=1.0)
 
         self._seen_epoch = hello.seen_epoch  # never falls
@@ -155,9 +159,10 @@ class Session:
                 self._opened_at = now
                 effects.append(Open(self._endpoint))
         elif self._state is SessionState.CONNECTING:
-            if now - self._opened_at >= CONNECT_TIMEOUT:
+            if now - self._opened_at >= CONNECT_TIMEOUT * 2 ** min(self._unconnected // 2, MAX_DOUBLINGS):
                 effects += self._disconnect(now, "no connection", counts=False)
                 self._endpoint += 1
+                self._unconnected += 1
             else:
                 effects.append(self._say_hello(now))
         elif self._state is SessionState.HELLO_SENT:
@@ -357,6 +362,7 @@ class Session:
 
     def _welcomed(self, welcome: Welcome, envelope: Envelope, now: float) -> list[Effect]:
         self._state = SessionState.SYNCING
+        self._unconnected = 0
         self._welcome = welcome
         self._epoch = envelope.epoch
         self._sent_seq = 0
