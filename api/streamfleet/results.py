@@ -121,6 +121,21 @@ class StageStat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveModel:
+    """The model that a pipeline uses.
+
+    Attributes:
+        id: Its id.
+        crashes: How often its engine on the device has crashed.
+        trouble: Why the desired model can never be used, so that this one goes on. Empty: it can be used.
+    """
+
+    id: str
+    crashes: int
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """The desired inference of a pipeline. The credentials of its sources are removed.
 
@@ -195,6 +210,8 @@ class Pipeline:
         samples: Counters of frames for labelling. None: the pipeline has no sampling.
         stages: Counters of the objects of each stage.
         sources: The state of each source.
+        active_model: The model in use: the former one until the desired one is ready.
+            None: the device has not reported it.
     """
 
     pipeline_id: str
@@ -221,6 +238,7 @@ class Pipeline:
     samples: SampleStat | None
     stages: tuple[StageStat, ...]
     sources: tuple[SourceStat, ...]
+    active_model: ActiveModel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +261,8 @@ class PipelineReport:
         dropped: The number of predictions that were not delivered, by sink.
         samples: Counters of frames for labelling. None: the pipeline has no sampling.
         stages: Counters of the objects of each stage.
+        active_model: The model in use: the former one until the desired one is ready.
+            None: the device has not reported it.
         report: The status report in the format of Roboflow's stream manager.
         at: The time of the report, in Unix seconds of the device's clock.
         age: Seconds since the report arrived.
@@ -266,6 +286,7 @@ class PipelineReport:
     report: dict[str, Any]
     at: float | None
     age: float | None
+    active_model: ActiveModel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,9 +35,9 @@ from streamfleet_worker.ipc.child_messages import (
     EngineConfig,
     EngineReport,
     KeepConfig,
+    ModelConfig,
     PostProcessing,
     PublisherConfig,
-    StageConfig,
     Stop,
     ToChild,
     receive,
@@ -228,7 +228,7 @@ class ProcessHarness:
         progress_path: str = "",
         sinks: tuple[UdpSink, ...] | None = None,
         properties: dict[str, float] | None = None,
-        stage_configs: tuple[StageConfig, ...] = (),
+        stage_configs: tuple[ModelConfig, ...] = (),
         **spec: Any,
     ) -> Child:
         config = CameraConfig(

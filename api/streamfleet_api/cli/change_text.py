@@ -65,9 +65,12 @@ def begins_anew(before: Pipeline, after: Pipeline) -> bool:
     """Whether a change restarts the pipeline.
 
     As `PipelineSpec.can_update_to`, and always on another device or for another behavior without the broker.
+    With another model it begins anew if nothing runs that could go on.
     """
+    has_new_model = before.spec.model != after.spec.model
     visible = (
-        _played(before) != _played(after)
+        (has_new_model and before.status in ("ended", "failed"))
+        or _played(before) != _played(after)
         or before.device != after.device
         or _without_broker(before) != _without_broker(after)
     )
@@ -83,8 +86,8 @@ def _is_hidden(before: Pipeline, after: Pipeline) -> bool:
     return before.generation != after.generation and not any(_changes(before, after))
 
 
-def _played(entry: Pipeline) -> tuple[ModelRef, list[SourceSpec], tuple[Stage, ...]]:
-    return entry.spec.model, [source.fixed for source in entry.spec.sources], entry.spec.stages
+def _played(entry: Pipeline) -> tuple[list[SourceSpec], tuple[Stage, ...]]:
+    return [source.fixed for source in entry.spec.sources], entry.spec.stages
 
 
 def _step(name: str, before: str, after: str) -> str:

@@ -30,6 +30,8 @@ def status_lines(entry: Pipeline, status: PipelineReport) -> Iterator[str]:
     if entry.latency is not None:
         yield _line("latency", f"{entry.latency * 1000:.0f} ms from frame to prediction")
     yield from _desired(entry)
+    if status.active_model is not None and status.active_model.id != entry.spec.model.id:
+        yield _line("in use", f"{status.active_model.id}, until {entry.spec.model.id} is ready")
     for source in status.sources:
         yield from _source(source)
         yield from _choices(entry.spec.sources[source.source_id : source.source_id + 1])

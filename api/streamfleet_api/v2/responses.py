@@ -31,6 +31,7 @@ from streamfleet_core.protocol.requests import (
 )
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
+    ActiveModel,
     ClockStat,
     DeviceStat,
     EngineStat,
@@ -161,6 +162,8 @@ class Pipeline(Answer):
     stages: list[StageStat]
     """The objects on which each stage has run, and those that were late or failed."""
     sources: list[SourceStat]
+    active_model: ActiveModel | None
+    """The model in use: the former one until the desired one is ready. Null: its device has not told it."""
 
     @classmethod
     def of(cls, view: PipelineView, seen: Seen[PipelineStat] | None) -> Pipeline:
@@ -191,6 +194,7 @@ class Pipeline(Answer):
             samples=stat.samples if stat else None,
             stages=list(stat.stages) if stat else [],
             sources=list(stat.sources) if stat else [],
+            active_model=stat.active_model if stat else None,
         )
 
 
@@ -245,6 +249,8 @@ class PipelineReport(Answer):
     """Samples kept for labelling. Null: none now or before."""
     stages: list[StageStat]
     """The objects on which each stage has run, and those that were late or failed."""
+    active_model: ActiveModel | None
+    """The model in use: the former one until the desired one is ready. Null: its device has not told it."""
     report: dict[str, Any]
     """Roboflow's status report."""
     at: float | None
@@ -272,6 +278,7 @@ class PipelineReport(Answer):
             dropped=stat.dropped,
             samples=stat.samples,
             stages=list(stat.stages),
+            active_model=stat.active_model,
             report=dict(stat.report),
             at=stat.at if seen else None,
             age=round(seen.age, 3) if seen else None,

@@ -297,7 +297,7 @@ class Pipelines:
         device = self._device_for(record)
         if device != known.device:
             return self._scheduler.moved(record, device, now)
-        if not record.spec.can_update_to(known.spec) or record.on_disconnect != known.on_disconnect:
+        if self._begins_anew(known, record):
             generation = known.generation + 1
             return replace(record, generation=generation, run_generation=generation, standby=None)
         if record.pinned and record.standby is not None:  # it names its device by now, and no longer moves
@@ -305,6 +305,13 @@ class Pipelines:
         if (record.spec, record.desired_status) != (known.spec, known.desired_status):
             return replace(record, generation=known.generation + 1)
         return record
+
+    def _begins_anew(self, known: PipelineRecord, record: PipelineRecord) -> bool:
+        """Whether a change on the same device begins a new run."""
+        if not record.spec.can_update_to(known.spec) or record.on_disconnect != known.on_disconnect:
+            return True
+        # Nothing runs that could go on with it.
+        return record.spec.model != known.spec.model and self._state.has_finished(known)
 
     def _write_update(self, known: PipelineRecord, record: PipelineRecord, now: float) -> None:
         if record.generation == known.generation:

@@ -25,6 +25,7 @@ from streamfleet_core.protocol.values import (
     DesiredStatus,
     Finite,
     Id,
+    ModelId,
     Natural,
     ObservedState,
     PipelineSpec,
@@ -145,6 +146,15 @@ class StageStat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveModel:
+    """The model that a pipeline uses. It is the former one until the desired one is ready."""
+
+    id: ModelId
+    crashes: Natural = 0  # of its engine on this device
+    trouble: Reason = ""  # why the desired model can never be used, so that this one goes on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStat:
     """One pipeline. `report` is Roboflow's status report."""
 
@@ -164,6 +174,7 @@ class PipelineStat:
     last_crash: str = ""  # why it was last restarted, even if it runs again; redacted
     samples: SampleStat | None = None  # None: sampling was never enabled
     stages: Annotated[tuple[StageStat, ...], Meta(max_length=MAX_STAGES)] = ()
+    active_model: ActiveModel | None = None  # None: from a worker that does not tell it
 
 
 @dataclass(frozen=True, slots=True)

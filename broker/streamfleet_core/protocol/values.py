@@ -327,8 +327,11 @@ class PipelineSpec:
     mask_format: MaskFormat = "polygon"
 
     def can_update_to(self, other: PipelineSpec) -> bool:
-        """Whether a run of one spec can be updated to the other without a restart."""
-        if self.model != other.model or self.stages != other.stages:
+        """Whether a run of one spec can be updated to the other without a restart.
+
+        Another model takes over when its engine is ready.
+        """
+        if self.stages != other.stages:
             return False
         return self.sources == other.sources or self.fixed_sources == other.fixed_sources
 

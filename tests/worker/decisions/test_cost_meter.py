@@ -66,7 +66,13 @@ def view(seconds: float, *, fps: float = 5.0, source_fps: float = 25.0, frame: f
     )
     observed = Observed(pipeline_id="door", generation=1, incarnation=1, state=ObservedState.RUNNING)
     return PipelineView(
-        assignment=assignment, observed=observed, alive=True, report=report, report_age=0.0, last_crash=""
+        assignment=assignment,
+        observed=observed,
+        alive=True,
+        report=report,
+        report_age=0.0,
+        last_crash="",
+        model=assignment.spec.model,
     )
 
 

@@ -180,7 +180,11 @@ class World:
                 case ChangeCamera():
                     assert self.alive[action.child] is None
                     before = self.told[action.child]
-                    assert action.assignment.generation > before.generation
+                    assert action.assignment.generation >= before.generation
+                    assert action.assignment != before
+                    has_new_model = action.assignment.spec.model != before.spec.model
+                    assert has_new_model == (action.manifest is not None)
+                    assert not has_new_model or action.assignment.generation > before.generation
                     assert action.assignment.run_generation == before.run_generation
                     assert action.assignment.spec.can_update_to(before.spec), (
                         "a change that a camera cannot obey"
@@ -211,7 +215,9 @@ class World:
     def start_camera(self, action: StartCamera) -> None:
         child, assignment = action.child, action.assignment
         pipeline_id = child.pipeline_id
-        assert self.assignments[pipeline_id] == assignment
+        known = self.assignments[pipeline_id]
+        assert replace(known.spec, model=assignment.spec.model) == assignment.spec
+        assert known.spec.model == assignment.spec.model or known.generation >= assignment.generation
         assert assignment.desired_status != "stop"
         assert (pipeline_id, assignment.run_generation) not in self.ended, (
             "a playing that had ended began again"
@@ -258,6 +264,9 @@ class World:
             )
             if self.rng.random() < 0.3:
                 changed = replace(changed, spec=replace(known.spec, confidence=self.rng.random()))
+            if self.rng.random() < 0.3:
+                model = ModelRef("m", self.rng.choice(["1" * 64, "2" * 64]))
+                changed = replace(changed, spec=replace(changed.spec, model=model))
             self.assignments[pipeline_id] = changed
         self.feed(Adopted(tuple(self.assignments.values())))
 
@@ -360,6 +369,9 @@ def test_whatever_happens_the_laws_hold_and_what_runs_becomes_what_is_desired(se
         )
         assert entry.state in (expected, ObservedState.ENDED, ObservedState.FAILED)
         assert entry.generation == desired[pipeline_id].generation
+        (view,) = world.core.pipelines(world.now, pipeline_id)
+        is_the_desired_one = view.model == desired[pipeline_id].spec.model
+        assert is_the_desired_one or view.model_trouble or entry.state is not expected
         assert entry.state is not ObservedState.ENDED or (
             (pipeline_id, desired[pipeline_id].run_generation) in world.ended
         )

@@ -57,10 +57,10 @@ from streamfleet_worker.ipc.child_messages import (
     Change,
     EngineConfig,
     KeepConfig,
+    ModelConfig,
     PublisherConfig,
     Relay,
     Show,
-    StageConfig,
     Stop,
 )
 from streamfleet_worker.ipc.fence import Fence, boot_time
@@ -461,9 +461,11 @@ class Agent:
                 self._start_camera(action)
             case actions.ChangeCamera():
                 assignment = action.assignment
-                spec = self._files.local(assignment.spec)
+                spec, model = self._files.local(assignment.spec), None
+                if action.manifest is not None:
+                    model = ModelConfig(action.manifest, self._paths.engine(spec.model.digest))
                 self._children.send(
-                    action.child, Change(assignment.generation, assignment.desired_status, spec)
+                    action.child, Change(assignment.generation, assignment.desired_status, spec, model)
                 )
             case actions.ShowPictures():
                 self._children.send(action.child, Show(action.wanted))
@@ -543,7 +545,7 @@ class Agent:
                 spec=self._files.local(assignment.spec),
                 manifest=action.manifests[0],
                 stages=tuple(
-                    StageConfig(manifest, self._paths.engine(stage.model.digest))
+                    ModelConfig(manifest, self._paths.engine(stage.model.digest))
                     for stage, manifest in zip(assignment.spec.stages, action.manifests[1:], strict=True)
                 ),
                 defaults=self._config.defaults,

@@ -13,7 +13,7 @@ from pathlib import Path
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.status import SampleStat
-from streamfleet_core.protocol.values import MaskFormat, UdpSink
+from streamfleet_core.protocol.values import Manifest, MaskFormat, UdpSink
 from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.sender import Sender
@@ -89,6 +89,11 @@ class Emitter:
         for sender in former:
             if sender not in senders:
                 sender.close()
+
+    def use_model(self, manifest: Manifest) -> None:
+        """Name what is found as this model does, from the next frame on."""
+        self._names = Names(manifest.labels, manifest.keypoints)
+        self._sampler.name_as(manifest.labels)
 
     @property
     def is_sampling(self) -> bool:

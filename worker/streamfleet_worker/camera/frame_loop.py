@@ -3,6 +3,9 @@
 A file loses no frame: it waits for a slot, the engine, its pace, and the end of a pause. A live source never
 waits: frames that cannot be processed now are dropped, and counted by cause. No source waits for another:
 they share the slots, and one slot is reserved for each.
+
+Another model takes over while it runs: its engine is connected, the frames at the former one are emitted, and
+the next frames go to the new one. Sources, tracks and sinks go on.
 """
 
 from __future__ import annotations
@@ -12,18 +15,20 @@ import select
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from streamfleet_core.protocol.status import StageStat
-from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
+from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_output import FrameOutput
 from streamfleet_worker.camera.in_flight_frame import InFlightFrame
+from streamfleet_worker.camera.next_model import NextModel
 from streamfleet_worker.camera.run_settings import RunSettings
 from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
 from streamfleet_worker.camera.stages.cascade import Cascade
 from streamfleet_worker.engine.client import EngineClient
 from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed, Turn
-from streamfleet_worker.ipc.child_messages import CameraConfig
+from streamfleet_worker.ipc.child_messages import CameraConfig, Change
 from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.frame import Frame
@@ -35,6 +40,8 @@ logger = logging.getLogger(__name__)
 _REPEAT = 1.0  # seconds after which the last predictions are repeated
 _LAST_FRAMES = 0.5  # seconds for the publisher to accept them, at the end of files
 _IDLE = 0.5  # seconds, the longest wait before everything is checked again
+_LEAVING_LIVE = 1.0  # seconds for the former model to answer for frames of live sources
+_LEAVING_FILE = 30.0  # the same for files, whose frames must not be lost
 
 
 class FrameLoop:
@@ -57,9 +64,13 @@ class FrameLoop:
         self._changed = changed  # wakes the thread that reports
         self._output = FrameOutput(config, lanes, emitter=emitter, journal=journal)
         self._journal = journal
-        slots = min(MAX_SLOTS, IN_FLIGHT + len(lanes) - 1)
-        self._engine = EngineClient(config.engine_socket, config.manifest, slots=slots)
+        self._slots = min(MAX_SLOTS, IN_FLIGHT + len(lanes) - 1)
+        self._model = config.model
+        self._engine = EngineClient(config.engine_socket, config.manifest, slots=self._slots)
         self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
+        self._changing = threading.Lock()  # held during a change; guards the following
+        self._upcoming: Change | None = None  # a change of the model that is not in effect yet
+        self._next: NextModel | None = None  # of that change
         self._cascade = Cascade(config)
         self._applied: RunSettings | None = None  # the settings that the lanes have
         self._paused_at: float | None = None  # monotonic seconds
@@ -85,9 +96,18 @@ class FrameLoop:
         self._wakeup.set()
         self._thread.join(deadline)
 
-    def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
-        """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
-        self._output.change(generation, desired_status, spec)
+    def change(self, change: Change) -> None:
+        """Apply a change. It is in effect when this returns, under its generation.
+
+        If the model changes, all else is in effect, and its generation rises when the model has taken over.
+        """
+        with self._changing:
+            present = self._model if self._upcoming is None else self._upcoming.model
+            model = change.model or present
+            waits = model != self._model
+            self._upcoming = replace(change, model=model) if waits else None
+            generation = self.generation if waits else change.generation
+            self._output.change(generation, change.desired_status, change.spec)
         self._wakeup.set()
 
     def show(self, wanted: bool) -> None:
@@ -95,6 +115,11 @@ class FrameLoop:
         self._output.show(wanted)
         for lane in self._lanes:
             lane.gate.watch(wanted)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model in use. Any thread may ask."""
+        return self._model.manifest
 
     @property
     def generation(self) -> int:
@@ -156,6 +181,7 @@ class FrameLoop:
             self._failed = True
         finally:
             self._engine.close()
+            self._forget_next()
             self._cascade.close()
             self._output.close(_LAST_FRAMES if self._done else 0.0)
             self._changed.set()
@@ -171,6 +197,7 @@ class FrameLoop:
         self._submit_frames()
         self._cascade.step(now)
         self._emit_ready_frames()
+        self._change_model(now)
         self._submit_frames()
         self._advance_past_still()
         self._record_ends()
@@ -215,10 +242,64 @@ class FrameLoop:
         requested = self._scheduler.forget_request(lane.source_id)
         if requested is not None:
             self._engine.forget_request(requested)
+        self._drop_unanswered(lane)
+
+    def _drop_unanswered(self, lane: SourceLane) -> None:
         for frame in self._scheduler.remove_unanswered(lane.source_id):
             self._engine.give_back(frame.slot)
             lane.metrics.dropped("engine")
             lane.gate.forget()
+
+    def _change_model(self, now: float) -> None:
+        """Let another model take over, as soon as no frame is at the former one."""
+        upcoming = self._upcoming
+        if upcoming is None or upcoming.model is None:
+            self._forget_next()
+            return
+        if self._next is None or self._next.model != upcoming.model:
+            self._forget_next()
+            self._next = NextModel(upcoming.model, slots=self._slots)
+        if not self._next.connect(now):
+            return
+        self._abandon_late_frames(self._next, now)
+        if any(self._scheduler.has_frames(lane.source_id) for lane in self._lanes):
+            return
+        if self._changing.acquire(blocking=False):  # otherwise it changes again, and the next step sees it
+            try:
+                if self._upcoming is upcoming:
+                    self._take_over(upcoming, self._next)
+            finally:
+                self._changing.release()
+
+    def _take_over(self, change: Change, by: NextModel) -> None:
+        for lane in self._lanes:
+            self._scheduler.forget_request(lane.source_id)
+        self._engine.close()
+        self._engine, self._model, self._next, self._upcoming = by.engine, by.model, None, None
+        manifest = by.model.manifest
+        self._letterboxes = [Letterbox(manifest) for _ in self._lanes]
+        self._cascade.use_labels(manifest.labels)
+        self._output.use_model(manifest, change.generation, change.desired_status, change.spec)
+        self._apply_settings(time.monotonic())
+        self._changed.set()
+
+    def _abandon_late_frames(self, following: NextModel, now: float) -> None:
+        """Drop frames of live sources that the former model does not answer for. A file waits.
+
+        Raises: RuntimeError if it waits for too long: the next process begins with the new model.
+        """
+        assert following.connected_at is not None
+        waited = now - following.connected_at
+        for lane in self._lanes:
+            if not lane.finite and waited > _LEAVING_LIVE:
+                self._drop_unanswered(lane)
+            elif lane.finite and waited > _LEAVING_FILE and not self.paused:
+                raise RuntimeError(f"the former model has not answered for {_LEAVING_FILE:.0f} s")
+
+    def _forget_next(self) -> None:
+        if self._next is not None:
+            self._next.engine.close()
+            self._next = None
 
     def _read_engine(self, now: float) -> None:
         match self._engine.answer(now):
@@ -291,6 +372,8 @@ class FrameLoop:
             self._submit(lane, frame, slot, now)
 
     def _may_submit(self, lane: SourceLane, now: float) -> bool:
+        if self._next is not None and self._next.is_ready:
+            return False
         early = lane.pace.wait(now) > 0
         if lane.finite:
             return not self.paused and not early
@@ -393,6 +476,8 @@ class FrameLoop:
             poll.register(engine, select.POLLIN)
         else:
             dues.append(self._engine.wait(now))
+        if self._next is not None and not self._next.is_ready:
+            dues.append(self._next.engine.wait(now))
         for descriptor in self._cascade.descriptors():
             poll.register(descriptor, select.POLLIN)
         dues += self._cascade.waits(now)

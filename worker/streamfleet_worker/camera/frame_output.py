@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import supervision as sv
 
 from streamfleet_core.protocol.data_plane import DataHeader
-from streamfleet_core.protocol.values import DesiredStatus, PipelineSpec
+from streamfleet_core.protocol.values import DesiredStatus, Manifest, PipelineSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.in_flight_frame import InFlightFrame
 from streamfleet_worker.camera.run_settings import RunSettings, settings_of
@@ -37,7 +37,9 @@ class FrameOutput:
         self._emitter = emitter
         self._journal = journal
         self._lock = threading.Lock()  # held during any emission; guards the settings and the emitter
-        self._settings = self._settings_of(config.generation, config.desired_status, config.spec)
+        self._settings = self._settings_of(
+            config.generation, config.desired_status, config.spec, config.manifest
+        )
         self._fresh_from = 0.0  # monotonic seconds of the end of the last pause
         self._failing_sinks: set[str] = set()
         self._throttle = PreviewThrottle()
@@ -53,20 +55,31 @@ class FrameOutput:
     def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
         """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
         newest = max(self._settings.generation, generation)
-        settings = self._settings_of(newest, desired_status, spec)
+        settings = self._settings_of(newest, desired_status, spec, self._settings.manifest)
         senders = self._emitter.senders_to(spec.sinks)
         with self._lock:
-            if self._settings.paused and not settings.paused:
-                self._fresh_from = time.monotonic()
-            self._settings = settings
             self._emitter.use(senders)
-            self._record_pause()
+            self._use(settings)
+
+    def use_model(
+        self, manifest: Manifest, generation: int, desired_status: DesiredStatus, spec: PipelineSpec
+    ) -> None:
+        """Read outputs of another model from now on, under this generation. Sinks stay as they are."""
+        settings = self._settings_of(generation, desired_status, spec, manifest)
+        with self._lock:
+            self._emitter.use_model(manifest)
+            self._use(settings)
+
+    def _use(self, settings: RunSettings) -> None:
+        if self._settings.paused and not settings.paused:
+            self._fresh_from = time.monotonic()
+        self._settings = settings
+        self._record_pause()
 
     def show(self, wanted: bool) -> None:
         """Start or stop making previews. Only one thread may call this."""
         if wanted and self._renderer is None:
             self._renderer = PreviewRenderer(
-                self._config.manifest.labels,
                 self._send_preview,
                 stage_labels={
                     stage.name: each.manifest.labels
@@ -123,7 +136,7 @@ class FrameOutput:
         now = time.monotonic()
         lane.metrics.emitted(now, latency=now - frame.began_at - held, objects=count_of(findings))
         self._record_sink_failures()
-        self._offer_preview(lane, frame, findings, header)
+        self._offer_preview(lane, frame, findings, header, settings.manifest.labels)
         return True
 
     def find(self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs) -> Findings:
@@ -143,16 +156,17 @@ class FrameOutput:
         if self._renderer is not None:
             self._renderer.stop()
 
-    def _settings_of(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> RunSettings:
-        config = self._config
+    def _settings_of(
+        self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec, manifest: Manifest
+    ) -> RunSettings:
         return settings_of(
-            generation, desired_status, spec, defaults=config.defaults, manifest=config.manifest
+            generation, desired_status, spec, defaults=self._config.defaults, manifest=manifest
         )
 
     def _find(
         self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs, settings: RunSettings
     ) -> Findings:
-        manifest = self._config.manifest
+        manifest = settings.manifest
         found = findings_of(
             outputs,
             frame.geometry,
@@ -170,7 +184,12 @@ class FrameOutput:
         return lane.tracker.update(found, frame.stamp.media_time - frame.skipped)
 
     def _offer_preview(
-        self, lane: SourceLane, frame: InFlightFrame, findings: Findings, header: DataHeader
+        self,
+        lane: SourceLane,
+        frame: InFlightFrame,
+        findings: Findings,
+        header: DataHeader,
+        labels: Sequence[str],
     ) -> None:
         """Pass the frame to the preview renderer, if it gets a preview."""
         if not frame.shown or frame.picture is None or self._renderer is None:
@@ -179,6 +198,7 @@ class FrameOutput:
             PreviewFrame(
                 picture=frame.picture,
                 findings=findings,
+                labels=labels,
                 source_id=lane.source_id,
                 header=header,
                 nested={} if frame.nested is None else frame.nested.close(),

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 import cv2
 
 from streamfleet_core.protocol.source_reference import is_finite, shown_reason
-from streamfleet_core.protocol.values import DesiredStatus, ObservedState, PipelineSpec, SourceSpec
+from streamfleet_core.protocol.values import ObservedState, SourceSpec
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_loop import FrameLoop
 from streamfleet_worker.camera.needed_size import needed_size
@@ -109,10 +109,10 @@ class Camera:
         for reader in self._readers:
             reader.stop(max(0.0, until - time.monotonic()))
 
-    def change(self, generation: int, desired_status: DesiredStatus, spec: PipelineSpec) -> None:
-        """Apply a generation, a spec, and pause or run. It is in effect when this returns."""
-        self.frame_loop.change(generation, desired_status, spec)
-        self._emitter.sample(spec.sampling)
+    def change(self, change: Change) -> None:
+        """Apply it. It is in effect when this returns, except for a model that takes over."""
+        self.frame_loop.change(change)
+        self._emitter.sample(change.spec.sampling)
 
     @property
     def failed(self) -> bool:
@@ -174,7 +174,7 @@ class Camera:
         # Whether a frame is sampled may depend on its predictions, when it is decoded already.
         if self._emitter.is_sampling or self._config.stages:
             return None
-        return needed_size(width, height, self._config.manifest)
+        return needed_size(width, height, self.frame_loop.manifest)
 
     def _lane(self, source_id: int, spec: SourceSpec, now: float) -> SourceLane:
         metrics = SourceMetrics(
@@ -220,8 +220,8 @@ def _serve(camera: Camera, connection: Connection) -> None:
                 match receive(connection):
                     case Stop():
                         return
-                    case Change(generation, desired_status, spec):
-                        camera.change(generation, desired_status, spec)
+                    case Change() as change:
+                        camera.change(change)
                     case Show(wanted):
                         camera.frame_loop.show(wanted)
             if ready:

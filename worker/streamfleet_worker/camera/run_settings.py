@@ -25,6 +25,7 @@ class RunSettings:
     """What is in effect now."""
 
     generation: int
+    manifest: Manifest  # of the model that finds what is emitted
     desired_status: DesiredStatus
     rules: PostProcessing
     limits: tuple[float | None, ...]  # frames/s, by source
@@ -54,6 +55,7 @@ def settings_of(
     problems = (selection_problem(source, manifest.labels) for source in spec.sources)
     return RunSettings(
         generation=generation,
+        manifest=manifest,
         desired_status=desired_status,
         rules=post_processing(spec, defaults),
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from streamfleet_core.protocol.status import SourceStat
-from streamfleet_core.protocol.values import Assignment, ObservedState, PipelineSpec
+from streamfleet_core.protocol.values import Assignment, ModelRef, ObservedState, PipelineSpec
 from streamfleet_worker.decisions.reconcile_actions import Action, KillChild, StopChild
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId
 from streamfleet_worker.ipc.child_messages import CameraReport
@@ -83,6 +83,8 @@ class Camera(Child[CameraId]):
     told: Assignment = field(kw_only=True)  # the last assignment that it was sent
     moved_at: float | None = None  # when it last moved on; None while it need not rise
     shows: bool = False  # it was told to make previews
+    former: ModelRef | None = None  # in use until the camera reports the generation of the present model
+    swap_generation: int = 0  # this generation
 
     @property
     def run_generation(self) -> int:
@@ -92,7 +94,12 @@ class Camera(Child[CameraId]):
     @property
     def digests(self) -> set[str]:
         """The digests of its models."""
-        return {model.digest for model in self.told.spec.models}
+        return {model.digest for model in (*self.told.spec.models, self.model)}
+
+    @property
+    def model(self) -> ModelRef:
+        """The model in use."""
+        return self.told.spec.model if self.former is None else self.former
 
     def can_become(self, assignment: Assignment) -> bool:
         """Whether this process can apply the assignment without a restart."""
@@ -104,11 +111,22 @@ class Camera(Child[CameraId]):
             # Whether the fence applies is fixed at the start of a camera.
             and assignment.on_disconnect == told.on_disconnect
             and assignment.spec.can_update_to(told.spec)
+            # What is paused has nothing to lose, and keeps frames of a file that only its engine can read.
+            and (assignment.desired_status != "pause" or assignment.spec.model == told.spec.model)
         )
+
+    def tell(self, assignment: Assignment, now: float) -> None:
+        """Record that it is sent an assignment which it can become."""
+        if assignment.spec.model != self.told.spec.model:
+            self.former, self.swap_generation = self.model, assignment.generation
+        self.told = assignment
+        self.moved_at = None if self.moved_at is None else now
 
     def reported(self, report: CameraReport, before: CameraReport | None, now: float) -> None:
         """Record a report; `before` is the previous one of this camera."""
         self.heard_at = now
+        if report.generation >= self.swap_generation:
+            self.former = None
         if report.state is not ObservedState.RUNNING or report.waiting_for_engine:
             self.moved_at = None
         elif self.moved_at is None or before is None or _moved(report) != _moved(before):

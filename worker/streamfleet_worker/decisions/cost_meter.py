@@ -152,7 +152,7 @@ class CostMeter:
         self, view: PipelineView, now: _CameraCounters, before: _CameraCounters, variants: Mapping[str, str]
     ) -> float:
         """Add the growth of one camera, and return the frames/s that its live sources deliver."""
-        report, digest = view.report, view.assignment.spec.model.digest
+        report, digest = view.report, view.model.digest
         assert report is not None
         received, inferred = now.received - before.received, now.inferred - before.inferred
         frame_cpu = now.frame_cpu - before.frame_cpu

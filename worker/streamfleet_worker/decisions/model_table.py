@@ -228,6 +228,27 @@ class ModelTable:
             return None
         return model.manifest
 
+    def is_ready(self, digest: str) -> bool:
+        """Whether an engine of the model can infer now."""
+        model = self._models.get(digest)
+        return (
+            model is not None
+            and model.engine is not None
+            and model.engine.staying
+            and model.report is not None
+            and model.report.state == "ready"
+        )
+
+    def failure(self, digest: str) -> str | None:
+        """Why a model cannot work; None if it may."""
+        model = self._models.get(digest)
+        return None if model is None else model.failed
+
+    def crashes(self, digest: str) -> int:
+        """How often its engine has crashed."""
+        model = self._models.get(digest)
+        return 0 if model is None else model.restarts
+
     def failures(self) -> dict[str, str]:
         """Reasons why models cannot work, by digest."""
         return {digest: model.failed for digest, model in self._models.items() if model.failed is not None}

@@ -13,6 +13,7 @@ import msgspec
 from streamfleet_core.protocol.limits import MAX_STAT_BODY
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.status import (
+    ActiveModel,
     DeviceStat,
     PipelineStat,
     SourceStat,
@@ -52,6 +53,7 @@ def pipeline_stat(
     report_age: float | None,
     at: float,
     last_crash: str,
+    active_model: ActiveModel | None = None,
 ) -> PipelineStat:
     """Build the document of one pipeline. `alive`: its camera process exists; `at`: Unix seconds.
 
@@ -91,6 +93,7 @@ def pipeline_stat(
         last_crash=last_crash,
         samples=samples,
         stages=report.stages if report is not None and alive else (),
+        active_model=active_model,
     )
 
 

@@ -4,6 +4,9 @@ starting --report--> running, paused, reconnecting --exit--> crashed --> backoff
 running --report ended--> ended, reported once it is stored
 any --unassigned, fence closed--> stopping --exit--> (absent)
 starting --model or camera can never work--> failed, until the spec changes
+
+Another model takes over in the running camera as soon as its engine is ready. Until then, and if it can never
+work, the former model goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from streamfleet_core.protocol.source_reference import cut_reason, shown_reason
-from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
+from streamfleet_core.protocol.values import Assignment, ModelRef, Observed, ObservedState
 from streamfleet_worker.decisions.children import Camera, exit_reason, is_fault
 from streamfleet_worker.decisions.model_table import ModelTable
 from streamfleet_worker.decisions.reconcile_actions import (
@@ -47,6 +50,8 @@ class Pipeline:
     crashes: int = 0  # cameras in a row that ended by their own fault
     failed: str | None = None  # why this run can never work
     before_end: Observed | None = None  # the reported state of an ended run, until its end is stored
+    serving: ModelRef | None = None  # the model of its cameras in this run, until another one takes over
+    serving_generation: int = 0  # that the last camera was told
 
     @property
     def ended(self) -> bool:
@@ -69,11 +74,15 @@ class Pipeline:
             return self.camera.told.generation
         return min(self.camera.told.generation, self.report.generation)
 
+    def serve(self, told: Assignment) -> None:
+        """Record what its camera was told."""
+        self.serving, self.serving_generation = told.spec.model, told.generation
+
     def restart(self) -> None:
         """Forget the last run: nothing is known of the next one."""
         self.report = None
         self.restart_policy = RestartPolicy()
-        self.crash = self.last_crash = self.failed = self.before_end = None
+        self.crash = self.last_crash = self.failed = self.before_end = self.serving = None
         self.restarts = self.crashes = 0
 
 
@@ -87,6 +96,9 @@ class PipelineView:
     report: CameraReport | None  # the last one
     report_age: float | None  # seconds; None: the present camera has not reported
     last_crash: str  # why it was restarted last
+    model: ModelRef  # in use, which may be the former one
+    model_crashes: int = 0  # of its engine
+    model_trouble: str = ""  # why the desired model can never be used, while the former one goes on
 
 
 class PipelineTable:
@@ -135,10 +147,14 @@ class PipelineTable:
         row = pipeline.row
         if assignment.generation < row.generation:
             return [Refuse(assignment.pipeline_id, assignment.generation, row.generation)]
-        is_first = pipeline.assignment is None
+        former = pipeline.assignment
+        is_first = former is None
+        is_new_run = is_first or assignment.run_generation != row.run_generation
+        has_new_models = former is None or former.spec.models != assignment.spec.models
         pipeline.assignment = assignment
-        if is_first or assignment.run_generation != row.run_generation:
+        if is_new_run or (has_new_models and pipeline.failed is not None):
             pipeline.restart()
+        if is_new_run or has_new_models:
             for model in assignment.spec.models:
                 self._models.try_again(model.digest)
         if not is_first and (assignment.generation, assignment.run_generation) == (
@@ -233,7 +249,7 @@ class PipelineTable:
         """Give up the pipelines that should run, and whose model cannot work."""
         for pipeline in self._pipelines.values():
             if pipeline.assignment is not None and self._should_run(pipeline):
-                for model in pipeline.assignment.spec.models:
+                for model in self._possible(pipeline, pipeline.assignment).spec.models:
                     if model.digest == digest:
                         pipeline.failed = f"model {model.id}: {reason}"
 
@@ -260,14 +276,38 @@ class PipelineTable:
     ) -> list[Action]:
         assignment = pipeline.assignment
         assert assignment is not None
-        if not camera.staying or not camera.can_become(assignment) or not self._should_run(pipeline):
+        if not camera.staying or not self._should_run(pipeline):
+            return camera.stop(now)
+        possible = self._possible(pipeline, assignment)
+        model = possible.spec.model
+        swaps = model != camera.told.spec.model
+        if not camera.can_become(possible) or (swaps and not self._models.is_ready(model.digest)):
             return camera.stop(now)
         actions: list[Action] = []
-        if camera.told != assignment:
-            camera.told = assignment
-            camera.moved_at = None if camera.moved_at is None else now
-            actions.append(ChangeCamera(camera.id, assignment))
+        if camera.told != possible:
+            manifest = self._models.ready(model.digest) if swaps else None
+            camera.tell(possible, now)
+            pipeline.serve(possible)
+            actions.append(ChangeCamera(camera.id, possible, manifest))
         return actions + _show(camera, watched)
+
+    def _possible(self, pipeline: Pipeline, assignment: Assignment) -> Assignment:
+        """The assignment as far as it can be carried out now: with the former model until its own is ready.
+
+        Until then it is under the former generation, as it is not done. If its model can never work, nothing
+        more will be done.
+        """
+        former, model = pipeline.serving, assignment.spec.model
+        if former is None or former == model or self._models.is_ready(model.digest):
+            return assignment
+        if self._models.failure(former.digest) is not None:
+            return assignment
+        has_failed = self._models.failure(model.digest) is not None
+        return replace(
+            assignment,
+            generation=assignment.generation if has_failed else pipeline.serving_generation,
+            spec=replace(assignment.spec, model=former),
+        )
 
     def _forget(self, pipeline: Pipeline) -> list[Action]:
         if not self._adopted:
@@ -278,7 +318,8 @@ class PipelineTable:
     def _start_camera(
         self, pipeline: Pipeline, assignment: Assignment, watched: tuple[str, ...], now: float
     ) -> list[Action]:
-        spec, manifests = assignment.spec, []
+        possible = self._possible(pipeline, assignment)
+        spec, manifests = possible.spec, []
         for model in (spec.model, *(stage.model for stage in spec.stages)):
             manifest = self._models.ready(model.digest)
             if manifest is None:
@@ -286,23 +327,28 @@ class PipelineTable:
             manifests.append(manifest)
         pipeline.row = replace(pipeline.row, incarnation=pipeline.row.incarnation + 1)
         child = CameraId(assignment.pipeline_id, pipeline.row.incarnation)
-        pipeline.camera = Camera(id=child, started_at=now, told=assignment)
+        pipeline.camera = Camera(id=child, started_at=now, told=possible)
+        pipeline.serve(possible)
         return [
             Persist(pipeline.row),
-            StartCamera(child, assignment, tuple(manifests)),
+            StartCamera(child, possible, tuple(manifests)),
             *_show(pipeline.camera, watched),
         ]
 
     # facts
 
     def wanted_models(self) -> set[str]:
-        """The models of the pipelines that should run, by digest."""
-        return {
-            model.digest
-            for pipeline in self._pipelines.values()
-            if pipeline.assignment is not None and self._should_run(pipeline)
-            for model in pipeline.assignment.spec.models
-        }
+        """The models of the pipelines that should run, and those that go on meanwhile, by digest."""
+        wanted: set[str] = set()
+        for pipeline in self._pipelines.values():
+            if pipeline.assignment is not None and self._should_run(pipeline):
+                possible = self._possible(pipeline, pipeline.assignment)
+                wanted.update(
+                    model.digest for model in (*pipeline.assignment.spec.models, *possible.spec.models)
+                )
+                if pipeline.camera is not None and pipeline.camera.former is not None:
+                    wanted.add(pipeline.camera.former.digest)
+        return wanted
 
     def cameras(self) -> Iterator[Camera]:
         """The processes."""
@@ -314,16 +360,22 @@ class PipelineTable:
 
     def views(self, now: float, only: str | None = None) -> tuple[PipelineView, ...]:
         """The input of the status documents, of all pipelines or of one."""
-        return tuple(
-            PipelineView(
-                assignment=assignment,
-                observed=self._observe(pipeline, assignment),
-                alive=pipeline.camera is not None,
-                report=pipeline.report,
-                report_age=_report_age(pipeline.camera, now),
-                last_crash=pipeline.last_crash or "",
-            )
-            for pipeline, assignment in self._visible(only)
+        return tuple(self._view(pipeline, assignment, now) for pipeline, assignment in self._visible(only))
+
+    def _view(self, pipeline: Pipeline, assignment: Assignment, now: float) -> PipelineView:
+        camera = pipeline.camera
+        model = self._possible(pipeline, assignment).spec.model if camera is None else camera.model
+        trouble = self._models.failure(assignment.spec.model.digest)
+        return PipelineView(
+            assignment=assignment,
+            observed=self._observe(pipeline, assignment),
+            alive=camera is not None,
+            report=pipeline.report,
+            report_age=_report_age(camera, now),
+            last_crash=pipeline.last_crash or "",
+            model=model,
+            model_crashes=self._models.crashes(model.digest),
+            model_trouble=(trouble or "") if model != assignment.spec.model else "",
         )
 
     def check(self, watched: tuple[str, ...]) -> None:
@@ -340,7 +392,9 @@ class PipelineTable:
             if camera.staying:
                 assert self._should_run(pipeline), "a camera that should not run"
                 assert camera.run_generation == row.run_generation
-                assert camera.told == pipeline.assignment
+                assert pipeline.assignment is not None
+                assert camera.told == self._possible(pipeline, pipeline.assignment)
+                assert camera.told.spec.model == pipeline.serving
                 assert camera.shows == is_watched(pipeline_id, watched)
 
     def _present(self, child_id: CameraId) -> tuple[Pipeline, Camera] | None:
@@ -411,9 +465,21 @@ class PipelineTable:
             return ObservedState.STOPPING, None
         if camera.heard_at is None or report is None:
             return ObservedState.STARTING, pipeline.crash
-        if report.reason or not report.waiting_for_engine:
-            return report.state, report.reason
-        return report.state, self._models.crash(assignment.spec.models)
+        reason = report.reason
+        if not reason and report.waiting_for_engine:
+            reason = self._models.crash(camera.told.spec.models) or ""
+        return report.state, reason or self._why_former(camera, assignment)
+
+    def _why_former(self, camera: Camera, assignment: Assignment) -> str:
+        """Why the former model goes on; "" if it does not."""
+        model, former = assignment.spec.model, camera.model
+        if model == former:
+            return ""
+        failure = self._models.failure(model.digest)
+        if failure is not None:
+            return f"model {former.id} goes on: model {model.id}: {failure}"
+        why = self._models.obstacle((model,))
+        return f"model {former.id} goes on until model {model.id} is ready{f': {why}' if why else ''}"
 
 
 def _show(camera: Camera, watched: tuple[str, ...]) -> list[Action]:

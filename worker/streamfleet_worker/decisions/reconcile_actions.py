@@ -72,10 +72,11 @@ class StartCamera:
 
 @dataclass(frozen=True, slots=True)
 class ChangeCamera:
-    """Send a running camera its new assignment: the same sources and model under a later generation."""
+    """Send a running camera its new assignment: the same sources under a later generation."""
 
     child: CameraId
     assignment: Assignment
+    manifest: Manifest | None = None  # of a model that takes over; None: the model as before
 
 
 @dataclass(frozen=True, slots=True)

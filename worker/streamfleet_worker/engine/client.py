@@ -6,6 +6,7 @@ The memory belongs to the camera, so that the next engine runs again what was in
 from __future__ import annotations
 
 import logging
+import os
 import random
 import socket
 
@@ -146,10 +147,14 @@ class EngineClient:
         return None
 
     def close(self) -> None:
-        """Disconnect from the engine."""
+        """Disconnect from the engine, and give up the memory of the slots."""
         if self._link is not None:
             self._link.close()
             self._link = None
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+        self._slots, self._layout = [], None
 
     def _handshake(self) -> socket.socket:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

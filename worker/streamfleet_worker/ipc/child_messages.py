@@ -57,8 +57,8 @@ class PostProcessing:
 
 
 @dataclass(frozen=True, slots=True)
-class StageConfig:
-    """The model of a stage of the pipeline."""
+class ModelConfig:
+    """A model of a pipeline, and the engine that runs it."""
 
     manifest: Manifest
     engine_socket: str  # path of the engine's unix socket
@@ -86,7 +86,12 @@ class CameraConfig:
     samples_path: str  # folder of all samples of the device
     samples_size: int  # limit for all of them, in bytes
     decoder: DecoderChoice = "software"  # of sources that do not choose one
-    stages: tuple[StageConfig, ...] = ()  # of the spec, in its order
+    stages: tuple[ModelConfig, ...] = ()  # of the spec, in its order
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model with which it starts."""
+        return ModelConfig(self.manifest, self.engine_socket)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,8 @@ class Change:
     generation: Natural
     desired_status: DesiredStatus
     spec: PipelineSpec
+    # Takes over, under this generation, as soon as its engine is connected; None: the model as before.
+    model: ModelConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

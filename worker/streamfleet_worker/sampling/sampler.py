@@ -41,7 +41,7 @@ class Destination:
 
     pipeline_id: str
     device: str
-    labels: tuple[str, ...]  # of the model
+    labels: tuple[str, ...]  # of the model at first, see `Sampler.name_as`
     folder: Path  # of all samples of this device
     size: int = SIZE  # limit for all of them, in bytes
 
@@ -52,6 +52,7 @@ class _Picked:
 
     picture: Picture
     prediction: dict[str, Any]
+    labels: tuple[str, ...]  # of the model
     stamp: Stamp
     source_id: int
     credit: Credit
@@ -63,6 +64,7 @@ class Sampler:
 
     def __init__(self, to: Destination) -> None:
         self._to = to
+        self._labels = to.labels
         self._spool = Spool(to.folder, size=to.size)
         self._tally_path = quota_file.path_of(to.folder, to.pipeline_id)
         self._rng = random.Random().random
@@ -88,6 +90,10 @@ class Sampler:
             if sampling is not None and self._writer is None:
                 self._writer = threading.Thread(target=self._run, name="sample writer", daemon=True)
                 self._writer.start()
+
+    def name_as(self, labels: tuple[str, ...]) -> None:
+        """Name the classes of frames that are offered from now on. For the thread that offers them."""
+        self._labels = labels
 
     @property
     def is_on(self) -> bool:
@@ -121,6 +127,7 @@ class Sampler:
         picked = _Picked(
             picture=picture,
             prediction=prediction,
+            labels=self._labels,
             stamp=stamp,
             source_id=source_id,
             credit=credit,
@@ -249,7 +256,7 @@ def _sample(picked: _Picked, to: Destination) -> tuple[Sample, bytes]:
         width=width,
         height=height,
         size=len(jpeg),
-        labels=to.labels,
+        labels=picked.labels,
         prediction=cast(SamplePrediction, scaled(picked.prediction, width, height))
         if sampling.persist_predictions
         else None,

@@ -425,6 +425,8 @@ def _report(client: Client, before: Pipeline, after: Pipeline, *, wait: bool = T
             _tell_state(settled)
     elif after.status in ("ended", "failed"):
         say(f"it has {after.status}: 'streamfleet restart {pipeline_id}' plays it again")
+    elif before.spec.model != after.spec.model:
+        click.echo(after.reason or f"model {after.spec.model.id} takes over without a restart")
     else:
         click.echo("it goes on without a restart")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from streamfleet_core.protocol.values import Manifest, ModelRef, SourceSpec, Stage
-from streamfleet_worker.ipc.child_messages import CameraReport, StageConfig
+from streamfleet_worker.ipc.child_messages import CameraReport, ModelConfig
 from tests.fakes.models import manifest_of, write_colour_classifier, write_constant_model
 from tests.fakes.process_harness import Child, ProcessHarness, is_camera, until_ended, write_video
 from tests.fakes.videos import write_pattern
@@ -23,8 +23,8 @@ def engine_of_colours(stand: ProcessHarness) -> tuple[Manifest, Child]:
     return manifest, stand.engine(path, manifest, name="colours")
 
 
-def config_of(stand: ProcessHarness, manifest: Manifest) -> tuple[StageConfig]:
-    return (StageConfig(manifest, str(stand.folder / "colours")),)
+def config_of(stand: ProcessHarness, manifest: Manifest) -> tuple[ModelConfig]:
+    return (ModelConfig(manifest, str(stand.folder / "colours")),)
 
 
 def test_each_object_has_the_result_for_its_own_part_of_the_frame(

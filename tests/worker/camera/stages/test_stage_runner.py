@@ -15,7 +15,7 @@ from streamfleet_worker.camera.stages.crops import Crop
 from streamfleet_worker.camera.stages.nested_findings import NestedFindings
 from streamfleet_worker.camera.stages.stage_runner import StageRunner
 from streamfleet_worker.engine.server import EngineServer
-from streamfleet_worker.ipc.child_messages import PostProcessing, StageConfig
+from streamfleet_worker.ipc.child_messages import ModelConfig, PostProcessing
 from streamfleet_worker.ipc.shared_memory import Slot, SlotLayout
 from tests.fakes.patience import PATIENCE
 from tests.fakes.process_harness import wait_for
@@ -67,7 +67,7 @@ def runner(folder: Path, model: HeldModel) -> Iterator[StageRunner]:
     """A stage with its engine."""
     server = EngineServer(model, str(folder / "engine"), threads=1)
     server.start()
-    runner = StageRunner(STAGE, StageConfig(MANIFEST, str(folder / "engine")), PostProcessing())
+    runner = StageRunner(STAGE, ModelConfig(MANIFEST, str(folder / "engine")), PostProcessing())
     yield runner
     runner.close()
     model.released.release(100)

@@ -24,6 +24,10 @@ class Cascade:
             for stage, each in zip(config.spec.stages, config.stages, strict=True)
         ]
 
+    def use_labels(self, labels: Sequence[str]) -> None:
+        """Name the classes of the first model, once it is another one."""
+        self._labels = labels
+
     def __bool__(self) -> bool:
         """Whether there are stages."""
         return bool(self._stages)

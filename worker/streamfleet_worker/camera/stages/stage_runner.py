@@ -11,7 +11,7 @@ from streamfleet_worker.camera.stages.crops import Crop
 from streamfleet_worker.camera.stages.nested_findings import NestedFindings
 from streamfleet_worker.engine.client import EngineClient
 from streamfleet_worker.engine.messages import Failed, Turn
-from streamfleet_worker.ipc.child_messages import PostProcessing, StageConfig
+from streamfleet_worker.ipc.child_messages import ModelConfig, PostProcessing
 from streamfleet_worker.video.array_picture import ArrayPicture
 from streamfleet_worker.video.detection.findings import moved
 from streamfleet_worker.video.detection.letterbox import Geometry, Letterbox
@@ -36,7 +36,7 @@ class _Job:
 class StageRunner:
     """Owns the client of the stage's engine. Only one thread may use it; any thread may call `stat`."""
 
-    def __init__(self, stage: Stage, config: StageConfig, defaults: PostProcessing) -> None:
+    def __init__(self, stage: Stage, config: ModelConfig, defaults: PostProcessing) -> None:
         self.stage = stage
         self._manifest = config.manifest
         self._rules = replace(defaults, max_detections=min(stage.max_detections, defaults.max_detections))

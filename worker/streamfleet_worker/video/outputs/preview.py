@@ -72,6 +72,7 @@ class PreviewFrame:
 
     picture: Picture
     findings: Findings  # in pixels of the picture
+    labels: Sequence[str]  # the classes of the model
     source_id: int
     header: DataHeader  # of the predictions
     nested: Nested = field(default_factory=dict)
@@ -83,13 +84,11 @@ class PreviewRenderer:
 
     def __init__(
         self,
-        labels: Sequence[str],
         send: Callable[[bytes, PreviewFrame], None],
         *,
         stage_labels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`stage_labels`: the classes of each stage of the pipeline, by its name."""
-        self._labels = labels
         self._stage_labels = stage_labels or {}
         self._send = send
         self._changed = threading.Condition()  # guards _next and _stopped
@@ -129,7 +128,7 @@ class PreviewRenderer:
         jpeg = draw(
             image,
             preview.findings,
-            self._labels,
+            preview.labels,
             frame_size=frame_size,
             nested=preview.nested,
             stage_labels=self._stage_labels,
