@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.status import (
     BatchingStat,
     ClockStat,
@@ -21,6 +20,7 @@ from streamfleet_core.protocol.status import (
     SampleStat,
     SourceStat,
 )
+from streamfleet_core.protocol.tasks.optimisation import OptimisationStat
 from streamfleet_core.protocol.values import ModelRef, Motion, SourceSpec, Variant, Weights
 
 __all__ = [

@@ -28,7 +28,6 @@ from streamfleet_core.protocol.data_plane import (
 )
 from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Error, Message, Reply, Request
-from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.requests import (
     AddDevice,
     AddSubscriber,
@@ -87,6 +86,7 @@ from streamfleet_core.protocol.requests import (
     unpack_request,
 )
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat
+from streamfleet_core.protocol.tasks.optimisation import Optimisation
 from streamfleet_core.protocol.values import ModelRef, ObservedState, PipelineSpec, SourceSpec, to_plain
 from tests.fakes.patience import PATIENCE
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from streamfleet_api.cli.tables import Table, size
-from streamfleet_core.protocol.optimisation import Outcome, Trial
+from streamfleet_core.protocol.tasks.optimisation import Outcome, Trial
 from streamfleet_core.protocol.values import Variant, Weights
 
 _HEADER = ("variant", "ms", "speed-up", "agreement", "classes", "shift", "blind", "size", "verdict")

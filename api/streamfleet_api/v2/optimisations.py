@@ -25,7 +25,6 @@ from streamfleet_api.web.auth import device_of
 from streamfleet_api.web.endpoint import Answer, Content, Endpoint, native, written
 from streamfleet_api.web.problem_details import Problem, of_disk
 from streamfleet_api.web.validation import ID_SCHEMA, check_id
-from streamfleet_core.protocol import optimisation
 from streamfleet_core.protocol.requests import (
     DeviceView,
     EndOptimisation,
@@ -33,6 +32,7 @@ from streamfleet_core.protocol.requests import (
     GetDevice,
     StartOptimisation,
 )
+from streamfleet_core.protocol.tasks import optimisation
 from streamfleet_core.protocol.values import Manifest, Variant, Weights, from_plain
 
 OPTIMISATIONS = "/v2/optimisations/"

@@ -74,9 +74,9 @@ from streamfleet_core.protocol.limits import (
     schema_pattern,
 )
 from streamfleet_core.protocol.messages import DrillFault
-from streamfleet_core.protocol.optimisation import LEAST_AGREEMENT, LEAST_FRAMES, MOST_FRAMES
 from streamfleet_core.protocol.requests import DeviceState, PipelineStatus
 from streamfleet_core.protocol.source_reference import WHOLE, expected_instead, is_cut, reference_of
+from streamfleet_core.protocol.tasks.optimisation import LEAST_AGREEMENT, LEAST_FRAMES, MOST_FRAMES
 from streamfleet_core.protocol.values import (
     Consumption,
     DecoderChoice,

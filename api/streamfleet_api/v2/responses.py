@@ -14,7 +14,6 @@ from streamfleet_api.v2.mapping import asked_sampling
 from streamfleet_api.v2.requests import SamplingRequest
 from streamfleet_core.models.model_card import FileCard
 from streamfleet_core.protocol.costs import BoardCost, DeviceLoad
-from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.requests import (
     DeviceState,
     DeviceView,
@@ -44,6 +43,7 @@ from streamfleet_core.protocol.status import (
     empty_report,
     silent_sources,
 )
+from streamfleet_core.protocol.tasks.optimisation import OptimisationStat
 from streamfleet_core.protocol.values import (
     DesiredStatus,
     Family,

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from streamfleet_broker.fleet.records import PipelineRecord
 from streamfleet_core.protocol.costs import Resources
-from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.requests import DeviceState, Plane
+from streamfleet_core.protocol.tasks.optimisation import Optimisation
 from streamfleet_core.protocol.values import Observed, observed_digest
 
 # Epochs that one device may raise. Each restarts all sessions; a restored store needs one.

@@ -6,8 +6,8 @@ from streamfleet_broker.fleet.devices import Device, Ordered
 from streamfleet_broker.fleet.effects import LogEvent
 from streamfleet_broker.fleet.state import State
 from streamfleet_core.protocol.messages import Error, Reply
-from streamfleet_core.protocol.optimisation import TIMEOUT
 from streamfleet_core.protocol.requests import EndOptimisation, FindOptimisation, StartOptimisation
+from streamfleet_core.protocol.tasks.optimisation import TIMEOUT
 
 EXPIRY = TIMEOUT + 600.0  # seconds: files are fetched before, and the variant is uploaded afterwards
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamfleet_core.models.agreement import Agreement
-from streamfleet_core.protocol.optimisation import LEAST_AGREEMENT, Frames, Outcome
+from streamfleet_core.protocol.tasks.optimisation import LEAST_AGREEMENT, Frames, Outcome
 from streamfleet_core.protocol.values import Fraction, Manifest
 
 LEAST_SPEEDUP = 1.05  # below that, a second file is not worth its place

@@ -59,6 +59,9 @@ MAX_MEMORY = 2**50  # bytes
 MAX_COSTS = 64  # costs that a device may report at once
 MAX_COST_SECONDS = 1000.0  # of a core or an accelerator, for one frame
 MAX_DECODER_NAME = 64  # characters
+MAX_MEASURED_MODELS = 16  # of whose pipelines a device tells what they do
+MAX_FIGURES = 64  # such pipelines of a device
+MAX_SHADOWS = 4  # pipelines of a device in which another model infers frames, too
 
 # A model.
 MAX_INPUT_SIDE = 8192  # pixels

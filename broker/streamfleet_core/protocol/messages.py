@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from streamfleet_core.protocol.costs import Measured, Resources
 from streamfleet_core.protocol.limits import MAX_ADDRESSES, MAX_CAPACITY, MAX_ISOLATION
-from streamfleet_core.protocol.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.trials import FiguresList, Trials
 from streamfleet_core.protocol.values import (
     Assignment,
     CurveKey,
@@ -72,7 +73,8 @@ class Hello:
 class Heartbeat:
     """A worker is alive. `observed` is included if it changed since the last acknowledged heartbeat.
 
-    `measured` is included if it changed much, and never together with `observed`, so that both fit.
+    `measured` is included if it changed much. Of it, `observed` and `figures` one message has one, so that it
+    fits.
     """
 
     number: Natural
@@ -81,6 +83,7 @@ class Heartbeat:
     observed: ObservedList | None = None
     trouble: Reason = ""  # for users: what is wrong with the device as a whole
     measured: Measured | None = None  # None: as before
+    figures: FiguresList | None = None  # of what the desired state lets it measure; None: not this time
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ class Desired:
     revision: Natural
     assignments: tuple[Assignment, ...]
     optimisation: Optimisation | None = None
+    trials: Trials | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from streamfleet_core.protocol.limits import (
     MAX_WAIT_MS,
 )
 from streamfleet_core.protocol.messages import DrillFault, DrillSeconds, ErrorCode, Request
-from streamfleet_core.protocol.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.optimisation import Optimisation
 from streamfleet_core.protocol.values import (
     CurveKey,
     DesiredStatus,

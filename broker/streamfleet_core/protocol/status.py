@@ -19,8 +19,9 @@ from streamfleet_core.protocol.limits import (
     MAX_SOURCES,
     MAX_STAGES,
 )
-from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.source_reference import sanitised
+from streamfleet_core.protocol.tasks.optimisation import OptimisationStat
+from streamfleet_core.protocol.tasks.trials import ShadowStat
 from streamfleet_core.protocol.values import (
     DesiredStatus,
     Finite,
@@ -175,6 +176,7 @@ class PipelineStat:
     samples: SampleStat | None = None  # None: sampling was never enabled
     stages: Annotated[tuple[StageStat, ...], Meta(max_length=MAX_STAGES)] = ()
     active_model: ActiveModel | None = None  # None: from a worker that does not tell it
+    shadow: ShadowStat | None = None  # None: it has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import pytest
 from onnx import helper
 
 from streamfleet_api.local.demo import conveyor_model, demo_model
-from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.status import DeviceStat
+from streamfleet_core.protocol.tasks.optimisation import Optimisation
 from tests.api.conftest import Api, until
 from tests.fakes.broker import Peer
 from tests.fakes.broker import device as device_of

@@ -8,8 +8,8 @@ from streamfleet_broker.fleet.optimisations import EXPIRY
 from streamfleet_broker.fleet.scheduler import MAX_DESIRED_SIZE, size
 from streamfleet_core.protocol.limits import MAX_BOARD, MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Desired
-from streamfleet_core.protocol.optimisation import Optimisation
 from streamfleet_core.protocol.requests import EndOptimisation, FindOptimisation, StartOptimisation
+from streamfleet_core.protocol.tasks.optimisation import Optimisation
 from streamfleet_core.protocol.values import ModelRef
 from tests.fakes.scripted_fleet import ScriptedFleet, scripted_fleet, sent
 

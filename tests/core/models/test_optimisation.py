@@ -6,7 +6,7 @@ import pytest
 
 from streamfleet_core.models.agreement import Agreement
 from streamfleet_core.models.optimisation import refusal_of
-from streamfleet_core.protocol.optimisation import Outcome, Trial
+from streamfleet_core.protocol.tasks.optimisation import Outcome, Trial
 from streamfleet_core.protocol.values import Weights
 
 

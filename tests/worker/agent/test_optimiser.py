@@ -17,8 +17,8 @@ from streamfleet_api.local.demo import conveyor_model
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.model_validation import validate_model
-from streamfleet_core.protocol.optimisation import Optimisation, OptimisationStat
 from streamfleet_core.protocol.sampling import Random, Sampling
+from streamfleet_core.protocol.tasks.optimisation import Optimisation, OptimisationStat
 from streamfleet_core.protocol.values import Assignment, Manifest, ModelRef, PipelineSpec, SourceSpec
 from streamfleet_worker.agent import optimiser as module
 from streamfleet_worker.agent.blob_cache import Source

@@ -15,7 +15,7 @@ from streamfleet_api.local.demo import conveyor_model
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.optimisation import Job
-from streamfleet_core.protocol.optimisation import Failed, Outcome
+from streamfleet_core.protocol.tasks.optimisation import Failed, Outcome
 from streamfleet_worker.engine.accelerators.choice import CPU
 from streamfleet_worker.host.board import read_cpu
 from streamfleet_worker.optimise.building import Board, CannotCompare, optimise

@@ -55,6 +55,7 @@ from streamfleet_worker.ipc.child_messages import (
     AllowSubscribers,
     CameraConfig,
     Change,
+    Compare,
     EngineConfig,
     KeepConfig,
     ModelConfig,
@@ -163,6 +164,7 @@ class Agent:
         self._endpoint = ""  # of the broker, in use
         self._closed_for = ""  # why the last session ended, until the next one begins
         self._short_id = 0
+        self._measured_models: frozenset[str] = frozenset()  # of whose pipelines the broker is told figures
         self._publisher: PublisherId | None = None
         self._relay: Relay | None = None
         self._allowed = AllowSubscribers(())
@@ -249,6 +251,8 @@ class Agent:
                 self._session.measure(self._reconcile.sample_costs(now))
             if now - turned_at >= 1.0:
                 turned_at = now
+                if self._measured_models:
+                    self._session.tell_figures(self._reconcile.figures(self._measured_models, now))
                 self._on_turn()
             await asyncio.sleep(TICK)
 
@@ -309,7 +313,8 @@ class Agent:
                 )
                 self._files.adopt(effect.assignments)
                 self._optimiser.adopt(effect.optimisation, effect.assignments)
-                self._feed(events.Adopted(effect.assignments))
+                self._measured_models = frozenset(effect.trials.measured)
+                self._feed(events.Adopted(effect.assignments, effect.trials.shadows))
             case effects.StartWithoutBroker():
                 self._start_without_broker()
             case effects.AllowSubscribers():
@@ -467,6 +472,8 @@ class Agent:
                 self._children.send(
                     action.child, Change(assignment.generation, assignment.desired_status, spec, model)
                 )
+            case actions.ShadowCamera():
+                self._shadow_camera(action)
             case actions.ShowPictures():
                 self._children.send(action.child, Show(action.wanted))
             case actions.StopChild():
@@ -476,6 +483,13 @@ class Agent:
                 self._children.kill(action.child)
             case _:
                 assert_never(action)
+
+    def _shadow_camera(self, action: actions.ShadowCamera) -> None:
+        shadow, compare = action.shadow, Compare(None)
+        if shadow is not None and action.manifest is not None:
+            model = ModelConfig(action.manifest, self._paths.engine(shadow.model.digest))
+            compare = Compare(model, shadow.share, shadow.dataset)
+        self._children.send(action.child, compare)
 
     def _start_publisher(self, action: actions.StartPublisher) -> None:
         config = self._config

@@ -25,7 +25,8 @@ import msgspec
 
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.models.optimisation import Job, Said
-from streamfleet_core.protocol.optimisation import (
+from streamfleet_core.protocol.source_reference import blob_of, cut_reason, shown_reason
+from streamfleet_core.protocol.tasks.optimisation import (
     LEAST_FRAMES,
     MOST_PICTURES,
     TIMEOUT,
@@ -34,7 +35,6 @@ from streamfleet_core.protocol.optimisation import (
     Outcome,
     Trial,
 )
-from streamfleet_core.protocol.source_reference import blob_of, cut_reason, shown_reason
 from streamfleet_core.protocol.values import Assignment, Manifest, Weights
 from streamfleet_core.runtime.pinned_tls import PinnedContext
 from streamfleet_worker.agent.blob_cache import BlobCache, FetchError, Source

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, device_topic, pipeline_topic
-from streamfleet_core.protocol.optimisation import OptimisationStat
 from streamfleet_core.protocol.source_reference import cut_reason
 from streamfleet_core.protocol.status import ActiveModel, ClockStat, DeviceStat, PipelineStat
+from streamfleet_core.protocol.tasks.optimisation import OptimisationStat
 from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.pipeline_stat import encoded, pipeline_stat
 from streamfleet_worker.decisions.pipeline_table import PipelineView
@@ -97,6 +97,7 @@ class StatusPublisher:
             report_age=view.report_age,
             at=at,
             last_crash=view.last_crash,
+            shadow=view.shadow,
             active_model=ActiveModel(
                 id=view.model.id, crashes=view.model_crashes, trouble=cut_reason(view.model_trouble)
             ),

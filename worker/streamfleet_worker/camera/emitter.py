@@ -133,6 +133,23 @@ class Emitter:
             self._sampler.offer(picture, document, stamp, source_id=source_id, now=time.time())
         return header
 
+    def keep_differing(
+        self,
+        findings: Findings,
+        stamp: Stamp,
+        geometry: Geometry,
+        *,
+        source_id: int,
+        picture: Picture,
+        mask_format: MaskFormat,
+    ) -> bool:
+        """Keep an emitted frame as a sample in which another model differs; return whether it was picked."""
+        now = time.time()
+        if picture.is_reduced or not self._sampler.wants_differing(now):
+            return False
+        document = self._describe(findings, stamp, geometry, source_id, mask_format)
+        return self._sampler.keep_differing(picture, document, stamp, source_id=source_id, now=now)
+
     def repeat_last_predictions(self) -> None:
         """Repeat the last prediction of each source, for subscribers that do not follow all of them.
 
@@ -171,6 +188,10 @@ class Emitter:
     def sample(self, sampling: Sampling | None) -> None:
         """Set the sampling. Any thread may call this."""
         self._sampler.use(sampling)
+
+    def sample_differing(self, dataset: str | None) -> None:
+        """Set where frames go in which another model differs; None: nowhere. Any thread may call this."""
+        self._sampler.use_differing(dataset)
 
     @property
     def samples(self) -> SampleStat | None:

@@ -18,17 +18,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from streamfleet_core.protocol.status import StageStat
+from streamfleet_core.protocol.tasks.trials import ShadowCounts
 from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_output import FrameOutput
 from streamfleet_worker.camera.in_flight_frame import InFlightFrame
 from streamfleet_worker.camera.next_model import NextModel
 from streamfleet_worker.camera.run_settings import RunSettings
+from streamfleet_worker.camera.shadow import ShadowModel
 from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
 from streamfleet_worker.camera.stages.cascade import Cascade
 from streamfleet_worker.engine.client import EngineClient
 from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed, Turn
-from streamfleet_worker.ipc.child_messages import CameraConfig, Change
+from streamfleet_worker.ipc.child_messages import CameraConfig, Change, Compare
 from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.frame import Frame
@@ -71,6 +73,9 @@ class FrameLoop:
         self._changing = threading.Lock()  # held during a change; guards the following
         self._upcoming: Change | None = None  # a change of the model that is not in effect yet
         self._next: NextModel | None = None  # of that change
+        self._compare: Compare | None = None  # as the agent said last
+        self._compared: Compare | None = None  # to which the shadow belongs
+        self._shadow: ShadowModel | None = None
         self._cascade = Cascade(config)
         self._applied: RunSettings | None = None  # the settings that the lanes have
         self._paused_at: float | None = None  # monotonic seconds
@@ -109,6 +114,17 @@ class FrameLoop:
             generation = self.generation if waits else change.generation
             self._output.change(generation, change.desired_status, change.spec)
         self._wakeup.set()
+
+    def compare(self, compare: Compare) -> None:
+        """Let another model infer some frames, too, or no longer."""
+        self._compare = compare
+        self._wakeup.set()
+
+    @property
+    def shadow(self) -> ShadowCounts | None:
+        """What the shadow has done; None if there is none."""
+        shadow = self._shadow
+        return None if shadow is None else shadow.counts
 
     def show(self, wanted: bool) -> None:
         """Start or stop making previews. Only one thread may call this."""
@@ -182,6 +198,7 @@ class FrameLoop:
         finally:
             self._engine.close()
             self._forget_next()
+            self._forget_shadow()
             self._cascade.close()
             self._output.close(_LAST_FRAMES if self._done else 0.0)
             self._changed.set()
@@ -194,6 +211,7 @@ class FrameLoop:
         self._reconnect_engine(now)
         if self._engine.fileno() in self._ready:
             self._read_engine(now)
+        self._step_shadow(now)
         self._submit_frames()
         self._cascade.step(now)
         self._emit_ready_frames()
@@ -301,6 +319,30 @@ class FrameLoop:
             self._next.engine.close()
             self._next = None
 
+    def _step_shadow(self, now: float) -> None:
+        wanted = self._compare
+        if wanted is not self._compared:
+            self._compared = wanted
+            self._forget_shadow()
+            if wanted is not None and wanted.model is not None:
+                self._shadow = ShadowModel(wanted.model, wanted, self._output.keep_differing)
+        if self._shadow is not None:
+            self._shadow.step(now)
+
+    def _forget_shadow(self) -> None:
+        shadow, self._shadow = self._shadow, None
+        if shadow is not None:
+            shadow.close()
+
+    def _offer_to_shadow(self, lane: SourceLane, frame: InFlightFrame) -> None:
+        """Let the shadow infer an emitted frame that it wanted."""
+        shadow = self._shadow
+        if shadow is None or not frame.shadowed:
+            return
+        shadowed = self._output.shadowed(lane, frame, shadow.model.manifest)
+        if shadowed is not None:
+            shadow.offer(shadowed, time.monotonic())
+
     def _read_engine(self, now: float) -> None:
         match self._engine.answer(now):
             case Turn(slot):
@@ -396,7 +438,8 @@ class FrameLoop:
             skipped=frame.skipped,
         )
         in_flight.shown = self._output.wants_preview(lane.source_id, now)
-        if in_flight.shown or self._output.wants_pictures or self._cascade:
+        in_flight.shadowed = self._shadow is not None and self._shadow.wants(now)
+        if in_flight.shown or in_flight.shadowed or self._output.wants_pictures or self._cascade:
             in_flight.picture = frame.picture
         lane.submitted(frame)
         lane.pace.went(now)
@@ -424,6 +467,7 @@ class FrameLoop:
                 lane.advance(frame.stamp.frame_id)
             if not frame.failure and not self._emit(lane, frame):
                 return
+            self._offer_to_shadow(lane, frame)
             if lane.finite:
                 lane.advance(frame.stamp.frame_id)
             if frame.nested is not None:
@@ -478,6 +522,12 @@ class FrameLoop:
             dues.append(self._engine.wait(now))
         if self._next is not None and not self._next.is_ready:
             dues.append(self._next.engine.wait(now))
+        if self._shadow is not None:
+            shadow = self._shadow.fileno()
+            if shadow is not None:
+                poll.register(shadow, select.POLLIN)
+            else:
+                dues.append(self._shadow.wait(now))
         for descriptor in self._cascade.descriptors():
             poll.register(descriptor, select.POLLIN)
         dues += self._cascade.waits(now)

@@ -16,10 +16,12 @@ from streamfleet_core.protocol.values import DesiredStatus, Manifest, PipelineSp
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.in_flight_frame import InFlightFrame
 from streamfleet_worker.camera.run_settings import RunSettings, settings_of
+from streamfleet_worker.camera.shadow import Shadowed
 from streamfleet_worker.families.adapter import Outputs
 from streamfleet_worker.ipc.child_messages import CameraConfig
 from streamfleet_worker.video.detection.findings import Findings, count_of
 from streamfleet_worker.video.detection.postprocess import findings_of
+from streamfleet_worker.video.detection.selection import selection_of
 from streamfleet_worker.video.detection.trackers import rules_with_weak, tracker_of
 from streamfleet_worker.video.outputs.preview import PreviewFrame, PreviewRenderer, PreviewThrottle
 from streamfleet_worker.video.source_lane import SourceLane
@@ -133,11 +135,42 @@ class FrameOutput:
             lane.metrics.dropped("fenced")
             lane.gate.forget()
             return True
+        if frame.shadowed:
+            frame.findings = findings
         now = time.monotonic()
         lane.metrics.emitted(now, latency=now - frame.began_at - held, objects=count_of(findings))
         self._record_sink_failures()
         self._offer_preview(lane, frame, findings, header, settings.manifest.labels)
         return True
+
+    def shadowed(self, lane: SourceLane, frame: InFlightFrame, manifest: Manifest) -> Shadowed | None:
+        """An emitted frame for the shadow, which has this manifest; None if nothing was emitted."""
+        if frame.findings is None:
+            return None
+        settings = self._settings
+        return Shadowed(
+            frame=frame,
+            source_id=lane.source_id,
+            findings=frame.findings,
+            labels=settings.manifest.labels,
+            rules=settings.rules,
+            selection=selection_of(settings.sources[lane.source_id], manifest.labels),
+        )
+
+    def keep_differing(self, shadowed: Shadowed) -> bool:
+        """Keep a frame as a sample in which the shadow differs; return whether it was picked."""
+        frame, settings = shadowed.frame, self._settings
+        if frame.picture is None or settings.manifest.labels is not shadowed.labels:
+            return False
+        with self._lock:
+            return self._emitter.keep_differing(
+                shadowed.findings,
+                frame.stamp,
+                frame.geometry,
+                source_id=shadowed.source_id,
+                picture=frame.picture,
+                mask_format=settings.mask_format,
+            )
 
     def find(self, lane: SourceLane, frame: InFlightFrame, outputs: Outputs) -> Findings:
         """Read the outputs of a frame before it is emitted. The frames of a source must come in order."""

@@ -22,8 +22,10 @@ class InFlightFrame:
     submitted_at: float  # monotonic seconds
     ready_at: float | None = None  # monotonic seconds of the engine's answer
     failure: str = ""  # why inference failed
-    picture: Picture | None = None  # if a stage, a preview or a sample may need it
+    picture: Picture | None = None  # if a stage, a preview, a sample or the shadow may need it
     skipped: float = 0.0  # seconds for which its source stood still before it, in total
     shown: bool = False  # it gets a preview
-    findings: Findings | None = None  # of a pipeline with stages, once its output was read
+    shadowed: bool = False  # the shadow infers it, too
+    # Of a pipeline with stages, once its output was read; of a shadowed frame, once it was emitted.
+    findings: Findings | None = None
     nested: NestedFindings | None = None  # what the stages find, once they have begun

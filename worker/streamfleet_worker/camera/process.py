@@ -31,6 +31,7 @@ from streamfleet_worker.ipc.child_messages import (
     CameraCostReport,
     CameraReport,
     Change,
+    Compare,
     Show,
     Stop,
     receive,
@@ -114,6 +115,11 @@ class Camera:
         self.frame_loop.change(change)
         self._emitter.sample(change.spec.sampling)
 
+    def compare(self, compare: Compare) -> None:
+        """Let another model infer some frames, too, or no longer."""
+        self._emitter.sample_differing(compare.dataset if compare.model is not None else None)
+        self.frame_loop.compare(compare)
+
     @property
     def failed(self) -> bool:
         """Whether a thread ended with an internal error: only a new process helps."""
@@ -149,6 +155,7 @@ class Camera:
             dropped=self._emitter.dropped,
             samples=self._emitter.samples,
             stages=loop.stages,
+            shadow=loop.shadow,
             cost=CameraCostReport(time.process_time(), loop.cpu, self._memory.at(now)),
             source_timeout=max(lane.metrics.timeout for lane in lanes),
             fps=fps,
@@ -222,6 +229,8 @@ def _serve(camera: Camera, connection: Connection) -> None:
                         return
                     case Change() as change:
                         camera.change(change)
+                    case Compare() as compare:
+                        camera.compare(compare)
                     case Show(wanted):
                         camera.frame_loop.show(wanted)
             if ready:

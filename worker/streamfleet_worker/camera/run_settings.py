@@ -12,6 +12,7 @@ from streamfleet_core.protocol.values import (
     PipelineSpec,
     Priority,
     Region,
+    SourceSpec,
     Tracker,
 )
 from streamfleet_worker.ipc.child_messages import PostProcessing
@@ -29,6 +30,7 @@ class RunSettings:
     desired_status: DesiredStatus
     rules: PostProcessing
     limits: tuple[float | None, ...]  # frames/s, by source
+    sources: tuple[SourceSpec, ...]
     selections: tuple[Selection, ...]  # by source
     gates: tuple[tuple[Motion | None, Region | None], ...]  # by source
     tracker: Tracker | None
@@ -59,6 +61,7 @@ def settings_of(
         desired_status=desired_status,
         rules=post_processing(spec, defaults),
         limits=tuple(source.max_fps or spec.max_fps for source in spec.sources),
+        sources=spec.sources,
         selections=tuple(selection_of(source, manifest.labels) for source in spec.sources),
         gates=tuple((source.motion, source.region) for source in spec.sources),
         tracker=spec.tracker if not without else None,

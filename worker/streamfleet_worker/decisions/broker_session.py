@@ -31,6 +31,7 @@ from streamfleet_core.protocol.messages import (
     Welcome,
 )
 from streamfleet_core.protocol.rates import DEVICE_BYTES, DEVICE_MESSAGES, Bucket, Rate
+from streamfleet_core.protocol.tasks.trials import PipelineFigures, Trials
 from streamfleet_core.protocol.values import Observed, observed_digest
 from streamfleet_core.runtime.backoff import Backoff
 from streamfleet_worker.decisions.session_effects import (
@@ -137,6 +138,7 @@ class Session:
         self._measured: Measured | None = None
         self._told_measured: Measured | None = None  # the same object, once this session has sent it
         self._measured_at = float("-inf")  # when it was sent
+        self._figures: tuple[PipelineFigures, ...] | None = None  # not sent yet
         self._digest = observed_digest(())
         self._reported: tuple[int, int, str] | None = (
             None  # digest, revision and trouble that the last heartbeat carried
@@ -178,6 +180,10 @@ class Session:
     def measure(self, measured: Measured) -> None:
         """Set what was measured. It is sent with a later heartbeat."""
         self._measured = measured
+
+    def tell_figures(self, figures: tuple[PipelineFigures, ...]) -> None:
+        """Set what pipelines do. It is sent with the next heartbeat that has room, if it is new then."""
+        self._figures = figures
 
     def observe(self, observed: tuple[Observed, ...], now: float, *, trouble: str = "") -> list[Effect]:
         """Set the observed state. A change is sent at once; frequent changes are sent with the next tick.
@@ -336,11 +342,13 @@ class Session:
             del self._heartbeats[next(iter(self._heartbeats))]
         self._reported = (self._digest, self._applied[1], self._trouble)
         changed = self._digest != self._known_digest
-        measured = None
+        measured = figures = None
         is_due = now - self._measured_at >= MEASURED_INTERVAL
         if not changed and is_due and self._measured is not self._told_measured:
             measured = self._told_measured = self._measured
             self._measured_at = now
+        elif not changed:
+            figures, self._figures = self._figures, None
         return Send(
             self._in_session(
                 Heartbeat(
@@ -350,6 +358,7 @@ class Session:
                     observed=self._observed if changed else None,
                     trouble=self._trouble,
                     measured=measured,
+                    figures=figures,
                 )
             )
         )
@@ -388,7 +397,10 @@ class Session:
                 return []
             self._applied = (self._epoch, message.revision)
             self._started = True
-            return [Adopt(self._epoch, message.revision, message.assignments, message.optimisation)]
+            trials = message.trials or Trials()
+            if not trials.measured:
+                self._figures = None
+            return [Adopt(self._epoch, message.revision, message.assignments, message.optimisation, trials)]
         if isinstance(message, Subscribers):
             if (self._epoch, message.revision) < self._subscribers:
                 return []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from streamfleet_core.protocol.status import SourceStat
+from streamfleet_core.protocol.tasks.trials import Shadow
 from streamfleet_core.protocol.values import Assignment, ModelRef, ObservedState, PipelineSpec
 from streamfleet_worker.decisions.reconcile_actions import Action, KillChild, StopChild
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId
@@ -85,6 +86,7 @@ class Camera(Child[CameraId]):
     shows: bool = False  # it was told to make previews
     former: ModelRef | None = None  # in use until the camera reports the generation of the present model
     swap_generation: int = 0  # this generation
+    shadow: Shadow | None = None  # that it was told
 
     @property
     def run_generation(self) -> int:
@@ -94,7 +96,8 @@ class Camera(Child[CameraId]):
     @property
     def digests(self) -> set[str]:
         """The digests of its models."""
-        return {model.digest for model in (*self.told.spec.models, self.model)}
+        shadows = () if self.shadow is None else (self.shadow.model,)
+        return {model.digest for model in (*self.told.spec.models, self.model, *shadows)}
 
     @property
     def model(self) -> ModelRef:

@@ -21,6 +21,7 @@ from streamfleet_core.protocol.status import (
     empty_report,
     silent_sources,
 )
+from streamfleet_core.protocol.tasks.trials import ShadowStat
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
 from streamfleet_worker.ipc.child_messages import CameraReport
 
@@ -54,6 +55,7 @@ def pipeline_stat(
     at: float,
     last_crash: str,
     active_model: ActiveModel | None = None,
+    shadow: ShadowStat | None = None,
 ) -> PipelineStat:
     """Build the document of one pipeline. `alive`: its camera process exists; `at`: Unix seconds.
 
@@ -94,6 +96,7 @@ def pipeline_stat(
         samples=samples,
         stages=report.stages if report is not None and alive else (),
         active_model=active_model,
+        shadow=shadow,
     )
 
 

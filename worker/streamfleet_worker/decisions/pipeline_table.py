@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from streamfleet_core.protocol.source_reference import cut_reason, shown_reason
+from streamfleet_core.protocol.tasks.trials import Shadow, ShadowStat
 from streamfleet_core.protocol.values import Assignment, ModelRef, Observed, ObservedState
 from streamfleet_worker.decisions.children import Camera, exit_reason, is_fault
 from streamfleet_worker.decisions.model_table import ModelTable
@@ -24,6 +25,7 @@ from streamfleet_worker.decisions.reconcile_actions import (
     Forget,
     Persist,
     Refuse,
+    ShadowCamera,
     ShowPictures,
     StartCamera,
 )
@@ -52,6 +54,7 @@ class Pipeline:
     before_end: Observed | None = None  # the reported state of an ended run, until its end is stored
     serving: ModelRef | None = None  # the model of its cameras in this run, until another one takes over
     serving_generation: int = 0  # that the last camera was told
+    shadow: Shadow | None = None  # whose model infers some frames, too
 
     @property
     def ended(self) -> bool:
@@ -99,6 +102,7 @@ class PipelineView:
     model: ModelRef  # in use, which may be the former one
     model_crashes: int = 0  # of its engine
     model_trouble: str = ""  # why the desired model can never be used, while the former one goes on
+    shadow: ShadowStat | None = None
 
 
 class PipelineTable:
@@ -116,9 +120,10 @@ class PipelineTable:
 
     # events
 
-    def adopt(self, assignments: tuple[Assignment, ...]) -> list[Action]:
+    def adopt(self, assignments: tuple[Assignment, ...], shadows: tuple[Shadow, ...] = ()) -> list[Action]:
         """Replace the desired state."""
         self._adopted = True
+        by_pipeline = {shadow.pipeline_id: shadow for shadow in shadows}
         for pipeline in self._pipelines.values():
             pipeline.gone = True
         actions: list[Action] = []
@@ -132,6 +137,10 @@ class PipelineTable:
             pipeline = self._pipelines.setdefault(assignment.pipeline_id, Pipeline(row=row))
             pipeline.gone = False
             actions += self._adopt_one(pipeline, assignment)
+            shadow = by_pipeline.get(assignment.pipeline_id)
+            if shadow is not None and shadow != pipeline.shadow:
+                self._models.try_again(shadow.model.digest)
+            pipeline.shadow = shadow
         return actions
 
     def resume(self) -> None:
@@ -289,7 +298,16 @@ class PipelineTable:
             camera.tell(possible, now)
             pipeline.serve(possible)
             actions.append(ChangeCamera(camera.id, possible, manifest))
-        return actions + _show(camera, watched)
+        return actions + self._shadow(pipeline, camera) + _show(camera, watched)
+
+    def _shadow(self, pipeline: Pipeline, camera: Camera) -> list[Action]:
+        """Tell a camera of a shadow whose engine is ready. Without the engine it waits for the next one."""
+        shadow = pipeline.shadow
+        if shadow == camera.shadow or (shadow is not None and not self._models.is_ready(shadow.model.digest)):
+            return []
+        camera.shadow = shadow
+        manifest = None if shadow is None else self._models.ready(shadow.model.digest)
+        return [ShadowCamera(camera.id, shadow, manifest)]
 
     def _possible(self, pipeline: Pipeline, assignment: Assignment) -> Assignment:
         """The assignment as far as it can be carried out now: with the former model until its own is ready.
@@ -346,6 +364,8 @@ class PipelineTable:
                 wanted.update(
                     model.digest for model in (*pipeline.assignment.spec.models, *possible.spec.models)
                 )
+                if pipeline.shadow is not None:
+                    wanted.add(pipeline.shadow.model.digest)
                 if pipeline.camera is not None and pipeline.camera.former is not None:
                     wanted.add(pipeline.camera.former.digest)
         return wanted
@@ -376,6 +396,25 @@ class PipelineTable:
             model=model,
             model_crashes=self._models.crashes(model.digest),
             model_trouble=(trouble or "") if model != assignment.spec.model else "",
+            shadow=None if pipeline.shadow is None else self._shadow_stat(pipeline, pipeline.shadow),
+        )
+
+    def _shadow_stat(self, pipeline: Pipeline, shadow: Shadow) -> ShadowStat:
+        model, camera = shadow.model, pipeline.camera
+        crashes, failure = self._models.crashes(model.digest), self._models.failure(model.digest)
+        if failure is not None:
+            return ShadowStat(model=model.id, state="failed", reason=cut_reason(failure), crashes=crashes)
+        report = pipeline.report
+        if camera is None or camera.shadow != shadow or report is None or report.shadow is None:
+            why = self._models.obstacle((model,)) or ""
+            return ShadowStat(model=model.id, state="waiting", reason=cut_reason(why), crashes=crashes)
+        why = self._models.crash((model,)) or ""
+        return ShadowStat(
+            model=model.id,
+            state="running",
+            reason=cut_reason(why),
+            crashes=crashes,
+            counts=report.shadow,
         )
 
     def check(self, watched: tuple[str, ...]) -> None:

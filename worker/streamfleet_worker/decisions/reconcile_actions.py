@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamfleet_core.protocol.tasks.trials import Shadow
 from streamfleet_core.protocol.values import Assignment, Manifest, Variant
 from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, EngineId, PublisherId, Row
 
@@ -80,6 +81,15 @@ class ChangeCamera:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowCamera:
+    """Let another model infer some frames of a running camera, too. A camera starts without one."""
+
+    child: CameraId
+    shadow: Shadow | None  # None: no longer
+    manifest: Manifest | None = None  # of the shadow
+
+
+@dataclass(frozen=True, slots=True)
 class ShowPictures:
     """Tell a running camera whether previews are wanted. A camera starts without previews."""
 
@@ -112,6 +122,7 @@ Action = (
     | StartEngine
     | StartCamera
     | ChangeCamera
+    | ShadowCamera
     | ShowPictures
     | StopChild
     | KillChild

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamfleet_core.protocol.tasks.trials import Shadow
 from streamfleet_core.protocol.values import Assignment, Manifest, Variant
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 
@@ -61,6 +62,7 @@ class Adopted:
     """The desired state: these assignments, and no others."""
 
     assignments: tuple[Assignment, ...]
+    shadows: tuple[Shadow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

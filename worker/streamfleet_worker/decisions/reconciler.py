@@ -9,16 +9,19 @@ is CLOCK_BOOTTIME in seconds. No process, file or socket is touched here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from typing_extensions import assert_never
 
 from streamfleet_core.protocol.costs import Measured
+from streamfleet_core.protocol.limits import MAX_FIGURES
 from streamfleet_core.protocol.status import EngineStat, KeepingStat, MissingAccelerator
+from streamfleet_core.protocol.tasks.trials import PipelineFigures
 from streamfleet_core.protocol.values import Observed
 from streamfleet_worker.decisions.children import Child
 from streamfleet_worker.decisions.cost_meter import CostMeter
 from streamfleet_worker.decisions.model_table import ModelTable
+from streamfleet_worker.decisions.pipeline_figures import figures_of
 from streamfleet_worker.decisions.pipeline_table import PipelineTable, PipelineView
 from streamfleet_worker.decisions.publisher_plan import PublisherPlan
 from streamfleet_worker.decisions.reconcile_actions import Action
@@ -107,6 +110,12 @@ class Reconcile:
         report = self._publisher.report
         return None if report is None else report.keeping
 
+    def figures(self, models: Collection[str], now: float) -> tuple[PipelineFigures, ...]:
+        """What the pipelines do that are to use one of these models, by digest."""
+        views = self._pipelines.views(now)
+        found = (figures_of(each, now) for each in views if each.assignment.spec.model.digest in models)
+        return tuple(each for each in found if each is not None)[:MAX_FIGURES]
+
     def missing_accelerator(self) -> MissingAccelerator | None:
         """The accelerator that a model does not run on, although this device should have it."""
         return self._models.missing_accelerator()
@@ -134,7 +143,7 @@ class Reconcile:
     def _handle(self, event: Event, now: float) -> list[Action]:
         match event:
             case Adopted():
-                return self._pipelines.adopt(event.assignments)
+                return self._pipelines.adopt(event.assignments, event.shadows)
             case BrokerAbsent():
                 self._pipelines.resume()
             case Fenced():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Drill, Welcome
-from streamfleet_core.protocol.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.trials import Trials
 from streamfleet_core.protocol.values import Assignment, CurveKey
 
 
@@ -53,6 +54,7 @@ class Adopt:
     revision: int
     assignments: tuple[Assignment, ...]
     optimisation: Optimisation | None = None
+    trials: Trials = field(default_factory=Trials)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgpack
 
+from streamfleet_core.protocol.sampling import Dataset
 from streamfleet_core.protocol.status import (
     BatchingStat,
     KeepingStat,
@@ -21,6 +22,7 @@ from streamfleet_core.protocol.status import (
     SourceStat,
     StageStat,
 )
+from streamfleet_core.protocol.tasks.trials import ShadowCounts
 from streamfleet_core.protocol.values import (
     CurveKey,
     DecoderChoice,
@@ -156,6 +158,15 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Compare:
+    """To a camera: let another model infer some frames, too, and compare what both find."""
+
+    model: ModelConfig | None  # None: no longer
+    share: float = 0.0  # of the frames, at most
+    dataset: Dataset | None = None  # of samples of frames in which both differ; None: none are kept
+
+
+@dataclass(frozen=True, slots=True)
 class Show:
     """To a camera: start or stop making previews."""
 
@@ -225,6 +236,7 @@ class CameraReport:
     stages: tuple[StageStat, ...] = ()  # the counters of each
     ready: bool = False  # it could emit: an engine is connected, and a source delivers pictures
     cost: CameraCostReport = CameraCostReport()
+    shadow: ShadowCounts | None = None  # None: no other model is compared
     source_timeout: float = 0.0  # seconds of silence after which the camera itself declares a source lost
 
 
@@ -259,12 +271,22 @@ class PublisherReport:
     keeping: KeepingStat | None = None  # None: it keeps none, or does not know yet
 
 
-ToChild = Change | Show | Stop | Relay | AllowSubscribers
+ToChild = Change | Compare | Show | Stop | Relay | AllowSubscribers
 FromChild = CameraReport | EngineReport | PublisherReport
 
 _TYPES: dict[str, type[ToChild | FromChild]] = {
     of.__name__: of
-    for of in (Change, Show, Stop, Relay, AllowSubscribers, CameraReport, EngineReport, PublisherReport)
+    for of in (
+        Change,
+        Compare,
+        Show,
+        Stop,
+        Relay,
+        AllowSubscribers,
+        CameraReport,
+        EngineReport,
+        PublisherReport,
+    )
 }
 
 

@@ -18,8 +18,8 @@ from streamfleet_core.models.family_recognition import SIZES_INPUT
 from streamfleet_core.models.onnx_file import read_file
 from streamfleet_core.models.onnx_graph import Graph
 from streamfleet_core.models.optimisation import Job, refusal_of
-from streamfleet_core.protocol.optimisation import Failed, Outcome, Trial
 from streamfleet_core.protocol.source_reference import shown_reason
+from streamfleet_core.protocol.tasks.optimisation import Failed, Outcome, Trial
 from streamfleet_core.protocol.values import Manifest, Weights
 from streamfleet_worker.engine.accelerators.choice import CPU
 from streamfleet_worker.engine.accelerators.errors import AcceleratorUnusable

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import supervision as sv
 
 from streamfleet_core.models.agreement import Box
 from streamfleet_core.protocol.values import Manifest
@@ -18,7 +16,7 @@ from streamfleet_worker.families.adapters import adapter_of
 from streamfleet_worker.ipc.child_messages import PostProcessing
 from streamfleet_worker.ipc.shared_memory import new_slot
 from streamfleet_worker.optimise.pictures import ModelPicture
-from streamfleet_worker.video.detection.letterbox import Geometry
+from streamfleet_worker.video.detection.compared_boxes import boxes_of
 from streamfleet_worker.video.detection.postprocess import findings_of
 
 ROUNDS = 9
@@ -49,7 +47,7 @@ class ModelRun:
         self._runner.run([self._slot])
         _check(self._slot.outputs, self._manifest)
         found = findings_of(self._slot.outputs, picture.geometry, manifest=self._manifest, rules=rules)
-        return _boxes(found, self._manifest.labels, picture.geometry)
+        return boxes_of(found, self._manifest.labels, picture.geometry)
 
     def time(self, picture: ModelPicture, runs: int) -> float:
         """The median time of some runs, in seconds. Raises: one of `run_errors`."""
@@ -81,27 +79,3 @@ def _check(outputs: Outputs, manifest: Manifest) -> None:
         check_scores(outputs[0])
     else:
         check_scores(adapter_of(manifest).read(outputs, manifest, 0.0).scores)
-
-
-def _boxes(found: sv.Detections | sv.Classifications, labels: Sequence[str], geometry: Geometry) -> list[Box]:
-    """Findings as boxes; a class of the whole picture is a box around it."""
-    if isinstance(found, sv.Classifications):
-        whole = [0.0, 0.0, float(geometry.frame_width), float(geometry.frame_height)]
-        corners = [whole] * len(found.class_id)
-    else:
-        corners = found.xyxy.tolist()
-    assert found.confidence is not None
-    assert found.class_id is not None
-    return [
-        Box(
-            left=left,
-            top=top,
-            right=right,
-            bottom=bottom,
-            label=labels[number],
-            confidence=float(confidence),
-        )
-        for (left, top, right, bottom), number, confidence in zip(
-            corners, found.class_id.tolist(), found.confidence, strict=True
-        )
-    ]

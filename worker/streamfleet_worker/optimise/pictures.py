@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from streamfleet_core.protocol.optimisation import LEAST_FRAMES, MOST_FRAMES, MOST_PICTURES
 from streamfleet_core.protocol.source_reference import SourceKind, kind_of, path_of
+from streamfleet_core.protocol.tasks.optimisation import LEAST_FRAMES, MOST_FRAMES, MOST_PICTURES
 from streamfleet_core.protocol.values import Manifest, SourceSpec
 from streamfleet_worker.ipc.shared_memory import PixelArray
 from streamfleet_worker.video.array_picture import ArrayPicture

@@ -26,7 +26,7 @@ from streamfleet_core.protocol.status import SampleStat
 from streamfleet_worker.sampling import quota_file
 from streamfleet_worker.sampling.batches import batch_name
 from streamfleet_worker.sampling.resize import fitted, jpeg_of, scaled
-from streamfleet_worker.sampling.selection import Credit, Objects, Picker, Tally
+from streamfleet_worker.sampling.selection import Credit, Objects, Picker, Tally, differing_sampling
 from streamfleet_worker.video.frame import Picture, Stamp
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ class Sampler:
         self._sampling: Sampling | None = None
         self._tally: Tally | None = None  # None until the writer has read it
         self._picker: Picker | None = None
+        self._differing: tuple[Sampling, Picker] | None = None  # of frames in which another model differs
         self._waiting: deque[_Picked] = deque()
         self._closed = False
         self._picked = self._written = 0
@@ -87,9 +88,22 @@ class Sampler:
         with self._changed:
             self._sampling = sampling
             self._update_picker()
-            if sampling is not None and self._writer is None:
-                self._writer = threading.Thread(target=self._run, name="sample writer", daemon=True)
-                self._writer.start()
+            if sampling is not None:
+                self._start_writer()
+
+    def use_differing(self, dataset: str | None) -> None:
+        """Set the dataset of frames in which another model differs; None: none are kept. Does not block."""
+        with self._changed:
+            self._differing = None
+            if dataset is not None:
+                sampling = differing_sampling(dataset)
+                self._differing = sampling, Picker(sampling, self._rng, Tally())
+                self._start_writer()
+
+    def _start_writer(self) -> None:
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._run, name="sample writer", daemon=True)
+            self._writer.start()
 
     def name_as(self, labels: tuple[str, ...]) -> None:
         """Name the classes of frames that are offered from now on. For the thread that offers them."""
@@ -97,8 +111,8 @@ class Sampler:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is a sampling."""
-        return self._sampling is not None
+        """Whether any frame may be picked."""
+        return self._sampling is not None or self._differing is not None
 
     def wants(self, now: float) -> bool:
         """Whether some frame could be picked now; `now` is in Unix seconds."""
@@ -112,30 +126,63 @@ class Sampler:
         self, picture: Picture, prediction: dict[str, Any], stamp: Stamp, *, source_id: int, now: float
     ) -> None:
         """Pick this frame if a strategy wants it. `now` is in Unix seconds."""
-        objects = _objects(prediction)
         with self._changed:
-            picker, sampling = self._picker, self._sampling
-            if picker is None or sampling is None or self._is_pausing(now):
-                return
-            credit = picker.pick(objects, now=now, batch=batch_name(sampling.batching, now))
-            if credit is None:
-                return
-            self._picked += 1
-            if len(self._waiting) >= _WAITING:
-                self._drop(credit, "queue")
-                return
-        picked = _Picked(
-            picture=picture,
-            prediction=prediction,
-            labels=self._labels,
-            stamp=stamp,
-            source_id=source_id,
-            credit=credit,
-            sampling=sampling,
+            if self._picker is not None and self._sampling is not None:
+                self._offer(
+                    picture, prediction, stamp, source_id, now, sampling=self._sampling, picker=self._picker
+                )
+
+    def wants_differing(self, now: float) -> bool:
+        """Whether a frame in which another model differs could be picked now; `now` is in Unix seconds."""
+        with self._changed:
+            if self._differing is None or self._is_pausing(now):
+                return False
+            sampling, picker = self._differing
+            return picker.may_pick(now=now, batch=batch_name(sampling.batching, now))
+
+    def keep_differing(
+        self, picture: Picture, prediction: dict[str, Any], stamp: Stamp, *, source_id: int, now: float
+    ) -> bool:
+        """Pick a frame in which another model differs, if there are not too many; return whether it was."""
+        with self._changed:
+            if self._differing is None:
+                return False
+            sampling, picker = self._differing
+            return self._offer(picture, prediction, stamp, source_id, now, sampling=sampling, picker=picker)
+
+    def _offer(
+        self,
+        picture: Picture,
+        prediction: dict[str, Any],
+        stamp: Stamp,
+        source_id: int,
+        now: float,
+        *,
+        sampling: Sampling,
+        picker: Picker,
+    ) -> bool:
+        if self._is_pausing(now):
+            return False
+        credit = picker.pick(_objects(prediction), now=now, batch=batch_name(sampling.batching, now))
+        if credit is None:
+            return False
+        self._picked += 1
+        if len(self._waiting) >= _WAITING:
+            self._drop(credit, "queue")
+            return False
+        self._waiting.append(
+            _Picked(
+                picture=picture,
+                prediction=prediction,
+                labels=self._labels,
+                stamp=stamp,
+                source_id=source_id,
+                credit=credit,
+                sampling=sampling,
+            )
         )
-        with self._changed:
-            self._waiting.append(picked)
-            self._changed.notify()
+        self._changed.notify()
+        return True
 
     def _is_pausing(self, now: float) -> bool:
         return self._closed or (self._error != "" and 0 <= now - self._failed_at < _REST)

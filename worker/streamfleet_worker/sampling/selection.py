@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing_extensions import assert_never
 
 from streamfleet_core.protocol.sampling import (
+    Batching,
     ClassesBased,
     CloseToThreshold,
     DetectionsNumberBased,
+    Limit,
     Random,
     Sampling,
     Strategy,
@@ -21,6 +23,18 @@ from streamfleet_core.protocol.sampling import (
 )
 
 _SECONDS: dict[Window, int] = {"minutely": 60, "hourly": 3600, "daily": 86_400}
+
+
+DIFFERS = "differs"  # the strategy and the tag of frames in which another model finds something else
+_DIFFERING_LIMITS = (Limit("minutely", 10), Limit("hourly", 60), Limit("daily", 200))
+
+
+def differing_sampling(dataset: str) -> Sampling:
+    """How many frames are kept in which another model differs, and where."""
+    strategy = Random(name=DIFFERS, traffic_percentage=1.0, limits=_DIFFERING_LIMITS, tags=(DIFFERS,))
+    return Sampling(
+        dataset=dataset, strategies=(strategy,), batching=Batching(batches_name_prefix="differing")
+    )
 
 
 @dataclass(frozen=True, slots=True)

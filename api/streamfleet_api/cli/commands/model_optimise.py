@@ -31,14 +31,14 @@ from streamfleet_api.cli.trials.variant_users import restart_users
 from streamfleet_api.cli.variant_text import outcome_document, outcome_table, variant_lines
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.models.optimisation import Job
-from streamfleet_core.protocol.optimisation import (
+from streamfleet_core.protocol.source_reference import SourceKind, kind_of
+from streamfleet_core.protocol.tasks.optimisation import (
     LEAST_AGREEMENT,
     LEAST_FRAMES,
     MOST_FRAMES,
     Outcome,
     Trial,
 )
-from streamfleet_core.protocol.source_reference import SourceKind, kind_of
 from streamfleet_core.protocol.values import Manifest, Variant
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from streamfleet_api.cli.trials.picture_files import pictures_in
 from streamfleet_api.cli.trials.uploads import uploaded
 from streamfleet_api.client.errors import CommandFailed
 from streamfleet_core.protocol.limits import PICTURES_PATTERN, SAMPLE_NAME_PATTERN, whole
-from streamfleet_core.protocol.optimisation import LEAST_FRAMES
 from streamfleet_core.protocol.source_reference import SourceKind, kind_of, path_of
+from streamfleet_core.protocol.tasks.optimisation import LEAST_FRAMES
 
 if TYPE_CHECKING:
     from streamfleet_api.client.http_client import Client

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from streamfleet_api.cli.trials.uploads import undisturbed
 from streamfleet_api.client.errors import CommandFailed
-from streamfleet_core.protocol.optimisation import OptimisationStat
+from streamfleet_core.protocol.tasks.optimisation import OptimisationStat
 
 if TYPE_CHECKING:
     from streamfleet_api.client.http_client import Client

@@ -16,7 +16,7 @@ import msgspec
 
 from streamfleet_api.client.errors import CommandFailed
 from streamfleet_core.models.optimisation import Job, Said
-from streamfleet_core.protocol.optimisation import TIMEOUT, Outcome
+from streamfleet_core.protocol.tasks.optimisation import TIMEOUT, Outcome
 
 _PROGRAM = "streamfleet_worker.optimise.process"
 _BOARD = "streamfleet_worker.host.board"

@@ -18,8 +18,8 @@ from streamfleet_core.datasets.picked_sample import PICKED
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.models.model_validation import validate_model
 from streamfleet_core.models.optimisation import Job
-from streamfleet_core.protocol.optimisation import Outcome, Trial
 from streamfleet_core.protocol.status import DeviceStat
+from streamfleet_core.protocol.tasks.optimisation import Outcome, Trial
 from streamfleet_core.protocol.values import ModelRef, Stage, Weights
 from tests.api.conftest import Api, Command, until
 from tests.fakes.broker import Peer, pipeline, spec
