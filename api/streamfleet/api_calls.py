@@ -14,7 +14,7 @@ import msgspec
 from streamfleet.attempts import Answer
 from streamfleet.connection import path_of
 from streamfleet.errors import ApiError, FieldError, UnexpectedAnswer, api_error
-from streamfleet.requests import PipelineChanges, PipelineSettings
+from streamfleet.requests import PipelineChanges, PipelineSettings, RolloutSettings
 from streamfleet.results import (
     AddedModel,
     ApplyResult,
@@ -33,6 +33,7 @@ from streamfleet.results import (
     Plan,
     Readiness,
     Rebalance,
+    Rollout,
     Subscriber,
     SubscriberKeys,
     Variant,
@@ -523,6 +524,38 @@ def export_dataset(dataset: str, file: IO[bytes]) -> Call[None]:
 def remove_dataset(dataset: str) -> Call[None]:
     """Delete all samples of a dataset."""
     return _delete(path_of("v2", "samples", dataset))
+
+
+# roll-outs ------------------------------------------------------------------------------------------------
+
+
+def start_rollout(old: str, new: str, rollout_id: str, settings: RolloutSettings) -> Call[Rollout]:
+    """Start a roll-out. The same again changes nothing."""
+    body = {**settings, "id": rollout_id, "model": old, "to": new}
+    return Call(
+        method="POST",
+        path="/v2/rollouts",
+        read=reads(Rollout),
+        body=msgspec.json.encode(body),
+        headers=_JSON,
+        is_repeatable=True,
+    )
+
+
+def list_rollouts() -> Call[tuple[Rollout, ...]]:
+    """List the last roll-outs."""
+    return _get("/v2/rollouts", _reads_list(Rollout, "rollouts"))
+
+
+def get_rollout(rollout_id: str) -> Call[Rollout]:
+    """Get one roll-out."""
+    return _get(path_of("v2", "rollouts", rollout_id), reads(Rollout))
+
+
+def cancel_rollout(rollout_id: str, *, keep: bool) -> Call[Rollout]:
+    """End a roll-out."""
+    path = f"{path_of('v2', 'rollouts', rollout_id)}/cancel{query_of(keep=keep)}"
+    return Call(method="POST", path=path, read=reads(Rollout), is_repeatable=False)
 
 
 # subscribers and streams ----------------------------------------------------------------------------------

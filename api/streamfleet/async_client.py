@@ -22,7 +22,7 @@ from streamfleet.connection import Connection
 from streamfleet.errors import StreamfleetError
 from streamfleet.http_errors import is_final, unreachable, was_sent
 from streamfleet.prediction import Prediction
-from streamfleet.requests import PipelineChanges, PipelineSettings
+from streamfleet.requests import PipelineChanges, PipelineSettings, RolloutSettings
 from streamfleet.results import (
     AddedModel,
     ApplyResult,
@@ -43,6 +43,7 @@ from streamfleet.results import (
     Plan,
     Readiness,
     Rebalance,
+    Rollout,
     Subscriber,
     SubscriberKeys,
 )
@@ -336,6 +337,28 @@ class AsyncClient:
     async def remove_dataset(self, dataset: str) -> None:
         """See `Client.remove_dataset`."""
         await self._send(api_calls.remove_dataset(dataset))
+
+    # roll-outs --------------------------------------------------------------------------------------------
+
+    async def start_rollout(
+        self, old: str, new: str, *, rollout_id: str | None = None, **settings: Unpack[RolloutSettings]
+    ) -> Rollout:
+        """See `Client.start_rollout`."""
+        return await self._send(
+            api_calls.start_rollout(old, new, rollout_id or f"rollout-{uuid.uuid4().hex[:8]}", settings)
+        )
+
+    async def list_rollouts(self) -> tuple[Rollout, ...]:
+        """See `Client.list_rollouts`."""
+        return await self._send(api_calls.list_rollouts())
+
+    async def get_rollout(self, rollout_id: str) -> Rollout:
+        """See `Client.get_rollout`."""
+        return await self._send(api_calls.get_rollout(rollout_id))
+
+    async def cancel_rollout(self, rollout_id: str, *, keep: bool = False) -> Rollout:
+        """See `Client.cancel_rollout`."""
+        return await self._send(api_calls.cancel_rollout(rollout_id, keep=keep))
 
     # subscribers ------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from streamfleet.connection import Connection
 from streamfleet.errors import StreamfleetError
 from streamfleet.http_errors import is_final, unreachable, was_sent
 from streamfleet.prediction import Prediction
-from streamfleet.requests import PipelineChanges, PipelineSettings
+from streamfleet.requests import PipelineChanges, PipelineSettings, RolloutSettings
 from streamfleet.results import (
     AddedModel,
     ApplyResult,
@@ -40,6 +40,7 @@ from streamfleet.results import (
     Plan,
     Readiness,
     Rebalance,
+    Rollout,
     Subscriber,
     SubscriberKeys,
 )
@@ -622,6 +623,51 @@ class Client:
     def remove_dataset(self, dataset: str) -> None:
         """Delete all pictures of a dataset. Devices may still add new ones. Raises: NotFound."""
         self._send(api_calls.remove_dataset(dataset))
+
+    # roll-outs --------------------------------------------------------------------------------------------
+
+    def start_rollout(
+        self, old: str, new: str, *, rollout_id: str | None = None, **settings: Unpack[RolloutSettings]
+    ) -> Rollout:
+        """Move all pipelines of a model to another one in waves, and back if it is worse.
+
+        The broker carries it out: it goes on without this program. `get_rollout` tells how far it is.
+
+        Args:
+            old: The id of the model that pipelines use.
+            new: The id of the model that they get.
+            rollout_id: Its name. None: one is made.
+            settings: See `RolloutSettings`.
+
+        Raises:
+            Conflict: No pipeline uses the model, or one is part of another roll-out.
+            Invalid: A value is invalid.
+
+        Example:
+            ```python
+            rollout = client.start_rollout("parts/1", "parts/2", canary=0.05, max_unavailable=5)
+            ```
+        """
+        return self._send(
+            api_calls.start_rollout(old, new, rollout_id or f"rollout-{uuid.uuid4().hex[:8]}", settings)
+        )
+
+    def list_rollouts(self) -> tuple[Rollout, ...]:
+        """List the last roll-outs, the oldest first, without their pipelines."""
+        return self._send(api_calls.list_rollouts())
+
+    def get_rollout(self, rollout_id: str) -> Rollout:
+        """Get one roll-out, and how far each of its pipelines is. Raises: NotFound."""
+        return self._send(api_calls.get_rollout(rollout_id))
+
+    def cancel_rollout(self, rollout_id: str, *, keep: bool = False) -> Rollout:
+        """End a roll-out: all pipelines go back to the old model, or `keep` the one that they have.
+
+        Raises:
+            NotFound: There is no such roll-out.
+            Conflict: It is over.
+        """
+        return self._send(api_calls.cancel_rollout(rollout_id, keep=keep))
 
     # subscribers ------------------------------------------------------------------------------------------
 

@@ -147,6 +147,38 @@ class PipelineSettings(_Settings, total=False):
     labels: Mapping[str, str]
 
 
+class RolloutSettings(TypedDict, total=False):
+    """Optional settings of a roll-out.
+
+    Attributes:
+        selector: Labels of the pipelines. Without it, all that use the old model move.
+        canary: The share of the pipelines that go first.
+        max_unavailable: The maximum of pipelines that are down, or not proven yet, at the same time.
+        observe: Seconds for which each pipeline is measured, with either model.
+        shadow: Seconds for which the new model infers some frames beside the old one before. 0: not at all.
+        start: Seconds until a pipeline must run with the new model.
+        min_objects: Objects per frame that it must find, as a share of those that the old model found.
+        min_agreement: The share of the old model's objects that it must find in the same frames, as a shadow.
+        max_latency: The latency that it may have, times that of the old model (and 50 ms).
+        min_fps: Frames per second that it must give, as a share of those with the old model.
+        share: The share of the frames that the shadow infers, at most.
+        dataset: Frames in which both models differ become samples of this dataset. None: none do.
+    """
+
+    selector: Mapping[str, str]
+    canary: float
+    max_unavailable: int
+    observe: float
+    shadow: float
+    start: float
+    min_objects: float
+    min_agreement: float
+    max_latency: float
+    min_fps: float
+    share: float
+    dataset: str | None
+
+
 class PipelineChanges(_Settings, total=False):
     """Changes of a pipeline: the keyword arguments of `patch_pipeline`.
 

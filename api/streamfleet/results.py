@@ -290,6 +290,61 @@ class PipelineReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPipeline:
+    """A pipeline of a roll-out.
+
+    Attributes:
+        pipeline_id: The id of the pipeline.
+        stage: `waiting`, `switched` (it has the new model, which is not proven yet), `good`, `bad`, `back`
+            (it was told to use the old model again) or `gone` (others have removed or changed it).
+        verdict: What it does with both models, or what is wrong with the new one, for people.
+        shadow: The same of the new model beside the old one.
+    """
+
+    pipeline_id: str
+    stage: str
+    verdict: str
+    shadow: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Pipelines that move to another model in waves, and back if it is worse.
+
+    Attributes:
+        id: The id of the roll-out.
+        model: The old model.
+        to: The new model.
+        phase: `measuring`, `shadow`, `canary`, `waves`, `returning`, and once it is over `done`,
+            `returned` or `stopped`.
+        reason: Why it returns, for people. Empty if it does not.
+        created_at: The time of its start, in Unix seconds.
+        ended_at: The time of its end, in Unix seconds. None: it is not over.
+        canaries: The number of pipelines that go first.
+        max_unavailable: The maximum of pipelines that are down, or not proven yet, at the same time.
+        stages: The number of its pipelines, by stage.
+        pipelines: Its pipelines, in the order in which they move. Empty in lists.
+    """
+
+    id: str
+    model: ModelRef
+    to: ModelRef
+    phase: str
+    reason: str
+    created_at: float
+    ended_at: float | None
+    canaries: int
+    max_unavailable: int
+    stages: dict[str, int]
+    pipelines: tuple[RolloutPipeline, ...]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it changes nothing any more."""
+        return self.phase in ("done", "returned", "stopped")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CommandResult:
     """The result of a command for one of many pipelines.
 

@@ -53,6 +53,7 @@ from streamfleet_api.v2.models import BLOBS, ModelRoutes
 from streamfleet_api.v2.optimisations import OPTIMISATIONS, OptimisationRoutes
 from streamfleet_api.v2.pipelines import PipelineRoutes
 from streamfleet_api.v2.plan import PlanRoutes
+from streamfleet_api.v2.rollouts import RolloutRoutes
 from streamfleet_api.v2.samples import SAMPLES, SampleRoutes
 from streamfleet_api.v2.stream_docs import documented
 from streamfleet_api.v2.streams import Streams
@@ -207,6 +208,7 @@ def create_app(
         *ApplyRoutes(services.broker, models, services.blobs).endpoints(),
         *DeviceRoutes(services.broker, services.statuses).endpoints(),
         *SubscriberRoutes(services.broker).endpoints(),
+        *RolloutRoutes(services.broker, models).endpoints(),
         *ModelRoutes(models, services.blobs).endpoints(),
         *OptimisationRoutes(services.broker, services.statuses, models, services.blobs).endpoints(),
         *SampleRoutes(services.samples, services.broker).endpoints(),

@@ -87,6 +87,16 @@ from streamfleet_core.protocol.requests import (
 )
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat
 from streamfleet_core.protocol.tasks.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.rollouts import (
+    CancelRollout,
+    GetRollout,
+    ListRollouts,
+    Phase,
+    RolloutEntry,
+    RolloutRequest,
+    RolloutView,
+    StartRollout,
+)
 from streamfleet_core.protocol.values import ModelRef, ObservedState, PipelineSpec, SourceSpec, to_plain
 from tests.fakes.patience import PATIENCE
 
@@ -158,6 +168,7 @@ class Peer:
         self.rebalance = Rebalance((), {})  # the same about moves
         self.tickets: dict[str, str] = {}
         self.optimisations: dict[str, tuple[str, Optimisation]] = {}  # by id, with the device
+        self.rollouts: dict[str, RolloutView] = {}
         self.foreign: set[tuple[str, str]] = set()  # devices, and pipelines that they never had
         self.keys: dict[str, tuple[str, str]] = {}  # digest and pipeline, by Idempotency-Key
         self.endpoints: tuple[str, ...] = ("tcp://*:7774",)  # of the relay, for subscribers
@@ -186,6 +197,7 @@ class Peer:
             self.models,
             self.tickets,
             self.optimisations,
+            self.rollouts,
             self.keys,
         ):
             table.clear()
@@ -375,6 +387,8 @@ class Peer:
                 return found if asked.device in (None, device) else None
             case EndOptimisation():
                 return self.optimisations.pop(asked.id, None) is not None
+            case StartRollout() | ListRollouts() | GetRollout() | CancelRollout():
+                return self._rollout(asked)
             case ReportProcess():
                 return None
             case GetEvents():
@@ -397,6 +411,27 @@ class Peer:
                     pipelines=len(self.pipelines),
                 )
         assert_never(asked)
+
+    def _rollout(self, asked: RolloutRequest) -> object:
+        """A roll-out of one pipeline, which is over when it is cancelled."""
+        match asked:
+            case StartRollout():
+                entry = RolloutEntry("door", "switched", "", "as a shadow: 9 frames")
+                self.rollouts[asked.id] = RolloutView(
+                    id=asked.id,
+                    plan=asked.plan,
+                    phase="canary",
+                    canaries=1,
+                    stages={"switched": 1},
+                    entries=(entry,),
+                )
+            case ListRollouts():
+                return tuple(replace(view, entries=()) for view in self.rollouts.values())
+            case CancelRollout() if asked.id in self.rollouts:
+                phase: Phase = "stopped" if asked.keep else "returned"
+                view = replace(self.rollouts[asked.id], phase=phase, reason="it was cancelled", ended_at=2.0)
+                self.rollouts[asked.id] = view
+        return self.rollouts.get(asked.id, Error("not_found", f"no roll-out {asked.id}"))
 
     def _cordon(self, asked: CordonDevice | DrainDevice) -> object:
         """A drain is done at once, apart from one pipeline, which stays or never arrives."""

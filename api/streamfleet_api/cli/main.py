@@ -24,7 +24,7 @@ from streamfleet_api.cli.commands.drill import drill
 from streamfleet_api.cli.commands.models import models
 from streamfleet_api.cli.commands.pipelines import PIPELINE_COMMANDS
 from streamfleet_api.cli.commands.ready import ready
-from streamfleet_api.cli.commands.rollout import rollout
+from streamfleet_api.cli.commands.rollout import rollout, rollouts
 from streamfleet_api.cli.commands.run import RUN_COMMANDS
 from streamfleet_api.cli.commands.samples import samples
 from streamfleet_api.cli.commands.streams import STREAM_COMMANDS
@@ -238,6 +238,7 @@ for _each in (
     devices,
     models,
     rollout,
+    rollouts,
     samples,
     keys,
     subscribers,

@@ -22,6 +22,7 @@ TAGS = {
     "streams": "Predictions, status and events as they happen.",
     "devices": "The machines of the fleet.",
     "models": "Models that pipelines can run.",
+    "rollouts": "Models that take the place of others, a few pipelines at a time.",
     "blobs": "Content, addressed by its sha256.",
     "samples": "Images that devices selected for labelling.",
     "files": "The fleet as a file: pipelines, models, settings of devices.",

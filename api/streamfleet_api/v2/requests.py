@@ -41,11 +41,13 @@ from streamfleet_core.protocol.limits import (
     MAX_ISOLATION,
     MAX_LABELS,
     MAX_OBJECTS,
+    MAX_OBSERVATION,
     MAX_PIXELS,
     MAX_PORT,
     MAX_PROPERTIES,
     MAX_QUALITY,
     MAX_REFERENCE,
+    MAX_ROLLED_OUT,
     MAX_SAMPLE_LIMITS,
     MAX_SAMPLES,
     MAX_SELECTED_CLASSES,
@@ -700,6 +702,57 @@ class SubscriberRequest(Body):
     """Pipelines that it may receive, in addition to selected ones. With neither it receives all."""
     selector: LabelTable = {}
     """Labels of the pipelines that it may receive, evaluated continuously."""
+
+
+Observation = Annotated[float, Field(gt=0, le=MAX_OBSERVATION)]
+Part = Annotated[float, Field(gt=0, le=1)]
+
+
+class RolloutRequest(Body):
+    """Pipelines that move to another model in waves, and back if it is worse."""
+
+    model_config = _example(
+        model="parts/1", to="parts/2", canary=0.05, max_unavailable=5, dataset="differing"
+    )
+
+    id: Name | None = None
+    """Its name. Null: one is made. The same request again changes nothing."""
+    model: ModelName
+    """All pipelines that use this model move."""
+    to: ModelName
+    """The model that they get."""
+    selector: LabelTable = {}
+    """Only pipelines with these labels."""
+    canary: Part = 0.05
+    """The share of the pipelines that go first, on as many devices as possible."""
+    max_unavailable: Annotated[int, Field(ge=1, le=MAX_ROLLED_OUT)] = 5
+    """Pipelines that may be down, or not proven yet, at the same time."""
+    observe: Observation = 30.0
+    """Seconds for which each pipeline is measured, with either model."""
+    shadow: Annotated[float, Field(ge=0, le=MAX_OBSERVATION)] = 30.0
+    """Seconds for which the new model infers some frames of the first pipelines beside the old one, before it
+    is used. What it finds is published nowhere. 0: not at all."""
+    start: Observation = 120.0
+    """Seconds until a pipeline must run with the new model."""
+    min_objects: Share = 0.5
+    """Objects a frame that it must find, of those that the old model found."""
+    min_agreement: Share = 0.5
+    """The share of the old model's objects that it must find in the same frames, as a shadow."""
+    max_latency: Annotated[float, Field(ge=1, le=1000)] = 2.0
+    """Latency that it may have, times that of the old model (and 50 ms)."""
+    min_fps: Share = 0.7
+    """Frames per second that it must give, of those with the old model."""
+    share: Part = 0.25
+    """The share of the frames that the shadow infers, at most."""
+    dataset: Name | None = None
+    """Frames in which both models differ become samples of this dataset, within limits. Null: none do."""
+
+
+class RolloutCancelQuery(Body):
+    """How a roll-out ends."""
+
+    keep: Literal["true", "false"] = "false"
+    """Each pipeline keeps the model that it has. Otherwise all go back to the old one."""
 
 
 class ModelRemovalQuery(Body):

@@ -44,6 +44,8 @@ from streamfleet_core.protocol.status import (
     silent_sources,
 )
 from streamfleet_core.protocol.tasks.optimisation import OptimisationStat
+from streamfleet_core.protocol.tasks.rollouts import Phase, RolloutView
+from streamfleet_core.protocol.tasks.rollouts import Stage as RolloutStage
 from streamfleet_core.protocol.values import (
     DesiredStatus,
     Family,
@@ -489,6 +491,73 @@ class JoinToken(Answer):
 
     device: str
     token: str
+
+
+class RolloutPipeline(Answer):
+    """A pipeline of a roll-out."""
+
+    pipeline_id: str
+    stage: RolloutStage
+    """`switched`: it has the new model, which is not proven yet; `back`: it was told to use the old one
+    again; `gone`: others have removed it, or given it a third model."""
+    verdict: str
+    """What it does with both models, or what is wrong with the new one, as text."""
+    shadow: str
+    """The same of the new model beside the old one."""
+
+
+class Rollout(Answer):
+    """Pipelines that move to another model in waves, and back if it is worse."""
+
+    id: str
+    model: ModelRef
+    """The old one."""
+    to: ModelRef
+    """The new one."""
+    phase: Phase
+    """`measuring` the old model, `shadow`: the new one infers some frames beside it, `canary`: the first
+    pipelines use it, `waves`: the others follow, `returning`; `done`, `returned` or `stopped`: it is over."""
+    reason: str
+    """Why it returns, as text."""
+    created_at: float
+    """Unix seconds."""
+    ended_at: float | None
+    """Unix seconds. Null: it is not over."""
+    canaries: int
+    """Pipelines that go first."""
+    max_unavailable: int
+    stages: dict[RolloutStage, int]
+    """The number of its pipelines, by stage."""
+    pipelines: list[RolloutPipeline]
+    """In the order in which they move. Empty in lists."""
+
+    @classmethod
+    def of(cls, view: RolloutView) -> Rollout:
+        """A roll-out as the broker tells it."""
+        return cls(
+            id=view.id,
+            model=view.plan.old,
+            to=view.plan.new,
+            phase=view.phase,
+            reason=view.reason,
+            created_at=view.created_at,
+            ended_at=view.ended_at,
+            canaries=view.canaries,
+            max_unavailable=view.plan.max_unavailable,
+            stages=view.stages,
+            pipelines=[
+                RolloutPipeline(
+                    pipeline_id=each.pipeline_id, stage=each.stage, verdict=each.verdict, shadow=each.shadow
+                )
+                for each in view.entries
+            ],
+        )
+
+
+class RolloutList(Answer):
+    """The last roll-outs, the oldest first."""
+
+    rollouts: list[Rollout]
 
 
 class Subscriber(Answer):

@@ -15,6 +15,7 @@ from streamfleet_core.protocol.costs import Resources
 from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.requests import DeviceState, Plane
 from streamfleet_core.protocol.tasks.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.trials import PipelineFigures
 from streamfleet_core.protocol.values import Observed, observed_digest
 
 # Epochs that one device may raise. Each restarts all sessions; a restored store needs one.
@@ -97,6 +98,7 @@ class Device:
     agent: str = ""
     optimises: bool = False  # it builds variants of models when it is asked to
     ordered: Ordered | None = None
+    figures: dict[str, PipelineFigures] = field(default_factory=dict)  # by pipeline, as it told last
     publish: tuple[str, ...] = ()  # its own PUB socket, as subscribers reach it
     drills: bool = False  # it takes part in drills
     replaced: dict[bytes, float] = field(default_factory=dict)  # boots, and when another took over

@@ -25,6 +25,7 @@ from streamfleet_broker.fleet.moving.displacement import Displacement
 from streamfleet_broker.fleet.moving.drains import Drains
 from streamfleet_broker.fleet.moving.handovers import Handovers
 from streamfleet_broker.fleet.moving.rebalancing import Rebalancing
+from streamfleet_broker.fleet.moving.rollouts import Rollouts
 from streamfleet_broker.fleet.operator_requests import Operators
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pending_replies import PendingReplies
@@ -81,6 +82,7 @@ class Fleet:
             self._state, self._scheduler, queries, self._pending_replies, self._confirmations
         )
         self._optimisations = Optimisations(self._state)
+        self._rollouts = Rollouts(self._state, queries, self._pipelines)
         self._operators = Operators(
             self._state,
             self._scheduler,
@@ -92,6 +94,7 @@ class Fleet:
             handovers=self._handovers,
             drains=self._drains,
             rebalancing=self._rebalancing,
+            rollouts=self._rollouts,
         )
 
     @property
@@ -143,6 +146,7 @@ class Fleet:
         self._enrolment.expire_tokens(now)
         self._failure_detector.tick(now)
         self._optimisations.tick(now)
+        self._rollouts.tick(now)
         self._confirmations.release_gone(now)
         self._handovers.tick(now)
         self._drains.tick(now)

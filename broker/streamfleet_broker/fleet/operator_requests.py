@@ -15,6 +15,7 @@ from streamfleet_broker.fleet.moving.drains import Drains
 from streamfleet_broker.fleet.moving.handovers import Handovers
 from streamfleet_broker.fleet.moving.planning import Planner
 from streamfleet_broker.fleet.moving.rebalancing import Rebalancing
+from streamfleet_broker.fleet.moving.rollouts import Rollouts
 from streamfleet_broker.fleet.optimisations import Optimisations
 from streamfleet_broker.fleet.pipeline_status import spelled
 from streamfleet_broker.fleet.pipelines import Pipelines
@@ -67,6 +68,7 @@ from streamfleet_core.protocol.requests import (
     Token,
     unpack_request,
 )
+from streamfleet_core.protocol.tasks.rollouts import CancelRollout, GetRollout, ListRollouts, StartRollout
 
 MAX_SUBSCRIBERS = 1000  # their keys travel in one message
 
@@ -102,6 +104,7 @@ class Operators:
         handovers: Handovers,
         drains: Drains,
         rebalancing: Rebalancing,
+        rollouts: Rollouts,
     ) -> None:
         self._state = state
         self._confirmations = confirmations
@@ -114,6 +117,7 @@ class Operators:
         self._handovers = handovers
         self._drains = drains
         self._rebalancing = rebalancing
+        self._rollouts = rollouts
 
     def receive(self, peer: OperatorPeer, envelope: Envelope, now: float) -> None:
         """Handle a message of an operator."""
@@ -154,6 +158,8 @@ class Operators:
                 return Reply(self._rebalancing.rebalance(request, now))
             case StartOptimisation() | FindOptimisation() | EndOptimisation():
                 return self._optimisations.do(request, now)
+            case StartRollout() | ListRollouts() | GetRollout() | CancelRollout():
+                return self._rollouts.do(request, now)
             case PutModel() | RemoveModel():
                 return self._do_of_models(request)
             case ReportProcess():

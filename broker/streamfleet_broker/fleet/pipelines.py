@@ -33,6 +33,7 @@ from streamfleet_core.protocol.requests import (
     PutPipeline,
     RestartPipeline,
 )
+from streamfleet_core.protocol.values import ModelRef
 
 MAX_KEYS = 10_000  # idempotency keys
 KEY_LIFE = 86_400.0  # seconds
@@ -305,6 +306,18 @@ class Pipelines:
         if (record.spec, record.desired_status) != (known.spec, known.desired_status):
             return replace(record, generation=known.generation + 1)
         return record
+
+    def use_model(self, pipeline_id: str, model: ModelRef, now: float) -> None:
+        """Let a pipeline use another model. It may be gone, or use it already."""
+        known = self._state.active_pipeline(pipeline_id)
+        if known is None or known.spec.model == model:
+            return
+        desired = replace(known, spec=replace(known.spec, model=model), changed_by=b"")
+        record = self._updated(known, desired, now)
+        if isinstance(record, Error):
+            self._state.after_commit.append(LogEvent(pipeline_id, record.message, severity="error"))
+        else:
+            self._write_update(known, record, now)
 
     def _begins_anew(self, known: PipelineRecord, record: PipelineRecord) -> bool:
         """Whether a change on the same device begins a new run."""

@@ -18,6 +18,8 @@ from streamfleet_broker.fleet.records import (
     ModelRecord,
     PipelineRecord,
     Record,
+    RolledOutRecord,
+    RolloutRecord,
     SubscriberRecord,
     TokenRecord,
     Write,
@@ -40,6 +42,8 @@ class RecordIndex:
         self.subscribers: dict[str, SubscriberRecord] = {}
         self.models: dict[str, ModelRecord] = {}
         self.held: dict[str, HeldRecord] = {}  # by `<device>/<pipeline>`
+        self.rollouts: dict[str, RolloutRecord] = {}
+        self.rolled_out: dict[str, RolledOutRecord] = {}  # by `<roll-out>/<pipeline>`
         self.floor = 0
         self._by_kind: dict[str, dict[str, Any]] = {
             "device": self.devices,
@@ -49,6 +53,8 @@ class RecordIndex:
             "subscriber": self.subscribers,
             "model": self.models,
             "held": self.held,
+            "rollout": self.rollouts,
+            "rolled_out": self.rolled_out,
         }
         self._writes: dict[tuple[str, str], Write] = {}  # since `writes` was called last
         self._concerned: set[str] = set()  # devices, since `take_concerned` was called last
@@ -204,7 +210,7 @@ def held_key(device: str, pipeline_id: str) -> str:
     return f"{device}/{pipeline_id}"
 
 
-def _address(record: Record) -> tuple[str, str]:
+def _address(record: Record) -> tuple[str, str]:  # noqa: C901 - a table
     """The kind and key of a row."""
     match record:
         case DeviceRecord():
@@ -223,5 +229,9 @@ def _address(record: Record) -> tuple[str, str]:
             return "floor", "generation"
         case HeldRecord():
             return "held", held_key(record.device, record.pipeline_id)
+        case RolloutRecord():
+            return "rollout", record.id
+        case RolledOutRecord():
+            return "rolled_out", f"{record.rollout}/{record.pipeline_id}"
         case _:
             assert_never(record)

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from streamfleet_core.protocol.costs import BoardCost
 from streamfleet_core.protocol.source_reference import is_movable
+from streamfleet_core.protocol.tasks.rollouts import Phase, RolloutPlan
 from streamfleet_core.protocol.values import (
     Assignment,
     CurveKey,
@@ -23,6 +24,7 @@ from streamfleet_core.protocol.values import (
     Reason,
     Sha256,
 )
+from streamfleet_core.rollout.rollout import Progress
 
 MAX_PAST = 16  # former holders of a pipeline
 MAX_CRASH_LOOPS = 2  # devices on which a pipeline crashes again and again, before it stops
@@ -241,6 +243,30 @@ class ModelRecord:
         return ModelRef(self.id, self.digest)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRecord:
+    """A roll-out of a model."""
+
+    id: Id
+    plan: RolloutPlan
+    canaries: Natural  # pipelines that go first
+    n: Natural  # orders roll-outs by age
+    created_at: float  # Unix seconds
+    phase: Phase = "measuring"
+    reason: str = ""
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolledOutRecord:
+    """How far one pipeline of a roll-out is."""
+
+    rollout: Id
+    pipeline_id: Id
+    n: Natural  # its place in the order
+    progress: Progress
+
+
 Record = (
     DeviceRecord
     | TokenRecord
@@ -250,6 +276,8 @@ Record = (
     | FloorRecord
     | HeldRecord
     | ModelRecord
+    | RolloutRecord
+    | RolledOutRecord
 )
 
 KINDS: dict[str, type[Record]] = {
@@ -261,6 +289,8 @@ KINDS: dict[str, type[Record]] = {
     "model": ModelRecord,
     "floor": FloorRecord,
     "held": HeldRecord,
+    "rollout": RolloutRecord,
+    "rolled_out": RolledOutRecord,
 }
 
 

@@ -28,9 +28,10 @@ from streamfleet_core.protocol.values import PRIORITIES, Labels
 
 RESERVED = 0.1  # of the cores of a device: for its agent, its system, and frames that come together
 _TRIED = 4  # devices for one pipeline, if the loss of a device must be endured: each is a long calculation
-_OPTIMISATION = 1024  # bytes of a task of building variants, at most
+OPTIMISATION = 1024  # bytes of a task of building variants, at most
+_TRIALS = 1280  # bytes of trials of models, at most
 # The desired state of a device is one message. The margin is for a desired status or a generation that grows.
-MAX_DESIRED_SIZE = MAX_CONTROL_BODY - MAX_PIPELINES * 24 - _OPTIMISATION  # bytes of the pipelines
+MAX_DESIRED_SIZE = MAX_CONTROL_BODY - MAX_PIPELINES * 24 - OPTIMISATION - _TRIALS  # bytes of the pipelines
 
 
 class Scheduler:

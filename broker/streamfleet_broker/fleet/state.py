@@ -14,6 +14,7 @@ from streamfleet_broker.fleet.record_index import RecordIndex, held_key
 from streamfleet_broker.fleet.records import HeldRecord, PipelineRecord, Record
 from streamfleet_core.protocol.control_plane import Envelope, encode
 from streamfleet_core.protocol.costs import Measured
+from streamfleet_core.protocol.limits import MAX_SHADOWS
 from streamfleet_core.protocol.messages import (
     BrokerMessage,
     Desired,
@@ -24,6 +25,7 @@ from streamfleet_core.protocol.messages import (
     Reply,
 )
 from streamfleet_core.protocol.requests import ReportProcess
+from streamfleet_core.protocol.tasks.trials import Shadow, Trials
 from streamfleet_core.protocol.values import Observed, ObservedState
 
 MAX_PIPELINES = 64  # a device, whatever its capacity
@@ -114,6 +116,8 @@ class State:
         self.released: dict[str, int] = {}
         self.events = EventLog()
         self.costs = CostTable(cost for model in self.records.models.values() for cost in model.costs)
+        self.measured_models: frozenset[str] = frozenset()  # by digest: devices tell what their pipelines do
+        self.shadows: dict[str, Shadow] = {}  # by pipeline
         self.rates: dict[str, float] = {}  # pipeline → frames/s that its sources deliver, as last observed
 
         self.crashing: set[str] = set()  # pipelines that crashed where they are, as far as they are known
@@ -307,7 +311,18 @@ class State:
                 *(each.standby_assignment() for each in records.standing_by(device.name)),
             ),
             None if ordered is None else ordered.optimisation,
+            self._trials(device.name),
         )
+
+    def _trials(self, device: str) -> Trials | None:
+        """What a device tries and measures; None: nothing."""
+        own = self.records.of_device(device)
+        used = {record.spec.model.digest for record in own}
+        measured = tuple(sorted(self.measured_models & used))
+        if not measured:
+            return None
+        shadows = (self.shadows.get(record.pipeline_id) for record in own if record.is_told)
+        return Trials(measured, tuple(each for each in shadows if each is not None)[:MAX_SHADOWS])
 
     def end_session(self, device: Device) -> None:
         """End a session: its messages are refused from now on, and its ticket is no longer valid."""

@@ -59,9 +59,13 @@ MAX_MEMORY = 2**50  # bytes
 MAX_COSTS = 64  # costs that a device may report at once
 MAX_COST_SECONDS = 1000.0  # of a core or an accelerator, for one frame
 MAX_DECODER_NAME = 64  # characters
-MAX_MEASURED_MODELS = 16  # of whose pipelines a device tells what they do
+MAX_MEASURED_MODELS = 8  # of whose pipelines a device tells what they do
 MAX_FIGURES = 64  # such pipelines of a device
-MAX_SHADOWS = 4  # pipelines of a device in which another model infers frames, too
+MAX_SHADOWS = 2  # pipelines of a device in which another model infers frames, too
+MAX_OBSERVATION = 86_400.0  # seconds for which a roll-out watches a pipeline
+MAX_ROLLOUTS = 16  # that are known, the last ones
+MAX_ACTIVE_ROLLOUTS = 4  # at the same time: two models each are measured
+MAX_ROLLED_OUT = 2000  # pipelines of one roll-out
 
 # A model.
 MAX_INPUT_SIDE = 8192  # pixels

@@ -25,6 +25,13 @@ from streamfleet_core.protocol.limits import (
 )
 from streamfleet_core.protocol.messages import DrillFault, DrillSeconds, ErrorCode, Request
 from streamfleet_core.protocol.tasks.optimisation import Optimisation
+from streamfleet_core.protocol.tasks.rollouts import (
+    CancelRollout,
+    GetRollout,
+    ListRollouts,
+    RolloutRequest,
+    StartRollout,
+)
 from streamfleet_core.protocol.values import (
     CurveKey,
     DesiredStatus,
@@ -446,6 +453,7 @@ OperatorRequest = (
     | StartOptimisation
     | FindOptimisation
     | EndOptimisation
+    | RolloutRequest
     | GetFleet
     | GetFigures
     | ReportProcess
@@ -483,6 +491,10 @@ OPERATIONS: dict[str, type[OperatorRequest]] = {
     "optimisation.start": StartOptimisation,
     "optimisation.find": FindOptimisation,
     "optimisation.end": EndOptimisation,
+    "rollout.start": StartRollout,
+    "rollout.list": ListRollouts,
+    "rollout.get": GetRollout,
+    "rollout.cancel": CancelRollout,
     "fleet.get": GetFleet,
     "fleet.figures": GetFigures,
     "process.report": ReportProcess,

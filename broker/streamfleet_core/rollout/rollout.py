@@ -1,26 +1,30 @@
 """A roll-out of a model: a few pipelines first, then the others in waves, and back if one is worse. Pure.
 
-measuring ──data of all──▶ canary ──all good──▶ waves ──all good──▶ done
-canary, waves ──one bad──▶ returning ──all back──▶ returned
+measuring ──data of all──▶ shadow ──all good──▶ canary ──all good──▶ waves ──all good──▶ done
+shadow ──one bad──▶ returned       canary, waves ──one bad, cancelled──▶ returning ──all back──▶ returned
+any ──cancelled, and kept──▶ stopped
 
-Each step takes what is seen of the pipelines, and returns what to change. A change that has no effect is
-asked for again, so a roll-out goes on after an error of the network.
+In `shadow`, the new model infers some frames of the first pipelines, beside the old one. Each step takes what
+is seen of the pipelines, and returns what to change. A change that has no effect is asked for again, so a
+roll-out goes on after an error, and after a restart of what drives it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from streamfleet_core.protocol.limits import MAX_SHADOWS
+from streamfleet_core.protocol.tasks.rollouts import OVER, Phase, RolloutLimits, Stage
 from streamfleet_core.rollout.figures import SETTLING, Figures, Recorder, Seen
-from streamfleet_core.rollout.judgement import Judgement, Limits, judge, summary
+from streamfleet_core.rollout.judgement import Judgement, judge, judge_shadow, summary
 
 ASK_AGAIN = 5.0  # seconds without an effect
 
-Phase = Literal["measuring", "canary", "waves", "returning", "done", "returned"]
 _UP = ("running", "paused", "ended")
+_STILL = ("paused", "ended", "failed", "pending", "stopping")  # it will not run soon
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,40 +46,82 @@ class Note:
 Action = Switch | Note
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be done."""
+
+    old: str
+    new: str
+    canaries: int  # pipelines that go first
+    max_unavailable: int
+    limits: RolloutLimits = field(default_factory=RolloutLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far one pipeline is."""
+
+    stage: Stage = "waiting"
+    before: Figures = field(default_factory=Figures)
+    after: Figures = field(default_factory=Figures)
+    is_judged: bool = True  # False: it did not run with the old model, so nothing can be compared
+    restarts: int = 0  # of its process, before it was switched
+    verdict: str = ""
+    shadow: str = ""  # the verdict about the new model beside the old one
+
+
 @dataclass(slots=True)
 class _Target:
     """One pipeline of the roll-out."""
 
     before: Recorder = field(default_factory=Recorder)
     after: Recorder = field(default_factory=Recorder)
-    stage: Literal["waiting", "switched", "good", "bad", "back", "gone"] = "waiting"
-    switched_at: float = 0.0
+    stage: Stage = "waiting"
+    switched_at: float | None = None
     asked_at: float = float("-inf")
-    is_judged: bool = True  # False: it did not run with the old model, so nothing can be compared
+    is_judged: bool = True
+    restarts: int = 0
     verdict: str = ""
+    shadow: str = ""
+    shadowed_at: float | None = None  # the first frame of the shadow
+
+    @classmethod
+    def of(cls, progress: Progress) -> _Target:
+        return cls(
+            before=Recorder(progress.before),
+            after=Recorder(progress.after),
+            stage=progress.stage,
+            is_judged=progress.is_judged,
+            restarts=progress.restarts,
+            verdict=progress.verdict,
+            shadow=progress.shadow,
+        )
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(
+            stage=self.stage,
+            before=self.before.figures,
+            after=self.after.figures,
+            is_judged=self.is_judged,
+            restarts=self.restarts,
+            verdict=self.verdict,
+            shadow=self.shadow,
+        )
 
 
 class Rollout:
-    """Moves pipelines from `old` to `new`. `canary`: the share that goes first, in (0, 1]."""
+    """Moves pipelines from one model to another. `targets`: in the order in which they are moved."""
 
     def __init__(
-        self,
-        pipelines: Mapping[str, Seen],
-        *,
-        old: str,
-        new: str,
-        canary: float,
-        max_unavailable: int,
-        limits: Limits,
+        self, plan: Plan, targets: Mapping[str, Progress], *, phase: Phase = "measuring", reason: str = ""
     ) -> None:
-        self._old, self._new = old, new
-        self._limits = limits
-        self._max_unavailable = max_unavailable
-        self._targets = {pipeline_id: _Target() for pipeline_id in _spread(pipelines)}
-        self._canaries = math.ceil(len(self._targets) * canary)
-        self._phase: Phase = "measuring"
-        self._began_at: float | None = None
-        self._reason = ""
+        self._plan = plan
+        self._targets = {pipeline_id: _Target.of(progress) for pipeline_id, progress in targets.items()}
+        self._phase: Phase = phase
+        self._began_at: float | None = None  # of the phase, as far as it is known
+        self._reason = reason
+        self._shadows: tuple[str, ...] = ()
 
     # facts
 
@@ -87,17 +133,25 @@ class Rollout:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to do."""
-        return self._phase in ("done", "returned")
+        return self._phase in OVER
 
     @property
     def reason(self) -> str:
         """Why it returns; empty if it does not."""
         return self._reason
 
-    def figures(self, pipeline_id: str) -> tuple[Figures, Figures]:
-        """The figures of a pipeline with the old model, and with the new one."""
-        target = self._targets[pipeline_id]
-        return target.before.figures, target.after.figures
+    @property
+    def shadows(self) -> tuple[str, ...]:
+        """The pipelines in which the new model infers frames, too."""
+        return self._shadows if self._phase == "shadow" else ()
+
+    def progress_of(self, pipeline_id: str) -> Progress:
+        """How far a pipeline is."""
+        return self._targets[pipeline_id].progress
+
+    def stages(self) -> dict[str, tuple[Stage, str, str]]:
+        """Of each pipeline what changes rarely: its stage, and the verdicts."""
+        return {name: (each.stage, each.verdict, each.shadow) for name, each in self._targets.items()}
 
     def verdicts(self) -> dict[str, str]:
         """What became of each pipeline."""
@@ -105,63 +159,134 @@ class Rollout:
 
     # steps
 
+    def cancel(self, *, keep: bool) -> None:
+        """Go back to the old model, or leave each pipeline with the model that it has."""
+        if self.is_over:
+            return
+        self._reason = self._reason or "it was cancelled"
+        self._enter("stopped" if keep else "returning")
+
     def step(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
         """Take what is seen now, about once a second. Returns what to do, in order."""
+        if self.is_over:
+            return []
         if self._began_at is None:
             self._began_at = now
-        actions = self._look(seen, now)
+        actions = self._look(seen)
         if self._phase == "measuring" and self._is_measured(seen, now - self._began_at):
-            self._phase = "canary"
-            actions.append(Note(None, f"{self._canaries} of {len(self._targets)} pipelines go first"))
+            actions.append(Note(None, f"{self._plan.canaries} of {len(self._targets)} pipelines go first"))
+            self._enter("shadow" if self._plan.limits.shadow else "canary")
+        if self._phase == "shadow":
+            actions += self._compare(seen, now)
         if self._phase in ("canary", "waves"):
             actions += self._judge(seen, now)
         if self._phase == "canary" and self._all_done(self._first()):
-            self._phase = "waves"
+            actions.append(Note(None, "all of them are good: the others follow"))
+            self._enter("waves")
         if self._phase == "waves" and self._all_done(self._targets):
-            self._phase = "done"
+            self._enter("done")
         if self._phase in ("canary", "waves"):
             actions += self._forward(seen, now)
         elif self._phase == "returning":
             actions += self._return(seen, now)
         return actions
 
-    def _look(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
+    def _enter(self, phase: Phase) -> None:
+        self._phase, self._began_at = phase, None
+
+    def _look(self, seen: Mapping[str, Seen]) -> list[Action]:
         """Record what pipelines do, and leave out those that others took away or changed."""
         notes: list[Action] = []
         for pipeline_id, target in self._targets.items():
             if target.stage == "gone":
                 continue
             now_seen = seen.get(pipeline_id)
-            if now_seen is None or now_seen.model not in (self._old, self._new):
+            if now_seen is None or now_seen.model not in (self._plan.old, self._plan.new):
                 target.stage = "gone"
                 target.verdict = "it was removed" if now_seen is None else f"it was given {now_seen.model}"
                 notes.append(Note(pipeline_id, f"left out: {target.verdict} meanwhile"))
-            elif target.stage == "waiting" and now_seen.model == self._old:
-                target.before.record(now_seen, now)
-            elif target.stage in ("switched", "good") and now_seen.model == self._new:
-                target.after.record(now_seen, now)
+            elif target.stage == "waiting" and self._phase != "shadow" and now_seen.model == self._plan.old:
+                target.before.record(now_seen)
+            elif target.stage in ("switched", "good") and now_seen.uses_new:
+                target.after.record(now_seen)
         return notes
 
     def _is_measured(self, seen: Mapping[str, Seen], passed: float) -> bool:
         """Whether there is enough data of each pipeline that runs. One that flaps holds up nothing."""
-        observe = self._limits.observe
+        observe = self._plan.limits.observe
         return passed >= 3 * observe + SETTLING or all(
             target.before.figures.seconds >= observe
             for pipeline_id, target in self._targets.items()
-            if target.stage != "gone" and seen[pipeline_id].status == "running"
+            if target.stage != "gone" and seen[pipeline_id].status not in _STILL
         )
+
+    def _compare(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
+        """Judge the new model beside the old one, in the first pipelines that run."""
+        if not self._shadows:
+            self._shadows = tuple(self._comparable(seen))
+        if self._began_at is None:
+            self._began_at = now
+        actions: list[Action] = []
+        unknown = False
+        for pipeline_id in self._shadows:
+            target = self._targets[pipeline_id]
+            if target.stage == "gone" or target.shadow:
+                continue
+            judgement = self._shadow_judgement(target, seen[pipeline_id], now)
+            if judgement.verdict == "unknown":
+                unknown = True
+                continue
+            target.shadow = judgement.reason
+            actions.append(Note(pipeline_id, f"{judgement.verdict}: {judgement.reason}"))
+            if judgement.verdict == "bad":
+                target.verdict = judgement.reason
+                self._reason = f"{pipeline_id}: {judgement.reason}"
+                self._enter("returning")
+                return actions
+        if not unknown:
+            self._enter("canary")
+        return actions
+
+    def _comparable(self, seen: Mapping[str, Seen]) -> Iterable[str]:
+        """The first pipelines that have run, as many of each device as it compares."""
+        of_device: Counter[str | None] = Counter()
+        for pipeline_id in self._first():
+            known = seen.get(pipeline_id)
+            is_measured = self._targets[pipeline_id].before.figures.frames > 0
+            if known is None or known.status in _STILL or not is_measured:
+                continue
+            of_device[known.device] += 1
+            if of_device[known.device] <= MAX_SHADOWS:
+                yield pipeline_id
+
+    def _shadow_judgement(self, target: _Target, seen: Seen, now: float) -> Judgement:
+        shadow, limits = seen.shadow, self._plan.limits
+        if target.shadowed_at is None and shadow is not None and shadow.counts.frames + shadow.counts.failed:
+            target.shadowed_at = now
+        running_for = 0.0 if target.shadowed_at is None else now - target.shadowed_at
+        found = judge_shadow(shadow, running_for=running_for, limits=limits)
+        assert self._began_at is not None
+        waited = now - self._began_at
+        if found.verdict != "unknown" or waited <= limits.start + 2 * limits.shadow:
+            return found
+        if seen.status != "running":
+            return Judgement("good", f"not compared: it is {seen.status}")
+        why = f": {shadow.reason}" if shadow is not None and shadow.reason else ""
+        return Judgement("bad", f"it has not inferred enough frames after {waited:.0f} s{why}")
 
     def _judge(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
         actions: list[Action] = []
         for pipeline_id, target in self._targets.items():
-            if target.stage not in ("switched", "good") or seen[pipeline_id].model != self._new:
+            if target.stage not in ("switched", "good") or seen[pipeline_id].model != self._plan.new:
                 continue
             judgement = self._judgement(target, seen[pipeline_id], now)
             if judgement.verdict == "bad":
                 target.stage, target.verdict = "bad", judgement.reason
-                self._phase, self._reason = "returning", f"{pipeline_id}: {judgement.reason}"
+                self._reason = f"{pipeline_id}: {judgement.reason}"
+                self._enter("returning")
                 actions.append(Note(pipeline_id, f"bad: {judgement.reason}"))
-            elif judgement.verdict == "good" and target.stage == "switched":
+                return actions
+            if judgement.verdict == "good" and target.stage == "switched":
                 target.stage, target.verdict = "good", judgement.reason
                 actions.append(Note(pipeline_id, f"good: {judgement.reason}"))
         return actions
@@ -169,54 +294,67 @@ class Rollout:
     def _judgement(self, target: _Target, seen: Seen, now: float) -> Judgement:
         if not target.is_judged:
             return Judgement("good", f"not compared: it was not running, and is {seen.status}")
+        if target.switched_at is None:  # before what drives it was restarted
+            target.switched_at = now
+        target.restarts = min(target.restarts, seen.restarts)  # of a new run they begin at 0
         before, after = target.before.figures, target.after.figures
-        switched_for = now - target.switched_at
         if target.stage == "good" and seen.status not in ("running", "failed", "backoff"):
             return Judgement("unknown")  # its device may be lost, which is no fault of the model
-        found = judge(before, after, seen, switched_for=switched_for, limits=self._limits)
+        found = judge(
+            before,
+            after,
+            seen,
+            restarts=target.restarts,
+            switched_for=now - target.switched_at,
+            limits=self._plan.limits,
+        )
         return found if found.verdict == "bad" else Judgement(found.verdict, summary(before, after))
 
     def _forward(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
         """Switch as many of the next pipelines as may be unavailable."""
         waiting = self._first() if self._phase == "canary" else list(self._targets)
-        room = self._max_unavailable - self._unavailable(seen)
-        actions = self._ask_again(seen, now, ("switched",), self._new)
+        room = self._plan.max_unavailable - self._unavailable(seen)
+        waited = 0.0 if self._began_at is None else now - self._began_at
+        actions = self._ask_again(seen, now, ("switched",), self._plan.new)
         for pipeline_id in waiting:
-            target = self._targets[pipeline_id]
-            if target.stage != "waiting":
+            target, known = self._targets[pipeline_id], seen.get(pipeline_id)
+            if target.stage != "waiting" or known is None:
                 continue
-            is_up = seen[pipeline_id].status in _UP
+            is_up = known.status in _UP
             if is_up and room <= 0:
                 break
+            if not is_up and known.status not in _STILL and waited < self._plan.limits.start:
+                continue  # it may run in a moment
             # One that is down already takes no further room.
             room -= is_up
-            target.is_judged = target.before.figures.frames > 0 and seen[pipeline_id].status == "running"
+            target.is_judged = target.before.figures.frames > 0 and known.status == "running"
             target.stage, target.switched_at, target.asked_at = "switched", now, now
-            actions.append(Switch(pipeline_id, self._new))
+            target.restarts = known.restarts
+            actions.append(Switch(pipeline_id, self._plan.new))
         return actions
 
     def _return(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
         """Take the old model again: at once where the new one is not proven, else without more outage."""
-        actions = self._ask_again(seen, now, ("back",), self._old)
+        old = self._plan.old
+        actions = self._ask_again(seen, now, ("back",), old)
         for pipeline_id, target in self._targets.items():
             if target.stage in ("bad", "switched"):
                 target.stage, target.asked_at = "back", now
-                actions.append(Switch(pipeline_id, self._old))
-        room = self._max_unavailable - self._unavailable(seen)
+                actions.append(Switch(pipeline_id, old))
+        room = self._plan.max_unavailable - self._unavailable(seen)
         for pipeline_id, target in self._targets.items():
             if target.stage == "good" and room > 0:
                 room -= 1
                 target.stage, target.asked_at = "back", now
-                actions.append(Switch(pipeline_id, self._old))
+                actions.append(Switch(pipeline_id, old))
+        stages = {target.stage for target in self._targets.values()}
         back = [pipeline_id for pipeline_id, target in self._targets.items() if target.stage == "back"]
-        if not any(target.stage == "good" for target in self._targets.values()) and all(
-            seen[pipeline_id].model == self._old for pipeline_id in back
-        ):
-            self._phase = "returned"
+        if "good" not in stages and all(seen[pipeline_id].model == old for pipeline_id in back):
+            self._enter("returned")
         return actions
 
     def _ask_again(
-        self, seen: Mapping[str, Seen], now: float, stages: tuple[str, ...], model: str
+        self, seen: Mapping[str, Seen], now: float, stages: tuple[Stage, ...], model: str
     ) -> list[Action]:
         actions: list[Action] = []
         for pipeline_id, target in self._targets.items():
@@ -235,16 +373,21 @@ class Rollout:
         )
 
     def _first(self) -> list[str]:
-        return list(self._targets)[: self._canaries]
+        return list(self._targets)[: self._plan.canaries]
 
     def _all_done(self, chosen: Mapping[str, object] | list[str]) -> bool:
         return all(self._targets[pipeline_id].stage in ("good", "gone") for pipeline_id in chosen)
 
 
-def _spread(pipelines: Mapping[str, Seen]) -> list[str]:
-    """The pipelines, those of different devices first, so that canaries try many devices."""
+def canaries_of(count: int, share: float) -> int:
+    """How many of so many pipelines go first."""
+    return math.ceil(count * share)
+
+
+def spread(pipelines: Mapping[str, str | None]) -> list[str]:
+    """The pipelines, those of different devices first, so that canaries try many. Given with devices."""
     by_device: dict[str, list[str]] = {}
     for pipeline_id in sorted(pipelines):
-        by_device.setdefault(pipelines[pipeline_id].device or "", []).append(pipeline_id)
+        by_device.setdefault(pipelines[pipeline_id] or "", []).append(pipeline_id)
     turns = ((number, device) for device, each in by_device.items() for number in range(len(each)))
     return [by_device[device][number] for number, device in sorted(turns)]

@@ -986,7 +986,7 @@ def test_no_device_has_more_than_the_limit() -> None:
 
 def test_what_would_not_fit_into_one_message_is_refused() -> None:
     fleet = scripted_fleet("a")
-    long = replace(CAMERA, sources=(SourceSpec("rtsp://" + "x" * 4_000),) * 5)
+    long = replace(CAMERA, sources=(SourceSpec("rtsp://" + "x" * 3_900),) * 5)
     for i in range(3):
         fleet.create(f"p{i}", long, "a")
 
@@ -2123,9 +2123,9 @@ def test_what_plays_alike_changes_as_it_plays() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [GATE, replace(CAMERA, model=ModelRef("parts/2", "cd" * 32)), FILE],
+    [GATE, FILE],
 )
-def test_another_source_or_model_begins_anew_on_the_same_device(spec: PipelineSpec) -> None:
+def test_another_source_begins_anew_on_the_same_device(spec: PipelineSpec) -> None:
     fleet = scripted_fleet("a", "b")
     put(fleet)
     fleet.obey()
@@ -2134,6 +2134,23 @@ def test_another_source_or_model_begins_anew_on_the_same_device(spec: PipelineSp
 
     assert (done.pipeline.device, done.pipeline.generation, done.pipeline.status) == ("a", 2, "starting")
     assert [each.run_generation for each in fleet.devices["a"].assignments] == [2]
+
+
+@pytest.mark.parametrize(
+    ("state", "run_generation"),
+    [(ObservedState.RUNNING, 1), (ObservedState.FAILED, 2), (ObservedState.ENDED, 2)],
+)
+def test_another_model_goes_on_with_the_run_unless_it_is_over(
+    state: ObservedState, run_generation: int
+) -> None:
+    fleet = scripted_fleet("a", "b")
+    put(fleet)
+    fleet.obey(state=state)
+
+    done = put(fleet, replace(CAMERA, model=ModelRef("parts/2", "cd" * 32)))
+
+    assert (done.pipeline.device, done.pipeline.generation) == ("a", 2)
+    assert [each.run_generation for each in fleet.devices["a"].assignments] == [run_generation]
 
 
 def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from streamfleet_core.protocol.tasks.rollouts import RolloutLimits
 from streamfleet_core.rollout.figures import Seen
-from streamfleet_core.rollout.judgement import Limits
-from streamfleet_core.rollout.rollout import Note, Rollout, Switch
+from streamfleet_core.rollout.rollout import Note, Plan, Progress, Rollout, Switch, canaries_of, spread
 
 OLD, NEW = "parts/1", "parts/2"
 
@@ -64,6 +64,8 @@ class World:
                     objects=seen.objects + model.fps * model.objects,
                     latency=model.latency,
                     restarts=int(model.crashes),
+                    uses_new=seen.model == NEW,
+                    at=self.now,
                 )
             self.pipelines[name] = seen
         down = sum(seen.status not in ("running", "paused") for seen in self.pipelines.values())
@@ -94,15 +96,18 @@ def world(count: int, **more: Any) -> World:
     return World(pipelines, **more)
 
 
-def rollout(of: World, *, canary: float = 0.05, max_unavailable: int = 5, **limits: Any) -> Rollout:
-    return Rollout(
-        dict(of.pipelines),
+def rollout(
+    of: World, *, canary: float = 0.05, max_unavailable: int = 5, shadow: float = 0, **limits: Any
+) -> Rollout:
+    names = spread({name: seen.device for name, seen in of.pipelines.items()})
+    plan = Plan(
         old=OLD,
         new=NEW,
-        canary=canary,
+        canaries=canaries_of(len(names), canary),
         max_unavailable=max_unavailable,
-        limits=Limits(observe=10, **limits),
+        limits=RolloutLimits(observe=10, shadow=shadow, **limits),
     )
+    return Rollout(plan, dict.fromkeys(names, Progress()))
 
 
 def test_a_good_model_reaches_all_pipelines_and_never_more_than_some_are_down() -> None:

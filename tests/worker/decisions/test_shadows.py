@@ -21,7 +21,7 @@ from streamfleet_worker.decisions.reconcile_events import (
     ModelRefused,
     Reported,
 )
-from streamfleet_worker.ipc.child_messages import EngineReport
+from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport
 from tests.fakes.peers import MANIFEST
 from tests.fakes.reconciling import CAMERA, DIGEST, Device, assignment, running, says
 
@@ -80,7 +80,9 @@ def test_a_shadow_that_can_never_work_is_told_and_disturbs_nothing() -> None:
 
 def test_the_figures_are_of_the_pipelines_that_are_to_use_a_model() -> None:
     device = shadowed()
-    report = replace(says(emitted=5).report, shadow=ShadowCounts(frames=3, boxes=2))
+    report = says(emitted=5).report
+    assert isinstance(report, CameraReport)
+    report = replace(report, shadow=ShadowCounts(frames=3, boxes=2))
     device.feed(Reported(CAMERA, report))
     device.feed(Exited(ENGINE, -11))
 

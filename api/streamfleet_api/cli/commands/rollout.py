@@ -1,4 +1,4 @@
-"""`streamfleet rollout`: moves pipelines to another model in waves, and back if it is worse."""
+"""`streamfleet rollout` and `streamfleet rollouts`: models that take the place of others, in waves."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from streamfleet_api.cli.context import (
     selector_option,
     warn,
 )
-from streamfleet_api.cli.tables import document, say
+from streamfleet_api.cli.tables import Table, document, say, show, show_table
 from streamfleet_api.client.errors import CommandFailed
 
 if TYPE_CHECKING:
-    from streamfleet.results import Pipeline
+    from streamfleet.results import Rollout
     from streamfleet_api.client.http_client import Client
-    from streamfleet_core.rollout.figures import Seen
-    from streamfleet_core.rollout.rollout import Rollout
 
 EVERY = 1.0  # seconds
-OUT_OF_REACH = 60.0  # seconds without an answer, after which it gives up
+OUT_OF_REACH = 60.0  # seconds without an answer, after which it no longer follows
 RETURNED = 3  # exit code
+DATASET = "differing"  # of frames in which both models differ
 
 
 class _Share(click.ParamType[float]):
@@ -66,6 +65,13 @@ class _Share(click.ParamType[float]):
     help="Pipelines that may be down, or not proven yet, at the same time.",
 )
 @click.option(
+    "--shadow",
+    default="30s",
+    show_default=True,
+    metavar="TIME",
+    help="How long the new model infers frames beside the old one, before it is used. 0s: not at all.",
+)
+@click.option(
     "--observe",
     default="30s",
     show_default=True,
@@ -77,7 +83,7 @@ class _Share(click.ParamType[float]):
     default="2m",
     show_default=True,
     metavar="TIME",
-    help="Until a pipeline must run again.",
+    help="Until a pipeline must run with the new model.",
 )
 @click.option(
     "--min-objects",
@@ -87,12 +93,27 @@ class _Share(click.ParamType[float]):
     help="Objects a frame that it must find, of those that the old model found. 0: any number.",
 )
 @click.option(
+    "--min-agreement",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the old model's objects that it must find in the same frames, as a shadow.",
+)
+@click.option(
     "--max-latency",
-    type=click.FloatRange(1),
+    type=click.FloatRange(1, 1000),
     default=2.0,
     show_default=True,
     help="Latency that it may have, times that of the old model (and 50 ms).",
 )
+@click.option(
+    "--samples",
+    default=DATASET,
+    show_default=True,
+    metavar="DATASET",
+    help="Dataset of frames in which both models differ. none: none are kept.",
+)
+@click.option("--no-follow", is_flag=True, help="Only start it.")
 @yes_option
 @as_json_option
 @click.pass_context
@@ -104,60 +125,124 @@ def rollout(
     selector: str | None,
     canary: float,
     max_unavailable: int,
+    shadow: str,
     observe: str,
     start_timeout: str,
     min_objects: float,
+    min_agreement: float,
     max_latency: float,
+    samples: str,
+    no_follow: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Move pipelines from a model to another one, in waves.
+    """Move all pipelines from one model to another: a few first, then the others, and back if it is worse.
 
-    It measures them with the old model, moves a few, and compares: objects, latency, frames/s and crashes.
-    If all are good, the others follow. If one is bad, all go back. It ends with 0 when all have the new
-    model, and with 3 when all have the old one again. Ctrl-C leaves everything as it is; the same command
-    continues, and with both models exchanged it goes back.
+    First the new model infers some frames of a few pipelines beside the old one. Then these pipelines use it.
+    If all of them are good, the others follow, and never more than --max-unavailable are down. If one of them
+    crashes, finds too little, or is too slow, all go back, and the exit status is 3.
+
+    The broker carries it out: Ctrl-C ends only the following. 'streamfleet rollouts' shows it.
 
     \b
-      streamfleet rollout parts/1 --to parts/2 --canary 5% --max-unavailable 5
+      streamfleet rollout parts/1 --to parts/2
+      streamfleet rollout parts/1 --to parts/2 -l site=hall-1 --canary 10% --shadow 1m
     """
-    from streamfleet_core.rollout.judgement import Limits
-    from streamfleet_core.rollout.rollout import Rollout
-
     settings: Settings = ctx.obj
-    limits = Limits(
-        observe=parameters.seconds(observe, "--observe"),
-        start=parameters.seconds(start_timeout, "--start-timeout"),
-        min_objects=min_objects,
-        max_latency=max_latency,
-    )
+    seconds = parameters.seconds
     client = settings.client()
     _check_models(client, old, new)
-    chosen = [entry for entry in client.list_pipelines(selector) if entry.spec.model.id == old]
-    chosen = [entry for entry in chosen if entry.status not in ("ended", "stopping")]
+    chosen = [entry.pipeline_id for entry in client.list_pipelines(selector) if entry.spec.model.id == old]
     if not chosen:
         raise CommandFailed(f"no pipeline uses {old}", "'streamfleet pipelines' lists them")
-    names = listed([entry.pipeline_id for entry in chosen])
+    names = listed(chosen)
     confirm(f"Move {len(chosen)} pipelines from {old} to {new}: {names}?", yes=yes)
-    moves = Rollout(
-        {entry.pipeline_id: _seen(entry) for entry in chosen},
-        old=old,
-        new=new,
+    started = client.start_rollout(
+        old,
+        new,
+        selector=_labels(selector),
         canary=canary,
         max_unavailable=max_unavailable,
-        limits=limits,
+        shadow=seconds(shadow, "--shadow"),
+        observe=seconds(observe, "--observe"),
+        start=seconds(start_timeout, "--start-timeout"),
+        min_objects=min_objects,
+        min_agreement=min_agreement,
+        max_latency=max_latency,
+        dataset=None if samples == "none" else samples,
     )
-    if not as_json:
-        say(f"measuring {len(chosen)} pipelines with {old} for {limits.observe:g} s")
-    _run(client, moves, selector, quiet=as_json)
-    if as_json:
-        report = {"phase": moves.phase, "reason": moves.reason, "pipelines": moves.verdicts()}
-        click.echo(document(report))
-    elif moves.phase == "done":
-        say(f"done: {new} runs in {len(chosen)} pipelines")
-    else:
-        say(f"returned to {old}: {moves.reason}")
-    ctx.exit(0 if moves.phase == "done" else RETURNED)
+    if no_follow:
+        show(started, as_json, f"{started.id} began: 'streamfleet rollouts follow {started.id}' tells of it")
+        return
+    ctx.exit(_follow(client, started, as_json=as_json))
+
+
+@click.group(invoke_without_command=True)
+@as_json_option
+@click.pass_context
+def rollouts(ctx: click.Context, as_json: bool) -> None:
+    """List the last roll-outs, or show, follow and cancel one.
+
+    \b
+      streamfleet rollouts
+      streamfleet rollouts cancel rollout-1f2e3d4c
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    settings: Settings = ctx.obj
+    found = settings.client().list_rollouts()
+    rows = [(each.id, each.model.id, each.to.id, each.phase, _counts(each)) for each in reversed(found)]
+    table = Table(
+        ("roll-out", "from", "to", "phase", "pipelines"),
+        rows,
+        notes=[each.reason for each in reversed(found)],
+    )
+    show_table(
+        found, as_json, table, empty="no roll-outs yet: 'streamfleet rollout MODEL --to MODEL' starts one"
+    )
+
+
+@rollouts.command("show")
+@click.argument("rollout_id", metavar="ID")
+@as_json_option
+@click.pass_obj
+def show_rollout(settings: Settings, rollout_id: str, as_json: bool) -> None:
+    """Show how far each pipeline of a roll-out is."""
+    found = settings.client().get_rollout(rollout_id)
+    lines = [_headline(found)]
+    for each in found.pipelines:
+        lines += [f"  {each.pipeline_id}: {each.stage}{f', {each.verdict}' if each.verdict else ''}"]
+        lines += [f"    {each.shadow}"] if each.shadow and each.shadow != each.verdict else []
+    show(found, as_json, "\n".join(lines))
+
+
+@rollouts.command("follow")
+@click.argument("rollout_id", metavar="ID")
+@as_json_option
+@click.pass_context
+def follow_rollout(ctx: click.Context, rollout_id: str, as_json: bool) -> None:
+    """Tell of a roll-out until it is over. The exit status is 3 unless the new model is in use."""
+    client = ctx.obj.client()
+    ctx.exit(_follow(client, client.get_rollout(rollout_id), as_json=as_json))
+
+
+@rollouts.command("cancel")
+@click.argument("rollout_id", metavar="ID")
+@click.option("--keep", is_flag=True, help="Each pipeline keeps the model that it has.")
+@as_json_option
+@click.pass_obj
+def cancel_rollout(settings: Settings, rollout_id: str, keep: bool, as_json: bool) -> None:
+    """End a roll-out: all of its pipelines go back to the old model."""
+    found = settings.client().cancel_rollout(rollout_id, keep=keep)
+    show(found, as_json, _headline(found))
+
+
+def _labels(selector: str | None) -> dict[str, str]:
+    """The labels that a selector asks for. Raises: click.UsageError."""
+    pairs = [part.partition("=") for part in (selector or "").split(",") if part]
+    if any(not sign or not value for _, sign, value in pairs):
+        raise click.UsageError(f"expected --selector as KEY=VALUE,KEY=VALUE, got {selector!r}")
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _check_models(client: Client, old: str, new: str) -> None:
@@ -176,53 +261,61 @@ def _check_models(client: Client, old: str, new: str) -> None:
         warn(f"{new} does not know {', '.join(lost[:5])}, which {old} finds")
 
 
-def _run(client: Client, moves: Rollout, selector: str | None, *, quiet: bool) -> None:
-    """Step once a second until it is over. Raises: CommandFailed if the api is away for too long."""
-    from streamfleet_core.rollout.rollout import Note
-
+def _follow(client: Client, found: Rollout, *, as_json: bool) -> int:
+    """Tell what happens until it is over; return the exit status. Raises: CommandFailed without answers."""
+    told: set[str] = set()
     answered_at = time.monotonic()
     while True:
+        if not as_json:
+            _tell(found, told)
+        if found.is_over:
+            break
+        time.sleep(EVERY)
         try:
-            seen = {entry.pipeline_id: _seen(entry) for entry in client.list_pipelines(selector)}
+            found = client.get_rollout(found.id)
             answered_at = time.monotonic()
         except CommandFailed as exc:
             if time.monotonic() - answered_at > OUT_OF_REACH:
                 raise
             warn(f"{exc}, trying again")
-            time.sleep(EVERY)
-            continue
-        phase = moves.phase
-        for action in moves.step(seen, time.monotonic()):
-            if isinstance(action, Note):
-                if not quiet:
-                    say(f"{action.pipeline_id}: {action.text}" if action.pipeline_id else action.text)
-            else:
-                _switch(client, action.pipeline_id, action.model)
-        if moves.phase != phase and moves.phase == "waves" and not quiet:
-            say("all of them are good: the others follow")
-        if moves.is_over:
-            return
-        time.sleep(EVERY)
+    if as_json:
+        click.echo(document(found))
+    return 0 if found.phase == "done" else RETURNED
 
 
-def _switch(client: Client, pipeline_id: str, model: str) -> None:
-    """A change that fails is asked for again by the roll-out."""
-    try:
-        client.patch_pipeline(pipeline_id, model=model)
-    except CommandFailed as exc:
-        warn(f"{pipeline_id}: {exc}")
+def _tell(found: Rollout, told: set[str]) -> None:
+    """Say what was not told before."""
+    lines = [
+        f"{each.pipeline_id}: {text}"
+        for each in found.pipelines
+        for text in dict.fromkeys((each.shadow, each.verdict))
+        if text
+    ]
+    for line in (*lines, _headline(found)):
+        key = line if line in lines else found.phase
+        if key not in told:
+            told.add(key)
+            say(line)
 
 
-def _seen(entry: Pipeline) -> Seen:
-    from streamfleet_core.rollout.figures import Seen
+_PHASES = {
+    "measuring": "measures the pipelines with {old}",
+    "shadow": "{new} infers some frames beside {old}",
+    "canary": "the first {canaries} use {new}",
+    "waves": "all of them are good: the others follow",
+    "returning": "goes back to {old}",
+    "done": "done: {new} is in use",
+    "returned": "returned to {old}",
+    "stopped": "stopped: each pipeline keeps the model that it has",
+}
 
-    return Seen(
-        model=entry.spec.model.id,
-        status=entry.status,
-        reason=entry.reason,
-        device=entry.device,
-        restarts=entry.restarts,
-        frames=sum(source.emitted for source in entry.sources),
-        objects=sum(source.objects for source in entry.sources),
-        latency=entry.latency,
+
+def _headline(found: Rollout) -> str:
+    text = _PHASES.get(found.phase, found.phase).format(
+        old=found.model.id, new=found.to.id, canaries=found.canaries
     )
+    return f"{found.id}: {text}{f': {found.reason}' if found.reason else ''} ({_counts(found)})"
+
+
+def _counts(found: Rollout) -> str:
+    return ", ".join(f"{count} {stage}" for stage, count in sorted(found.stages.items()))

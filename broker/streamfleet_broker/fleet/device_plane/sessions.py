@@ -253,6 +253,7 @@ class Sessions:
         if device.ordered is not None and device.ordered.boot != hello.boot:
             device.ordered = None
         self._state.report(device, hello.observed)
+        device.figures = {}
         self._state.sessions[session.id] = device
         self._state.tickets[session.ticket] = device.name
         record = self._state.records.devices[device.name]
@@ -308,6 +309,8 @@ class Sessions:
             self._state.mark_device_dirty(device.name)
         if heartbeat.measured is not None and device.measurements.take(1, now):
             self._state.learn(device, heartbeat.measured)
+        if heartbeat.figures is not None:
+            device.figures = {each.pipeline_id: each for each in heartbeat.figures}
         want_full = device.observed_digest != heartbeat.observed_digest
         if session.resend or heartbeat.applied_revision != device.revision:
             self._send_desired(device, session)
