@@ -126,7 +126,7 @@ class ActiveModel:
 
     Attributes:
         id: Its id.
-        crashes: How often its engine on the device has crashed.
+        crashes: How often its engine on the device has crashed, since the pipeline was given it.
         trouble: Why the desired model can never be used, so that this one goes on. Empty: it can be used.
     """
 

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.fakes.models import write_constant_model
+from tests.fakes.models import write_constant_model, write_slow_model
 from tests.fleet.harness import Fleet, wait_for
 
-QUICK = ("--observe", "2s", "--max-unavailable", "2", "--yes")
+NAMES = ("red", "green", "blue")
+QUICK = ("--observe", "3s", "--shadow", "3s", "--max-unavailable", "2", "--yes")
+AT_ONCE = ("--observe", "3s", "--shadow", "0s", "--max-unavailable", "2", "--yes")  # without a shadow
 
 
-@pytest.fixture
-def belts(own_fleet: Fleet) -> Fleet:
-    """Three cameras in which the demo's model finds something."""
+@pytest.fixture(scope="module")
+def belts(own_fleet: Fleet, demo_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Three cameras in which the demo's model finds something, and models that may follow it."""
+    folder = tmp_path_factory.mktemp("models")
+    labels = folder / "names.txt"
+    labels.write_text("\n".join(NAMES))
+    write_constant_model(folder / "blind.onnx", np.zeros((1, 7, 1), np.float32))
+    write_slow_model(folder / "slow.onnx", rounds=1500)
+    for name in ("blind", "slow"):
+        own_fleet.add_model(
+            f"{name}/1", folder / f"{name}.onnx", "--family", "ultralytics", "--labels", str(labels)
+        )
+    own_fleet.add_model("shapes/2", demo_file, "--labels", str(labels))
     for number in range(3):
         place = ("--video", "TestPatternStreamProducer", "--max-fps", "10", "--no-wait")
         own_fleet.cli("run", "--id", f"belt-{number}", "--model", "shapes/1", *place)
@@ -33,27 +46,75 @@ def models(fleet: Fleet) -> set[str]:
     return {each["spec"]["model"]["id"] for each in pipelines(fleet).values()}
 
 
-def test_a_blind_model_stops_at_the_canary_and_an_equal_one_reaches_all(
-    belts: Fleet, demo_file: Path, tmp_path: Path
-) -> None:
-    blind = tmp_path / "blind.onnx"
-    write_constant_model(blind, np.zeros((1, 7, 1), np.float32))
-    names = tmp_path / "names.txt"
-    names.write_text("red\ngreen\nblue\n")
-    belts.add_model("blind/1", blind, "--family", "ultralytics", "--labels", str(names))
-    belts.add_model("shapes/2", demo_file)
+def started(fleet: Fleet, new: str, *options: str) -> str:
+    """Start a roll-out without following it."""
+    said = fleet.cli("rollout", "shapes/1", "--to", new, *options, "--no-follow", "--json")
+    return str(json.loads(said.stdout)["id"])
 
-    worse = belts.cli("rollout", "shapes/1", "--to", "blind/1", *QUICK, check=False)
-    after_worse, versions = models(belts), {name: each["version"] for name, each in pipelines(belts).items()}
-    equal = belts.cli("rollout", "shapes/1", "--to", "shapes/2", *QUICK, "--json")
 
-    assert worse.returncode == 3, worse.stdout + worse.stderr
-    assert "it finds 0.00 objects a frame" in worse.stdout.splitlines()[-1]
-    assert after_worse == {"shapes/1"}
-    assert sorted(versions.values()) == [1, 1, 3]  # only the canary had it, and gave it back
-    told = json.loads(equal.stdout)
-    assert told["phase"] == "done", told
+def ended(fleet: Fleet, rollout_id: str) -> dict[str, Any]:
+    def over() -> dict[str, Any] | None:
+        found: dict[str, Any] = fleet.http.get(f"/v2/rollouts/{rollout_id}").json()
+        return found if found["ended_at"] else None
+
+    return wait_for(over, lambda: f"its end; {fleet.http.get(f'/v2/rollouts/{rollout_id}').json()}")
+
+
+def versions(fleet: Fleet) -> list[int]:
+    return sorted(each["version"] for each in pipelines(fleet).values())
+
+
+def test_a_blind_model_stops_beside_the_old_one_and_no_pipeline_has_used_it(belts: Fleet) -> None:
+    before = versions(belts)
+
+    done = belts.cli("rollout", "shapes/1", "--to", "blind/1", *QUICK, check=False)
+    datasets = wait_for(lambda: belts.http.get("/v2/samples").json()["datasets"], "the samples are uploaded")
+
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "beside the old model, it finds 0.00 objects a frame" in done.stdout.splitlines()[-1]
+    assert versions(belts) == before
+    assert "differing" in [each["dataset"] for each in datasets]
+
+
+def test_a_model_that_crashes_beside_the_old_one_stops_there(belts: Fleet) -> None:
+    rollout_id = started(belts, "slow/1", "--observe", "3s", "--shadow", "60s", "--yes")
+    slow = belts.http.get(f"/v2/rollouts/{rollout_id}").json()["to"]
+
+    belts.kill(f"engine {slow['digest'][:8]}", signal.SIGSEGV)
+    found = ended(belts, rollout_id)
+
+    assert found["phase"] == "returned"
+    assert "it crashed: the engine process was ended by SIGSEGV" in found["reason"]
+    assert models(belts) == {"shapes/1"}
+
+
+def test_a_slow_model_stops_at_the_canary_which_has_the_old_one_again(belts: Fleet) -> None:
+    before = versions(belts)
+
+    found = ended(belts, started(belts, "slow/1", *AT_ONCE))
+
+    assert found["phase"] == "returned"
+    assert any(word in found["reason"] for word in ("frames/s", "capture to prediction", "objects a frame"))
+    assert found["stages"] == {"back": 1, "waiting": 2}
+    assert models(belts) == {"shapes/1"}
+    assert sum(versions(belts)) == sum(before) + 2  # only the canary had it, and gave it back
+
+
+def test_an_equal_model_reaches_all_and_no_camera_starts_again(belts: Fleet) -> None:
+    cameras = sorted(belts.pids("camera"))
+
+    done = belts.cli("rollout", "shapes/1", "--to", "shapes/2", *QUICK)
+    known = json.loads(belts.cli("rollouts", "--json").stdout)
+
+    assert done.stdout.splitlines()[-1].endswith("done: shapes/2 is in use (3 good)")
     assert models(belts) == {"shapes/2"}
+    assert sorted(belts.pids("camera")) == cameras
+    assert {each["restarts"] for each in pipelines(belts).values()} == {0}
+    assert known[-1]["phase"] == "done"
+    wait_for(
+        lambda: all(each["active_model"]["id"] == "shapes/2" for each in pipelines(belts).values()),
+        "the statuses name the new model",
+    )
 
 
 def test_models_that_are_not_there_and_pipelines_without_the_model_are_named(own_fleet: Fleet) -> None:

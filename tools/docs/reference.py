@@ -277,11 +277,12 @@ def operations() -> str:
 
 def values() -> str:
     """Return the values in messages."""
-    from streamfleet_core.protocol import costs, optimisation, sampling, status, values
+    from streamfleet_core.protocol import costs, sampling, status, values
+    from streamfleet_core.protocol.tasks import optimisation, rollouts, trials
 
     found = [
         of
-        for module in (values, sampling, costs, optimisation, status)
+        for module in (values, sampling, costs, optimisation, trials, rollouts, status)
         for of in vars(module).values()
         if dataclasses.is_dataclass(of) and isinstance(of, type) and of.__module__ == module.__name__
     ]

@@ -65,7 +65,7 @@ def begins_anew(before: Pipeline, after: Pipeline) -> bool:
     """Whether a change restarts the pipeline.
 
     As `PipelineSpec.can_update_to`, and always on another device or for another behavior without the broker.
-    With another model it begins anew if nothing runs that could go on.
+    With another model it restarts if nothing runs that could go on.
     """
     has_new_model = before.spec.model != after.spec.model
     visible = (

@@ -82,7 +82,7 @@ class Fleet:
             self._state, self._scheduler, queries, self._pending_replies, self._confirmations
         )
         self._optimisations = Optimisations(self._state)
-        self._rollouts = Rollouts(self._state, queries, self._pipelines)
+        self._rollouts = Rollouts(self._state, self._pipelines.use_model)
         self._operators = Operators(
             self._state,
             self._scheduler,

@@ -151,7 +151,7 @@ class ActiveModel:
     """The model that a pipeline uses. It is the former one until the desired one is ready."""
 
     id: ModelId
-    crashes: Natural = 0  # of its engine on this device
+    crashes: Natural = 0  # of its engine on this device, since the pipeline was given it
     trouble: Reason = ""  # why the desired model can never be used, so that this one goes on
 
 

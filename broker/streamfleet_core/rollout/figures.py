@@ -25,7 +25,7 @@ class Seen:
     restarts: int = 0  # of its process, in its present run
     uses_new: bool = False  # the new model is in use, and not only desired
     trouble: str = ""  # why the desired model can never be used, so that the former one goes on
-    crashes: int = 0  # of the engine of the model in use
+    crashes: int = 0  # of the engine of the model in use, since the pipeline was given it
     at: float | None = None  # seconds of the device's clock, of the following; None: they are unknown
     frames: int = 0  # emitted since its process started
     objects: int = 0  # found in them

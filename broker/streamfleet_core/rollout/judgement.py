@@ -27,11 +27,17 @@ UNKNOWN = Judgement("unknown")
 
 
 def judge(
-    before: Figures, after: Figures, seen: Seen, *, restarts: int, switched_for: float, limits: RolloutLimits
+    before: Figures,
+    after: Figures,
+    seen: Seen,
+    *,
+    restarts: int,
+    switched_for: float,
+    limits: RolloutLimits,
 ) -> Judgement:
     """Judge a pipeline.
 
-    `restarts`: those of its process before it was told of the new model; `switched_for`: seconds since then.
+    `restarts`: of its process, before it was told of the new model; `switched_for`: seconds since then.
     """
     if seen.trouble:
         return Judgement("bad", f"it cannot be used: {seen.trouble}")
@@ -51,7 +57,7 @@ def judge(
 
 
 def judge_shadow(shadow: ShadowStat | None, *, running_for: float, limits: RolloutLimits) -> Judgement:
-    """Judge a model that infers frames beside the old one. `running_for`: seconds since the first of them."""
+    """Judge a model that infers frames beside the old one. `running_for`: seconds since the first frame."""
     if shadow is None:
         return UNKNOWN
     if shadow.state == "failed":

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from streamfleet_core.protocol.tasks.rollouts import RolloutLimits
+from streamfleet_core.protocol.tasks.trials import ShadowCounts, ShadowStat
 from streamfleet_core.rollout.figures import Seen
 from streamfleet_core.rollout.rollout import Note, Plan, Progress, Rollout, Switch, canaries_of, spread
 
@@ -259,3 +260,88 @@ def test_what_never_starts_is_bad() -> None:
     assert moves.phase == "returned"
     assert moves.reason == "belt-0: it is starting after 51 s"
     assert fleet.models() == {OLD}
+
+
+def shadow(**counts: Any) -> ShadowStat:
+    known = {"frames": 50, "own_boxes": 100, "boxes": 100, "paired": 100, "same_class": 100}
+    crashes = counts.pop("crashes", 0)
+    state = counts.pop("state", "running")
+    return ShadowStat(
+        model=NEW,
+        state=state,
+        reason="opset 99",
+        crashes=crashes,
+        counts=ShadowCounts(**{**known, "own_latency": 0.02, "latency": 0.02, **counts}),
+    )
+
+
+def shadowed(fleet: World, moves: Rollout, stats: Callable[[float], ShadowStat | None]) -> list[str]:
+    """Run until the shadow is over. The pipelines in which it infers frames."""
+    names: set[str] = set()
+    for _ in range(300):
+        seen = {
+            name: replace(each, shadow=stats(fleet.now) if name in moves.shadows else None)
+            for name, each in fleet.pipelines.items()
+        }
+        moves.step(seen, fleet.now)
+        names.update(moves.shadows)
+        if moves.phase not in ("measuring", "shadow"):
+            return sorted(names)
+        fleet.second()
+    raise AssertionError(f"it is not over: {moves.phase}")
+
+
+@pytest.mark.parametrize(
+    ("stat", "reason"),
+    [
+        (
+            shadow(boxes=10, paired=10),
+            "beside the old model, it finds 0.20 objects a frame, the old one 2.00",
+        ),
+        (shadow(boxes=100, paired=40), "beside the old model, it finds 40 of 100 objects of the old one"),
+        (shadow(latency=0.5), "beside the old model, an inference takes 500 ms, of the old one 20 ms"),
+        (shadow(failed=60), "beside the old model, 60 of 110 inferences failed"),
+        (shadow(state="failed"), "it cannot be used: opset 99"),
+        (shadow(crashes=1), "it crashed: opset 99"),
+    ],
+)
+def test_a_worse_model_stops_as_a_shadow(stat: ShadowStat, reason: str) -> None:
+    fleet = world(40)
+    moves = rollout(fleet, shadow=5)
+
+    names = shadowed(fleet, moves, lambda _: stat)
+
+    assert names == ["belt-0", "belt-1"]
+    assert moves.phase == "returned" or moves.step(fleet.pipelines, fleet.now) == []
+    assert moves.reason == f"belt-0: {reason}"
+    assert fleet.switched == []
+
+
+def test_a_shadow_that_never_begins_is_bad_where_the_pipeline_runs() -> None:
+    fleet = world(3)
+    moves = rollout(fleet, shadow=5, start=20)
+
+    shadowed(fleet, moves, lambda _: ShadowStat(model=NEW, state="waiting", reason="fetching model parts/2"))
+
+    assert moves.reason == "belt-0: it has not inferred enough frames after 31 s: fetching model parts/2"
+
+
+def test_a_model_that_cannot_be_loaded_is_bad_although_the_old_one_goes_on() -> None:
+    fleet = world(3)
+    moves = rollout(fleet)
+    while not fleet.switched:
+        for action in moves.step(fleet.pipelines, fleet.now):
+            if isinstance(action, Switch):
+                fleet.switched.append(action)
+                before = fleet.pipelines[action.pipeline_id]
+                fleet.pipelines[action.pipeline_id] = replace(before, model=NEW, trouble="opset 99")
+        fleet.now += 1
+        fleet.pipelines = {name: replace(each, at=fleet.now) for name, each in fleet.pipelines.items()}
+        fleet.pipelines = {
+            name: replace(each, frames=each.frames + 10, objects=each.objects + 20)
+            for name, each in fleet.pipelines.items()
+        }
+
+    moves.step(fleet.pipelines, fleet.now)
+
+    assert (moves.phase, moves.reason) == ("returning", "belt-0: it cannot be used: opset 99")

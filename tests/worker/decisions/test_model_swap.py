@@ -123,6 +123,7 @@ def test_a_model_that_cannot_work_leaves_the_former_one_in_use_and_says_why(fail
 
     assert told == []
     assert (observed.state, observed.generation, observed.restarts) == (ObservedState.RUNNING, 2, 0)
+    assert observed.crashes == 0  # the pipeline is not taken for one that crashes its devices
     assert observed.reason.startswith("model parts/1 goes on: model parts/2: ")
     assert (view(device).model.id, bool(view(device).model_trouble)) == ("parts/1", True)
 

@@ -101,3 +101,17 @@ def test_the_figures_are_of_the_pipelines_that_are_to_use_a_model() -> None:
             ),
         ),
     )
+
+
+def test_crashes_from_before_are_no_fault_of_the_shadow() -> None:
+    device = shadowed()
+    device.feed(Exited(ENGINE, -11))
+    first = stat(device)
+
+    device.feed(Adopted((assignment(),)))
+    device.feed(Adopted((assignment(),), (replace(SHADOW, share=0.5),)))
+    second = stat(device)
+
+    assert first is not None
+    assert second is not None
+    assert (first.crashes, second.crashes) == (1, 0)

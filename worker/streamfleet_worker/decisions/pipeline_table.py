@@ -54,7 +54,9 @@ class Pipeline:
     before_end: Observed | None = None  # the reported state of an ended run, until its end is stored
     serving: ModelRef | None = None  # the model of its cameras in this run, until another one takes over
     serving_generation: int = 0  # that the last camera was told
+    model_crashes_before: int = 0  # of the engine of the desired model, when it became that
     shadow: Shadow | None = None  # whose model infers some frames, too
+    shadow_crashes_before: int = 0  # of the engine of that model
 
     @property
     def ended(self) -> bool:
@@ -140,6 +142,7 @@ class PipelineTable:
             shadow = by_pipeline.get(assignment.pipeline_id)
             if shadow is not None and shadow != pipeline.shadow:
                 self._models.try_again(shadow.model.digest)
+                pipeline.shadow_crashes_before = self._models.crashes(shadow.model.digest)
             pipeline.shadow = shadow
         return actions
 
@@ -163,6 +166,8 @@ class PipelineTable:
         pipeline.assignment = assignment
         if is_new_run or (has_new_models and pipeline.failed is not None):
             pipeline.restart()
+        if has_new_models:
+            pipeline.model_crashes_before = self._models.crashes(assignment.spec.model.digest)
         if is_new_run or has_new_models:
             for model in assignment.spec.models:
                 self._models.try_again(model.digest)
@@ -386,6 +391,7 @@ class PipelineTable:
         camera = pipeline.camera
         model = self._possible(pipeline, assignment).spec.model if camera is None else camera.model
         trouble = self._models.failure(assignment.spec.model.digest)
+        crashes = self._models.crashes(model.digest) if model == assignment.spec.model else 0
         return PipelineView(
             assignment=assignment,
             observed=self._observe(pipeline, assignment),
@@ -394,14 +400,15 @@ class PipelineTable:
             report_age=_report_age(camera, now),
             last_crash=pipeline.last_crash or "",
             model=model,
-            model_crashes=self._models.crashes(model.digest),
+            model_crashes=max(0, crashes - pipeline.model_crashes_before),
             model_trouble=(trouble or "") if model != assignment.spec.model else "",
             shadow=None if pipeline.shadow is None else self._shadow_stat(pipeline, pipeline.shadow),
         )
 
     def _shadow_stat(self, pipeline: Pipeline, shadow: Shadow) -> ShadowStat:
         model, camera = shadow.model, pipeline.camera
-        crashes, failure = self._models.crashes(model.digest), self._models.failure(model.digest)
+        failure = self._models.failure(model.digest)
+        crashes = max(0, self._models.crashes(model.digest) - pipeline.shadow_crashes_before)
         if failure is not None:
             return ShadowStat(model=model.id, state="failed", reason=cut_reason(failure), crashes=crashes)
         report = pipeline.report
@@ -476,7 +483,7 @@ class PipelineTable:
             reason=cut_reason(reason or ""),
             restarts=pipeline.restarts,
             ready=_is_ready(pipeline, state) if assignment.standby else None,
-            crashes=pipeline.crashes + self._models.faults(assignment.spec.models),
+            crashes=pipeline.crashes + self._models.faults(self._possible(pipeline, assignment).spec.models),
         )
 
     def _state(self, pipeline: Pipeline, assignment: Assignment) -> tuple[ObservedState, str | None]:

@@ -149,7 +149,7 @@ def rollout(
       streamfleet rollout parts/1 --to parts/2 -l site=hall-1 --canary 10% --shadow 1m
     """
     settings: Settings = ctx.obj
-    seconds = parameters.seconds
+    seconds, labels = parameters.seconds, _labels(selector)
     client = settings.client()
     _check_models(client, old, new)
     chosen = [entry.pipeline_id for entry in client.list_pipelines(selector) if entry.spec.model.id == old]
@@ -160,7 +160,7 @@ def rollout(
     started = client.start_rollout(
         old,
         new,
-        selector=_labels(selector),
+        selector=labels,
         canary=canary,
         max_unavailable=max_unavailable,
         shadow=seconds(shadow, "--shadow"),

@@ -7,20 +7,18 @@ with it. What was measured since the last one is measured again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from typing_extensions import assert_never
 
 from streamfleet_broker.fleet.capacity.placement import meets
 from streamfleet_broker.fleet.effects import LogEvent
-from streamfleet_broker.fleet.pipelines import Pipelines
-from streamfleet_broker.fleet.queries import FleetQueries
+from streamfleet_broker.fleet.pipeline_status import status
 from streamfleet_broker.fleet.records import PipelineRecord, RolledOutRecord, RolloutRecord
 from streamfleet_broker.fleet.state import State
 from streamfleet_core.protocol.limits import MAX_ACTIVE_ROLLOUTS, MAX_ROLLED_OUT, MAX_ROLLOUTS
 from streamfleet_core.protocol.messages import Error, Reply
-from streamfleet_core.protocol.requests import PipelineView
 from streamfleet_core.protocol.tasks.rollouts import (
     OVER,
     CancelRollout,
@@ -43,10 +41,10 @@ INTERVAL = 1.0  # seconds between two steps
 class Rollouts:
     """Carries out all roll-outs."""
 
-    def __init__(self, state: State, queries: FleetQueries, pipelines: Pipelines) -> None:
+    def __init__(self, state: State, use_model: Callable[[str, ModelRef, float], None]) -> None:
+        """`use_model` lets a pipeline use a model from now on."""
         self._state = state
-        self._queries = queries
-        self._pipelines = pipelines
+        self._use_model = use_model
         self._stepped_at = float("-inf")
         targets: dict[str, list[RolledOutRecord]] = {}
         for each in state.records.rolled_out.values():
@@ -176,7 +174,7 @@ class Rollouts:
         self._measure()
 
     def _step(self, record: RolloutRecord, rollout: Rollout, now: float) -> None:
-        for action in rollout.step(self._seen(record, rollout, now), now):
+        for action in rollout.step(self._seen(record, rollout), now):
             self._perform(record, action, now)
         self._store(record, rollout, now)
 
@@ -184,7 +182,7 @@ class Rollouts:
         if isinstance(action, Switch):
             plan = record.plan
             model = plan.new if action.model == plan.new.id else plan.old
-            self._pipelines.use_model(action.pipeline_id, model, now)
+            self._use_model(action.pipeline_id, model, now)
         else:
             text = f"{action.pipeline_id}: {action.text}" if action.pipeline_id else action.text
             self._state.after_commit.append(LogEvent(record.id, text))
@@ -229,21 +227,22 @@ class Rollouts:
         self._state.measured_models, self._state.shadows = frozenset(models), shadows
         self._state.touch(concerned)
 
-    def _seen(self, record: RolloutRecord, rollout: Rollout, now: float) -> dict[str, Seen]:
+    def _seen(self, record: RolloutRecord, rollout: Rollout) -> dict[str, Seen]:
         found = (self._state.active_pipeline(name) for name in rollout.stages())
-        views = self._queries.views([each for each in found if each is not None], now)
-        return {view.pipeline_id: self._seen_one(view, record.plan.new) for view in views}
+        return {each.pipeline_id: self._seen_one(each, record.plan.new) for each in found if each is not None}
 
-    def _seen_one(self, view: PipelineView, new: ModelRef) -> Seen:
+    def _seen_one(self, pipeline: PipelineRecord, new: ModelRef) -> Seen:
+        holder = None if pipeline.holder is None else self._state.devices[pipeline.holder]
+        observed = self._state.observed(pipeline)
         known = Seen(
-            model=view.spec.model.id,
-            status=view.status,
-            reason=view.reason,
-            device=view.device,
-            restarts=view.restarts,
+            model=pipeline.spec.model.id,
+            status=status(pipeline, None if holder is None else holder.state, observed),
+            reason="" if observed is None else observed.reason,
+            device=pipeline.device,
+            restarts=0 if observed is None else observed.restarts,
         )
-        device = None if view.device is None else self._state.devices[view.device]
-        figures = None if device is None else device.figures.get(view.pipeline_id)
+        device = None if pipeline.device is None else self._state.devices[pipeline.device]
+        figures = None if device is None else device.figures.get(pipeline.pipeline_id)
         if figures is None:
             return known
         return replace(

@@ -63,7 +63,7 @@ class ShadowStat:
     model: ModelId
     state: Literal["waiting", "running", "failed"]  # waiting: for its engine, or for the pipeline to run
     reason: Reason = ""  # why it waits or has failed; for users
-    crashes: Natural = 0  # of its engine on this device
+    crashes: Natural = 0  # of its engine on this device, since the shadow began
     counts: ShadowCounts = ShadowCounts()
 
 
@@ -74,7 +74,7 @@ class PipelineFigures:
     pipeline_id: Id
     at: Finite  # seconds of the device's clock, at which the counters were read
     model: Sha256  # in use: the former one until the desired one is ready
-    crashes: Natural = 0  # of the engine of this model on this device
+    crashes: Natural = 0  # of the engine of this model, since the pipeline was given it
     trouble: Reason = ""  # why the desired model can never be used, so that the former one goes on
     frames: Natural = 0  # emitted
     objects: Natural = 0  # found in them
