@@ -99,6 +99,7 @@ PURE = [
     "streamfleet_core.models.onnx_graph",
     "streamfleet_core.models.optimisation",
     "streamfleet_core.peers.replay",
+    "streamfleet_core.peers.selection",
     "streamfleet_core.peers.subscriptions",
     "streamfleet_core.rollout",
     "streamfleet_core.runtime.backoff",

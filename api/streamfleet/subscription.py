@@ -26,6 +26,7 @@ from streamfleet.defaults import DEFAULT_DATA_DIR
 from streamfleet.errors import BadSetting, NothingReceived, Unreachable
 from streamfleet.prediction import Inbox, Prediction, topics_of
 from streamfleet.results import SubscriberKeys
+from streamfleet_core.peers.selection import SelectionRequest
 from streamfleet_core.protocol.errors import ProtocolError
 from streamfleet_core.protocol.json_text import InvalidJson, decode_json
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME
@@ -94,7 +95,8 @@ def subscribe(
     devices, which keep the predictions of the last hour as far as they have room.
 
     Args:
-        *pipelines: Ids of pipelines. Without any: all pipelines that the keys allow.
+        *pipelines: Ids of pipelines. Without any: all pipelines that the keys allow. With `since` also
+            labels, as `site=hall-1,line=3`: all pipelines that have them, also those that get them later.
         since: Where to continue: a `Checkpoint`, or a file that the subscription itself keeps up to date. A
             file that does not exist is the start.
         start: Where a pipeline begins that the checkpoint does not have: with the next prediction, or with
@@ -130,11 +132,13 @@ def subscribe(
         ```
     """
     checkpoint, file = _checkpoint_of(since)
+    chosen = _Chosen.of(pipelines)
     target = _Target.of(keys, Path(data_dir).expanduser(), connect_timeout)
-    context, sub_socket = target.connected(pipelines, waiting)
     if checkpoint is None:
-        return Subscription(context, sub_socket, timeout)
-    receiver = Receiver(sub_socket, pipelines, checkpoint, oldest=start == "oldest", patience=patience)
+        return Subscription(*target.connected(chosen.alone(), waiting), timeout)
+    context, sub_socket = target.connected(chosen.topics, waiting)
+    receiver = chosen.receiver(sub_socket, checkpoint, oldest=start == "oldest", patience=patience)
+    _await_selection(context, sub_socket, receiver, connect_timeout)
     return CompleteSubscription(context, sub_socket, receiver, file=file, timeout=timeout)
 
 
@@ -185,12 +189,78 @@ async def subscribe_async(
         ```
     """
     checkpoint, file = await asyncio.to_thread(_checkpoint_of, since)
+    chosen = _Chosen.of(pipelines)
     target = _Target.of(keys, Path(data_dir).expanduser(), connect_timeout)
-    context, sub_socket = await asyncio.to_thread(target.connected, pipelines, waiting)
     if checkpoint is None:
-        return AsyncSubscription(context, sub_socket, timeout)
-    receiver = Receiver(sub_socket, pipelines, checkpoint, oldest=start == "oldest", patience=patience)
+        connected = await asyncio.to_thread(target.connected, chosen.alone(), waiting)
+        return AsyncSubscription(*connected, timeout)
+    context, sub_socket = await asyncio.to_thread(target.connected, chosen.topics, waiting)
+    receiver = chosen.receiver(sub_socket, checkpoint, oldest=start == "oldest", patience=patience)
+    await asyncio.to_thread(_await_selection, context, sub_socket, receiver, connect_timeout)
     return AsyncCompleteSubscription(context, sub_socket, receiver, file=file, timeout=timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What to subscribe to: pipelines by their ids, and those that have labels."""
+
+    ids: tuple[str, ...]
+    selectors: tuple[str, ...]  # as site=hall-1,line=3
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> _Chosen:
+        """Tell ids from labels. Raises: BadSetting."""
+        selectors = tuple(dict.fromkeys(name for name in names if "=" in name))
+        for text in selectors:
+            request = SelectionRequest(text, "00000000")
+            if not text.isascii() or SelectionRequest.parse(request.topic) != request:
+                expected = "labels as key=value, with commas between, of at most 100 characters"
+                raise BadSetting("pipelines", f"expected {expected}, got {text[:120]!r}")
+        return cls(tuple(name for name in names if "=" not in name), selectors)
+
+    @property
+    def topics(self) -> tuple[str, ...] | None:
+        """The pipelines to subscribe to at once; None: no topic at all."""
+        return None if self.selectors and not self.ids else self.ids
+
+    def alone(self) -> tuple[str, ...]:
+        """The ids, without labels. Raises: BadSetting."""
+        if self.selectors:
+            raise BadSetting("pipelines", "expected since=… beside labels: without it, name the pipelines")
+        return self.ids
+
+    def receiver(
+        self, sub_socket: zmq.Socket[bytes], checkpoint: Checkpoint, *, oldest: bool, patience: float
+    ) -> Receiver:
+        """Create a receiver of these."""
+        return Receiver(
+            sub_socket, self.ids, checkpoint, oldest=oldest, patience=patience, selectors=self.selectors
+        )
+
+
+def _await_selection(
+    context: zmq.Context[zmq.Socket[bytes]],
+    sub_socket: zmq.Socket[bytes],
+    receiver: Receiver,
+    timeout: float,
+) -> None:
+    """Wait until all pipelines with the labels are known. Raises: BadSetting, Unreachable."""
+    until = time.monotonic() + timeout
+    try:
+        while not receiver.has_selected:
+            now = time.monotonic()
+            if now > until:
+                raise Unreachable(
+                    f"no answer about labels within {timeout:g} s: the broker is older, or this is the socket"
+                    " of a device, which knows no labels"
+                )
+            wait = receiver.wait_ms(now)
+            if wait and sub_socket.poll(wait):
+                receiver.read(time.monotonic())
+    except BaseException:
+        sub_socket.close(linger=0)
+        context.term()
+        raise
 
 
 def _checkpoint_of(since: Checkpoint | str | Path | None) -> tuple[Checkpoint | None, Path | None]:
@@ -365,9 +435,12 @@ class _Target:
         return cls(keys.endpoints, keys, timeout)
 
     def connected(
-        self, pipelines: tuple[str, ...], waiting: int
+        self, pipelines: tuple[str, ...] | None, waiting: int
     ) -> tuple[zmq.Context[zmq.Socket[bytes]], zmq.Socket[bytes]]:
-        """Return a context and a connected SUB socket. Raises: BadSetting, Unreachable."""
+        """Return a context and a connected SUB socket. Raises: BadSetting, Unreachable.
+
+        `pipelines`: none of them: all; None: no topic yet.
+        """
         until = time.monotonic() + self.timeout
         endpoint = self._reachable_endpoint(until)
         with contextlib.ExitStack() as stack:
@@ -376,7 +449,7 @@ class _Target:
             _prepare(sub_socket, waiting)
             if self.keys is not None:
                 _apply(sub_socket, self.keys)
-            for topic in topics_of(pipelines):
+            for topic in () if pipelines is None else topics_of(pipelines):
                 sub_socket.subscribe(topic)
             with sub_socket.get_monitor_socket(int(_HANDSHAKE_EVENTS)) as monitor:
                 sub_socket.connect(endpoint)

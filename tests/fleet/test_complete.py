@@ -215,6 +215,23 @@ def test_a_device_that_dies_is_told_of_and_another_one_continues(fleet: Fleet, e
     assert [(gap.count, gap.cause, gap.device) for gap in account.gaps][-1] == (None, "away", "edge-1")
 
 
+def test_labels_are_followed_and_a_wrong_one_is_told(fleet: Fleet, pipeline: str) -> None:
+    put(fleet, "belt", labels={"line": "3"})
+    with streamfleet.subscribe(
+        "line=3", since=streamfleet.Checkpoint(), data_dir=fleet.data, timeout=LOADING
+    ) as predictions:
+        first_one = next(predictions)
+        put(fleet, "other", labels={"line": "3"})
+        others = (each.pipeline_id for each in predictions)
+        assert next(each for each in others if each != "belt") == "other"
+    fleet.http.delete("/v2/pipelines/other")
+
+    assert first_one.pipeline_id == "belt"
+    for names, since in ((("line=3",), None), (("line==3",), streamfleet.Checkpoint())):
+        with pytest.raises(streamfleet.BadSetting, match=r"since|key=value"):
+            streamfleet.subscribe(*names, since=since, data_dir=fleet.data)
+
+
 def test_over_http_a_stream_continues_after_the_last_event(fleet: Fleet, pipeline: str) -> None:
     path = f"/v2/predictions?pipeline={pipeline}&since=now"
     with fleet.http.stream("GET", path, timeout=LOADING) as response:

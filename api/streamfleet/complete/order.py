@@ -137,6 +137,7 @@ class PipelineOrder(Generic[T]):
         self._size += size
         while len(self._keys) > 1 and (len(self._keys) > MAX_PENDING or self._size > self._room):
             self._size -= self._pending.pop(self._keys.pop()).size
+            self._idle = 0.0  # it is known to exist: ask for it as soon as there is room
 
     def hold(self, token: str, holders: tuple[Holder, ...], now: float) -> None:
         """The relay says which devices may answer."""

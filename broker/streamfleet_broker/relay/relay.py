@@ -31,6 +31,7 @@ from streamfleet_broker.fleet.effects import Domain
 from streamfleet_broker.fleet.records import Record, Write
 from streamfleet_broker.relay.device_budgets import DeviceBudgets
 from streamfleet_broker.relay.publish_rules import Admission
+from streamfleet_broker.relay.selections import Selecting, Selections
 from streamfleet_broker.relay.subscribe_rules import Grants, beginning_with
 from streamfleet_broker.relay.unsent_messages import UnsentMessages
 from streamfleet_broker.sockets import (
@@ -52,6 +53,7 @@ from streamfleet_core.peers.connections import (
     unsent,
 )
 from streamfleet_core.peers.replay import ReplayHolders, ReplayRequest
+from streamfleet_core.peers.selection import Selection, SelectionRequest
 from streamfleet_core.peers.subscription_reader import Subscription, SubscriptionReader
 from streamfleet_core.peers.subscriptions import Change, Subscriptions
 from streamfleet_core.protocol.data_plane import (
@@ -61,6 +63,7 @@ from streamfleet_core.protocol.data_plane import (
     Kind,
     pipeline_topic,
     replay_note,
+    selection_note,
     subject_of,
 )
 from streamfleet_core.protocol.errors import BadData
@@ -88,6 +91,9 @@ MAX_SUBSCRIPTIONS = 1024  # of a subscriber's key, over all its connections
 MAX_REPLAYS = 256
 # The same while the keys together have so many: half of what one device lets wait is left for others.
 FEW_REPLAYS, MANY_REPLAYS = 32, 512
+# Requests for the pipelines with some labels: of a key, of all together, and how often a key may ask.
+MAX_SELECTIONS, MAX_ALL_SELECTIONS = 16, 256
+SELECTING = Rate(2, 32)
 MAX_LOCAL = 2048  # connections, and subscriptions of each, of programs on this host
 MUTE = 10.0  # seconds within which a subscriber must subscribe
 UNREAD = 64 * 1024**2  # bytes of an incomplete message of one key
@@ -109,6 +115,7 @@ _STREAMS = frozenset((b"pred", b"img"))  # kinds with a message per frame
 _PREDICTIONS = b"pred"
 _REPLAYS = b"v1/replay/"
 _STATUSES = b"v1/stat/"
+_SELECTIONS = b"v1/select/"
 _FLAGS = slice(4, 6)  # of a header
 _HOLDERS = int(Flag.HOLDERS).to_bytes(2, "big")
 # The key that may publish under a topic, the highest generation, and the budget of kinds that are sparse.
@@ -288,6 +295,8 @@ class Forwarder:
         self._refused: dict[str, Bucket] = {}
         self._subscribing: dict[str, Bucket] = {}
         self._topics: dict[str, tuple[bytes, ...]] = {}  # limited key → all that it may hear; by these rules
+        self._selections = Selections()
+        self._selecting: dict[str, Bucket] = {}
         self._replaying = 0  # requests for replays of all subscribers' keys
         self._logged_at: dict[tuple[str, str], float] = {}  # key and subject → time of the last log line
         self._may_gather = False  # the last messages were few, and no predictions
@@ -511,7 +520,7 @@ class Forwarder:
             self._punish(sink.connections, key, why, connection)
             return
         if begins:
-            granted = (topic,) if sink is self.here else self._granted(key, topic)
+            granted = self._granted_here(sink, key, topic)
             change = sink.subscriptions.subscribe(connection.serial, topic, granted)
         else:
             change = sink.subscriptions.unsubscribe(connection.serial, topic)
@@ -522,6 +531,7 @@ class Forwarder:
         self._notify_devices(sink, change)
         for each in change.granted:
             self._tell_holders(sink, each)
+            self._tell_selection(each)
 
     def _tell_holders(self, sink: Sink, topic: bytes) -> None:
         """Tell who asks for a replay which devices may answer. It learns so of those that are away."""
@@ -531,6 +541,33 @@ class Forwarder:
             sink.socket.send_multipart(
                 (topic, replay_note(request.start, Flag.HOLDERS), holders.encode()), _NOBLOCK
             )
+
+    def _granted_here(self, sink: Sink, key: str, topic: bytes) -> tuple[bytes, ...]:
+        """The topics that a peer of an output hears for one that it asks for."""
+        if topic.startswith(_SELECTIONS):
+            return self._select(sink, key, topic)
+        return (topic,) if sink is self.here else self._granted(key, topic)
+
+    def _select(self, sink: Sink, key: str, topic: bytes) -> tuple[bytes, ...]:
+        """The topic of a selection, if it is granted. It is asked for again otherwise."""
+        request = SelectionRequest.parse(topic) if _PREDICTIONS in self._kinds else None
+        if request is None or (sink is self.out and key not in self._rules.grants.keys):
+            return ()
+        if not self._selecting.setdefault(key, Bucket(SELECTING)).take(1, time.monotonic()):
+            return ()
+        most = MAX_ALL_SELECTIONS if sink is self.here else MAX_SELECTIONS
+        grants = self._rules.grants
+        found = grants.selected(key, dict(request.required), grants.labels)
+        wanted = Selecting(sink.socket, key, request, found)
+        return (topic,) if self._selections.add(topic, wanted, most, MAX_ALL_SELECTIONS) else ()
+
+    def _tell_selection(self, topic: bytes) -> None:
+        """Send the pipelines of a selection to who asked for it."""
+        wanted = self._selections.find(topic)
+        if wanted is not None:
+            wanted.told += 1
+            note = (topic, selection_note(wanted.told), Selection.of(wanted.pipelines).encode())
+            wanted.socket.send_multipart(note, _NOBLOCK)
 
     def _too_much(self, sink: Sink, connection: Connection, topic: bytes) -> str:
         """The rule that a subscription breaks, "" if none."""
@@ -551,8 +588,12 @@ class Forwarder:
             self._replaying += sum(topic.startswith(_REPLAYS) for topic in change.first)
             self._replaying -= sum(topic.startswith(_REPLAYS) for topic in change.last)
         other = self.out if sink is self.here else self.here
+        for topic in change.last:
+            self._selections.remove(topic)
         for flag, topics in ((b"\1", change.first), (b"\0", change.last)):
             for topic in topics:
+                if topic.startswith(_SELECTIONS):
+                    continue  # no device answers
                 if not other.subscriptions.has_receiver(topic):
                     self.source.send(flag + topic, _NOBLOCK)
 
@@ -575,6 +616,8 @@ class Forwarder:
         out = self.out.connections
         out.take_new(now)
         if rules.grants is not before.grants:
+            for topic in self._selections.after(rules.grants, before.grants):
+                self._tell_selection(topic)
             known, self._topics = self._topics, {}
             out.cut_all(
                 lambda each: each.key is not None and not self._still_granted(each.key, each.serial, known)
@@ -643,6 +686,8 @@ class Forwarder:
 
     def _is_right(self, key: str, asked: bytes, granted: tuple[bytes, ...]) -> bool:
         """Whether a subscription receives what it may by the present rules."""
+        if asked.startswith(_SELECTIONS):
+            return True  # what it gets is told anew
         request = ReplayRequest.parse(asked)
         if request is None:
             return granted == self._granted(key, asked)

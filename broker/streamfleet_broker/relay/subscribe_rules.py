@@ -75,6 +75,19 @@ class Grants:
         labels = self.labels.get(pipeline_id)
         return bool(record.selector) and labels is not None and meets(labels, record.selector)
 
+    def selected(self, key: str, labels: Labels, among: Iterable[str]) -> set[str]:
+        """Which of these pipelines have labels and may be received by a key; "": a program on this host."""
+        return {
+            name
+            for name in among
+            if meets(self.labels.get(name, {}), labels) and (not key or self.may_ask(key, name))
+        }
+
+    def relabelled(self, before: Grants) -> set[str]:
+        """The pipelines that are new, gone or have other labels than before."""
+        names = self.labels.keys() | before.labels.keys()
+        return {name for name in names if self.labels.get(name) != before.labels.get(name)}
+
     def topics(self, key: str, kinds: Iterable[Kind]) -> tuple[bytes, ...]:
         """All topics that a limited key may receive, sorted."""
         pipelines = self._pipelines(self.subscribers[key])

@@ -39,6 +39,7 @@ class Kind(enum.IntEnum):
     STAT = 2
     LAST = 3  # the last prediction of a source, repeated each second for subscribers that do not follow all
     IMG = 4  # the body is a JPEG picture with the boxes of the prediction that has the same key
+    SELECT = 6  # of the relay alone: the pipelines that have some labels, see `selection`
     REPLAY = 5  # an earlier prediction again, for a subscriber that asked for it: see `replay`
 
 
@@ -112,6 +113,11 @@ class DataHeader:
 def replay_note(key: tuple[int, int, int], flags: Flag) -> bytes:
     """The header of a message about a replay, `ANSWER` or `HOLDERS`, encoded."""
     return DataHeader(kind=Kind.REPLAY, gen=key[0], inc=key[1], seq=key[2], flags=flags).pack()
+
+
+def selection_note(number: int) -> bytes:
+    """The header of a message about a selection, encoded. `number` rises with each."""
+    return DataHeader(kind=Kind.SELECT, gen=0, inc=0, seq=number).pack()
 
 
 def pipeline_topic(kind: Kind, pipeline_id: str) -> bytes:

@@ -101,6 +101,7 @@ MAX_REQUEST_BODY = 4 * 1_048_576  # bytes of the body of a Request, which may ha
 MAX_REPLY_BODY = 16 * 1_048_576  # bytes of the body of a Reply, which may list the whole fleet
 MAX_TOPIC = 128  # bytes of the topic of a message of the data plane
 MAX_DATA_BODY = 1_048_576  # bytes of its body
+MAX_SELECTED = 1000  # pipelines that a subscriber follows by labels
 MAX_ADDRESSES = 8  # of a device, besides the one towards the broker
 MAX_REPLAY_SPANS = 1024  # of an answer to a request for a replay
 MAX_STAT_BODY = 262_144  # bytes of the body of a `stat`, which contains many small objects

@@ -16,6 +16,7 @@ from streamfleet_broker.relay import relay as module
 from streamfleet_broker.relay.relay import PREDICTIONS, SPARSE, Relay, Rules
 from streamfleet_broker.server import Broker
 from streamfleet_core.peers.replay import Holder, ReplayHolders, ReplayRequest
+from streamfleet_core.peers.selection import Selection, SelectionRequest
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, device_topic
 from streamfleet_core.protocol.messages import Refused
 from streamfleet_core.protocol.requests import (
@@ -408,6 +409,55 @@ async def test_a_selector_hears_what_has_its_labels_as_they_change(site: Here) -
     deadline = asyncio.get_running_loop().time() + PATIENCE
     while await hears():
         assert asyncio.get_running_loop().time() < deadline
+
+
+async def test_the_pipelines_with_labels_are_told_to_who_may_receive_them_and_each_change(site: Here) -> None:
+    await site.ready("cam-7")
+    operator = site.operator()
+
+    async def label(pipeline_id: str, **labels: str) -> None:
+        await operator.ask(PutPipeline(pipeline_id=pipeline_id, spec=SPEC, device="cam-7", labels=labels))
+
+    await label("door", site="hall", line="3")
+    await label("gate", site="yard")
+    topics = [SelectionRequest("site=hall", f"0000000{number}").topic.decode() for number in range(3)]
+    whole = listening(site, "relay_out", topics[0], curve=await site.subscriber("whole"))
+    one = listening(site, "relay_out", topics[1], curve=await site.subscriber("one", pipelines=("door",)))
+    local = listening(site, "predictions", topics[2])
+    everyone = (whole, one, local)
+
+    async def told(listener: zmq.asyncio.Socket) -> tuple[str, ...]:
+        frames = await asyncio.wait_for(listener.recv_multipart(), PATIENCE)
+        assert DataHeader.unpack(frames[1]).kind is Kind.SELECT
+        return Selection.decode(frames[2]).pipelines
+
+    assert [await told(each) for each in everyone] == [("door",)] * 3
+    await label("gate", site="hall")
+    assert [await told(each) for each in (whole, local)] == [("door", "gate")] * 2
+    await label("door", line="3")
+    assert [await told(each) for each in everyone] == [("gate",), (), ("gate",)]
+    await operator.ask(
+        PutPipeline(pipeline_id="gate", spec=SPEC, device="cam-7", labels={"site": "hall", "x": "y"})
+    )
+    await label("gate")
+    assert [await told(each) for each in (whole, local)] == [(), ()]
+
+
+async def test_the_number_of_selections_of_a_key_is_limited(
+    site: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SELECTIONS", 2)
+    await site.ready("cam-7")
+    topics = [SelectionRequest("site=hall", f"0000000{number}").topic for number in range(4)]
+    curve = await site.subscriber("wall")
+    listener = listening(site, "relay_out", *(each.decode() for each in topics[:3]), curve=curve)
+
+    granted = {(await asyncio.wait_for(listener.recv_multipart(), PATIENCE))[0] for _ in range(2)}
+    listener.unsubscribe(topics[0])
+    listener.subscribe(topics[3])
+    last = (await asyncio.wait_for(listener.recv_multipart(), PATIENCE))[0]
+
+    assert (granted, last) == ({*topics[:2]}, topics[3])
 
 
 async def test_the_keys_of_limited_subscribers_open_no_device_itself(site: Here) -> None:

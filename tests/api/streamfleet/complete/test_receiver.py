@@ -10,9 +10,18 @@ import pytest
 import zmq
 
 from streamfleet.complete.receiver import Receiver
-from streamfleet.complete.values import Checkpoint, Gap
+from streamfleet.complete.values import Checkpoint, Gap, Position
+from streamfleet.errors import BadSetting
 from streamfleet_core.peers.replay import Holder, ReplayAnswer, ReplayHolders, ReplayRequest, Span
-from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic, replay_note
+from streamfleet_core.peers.selection import Selection
+from streamfleet_core.protocol.data_plane import (
+    DataHeader,
+    Flag,
+    Kind,
+    pipeline_topic,
+    replay_note,
+    selection_note,
+)
 from tests.fakes.patience import PATIENCE
 
 TOPIC = pipeline_topic(Kind.PRED, "door")
@@ -125,6 +134,41 @@ def test_what_is_no_prediction_is_counted_and_costs_nothing_else(relay: Relay) -
 
     assert relay.turn() == [0, 1]
     assert relay.receiver.unreadable == 3
+
+
+def test_labels_are_followed_as_they_change(relay: Relay) -> None:
+    checkpoint = Checkpoint({"gate": Position(1, 0, 4, "edge-1")})
+    receiver = relay.receiver = Receiver(
+        relay.subscription, [], checkpoint, oldest=False, patience=5.0, selectors=["site=hall"]
+    )
+    heard: list[bytes] = []
+
+    def hear_until(begin: bytes) -> bytes:
+        while not heard or not heard[-1].startswith(begin):
+            assert relay.publisher.poll(PATIENCE * 1000), heard
+            heard.append(relay.publisher.recv())
+        return heard[-1][1:]
+
+    assert relay.turn() == []
+    topic = hear_until(b"\1v1/select/site=hall@")
+
+    def select(number: int, *pipelines: str, more: int = 0) -> None:
+        body = Selection(pipelines, more).encode()
+        relay.publisher.send_multipart([topic, selection_note(number), body])
+
+    select(1, "gate", "porch")
+    relay.turn()
+    request = ReplayRequest.parse(hear_until(b"\1v1/replay/gate@"))
+    assert request is not None
+    assert request.start == (1, 0, 5)
+    assert receiver.has_selected
+    select(2, "gate")
+    select(1, "porch")  # late
+    relay.turn()
+    assert hear_until(b"\0v1/pred/porch/") == b"v1/pred/porch/"
+    select(3, "gate", more=2000)
+    with pytest.raises(BadSetting, match="2001"):
+        relay.turn()
 
 
 def test_what_waits_is_bounded_in_bytes_and_asked_for_later(relay: Relay) -> None:
