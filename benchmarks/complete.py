@@ -88,7 +88,7 @@ def happen(setting: Setting, *, outage: float, failovers: int, kills: int) -> Fo
             with program.killed(kills):
                 lose_broker(fleet, folder, program, outage, found)
                 for number in range(failovers):
-                    found.failovers.append(fail_over(fleet, both, program, number))
+                    found.failovers.append(fail_over(fleet, both, folder, number))
                 program.read_until(lambda: program.kills == kills, "the kills")
             for pipeline_id in pipelines:
                 fleet.http.post(f"/v2/pipelines/{pipeline_id}/pause").raise_for_status()
@@ -267,17 +267,17 @@ def lose_broker(fleet: Fleet, folder: Path, program: Program, seconds: float, fo
     found.caught_up = time.monotonic() - began
 
 
-def fail_over(fleet: Fleet, both: tuple[Edge, Edge], program: Program, number: int) -> float:
+def fail_over(fleet: Fleet, both: tuple[Edge, Edge], folder: Path, number: int) -> float:
     """Kill the device that runs a pipeline. Returns the seconds until another one's first prediction."""
     pipeline_id = f"moves-{1 + number % 2}"
     name = holder_of(fleet, pipeline_id)
     edge = next(each for each in both if each.name == name)
-    program.read()
-    generation = program.newest[pipeline_id][0]
+    generation = last_made(folder)[pipeline_id][0]
     began = time.monotonic()
     edge.kill()
     wait_for(lambda: holder_of(fleet, pipeline_id) not in (name, None), "another device", timeout=_WAIT)
-    program.read_until(lambda: program.newest[pipeline_id][0] > generation, "a prediction elsewhere")
+    # Not that of the subscriber, who waits for what the dead device has.
+    wait_for(lambda: last_made(folder)[pipeline_id][0] > generation, "a prediction elsewhere", timeout=_WAIT)
     took = time.monotonic() - began
     edge.start(*_KEEP)
     await_ready(fleet, edge)
