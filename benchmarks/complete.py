@@ -45,13 +45,13 @@ from tests.fleet.harness import READY, Fleet, wait_for
 LOSS = 0.05
 KILLS = 20
 FAILOVERS = 3
-RATE = 300  # predictions a second of a pipeline that continues
-MOVING_RATE = 30  # of a pipeline that moves
+RATE = 100  # predictions a second of a pipeline that continues
+MOVING_RATE = 10  # of a pipeline that moves
 HOUR = 36_000  # predictions of one camera with 10 a second
 AWAY = 60.0  # seconds after which the subscriber gives a silent device up: one that died is back by then
 _PAUSE = (2.0, 5.0)  # seconds between two kills of the subscriber
 _QUIET = 15.0  # seconds without anything new at the end
-_WAIT = 240.0  # seconds for the subscriber to get all of an outage
+_WAIT = 600.0  # seconds for the subscriber to get all of an outage
 _KEEP = ("--keep-disk", str(2**30))
 _LABEL = {"kind": "numbered"}
 _CAUSES = ("unwritten", "away", "restart", "size", "age", "reset")
