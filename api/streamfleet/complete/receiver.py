@@ -197,7 +197,7 @@ class Receiver:
                 self._order_of(pipeline_id, now)
 
     def _select(self, labels: str, selected: _Selected, now: float) -> None:
-        """Ask for the pipelines with labels, anew after a while: a message about a change may be lost."""
+        """Ask for the pipelines with labels, again after a while: a message about a change may be lost."""
         if selected.request is not None:
             self._socket.unsubscribe(selected.request.topic)
         selected.request = SelectionRequest(labels, secrets.token_hex(4))

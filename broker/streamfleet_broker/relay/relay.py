@@ -687,7 +687,7 @@ class Forwarder:
     def _is_right(self, key: str, asked: bytes, granted: tuple[bytes, ...]) -> bool:
         """Whether a subscription receives what it may by the present rules."""
         if asked.startswith(_SELECTIONS):
-            return True  # what it gets is told anew
+            return True  # what it gets is told again
         request = ReplayRequest.parse(asked)
         if request is None:
             return granted == self._granted(key, asked)
