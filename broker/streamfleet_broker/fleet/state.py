@@ -168,6 +168,9 @@ class State:
         self.records.undo(save.writes)
         for subject, name in self.events.undo_step():  # part of it may have happened all the same
             (self.dirty_pipelines if subject == "pipeline" else self.dirty_devices).add(name)
+        for device in self.sessions.values():
+            if device.session is not None:
+                device.session.confirmed = None  # what followed from it may have been undone
         for name in self.devices.keys() - self.records.devices.keys():
             del self.devices[name]
         for name in self.records.devices.keys() - self.devices.keys():

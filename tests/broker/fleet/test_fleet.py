@@ -2830,3 +2830,24 @@ def test_what_a_new_broker_finds_is_no_event() -> None:
         ("door", "unknown", "starting"),
         ("door", "starting", "running"),
     ]
+
+
+def test_what_could_not_be_stored_is_confirmed_by_a_later_heartbeat() -> None:
+    fleet = scripted_fleet("a", "b")
+    fleet.create("door", device="a")
+    fleet.obey("a")
+    fleet.leave("b")
+    put = PutPipeline(
+        pipeline_id="door", spec=CAMERA, device="b", selector={}, labels={}, desired_status="run"
+    )
+    fleet.ask(put)
+    fleet.change("door", "stop")
+    fleet.store_down = True
+    fleet.obey("a")
+    assert fleet.saved["pipeline", "door"] is not None
+
+    fleet.store_down = False
+    for _ in range(3):
+        fleet.heartbeat("a", full=False)
+
+    assert fleet.saved["pipeline", "door"] is None
