@@ -201,6 +201,7 @@ class ScriptedFleet:
         trouble: str = "",
         measured: Measured | None = None,
         figures: tuple[PipelineFigures, ...] | None = None,
+        deaf: bool = False,
     ) -> list[Effect]:
         """A device is alive, and says what it observes."""
         device = self.devices[name]
@@ -215,6 +216,7 @@ class ScriptedFleet:
                 trouble,
                 measured,
                 figures,
+                deaf,
             ),
         )
 

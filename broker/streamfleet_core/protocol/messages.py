@@ -84,6 +84,7 @@ class Heartbeat:
     trouble: Reason = ""  # for users: what is wrong with the device as a whole
     measured: Measured | None = None  # None: as before
     figures: FiguresList | None = None  # of what the desired state lets it measure; None: not this time
+    deaf: bool = False  # it has heard nothing for three heartbeats: this one does not renew its lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -651,6 +651,27 @@ def test_a_silent_device_is_suspect_after_three_seconds_and_lost_after_its_lease
     assert refusals(fleet.heartbeat("a")) == ["stale_session"]
 
 
+def test_the_heartbeats_of_a_device_that_does_not_hear_us_renew_no_lease() -> None:
+    fleet = scripted_fleet("a", "b")
+
+    effects = []
+    for _ in range(11):
+        effects += fleet.pass_time(1, alive=["b"]) + fleet.heartbeat("a", deaf=True)
+
+    assert LogEvent("a", "suspect: silent for 3.5 s") in effects
+    assert LogEvent("a", "ready") not in effects
+    assert LogEvent("a", "lost: silent for 10.5 s", severity="error") in effects
+
+
+def test_a_device_that_hears_us_again_is_ready_again() -> None:
+    fleet = scripted_fleet("a")
+    fleet.pass_time(5, alive=[])
+    fleet.heartbeat("a", deaf=True)
+
+    assert fleet.reply(ListDevices())[0].state == "suspect"
+    assert LogEvent("a", "ready") in fleet.heartbeat("a")
+
+
 def test_a_short_lease_shortens_all_that_follows_from_it() -> None:
     config = replace(CONFIG, heartbeat=0.3, lease=3.0)
     fleet = scripted_fleet("a", config=config)

@@ -52,8 +52,8 @@ from streamfleet_worker.decisions.session_effects import (
 )
 
 DEGRADED_AFTER = 3  # heartbeats without an acknowledgement
-# Heartbeats without any message, until no more are sent. If only what the broker sends is lost, we stop
-# movable pipelines, and our heartbeats would keep the broker from moving them.
+# Heartbeats without any message, until they say so. If only what the broker sends is lost, we stop movable
+# pipelines, and heartbeats that renew our lease at the broker would keep it from moving them.
 DEAF_AFTER = 3
 SILENCE_TIMEOUT = 10  # heartbeats without any message, until the socket is closed
 HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
@@ -173,7 +173,7 @@ class Session:
                 self._endpoint += 1
         elif now - self._heard_at >= (timeout := SILENCE_TIMEOUT * self._interval):
             effects += self._disconnect(now, f"no message for {timeout:g} s")
-        elif self._is_answered(now) and (now >= self._heartbeat_at or self._may_send_change(now)):
+        elif now >= self._heartbeat_at or self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
 
@@ -195,7 +195,7 @@ class Session:
         if observed != self._observed:
             self._observed = observed
             self._digest = observed_digest(observed)
-        if self._is_answered(now) and self._may_send_change(now):
+        if self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
 
@@ -315,17 +315,15 @@ class Session:
         hello = replace(self._hello, seen_epoch=self._seen_epoch, observed=self._observed)
         return Send(Envelope(hello, epoch=self._seen_epoch))
 
-    def _is_answered(self, now: float) -> bool:
-        """Whether the broker says something in this session."""
-        if self._welcome is None:
-            return False
-        limit = DEAF_AFTER * self._interval
-        return now - max(self._heard_at, self._woke_at) < limit
+    def _is_deaf(self, now: float) -> bool:
+        """Whether the broker has said nothing for too long."""
+        return now - max(self._heard_at, self._woke_at) >= DEAF_AFTER * self._interval
 
     def _may_send_change(self, now: float) -> bool:
         """Whether there is a change to send, and the broker's limits for one device allow a message now."""
         return (
-            self._reported != (self._digest, self._applied[1], self._trouble)
+            self._welcome is not None
+            and self._reported != (self._digest, self._applied[1], self._trouble)
             and len(self._heartbeats) < MAX_UNANSWERED
             and self._message_budget.has(1, now)
             and self._byte_budget.has(_size(self._observed), now)
@@ -359,6 +357,7 @@ class Session:
                     trouble=self._trouble,
                     measured=measured,
                     figures=figures,
+                    deaf=self._is_deaf(now),
                 )
             )
         )

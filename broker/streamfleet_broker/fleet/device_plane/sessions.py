@@ -298,7 +298,8 @@ class Sessions:
         return session
 
     def _handle_heartbeat(self, device: Device, session: Session, heartbeat: Heartbeat, now: float) -> None:
-        device.heard = now
+        if not heartbeat.deaf:
+            device.heard = now
         session.applied_revision = heartbeat.applied_revision
         if heartbeat.observed is not None:
             self._state.report(device, heartbeat.observed)
@@ -315,6 +316,8 @@ class Sessions:
         if session.resend or heartbeat.applied_revision != device.revision:
             self._send_desired(device, session)
         self._state.send(session, HeartbeatAck(heartbeat.number, want_full))
+        if heartbeat.deaf:
+            return  # it stops its movable pipelines, as it does not hear that it need not
         if device.state != "ready":
             self._state.immediate_effects.append(LogEvent(device.name, "ready"))
             device.state = "ready"
