@@ -321,6 +321,8 @@ class Pipelines:
 
     def _begins_anew(self, known: PipelineRecord, record: PipelineRecord) -> bool:
         """Whether a change on the same device begins a new run."""
+        if known.is_poison and not record.is_poison:
+            return True
         if not record.spec.can_update_to(known.spec) or record.on_disconnect != known.on_disconnect:
             return True
         # Nothing runs that could go on with it.

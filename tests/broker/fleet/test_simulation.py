@@ -31,7 +31,7 @@ def test_the_fleet_keeps_its_promises(seed: int) -> None:
 
 def test_the_faults_make_pipelines_move() -> None:
     """Or the simulation would prove nothing."""
-    worlds = [simulate(seed, moves=True) for seed in range(10)]
+    worlds = [simulate(seed, moves=True) for seed in range(16)]
 
     assert sum(world.moves for world in worlds) > 10
     assert sum(world.handovers for world in worlds) > 10

@@ -139,6 +139,15 @@ def test_an_operator_who_resumes_or_changes_it_gives_it_another_try(change: Oper
     assert fleet.view("door").device not in (None, again.device)
 
 
+def test_one_that_is_changed_waits_where_no_device_meets_the_change() -> None:
+    fleet = stopped()
+
+    fleet.reply(PutPipeline(pipeline_id="door", spec=CAMERA, selector={"site": "nowhere"}))
+    fleet.fleet.check()
+
+    assert (fleet.view("door").status, fleet.view("door").device) == ("pending", None)
+
+
 @pytest.mark.parametrize(
     "change",
     [
