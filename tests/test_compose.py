@@ -41,6 +41,8 @@ _SAMPLES = {  # a value that is not the default
     "STREAMFLEET_TRUST": "10.0.0.0/8",
     "STREAMFLEET_ALLOWED_HOST": "fleet.example",
     "STREAMFLEET_CORS": "https://page.example",
+    "STREAMFLEET_HEARTBEAT": "2",
+    "STREAMFLEET_LEASE": "30",
     "STREAMFLEET_INSECURE": "1",
     "STREAMFLEET_TLS_CERT": "/certificate.pem",
     "STREAMFLEET_KEEP_AGE": "60",
