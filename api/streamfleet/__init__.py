@@ -141,7 +141,7 @@ def __getattr__(name: str) -> Any:
             except ModuleNotFoundError as exc:
                 from streamfleet.errors import MissingPackage
 
-                raise MissingPackage(f"streamfleet.{name}", str(exc.name), extras) from exc
+                raise MissingPackage(f"streamfleet.{name}", str(exc.name).partition(".")[0], extras) from exc
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -163,7 +163,9 @@ def _needs_supervision(attribute: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as exc:
-        raise MissingPackage(f"Prediction.{attribute}", str(exc.name), "detections") from exc
+        raise MissingPackage(
+            f"Prediction.{attribute}", str(exc.name).partition(".")[0], "detections"
+        ) from exc
 
 
 class Inbox:

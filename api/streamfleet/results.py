@@ -283,10 +283,10 @@ class PipelineReport:
     dropped: dict[str, int]
     samples: SampleStat | None
     stages: tuple[StageStat, ...]
+    active_model: ActiveModel | None = None
     report: dict[str, Any]
     at: float | None
     age: float | None
-    active_model: ActiveModel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,7 +136,7 @@ def rollout(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Move all pipelines from one model to another: a few first, then the others, and back if it is worse.
+    """Move all pipelines to another model, a few of them first.
 
     First the new model infers some frames of a few pipelines beside the old one. Then these pipelines use it.
     If all of them are good, the others follow, and never more than --max-unavailable are down. If one of them
