@@ -72,6 +72,8 @@ class Node:
         has_key = at_key and self.key_line
         if got is None and isinstance(self.value, str | int | float):
             got = self.value
+        if isinstance(got, list | dict):
+            got = "a list" if isinstance(got, list) else "an object"
         return Finding(
             path=self.path,
             line=self.key_line if has_key else self.line,

@@ -301,6 +301,15 @@ def test_of_many_wrong_keys_and_names_some_are_told(http: httpx.Client) -> None:
         assert (answer.status_code, len(answer.json()["errors"])) == (422, 20)
 
 
+@pytest.mark.parametrize(("sent", "got"), [([["x"], {}], "a list"), ("x", "x"), (7, 7)])
+def test_json_that_is_no_object_is_an_error(http: httpx.Client, sent: object, got: object) -> None:
+    answer = http.post("/v2/apply", json=sent)
+
+    assert answer.status_code == 422, answer.text
+    (error,) = answer.json()["errors"]
+    assert (error["msg"], error["input"]) == ("Input should be an object with 'pipelines'", got)
+
+
 def test_json_is_taken_too_and_its_errors_have_paths(http: httpx.Client) -> None:
     good = {"pipelines": [{"id": "door", "model": "parts/1", "sources": [0]}]}
 
