@@ -132,7 +132,7 @@ def own_work(film: Path, outputs: list[FloatArray]) -> tuple[Round, list[list[in
         clock.start()
         detections = decode([slot], geometry, manifest=_MANIFEST, rules=_RULES)
         clock.record(READ)
-        tracker.update(detections, at / _FPS)
+        detections = tracker.update(detections, at / _FPS)
         clock.record(TRACK)
         document = describe(
             detections,
@@ -160,7 +160,7 @@ def baseline_work(film: Path, outputs: list[FloatArray]) -> tuple[Round, list[li
         clock.record(SCALE)
         detections = decode([output], geometry, manifest=_MANIFEST, rules=_RULES)
         clock.start()
-        tracker.update(detections, at / _FPS)
+        detections = tracker.update(detections, at / _FPS)
         clock.record(TRACK)
         ids.append(_ids_of(detections.tracker_id))
     return clock.means(), ids
