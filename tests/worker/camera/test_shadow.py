@@ -91,7 +91,7 @@ def test_a_blind_model_is_counted_and_the_frames_are_kept_within_limits(
     assert counts is not None
     assert counts.blind == counts.differing == counts.frames
     assert (counts.boxes, counts.paired) == (0, 0)
-    assert 0 < counts.samples <= 10  # in a minute; at its turn it may be two
+    assert 0 < counts.samples <= 20  # ten in a minute, and a minute may end meanwhile
     files = Path(stand.folder / "samples").rglob("*.json")
     sample = next(each for path in files if "tags" in (each := json.loads(path.read_bytes())))
     assert (sample["strategy"], sample["tags"], sample["dataset"]) == ("differs", ["differs"], "differing")
