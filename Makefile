@@ -75,7 +75,7 @@ types: install
 
 # More processes than most machines of CI have cores: tests of whole fleets wait more than they compute.
 tests: install
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not among the tests: they fetch what they need, the second one for minutes (a Debian, and all that images have).
 .PHONY: first-hour-check package-check images-check locks-check gpu-check families-check
