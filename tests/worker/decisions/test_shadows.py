@@ -103,6 +103,18 @@ def test_the_figures_are_of_the_pipelines_that_are_to_use_a_model() -> None:
     )
 
 
+def test_why_its_engine_crashed_is_told_also_when_another_one_is_ready() -> None:
+    device = shadowed()
+    device.feed(Exited(ENGINE, -11))
+    device.wait(2.0)
+
+    device.feed(Reported(EngineId(NEXT.digest, 2), EngineReport("ready", "", 1, 0.0)))
+    found = stat(device)
+
+    assert found is not None
+    assert (found.crashes, found.reason) == (1, "the engine process was ended by SIGSEGV")
+
+
 def test_crashes_from_before_are_no_fault_of_the_shadow() -> None:
     device = shadowed()
     device.feed(Exited(ENGINE, -11))

@@ -46,6 +46,7 @@ class Model:
     idle_since: float | None = None
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     crash: str | None = None  # why the last engine ended, until one is ready
+    last_crash: str = ""  # the same, and it stays
     restarts: int = 0
     faults: int = 0  # engines in a row that the model itself ended
 
@@ -161,7 +162,7 @@ class ModelTable:
             model.manifest = None  # so that it is fetched again
             model.restart_policy.crashed(engine.started_at, now, self._rng())
         elif engine.asked_at is None:
-            model.crash = engine.killed_for or exit_reason("engine", code)
+            model.crash = model.last_crash = engine.killed_for or exit_reason("engine", code)
             model.restarts += 1
             model.restart_policy.crashed(engine.started_at, now, self._rng())
             model.count_fault(engine, report, code, now)
@@ -248,6 +249,11 @@ class ModelTable:
         """How often its engine has crashed."""
         model = self._models.get(digest)
         return 0 if model is None else model.restarts
+
+    def last_crash(self, digest: str) -> str:
+        """Why its engine has crashed last, even if another one is ready."""
+        model = self._models.get(digest)
+        return "" if model is None else model.last_crash
 
     def failures(self) -> dict[str, str]:
         """Reasons why models cannot work, by digest."""

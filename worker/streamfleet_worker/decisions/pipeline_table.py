@@ -412,14 +412,14 @@ class PipelineTable:
         if failure is not None:
             return ShadowStat(model=model.id, state="failed", reason=cut_reason(failure), crashes=crashes)
         report = pipeline.report
+        crash = self._models.last_crash(model.digest) if crashes else ""
         if camera is None or camera.shadow != shadow or report is None or report.shadow is None:
-            why = self._models.obstacle((model,)) or ""
+            why = self._models.obstacle((model,)) or crash
             return ShadowStat(model=model.id, state="waiting", reason=cut_reason(why), crashes=crashes)
-        why = self._models.crash((model,)) or ""
         return ShadowStat(
             model=model.id,
             state="running",
-            reason=cut_reason(why),
+            reason=cut_reason(crash),
             crashes=crashes,
             counts=report.shadow,
         )
