@@ -6,8 +6,10 @@ import json
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from streamfleet_worker.library import (
@@ -19,6 +21,7 @@ from streamfleet_worker.library import (
     PipelineStateReport,
     PipelineWatchDog,
     StreamState,
+    VideoFrame,
     VideoSource,
 )
 from streamfleet_worker.library.execution.wakeup import Wakeup
@@ -67,6 +70,20 @@ def test_a_report_has_the_updates_the_latencies_the_throughput_and_the_sources(f
     assert first.buffer_consumption_strategy is BufferConsumptionStrategy.LAZY
     assert first.source_properties is not None
     assert (first.source_properties.width, first.source_properties.is_file) == (480, True)
+
+
+def test_the_inference_of_each_frame_counts_when_several_are_on_their_way() -> None:
+    watchdog = BasePipelineWatchDog()
+    frames = [VideoFrame(np.empty((0, 0, 3), np.uint8), number, datetime.now(), 0) for number in (1, 2)]
+
+    for frame in frames:
+        watchdog.on_model_inference_started([frame])
+    watchdog.on_model_prediction_ready(frames[:1])
+
+    (latency,) = watchdog.get_report().latency_reports
+    assert latency.inference_latency is not None
+    assert latency.e2e_latency is not None
+    assert latency.inference_latency <= latency.e2e_latency
 
 
 def test_a_report_is_plain_for_asdict_and_json(film: Path) -> None:

@@ -69,7 +69,7 @@ class NullPipelineWatchdog(PipelineWatchDog):
 class _Latencies:
     """The latencies of one source, in seconds."""
 
-    began: tuple[int, datetime] | None = None  # the last frame sent to the model, and when
+    began: dict[int, datetime] = field(default_factory=dict)  # when frames were sent to the model, by id
     decoding: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
     inference: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
     end_to_end: deque[float] = field(default_factory=lambda: deque(maxlen=_FRAMES))
@@ -103,7 +103,9 @@ class BasePipelineWatchDog(PipelineWatchDog):
         with self._lock:
             for frame in frames:
                 latencies = self._latencies.setdefault(frame.source_id, _Latencies())
-                latencies.began = (frame.frame_id, now)
+                latencies.began[frame.frame_id] = now
+                if len(latencies.began) > _FRAMES:  # some get no prediction
+                    del latencies.began[next(iter(latencies.began))]
                 latencies.decoding.append((now - frame.frame_timestamp).total_seconds())
 
     def on_model_prediction_ready(self, frames: Sequence[VideoFrame]) -> None:
@@ -112,8 +114,8 @@ class BasePipelineWatchDog(PipelineWatchDog):
         with self._lock:
             for frame in frames:
                 latencies = self._latencies.setdefault(frame.source_id, _Latencies())
-                if latencies.began is not None and latencies.began[0] == frame.frame_id:
-                    latencies.inference.append((now - latencies.began[1]).total_seconds())
+                if (began := latencies.began.pop(frame.frame_id, None)) is not None:
+                    latencies.inference.append((now - began).total_seconds())
                 latencies.end_to_end.append((now - frame.frame_timestamp).total_seconds())
                 self._ticks.append(time.monotonic())
 
