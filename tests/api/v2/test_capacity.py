@@ -10,7 +10,7 @@ import pytest
 
 from streamfleet import AsyncClient, Client, Connection
 from streamfleet.errors import Invalid
-from streamfleet_core.protocol.costs import BoardCost, Cost, DeviceLoad, Need
+from streamfleet_core.protocol.costs import BoardCost, DeviceLoad, Need
 from streamfleet_core.protocol.requests import (
     Move,
     Plan,
@@ -23,22 +23,9 @@ from streamfleet_core.protocol.requests import (
 from streamfleet_core.protocol.values import ModelRef
 from tests.api.conftest import Api, Command
 from tests.fakes.broker import Peer, device
+from tests.fakes.costs import COST
 
 BOARD = "Orin Nano"
-DIGEST = "ab" * 32
-COST = Cost(
-    digest=DIGEST,
-    decoder="software",
-    width=1280,
-    height=720,
-    inference=0.05,
-    reading=0.001,
-    frame=0.01,
-    engine_memory=200 << 20,
-    camera_memory=100 << 20,
-    source_fps=25.0,
-    frames=100,
-)
 LOAD = DeviceLoad(
     engine=0.5, cores=1.25, all_cores=4.0, memory=1 << 30, all_memory=4 << 30, measured=3, guessed=1
 )
@@ -62,7 +49,7 @@ WANTED: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def known(peer: Peer) -> Iterator[None]:
-    peer.models["parts/1"] = ModelRef("parts/1", DIGEST)
+    peer.models["parts/1"] = ModelRef("parts/1", COST.digest)
     peer.devices["edge-1"] = device("edge-1", load=LOAD)
     peer.plan, peer.costs = PLAN, [BoardCost(BOARD, COST)]
     yield
@@ -86,7 +73,7 @@ def test_every_key_of_a_planned_pipeline_reaches_the_broker_and_its_answer_comes
         {"site": "x"},
         "continue",
     )
-    assert {each.spec.model.digest for each in asked.pipelines} == {DIGEST}
+    assert {each.spec.model.digest for each in asked.pipelines} == {COST.digest}
     assert answer.status_code == 200
     need = {"engine": 0.31, "cores": 0.4, "memory": 1 << 20, "is_measured": True}
     assert answer.json()["pipelines"] == [

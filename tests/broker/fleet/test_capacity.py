@@ -33,23 +33,12 @@ from streamfleet_core.protocol.requests import (
     PutPipeline,
 )
 from streamfleet_core.protocol.values import PipelineSpec, SourceSpec, Stage
+from tests.fakes.costs import COST as MEASURED
 from tests.fakes.scripted_fleet import CAMERA, CONFIG, FILE, ScriptedFleet, scripted_fleet
 
 BOARD = "Orin Nano"
 DIGEST = CAMERA.model.digest
-COST = Cost(
-    digest=DIGEST,
-    decoder="software",
-    width=1280,
-    height=720,
-    inference=0.05,
-    reading=0.001,
-    frame=0.01,
-    engine_memory=200 << 20,
-    camera_memory=100 << 20,
-    source_fps=25.0,
-    frames=100,
-)
+COST = replace(MEASURED, digest=DIGEST)
 RESOURCES = Resources(board=BOARD, cores=2.0 / (1 - RESERVED), memory=4 << 30, is_limited=False)
 HOST = Host(BOARD, 8, Amounts(1.0, 2.0, float(4 << 30), 64))
 PACED = replace(CAMERA, max_fps=5.0)
