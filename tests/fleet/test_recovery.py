@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -71,7 +72,10 @@ def test_a_pipeline_that_crashes_on_two_devices_stops_until_it_is_resumed(clean:
     wait_for(lambda: pipeline()["status"] == "running", lambda: f"its return; {pipeline()}")
 
     assert view["device"] is None
-    assert view["reason"].count("3 times in a row on local-") == 2
+    # A camera may crash once more while the broker is told of the third time.
+    crashes = re.findall(r"(\d+) times in a row on (local-\d)", view["reason"])
+    assert len({device for _, device in crashes}) == 2, view["reason"]
+    assert all(int(count) in (3, 4) for count, _ in crashes), view["reason"]
     assert "the camera process was ended by SIGSEGV" in view["reason"]
     assert (after["status"], after["reason"]) == ("failed", view["reason"])
 
