@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from streamfleet_core.protocol.status import SourceStat
-from streamfleet_core.protocol.values import Assignment, DesiredStatus, Observed, ObservedState
+from streamfleet_core.protocol.values import Assignment, DesiredStatus, ModelRef, Observed, ObservedState
 from streamfleet_worker.decisions.reconcile_actions import Action
 from streamfleet_worker.decisions.reconcile_events import (
     Adopted,
@@ -48,14 +48,17 @@ def movable(generation: int = 1) -> Assignment:
     return replace(assignment(generation), on_disconnect="stop")
 
 
-def row_of(stored: Assignment, incarnation: int) -> Row:
-    """What is stored of a run with this assignment."""
+def row_of(stored: Assignment, incarnation: int, serving: tuple[ModelRef, ...] | None = None) -> Row:
+    """What is stored of a run with this assignment. `serving`: if its cameras have other models than it."""
+    if serving is None:
+        serving = stored.spec.ordered_models if incarnation else ()
     return Row(
         pipeline_id=stored.pipeline_id,
         generation=stored.generation,
         run_generation=stored.run_generation,
         incarnation=incarnation,
         assignment=stored if stored.on_disconnect == "continue" else None,
+        serving=serving,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from streamfleet_core.protocol.hosts import place_of
@@ -65,11 +66,11 @@ def begins_anew(before: Pipeline, after: Pipeline) -> bool:
     """Whether a change restarts the pipeline.
 
     As `PipelineSpec.can_update_to`, and always on another device or for another behavior without the broker.
-    With another model it restarts if nothing runs that could go on.
+    With other models it restarts if nothing runs that could go on.
     """
-    has_new_model = before.spec.model != after.spec.model
+    has_new_models = _ordered_models(before) != _ordered_models(after)
     visible = (
-        (has_new_model and before.status in ("ended", "failed"))
+        (has_new_models and before.status in ("ended", "failed"))
         or _played(before) != _played(after)
         or before.device != after.device
         or _without_broker(before) != _without_broker(after)
@@ -86,8 +87,14 @@ def _is_hidden(before: Pipeline, after: Pipeline) -> bool:
     return before.generation != after.generation and not any(_changes(before, after))
 
 
-def _played(entry: Pipeline) -> tuple[list[SourceSpec], tuple[Stage, ...]]:
-    return [source.fixed for source in entry.spec.sources], entry.spec.stages
+def _played(entry: Pipeline) -> tuple[list[SourceSpec], list[Stage]]:
+    """What cannot change during a run. Models can."""
+    spec = entry.spec
+    return [each.fixed for each in spec.sources], [replace(each, model=spec.model) for each in spec.stages]
+
+
+def _ordered_models(entry: Pipeline) -> list[ModelRef]:
+    return [entry.spec.model, *(stage.model for stage in entry.spec.stages)]
 
 
 def _step(name: str, before: str, after: str) -> str:

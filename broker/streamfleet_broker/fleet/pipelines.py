@@ -326,7 +326,8 @@ class Pipelines:
         if not record.spec.can_update_to(known.spec) or record.on_disconnect != known.on_disconnect:
             return True
         # Nothing runs that could go on with it.
-        return record.spec.model != known.spec.model and self._state.has_finished(known)
+        has_new_models = record.spec.ordered_models != known.spec.ordered_models
+        return has_new_models and self._state.has_finished(known)
 
     def _write_update(self, known: PipelineRecord, record: PipelineRecord, now: float) -> None:
         if record.generation == known.generation:

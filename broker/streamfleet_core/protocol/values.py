@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -329,9 +330,11 @@ class PipelineSpec:
     def can_update_to(self, other: PipelineSpec) -> bool:
         """Whether a run of one spec can be updated to the other without a restart.
 
-        Another model takes over when its engine is ready.
+        Other models take over when their engines are ready.
         """
-        if self.stages != other.stages:
+        if len(self.stages) != len(other.stages):
+            return False
+        if self.stages != other.stages and self.with_models(other.ordered_models).stages != other.stages:
             return False
         return self.sources == other.sources or self.fixed_sources == other.fixed_sources
 
@@ -339,6 +342,17 @@ class PipelineSpec:
     def models(self) -> tuple[ModelRef, ...]:
         """Each model that it needs, once."""
         return tuple(dict.fromkeys([self.model, *(stage.model for stage in self.stages)]))
+
+    @property
+    def ordered_models(self) -> tuple[ModelRef, ...]:
+        """Its model, then that of each stage."""
+        return (self.model, *(stage.model for stage in self.stages))
+
+    def with_models(self, ordered: Sequence[ModelRef]) -> PipelineSpec:
+        """The same with other models, as many, in the order of `ordered_models`."""
+        first, *others = ordered
+        stages = tuple(replace(stage, model=model) for stage, model in zip(self.stages, others, strict=True))
+        return replace(self, model=first, stages=stages)
 
     @property
     def fixed_sources(self) -> tuple[SourceSpec, ...]:

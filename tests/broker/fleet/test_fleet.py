@@ -96,6 +96,7 @@ from streamfleet_core.protocol.values import (
     ObservedState,
     PipelineSpec,
     SourceSpec,
+    Stage,
 )
 from tests.fakes.scripted_fleet import (
     CAMERA,
@@ -2172,6 +2173,34 @@ def test_another_model_goes_on_with_the_run_unless_it_is_over(
 
     assert (done.pipeline.device, done.pipeline.generation) == ("a", 2)
     assert [each.run_generation for each in fleet.devices["a"].assignments] == [run_generation]
+
+
+@pytest.mark.parametrize(
+    ("state", "run_generation"),
+    [(ObservedState.RUNNING, 1), (ObservedState.FAILED, 2), (ObservedState.ENDED, 2)],
+)
+def test_another_model_of_a_stage_goes_on_with_the_run_unless_it_is_over(
+    state: ObservedState, run_generation: int
+) -> None:
+    stage = Stage(name="text", model=CAMERA.model)
+    fleet = scripted_fleet("a", "b")
+    put(fleet, replace(CAMERA, stages=(stage,)))
+    fleet.obey(state=state)
+
+    put(fleet, replace(CAMERA, stages=(replace(stage, model=ModelRef("parts/2", "cd" * 32)),)))
+
+    assert [each.run_generation for each in fleet.devices["a"].assignments] == [run_generation]
+
+
+def test_another_rule_of_a_stage_begins_anew() -> None:
+    stage = Stage(name="text", model=CAMERA.model)
+    fleet = scripted_fleet("a", "b")
+    put(fleet, replace(CAMERA, stages=(stage,)))
+    fleet.obey()
+
+    put(fleet, replace(CAMERA, stages=(replace(stage, max_objects=3),)))
+
+    assert [each.run_generation for each in fleet.devices["a"].assignments] == [2]
 
 
 def test_naming_the_device_where_it_runs_makes_it_stay_there() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from streamfleet_core.protocol.values import ModelRef
 from streamfleet_worker.agent.state_db import State, StateError
 from streamfleet_worker.decisions.reconcile_actions import Forget, Persist
 from streamfleet_worker.decisions.reconcile_events import Row
@@ -88,6 +89,37 @@ def test_an_assignment_of_an_earlier_generation_is_ignored(tmp_path: Path) -> No
     again = State(tmp_path / "worker.db", KEY)
 
     assert again.rows() == [replace(DOOR, generation=4)]
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE serving SET value = 'x'", "DROP TABLE serving", "UPDATE pipelines SET incarnation = 6"],
+)
+def test_models_in_use_outlive_the_process_unless_they_are_damaged_or_of_another_camera(
+    tmp_path: Path, damage: str
+) -> None:
+    """An earlier version of the worker leaves the models as they are when it starts a camera."""
+    row = row_of(assignment(3), 5, (ModelRef("parts/0", "0" * 64), ModelRef("reader/1", "1" * 64)))
+    state = State(tmp_path / "worker.db", KEY)
+    state.write([Persist(row)])
+    state.close()
+    whole = State(tmp_path / "worker.db", KEY)
+    known = whole.rows()
+    if "incarnation" in damage:
+        whole.write([Persist(replace(row, incarnation=6))])
+        damage = "UPDATE serving SET value = ?, digest = ?"
+    whole.close()
+    stale = msgspec.json.encode({"run_generation": 1, "incarnation": 5, "models": row.serving})
+    values = (stale, hashlib.blake2b(stale, digest_size=16).hexdigest()) if "?" in damage else ()
+    with contextlib.closing(sqlite3.connect(tmp_path / "worker.db")) as connection, connection:
+        connection.execute(damage, values)
+
+    again = State(tmp_path / "worker.db", KEY)
+
+    assert known == [row]
+    (after,) = again.rows()
+    assert after == replace(row, incarnation=after.incarnation, serving=())
     again.close()
 
 

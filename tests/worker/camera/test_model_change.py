@@ -36,7 +36,7 @@ def smaller_model(stand: ProcessHarness) -> Manifest:
 
 def change(stand: ProcessHarness, camera: Child, generation: int, manifest: Manifest, **other: Any) -> None:
     spec = replace(camera.config.spec, model=ModelRef("second", manifest.digest), **other)
-    camera.tell(Change(generation, "run", spec, ModelConfig(manifest, str(stand.folder / "second"))))
+    camera.tell(Change(generation, "run", spec, (ModelConfig(manifest, str(stand.folder / "second")),)))
 
 
 def after(stand: ProcessHarness, frames: int, *, generation: int = 1) -> None:
@@ -118,7 +118,7 @@ def test_the_former_model_can_be_taken_back_meanwhile(stand: ProcessHarness, fir
 
     after(stand, 16)
     change(stand, camera, 2, second)
-    camera.tell(Change(3, "run", camera.config.spec, camera.config.model))
+    camera.tell(Change(3, "run", camera.config.spec, camera.config.models))
     camera.until("it is done", lambda report: report.generation == 3)
     camera.change(4, max_fps=None)
     until_ended(camera)

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from streamfleet_core.protocol.values import Assignment, DesiredStatus, ModelRef, ObservedState
+from streamfleet_core.protocol.values import (
+    Assignment,
+    DesiredStatus,
+    Manifest,
+    ModelRef,
+    ObservedState,
+    Stage,
+)
 from streamfleet_worker.decisions.pipeline_table import PipelineView
 from streamfleet_worker.decisions.reconcile_actions import (
     ChangeCamera,
@@ -18,12 +25,14 @@ from streamfleet_worker.decisions.reconcile_actions import (
 )
 from streamfleet_worker.decisions.reconcile_events import (
     Adopted,
+    BrokerAbsent,
     CameraId,
     EngineId,
     Exited,
     ModelFetched,
     ModelRefused,
     Reported,
+    Unfenced,
 )
 from streamfleet_worker.ipc.child_messages import EngineReport
 from tests.fakes.peers import MANIFEST
@@ -41,6 +50,8 @@ from tests.fakes.reconciling import (
 
 NEXT = replace(MANIFEST, labels=("person", "truck"))
 NEXT_ENGINE = EngineId(NEXT.digest, 1)
+FORMER = assignment().spec.ordered_models
+READER = replace(MANIFEST, labels=("a", "b"))
 
 
 def with_next(generation: int = 2, desired_status: DesiredStatus = "run", **changes: object) -> Assignment:
@@ -83,10 +94,10 @@ def test_the_former_model_goes_on_until_the_next_one_is_ready() -> None:
     device.feed(says(generation=2, emitted=3))
     after = (device.observed[0], view(device).model.id)
 
-    assert adopted == [Persist(row_of(with_next(), 1)), FetchModel(NEXT.digest)]
+    assert adopted == [Persist(row_of(with_next(), 1, FORMER)), FetchModel(NEXT.digest)]
     assert fetched == [StartEngine(NEXT_ENGINE, NEXT)]
     assert loading == []
-    assert ready == [ChangeCamera(CAMERA, with_next(), NEXT)]
+    assert ready == [Persist(row_of(with_next(), 1)), ChangeCamera(CAMERA, with_next(), (NEXT,))]
     assert (fetching.generation, fetching.state) == (1, ObservedState.RUNNING)
     assert fetching.reason == "model parts/1 goes on until model parts/2 is ready: fetching model parts/2"
     assert (before[0].generation, before[1]) == (1, "parts/1")
@@ -137,7 +148,7 @@ def test_what_changes_meanwhile_is_in_effect_at_once() -> None:
 
     assert paused[1:] == [ChangeCamera(CAMERA, as_former(1, with_next(3, "pause")))]
     assert resumed[1:] == [ChangeCamera(CAMERA, as_former(1, with_next(4, confidence=0.9)))]
-    assert ready == [ChangeCamera(CAMERA, with_next(4, confidence=0.9), NEXT)]
+    assert ready[1:] == [ChangeCamera(CAMERA, with_next(4, confidence=0.9), (NEXT,))]
 
 
 def test_after_a_failure_changes_are_confirmed_with_the_former_model() -> None:
@@ -191,3 +202,128 @@ def test_a_pipeline_whose_model_could_not_work_runs_with_another_one() -> None:
 
     assert failed is ObservedState.FAILED
     assert started[-1] == StartCamera(CAMERA, with_next(), (NEXT,))
+
+
+def test_after_a_power_failure_the_former_model_runs_until_the_next_one_is_ready() -> None:
+    device = running()
+    stored = [each.row for each in device.feed(Adopted((with_next(),))) if isinstance(each, Persist)]
+
+    again = Device(*stored)
+    started = again.feed(Unfenced(), Adopted((with_next(),)), ModelFetched(DIGEST, MANIFEST))
+    again.feed(engine_says(), says(generation=1, camera=CameraId("door", 2)))
+    reason = again.observed[0].reason
+    again.feed(ModelFetched(NEXT.digest, NEXT))
+    taken_over = again.feed(next_says())
+
+    assert started[-1] == StartCamera(CameraId("door", 2), as_former(1, with_next()), (MANIFEST,))
+    assert reason == "model parts/1 goes on until model parts/2 is ready: fetching model parts/2"
+    assert taken_over == [
+        Persist(row_of(with_next(), 2)),
+        ChangeCamera(CameraId("door", 2), with_next(), (NEXT,)),
+    ]
+
+
+def test_after_a_power_failure_the_former_model_goes_on_if_the_next_one_can_never_work() -> None:
+    device = running()
+    stored = [each.row for each in device.feed(Adopted((with_next(),))) if isinstance(each, Persist)]
+
+    again = Device(*stored)
+    again.feed(Adopted((with_next(),)), ModelRefused(NEXT.digest, "opset 99", permanent=True))
+    started = again.feed(ModelFetched(DIGEST, MANIFEST))
+
+    assert started[-1] == StartCamera(CameraId("door", 2), as_former(2, with_next()), (MANIFEST,))
+    assert view(again).model_trouble == "opset 99"
+
+
+def test_after_a_power_failure_the_broker_is_not_needed_for_the_former_model() -> None:
+    device = running()
+    stored = [each.row for each in device.feed(Adopted((with_next(),))) if isinstance(each, Persist)]
+
+    again = Device(*stored)
+    again.feed(BrokerAbsent())
+    started = again.feed(ModelFetched(DIGEST, MANIFEST))
+
+    assert started[-1] == StartCamera(CameraId("door", 2), as_former(1, with_next()), (MANIFEST,))
+
+
+def test_after_the_swap_a_power_failure_does_not_bring_the_former_model_back() -> None:
+    device = waiting()
+    stored = [each.row for each in device.feed(next_says()) if isinstance(each, Persist)]
+
+    again = Device(*stored)
+    wanted = again.feed(Adopted((with_next(),)))
+    started = again.feed(ModelFetched(NEXT.digest, NEXT))
+
+    assert wanted[1:] == [FetchModel(NEXT.digest)]
+    assert started[-1] == StartCamera(CameraId("door", 2), with_next(), (NEXT,))
+
+
+def test_a_run_that_begins_anew_begins_with_its_own_models() -> None:
+    device = running()
+    stored = [each.row for each in device.feed(Adopted((with_next(),))) if isinstance(each, Persist)]
+    anew = replace(with_next(3), run_generation=3)
+
+    adopted = Device(*stored).feed(Adopted((anew,)))
+
+    assert adopted == [Persist(row_of(anew, 1, ())), FetchModel(NEXT.digest)]
+
+
+def with_stage(generation: int, reader: Manifest, first: Manifest = MANIFEST) -> Assignment:
+    """A pipeline with a stage that reads what the first model finds."""
+    known = assignment(generation)
+    names = {MANIFEST.digest: "parts/1", NEXT.digest: "parts/2", READER.digest: "reader/2"}
+    stage = Stage(name="text", model=ModelRef(names[reader.digest], reader.digest))
+    model = ModelRef(names[first.digest], first.digest)
+    return replace(known, spec=replace(known.spec, model=model, stages=(stage,)))
+
+
+def reader_says(state: str = "ready") -> Reported:
+    return Reported(EngineId(READER.digest, 1), EngineReport(state, "", 1, 0.0))  # type: ignore[arg-type]
+
+
+def test_another_model_of_a_stage_takes_over_and_the_camera_goes_on() -> None:
+    device = running(with_stage(1, MANIFEST))
+
+    adopted = device.feed(Adopted((with_stage(2, READER),)))
+    device.feed(ModelFetched(READER.digest, READER), says(generation=1, emitted=2))
+    waits = device.observed[0]
+    ready = device.feed(reader_says())
+    device.feed(says(generation=2, emitted=3))
+
+    assert adopted == [
+        Persist(row_of(with_stage(2, READER), 1, with_stage(1, MANIFEST).spec.ordered_models)),
+        FetchModel(READER.digest),
+    ]
+    assert waits.reason == "model parts/1 goes on until model reader/2 is ready"
+    assert ready[1:] == [ChangeCamera(CAMERA, with_stage(2, READER), (None, READER))]
+    assert (device.observed[0].generation, device.observed[0].restarts, device.observed[0].incarnation) == (
+        2,
+        0,
+        1,
+    )
+
+
+def test_models_that_change_together_take_over_together() -> None:
+    device = running(with_stage(1, MANIFEST))
+    device.feed(Adopted((with_stage(2, READER, NEXT),)))
+    device.feed(ModelFetched(READER.digest, READER), ModelFetched(NEXT.digest, NEXT))
+
+    first_ready = device.feed(next_says())
+    both_ready = device.feed(reader_says())
+
+    assert first_ready == []
+    assert both_ready[1:] == [ChangeCamera(CAMERA, with_stage(2, READER, NEXT), (NEXT, READER))]
+
+
+def test_if_one_of_them_can_never_work_all_former_models_go_on() -> None:
+    device = running(with_stage(1, MANIFEST))
+    device.feed(Adopted((with_stage(2, READER, NEXT),)), ModelFetched(NEXT.digest, NEXT), next_says())
+
+    told = device.feed(ModelRefused(READER.digest, "opset 99", permanent=True))
+    device.feed(says(generation=2, emitted=2))
+    observed = device.observed[0]
+
+    assert told == [ChangeCamera(CAMERA, replace(with_stage(1, MANIFEST), generation=2))]
+    assert (observed.state, observed.generation) == (ObservedState.RUNNING, 2)
+    assert observed.reason == "model parts/1 goes on: model reader/2: opset 99"
+    assert (view(device).model.id, view(device).model_trouble) == ("parts/1", "model reader/2: opset 99")

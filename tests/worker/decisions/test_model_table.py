@@ -58,7 +58,7 @@ def test_another_model_is_fetched_while_the_old_camera_ends_and_its_engine_goes_
     cold = device.wait(30.2)
 
     assert asked == [
-        Persist(row_of(other, 1)),
+        Persist(row_of(other, 1, ())),
         FetchModel("2" * 64),
         StopChild(CAMERA),
     ]

@@ -165,7 +165,7 @@ def test_a_new_spec_is_played_anew_when_the_old_camera_has_ended() -> None:
     ended = device.feed(Exited(CAMERA, 0))
 
     assert asked == [
-        Persist(row_of(changed, 1)),
+        Persist(row_of(changed, 1, ())),
         StopChild(CAMERA),
     ]
     assert ended == [

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamfleet_core.protocol.values import Assignment, DesiredStatus, ModelRef, Observed, ObservedState
+from streamfleet_core.protocol.values import (
+    Assignment,
+    DesiredStatus,
+    ModelRef,
+    Observed,
+    ObservedState,
+    Stage,
+)
 from streamfleet_worker.decisions.reconcile_actions import (
     Action,
     CancelFetch,
@@ -135,6 +142,7 @@ class World:
     assignments: dict[str, Assignment] = field(default_factory=dict)
     ended: set[tuple[str, int]] = field(default_factory=set)
     incarnations: dict[str, int] = field(default_factory=dict)  # of a pipeline that was not forgotten since
+    generations: dict[tuple[str, int], int] = field(default_factory=dict)  # of a run, the last one told
     fetching: set[str] = field(default_factory=set)
     fenced: bool = True
 
@@ -182,14 +190,18 @@ class World:
                     before = self.told[action.child]
                     assert action.assignment.generation >= before.generation
                     assert action.assignment != before
-                    has_new_model = action.assignment.spec.model != before.spec.model
-                    assert has_new_model == (action.manifest is not None)
-                    assert not has_new_model or action.assignment.generation > before.generation
+                    models = (action.assignment.spec.ordered_models, before.spec.ordered_models)
+                    changes = [now != then for now, then in zip(*models, strict=True)]
+                    assert [each is not None for each in action.manifests] == (
+                        changes if any(changes) else []
+                    )
+                    assert not any(changes) or action.assignment.generation > before.generation
+                    assert self.rows[action.child.pipeline_id].serving == models[0]
                     assert action.assignment.run_generation == before.run_generation
                     assert action.assignment.spec.can_update_to(before.spec), (
                         "a change that a camera cannot obey"
                     )
-                    self.told[action.child] = action.assignment
+                    self.tell(action.child, action.assignment)
                 case ShowPictures():
                     assert self.alive[action.child] is None
                     assert action.wanted != (action.child in self.showing), "told twice"
@@ -216,8 +228,9 @@ class World:
         child, assignment = action.child, action.assignment
         pipeline_id = child.pipeline_id
         known = self.assignments[pipeline_id]
-        assert replace(known.spec, model=assignment.spec.model) == assignment.spec
-        assert known.spec.model == assignment.spec.model or known.generation >= assignment.generation
+        models = assignment.spec.ordered_models
+        assert known.spec.with_models(models) == assignment.spec
+        assert known.spec.ordered_models == models or known.generation >= assignment.generation
         assert assignment.desired_status != "stop"
         assert (pipeline_id, assignment.run_generation) not in self.ended, (
             "a playing that had ended began again"
@@ -226,11 +239,20 @@ class World:
         assert child.incarnation > self.incarnations.get(pipeline_id, 0), "an incarnation twice"
         assert not (self.fenced and assignment.on_disconnect == "stop")
         assert not any(isinstance(c, CameraId) and c.pipeline_id == pipeline_id for c in self.alive)
-        assert any(isinstance(c, EngineId) and c.digest == assignment.spec.model.digest for c in self.alive)
+        engines = {c.digest for c in self.alive if isinstance(c, EngineId)}
+        assert {model.digest for model in models} <= engines
+        assert self.rows[pipeline_id].serving == models
         self.incarnations[pipeline_id] = child.incarnation
-        self.told[child] = assignment
+        self.tell(child, assignment)
         self.showing.discard(child)
         self.start(child)
+
+    def tell(self, child: CameraId, assignment: Assignment) -> None:
+        """What is emitted is ordered by its generation, also by what was emitted before the agent's start."""
+        run = (child.pipeline_id, assignment.run_generation)
+        assert assignment.generation >= self.generations.get(run, 0), "under an earlier generation"
+        self.generations[run] = assignment.generation
+        self.told[child] = assignment
 
     def exit(self, child: ChildId, code: int | None) -> None:
         del self.alive[child]
@@ -241,7 +263,9 @@ class World:
         known = self.assignments.get(pipeline_id)
         self.generation += 1
         if known is None or known.desired_status == "stop":
-            model = ModelRef("m", self.rng.choice(["1" * 64, "2" * 64]))
+            stages = tuple(
+                Stage(name=name, model=self.some_model()) for name in self.rng.choice(["", "r", "rs"])
+            )
             fresh = Assignment(
                 pipeline_id=pipeline_id,
                 generation=self.generation,
@@ -250,7 +274,8 @@ class World:
                 on_disconnect=self.rng.choice(["stop", "continue"]),
                 spec=spec("x"),
             )
-            self.assignments[pipeline_id] = replace(fresh, spec=replace(fresh.spec, model=model))
+            fresh = replace(fresh, spec=replace(fresh.spec, model=self.some_model(), stages=stages))
+            self.assignments[pipeline_id] = fresh
         elif self.rng.random() < 0.2:
             del self.assignments[pipeline_id]
         else:
@@ -265,10 +290,16 @@ class World:
             if self.rng.random() < 0.3:
                 changed = replace(changed, spec=replace(known.spec, confidence=self.rng.random()))
             if self.rng.random() < 0.3:
-                model = ModelRef("m", self.rng.choice(["1" * 64, "2" * 64]))
-                changed = replace(changed, spec=replace(changed.spec, model=model))
+                models = [
+                    self.some_model() if self.rng.random() < 0.6 else model
+                    for model in changed.spec.ordered_models
+                ]
+                changed = replace(changed, spec=changed.spec.with_models(models))
             self.assignments[pipeline_id] = changed
         self.feed(Adopted(tuple(self.assignments.values())))
+
+    def some_model(self) -> ModelRef:
+        return ModelRef("m", self.rng.choice(["1" * 64, "2" * 64, "3" * 64]))
 
     def report(self, child: ChildId, *, well: bool = False) -> None:
         match child:

@@ -465,13 +465,7 @@ class Agent:
             case actions.StartCamera():
                 self._start_camera(action)
             case actions.ChangeCamera():
-                assignment = action.assignment
-                spec, model = self._files.local(assignment.spec), None
-                if action.manifest is not None:
-                    model = ModelConfig(action.manifest, self._paths.engine(spec.model.digest))
-                self._children.send(
-                    action.child, Change(assignment.generation, assignment.desired_status, spec, model)
-                )
+                self._change_camera(action)
             case actions.ShadowCamera():
                 self._shadow_camera(action)
             case actions.ShowPictures():
@@ -483,6 +477,18 @@ class Agent:
                 self._children.kill(action.child)
             case _:
                 assert_never(action)
+
+    def _change_camera(self, action: actions.ChangeCamera) -> None:
+        assignment = action.assignment
+        refs = assignment.spec.ordered_models if action.manifests else ()
+        models = tuple(
+            None if manifest is None else ModelConfig(manifest, self._paths.engine(ref.digest))
+            for ref, manifest in zip(refs, action.manifests, strict=True)
+        )
+        spec = self._files.local(assignment.spec)
+        self._children.send(
+            action.child, Change(assignment.generation, assignment.desired_status, spec, models)
+        )
 
     def _shadow_camera(self, action: actions.ShadowCamera) -> None:
         shadow, compare = action.shadow, Compare(None)

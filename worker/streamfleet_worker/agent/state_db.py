@@ -1,8 +1,9 @@
 """The state that a worker stores about its pipelines, which survives a power failure: one SQLite file.
 
 All rows belong to one broker: with another one, the file starts empty. The file contains the digest of its
-content; assignments, which only matter while the broker is away, have their own, and a damaged one is
-ignored. On a full disk only this process has the state; all of it is written as soon as there is space.
+content. What is only of use while something else is missing has its own, and is ignored if it is damaged:
+assignments, for the time without a broker, and the models in use, for the time without the desired ones. On a
+full disk only this process has the state; all of it is written as soon as there is space.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import hashlib
 import logging
 import shlex
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from streamfleet_core.protocol.values import Assignment
+from streamfleet_core.protocol.values import Assignment, ModelRef
 from streamfleet_core.runtime.schema_version import check_version, has_tables
 from streamfleet_worker.decisions.reconcile_actions import Forget, Persist
 from streamfleet_worker.decisions.reconcile_events import Row
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1  # of the tables
 _SCHEMA = f"""
@@ -46,12 +50,26 @@ CREATE TABLE IF NOT EXISTS assignments (
     value BLOB NOT NULL,
     digest TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS serving (
+    pipeline_id TEXT PRIMARY KEY,
+    value BLOB NOT NULL,
+    digest TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS digest (only INTEGER PRIMARY KEY CHECK (only = 1), value TEXT NOT NULL);
 """
 
 
 class StateError(Exception):
     """The file is damaged or cannot be opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Serving:
+    """The models that this camera of a pipeline has used last."""
+
+    run_generation: int
+    incarnation: int
+    models: tuple[ModelRef, ...]
 
 
 @dataclass(slots=True)
@@ -63,10 +81,10 @@ class _Known:
 
     @property
     def digest(self) -> str:
-        """The digest of everything but the assignments, as earlier versions wrote it."""
+        """The digest of everything that has none of its own, as earlier versions wrote it."""
         plain = msgspec.to_builtins(self)
         for row in plain["rows"].values():
-            del row["assignment"]
+            del row["assignment"], row["serving"]
         return _digest(msgspec.json.encode(plain, order="sorted"))
 
 
@@ -148,7 +166,7 @@ class State:
             connection.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.split(";")[:-1]:
                 connection.execute(statement)
-            for table in ("worker", "pipelines", "assignments", "digest"):
+            for table in ("worker", "pipelines", "assignments", "serving", "digest"):
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
             connection.execute(
                 "INSERT INTO worker VALUES (1, ?, ?, ?)", (known.broker_key, known.seen_epoch, known.starts)
@@ -166,15 +184,9 @@ class State:
                     for row in known.rows.values()
                 ],
             )
-            assignments = [
-                (row.pipeline_id, msgspec.json.encode(row.assignment))
-                for row in known.rows.values()
-                if row.assignment is not None
-            ]
-            connection.executemany(
-                "INSERT INTO assignments VALUES (?, ?, ?)",
-                [(pipeline_id, value, _digest(value)) for pipeline_id, value in assignments],
-            )
+            rows = known.rows.values()
+            _insert(connection, "assignments", {row.pipeline_id: row.assignment for row in rows})
+            _insert(connection, "serving", {row.pipeline_id: _serving(row) for row in rows})
             connection.execute("INSERT INTO digest VALUES (1, ?)", (known.digest,))
 
 
@@ -210,36 +222,56 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
     )
     if connection.execute("SELECT value FROM digest").fetchone() != (known.digest,):
         raise ValueError("damaged: its content does not match its digest")
-    for assignment in _read_assignments(connection):
-        row = known.rows.get(assignment.pipeline_id)
-        # An earlier version leaves this table as it is: its rows may be of an earlier generation.
+    # An earlier version leaves these tables as they are: their rows may be of an earlier generation.
+    for name, assignment in _read_values(connection, "assignments", Assignment):
+        row = known.rows.get(name)
         if row is not None and _run_of(row) == _run_of(assignment):
-            known.rows[row.pipeline_id] = replace(row, assignment=assignment)
+            known.rows[name] = replace(row, assignment=assignment)
+    for name, serving in _read_values(connection, "serving", _Serving):
+        row = known.rows.get(name)
+        if row is not None and (row.run_generation, row.incarnation) == (
+            serving.run_generation,
+            serving.incarnation,
+        ):
+            known.rows[name] = replace(row, serving=serving.models)
     return known
 
 
-def _read_assignments(connection: sqlite3.Connection) -> Iterator[Assignment]:
-    """Read the assignments that are not damaged. Raises: sqlite3.Error."""
-    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'assignments'").fetchone():
+def _insert(connection: sqlite3.Connection, table: str, values: Mapping[str, object | None]) -> None:
+    """Write values of pipelines, each with its digest. Raises: sqlite3.Error."""
+    encoded = [(name, msgspec.json.encode(value)) for name, value in values.items() if value is not None]
+    connection.executemany(
+        f"INSERT INTO {table} VALUES (?, ?, ?)",  # noqa: S608 (our own names)
+        [(name, value, _digest(value)) for name, value in encoded],
+    )
+
+
+def _read_values(connection: sqlite3.Connection, table: str, kind: type[T]) -> Iterator[tuple[str, T]]:
+    """Read the values of pipelines that are not damaged. Raises: sqlite3.Error."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone():
         return
-    query = "SELECT pipeline_id, CAST(value AS BLOB), digest FROM assignments"
-    for pipeline_id, value, digest in connection.execute(query).fetchall():
-        assignment = _decoded(value) if _digest(value) == digest else None
-        if assignment is None:
-            logger.warning("%s: damaged or of another version: it waits for the broker", pipeline_id)
+    query = f"SELECT pipeline_id, CAST(value AS BLOB), digest FROM {table}"  # noqa: S608 (our own names)
+    for pipeline_id, encoded, digest in connection.execute(query).fetchall():
+        value = _decoded(encoded, kind) if _digest(encoded) == digest else None
+        if value is None:
+            logger.warning("%s: damaged or of another version: its %s is ignored", pipeline_id, table)
         else:
-            yield assignment
+            yield pipeline_id, value
 
 
-def _decoded(value: bytes) -> Assignment | None:
+def _decoded(value: bytes, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(value, type=Assignment)
+        return msgspec.json.decode(value, type=kind)
     except msgspec.MsgspecError:
         return None
 
 
 def _run_of(value: Row | Assignment) -> tuple[int, int]:
     return value.generation, value.run_generation
+
+
+def _serving(row: Row) -> _Serving | None:
+    return _Serving(row.run_generation, row.incarnation, row.serving) if row.serving else None
 
 
 def _digest(content: bytes) -> str:

@@ -39,10 +39,7 @@ class Emitter:
         """Open the fence and the sinks. Raises: OSError if there is no fence."""
         self._config = config
         self._names = Names(config.manifest.labels, config.manifest.keypoints)
-        self._stage_names = {
-            stage.name: Names(each.manifest.labels, each.manifest.keypoints)
-            for stage, each in zip(config.spec.stages, config.stages, strict=True)
-        }
+        self._stage_names = self._names_of([each.manifest for each in config.stages])
         self._fence = Fence.open(config.fence_path) if config.fenced else None
         self._topic = pipeline_topic(Kind.PRED, config.pipeline_id)
         self._last_topic = pipeline_topic(Kind.LAST, config.pipeline_id)
@@ -90,10 +87,16 @@ class Emitter:
             if sender not in senders:
                 sender.close()
 
-    def use_model(self, manifest: Manifest) -> None:
-        """Name what is found as this model does, from the next frame on."""
+    def use_models(self, manifest: Manifest, stages: Sequence[Manifest]) -> None:
+        """Name what is found as these models do, from the next frame on."""
         self._names = Names(manifest.labels, manifest.keypoints)
+        self._stage_names = self._names_of(stages)
         self._sampler.name_as(manifest.labels)
+
+    def _names_of(self, manifests: Sequence[Manifest]) -> dict[str, Names]:
+        """The names that each stage gives, by the name of the stage."""
+        stages = zip(self._config.spec.stages, manifests, strict=True)
+        return {stage.name: Names(manifest.labels, manifest.keypoints) for stage, manifest in stages}
 
     @property
     def is_sampling(self) -> bool:

@@ -4,8 +4,9 @@ A file loses no frame: it waits for a slot, the engine, its pace, and the end of
 waits: frames that cannot be processed now are dropped, and counted by cause. No source waits for another:
 they share the slots, and one slot is reserved for each.
 
-Another model takes over while it runs: its engine is connected, the frames at the former one are emitted, and
-the next frames go to the new one. Sources, tracks and sinks go on.
+Other models take over while it runs, that of the pipeline, of stages, or both: their engines are connected,
+the frames at the former ones are emitted, and the next frames go to the new ones. Sources, tracks and sinks
+go on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import select
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 from streamfleet_core.protocol.status import StageStat
 from streamfleet_core.protocol.tasks.trials import ShadowCounts
@@ -23,14 +24,14 @@ from streamfleet_core.protocol.values import Manifest
 from streamfleet_worker.camera.emitter import Emitter
 from streamfleet_worker.camera.frame_output import FrameOutput
 from streamfleet_worker.camera.in_flight_frame import InFlightFrame
-from streamfleet_worker.camera.next_model import NextModel
+from streamfleet_worker.camera.next_models import NextModels
 from streamfleet_worker.camera.run_settings import RunSettings
 from streamfleet_worker.camera.shadow import ShadowModel
 from streamfleet_worker.camera.slot_scheduler import IN_FLIGHT, SlotScheduler
 from streamfleet_worker.camera.stages.cascade import Cascade
 from streamfleet_worker.engine.client import EngineClient
 from streamfleet_worker.engine.messages import MAX_SLOTS, Done, Failed, Turn
-from streamfleet_worker.ipc.child_messages import CameraConfig, Change, Compare
+from streamfleet_worker.ipc.child_messages import CameraConfig, Change, Compare, ModelConfig
 from streamfleet_worker.ipc.wakeup import Wakeup
 from streamfleet_worker.video.detection.letterbox import Letterbox
 from streamfleet_worker.video.frame import Frame
@@ -42,8 +43,16 @@ logger = logging.getLogger(__name__)
 _REPEAT = 1.0  # seconds after which the last predictions are repeated
 _LAST_FRAMES = 0.5  # seconds for the publisher to accept them, at the end of files
 _IDLE = 0.5  # seconds, the longest wait before everything is checked again
-_LEAVING_LIVE = 1.0  # seconds for the former model to answer for frames of live sources
+_LEAVING_LIVE = 1.0  # seconds for the former models to answer for frames of live sources
 _LEAVING_FILE = 30.0  # the same for files, whose frames must not be lost
+
+
+@dataclass(frozen=True, slots=True)
+class _Upcoming:
+    """A change, and all models of the pipeline once it is in effect: its own, then that of each stage."""
+
+    change: Change
+    models: tuple[ModelConfig, ...]
 
 
 class FrameLoop:
@@ -67,12 +76,12 @@ class FrameLoop:
         self._output = FrameOutput(config, lanes, emitter=emitter, journal=journal)
         self._journal = journal
         self._slots = min(MAX_SLOTS, IN_FLIGHT + len(lanes) - 1)
-        self._model = config.model
+        self._models = config.models
         self._engine = EngineClient(config.engine_socket, config.manifest, slots=self._slots)
         self._letterboxes = [Letterbox(config.manifest) for _ in lanes]
         self._changing = threading.Lock()  # held during a change; guards the following
-        self._upcoming: Change | None = None  # a change of the model that is not in effect yet
-        self._next: NextModel | None = None  # of that change
+        self._upcoming: _Upcoming | None = None  # a change of models that is not in effect yet
+        self._next: NextModels | None = None  # of that change
         self._compare: Compare | None = None  # as the agent said last
         self._compared: Compare | None = None  # to which the shadow belongs
         self._shadow: ShadowModel | None = None
@@ -104,13 +113,14 @@ class FrameLoop:
     def change(self, change: Change) -> None:
         """Apply a change. It is in effect when this returns, under its generation.
 
-        If the model changes, all else is in effect, and its generation rises when the model has taken over.
+        If models change, all else is in effect, and its generation rises when they have taken over.
         """
         with self._changing:
-            present = self._model if self._upcoming is None else self._upcoming.model
-            model = change.model or present
-            waits = model != self._model
-            self._upcoming = replace(change, model=model) if waits else None
+            models = self._models if self._upcoming is None else self._upcoming.models
+            if change.models:
+                models = tuple(new or now for new, now in zip(change.models, models, strict=True))
+            waits = models != self._models
+            self._upcoming = _Upcoming(change, models) if waits else None
             generation = self.generation if waits else change.generation
             self._output.change(generation, change.desired_status, change.spec)
         self._wakeup.set()
@@ -134,8 +144,8 @@ class FrameLoop:
 
     @property
     def manifest(self) -> Manifest:
-        """The model in use. Any thread may ask."""
-        return self._model.manifest
+        """The first model in use. Any thread may ask."""
+        return self._models[0].manifest
 
     @property
     def generation(self) -> int:
@@ -269,14 +279,17 @@ class FrameLoop:
             lane.gate.forget()
 
     def _change_model(self, now: float) -> None:
-        """Let another model take over, as soon as no frame is at the former one."""
+        """Let other models take over, as soon as no frame is at the former ones."""
         upcoming = self._upcoming
-        if upcoming is None or upcoming.model is None:
+        if upcoming is None:
             self._forget_next()
             return
-        if self._next is None or self._next.model != upcoming.model:
+        if self._next is None or self._next.models != upcoming.models:
             self._forget_next()
-            self._next = NextModel(upcoming.model, slots=self._slots)
+            self._next = NextModels(
+                *(self._models, upcoming.models, self._config.spec.stages, self._config.defaults),
+                slots=self._slots,
+            )
         if not self._next.connect(now):
             return
         self._abandon_late_frames(self._next, now)
@@ -285,26 +298,28 @@ class FrameLoop:
         if self._changing.acquire(blocking=False):  # otherwise it changes again, and the next step sees it
             try:
                 if self._upcoming is upcoming:
-                    self._take_over(upcoming, self._next)
+                    self._take_over(upcoming.change, self._next)
             finally:
                 self._changing.release()
 
-    def _take_over(self, change: Change, by: NextModel) -> None:
-        for lane in self._lanes:
-            self._scheduler.forget_request(lane.source_id)
-        self._engine.close()
-        self._engine, self._model, self._next, self._upcoming = by.engine, by.model, None, None
-        manifest = by.model.manifest
-        self._letterboxes = [Letterbox(manifest) for _ in self._lanes]
-        self._cascade.use_labels(manifest.labels)
-        self._output.use_model(manifest, change.generation, change.desired_status, change.spec)
+    def _take_over(self, change: Change, by: NextModels) -> None:
+        first, *others = (model.manifest for model in by.models)
+        if by.engine is not None:
+            for lane in self._lanes:
+                self._scheduler.forget_request(lane.source_id)
+            self._engine.close()
+            self._engine = by.engine
+            self._letterboxes = [Letterbox(first) for _ in self._lanes]
+        self._cascade.take_over(first.labels, by.stages)
+        self._models, self._next, self._upcoming = by.models, None, None
+        self._output.use_models(first, others, change.generation, change.desired_status, change.spec)
         self._apply_settings(time.monotonic())
         self._changed.set()
 
-    def _abandon_late_frames(self, following: NextModel, now: float) -> None:
-        """Drop frames of live sources that the former model does not answer for. A file waits.
+    def _abandon_late_frames(self, following: NextModels, now: float) -> None:
+        """Drop frames of live sources that the former models do not answer for. A file waits.
 
-        Raises: RuntimeError if it waits for too long: the next process begins with the new model.
+        Raises: RuntimeError if it waits for too long: the next process begins with the new models.
         """
         assert following.connected_at is not None
         waited = now - following.connected_at
@@ -312,11 +327,11 @@ class FrameLoop:
             if not lane.finite and waited > _LEAVING_LIVE:
                 self._drop_unanswered(lane)
             elif lane.finite and waited > _LEAVING_FILE and not self.paused:
-                raise RuntimeError(f"the former model has not answered for {_LEAVING_FILE:.0f} s")
+                raise RuntimeError(f"the former models have not answered for {_LEAVING_FILE:.0f} s")
 
     def _forget_next(self) -> None:
         if self._next is not None:
-            self._next.engine.close()
+            self._next.close()
             self._next = None
 
     def _step_shadow(self, now: float) -> None:
@@ -521,7 +536,7 @@ class FrameLoop:
         else:
             dues.append(self._engine.wait(now))
         if self._next is not None and not self._next.is_ready:
-            dues.append(self._next.engine.wait(now))
+            dues.append(self._next.wait(now))
         if self._shadow is not None:
             shadow = self._shadow.fileno()
             if shadow is not None:

@@ -47,6 +47,7 @@ class FrameOutput:
         self._throttle = PreviewThrottle()
         self._showing = False
         self._renderer: PreviewRenderer | None = None  # None before the first preview
+        self._name_stages([each.manifest for each in config.stages])
         self._record_pause()
 
     @property
@@ -63,14 +64,27 @@ class FrameOutput:
             self._emitter.use(senders)
             self._use(settings)
 
-    def use_model(
-        self, manifest: Manifest, generation: int, desired_status: DesiredStatus, spec: PipelineSpec
+    def use_models(
+        self,
+        manifest: Manifest,
+        stages: Sequence[Manifest],
+        generation: int,
+        desired_status: DesiredStatus,
+        spec: PipelineSpec,
     ) -> None:
-        """Read outputs of another model from now on, under this generation. Sinks stay as they are."""
+        """Read outputs of other models from now on, under this generation. Sinks stay as they are.
+
+        `manifest`: of the pipeline's model; `stages`: of each of its stages.
+        """
         settings = self._settings_of(generation, desired_status, spec, manifest)
         with self._lock:
-            self._emitter.use_model(manifest)
+            self._emitter.use_models(manifest, stages)
+            self._name_stages(stages)
             self._use(settings)
+
+    def _name_stages(self, manifests: Sequence[Manifest]) -> None:
+        stages = zip(self._config.spec.stages, manifests, strict=True)
+        self._stage_labels = {stage.name: manifest.labels for stage, manifest in stages}
 
     def _use(self, settings: RunSettings) -> None:
         if self._settings.paused and not settings.paused:
@@ -81,13 +95,7 @@ class FrameOutput:
     def show(self, wanted: bool) -> None:
         """Start or stop making previews. Only one thread may call this."""
         if wanted and self._renderer is None:
-            self._renderer = PreviewRenderer(
-                self._send_preview,
-                stage_labels={
-                    stage.name: each.manifest.labels
-                    for stage, each in zip(self._config.spec.stages, self._config.stages, strict=True)
-                },
-            )
+            self._renderer = PreviewRenderer(self._send_preview)
             self._renderer.start()
         self._showing = wanted
 
@@ -235,6 +243,7 @@ class FrameOutput:
                 source_id=lane.source_id,
                 header=header,
                 nested={} if frame.nested is None else frame.nested.close(),
+                stage_labels=self._stage_labels,
                 region=self._settings.gates[lane.source_id][1],
             )
         )

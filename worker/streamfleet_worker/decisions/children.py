@@ -84,7 +84,8 @@ class Camera(Child[CameraId]):
     told: Assignment = field(kw_only=True)  # the last assignment that it was sent
     moved_at: float | None = None  # when it last moved on; None while it need not rise
     shows: bool = False  # it was told to make previews
-    former: ModelRef | None = None  # in use until the camera reports the generation of the present model
+    # In use until the camera reports the generation of the present models; (): these are in use.
+    former: tuple[ModelRef, ...] = ()
     swap_generation: int = 0  # this generation
     shadow: Shadow | None = None  # that it was told
 
@@ -97,12 +98,12 @@ class Camera(Child[CameraId]):
     def digests(self) -> set[str]:
         """The digests of its models."""
         shadows = () if self.shadow is None else (self.shadow.model,)
-        return {model.digest for model in (*self.told.spec.models, self.model, *shadows)}
+        return {model.digest for model in (*self.told.spec.models, *self.models, *shadows)}
 
     @property
-    def model(self) -> ModelRef:
-        """The model in use."""
-        return self.told.spec.model if self.former is None else self.former
+    def models(self) -> tuple[ModelRef, ...]:
+        """The models in use: that of the pipeline, then that of each stage."""
+        return self.former or self.told.spec.ordered_models
 
     def can_become(self, assignment: Assignment) -> bool:
         """Whether this process can apply the assignment without a restart."""
@@ -115,13 +116,16 @@ class Camera(Child[CameraId]):
             and assignment.on_disconnect == told.on_disconnect
             and assignment.spec.can_update_to(told.spec)
             # What is paused has nothing to lose, and keeps frames of a file that only its engine can read.
-            and (assignment.desired_status != "pause" or assignment.spec.model == told.spec.model)
+            and (
+                assignment.desired_status != "pause"
+                or assignment.spec.ordered_models == told.spec.ordered_models
+            )
         )
 
     def tell(self, assignment: Assignment, now: float) -> None:
         """Record that it is sent an assignment which it can become."""
-        if assignment.spec.model != self.told.spec.model:
-            self.former, self.swap_generation = self.model, assignment.generation
+        if assignment.spec.ordered_models != self.told.spec.ordered_models:
+            self.former, self.swap_generation = self.models, assignment.generation
         self.told = assignment
         self.moved_at = None if self.moved_at is None else now
 
@@ -129,7 +133,7 @@ class Camera(Child[CameraId]):
         """Record a report; `before` is the previous one of this camera."""
         self.heard_at = now
         if report.generation >= self.swap_generation:
-            self.former = None
+            self.former = ()
         if report.state is not ObservedState.RUNNING or report.waiting_for_engine:
             self.moved_at = None
         elif self.moved_at is None or before is None or _moved(report) != _moved(before):

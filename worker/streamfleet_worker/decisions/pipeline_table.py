@@ -5,18 +5,19 @@ running --report ended--> ended, reported once it is stored
 any --unassigned, fence closed--> stopping --exit--> (absent)
 starting --model or camera can never work--> failed, until the spec changes
 
-Another model takes over in the running camera as soon as its engine is ready. Until then, and if it can never
-work, the former model goes on.
+Other models take over in the running camera as soon as the engines of all of them are ready. Until then, and
+if one can never work, the former models go on, also after a restart of the agent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from streamfleet_core.protocol.source_reference import cut_reason, shown_reason
 from streamfleet_core.protocol.tasks.trials import Shadow, ShadowStat
-from streamfleet_core.protocol.values import Assignment, ModelRef, Observed, ObservedState
+from streamfleet_core.protocol.values import Assignment, Manifest, ModelRef, Observed, ObservedState
 from streamfleet_worker.decisions.children import Camera, exit_reason, is_fault
 from streamfleet_worker.decisions.model_table import ModelTable
 from streamfleet_worker.decisions.reconcile_actions import (
@@ -33,6 +34,8 @@ from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, Rep
 from streamfleet_worker.decisions.restart_policy import HEALTHY, RestartPolicy
 from streamfleet_worker.decisions.topic_subscriptions import is_watched
 from streamfleet_worker.ipc.child_messages import CameraReport
+
+_Following: TypeAlias = Sequence[ModelRef | None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,8 +55,7 @@ class Pipeline:
     crashes: int = 0  # cameras in a row that ended by their own fault
     failed: str | None = None  # why this run can never work
     before_end: Observed | None = None  # the reported state of an ended run, until its end is stored
-    serving: ModelRef | None = None  # the model of its cameras in this run, until another one takes over
-    serving_generation: int = 0  # that the last camera was told
+    serving_generation: int | None = None  # that the last camera was told; None: none since the agent's start
     model_crashes_before: int = 0  # of the engine of the desired model, when it became that
     shadow: Shadow | None = None  # whose model infers some frames, too
     shadow_crashes_before: int = 0  # of the engine of that model
@@ -80,15 +82,17 @@ class Pipeline:
         return min(self.camera.told.generation, self.report.generation)
 
     def serve(self, told: Assignment) -> None:
-        """Record what its camera was told."""
-        self.serving, self.serving_generation = told.spec.model, told.generation
+        """Record what its camera is told."""
+        self.serving_generation = told.generation
+        self.row = replace(self.row, serving=told.spec.ordered_models)
 
     def restart(self) -> None:
         """Forget the last run: nothing is known of the next one."""
         self.report = None
         self.restart_policy = RestartPolicy()
-        self.crash = self.last_crash = self.failed = self.before_end = self.serving = None
+        self.crash = self.last_crash = self.failed = self.before_end = None
         self.restarts = self.crashes = 0
+        self.row = replace(self.row, serving=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +165,14 @@ class PipelineTable:
             return [Refuse(assignment.pipeline_id, assignment.generation, row.generation)]
         former = pipeline.assignment
         is_first = former is None
-        is_new_run = is_first or assignment.run_generation != row.run_generation
+        is_new_run = assignment.run_generation != row.run_generation
         has_new_models = former is None or former.spec.models != assignment.spec.models
         pipeline.assignment = assignment
         if is_new_run or (has_new_models and pipeline.failed is not None):
             pipeline.restart()
         if has_new_models:
             pipeline.model_crashes_before = self._models.crashes(assignment.spec.model.digest)
-        if is_new_run or has_new_models:
+        if has_new_models or is_new_run:
             for model in assignment.spec.models:
                 self._models.try_again(model.digest)
         if not is_first and (assignment.generation, assignment.run_generation) == (
@@ -177,7 +181,7 @@ class PipelineTable:
         ):
             return []
         pipeline.row = replace(
-            row,
+            pipeline.row,
             generation=assignment.generation,
             run_generation=assignment.run_generation,
             assignment=assignment if assignment.on_disconnect == "continue" else None,
@@ -293,16 +297,22 @@ class PipelineTable:
         if not camera.staying or not self._should_run(pipeline):
             return camera.stop(now)
         possible = self._possible(pipeline, assignment)
-        model = possible.spec.model
-        swaps = model != camera.told.spec.model
-        if not camera.can_become(possible) or (swaps and not self._models.is_ready(model.digest)):
+        if not camera.can_become(possible):
+            return camera.stop(now)
+        following = _following(camera.told.spec.ordered_models, possible.spec.ordered_models)
+        if not self._are_ready(following):
             return camera.stop(now)
         actions: list[Action] = []
         if camera.told != possible:
-            manifest = self._models.ready(model.digest) if swaps else None
             camera.tell(possible, now)
             pipeline.serve(possible)
-            actions.append(ChangeCamera(camera.id, possible, manifest))
+            manifests: tuple[Manifest | None, ...] = ()
+            if any(following):
+                manifests = tuple(
+                    None if each is None else self._models.ready(each.digest) for each in following
+                )
+                actions.append(Persist(pipeline.row))
+            actions.append(ChangeCamera(camera.id, possible, manifests))
         return actions + self._shadow(pipeline, camera) + _show(camera, watched)
 
     def _shadow(self, pipeline: Pipeline, camera: Camera) -> list[Action]:
@@ -315,22 +325,36 @@ class PipelineTable:
         return [ShadowCamera(camera.id, shadow, manifest)]
 
     def _possible(self, pipeline: Pipeline, assignment: Assignment) -> Assignment:
-        """The assignment as far as it can be carried out now: with the former model until its own is ready.
+        """The assignment as far as it can be carried out now: with the former models until its own are ready.
 
-        Until then it is under the former generation, as it is not done. If its model can never work, nothing
-        more will be done.
+        Until then it is under the former generation, as it is not done. If one of its models can never work,
+        nothing more will be done.
         """
-        former, model = pipeline.serving, assignment.spec.model
-        if former is None or former == model or self._models.is_ready(model.digest):
+        former, models = pipeline.row.serving, assignment.spec.ordered_models
+        if len(former) != len(models) or former == models:
             return assignment
-        if self._models.failure(former.digest) is not None:
+        following = _following(former, models)
+        if self._are_ready(following) or self._failure(_following(models, former)) is not None:
             return assignment
-        has_failed = self._models.failure(model.digest) is not None
-        return replace(
-            assignment,
-            generation=assignment.generation if has_failed else pipeline.serving_generation,
-            spec=replace(assignment.spec, model=former),
+        generation = pipeline.serving_generation
+        if self._failure(following) is not None:
+            generation = assignment.generation
+        elif generation is None:  # whatever was emitted before the agent's start, was under no later one
+            generation = assignment.generation - 1
+        return replace(assignment, generation=generation, spec=assignment.spec.with_models(former))
+
+    def _are_ready(self, models: _Following) -> bool:
+        """Whether all models that follow can infer now."""
+        return all(model is None or self._models.is_ready(model.digest) for model in models)
+
+    def _failure(self, models: _Following) -> str | None:
+        """Why one of these models can never work; None if all may."""
+        failed = (
+            (model.id, failure)
+            for model in models
+            if model is not None and (failure := self._models.failure(model.digest)) is not None
         )
+        return next((f"model {name}: {failure}" for name, failure in failed), None)
 
     def _forget(self, pipeline: Pipeline) -> list[Action]:
         if not self._adopted:
@@ -342,8 +366,8 @@ class PipelineTable:
         self, pipeline: Pipeline, assignment: Assignment, watched: tuple[str, ...], now: float
     ) -> list[Action]:
         possible = self._possible(pipeline, assignment)
-        spec, manifests = possible.spec, []
-        for model in (spec.model, *(stage.model for stage in spec.stages)):
+        manifests = []
+        for model in possible.spec.ordered_models:
             manifest = self._models.ready(model.digest)
             if manifest is None:
                 return []
@@ -371,8 +395,8 @@ class PipelineTable:
                 )
                 if pipeline.shadow is not None:
                     wanted.add(pipeline.shadow.model.digest)
-                if pipeline.camera is not None and pipeline.camera.former is not None:
-                    wanted.add(pipeline.camera.former.digest)
+                if pipeline.camera is not None:
+                    wanted.update(model.digest for model in pipeline.camera.former)
         return wanted
 
     def cameras(self) -> Iterator[Camera]:
@@ -389,8 +413,10 @@ class PipelineTable:
 
     def _view(self, pipeline: Pipeline, assignment: Assignment, now: float) -> PipelineView:
         camera = pipeline.camera
-        model = self._possible(pipeline, assignment).spec.model if camera is None else camera.model
-        trouble = self._models.failure(assignment.spec.model.digest)
+        model = self._possible(pipeline, assignment).spec.model if camera is None else camera.models[0]
+        desired, trouble = assignment.spec, ""
+        if model != desired.model:
+            trouble = self._models.failure(desired.model.digest) or self._failure(desired.models) or ""
         crashes = self._models.crashes(model.digest) if model == assignment.spec.model else 0
         return PipelineView(
             assignment=assignment,
@@ -401,7 +427,7 @@ class PipelineTable:
             last_crash=pipeline.last_crash or "",
             model=model,
             model_crashes=max(0, crashes - pipeline.model_crashes_before),
-            model_trouble=(trouble or "") if model != assignment.spec.model else "",
+            model_trouble=trouble,
             shadow=None if pipeline.shadow is None else self._shadow_stat(pipeline, pipeline.shadow),
         )
 
@@ -440,7 +466,7 @@ class PipelineTable:
                 assert camera.run_generation == row.run_generation
                 assert pipeline.assignment is not None
                 assert camera.told == self._possible(pipeline, pipeline.assignment)
-                assert camera.told.spec.model == pipeline.serving
+                assert camera.told.spec.ordered_models == row.serving
                 assert camera.shows == is_watched(pipeline_id, watched)
 
     def _present(self, child_id: CameraId) -> tuple[Pipeline, Camera] | None:
@@ -517,15 +543,23 @@ class PipelineTable:
         return report.state, reason or self._why_former(camera, assignment)
 
     def _why_former(self, camera: Camera, assignment: Assignment) -> str:
-        """Why the former model goes on; "" if it does not."""
-        model, former = assignment.spec.model, camera.model
-        if model == former:
+        """Why the former models go on; "" if they do not."""
+        models, former = assignment.spec.ordered_models, camera.models
+        following = [(model, before) for model, before in zip(models, former, strict=True) if model != before]
+        if not following:
             return ""
-        failure = self._models.failure(model.digest)
+        failure = self._failure([model for model, _ in following])
         if failure is not None:
-            return f"model {former.id} goes on: model {model.id}: {failure}"
+            return f"model {following[0][1].id} goes on: {failure}"
+        waits = (each for each in following if not self._models.is_ready(each[0].digest))
+        model, before = next(waits, following[0])
         why = self._models.obstacle((model,))
-        return f"model {former.id} goes on until model {model.id} is ready{f': {why}' if why else ''}"
+        return f"model {before.id} goes on until model {model.id} is ready{f': {why}' if why else ''}"
+
+
+def _following(former: Sequence[ModelRef], models: Sequence[ModelRef]) -> _Following:
+    """The models that take over from the former ones, in their order; None where the former one stays."""
+    return tuple(None if model == before else model for before, model in zip(former, models, strict=True))
 
 
 def _show(camera: Camera, watched: tuple[str, ...]) -> list[Action]:

@@ -77,7 +77,8 @@ class ChangeCamera:
 
     child: CameraId
     assignment: Assignment
-    manifest: Manifest | None = None  # of a model that takes over; None: the model as before
+    # Of the models that take over, in the order of `ordered_models`; None: that one stays. (): all stay.
+    manifests: tuple[Manifest | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from streamfleet_core.protocol.tasks.trials import Shadow
-from streamfleet_core.protocol.values import Assignment, Manifest, Variant
+from streamfleet_core.protocol.values import Assignment, Manifest, ModelRef, Variant
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 
 # children ---------------------------------------------------------------------------------------------------
@@ -52,6 +52,8 @@ class Row:
     ended_run_generation: int | None = None  # this run has ended and is never started again
     # The assignment of this generation, if it continues without the broker: it also starts without it.
     assignment: Assignment | None = None
+    # The models of its cameras in this run, until others take over: its own, then that of each stage.
+    serving: tuple[ModelRef, ...] = ()
 
 
 # events -----------------------------------------------------------------------------------------------------

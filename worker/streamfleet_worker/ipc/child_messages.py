@@ -91,9 +91,9 @@ class CameraConfig:
     stages: tuple[ModelConfig, ...] = ()  # of the spec, in its order
 
     @property
-    def model(self) -> ModelConfig:
-        """The model with which it starts."""
-        return ModelConfig(self.manifest, self.engine_socket)
+    def models(self) -> tuple[ModelConfig, ...]:
+        """The models with which it starts: its own, then that of each stage."""
+        return (ModelConfig(self.manifest, self.engine_socket), *self.stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,9 @@ class Change:
     generation: Natural
     desired_status: DesiredStatus
     spec: PipelineSpec
-    # Takes over, under this generation, as soon as its engine is connected; None: the model as before.
-    model: ModelConfig | None = None
+    # Of the pipeline, then of its stages: they take over, under this generation, as soon as the engines of
+    # all of them are connected; None: that one stays. (): all stay.
+    models: tuple[ModelConfig | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

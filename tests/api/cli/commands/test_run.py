@@ -502,3 +502,14 @@ def test_a_change_is_said_with_what_it_does_to_the_playing(
 ) -> None:
     assert changes(entry(), entry(**after)) == said
     assert begins_anew(entry(), entry(**after)) is anew
+
+
+@pytest.mark.parametrize(("status", "anew"), [("running", False), ("ended", True)])
+def test_another_model_of_a_stage_changes_what_runs_and_begins_anew_what_is_over(
+    status: str, anew: bool
+) -> None:
+    stage = {**STAGE, "model": {"id": "parts/2", "digest": "cd" * 32}}
+    before, after = entry(stages=[STAGE], status=status), entry(stages=[stage], status=status)
+
+    assert changes(before, after) == ["stages text=parts/1@plate,door → text=parts/2@plate,door"]
+    assert begins_anew(before, after) is anew

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from streamfleet_core.protocol.values import Manifest, ModelRef, SourceSpec, Stage
-from streamfleet_worker.ipc.child_messages import CameraReport, ModelConfig
+from streamfleet_worker.ipc.child_messages import CameraReport, Change, ModelConfig
 from tests.fakes.models import manifest_of, write_colour_classifier, write_constant_model
-from tests.fakes.process_harness import Child, ProcessHarness, is_camera, until_ended, write_video
+from tests.fakes.process_harness import Child, ProcessHarness, is_camera, until_ended, wait_for, write_video
 from tests.fakes.videos import write_pattern
 
 
@@ -126,4 +127,77 @@ def test_a_pause_ends_the_wait_for_stages(stand: ProcessHarness, squares: Manife
     before = camera.reports[-1].stages[0].inferred
     camera.until("more objects", lambda report: report.stages[0].inferred > before)
 
+    assert camera.stop() == 0
+
+
+def test_another_model_of_a_stage_takes_over_between_two_frames(
+    stand: ProcessHarness, squares: Manifest
+) -> None:
+    colours, _ = engine_of_colours(stand)
+    path = stand.folder / "sides.onnx"
+    write_constant_model(path, np.array([[32, 32, 16, 8, 0.9, 0, 0]], np.float32).T[None])
+    sides = manifest_of(path, width=64, height=64, labels=("side", "front", "back"))
+    film = write_pattern(stand.folder / "film.avi", 200)
+    camera = stand.camera(
+        squares, str(film), max_fps=40, stages=(stage_of(colours),), stage_configs=config_of(stand, colours)
+    )
+    camera.until("some objects", lambda report: report.stages and report.stages[0].inferred > 20)
+
+    spec = camera.config.spec
+    other = replace(spec.with_models([spec.model, ModelRef("sides", sides.digest)]), max_fps=None)
+    camera.tell(Change(2, "run", other, (None, ModelConfig(sides, str(stand.folder / "sides")))))
+    camera.until("frames meanwhile", lambda report: report.emitted > 60)
+    meanwhile = {one["inference_metadata"]["gen"] for one in stand.receiver.documents}
+    stand.engine(path, sides, name="sides")
+    report = until_ended(camera)
+
+    documents = stand.receiver.documents
+    results = {
+        (document["inference_metadata"]["gen"], "top" in each["stages"]["colour"])
+        for document in documents
+        for each in document["predictions"]
+    }
+    assert meanwhile == {1}
+    assert stand.receiver.frame_ids == list(range(1, 201))
+    assert results == {(1, True), (2, False)}
+    last = next(document for document in reversed(documents) if document["predictions"])
+    inside = last["predictions"][0]["stages"]["colour"]["predictions"]
+    assert [each["class"] for each in inside] == ["side"]
+    (stat,) = report.stages
+    assert (stat.inferred, stat.late) == (sum(len(one["predictions"]) for one in documents), 0)
+
+
+def test_the_first_model_and_that_of_a_stage_take_over_together(
+    stand: ProcessHarness, squares: Manifest
+) -> None:
+    colours, _ = engine_of_colours(stand)
+    path = stand.folder / "one.onnx"
+    write_constant_model(path, np.array([[32, 32, 16, 8, 0.9, 0, 0]], np.float32).T[None])
+    one = manifest_of(path, width=64, height=64, labels=("one", "two", "three"))
+    camera = stand.camera(
+        squares,
+        [SourceSpec("TestPatternStreamProducer")],
+        stages=(stage_of(colours),),
+        stage_configs=config_of(stand, colours),
+    )
+    camera.until("some objects", lambda report: report.stages and report.stages[0].inferred > 5)
+
+    spec = camera.config.spec.with_models([ModelRef("one", one.digest)] * 2)
+    config = ModelConfig(one, str(stand.folder / "one"))
+    camera.tell(Change(2, "run", spec, (config, config)))
+    stand.engine(path, one, name="one")
+    camera.until("they took over", lambda report: report.generation == 2)
+    wait_for("a prediction", lambda: any(each["gen"] == 2 for each in stand.receiver.metadata))
+
+    known = {
+        (
+            document["inference_metadata"]["gen"],
+            each["class"] == "one",
+            "top" in each["stages"]["colour"],
+        )
+        for document in stand.receiver.documents
+        for each in document["predictions"]
+        if "stages" in each
+    }
+    assert known == {(1, False, True), (2, True, False)}
     assert camera.stop() == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from streamfleet_core.protocol.status import StageStat
 from streamfleet_core.protocol.values import Priority
@@ -24,9 +24,16 @@ class Cascade:
             for stage, each in zip(config.spec.stages, config.stages, strict=True)
         ]
 
-    def use_labels(self, labels: Sequence[str]) -> None:
-        """Name the classes of the first model, once it is another one."""
+    def take_over(self, labels: Sequence[str], stages: Mapping[int, StageRunner]) -> None:
+        """Use other models from now on. No frame is on its way, apart from crops that are late.
+
+        `labels`: the classes of the first model; `stages`: with another model, by their place.
+        """
         self._labels = labels
+        former = self._stages
+        for number, stage in stages.items():
+            stage.follow(former[number])
+        self._stages = [stages.get(number, stage) for number, stage in enumerate(former)]
 
     def __bool__(self) -> bool:
         """Whether there are stages."""

@@ -29,6 +29,12 @@ class CropQueue(Generic[JobT]):
         closed = [frame for frame in self._jobs if frame.closed]
         return sum(len(self._jobs.pop(frame)) for frame in closed)
 
+    def clear(self) -> int:
+        """Drop all jobs, and return their number."""
+        count = sum(map(len, self._jobs.values()))
+        self._jobs.clear()
+        return count
+
     def take(self) -> JobT | None:
         """Take the next job; None if there is none."""
         frame = next((frame for frame in reversed(self._jobs) if frame.is_live), None)

@@ -53,6 +53,12 @@ class StageRunner:
         """The counters."""
         return StageStat(name=self.stage.name, inferred=self._inferred, late=self._late, failed=self._failed)
 
+    def follow(self, former: StageRunner) -> None:
+        """Take the place of a stage with another model, and go on with its counters."""
+        self._inferred, self._failed = former._inferred, former._failed
+        self._late = former._late + len(former._running) + former._waiting.clear()
+        former.close()
+
     def add(self, frame: NestedFindings, source_id: int, crop: Crop, image: Image) -> None:
         """Infer on a crop as soon as there is a slot. `image`: the whole frame, BGR."""
         frame.expect(1)

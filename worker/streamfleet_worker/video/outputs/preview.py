@@ -76,20 +76,14 @@ class PreviewFrame:
     source_id: int
     header: DataHeader  # of the predictions
     nested: Nested = field(default_factory=dict)
+    stage_labels: Mapping[str, Sequence[str]] = field(default_factory=dict)  # classes of each stage, by name
     region: Region | None = None  # of the source
 
 
 class PreviewRenderer:
     """A thread that draws previews one by one, and passes each JPEG to `send`."""
 
-    def __init__(
-        self,
-        send: Callable[[bytes, PreviewFrame], None],
-        *,
-        stage_labels: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
-        """`stage_labels`: the classes of each stage of the pipeline, by its name."""
-        self._stage_labels = stage_labels or {}
+    def __init__(self, send: Callable[[bytes, PreviewFrame], None]) -> None:
         self._send = send
         self._changed = threading.Condition()  # guards _next and _stopped
         self._next: PreviewFrame | None = None
@@ -131,7 +125,7 @@ class PreviewRenderer:
             preview.labels,
             frame_size=frame_size,
             nested=preview.nested,
-            stage_labels=self._stage_labels,
+            stage_labels=preview.stage_labels,
             region=preview.region,
         )
         if len(jpeg) <= MAX_DATA_BODY:
