@@ -115,7 +115,7 @@ def test_a_second_device_of_the_same_kind_fetches_the_variant_that_was_built_onc
     if not told["registered"]:
         assert {each["refusal"] for each in told["trials"]} == {"not faster"}, told
         pytest.skip("INT8 is not faster on this processor")
-    assert told["restarted"] == ["belt-1", "belt-2"]
+    assert told["updated"] == ["belt-1", "belt-2"]
     wait_for(lambda: run_all(parts, told["winner"]), lambda: f"both run the variant: {engines(parts)}")
     (variant,) = parts.http.get("/v2/models/parts/1").json()["variants"]
     fetched = [path for path in parts.data.rglob(variant["weights"]["sha256"]) if "api" not in path.parts]

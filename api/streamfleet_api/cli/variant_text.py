@@ -31,7 +31,7 @@ def outcome_table(outcome: Outcome, weights: Weights) -> Table:
     return Table(_HEADER, rows, "verdict")
 
 
-def outcome_document(outcome: Outcome, *, registered: bool, restarted: Sequence[str]) -> dict[str, Any]:
+def outcome_document(outcome: Outcome, *, registered: bool, updated: Sequence[str]) -> dict[str, Any]:
     """The same for programs."""
     plain: dict[str, Any] = msgspec.to_builtins(outcome)
     for trial in plain["trials"]:
@@ -41,7 +41,7 @@ def outcome_document(outcome: Outcome, *, registered: bool, restarted: Sequence[
         **plain,
         "winner": winner.precision if winner else None,
         "registered": registered,
-        "restarted": list(restarted),
+        "updated": list(updated),
     }
 
 

@@ -27,7 +27,7 @@ from streamfleet_api.cli.trials.calibration import pictures_for, saved_samples
 from streamfleet_api.cli.trials.device_optimisation import DeviceOptimisation
 from streamfleet_api.cli.trials.known_devices import ready_device
 from streamfleet_api.cli.trials.known_models import guessing
-from streamfleet_api.cli.trials.variant_users import restart_users
+from streamfleet_api.cli.trials.variant_users import update_users
 from streamfleet_api.cli.variant_text import outcome_document, outcome_table, variant_lines
 from streamfleet_api.client.errors import CommandFailed, Rejected
 from streamfleet_core.models.optimisation import Job
@@ -83,7 +83,7 @@ if TYPE_CHECKING:
 )
 @click.option("--rebuild", is_flag=True, help="Also if there is a variant for this kind of board.")
 @click.option("--dry-run", is_flag=True, help="Measure only: register nothing.")
-@click.option("--no-restart", is_flag=True, help="Let running pipelines keep the file that they have.")
+@click.option("--no-update", is_flag=True, help="Let running pipelines keep the file that they have.")
 @as_json_option
 @click.pass_obj
 def optimise_model(
@@ -97,15 +97,15 @@ def optimise_model(
     frames: int,
     rebuild: bool,
     dry_run: bool,
-    no_restart: bool,
+    no_update: bool,
     as_json: bool,
 ) -> None:
     """Build faster variants of a model and register the best.
 
     They are built and measured on a device, beside its pipelines and with low priority, or without --device
     on this machine, which needs the worker. All devices of that kind fetch the variant then, and their
-    pipelines that use the model are restarted with it. The model itself stays for all others, and where the
-    variant does not run. Ctrl-C ends it, also on the device.
+    pipelines that use the model change to it while they run. The model itself stays for all others, and where
+    the variant does not run. Ctrl-C ends it, also on the device.
 
     A variant must agree with the model on pictures that it was not built with, and find something in each
     in which the model does.
@@ -143,9 +143,9 @@ def optimise_model(
         finally:
             _show_progress("")  # what follows begins on an empty line
     outcome, added = done.outcome, done.added
-    restarted = [] if added is None or no_restart else restart_users(client, added, devices, board)
-    lines = [*outcome_table(outcome, model.weights).lines(width()), *_lines(done, model_id, restarted)]
-    told = outcome_document(outcome, registered=added is not None, restarted=restarted)
+    updated = [] if added is None or no_update else update_users(client, added, devices, board)
+    lines = [*outcome_table(outcome, model.weights).lines(width()), *_lines(done, model_id, updated)]
+    told = outcome_document(outcome, registered=added is not None, updated=updated)
     show(told, as_json, "\n".join(lines))
     if done.failure:
         raise CommandFailed(f"{device}: {done.failure}")
@@ -262,7 +262,7 @@ def _register(client: Client, model_id: str, outcome: Outcome, winner: Trial) ->
         raise CommandFailed(f"{model_id}: {exc}", exc.hint) from exc
 
 
-def _lines(done: _Done, model_id: str, restarted: Sequence[str]) -> Iterator[str]:
+def _lines(done: _Done, model_id: str, updated: Sequence[str]) -> Iterator[str]:
     """What stands below the table."""
     outcome = done.outcome
     objects = counted(outcome.boxes, "object", "objects")
@@ -276,8 +276,8 @@ def _lines(done: _Done, model_id: str, restarted: Sequence[str]) -> Iterator[str
         yield f"{model_id}: devices of this kind run {outcome.winner.precision} from now on"
     elif not done.failure:
         yield f"{outcome.winner.precision} would be registered"
-    if restarted:
-        yield f"restarted: {', '.join(restarted)}"
+    if updated:
+        yield f"updated: {', '.join(updated)}"
 
 
 def _show_progress(text: str) -> None:

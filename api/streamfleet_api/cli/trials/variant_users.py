@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamfleet_api.client.http_client import Client
 
 
-def restart_users(
+def update_users(
     client: Client, model: Model | AddedModel, devices: Iterable[Device], board: str
 ) -> list[str]:
     """Give the pipelines on such boards the present content of the model, and return their ids.
@@ -25,7 +25,7 @@ def restart_users(
     """
     here = {each.device for each in devices if each.board == board}
     contents = {each.id: each.digest for each in client.list_models()}
-    restarted = []
+    updated = []
     for each in client.list_pipelines():
         if (each.device is None or each.device in here) and _uses_old(each, model):
             changes = _renewed(each, model, contents)
@@ -34,8 +34,8 @@ def restart_users(
                     f"{each.pipeline_id} keeps its file of {model.id}: a model of another stage was replaced"
                 )
             elif _changed(client, each, changes):
-                restarted.append(each.pipeline_id)
-    return restarted
+                updated.append(each.pipeline_id)
+    return updated
 
 
 def _uses_old(pipeline: Pipeline, model: Model | AddedModel) -> bool:

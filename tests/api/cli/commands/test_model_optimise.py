@@ -1,4 +1,4 @@
-"""Optimising a model: what is refused, what is registered, and which pipelines are restarted."""
+"""Optimising a model: what is refused, what is registered, and which pipelines are updated."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def on_board(api: Api, peer: Peer, device: str, board: str) -> None:
     until(lambda: api.http.get(f"/v2/devices/{device}").json()["board"] == board)
 
 
-def test_the_best_variant_is_registered_and_pipelines_on_such_boards_are_restarted(
+def test_the_best_variant_is_registered_and_pipelines_on_such_boards_are_updated(
     run: Command, api: Api, peer: Peer, shapes: ModelRef, built: list[Job]
 ) -> None:
     on_board(api, peer, "kind-1", BOARD)
@@ -111,7 +111,7 @@ def test_the_best_variant_is_registered_and_pipelines_on_such_boards_are_restart
     assert said[3:] == [
         f"on {BOARD}; built with 8 pictures, compared on 8 others, with 1 object",
         "shapes/1: devices of this kind run int8 from now on",
-        "restarted: here",
+        "updated: here",
     ]
     assert peer.models["shapes/1"] != shapes
     assert peer.pipelines["here"].spec.model == peer.models["shapes/1"]
@@ -121,7 +121,7 @@ def test_the_best_variant_is_registered_and_pipelines_on_such_boards_are_restart
     assert card.count("variants") == 1
 
 
-@pytest.mark.parametrize("options", [["--dry-run"], ["--no-restart"]])
+@pytest.mark.parametrize("options", [["--dry-run"], ["--no-update"]])
 def test_less_may_be_done(
     run: Command, api: Api, peer: Peer, shapes: ModelRef, built: list[Job], options: list[str]
 ) -> None:
@@ -130,13 +130,13 @@ def test_less_may_be_done(
 
     told = json.loads(run("models", "optimise", "shapes/1", "--calibrate", "f", *options, "--json").stdout)
 
-    assert (told["winner"], told["registered"]) == ("int8", options == ["--no-restart"])
-    assert told["restarted"] == []
+    assert (told["winner"], told["registered"]) == ("int8", options == ["--no-update"])
+    assert told["updated"] == []
     assert (peer.models["shapes/1"] == shapes) == (options == ["--dry-run"])
     assert peer.pipelines["here"].spec.model == shapes
 
 
-def test_pipelines_that_use_it_in_a_stage_are_restarted_too(
+def test_pipelines_that_use_it_in_a_stage_are_updated_too(
     run: Command, api: Api, peer: Peer, shapes: ModelRef, built: list[Job]
 ) -> None:
     on_board(api, peer, "kind-1", BOARD)
@@ -154,7 +154,7 @@ def test_pipelines_that_use_it_in_a_stage_are_restarted_too(
     said = run("models", "optimise", "shapes/1", "--calibrate", "belt.mp4")
 
     new = peer.models["shapes/1"]
-    assert said.stdout.splitlines()[-1] == "restarted: belt"
+    assert said.stdout.splitlines()[-1] == "updated: belt"
     assert new != shapes
     assert peer.pipelines["belt"].spec == replace(both, stages=(stages[0], replace(stages[1], model=new)))
     assert "gate keeps its file of shapes/1: a model of another stage was replaced" in said.stderr
