@@ -28,7 +28,7 @@ help:
 
 # What the tests use beside Python. Without one of them, the tests that need it are skipped.
 DEBIAN := chromium debootstrap ffmpeg gir1.2-gst-rtsp-server-1.0 gnupg gstreamer1.0-libav \
-	gstreamer1.0-plugins-bad gstreamer1.0-plugins-good gstreamer1.0-tools python3-gi systemd
+	gstreamer1.0-plugins-bad gstreamer1.0-plugins-good gstreamer1.0-tools postgresql python3-gi systemd
 
 .PHONY: debian
 debian:
@@ -136,10 +136,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --gen
 IMAGE_LOCK := $(COMPILE) --constraint requirements.lock --no-annotate --output-file compose/locks
 
 lock: install
-	$(COMPILE) --output-file requirements.lock --extra worker --extra cpu --extra api --group dev
+	$(COMPILE) --output-file requirements.lock --extra worker --extra cpu --extra api --extra postgres --group dev
 	$(COMPILE) --output-file requirements-run.lock --extra worker --extra cpu --extra api --group run \
 		--constraint requirements.lock --no-annotate
-	$(IMAGE_LOCK)/broker.txt
+	$(IMAGE_LOCK)/broker.txt --extra postgres
 	$(IMAGE_LOCK)/api.txt --extra api
 	$(IMAGE_LOCK)/worker-cpu.txt --extra worker --extra cpu
 	$(IMAGE_LOCK)/worker-gpu.txt --extra worker --extra cuda

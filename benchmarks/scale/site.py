@@ -13,7 +13,7 @@ from pathlib import Path
 
 from streamfleet_broker.fleet.records import DeviceRecord, ModelRecord, PipelineRecord, Record, Write
 from streamfleet_broker.keys import KEYS, load_or_make
-from streamfleet_broker.storage.store import Store
+from streamfleet_broker.storage.sqlite_store import SqliteStore
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
 from streamfleet_core.runtime.curve import new_key_pair
 from streamfleet_worker.agent.identity import Identity
@@ -136,7 +136,7 @@ def _prepared(folder: Path, devices: int, endpoint: str) -> tuple[Identity, ...]
                     created_at=time.time(),
                 )
             )
-    store = Store(folder)
+    store = SqliteStore(folder)
     store.commit([Write(*_address(record), None, record) for record in records])
     store.close()
     return tuple(identities)

@@ -6,6 +6,7 @@ BrokerError
 ├── BadKey: a key file that is not what it should be
 ├── StoreUnusable: a store that cannot be opened
 ├── StoreDown: a store that took no write; it may do so later
+├── Fenced: another broker leads the fleet, or may do so
 ├── BadBackup: a backup that cannot be written, or put back
 ├── NoAnswer: a broker that does not answer the health check
 └── RelayDied: a relay thread that ended by itself
@@ -49,20 +50,32 @@ class BadKey(BrokerError):
 
 
 class StoreUnusable(BrokerError):
-    """A store that cannot be opened."""
+    """A store that cannot be opened.
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"--data-dir: {path}: {reason}")
-        self.path = path
+    `place`: its path, or its URL without secrets.
+    """
+
+    def __init__(self, place: Path | str, reason: str, *, option: str = "--data-dir") -> None:
+        super().__init__(f"{option}: {place}: {reason}")
+        self.place = place
         self.reason = reason
 
 
 class StoreDown(BrokerError):
     """A store that took no write. Nothing of it is there."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: cannot write: {reason}")
-        self.path = path
+    def __init__(self, place: Path | str, reason: str) -> None:
+        super().__init__(f"{place}: cannot write: {reason}")
+        self.place = place
+        self.reason = reason
+
+
+class Fenced(BrokerError):
+    """Another broker leads the fleet, or may do so: this one must not write, answer or assign any more."""
+
+    def __init__(self, place: Path | str, reason: str) -> None:
+        super().__init__(f"{place}: no longer the leader: {reason}")
+        self.place = place
         self.reason = reason
 
 

@@ -39,7 +39,8 @@ from streamfleet_broker.sockets import (
     port_of,
     tcp,
 )
-from streamfleet_broker.storage.store import Store, remedies
+from streamfleet_broker.storage.sqlite_store import SqliteStore, remedies
+from streamfleet_broker.storage.store import Store
 from streamfleet_broker.zap import ZapHandler
 from streamfleet_core.peers.allow_list import PENALTY, AllowList
 from streamfleet_core.peers.connections import OVERHEAD, Connections, descriptor_of, number_of
@@ -94,7 +95,7 @@ async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
     _make_private(config.data_dir)
     # Closed in reverse order: a context ends after its last socket.
     async with contextlib.AsyncExitStack() as closing:
-        store = Store(config.data_dir)
+        store = SqliteStore(config.data_dir)
         closing.callback(store.close)
         keys, operator_keys = (_key(config.data_dir, name, store.records) for name in KEYS)
 

@@ -13,7 +13,7 @@ import zmq.asyncio
 from streamfleet_api import broker_client
 from streamfleet_api.broker_client import BrokerClient
 from streamfleet_broker.fleet.records import PipelineRecord
-from streamfleet_broker.storage.store import Store
+from streamfleet_broker.storage.sqlite_store import SqliteStore
 from streamfleet_core.protocol.requests import FleetView, GetFleet, Put, PutPipeline
 from tests.fakes.broker_clients import serving
 from tests.fakes.patience import PATIENCE
@@ -57,7 +57,7 @@ async def test_changes_of_many_at_once_are_all_stored(monkeypatch: pytest.Monkey
                 put = await asyncio.gather(*(client.ask(each, Put, timeout=PATIENCE) for each in asked))
             finally:
                 await client.close()
-        store = Store(folder)
+        store = SqliteStore(folder)
         store.close()
     finally:
         context.destroy(linger=0)

@@ -20,7 +20,7 @@ import msgspec
 from streamfleet_broker.errors import BadBackup
 from streamfleet_broker.keys import KEYS, load
 from streamfleet_broker.storage.recovery import STORE_FILES, Recovered, begin_again, held
-from streamfleet_broker.storage.store import FILE, MARKER, Contents, compare, connect, read
+from streamfleet_broker.storage.sqlite_store import FILE, MARKER, Contents, compare, connect, read
 from streamfleet_broker.storage.version_marker import VersionMarker
 from streamfleet_core.runtime.draft_file import lock_draft
 

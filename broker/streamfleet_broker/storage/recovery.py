@@ -22,7 +22,8 @@ import msgspec
 
 from streamfleet_broker.fleet.records import FloorRecord, PipelineRecord, Record, TokenRecord, Write
 from streamfleet_broker.keys import KEYS, load_or_make
-from streamfleet_broker.storage.store import FILE, MARKER, Key, Store, decode, lock_folder
+from streamfleet_broker.storage.rows import Key, decode
+from streamfleet_broker.storage.sqlite_store import FILE, MARKER, SqliteStore, lock_folder
 
 LEAP = 1_000_000  # generations
 STORE_FILES = (MARKER, FILE, f"{FILE}-wal", f"{FILE}-shm")
@@ -67,7 +68,7 @@ def begin_again(
     kept = {key: _raised(each) for key, each in records.items() if not isinstance(each, TokenRecord)}
     draft = Path(tempfile.mkdtemp(prefix=".recovery-", dir=folder))
     try:
-        store = Store(draft)
+        store = SqliteStore(draft)
         try:
             store.raise_epoch(epoch + 1)
             store.commit(Write(*key, None, record) for key, record in kept.items())

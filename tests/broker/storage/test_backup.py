@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_broker.storage.store import SCHEMA_VERSION
+from streamfleet_broker.storage.sqlite_store import SCHEMA_VERSION
 from streamfleet_core.protocol.requests import CreatePipeline, ListPipelines, PipelineView
 from streamfleet_core.protocol.values import ModelRef, PipelineSpec, SourceSpec
 from tests.broker.test_main import command, operator, running

@@ -15,7 +15,7 @@ import pytest
 
 from streamfleet_broker.errors import StoreUnusable
 from streamfleet_broker.fleet.records import PipelineRecord
-from streamfleet_broker.storage.store import Store
+from streamfleet_broker.storage.sqlite_store import SqliteStore
 from streamfleet_broker.storage.version_marker import Mark, VersionMarker
 from streamfleet_core.protocol.requests import (
     AddSubscriber,
@@ -127,7 +127,7 @@ def test_a_flipped_byte_in_the_journal_is_refused(copy: Path) -> None:
 
 
 def test_a_flipped_byte_in_a_row_is_refused(copy: Path) -> None:
-    Store(copy).close()  # all of it is in the database then
+    SqliteStore(copy).close()  # all of it is in the database then
     flip(copy / "store.db", (copy / "store.db").read_bytes().index(b"hunter2"))
 
     assert "its 6 rows are not the 6 that were written" in refusal(copy)
@@ -136,7 +136,7 @@ def test_a_flipped_byte_in_a_row_is_refused(copy: Path) -> None:
 @pytest.mark.parametrize("rests", [False, True], ids=["journal", "database"])
 def test_any_flipped_byte_is_refused_or_costs_nothing(copy: Path, rests: bool) -> None:
     if rests:
-        Store(copy).close()
+        SqliteStore(copy).close()
     rows = records(copy_of(copy))
     rng = random.Random(7)
     refused = 0
@@ -162,7 +162,7 @@ def copy_of(folder: Path) -> Path:
 
 def records(folder: Path) -> list[object]:
     """All rows of a data directory. Raises: StoreUnusable."""
-    store = Store(folder)
+    store = SqliteStore(folder)
     store.close()
     return list(store.records)
 
@@ -208,13 +208,13 @@ async def test_who_accepts_the_loss_goes_on_with_what_is_left(copy: Path, lost: 
 
 
 def test_what_cannot_be_read_is_not_needed_to_go_on(copy: Path) -> None:
-    Store(copy).close()
+    SqliteStore(copy).close()
     path = copy / "store.db"
     path.write_bytes(path.read_bytes()[:3000] + b"\xff" * 20_000)
 
     subprocess.run(command(copy, "--accept-loss"), capture_output=True, check=True)
 
-    Store(copy).close()
+    SqliteStore(copy).close()
 
 
 def test_generations_rise_above_all_that_devices_have_seen(copy: Path) -> None:
