@@ -109,6 +109,7 @@ class Body(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
         use_attribute_docstrings=True,
+        defer_build=True,  # at the first use: all together would delay the start of the api
     )
 
 

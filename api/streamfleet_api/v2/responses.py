@@ -68,7 +68,8 @@ from streamfleet_core.protocol.values import (
 class Answer(BaseModel):
     """The common base of all response bodies."""
 
-    model_config = ConfigDict(protected_namespaces=(), use_attribute_docstrings=True)
+    # Built at the first use: most are never used by a process, and all together delay its start.
+    model_config = ConfigDict(protected_namespaces=(), use_attribute_docstrings=True, defer_build=True)
 
 
 # pipelines ------------------------------------------------------------------------------------------------
