@@ -52,12 +52,11 @@ class HealthProbe:
 
     def _observe(self) -> Observation:
         began = time.monotonic()
-        if self._get("/healthz") is None:
-            return Observation(began, api=False, broker=False, silent={})
         answer = self._get("/v2/devices")
-        # The api asks the broker for longer than we wait for the api.
         if answer is None or answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            return Observation(began, api=True, broker=False, silent={})
+            # The api asks the broker for longer than we wait for the api.
+            answers = answer is not None or self._get("/healthz") is not None
+            return Observation(began, api=answers, broker=False, silent={})
         devices = answer.json()["devices"] if answer.is_success else []
         return Observation(
             began, api=True, broker=True, silent={each["device"]: each["silent"] for each in devices}
