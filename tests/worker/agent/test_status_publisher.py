@@ -93,6 +93,14 @@ def test_everything_is_published_once_a_second(device: Device) -> None:
     assert published == [["door", "gate", "@cam-1"], [], ["door", "gate", "@cam-1"]]
 
 
+def test_nothing_is_due_within_a_second_after_everything_was_published(device: Device) -> None:
+    before = device.publisher.is_due(0.0)
+    device.publish(0.0)
+
+    assert before
+    assert [device.publisher.is_due(now) for now in (0.0, 0.9, 1.0)] == [False, False, True]
+
+
 def test_a_changed_state_is_published_at_once_and_only_once(device: Device) -> None:
     device.publish(0.0)
 

@@ -237,12 +237,15 @@ class Agent:
 
     async def _tick_until_stopped(self) -> None:
         turned_at = sampled_at = float("-inf")
+        observed_before = self._reconcile.observed()
         while True:
             self._perform_effects(self._session.tick(boot_time()))
             self._put(self._reconcile.tick(boot_time()))
             self._report_to_broker()
-            now = boot_time()
-            self._status.publish(now, short_id=self._short_id)
+            now, observed = boot_time(), self._reconcile.observed()
+            if self._status.is_due(now) or observed != observed_before:
+                self._status.publish(now, short_id=self._short_id)
+            observed_before = observed
             if now >= self._tidy_at and self._waiting.empty():
                 self._tidy_at = float("inf")
                 self._waiting.put_nowait(None)

@@ -22,6 +22,7 @@ from streamfleet_worker.ipc.handover.sender import Sender
 logger = logging.getLogger(__name__)
 
 INTERVAL = 1.0  # seconds
+HOST_INTERVAL = 5.0  # seconds between two readings of the host's resources: a dozen files for each
 
 
 class StatusPublisher:
@@ -56,14 +57,20 @@ class StatusPublisher:
         self._seq = starts << 32
         self._published_at = float("-inf")  # the last time that everything was published
         self._states: dict[str, object] = {}  # by pipeline, as they were published last
+        self._host = read_host_stats()
+        self._host_read_at = float("-inf")
+
+    def is_due(self, now: float) -> bool:
+        """Whether every status is to be published again."""
+        return now - self._published_at >= INTERVAL
 
     def publish(self, now: float, *, short_id: int, only: str | None = None) -> None:
         """Publish what is due and what has changed. `short_id` is the device's number from the broker.
 
-        `only` names the one pipeline that can have changed. Each camera reports twice a second: checking all
+        `only` names the one pipeline that can have changed. Each camera reports once a second: checking all
         pipelines each time would cost the square of their number.
         """
-        due = only is None and now - self._published_at >= INTERVAL
+        due = only is None and self.is_due(now)
         at = time.time()
         views = self._reconcile.pipelines(now, only)
         if only is None:  # forget those that are gone
@@ -104,7 +111,9 @@ class StatusPublisher:
         )
 
     def _device_stat(self, pipelines: int, at: float, now: float) -> DeviceStat:
-        host, sensors = read_host_stats(), self._sensors.latest()
+        if now - self._host_read_at >= HOST_INTERVAL:
+            self._host, self._host_read_at = read_host_stats(), now
+        host, sensors = self._host, self._sensors.latest()
         return DeviceStat(
             device=self._device,
             session=self._session.state(now).value,
