@@ -26,7 +26,6 @@ from streamfleet_worker.camera.needed_size import needed_size
 from streamfleet_worker.host.cpu_priority import use_batch_scheduling
 from streamfleet_worker.host.own_memory import OwnMemory
 from streamfleet_worker.ipc.child_messages import (
-    REPORT_INTERVAL,
     CameraConfig,
     CameraCostReport,
     CameraReport,
@@ -34,6 +33,7 @@ from streamfleet_worker.ipc.child_messages import (
     Compare,
     Show,
     Stop,
+    next_report_after,
     receive,
     send,
 )
@@ -220,7 +220,7 @@ def _serve(camera: Camera, connection: Connection) -> None:
     while not camera.failed:
         camera.changed.clear()
         send(connection, camera.report())
-        next_report = time.monotonic() + REPORT_INTERVAL
+        next_report = next_report_after(time.monotonic())
         while (left := next_report - time.monotonic()) > 0:
             ready = multiprocessing.connection.wait([connection, camera.changed.fileno()], left)
             if connection in ready:

@@ -67,7 +67,7 @@ class Reconcile:
     def receive(self, event: Event, now: float) -> list[Action]:
         """Handle an event.
 
-        Each camera reports twice a second, mostly other counters and nothing else. Looking at all pipelines
+        Each camera reports once a second, mostly other counters and nothing else. Looking at all pipelines
         each time would cost the square of their number.
         """
         self._advance(now)

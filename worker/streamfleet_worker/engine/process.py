@@ -40,10 +40,10 @@ from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.host.machine_probe import MachineProbe
 from streamfleet_worker.host.own_memory import OwnMemory
 from streamfleet_worker.ipc.child_messages import (
-    REPORT_INTERVAL,
     EngineConfig,
     EngineReport,
     Stop,
+    next_report_after,
     receive,
     send,
 )
@@ -209,7 +209,7 @@ def _report_until_stop(
 
 def _is_stopped(connection: Connection) -> bool:
     """Wait until the next report is due. Returns whether the agent has asked us to stop."""
-    next_report = time.monotonic() + REPORT_INTERVAL
+    next_report = next_report_after(time.monotonic())
     while (left := next_report - time.monotonic()) > 0:
         if connection.poll(left) and isinstance(receive(connection), Stop):
             return True

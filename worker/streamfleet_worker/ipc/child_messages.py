@@ -36,7 +36,20 @@ from streamfleet_core.protocol.values import (
     to_plain,
 )
 
-REPORT_INTERVAL = 0.5  # seconds
+REPORT_INTERVAL = 1.0  # seconds
+
+
+def next_report_after(now: float) -> float:
+    """Return when the next report is due. Pure.
+
+    All children report at the same moments: the agent wakes once for all of them, and handles the others
+    while its code and data are still in the caches of the processor.
+
+    Args:
+        now: seconds of the monotonic clock, which all processes share.
+    """
+    return (now // REPORT_INTERVAL + 1) * REPORT_INTERVAL
+
 
 # Whether models run on an accelerator: they must, they should if there is one, or they must not.
 AcceleratorUse = Literal["require", "prefer", "cpu"]

@@ -13,11 +13,11 @@ import zmq
 
 from streamfleet_worker.host.cpu_priority import use_batch_scheduling
 from streamfleet_worker.ipc.child_messages import (
-    REPORT_INTERVAL,
     AllowSubscribers,
     PublisherConfig,
     Relay,
     Stop,
+    next_report_after,
     receive,
     send,
 )
@@ -50,7 +50,7 @@ def _serve(publisher: Publisher, connection: Connection) -> None:
         now = time.monotonic()
         if now >= next_report or publisher.watched != watched:
             send(connection, publisher.report)
-            next_report, watched = now + REPORT_INTERVAL, publisher.watched
+            next_report, watched = next_report_after(now), publisher.watched
         due = publisher.maintain(now)
         until = next_report if due is None else min(next_report, due)
         duties = publisher.duties
