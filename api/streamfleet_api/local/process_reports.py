@@ -12,7 +12,7 @@ from streamfleet_api.broker_client import BrokerClient, BrokerClientError
 from streamfleet_core.protocol.limits import MAX_REASON
 from streamfleet_core.protocol.requests import ReportProcess
 
-_INTERVAL = 0.2  # seconds between two attempts to send
+_INTERVAL = 1.0  # seconds between two attempts to send
 _TIMEOUT = 1.0  # seconds for an answer
 _MOST = 100  # reports that wait for a broker
 
