@@ -83,6 +83,7 @@ class Device:
         self._documents: dict[str, _Document] = {}
         self._publisher: zmq.Socket[bytes] | None = None
         self._pictures: zmq.Socket[bytes] | None = None
+        self._published_at = float("-inf")  # boot time; the last time that every status was published
         self._short_id = 0
         self._seq = time.time_ns() // 1_000_000 << 16
         self._seen_epoch = 0
@@ -226,13 +227,15 @@ class Device:
     # the data plane
 
     def _publish(self, now: float) -> None:
+        """Publish the last predictions, and each status that is due or whose state has changed."""
         if self._publisher is None:
             return
+        # Half a second early, as a second of the simulation may end a little early.
+        due = now - self._published_at >= self._session.status_interval - 0.5
         at = time.time()
         send = super(zmq.Socket, self._publisher).send  # bypasses the slower wrapper
         for view in self._reconcile.pipelines(now):
-            document, observed = self._document(view, at), view.observed
-            document.sequence += 1
+            observed, pipeline_id = view.observed, view.assignment.pipeline_id
             self._seq += 1
             header = DataHeader(
                 kind=Kind.STAT,
@@ -243,8 +246,12 @@ class Device:
                 captured_wall_ns=int(at * 1e9),
                 captured_boot_ns=int(now * 1e9),
             )
-            packed = header.pack()
-            messages = [(document.topic, packed, document.body)]
+            packed, document = header.pack(), self._documents.get(pipeline_id)
+            messages = []
+            if due or document is None or document.of != (view.assignment, observed):
+                document = self._document(view, at)
+                document.sequence += 1
+                messages.append((document.topic, packed, document.body))
             if observed.state is ObservedState.RUNNING:
                 messages.append((document.last_topic, _of_kind(packed, Kind.LAST), _PREDICTION))
                 messages.append((document.stream_topic, _of_kind(packed, Kind.PRED), _PREDICTION))
@@ -252,6 +259,9 @@ class Device:
                 send(topic, _MORE)
                 send(head, _MORE)
                 send(body, _NOBLOCK)
+        if not due:
+            return
+        self._published_at = now
         self._seq += 1
         header = DataHeader(kind=Kind.STAT, gen=0, inc=0, seq=self._seq, device=self._short_id)
         send(device_topic(self._identity.device), _MORE)

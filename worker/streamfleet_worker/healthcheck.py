@@ -1,4 +1,4 @@
-"""Health check of the worker of a data directory: reads the status that it publishes once a second."""
+"""Health check of the worker of a data directory: reads the status that it publishes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.status import DeviceStat
 from streamfleet_worker.decisions.broker_session import SessionState
 
-TIMEOUT = 3_500  # ms: a status each second, and time to connect
+TIMEOUT = 3_500  # ms: a status every two seconds in a large fleet, and time to connect
 
 
 class Unhealthy(Exception):

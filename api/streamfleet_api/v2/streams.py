@@ -101,7 +101,7 @@ class Streams:
         return self._predictions.subscribe(chosen)
 
     async def status(self, request: HTTPConnection) -> Subscription:
-        """Stream statuses: first the last known ones, then new ones, once a second."""
+        """Stream statuses: first the last known ones, then new ones, once a second or two."""
         chosen = _read(StatusFilter.parse, request)
         await self._check(chosen.pipelines, labelled=bool(chosen.selector.needs))
         return self._statuses.subscribe(chosen)

@@ -104,6 +104,7 @@ MAX_DATA_BODY = 1_048_576  # bytes of its body
 MAX_SELECTED = 1000  # pipelines that a subscriber follows by labels
 MAX_ADDRESSES = 8  # of a device, besides the one towards the broker
 MAX_REPLAY_SPANS = 1024  # of an answer to a request for a replay
+MIN_STATUS_INTERVAL, MAX_STATUS_INTERVAL = 100, 60_000  # ms between two statuses of a device
 MAX_STAT_BODY = 262_144  # bytes of the body of a `stat`, which contains many small objects
 # CURVE adds 33 bytes to each frame, and libzmq disconnects a peer whose frame is longer than MAXMSGSIZE: the
 # longest body must still pass. A body that passes but is too long is refused when it is decoded.

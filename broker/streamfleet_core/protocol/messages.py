@@ -11,7 +11,13 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from streamfleet_core.protocol.costs import Measured, Resources
-from streamfleet_core.protocol.limits import MAX_ADDRESSES, MAX_CAPACITY, MAX_ISOLATION
+from streamfleet_core.protocol.limits import (
+    MAX_ADDRESSES,
+    MAX_CAPACITY,
+    MAX_ISOLATION,
+    MAX_STATUS_INTERVAL,
+    MIN_STATUS_INTERVAL,
+)
 from streamfleet_core.protocol.tasks.optimisation import Optimisation
 from streamfleet_core.protocol.tasks.trials import FiguresList, Trials
 from streamfleet_core.protocol.values import (
@@ -43,6 +49,7 @@ ByeReason = Literal["stop"]
 # hears it for a while, and so stops its movable pipelines by itself.
 DrillFault = Literal["camera", "engine", "publisher", "isolate"]
 DrillSeconds = Annotated[float, Meta(ge=0, le=MAX_ISOLATION)]
+StatusInterval = Annotated[int, Meta(ge=MIN_STATUS_INTERVAL, le=MAX_STATUS_INTERVAL)]
 
 
 # worker → broker ------------------------------------------------------------------------------------------
@@ -127,6 +134,9 @@ class HeartbeatAck:
 
     number: Natural
     want_full: bool = False  # the digests differ: send all of `observed`
+    # Between two statuses in which no state has changed. It follows the size of the fleet, so each
+    # acknowledgement tells it.
+    status_ms: StatusInterval = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The `stat` documents: the complete state of one pipeline or one device, published every second.
+"""The `stat` documents: the complete state of one pipeline or one device, published every second or two.
 
 The same documents are published on PUB and served over HTTP.
 """

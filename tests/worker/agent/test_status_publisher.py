@@ -1,4 +1,4 @@
-"""When a status is published: all of them once a second, and a changed one at once."""
+"""When a status is published: all of them in each interval, and a changed one at once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.data_plane import DataHeader
-from streamfleet_core.protocol.messages import Hello
+from streamfleet_core.protocol.messages import HeartbeatAck, Hello, Message, Welcome
 from streamfleet_core.protocol.values import Assignment, ObservedState
 from streamfleet_worker.agent.status_publisher import StatusPublisher
 from streamfleet_worker.decisions.broker_session import Session
@@ -34,6 +35,7 @@ class Device:
     def __init__(self, receiver: Receiver, path: str) -> None:
         self.receiver = receiver
         self.reconcile = Reconcile([], lambda: 0.5)
+        self.session = Session(Hello(device="cam-1", boot=b"b" * 16, agent="0.1.0", capacity=4), lambda: 0.5)
         assignments = tuple(
             Assignment(
                 pipeline_id=name,
@@ -52,7 +54,7 @@ class Device:
             device="cam-1",
             capacity=4,
             starts=3,
-            session=Session(Hello(device="cam-1", boot=b"b" * 16, agent="0.1.0", capacity=4), lambda: 0.5),
+            session=self.session,
             reconcile=self.reconcile,
             sensors=SensorThread(Sensors(Path(path).parent)),
         )
@@ -70,6 +72,17 @@ class Device:
             report={},
         )
         self.reconcile.receive(Reported(CameraId(name, 1), report), now)
+
+    def is_told(self, acknowledgement: HeartbeatAck, now: float) -> None:
+        """Join a broker, which acknowledges a heartbeat."""
+        self.session.tick(now)
+        self.session.tick(now)
+        welcome = Welcome(
+            session=b"s" * 16, self_stop_ms=8_000, heartbeat_ms=1_000, short_id=7, api="", ticket="ticket"
+        )
+        messages: tuple[Message, ...] = (welcome, acknowledgement)
+        for seq, message in enumerate(messages, 1):
+            self.session.receive(Envelope(message, epoch=1, session=b"s" * 16, seq=seq), now)
 
     def publish(self, now: float, *, only: str | None = None) -> list[str]:
         """The topics that the publisher process gets, shortened."""
@@ -99,6 +112,15 @@ def test_nothing_is_due_within_a_second_after_everything_was_published(device: D
 
     assert before
     assert [device.publisher.is_due(now) for now in (0.0, 0.9, 1.0)] == [False, False, True]
+
+
+def test_everything_is_published_in_the_interval_that_the_broker_told(device: Device) -> None:
+    device.publish(0.0)
+    device.is_told(HeartbeatAck(1, status_ms=2_000), 0.5)
+
+    published = [device.publish(now) for now in (1.0, 1.9, 2.0)]
+
+    assert published == [[], [], ["door", "gate", "@cam-1"]]
 
 
 def test_a_changed_state_is_published_at_once_and_only_once(device: Device) -> None:

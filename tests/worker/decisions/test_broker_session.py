@@ -438,6 +438,18 @@ def test_connections_that_take_long_are_given_longer() -> None:
     assert waited == [3, 3, 6, 6, 12, 12, 24, 24, 24]
 
 
+def test_the_interval_of_statuses_is_what_the_broker_said_last_also_in_the_next_session() -> None:
+    worker, broker = ready()
+    before = worker.status_interval
+    worker.tick(1.0)
+
+    worker.receive(broker.say(HeartbeatAck(2, status_ms=1_800)), 1.1)
+    told = worker.status_interval
+    worker.receive(Broker(epoch=6).say(Refused("stale_session")), 1.2)
+
+    assert (before, told, worker.status_interval) == (1.0, 1.8, 1.8)
+
+
 def test_a_restarted_broker_gets_a_new_hello_at_once_over_the_same_connection() -> None:
     worker, _ = ready()
     restarted = Broker(epoch=6)

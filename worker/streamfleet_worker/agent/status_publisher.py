@@ -21,13 +21,13 @@ from streamfleet_worker.ipc.handover.sender import Sender
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 1.0  # seconds
 HOST_INTERVAL = 5.0  # seconds between two readings of the host's resources: a dozen files for each
 
 
 class StatusPublisher:
-    """Publishes every status once a second, and the status of a pipeline at once when its state changes.
+    """Publishes every status in each interval, and that of a pipeline at once when its state changes.
 
+    The interval is what the broker told `session`: a second, or up to two in a large fleet.
     `intake` is the path of the publisher's socket. `starts` counts the starts of this agent: sequence numbers
     rise across restarts, whatever the clock does.
     """
@@ -62,7 +62,7 @@ class StatusPublisher:
 
     def is_due(self, now: float) -> bool:
         """Whether every status is to be published again."""
-        return now - self._published_at >= INTERVAL
+        return now - self._published_at >= self._session.status_interval
 
     def publish(self, now: float, *, short_id: int, only: str | None = None) -> None:
         """Publish what is due and what has changed. `short_id` is the device's number from the broker.
@@ -154,7 +154,7 @@ class StatusPublisher:
         )
 
     def _send(self, topic: bytes, document: PipelineStat | DeviceStat, header: DataHeader) -> None:
-        """Send it, or drop it: the next one follows within a second."""
+        """Send it, or drop it: the next one follows soon."""
         sent = self._sender.send(topic, header, encoded(document), fenced=False)
         if not sent and self._sender.dropped % 1000 == 0:
             logger.info("%d status messages dropped so far", self._sender.dropped)

@@ -75,6 +75,7 @@ ENTRY = 115  # bytes, at most, of an observed pipeline without its id and its re
 MAX_UNANSWERED = 8
 MEASURED_INTERVAL = 10.0  # seconds between two reports of what was measured
 MAX_OUTSTANDING = 64  # heartbeats that are kept until they are acknowledged
+STATUS_INTERVAL = 1.0  # seconds between two statuses, until a broker says otherwise
 
 
 class SessionState(str, enum.Enum):
@@ -132,6 +133,7 @@ class Session:
         # Sent and not acknowledged, in this session and since the last wake-up.
         self._heartbeats: dict[int, _SentHeartbeat] = {}
         self._synced = False  # this session has sent the desired state
+        self._status_interval = STATUS_INTERVAL  # as a broker told it last
 
         self._observed: tuple[Observed, ...] = ()
         self._trouble = ""
@@ -257,6 +259,11 @@ class Session:
     def applied_revision(self) -> int:
         """The revision of the desired state that was adopted last."""
         return self._applied[1]
+
+    @property
+    def status_interval(self) -> float:
+        """Seconds between two statuses in which no state has changed."""
+        return self._status_interval
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -410,6 +417,7 @@ class Session:
         return []
 
     def _acknowledged(self, ack: HeartbeatAck, now: float) -> list[Effect]:
+        self._status_interval = ack.status_ms / 1000
         heartbeat = self._heartbeats.get(ack.number)
         if heartbeat is None:
             return []

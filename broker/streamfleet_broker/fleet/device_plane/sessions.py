@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.device_plane.enrolment import Enrolment
+from streamfleet_broker.fleet.device_plane.status_interval import status_interval
 from streamfleet_broker.fleet.devices import Device, DevicePeer, Session
 from streamfleet_broker.fleet.effects import LogEvent, RaiseEpoch, Send
 from streamfleet_broker.fleet.scheduler import Scheduler
@@ -315,7 +316,7 @@ class Sessions:
         want_full = device.observed_digest != heartbeat.observed_digest
         if session.resend or heartbeat.applied_revision != device.revision:
             self._send_desired(device, session)
-        self._state.send(session, HeartbeatAck(heartbeat.number, want_full))
+        self._state.send(session, HeartbeatAck(heartbeat.number, want_full, self._status_ms()))
         if heartbeat.deaf:
             return  # it stops its movable pipelines, as it does not hear that it need not
         if device.state != "ready":
@@ -327,6 +328,10 @@ class Sessions:
         if session.confirmed != revisions:  # otherwise it confirms what it did before
             session.confirmed = revisions
             self._confirmations.confirm(device, session, now)
+
+    def _status_ms(self) -> int:
+        """Milliseconds between two statuses of each pipeline and device, in a fleet of the present size."""
+        return round(1000 * status_interval(len(self._state.devices) + len(self._state.records.pipelines)))
 
     def _handle_bye(self, device: Device, bye: Bye, now: float) -> None:
         self._state.end_session(device)
