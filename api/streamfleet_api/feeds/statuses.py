@@ -19,6 +19,7 @@ from streamfleet_api.feeds.background_task import Background
 from streamfleet_api.feeds.filters import StatusFilter
 from streamfleet_api.feeds.pipeline_cache import PipelineCache
 from streamfleet_api.feeds.send_queue import Message, SendQueue
+from streamfleet_api.feeds.status_summary import PipelineSummary
 from streamfleet_api.feeds.subscribers import Hub, Subscriber, SubscriberRegistry
 from streamfleet_api.feeds.zmq_subscription import UNREADABLE, Key, LogThrottle, Order, received, sub_socket
 from streamfleet_core.protocol.data_plane import ordered
@@ -34,8 +35,10 @@ STALE = 5.0  # seconds after which a rate is outdated
 BUDGET = Rate(262_144, 1_048_576)
 _EACH = 4_096  # minimum bytes that a message counts as
 
-T = TypeVar("T", PipelineStat, DeviceStat)
+T = TypeVar("T", PipelineStat, DeviceStat, PipelineSummary)
+P = TypeVar("P", PipelineStat, DeviceStat, PipelineSummary)  # of a method of a type with T
 _PIPELINES = msgspec.msgpack.Decoder(PipelineStat)
+_SUMMARIES = msgspec.msgpack.Decoder(PipelineSummary)
 _DEVICES = msgspec.msgpack.Decoder(DeviceStat)
 
 
@@ -92,14 +95,18 @@ class _Entry(Generic[T]):
         """
         if self._stat is not None:
             return self._stat
-        try:
-            stat = _decoded(self._decoder, self._name, self.body)
-        except BadData:
-            self.body = b""  # an unreadable one is looked at once
-            raise
+        stat = self.read(self._decoder)
         if keep:
             self._stat = stat
         return stat
+
+    def read(self, decoder: msgspec.msgpack.Decoder[P]) -> P:
+        """The document as another type, not kept. Raises: BadData."""
+        try:
+            return _decoded(decoder, self._name, self.body)
+        except BadData:
+            self.body = b""  # an unreadable one is looked at once
+            raise
 
     def message(self, subject: str) -> Message:
         """The document for subscribers. Raises: BadData."""
@@ -133,13 +140,17 @@ class Board:
             is_new = self._keep(self._pipelines, _PIPELINES, subject, key, body, now)
         return subject if is_new else None
 
-    def pipeline(self, pipeline_id: str, now: float, *, keep: bool = True) -> Seen[PipelineStat] | None:
-        """The last document of a pipeline; None without one that can be read. `keep`: as of an entry."""
-        return self._seen(self._pipelines, pipeline_id, now, keep=keep)
+    def pipeline(self, pipeline_id: str, now: float) -> Seen[PipelineStat] | None:
+        """The last document of a pipeline; None without one that can be read."""
+        return self._seen(self._pipelines.get(pipeline_id), now, lambda entry: entry.stat())
+
+    def summary(self, pipeline_id: str, now: float) -> Seen[PipelineSummary] | None:
+        """A part of it; None likewise."""
+        return self._seen(self._pipelines.get(pipeline_id), now, lambda entry: entry.read(_SUMMARIES))
 
     def device(self, device: str, now: float, *, keep: bool = True) -> Seen[DeviceStat] | None:
-        """The last document of a device; None likewise."""
-        return self._seen(self._devices, device, now, keep=keep)
+        """The last document of a device; None likewise. `keep`: as of an entry."""
+        return self._seen(self._devices.get(device), now, lambda entry: entry.stat(keep=keep))
 
     def news(self, subject: str) -> tuple[PipelineStat | DeviceStat, Message] | None:
         """The last document of a pipeline or of `@DEVICE`, with its message; None if it cannot be read."""
@@ -192,14 +203,11 @@ class Board:
         table.move_to_end(name)
         return True
 
-    def _seen(
-        self, table: OrderedDict[str, _Entry[T]], name: str, now: float, *, keep: bool
-    ) -> Seen[T] | None:
-        entry = table.get(name)
+    def _seen(self, entry: _Entry[T] | None, now: float, read: Callable[[_Entry[T]], P]) -> Seen[P] | None:
         if entry is None:
             return None
         try:
-            return Seen(entry.stat(keep=keep), now - entry.order.heard)
+            return Seen(read(entry), now - entry.order.heard)
         except BadData as exc:
             self._on_unreadable(exc)
             return None
@@ -234,9 +242,13 @@ class Statuses:
         """Unsubscribe."""
         await self._work.close()
 
-    def pipeline(self, pipeline_id: str, *, keep: bool = True) -> Seen[PipelineStat] | None:
-        """The last document of a pipeline, None when there was none. `keep`: as of the board."""
-        return self._board.pipeline(pipeline_id, time.monotonic(), keep=keep)
+    def pipeline(self, pipeline_id: str) -> Seen[PipelineStat] | None:
+        """The last document of a pipeline, None when there was none."""
+        return self._board.pipeline(pipeline_id, time.monotonic())
+
+    def summary(self, pipeline_id: str) -> Seen[PipelineSummary] | None:
+        """A part of it, None likewise."""
+        return self._board.summary(pipeline_id, time.monotonic())
 
     def device(self, device: str, *, keep: bool = True) -> Seen[DeviceStat] | None:
         """The last document of a device, None when there was none."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar, get_args
 
@@ -21,8 +21,9 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamfleet_api.broker_client import BrokerClient, BrokerClientError
+from streamfleet_api.feeds.status_summary import PipelineSummary, SourceSummary
 from streamfleet_api.feeds.statuses import STALE, Seen, Statuses
-from streamfleet_api.monitoring.exposition import Family, labelled, merge, quoted, text_of
+from streamfleet_api.monitoring.exposition import Family, merge, quoted, text_of
 from streamfleet_api.web.connections import Connections
 from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_core.protocol.requests import DeviceFigures, FleetView, PipelineFigures, Plane
@@ -30,10 +31,12 @@ from streamfleet_core.protocol.status import DeviceStat, PipelineStat, SourceSta
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_PART = 100  # pipelines or devices that are collected at once
+_PART = 50  # pipelines or devices that are collected at once
+_LATENCIES = ("frame_decoding_latency", "inference_latency", "e2e_latency")  # of a report
 _ASK = 2.0  # seconds that the broker has
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
-T = TypeVar("T", PipelineStat, DeviceStat)
+T = TypeVar("T", PipelineSummary, DeviceStat)
+_SeenPipeline = Seen[PipelineStat] | Seen[PipelineSummary]
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -51,7 +54,7 @@ class Known:
     fleet: FleetView | None
     pipelines: tuple[PipelineFigures, ...]
     devices: tuple[DeviceFigures, ...]
-    of_pipelines: Mapping[str, Seen[PipelineStat]] | Latest[PipelineStat]
+    of_pipelines: Mapping[str, _SeenPipeline] | Latest[PipelineSummary]
     of_devices: Mapping[str, Seen[DeviceStat]] | Latest[DeviceStat]
 
 
@@ -85,7 +88,7 @@ class Metrics:
             fleet=fleet,
             pipelines=pipelines,
             devices=devices,
-            of_pipelines=Latest(lambda name: statuses.pipeline(name, keep=False)),
+            of_pipelines=Latest(statuses.summary),
             of_devices=Latest(lambda name: statuses.device(name, keep=False)),
         )
 
@@ -147,20 +150,32 @@ def _pipeline_families(known: Known) -> Iterator[Family]:
     dropped = _counter(
         "streamfleet_sink_dropped", "Predictions that a sink did not take.", "pipeline_id", "sink"
     )
-    for figures in known.pipelines:
-        name, seen = figures.pipeline_id, known.of_pipelines.get(figures.pipeline_id)
-        fresh = seen is not None and seen.age <= STALE
-        labels = f"{{pipeline_id={quoted(name)}}}"
-        up.add(labels, float(fresh and figures.status == "running"))
-        described = labelled(
-            pipeline_id=name, device=figures.device or "", model=figures.model, status=figures.status
+    rows = [
+        (quoted(figures.pipeline_id), figures, known.of_pipelines.get(figures.pipeline_id))
+        for figures in known.pipelines
+    ]
+    labels = [f"{{pipeline_id={name}}}" for name, _, _ in rows]
+    runs = [
+        int(seen is not None and seen.age <= STALE and figures.status == "running")
+        for _, figures, seen in rows
+    ]
+    up.add_all(zip(labels, runs, strict=True))
+    info.add_all(
+        (
+            f"{{device={quoted(figures.device or '')},model={quoted(figures.model)},"
+            f'pipeline_id={name},status="{figures.status}"}}',
+            1,
         )
-        info.add(described, 1)
-        restarts.add(labels, figures.restarts)
-        if seen is not None:
-            age.add(labels, seen.age)
-            for sink, count in seen.stat.dropped.items():
-                dropped.add(labelled(pipeline_id=name, sink=sink), count)
+        for name, figures, _ in rows
+    )
+    restarts.add_all((f"{{pipeline_id={name}}}", figures.restarts) for name, figures, _ in rows)
+    told = [(name, seen) for name, _, seen in rows if seen is not None]
+    age.add_all((f"{{pipeline_id={name}}}", seen.age) for name, seen in told)
+    dropped.add_all(
+        (f"{{pipeline_id={name},sink={quoted(sink)}}}", count)
+        for name, seen in told
+        for sink, count in seen.stat.dropped.items()
+    )
     yield from (up, info, restarts, age, dropped)
 
 
@@ -239,44 +254,71 @@ class _SourceFamilies:
         for value in vars(self).values():
             yield from value.values() if isinstance(value, dict) else (value,)
 
-    def add(self, seen: Seen[PipelineStat]) -> None:
-        """Add the sources of a pipeline, each once: a duplicate series makes the whole text invalid."""
-        stat = seen.stat
-        pipeline = f"pipeline_id={quoted(stat.pipeline_id)}"
-        for source in {source.source_id: source for source in stat.sources}.values():
-            self._add(f'{pipeline},source="{source.source_id}"', source, seen.age)
-        for (source_id, figure), value in dict(_reported(stat)).items():
-            self.reported[figure].add(f"{{{pipeline},source={quoted(source_id)}}}", value)
+    def add(self, pipelines: Sequence[_SeenPipeline]) -> None:
+        """Add the sources of pipelines, each once: a duplicate series makes the whole text invalid."""
+        rows = [
+            # Labels are sorted by name: some have others before or behind these.
+            (f'pipeline_id={pipeline},source="{source.source_id}"', source, seen.age)
+            for pipeline, seen in [(quoted(each.stat.pipeline_id), each) for each in pipelines]
+            for source in {source.source_id: source for source in seen.stat.sources}.values()
+        ]
+        self._add_counters([(f"{{{inner}}}", source) for inner, source, _ in rows])
+        self._add_gauges([(f"{{{inner}}}", source, age) for inner, source, age in rows])
+        self.dropped.add_all(
+            (f"{{cause={quoted(cause)},{inner}}}", count)
+            for inner, source, _ in rows
+            for cause, count in source.dropped.items()
+        )
+        self.decoder.add_all(
+            (f"{{decoder={quoted(source.decoder)},{inner}}}", 1.0)
+            for inner, source, _ in rows
+            if source.decoder
+        )
+        reported: dict[str, list[tuple[str, float]]] = {figure: [] for figure in self.reported}
+        for seen in pipelines:
+            pipeline = quoted(seen.stat.pipeline_id)
+            for (figure, source_id), value in _reported(seen.stat).items():
+                reported[figure].append((f"{{pipeline_id={pipeline},source={quoted(source_id)}}}", value))
+        for figure, series in reported.items():
+            self.reported[figure].add_all(series)
 
-    def _add(self, inner: str, source: SourceStat, age: float) -> None:
-        """Add a source. `inner`: its labels, without braces; they are sorted by name."""
-        labels, is_fresh = f"{{{inner}}}", age <= STALE
-        self.received.add(labels, source.received)
-        self.decoded.add(labels, source.decoded)
-        self.inferred.add(labels, source.inferred)
-        self.emitted.add(labels, source.emitted)
-        self.failures.add(labels, source.failures)
-        for cause, count in source.dropped.items():
-            self.dropped.add(f"{{cause={quoted(cause)},{inner}}}", count)
-        if source.decoder:
-            self.decoder.add(f"{{decoder={quoted(source.decoder)},{inner}}}", 1)
-        self.up.add(labels, float(is_fresh and source.state == "RUNNING"))
-        self.attempts.add(labels, source.attempts)
-        fps = source.fps if is_fresh else 0.0
-        self.fps.add(labels, fps)
-        self.inference_fps.add(labels, fps)
-        if source.latency is not None:
-            self.latency.add(labels, source.latency)
-        if source.last_frame_age is not None:
-            self.last_frame.add(labels, round(source.last_frame_age + age, 3))
-        if is_fresh and source.frozen_for is not None:
-            self.frozen.add(labels, source.frozen_for)
+    def _add_counters(self, rows: Sequence[tuple[str, SourceStat | SourceSummary]]) -> None:
+        self.received.add_all([(labels, source.received) for labels, source in rows])
+        self.decoded.add_all([(labels, source.decoded) for labels, source in rows])
+        self.inferred.add_all([(labels, source.inferred) for labels, source in rows])
+        self.emitted.add_all([(labels, source.emitted) for labels, source in rows])
+        self.failures.add_all([(labels, source.failures) for labels, source in rows])
+
+    def _add_gauges(self, rows: Sequence[tuple[str, SourceStat | SourceSummary, float]]) -> None:
+        self.attempts.add_all([(labels, source.attempts) for labels, source, _ in rows])
+        self.up.add_all(
+            [(labels, int(age <= STALE and source.state == "RUNNING")) for labels, source, age in rows]
+        )
+        fps = [(labels, source.fps if age <= STALE else 0.0) for labels, source, age in rows]
+        self.fps.add_all(fps)
+        self.inference_fps.add_all(fps)
+        self.latency.add_all(
+            [(labels, source.latency) for labels, source, _ in rows if source.latency is not None]
+        )
+        self.last_frame.add_all(
+            [
+                (labels, round(source.last_frame_age + age, 3))
+                for labels, source, age in rows
+                if source.last_frame_age is not None
+            ]
+        )
+        self.frozen.add_all(
+            [
+                (labels, source.frozen_for)
+                for labels, source, age in rows
+                if age <= STALE and source.frozen_for is not None
+            ]
+        )
 
 
-def _source_families(pipelines: Iterable[Seen[PipelineStat]]) -> Iterator[Family]:
+def _source_families(pipelines: Iterable[_SeenPipeline]) -> Iterator[Family]:
     families = _SourceFamilies()
-    for seen in pipelines:
-        families.add(seen)
+    families.add(list(pipelines))
     yield from families
 
 
@@ -321,35 +363,37 @@ def _device_families(known: Known) -> Iterator[Family]:
         "Whether a model does not run on an accelerator that the device should have.",
         "device",
     )
-    for figures in known.devices:
-        name = figures.device
-        labels = labelled(device=name)
-        gauges["ready"].add(labels, float(figures.state == "ready"))
-        gauges["capacity"].add(labels, figures.capacity)
-        gauges["pipelines"].add(labels, figures.pipelines)
-        if figures.silent is not None:
-            gauges["silent_seconds"].add(labels, figures.silent)
-        for plane in get_args(Plane):
-            dropped.add(labelled(device=name, plane=plane), figures.dropped.get(plane, 0))
-        seen = known.of_devices.get(name)
-        if seen is None:
-            continue
-        gauges["load1"].add(labels, seen.stat.load)
-        gauges["cores"].add(labels, seen.stat.cores)
-        gauges["memory_bytes"].add(labels, seen.stat.memory)
-        gauges["memory_available_bytes"].add(labels, seen.stat.memory_available)
-        for sensor, value in _sensors_of(seen.stat).items():
+    rows = [(f"device={quoted(figures.device)}", figures) for figures in known.devices]
+    gauges["ready"].add_all((f"{{{own}}}", int(figures.state == "ready")) for own, figures in rows)
+    gauges["capacity"].add_all((f"{{{own}}}", figures.capacity) for own, figures in rows)
+    gauges["pipelines"].add_all((f"{{{own}}}", figures.pipelines) for own, figures in rows)
+    gauges["silent_seconds"].add_all(
+        (f"{{{own}}}", figures.silent) for own, figures in rows if figures.silent is not None
+    )
+    dropped.add_all(
+        (f'{{{own},plane="{plane}"}}', figures.dropped.get(plane, 0))
+        for own, figures in rows
+        for plane in get_args(Plane)
+    )
+    seen = [(own, known.of_devices.get(figures.device)) for own, figures in rows]
+    told = [(own, each.stat) for own, each in seen if each is not None]
+    gauges["load1"].add_all((f"{{{own}}}", stat.load) for own, stat in told)
+    gauges["cores"].add_all((f"{{{own}}}", stat.cores) for own, stat in told)
+    gauges["memory_bytes"].add_all((f"{{{own}}}", stat.memory) for own, stat in told)
+    gauges["memory_available_bytes"].add_all((f"{{{own}}}", stat.memory_available) for own, stat in told)
+    missing.add_all((f"{{{own}}}", int(stat.missing_accelerator is not None)) for own, stat in told)
+    for own, stat in told:
+        for sensor, value in _sensors_of(stat).items():
             if value is not None:
-                gauges[sensor].add(labels, value)
+                gauges[sensor].add(f"{{{own}}}", value)
         # Each once: a duplicate series makes the whole text invalid.
-        for each in {engine.digest: engine for engine in seen.stat.engines}.values():
-            engine = labelled(device=name, digest=each.digest)
-            ready.add(engine, float(each.state == "ready"))
-            inferences.add(engine, each.inferences)
-            restarts.add(engine, each.restarts)
+        for each in {engine.digest: engine for engine in stat.engines}.values():
+            inner = f"{own},digest={quoted(each.digest)}"
+            ready.add(f"{{{inner}}}", int(each.state == "ready"))
+            inferences.add(f"{{{inner}}}", each.inferences)
+            restarts.add(f"{{{inner}}}", each.restarts)
             if each.provider:
-                providers.add(labelled(device=name, digest=each.digest, provider=each.provider), 1)
-        missing.add(labels, float(seen.stat.missing_accelerator is not None))
+                providers.add(f"{{{inner},provider={quoted(each.provider)}}}", 1)
     yield from (*gauges.values(), dropped, ready, inferences, restarts, providers, missing)
 
 
@@ -365,17 +409,19 @@ def _sensors_of(stat: DeviceStat) -> dict[str, float | None]:
     }
 
 
-def _reported(stat: PipelineStat) -> Iterator[tuple[tuple[str, str], float]]:
-    """The figures of a report, by source and name."""
-    latencies = ("frame_decoding_latency", "inference_latency", "e2e_latency")
+def _reported(stat: PipelineStat | PipelineSummary) -> dict[tuple[str, str], float]:
+    """The figures of a report, by name and source. The later one counts."""
+    found: dict[tuple[str, str], float] = {}
     for entry in _entries(stat.report.get("latency_reports")):
-        for name in latencies:
-            if isinstance(entry.get(name), int | float):
-                yield (str(entry.get("source_id")), name), float(entry[name])
+        source_id = str(entry.get("source_id"))
+        for name in _LATENCIES:
+            if isinstance(value := entry.get(name), (int, float)):
+                found[name, source_id] = float(value)
     for entry in _entries(stat.report.get("sources_metadata")):
         properties = entry.get("source_properties")
-        if isinstance(properties, dict) and isinstance(properties.get("fps"), int | float):
-            yield (str(entry.get("source_id")), "camera_fps"), float(properties["fps"])
+        if isinstance(properties, dict) and isinstance(value := properties.get("fps"), (int, float)):
+            found["camera_fps", str(entry.get("source_id"))] = float(value)
+    return found
 
 
 def _entries(listed: object) -> list[dict[str, Any]]:
