@@ -13,13 +13,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from streamfleet_broker.candidate import Candidate, open_candidate
 from streamfleet_broker.config import BrokerConfig
 from streamfleet_broker.errors import BadConfig, BrokerError
 from streamfleet_broker.fleet.state import HEARTBEAT, LEASE
 from streamfleet_broker.healthcheck import check as ask
-from streamfleet_broker.server import open_broker
+from streamfleet_broker.server import Broker, open_broker
 from streamfleet_broker.storage import backup as archives
 from streamfleet_broker.storage import recovery
+from streamfleet_broker.storage.store import POSTGRESQL, SQLITE, is_postgresql
 from streamfleet_core.protocol.limits import MAX_PORT
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch, raise_limit
 from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
@@ -61,7 +63,9 @@ def perform(
     """Perform one task on a data directory, and return a message. Raises: BrokerError, OSError."""
     folder = config.data_dir
     if check:
-        return f"{ask(config).devices_ready} devices are ready"
+        return ask(config)
+    if is_postgresql(config.store):
+        raise BadConfig("--store", "back up and restore the database with the tools of PostgreSQL")
     if backup is not None:
         mark = archives.back_up(folder, backup).mark
         return f"{mark.rows} rows of version {mark.version} are in {backup}"
@@ -90,6 +94,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
         default=folder,
         required=folder is None,
         help="its store, keys and unix sockets",
+    )
+    parser.add_argument(
+        "--store",
+        default=given("STORE", SQLITE),
+        metavar="URL",
+        help=f"what stores the fleet: {SQLITE} for a file in the data directory, or"
+        f" {POSTGRESQL[0]}USER@HOST/DATABASE for several brokers of which one leads",
     )
     parser.add_argument("--host", default=given("HOST", "127.0.0.1"), help="the address to listen on")
     for option, default, text in (
@@ -189,8 +200,13 @@ def _prepare_process() -> None:
     raise_limit()
 
 
+def _opened(config: BrokerConfig) -> contextlib.AbstractAsyncContextManager[Broker | Candidate]:
+    """The broker that the configuration asks for."""
+    return open_candidate(config) if is_postgresql(config.store) else open_broker(config)
+
+
 async def _serve(config: BrokerConfig) -> None:
-    async with open_broker(config) as broker:
+    async with _opened(config) as broker:
         gc.freeze()  # the rows and the imported objects stay: collections need not traverse them
         serving = asyncio.create_task(broker.run(), name="broker")
         loop = asyncio.get_running_loop()
@@ -202,7 +218,7 @@ async def _serve(config: BrokerConfig) -> None:
             broker.endpoints.operators,
             broker.endpoints.relay_in,
             broker.endpoints.relay_out,
-            broker.fleet.epoch,
+            broker.epoch,
         )
         watching = asyncio.create_task(DescriptorWatch().run(), name="descriptors")
         with contextlib.suppress(asyncio.CancelledError):

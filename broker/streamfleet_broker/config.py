@@ -10,6 +10,7 @@ import ifaddr
 
 from streamfleet_broker.errors import BadConfig
 from streamfleet_broker.fleet.state import HEARTBEAT, LEASE
+from streamfleet_broker.storage.store import POSTGRESQL, SQLITE, is_postgresql
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.runtime.socket_path import problem_with
 
@@ -29,6 +30,7 @@ class BrokerConfig:
     """The configuration. Port 0 means any free port. Raises: BadConfig, naming the option."""
 
     data_dir: Path
+    store: str = SQLITE  # the URL of what stores the fleet
     host: str = "127.0.0.1"
     devices_port: int = 7771
     operators_port: int | None = None  # None: operators.ipc in the data directory
@@ -50,6 +52,10 @@ class BrokerConfig:
     def __post_init__(self) -> None:
         if problem := problem_with(self.data_dir, self.predictions_path.name):
             raise BadConfig("--data-dir", f"{self.data_dir}: {problem}")
+        if self.store != SQLITE and not is_postgresql(self.store):
+            raise BadConfig(
+                "--store", f"expected {SQLITE} or {POSTGRESQL[0]}…, got {self.store.partition(':')[0]!r}"
+            )
         for option, given, least, most in (
             ("--device-messages", self.device_messages, 1, MAX_RATE),
             # Otherwise one message could exceed it.

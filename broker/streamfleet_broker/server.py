@@ -16,19 +16,22 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import zmq
 from typing_extensions import ParamSpec, assert_never
 
 from streamfleet_broker.budget import Budgets, data_limits
 from streamfleet_broker.config import BrokerConfig
-from streamfleet_broker.errors import BadConfig, BadKey, StoreDown
+from streamfleet_broker.errors import BadConfig, BadKey, Fenced, StoreDown
 from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, LogEvent, RaiseEpoch, Save, Send, SetAllowedKeys
 from streamfleet_broker.fleet.fleet import Fleet
 from streamfleet_broker.fleet.records import DeviceRecord, Record, SubscriberRecord
 from streamfleet_broker.fleet.state import FleetConfig
 from streamfleet_broker.keys import KEYS, SystemRandomSource, load_or_make
+from streamfleet_broker.leadership.lease import Lease
+from streamfleet_broker.leadership.not_leading import NotLeading
 from streamfleet_broker.relay.relay import PICTURES, PREDICTIONS, Relay, Rules
 from streamfleet_broker.sockets import (
     CONTROL_OPTIONS,
@@ -49,6 +52,7 @@ from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.messages import Desired, Enrol, Error, Hello, Request
 from streamfleet_core.protocol.requests import SMALL_CHANGES, Plane
 from streamfleet_core.protocol.values import KeyPair
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_core.runtime.curve import serve
 from streamfleet_core.runtime.pinned_tls import parse_fingerprint
 from streamfleet_core.runtime.small_file import read_small
@@ -56,6 +60,7 @@ from streamfleet_core.runtime.small_file import read_small
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 DRAIN = 256  # messages of one socket in a row, before timers get their turn
 TOGETHER = 16  # changes that share one write
@@ -89,21 +94,45 @@ class Endpoints:
     pictures_out: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSockets:
+    """The open sockets of a broker, which outlive the times in which it leads."""
+
+    config: BrokerConfig
+    keys: KeyPair
+    operator_key: str  # public
+    endpoints: Endpoints
+    allow_list: AllowList
+    zap_handlers: tuple[ZapHandler, ...]
+    relay: Relay
+    devices: Socket
+    operators: Socket
+    connections: Connections
+
+
 @contextlib.asynccontextmanager
 async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
-    """Open a broker that listens; its `run` serves. Raises: BrokerError."""
-    _make_private(config.data_dir)
+    """Open a broker that listens and leads; its `run` serves. Raises: BrokerError."""
+    make_private(config.data_dir)
+    with contextlib.closing(SqliteStore(config.data_dir)) as store:
+        keys, operator_keys = (_key(config.data_dir, name, store.records) for name in KEYS)
+        async with open_sockets(config, keys, operator_keys.public) as opened:
+            broker = await lead(opened, store)
+            for zap_handler in opened.zap_handlers:
+                zap_handler.start()
+            yield broker
+
+
+@contextlib.asynccontextmanager
+async def open_sockets(config: BrokerConfig, keys: KeyPair, operator_key: str) -> AsyncIterator[OpenSockets]:
+    """Open sockets that listen and admit no client yet: start the ZAP handlers. Raises: BrokerError."""
     # Closed in reverse order: a context ends after its last socket.
     async with contextlib.AsyncExitStack() as closing:
-        store = SqliteStore(config.data_dir)
-        closing.callback(store.close)
-        keys, operator_keys = (_key(config.data_dir, name, store.records) for name in KEYS)
-
         context: zmq.Context[Socket] = zmq.Context(io_threads=2)
         closing.callback(context.term)
         allow_list = AllowList()
         limits = data_limits(config.device_messages, config.device_bytes)
-        relay = Relay(keys, Rules.of(store.records), limits, allow_list.keep_out)
+        relay = Relay(keys, Rules.of(()), limits, allow_list.keep_out)
         closing.push_async_callback(asyncio.to_thread, relay.stop)
         # Bind the ZAP handlers before any socket listens. They answer once the allowed keys are known.
         zap_handlers = (
@@ -117,60 +146,59 @@ async def open_broker(config: BrokerConfig) -> AsyncIterator[Broker]:
         connections = Connections(devices, MAX_CONNECTIONS)
         closing.callback(connections.close)
         closing.callback(operators.close, linger=0)
+        yield OpenSockets(
+            config=config,
+            keys=keys,
+            operator_key=operator_key,
+            endpoints=_listen(config, keys, devices, operators, relay),
+            allow_list=allow_list,
+            zap_handlers=zap_handlers,
+            relay=relay,
+            devices=devices,
+            operators=operators,
+            connections=connections,
+        )
 
-        endpoints = _listen(config, keys, devices, operators, relay)
-        fleet_config = _fleet_config(config, endpoints, keys.public, operator_keys.public)
-        fleet = Fleet(
-            fleet_config,
-            store.epoch,
-            store.records,
-            SystemRandomSource(),
-            now=time.monotonic(),
-            unix_time=time.time(),
-        )
-        broker = Broker(
-            endpoints,
-            fleet,
-            store,
-            allow_list,
-            relay,
-            devices,
-            operators,
-            connections,
-            tick=fleet_config.tick,
-        )
-        await broker.perform(fleet.start())
-        for zap_handler in zap_handlers:
-            zap_handler.start()
-        yield broker
+
+async def lead(opened: OpenSockets, store: Store) -> Broker:
+    """A broker that leads the fleet of a store."""
+    config = _fleet_config(opened.config, opened.endpoints, opened.keys.public, opened.operator_key)
+    opened.relay.rules = Rules.of(store.records).succeeding(opened.relay.rules)
+    fleet = Fleet(
+        config,
+        store.epoch,
+        store.records,
+        SystemRandomSource(),
+        now=time.monotonic(),
+        unix_time=time.time(),
+    )
+    broker = Broker(opened, fleet, store, tick=config.tick)
+    await broker.perform(fleet.start())
+    return broker
 
 
 class Broker:
-    """A running broker. One task owns it."""
+    """A running broker. One task owns it.
+
+    Args:
+        store: of the leader; None while another broker leads.
+        tick: seconds between two looks at the time.
+    """
 
     def __init__(
-        self,
-        endpoints: Endpoints,
-        fleet: Fleet,
-        store: Store,
-        allow_list: AllowList,
-        relay: Relay,
-        devices: Socket,
-        operators: Socket,
-        connections: Connections,
-        *,
-        tick: float,
+        self, opened: OpenSockets, fleet: Fleet | NotLeading, store: Store | None, *, tick: float
     ) -> None:
-        self.endpoints = endpoints
+        self.endpoints = opened.endpoints
         self.fleet = fleet
         self._store = store
-        self._allow_list = allow_list
-        self._relay = relay
-        self._devices = devices
-        self._operators = operators
+        self._lease = None if store is None else store.lease
+        self._allow_list = opened.allow_list
+        self._relay = opened.relay
+        self._devices = devices = opened.devices
+        self._operators = operators = opened.operators
         # That of a ZeroMQ socket never changes, and costs a slow call.
         self._descriptors = {socket: socket.fileno() for socket in (devices, operators)}
-        self._connections = connections  # of devices
+        self._connections = opened.connections  # of devices
         self._tick_interval = tick  # seconds
         self._allowed: frozenset[str] = frozenset()  # keys of devices
         self._cut_at: dict[str, float] = {}  # revoked key → when its connections are closed
@@ -181,10 +209,27 @@ class Broker:
         self._budgets = Budgets()  # of the control plane
         self._dropped: Counter[str] = Counter()  # messages beyond them since the last tick, by key
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the leader."""
+        return self.fleet.epoch
+
     async def run(self) -> None:
-        """Serve until cancelled. Raises: RelayDied."""
+        """Serve until cancelled. Raises: RelayDied, Fenced."""
+        renewing = (
+            None if self._lease is None else asyncio.create_task(self._renew(self._lease), name="lease")
+        )
+        try:
+            await self._run()
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.gather(renewing, return_exceptions=True)
+
+    async def _run(self) -> None:
         next_tick = time.monotonic()
         while True:
+            self._check_lease()
             await self._serve_operators()
             await self._serve_devices()
             if time.monotonic() >= next_tick:
@@ -222,8 +267,24 @@ class Broker:
             for descriptor in descriptors:
                 loop.remove_reader(descriptor)
 
+    def _check_lease(self) -> None:
+        """Stop where another broker may lead. Raises: Fenced."""
+        if self._lease is not None and not self._lease.holds(boot_time()):
+            raise Fenced(self.endpoints.devices, "its lease was not renewed")
+
+    async def _renew(self, lease: Lease) -> None:
+        """Renew the lease until it is over."""
+        while lease.holds(boot_time()):
+            await asyncio.sleep(lease.renew_at() - boot_time())
+            lease.tried(boot_time())
+            assert self._store is not None
+            try:
+                await in_thread(self._store.renew)
+            except (StoreDown, Fenced) as exc:  # the second is noticed with the next message or tick
+                logger.warning("%s", exc)
+
     async def perform(self, effects: Sequence[Effect]) -> None:
-        """Perform effects in order."""
+        """Perform effects in order. Raises: Fenced."""
         for position, effect in enumerate(effects):
             match effect:
                 case Save():
@@ -247,8 +308,9 @@ class Broker:
                     assert_never(effect)
 
     async def _save(self, save: Save, following: Sequence[Effect]) -> bool:
+        assert self._store is not None
         try:
-            await _in_thread(self._store.commit, save.writes)
+            await in_thread(self._store.commit, save.writes)
         except StoreDown as exc:
             logger.error("%s", exc)
             await self.perform(self.fleet.commit_failed(save, following))
@@ -284,16 +346,17 @@ class Broker:
 
     async def _tidy(self) -> None:
         """Merge the journal into the database once the store is idle."""
-        if self._store.is_due(time.monotonic()):
+        if self._store is not None and self._store.is_due(time.monotonic()):
             try:
-                await _in_thread(self._store.tidy)
+                await in_thread(self._store.tidy)
             except StoreDown as exc:
                 logger.error("%s", exc)
 
     async def _raise_epoch(self, epoch: int) -> None:
         """Raise the epoch. If the store is down, the old one stays and the device tries again."""
+        assert self._store is not None
         try:
-            await _in_thread(self._store.raise_epoch, epoch)
+            await in_thread(self._store.raise_epoch, epoch)
         except StoreDown as exc:
             logger.error("%s", exc)
         else:
@@ -400,6 +463,8 @@ class Broker:
             if frames is None:
                 break
             self._look_at = time.monotonic() + GATHER
+            if self._lease is not None:
+                self._check_lease()  # an acknowledgement would keep what another broker moves running
             # The key of the ZAP reply. A CURVE socket with an enforced domain accepts no message without it.
             peer = DevicePeer(frames[0].bytes, str(frames[-1].get("User-Id")))
             size = sum(map(len, frames))
@@ -431,7 +496,8 @@ class Broker:
         envelope, now = await self._decoded(peer, frames), time.monotonic()
         if envelope is None:
             return
-        begins = isinstance(envelope.message, Hello | Enrol)
+        # A broker that does not lead refuses them without a write.
+        begins = isinstance(envelope.message, Hello | Enrol) and self._store is not None
         if begins and not self._budgets.admits_session(peer.key, now):
             self._dropped[peer.key] += 1
             return
@@ -463,11 +529,11 @@ def _is_change(envelope: Envelope) -> bool:
     return isinstance(envelope.message, Request) and envelope.message.op in SMALL_CHANGES
 
 
-async def _in_thread(do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+async def in_thread(do: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run in a thread, and wait for its end even when cancelled: a store in use must not be closed."""
     doing = asyncio.ensure_future(asyncio.to_thread(do, *args, **kwargs))
     try:
-        await asyncio.shield(doing)
+        return await asyncio.shield(doing)
     except asyncio.CancelledError:
         while not doing.done():  # a second signal cancels this wait, too
             with contextlib.suppress(asyncio.CancelledError):
@@ -507,7 +573,7 @@ def _key(folder: Path, name: str, records: Sequence[Record]) -> KeyPair:
     return load_or_make(path)
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Create the data directory for its owner only: its sockets give control over the fleet."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -742,7 +742,7 @@ async def test_a_store_in_use_is_waited_for_however_often_the_broker_is_told_to_
         begun.set()
         may_end.wait(PATIENCE)
 
-    writing = asyncio.create_task(server._in_thread(write))
+    writing = asyncio.create_task(server.in_thread(write))
     assert await asyncio.to_thread(begun.wait, PATIENCE)
     for _ in range(3):
         writing.cancel()

@@ -77,11 +77,11 @@ class PostgresqlEngine:
         return store
 
     def contend(self, until: Callable[[], object] = at_once) -> Store | None:
-        candidate = PostgresqlCandidate(self.url, f"broker {next(_NUMBERS)}")
+        candidate = PostgresqlCandidate(self.url)
         with contextlib.closing(candidate):
             seen = candidate.see()
             until()
-            return candidate.lead(seen)
+            return candidate.lead(seen, f"broker {next(_NUMBERS)}")
 
     @contextlib.contextmanager
     def blocked(self) -> Iterator[None]:

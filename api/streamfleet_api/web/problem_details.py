@@ -22,6 +22,7 @@ _STATUS: dict[str, int] = {
     "too_many": 429,
     "store_down": 503,
     "bad_message": 400,
+    "not_leader": 503,
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LEASE = 5.0  # seconds; a leader stops by itself before, see `lease`
-POLL_INTERVAL = 0.5  # seconds between two looks
+POLL_INTERVAL = 0.25  # seconds between two looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Seen:
     epoch: int
     beat: int  # +1 with each renewal
     leader: str  # how operators know it; "" if it has resigned, or there was none yet
+    version: int = 0  # +1 with each write
 
 
 class Candidacy:

@@ -176,6 +176,11 @@ class Rules:
             case _:
                 return self
 
+    def succeeding(self, before: Rules) -> Rules:
+        """The same, so that a reader of the rules before sees that all may have changed."""
+        version = before.admission.version + 1
+        return replace(self, admission=replace(self.admission, version=version, recent=()))
+
     def after(self, writes: tuple[Write, ...], now: float) -> Rules:
         """The rules after these writes."""
         return Rules(self.admission.after(writes, now), self.grants.after(writes))

@@ -32,6 +32,7 @@ from streamfleet_broker.storage.postgresql import (
     told,
 )
 from streamfleet_broker.storage.rows import Key, decode, encode
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_core.runtime.schema_version import OtherVersion
 
 logger = logging.getLogger(__name__)
@@ -60,14 +61,15 @@ BEGIN
         epoch bigint NOT NULL DEFAULT 0,
         beat bigint NOT NULL DEFAULT 0,
         leader text NOT NULL DEFAULT '',
-        version bigint NOT NULL DEFAULT 0
+        version bigint NOT NULL DEFAULT 0,
+        keys text NOT NULL DEFAULT ''
     ) WITH (fillfactor = 50);
     INSERT INTO streamfleet_fleet (id, schema, cluster) VALUES (1, 1, gen_random_uuid())
         ON CONFLICT (id) DO NOTHING;
 END $$
 """
 _FOUND_SCHEMA = "SELECT schema FROM streamfleet_fleet"
-_SEE = "SELECT epoch, beat, leader FROM streamfleet_fleet"
+_SEE = "SELECT epoch, beat, leader, version FROM streamfleet_fleet"
 _LEAD = """
 UPDATE streamfleet_fleet SET epoch = epoch + 1, beat = beat + 1, leader = %s
     WHERE epoch = %s AND beat = %s
@@ -75,6 +77,9 @@ UPDATE streamfleet_fleet SET epoch = epoch + 1, beat = beat + 1, leader = %s
 """
 _RENEW = "UPDATE streamfleet_fleet SET beat = beat + 1 WHERE epoch = %s RETURNING beat"
 _RESIGN = "UPDATE streamfleet_fleet SET beat = beat + 1, leader = '' WHERE epoch = %s"
+_SET_KEYS = "UPDATE streamfleet_fleet SET keys = %s WHERE keys = '' AND %s <> ''"
+_KEYS = "SELECT keys FROM streamfleet_fleet"
+_SOME_ROWS = "SELECT kind, key, value FROM streamfleet_rows WHERE kind = ANY(%s)"
 _ROWS = "SELECT kind, key, value FROM streamfleet_rows ORDER BY kind, key"
 _STATE = "SELECT epoch, version FROM streamfleet_fleet"
 _RAISE = """
@@ -116,18 +121,14 @@ class _Term:
 class PostgresqlCandidate:
     """A broker that may lead the fleet. One thread at a time may use it.
 
-    Args:
-        name: how operators know this broker.
-
     Raises: StoreUnusable.
     """
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str) -> None:
         try:
             self.place = told(url)
         except ValueError as exc:
             raise StoreUnusable("", f"expected a URL of PostgreSQL, {exc}", option="--store") from exc
-        self.name = name
         self._url = url
         self._connection = Connection(url)
         try:
@@ -139,35 +140,60 @@ class PostgresqlCandidate:
     def see(self) -> Seen:
         """Look who leads. Raises: StoreDown."""
         try:
-            ((epoch, beat, leader),) = self._connection.ask(_SEE)
+            (row,) = self._connection.ask(_SEE)
         except PostgresqlError as exc:
             raise StoreDown(self.place, str(exc)) from exc
-        return Seen(epoch, beat, leader)
+        return Seen(*row)
 
-    def lead(self, seen: Seen) -> PostgresqlStore | None:
+    def lead(self, seen: Seen, name: str) -> PostgresqlStore | None:
         """Take the lead from the leader that was seen; None if it has renewed it, or another was faster.
+
+        Args:
+            name: how operators know this broker.
 
         Raises: StoreDown, StoreUnusable.
         """
         sent_at = boot_time()
         try:
-            rows = self._connection.ask(_LEAD, (self.name, seen.epoch, seen.beat))
+            rows = self._connection.ask(_LEAD, (name, seen.epoch, seen.beat))
             if not rows:
                 return None
             ((epoch, version, cluster),) = rows
             found = self._connection.ask(_ROWS)
         except PostgresqlError as exc:
             raise StoreDown(self.place, str(exc)) from exc
-        try:
-            records = tuple(decode(*row) for row in found)
-        except (ValueError, msgspec.ValidationError) as exc:
-            raise StoreUnusable(self.place, f"is damaged ({exc})", option="--store") from exc
-        term = _Term(epoch, version, cluster, records, Lease(sent_at))
+        term = _Term(epoch, version, cluster, self._decoded(found), Lease(sent_at))
         return PostgresqlStore(self._url, self.place, term)
+
+    def records(self, kinds: Sequence[str]) -> tuple[Record, ...]:
+        """Read the rows of some kinds. Raises: StoreDown, StoreUnusable."""
+        try:
+            found = self._connection.ask(_SOME_ROWS, (list(kinds),))
+        except PostgresqlError as exc:
+            raise StoreDown(self.place, str(exc)) from exc
+        return self._decoded(found)
+
+    def keys(self, own: str) -> str:
+        """The public keys that all brokers of the fleet share: if there are none yet, our own.
+
+        Raises: StoreDown.
+        """
+        try:
+            self._connection.ask(_SET_KEYS, (own, own))
+            ((keys,),) = self._connection.ask(_KEYS)
+        except PostgresqlError as exc:
+            raise StoreDown(self.place, str(exc)) from exc
+        return str(keys)
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _decoded(self, rows: list[Row]) -> tuple[Record, ...]:
+        try:
+            return tuple(decode(*row) for row in rows)
+        except (ValueError, msgspec.ValidationError) as exc:
+            raise self._unusable(f"is damaged ({exc})") from exc
 
     def _open(self) -> None:
         """Check the database, and create the tables in a new one. Raises: StoreUnusable."""
@@ -288,8 +314,3 @@ class PostgresqlStore:
     def _fenced(self, reason: str) -> Fenced:
         self._lease.lose()
         return Fenced(self.place, reason)
-
-
-def boot_time() -> float:
-    """Seconds of CLOCK_BOOTTIME, which also counts while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

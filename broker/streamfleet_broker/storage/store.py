@@ -1,7 +1,6 @@
 """The seam between the broker and what stores its rows, which a URL chooses.
 
-    sqlite:                            the data directory of one broker (the default)
-    sqlite:PATH                        the same in another folder
+    sqlite:                            a file in the data directory, for one broker (the default)
     postgresql://USER@HOST/DATABASE    PostgreSQL, for several brokers of which one leads
 
 Any store holds rows of a kind, a key and a value that it does not understand. All writes of a commit are

@@ -40,9 +40,18 @@ RefusalCode = Literal[
     "too_many",
     "bad_message",
     "token_used",
+    "not_leader",  # another broker leads: ask that one
 ]
 ErrorCode = Literal[
-    "not_found", "invalid", "conflict", "mismatch", "unavailable", "too_many", "store_down", "bad_message"
+    "not_found",
+    "invalid",
+    "conflict",
+    "mismatch",
+    "unavailable",
+    "too_many",
+    "store_down",
+    "bad_message",
+    "not_leader",  # another broker leads: ask that one
 ]
 ByeReason = Literal["stop"]
 # camera, engine, publisher: one of its processes is killed. isolate: it neither speaks to the broker nor

@@ -168,6 +168,7 @@ def test_subscribers_are_listed_with_what_they_may_hear_and_removed(http: httpx.
         ("too_many", 429),
         ("store_down", 503),
         ("bad_message", 400),
+        ("not_leader", 503),
     ],
 )
 def test_what_the_broker_refuses_is_a_problem(

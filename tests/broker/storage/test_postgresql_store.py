@@ -18,8 +18,8 @@ from streamfleet_broker.storage.postgresql_store import (
     SCHEMA_VERSION,
     PostgresqlCandidate,
     PostgresqlStore,
-    boot_time,
 )
+from streamfleet_core.runtime.boot_time import boot_time
 from tests.fakes.chaos_proxy import ChaosProxy
 from tests.fakes.patience import PATIENCE
 from tests.fakes.postgresql import Cluster, running_cluster
@@ -49,9 +49,9 @@ def floor(number: int) -> list[Write]:
 
 
 def leading(url: str) -> PostgresqlStore:
-    candidate = PostgresqlCandidate(url, "a")
+    candidate = PostgresqlCandidate(url)
     with contextlib.closing(candidate):
-        store = candidate.lead(candidate.see())
+        store = candidate.lead(candidate.see(), "a")
     assert store is not None
     return store
 
@@ -193,7 +193,7 @@ def test_tables_are_made_by_one_of_several_that_start_at_once(cluster: Cluster, 
 
     def start() -> None:
         barrier.wait()
-        opened.append(PostgresqlCandidate(cluster.url(database), "a"))
+        opened.append(PostgresqlCandidate(cluster.url(database)))
 
     threads = [threading.Thread(target=start) for _ in range(5)]
     for thread in threads:
@@ -207,7 +207,7 @@ def test_tables_are_made_by_one_of_several_that_start_at_once(cluster: Cluster, 
 
 
 def test_the_next_leader_need_not_wait_for_one_that_ended_in_order(cluster: Cluster, database: str) -> None:
-    candidate = PostgresqlCandidate(cluster.url(database), "b")
+    candidate = PostgresqlCandidate(cluster.url(database))
     store = leading(cluster.url(database))
     assert candidate.see().leader == "a"
 
@@ -223,7 +223,7 @@ def test_tables_of_another_version_are_refused(cluster: Cluster, database: str) 
         connection.execute("UPDATE streamfleet_fleet SET schema = 9")
 
     with pytest.raises(StoreUnusable, match=f"expected version {SCHEMA_VERSION} of its tables, got 9"):
-        PostgresqlCandidate(cluster.url(database), "b")
+        PostgresqlCandidate(cluster.url(database))
 
 
 def test_a_row_of_a_newer_version_is_not_thrown_away(cluster: Cluster, database: str) -> None:
@@ -239,7 +239,7 @@ def test_a_database_that_cannot_keep_all_characters_is_refused(cluster: Cluster)
     database = cluster.new_database("ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
 
     with pytest.raises(StoreUnusable, match="expected a database in UTF8, got SQL_ASCII"):
-        PostgresqlCandidate(cluster.url(database), "a")
+        PostgresqlCandidate(cluster.url(database))
 
 
 def test_what_is_wrong_with_a_url_is_said_without_its_password(cluster: Cluster) -> None:
@@ -249,7 +249,7 @@ def test_what_is_wrong_with_a_url_is_said_without_its_password(cluster: Cluster)
         ("postgresql://streamfleet:hunter2@h:x:1/fleet", "--store"),
     ):
         with pytest.raises(StoreUnusable, match=said) as refused:
-            PostgresqlCandidate(url, "a")
+            PostgresqlCandidate(url)
         assert "--store" in str(refused.value)
         assert "hunter2" not in str(refused.value)
 
