@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -18,17 +19,19 @@ import pytest
 
 from streamfleet_core.protocol.messages import Error, Message
 from streamfleet_core.protocol.requests import (
+    AddDevice,
     CreatePipeline,
     FleetView,
     GetFleet,
     ListPipelines,
     PipelineView,
+    Token,
 )
 from tests.broker.test_main import SPEC, command, operator
 from tests.fakes.broker_clients import Operator, Sockets
 from tests.fakes.chaos_proxy import ChaosProxy
 from tests.fakes.patience import PATIENCE
-from tests.fakes.ports_and_folders import short_folder
+from tests.fakes.ports_and_folders import ROOT, short_folder
 from tests.fakes.postgresql import Cluster, running_cluster
 
 
@@ -248,3 +251,40 @@ async def test_a_broker_that_stands_by_is_healthy(several: Several) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "stands by" in done.stdout
+
+
+async def test_a_device_follows_the_leader(several: Several, tmp_path: Path) -> None:
+    first = several.start()
+    await several.leads(first)
+    second = several.start()
+    await several.ready(second)
+    token = (await first.asking.get(AddDevice("cam-1"), Token)).token
+    options = ["--data-dir", str(tmp_path / "w"), "--join", token, "--unsupervised"]
+    for each in (second, first):
+        options += ["--broker", each.devices]
+    with (tmp_path / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.fakes.agent_process", *options], stderr=log, cwd=ROOT
+        )
+    try:
+        await has_device(first)
+        first.process.kill()
+        await several.leads(second)
+        await has_device(second)
+        third = several.start(name="b0", devices_port=first.devices.rpartition(":")[2])
+        await several.ready(third)
+        second.process.send_signal(signal.SIGTERM)
+        await several.leads(third)
+        await has_device(third)
+    finally:
+        worker.terminate()
+        worker.wait(PATIENCE)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+async def has_device(candidate: Candidate) -> None:
+    """Wait until a device is ready."""
+    deadline = time.monotonic() + PATIENCE
+    while not (await candidate.asking.get(GetFleet(), FleetView)).devices_ready:
+        assert time.monotonic() < deadline, candidate.log()
+        await asyncio.sleep(0.05)

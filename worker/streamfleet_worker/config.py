@@ -36,7 +36,9 @@ class WorkerConfig:
     data_dir: Path  # absolute
     join: str = field(default="", repr=False)  # a join token, or nothing
     join_file: Path | None = None  # a file with a token, which may be missing after the device has joined
-    broker: str = ""  # tcp://HOST:PORT, tried before the addresses in the token
+    # tcp://HOST:PORT. One is tried before the addresses in the token; several are those of brokers of which
+    # one leads.
+    brokers: tuple[str, ...] = ()
     capacity: int = 8  # pipelines
     capacity_is_given: bool = True  # otherwise what pipelines cost decides, where it was measured
     publish_host: str = "*"
@@ -73,7 +75,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         " for labelling, as a COCO data set.",
     )
     for name, description in _OPTIONS.items():
-        parser.add_argument(f"--{name}", help=description)
+        parser.add_argument(f"--{name}", help=description, action="append" if name == "broker" else "store")
     parser.add_argument(
         "--check",
         action="store_true",
@@ -91,7 +93,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> WorkerCon
         data_dir=Path(options["data-dir"] or DEFAULT_DATA_DIR).expanduser().absolute(),
         join=options["join"] or "",
         join_file=Path(options["join-file"]).absolute() if options["join-file"] else None,
-        broker=_endpoint(options["broker"] or ""),
+        brokers=tuple(_endpoint(text) for text in (options["broker"] or "").replace(",", " ").split()),
         capacity=_whole("--capacity", options["capacity"] or str(default_capacity()), 0, MAX_CAPACITY),
         capacity_is_given=options["capacity"] is not None,
         publish_host=options["publish-host"] or "*",
@@ -118,7 +120,8 @@ _OPTIONS = {
     "data-dir": f"directory for this device's key, models and state; created if missing [{DEFAULT_DATA_DIR}]",
     "join": "token of a new device, from 'streamfleet devices add NAME'; ignored once it has joined",
     "join-file": "file with the token, to keep it out of the command line",
-    "broker": "tcp://HOST:PORT of the broker, if it is no longer the address in the token",
+    "broker": "tcp://HOST:PORT of the broker, if it is no longer the address in the token; given several"
+    " times (in the environment: with commas), those of brokers of which one leads",
     "capacity": "how many pipelines this device may run at most; without it, as many as fit by their"
     " measured cost",
     "publish-port": "TCP port for subscribers that connect to this device directly; without it there is none",
@@ -165,14 +168,18 @@ def post_processing(environment: Mapping[str, str]) -> PostProcessing:
     )
 
 
-def _option(name: str, given: Mapping[str, str | None], environment: Mapping[str, str]) -> str | None:
+def _option(
+    name: str, given: Mapping[str, str | list[str] | None], environment: Mapping[str, str]
+) -> str | None:
     variable = "STREAMFLEET_" + name.upper().replace("-", "_")
     value = given[name.replace("-", "_")]
+    if isinstance(value, list):
+        value = ",".join(value)
     return value if value is not None else environment.get(variable) or None
 
 
 def _endpoint(text: str) -> str:
-    if text and re.fullmatch(r"tcp://.+:\d+", text) is None:
+    if re.fullmatch(r"tcp://.+:\d+", text) is None:
         raise ConfigError(f"--broker: expected tcp://HOST:PORT, got {text!r}")
     return text
 

@@ -88,8 +88,10 @@ async def _run(
         identity = await _identify(config, paths)
     except asyncio.CancelledError:
         return
-    if config.broker:
-        identity = identity.reached_at(config.broker)
+    if len(config.brokers) > 1:  # one of them leads; the token may name but one
+        identity = identity.at(config.brokers)
+    elif config.brokers:
+        identity = identity.reached_at(config.brokers[0])
 
     def turn() -> None:
         _rearm_alarm()

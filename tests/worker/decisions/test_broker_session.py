@@ -683,3 +683,122 @@ def test_who_is_let_in_again_adopts_the_same_revision_again() -> None:
     )
 
     assert worker.receive(again.say(Desired(9, (ASSIGNMENT,))), 2.3) == [Adopt(5, 9, (ASSIGNMENT,))]
+
+
+# several brokers ------------------------------------------------------------------------------------------
+
+
+NOT_LEADER = Refused("not_leader", "tcp://b:7771 leads", 500)
+
+
+def of_several() -> Session:
+    """A session that has said hello to the first of two brokers, at 0 s."""
+    worker = Session(HELLO, lambda: 0.5, several=True)
+    worker.tick(0.0)
+    worker.tick(0.0)
+    return worker
+
+
+def opened(effects: list[Effect]) -> list[int]:
+    return [each.endpoint for each in effects if isinstance(each, Open)]
+
+
+def hellos(effects: list[Effect]) -> int:
+    return sum(isinstance(each, Send) and isinstance(each.envelope.message, Hello) for each in effects)
+
+
+def test_a_broker_that_does_not_lead_is_left_for_the_next_at_once() -> None:
+    worker = of_several()
+
+    effects = worker.receive(Broker(session=NO_SESSION).say(NOT_LEADER), 0.1)
+    effects += worker.tick(0.2)
+
+    assert effects == [Close("tcp://b:7771 leads"), Open(1)]
+
+
+def test_a_broker_that_does_not_lead_may_say_so_in_an_epoch_that_is_over() -> None:
+    worker = of_several()
+
+    effects = worker.receive(Broker(epoch=1, session=NO_SESSION).say(NOT_LEADER), 0.1)
+
+    assert effects == [Close("tcp://b:7771 leads")]
+    worker.check()
+
+
+def test_where_none_leads_one_is_asked_again_over_the_same_connection() -> None:
+    worker = of_several()
+    broker = Broker(session=NO_SESSION)
+    worker.receive(broker.say(NOT_LEADER), 0.1)
+    worker.tick(0.2)
+    worker.tick(0.2)
+
+    assert worker.receive(broker.say(NOT_LEADER), 0.3) == []
+    asked = [now for now in range(3, 12) if hellos(worker.tick(now / 10))]
+
+    assert asked == [7]
+    effects = worker.receive(Broker().say(WELCOME), 0.75)
+    assert Welcomed(WELCOME) in effects
+    worker.check()
+
+
+def test_where_none_leads_for_long_the_next_is_asked() -> None:
+    worker = of_several()
+    broker = Broker(session=NO_SESSION)
+    worker.receive(broker.say(NOT_LEADER), 0.0)
+    found = []
+
+    for tick in range(1, 80):
+        effects = worker.tick(tick / 10)
+        found += [(tick, each) for each in opened(effects)]
+        if hellos(effects):
+            assert not opened(worker.receive(broker.say(NOT_LEADER), tick / 10))
+
+    assert found == [(1, 1), (35, 2), (37, 3), (71, 4), (73, 5)]
+    worker.check()
+
+
+def test_a_leader_that_falls_silent_is_left_before_the_lease_ends() -> None:
+    worker = Session(HELLO, lambda: 0.5, several=True)
+    worker.tick(0.0)
+    worker.tick(0.0)
+    broker = Broker()
+    worker.receive(broker.say(WELCOME), 0.0)
+    worker.receive(broker.say(Desired(1, ())), 0.0)
+    worker.observe((), 0.0)
+    worker.receive(broker.say(HeartbeatAck(1)), 0.0)
+
+    found = {tick: opened(worker.tick(tick / 10)) for tick in range(1, 40)}
+
+    assert {tick: each for tick, each in found.items() if each} == {31: [1]}
+    assert worker.state(3.2) is not SessionState.FENCED
+
+
+def test_of_several_brokers_one_without_a_connection_is_soon_left() -> None:
+    worker = Session(HELLO, lambda: 0.5, several=True)
+    found = []
+
+    for tick in range(25):
+        effects = worker.tick(tick / 10)
+        found += opened(effects)
+        for each in effects:
+            if isinstance(each, Send):
+                worker.unsent(each.envelope)
+
+    assert found == [0, 1, 2]
+
+
+def test_one_broker_alone_that_does_not_lead_is_asked_again() -> None:
+    worker, _ = connected()
+    broker = Broker(session=NO_SESSION)
+    found = 0
+
+    for tick in range(1, 50):
+        effects = worker.tick(tick / 10)
+        if hellos(effects):
+            found += 1
+            worker.receive(broker.say(NOT_LEADER), tick / 10)
+        elif tick == 1:
+            worker.receive(broker.say(NOT_LEADER), tick / 10)
+
+    assert 5 <= found <= 15
+    worker.check()

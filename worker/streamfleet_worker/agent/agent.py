@@ -128,6 +128,7 @@ class Agent:
                 resources=read_resources(board, is_limited=config.capacity_is_given),
             ),
             rng,
+            several=len(config.brokers) > 1,
         )
         self._models = ModelCache(self._paths.models, self._handle_event, rng, board=board)
         self._files = SourceFiles(self._paths.files, rng)

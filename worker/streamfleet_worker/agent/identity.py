@@ -61,6 +61,10 @@ class Identity(msgspec.Struct, frozen=True):
         """The keys for sockets to the broker."""
         return CurveKeys(self.broker_key, KeyPair(self.public_key, self.secret_key))
 
+    def at(self, endpoints: tuple[str, ...]) -> Identity:
+        """The same identity with exactly these addresses."""
+        return msgspec.structs.replace(self, endpoints=endpoints)
+
     def reached_at(self, endpoint: str) -> Identity:
         """The same identity with this address first."""
         others = tuple(other for other in self.endpoints if other != endpoint)
@@ -192,6 +196,8 @@ async def _exchange(socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket, enr
             continue
         if isinstance(answer, Enrolled):
             return _Outcome.ADMITTED
+        if isinstance(answer, Refused) and answer.code == "not_leader":
+            return _Outcome.SILENT  # another broker enrols, and this one may do so later
         if isinstance(answer, Refused):
             logger.warning("the broker refused to enrol this device, %s: %s", answer.code, answer.detail)
             return _Outcome.REFUSED

@@ -4,6 +4,8 @@
     ready --no HeartbeatAck--> degraded --lease ends--> fenced
     ready, syncing --refused as stale, the first time--> hello_sent, over the same connection
     any --refused, silent, or a gap in `seq`--> waiting --back-off--> connecting
+    any --refused, as another broker leads--> waiting --> connecting to the next one
+    hello_sent --the same again--> connecting --a moment--> hello_sent, over the same connection
 
 The lease is independent of these states. It is measured from the *sending* of the last heartbeat that was
 acknowledged, so it ends here before it ends at the broker. `now` is CLOCK_BOOTTIME in seconds.
@@ -56,6 +58,11 @@ DEGRADED_AFTER = 3  # heartbeats without an acknowledgement
 # pipelines, and heartbeats that renew our lease at the broker would keep it from moving them.
 DEAF_AFTER = 3
 SILENCE_TIMEOUT = 10  # heartbeats without any message, until the socket is closed
+# The same two with several brokers: another one may lead, and it has to be found before the lease ends.
+SILENCE_TIMEOUT_OF_SEVERAL = 3
+CONNECT_TIMEOUT_OF_SEVERAL = 1.0  # seconds
+# Seconds for which a broker that does not lead is asked again. If the leader is gone, it leads soon.
+ELECTION_TIMEOUT = 3.0
 HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
 START_TIMEOUT = 8.0  # seconds from the start to the desired state, until what is stored starts without it
 CONNECT_TIMEOUT = 3.0  # seconds for one endpoint to accept the connection, before the next is tried
@@ -100,12 +107,15 @@ class Session:
     """The connection of one device to its broker. Every input returns effects, in the order to perform them.
 
     `hello` describes the device; its `seen_epoch` is the one stored by earlier runs. `rng` returns numbers in
-    [0, 1) for the jitter. One input sends at most one message.
+    [0, 1) for the jitter. One input sends at most one message. `several`: the endpoints are those of several
+    brokers, of which one leads.
     """
 
-    def __init__(self, hello: Hello, rng: Callable[[], float]) -> None:
+    def __init__(self, hello: Hello, rng: Callable[[], float], *, several: bool = False) -> None:
         self._hello = hello
         self._rng = rng
+        self._silence_timeout = SILENCE_TIMEOUT_OF_SEVERAL if several else SILENCE_TIMEOUT  # heartbeats
+        self._connect_timeout = CONNECT_TIMEOUT_OF_SEVERAL if several else CONNECT_TIMEOUT
         self._state = SessionState.WAITING
         self._turned_at: float | None = None
         self._start_until: float | None = None  # when the wait for the first desired state ends
@@ -116,6 +126,9 @@ class Session:
         self._woke_at = float("-inf")  # after a stop or a suspension, in which nothing could be heard
         self._endpoint = 0  # +1 after a refused or unanswered connection
         self._unconnected = 0  # connections in a row that did not come about
+        self._hello_at = float("-inf")  # not before, over a connection that is there
+        self._not_leading = 0  # refusals in a row, as another broker leads
+        self._election_until = float("-inf")  # until then, the broker of this connection is asked again
         self._backoff = Backoff(first=BACKOFF_FIRST, limit=BACKOFF_LAST, jitter=1.0)
 
         self._seen_epoch = hello.seen_epoch  # never falls
@@ -163,18 +176,15 @@ class Session:
                 self._opened_at = now
                 effects.append(Open(self._endpoint))
         elif self._state is SessionState.CONNECTING:
-            if now - self._opened_at >= CONNECT_TIMEOUT * 2 ** min(self._unconnected // 2, MAX_DOUBLINGS):
-                effects += self._disconnect(now, "no connection", counts=False)
-                self._endpoint += 1
-                self._unconnected += 1
-            else:
-                effects.append(self._say_hello(now))
+            effects += self._connect(now)
         elif self._state is SessionState.HELLO_SENT:
             if now - self._heard_at >= HELLO_TIMEOUT:
                 effects += self._disconnect(now, f"no answer to Hello for {HELLO_TIMEOUT:.0f} s")
                 self._endpoint += 1
-        elif now - self._heard_at >= (timeout := SILENCE_TIMEOUT * self._interval):
+        elif now - self._heard_at >= (timeout := self._silence_timeout * self._interval):
             effects += self._disconnect(now, f"no message for {timeout:g} s")
+            if self._silence_timeout == SILENCE_TIMEOUT_OF_SEVERAL:
+                self._endpoint += 1
         elif now >= self._heartbeat_at or self._may_send_change(now):
             effects.append(self._heartbeat(now))
         return effects
@@ -206,15 +216,17 @@ class Session:
         effects = self._advance(now)
         if self._state in (SessionState.WAITING, SessionState.CONNECTING):
             return effects
+        message = envelope.message
+        if isinstance(message, Refused) and message.code == "not_leader":
+            # It may know an epoch that is over, and says nothing of its own.
+            return effects + self._not_leader(message, envelope, now)
         if envelope.epoch < self._seen_epoch:
             return effects + self._outdated(envelope, now)
         if envelope.epoch > self._seen_epoch:
             self._seen_epoch = envelope.epoch
             effects.append(RememberEpoch(envelope.epoch))
-        message = envelope.message
         if isinstance(message, Refused):
-            if envelope.session in (NO_SESSION, self._session):
-                effects += self._refused(message, now)
+            effects += self._refused(message, envelope, now)
         elif self._welcome is None:
             if isinstance(message, Welcome):
                 effects += self._welcomed(message, envelope, now)
@@ -279,6 +291,10 @@ class Session:
 
     # turns
 
+    def _concerns(self, refusal: Envelope) -> bool:
+        """Whether a refusal is about the present session, or about none."""
+        return refusal.session in (NO_SESSION, self._session)
+
     @property
     def _session(self) -> bytes:
         return NO_SESSION if self._welcome is None else self._welcome.session
@@ -315,6 +331,15 @@ class Session:
             return []
         self._started = True
         return [StartWithoutBroker()]
+
+    def _connect(self, now: float) -> list[Effect]:
+        """Say hello as soon as there is a connection, or try the next endpoint."""
+        patience = self._connect_timeout * 2 ** min(self._unconnected // 2, MAX_DOUBLINGS)
+        if now - self._opened_at < patience:
+            return [self._say_hello(now)] if now >= self._hello_at else []
+        self._endpoint += 1
+        self._unconnected += 1
+        return self._disconnect(now, "no connection", counts=False)
 
     def _say_hello(self, now: float) -> Effect:
         self._state = SessionState.HELLO_SENT
@@ -377,7 +402,7 @@ class Session:
 
     def _welcomed(self, welcome: Welcome, envelope: Envelope, now: float) -> list[Effect]:
         self._state = SessionState.SYNCING
-        self._unconnected = 0
+        self._unconnected = self._not_leading = 0
         self._welcome = welcome
         self._epoch = envelope.epoch
         self._sent_seq = 0
@@ -458,7 +483,9 @@ class Session:
             " is it an old one, or its store an old copy?",
         )
 
-    def _refused(self, refused: Refused, now: float) -> list[Effect]:
+    def _refused(self, refused: Refused, envelope: Envelope, now: float) -> list[Effect]:
+        if not self._concerns(envelope):
+            return []
         if refused.code == "stale_session" and self._welcome is not None and not self._backoff.failures:
             # The broker has restarted. A new connection would cost both ends a further handshake, at a time
             # when the whole fleet comes back.
@@ -476,8 +503,29 @@ class Session:
             self._open_at = max(self._open_at, now + refused.retry_ms / 1000)
         return effects
 
+    def _not_leader(self, refused: Refused, envelope: Envelope, now: float) -> list[Effect]:
+        """Ask the next broker. If that one does not lead either, wait where we are: one of them will."""
+        if not self._concerns(envelope):
+            return []
+        self._not_leading += 1
+        if self._not_leading == 2:
+            self._election_until = now + ELECTION_TIMEOUT
+        if self._not_leading > 1 and now < self._election_until:
+            self._end_session()
+            self._state = SessionState.CONNECTING  # it is connected
+            self._opened_at = now
+            self._hello_at = now + refused.retry_ms / 1000 * (0.5 + self._rng() / 2)
+            return []
+        if self._not_leading > 1:
+            self._not_leading = 0
+        self._endpoint += 1
+        effects = self._disconnect(now, refused.detail, counts=False)
+        self._open_at = min(self._open_at, now + BACKOFF_FIRST * self._rng())
+        return effects
+
     def _disconnect(self, now: float, reason: str, *, counts: bool = True) -> list[Effect]:
         self._state = SessionState.WAITING
+        self._hello_at = float("-inf")
         self._end_session()
         pause = self._backoff.failed if counts else self._backoff.pause
         self._open_at = now + pause(self._rng())
