@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streamfleet_api.broker_client import BrokerClient, BrokerClientError
+from streamfleet_api.broker_client import BrokerClient, BrokerClientError, Endpoints
 from streamfleet_api.config import INSECURE, Config
 from streamfleet_api.dashboard.routes import Page
 from streamfleet_api.docs.routes import DocumentRoutes
@@ -110,7 +110,7 @@ class Services:
     @classmethod
     def make(cls, config: Config, context: zmq.asyncio.Context) -> Services:
         """The services, not yet started."""
-        broker = BrokerClient(context, config.broker, keys=config.keys)
+        broker = BrokerClient(context, *_each(config.broker), keys=config.keys)
         subscribers, pipeline_cache = SubscriberRegistry(stuck=config.stuck), PipelineCache(broker)
         return cls(
             broker=broker,
@@ -151,6 +151,10 @@ class Services:
                 await service.start()
                 stack.push_async_callback(service.close)
             yield
+
+
+def _each(endpoints: Endpoints) -> tuple[str, ...]:
+    return (endpoints,) if isinstance(endpoints, str) else endpoints
 
 
 def create_app(

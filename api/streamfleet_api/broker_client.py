@@ -1,6 +1,7 @@
 """The api's connection to the broker: one DEALER, any number of concurrent requests, a deadline for each.
 
-If the broker restarts, pending requests are sent again under the same id.
+If the broker restarts, pending requests are sent again under the same id. Of several brokers one leads. Each
+has a DEALER of its own, and a request goes to the one that answered last, then to the others until one leads.
 
 BrokerClientError
 ├── BrokerUnreachable: no reply in time
@@ -14,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
@@ -58,6 +59,11 @@ logger = logging.getLogger(__name__)
 TIMEOUT = 5.0  # seconds for a reply
 PAGE = 250  # pipelines or devices that are listed at once
 CONNECT_TIMEOUT = 2.0  # seconds for the connection, included in the timeout
+# Of several brokers: seconds without an answer after which another one is asked, too; it refuses unless it
+# leads. And seconds after which one that did not lead is asked again.
+OTHER_AFTER = 1.5
+AGAIN_AFTER = 0.25
+_TURN = 0.1  # seconds
 
 _QUERIES = (  # requests that change nothing
     CheckHolder,
@@ -77,6 +83,7 @@ _QUERIES = (  # requests that change nothing
 )
 
 T = TypeVar("T")
+Endpoints = str | tuple[str, ...]  # of one broker, or of several of which one leads
 
 
 class BrokerClientError(Exception):
@@ -110,51 +117,67 @@ class _PendingRequest:
     answer: asyncio.Future[Message]
     sent: bool = False
     lost: bool = False  # sent on a connection that broke since
+    # With several brokers:
+    asked: set[_Connection] = field(default_factory=set)  # those that may answer yet
+    asked_at: float = 0.0  # when the last one was asked
+    again_at: dict[_Connection, float] = field(default_factory=dict)  # of those that do not lead
+    changed: asyncio.Event = field(default_factory=asyncio.Event)  # one of them answered, refused or broke
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """A DEALER to one broker."""
+
+    endpoint: str
+    socket: zmq.asyncio.Socket
+    monitor: zmq.asyncio.Socket
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
 class BrokerClient:
-    """One connection to the broker's operators' ROUTER, for one event loop."""
+    """One connection to the operators' ROUTER of each broker, for one event loop."""
 
-    def __init__(self, context: zmq.asyncio.Context, endpoint: str, *, keys: CurveKeys | None = None) -> None:
-        self.endpoint = endpoint
+    def __init__(self, context: zmq.asyncio.Context, *endpoints: str, keys: CurveKeys | None = None) -> None:
+        self.endpoint = ", ".join(endpoints)
+        self._endpoints = endpoints
         self.changes = 0  # number of finished requests that may have changed something
         self._context = context
         self._keys = keys
         self._pending: dict[bytes, _PendingRequest] = {}
-        self._socket: zmq.asyncio.Socket | None = None
-        self._monitor: zmq.asyncio.Socket | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._connections: list[_Connection] = []  # first that of the leader, as far as it is known
 
     async def start(self) -> None:
         """Start to connect. The broker need not run yet."""
+        self._connections = [self._connect(endpoint) for endpoint in self._endpoints]
+
+    async def close(self) -> None:
+        """Close all connections. Pending requests raise BrokerUnreachable at their deadlines."""
+        tasks = [task for connection in self._connections for task in connection.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for connection in self._connections:
+            connection.socket.disable_monitor()
+            connection.socket.close(linger=0)
+            connection.monitor.close(linger=0)
+        self._connections = []
+
+    def _connect(self, endpoint: str) -> _Connection:
         socket = self._context.socket(zmq.DEALER)
         configure(socket, largest=MAX_REPLY_BODY + CURVE_MARGIN, reconnect=(50, 1000))
         socket.immediate = True  # without a connection, fail now instead of delivering minutes later
         socket.sndhwm = 1000
         if self._keys is not None:
             self._keys.apply(socket)
-        self._socket = socket
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        self._monitor.linger = 0
-        self._tasks = [
-            asyncio.create_task(self._receive(socket), name="broker replies"),
-            asyncio.create_task(
-                self._resend_after_reconnect(socket, self._monitor), name="broker reconnects"
-            ),
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        monitor.linger = 0
+        connection = _Connection(endpoint, socket, monitor)
+        connection.tasks = [
+            asyncio.create_task(self._receive(connection), name="broker replies"),
+            asyncio.create_task(self._resend_after_reconnect(connection), name="broker reconnects"),
         ]
-        socket.connect(self.endpoint)
-
-    async def close(self) -> None:
-        """Close the connection. Pending requests raise BrokerUnreachable at their deadlines."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._socket is not None:
-            self._socket.disable_monitor()
-            self._socket.close(linger=0)
-        if self._monitor is not None:
-            self._monitor.close(linger=0)
-        self._socket = self._monitor = None
+        socket.connect(endpoint)
+        return connection
 
     async def ask(self, request: OperatorRequest, reply_type: type[T], *, timeout: float = TIMEOUT) -> T:
         """Send a request and return the reply.
@@ -171,8 +194,11 @@ class BrokerClient:
         pending = _PendingRequest(frames, asyncio.get_running_loop().create_future())
         self._pending[request_id] = pending
         try:
-            await self._send(pending, min(timeout, CONNECT_TIMEOUT))
-            answer = await asyncio.wait_for(pending.answer, timeout)
+            if len(self._endpoints) > 1:
+                answer = await asyncio.wait_for(self._answer_of_leader(pending), timeout)
+            else:
+                await self._send(pending, min(timeout, CONNECT_TIMEOUT))
+                answer = await asyncio.wait_for(pending.answer, timeout)
         except asyncio.TimeoutError as exc:
             raise BrokerUnreachable(self.endpoint, "answer", timeout) from exc
         finally:
@@ -240,17 +266,41 @@ class BrokerClient:
             fleet, tuple(map(PipelineFigures.of, pipelines)), tuple(map(DeviceFigures.of, devices))
         )
 
+    async def _answer_of_leader(self, pending: _PendingRequest) -> Message:
+        """Ask one broker after the other until one answers that leads."""
+        loop = asyncio.get_running_loop()
+        while not pending.answer.done():
+            now = loop.time()
+            if not pending.asked or now >= pending.asked_at + OTHER_AFTER:
+                self._ask_next(pending, now)
+            pending.changed.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(pending.changed.wait(), _TURN)
+        return pending.answer.result()
+
+    def _ask_next(self, pending: _PendingRequest, now: float) -> None:
+        """Send a request to the first broker that does not have it and takes it now."""
+        for connection in self._connections:
+            if connection in pending.asked or now < pending.again_at.get(connection, now):
+                continue
+            sending = connection.socket.send_multipart(pending.frames, zmq.NOBLOCK)
+            assert isinstance(sending, asyncio.Future)
+            if sending.exception() is None:  # with NOBLOCK it is done at once
+                pending.asked.add(connection)
+                pending.asked_at = now
+                return
+
     async def _send(self, pending: _PendingRequest, timeout: float) -> None:
-        assert self._socket is not None, "start() comes first"
+        assert self._connections, "start() comes first"
         try:
-            await asyncio.wait_for(self._socket.send_multipart(pending.frames), timeout)
+            await asyncio.wait_for(self._connections[0].socket.send_multipart(pending.frames), timeout)
         except asyncio.TimeoutError as exc:
             raise BrokerUnreachable(self.endpoint, "connection", timeout) from exc
         pending.sent = True
 
-    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+    async def _receive(self, connection: _Connection) -> None:
         while True:
-            frames = await socket.recv_multipart()
+            frames = await connection.socket.recv_multipart()
             try:
                 envelope = decode(frames, raw_data=True)
             except BadMessage as exc:
@@ -258,21 +308,36 @@ class BrokerClient:
                 continue
             pending = self._pending.get(envelope.request_id)
             if pending is not None and not pending.answer.done():
-                pending.answer.set_result(envelope.message)
+                self._answered(pending, connection, envelope.message)
 
-    async def _resend_after_reconnect(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket) -> None:
+    def _answered(self, pending: _PendingRequest, connection: _Connection, answer: Message) -> None:
+        """Take an answer; of several brokers, that of the leader."""
+        several = len(self._endpoints) > 1
+        if several and isinstance(answer, Error) and answer.code == "not_leader":
+            pending.asked.discard(connection)
+            pending.again_at[connection] = asyncio.get_running_loop().time() + AGAIN_AFTER
+        else:
+            pending.answer.set_result(answer)
+            if connection is not self._connections[0]:
+                logger.info("broker: %s leads", connection.endpoint)
+                self._connections.sort(key=lambda each: each is not connection)
+        pending.changed.set()
+
+    async def _resend_after_reconnect(self, connection: _Connection) -> None:
         while True:
-            event = parse_monitor_message(await monitor.recv_multipart())["event"]
+            event = parse_monitor_message(await connection.monitor.recv_multipart())["event"]
             if event == zmq.EVENT_DISCONNECTED:
-                logger.warning("broker: disconnected from %s", self.endpoint)
+                logger.warning("broker: disconnected from %s", connection.endpoint)
                 for pending in self._pending.values():
                     pending.lost = pending.sent
+                    pending.asked.discard(connection)
+                    pending.changed.set()
                 continue
-            logger.info("broker: connected to %s", self.endpoint)
+            logger.info("broker: connected to %s", connection.endpoint)
             for pending in [each for each in self._pending.values() if each.lost]:
                 pending.lost = False
                 with contextlib.suppress(zmq.Again):
-                    await socket.send_multipart(pending.frames, zmq.NOBLOCK)
+                    await connection.socket.send_multipart(pending.frames, zmq.NOBLOCK)
 
 
 def _unpack(answer: Message, reply_type: type[T]) -> T:

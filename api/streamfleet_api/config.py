@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from streamfleet_api.broker_client import Endpoints
 from streamfleet_api.sampling_presets import ActiveLearning
 from streamfleet_api.web.access_policy import Network, address_of, hostname_of
 from streamfleet_api.web.connections import Limits
@@ -37,9 +38,9 @@ class Config:
     data_dir: Path
     host: str
     port: int
-    broker: str  # endpoint of the operators' ROUTER
-    predictions: str  # endpoint of the relay's XPUB
-    pictures: str  # the same for pictures
+    broker: Endpoints  # of the operators' ROUTER of each broker
+    predictions: Endpoints  # of the relay's XPUB of each broker
+    pictures: Endpoints  # the same for pictures
     keys: CurveKeys | None = None  # for all three, when they are on TCP
     trust: tuple[Network, ...] = ()
     allowed_hosts: frozenset[str] = frozenset()  # names of this api, besides those of this machine
@@ -74,13 +75,18 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
     options = _parser(environment).parse_args(arguments)
     data_dir = Path(options.data_dir).expanduser().absolute()
     broker_dir = data_dir.parent / "broker"
+
+    def endpoints(given: list[str] | None, option: str) -> tuple[str, ...]:
+        variable = environment.get(f"STREAMFLEET_{option.upper()}") or ""
+        return tuple(given or filter(None, variable.split(",")))
+
     config = Config(
         data_dir=data_dir,
         host=options.host,
         port=options.port,
-        broker=options.broker or f"ipc://{broker_dir}/operators.ipc",
-        predictions=options.predictions or f"ipc://{broker_dir}/predictions.ipc",
-        pictures=options.pictures or f"ipc://{broker_dir}/pictures.ipc",
+        broker=endpoints(options.broker, "broker") or f"ipc://{broker_dir}/operators.ipc",
+        predictions=endpoints(options.predictions, "predictions") or f"ipc://{broker_dir}/predictions.ipc",
+        pictures=endpoints(options.pictures, "pictures") or f"ipc://{broker_dir}/pictures.ipc",
         keys=_keys(options.operator_key, options.broker_key),
         trust=tuple(network(text) for text in options.trust),
         allowed_hosts=frozenset(allowed_host(text) for text in options.allowed_host),
@@ -97,12 +103,13 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Config:
         manager_timeout=_seconds("STREAM_MANAGER_SOCKET_TIMEOUT", environment) or MANAGER_TIMEOUT,
         command_timeout=_seconds("STREAM_MANAGER_OPERATIONS_TIMEOUT", environment),
     )
-    for option, endpoint in (
+    for option, several in (
         ("--broker", config.broker),
         ("--predictions", config.predictions),
         ("--pictures", config.pictures),
     ):
-        _check_endpoint(option, endpoint, config.keys)
+        for endpoint in [several] if isinstance(several, str) else several:
+            _check_endpoint(option, endpoint, config.keys)
     return config
 
 
@@ -159,9 +166,12 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=given("manager_port", "7070", "STREAM_MANAGER_PORT", "PORT"),
         help="Roboflow's Stream Manager over TCP, 0 for none; STREAM_MANAGER_PORT, PORT (%(default)s)",
     )
-    add("--broker", default=given("broker"), help="endpoint of the broker (beside the data directory)")
-    add("--predictions", default=given("predictions"), help="endpoint of the broker's relay (likewise)")
-    add("--pictures", default=given("pictures"), help="the same for pictures (likewise)")
+    for name, text in (
+        ("broker", "endpoint of the broker (beside the data directory); given again for each of several"),
+        ("predictions", "endpoint of the broker's relay (likewise)"),
+        ("pictures", "the same for pictures (likewise)"),
+    ):
+        add(f"--{name}", action="append", metavar="ENDPOINT", help=text)
     add("--operator-key", default=given("operator_key"), help="file of the key for a broker on TCP")
     add("--broker-key", default=given("broker_key"), help="the public key of a broker on TCP")
     add(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import zmq
@@ -26,6 +26,7 @@ from streamfleet_core.protocol.values import KeyPair, to_plain
 from streamfleet_core.runtime.curve import CurveKeys
 from tests.fakes.broker import Peer, pipeline
 from tests.fakes.patience import PATIENCE
+from tests.fakes.ports_and_folders import short_folder
 
 FLEET = FleetView(epoch=7, uptime=1.5, devices_ready=0, devices=0, pipelines=0)
 
@@ -182,3 +183,81 @@ async def test_a_broker_elsewhere_is_asked_through_curve() -> None:
         assert await question == FLEET
         assert secret.decode() not in repr(keys)
         await broker.close()
+
+
+# several brokers ------------------------------------------------------------------------------------------
+
+
+NOT_LEADER = Error("not_leader", "this broker stands by")
+
+
+@pytest.fixture
+def second_peer() -> Iterator[Peer]:
+    """Another broker."""
+    with short_folder() as folder:
+        found = Peer(folder)
+        yield found
+        found.close()
+
+
+@contextlib.asynccontextmanager
+async def of_both(first: Peer, second: Peer) -> AsyncIterator[BrokerClient]:
+    """A client of two brokers."""
+    context = zmq.asyncio.Context()
+    broker = BrokerClient(context, first.endpoint, second.endpoint)
+    await broker.start()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+        context.term()
+
+
+async def test_of_two_brokers_the_one_that_leads_answers_and_is_asked_from_then_on(
+    peer: Peer, second_peer: Peer
+) -> None:
+    peer.answer = lambda _asked: NOT_LEADER
+    async with of_both(peer, second_peer) as broker:
+        await answered(broker)
+        await answered(broker)
+
+    assert len(second_peer.asked) == 2
+    assert len(peer.asked) <= 1
+
+
+async def test_a_question_waits_until_one_of_two_brokers_leads(peer: Peer, second_peer: Peer) -> None:
+    peer.answer = lambda _asked: NOT_LEADER
+    refusals = iter([NOT_LEADER] * 3)
+    second_peer.answer = lambda asked: next(refusals, None) or second_peer.honest(asked)
+    async with of_both(peer, second_peer) as broker:
+        fleet = await broker.ask(GetFleet(), FleetView, timeout=PATIENCE)
+
+    assert fleet.epoch == 7
+
+
+async def test_a_question_to_a_leader_that_falls_silent_goes_to_the_other(
+    peer: Peer, second_peer: Peer
+) -> None:
+    async with of_both(peer, second_peer) as broker:
+        await answered(broker)
+        leader, other = (peer, second_peer) if peer.asked else (second_peer, peer)
+        leader.answer = lambda _asked: None
+        fleet = await broker.ask(GetFleet(), FleetView, timeout=PATIENCE)
+
+    assert fleet.epoch == 7
+    assert other.asked
+
+
+async def test_without_a_leader_a_question_ends_in_time(peer: Peer, second_peer: Peer) -> None:
+    for each in (peer, second_peer):
+        each.answer = lambda _asked: NOT_LEADER
+    async with of_both(peer, second_peer) as broker:
+        with pytest.raises(BrokerUnreachable):
+            await broker.ask(GetFleet(), FleetView, timeout=0.5)
+
+
+async def test_one_broker_alone_that_does_not_lead_refuses(broker: BrokerClient, peer: Peer) -> None:
+    peer.answer = lambda _asked: NOT_LEADER
+
+    with pytest.raises(Refused, match="stands by"):
+        await broker.ask(GetFleet(), FleetView)

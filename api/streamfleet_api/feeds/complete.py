@@ -20,6 +20,7 @@ import zmq.asyncio
 from streamfleet.complete.receiver import Received, Receiver
 from streamfleet.complete.values import Checkpoint, Gap
 from streamfleet.errors import BadSetting
+from streamfleet_api.broker_client import Endpoints
 from streamfleet_api.feeds.filters import Parameters, PredictionFilter, WrongParameter
 from streamfleet_api.feeds.predictions import topics_of
 from streamfleet_api.feeds.send_queue import Message, SendQueue
@@ -83,12 +84,12 @@ class CompleteStreams:
     def __init__(
         self,
         context: zmq.asyncio.Context,
-        endpoint: str,
+        endpoints: Endpoints,
         keys: CurveKeys | None,
         subscribers: SubscriberRegistry,
     ) -> None:
         self._context = context
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._keys = keys
         self._subscribers = subscribers
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,7 +110,7 @@ class CompleteStreams:
 
     async def _run(self, subscriber: Subscriber, chosen: PredictionFilter, since: Since) -> None:
         try:
-            with sub_socket(self._context, self._endpoint, self._keys) as socket:
+            with sub_socket(self._context, self._endpoints, self._keys) as socket:
                 for topic in topics_of(chosen):
                     socket.subscribe(topic)
                 await self._feed(subscriber, chosen, since, socket)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import zmq.asyncio
 
+from streamfleet_api.broker_client import Endpoints
 from streamfleet_api.feeds.background_task import Background
 from streamfleet_api.feeds.filters import Document, PredictionFilter
 from streamfleet_api.feeds.pipeline_cache import PipelineCache
@@ -106,13 +107,13 @@ class Predictions:
     def __init__(
         self,
         context: zmq.asyncio.Context,
-        endpoint: str,
+        endpoints: Endpoints,
         keys: CurveKeys | None,
         subscribers: SubscriberRegistry,
         pipeline_cache: PipelineCache,
     ) -> None:
         self._context = context
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._keys = keys
         self._hub: Hub[PredictionFilter] = Hub(subscribers)
         self._pipeline_cache = pipeline_cache
@@ -197,7 +198,7 @@ class Predictions:
             return None
 
     async def _run(self) -> None:
-        socket = sub_socket(self._context, self._endpoint, self._keys)
+        socket = sub_socket(self._context, self._endpoints, self._keys)
         with (
             socket,
             self._topic_refcounts.served_by(socket),

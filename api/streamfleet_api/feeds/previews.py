@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import zmq.asyncio
 
+from streamfleet_api.broker_client import Endpoints
 from streamfleet_api.feeds.background_task import Background
 from streamfleet_api.feeds.filters import PreviewFilter
 from streamfleet_api.feeds.send_queue import Message, SendQueue
@@ -34,12 +35,12 @@ class Previews:
     def __init__(
         self,
         context: zmq.asyncio.Context,
-        endpoint: str,
+        endpoints: Endpoints,
         keys: CurveKeys | None,
         subscribers: SubscriberRegistry,
     ) -> None:
         self._context = context
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._keys = keys
         self._hub: Hub[PreviewFilter] = Hub(subscribers)
         self._topic_refcounts = TopicRefCounts(changed=self._forget, keep_on=KEEP_ON)
@@ -78,7 +79,7 @@ class Previews:
             self._newest.pop(chosen, None)
 
     async def _run(self) -> None:
-        socket = sub_socket(self._context, self._endpoint, self._keys, waiting=_WAITING)
+        socket = sub_socket(self._context, self._endpoints, self._keys, waiting=_WAITING)
         with socket, self._topic_refcounts.served_by(socket):
             async for frames in received(socket):
                 try:

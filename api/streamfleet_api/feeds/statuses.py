@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import zmq.asyncio
 
+from streamfleet_api.broker_client import Endpoints
 from streamfleet_api.feeds.background_task import Background
 from streamfleet_api.feeds.filters import StatusFilter
 from streamfleet_api.feeds.pipeline_cache import PipelineCache
@@ -219,13 +220,13 @@ class Statuses:
     def __init__(
         self,
         context: zmq.asyncio.Context,
-        endpoint: str,
+        endpoints: Endpoints,
         keys: CurveKeys | None,
         subscribers: SubscriberRegistry,
         pipeline_cache: PipelineCache,
     ) -> None:
         self._context = context
-        self._endpoint = endpoint
+        self._endpoints = endpoints
         self._keys = keys
         self._pipeline_cache = pipeline_cache
         self._hub: Hub[StatusFilter] = Hub(subscribers)
@@ -268,7 +269,7 @@ class Statuses:
             yield subscriber
 
     async def _run(self) -> None:
-        with sub_socket(self._context, self._endpoint, self._keys) as socket:
+        with sub_socket(self._context, self._endpoints, self._keys) as socket:
             socket.subscribe(b"v1/stat/")
             async for frames in received(socket):
                 try:

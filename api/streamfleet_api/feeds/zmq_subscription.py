@@ -12,6 +12,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from streamfleet_api.broker_client import Endpoints
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.runtime.client_socket import configure
@@ -30,9 +31,9 @@ Key = tuple[int, int, int]  # (gen, inc, seq)
 
 
 def sub_socket(
-    context: zmq.asyncio.Context, endpoint: str, keys: CurveKeys | None, *, waiting: int = 1000
+    context: zmq.asyncio.Context, endpoints: Endpoints, keys: CurveKeys | None, *, waiting: int = 1000
 ) -> zmq.asyncio.Socket:
-    """A socket that connects to the relay and reconnects. It has no subscription yet.
+    """A socket that connects to all these relays and reconnects. It has no subscription yet.
 
     Beyond `waiting` queued messages, the newest are dropped.
     """
@@ -41,7 +42,8 @@ def sub_socket(
     socket.rcvhwm = waiting
     if keys is not None:
         keys.apply(socket)
-    socket.connect(endpoint)
+    for endpoint in [endpoints] if isinstance(endpoints, str) else endpoints:
+        socket.connect(endpoint)
     return socket
 
 
