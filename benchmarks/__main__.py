@@ -37,6 +37,7 @@ from benchmarks.report import Report, as_json, draw, text
 from benchmarks.scene import Scene
 from benchmarks.setting import Setting, prepared
 from streamfleet_core.protocol.values import Family
+from tests.fleet.harness import unwind_on_sigterm
 
 BENCHMARKS: dict[str, Callable[[Setting], Report]] = {
     "throughput": throughput.run,
@@ -64,6 +65,7 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> int:
     """Run the named benchmarks, or all of them."""
     options = parse(sys.argv[1:])
+    unwind_on_sigterm()
     about = machine.about()
     kept = True
     options.output.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,15 @@ from tests.fakes.disks import FILLER, fill_up, mounted
 from tests.fakes.packet_loss import PacketLoss, is_possible
 from tests.fakes.ports_and_folders import ROOT, short_folder
 from tests.fleet.edge import Edge
-from tests.fleet.harness import Fleet, Subscriber, marked_processes, process_name, rises, wait_for
+from tests.fleet.harness import (
+    Fleet,
+    Subscriber,
+    marked_processes,
+    process_name,
+    rises,
+    unwind_on_sigterm,
+    wait_for,
+)
 from tests.simulate import Memory, Outcome, _seeds, code_digest
 
 LABEL = {"kind": "edge"}
@@ -290,6 +298,7 @@ def main() -> int:
     parser.add_argument("seeds", nargs="?", type=_seeds, default=range(3), help="N or FROM:TO [3]")
     parser.add_argument("--seconds", type=float, default=60.0, help="of faults, for each seed [60]")
     options = parser.parse_args()
+    unwind_on_sigterm()
     memory = Memory(ROOT / ".simulated", f"chaos-{code_digest()}")
     broken = 0
     for seed in sorted(set(options.seeds) - memory.ran()):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,6 +53,7 @@ from tests.fakes.models import manifest_of, write_squares_model
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import ROOT
 from tests.fakes.process_harness import write_video
+from tests.fleet.harness import LIMIT, marked_processes, process_name, wait_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +399,39 @@ def test_the_heavy_model_finds_the_same_objects_in_each_picture(tmp_path: Path) 
     found = [decode([each], fit(1280, 720, manifest), manifest=manifest, rules=RULES) for each in outputs]
 
     assert [sorted(np.asarray(each.class_id)) for each in found] == [list(range(DETECTIONS))] * 2
+
+
+# ending ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(3 * LIMIT)
+def test_a_benchmark_that_is_terminated_leaves_no_process_behind(tmp_path: Path) -> None:
+    mark = uuid.uuid4().hex
+
+    def running(name: str) -> list[int]:
+        pids = marked_processes(mark, variable="BENCHMARK")
+        return [pid for pid in pids if process_name(pid).startswith(name)]
+
+    command = [sys.executable, "-m", "benchmarks", "faults", "--quick", "--output", str(tmp_path)]
+    environment = {**os.environ, "BENCHMARK": mark}
+    with (tmp_path / "said").open("wb") as said:
+        benchmark = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        wait_for(lambda: running("sf-agent"), "an agent", timeout=LIMIT)
+        benchmark.terminate()
+        os.killpg(benchmark.pid, signal.SIGTERM)  # as `timeout` does
+        code = benchmark.wait(LIMIT)
+    finally:
+        benchmark.kill()
+        left = running("")
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    assert code == 128 + signal.SIGTERM, (tmp_path / "said").read_text()
+    assert not left
 
 
 # CPU time ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import httpx
 import msgpack
@@ -236,7 +236,21 @@ class Fleet:
         self.http.close()
 
 
-def marked_processes(mark: str) -> list[int]:
+def unwind_on_sigterm() -> None:
+    """End by an exception at SIGTERM, as at Ctrl-C, so that no fleet is left behind.
+
+    Only the first one counts: `timeout` sends one to the process and another to its group, and the second
+    would interrupt the end of what was started.
+    """
+
+    def unwind(number: int, _frame: object) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, unwind)
+
+
+def marked_processes(mark: str, *, variable: str = MARK) -> list[int]:
     """Every process that inherited this mark in its environment."""
     found = []
     for folder in Path("/proc").iterdir():
@@ -244,7 +258,7 @@ def marked_processes(mark: str) -> list[int]:
             continue
         try:
             if (
-                f"{MARK}={mark}".encode() in (folder / "environ").read_bytes()
+                f"{variable}={mark}".encode() in (folder / "environ").read_bytes()
                 and state(int(folder.name)) != "Z"
             ):
                 found.append(int(folder.name))
