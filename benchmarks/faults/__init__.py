@@ -5,18 +5,24 @@ labelled for them. Each fault is done to real processes; the modules `of_…` sa
 hold. Clocks run from the fault to an event of the fleet, or to a prediction that was captured after it.
 
 Rounds are remembered in `rounds.jsonl` of the results, and a run goes on where the last one ended: with
-`--seconds` after some minutes, with `--again` from the beginning. `--faults F2,F9` chooses some.
+`--seconds` after some minutes, with `--again` from the beginning. `--faults F2,F9` chooses some, and
+`--seconds 0` only makes the table of what was done.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from benchmarks.faults.catalogue import ELSEWHERE, FAULTS, QUICK, Fault, Place
 from benchmarks.faults.of_devices import Figures
@@ -26,6 +32,10 @@ from benchmarks.report import Bars, Check, Column, Report, Row, Series, Table
 from benchmarks.setting import Setting
 
 ROUNDS = "rounds.jsonl"
+
+# How a round ends that does not show what it should: something did not happen in time, was answered wrongly,
+# or a process is not there.
+_NO_END = (AssertionError, ValueError, httpx.HTTPError, subprocess.SubprocessError)
 
 
 def run(setting: Setting) -> Report:
@@ -37,7 +47,6 @@ def run(setting: Setting) -> Report:
         forget=[each.name for each in chosen] if setting.again else [],
     )
     end = time.monotonic() + setting.seconds
-    failed: dict[str, str] = {}
     with ExitStack() as stack:
         at: Place | None = None
         stage: Stage | None = None
@@ -48,9 +57,10 @@ def run(setting: Setting) -> Report:
                     stage, at = stack.enter_context(fault.place(setting)), fault.place
                 try:
                     figures = fault.cause(stage)
-                except AssertionError as exc:  # something did not come: the next fault needs a fresh fleet
-                    failed[fault.name] = str(exc).partition("\n")[0]
-                    print(f"{fault.name}: {failed[fault.name]}", flush=True)
+                except _NO_END as exc:  # the next fault needs a fresh fleet
+                    why = str(exc).partition("\n")[0]
+                    memory.note_failure(fault.name, why)
+                    print(f"{fault.name}: {why}", flush=True)
                     stack.close()
                     stage = None
                     break
@@ -59,7 +69,7 @@ def run(setting: Setting) -> Report:
                     f"{fault.name}: {', '.join(f'{what} {value:.2f}' for what, value in figures.items())}",
                     flush=True,
                 )
-    return report(setting, [each for each in chosen if memory.rounds[each.name]], memory.rounds, failed)
+    return report(setting, chosen, memory)
 
 
 class Memory:
@@ -68,20 +78,39 @@ class Memory:
     def __init__(self, path: Path | None, *, forget: Sequence[str] = ()) -> None:
         self._path = path
         self.rounds: dict[str, list[Figures]] = defaultdict(list)
+        self.failures: dict[str, list[str]] = defaultdict(list)  # why rounds did not end
+        self.commits: Counter[str] = Counter()  # rounds, by what was measured
+        self.loads: dict[str, list[float]] = defaultdict(list)  # of the minute in which a round ended
         lines = path.read_text().splitlines() if path is not None and path.exists() else []
         kept = [line for line in lines if json.loads(line)["fault"] not in forget]
         if path is not None and len(kept) < len(lines):
             path.write_text("".join(f"{line}\n" for line in kept))
         for line in kept:
-            known = json.loads(line)
-            self.rounds[known["fault"]].append(known["figures"])
+            self._take(json.loads(line))
 
     def note(self, fault: str, figures: Figures) -> None:
         """Remember a round."""
-        self.rounds[fault].append(figures)
+        self._note({"fault": fault, "figures": figures})
+
+    def note_failure(self, fault: str, why: str) -> None:
+        """Remember a round that did not end."""
+        self._note({"fault": fault, "failed": why})
+
+    def _note(self, known: dict[str, Any]) -> None:
+        known |= {"commit": commit(), "load": round(os.getloadavg()[0], 2)}
+        self._take(known)
         if self._path is not None:
             with self._path.open("a") as file:
-                file.write(json.dumps({"fault": fault, "figures": figures, "commit": commit()}) + "\n")
+                file.write(json.dumps(known) + "\n")
+
+    def _take(self, known: dict[str, Any]) -> None:
+        if "failed" in known:
+            self.failures[known["fault"]].append(known["failed"])
+            return
+        self.rounds[known["fault"]].append(known["figures"])
+        self.commits[known["commit"]] += 1
+        if "load" in known:
+            self.loads[known["fault"]].append(known["load"])
 
 
 def measured(fault: Fault, rounds: Sequence[Figures]) -> dict[str, list[float]]:
@@ -90,31 +119,37 @@ def measured(fault: Fault, rounds: Sequence[Figures]) -> dict[str, list[float]]:
     return {name: [figures[name] for figures in rounds if name in figures] for name in names}
 
 
-def report(
-    setting: Setting, faults: Sequence[Fault], rounds: dict[str, list[Figures]], failed: dict[str, str]
-) -> Report:
-    """Report medians and maxima beside the limits. `failed`: why rounds had no end, by fault."""
-    found = [(each, measured(each, rounds[each.name])) for each in faults]
+def report(setting: Setting, faults: Sequence[Fault], memory: Memory) -> Report:
+    """Report medians and maxima beside the limits, and of how many rounds. What never ran is told, too."""
+    found = [(each, measured(each, memory.rounds[each.name])) for each in faults]
     rows = tuple(
         Row(
             f"{fault.name} {fault.what}: {what}",
-            (len(values), statistics.median(values), max(values), fault.limits.get(what)),
+            (
+                f"{len(values)} of {setting.rounds_of(fault.rounds)}",
+                statistics.median(values) if values else None,
+                max(values, default=None),
+                fault.limits.get(what),
+                max(memory.loads[fault.name], default=None),
+            ),
         )
         for fault, figures in found
         for what, values in figures.items()
     )
     columns = (
-        Column("rounds", "", 0),
+        Column("rounds"),
         Column("median", "", 2),
         Column("max", "", 2),
         Column("limit", "", 1),
+        Column("load, max", "", 1),
     )
     timed = {
         f"{fault.name} {what}": values
         for fault, figures in found
         for what, values in figures.items()
-        if fault.limits.get(what, 0) > 1
+        if values and fault.limits.get(what, 0) > 1
     }
+    commits = ", ".join(f"{name} ({count})" for name, count in memory.commits.items())
     return Report(
         name="faults",
         title="Faults: seconds until the fleet copes, and what is counted",
@@ -133,13 +168,18 @@ def report(
             ),
         ),
         checks=tuple(
-            Check(f"{fault.name}, {what}", max(figures[what]), limit, "")
+            Check(f"{fault.name}, {what}, of {len(figures[what])}", max(figures[what]), limit, "")
             for fault, figures in found
             for what, limit in fault.limits.items()
+            if figures[what]
         )
-        + tuple(Check(f"{name} did not end: {why}", 1.0, 0.0, "") for name, why in failed.items()),
+        + tuple(
+            Check(f"{each.name}, rounds without an end (the last one: {why[-1]})", len(why), 0.0, "")
+            for each in faults
+            if (why := memory.failures[each.name])
+        ),
         rounds={
             f"{fault.name}, {what}": values for fault, figures in found for what, values in figures.items()
         },
-        notes=ELSEWHERE,
+        notes=(f"Rounds by commit: {commits or 'none'}.", *ELSEWHERE),
     )
