@@ -341,6 +341,8 @@ class PipelineSpec:
     @property
     def models(self) -> tuple[ModelRef, ...]:
         """Each model that it needs, once."""
+        if not self.stages:
+            return (self.model,)
         return tuple(dict.fromkeys([self.model, *(stage.model for stage in self.stages)]))
 
     @property

@@ -19,14 +19,38 @@ import os
 
 import pytest
 
-from tests.fakes.simulation import simulate
+from streamfleet_worker.decisions.reconcile_actions import Action
+from streamfleet_worker.decisions.reconciler import Reconcile
+from tests.fakes import simulation
+from tests.fakes.simulation import simulate, simulate_mixed
 
 SEEDS = range(int(os.environ.get("STREAMFLEET_SEEDS", "100")))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_fleet_keeps_its_promises(seed: int) -> None:
-    simulate(seed, moves=seed % 2 == 1)
+    simulate_mixed(seed)
+
+
+class Restless(Reconcile):
+    """Looks at everything at each tick."""
+
+    def tick(self, now: float) -> list[Action]:
+        self._wake_up()
+        return super().tick(now)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_device_that_looks_only_when_something_is_due_decides_the_same(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = simulate_mixed(seed)
+
+    monkeypatch.setattr(simulation, "Reconcile", Restless)
+    restless = simulate_mixed(seed)
+
+    # Whatever happens takes numbers from it: one decision at another moment, and all that follows differs.
+    assert world.rng.getstate() == restless.rng.getstate()
 
 
 def test_the_faults_make_pipelines_move() -> None:

@@ -6,6 +6,7 @@ started --report--> heard --no report in time--> killed --exit--> `restart_polic
 
 from __future__ import annotations
 
+import math
 import signal
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -53,6 +54,14 @@ class Child(Generic[Id]):
         elif now - self.heard_at >= limit:
             return f"no report for {limit:.0f} s"
         return None
+
+    def deadline(self, limit: float = REPORT_TIMEOUT) -> float:
+        """Return when it must be looked at again, if nothing is heard of it until then."""
+        if self.killed_for is not None:
+            return math.inf
+        if self.asked_at is not None:
+            return self.asked_at + STOP_TIMEOUT
+        return self.started_at + START_TIMEOUT if self.heard_at is None else self.heard_at + limit
 
     def stop(self, now: float) -> list[Action]:
         """Ask it to stop, and kill it if it has not stopped after `STOP_TIMEOUT`."""
@@ -141,12 +150,24 @@ class Camera(Child[CameraId]):
 
     def stall(self, report: CameraReport | None, now: float) -> str | None:
         """Return a complaint if the camera reports that it runs, and emits nothing for too long."""
-        own = report.source_timeout + _REPORT_DELAY if report is not None else 0.0
-        sources = report.sources if report is not None else ()
-        limit = max(STALL_TIMEOUT, 3 * _interval(self.told.spec, sources), own)
-        if self.moved_at is not None and now - self.moved_at >= limit:
+        if self.moved_at is None:
+            return None
+        limit = self._stall_limit(report)
+        if now - self.moved_at >= limit:
             return f"it reports that it runs, but emitted nothing for {limit:.0f} s"
         return None
+
+    def next_look(self, report: CameraReport | None) -> float:
+        """Return when it must be looked at again, if it does not report until then."""
+        if self.moved_at is None or not self.staying:
+            return self.deadline()
+        return min(self.deadline(), self.moved_at + self._stall_limit(report))
+
+    def _stall_limit(self, report: CameraReport | None) -> float:
+        """Seconds for which it may emit nothing."""
+        own = report.source_timeout + _REPORT_DELAY if report is not None else 0.0
+        sources = report.sources if report is not None else ()
+        return max(STALL_TIMEOUT, 3 * _interval(self.told.spec, sources), own)
 
     def postpone(self, gap: float) -> None:
         """Shift all deadlines by the time for which the agent was suspended."""

@@ -61,6 +61,23 @@ class Model:
             return "backoff"
         return self.report.state if self.report is not None else "starting"
 
+    def deadlines(self) -> Iterator[float]:
+        """When it must be looked at again, if nothing happens until then. Some may be over."""
+        if self.engine is not None:
+            yield self.engine.deadline(self._silence_limit)
+            if self.faults:
+                yield self.engine.started_at + HEALTHY
+        else:
+            yield self.restart_policy.at
+        if self.idle_since is not None:
+            yield self.idle_since + KEEP_WARM
+
+    @property
+    def _silence_limit(self) -> float:
+        """Seconds for which its engine may say nothing."""
+        loading = self.report is not None and self.report.state == "loading"
+        return LOAD_TIMEOUT if loading else REPORT_TIMEOUT
+
     def complaint(self, engine: Child[EngineId], now: float) -> str | None:
         """Return why its engine must be killed, if it must."""
         report = self.report
@@ -68,8 +85,7 @@ class Model:
             return f"an inference has taken {report.oldest_run:.0f} s"
         if report is not None and report.state == "ready" and report.reason:
             return shown_reason(f"every inference fails: {report.reason}")
-        loading = report is not None and report.state == "loading"
-        return engine.silence(now, LOAD_TIMEOUT if loading else REPORT_TIMEOUT)
+        return engine.silence(now, self._silence_limit)
 
     def count_fault(
         self, engine: Child[EngineId], report: EngineReport | None, code: int | None, now: float
@@ -148,6 +164,12 @@ class ModelTable:
             model.damaged = True
             model.trouble = shown_reason(report.reason) or None
 
+    def only_counts(self, child_id: EngineId, report: EngineReport) -> bool:
+        """Whether an engine reports other counters than before, and nothing else: nothing follows from it."""
+        present = self._present(child_id)
+        before = None if present is None else present[0].report
+        return before is not None and _decisive(report) == _decisive(before)
+
     def exited(self, child_id: EngineId, code: int | None, now: float) -> None:
         """Decide if the engine is started again, its model fetched again, or given up."""
         present = self._present(child_id)
@@ -221,6 +243,10 @@ class ModelTable:
         return actions
 
     # facts
+
+    def deadlines(self) -> Iterator[float]:
+        """When models must be looked at again, if nothing happens until then. Some may be over."""
+        return (at for model in self._models.values() for at in model.deadlines())
 
     def ready(self, digest: str) -> Manifest | None:
         """Return the manifest of a wanted model whose engine exists, so that a camera can start."""
@@ -334,6 +360,12 @@ class ModelTable:
         if model is None or model.engine is None or model.engine.id != child_id:
             return None
         return model, model.engine
+
+
+def _decisive(report: EngineReport) -> tuple[object, ...]:
+    """All of a report that decisions and the observed state depend on."""
+    is_stuck = report.oldest_run > LONGEST_RUN
+    return report.state, report.reason, is_stuck, report.outdated, report.missing
 
 
 def _keep_fetch(model: Model, wanted: bool) -> list[Action]:

@@ -30,7 +30,7 @@ from streamfleet_worker.decisions.reconcile_actions import (
     ShowPictures,
     StartCamera,
 )
-from streamfleet_worker.decisions.reconcile_events import CameraId, ChildId, Report, Row
+from streamfleet_worker.decisions.reconcile_events import CameraId, Row
 from streamfleet_worker.decisions.restart_policy import HEALTHY, RestartPolicy
 from streamfleet_worker.decisions.topic_subscriptions import is_watched
 from streamfleet_worker.ipc.child_messages import CameraReport
@@ -212,10 +212,8 @@ class PipelineTable:
             return [Persist(pipeline.row)]
         return []
 
-    def only_counts(self, child_id: ChildId, report: Report) -> bool:
+    def only_counts(self, child_id: CameraId, report: CameraReport) -> bool:
         """Whether a camera reports other counters than before, and nothing else: nothing follows from it."""
-        if not isinstance(child_id, CameraId) or not isinstance(report, CameraReport):
-            return False
         present = self._present(child_id)
         if present is None:
             return False
@@ -398,6 +396,16 @@ class PipelineTable:
                 if pipeline.camera is not None:
                     wanted.update(model.digest for model in pipeline.camera.former)
         return wanted
+
+    def deadlines(self) -> Iterator[float]:
+        """When pipelines must be looked at again, if nothing happens until then. Some may be over."""
+        for pipeline in self._pipelines.values():
+            if pipeline.camera is None:
+                yield pipeline.restart_policy.at
+                continue
+            yield pipeline.camera.next_look(pipeline.report)
+            if pipeline.crashes:
+                yield pipeline.camera.started_at + HEALTHY
 
     def cameras(self) -> Iterator[Camera]:
         """The processes."""

@@ -29,6 +29,11 @@ class PublisherPlan:
             self.report = report
             self.watched = report.watched
 
+    def only_counts(self, child_id: PublisherId, report: PublisherReport) -> bool:
+        """Whether it reports other counters than before, and nothing else: nothing follows from it."""
+        is_present = self.child is not None and self.child.id == child_id
+        return is_present and self.report is not None and self.watched == report.watched
+
     def exited(self, child_id: PublisherId, now: float) -> None:
         """Start it again after the backoff."""
         if self.child is not None and self.child.id == child_id:
@@ -42,6 +47,10 @@ class PublisherPlan:
             return []
         complaint = self.child.silence(now)
         return [] if complaint is None else [self.child.kill(complaint)]
+
+    def deadline(self) -> float:
+        """Return when it must be looked at again, if nothing happens until then. It may be over."""
+        return self._restart_policy.at if self.child is None else self.child.deadline()
 
     def keep(self, now: float) -> list[Action]:
         """Start it if it does not exist."""

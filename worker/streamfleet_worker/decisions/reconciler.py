@@ -45,6 +45,8 @@ from streamfleet_worker.decisions.reconcile_events import (
 )
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
 
+MAX_IDLE = 1.0  # seconds between two looks at everything, at most
+SETTLED = 2  # looks without an action: what the first one decided may have led to another decision
 WAKE_GAP = 2.0  # seconds between two inputs: after a longer gap we were suspended, our children perhaps too
 
 
@@ -61,28 +63,37 @@ class Reconcile:
         self._costs = CostMeter()
         self._turned_at: float | None = None
         self._observed: tuple[Observed, ...] | None = None  # None: it may have changed
+        self._quiet_looks = 0  # without an event before, and without an action
+        self._idle_until = float("-inf")  # until then, only an event can lead to an action
 
     # inputs
 
     def receive(self, event: Event, now: float) -> list[Action]:
         """Handle an event.
 
-        Each camera reports once a second, mostly other counters and nothing else. Looking at all pipelines
+        Each child reports once a second, mostly other counters and nothing else. Looking at all pipelines
         each time would cost the square of their number.
         """
         self._advance(now)
-        if isinstance(event, Reported) and self._pipelines.only_counts(event.child, event.report):
+        if isinstance(event, Reported) and self._only_counts(event.child, event.report):
             return self._handle(event, now)
         self._observed = None
+        self._wake_up()
         return self._handle(event, now) + self._converge(now)
 
     def tick(self, now: float) -> list[Action]:
-        """Let time pass. Called ten times a second."""
+        """Let time pass. Called ten times a second, at most of which nothing is due."""
         self._advance(now)
+        if now < self._idle_until:
+            return []
         self._observed = None
         self._pipelines.tick()
         killed = self._pipelines.kill_stuck(now) + self._models.kill_stuck(now)
-        return killed + self._publisher.kill_stuck(now) + self._converge(now)
+        actions = killed + self._publisher.kill_stuck(now) + self._converge(now)
+        self._quiet_looks = 0 if actions else self._quiet_looks + 1
+        if self._quiet_looks >= SETTLED:
+            self._idle_until = self._next_look(now)
+        return actions
 
     # facts
 
@@ -164,6 +175,17 @@ class Reconcile:
                 assert_never(event)
         return []
 
+    def _only_counts(self, child: ChildId, report: Report) -> bool:
+        match child, report:
+            case CameraId(), CameraReport():
+                return self._pipelines.only_counts(child, report)
+            case EngineId(), EngineReport():
+                return self._models.only_counts(child, report)
+            case PublisherId(), PublisherReport():
+                return self._publisher.only_counts(child, report)
+            case _:
+                return False
+
     def _reported(self, child: ChildId, report: Report, now: float) -> list[Action]:
         match child, report:
             case CameraId(), CameraReport():
@@ -194,8 +216,19 @@ class Reconcile:
         gap = 0.0 if self._turned_at is None else now - self._turned_at
         self._turned_at = now
         if gap > WAKE_GAP:
+            self._wake_up()
             for child in self._children():
                 child.postpone(gap)
+
+    def _wake_up(self) -> None:
+        """Look at everything at the next tick."""
+        self._quiet_looks = 0
+        self._idle_until = float("-inf")
+
+    def _next_look(self, now: float) -> float:
+        """When the passing of time alone may lead to an action."""
+        deadlines = (*self._pipelines.deadlines(), *self._models.deadlines(), self._publisher.deadline())
+        return min((at for at in deadlines if now < at < now + MAX_IDLE), default=now + MAX_IDLE)
 
     def _children(self) -> list[Child[CameraId] | Child[EngineId] | Child[PublisherId]]:
         publisher = [] if self._publisher.child is None else [self._publisher.child]
