@@ -2,6 +2,8 @@
 
 python -m tests.simulate [SEEDS] [--processes N] [--again]
 
+In every second world operators drain and rebalance devices, too, and pipelines have priorities.
+
 SEEDS is a number (seeds from 0) or a range `FROM:TO`. What ran is remembered in `.simulated/`, so that a run
 that was interrupted goes on where it ended; a change of the code or of the simulation begins anew. Prints
 each seed that broke a promise. Exit code: 0; 1 if there was one.
@@ -71,9 +73,9 @@ def code_digest(root: Path = ROOT) -> str:
 
 def run(seeds: tuple[int, ...]) -> Outcome:
     """Simulate these seeds."""
-    from tests.fakes.simulation import simulate
+    from tests.fakes import simulation
 
-    ended = ((seed, _ended(simulate, seed)) for seed in seeds)
+    ended = ((seed, _ended(simulation.simulate_mixed, seed)) for seed in seeds)
     return Outcome(seeds, tuple((seed, how) for seed, how in ended if how is not None))
 
 

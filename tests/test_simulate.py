@@ -37,7 +37,7 @@ def test_a_broken_promise_is_told_with_its_seed(monkeypatch: pytest.MonkeyPatch)
         if seed == 5:
             raise simulation.Violation("1.00: I2, door runs on a and b")
 
-    monkeypatch.setattr(simulation, "simulate", simulated)
+    monkeypatch.setattr(simulation, "simulate_mixed", simulated)
 
     assert simulate.run((4, 5, 6)).broken == ((5, "Violation: 1.00: I2, door runs on a and b"),)
 

@@ -1,16 +1,15 @@
 """The rules of the protocol, each of which can be taken out of the state machines, to see that it is needed.
 
-The simulation must find a broken promise without any of them. Some rules are not here, because something
-else guards the same promise, and 40 seeds without one of them broke nothing:
+The simulation must find a broken promise without any of them. Where two rules guard the same promise, so that
+either of them suffices, both are taken out together:
 
-- the sessions, epochs and sequence numbers that a broker compares, the revision that a confirmation must have
-  reached, and the revisions that a device compares: a connection keeps the order, and delivers nothing after
-  its end;
-- the generations that a device refuses: they only rise, unless a store was put back by hand;
-- the heartbeats that a device forgets when it wakes up: the broker has ended the session, or the lease;
-- the lease that waits for the desired state, which follows the welcome at once.
+- a device compares the sequence numbers of messages, and the revisions of desired states;
+- a broker compares the session, its address, the epoch and the sequence number of a heartbeat.
 
-They stay: what guards in their place is another process, or the way in which libzmq closes a socket.
+One rule is not here: a device refuses a generation below the one that it has. Generations only rise in the
+store, and `RecordIndex` and the floor see to that. They fall only if a store is put back by hand, and then
+removed pipelines are back as well, so no promise holds; the refusal tells the operator of it.
+`tests/worker/decisions` has its test.
 """
 
 from __future__ import annotations
@@ -22,11 +21,14 @@ from typing import Any
 import pytest
 
 from streamfleet_broker.fleet.device_plane import failure_detector
+from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
+from streamfleet_broker.fleet.device_plane.sessions import Sessions
 from streamfleet_broker.fleet.effects import Answer
 from streamfleet_broker.fleet.record_index import RecordIndex
 from streamfleet_broker.fleet.records import FloorRecord
 from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import FleetConfig, State
+from streamfleet_worker.decisions import broker_session
 from streamfleet_worker.decisions.broker_session import Session
 from streamfleet_worker.decisions.reconciler import Reconcile
 from tests.fakes import simulation
@@ -110,6 +112,37 @@ def no_device_returns(patching: pytest.MonkeyPatch) -> None:
     patching.setattr(State, "_returning", lambda self, name, now: self._away(name))
 
 
+def old_acknowledgements(patching: pytest.MonkeyPatch) -> None:
+    """A device that wakes up takes an acknowledgement that waited for it."""
+    advance = Session._advance
+
+    def remembering(self: Session, now: float) -> Any:
+        heartbeats = dict(self._heartbeats)
+        effects = advance(self, now)
+        self._heartbeats.update(heartbeats)
+        return effects
+
+    patching.setattr(Session, "_advance", remembering)
+
+
+def fence_that_sleeps(patching: pytest.MonkeyPatch) -> None:
+    """A device that wakes up goes on at once."""
+    patching.setattr(broker_session, "WAKE_GAP", 1000.0)
+
+
+def lease_without_desired_state(patching: pytest.MonkeyPatch) -> None:
+    """A device trusts an acknowledgement before it knows what it should run."""
+    acknowledged = Session._acknowledged
+
+    def trusting(self: Session, ack: Any, now: float) -> Any:
+        synced, self._synced = self._synced, True
+        effects = acknowledged(self, ack, now)
+        self._synced = synced
+        return effects
+
+    patching.setattr(Session, "_acknowledged", trusting)
+
+
 # of order -------------------------------------------------------------------------------------------------
 
 
@@ -130,6 +163,38 @@ def any_epoch_at_the_device(patching: pytest.MonkeyPatch) -> None:
     patching.setattr(Session, "receive", forgetful)
     patching.setattr(Session, "_say_hello", hello)
     patching.setattr(Session, "check", lambda self: None)
+
+
+def any_order_at_the_device(patching: pytest.MonkeyPatch) -> None:
+    """A device compares neither the numbers of messages nor the revisions of desired states."""
+    receive, handle = Session.receive, Session._handle
+
+    def receiving(self: Session, envelope: Any, now: float) -> Any:
+        if envelope.session == self._session:
+            self._heard_seq = envelope.seq - 1
+        return receive(self, envelope, now)
+
+    def handling(self: Session, message: object, now: float) -> Any:
+        self._applied = (self._applied[0], -1)
+        return handle(self, message, now)
+
+    patching.setattr(Session, "receive", receiving)
+    patching.setattr(Session, "_handle", handling)
+
+
+def any_order_at_the_broker(patching: pytest.MonkeyPatch) -> None:
+    """A broker takes heartbeats of any session, epoch and number."""
+    patching.setattr(Sessions, "_session_of", lambda self, peer, device, envelope: device.session)
+
+
+def any_revision_confirms(patching: pytest.MonkeyPatch) -> None:
+    """What a device does not run it has given up, whatever it knew when it said so."""
+    released = DeviceConfirmations._has_released
+
+    def hasty(self: DeviceConfirmations, device: Any, session: Any, record: Any) -> bool:
+        return released(self, device, replace(session, applied_revision=2**60), record)
+
+    patching.setattr(DeviceConfirmations, "_has_released", hasty)
 
 
 # of moves -------------------------------------------------------------------------------------------------
@@ -186,8 +251,14 @@ RULES = (
     Rule("the lease counts from sending", 5, lease_from_receipt, faults=("congest",)),
     Rule("the fence waits for the end of old cameras", 15, fence_that_opens_early, faults=("freeze",)),
     Rule("the clock of the lease counts sleep", 5, clock_that_stops, faults=("suspend",)),
+    Rule("a device that wakes up waits for an acknowledgement", 5, fence_that_sleeps, faults=("doze",)),
+    Rule("a device that wakes up forgets its heartbeats", 20, old_acknowledgements, faults=("doze",)),
+    Rule("the lease waits for the desired state", 15, lease_without_desired_state, faults=("clog",)),
     Rule("a started broker waits for its devices", 5, no_device_returns, faults=("kill_broker",)),
     Rule("a device obeys the newest epoch", 5, any_epoch_at_the_device, faults=("replace_broker",)),
+    Rule("a device keeps the order", 5, any_order_at_the_device, faults=("congest", "cut_one_way")),
+    Rule("a broker keeps the order", 8, any_order_at_the_broker, faults=("repeat_reports", "kill_broker")),
+    Rule("a confirmation is of this revision", 12, any_revision_confirms, faults=("delay_reports",)),
     Rule("a move waits for a confirmation", 5, move_without_confirmation, faults=("freeze",)),
     Rule("nothing moves while most are silent", 5, no_breaker, faults=("cut_most",)),
     Rule("generations of a reused id rise", 5, no_floor, faults=("freeze",)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +23,7 @@ from streamfleet_broker.fleet.effects import Send as BrokerSend
 from streamfleet_broker.fleet.fleet import Fleet
 from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record
 from streamfleet_core.protocol.control_plane import Envelope
-from streamfleet_core.protocol.messages import Hello, Reply
+from streamfleet_core.protocol.messages import Heartbeat, Hello, Reply
 from streamfleet_core.protocol.requests import (
     Change,
     Changed,
@@ -51,6 +51,7 @@ from streamfleet_core.protocol.values import (
     Assignment,
     Manifest,
     ModelRef,
+    Observed,
     ObservedState,
     PipelineSpec,
     SourceSpec,
@@ -72,6 +73,9 @@ MANIFEST = Manifest(
 NAMES = ("a", "b", "c")
 MORE_NAMES = (*NAMES, "d")  # enough that most of them may fall silent while one is there
 MAJORITY = 3  # silent devices: fewer are never taken for a failure of our network
+SAID = 500  # heartbeats of a device that may arrive once more
+WAKING = 0.3  # seconds, in which an agent that wakes up has a turn
+NOTICED = 2.1  # seconds of a sleep: more than an agent takes for a turn of its own
 SURELY = 1.0  # seconds beyond the silence of a suspect, after which nobody doubts that a device is silent
 SHORT_LEASE = replace(CONFIG, heartbeat=0.3, lease=3.0)
 SITES: tuple[dict[str, str], ...] = (
@@ -157,6 +161,8 @@ class World:
 
     def see(self, worker: Worker, camera: Camera) -> None:
         """A camera emits."""
+        if worker.is_waking():
+            return
         pid, key = camera.id.pipeline_id, (camera.generation, camera.id.incarnation, camera.seq)
         if (pid, camera.assignment.run_generation) in self.ended:
             raise Violation(f"{self.now:.2f}: {pid} of {worker.name} plays a file again that had ended")
@@ -168,10 +174,14 @@ class World:
         if not camera.fenced:
             return
         for other in self.workers.values():
-            if other is not worker and any(
-                rival.fenced and rival.emits()
-                for rival in other.cameras.values()
-                if rival.id.pipeline_id == pid
+            if (
+                other is not worker
+                and not other.is_waking()
+                and any(
+                    rival.fenced and rival.emits()
+                    for rival in other.cameras.values()
+                    if rival.id.pipeline_id == pid
+                )
             ):
                 raise Violation(f"{self.now:.2f}: I2, {pid} runs on {worker.name} and {other.name}")
         if key <= self.emitted.get(pid, (0, 0, 0)):
@@ -449,7 +459,7 @@ class Broker:
         assert envelope is not None
         if connection is None and self.world.rng.random() < 0.5:
             fleet.unsent(send, gone=True)
-        elif self.world.chance(0.01):
+        elif self.world.chance(0.01) or (connection is not None and connection.worker.is_clogged()):
             fleet.unsent(send, gone=False)
         else:
             fleet.sent(send)
@@ -548,6 +558,7 @@ class Worker:
         self.reconcile: Reconcile | None = None
         self.connection: Connection | None = None
         self.progress: dict[tuple[str, int], int] = {}  # frames of a file that a playing has emitted
+        self.told: tuple[Observed, ...] = ()  # what the session was told to report
         self.told_ended: set[tuple[str, int]] = set()  # playings whose end the broker was told
         self.cameras: dict[CameraId, Camera] = {}
         self.others: set[ChildId] = set()  # engines and the publisher
@@ -556,11 +567,22 @@ class Worker:
         self.suspended_until = 0.0  # the whole device
         self.cut_up_until = 0.0
         self.cut_down_until = 0.0
+        self.clogged_until = 0.0  # the broker's queue of messages to it is full, now and then
+        self.woke_at = -WAKING  # from a sleep that its clock has not counted in full
+        self.said: deque[Envelope] = deque(maxlen=SAID)  # the last heartbeats
         self.acted_until = 0.0  # actions are performed in order
         world.after(world.rng.uniform(0, 1), self.boot)
 
     def boot_time(self) -> float:
         return self.world.now + self.offset
+
+    def is_waking(self) -> bool:
+        """Did it wake up just now, with a clock that lost time? Its agent has not had a turn since."""
+        return 0 <= self.world.now - self.woke_at < WAKING
+
+    def is_clogged(self) -> bool:
+        """Has the broker's queue no room for the next message to it? Which one finds room is chance."""
+        return self.clogged_until > self.world.now and self.world.rng.random() < 0.5
 
     # the agent
 
@@ -605,8 +627,10 @@ class Worker:
         def turn() -> None:
             assert self.session is not None
             assert self.reconcile is not None
-            self.drive(self.session.tick(self.boot_time()))
-            self.put(self.reconcile.tick(self.boot_time()))
+            if effects := self.session.tick(self.boot_time()):
+                self.drive(effects)
+            if actions := self.reconcile.tick(self.boot_time()):
+                self.put(actions)
             self.tell()
             self.world.after(0.2, lambda: self.tick_of(life))
 
@@ -629,10 +653,11 @@ class Worker:
         assert self.session is not None
         assert self.reconcile is not None
         observed = self.reconcile.observed()
-        if any(each.state is ENDED for each in observed):
+        if observed is not self.told and any(each.state is ENDED for each in observed):
             views = self.reconcile.pipelines(self.boot_time())
             over = [view.assignment for view in views if view.observed.state is ENDED]
             self.told_ended |= {(assignment.pipeline_id, assignment.run_generation) for assignment in over}
+        self.told = observed
         self.drive(self.session.observe(observed, self.boot_time()))
 
     def drive(self, effects: list[session_effects.Effect]) -> None:  # noqa: C901 - a table
@@ -856,11 +881,22 @@ class Worker:
 
         self.world.after(self.world.rng.uniform(0.05, 0.3), attempt)
 
+    def repeat(self, until: float) -> None:
+        """Heartbeats of before reach the broker again, over the present connection, until then."""
+        if self.world.now >= until:
+            return
+        connection = self.connection
+        if connection is not None and connection.broker is not None and connection.routing_id and self.said:
+            connection.broker.hear(self, connection.routing_id, self.world.rng.choice(self.said))
+        self.world.after(0.3, lambda: self.repeat(until))
+
     def transmit_up(self, envelope: Envelope) -> bool:
         connection = self.connection
         if connection is None or connection.broker is None or connection.routing_id is None:
             return False
         broker, routing_id = connection.broker, connection.routing_id
+        if isinstance(envelope.message, Heartbeat):
+            self.said.append(envelope)
 
         def arrive(delay: float) -> None:
             gone = connection.routing_id != routing_id or connection.closed
@@ -910,6 +946,7 @@ class Trouble:
         self.kinds = [self.cut, self.cut_one_way, self.freeze, self.suspend, self.kill_agent] * 2
         self.kinds += [self.kill_broker, self.freeze_broker, self.break_store, self.cut_most]
         self.kinds += [self.forget_epochs, self.replace_broker, self.fill_store, self.congest]
+        self.kinds += [self.delay_reports, self.repeat_reports, self.clog]
         # Where everything fails at once, little is left to go wrong: two of three worlds have few kinds of
         # faults, which hide nothing of each other.
         if self.faults:
@@ -1023,6 +1060,36 @@ class Trouble:
 
         self.world.after(self.world.rng.uniform(0, 2), cut)
 
+    def delay_reports(self) -> None:
+        """What a device says comes late, and a little later it hears nothing."""
+        worker, until = self.worker(), self.some(30)
+        if worker.connection is not None:
+            worker.connection.up.free_at = self.world.now + self.world.rng.uniform(0, 9)
+
+        def cut() -> None:
+            worker.cut_down_until = max(worker.cut_down_until, until)
+
+        self.world.after(self.world.rng.uniform(0, 4), cut)
+
+    def repeat_reports(self) -> None:
+        """What a device said long ago reaches the broker again, while the device hears nothing.
+
+        An operator stops one of its pipelines meanwhile.
+        """
+        worker, until = self.worker(), self.some(30)
+        worker.cut_down_until = max(worker.cut_down_until, until)
+        worker.repeat(until)
+        running = sorted(camera.pipeline_id for camera in worker.cameras)
+        if running:
+            stop = ChangePipeline(self.world.rng.choice(running), "stop", 5000)
+            self.world.after(self.world.rng.uniform(0, 3), lambda: self.world.broker.ask(stop))
+
+    def clog(self) -> None:
+        """The broker has room for some messages to a device only, when it comes back."""
+        worker, rng = self.worker(), self.world.rng
+        worker.cut_up_until = worker.cut_down_until = min(FAULTS, self.world.now + rng.uniform(0, 20))
+        worker.clogged_until = min(FAULTS, worker.cut_up_until + rng.uniform(0, 10))
+
     def cut_most(self) -> None:
         until = self.some(30)
         for worker in self.world.workers.values():
@@ -1036,6 +1103,26 @@ class Trouble:
     def suspend(self) -> None:
         worker = self.worker()
         worker.suspended_until = max(worker.suspended_until, self.some(30))
+
+    def doze(self) -> None:
+        """A device sleeps, and its clock counts only a part of it: as a virtual machine that was moved.
+
+        It finds what it was sent before, and is not heard at once.
+
+        Not among the others: while its agent stands still, too, nothing can tell its cameras to wait.
+        """
+        worker, rng = self.worker(), self.world.rng
+        if worker.connection is not None:
+            worker.connection.down.free_at = self.world.now + rng.uniform(0, 3)
+
+        def sleep() -> None:
+            now = self.world.now
+            if worker.suspended_until <= now < FAULTS:
+                worker.suspended_until = worker.woke_at = min(FAULTS, now + rng.uniform(0, 30))
+                worker.offset -= max(0.0, worker.suspended_until - now - NOTICED) * rng.random()
+                worker.cut_up_until = max(worker.cut_up_until, worker.woke_at + rng.uniform(0, 5))
+
+        self.world.after(rng.uniform(0, 2), sleep)
 
     def kill_agent(self) -> None:
         self.worker().crash(self.some(20) - self.world.now)
@@ -1060,6 +1147,11 @@ class Trouble:
 
     def replace_broker(self) -> None:
         self.world.broker.replace(self.some(40) - self.world.now)
+
+
+def simulate_mixed(seed: int) -> World:
+    """The world of a seed. In every second one operators move pipelines on purpose. Raises: Violation."""
+    return simulate(seed, moves=seed % 2 == 1)
 
 
 def simulate(seed: int, faults: tuple[str, ...] = (), *, moves: bool = False) -> World:
