@@ -30,6 +30,10 @@ def belts(own_fleet: Fleet, demo_file: Path, tmp_path_factory: pytest.TempPathFa
         own_fleet.add_model(
             f"{name}/1", folder / f"{name}.onnx", "--family", "ultralytics", "--labels", str(labels)
         )
+    write_constant_model(folder / "crashing.onnx", np.ones((1, 7, 1), np.float32))
+    own_fleet.add_model(
+        "crashing/1", folder / "crashing.onnx", "--family", "ultralytics", "--labels", str(labels)
+    )
     own_fleet.add_model("shapes/2", demo_file, "--labels", str(labels))
     for number in range(3):
         place = ("--video", "TestPatternStreamProducer", "--max-fps", "10", "--no-wait")
@@ -46,6 +50,17 @@ def models(fleet: Fleet) -> set[str]:
     return {each["spec"]["model"]["id"] for each in pipelines(fleet).values()}
 
 
+def in_use(fleet: Fleet) -> set[str]:
+    return {(each["active_model"] or {"id": ""})["id"] for each in pipelines(fleet).values()}
+
+
+def crash(fleet: Fleet, model: str) -> None:
+    """End the engine of a model as a fault in native code does, once a pipeline uses it."""
+    wait_for(lambda: model in in_use(fleet), lambda: f"a pipeline uses {model}; {pipelines(fleet)}")
+    digest = fleet.http.get(f"/v2/models/{model}").json()["digest"]
+    fleet.kill(f"engine {digest[:8]}", signal.SIGSEGV)
+
+
 def started(fleet: Fleet, new: str, *options: str) -> str:
     """Start a roll-out without following it."""
     said = fleet.cli("rollout", "shapes/1", "--to", new, *options, "--no-follow", "--json")
@@ -54,8 +69,9 @@ def started(fleet: Fleet, new: str, *options: str) -> str:
 
 def ended(fleet: Fleet, rollout_id: str) -> dict[str, Any]:
     def over() -> dict[str, Any] | None:
-        found: dict[str, Any] = fleet.http.get(f"/v2/rollouts/{rollout_id}").json()
-        return found if found["ended_at"] else None
+        answer = fleet.http.get(f"/v2/rollouts/{rollout_id}")
+        found: dict[str, Any] = answer.json()
+        return found if answer.is_success and found["ended_at"] else None
 
     return wait_for(over, lambda: f"its end; {fleet.http.get(f'/v2/rollouts/{rollout_id}').json()}")
 
@@ -88,17 +104,44 @@ def test_a_model_that_crashes_beside_the_old_one_stops_there(belts: Fleet) -> No
     assert models(belts) == {"shapes/1"}
 
 
-def test_a_slow_model_stops_at_the_canary_which_has_the_old_one_again(belts: Fleet) -> None:
-    before = versions(belts)
+SLOW = ("frames/s", "capture to prediction", "objects a frame")
 
-    found = ended(belts, started(belts, "slow/1", *AT_ONCE))
+
+@pytest.mark.parametrize(
+    ("new", "faults"),
+    [("blind/1", ("it finds 0.00 objects a frame",)), ("slow/1", SLOW), ("crashing/1", ("it crashed",))],
+)
+def test_a_worse_model_stops_at_the_canary_which_has_the_old_one_again(
+    belts: Fleet, new: str, faults: tuple[str, ...]
+) -> None:
+    before, processes = versions(belts), sorted(belts.pids("camera"))
+
+    rollout_id = started(belts, new, *AT_ONCE)
+    if new == "crashing/1":
+        crash(belts, new)
+    found = ended(belts, rollout_id)
 
     assert found["phase"] == "returned"
-    faults = ("frames/s", "capture to prediction", "objects a frame")
     assert any(fault in found["reason"] for fault in faults), found["reason"]
     assert found["stages"] == {"back": 1, "waiting": 2}
     assert models(belts) == {"shapes/1"}
     assert sum(versions(belts)) == sum(before) + 2  # only the canary had it, and gave it back
+    wait_for(lambda: in_use(belts) == {"shapes/1"}, lambda: f"they find again; {pipelines(belts)}")
+    assert sorted(belts.pids("camera")) == processes
+
+
+def test_a_roll_out_that_a_power_failure_interrupts_returns_to_the_old_model(belts: Fleet) -> None:
+    rollout_id = started(belts, "blind/1", "--observe", "6s", "--shadow", "0s", "--yes")
+    wait_for(lambda: "blind/1" in in_use(belts), "the canary uses the new model")
+
+    for name in ("sf-agent", "sf-agent", "sf-broker"):  # nothing of it is told anything before
+        belts.kill(name)
+    found = ended(belts, rollout_id)
+
+    assert (found["phase"], found["stages"]) == ("returned", {"back": 1, "waiting": 2})
+    assert "it finds 0.00 objects a frame" in found["reason"]
+    assert models(belts) == {"shapes/1"}
+    wait_for(lambda: in_use(belts) == {"shapes/1"}, lambda: f"they find again; {pipelines(belts)}")
 
 
 def test_an_equal_model_reaches_all_and_no_camera_starts_again(belts: Fleet) -> None:

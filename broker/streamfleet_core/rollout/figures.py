@@ -24,6 +24,7 @@ class Seen:
     device: str | None = None
     restarts: int = 0  # of its process, in its present run
     uses_new: bool = False  # the new model is in use, and not only desired
+    applied: bool = True  # its device has carried out what is desired
     trouble: str = ""  # why the desired model can never be used, so that the former one goes on
     crashes: int = 0  # of the engine of the model in use, since the pipeline was given it
     at: float | None = None  # seconds of the device's clock, of the following; None: they are unknown

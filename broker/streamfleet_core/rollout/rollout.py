@@ -77,7 +77,7 @@ class _Target:
     before: Recorder = field(default_factory=Recorder)
     after: Recorder = field(default_factory=Recorder)
     stage: Stage = "waiting"
-    switched_at: float | None = None
+    switched_at: float | None = None  # to the new model, or back; None: before what drives it was restarted
     asked_at: float = float("-inf")
     is_judged: bool = True
     restarts: int = 0
@@ -172,7 +172,7 @@ class Rollout:
             return []
         if self._began_at is None:
             self._began_at = now
-        actions = self._look(seen)
+        actions = self._look(seen, now)
         if self._phase == "measuring" and self._is_measured(seen, now - self._began_at):
             actions.append(Note(None, f"{self._plan.canaries} of {len(self._targets)} pipelines go first"))
             self._enter("shadow" if self._plan.limits.shadow else "canary")
@@ -194,12 +194,14 @@ class Rollout:
     def _enter(self, phase: Phase) -> None:
         self._phase, self._began_at = phase, None
 
-    def _look(self, seen: Mapping[str, Seen]) -> list[Action]:
+    def _look(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
         """Record what pipelines do, and leave out those that others took away or changed."""
         notes: list[Action] = []
         for pipeline_id, target in self._targets.items():
             if target.stage == "gone":
                 continue
+            if target.switched_at is None and target.stage != "waiting":
+                target.switched_at = now
             now_seen = seen.get(pipeline_id)
             if now_seen is None or now_seen.model not in (self._plan.old, self._plan.new):
                 target.stage = "gone"
@@ -294,8 +296,7 @@ class Rollout:
     def _judgement(self, target: _Target, seen: Seen, now: float) -> Judgement:
         if not target.is_judged:
             return Judgement("good", f"not compared: it was not running, and is {seen.status}")
-        if target.switched_at is None:  # before what drives it was restarted
-            target.switched_at = now
+        assert target.switched_at is not None
         target.restarts = min(target.restarts, seen.restarts)  # of a new run they begin at 0
         before, after = target.before.figures, target.after.figures
         if target.stage == "good" and seen.status not in ("running", "failed", "backoff"):
@@ -313,7 +314,7 @@ class Rollout:
     def _forward(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
         """Switch as many of the next pipelines as may be unavailable."""
         waiting = self._first() if self._phase == "canary" else list(self._targets)
-        room = self._plan.max_unavailable - self._unavailable(seen)
+        room = self._plan.max_unavailable - self._unavailable(seen, now)
         waited = 0.0 if self._began_at is None else now - self._began_at
         actions = self._ask_again(seen, now, ("switched",), self._plan.new)
         for pipeline_id in waiting:
@@ -339,13 +340,13 @@ class Rollout:
         actions = self._ask_again(seen, now, ("back",), old)
         for pipeline_id, target in self._targets.items():
             if target.stage in ("bad", "switched"):
-                target.stage, target.asked_at = "back", now
+                target.stage, target.switched_at, target.asked_at = "back", now, now
                 actions.append(Switch(pipeline_id, old))
-        room = self._plan.max_unavailable - self._unavailable(seen)
+        room = self._plan.max_unavailable - self._unavailable(seen, now)
         for pipeline_id, target in self._targets.items():
             if target.stage == "good" and room > 0:
                 room -= 1
-                target.stage, target.asked_at = "back", now
+                target.stage, target.switched_at, target.asked_at = "back", now, now
                 actions.append(Switch(pipeline_id, old))
         stages = {target.stage for target in self._targets.values()}
         back = [pipeline_id for pipeline_id, target in self._targets.items() if target.stage == "back"]
@@ -364,13 +365,21 @@ class Rollout:
                 actions.append(Switch(pipeline_id, model))
         return actions
 
-    def _unavailable(self, seen: Mapping[str, Seen]) -> int:
+    def _unavailable(self, seen: Mapping[str, Seen], now: float) -> int:
         """Pipelines that do not run, or that may not, as they were just switched."""
         return sum(
-            target.stage == "switched" or seen[pipeline_id].status not in _UP
+            target.stage == "switched"
+            or seen[pipeline_id].status not in _UP
+            or (target.stage == "back" and self._goes_back(target, seen[pipeline_id], now))
             for pipeline_id, target in self._targets.items()
             if target.stage != "gone"
         )
+
+    def _goes_back(self, target: _Target, seen: Seen, now: float) -> bool:
+        """Whether it has yet to use the old model again. If it never can, it holds up no other one."""
+        assert target.switched_at is not None
+        is_back = seen.applied and not seen.uses_new
+        return not is_back and now - target.switched_at <= self._plan.limits.start
 
     def _first(self) -> list[str]:
         return list(self._targets)[: self._plan.canaries]

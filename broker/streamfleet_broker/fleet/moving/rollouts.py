@@ -240,6 +240,7 @@ class Rollouts:
             reason="" if observed is None else observed.reason,
             device=pipeline.device,
             restarts=0 if observed is None else observed.restarts,
+            applied=observed is not None and observed.generation == pipeline.generation,
         )
         device = None if pipeline.device is None else self._state.devices[pipeline.device]
         figures = None if device is None else device.figures.get(pipeline.pipeline_id)

@@ -197,6 +197,32 @@ def test_another_broker_goes_on_with_it(phase: str) -> None:
     assert not any("not compared" in entry.verdict for entry in view.entries)
 
 
+def test_another_broker_goes_back_to_the_model_that_was_there_before() -> None:
+    """Nothing but the store knows it: the devices have lost what they were told, too."""
+    here = site(12)
+    plan = replace(PLAN, canary=1.0, max_unavailable=3)
+    here.fleet.reply(StartRollout("r", plan))
+    while here.get().stages.get("good", 0) < 9:
+        here.second()
+    here.fleet.reply(CancelRollout("r"))
+    here.second()
+
+    names = [f"edge-{number}" for number in range(12)]
+    before = here.get()
+    here.fleet = scripted_fleet(*names, records=here.records())
+    here.fleet.obey()
+    again = here.get()
+    view = here.until_over()
+
+    assert (again.phase, again.reason, again.stages) == (before.phase, before.reason, before.stages)
+    assert before.phase == "returning"
+    assert 0 < before.stages["good"] < 9
+    assert view.phase == "returned"
+    assert view.stages.keys() <= {"back", "waiting"}
+    assert here.models() == {OLD.id}
+    assert here.most_down <= 3
+
+
 def test_a_write_that_the_store_rejects_is_made_again() -> None:
     here = site(3)
     here.fleet.reply(StartRollout("r", PLAN))
