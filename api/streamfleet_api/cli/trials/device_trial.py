@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamfleet.requests import Source
+from streamfleet_api.cli.context import warn
 from streamfleet_api.cli.pipeline_text import trouble
 from streamfleet_api.cli.trials.known_devices import ready_device
 from streamfleet_api.cli.trials.picture_files import found_name, is_picture, unique_stems
@@ -35,6 +36,7 @@ PREFIX = "try-"  # of the ids of the pipelines
 _MAX_FPS = 5.0  # of each picture, in a loop
 _EVERY = 0.2  # seconds between two looks
 _UNREADABLE = ("codec", "invalid", "undecodable")
+_NONE_YET = 504  # the status of an answer without a picture
 _SURE = 2  # attempts after which a file cannot be read
 
 
@@ -77,7 +79,7 @@ class DeviceTrial:
                     if failed[number]:
                         yield Result(file=str(file), error=failed[number])
                         continue
-                    picture = self._save_picture(pipeline_id, number, stems[file])
+                    picture = self._save_picture(pipeline_id, number, stems[file], deadline)
                     yield _result(file, found[number][0], seconds.get(number, {}), picture=picture)
 
     def _settled(self, pipeline_id: str, deadline: float) -> Pipeline:
@@ -94,16 +96,21 @@ class DeviceTrial:
                 raise self._late(entry)
             time.sleep(_EVERY)
 
-    def _save_picture(self, pipeline_id: str, number: int, stem: str) -> Path | None:
+    def _save_picture(self, pipeline_id: str, number: int, stem: str, deadline: float) -> Path | None:
         if self.output is None:
             return None
         path = self.output / found_name(stem)
-        try:
-            content = self.client.pipeline_picture(pipeline_id, source=number)
-        except Rejected:  # the device made none in time
-            return None
-        path.write_bytes(content)
-        return path
+        while True:
+            try:
+                content = self.client.pipeline_picture(pipeline_id, source=number)
+            except Rejected as exc:
+                # A slow device needs longer than one request may take. It goes on drawing until the next one.
+                if exc.status == _NONE_YET and time.monotonic() < deadline:
+                    continue
+                warn(f"no picture of {stem}: {exc}")
+                return None
+            path.write_bytes(content)
+            return path
 
     # films ------------------------------------------------------------------------------------------------
 
