@@ -10,7 +10,7 @@ from streamfleet_api.cli.tables import counted, size
 from streamfleet_core.runtime.finding import Finding, error, ok, warning
 
 if TYPE_CHECKING:
-    from streamfleet.results import Device, Model, Pipeline, SourceStat
+    from streamfleet.results import Device, EngineStat, Model, Pipeline, SourceStat
 
 STALE = 5.0  # seconds after which a status is outdated
 MOST_OFFSET = 2.0  # seconds that a clock may be wrong
@@ -182,10 +182,19 @@ def _disk(device: Device) -> Finding | None:
     return make("disk", shown, "on the device: du -xh / | sort -h | tail shows what fills it")
 
 
+def engine_name(engine: EngineStat, ids: Mapping[str, str]) -> str:
+    """The model of an engine; `ids`: by digest. One that was replaced is told from the present one."""
+    known = ids.get(engine.digest)
+    if known is not None:
+        return known
+    digest = engine.digest[:12]
+    return f"{engine.model} ({digest})" if engine.model else digest
+
+
 def _engines(device: Device, ids: Mapping[str, str]) -> Iterator[Finding]:
     """`ids`: of models, by digest."""
     for engine in device.engines:
-        name = f"model {ids.get(engine.digest, engine.digest[:12])}"
+        name = f"model {engine_name(engine, ids)}"
         why = f": {engine.reason}" if engine.reason else ""
         if engine.state == "failed":
             yield error(name, f"failed{why}", "add a model that works: streamfleet models add ID FILE")

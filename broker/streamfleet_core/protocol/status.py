@@ -216,6 +216,7 @@ class EngineStat:
     batching: BatchingStat | None = None  # None: frames run one by one, as on a CPU
     variant: str = ""  # the precision of the variant that runs; "": the model itself
     variant_trouble: str = ""  # for users: why the variant for this board does not run
+    model: str = ""  # the id by which a pipeline knows it; "" from an older worker
 
 
 @dataclass(frozen=True, slots=True)

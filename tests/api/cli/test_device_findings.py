@@ -125,6 +125,14 @@ def test_a_model_has_its_id_also_where_no_pipeline_uses_it() -> None:
             "warning",
             "ready, 2 restarts of its process",
         ),
+        (
+            "model parts/1 (cdcdcdcdcdcd)",
+            seen(
+                stat(engines=(EngineStat(digest="cd" * 32, state="failed", reason="bad", model="parts/1"),))
+            ),
+            "error",
+            "failed: bad",
+        ),
         ("capacity", seen(pipelines=8, capacity=8), "warning", "8 of 8 pipelines: it takes no more"),
     ],
 )

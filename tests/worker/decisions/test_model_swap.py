@@ -95,6 +95,10 @@ def test_the_former_model_goes_on_until_the_next_one_is_ready() -> None:
     after = (device.observed[0], view(device).model.id)
 
     assert adopted == [Persist(row_of(with_next(), 1, FORMER)), FetchModel(NEXT.digest)]
+    assert {each.digest: each.model for each in device.core.engines()} == {
+        DIGEST: "parts/1",
+        NEXT.digest: "parts/2",
+    }
     assert fetched == [StartEngine(NEXT_ENGINE, NEXT)]
     assert loading == []
     assert ready == [Persist(row_of(with_next(), 1)), ChangeCamera(CAMERA, with_next(), (NEXT,))]

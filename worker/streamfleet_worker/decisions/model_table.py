@@ -8,7 +8,7 @@ ready --no camera for `KEEP_WARM`--> (absent)      ready --outdated--> starting,
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from streamfleet_core.models.onnx_graph import TOO_LONG
@@ -32,6 +32,7 @@ class Model:
     """State of one model. Texts are None if they do not apply."""
 
     digest: str
+    model_id: str  # by which a pipeline knows it
     manifest: Manifest | None = None  # once fetched
     variant: Variant | None = None  # for this board, until it is given up
     variant_trouble: str = ""  # why it was given up
@@ -209,10 +210,13 @@ class ModelTable:
                     actions.append(model.engine.kill(complaint))
         return actions
 
-    def keep(self, wanted: set[str], used: set[str], now: float) -> list[Action]:
-        """Fetch, start and stop. `wanted`: by pipelines that should run; `used`: also by running cameras."""
-        for digest in sorted(wanted - self._models.keys()):
-            self._models[digest] = Model(digest=digest)
+    def keep(self, wanted: Mapping[str, str], used: set[str], now: float) -> list[Action]:
+        """Fetch, start and stop. `used`: by running cameras, and by pipelines that should run.
+
+        `wanted`: the ids of the models of pipelines that should run, by digest.
+        """
+        for digest in sorted(wanted.keys() - self._models.keys()):
+            self._models[digest] = Model(digest=digest, model_id=wanted[digest])
         actions: list[Action] = []
         for digest, model in list(self._models.items()):
             actions += self._keep_model(model, digest in wanted, digest in used, now)
@@ -323,6 +327,7 @@ class ModelTable:
                 variant=model.report.variant if model.report else "",
                 variant_trouble=model.variant_trouble
                 or (model.report.variant_trouble if model.report else ""),
+                model=model.model_id,
             )
             for digest, model in sorted(self._models.items())
         )

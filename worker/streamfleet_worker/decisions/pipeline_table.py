@@ -382,20 +382,18 @@ class PipelineTable:
 
     # facts
 
-    def wanted_models(self) -> set[str]:
-        """The models of the pipelines that should run, and those that go on meanwhile, by digest."""
-        wanted: set[str] = set()
+    def wanted_models(self) -> dict[str, str]:
+        """The ids of the models of pipelines that should run, and of those that go on, by digest."""
+        wanted: list[ModelRef] = []
         for pipeline in self._pipelines.values():
             if pipeline.assignment is not None and self._should_run(pipeline):
                 possible = self._possible(pipeline, pipeline.assignment)
-                wanted.update(
-                    model.digest for model in (*pipeline.assignment.spec.models, *possible.spec.models)
-                )
+                wanted += (*pipeline.assignment.spec.models, *possible.spec.models)
                 if pipeline.shadow is not None:
-                    wanted.add(pipeline.shadow.model.digest)
+                    wanted.append(pipeline.shadow.model)
                 if pipeline.camera is not None:
-                    wanted.update(model.digest for model in pipeline.camera.former)
-        return wanted
+                    wanted += pipeline.camera.former
+        return {model.digest: model.id for model in wanted}
 
     def deadlines(self) -> Iterator[float]:
         """When pipelines must be looked at again, if nothing happens until then. Some may be over."""

@@ -237,7 +237,7 @@ class Reconcile:
     def _converge(self, now: float) -> list[Action]:
         """Take all actions that follow from the current state."""
         wanted = self._pipelines.wanted_models()
-        used = wanted.union(*(camera.digests for camera in self._pipelines.cameras()))
+        used = set(wanted).union(*(camera.digests for camera in self._pipelines.cameras()))
         actions = self._publisher.keep(now) + self._models.keep(wanted, used, now)
         for digest, reason in self._models.failures().items():
             self._pipelines.fail(digest, reason)

@@ -24,6 +24,7 @@ from streamfleet_api.cli.context import (
     show_error,
     warn,
 )
+from streamfleet_api.cli.device_findings import engine_name
 from streamfleet_api.cli.pipeline_text import is_stale
 from streamfleet_api.cli.tables import Table, counted, labelled, plain, show, show_table, size
 from streamfleet_api.client.errors import CommandFailed, Rejected
@@ -140,7 +141,7 @@ def _load_text(load: DeviceLoad) -> str:
 
 def _engines(entry: Device, models: dict[str, str]) -> Iterator[str]:
     for engine in entry.engines:
-        name = models.get(engine.digest, engine.digest[:12])
+        name = engine_name(engine, models)
         restarts = f", {counted(engine.restarts, 'restart', 'restarts')}" if engine.restarts else ""
         why = "".join(f": {text}" for text in (engine.reason, engine.activity) if text)
         where = f" on {runs_on(engine.provider)}" if engine.provider else ""

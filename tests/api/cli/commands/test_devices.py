@@ -35,6 +35,7 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
     accelerated = EngineStat(
         digest="cd" * 32, state="ready", provider="CUDAExecutionProvider", batching=batching
     )
+    replaced = EngineStat(digest="ef" * 32, state="ready", model="parts/1")
     figures: dict[str, Any] = {"cores": 4, "load": 1.25, "memory": 8 * 10**9, "memory_available": 10**9}
     figures |= {"disk": 10**12, "disk_available": 2 * 10**9, "gpu_load": 0.4, "gpu_power_watts": 12.5}
     figures |= {"temperature": 91.5, "throttled": True, "throttle_reason": "too hot"}
@@ -44,7 +45,7 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         session="ready",
         capacity=8,
         pipelines=1,
-        engines=(engine, accelerated),
+        engines=(engine, accelerated, replaced),
         at=1.5,
         **figures,
     )
@@ -63,6 +64,7 @@ def test_a_device_is_shown_with_its_figures_and_what_runs_there(api: Api, run: C
         "  model       parts/1 ready on CPU, 7 inferences, 1 restart",
         "  model       cdcdcdcdcdcd ready on CUDA, 0 inferences",
         "              in batches of up to 8 (measured), which wait for up to 2.5 ms (given)",
+        "  model       parts/1 (efefefefefef) ready, 0 inferences",
         "  warning     onnxruntime has no CUDA",
         "              pip install 'streamfleet[worker,cuda]'",
         "  version     0.1.0",
