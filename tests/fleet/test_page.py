@@ -295,3 +295,25 @@ def test_a_model_that_is_gone_is_told_in_its_card(page: Page, fleet: Fleet, brow
 
     expect(other.locator("#model-note")).to_contain_text("no model gone/1")
     other.close()
+
+
+def test_a_roll_out_is_listed_and_can_be_ended_there(clean: Fleet, page: Page, demo_file: Path) -> None:
+    clean.add_model("shapes/2", demo_file, "--replace")
+    pipeline_id = clean.initialise(PATTERN, "shapes/1")
+    expect(page.locator("#rollouts-section")).to_be_hidden()
+    started = {"id": "to-two", "model": "shapes/1", "to": "shapes/2", "observe": 600, "shadow": 0}
+    assert clean.http.post("/v2/rollouts", json=started).status_code == 201
+    page.on("dialog", lambda dialog: dialog.accept())
+
+    entry = page.locator("[data-rollout='to-two']")
+    expect(entry.locator("strong")).to_have_text("shapes/1 → shapes/2")
+    expect(entry.locator(".badge")).to_have_text("measuring")
+    expect(entry.locator(".metrics").first).to_have_text("1 pipeline · 1 waiting")
+    keep(page, "rollout")
+    entry.get_by_role("button", name="Return").click()
+
+    expect(entry.locator(".badge")).to_have_text("returned")
+    expect(entry.locator(".reason")).to_have_text("it was cancelled")
+    expect(entry.get_by_role("button")).to_have_count(0)
+    keep(page, "rollout-returned")
+    assert clean.http.get(f"/v2/pipelines/{pipeline_id}").json()["spec"]["model"]["id"] == "shapes/1"

@@ -20,14 +20,16 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamfleet_api.broker_client import BrokerClient, BrokerClientError
+from streamfleet_api.broker_client import BrokerClient, BrokerClientError, Refused
 from streamfleet_api.feeds.status_summary import PipelineSummary, SourceSummary
 from streamfleet_api.feeds.statuses import STALE, Seen, Statuses
 from streamfleet_api.monitoring.exposition import Family, merge, quoted, text_of
+from streamfleet_api.monitoring.rollout_families import rollout_families
 from streamfleet_api.web.connections import Connections
 from streamfleet_api.web.failed_logins import FailedLogins
 from streamfleet_core.protocol.requests import DeviceFigures, FleetView, PipelineFigures, Plane
 from streamfleet_core.protocol.status import DeviceStat, PipelineStat, SourceStat
+from streamfleet_core.protocol.tasks.rollouts import ListRollouts, RolloutView
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -56,6 +58,7 @@ class Known:
     devices: tuple[DeviceFigures, ...]
     of_pipelines: Mapping[str, _SeenPipeline] | Latest[PipelineSummary]
     of_devices: Mapping[str, Seen[DeviceStat]] | Latest[DeviceStat]
+    rollouts: tuple[RolloutView, ...] = ()
 
 
 class Metrics:
@@ -79,10 +82,11 @@ class Metrics:
 
     async def _refresh(self) -> Known:
         try:
-            figures = await self._broker.figures(timeout=_ASK)
+            figures, rollouts = await asyncio.gather(self._broker.figures(timeout=_ASK), self._rollouts())
             fleet, pipelines, devices = figures.fleet, figures.pipelines, figures.devices
         except BrokerClientError:
-            fleet, pipelines, devices = None, self._known.pipelines, self._known.devices
+            known = self._known
+            fleet, pipelines, devices, rollouts = None, known.pipelines, known.devices, known.rollouts
         statuses = self._statuses
         return Known(
             fleet=fleet,
@@ -90,7 +94,17 @@ class Metrics:
             devices=devices,
             of_pipelines=Latest(statuses.summary),
             of_devices=Latest(lambda name: statuses.device(name, keep=False)),
+            rollouts=rollouts,
         )
+
+    async def _rollouts(self) -> tuple[RolloutView, ...]:
+        """The last roll-outs. Raises: BrokerClientError."""
+        try:
+            return await self._broker.ask(ListRollouts(), tuple[RolloutView, ...], timeout=_ASK)
+        except Refused as exc:
+            if exc.code != "bad_message":
+                raise
+            return ()  # an older broker knows none
 
 
 def parts_of(known: Known, *, size: int = _PART) -> Iterator[Known]:
@@ -127,7 +141,7 @@ def totals(known: Known) -> Iterator[Family]:
     up.add("", float(known.fleet is not None))
     active = Family("inference_pipeline_active_streams", "Pipelines that run.")
     active.add("", sum(view.status == "running" for view in known.pipelines))
-    yield from (up, active)
+    yield from (up, active, *rollout_families(known.rollouts))
 
 
 def _counter(name: str, text: str, *labels: str) -> Family:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -27,7 +27,8 @@ from streamfleet_core.protocol.status import (
     PipelineStat,
     SourceStat,
 )
-from streamfleet_core.protocol.values import ObservedState
+from streamfleet_core.protocol.tasks.rollouts import Phase, RolloutPlan, RolloutView
+from streamfleet_core.protocol.values import ModelRef, ObservedState
 from tests.api.conftest import until
 from tests.fakes.broker import Peer, device, pipeline
 
@@ -370,6 +371,43 @@ def test_the_text_is_one_that_prometheus_takes_and_has_no_secret(http: httpx.Cli
     assert found[("streamfleet_broker_up", ())] == 1
     assert "hunter2" not in text
     assert http.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+OLD, NEW = ModelRef("parts/1", "ab" * 32), ModelRef("parts/2", "cd" * 32)
+
+
+def rollout(name: str, **changes: Any) -> RolloutView:
+    return RolloutView(id=name, plan=RolloutPlan(old=OLD, new=NEW), **changes)
+
+
+def test_roll_outs_are_told_by_phase_their_pipelines_while_they_last_and_the_last_return() -> None:
+    known = Known(
+        fleet=None,
+        pipelines=(),
+        devices=(),
+        of_pipelines={},
+        of_devices={},
+        rollouts=(
+            rollout("first", phase="returned", ended_at=100.0, stages={"back": 1, "waiting": 4}),
+            rollout("second", phase="returned", ended_at=200.0),
+            rollout("third", phase="waves", stages={"good": 5, "switched": 2, "waiting": 9}),
+        ),
+    )
+
+    found = {key: value for key, value in collected(known).items() if "rollout" in key[0]}
+
+    phases = {phase: found.get(("streamfleet_rollouts", (("phase", phase),))) for phase in get_args(Phase)}
+    assert {phase: count for phase, count in phases.items() if count} == {"returned": 2, "waves": 1}
+    assert found[("streamfleet_rollout_last_return_timestamp_seconds", ())] == 200.0
+    stages = {
+        dict(labels)["stage"]: (dict(labels)["rollout"], dict(labels)["old"], dict(labels)["new"], value)
+        for (name, labels), value in found.items()
+        if name == "streamfleet_rollout_pipelines"
+    }
+    assert stages == {
+        stage: ("third", "parts/1", "parts/2", count)
+        for stage, count in {"good": 5, "switched": 2, "waiting": 9}.items()
+    }
 
 
 def test_without_a_broker_what_was_known_is_told(http: httpx.Client, peer: Peer) -> None:

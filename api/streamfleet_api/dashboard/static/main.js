@@ -8,9 +8,11 @@ import { LoginRequired, request, saveToken } from "./api.js";
 import { Events } from "./events.js";
 import { Models } from "./models.js";
 import { Pager } from "./pager.js";
+import { Rollouts } from "./rollouts.js";
 
 const INTERVAL = 1000; // ms
 const MODELS = 10; // intervals between two looks at the models, which change rarely
+const ROLLOUTS = 3; // intervals between two looks at roll-outs while none is under way
 const OF_CAMERAS = "pipeline_id,status,device,reason,fps,latency,age"; // what a card shows
 const LATE = 1000; // ms without a response, after which the page says so
 
@@ -24,6 +26,7 @@ const cameraPages = new Pager(document.querySelector("#camera-pages"), refresh);
 const devicePages = new Pager(document.querySelector("#device-pages"), refresh);
 const events = new Events(document.querySelector("#events"), refresh);
 const models = new Models();
+const rollouts = new Rollouts(refresh);
 let turns = 0; // of refreshing
 let refreshing = false;
 let following = false;
@@ -40,6 +43,7 @@ async function refresh() {
     const isPaged = devicePages.isPaged || cameraPages.isPaged;
     show(devices.devices, pipelines.pipelines, isPaged ? await request("readyz").catch(() => null) : null);
     if (turns % MODELS === 0) models.show((await request("v2/models")).models);
+    if (turns % ROLLOUTS === 0 || rollouts.areActive) rollouts.show((await request("v2/rollouts")).rollouts);
     turns += 1;
     if (!following) await follow();
     problem.hidden = login.hidden = true;

@@ -7,7 +7,7 @@ with it. What was measured since the last one is measured again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from typing_extensions import assert_never
@@ -28,6 +28,7 @@ from streamfleet_core.protocol.tasks.rollouts import (
     RolloutPlan,
     RolloutRequest,
     RolloutView,
+    Stage,
     StartRollout,
 )
 from streamfleet_core.protocol.tasks.trials import Shadow
@@ -64,8 +65,7 @@ class Rollouts:
             case StartRollout():
                 return self._start(request, now)
             case ListRollouts():
-                records = sorted(self._state.records.rollouts.values(), key=lambda each: each.n)
-                return Reply(tuple(self._view(record, whole=False) for record in records))
+                return Reply(self._list())
             case GetRollout():
                 return self._get(request.id)
             case CancelRollout():
@@ -77,14 +77,14 @@ class Rollouts:
         record = self._state.records.rollouts.get(rollout_id)
         if record is None:
             return Error("not_found", f"no roll-out {rollout_id}")
-        return Reply(self._view(record, whole=True))
+        return Reply(self._view(record))
 
     def _start(self, request: StartRollout, now: float) -> Reply | Error:
         plan, known = request.plan, self._state.records.rollouts.get(request.id)
         if known is not None:
             if known.plan != plan:
                 return Error("conflict", f"there is another roll-out {request.id}")
-            return Reply(self._view(known, whole=True))
+            return Reply(self._view(known))
         chosen = self._chosen(plan)
         if (refusal := self._refusal(plan, chosen)) is not None:
             return refusal
@@ -105,7 +105,7 @@ class Rollouts:
         self._active[record.id] = Rollout(_plan_of(record), dict.fromkeys(names, Progress()))
         self._measure()
         self._state.after_commit.append(LogEvent(record.id, f"moves {len(names)} pipelines to {plan.new.id}"))
-        return Reply(self._view(record, whole=True))
+        return Reply(self._view(record))
 
     def _chosen(self, plan: RolloutPlan) -> list[PipelineRecord]:
         return [
@@ -260,23 +260,35 @@ class Rollouts:
 
     # views
 
-    def _view(self, record: RolloutRecord, *, whole: bool) -> RolloutView:
+    def _list(self) -> tuple[RolloutView, ...]:
+        stages: dict[str, Counter[Stage]] = {}
+        for each in self._state.records.rolled_out.values():
+            stages.setdefault(each.rollout, Counter())[each.progress.stage] += 1
+        records = sorted(self._state.records.rollouts.values(), key=lambda each: each.n)
+        return tuple(_view(record, stages.get(record.id, {})) for record in records)
+
+    def _view(self, record: RolloutRecord) -> RolloutView:
         record = self._state.records.rollouts.get(record.id, record)
         targets = sorted(self._targets(record.id), key=lambda each: each.n)
-        return RolloutView(
-            id=record.id,
-            plan=record.plan,
-            phase=record.phase,
-            reason=record.reason,
-            created_at=record.created_at,
-            ended_at=record.ended_at,
-            canaries=record.canaries,
-            stages=dict(Counter(each.progress.stage for each in targets)),
-            entries=tuple(map(_entry, targets)) if whole else (),
-        )
+        stages = Counter(each.progress.stage for each in targets)
+        return replace(_view(record, stages), entries=tuple(map(_entry, targets)))
 
     def _targets(self, rollout_id: str) -> list[RolledOutRecord]:
         return [each for each in self._state.records.rolled_out.values() if each.rollout == rollout_id]
+
+
+def _view(record: RolloutRecord, stages: Mapping[Stage, int]) -> RolloutView:
+    """A roll-out without its pipelines. `stages`: their number, by stage."""
+    return RolloutView(
+        id=record.id,
+        plan=record.plan,
+        phase=record.phase,
+        reason=record.reason,
+        created_at=record.created_at,
+        ended_at=record.ended_at,
+        canaries=record.canaries,
+        stages=dict(stages),
+    )
 
 
 def _entry(target: RolledOutRecord) -> RolloutEntry:
