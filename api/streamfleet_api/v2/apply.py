@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,6 +52,7 @@ _ATTEMPTS = 5  # if other clients change the same pipelines at the same time
 _STOPPING = 5.0  # seconds to wait for pipelines that are being stopped, and are to be created again
 _EVERY = 0.2  # seconds
 _TIMEOUT = 15.0  # seconds for the broker to write all pipelines
+TURN = 10.0  # seconds to wait for the files before
 _SHOWN = 5  # pipelines in an error
 
 
@@ -113,11 +115,24 @@ class ApplyRoutes:
         try:
             root = await _document(request)
             read = await asyncio.to_thread(read_file, root)
-            async with self._applying:
+            async with self._turn():
                 result = await self._applied(read, asked)
         except BadDocument as exc:
             raise _invalid(exc) from exc
         return written(result)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Wait until the files before are applied. Raises: Problem if it takes too long."""
+        try:
+            await asyncio.wait_for(self._applying.acquire(), TURN)
+        except asyncio.TimeoutError as exc:
+            text = f"another file is being applied, for more than {TURN:g} s; nothing has changed"
+            raise Problem(503, text, headers={"retry-after": "5"}) from exc
+        try:
+            yield
+        finally:
+            self._applying.release()
 
     # steps ------------------------------------------------------------------------------------------------
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 from streamfleet.client import Client
 from streamfleet.connection import Connection
+from streamfleet_api.broker_client import BrokerUnreachable
 from streamfleet_api.local.demo import demo_model
+from streamfleet_api.v2 import apply
+from streamfleet_api.v2.apply import ApplyRoutes
+from streamfleet_api.web.problem_details import Problem
 from streamfleet_core.models.digest import digest_of
 from streamfleet_core.protocol.messages import Error, Message, Reply
 from streamfleet_core.protocol.requests import (
@@ -23,6 +29,7 @@ from streamfleet_core.protocol.values import ModelRef, to_plain
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer, device, pipeline
 from tests.fakes.models import with_description
+from tests.fakes.patience import PATIENCE
 
 FILE = """\
 manager: hall-1
@@ -153,6 +160,56 @@ def test_a_fleet_that_never_stands_still_is_a_conflict(http: httpx.Client, peer:
 
     assert answer.status_code == 409
     assert "changed by others 5 times meanwhile: pipeline cam-1 has version 9" in answer.json()["detail"]
+
+
+def test_a_file_does_not_wait_for_another_one_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "TURN", 0.05)
+
+    class SlowFleet:
+        """A broker, and the models, that answer when they are let."""
+
+        def __init__(self) -> None:
+            self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+        async def list(self) -> Any:
+            self.asked.set()
+            await self.may_answer.wait()
+            raise BrokerUnreachable("ipc://broker", "reply", 1.0)
+
+        pipelines = devices = list
+
+    async def send_two() -> Problem:
+        fleet = SlowFleet()
+        routes = ApplyRoutes(cast("Any", fleet), cast("Any", fleet), cast("Any", None))
+        first = asyncio.create_task(routes.apply(sent(FILE)))
+        await asyncio.wait_for(fleet.asked.wait(), PATIENCE)
+        try:
+            with pytest.raises(Problem) as second:
+                await asyncio.wait_for(routes.apply(sent(FILE)), PATIENCE)
+        finally:
+            first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        fleet.may_answer.set()
+        with pytest.raises(BrokerUnreachable):  # it has its turn
+            await asyncio.wait_for(routes.apply(sent(FILE)), PATIENCE)
+        return second.value
+
+    problem = asyncio.run(send_two())
+
+    assert (problem.status, problem.headers) == (503, {"retry-after": "5"})
+    assert "another file is being applied" in problem.detail
+
+
+def sent(text: str) -> Request:
+    """A request as Starlette hands it to a route."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": text.encode()}
+
+    headers = [(name.encode(), value.encode()) for name, value in YAML.items()]
+    scope = {"type": "http", "method": "POST", "path": "/v2/apply", "query_string": b"", "headers": headers}
+    return Request(scope, receive)
 
 
 def test_a_refused_pipeline_affects_no_other(http: httpx.Client, peer: Peer) -> None:
