@@ -149,7 +149,7 @@ class ApplyRoutes:
                 checked, change_set = await self._compared(read, asked)
         for attempt in range(_ATTEMPTS):
             try:
-                done = await self._put_pipelines(change_set, is_dry)
+                done = await self._put_pipelines(change_set, checked.devices if is_dry else None)
                 break
             except Refused as exc:
                 if exc.code != "conflict":
@@ -231,16 +231,23 @@ class ApplyRoutes:
             await self._broker.ask(change, DeviceView)
         return bool(changes)
 
-    async def _put_pipelines(self, change_set: ChangeSet, is_dry: bool) -> dict[str, Applied]:
-        """Change all pipelines in one write. Raises: Refused if another client has changed one."""
+    async def _put_pipelines(
+        self, change_set: ChangeSet, supposed: Sequence[DeviceStep] | None
+    ) -> dict[str, Applied]:
+        """Change all pipelines in one write. Raises: Refused if another client has changed one.
+
+        `supposed`: for a dry run, the devices as they would be before.
+        """
         if change_set.is_empty:
             return {}
+        is_dry = supposed is not None
         request = ApplyPipelines(
             puts=change_set.puts,
             stops=change_set.stops,
             seen=dict(change_set.seen),
             owned=change_set.owned,
             dry_run=is_dry,
+            devices={step.name: step.after for step in supposed or () if step.before != step.after},
         )
         deadline = asyncio.get_running_loop().time() + _STOPPING
         done: dict[str, Applied] = {}

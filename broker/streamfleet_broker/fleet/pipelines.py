@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing_extensions import assert_never
 
 from streamfleet_broker.fleet.capacity.placement import meets
+from streamfleet_broker.fleet.capacity.spare import FleetPool
 from streamfleet_broker.fleet.device_plane.confirmations import DeviceConfirmations
 from streamfleet_broker.fleet.devices import Asker, is_silent
 from streamfleet_broker.fleet.effects import LogEvent
@@ -92,7 +93,8 @@ class Pipelines:
         if not is_retry and (difference := self._difference(request)):
             return Error("conflict", difference)
         if request.dry_run:
-            done = self._placed({each.pipeline_id: self._becoming(each, now) for each in puts})
+            with self._scheduler.supposing(request.devices) as pool:
+                done = self._placed({each.pipeline_id: self._becoming(each, now) for each in puts}, pool)
             stopped = [Applied(pipeline_id=pipeline_id) for pipeline_id in request.stops]
         else:
             done = {each.pipeline_id: self._apply_one(each, now) for each in puts}
@@ -101,10 +103,16 @@ class Pipelines:
             done = {name: of if isinstance(of, Error) else records[name] for name, of in done.items()}
         return Reply((*(_applied(name, known[name], of) for name, of in done.items()), *stopped))
 
-    def _placed(self, becoming: dict[str, PipelineRecord | Error]) -> dict[str, PipelineRecord | Error]:
+    def _placed(
+        self, becoming: dict[str, PipelineRecord | Error], pool: FleetPool
+    ) -> dict[str, PipelineRecord | Error]:
         """The same with the devices that pipelines without one would be placed on."""
-        waiting = [of for of in becoming.values() if isinstance(of, PipelineRecord) and of.device is None]
-        placed = {of.pipeline_id: replace(of, device=name) for of, name in self._scheduler.choices(waiting)}
+        records = [of for of in becoming.values() if isinstance(of, PipelineRecord)]
+        for record in records:
+            if record.device is not None and record.pipeline_id not in self._state.records.pipelines:
+                self._scheduler.put(record, pool)
+        waiting = [record for record in records if record.device is None]
+        placed = {of.pipeline_id: replace(of, device=name) for of, name in self._scheduler.choices(waiting, pool)}
         return {**becoming, **placed}
 
     def _difference(self, request: ApplyPipelines) -> str:
@@ -244,7 +252,7 @@ class Pipelines:
             return Error("invalid", f"device {name} does not have the labels {spelled(record.selector)}")
         records = self._state.records
         known = records.pipelines.get(record.pipeline_id)
-        if records.devices[name].cordoned and (known is None or known.device != name):
+        if self._scheduler.is_cordoned(name) and (known is None or known.device != name):
             return Error("conflict", f"device {name} is cordoned: uncordon it, or name another device")
         if len((records.placed[name] | records.standby[name]) - {record.pipeline_id}) >= MAX_PIPELINES:
             return Error("too_many", f"device {name} has {MAX_PIPELINES} pipelines already")

@@ -6,8 +6,9 @@ device ──another device desired──▶ leaving ──confirmed absent, or 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
@@ -24,6 +25,7 @@ from streamfleet_core.protocol.control_plane import Envelope, encode
 from streamfleet_core.protocol.errors import BadMessage
 from streamfleet_core.protocol.limits import MAX_CONTROL_BODY
 from streamfleet_core.protocol.messages import Desired
+from streamfleet_core.protocol.requests import DeviceSettings
 from streamfleet_core.protocol.values import PRIORITIES, Labels
 
 RESERVED = 0.1  # of the cores of a device: for its agent, its system, and frames that come together
@@ -40,6 +42,7 @@ class Scheduler:
     def __init__(self, state: State) -> None:
         self._state = state
         self._pool = FleetPool(SpareRoom() if state.config.spare else None)
+        self._supposed: Mapping[str, DeviceSettings] = {}  # in place of what devices are
 
     def place(self, now: float) -> None:
         """Assign pipelines without a device, and reassign movable ones of devices that are gone."""
@@ -170,6 +173,18 @@ class Scheduler:
             name for name, device in devices.items() if device.state == "ready" and records[name].cordoned
         }
 
+    @contextlib.contextmanager
+    def supposing(self, devices: Mapping[str, DeviceSettings]) -> Iterator[FleetPool]:
+        """A pool in which devices are so. Within the block, all answers are as if they were."""
+        pool = self.pool().copy()
+        self._supposed = devices
+        try:
+            for name in devices.keys() & self._state.devices.keys():
+                self.know(self._state.devices[name], pool)
+            yield pool
+        finally:
+            self._supposed = {}
+
     def pool_without(self, pipelines: frozenset[str]) -> FleetPool:
         """A copy of the pool, as if these pipelines were not there."""
         pool, known = self.pool().copy(), self._state.records.pipelines
@@ -191,7 +206,11 @@ class Scheduler:
 
     def is_open(self, name: str) -> bool:
         """Whether a device takes pipelines now."""
-        return self._state.devices[name].state == "ready" and not self._state.records.devices[name].cordoned
+        return self._state.devices[name].state == "ready" and not self.is_cordoned(name)
+
+    def is_cordoned(self, name: str) -> bool:
+        """Whether an operator keeps pipelines from a device."""
+        return (self._supposed.get(name) or self._state.records.devices[name]).cordoned
 
     def candidates(self) -> list[Candidate]:
         """The devices that take pipelines, those with most room first."""
@@ -290,7 +309,7 @@ class Scheduler:
 
     def meets(self, name: str, selector: Labels) -> bool:
         """Whether a device has all labels that a selector requires."""
-        return meets(self._state.records.devices[name].labels, selector)
+        return meets((self._supposed.get(name) or self._state.records.devices[name]).labels, selector)
 
     def check(self) -> None:
         """Assert that what is known of each device is what follows from its pipelines."""

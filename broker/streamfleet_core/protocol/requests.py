@@ -157,6 +157,14 @@ class DesiredPipeline:
     desired_status: Literal["run", "pause"] = "run"
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """What an operator sets of a device."""
+
+    labels: Labels
+    cordoned: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApplyPipelines:
     """Put and stop many pipelines in one write. Reply: tuple[Applied, ...], first of puts, then of stops.
@@ -171,6 +179,8 @@ class ApplyPipelines:
     seen: Annotated[dict[Id, Natural], Meta(max_length=MAX_SEEN)] = field(default_factory=dict)
     owned: Labels = field(default_factory=dict)  # none: no pipeline
     dry_run: bool = False
+    # For a dry run: what devices will be before the pipelines are put.
+    devices: Annotated[dict[Id, DeviceSettings], Meta(max_length=MAX_SEEN)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from streamfleet_core.protocol.requests import (
     Applied,
     ApplyPipelines,
     CordonDevice,
+    DeviceSettings,
     LabelDevice,
     OperatorRequest,
 )
@@ -96,6 +97,18 @@ def test_a_dry_run_says_what_would_change_and_where(http: httpx.Client, peer: Pe
     ]
     assert list(peer.pipelines) == ["old"]
     assert asked(peer)[-1].dry_run
+
+
+def test_a_dry_run_tells_the_broker_what_devices_would_be(http: httpx.Client, peer: Peer) -> None:
+    peer.devices["edge-1"] = device("edge-1", labels={"old": "x"})
+    text = f"{FILE}devices:\n  - {{name: edge-1, labels: {{site: a}}, cordoned: true}}\n  - name: edge-2\n"
+
+    post(http, text, "?dry_run=true")
+    post(http, text)
+
+    dry, real = asked(peer)
+    assert dry.devices == {"edge-1": DeviceSettings({"old": "x", "site": "a"}, cordoned=True)}
+    assert real.devices == {}
 
 
 def test_what_vanished_is_removed_unless_it_is_kept(http: httpx.Client, peer: Peer) -> None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from streamfleet_broker.fleet.effects import Save
 from streamfleet_core.protocol.messages import Error
 from streamfleet_core.protocol.requests import (
     Applied,
     ApplyPipelines,
     ChangePipeline,
+    CordonDevice,
     DesiredPipeline,
+    DeviceSettings,
+    LabelDevice,
     ListPipelines,
     PutPipeline,
 )
 from streamfleet_core.protocol.values import PipelineSpec, SourceSpec
-from tests.fakes.scripted_fleet import CAMERA, FILE, ScriptedFleet, data_of, scripted_fleet, sent
+from tests.fakes.scripted_fleet import CAMERA, CONFIG, FILE, ScriptedFleet, data_of, scripted_fleet, sent
 
 OWNED = {"manager": "hall-1"}
 
@@ -43,6 +48,38 @@ def test_many_pipelines_are_created_in_one_write_and_spread_over_the_devices() -
         (name, "ab"[number % 2]) for number, name in enumerate(names)
     ]
     assert [len(fleet.assignments(name)) for name in "ab"] == [3, 3]
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_dry_run_supposes_the_labels_and_cordons_of_devices(spare: int) -> None:
+    fleet = scripted_fleet("a", "b", "c", "d", config=replace(CONFIG, spare=spare))
+    fleet.reply(CordonDevice("c", True))
+    hall = {"site": "hall-1"}
+    request = ApplyPipelines(
+        puts=(
+            desired("one", selector=hall),
+            desired("two", selector=hall),
+            desired("pinned", device="b"),
+            desired("elsewhere", device="c", selector=hall),
+        )
+    )
+    devices = {
+        "a": DeviceSettings(hall, cordoned=False),
+        "b": DeviceSettings(hall, cordoned=True),
+        "c": DeviceSettings(hall, cordoned=False),
+    }
+
+    said = fleet.reply(replace(request, dry_run=True, devices=devices))
+    without = fleet.reply(replace(request, dry_run=True))
+    for name, each in devices.items():
+        fleet.reply(LabelDevice(name, each.labels))
+        fleet.reply(CordonDevice(name, each.cordoned))
+    done = fleet.reply(request)
+
+    assert said == done
+    assert [each.device for each in said] == ["a", "a", None, "c"]
+    assert said[2].message.startswith("device b is cordoned")
+    assert [each.device for each in without] == [None, None, "b", None]
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing() -> None:

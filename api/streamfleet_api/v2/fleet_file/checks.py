@@ -14,7 +14,7 @@ from streamfleet_api.v2.request_reading import listed
 from streamfleet_core.documents.errors import MAX_FINDINGS, BadDocument, Finding
 from streamfleet_core.documents.node import Node
 from streamfleet_core.models.kept_classes import expected_class, unknown_names
-from streamfleet_core.protocol.requests import DesiredPipeline, DeviceView, PipelineView
+from streamfleet_core.protocol.requests import DesiredPipeline, DeviceSettings, DeviceView, PipelineView
 from streamfleet_core.protocol.values import Labels, Manifest, ModelRef
 
 
@@ -39,14 +39,6 @@ class ModelStep:
     before: ModelRef | None
     is_done: bool  # the fleet has what the file says
     has_content: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSettings:
-    """What a file may say of a device."""
-
-    labels: Labels
-    cordoned: bool
 
 
 @dataclass(frozen=True, slots=True)
