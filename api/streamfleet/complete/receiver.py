@@ -112,6 +112,10 @@ class Receiver:
         """How far it has come: up to and including the last value that was taken."""
         return Checkpoint(dict(self._positions))
 
+    def position(self, pipeline_id: str) -> Position:
+        """How far it has come with a pipeline of which something was taken."""
+        return self._positions[pipeline_id]
+
     def take(self, now: float) -> Received | Gap | None:
         """The next value that is ready."""
         now = self._attended(now)

@@ -12,6 +12,7 @@ import zmq
 import zmq.asyncio
 from typing_extensions import Self
 
+from streamfleet.complete.checkpoint_file import CheckpointFile
 from streamfleet.complete.receiver import Receiver
 from streamfleet.complete.values import Checkpoint, Gap
 from streamfleet.errors import NothingReceived
@@ -37,10 +38,10 @@ class _Complete:
         self._context = context
         self._socket = sub_socket
         self._receiver = receiver
-        self._file = file
+        self._file = None if file is None else CheckpointFile(file)
         self._timeout = timeout
         self._undecodable = 0
-        self._is_saved = True
+        self._changed: dict[str, None] = {}  # pipelines whose position is not in the file
         self._is_closed = False
 
     @property
@@ -61,7 +62,7 @@ class _Complete:
             except BadData:
                 self._undecodable += 1
                 continue
-            self._is_saved = False
+            self._changed[found.pipeline_id] = None
             return value
         return None
 
@@ -72,14 +73,17 @@ class _Complete:
         return self._receiver.wait_ms(now)
 
     def _save(self) -> None:
-        if self._file is not None and not self._is_saved:
-            self._is_saved = True
-            self.checkpoint.save(self._file)
+        if self._file is not None and self._changed:
+            positions = {each: self._receiver.position(each) for each in self._changed}
+            self._changed.clear()
+            self._file.write(positions, lambda: self.checkpoint)
 
     def _end(self) -> None:
         if not self._socket.closed:
             self._socket.close(linger=0)
             self._context.term()
+        if self._file is not None:
+            self._file.close()
 
 
 class CompleteSubscription(_Complete):
@@ -216,5 +220,5 @@ class AsyncCompleteSubscription(_Complete):
             await self.close()
 
     async def _save_in_thread(self) -> None:
-        if self._file is not None and not self._is_saved:
+        if self._file is not None and self._changed:
             await asyncio.to_thread(self._save)

@@ -1,8 +1,8 @@
-"""What a complete subscription yields besides predictions, and where it stands. Pure but for the files."""
+"""What a complete subscription yields besides predictions, and where it stands. Pure but for the file."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,8 @@ import msgspec
 from streamfleet.errors import BadSetting
 from streamfleet_core.peers.replay import Key
 from streamfleet_core.runtime.small_file import FileTooLarge, read_small
+
+MAX_FILE = 4 * 1024**2  # bytes: many times the largest checkpoint
 
 _VERSION = 1
 
@@ -108,14 +110,14 @@ class Checkpoint:
     def load(cls, path: Path) -> Checkpoint:
         """Read a file; without one, start with nothing. Raises: BadSetting."""
         try:
-            return cls.decode(read_small(path))
+            first, *later = read_small(path, most=MAX_FILE).split(b"\n")
+            del later[-1:]  # it was not written whole, or is empty
         except FileNotFoundError:
             return cls()
         except (OSError, FileTooLarge) as exc:
             raise BadSetting("since", f"{path}: {exc}") from exc
-
-    def save(self, path: Path) -> None:
-        """Write a file, which has either the old or the new content at any time. Raises: OSError."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(self.encode())
-        draft.replace(path)
+        positions = dict(cls.decode(first).positions)
+        with contextlib.suppress(msgspec.MsgspecError, ValueError):  # after a power cut
+            for line in later:
+                positions |= msgspec.json.decode(line, type=dict[str, Position])
+        return cls(positions)
