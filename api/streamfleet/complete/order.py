@@ -33,6 +33,8 @@ MAX_PENDING_BYTES = 16 * 1024**2
 # Seconds without a message of a round, after which it is asked for once more, and the most after several:
 # where many ask, a device needs longer, and a request that is made again loses its turn.
 RETRY = (1.0, 8.0)
+QUICK = 0.1  # the same where the last rounds were never silent for long: then what is silent was lost
+PATIENT = 4  # times the silence of the last rounds
 LONGEST = 60.0  # seconds to wait for a device that is there and does not answer
 IDLE = (5.0, 60.0)  # seconds of silence after which the first and the later rounds ask for what is missing
 RESET = 10.0  # seconds in which only old keys arrive: then the fleet was reset
@@ -49,10 +51,16 @@ class _Round:
     reached: Key  # when it began
     began: float
     heard: float  # when it was asked, or its last message arrived
-    retry: float = RETRY[0]
+    retry: float
+    silence: float = 0.0  # the longest time between two messages, or before the first
     is_answered: bool = False  # whether any message arrived
     answers: dict[str, ReplayAnswer] = field(default_factory=dict)  # by device
     holders: tuple[Holder, ...] | None = None  # None: unknown yet
+
+    def hear(self, now: float) -> None:
+        """Note a message of this round."""
+        self.silence = max(self.silence, now - self.heard)
+        self.heard = now
 
     def is_fulfilled(self, reached: Key) -> bool:
         """Whether all that was asked for by number is there: its end need not be waited for."""
@@ -104,6 +112,7 @@ class PipelineOrder(Generic[T]):
         self._device = None if position is None else position.device  # of `_reached`
         self._round: _Round | None = None
         self._attempts = 0  # rounds without a result
+        self._silence: float | None = None  # within the last rounds; None: none was answered yet
         self._fresh_at = now  # when something new arrived
         self._idle = 0.0 if position is not None else IDLE[0]  # seconds until the next round without a reason
         self._is_new = position is None
@@ -118,7 +127,8 @@ class PipelineOrder(Generic[T]):
     def receive(self, key: Key, item: T, device: str, now: float, *, live: bool, size: int = 0) -> None:
         """A prediction of `size` bytes arrived."""
         if self._round is not None and not live:
-            self._round.heard, self._round.is_answered = now, True
+            self._round.hear(now)
+            self._round.is_answered = True
         if self._is_new:
             self._is_new = False
             self._reached, self._device = (key[0], key[1], key[2] - 1), device
@@ -142,7 +152,8 @@ class PipelineOrder(Generic[T]):
     def hold(self, token: str, holders: tuple[Holder, ...], now: float) -> None:
         """The relay says which devices may answer."""
         if self._round is not None and self._round.request.token == token:
-            self._round.heard, self._round.holders = now, holders
+            self._round.hear(now)
+            self._round.holders = holders
 
     def answer(self, token: str, answer: ReplayAnswer, generation: int, now: float) -> None:
         """The answer of a device arrived. Ignored if the device never had the pipeline in this generation.
@@ -154,7 +165,8 @@ class PipelineOrder(Generic[T]):
             return
         own = [each for each in current.holders if each.device == answer.device]
         if any(each.first <= generation <= each.last for each in own):
-            current.heard, current.is_answered = now, True
+            current.hear(now)
+            current.is_answered = True
             current.answers[answer.device] = answer
 
     def take(self, now: float, *, may_ask: bool = True) -> T | Gap | None:
@@ -177,7 +189,7 @@ class PipelineOrder(Generic[T]):
         if self._round is not None and (
             self._round.is_fulfilled(self._reached) or not (self._round.is_answered or self._keys)
         ):
-            self._round = None  # it asks for what has arrived
+            self._end_round()  # it asks for what has arrived
         return True
 
     def _advance(self, now: float, may_ask: bool) -> bool:
@@ -203,7 +215,16 @@ class PipelineOrder(Generic[T]):
         if self._keys and self._keys[0][:2] == self._reached[:2]:
             count = min(MOST_AT_ONCE, self._keys[0][2] - self._reached[2] - 1)
         request = ReplayRequest(self._pipeline_id, after(self._reached), self._token(), count)
-        self._round = _Round(request, self._reached, now, now)
+        first, _ = RETRY
+        retry = first if self._silence is None else min(first, max(QUICK, PATIENT * self._silence))
+        self._round = _Round(request, self._reached, now, now, retry)
+
+    def _end_round(self) -> None:
+        """End the round, and learn from it how long a round is silent."""
+        current, self._round = self._round, None
+        if current is not None and current.is_answered:
+            before = current.silence if self._silence is None else self._silence
+            self._silence = max(current.silence, 0.8 * before)
 
     def _silent(self, current: _Round) -> list[str]:
         """The devices that may have predictions between the last key and the next one, and did not answer."""
@@ -239,15 +260,14 @@ class PipelineOrder(Generic[T]):
         progressed = self._reached != current.reached
         is_stuck = not progressed and (missing or limit is not None)
         self._attempts = self._attempts + 1 if is_stuck else 0
+        self._end_round()
         if self._keys and self._keys[0] == after(self._reached):
-            self._round = None  # what is asked for next depends on what follows
+            pass  # what is asked for next depends on what follows
         elif missing or limit is not None:
             self._ask(now)
-        else:
-            self._round = None
-            if not self._keys:
-                self._fresh_at = now
-                self._idle = min(max(IDLE[0], 2 * self._idle), IDLE[1])
+        elif not self._keys:
+            self._fresh_at = now
+            self._idle = min(max(IDLE[0], 2 * self._idle), IDLE[1])
         return self._reached != before
 
     def _walk(self, current: _Round, limit: Key | None) -> bool:

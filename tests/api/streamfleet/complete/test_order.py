@@ -314,6 +314,35 @@ def test_a_long_outage_is_fetched_part_by_part(loss: float) -> None:
     assert world.outputs == world.truth
 
 
+def test_who_is_answered_quickly_soon_asks_again_for_what_was_lost() -> None:
+    world = World(random.Random(0), 1.0, room=10**7)
+    for _ in range(3 * PART):
+        world.predict()
+    world.loss = 0.0
+    world.order = world.subscriber(Position(1, 0, 0, "a"))
+    first = asked_at(world, world.now)
+    world.order.hold(first.token, tuple(world.holders), world.now + 0.01)
+    world.now += 0.02
+    world.answer("a", first)
+
+    second = asked_at(world, world.now)
+
+    assert second != first
+    assert asked_at(world, world.now + 0.09) == second
+    third = asked_at(world, world.now + 0.11)
+    assert (third.start, third.token == second.token) == (second.start, False)
+    assert asked_at(world, world.now + 0.11 + 0.19) == third, "and waits longer each time"
+    assert asked_at(world, world.now + 0.11 + 0.21) != third
+
+
+def asked_at(world: World, now: float) -> ReplayRequest:
+    """What a subscriber asks for then."""
+    while world.order.take(now) is not None:
+        pass
+    assert world.order.request is not None
+    return world.order.request
+
+
 def test_what_a_device_has_that_is_away_is_gone_after_a_while_and_not_delivered_later() -> None:
     world = World(random.Random(0), 0.0)
     world.predict()
