@@ -87,3 +87,13 @@ def test_the_number_of_spans_is_bounded_and_what_is_forgotten_is_unknown() -> No
     assert len(lost) <= MAX_SPANS
     assert history.known_from is not None
     assert min(span.low for span in (*kept, *(each.span for each in lost))) >= history.known_from
+
+
+def test_what_was_kept_piece_by_piece_is_one_span_after_a_restart() -> None:
+    history = History()
+    for seq in range(3000):
+        history.load(Span(1, 0, seq, seq))
+    history.load(Span(1, 1, 0, 4))
+
+    assert list(history.kept) == [Span(1, 0, 0, 2999), Span(1, 1, 0, 4)]
+    assert history.known_from == (1, 0, 0)

@@ -52,6 +52,8 @@ class History:
             return
         else:
             self._count_jump(self.last, span.low)
+        if self.kept and after(self.kept[-1].high) == span.low:
+            span = Span(*self.kept.pop().low, span.last)
         self.kept.append(span)
         self.last = span.high
         self._bound()
