@@ -130,6 +130,7 @@ PURE = [
     "streamfleet_worker.host.machine",
     "streamfleet_worker.library.execution.playback_clock",
     "streamfleet_worker.optimise.candidates",
+    "streamfleet_worker.publisher.replay.pacing",
     "streamfleet_worker.sampling.selection",
     "streamfleet_worker.video.detection.classification",
     "streamfleet_worker.video.detection.findings",

@@ -22,18 +22,25 @@ from dataclasses import dataclass
 
 import zmq
 
+from streamfleet_core.peers.connections import descriptor_of
 from streamfleet_core.protocol.data_plane import Kind, kind_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.curve import CurveKeys, serve
 from streamfleet_core.runtime.keepalive import KEEPALIVE
 from streamfleet_worker.decisions.topic_subscriptions import TopicSubscriptions
-from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherConfig, PublisherReport, Relay
+from streamfleet_worker.ipc.child_messages import (
+    AllowSubscribers,
+    PublisherConfig,
+    PublisherReport,
+    Relay,
+)
 from streamfleet_worker.ipc.fence import Fence, boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.ipc.handover.receiver import Receiver
 from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE, DirectSocket
 from streamfleet_worker.publisher.replay.keeper import Keeper
+from streamfleet_worker.publisher.send_queues import SendQueues
 from streamfleet_worker.publisher.zap import ZapHandler
 
 logger = logging.getLogger(__name__)
@@ -86,6 +93,7 @@ class Publisher:
         self._relay: _Socket | None = None
         self._preview_relay: _Socket | None = None
         self._relay_to: Relay | None = None
+        self._send_queues = SendQueues()  # of `_relay`
         self._hold_until: float | None = now + _HOLD  # monotonic seconds; None: no longer
         self._keeper = None if config.keep is None else Keeper(config.keep, config.device)
         self._direct: DirectSocket | None = None
@@ -135,12 +143,14 @@ class Publisher:
     def _send_replays(self) -> None:
         """Send what subscribers asked for. It is in the past, so that the fence does not apply."""
         assert self._keeper is not None
+        began = time.thread_time()
         direct = None if self._direct is None else self._direct.socket
         may_relay = self._relay_to is not None and self._relay_to.replays
         for message in self._keeper.take():
             for socket in (direct, self._relay if may_relay else None):
                 if socket is not None:
                     socket.send_multipart(message, zmq.NOBLOCK)
+        self._keeper.sent(time.thread_time() - began, self._send_queues.look())
 
     def _forward_previews(self) -> None:
         """Forward a few at a time, so that predictions do not wait for them."""
@@ -184,6 +194,7 @@ class Publisher:
                 self._preview_subscriptions.pop(socket, None)
                 socket.close()
         self._relay_to = relay
+        self._send_queues.forget()
         self._relay = self._connect(_PREDICTIONS, relay.endpoints, relay.server_key)
         self._preview_relay = self._connect(_PREVIEWS, relay.pictures, relay.server_key)
         if self._preview_relay is not None:
@@ -248,9 +259,10 @@ class Publisher:
         self._stop_holding()
         with contextlib.suppress(zmq.Again):
             for _ in range(_AT_ONCE):
-                message = self._relay.recv(zmq.NOBLOCK)
+                message: zmq.Frame = self._relay.recv(zmq.NOBLOCK, copy=False)
+                self._send_queues.note(descriptor_of(message))
                 if self._keeper is not None:
-                    self._keeper.handle(message)
+                    self._keeper.handle(message.bytes)
 
     def _stop_holding(self) -> None:
         self._hold_until = None

@@ -4,8 +4,8 @@
                       ──handle► [requests] ──parts───► [outbox] ──► the publishing thread sends them
 
 The publishing thread only appends to queues. Everything that costs more happens here, in small batches: it
-never waits for the disk, and a stuck disk costs predictions of the store, not live ones. Replays are sent
-at twice the live rate at most.
+never waits for the disk, and a stuck disk costs predictions of the store, not live ones. `pacing` says how
+many predictions a second are replayed.
 """
 
 from __future__ import annotations
@@ -33,25 +33,23 @@ from streamfleet_core.peers.replay import (
 )
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note, subject_of
 from streamfleet_core.protocol.errors import BadData
-from streamfleet_core.protocol.rates import Bucket, Rate
 from streamfleet_core.protocol.status import KeepingStat
+from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.ipc.fence import boot_time
+from streamfleet_worker.publisher.replay.pacing import Network, Pacing
 from streamfleet_worker.publisher.replay.spool import CUTS, Spool
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
 
 logger = logging.getLogger(__name__)
 
 BATCH_INTERVAL = 0.25  # seconds between two batches
-REPLAY_INTERVAL = 0.02  # seconds between two sendings of a replay
-LEAST_RATE = 200.0  # replayed predictions a second, on a device that publishes few
 MAX_PENDING = 20_000  # predictions that wait for the store; further ones are not kept
 MAX_PENDING_BYTES = 32 * 1024**2
 READ_SHARE = 0.25  # of the time at most is for reading what is asked for: others wait for the keeper, too
 MAX_REQUESTS = 1024  # that wait; further ones are ignored, and their subscribers ask again
 PART = 64  # predictions of one request: a few, so that the others have their turn
 PART_BYTES = 1024**2
-_RATE_WINDOW = 10.0  # seconds over which the live rate is measured
 
 Replayed = tuple[bytes, bytes, bytes]  # topic, header, body
 
@@ -69,6 +67,8 @@ class Keeper:
         self._lost: dict[bytes, bytes] = {}  # by topic: the header of the last one that is not kept
         self._requests: OrderedDict[bytes, ReplayRequest] = OrderedDict()  # by topic
         self._outbox: deque[Replayed] = deque()
+        self._network = Network()
+        self._sending = 0.0  # CPU seconds that the publishing thread has spent on replays
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._work = threading.Event()
         self._closing = False
@@ -114,6 +114,11 @@ class Keeper:
             found.append(self._outbox.popleft())
         return found
 
+    def sent(self, seconds: float, network: Network) -> None:
+        """Note how long it took to send what was taken, in CPU seconds, and how far the network is behind."""
+        self._sending += seconds
+        self._network = network
+
     def close(self, timeout: float = 1.0) -> None:
         """Write what is pending, for up to `timeout` seconds."""
         self._closing = True
@@ -128,9 +133,9 @@ class Keeper:
         store, trouble = _open(self._config, self._clock())
         where: Literal["memory", "disk"] = "disk" if isinstance(store, Spool) else "memory"
         replaying: deque[Replayed] = deque()  # the rest of the part that is being sent
-        meter = _RateMeter(self._clock())
-        bucket = Bucket(Rate(LEAST_RATE, LEAST_RATE * REPLAY_INTERVAL))
-        batch_at = read_at = 0.0
+        pacing = Pacing(cores(), self._clock())
+        batch_at = read_at = send_at = 0.0
+        spent = sent_before = 0.0  # CPU seconds: of this thread since it handed something over; of the other
         while True:
             closing, now = self._closing, self._clock()
             if closing or now >= batch_at or (self._requests and not replaying):
@@ -140,26 +145,41 @@ class Keeper:
                 store.append(batch, now)
                 store.skip(_keys(lost))
                 self.keeping = KeepingStat(where, trouble or store.trouble)
-                each_second = max(LEAST_RATE, 2 * meter.count(len(batch), now))
-                bucket.rate = Rate(each_second, each_second * 2 * REPLAY_INTERVAL)
+                pacing.count_live(len(batch), now)
             if closing:
                 break
+            if replaying and now >= send_at:
+                pacing.adapt(now - send_at, self._network, is_taken=not self._outbox)
+            began = time.thread_time()  # not what others take of the processor meanwhile
             # Those for other devices take no time.
-            while not replaying and self._requests and read_at - now < REPLAY_INTERVAL:
-                began = time.thread_time()  # not what others take of the processor meanwhile
+            while not replaying and self._requests and read_at - now < pacing.interval:
+                read_from = time.thread_time()
                 replaying.extend(self._next_part(store))
-                read_at = max(read_at, now) + (time.thread_time() - began) / READ_SHARE
-            while replaying and bucket.take(1, now):
-                self._outbox.append(replaying.popleft())
-            if self._outbox:
-                os.eventfd_write(self._wakeup, 1)
+                read_at = max(read_at, now) + (time.thread_time() - read_from) / READ_SHARE
+            count = self._hand_over(replaying, pacing, now)
+            spent += time.thread_time() - began
+            if count:
+                sending, sent_before = self._sending - sent_before, self._sending
+                pacing.spend(spent + sending, count)
+                spent = 0.0
             if replaying or self._requests:
                 self._work.clear()
-                self._work.wait(REPLAY_INTERVAL)
+                send_at = self._clock() + pacing.interval
+                self._work.wait(pacing.interval)
             else:
                 self._work.wait(max(0.0, batch_at - now))
                 self._work.clear()
         store.close()
+
+    def _hand_over(self, replaying: deque[Replayed], pacing: Pacing, now: float) -> int:
+        """Hand messages to the publishing thread, if it has taken the last ones. Returns their number."""
+        count = 0
+        while replaying and (count or not self._outbox) and pacing.take(now):
+            self._outbox.append(replaying.popleft())
+            count += 1
+        if count:
+            os.eventfd_write(self._wakeup, 1)
+        return count
 
     def _take_pending(self) -> list[Entry]:
         entries: list[Entry] = []
@@ -205,22 +225,6 @@ def part_of(store: Store, device: str, request: ReplayRequest) -> list[Replayed]
         *((topic, _again(entry.header), entry.body) for entry in entries),
         (topic, replay_note(until, Flag.ANSWER), answer.encode()),
     ]
-
-
-class _RateMeter:
-    """The rate of live predictions, over the last seconds."""
-
-    def __init__(self, now: float) -> None:
-        self._counts: deque[tuple[float, int]] = deque([(now, 0)])
-        self._total = 0
-
-    def count(self, more: int, now: float) -> float:
-        """Count `more` predictions, and return how many there are each second."""
-        self._counts.append((now, more))
-        self._total += more
-        while len(self._counts) > 1 and self._counts[0][0] < now - _RATE_WINDOW:
-            self._total -= self._counts.popleft()[1]
-        return self._total / _RATE_WINDOW
 
 
 def _keys(headers: dict[bytes, bytes]) -> dict[str, Key]:
