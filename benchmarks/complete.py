@@ -330,7 +330,10 @@ def last_made(folder: Path) -> dict[str, Key]:
     for path in (folder / "made").iterdir():
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 200))
-            generation, incarnation, sequence = map(int, file.read().splitlines()[-1].split())
+            lines = file.read().splitlines()
+        if not lines:  # its camera has just started
+            continue
+        generation, incarnation, sequence = map(int, lines[-1].split())
         pipeline_id = path.name.split("@")[0]
         found[pipeline_id] = max(found.get(pipeline_id, (0, 0, 0)), (generation, incarnation, sequence))
     return found
