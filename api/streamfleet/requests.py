@@ -94,6 +94,18 @@ class Stage(TypedDict):
     max_detections: NotRequired[int]
 
 
+class Keep(TypedDict, total=False):
+    """What a device keeps of a pipeline's predictions, for subscribers that missed them.
+
+    Attributes:
+        age: Seconds; 0: nothing. None: as of others.
+        size: Bytes; 0: nothing. None: as much as the device has room for.
+    """
+
+    age: float | None
+    size: int | None
+
+
 class _Settings(TypedDict, total=False):
     sinks: Sequence[Sink]
     max_fps: float | None
@@ -107,6 +119,7 @@ class _Settings(TypedDict, total=False):
     priority: str
     mask_format: str
     stages: Sequence[Stage]
+    keep: Keep | None
     device: str | None
     on_disconnect: str | None
     paused: bool
@@ -133,6 +146,7 @@ class PipelineSettings(_Settings, total=False):
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
         mask_format: `polygon`: predictions have the outline of a mask in `points`; `rle`: all of it in `rle`.
         stages: Further models, which run on the objects that this one has found.
+        keep: How long and how many of its predictions a device keeps. None: as of others.
         device: Run only on this device. None: the scheduler selects a device.
         selector: Labels that the device must have.
         labels: Labels of the pipeline, for selectors.

@@ -21,7 +21,7 @@ from streamfleet_core.protocol.status import (
     SourceStat,
 )
 from streamfleet_core.protocol.tasks.optimisation import OptimisationStat
-from streamfleet_core.protocol.values import ModelRef, Motion, SourceSpec, Variant, Weights
+from streamfleet_core.protocol.values import Keep, ModelRef, Motion, SourceSpec, Variant, Weights
 
 __all__ = [
     "AddedModel",
@@ -39,6 +39,7 @@ __all__ = [
     "FileCard",
     "Health",
     "JoinToken",
+    "Keep",
     "KeepingStat",
     "MissingAccelerator",
     "Model",
@@ -156,6 +157,7 @@ class Spec:
         priority: `high`, `normal` or `low`: whose frames a busy device infers first.
         mask_format: `polygon` or `rle`: how predictions have masks.
         stages: Further models, which run on the objects that this one has found.
+        keep: How long and how many of its predictions a device keeps. None: as of others.
     """
 
     model: ModelRef
@@ -172,6 +174,7 @@ class Spec:
     priority: str
     mask_format: str
     stages: tuple[Stage, ...]
+    keep: Keep | None = None
 
     @property
     def models(self) -> tuple[ModelRef, ...]:

@@ -10,7 +10,7 @@ from streamfleet_core.protocol.hosts import place_of
 
 if TYPE_CHECKING:
     from streamfleet.results import ModelRef, Pipeline, SourceSpec, Spec, Stage, UdpSink
-    from streamfleet_core.protocol.values import Motion
+    from streamfleet_core.protocol.values import Keep, Motion
 
 # Key of a spec → option, and what null means.
 _VALUES = {
@@ -60,6 +60,17 @@ def _further(old: Spec, new: Spec) -> Iterator[str]:
         yield _step("stages", stages_text(old.stages), stages_text(new.stages))
     if old.sampling != new.sampling:
         yield _sampling(old.sampling, new.sampling)
+    if old.keep != new.keep:
+        yield _step("keep", keep_text(old.keep), keep_text(new.keep))
+
+
+def keep_text(keep: Keep | None) -> str:
+    """What is kept of predictions, as `3600 s, 256 MiB`."""
+    if keep is None:
+        return "default"
+    age = [] if keep.age is None else [f"{keep.age:g} s"]
+    size = [] if keep.size is None else [f"{keep.size / 1024**2:g} MiB"]
+    return ", ".join((*age, *size)) or "default"
 
 
 def begins_anew(before: Pipeline, after: Pipeline) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from streamfleet_api.cli.change_text import motion_text, region_text, stages_text
+from streamfleet_api.cli.change_text import keep_text, motion_text, region_text, stages_text
 from streamfleet_api.cli.pipeline_text import is_stale, place
 from streamfleet_api.cli.tables import labelled
 from streamfleet_core.protocol.hosts import place_of
@@ -84,6 +84,8 @@ def _desired(entry: Pipeline) -> Iterator[str]:
         yield _line("priority", spec.priority)
     if spec.mask_format != "polygon":
         yield _line("masks", spec.mask_format)
+    if spec.keep is not None:
+        yield _line("keeps", keep_text(spec.keep))
     for stage in spec.stages:
         yield _line("stage", stages_text([stage]) + _counted(stage.name, entry))
     if spec.sinks:

@@ -22,6 +22,7 @@ from streamfleet_core.protocol.requests import CreatePipeline, DesiredPipeline, 
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.values import (
+    Keep,
     ModelRef,
     Motion,
     PipelineSpec,
@@ -59,6 +60,7 @@ def spec_of(request: PipelineRequest, models: Resolved) -> PipelineSpec:
         priority=request.priority,
         mask_format=request.mask_format,
         stages=tuple(_stage(stage, models) for stage in request.stages),
+        keep=None if request.keep is None else Keep(age=request.keep.age, size=request.keep.size),
     )
 
 
@@ -234,6 +236,7 @@ def as_request(view: PipelineView) -> dict[str, Any]:
         "priority": spec.priority,
         "mask_format": spec.mask_format,
         "stages": [_asked_stage(stage) for stage in spec.stages],
+        "keep": None if spec.keep is None else to_plain(spec.keep),
         "device": view.requested,
         "selector": view.selector,
         "labels": view.labels,

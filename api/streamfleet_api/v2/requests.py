@@ -39,6 +39,8 @@ from streamfleet_core.protocol.limits import (
     MAX_GIVEN_CLASSES,
     MAX_GRANTED,
     MAX_ISOLATION,
+    MAX_KEEP_AGE,
+    MAX_KEEP_SIZE,
     MAX_LABELS,
     MAX_OBJECTS,
     MAX_OBSERVATION,
@@ -474,6 +476,20 @@ class StageRequest(Body):
     """Of an object."""
 
 
+class KeepRequest(Body):
+    """What a device keeps of a pipeline's predictions, for subscribers that missed them.
+
+    The device's own limit for all pipelines together holds in any case: the oldest go first.
+    """
+
+    model_config = _example(age=86400, size=268435456)
+
+    age: Annotated[float, Field(ge=0, le=MAX_KEEP_AGE)] | None = None
+    """Seconds. 0: nothing is kept. Null: as of others (`--keep-age` of the device)."""
+    size: Annotated[int, Field(ge=0, le=MAX_KEEP_SIZE)] | None = None
+    """Bytes. 0: nothing is kept. Null: as much as the device has room for."""
+
+
 def _distinct_stages(stages: list[StageRequest]) -> list[StageRequest]:
     return _checked(stages, sampling.duplicate_problem("stage", [stage.name for stage in stages]))
 
@@ -533,6 +549,8 @@ class PipelineRequest(Body):
     """How predictions have masks: as outlines in `points`, or exactly in `rle`, COCO's run lengths."""
     stages: Stages = []
     """Further models, which run on the objects that this one has found."""
+    keep: KeepRequest | None = None
+    """How long and how many of its predictions a device keeps. Null: as of others."""
     device: Name | None = None
     """The device that must run it. Null: the device with most free capacity."""
     selector: LabelTable = {}
@@ -562,9 +580,9 @@ class PlanRequest(Body):
 class PipelinePatch(Body):
     """Changes of a pipeline, as a JSON merge patch (RFC 7396).
 
-    Null puts the default back, lists and `sampling` are replaced whole, the keys of `selector` and `labels`
-    are changed one by one. A source that is given back as it was shown keeps the credentials that were not
-    shown.
+    Null puts the default back, lists, `sampling` and `keep` are replaced whole, the keys of `selector` and
+    `labels` are changed one by one. A source that is given back as it was shown keeps the credentials that
+    were not shown.
     """
 
     model_config = _example(confidence=0.6, max_fps=None, labels={"line": "4"})
@@ -583,6 +601,7 @@ class PipelinePatch(Body):
     priority: Priority | None = None
     mask_format: MaskFormat | None = None
     stages: Stages | None = None
+    keep: KeepRequest | None = None
     device: Name | None = None
     selector: LabelChanges | None = None
     labels: LabelChanges | None = None

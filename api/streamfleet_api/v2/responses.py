@@ -49,6 +49,7 @@ from streamfleet_core.protocol.tasks.rollouts import Stage as RolloutStage
 from streamfleet_core.protocol.values import (
     DesiredStatus,
     Family,
+    Keep,
     Manifest,
     MaskFormat,
     ModelRef,
@@ -101,6 +102,8 @@ class Spec(Answer):
     mask_format: MaskFormat
     stages: list[Stage]
     """Further models, which run on the objects that this one has found."""
+    keep: Keep | None
+    """How long and how many of its predictions a device keeps. Null: as of others."""
 
     @classmethod
     def of(cls, spec: PipelineSpec) -> Spec:
@@ -120,6 +123,7 @@ class Spec(Answer):
             priority=spec.priority,
             mask_format=spec.mask_format,
             stages=list(spec.stages),
+            keep=spec.keep,
         )
 
 

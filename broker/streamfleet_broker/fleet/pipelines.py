@@ -112,7 +112,8 @@ class Pipelines:
             if record.device is not None and record.pipeline_id not in self._state.records.pipelines:
                 self._scheduler.put(record, pool)
         waiting = [record for record in records if record.device is None]
-        placed = {of.pipeline_id: replace(of, device=name) for of, name in self._scheduler.choices(waiting, pool)}
+        chosen = self._scheduler.choices(waiting, pool)
+        placed = {of.pipeline_id: replace(of, device=name) for of, name in chosen}
         return {**becoming, **placed}
 
     def _difference(self, request: ApplyPipelines) -> str:

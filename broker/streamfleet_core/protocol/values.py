@@ -27,6 +27,8 @@ from streamfleet_core.protocol.limits import (
     MAX_FINITE,
     MAX_FPS,
     MAX_INPUT_SIDE,
+    MAX_KEEP_AGE,
+    MAX_KEEP_SIZE,
     MAX_KEYPOINTS,
     MAX_LABELS,
     MAX_OBJECTS,
@@ -309,6 +311,17 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What a device keeps of a pipeline's predictions, for subscribers that missed them.
+
+    None: as much as of others. The device's limit for all of them together holds in any case.
+    """
+
+    age: Annotated[float, Meta(ge=0, le=MAX_KEEP_AGE)] | None = None  # seconds; 0: nothing
+    size: Annotated[int, Meta(ge=0, le=MAX_KEEP_SIZE)] | None = None  # bytes; 0: nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineSpec:
     """Task of a pipeline: a model, its sources, its sinks. None: the default of the device."""
 
@@ -326,6 +339,7 @@ class PipelineSpec:
     priority: Priority = "normal"
     stages: Annotated[tuple[Stage, ...], Meta(max_length=MAX_STAGES)] = ()
     mask_format: MaskFormat = "polygon"
+    keep: Keep | None = None  # None: as much as of others
 
     def can_update_to(self, other: PipelineSpec) -> bool:
         """Whether a run of one spec can be updated to the other without a restart.

@@ -26,7 +26,7 @@ from streamfleet_core.protocol.requests import (
     LabelDevice,
     OperatorRequest,
 )
-from streamfleet_core.protocol.values import ModelRef, to_plain
+from streamfleet_core.protocol.values import Keep, ModelRef, to_plain
 from tests.api.conftest import Api
 from tests.fakes.broker import Peer, device, pipeline
 from tests.fakes.models import with_description
@@ -184,12 +184,12 @@ def test_a_file_does_not_wait_for_another_one_without_an_end(monkeypatch: pytest
         def __init__(self) -> None:
             self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
 
-        async def list(self) -> Any:
+        async def wait(self) -> Any:
             self.asked.set()
             await self.may_answer.wait()
             raise BrokerUnreachable("ipc://broker", "reply", 1.0)
 
-        pipelines = devices = list
+        pipelines = devices = list = wait
 
     async def send_two() -> Problem:
         fleet = SlowFleet()
@@ -411,6 +411,20 @@ def test_an_export_is_applied_without_a_change_and_keeps_passwords(http: httpx.C
     assert actions(answer) == {"door": "none"}
     assert actions(edited) == {"door": "update"}
     assert peer.pipelines["door"].spec.sources[0].reference == secret
+
+
+def test_a_file_says_what_is_kept_of_predictions(http: httpx.Client, peer: Peer) -> None:
+    text = FILE.replace("    max_fps:", "    keep: {age: 86400}\n    max_fps:")
+
+    post(http, FILE)
+    changed = post(http, text)
+    exported = http.get("/v2/export").json()
+
+    assert changed.json()["objects"][0]["changes"][0]["field"].startswith("keep")
+    assert peer.pipelines["cam-1"].spec.keep == Keep(age=86400)
+    assert [each["keep"] for each in exported["pipelines"]] == [{"age": 86400}] * 2
+    again = http.post("/v2/apply", json=exported)
+    assert set(actions(again).values()) == {"none"}
 
 
 def test_an_export_is_of_one_manager(http: httpx.Client, peer: Peer) -> None:

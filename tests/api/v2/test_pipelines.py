@@ -20,6 +20,7 @@ from streamfleet_core.protocol.requests import (
 )
 from streamfleet_core.protocol.status import PipelineStat, SourceStat
 from streamfleet_core.protocol.values import (
+    Keep,
     Manifest,
     ModelRef,
     Motion,
@@ -130,6 +131,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
             "tracker": "bytetrack",
             "priority": "high",
             "mask_format": "rle",
+            "keep": {"age": 86400, "size": 0},
             "stages": [
                 {
                     "name": "text",
@@ -180,6 +182,7 @@ def test_every_key_of_a_request_reaches_the_broker(http: httpx.Client, peer: Pee
         tracker="bytetrack",
         priority="high",
         mask_format="rle",
+        keep=Keep(age=86400.0, size=0),
         stages=(
             Stage(
                 name="text",
@@ -275,6 +278,9 @@ def test_a_key_is_visible_ascii(http: httpx.Client, peer: Peer, key: str) -> Non
         ({"tracker": "magic"}, ["body", "tracker"], "'botsort' or 'cbiou', got 'magic'"),
         ({"tracker": "mcbyte"}, ["body", "tracker"], "mcbyte follows masks with a neural network"),
         ({"mask_format": "dense"}, ["body", "mask_format"], "'polygon' or 'rle', got 'dense'"),
+        ({"keep": {"age": -1}}, ["body", "keep", "age"], "greater than or equal to 0, got -1"),
+        ({"keep": {"age": 2592001}}, ["body", "keep", "age"], "less than or equal to 2592000, got 2592001"),
+        ({"keep": {"size": 0.5}}, ["body", "keep", "size"], "a valid integer, got 0.5"),
         ({"priority": "urgent"}, ["body", "priority"], "'high', 'normal' or 'low', got 'urgent'"),
         (
             {"stages": [{"name": "text", "model": "parts/2"}]},

@@ -14,7 +14,7 @@ import importlib.metadata
 import logging
 import secrets
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ from typing_extensions import assert_never
 from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Drill, Hello, Welcome
+from streamfleet_core.protocol.values import Assignment
 from streamfleet_worker.agent.addresses import publish_endpoints, reached_by
 from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.broker_link import BrokerLink
@@ -58,6 +59,7 @@ from streamfleet_worker.ipc.child_messages import (
     Compare,
     EngineConfig,
     KeepConfig,
+    KeepPredictions,
     ModelConfig,
     PublisherConfig,
     Relay,
@@ -169,6 +171,7 @@ class Agent:
         self._publisher: PublisherId | None = None
         self._relay: Relay | None = None
         self._allowed = AllowSubscribers(())
+        self._kept = KeepPredictions({})
 
     def stop(self) -> None:
         """End `run`."""
@@ -317,6 +320,7 @@ class Agent:
                 )
                 self._files.adopt(effect.assignments)
                 self._optimiser.adopt(effect.optimisation, effect.assignments)
+                self._keep_predictions(effect.assignments)
                 self._measured_models = frozenset(effect.trials.measured)
                 self._feed(events.Adopted(effect.assignments, effect.trials.shadows))
             case effects.StartWithoutBroker():
@@ -394,7 +398,13 @@ class Agent:
             self._relay = relay
             self._send_to_publisher(relay)
 
-    def _send_to_publisher(self, message: Relay | AllowSubscribers) -> None:
+    def _keep_predictions(self, assignments: Iterable[Assignment]) -> None:
+        kept = KeepPredictions({each.pipeline_id: each.spec.keep for each in assignments})
+        if kept != self._kept:
+            self._kept = kept
+            self._send_to_publisher(kept)
+
+    def _send_to_publisher(self, message: Relay | AllowSubscribers | KeepPredictions) -> None:
         if self._publisher is not None:
             self._children.send(self._publisher, message)
 
@@ -530,6 +540,7 @@ class Agent:
         if self._relay is not None:
             self._send_to_publisher(self._relay)
         self._send_to_publisher(self._allowed)
+        self._send_to_publisher(self._kept)
 
     def _start_engine(self, action: actions.StartEngine) -> None:
         variant = action.variant

@@ -27,6 +27,7 @@ from streamfleet_core.protocol.values import (
     CurveKey,
     DecoderChoice,
     DesiredStatus,
+    Keep,
     Manifest,
     Natural,
     ObservedState,
@@ -209,6 +210,13 @@ class AllowSubscribers:
     keys: tuple[CurveKey, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class KeepPredictions:
+    """To the publisher: what it keeps of these pipelines. None: as much as of others."""
+
+    limits: dict[str, Keep | None]  # of each pipeline that is assigned to the device
+
+
 # child → agent --------------------------------------------------------------------------------------------
 
 
@@ -285,7 +293,7 @@ class PublisherReport:
     keeping: KeepingStat | None = None  # None: it keeps none, or does not know yet
 
 
-ToChild = Change | Compare | Show | Stop | Relay | AllowSubscribers
+ToChild = Change | Compare | Show | Stop | Relay | AllowSubscribers | KeepPredictions
 FromChild = CameraReport | EngineReport | PublisherReport
 
 _TYPES: dict[str, type[ToChild | FromChild]] = {
@@ -297,6 +305,7 @@ _TYPES: dict[str, type[ToChild | FromChild]] = {
         Stop,
         Relay,
         AllowSubscribers,
+        KeepPredictions,
         CameraReport,
         EngineReport,
         PublisherReport,

@@ -14,6 +14,7 @@ import zmq
 from streamfleet_worker.host.cpu_priority import use_batch_scheduling
 from streamfleet_worker.ipc.child_messages import (
     AllowSubscribers,
+    KeepPredictions,
     PublisherConfig,
     Relay,
     Stop,
@@ -92,4 +93,6 @@ def _handle_message(publisher: Publisher, connection: Connection) -> bool:
             publisher.connect(relay)
         case AllowSubscribers() as allow:
             publisher.allow(allow)
+        case KeepPredictions() as keep:
+            publisher.keep(keep)
     return True

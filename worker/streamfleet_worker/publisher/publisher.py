@@ -31,6 +31,7 @@ from streamfleet_core.runtime.keepalive import KEEPALIVE
 from streamfleet_worker.decisions.topic_subscriptions import TopicSubscriptions
 from streamfleet_worker.ipc.child_messages import (
     AllowSubscribers,
+    KeepPredictions,
     PublisherConfig,
     PublisherReport,
     Relay,
@@ -214,6 +215,11 @@ class Publisher:
             self._direct = None
             self._duties = None
             self._bind_at = 0.0
+
+    def keep(self, keep: KeepPredictions) -> None:
+        """Change what is kept of pipelines."""
+        if self._keeper is not None:
+            self._keeper.limit(keep.limits)
 
     def close(self) -> None:
         """Close all sockets."""

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from streamfleet_api.v2.fleet_file.change_set import MANAGER
 from streamfleet_api.v2.mapping import as_request
-from streamfleet_api.v2.requests import PipelineRequest, SourceRequest, StageRequest
+from streamfleet_api.v2.requests import KeepRequest, PipelineRequest, SourceRequest, StageRequest
 from streamfleet_core.protocol.requests import DeviceView, PipelineView
 from streamfleet_core.protocol.source_reference import sanitised
 from streamfleet_core.protocol.values import Manifest, ModelRef
@@ -62,6 +62,8 @@ def _pipeline(view: PipelineView) -> dict[str, Any]:
     content["sinks"] = [{"host": sink["host"], "port": sink["port"]} for sink in content["sinks"]]
     content["stages"] = [_without_defaults(stage, StageRequest) for stage in content["stages"]]
     content["labels"] = {key: value for key, value in view.labels.items() if key != MANAGER}
+    if content["keep"] is not None:
+        content["keep"] = _without_defaults(content["keep"], KeepRequest)
     if content["sampling"] is not None:
         content["sampling"] = content["sampling"].model_dump(mode="json", exclude_defaults=True)
     return {"id": view.pipeline_id, **_without_defaults(content, PipelineRequest)}

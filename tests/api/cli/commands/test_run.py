@@ -494,6 +494,8 @@ def test_set_answers_programs_with_the_pipeline(run: Command, peer: Peer) -> Non
         ({"generation": 4, "max_fps": 5.0}, ["max-fps default → 5"], False),
         ({"generation": 4, "priority": "low"}, ["priority normal → low"], False),
         ({"generation": 4, "mask_format": "rle"}, ["mask-format polygon → rle"], False),
+        ({"generation": 4, "keep": {"age": 60.0, "size": 2**20}}, ["keep default → 60 s, 1 MiB"], False),
+        ({"generation": 4, "keep": {"age": 60.0, "size": None}}, ["keep default → 60 s"], False),
         ({"stages": [STAGE]}, ["stages none → text=parts/1@plate,door"], True),
     ],
 )

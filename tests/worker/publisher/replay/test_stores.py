@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from streamfleet_core.peers.replay import Key, Loss, Span
 from streamfleet_core.protocol.data_plane import DataHeader, Kind
+from streamfleet_core.protocol.values import Keep
 from streamfleet_worker.publisher.replay import spool as module
 from streamfleet_worker.publisher.replay.spool import Spool
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
@@ -259,3 +260,113 @@ def test_damage_is_told_once_however_often_it_is_read(
         assert len(store.read("door", (1, 0, 0), 100, 10**6)) < 10
 
     assert caplog.text.count("damaged at byte") == 1
+
+
+# limits of single pipelines -------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_pipeline_may_be_kept_for_longer_or_shorter_than_others(
+    make: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = make(tmp_path, 10**6)
+    store.keep({"long": Keep(age=10 * HOUR), "short": Keep(age=60), "door": None})
+    for minute in range(90):
+        now = 60.0 * minute
+        store.append([entry(minute, pipeline=name, at=now) for name in ("door", "long", "short")], now)
+    store.append([], 90 * 60.0)
+
+    assert keys(store, "long") == list(range(90))
+    assert 59 <= len(keys(store)) <= 69, "an hour, and a segment"
+    assert len(keys(store, "short")) <= 2
+    for name in ("door", "short"):
+        history = store.history(name)
+        assert history is not None
+        assert [loss.cause for loss in history.lost] == ["age"]
+
+
+@BOTH
+def test_a_pipeline_may_be_kept_up_to_a_size(make: Callable[..., Store], tmp_path: Path) -> None:
+    store = make(tmp_path, 10**6)
+    store.keep({"door": Keep(size=20_000)})
+    for seq in range(1000):
+        store.append([entry(seq), entry(seq, pipeline="gate")], 0.0)
+
+    assert 0 < len(keys(store)) * 100 <= 20_000
+    assert len(keys(store, "gate")) == 1000
+    history = store.history("door")
+    assert history is not None
+    assert [loss.cause for loss in history.lost] == ["size"]
+
+
+@BOTH
+@pytest.mark.parametrize(("keep", "cause"), [(Keep(age=0), "age"), (Keep(size=0), "size")])
+def test_of_a_pipeline_nothing_may_be_kept(
+    make: Callable[..., Store], tmp_path: Path, keep: Keep, cause: str
+) -> None:
+    store = make(tmp_path, 10**6)
+    store.append([entry(0)], 0.0)
+    store.keep({"door": keep})
+    for seq in range(1, 4):
+        store.append([entry(seq), entry(seq, pipeline="gate")], 1.0)
+
+    assert (keys(store), keys(store, "gate")) == ([], [1, 2, 3])
+    history = store.history("door")
+    assert history is not None
+    assert history.lost[-1] == Loss(Span(1, 0, history.lost[-1].span.first, 3), cause)  # type: ignore[arg-type]
+    assert not any(b"door" in path.read_bytes()[500:] for path in tmp_path.glob("*.log"))
+
+
+@BOTH
+def test_the_limit_of_the_device_holds_for_all_of_them(make: Callable[..., Store], tmp_path: Path) -> None:
+    store = make(tmp_path, 100_000)
+    names = [f"p{number}" for number in range(20)]
+    store.keep({name: Keep(age=10 * HOUR, size=10**9) for name in names})
+    for seq in range(200):
+        store.append([entry(seq, pipeline=name, at=float(seq)) for name in names], float(seq))
+
+    left = sum(len(keys(store, name)) for name in names)
+    assert 0 < left * 100 <= 100_000
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.log")) <= 110_000
+    assert all(keys(store, name)[-1:] in ([], [199]) for name in names), "the oldest went"
+
+
+def test_limits_of_pipelines_outlive_the_process_and_their_move_to_another_device(tmp_path: Path) -> None:
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    store.keep({"long": Keep(age=10 * HOUR), "door": None})
+    for seq in range(10):
+        store.append([entry(seq), entry(seq, pipeline="long")], 60.0 * seq)
+    store.keep({"door": None})
+    store.close()
+
+    for _ in range(2):
+        store = Spool(tmp_path, 10**6, HOUR, 600.0)
+        store.append([entry(10)], 600.0)
+        store.append([], 2 * HOUR)
+
+        assert (keys(store), keys(store, "long")) == ([], list(range(10)))
+    store.keep({"long": None})
+    store.append([], 2 * HOUR)
+    assert keys(store, "long") == []
+
+
+def test_limits_that_cannot_be_read_are_those_of_all(tmp_path: Path) -> None:
+    (tmp_path / "limits").write_bytes(b"junk")
+
+    store = Spool(tmp_path, 10**6, HOUR, 0.0)
+    store.append([entry(0)], 0.0)
+
+    assert keys(store) == [0]
+
+
+@BOTH
+def test_a_pipeline_that_gets_limits_is_still_read_in_order(
+    make: Callable[..., Store], tmp_path: Path
+) -> None:
+    store = make(tmp_path, 10**6)
+    for seq in range(30):
+        store.keep({"door": None if seq // 10 == 1 else Keep(age=2 * HOUR)})
+        store.append([entry(seq), entry(seq, pipeline="gate")], float(seq))
+
+    assert keys(store) == list(range(30))
+    assert keys(store, start=(1, 0, 15)) == list(range(15, 30))

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -34,11 +34,12 @@ from streamfleet_core.peers.replay import (
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_note, subject_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.status import KeepingStat
+from streamfleet_core.protocol.values import Keep
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.publisher.replay.pacing import Network, Pacing
-from streamfleet_worker.publisher.replay.spool import CUTS, Spool
+from streamfleet_worker.publisher.replay.spool import CUTS, LIMITS, Spool
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Keeper:
         self._pending: deque[tuple[bytes, bytes, bytes, float]] = deque()  # topic, header, body, time
         # Bytes that were ever appended to `_pending` and taken from it. Each is changed by one thread only.
         self._appended = self._taken = 0
+        self._limits: Mapping[str, Keep | None] = {}  # of pipelines, until the store has them
         self._lost: dict[bytes, bytes] = {}  # by topic: the header of the last one that is not kept
         self._requests: OrderedDict[bytes, ReplayRequest] = OrderedDict()  # by topic
         self._outbox: deque[Replayed] = deque()
@@ -88,6 +90,10 @@ class Keeper:
             self._appended += len(body)
         else:
             self.lose(topic, header)
+
+    def limit(self, limits: Mapping[str, Keep | None]) -> None:
+        """Change the limits of these pipelines. None: those of all."""
+        self._limits = limits
 
     def lose(self, topic: bytes, header: bytes) -> None:
         """Record that a prediction was made and is not kept: it may be the last one of its run."""
@@ -142,6 +148,9 @@ class Keeper:
                 batch_at = now + BATCH_INTERVAL
                 lost, self._lost = self._lost, {}  # first: what waits before them is then taken, too
                 batch = self._take_pending()
+                if self._limits:
+                    limits, self._limits = self._limits, {}
+                    store.keep(limits)
                 store.append(batch, now)
                 store.skip(_keys(lost))
                 self.keeping = KeepingStat(where, trouble or store.trouble)
@@ -252,7 +261,7 @@ def _open(config: KeepConfig, now: float) -> tuple[Store, str]:
 
 def _remove(folder: Path) -> None:
     """Remove what was kept when the disk was still to be used."""
-    for path in (*folder.glob("*.log"), *folder.glob("*.index"), folder / CUTS):
+    for path in (*folder.glob("*.log"), *folder.glob("*.index"), folder / CUTS, folder / LIMITS):
         with contextlib.suppress(OSError):
             path.unlink()
 
