@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import zmq
 
-from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
+from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic, split
 from streamfleet_core.protocol.limits import MAX_REASON
 from streamfleet_core.protocol.requests import Changed, ChangePipeline
 from streamfleet_core.protocol.values import DesiredStatus, from_plain
@@ -61,6 +61,17 @@ def times_of_all(receive: Callable[..., Any]) -> list[float]:
     while (document := receive(0.5)) is not None:
         times.append(document["at"])
     return times
+
+
+def device_number(worker: Worker, pipeline_id: str) -> int:
+    """The number of the device in the header of the next prediction."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as sub:
+        sub.linger = 0
+        sub.subscribe(pipeline_topic(Kind.PRED, pipeline_id))
+        sub.connect(f"ipc://{worker.data}/run/predictions.ipc")
+        assert sub.poll(PATIENCE * 1000)
+        _, header, _ = split(sub.recv_multipart())
+        return header.device
 
 
 def restarted(broker: Broker, pipeline_id: str, restarts: int) -> bool:
@@ -370,13 +381,14 @@ def test_after_a_power_failure_without_a_broker_pinned_pipelines_run(broker: Bro
     broker.await_status("movable", "running")
     broker.await_status("pinned", "running")
 
-    before = set(worker.family())
+    before, number = set(worker.family()), device_number(worker, "pinned")
 
     broker.kill()
     worker.kill()
     wait_for(lambda: not before & set(worker.family()), "children died with it")
     worker.start()
     wait_for(lambda: worker.children("camera pinned"), "it runs without the broker")
+    assert device_number(worker, "pinned") == number > 0
     movable = worker.children("camera movable")
     process = worker.children("camera pinned")
     broker.start()

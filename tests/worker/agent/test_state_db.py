@@ -29,12 +29,32 @@ def test_rows_and_the_epoch_outlive_the_process(tmp_path: Path) -> None:
     state = State(tmp_path / "worker.db", KEY)
     state.write([Persist(DOOR), Persist(GATE)])
     state.remember_epoch(7)
+    state.remember_short_id(3)
     state.close()
 
     again = State(tmp_path / "worker.db", KEY)
 
     assert again.rows() == [DOOR, GATE]
-    assert (again.seen_epoch, again.starts) == (7, 2)
+    assert (again.seen_epoch, again.starts, again.short_id) == (7, 2, 3)
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["UPDATE short_id SET value = 4", "UPDATE short_id SET value = 'x'", "DROP TABLE short_id"],
+)
+def test_a_number_of_the_device_that_is_damaged_or_missing_is_unknown(tmp_path: Path, damage: str) -> None:
+    state = State(tmp_path / "worker.db", KEY)
+    state.write([Persist(DOOR)])
+    state.remember_short_id(3)
+    state.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "worker.db")) as connection:
+        connection.execute(damage)
+        connection.commit()
+
+    again = State(tmp_path / "worker.db", KEY)
+
+    assert (again.short_id, again.rows()) == (0, [DOOR])
     again.close()
 
 

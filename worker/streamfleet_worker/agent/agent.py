@@ -16,6 +16,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 import zmq
@@ -159,14 +160,14 @@ class Agent:
             optimisation=lambda: self._optimiser.stat,
         )
 
-        # Batches of actions, and epochs to store, in order. None: tidy the database.
-        self._waiting: asyncio.Queue[list[actions.Action] | effects.RememberEpoch | None] = asyncio.Queue()
+        # Batches of actions, and what is to be stored, in order. None: tidy the database.
+        self._waiting: asyncio.Queue[list[actions.Action] | Callable[[], None] | None] = asyncio.Queue()
         self._tidy_at = float("inf")  # when the database's journal is merged into its file, which is slow
         self._stopping = False
         self._isolated_until = float("-inf")  # a drill keeps us from the broker
         self._endpoint = ""  # of the broker, in use
         self._closed_for = ""  # why the last session ended, until the next one begins
-        self._short_id = 0
+        self._short_id = self._state.short_id  # until the broker tells it
         self._measured_models: frozenset[str] = frozenset()  # of whose pipelines the broker is told figures
         self._publisher: PublisherId | None = None
         self._relay: Relay | None = None
@@ -308,7 +309,7 @@ class Agent:
                 if isolated or not self._link.send(effect.envelope):
                     self._session.unsent(effect.envelope)
             case effects.RememberEpoch():
-                self._waiting.put_nowait(effect)
+                self._waiting.put_nowait(partial(self._state.remember_epoch, effect.epoch))
             case effects.Welcomed():
                 self._welcomed(effect.welcome)
             case effects.Adopt():
@@ -379,7 +380,9 @@ class Agent:
         logger.info("%s: session with the broker at %s", self._identity.device, self._endpoint)
         self._closed_for = ""
         host = urlsplit(self._endpoint).hostname or ""
-        self._short_id = welcome.short_id
+        if welcome.short_id != self._short_id:
+            self._short_id = welcome.short_id
+            self._waiting.put_nowait(partial(self._state.remember_short_id, welcome.short_id))
         fingerprint = welcome.api_fingerprint
         if fingerprint is None:
             fingerprint = self._identity.api_fingerprint
@@ -417,10 +420,10 @@ class Agent:
             item = await self._waiting.get()
             if item is None:
                 await asyncio.to_thread(self._state.tidy)
-            elif isinstance(item, effects.RememberEpoch):
-                await asyncio.to_thread(self._remember_epoch, item.epoch)
-            else:
+            elif isinstance(item, list):
                 await self._perform_batch(item)
+            else:
+                await asyncio.to_thread(self._store, item)
             self._waiting.task_done()
 
     async def _perform_batch(self, batch: list[actions.Action]) -> None:
@@ -432,12 +435,13 @@ class Agent:
         for action in batch:
             self._perform(action)
 
-    def _remember_epoch(self, epoch: int) -> None:
+    def _store(self, store: Callable[[], None]) -> None:
+        """Store what the broker has told."""
         self._tidy_at = boot_time() + TIDY_AFTER
         try:
-            self._state.remember_epoch(epoch)
+            store()
         except sqlite3.Error as exc:
-            logger.error("%s: epoch %d could not be stored: %s", self._paths.database, epoch, exc)
+            logger.error("%s: what the broker told could not be stored: %s", self._paths.database, exc)
 
     def _write(self, changes: list[actions.Persist | actions.Forget]) -> None:
         """Store changes. With a full disk everything goes on, but a restart does not know these changes."""

@@ -2,8 +2,9 @@
 
 All rows belong to one broker: with another one, the file starts empty. The file contains the digest of its
 content. What is only of use while something else is missing has its own, and is ignored if it is damaged:
-assignments, for the time without a broker, and the models in use, for the time without the desired ones. On a
-full disk only this process has the state; all of it is written as soon as there is space.
+assignments and the number of the device, for the time without a broker, and the models in use, for the time
+without the desired ones. On a full disk only this process has the state; all of it is written as soon as
+there is space.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ CREATE TABLE IF NOT EXISTS serving (
     value BLOB NOT NULL,
     digest TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS short_id (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    value INTEGER NOT NULL,
+    digest TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS digest (only INTEGER PRIMARY KEY CHECK (only = 1), value TEXT NOT NULL);
 """
 
@@ -78,11 +84,13 @@ class _Known:
     seen_epoch: int = 0
     starts: int = 0
     rows: dict[str, Row] = field(default_factory=dict)
+    short_id: int = 0  # of the device; 0: unknown
 
     @property
     def digest(self) -> str:
         """The digest of everything that has none of its own, as earlier versions wrote it."""
         plain = msgspec.to_builtins(self)
+        del plain["short_id"]
         for row in plain["rows"].values():
             del row["assignment"], row["serving"]
         return _digest(msgspec.json.encode(plain, order="sorted"))
@@ -137,6 +145,16 @@ class State:
         self._known.seen_epoch = max(self._known.seen_epoch, epoch)
         self._save()
 
+    @property
+    def short_id(self) -> int:
+        """The number of the device, as the broker told it last; 0 if it never did."""
+        return self._known.short_id
+
+    def remember_short_id(self, short_id: int) -> None:
+        """Store the number of the device."""
+        self._known.short_id = short_id
+        self._save()
+
     def rows(self) -> list[Row]:
         """The stored rows."""
         return [row for _, row in sorted(self._known.rows.items())]
@@ -166,7 +184,7 @@ class State:
             connection.execute("BEGIN IMMEDIATE")
             for statement in _SCHEMA.split(";")[:-1]:
                 connection.execute(statement)
-            for table in ("worker", "pipelines", "assignments", "serving", "digest"):
+            for table in ("worker", "pipelines", "assignments", "serving", "short_id", "digest"):
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
             connection.execute(
                 "INSERT INTO worker VALUES (1, ?, ?, ?)", (known.broker_key, known.seen_epoch, known.starts)
@@ -187,6 +205,8 @@ class State:
             rows = known.rows.values()
             _insert(connection, "assignments", {row.pipeline_id: row.assignment for row in rows})
             _insert(connection, "serving", {row.pipeline_id: _serving(row) for row in rows})
+            value = known.short_id
+            connection.execute("INSERT INTO short_id VALUES (1, ?, ?)", (value, _digest(b"%d" % value)))
             connection.execute("INSERT INTO digest VALUES (1, ?)", (known.digest,))
 
 
@@ -222,6 +242,7 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
     )
     if connection.execute("SELECT value FROM digest").fetchone() != (known.digest,):
         raise ValueError("damaged: its content does not match its digest")
+    known.short_id = _read_short_id(connection)
     # An earlier version leaves these tables as they are: their rows may be of an earlier generation.
     for name, assignment in _read_values(connection, "assignments", Assignment):
         row = known.rows.get(name)
@@ -237,6 +258,16 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
     return known
 
 
+def _read_short_id(connection: sqlite3.Connection) -> int:
+    """The number of the device; 0 if there is none that is not damaged. Raises: sqlite3.Error."""
+    if not _has_table(connection, "short_id"):
+        return 0
+    found = connection.execute("SELECT value, digest FROM short_id").fetchone()
+    if found is None or not isinstance(found[0], int) or _digest(b"%d" % found[0]) != found[1]:
+        return 0
+    return found[0]
+
+
 def _insert(connection: sqlite3.Connection, table: str, values: Mapping[str, object | None]) -> None:
     """Write values of pipelines, each with its digest. Raises: sqlite3.Error."""
     encoded = [(name, msgspec.json.encode(value)) for name, value in values.items() if value is not None]
@@ -248,7 +279,7 @@ def _insert(connection: sqlite3.Connection, table: str, values: Mapping[str, obj
 
 def _read_values(connection: sqlite3.Connection, table: str, kind: type[T]) -> Iterator[tuple[str, T]]:
     """Read the values of pipelines that are not damaged. Raises: sqlite3.Error."""
-    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone():
+    if not _has_table(connection, table):
         return
     query = f"SELECT pipeline_id, CAST(value AS BLOB), digest FROM {table}"  # noqa: S608 (our own names)
     for pipeline_id, encoded, digest in connection.execute(query).fetchall():
@@ -257,6 +288,12 @@ def _read_values(connection: sqlite3.Connection, table: str, kind: type[T]) -> I
             logger.warning("%s: damaged or of another version: its %s is ignored", pipeline_id, table)
         else:
             yield pipeline_id, value
+
+
+def _has_table(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether there is this table: an earlier version has fewer. Raises: sqlite3.Error."""
+    found = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    return found is not None
 
 
 def _decoded(value: bytes, kind: type[T]) -> T | None:
