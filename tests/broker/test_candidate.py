@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import zmq.asyncio
 
+from streamfleet_api.broker_client import BrokerClient
 from streamfleet_core.protocol.messages import Error, Message
 from streamfleet_core.protocol.requests import (
     AddDevice,
@@ -33,6 +35,8 @@ from tests.fakes.chaos_proxy import ChaosProxy
 from tests.fakes.patience import PATIENCE
 from tests.fakes.ports_and_folders import ROOT, short_folder
 from tests.fakes.postgresql import Cluster, running_cluster
+
+WRITERS = 8
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,10 @@ class Several:
         candidate = Candidate(folder, process, operator(self._sockets, folder))
         self.all.append(candidate)
         return candidate
+
+    def through(self, cluster: Cluster, port: int) -> str:
+        """The URL of the store over TCP, through what listens on a port."""
+        return cluster.url(self.url.partition("@/")[2].partition("?")[0], port=port)
 
     async def ready(self, candidate: Candidate) -> None:
         """Wait until one answers."""
@@ -201,9 +209,8 @@ async def test_a_leader_that_was_suspended_changes_nothing_and_steps_down(severa
 
 
 async def test_a_leader_that_is_cut_off_from_the_store_steps_down(several: Several, cluster: Cluster) -> None:
-    database = several.url.partition("@/")[2].partition("?")[0]
     with ChaosProxy(("127.0.0.1", cluster.port)) as proxy:
-        first = several.start(url=cluster.url(database, port=proxy.port))
+        first = several.start(url=several.through(cluster, proxy.port))
         await several.leads(first)
         second = several.start()
         await several.ready(second)
@@ -216,6 +223,57 @@ async def test_a_leader_that_is_cut_off_from_the_store_steps_down(several: Sever
         with contextlib.suppress(AssertionError):
             await create(first, "late")
         assert await names(second) == []
+
+
+@pytest.mark.parametrize("how", ["killed", "suspended", "cut off"])
+async def test_every_answered_write_is_there_whatever_happens_to_the_leader(
+    several: Several, cluster: Cluster, how: str
+) -> None:
+    context = zmq.asyncio.Context()
+    with ChaosProxy(("127.0.0.1", cluster.port)) as proxy:
+        first = several.start(url=several.through(cluster, proxy.port))
+        await several.leads(first)
+        second = several.start()
+        await several.ready(second)
+        client = BrokerClient(context, *(f"ipc://{each.folder}/operators.ipc" for each in (first, second)))
+        await client.start()
+        written = [0] * WRITERS
+
+        async def write(writer: int) -> None:
+            while True:
+                asked = CreatePipeline(pipeline_id=f"w{writer}-{written[writer]}", spec=SPEC)
+                await client.ask(asked, PipelineView, timeout=PATIENCE)
+                written[writer] += 1
+
+        async def wrote(more: int) -> None:
+            """Wait until each writer has written so many more."""
+            enough = [each + more for each in written]
+            while any(each < least for each, least in zip(written, enough, strict=True)):
+                done, _ = await asyncio.wait(writing, timeout=0.02)
+                assert not done, [each.exception() for each in done]
+
+        writing = [asyncio.create_task(write(writer)) for writer in range(WRITERS)]
+        await wrote(5)
+        if how == "killed":
+            first.process.kill()
+        elif how == "suspended":
+            first.process.send_signal(signal.SIGSTOP)
+        else:
+            proxy.weather.up = proxy.weather.down = False
+        await wrote(5)
+        first.process.send_signal(signal.SIGCONT)
+        proxy.heal()
+        await wrote(5)
+        for each in writing:
+            each.cancel()
+        await asyncio.gather(*writing, return_exceptions=True)
+        stored = {view.pipeline_id for view in await client.pipelines(timeout=PATIENCE)}
+        await client.close()
+    context.term()
+
+    answered = {f"w{writer}-{number}" for writer in range(WRITERS) for number in range(written[writer])}
+    under_way = {f"w{writer}-{written[writer]}" for writer in range(WRITERS)}
+    assert answered <= stored <= answered | under_way
 
 
 async def test_a_broker_with_other_keys_is_refused(several: Several) -> None:

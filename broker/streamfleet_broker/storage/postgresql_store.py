@@ -269,13 +269,15 @@ class PostgresqlStore:
         """Nothing to do."""
 
     def close(self) -> None:
-        """Give up the lead, so that another broker need not wait, and close the store."""
-        try:
-            self._renewing.ask(_RESIGN, (self.epoch,))
-        except PostgresqlError as exc:
-            logger.warning(
-                "%s: the lead is not given up, another broker waits for its end: %s", self.place, exc
-            )
+        """Give up the lead, so that another broker need not wait, and close the store.
+
+        A lease that is over needs no goodbye, which would only wait for a database that is out of reach.
+        """
+        if self._lease.holds(boot_time()):
+            try:
+                self._renewing.ask(_RESIGN, (self.epoch,))
+            except PostgresqlError as exc:
+                logger.warning("%s: another broker waits for the end of the lease: %s", self.place, exc)
         self._lease.lose()
         self._renewing.close()
         self._writing.close()
