@@ -23,6 +23,10 @@ from tests.fakes.ports_and_folders import free_port, short_folder
 
 USER = "streamfleet"
 _NAMES = itertools.count(1)  # of databases
+_IS_SYNCHRONOUS = """
+SELECT 1 FROM pg_stat_replication
+    WHERE sync_state = 'sync' AND current_setting('synchronous_commit') = 'remote_apply'
+"""
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Cluster:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] = field(repr=False)
+    binaries: Path
 
     def url(self, database: str, *, port: int | None = None) -> str:
         """The URL of a database; with a port, over TCP and through what listens there."""
@@ -49,6 +54,28 @@ class Cluster:
         with self.connect() as connection:
             connection.execute(f"CREATE DATABASE {name} {options}")
         return name
+
+    @contextmanager
+    def with_standby(self) -> Iterator[Cluster]:
+        """A second server, which has applied each commit before this one answers it."""
+        data, port, user = self.folder / "standby", free_port(), _user()
+        source = ["-h", str(self.folder), "-p", str(self.port), "-U", USER]
+        copied = [str(self.binaries / "pg_basebackup"), *source, "-D", str(data), "-R", "--checkpoint=fast"]
+        _run([*copied, "--no-sync"], user)
+        with _started(self.binaries, self.folder, data, port, user) as standby, self.connect() as connection:
+            connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            connection.execute("ALTER SYSTEM SET synchronous_commit = 'remote_apply'")
+            connection.execute("SELECT pg_reload_conf()")
+            deadline = time.monotonic() + PATIENCE
+            while not connection.execute(_IS_SYNCHRONOUS).fetchall():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield standby
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        with self.connect() as connection:
+            assert connection.execute("SELECT pg_promote(true, %s)", (PATIENCE,)).fetchone() == (True,)
 
 
 @contextmanager
@@ -69,17 +96,24 @@ def running_cluster() -> Iterator[Cluster]:
             "--encoding=UTF8",
         ]
         _run([*made, "--locale=C.UTF-8", "--pgdata", str(data)], user)
-        options = ["-D", str(data), "-k", str(folder), "-h", "127.0.0.1", "-p", str(port)]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(binaries / "postgres"), *options], stdout=log, stderr=log, cwd="/", user=user
-            )
-        try:
-            _await(Cluster(folder, port, process))
-            yield Cluster(folder, port, process)
-        finally:
-            process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
-            process.wait(PATIENCE)
+        with _started(binaries, folder, data, port, user) as cluster:
+            yield cluster
+
+
+@contextmanager
+def _started(binaries: Path, folder: Path, data: Path, port: int, user: str | None) -> Iterator[Cluster]:
+    options = ["-D", str(data), "-k", str(folder), "-h", "127.0.0.1", "-p", str(port)]
+    with (folder / f"log-{port}").open("wb") as log:
+        process = subprocess.Popen(
+            [str(binaries / "postgres"), *options], stdout=log, stderr=log, cwd="/", user=user
+        )
+    cluster = Cluster(folder, port, process, binaries)
+    try:
+        _await(cluster)
+        yield cluster
+    finally:
+        process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+        process.wait(PATIENCE)
 
 
 def _binaries() -> Path | None:
@@ -112,7 +146,7 @@ def _await(cluster: Cluster) -> None:
     """Wait until it takes connections."""
     deadline = time.monotonic() + PATIENCE
     while not _takes_connections(cluster):
-        log = (cluster.folder / "log").read_text()
+        log = (cluster.folder / f"log-{cluster.port}").read_text()
         assert cluster.process.poll() is None, log
         assert time.monotonic() < deadline, log
         time.sleep(0.05)

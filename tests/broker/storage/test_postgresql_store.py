@@ -22,7 +22,7 @@ from streamfleet_broker.storage.postgresql_store import (
 from streamfleet_core.runtime.boot_time import boot_time
 from tests.fakes.chaos_proxy import ChaosProxy
 from tests.fakes.patience import PATIENCE
-from tests.fakes.postgresql import Cluster, running_cluster
+from tests.fakes.postgresql import USER, Cluster, running_cluster
 from tests.fakes.stores import PostgresqlEngine
 
 
@@ -293,3 +293,37 @@ def test_a_connection_that_the_server_ends_gives_no_answer(cluster: Cluster, dat
         connection.ask("SELECT 1")
 
     connection.close()
+
+
+def test_no_answered_write_is_lost_when_a_standby_becomes_the_primary() -> None:
+    with running_cluster() as primary, primary.with_standby() as standby:
+        database = primary.new_database()
+        ports = f"{primary.port},{standby.port}"
+        hosts = f"{primary.folder},{standby.folder}"
+        url = f"postgresql://{USER}@/{database}?host={hosts}&port={ports}&target_session_attrs=read-write"
+        store = leading(url)
+        keep_renewed(store)
+        answered = [0]
+        stop = threading.Event()
+
+        def write() -> None:
+            while not stop.is_set():
+                with contextlib.suppress(StoreDown):  # nothing of it is there
+                    store.commit(floor(answered[0] + 1))
+                    answered[0] += 1
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            until(lambda: answered[0] >= 50)
+            primary.process.kill()
+            primary.process.wait()
+            standby.promote()
+            before = answered[0]
+            until(lambda: answered[0] >= before + 50)
+            stop.set()
+            writing.result(PATIENCE)
+
+        with standby.connect(database) as connection:
+            assert connection.execute("SELECT version FROM streamfleet_fleet").fetchone() == (answered[0],)
+        store.close()
+        assert stored(standby, database) == (FloorRecord(answered[0]),)
