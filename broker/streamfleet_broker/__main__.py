@@ -22,6 +22,7 @@ from streamfleet_broker.server import Broker, open_broker
 from streamfleet_broker.storage import backup as archives
 from streamfleet_broker.storage import recovery
 from streamfleet_broker.storage.store import POSTGRESQL, SQLITE, is_postgresql
+from streamfleet_broker.storage.transfer import copy_store
 from streamfleet_core.protocol.limits import MAX_PORT
 from streamfleet_core.runtime.file_descriptors import DescriptorWatch, raise_limit
 from streamfleet_core.runtime.process import forbid_core_dumps, make_files_private, name_process
@@ -30,7 +31,7 @@ from streamfleet_core.runtime.startup import log_as
 logger = logging.getLogger("streamfleet_broker")
 
 PREFIX = "STREAMFLEET_"
-_TASKS = ("check", "backup", "restore", "replace", "accept_loss")
+_TASKS = ("check", "backup", "restore", "replace", "accept_loss", "copy_from")
 NAME = "sf-broker"
 
 
@@ -59,11 +60,18 @@ def perform(
     restore: Path | None = None,
     replace: bool = False,
     accept_loss: bool = False,
+    copy_from: str | None = None,
 ) -> str:
     """Perform one task on a data directory, and return a message. Raises: BrokerError, OSError."""
     folder = config.data_dir
     if check:
         return ask(config)
+    if copy_from is not None:
+        if is_postgresql(copy_from) == is_postgresql(config.store):
+            raise BadConfig(
+                "--copy-from", f"expected {SQLITE} or {POSTGRESQL[0]}…, and the other one as --store"
+            )
+        return f"copied {copy_store(copy_from, config.store, folder)} rows; start no broker on the old store"
     if is_postgresql(config.store):
         raise BadConfig("--store", "back up and restore the database with the tools of PostgreSQL")
     if backup is not None:
@@ -168,6 +176,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> argparse.
         ("restore", "restore a backup into this data directory, while no broker runs"),
     ):
         tasks.add_argument(f"--{option}", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=text)
+    tasks.add_argument(
+        "--copy-from",
+        metavar="URL",
+        default=argparse.SUPPRESS,
+        help="copy the fleet of this store into an empty --store, while no broker runs",
+    )
     parser.add_argument(
         "--replace",
         action="store_true",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamfleet_broker.config import BrokerConfig
-from streamfleet_broker.errors import BadKey, Fenced, StoreDown, StoreUnusable
+from streamfleet_broker.errors import BadKey, Fenced, StoreDown
 from streamfleet_broker.fleet.records import Record
 from streamfleet_broker.fleet.state import MAX_TICK
 from streamfleet_broker.keys import KEYS, load, load_or_make
@@ -26,7 +27,7 @@ from streamfleet_broker.relay.relay import Rules
 from streamfleet_broker.server import Broker, OpenSockets, in_thread, lead, make_private, open_sockets
 from streamfleet_broker.sockets import port_of, tcp
 from streamfleet_broker.storage.sqlite_store import lock_folder
-from streamfleet_broker.storage.store import Store
+from streamfleet_broker.storage.store import Store, open_postgresql
 from streamfleet_core.protocol.values import KeyPair
 from streamfleet_core.runtime.boot_time import boot_time
 
@@ -44,7 +45,7 @@ async def open_candidate(config: BrokerConfig) -> AsyncIterator[Candidate]:
     make_private(config.data_dir)
     async with contextlib.AsyncExitStack() as closing:
         closing.callback(os.close, lock_folder(config.data_dir))
-        contender = await in_thread(_contend, config.store)
+        contender = await in_thread(open_postgresql, config.store)
         closing.callback(contender.close)
         keys, operator_keys = _shared_keys(config.data_dir, contender)
         opened = await closing.enter_async_context(open_sockets(config, keys, operator_keys.public))
@@ -90,6 +91,7 @@ class Candidate:
             except Fenced as exc:
                 logger.warning("%s", exc)
             finally:
+                gc.unfreeze()
                 await in_thread(store.close)
 
     async def _stand_by(self) -> Store:
@@ -140,18 +142,9 @@ class Candidate:
         """Lead until another broker does. Raises: Fenced."""
         self._told = ""
         self._broker = await lead(self._opened, store)
+        gc.freeze()  # the rows stay: collections need not traverse them
         logger.info("leads in epoch %d, with %d rows", store.epoch, len(store.records))
         await self._broker.run()
-
-
-def _contend(url: str) -> PostgresqlCandidate:
-    """Raises: StoreUnusable."""
-    try:
-        from streamfleet_broker.storage.postgresql_store import PostgresqlCandidate
-    except ModuleNotFoundError as exc:
-        text = f"needs the package {exc.name}: pip install 'streamfleet[postgres]'"
-        raise StoreUnusable("postgresql", text, option="--store") from exc
-    return PostgresqlCandidate(url)
 
 
 def _shared_keys(folder: Path, contender: PostgresqlCandidate) -> list[KeyPair]:

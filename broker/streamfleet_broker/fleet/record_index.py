@@ -59,17 +59,17 @@ class RecordIndex:
         self._writes: dict[tuple[str, str], Write] = {}  # since `writes` was called last
         self._concerned: set[str] = set()  # devices, since `take_concerned` was called last
         for record in records:
-            self._put(*_address(record), record)
+            self._put(*address_of(record), record)
 
     def write(self, record: Record) -> None:
         """Add a row, or replace the one with its key."""
-        kind, key = _address(record)
+        kind, key = address_of(record)
         self._record(kind, key, record)
         self._put(kind, key, record)
 
     def remove(self, record: Record) -> None:
         """Remove a row."""
-        kind, key = _address(record)
+        kind, key = address_of(record)
         self._record(kind, key, None)
         self._put(kind, key, None)
 
@@ -210,7 +210,7 @@ def held_key(device: str, pipeline_id: str) -> str:
     return f"{device}/{pipeline_id}"
 
 
-def _address(record: Record) -> tuple[str, str]:  # noqa: C901 - a table
+def address_of(record: Record) -> tuple[str, str]:  # noqa: C901 - a table
     """The kind and key of a row."""
     match record:
         case DeviceRecord():

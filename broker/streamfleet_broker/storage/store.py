@@ -10,10 +10,14 @@ durable when it returns, or none is.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from streamfleet_broker.errors import StoreUnusable
 from streamfleet_broker.fleet.records import Record, Write
 from streamfleet_broker.leadership.lease import Lease
+
+if TYPE_CHECKING:
+    from streamfleet_broker.storage.postgresql_store import PostgresqlCandidate
 
 SQLITE = "sqlite:"
 POSTGRESQL = ("postgresql://", "postgres://")
@@ -55,6 +59,16 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give up the lead, and close the store."""
+
+
+def open_postgresql(url: str) -> PostgresqlCandidate:
+    """A broker's way into PostgreSQL. Its driver is loaded only here. Raises: StoreUnusable."""
+    try:
+        from streamfleet_broker.storage.postgresql_store import PostgresqlCandidate
+    except ModuleNotFoundError as exc:
+        text = f"needs the package {exc.name}: pip install 'streamfleet[postgres]'"
+        raise StoreUnusable(POSTGRESQL[0], text, option="--store") from exc
+    return PostgresqlCandidate(url)
 
 
 def is_postgresql(url: str) -> bool:
