@@ -266,7 +266,7 @@ def lose_broker(fleet: Fleet, folder: Path, program: Program, found: Found) -> N
     fleet.kill("sf-broker")
     began = time.monotonic()
     try:
-        wait_for(lambda: count_made(folder) - before >= found.least, "predictions", timeout=_WAIT)
+        wait_for(lambda: count_made(folder) - before >= found.least, "predictions", timeout=_WAIT, every=0.5)
     finally:
         fleet.process.send_signal(signal.SIGCONT)
     found.outage, found.made_meanwhile = time.monotonic() - began, count_made(folder) - before
