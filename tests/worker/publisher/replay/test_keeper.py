@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from streamfleet_core.peers.replay import Key, Loss, ReplayAnswer, ReplayRequest, Span
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipeline_topic
 from streamfleet_core.protocol.status import KeepingStat
+from streamfleet_core.protocol.values import Keep
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.publisher.replay.keeper import MAX_REQUESTS, PART, Keeper, Replayed
 from tests.fakes.patience import PATIENCE
@@ -113,6 +116,20 @@ def test_without_room_it_says_that_nothing_is_kept(tmp_path: Path) -> None:
         sent, said = answer(kept, (1, 0, 0))
 
     assert (sent, said.lost) == ([], (Loss(Span(1, 0, 0, 1), "size"),))
+
+
+@pytest.mark.parametrize("disk", [0, 10**6])
+def test_nothing_is_kept_of_a_pipeline_of_which_nothing_may_be(tmp_path: Path, disk: int) -> None:
+    with keeper(tmp_path, disk=disk) as kept:
+        kept.limit({"door": Keep(age=0)})
+        publish(kept, 0, 1)
+        sent, said = answer(kept, (1, 0, 0))
+        kept.limit({"door": None})
+        publish(kept, 2)
+        again, _ = answer(kept, (1, 0, 0), "00000002")
+
+    assert (sent, said.lost) == ([], (Loss(Span(1, 0, 0, 1), "age"),))
+    assert [each[2] for each in again] == [b"2"]
 
 
 def test_what_is_no_longer_to_be_on_disk_is_removed(tmp_path: Path) -> None:
