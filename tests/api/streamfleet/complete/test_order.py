@@ -15,7 +15,8 @@ from streamfleet.complete.order import PipelineOrder
 from streamfleet.complete.values import Gap, Position
 from streamfleet_core.peers.replay import Holder, Key, ReplayAnswer, ReplayRequest
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind
-from streamfleet_worker.publisher.replay.keeper import PART, part_of
+from streamfleet_worker.publisher.replay.keeper import part_of
+from streamfleet_worker.publisher.replay.pacing import PART
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore
 
 PATIENCE = 5.0

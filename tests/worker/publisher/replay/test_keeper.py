@@ -15,7 +15,8 @@ from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipelin
 from streamfleet_core.protocol.status import KeepingStat
 from streamfleet_core.protocol.values import Keep
 from streamfleet_worker.ipc.child_messages import KeepConfig
-from streamfleet_worker.publisher.replay.keeper import MAX_REQUESTS, PART, Keeper, Replayed
+from streamfleet_worker.publisher.replay.keeper import MAX_REQUESTS, Keeper, Replayed
+from streamfleet_worker.publisher.replay.pacing import PART
 from tests.fakes.patience import PATIENCE
 
 TOPIC = pipeline_topic(Kind.PRED, "door")

@@ -12,6 +12,8 @@ from streamfleet_worker.publisher.replay.pacing import (
     LATE,
     LEAST,
     MOST,
+    PART,
+    PART_TIME,
     TRICKLE,
     Network,
     Pacing,
@@ -73,6 +75,15 @@ def test_a_network_that_is_behind_gets_a_trickle_until_it_is_not(network: Networ
 
     assert after(pacing, network=network) == TRICKLE
     assert after(pacing) > 1000
+
+
+def test_an_answer_takes_no_longer_where_the_rate_is_low() -> None:
+    pacing = paced()
+
+    after(pacing, network=BEHIND_NOW)
+    assert pacing.part == round(TRICKLE * PART_TIME)
+    after(pacing)
+    assert pacing.part == PART
 
 
 def test_a_thread_that_is_late_now_and_then_has_a_processor() -> None:

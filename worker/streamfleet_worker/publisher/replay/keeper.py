@@ -38,7 +38,7 @@ from streamfleet_core.protocol.values import Keep
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import KeepConfig
 from streamfleet_worker.ipc.fence import boot_time
-from streamfleet_worker.publisher.replay.pacing import Network, Pacing
+from streamfleet_worker.publisher.replay.pacing import PART, Network, Pacing
 from streamfleet_worker.publisher.replay.spool import CUTS, LIMITS, Spool
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
 
@@ -49,7 +49,6 @@ MAX_PENDING = 20_000  # predictions that wait for the store; further ones are no
 MAX_PENDING_BYTES = 32 * 1024**2
 READ_SHARE = 0.25  # of the time at most is for reading what is asked for: others wait for the keeper, too
 MAX_REQUESTS = 1024  # that wait; further ones are ignored, and their subscribers ask again
-PART = 64  # predictions of one request: a few, so that the others have their turn
 PART_BYTES = 1024**2
 
 Replayed = tuple[bytes, bytes, bytes]  # topic, header, body
@@ -163,7 +162,7 @@ class Keeper:
             # Those for other devices take no time.
             while not replaying and self._requests and read_at - now < pacing.interval:
                 read_from = time.thread_time()
-                replaying.extend(self._next_part(store))
+                replaying.extend(self._next_part(store, pacing.part))
                 read_at = max(read_at, now) + (time.thread_time() - read_from) / READ_SHARE
             count = self._hand_over(replaying, pacing, now)
             spent += time.thread_time() - began
@@ -200,18 +199,18 @@ class Keeper:
                 entries.append(Entry(topic.split(b"/")[2].decode("ascii"), key, header, body, at))
         return entries
 
-    def _next_part(self, store: Store) -> list[Replayed]:
-        """The answer to the next request: predictions, and what they are."""
+    def _next_part(self, store: Store, most: int) -> list[Replayed]:
+        """The answer to the next request: at most so many predictions, and what they are."""
         with self._lock:
             if not self._requests:
                 return []
             _, request = self._requests.popitem(last=False)
-        return part_of(store, self._device, request)
+        return part_of(store, self._device, request, most)
 
 
-def part_of(store: Store, device: str, request: ReplayRequest) -> list[Replayed]:
+def part_of(store: Store, device: str, request: ReplayRequest, most: int = PART) -> list[Replayed]:
     """The messages that answer a request; none if the device knows nothing of the pipeline."""
-    count = min(request.count or PART, PART)
+    count = min(request.count or most, most)
     entries = store.read(request.pipeline_id, request.start, count, PART_BYTES)
     history = store.history(request.pipeline_id)
     if history is None or history.last is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from streamfleet_core.protocol.rates import Bucket, Rate
 
 LEAST = 200.0  # predictions a second, on a device whose processors are busy
-TRICKLE = 20.0  # on a network that takes no more: enough that no subscriber gives this device up
+TRICKLE = 20.0  # on a network that takes no more
 # A second, live ones included: less than the relay takes of a device (`--device-messages`).
 MOST = 5000.0
 BUSY_SHARE = 0.05  # of the time of all processors, while none is free
@@ -24,6 +24,8 @@ LATE = 0.002  # seconds after which a thread that wakes up found no free process
 BEHIND = 32 * 1024  # bytes that the network has not taken
 DELAY = 0.1  # seconds that a message waits in the network because of others
 PIECE = 32  # predictions that are sent at a time, about
+PART = 64  # predictions of one answer at most: a few, so that other requests have their turn
+PART_TIME = 0.32  # seconds that the predictions of one answer take at most: no subscriber gives a device up
 INTERVALS = (0.005, 0.02)  # seconds between two times
 _GROWTH, _CUT, _NETWORK_CUT = 1.05, 0.9, 0.7
 _WINDOW = 10.0  # seconds over which the live rate is measured
@@ -69,6 +71,11 @@ class Pacing:
         """Seconds until the next predictions are sent."""
         shortest, longest = INTERVALS
         return min(max(PIECE / self.rate, shortest), longest)
+
+    @property
+    def part(self) -> int:
+        """Predictions of the next answer, at most."""
+        return max(1, min(PART, round(self.rate * PART_TIME)))
 
     def count_live(self, more: int, now: float) -> None:
         """Count live predictions."""
