@@ -438,6 +438,24 @@ def test_connections_that_take_long_are_given_longer() -> None:
     assert waited == [3, 3, 6, 6, 12, 12, 24, 24, 24]
 
 
+def test_a_busy_broker_is_given_longer_to_answer_until_it_has_answered() -> None:
+    """Of a fleet that comes back at once, each new connection would delay the answers to all others."""
+    worker = session()
+    now, said, waited = 0.0, 0.0, list[int]()
+    while len(waited) < 12:
+        for effect in worker.tick(now):
+            if isinstance(effect, Send):
+                said = now
+                if len(waited) == 9:
+                    worker.receive(Envelope(Refused("too_many"), epoch=5), now)
+                    waited.append(0)
+            elif isinstance(effect, Close):
+                waited.append(round(now - said))
+        now += 0.1
+
+    assert waited == [5, 5, 10, 10, 20, 20, 40, 40, 40, 0, 5, 5]
+
+
 def test_the_interval_of_statuses_is_what_the_broker_said_last_also_in_the_next_session() -> None:
     worker, broker = ready()
     before = worker.status_interval

@@ -63,10 +63,10 @@ SILENCE_TIMEOUT_OF_SEVERAL = 3
 CONNECT_TIMEOUT_OF_SEVERAL = 1.0  # seconds
 # Seconds for which a broker that does not lead is asked again. If the leader is gone, it leads soon.
 ELECTION_TIMEOUT = 3.0
-HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome
+HELLO_TIMEOUT = 5.0  # seconds from Hello to Welcome, doubled as the time to connect below
 START_TIMEOUT = 8.0  # seconds from the start to the desired state, until what is stored starts without it
 CONNECT_TIMEOUT = 3.0  # seconds for one endpoint to accept the connection, before the next is tried
-# That time doubles with every second attempt, so often at most. When a whole fleet connects at once, giving
+# These times double with every second attempt, so often at most. When a whole fleet connects at once, giving
 # up would make all others wait for one more handshake.
 MAX_DOUBLINGS = 3
 WAKE_GAP = 2.0  # seconds between two inputs: after a longer gap the process was stopped or suspended
@@ -126,6 +126,7 @@ class Session:
         self._woke_at = float("-inf")  # after a stop or a suspension, in which nothing could be heard
         self._endpoint = 0  # +1 after a refused or unanswered connection
         self._unconnected = 0  # connections in a row that did not come about
+        self._unanswered = 0  # Hellos in a row without an answer
         self._hello_at = float("-inf")  # not before, over a connection that is there
         self._not_leading = 0  # refusals in a row, as another broker leads
         self._election_until = float("-inf")  # until then, the broker of this connection is asked again
@@ -178,9 +179,11 @@ class Session:
         elif self._state is SessionState.CONNECTING:
             effects += self._connect(now)
         elif self._state is SessionState.HELLO_SENT:
-            if now - self._heard_at >= HELLO_TIMEOUT:
-                effects += self._disconnect(now, f"no answer to Hello for {HELLO_TIMEOUT:.0f} s")
+            timeout = HELLO_TIMEOUT * _doubled(self._unanswered)
+            if now - self._heard_at >= timeout:
+                effects += self._disconnect(now, f"no answer to Hello for {timeout:.0f} s")
                 self._endpoint += 1
+                self._unanswered += 1
         elif now - self._heard_at >= (timeout := self._silence_timeout * self._interval):
             effects += self._disconnect(now, f"no message for {timeout:g} s")
             if self._silence_timeout == SILENCE_TIMEOUT_OF_SEVERAL:
@@ -334,7 +337,7 @@ class Session:
 
     def _connect(self, now: float) -> list[Effect]:
         """Say hello as soon as there is a connection, or try the next endpoint."""
-        patience = self._connect_timeout * 2 ** min(self._unconnected // 2, MAX_DOUBLINGS)
+        patience = self._connect_timeout * _doubled(self._unconnected)
         if now - self._opened_at < patience:
             return [self._say_hello(now)] if now >= self._hello_at else []
         self._endpoint += 1
@@ -402,7 +405,7 @@ class Session:
 
     def _welcomed(self, welcome: Welcome, envelope: Envelope, now: float) -> list[Effect]:
         self._state = SessionState.SYNCING
-        self._unconnected = self._not_leading = 0
+        self._unconnected = self._unanswered = self._not_leading = 0
         self._welcome = welcome
         self._epoch = envelope.epoch
         self._sent_seq = 0
@@ -486,6 +489,7 @@ class Session:
     def _refused(self, refused: Refused, envelope: Envelope, now: float) -> list[Effect]:
         if not self._concerns(envelope):
             return []
+        self._unanswered = 0
         if refused.code == "stale_session" and self._welcome is not None and not self._backoff.failures:
             # The broker has restarted. A new connection would cost both ends a further handshake, at a time
             # when the whole fleet comes back.
@@ -507,6 +511,7 @@ class Session:
         """Ask the next broker. If that one does not lead either, wait where we are: one of them will."""
         if not self._concerns(envelope):
             return []
+        self._unanswered = 0
         self._not_leading += 1
         if self._not_leading == 2:
             self._election_until = now + ELECTION_TIMEOUT
@@ -536,6 +541,11 @@ class Session:
         self._epoch = 0
         self._synced = False
         self._heartbeats.clear()
+
+
+def _doubled(attempts: int) -> int:
+    """How many times longer the next attempt lasts than the first one."""
+    return 1 << min(attempts // 2, MAX_DOUBLINGS)
 
 
 def _size(observed: tuple[Observed, ...]) -> int:
