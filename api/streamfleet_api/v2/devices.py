@@ -137,9 +137,11 @@ class DeviceRoutes:
         asked = query(request, DeviceQuery)
         selector = selector_of(asked.selector)
         page = Page("devices", asked.limit, fields_of(asked.fields, Device))
+        is_narrowed = bool(selector.needs) or asked.state is not None
+        size = PAGE if is_narrowed else min(PAGE, asked.limit or PAGE)
         after, views = asked.after, None
-        while not page.is_full and (views is None or len(views) == PAGE):
-            views = await self._broker.page_of_devices(after, PAGE)
+        while not page.is_full and (views is None or len(views) == size):
+            views = await self._broker.page_of_devices(after, size)
             for view in views:
                 after = view.device
                 if selector.meets(view.labels) and asked.state in (None, view.state):
