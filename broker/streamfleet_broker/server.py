@@ -66,7 +66,7 @@ DRAIN = 256  # messages of one socket in a row, before timers get their turn
 TOGETHER = 16  # changes that share one write
 # Seconds between two looks at the messages of devices: of a large fleet, several are there at each. Otherwise
 # waking up for each of them would cost more than handling it.
-GATHER = 0.005
+GATHER = 0.01
 BETWEEN = 8  # messages of devices between two looks at those of operators
 HOLD = 0.02  # seconds for which the desired state of a device waits for further changes
 LOG_INTERVAL = 10.0  # seconds between two log lines about malformed messages of one sender
