@@ -67,6 +67,36 @@ async def test_the_same_token_again_is_harmless(broker: Broker, tmp_path: Path) 
     assert await join(tmp_path / "identity.json", token) == first
 
 
+async def test_another_token_of_the_same_device_makes_a_new_key(broker: Broker, tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    first = await join(path, token_of(broker, "cam-11"))
+    token = token_of(broker, "cam-11")
+
+    second = await join(path, token)
+
+    assert second.public_key != first.public_key
+    assert await join(path, token) == load(path) == second
+
+
+async def test_another_token_that_is_of_no_use_leaves_the_key(broker: Broker, tmp_path: Path) -> None:
+    path, token = tmp_path / "identity.json", token_of(broker, "cam-12")
+    await join(tmp_path / "elsewhere.json", token)
+    first = await join(path, token_of(broker, "cam-12"))
+
+    assert await join(path, token) == first == load(path)
+
+
+async def test_a_key_of_an_earlier_version_stays_with_its_token(broker: Broker, tmp_path: Path) -> None:
+    path, token = tmp_path / "identity.json", token_of(broker, "cam-13")
+    first = await join(path, token)
+    document = json.loads(path.read_text())
+    del document["joined_with"]
+    path.write_text(json.dumps(document))
+
+    assert await join(path, token) == first
+    assert (await join(path, token_of(broker, "cam-13"))).public_key != first.public_key
+
+
 async def test_a_used_token_makes_no_second_device(broker: Broker, tmp_path: Path) -> None:
     token = token_of(broker, "cam-3")
     await join(tmp_path / "one" / "identity.json", token)

@@ -33,6 +33,7 @@ from streamfleet_worker.agent.broker_link import dealer
 logger = logging.getLogger(__name__)
 
 ATTEMPT_TIMEOUT = 3.0  # seconds for one address to accept us and answer
+REJOIN_TIMEOUT = 5.0  # seconds, if there is a key already: pipelines may wait to start without a broker
 PAUSE = 1.0  # seconds between two rounds through the addresses
 
 
@@ -55,6 +56,7 @@ class Identity(msgspec.Struct, frozen=True):
     public_key: CurveKey
     secret_key: CurveKey
     api_fingerprint: Fingerprint = ""  # of the API's certificate, from the join token
+    joined_with: CurveKey | None = None  # the public key of the token; None: not known
 
     @property
     def keys(self) -> CurveKeys:
@@ -85,7 +87,10 @@ def load(path: Path) -> Identity | None:
 
 
 async def join(path: Path, token: JoinToken, *, timeout: float = 30.0) -> Identity:
-    """Enrol as the device of the token, unless this was done already.
+    """Enrol as the device of the token, unless this was done already with this token.
+
+    Another token of the same fleet makes a new key: the old one may be quarantined or removed. If it does
+    not, because it was used elsewhere or no broker answers, the old key is tried on.
 
     Raises: IdentityError if the token is refused, if no broker answers within `timeout` seconds, or if this
     directory belongs to another device.
@@ -97,7 +102,23 @@ async def join(path: Path, token: JoinToken, *, timeout: float = 30.0) -> Identi
                 f"{path}: expected device {token.device!r} of the token, got {known.device!r}:"
                 " use a separate --data-dir for each device"
             )
-        return known
+        given = public_of(token.secret_key)
+        if known.joined_with == given:
+            return known
+        if known.joined_with is None:  # an earlier version joined; another token is recognized from now on
+            known = msgspec.structs.replace(known, joined_with=given)
+            write_private(path, msgspec.json.encode(known))
+            return known
+        try:
+            return await _join(path, token, min(timeout, REJOIN_TIMEOUT))
+        except IdentityError as exc:
+            logger.warning("%s: goes on with the key that it has: %s", known.device, exc)
+            return known
+    return await _join(path, token, timeout)
+
+
+async def _join(path: Path, token: JoinToken, timeout: float) -> Identity:
+    """Enrol with a new key. Raises: IdentityError."""
     pair = _own_pair(path.with_name("enrol.json"))
     context = zmq.asyncio.Context()
     try:
@@ -111,6 +132,7 @@ async def join(path: Path, token: JoinToken, *, timeout: float = 30.0) -> Identi
         pair.public_key,
         pair.secret_key,
         token.api_fingerprint,
+        public_of(token.secret_key),
     ).reached_at(endpoint)
     write_private(path, msgspec.json.encode(identity))
     path.with_name("enrol.json").unlink()
