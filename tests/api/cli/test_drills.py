@@ -105,9 +105,15 @@ def test_what_is_worse_than_its_target_is_a_problem(worse: dict[str, object]) ->
 def test_the_page_begins_with_the_verdict() -> None:
     missed = replace(OUTCOME, detected=12.0)
 
-    assert "**The drill reached every target. Nothing was sent twice.**" in as_markdown([OUTCOME], "http://x")
+    worst = "At worst, one pipeline was without predictions for 3.0 s."
+
+    once = as_markdown([OUTCOME], "http://x")
+    assert f"**The drill reached every target. Nothing was sent twice. {worst}**" in once
+    assert "at 23:00:00, and interrupted one pipeline." in once
     page = as_markdown([OUTCOME, missed], "http://x")
-    assert "**1 of 2 drills missed a target, as told below. Nothing was sent twice.**" in page
+    assert f"**1 of 2 drills missed a target, as told below. Nothing was sent twice. {worst}**" in page
+    assert "and interrupted 2 pipelines in all." in page
+    assert "works on at first" in page
     assert "- Drill 2, edge-1: the fleet knew of it after 12.0 s, expected within 10.5 s." in page
     assert "| 2 | 23:00:00 | edge-1 | 12.0 s | door | 11.0 s | 3.0 s | another device | 0 | 0 |" in page
 
@@ -123,6 +129,7 @@ def test_what_no_event_tells_is_not_in_the_page() -> None:
     assert engine.problems == ()
     assert "never" not in page
     assert "until the fleet" not in page
+    assert "works on at first" not in page
     assert "| until predictions arrived again | 1.5 s | 1.5 s | 1.5 s | 10 s |" in page
 
 

@@ -31,14 +31,18 @@ _BACK: dict[DrillFault, str] = {
     "engine": "until predictions arrived again",
     "publisher": "until predictions arrived again",
 }
+_SHORTER = """ It is shorter than the time until another device sent predictions,
+  because the device that is cut off works on at first."""
 _WORDS = """\
 ## What the words mean
 
 - A *prediction* is what the fleet says about one picture of a camera: which objects are in it, and where.
 - A *pipeline* is the work on one camera or several: which model looks at them, and who is told.
 - All times begin with the fault. *Median*: half were faster. *95 of 100*: so many were as fast.
-- *Without predictions* is the longest time in which the pictures of a pipeline were not looked at. What
-  happened in front of its cameras meanwhile is not known.
+- *Longest time without predictions*: so long no picture of a pipeline was looked at. What happened in front
+  of its cameras meanwhile is not known.{shorter}
+- *Target*: what the fleet promises, or what was chosen for these drills. Where there is none, the figure is
+  only told.
 - *Sent twice or too late*: the device that was replaced still sent predictions when its replacement did. A
   program that counts objects would count them twice. This must not happen at all.
 - *Lost on the way*: predictions that were made, and did not arrive. Receivers see where they are missing."""
@@ -76,12 +80,13 @@ def as_markdown(drills: Sequence[DrillOutcome], fleet: str) -> str:
         f"**{_verdict(drills)}**",
         "",
         f"{times}, {_DONE[fault]}.",
-        f"It was done on purpose to the fleet at {fleet}, {_when(drills)}.",
+        f"It was done on purpose to the fleet at {fleet}, {_when(drills)},"
+        f" and interrupted {_counted(drills)}.",
         "",
         *_table(drills, fault),
         "",
         *_missed(drills),
-        _WORDS,
+        _WORDS.format(shorter=_SHORTER if fault == "isolate" else ""),
         "",
         "## Each drill",
         "",
@@ -95,9 +100,17 @@ def _verdict(drills: Sequence[DrillOutcome]) -> str:
     count, kept = len(drills), sum(not drill.problems for drill in drills)
     doubled = sum(each.doubled for each in _pipelines(drills))
     once = "Nothing was sent twice." if not doubled else f"{doubled} predictions were sent twice or too late."
+    worst = max(each.interruption for each in _pipelines(drills))
+    once += f" At worst, one pipeline was without predictions for {worst:.1f} s."
     if kept == count:
         return f"{'The drill' if count == 1 else f'All {count} drills'} reached every target. {once}"
     return f"{count - kept} of {count} drills missed a target, as told below. {once}"
+
+
+def _counted(drills: Sequence[DrillOutcome]) -> str:
+    """What the figures are of."""
+    count = len(_pipelines(drills))
+    return "one pipeline" if count == 1 else f"{count} pipelines" + (" in all" if len(drills) > 1 else "")
 
 
 def _table(drills: Sequence[DrillOutcome], fault: DrillFault) -> list[str]:
@@ -107,7 +120,7 @@ def _table(drills: Sequence[DrillOutcome], fault: DrillFault) -> list[str]:
         lines.append(_line(_KNOWN[fault], total, "detected", targets.known))
     lines += [
         _line(_BACK[fault], total, "first", targets.first),
-        _line("without predictions", total, "interruption", None),
+        _line("longest time without predictions", total, "interruption", None),
         f"| predictions sent twice or too late, in all | | | {total['doubled']} | 0 |",
         f"| predictions lost on the way, in all | | | {total['lost']} | |",
     ]
