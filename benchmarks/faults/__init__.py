@@ -79,7 +79,7 @@ class Memory:
         self._path = path
         self.rounds: dict[str, list[Figures]] = defaultdict(list)
         self.failures: dict[str, list[str]] = defaultdict(list)  # why rounds did not end
-        self.commits: Counter[str] = Counter()  # rounds, by what was measured
+        self.commits: dict[str, Counter[str]] = defaultdict(Counter)  # rounds, by what was measured
         self.loads: dict[str, list[float]] = defaultdict(list)  # of the minute in which a round ended
         lines = path.read_text().splitlines() if path is not None and path.exists() else []
         kept = [line for line in lines if json.loads(line)["fault"] not in forget]
@@ -108,7 +108,7 @@ class Memory:
             self.failures[known["fault"]].append(known["failed"])
             return
         self.rounds[known["fault"]].append(known["figures"])
-        self.commits[known["commit"]] += 1
+        self.commits[known["fault"]][known["commit"]] += 1
         if "load" in known:
             self.loads[known["fault"]].append(known["load"])
 
@@ -149,7 +149,8 @@ def report(setting: Setting, faults: Sequence[Fault], memory: Memory) -> Report:
         for what, values in figures.items()
         if values and fault.limits.get(what, 0) > 1
     }
-    commits = ", ".join(f"{name} ({count})" for name, count in memory.commits.items())
+    counted = sum((memory.commits[each.name] for each in faults), Counter[str]())
+    commits = ", ".join(f"{name} ({count})" for name, count in counted.items())
     return Report(
         name="faults",
         title="Faults: seconds until the fleet copes, and what is counted",
