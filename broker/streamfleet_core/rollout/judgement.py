@@ -56,6 +56,17 @@ def judge(
     return Judgement("good", summary(before, after)) if fault is None else Judgement("bad", fault)
 
 
+def judge_alone(seen: Seen, model: str) -> Judgement | None:
+    """Judge a pipeline that did not run before, by what only its new model is to blame for; None: nothing."""
+    if seen.trouble:
+        return Judgement("bad", f"it cannot be used: {seen.trouble}")
+    if seen.uses_new and seen.crashes:
+        return Judgement("bad", f"it crashed: {seen.reason or 'its engine was started again'}")
+    if seen.status == "failed" and seen.reason.startswith(f"model {model}: "):
+        return Judgement("bad", f"it has failed: {seen.reason}")
+    return None
+
+
 def judge_shadow(shadow: ShadowStat | None, *, running_for: float, limits: RolloutLimits) -> Judgement:
     """Judge a model that infers frames beside the old one. `running_for`: seconds since the first frame."""
     if shadow is None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from streamfleet_core.protocol.limits import MAX_SHADOWS
 from streamfleet_core.protocol.tasks.rollouts import OVER, Phase, RolloutLimits, Stage
 from streamfleet_core.rollout.figures import SETTLING, Figures, Recorder, Seen
-from streamfleet_core.rollout.judgement import Judgement, judge, judge_shadow, summary
+from streamfleet_core.rollout.judgement import Judgement, judge, judge_alone, judge_shadow, summary
 
 ASK_AGAIN = 5.0  # seconds without an effect
 
@@ -295,7 +295,8 @@ class Rollout:
 
     def _judgement(self, target: _Target, seen: Seen, now: float) -> Judgement:
         if not target.is_judged:
-            return Judgement("good", f"not compared: it was not running, and is {seen.status}")
+            fault = judge_alone(seen, self._plan.new)
+            return fault or Judgement("good", f"not compared: it was not running, and is {seen.status}")
         assert target.switched_at is not None
         target.restarts = min(target.restarts, seen.restarts)  # of a new run they begin at 0
         before, after = target.before.figures, target.after.figures
@@ -314,7 +315,7 @@ class Rollout:
     def _forward(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
         """Switch as many of the next pipelines as may be unavailable."""
         waiting = self._first() if self._phase == "canary" else list(self._targets)
-        room = self._plan.max_unavailable - self._unavailable(seen, now)
+        room = self._plan.max_unavailable - self._unavailable(seen)
         waited = 0.0 if self._began_at is None else now - self._began_at
         actions = self._ask_again(seen, now, ("switched",), self._plan.new)
         for pipeline_id in waiting:
@@ -335,19 +336,35 @@ class Rollout:
         return actions
 
     def _return(self, seen: Mapping[str, Seen], now: float) -> list[Action]:
-        """Take the old model again: at once where the new one is not proven, else without more outage."""
+        """Take the old model again: at once where the new one is not proven, or nothing runs that could stop.
+
+        Of all others, no more than may be unavailable go back at a time. What is down for another reason
+        holds up none of them.
+        """
         old = self._plan.old
         actions = self._ask_again(seen, now, ("back",), old)
         for pipeline_id, target in self._targets.items():
             if target.stage in ("bad", "switched"):
                 target.stage, target.switched_at, target.asked_at = "back", now, now
                 actions.append(Switch(pipeline_id, old))
-        room = self._plan.max_unavailable - self._unavailable(seen, now)
+        waited = 0.0 if self._began_at is None else now - self._began_at
+        room = self._plan.max_unavailable - sum(
+            target.stage == "back" and self._goes_back(target, seen[pipeline_id], now)
+            for pipeline_id, target in self._targets.items()
+        )
         for pipeline_id, target in self._targets.items():
-            if target.stage == "good" and room > 0:
-                room -= 1
-                target.stage, target.switched_at, target.asked_at = "back", now, now
-                actions.append(Switch(pipeline_id, old))
+            if target.stage != "good":
+                continue
+            status = seen[pipeline_id].status
+            is_up = status in _UP
+            if is_up and room <= 0:
+                continue
+            if not is_up and status not in _STILL and waited < self._plan.limits.start:
+                continue  # it may run, and not be seen for a moment
+            room -= is_up
+            target.stage, target.asked_at = "back", now
+            target.switched_at = now if is_up else float("-inf")  # what is down takes no room
+            actions.append(Switch(pipeline_id, old))
         stages = {target.stage for target in self._targets.values()}
         back = [pipeline_id for pipeline_id, target in self._targets.items() if target.stage == "back"]
         if "good" not in stages and all(seen[pipeline_id].model == old for pipeline_id in back):
@@ -365,20 +382,18 @@ class Rollout:
                 actions.append(Switch(pipeline_id, model))
         return actions
 
-    def _unavailable(self, seen: Mapping[str, Seen], now: float) -> int:
+    def _unavailable(self, seen: Mapping[str, Seen]) -> int:
         """Pipelines that do not run, or that may not, as they were just switched."""
         return sum(
-            target.stage == "switched"
-            or seen[pipeline_id].status not in _UP
-            or (target.stage == "back" and self._goes_back(target, seen[pipeline_id], now))
+            target.stage == "switched" or seen[pipeline_id].status not in _UP
             for pipeline_id, target in self._targets.items()
             if target.stage != "gone"
         )
 
     def _goes_back(self, target: _Target, seen: Seen, now: float) -> bool:
-        """Whether it has yet to use the old model again. If it never can, it holds up no other one."""
+        """Whether it has yet to run with the old model again. If it never does, it holds up no other one."""
         assert target.switched_at is not None
-        is_back = seen.applied and not seen.uses_new
+        is_back = seen.applied and not seen.uses_new and seen.status in _UP
         return not is_back and now - target.switched_at <= self._plan.limits.start
 
     def _first(self) -> list[str]:

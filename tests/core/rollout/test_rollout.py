@@ -345,3 +345,72 @@ def test_a_model_that_cannot_be_loaded_is_bad_although_the_old_one_goes_on() -> 
     moves.step(fleet.pipelines, fleet.now)
 
     assert (moves.phase, moves.reason) == ("returning", "belt-0: it cannot be used: opset 99")
+
+
+def returning(fleet: World, *, max_unavailable: int) -> Rollout:
+    """A roll-out that goes back after six pipelines were good."""
+    moves = rollout(fleet, max_unavailable=max_unavailable)
+    while sum(stage == "good" for stage, _, _ in moves.stages().values()) < 6:
+        for action in moves.step(fleet.pipelines, fleet.now):
+            if isinstance(action, Switch):
+                fleet.switch(action)
+        fleet.second()
+    moves.cancel(keep=False)
+    return moves
+
+
+def test_what_is_down_with_the_new_model_goes_back_at_once_and_takes_no_room() -> None:
+    fleet = world(8)
+    moves = returning(fleet, max_unavailable=1)
+    good = [name for name, (stage, _, _) in moves.stages().items() if stage == "good"]
+    for name in good[:4]:
+        fleet.pipelines[name] = replace(
+            fleet.pipelines[name], status="failed", reason="model parts/2: opset 99"
+        )
+
+    switched = {
+        each.pipeline_id for each in moves.step(fleet.pipelines, fleet.now) if isinstance(each, Switch)
+    }
+
+    assert {*good[:4]} <= switched
+    assert len(switched.intersection(good)) <= 5
+
+
+def test_what_is_down_for_another_reason_holds_up_no_return() -> None:
+    fleet = world(8)
+    moves = returning(fleet, max_unavailable=1)
+    waiting = next(name for name, (stage, _, _) in moves.stages().items() if stage in ("waiting", "switched"))
+    fleet.pipelines[waiting] = replace(fleet.pipelines[waiting], status="pending")
+
+    fleet.run(moves, at_most=200)
+
+    assert moves.phase == "returned"
+    assert fleet.models() == {OLD}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"status": "failed", "reason": "model parts/2: opset 99"}, "it has failed: model parts/2: opset 99"),
+        ({"trouble": "opset 99"}, "it cannot be used: opset 99"),
+        ({"uses_new": True, "crashes": 1}, "it crashed: its engine was started again"),
+        ({"status": "failed", "reason": "no such file"}, ""),
+    ],
+)
+def test_a_pipeline_that_did_not_run_before_tells_of_the_model_only_what_it_is_to_blame_for(
+    changes: dict[str, Any], reason: str
+) -> None:
+    fleet = world(2)
+    fleet.pipelines = {name: replace(each, status="paused") for name, each in fleet.pipelines.items()}
+    moves = rollout(fleet)
+    while not fleet.switched:
+        for action in moves.step(fleet.pipelines, fleet.now):
+            if isinstance(action, Switch):
+                fleet.switched.append(action)
+        fleet.now += 1
+
+    name = fleet.switched[0].pipeline_id
+    fleet.pipelines[name] = replace(fleet.pipelines[name], model=NEW, **changes)
+    moves.step(fleet.pipelines, fleet.now)
+
+    assert moves.reason == (f"{name}: {reason}" if reason else "")
