@@ -127,11 +127,12 @@ class Rollouts:
                 "too_many",
                 f"expected at most {MAX_ROLLED_OUT} pipelines, got {len(chosen)}: select some by labels",
             )
-        if len(self._active) >= MAX_ACTIVE_ROLLOUTS:
+        going_on = {of: rollout for of, rollout in self._active.items() if not rollout.is_over}
+        if len(going_on) >= MAX_ACTIVE_ROLLOUTS:
             return Error(
                 "too_many", f"there are {MAX_ACTIVE_ROLLOUTS} roll-outs already: wait, or cancel one"
             )
-        taken = {name: of for of, rollout in self._active.items() for name in rollout.stages()}
+        taken = {name: of for of, rollout in going_on.items() for name in rollout.stages()}
         for record in chosen:
             if record.pipeline_id in taken:
                 text = f"pipeline {record.pipeline_id} is part of the roll-out {taken[record.pipeline_id]}"
@@ -151,7 +152,7 @@ class Rollouts:
         record, rollout = self._state.records.rollouts.get(request.id), self._active.get(request.id)
         if record is None:
             return Error("not_found", f"no roll-out {request.id}")
-        if rollout is None:
+        if rollout is None or record.phase in OVER:
             return Error("conflict", f"roll-out {request.id} is over: it is {record.phase}")
         rollout.cancel(keep=request.keep)
         self._step(record, rollout, now)
@@ -167,7 +168,8 @@ class Rollouts:
         self._stepped_at = now
         for rollout_id, rollout in list(self._active.items()):
             record = self._state.records.rollouts.get(rollout_id)
-            if record is None:  # the store did not take it
+            # The store may not have taken its beginning, or may not take its end for a while.
+            if record is None or record.phase in OVER:
                 del self._active[rollout_id]
             else:
                 self._step(record, rollout, now)
@@ -202,14 +204,17 @@ class Rollouts:
             )
             event = f"{rollout.phase}: {rollout.reason}" if rollout.reason else rollout.phase
             self._state.after_commit.append(LogEvent(record.id, event))
-        if rollout.is_over:
-            self._active.pop(record.id, None)
 
     # what devices measure, and what is seen of them
 
     def _measure(self) -> None:
         """Let devices measure and try what roll-outs need."""
-        plans = {name: self._state.records.rollouts[name].plan for name in self._active}
+        records = self._state.records.rollouts
+        plans = {
+            name: records[name].plan
+            for name, rollout in self._active.items()
+            if name in records and not rollout.is_over
+        }
         models = {model.digest for plan in plans.values() for model in (plan.old, plan.new)}
         shadows = {
             name: Shadow(pipeline_id=name, model=plan.new, share=plan.share, dataset=plan.dataset)

@@ -236,6 +236,38 @@ def test_a_write_that_the_store_rejects_is_made_again() -> None:
     assert here.models() == {NEW.id}
 
 
+def test_an_end_that_the_store_rejects_is_written_again() -> None:
+    here = site(3)
+    here.fleet.reply(StartRollout("r", PLAN))
+
+    here.fleet.store_down = True
+    here.fleet.error(CancelRollout("r", keep=True))
+    before = here.get().phase
+    here.fleet.store_down = False
+    here.second()
+
+    assert before == "measuring"
+    assert here.get().phase == "stopped"
+    assert here.fleet.reply(StartRollout("s", PLAN)).phase == "measuring"
+
+
+def test_a_beginning_that_the_store_rejects_is_forgotten() -> None:
+    here = site(3)
+    first = replace(PLAN, selector={"n": "1"})
+    here.fleet.reply(PutPipeline(pipeline_id="belt-1", spec=CAMERA, device="edge-1", labels={"n": "1"}))
+    here.fleet.reply(StartRollout("r", first))
+
+    here.fleet.store_down = True
+    here.fleet.error(StartRollout("s", replace(PLAN, selector={"n": "2"})))
+    here.fleet.error(StartRollout("s", PLAN))
+    here.fleet.store_down = False
+    here.fleet.reply(CancelRollout("r", keep=True))
+    here.second()
+
+    assert [view.id for view in here.fleet.reply(ListRollouts())] == ["r"]
+    assert here.fleet.reply(StartRollout("s", PLAN)).phase == "measuring"
+
+
 def test_a_cancelled_one_goes_back_or_keeps_what_there_is() -> None:
     here = site(20)
     plan = replace(PLAN, canary=0.5, max_unavailable=20)
