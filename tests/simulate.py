@@ -26,6 +26,7 @@ from tests.fakes.ports_and_folders import ROOT
 SIMULATED = (
     "broker/streamfleet_broker/fleet",
     "broker/streamfleet_core/protocol",
+    "broker/streamfleet_core/rollout",
     "worker/streamfleet_worker/decisions",
     "worker/streamfleet_worker/ipc/child_messages.py",
     "tests/fakes/simulation.py",

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,14 @@ from streamfleet_broker.fleet.devices import DevicePeer, OperatorPeer
 from streamfleet_broker.fleet.effects import Answer, Effect, RaiseEpoch, Save
 from streamfleet_broker.fleet.effects import Send as BrokerSend
 from streamfleet_broker.fleet.fleet import Fleet
-from streamfleet_broker.fleet.records import DeviceRecord, PipelineRecord, Record
+from streamfleet_broker.fleet.records import (
+    DeviceRecord,
+    PipelineRecord,
+    Record,
+    RolledOutRecord,
+    RolloutRecord,
+    Write,
+)
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Heartbeat, Hello, Reply
 from streamfleet_core.protocol.requests import (
@@ -45,6 +52,15 @@ from streamfleet_core.protocol.requests import (
     RebalanceDevices,
     RestartPipeline,
     pack_request,
+)
+from streamfleet_core.protocol.status import SourceStat
+from streamfleet_core.protocol.tasks.rollouts import (
+    OVER,
+    CancelRollout,
+    RolloutLimits,
+    RolloutPlan,
+    RolloutView,
+    StartRollout,
 )
 from streamfleet_core.protocol.values import (
     PRIORITIES,
@@ -87,12 +103,19 @@ SITES: tuple[dict[str, str], ...] = (
 RUNNING, PAUSED, ENDED = ObservedState.RUNNING, ObservedState.PAUSED, ObservedState.ENDED
 
 
+OLD, NEW = ModelRef("parts/1", MANIFEST.digest), ModelRef("parts/2", "ef" * 32)
+LIMITS = RolloutLimits(observe=4.0, shadow=0.0, start=10.0)  # of roll-outs
+RETURNING = 30.0  # seconds beyond the quiet, in which the last roll-outs go back
+# What the new model of a world is; good: it is as good as the old one.
+MODELS = ("good", "good", "blind", "crashing", "missing")
+
+
 class Violation(AssertionError):
     """A promise that was broken, and when."""
 
 
 def spec(reference: str) -> PipelineSpec:
-    return PipelineSpec(model=ModelRef("parts/1", MANIFEST.digest), sources=(SourceSpec(reference),))
+    return PipelineSpec(model=OLD, sources=(SourceSpec(reference),))
 
 
 SPECS = {
@@ -107,9 +130,11 @@ SPECS = {
 class World:
     """The clock, the dice, and what an observer who sees everything has seen."""
 
-    def __init__(self, seed: int, *, moves: bool = False) -> None:
+    def __init__(self, seed: int, *, moves: bool = False, rolls: bool = False) -> None:
         self.rng = random.Random(seed)
         self.moving = random.Random(seed)  # of what moves on purpose
+        self.rolling = random.Random(seed)  # of roll-outs
+        self.new_model = self.rolling.choice(MODELS) if rolls else ""
         self.moves_on_purpose = moves
         self.capacity = 2 if moves else len(SPECS)  # of each device
         self.now = 0.0
@@ -136,6 +161,9 @@ class World:
         self.given_up = 0  # pipelines that were stopped because they crashed on two devices
         self.displaced = 0  # taken from a device for a higher priority
         self.prepared = 0  # those of them to devices that had got ready before
+        # Roll-out and pipeline → the generation under which it has the new model, until it has run so.
+        self.unproven: dict[tuple[str, str], int] = {}
+        self.switched = 0  # pipelines that a roll-out gave another model
 
     def after(self, delay: float, what: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + delay, next(self._count), what))
@@ -201,6 +229,7 @@ class World:
             for row in rows
             if row.desired_status != "stop" and (row.pipeline_id, row.run_generation) not in self.ended
             if not row.is_poison
+            if not self.fails(row.spec.model)
             if row.device is not None or self.has_home(row)
         }
         there = {
@@ -208,6 +237,7 @@ class World:
             for worker in self.workers.values()
             for camera in worker.cameras.values()
             if camera.state is not ENDED
+            if not self.fails(self.desired_model(camera))
         }
         if desired != there:
             raise Violation(f"{self.now:.2f}: I3, {desired.items() ^ there.items()} differ")
@@ -223,6 +253,76 @@ class World:
             raise Violation(f"{self.now:.2f}: I3, {stops} were stopped and never confirmed")
         self.replay()
         self.check()
+
+    def see_rollouts(self, writes: Iterable[Write]) -> None:
+        """R1: no more pipelines have another model by a roll-out, and have not run so, than may be down."""
+        rows = self.broker.rows
+        for write in writes:
+            if not isinstance(write.after, RolledOutRecord):
+                continue
+            address = (write.after.rollout, write.after.pipeline_id)
+            progress, pipeline = write.after.progress, rows.get(("pipeline", write.after.pipeline_id))
+            if progress.stage not in ("switched", "good"):
+                self.unproven.pop(address, None)
+            elif progress.stage == "switched" and progress.is_judged and isinstance(pipeline, PipelineRecord):
+                self.switched += address not in self.unproven
+                self.unproven.setdefault(address, pipeline.generation)
+        counts = Counter(rollout for rollout, _ in self.unproven)
+        for rollout, count in counts.items():
+            row = rows["rollout", rollout]
+            assert isinstance(row, RolloutRecord)
+            if row.phase in ("canary", "waves") and count > row.plan.max_unavailable:
+                names = [name for of, name in self.unproven if of == rollout]
+                raise Violation(f"{self.now:.2f}: R1, {names} may be down by {rollout} at the same time")
+
+    def fails(self, model: ModelRef) -> bool:
+        """Whether nothing can use this model."""
+        return model == NEW and self.new_model in ("crashing", "missing")
+
+    def desired_model(self, camera: Camera) -> ModelRef:
+        row = self.broker.rows.get(("pipeline", camera.id.pipeline_id))
+        return row.spec.model if isinstance(row, PipelineRecord) else camera.model
+
+    def saw_running(self, camera: Camera) -> None:
+        """A camera infers frames under its generation."""
+        for (rollout, pipeline_id), generation in list(self.unproven.items()):
+            if pipeline_id == camera.id.pipeline_id and camera.generation >= generation:
+                del self.unproven[rollout, pipeline_id]
+
+    def rolled_out(self) -> None:
+        """R2: each roll-out is over, and each pipeline has the model, and uses it, on which that left it."""
+        rows = list(self.broker.rows.values())
+        rollouts = {row.id: row for row in rows if isinstance(row, RolloutRecord)}
+        going_on = [row.id for row in rollouts.values() if row.phase not in OVER]
+        if going_on:
+            raise Violation(f"{self.now:.2f}: R2, {going_on} never end")
+        targets = [row for row in rows if isinstance(row, RolledOutRecord) and row.progress.stage != "gone"]
+        last: dict[str, RolledOutRecord] = {}
+        for target in sorted(targets, key=lambda each: rollouts[each.rollout].n):
+            last[target.pipeline_id] = target
+        for pipeline in (row for row in rows if isinstance(row, PipelineRecord)):
+            known, rollout = {OLD}, None
+            if pipeline.pipeline_id in last:
+                rollout = rollouts[last[pipeline.pipeline_id].rollout]
+                plan = rollout.plan
+                known = {"done": {plan.new}, "returned": {plan.old}}.get(rollout.phase, {plan.old, plan.new})
+            if rollout is not None and pipeline.created_at > (rollout.ended_at or 0.0):
+                known = {OLD}
+            if rollout is None and any(isinstance(row, RolledOutRecord) for row in rows):
+                known = {OLD, NEW}  # the roll-out that gave it a model lost sight of it, or is forgotten
+            if pipeline.spec.model not in known:
+                raise Violation(f"{self.now:.2f}: R2, {pipeline.pipeline_id} has {pipeline.spec.model.id}")
+        self.in_use({row.pipeline_id: row for row in rows if isinstance(row, PipelineRecord)})
+
+    def in_use(self, pipelines: dict[str, PipelineRecord]) -> None:
+        """Each camera uses the model of its pipeline; if that can never work, the one before."""
+        for worker in self.workers.values():
+            for camera in worker.cameras.values():
+                desired = pipelines[camera.id.pipeline_id].spec.model
+                if camera.model != desired and not self.fails(desired):
+                    raise Violation(
+                        f"{self.now:.2f}: R2, {camera.id} uses {camera.model.id} instead of {desired.id}"
+                    )
 
     def replay(self) -> None:
         """Who followed the events knows how everything stands."""
@@ -422,6 +522,7 @@ class Broker:
                 self.rows[write.kind, write.key] = write.after
             if isinstance(write.after, PipelineRecord):
                 self.note(write.before, write.after)
+        self.world.see_rollouts(save.writes)
 
     def note(self, before: Record | None, after: PipelineRecord) -> None:
         """What an observer must know of a change."""
@@ -472,7 +573,7 @@ class Broker:
         if request is None or not isinstance(answer.message, Reply):
             return
         data: Any = answer.message.data
-        if isinstance(data, DeviceView | Rebalance):
+        if isinstance(data, DeviceView | Rebalance | RolloutView):
             return
         if isinstance(request, ChangePipelines):
             assert tuple(outcome.pipeline_id for outcome in data) == request.pipeline_ids
@@ -531,6 +632,8 @@ class Camera:
     state: ObservedState = ObservedState.STARTING
     seq: int = 0
     told_to_stop: bool = False
+    model: ModelRef = OLD
+    objects: int = 0
 
     @property
     def fenced(self) -> bool:
@@ -571,6 +674,7 @@ class Worker:
         self.woke_at = -WAKING  # from a sleep that its clock has not counted in full
         self.said: deque[Envelope] = deque(maxlen=SAID)  # the last heartbeats
         self.acted_until = 0.0  # actions are performed in order
+        self.measured: frozenset[str] = frozenset()  # models, of whose pipelines the broker is told figures
         world.after(world.rng.uniform(0, 1), self.boot)
 
     def boot_time(self) -> float:
@@ -631,6 +735,8 @@ class Worker:
                 self.drive(effects)
             if actions := self.reconcile.tick(self.boot_time()):
                 self.put(actions)
+            if self.measured:
+                self.session.tell_figures(self.reconcile.figures(self.measured, self.boot_time()))
             self.tell()
             self.world.after(0.2, lambda: self.tick_of(life))
 
@@ -677,6 +783,7 @@ class Worker:
                 case session_effects.RememberEpoch():
                     self.seen_epoch = effect.epoch
                 case session_effects.Adopt():
+                    self.measured = frozenset(effect.trials.measured)
                     self.feed(reconcile_events.Adopted(self.read(effect.assignments)))
                 case session_effects.ExtendFence():
                     if not self.reconcile.is_leaving():
@@ -720,10 +827,12 @@ class Worker:
             case reconcile_actions.Forget():
                 del self.rows[action.pipeline_id]
             case reconcile_actions.FetchModel():
-                self.feed_later(0.1, reconcile_events.ModelFetched(action.digest, MANIFEST))
+                self.fetch(action.digest)
             case reconcile_actions.StartPublisher() | reconcile_actions.StartEngine():
                 self.others.add(action.child)
                 self.report_for_ever(action.child, self.life)
+                if isinstance(action.child, EngineId) and self.is_new(action.child.digest, "crashing"):
+                    self.exit_later(2.5, action.child, -11)
             case reconcile_actions.StartCamera():
                 self.start_camera(action)
             case reconcile_actions.ChangeCamera():
@@ -733,6 +842,17 @@ class Worker:
             case reconcile_actions.KillChild():
                 self.exit_later(0.02, action.child, -9)
 
+    def is_new(self, digest: str, what: str) -> bool:
+        """Whether this is the new model, and it is that."""
+        return digest == NEW.digest and self.world.new_model == what
+
+    def fetch(self, digest: str) -> None:
+        if self.is_new(digest, "missing"):
+            refused = reconcile_events.ModelRefused(digest, "no such model", permanent=True)
+            self.feed_later(0.1, refused)
+        else:
+            self.feed_later(0.1, reconcile_events.ModelFetched(digest, MANIFEST))
+
     # its children
 
     def start_camera(self, action: reconcile_actions.StartCamera) -> None:
@@ -740,6 +860,7 @@ class Worker:
         if (pipeline_id, assignment.run_generation) in self.told_ended:
             raise Violation(f"{self.world.now:.2f}: {self.name} starts {pipeline_id}, and told its end")
         camera = Camera(self, action.child, assignment, assignment.generation, assignment.desired_status)
+        camera.model = assignment.spec.model
         self.cameras[camera.id] = camera
 
         def opened() -> None:
@@ -770,6 +891,8 @@ class Worker:
     def emit_for_ever(self, camera: Camera) -> None:
         if camera.state is RUNNING:
             camera.seq += 1  # also of what the fence holds back
+            camera.objects += 0 if self.is_new(camera.model.digest, "blind") else 2
+            self.world.saw_running(camera)
             if camera.emits():
                 self.world.see(self, camera)
             playing = (camera.id.pipeline_id, camera.assignment.run_generation)
@@ -801,7 +924,7 @@ class Worker:
                 reason="",
                 waiting_for_engine=False,
                 emitted=camera.seq,
-                sources=(),
+                sources=() if not camera.worker.measured else (source_of(camera),),
                 dropped={},
                 ready=camera.state in (RUNNING, PAUSED),
                 fps=2.0,
@@ -822,6 +945,7 @@ class Worker:
                 action.assignment.generation,
                 action.assignment.desired_status,
             )
+            camera.model = action.assignment.spec.model
             if camera.state in (RUNNING, PAUSED):
                 camera.state = PAUSED if action.assignment.desired_status == "pause" else RUNNING
             self.feed_later(0.0, reconcile_events.Reported(camera.id, self.report(camera.id, camera)))
@@ -957,6 +1081,10 @@ class Trouble:
         self.world.after(2.0, self.next_request)
         if self.world.moves_on_purpose:
             self.world.after(10.0, self.next_cordon)
+        if self.world.new_model:
+            for pid in SPECS:
+                self.world.after(2.0, lambda pid=pid: self.world.broker.ask(self.created(pid)))  # type: ignore[misc]
+            self.world.after(15.0, self.next_rollout)
 
     def next_fault(self) -> None:
         if self.world.faulty:
@@ -966,7 +1094,8 @@ class Trouble:
     def next_request(self) -> None:
         if self.world.faulty:
             self.world.broker.ask(self.request())
-            self.world.after(self.world.rng.expovariate(2 / 3), self.next_request)
+            rate = 1 / 20 if self.world.new_model else 2 / 3  # roll-outs need pipelines that stay
+            self.world.after(self.world.rng.expovariate(rate), self.next_request)
 
     def request(self) -> OperatorRequest:
         rng = self.world.rng
@@ -1004,6 +1133,42 @@ class Trouble:
         if dice < 0.4:
             return DrainDevice(name, rng.choice([None, None, 0.0, 10.0]))
         return CordonDevice(name, dice < 0.5)
+
+    def next_rollout(self) -> None:
+        if self.world.faulty:
+            self.world.broker.ask(self.rollout())
+            self.world.after(self.world.rolling.expovariate(1 / 8), self.next_rollout)
+
+    def rollout(self) -> OperatorRequest:
+        """All pipelines are to move to the other model, or a roll-out is to end early."""
+        rng = self.world.rolling
+        going_on = self.going_on()
+        if going_on and rng.random() < 0.1:
+            return CancelRollout(rng.choice(going_on), rng.random() < 0.5)
+        old, new = (OLD, NEW) if rng.random() < 0.7 else (NEW, OLD)
+        return StartRollout(
+            f"r-{self.world.now:.0f}",
+            RolloutPlan(
+                old=old,
+                new=new,
+                canary=rng.choice([0.3, 1.0]),
+                max_unavailable=rng.choice([1, 1, 2]),
+                limits=LIMITS,
+            ),
+        )
+
+    def created(self, pid: str) -> OperatorRequest:
+        return CreatePipeline(pipeline_id=pid, spec=SPECS[pid])
+
+    def going_on(self) -> list[str]:
+        """The roll-outs that are not over."""
+        rows = self.world.broker.rows.values()
+        return [row.id for row in rows if isinstance(row, RolloutRecord) and row.phase not in OVER]
+
+    def end_rollouts(self) -> None:
+        """Let all of them go back, or stay where they are."""
+        for rollout in self.going_on():
+            self.world.broker.ask(CancelRollout(rollout, self.world.rolling.random() < 0.5))
 
     def put(self, pid: str) -> PutPipeline:
         """The same pipeline with something about it changed: mostly little, rarely what it plays."""
@@ -1150,23 +1315,39 @@ class Trouble:
 
 
 def simulate_mixed(seed: int) -> World:
-    """The world of a seed. In every second one operators move pipelines on purpose. Raises: Violation."""
-    return simulate(seed, moves=seed % 2 == 1)
+    """The world of a seed. In every second one operators move pipelines on purpose; in every fourth one they
+    roll out models. Raises: Violation.
+    """
+    return simulate(seed, moves=seed % 2 == 1, rolls=seed % 8 in (2, 7))
 
 
-def simulate(seed: int, faults: tuple[str, ...] = (), *, moves: bool = False) -> World:
+def source_of(camera: Camera) -> SourceStat:
+    """What a camera counts of its source."""
+    return SourceStat(
+        source_id=0, reference="x", state="RUNNING", emitted=camera.seq, objects=camera.objects, latency=0.04
+    )
+
+
+def simulate(seed: int, faults: tuple[str, ...] = (), *, moves: bool = False, rolls: bool = False) -> World:
     """Minutes of faults (these, or a choice of all), then quiet.
 
     `moves`: operators drain devices, some of which are almost full, and pipelines have priorities.
+    `rolls`: another model is rolled out meanwhile, which may be a worse one.
 
     Raises: Violation.
     """
-    world = World(seed, moves=moves)
-    Trouble(world, faults).start()
+    world = World(seed, moves=moves, rolls=rolls)
+    trouble = Trouble(world, faults)
+    trouble.start()
     for second in range(0, int(FAULTS), 2):
         world.run_until(second + 2.0)
         world.check()
     world.faulty = False
-    world.run_until(FAULTS + QUIET)
+    if rolls:
+        world.run_until(FAULTS + RETURNING / 2)
+        trouble.end_rollouts()
+    world.run_until(FAULTS + QUIET + (RETURNING if rolls else 0.0))
     world.converged()
+    if rolls:
+        world.rolled_out()
     return world

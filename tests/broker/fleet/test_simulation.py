@@ -7,6 +7,9 @@ I4  after a confirmed stop a pipeline never emits again
 I5  what an operator was answered is in the store
 I6  nothing moves while most of the fleet is silent at once
 
+R1  no more pipelines may be down by a roll-out of a model at the same time than its plan says
+R2  when roll-outs are over, each pipeline uses one model: the new one, or the one before if they returned
+
 Operators drain and rebalance devices meanwhile, and the cameras of some pipelines crash wherever they start.
 
 A test's name ends with its seed. `make simulate` tries more of them. That each rule of the protocol is needed
@@ -22,7 +25,7 @@ import pytest
 from streamfleet_worker.decisions.reconcile_actions import Action
 from streamfleet_worker.decisions.reconciler import Reconcile
 from tests.fakes import simulation
-from tests.fakes.simulation import simulate, simulate_mixed
+from tests.fakes.simulation import MODELS, simulate, simulate_mixed
 
 SEEDS = range(int(os.environ.get("STREAMFLEET_SEEDS", "100")))
 
@@ -30,6 +33,14 @@ SEEDS = range(int(os.environ.get("STREAMFLEET_SEEDS", "100")))
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_fleet_keeps_its_promises(seed: int) -> None:
     simulate_mixed(seed)
+
+
+def test_roll_outs_go_on_among_the_faults() -> None:
+    """Or the simulation would prove nothing of them."""
+    worlds = [simulate(seed, rolls=True) for seed in range(8)]
+
+    assert {world.new_model for world in worlds} == set(MODELS)
+    assert sum(world.switched for world in worlds) > 5
 
 
 class Restless(Reconcile):
