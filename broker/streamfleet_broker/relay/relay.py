@@ -82,6 +82,8 @@ SUBSCRIPTIONS_AT_ONCE = 32
 # Seconds for which statuses wait for further ones, while they come faster than that: forwarding them one by
 # one costs much more. Fewer messages than these at once are few.
 GATHER = 0.002
+MANY_PUBLISHING = 200  # connections of devices; beyond, statuses wait for longer
+GATHER_OF_MANY = 0.004
 FEW = 32
 MAX_PUBLISHING = 8  # connections of a device
 MAX_FRAMES = 128  # of a message; ours have three
@@ -344,9 +346,10 @@ class Forwarder:
     def _gather(self, now: float) -> None:
         """Let the statuses of a large fleet wait for further ones, if they come one after the other."""
         self._may_gather = False
-        if now - self._gathered_at < GATHER:
-            time.sleep(GATHER)
-            now += GATHER
+        pause = GATHER if len(self._publishers) <= MANY_PUBLISHING else GATHER_OF_MANY
+        if now - self._gathered_at < pause:
+            time.sleep(pause)
+            now += pause
         self._gathered_at = now
 
     def close(self) -> None:
