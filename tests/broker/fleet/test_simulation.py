@@ -27,7 +27,7 @@ from streamfleet_worker.decisions.reconciler import Reconcile
 from tests.fakes import simulation
 from tests.fakes.simulation import MODELS, simulate, simulate_mixed
 
-SEEDS = range(int(os.environ.get("STREAMFLEET_SEEDS", "100")))
+SEEDS = range(int(os.environ.get("STREAMFLEET_SEEDS", "200")))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
