@@ -43,6 +43,12 @@ def test_roll_outs_go_on_among_the_faults() -> None:
     assert sum(world.switched for world in worlds) > 5
 
 
+# A model that can never work, a pipeline that goes on with its former one, and an agent that is killed.
+@pytest.mark.parametrize("seed", [290, 386])
+def test_seeds_that_broke_a_promise_keep_it(seed: int) -> None:
+    simulate_mixed(seed)
+
+
 class Restless(Reconcile):
     """Looks at everything at each tick."""
 

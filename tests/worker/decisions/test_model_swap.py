@@ -164,7 +164,8 @@ def test_after_a_failure_changes_are_confirmed_with_the_former_model() -> None:
     before = device.observed[0].generation
     device.feed(says(ObservedState.PAUSED, generation=3))
 
-    assert paused[1:] == [ChangeCamera(CAMERA, as_former(3, with_next(3, "pause")))]
+    stored = replace(row_of(with_next(3, "pause"), 1, FORMER), served=3)
+    assert paused[1:] == [Persist(stored), ChangeCamera(CAMERA, as_former(3, with_next(3, "pause")))]
     assert (before, device.observed[0].generation) == (1, 3)
 
 
@@ -327,7 +328,9 @@ def test_if_one_of_them_can_never_work_all_former_models_go_on() -> None:
     device.feed(says(generation=2, emitted=2))
     observed = device.observed[0]
 
-    assert told == [ChangeCamera(CAMERA, replace(with_stage(1, MANIFEST), generation=2))]
+    former = with_stage(1, MANIFEST)
+    stored = replace(row_of(with_stage(2, READER, NEXT), 1, former.spec.ordered_models), served=2)
+    assert told == [Persist(stored), ChangeCamera(CAMERA, replace(former, generation=2))]
     assert (observed.state, observed.generation) == (ObservedState.RUNNING, 2)
     assert observed.reason == "model parts/1 goes on: model reader/2: opset 99"
     assert (view(device).model.id, view(device).model_trouble) == ("parts/1", "model reader/2: opset 99")

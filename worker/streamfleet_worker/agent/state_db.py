@@ -76,6 +76,7 @@ class _Serving:
     run_generation: int
     incarnation: int
     models: tuple[ModelRef, ...]
+    served: int = 0  # the generation under which they go on instead of others
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class _Known:
         plain = msgspec.to_builtins(self)
         del plain["short_id"]
         for row in plain["rows"].values():
-            del row["assignment"], row["serving"]
+            del row["assignment"], row["serving"], row["served"]
         return _digest(msgspec.json.encode(plain, order="sorted"))
 
 
@@ -254,7 +255,7 @@ def _read(connection: sqlite3.Connection) -> _Known | None:
             serving.run_generation,
             serving.incarnation,
         ):
-            known.rows[name] = replace(row, serving=serving.models)
+            known.rows[name] = replace(row, serving=serving.models, served=serving.served)
     return known
 
 
@@ -308,7 +309,9 @@ def _run_of(value: Row | Assignment) -> tuple[int, int]:
 
 
 def _serving(row: Row) -> _Serving | None:
-    return _Serving(row.run_generation, row.incarnation, row.serving) if row.serving else None
+    if not row.serving:
+        return None
+    return _Serving(row.run_generation, row.incarnation, row.serving, row.served)
 
 
 def _digest(content: bytes) -> str:

@@ -84,7 +84,11 @@ class Pipeline:
     def serve(self, told: Assignment) -> None:
         """Record what its camera is told."""
         self.serving_generation = told.generation
-        self.row = replace(self.row, serving=told.spec.ordered_models)
+        assert self.assignment is not None
+        is_done = told.generation == self.assignment.generation
+        goes_on = told.spec.ordered_models != self.assignment.spec.ordered_models
+        served = told.generation if is_done and goes_on else 0
+        self.row = replace(self.row, serving=told.spec.ordered_models, served=served)
 
     def restart(self) -> None:
         """Forget the last run: nothing is known of the next one."""
@@ -303,12 +307,14 @@ class PipelineTable:
         actions: list[Action] = []
         if camera.told != possible:
             camera.tell(possible, now)
+            served = pipeline.row.served
             pipeline.serve(possible)
             manifests: tuple[Manifest | None, ...] = ()
             if any(following):
                 manifests = tuple(
                     None if each is None else self._models.ready(each.digest) for each in following
                 )
+            if any(following) or pipeline.row.served != served:
                 actions.append(Persist(pipeline.row))
             actions.append(ChangeCamera(camera.id, possible, manifests))
         return actions + self._shadow(pipeline, camera) + _show(camera, watched)
@@ -337,8 +343,8 @@ class PipelineTable:
         generation = pipeline.serving_generation
         if self._failure(following) is not None:
             generation = assignment.generation
-        elif generation is None:  # whatever was emitted before the agent's start, was under no later one
-            generation = assignment.generation - 1
+        elif generation is None:  # keys of predictions never fall, also not across a start of the agent
+            generation = max(assignment.generation - 1, pipeline.row.served)
         return replace(assignment, generation=generation, spec=assignment.spec.with_models(former))
 
     def _are_ready(self, models: _Following) -> bool:

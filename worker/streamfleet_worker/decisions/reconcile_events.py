@@ -54,6 +54,8 @@ class Row:
     assignment: Assignment | None = None
     # The models of its cameras in this run, until others take over: its own, then that of each stage.
     serving: tuple[ModelRef, ...] = ()
+    # The generation under which they go on although it is to have others, which can never work; 0: none.
+    served: int = 0
 
 
 # events -----------------------------------------------------------------------------------------------------
