@@ -64,6 +64,7 @@ def test_devices_are_listed_with_their_engines(http: httpx.Client, peer: Peer) -
         inferences=7,
         provider="CPUExecutionProvider",
         missing_accelerator=missing,
+        model="shapes/1",
     )
     stat = DeviceStat(device="edge-9", session="ready", capacity=8, pipelines=1, engines=(engine,), at=0.0)
     peer.tell(replace(stat, missing_accelerator=missing))
@@ -75,6 +76,7 @@ def test_devices_are_listed_with_their_engines(http: httpx.Client, peer: Peer) -
     assert entry["missing_accelerator"] == {"reason": "no kernels for this GPU", "remedy": "another wheel"}
     assert entry["engines"][0] == {
         "digest": "ab" * 32,
+        "model": "shapes/1",
         "state": "ready",
         "reason": "",
         "inferences": 7,
