@@ -13,6 +13,8 @@ folder = os.environ.get("STREAMFLEET_DATA_DIR", "~/.streamfleet")
 with streamfleet.subscribe(pipeline, since=file, data_dir=folder) as predictions:
     for each in predictions:
         if isinstance(each, streamfleet.Gap):
-            print(f"gone: {each}", flush=True)
+            line = f"gone: {each}"
         else:
-            print(each.generation, each.incarnation, each.sequence, flush=True)
+            line = f"{each.generation} {each.incarnation} {each.sequence}"
+        sys.stdout.write(f"{line}\n")  # one write: a kill leaves no part of a line
+        sys.stdout.flush()
