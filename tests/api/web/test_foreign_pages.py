@@ -29,6 +29,7 @@ from streamfleet_core.protocol.requests import (  # noqa: E402
     ListDevices,
     ListPipelines,
 )
+from streamfleet_core.protocol.tasks.rollouts import ListRollouts  # noqa: E402
 from tests.api.conftest import Api  # noqa: E402
 from tests.fakes.broker import Peer, pipeline  # noqa: E402
 
@@ -303,6 +304,7 @@ def test_a_browser_that_tells_nothing_of_a_page_shows_it_no_picture_and_takes_no
         GetPipeline,
         ListDevices,
         ListPipelines,
+        ListRollouts,
     }
     assert "door" in peer.pipelines
 
