@@ -334,3 +334,15 @@ def test_if_one_of_them_can_never_work_all_former_models_go_on() -> None:
     assert (observed.state, observed.generation) == (ObservedState.RUNNING, 2)
     assert observed.reason == "model parts/1 goes on: model reader/2: opset 99"
     assert (view(device).model.id, view(device).model_trouble) == ("parts/1", "model reader/2: opset 99")
+
+
+def test_a_camera_waits_for_the_former_model_if_the_next_one_must_load_again_as_it_starts() -> None:
+    device = waiting()
+    device.feed(next_says("loading"), Exited(CAMERA, -11), next_says(), Exited(ENGINE, 0))
+    device.now += 1.5  # the camera is due
+
+    outdated = device.feed(Reported(NEXT_ENGINE, EngineReport("ready", "", 1, 0.0, outdated=True)))
+    later = device.wait(0.2)
+
+    assert outdated == [StopChild(NEXT_ENGINE)]
+    assert FetchModel(DIGEST) in later

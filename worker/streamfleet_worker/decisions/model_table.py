@@ -253,9 +253,13 @@ class ModelTable:
         return (at for model in self._models.values() for at in model.deadlines())
 
     def ready(self, digest: str) -> Manifest | None:
-        """Return the manifest of a wanted model whose engine exists, so that a camera can start."""
-        model = self._models[digest]
-        if model.engine is None or not model.engine.staying:
+        """Return the manifest of a model whose engine exists, so that a camera can start.
+
+        A pipeline may have come back to a model only now, as the engine of another one was asked to stop: it
+        is wanted, and in the table, from the next look on.
+        """
+        model = self._models.get(digest)
+        if model is None or model.engine is None or not model.engine.staying:
             return None
         return model.manifest
 
