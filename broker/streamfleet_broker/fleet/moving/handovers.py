@@ -18,7 +18,7 @@ from streamfleet_broker.fleet.scheduler import Scheduler
 from streamfleet_broker.fleet.state import State
 from streamfleet_core.protocol.values import Observed, ObservedState
 
-PREPARE_TIMEOUT = 30.0  # seconds for a device to get ready
+PREPARE_TIMEOUT = 90.0  # seconds for a device to get ready: it may have to fetch and load the model
 BLIND_AFTER = 5.0  # seconds after which a device of an older version, which does not say so, counts as ready
 PAUSE_TIMEOUT = 3.0  # seconds for the other device to pause, before the pipeline is taken from it
 RETRY_AFTER = 60.0  # seconds until a device that did not get ready is tried again

@@ -248,7 +248,7 @@ def test_if_no_device_gets_ready_it_stays_and_says_why_and_is_tried_again() -> N
     fleet.pass_time(RETRY_AFTER + 1, alive=["a", "b"])
 
     assert given_up == {}
-    assert remaining == Remaining("door", "waiting", "b was not ready for it within 30 s")
+    assert remaining == Remaining("door", "waiting", "b was not ready for it within 90 s")
     assert [status for status, _, _ in told(fleet, "a").values()] == ["run"]
     assert [status for status, _, _ in told(fleet, "b").values()] == ["pause"]
 
