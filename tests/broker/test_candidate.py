@@ -325,24 +325,24 @@ async def test_a_device_follows_the_leader(several: Several, tmp_path: Path) -> 
             [sys.executable, "-m", "tests.fakes.agent_process", *options], stderr=log, cwd=ROOT
         )
     try:
-        await has_device(first)
+        await has_device(first, tmp_path / "log")
         first.process.kill()
         await several.leads(second)
-        await has_device(second)
+        await has_device(second, tmp_path / "log")
         third = several.start(name="b0", devices_port=first.devices.rpartition(":")[2])
         await several.ready(third)
         second.process.send_signal(signal.SIGTERM)
         await several.leads(third)
-        await has_device(third)
+        await has_device(third, tmp_path / "log")
     finally:
         worker.terminate()
         worker.wait(PATIENCE)
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-async def has_device(candidate: Candidate) -> None:
+async def has_device(candidate: Candidate, worker_log: Path) -> None:
     """Wait until a device is ready."""
     deadline = time.monotonic() + PATIENCE
     while not (await candidate.asking.get(GetFleet(), FleetView)).devices_ready:
-        assert time.monotonic() < deadline, candidate.log()
+        assert time.monotonic() < deadline, candidate.log() + worker_log.read_text()
         await asyncio.sleep(0.05)
