@@ -115,6 +115,13 @@ class Several:
 
 
 @pytest.fixture
+def folder() -> Iterator[Path]:
+    """For a device: the paths of its sockets must be short."""
+    with short_folder() as made:
+        yield made
+
+
+@pytest.fixture
 async def several(cluster: Cluster) -> AsyncIterator[Several]:
     sockets = Sockets()
     with short_folder() as folder:
@@ -311,13 +318,13 @@ async def test_a_broker_that_stands_by_is_healthy(several: Several) -> None:
     assert "stands by" in done.stdout
 
 
-async def test_a_device_follows_the_leader(several: Several, tmp_path: Path) -> None:
+async def test_a_device_follows_the_leader(several: Several, tmp_path: Path, folder: Path) -> None:
     first = several.start()
     await several.leads(first)
     second = several.start()
     await several.ready(second)
     token = (await first.asking.get(AddDevice("cam-1"), Token)).token
-    options = ["--data-dir", str(tmp_path / "w"), "--join", token, "--unsupervised"]
+    options = ["--data-dir", str(folder / "w"), "--join", token, "--unsupervised"]
     for each in (second, first):
         options += ["--broker", each.devices]
     with (tmp_path / "log").open("wb") as log:
