@@ -19,6 +19,7 @@ import msgpack
 from streamfleet_core.protocol.data_plane import DataHeader, Kind, pipeline_topic
 from streamfleet_core.protocol.status import SourceStat
 from streamfleet_core.protocol.values import ObservedState
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_worker.ipc.child_messages import (
     REPORT_INTERVAL,
     CameraConfig,
@@ -28,7 +29,7 @@ from streamfleet_worker.ipc.child_messages import (
     receive,
     send,
 )
-from streamfleet_worker.ipc.fence import Fence, boot_time
+from streamfleet_worker.ipc.fence import Fence
 from streamfleet_worker.ipc.handover.sender import Sender
 
 MADE = "STREAMFLEET_BENCHMARK_MADE"  # the environment variable

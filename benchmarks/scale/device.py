@@ -24,6 +24,7 @@ from streamfleet_core.protocol.limits import MAX_DATA_FRAME
 from streamfleet_core.protocol.messages import Hello, Welcome
 from streamfleet_core.protocol.status import DeviceStat, SourceStat, empty_report
 from streamfleet_core.protocol.values import Assignment, Observed, ObservedState
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_core.runtime.client_socket import configure
 from streamfleet_core.runtime.curve import CurveKeys
 from streamfleet_worker.agent.addresses import reached_by
@@ -37,7 +38,6 @@ from streamfleet_worker.decisions.pipeline_stat import encoded, pipeline_stat
 from streamfleet_worker.decisions.pipeline_table import PipelineView
 from streamfleet_worker.decisions.reconciler import Reconcile
 from streamfleet_worker.ipc.child_messages import CameraReport, EngineReport, PublisherReport
-from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.publisher.publisher import PREVIEWS_RECONNECT, RECONNECT
 from tests.fakes.peers import MANIFEST
 

@@ -19,8 +19,8 @@ import zmq
 
 from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind
 from streamfleet_core.protocol.values import Manifest, SourceSpec, UdpSink
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_worker.ipc.child_messages import CameraReport
-from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.video.synthetic.test_pattern import FPS, LABELS, draw, truth
 from tests.fakes.fake_publisher import FakePublisher, fake_publisher

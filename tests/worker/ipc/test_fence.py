@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from streamfleet_worker.ipc.fence import Fence, boot_time
+from streamfleet_core.runtime.boot_time import boot_time
+from streamfleet_worker.ipc.fence import Fence
 from tests.fakes.patience import PATIENCE
 
 

@@ -15,8 +15,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from streamfleet_core.protocol.data_plane import HEADER_SIZE, DataHeader, Kind, pipeline_topic
 from streamfleet_core.protocol.limits import MAX_DATA_BODY
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_worker.ipc.child_messages import AllowSubscribers, PublisherConfig, PublisherReport, Relay
-from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.ipc.handover.packet import Message, pack, pack_without_body
 from streamfleet_worker.ipc.handover.sender import Sender
 from streamfleet_worker.publisher import process

@@ -27,6 +27,7 @@ from streamfleet_core.datasets.spool import Spool
 from streamfleet_core.protocol.control_plane import Envelope
 from streamfleet_core.protocol.messages import Drill, Hello, Welcome
 from streamfleet_core.protocol.values import Assignment
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_worker.agent.addresses import publish_endpoints, reached_by
 from streamfleet_worker.agent.blob_cache import Source
 from streamfleet_worker.agent.broker_link import BrokerLink
@@ -67,7 +68,7 @@ from streamfleet_worker.ipc.child_messages import (
     Show,
     Stop,
 )
-from streamfleet_worker.ipc.fence import Fence, boot_time
+from streamfleet_worker.ipc.fence import Fence
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, pipelin
 from streamfleet_core.protocol.sampling import Sampling
 from streamfleet_core.protocol.status import SampleStat
 from streamfleet_core.protocol.values import Manifest, MaskFormat, UdpSink
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_worker.ipc.child_messages import CameraConfig
-from streamfleet_worker.ipc.fence import Fence, boot_time
+from streamfleet_worker.ipc.fence import Fence
 from streamfleet_worker.ipc.handover.sender import Sender
 from streamfleet_worker.sampling.sampler import Destination, Sampler
 from streamfleet_worker.video.detection.findings import Findings, Nested

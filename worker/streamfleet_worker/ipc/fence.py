@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 
 _SIZE = 8  # bytes: one little-endian float64
-
-
-def boot_time() -> float:
-    """Seconds of CLOCK_BOOTTIME, which also counts while the machine is suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Fence:

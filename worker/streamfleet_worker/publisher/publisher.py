@@ -26,6 +26,7 @@ from streamfleet_core.peers.connections import descriptor_of
 from streamfleet_core.protocol.data_plane import Kind, kind_of
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.values import KeyPair
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_core.runtime.curve import CurveKeys, serve
 from streamfleet_core.runtime.keepalive import KEEPALIVE
 from streamfleet_worker.decisions.topic_subscriptions import TopicSubscriptions
@@ -36,7 +37,7 @@ from streamfleet_worker.ipc.child_messages import (
     PublisherReport,
     Relay,
 )
-from streamfleet_worker.ipc.fence import Fence, boot_time
+from streamfleet_worker.ipc.fence import Fence
 from streamfleet_worker.ipc.handover.packet import Message
 from streamfleet_worker.ipc.handover.receiver import Receiver
 from streamfleet_worker.publisher.direct_socket import MAX_MESSAGE, DirectSocket

@@ -11,8 +11,8 @@ import supervision as sv
 
 from streamfleet_core.protocol.data_plane import DataHeader, Kind
 from streamfleet_core.protocol.values import Manifest, SourceSpec
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_worker.ipc.child_messages import Show
-from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.video.outputs.preview import PreviewThrottle, draw
 from streamfleet_worker.video.synthetic.test_pattern import LABELS, truth
 from tests.fakes.fake_publisher import FakePublisher, fake_publisher

@@ -35,9 +35,9 @@ from streamfleet_core.protocol.data_plane import DataHeader, Flag, Kind, replay_
 from streamfleet_core.protocol.errors import BadData
 from streamfleet_core.protocol.status import KeepingStat
 from streamfleet_core.protocol.values import Keep
+from streamfleet_core.runtime.boot_time import boot_time
 from streamfleet_worker.host.host_stats import cores
 from streamfleet_worker.ipc.child_messages import KeepConfig
-from streamfleet_worker.ipc.fence import boot_time
 from streamfleet_worker.publisher.replay.pacing import PART, Network, Pacing
 from streamfleet_worker.publisher.replay.spool import CUTS, LIMITS, Spool
 from streamfleet_worker.publisher.replay.store import Entry, MemoryStore, Store
